@@ -1,0 +1,45 @@
+# vitdeploy: everything a developer runs. CI runs these same targets (.ci/run).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTEST_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv and install vitdeploy with all extras, editable (only when something changed)
+
+demo: setup ## the demo recipe end to end: export, audit, measure, gate; leaves build/demo
+	$(BIN)/vitdeploy run demo -o build/demo --force
+
+test: lint ## everything CI checks: lint, types, layers, tests (PYTEST_FLAGS="-n 2 -m 'not slow'" to be quick)
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+lint: setup ## ruff, formatting, mypy --strict, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## fix what ruff can fix, and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove build outputs and caches; .venv stays
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find vitdeploy tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: what is installed after it then settles on this build, and no other one is fetched on the way.
+# The constraints name the tested versions; without them pip takes whatever was released today.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt "torch>=2.6" "torchvision>=0.21"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	@touch $@
