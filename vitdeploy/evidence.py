@@ -1,0 +1,184 @@
+"""The evidence: what was read back or measured, typed. This file is the JSON contract of `--json` and of the files
+`audit.json`, `bench.json`, `eval.json` and `gate.json` beside an artifact's manifest.
+
+Keys stay; more may be added. Latencies are milliseconds; a speed-up is reference time / artifact time (above 1 is
+faster); a drop is reference - deployed in the metric's unit (above 0 is worse). `manifest` is the sha256 of the
+manifest.json that the evidence is about: evidence about another manifest is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+EvidenceLevel = Literal["compiled", "rehearsed", "graph"]
+
+
+class Fact(BaseModel):
+    """An immutable piece of evidence. Unknown keys are dropped on reading: a newer vitdeploy may have written more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Unfused(Fact):
+    """An attention site that is not one kernel, and why."""
+
+    site: str
+    reason: str
+
+
+class AttentionAudit(Fact):
+    """Attention sites of the model, and those that the compiled thing runs as one kernel (`kernels`: site -> kernel)."""
+
+    sites: int
+    fused: int
+    evidence: EvidenceLevel
+    unfused: tuple[Unfused, ...] = ()
+    kernels: Mapping[str, str] = {}
+
+    @property
+    def percent(self) -> float | None:
+        """Fused sites in percent; None when the model has no attention site."""
+        return 100.0 * self.fused / self.sites if self.sites else None
+
+
+class NormAudit(Fact):
+    """LayerNorms of the model, and those that run as one kernel."""
+
+    sites: int
+    fused: int
+
+
+class LinearAudit(Fact):
+    """How many linears (and convolutions that embed patches) run in which precision; `other`: not told by the engine."""
+
+    int8: int = 0
+    fp8: int = 0
+    fp16: int = 0
+    bf16: int = 0
+    fp32: int = 0
+    other: int = 0
+
+
+class FileEntry(Fact):
+    """A file of the artifact."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Audit(Fact):
+    """What the compiled thing does, read back from it."""
+
+    target: str
+    precision: str
+    attention: AttentionAudit
+    layernorm: NormAudit
+    linears: LinearAudit
+    layers: Mapping[str, str] = {}
+    """linear -> precision"""
+    threads: int | None = None
+    """OpenVINO fuses or not depending on the threads, so an audit names them."""
+    backend: str = ""
+    doubts: tuple[str, ...] = ()
+    manifest: str = ""
+    files: tuple[FileEntry, ...] = ()
+    """Filled when printed; the stored audit leaves it to the manifest."""
+
+
+class Interval(Fact):
+    """A ratio with its 95 % bootstrap interval."""
+
+    ratio: float
+    ci95: tuple[float, float]
+
+
+class Run(Fact):
+    """Latency of one side. `blocks` keeps every raw sample, in ms, block by block in the order taken."""
+
+    name: str
+    batch: int
+    samples: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    throughput_ips: float
+    speedup: Interval | None
+    threads: int | None = None
+    effective: Mapping[str, str] = {}
+    finite: bool = True
+    """Whether every output was free of NaN and infinity."""
+    blocks: tuple[tuple[float, ...], ...] = ()
+
+
+class Bench(Fact):
+    """Interleaved latencies; the first run is the reference. `valid` is false when there are `doubts` about timing."""
+
+    valid: bool
+    doubts: tuple[str, ...]
+    runs: tuple[Run, ...]
+    machine: str = ""
+    manifest: str = ""
+
+
+class Metric(Fact):
+    """A metric on both sides, paired: the drop with its two-sided 95 % interval and one-sided 95 % bounds."""
+
+    reference: float
+    deployed: float
+    drop: float
+    unit: str
+    ci95: tuple[float, float]
+    lower95: float
+    upper95: float
+
+
+class Eval(Fact):
+    """Accuracy of both sides on the same samples."""
+
+    task: str
+    n: int
+    metrics: Mapping[str, Metric]
+    agreement: float
+    flips: int
+    p_value: float
+    reference: str = ""
+    data: str = ""
+    data_digest: str = ""
+    skipped: int = 0
+    discordance: float = 0.0
+    nonfinite: int = 0
+    """Samples for which the deployed side gave NaN or infinity."""
+    manifest: str = ""
+
+
+Status = Literal["pass", "fail", "invalid"]
+
+
+class Check(Fact):
+    """One limit, judged."""
+
+    name: str
+    observed: float | str | None
+    limit: float | str
+    status: Status
+    why: str
+
+
+class Gate(Fact):
+    """The verdict: "fail" if any check fails, else "invalid" if any could not be decided, else "pass"."""
+
+    verdict: Status
+    checks: tuple[Check, ...]
+    manifest: str = ""
+
+
+class Availability(Fact):
+    """Whether a target can run here; if not, why and what to do."""
+
+    available: bool
+    why: str = ""
+    fix: str = ""

@@ -1,0 +1,63 @@
+"""What runs a model, whoever does: a compiled artifact, PyTorch, plain ONNX Runtime. The stopwatch sees only this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vitdeploy.errors import SourceError
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+class Session(Protocol):
+    """An opened model. `effective` says what the engine really uses (threads, precision), read back from it."""
+
+    name: str
+    threads: int | None
+    effective: Mapping[str, str]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name, float32 or as the graph says; returns when they are on the host."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+    def __enter__(self) -> Session:
+        """Use it in a `with` block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+
+
+def finite(outputs: Mapping[str, Array]) -> bool:
+    """Whether every floating output is free of NaN and infinity."""
+    return all(np.isfinite(a).all() for a in outputs.values() if np.issubdtype(a.dtype, np.floating))
+
+
+def named_outputs(result: Any) -> dict[str, Any]:
+    """The tensors that a model returned, by name: the one rule for the reference and for the exported graph.
+
+    A tensor is "output"; a mapping (such as a Hugging Face ModelOutput) keeps its keys; a tuple counts "output_0", ….
+    What is not a tensor (None, nested tuples of hidden states) is left out. No torch here: what has a `dtype` is one.
+
+    Raises:
+        SourceError: there is no tensor in it.
+    """
+    entries: list[tuple[str, Any]] = [("output", result)]
+    if isinstance(result, Mapping):
+        entries = [(str(key), value) for key, value in result.items()]
+    elif isinstance(result, (tuple, list)):
+        entries = [(f"output_{i}", value) for i, value in enumerate(result)]
+    tensors = {name: value for name, value in entries if hasattr(value, "dtype")}
+    if not tensors:
+        raise SourceError(
+            f"the model returns a {type(result).__name__} without a tensor in it",
+            fix="Let its forward() return a tensor, a dict of tensors or a tuple of tensors.",
+        )
+    return tensors
