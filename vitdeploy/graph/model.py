@@ -1,0 +1,144 @@
+"""The one representation: an ONNX graph in memory, with its big tensors left on disk where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass, TopologicalSortPass
+
+from vitdeploy.errors import GraphError
+
+_EXTERNAL_ABOVE_BYTES = 256 << 20
+"""Weights beyond this go to `graph.onnx.data`: protobuf serialises in memory, twice, and ends at 2 GB."""
+
+_EXTERNAL_TENSOR_BYTES = 1 << 10
+"""Smaller tensors stay in the graph file: ONNX shape inference must see the shapes and axes."""
+
+
+@dataclass
+class Graph:
+    """A mutable ONNX graph. Passes change `model` in place."""
+
+    model: ir.Model
+
+    @property
+    def nodes(self) -> Iterator[ir.Node]:
+        """The nodes of the main graph in topological order."""
+        return iter(self.model.graph)
+
+    @property
+    def opset(self) -> int:
+        """The ai.onnx opset."""
+        return int(self.model.opset_imports[""])
+
+    @opset.setter
+    def opset(self, value: int) -> None:
+        self.model.opset_imports[""] = value
+
+    def infer_shapes(self) -> None:
+        """Fill in value shapes and types as far as ONNX shape inference gets."""
+        TopologicalSortPass()(self.model)
+        ShapeInferencePass()(self.model)
+
+    def replace(self, old_nodes: list[ir.Node], tape: ir.tape.Tape, old: ir.Value, new: ir.Value) -> None:
+        """Put what `tape` recorded in the place of `old_nodes` (inserted after the first); `new` takes over `old`.
+
+        New values are named after their nodes, so that engine plans and error messages read well.
+        """
+        name = old.name
+        new.shape, new.dtype = old.shape, old.dtype
+        for initializer in tape.initializers:
+            self.model.graph.register_initializer(initializer)
+        for node in tape.nodes:
+            node.outputs[0].name = f"{node.name}:0"
+        ir.convenience.replace_nodes_and_values(
+            self.model.graph, old_nodes[0], old_nodes, list(tape.nodes), [old], [new]
+        )
+        new.name = name
+
+    def weight_bytes(self) -> int:
+        """Bytes of all initializers."""
+        return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
+
+    def save(self, path: Path) -> None:
+        """Write the graph; weights go beside it as `NAME.data` when they are large."""
+        large = self.weight_bytes() > _EXTERNAL_ABOVE_BYTES
+        # A tensor is read while it is written: the graph must not be saved over the data that backs it.
+        ir.save(
+            self.model,
+            path,
+            external_data=f"{path.name}.data" if large else None,
+            size_threshold_bytes=_EXTERNAL_TENSOR_BYTES,
+        )
+
+
+def load(path: Path) -> Graph:
+    """The graph in `path`, its external data memory-mapped.
+
+    Raises:
+        GraphError: the file is missing, truncated, or not ONNX; or its external data is missing or outside its folder.
+    """
+    try:
+        model = ir.load(path)
+    except FileNotFoundError:
+        raise GraphError(f"there is no file {path}", fix="Check the path.") from None
+    except Exception as error:  # protobuf raises its own DecodeError, onnx_ir ValueError: all mean the same to a user
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GraphError(f"{path} is not a readable ONNX file: {reason}", fix="Save it again, and check its size.") from None
+    if not model.graph.outputs or "" not in model.opset_imports:
+        raise GraphError(f"{path} is not a complete ONNX model: it has no outputs or no opset", fix="Save it again.")
+    _check_external_data(model, path)
+    return Graph(model)
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
+    folder = path.resolve().parent
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = Path(tensor.path).resolve()
+        if not file.is_relative_to(folder):
+            raise GraphError(f"{path}: the data of {name!r} lies outside its folder", fix="Refused: save the model again.")
+        if not file.is_file():
+            raise GraphError(f"{path}: its data file {tensor.location} is missing", fix=f"Copy it into {folder}.")
+        if (tensor.offset or 0) + (tensor.length or 0) > file.stat().st_size:
+            raise GraphError(f"{path}: its data file {tensor.location} is truncated", fix="Copy or save it again.")
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The constant behind a value (initializer or Constant node), or None."""
+    if value is None:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The number behind a value if it is a constant with one element."""
+    tensor = constant(value)
+    return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
+
+
+def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes `value`, if its type is one of `op_types` (any type if none is given)."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and (not op_types or node.op_type in op_types) else None
+
+
+def only_consumer(value: ir.Value, *op_types: str) -> ir.Node | None:
+    """The one node that reads `value`, if there is one, it is no graph output, and its type fits."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node = next(iter(uses)).node
+    return node if not op_types or node.op_type in op_types else None
+
+
+def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """The shape as far as it is known: None for a dimension that varies; None when even the rank is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else None for d in value.shape)

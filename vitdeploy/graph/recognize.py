@@ -1,0 +1,147 @@
+"""Recognise a model's structure in its raised graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from vitdeploy.graph.model import Graph, constant, dims, producer
+from vitdeploy.graph.structure import CORE, AttentionSite, Linear, Norm, Role, Structure
+
+# Between a linear and the operator that gives it its role stand only these: they move or shift numbers, no more.
+_TRANSPARENT = {
+    "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "QuantizeLinear",
+    "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
+def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
+    """Read the structure from a raised graph; `refused` maps softmax nodes that stayed unraised to the reason."""
+    cores = [n for n in graph.nodes if n.op_type == "Attention" or (n.name or "") in refused]
+    sites = tuple(_site(node, block, refused) for block, node in enumerate(cores))
+    return Structure(
+        attention=sites,
+        linears=tuple(_linears(graph, cores)),
+        norms=tuple(Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"),
+    )
+
+
+def scope(node: ir.Node) -> str:
+    """The module path a node's name begins with: `blocks.0.attn` of `blocks.0.attn/Softmax`."""
+    return (node.name or "").rpartition("/")[0]
+
+
+def _site(node: ir.Node, block: int, refused: Mapping[str, str]) -> AttentionSite:
+    name = node.name or ""
+    if name in refused:
+        return AttentionSite(name=name, nodes=(name,), block=block, refused=refused[name])
+    shape = dims(node.inputs[0]) or (None,) * 4
+    heads, tokens, head_size = (shape[1], shape[2], shape[3]) if len(shape) == 4 else (None, None, None)
+    return AttentionSite(
+        name=name.removesuffix(CORE), nodes=(name,), block=block, heads=heads, head_size=head_size, tokens=tokens
+    )
+
+
+def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
+    """Every linear in order, with its block: the attention that it feeds, or else the last one before it."""
+    feeding = {id(node): block for block, core in enumerate(cores) for node in _upstream_linears(core)}
+    order = {id(core): block for block, core in enumerate(cores)}
+    block: int | None = None
+    for node in graph.nodes:
+        block = order.get(id(node), block)
+        weight = weight_of(node)
+        if weight is None:
+            continue
+        role = _role(node, feeds_attention=id(node) in feeding)
+        at = None if role in ("patch", "head") else feeding.get(id(node), block)
+        yield Linear(name=_linear_name(node), nodes=(node.name or "",), role=role, block=at, weight=weight)
+
+
+def weight_of(node: ir.Node) -> tuple[int, ...] | None:
+    """The shape of a linear's constant weight, or None when `node` is no linear."""
+    if node.domain != "" or len(node.inputs) < 2:
+        return None
+    if node.op_type == "Conv":
+        return _patch_embedding_weight(node)
+    if node.op_type not in ("MatMul", "Gemm"):
+        return None
+    tensor = constant(node.inputs[1])
+    if tensor is None or len(tensor.shape) != 2:
+        return None
+    return tuple(int(d) for d in tensor.shape)
+
+
+def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
+    """A convolution is a linear over patches when its stride is its kernel."""
+    tensor = constant(node.inputs[1])
+    strides = node.attributes.get_ints("strides", ())
+    if tensor is None or not strides or tuple(strides) != tuple(tensor.shape[2:]) or max(strides) == 1:
+        return None
+    return tuple(int(d) for d in tensor.shape)
+
+
+def _linear_name(node: ir.Node) -> str:
+    name = node.name or ""
+    return re.sub(r"/(MatMul|Gemm|Conv)$", "", name)
+
+
+def _role(node: ir.Node, *, feeds_attention: bool) -> Role:
+    if node.op_type == "Conv":
+        return "patch"
+    if feeds_attention:
+        return "qkv"
+    if _reached(node.outputs[0], {"Gelu", "Relu", "Sigmoid", "Erf", "Tanh", "HardSwish"}):
+        return "fc1"
+    made_by = _source(node.inputs[0])
+    if made_by is not None and made_by.op_type in ("Attention", "Softmax"):
+        return "proj"
+    if made_by is not None and made_by.op_type in ("Gelu", "Relu", "Sigmoid", "Tanh", "HardSwish"):
+        return "fc2"
+    return "head" if _ends_graph(node.outputs[0]) else "other"
+
+
+def _upstream_linears(core: ir.Node) -> Iterator[ir.Node]:
+    """The linears whose outputs reach `core` through operators that only move or shift numbers."""
+    pending, seen = [v for v in core.inputs[:3] if v is not None], set()
+    while pending:
+        node = producer(pending.pop())
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if weight_of(node) is not None:
+            yield node
+        elif node.op_type in _TRANSPARENT:
+            pending += [v for v in node.inputs if v is not None]
+
+
+def _source(value: ir.Value | None) -> ir.Node | None:
+    """The first node above `value` that does more than move or shift numbers, along the first input."""
+    node = producer(value)
+    while node is not None and node.op_type in _TRANSPARENT - {"Add"}:
+        node = producer(node.inputs[0])
+    return node
+
+
+def _reached(value: ir.Value, op_types: set[str], depth: int = 4) -> bool:
+    """Whether `value` runs into one of `op_types` through its bias and activations written as several operators."""
+    if depth == 0:
+        return False
+    for use in value.uses():
+        if use.node.op_type in op_types:
+            return True
+        is_bias = use.node.op_type in ("Add", "Mul", "Div") and any(constant(v) is not None for v in use.node.inputs)
+        if (is_bias or use.node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast")) and _reached(
+            use.node.outputs[0], op_types, depth - 1
+        ):
+            return True
+    return False
+
+
+def _ends_graph(value: ir.Value) -> bool:
+    """Whether nothing but transparent operators stands between `value` and a graph output."""
+    if value.is_graph_output():
+        return True
+    uses = [use.node for use in value.uses()]
+    return bool(uses) and all(n.op_type in _TRANSPARENT | {"Softmax"} and _ends_graph(n.outputs[0]) for n in uses)

@@ -1,0 +1,99 @@
+"""Run an ONNX file as it stands, on this CPU: for checking numbers, and as the plain reference of an ONNX source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from vitdeploy.artifact import Parity
+from vitdeploy.environment import available_cores
+from vitdeploy.errors import CompileError, TargetUnavailable
+from vitdeploy.session import Array, Feeds, finite
+
+_QUIET = 3  # ONNX Runtime's severity "error": its warnings are about optimisations, not about results
+
+
+class OnnxSession(AbstractContextManager["OnnxSession"]):
+    """An ONNX file in ONNX Runtime on the CPU.
+
+    `lean` leaves out optimisation and weight prepacking: slower, but a third of the memory; for one-off checks.
+    `profile` writes the executed kernels to a JSON file, whose path `end_profile` returns.
+    """
+
+    def __init__(
+        self, path: Path, *, threads: int | None = None, lean: bool = False, profile: Path | None = None, name: str = ""
+    ) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise TargetUnavailable(
+                "onnxruntime is not installed", fix="Install it: pip install 'vitdeploy[onnxruntime]'."
+            ) from None
+        options = ort.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.intra_op_num_threads = threads or available_cores()
+        if lean:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own types vary by version; all mean that it refused the graph
+            raise CompileError(
+                f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}",
+                fix="Check the model with onnx.checker, or update onnxruntime.",
+            ) from None
+        self.name = name or "onnxruntime"
+        self.threads: int | None = options.intra_op_num_threads
+        self.effective: Mapping[str, str] = {"engine": f"onnxruntime {ort.__version__}", "provider": "CPU"}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name."""
+        return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
+
+    def end_profile(self) -> Path:
+        """Stop profiling; the JSON file of executed kernels."""
+        return Path(self._session.end_profiling())
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+
+def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch: int) -> Parity:
+    """How far `other` is from `reference`, over all outputs they share, matched by name or else by order.
+
+    The cosine is taken over all numbers as one vector, in float64. Outputs that do not match in number or shape are
+    infinitely far: comparing nothing is never agreement.
+    """
+    pairs = list(zip(reference.values(), other.values(), strict=False))
+    if set(reference) <= set(other):
+        pairs = [(value, other[name]) for name, value in reference.items()]
+    if not pairs or len(pairs) < len(reference) or any(a.shape != b.shape for a, b in pairs):
+        return Parity(max_abs=float("inf"), reference_max=0.0, cosine=0.0, finite=False, batches=(batch,))
+    a = np.concatenate([x.astype(np.float64).ravel() for x, _ in pairs])
+    b = np.concatenate([y.astype(np.float64).ravel() for _, y in pairs])
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return Parity(
+        max_abs=float(np.abs(a - b).max(initial=0.0)),
+        reference_max=float(np.abs(a).max(initial=0.0)),
+        cosine=float(a @ b / norm) if norm else float(np.array_equal(a, b)),
+        finite=finite(reference) and finite(other),
+        batches=(batch,),
+    )
+
+
+def _first_line(error: Any) -> str:
+    return " ".join(str(error).split())[:300]

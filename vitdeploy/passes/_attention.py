@@ -1,0 +1,35 @@
+"""What the lowering passes share about `Attention` nodes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from vitdeploy.graph.model import Graph, dims
+
+
+def attention_cores(graph: Graph) -> list[ir.Node]:
+    """The canonical attentions of a raised graph."""
+    return [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]
+
+
+def scale_of(core: ir.Node) -> float:
+    """The scale that raising made explicit."""
+    return core.attributes.get_float("scale", 1.0)
+
+
+def unsupported(core: ir.Node) -> str | None:
+    """Why this attention is more than softmax(q kᵀ · scale + bias) v on 4-D operands, or None."""
+    shapes = [dims(v) for v in core.inputs[:3]]
+    if any(s is None or len(s) != 4 for s in shapes):
+        return "its operands are not 4-D (batch, heads, tokens, head size)"
+    if core.attributes.get("scale") is None:
+        return "its head size is not known"
+    if len({s[1] for s in shapes if s is not None}) > 1:
+        return "keys have fewer heads than queries"
+    for option in ("is_causal", "softcap", "qk_matmul_output_mode"):
+        attribute = core.attributes.get(option)
+        if attribute is not None and attribute.value:
+            return f"it uses {option}"
+    if len([v for v in core.outputs if v.uses() or v.is_graph_output()]) > 1 or any(core.inputs[4:]):
+        return "it caches keys or returns its scores"
+    return None

@@ -1,0 +1,87 @@
+"""Write each attention as ONNX Runtime's own operator, which runs as one kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from vitdeploy.graph.dialect import CONTRIB
+from vitdeploy.graph.model import Graph, dims, only_consumer
+from vitdeploy.passes import Pass, PassResult
+from vitdeploy.passes._attention import attention_cores, scale_of, unsupported
+
+
+class LowerMultihead(Pass):
+    """`Attention` becomes `com.microsoft.MultiHeadAttention`; the transposes around it go.
+
+        q, k, v (B, H, N, d)                        q ─ Transpose ─ Reshape (B, N, H·d)
+           Attention ─ Transpose ─ Reshape   ─▶     k, v (B, H, N, d) ─ MultiHeadAttention (B, N, H·d)
+
+    k and v are taken as they are; only the query must be (batch, tokens, channels). A boolean mask, and what
+    `unsupported` names, is left to the standard operator, which ONNX Runtime runs as one kernel too.
+    """
+
+    def apply(self, graph: Graph) -> PassResult:
+        """Lower every core."""
+        refused, fired = {}, 0
+        for core in attention_cores(graph):
+            reason = unsupported(core) or _not_multihead(core)
+            if reason:
+                refused[core.name or ""] = reason
+                continue
+            _lower(graph, core)
+            fired += 1
+        if fired:
+            graph.model.opset_imports[CONTRIB] = 1
+        return PassResult(fired, refused)
+
+
+def _not_multihead(core: ir.Node) -> str | None:
+    q, v = dims(core.inputs[0]), dims(core.inputs[2])
+    bias = core.inputs[3] if len(core.inputs) > 3 else None
+    if q is None or v is None or None in (q[1], q[3], v[3]):
+        return "the number of heads or the head size is not known"
+    if bias is not None and (bias.dtype == ir.DataType.BOOL or dims(bias) is None):
+        return "its mask is boolean or of unknown shape"
+    return None
+
+
+def _lower(graph: Graph, core: ir.Node) -> None:
+    q_shape, v_shape = dims(core.inputs[0]), dims(core.inputs[2])
+    assert q_shape is not None and v_shape is not None
+    heads, q_size, v_size = (int(n or 0) for n in (q_shape[1], q_shape[3], v_shape[3]))
+    name, tape = core.name, ir.tape.Tape()
+
+    def ints(label: str, values: list[int]) -> ir.Value:
+        return tape.initializer(ir.tensor(np.array(values, np.int64), name=f"{name}/{label}"))
+
+    tokens_first = tape.op("Transpose", [core.inputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/transpose_q")
+    query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * q_size])], name=f"{name}/merge_q")
+    inputs: list[ir.Value | None] = [query, core.inputs[1], core.inputs[2]]
+    if len(core.inputs) > 3 and (bias := core.inputs[3]) is not None:
+        rank = len(dims(bias) or ())
+        if rank < 4:
+            axes = ints("bias_axes", list(range(4 - rank)))
+            bias = tape.op("Unsqueeze", [bias, axes], name=f"{name}/bias")
+        inputs += [None, None, bias]
+    merged = tape.op(
+        "MultiHeadAttention", inputs, {"num_heads": heads, "scale": scale_of(core)}, domain=CONTRIB, name=name
+    )
+    if (reshape := _merges_heads(core, heads * v_size)) is not None:
+        transpose = only_consumer(core.outputs[0])
+        assert transpose is not None
+        graph.replace([core, transpose, reshape], tape, reshape.outputs[0], merged)
+        return
+    split = tape.op("Reshape", [merged, ints("split", [0, 0, heads, v_size])], name=f"{name}/split")
+    result = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]}, name=f"{name}/heads_first")
+    graph.replace([core], tape, core.outputs[0], result)
+
+
+def _merges_heads(core: ir.Node, channels: int) -> ir.Node | None:
+    """The Reshape to (batch, tokens, channels) that follows the core through a Transpose, and nothing else reads."""
+    transpose = only_consumer(core.outputs[0], "Transpose")
+    if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
+        return None
+    reshape = only_consumer(transpose.outputs[0], "Reshape")
+    shape = dims(reshape.outputs[0]) if reshape is not None else None
+    return reshape if shape is not None and len(shape) == 3 and shape[2] == channels else None

@@ -1,0 +1,58 @@
+"""Write each attention as the plain operators that OpenVINO and TensorRT recognise and fuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from vitdeploy.graph.model import Graph
+from vitdeploy.passes import Pass, PassResult
+from vitdeploy.passes._attention import attention_cores, scale_of, unsupported
+
+_MASKED = -65504.0
+"""What a masked score becomes: the lowest float16, so that the FP16 graph holds it too; its exponential is 0."""
+
+
+class LowerPrimitives(Pass):
+    """`Attention` becomes a chain with the scale on q, before the first product, as TensorRT's rules want it.
+
+        q, k, v, [bias]        q ─ Mul scale ─────┐
+           Attention(scale) ─▶ k ─ Transpose ─ MatMul ─ [Add bias] ─ Softmax ─ MatMul ─ v
+
+    With a bias this form is leaner than the operator: OpenVINO's import of `Attention` adds a kernel a site, and
+    TensorRT-RTX needs 12 layers where `Attention` needs 24. Attentions with options beyond that (causal, soft cap,
+    cached keys, fewer key heads) are left alone and refused.
+    """
+
+    def apply(self, graph: Graph) -> PassResult:
+        """Lower every core."""
+        refused, fired = {}, 0
+        for core in attention_cores(graph):
+            if reason := unsupported(core):
+                refused[core.name or ""] = reason
+                continue
+            _lower(graph, core)
+            fired += 1
+        return PassResult(fired, refused)
+
+
+def _lower(graph: Graph, core: ir.Node) -> None:
+    q, k, v = core.inputs[:3]
+    bias = core.inputs[3] if len(core.inputs) > 3 else None
+    name, tape = core.name, ir.tape.Tape()
+    dtype = np.float16 if q is not None and q.dtype == ir.DataType.FLOAT16 else np.float32
+
+    def number(label: str, value: float) -> ir.Value:
+        return tape.initializer(ir.tensor(np.array(value, dtype), name=f"{name}/{label}"))
+
+    scale = number("scale", scale_of(core))
+    scaled = tape.op("Mul", [q, scale], name=f"{name}/scale_q")
+    keys = tape.op("Transpose", [k], {"perm": [0, 1, 3, 2]}, name=f"{name}/transpose_k")
+    scores = tape.op("MatMul", [scaled, keys], name=f"{name}/qk")
+    if bias is not None:
+        if bias.dtype == ir.DataType.BOOL:
+            bias = tape.op("Where", [bias, number("zero", 0.0), number("masked", _MASKED)], name=f"{name}/mask")
+        scores = tape.op("Add", [scores, bias], name=f"{name}/bias")
+    probabilities = tape.op("Softmax", [scores], {"axis": -1}, name=f"{name}/softmax")
+    result = tape.op("MatMul", [probabilities, v], name=f"{name}/pv")
+    graph.replace([core], tape, core.outputs[0], result)

@@ -1,0 +1,50 @@
+"""Write every linear as MatMul + Add."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from vitdeploy.graph.model import Graph, constant, dims
+from vitdeploy.passes import Pass, PassResult
+
+
+class RaiseLinear(Pass):
+    """A `Gemm` with a constant weight is the linear that others write as two operators.
+
+        x ─ Gemm(W, b, transB=1)   ─▶   x ─ MatMul(Wᵀ) ─ Add(b)
+
+    A Gemm that scales (alpha, beta) or transposes its input, or whose weight is computed, is left alone.
+    """
+
+    def apply(self, graph: Graph) -> PassResult:
+        """Raise every plain Gemm."""
+        gemms = [n for n in graph.nodes if n.op_type == "Gemm" and n.domain == "" and _plain(n)]
+        for node in gemms:
+            _rewrite(graph, node)
+        return PassResult(len(gemms))
+
+
+def _plain(node: ir.Node) -> bool:
+    attributes = node.attributes
+    unscaled = attributes.get_float("alpha", 1.0) == attributes.get_float("beta", 1.0) == 1.0
+    rank = len(dims(node.inputs[0]) or ())
+    return unscaled and not attributes.get_int("transA", 0) and constant(node.inputs[1]) is not None and rank == 2
+
+
+def _rewrite(graph: Graph, node: ir.Node) -> None:
+    name = (node.name or "").removesuffix("/Gemm")
+    tape = ir.tape.Tape()
+    weight = node.inputs[1]
+    assert weight is not None
+    if node.attributes.get_int("transB", 0):
+        tensor = constant(weight)
+        assert tensor is not None
+        weight = tape.initializer(ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=f"{name}.weight_t"))
+    result = tape.op("MatMul", [node.inputs[0], weight], name=f"{name}/MatMul")
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        product, shape = result, node.outputs[0].shape
+        product.shape, product.dtype = shape, node.outputs[0].dtype
+        result = tape.op("Add", [product, bias], name=f"{name}/Add")
+    graph.replace([node], tape, node.outputs[0], result)

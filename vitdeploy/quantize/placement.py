@@ -1,0 +1,38 @@
+"""Which linears are quantized, and the rule that decided it."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.structure import Linear, Structure
+
+NEVER_QUANTIZED = {"patch": "the patch embedding sees raw pixels and is a few percent of the work"}
+"""Attention cores, residual adds, LayerNorm and softmax are no linears and stay in float altogether: quantizing them
+costs up to 80 points of top-1 and breaks attention fusion on every backend."""
+
+
+def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], dict[str, str]]:
+    """The linears to quantize, and for each that stays in float the rule.
+
+    Raises:
+        QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
+    """
+    kept: dict[str, str] = {}
+    unused = set(keep)
+    for linear in structure.linears:
+        for pattern in keep:
+            if pattern == linear.role or fnmatch(linear.name, pattern):
+                kept[linear.name] = f"keep: {pattern}"
+                unused.discard(pattern)
+        if linear.role in NEVER_QUANTIZED:
+            kept.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
+    if unused:
+        known = sorted({linear.role for linear in structure.linears})
+        raise QuantizeError(
+            f"keep: {min(unused)!r} matches no linear", fix=f"Use a role ({', '.join(known)}) or a name pattern."
+        )
+    placed = [linear for linear in structure.linears if linear.name not in kept]
+    if not placed:
+        raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
+    return placed, kept
