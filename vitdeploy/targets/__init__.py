@@ -1,0 +1,112 @@
+"""Backends: one file each, found by its name. All answer the same five questions."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from vitdeploy import plugins
+from vitdeploy.artifact import Artifact
+from vitdeploy.errors import TargetUnavailable, UsageError
+from vitdeploy.evidence import Audit, Availability
+from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.structure import Structure
+from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
+from vitdeploy.session import Session
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a compiler is given: the target-ready graph, and what the model is made of."""
+
+    graph: Path
+    structure: Structure
+    precision: str
+    batch: Batch
+    input_name: str
+    input_shape: tuple[int, ...]
+    """NCHW at the batch size to optimise for."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiler made: `runs` names the file in `folder` that the backend opens."""
+
+    folder: Path
+    runs: str
+    backend: str
+
+
+class Target(Frozen, ABC):
+    """A backend with its options. Final classes: one subclass a file."""
+
+    precisions: ClassVar[tuple[str, ...]]
+    built_on_device: ClassVar[bool] = False
+    """An engine belongs to one device: elsewhere the bundle is what can be made."""
+
+    device: str
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As users write it."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def default_precision(self) -> str:
+        """What `export` makes when no precision is asked for."""
+        return self.precisions[0]
+
+    @abstractmethod
+    def unavailable(self) -> Availability | None:
+        """None when it can compile here; else why not, and what to do."""
+
+    @abstractmethod
+    def dialect(self) -> Dialect:
+        """The form of graph it compiles best."""
+
+    @abstractmethod
+    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+        """Compile into `workdir`."""
+
+    @abstractmethod
+    def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
+        """Read back from the compiled thing what fused and which precision runs."""
+
+    @abstractmethod
+    def open(self, artifact: Artifact, threads: int | None) -> Session:
+        """Open the artifact to run it here."""
+
+    def require(self) -> None:
+        """Refuse to go on when it cannot run here."""
+        missing = self.unavailable()
+        if missing is not None:
+            raise TargetUnavailable(f"{self.name}: {missing.why}", fix=missing.fix)
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse a precision it cannot do, with those it can."""
+        if precision not in self.precisions:
+            raise UsageError(f"{self.name} cannot do {precision}", fix=f"It can do {', '.join(self.precisions)}.")
+
+
+def names() -> list[str]:
+    """All targets, as users write them."""
+    return plugins.names(sys.modules[__name__])
+
+
+def find(spec: TargetSpec) -> Target:
+    """The target of a recipe, its options validated.
+
+    Raises:
+        UsageError: there is no such target.
+        RecipeError: an option does not fit.
+    """
+    try:
+        kind = plugins.find(sys.modules[__name__], spec.kind, Target)  # type: ignore[type-abstract]
+    except LookupError as error:
+        raise UsageError(f"target {error}", fix="Choose one of them.") from None
+    device = {} if spec.device is None else {"device": spec.device}
+    return parse(kind, {**device, **spec.options}, where=f"target {spec.kind}")

@@ -1,0 +1,38 @@
+"""Match kernels to the model by the ONNX node names that engines keep."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+from vitdeploy.evidence import AttentionAudit, EvidenceLevel, LinearAudit, Unfused
+from vitdeploy.graph.structure import Structure
+
+PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
+
+
+def belongs(kernel: str, node: str) -> bool:
+    """Whether a kernel's name is the node's, or was made from it: `NODE`, `NODE/Fusion`, `NODE:0_nchwc`, `NODE_token_3`."""
+    return kernel == node or bool(re.match(rf"{re.escape(node)}(/|:|_token_|_quant)", kernel))
+
+
+def attention_audit(
+    structure: Structure, kernels: Mapping[str, str], reasons: Mapping[str, str], evidence: EvidenceLevel
+) -> AttentionAudit:
+    """The audit from `kernels` (fused site -> kernel) and `reasons` (other site -> why not)."""
+    unfused = tuple(
+        Unfused(site=site.name, reason=reasons.get(site.name) or site.refused or "not found in what was compiled")
+        for site in structure.attention
+        if site.name not in kernels
+    )
+    return AttentionAudit(
+        sites=len(structure.attention), fused=len(kernels), evidence=evidence, unfused=unfused, kernels=kernels
+    )
+
+
+def linear_audit(structure: Structure, layers: Mapping[str, str]) -> LinearAudit:
+    """Counts by precision; a linear that no kernel could be matched to is `other`."""
+    counts = Counter(layers.get(linear.name, "other") for linear in structure.linears)
+    known = {name: counts.pop(name, 0) for name in PRECISIONS}
+    return LinearAudit(**known, other=sum(counts.values()))

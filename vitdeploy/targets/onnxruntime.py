@@ -1,0 +1,133 @@
+"""ONNX Runtime on the CPU: runs `graph.onnx` itself, so that weights are stored once."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from vitdeploy.artifact import Artifact
+from vitdeploy.environment import available_cores
+from vitdeploy.errors import CompileError
+from vitdeploy.evidence import Audit, Availability, NormAudit
+from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.structure import Structure
+from vitdeploy.session import Session
+from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets._match import attention_audit, belongs, linear_audit
+
+_FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
+_NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
+_INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
+_FLOAT = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+_FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+class OnnxRuntime(Target):
+    """ONNX Runtime's CPU provider."""
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic")
+    device: str = "CPU"
+
+    def unavailable(self) -> Availability | None:
+        """Why it cannot run here."""
+        if find_spec("onnxruntime") is None:
+            return Availability(available=False, why="onnxruntime is not installed", fix="pip install 'vitdeploy[onnxruntime]'")
+        if self.device != "CPU":
+            return Availability(available=False, why=f"device {self.device} is not supported yet", fix="Use --device CPU.")
+        return None
+
+    def dialect(self) -> Dialect:
+        """Its own attention and integer operators: what it would not fuse by itself is written out."""
+        return Dialect(opset=20, attention="multihead", int8_linears="integer")
+
+    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+        """Open the graph once, so that a refusal shows now; the graph itself is what runs.
+
+        Raises:
+            CompileError: ONNX Runtime refuses the graph.
+        """
+        import onnxruntime as ort
+
+        if bundle.graph.parent != workdir:
+            raise CompileError("the graph is not in the artifact's folder", fix="Export it again.")
+        return Compiled(workdir, bundle.graph.name, f"onnxruntime {ort.__version__}")
+
+    def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
+        """Run once with profiling on: the kernels that really executed, by the names of the nodes they came from."""
+        threads = self.threads or available_cores()
+        kernels = _executed(compiled.folder / compiled.runs, bundle, threads)
+        fused, reasons = _fused_sites(bundle.structure, kernels)
+        layers = _linear_precisions(bundle.structure, kernels)
+        norms = sum(kernel.op in _NORMS for kernel in kernels)
+        sites = len(bundle.structure.norms)
+        return Audit(
+            target=self.name,
+            precision=bundle.precision,
+            attention=attention_audit(bundle.structure, fused, reasons, "compiled"),
+            layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
+            linears=linear_audit(bundle.structure, layers),
+            layers=layers,
+            threads=threads,
+            backend=compiled.backend,
+        )
+
+    def open(self, artifact: Artifact, threads: int | None) -> Session:
+        """Open the artifact's graph with all optimisations."""
+        self.require()
+        name = f"onnxruntime-{artifact.manifest.target.precision}"
+        return OnnxSession(artifact.file(artifact.manifest.runs or "graph.onnx"), threads=threads or self.threads, name=name)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """An executed kernel: operator, node name, element type of its output."""
+
+    op: str
+    name: str
+    output: str
+
+
+def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
+    """The kernels of one inference, from ONNX Runtime's own profile."""
+    image = np.zeros(bundle.input_shape, np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        with OnnxSession(path, threads=threads, profile=Path(folder) / "run") as session:
+            session.run({bundle.input_name: image})
+            events = json.loads(session.end_profile().read_text(encoding="utf-8"))
+    kernels = []
+    for event in events:
+        name, arguments = event.get("name", ""), event.get("args", {})
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            outputs = arguments.get("output_type_shape") or [{}]
+            kernels.append(_Kernel(arguments["op_name"], name.removesuffix("_kernel_time"), next(iter(outputs[0]), "")))
+    return kernels
+
+
+def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
+    fused, reasons = {}, {}
+    for site in structure.attention:
+        own = [k for k in kernels if any(belongs(k.name, node) for node in site.nodes)]
+        core = next((k for k in own if k.op in _FUSED), None)
+        if core is not None:
+            fused[site.name] = core.op
+        elif own:
+            parts = " + ".join(sorted({k.op for k in own}))
+            reasons[site.name] = f"runs as {parts}" + (f": {site.refused}" if site.refused else "")
+    return fused, reasons
+
+
+def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for linear in structure.linears:
+        for kernel in kernels:
+            if kernel.op in _INT8 | _FLOAT and any(belongs(kernel.name, node) for node in linear.nodes):
+                found[linear.name] = "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")
+                break
+    return found

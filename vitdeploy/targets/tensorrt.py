@@ -1,0 +1,68 @@
+"""TensorRT: Jetson and discrete GPUs. An engine belongs to one device; elsewhere the bundle is made."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from vitdeploy.artifact import Artifact
+from vitdeploy.errors import CompileError
+from vitdeploy.evidence import Audit, Availability
+from vitdeploy.graph.dialect import Dialect
+from vitdeploy.session import Session
+from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets._tensorrt_engine import audit_engine, compile_engine, refuse_to_run
+
+_GPU_NODES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")
+"""A discrete GPU, and what Jetson's integrated one is called on JetPack 5 to 7."""
+
+
+class TensorRT(Target):
+    """Compile on the machine with the GPU, for that GPU."""
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
+    built_on_device: ClassVar[bool] = True
+    device: str = "GPU"
+    workspace_bytes: Annotated[int, Field(gt=0)] | None = None
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+
+    def unavailable(self) -> Availability | None:
+        """Why it cannot compile here: no library, or no GPU."""
+        fix = "Export here makes a bundle; finish it on the device with: vitdeploy compile DIR"
+        if find_spec("tensorrt") is None:
+            return Availability(available=False, why="TensorRT is not installed here", fix=fix)
+        if not any(Path(node).exists() for node in _GPU_NODES):
+            return Availability(available=False, why="this machine has no NVIDIA GPU", fix=fix)
+        return None
+
+    def dialect(self) -> Dialect:
+        """Clean primitives at an opset that TensorRT 10.3 parses: which version runs is known only on the device."""
+        return Dialect(opset=20, attention="primitives")
+
+    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+        """Build the engine for this machine's GPU."""
+        try:
+            import tensorrt as trt
+        except (ImportError, OSError) as error:
+            raise CompileError(
+                f"TensorRT does not load: {error}", fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels."
+            ) from None
+        return compile_engine(
+            trt,
+            bundle,
+            workdir,
+            compute_capability=None,
+            workspace_bytes=self.workspace_bytes,
+            optimization_level=self.optimization_level,
+        )
+
+    def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
+        """Read the layer plan that the build printed."""
+        return audit_engine(self.name, bundle, compiled)
+
+    def open(self, artifact: Artifact, threads: int | None) -> Session:  # noqa: ARG002  the contract of all targets
+        """Refuse: see `refuse_to_run`."""
+        refuse_to_run(artifact)
