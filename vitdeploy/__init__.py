@@ -1,0 +1,105 @@
+"""vitdeploy: from a Vision Transformer checkpoint to a compiled edge artifact whose speed, fusion and accuracy are proven.
+
+    source ─▶ export ─▶ raise ─▶ rewrite ─▶ quantize ─▶ lower ─▶ [bundle] ─▶ compile ─▶ [artifact] ─▶ measure ─▶ gate
+
+Each bracket is a folder on disk. In Python:
+
+    artifact = vitdeploy.export("timm:deit_tiny_patch16_224", target="openvino")
+    with vitdeploy.load(artifact.path) as model:
+        print(model.predict("cat.jpg")[0].top[0].label)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitdeploy.artifact import Artifact
+    from vitdeploy.pipeline.predict import Deployed, Guess, Prediction
+    from vitdeploy.progress import Progress
+    from vitdeploy.recipe import Recipe
+
+__version__ = "0.1.0"
+__all__ = ["Artifact", "Deployed", "Guess", "Prediction", "Recipe", "VitdeployError", "export", "load"]
+
+
+def export(
+    model: str | None = None,
+    *,
+    target: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    weights: str | None = None,
+    calibration: str | None = None,
+    batch: str | int | None = None,
+    image_size: str | None = None,
+    recipe: Recipe | Path | str | None = None,
+    output: Path | str | None = None,
+    force: bool = False,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Artifact:
+    """What `vitdeploy export` does, with the same names and defaults; returns the loaded artifact or bundle.
+
+    Args:
+        model: MODEL of the command line, such as "timm:deit_tiny_patch16_224"; the recipe's when it is None.
+        target: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx".
+        device: what the target compiles for: "CPU", "GPU", "sm86" …
+        precision: "fp32", "fp16", "int8" …; the target's default when it is None.
+        weights: "pretrained" (the default), "random", or a file.
+        calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
+        batch: a number, or "MIN:OPT:MAX".
+        image_size: "HxW".
+        recipe: a recipe or its file; arguments win over it.
+        output: the folder to write; ./MODEL-TARGET-PRECISION when it is None.
+        force: replace `output` if it is an artifact.
+        verify: check the numbers after every pass.
+        progress: told what is going on.
+
+    Raises:
+        VitdeployError: with what happened and how to fix it; nothing half-written is left.
+    """
+    from vitdeploy import artifact as artifacts
+    from vitdeploy import recipe as recipes
+    from vitdeploy.pipeline.export import default_folder
+    from vitdeploy.pipeline.export import export as run
+    from vitdeploy.progress import Silent
+
+    base = recipes.read(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
+    settled = recipes.compose(
+        model, base=base, target=target, device=device, precision=precision, weights=weights, calibration=calibration,
+        batch=batch, image_size=image_size,
+    )  # fmt: skip
+    out = Path(output) if output is not None else default_folder(settled)
+    run(settled, out, progress or Silent(), force=force, verify=verify)
+    return artifacts.load(out)
+
+
+def load(path: Path | str, *, threads: int | None = None) -> Deployed:
+    """Open an artifact to run it: `with vitdeploy.load(DIR) as model: model.predict("cat.jpg")`.
+
+    Raises:
+        ArtifactError: the folder is damaged.
+        TargetUnavailable: it cannot run on this machine.
+    """
+    from vitdeploy.pipeline.predict import Deployed
+
+    return Deployed(path, threads=threads)
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when they are asked for."""
+    homes = {
+        "Artifact": "artifact",
+        "Deployed": "pipeline.predict",
+        "Guess": "pipeline.predict",
+        "Prediction": "pipeline.predict",
+        "Recipe": "recipe",
+        "VitdeployError": "errors",
+    }
+    if name not in homes:
+        raise AttributeError(f"module 'vitdeploy' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"vitdeploy.{homes[name]}"), name)

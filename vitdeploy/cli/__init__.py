@@ -1,0 +1,331 @@
+"""The command line: parse, one call, exit code.
+
+Nothing heavy is imported on the way to `--help`: each command imports what it calls.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from vitdeploy.cli.common import command, one_of, run
+from vitdeploy.cli.console import Console
+
+_TARGETS = sorted(
+    m.name.replace("_", "-")
+    for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "targets")])
+    if not m.name.startswith("_")
+)
+_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+
+app = typer.Typer(
+    name="vitdeploy",
+    help="Get Vision Transformers onto edge devices: export, fuse, quantize, compile, and prove the result.",
+    epilog="Exit codes: 0 done or gate passed · 1 failed · 2 wrong usage · 3 the gate could not decide · 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_Artifact = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact folder.", show_default=False)]
+_Out = Annotated[
+    Optional[Path], typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+]
+_Weights = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="pretrained|random|FILE",
+        help="FILE is .safetensors or a .pt state dict. Default: pretrained, never silently random.",
+        show_default=False,
+    ),
+]
+_Calibration = Annotated[
+    Optional[str],
+    typer.Option(metavar="DATA", help="Images for int8 ranges: a folder, an .npz, or demo:digits.", show_default=False),
+]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
+_Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"vitdeploy {version('vitdeploy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Get Vision Transformers onto edge devices: export, fuse, quantize, compile, and prove the result."""
+
+
+@command(app)
+def export(
+    console: Console,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="timm:NAME · hf:NAME_OR_DIR · torchvision:NAME · python:FILE_OR_MODULE:FACTORY · FILE.onnx · FILE.pt2 · "
+            "demo:digits",
+        ),
+    ],
+    target: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="|".join(_TARGETS),
+            callback=one_of(_TARGETS),
+            help="What to compile for. Needed unless --recipe says it.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="CPU|GPU|NPU|AUTO|sm86…",
+            help="What the target compiles for. Default: CPU, or sm86 for the TensorRTs.",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="|".join(_PRECISIONS),
+            callback=one_of(_PRECISIONS),
+            help="Default: fp32 for openvino and onnxruntime, fp16 for the TensorRTs.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: _Weights = None,
+    calibration: _Calibration = None,
+    batch: Annotated[
+        Optional[str], typer.Option(metavar="N|MIN:OPT:MAX", help="Batch size, fixed or a range. Default: 1.", show_default=False)
+    ] = None,
+    image_size: Annotated[
+        Optional[str], typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False),
+    ] = None,
+    output: _Out = None,
+    force: _Force = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks.")] = False,
+) -> None:
+    """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
+
+    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION.
+    """
+    if target is None and recipe is None:
+        raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
+    from vitdeploy import recipe as recipes
+    from vitdeploy.pipeline.export import default_folder
+    from vitdeploy.pipeline.export import export as run_export
+    from vitdeploy.report import tables
+
+    settled = recipes.compose(
+        model,
+        base=recipes.read(recipe) if recipe is not None else None,
+        target=target,
+        device=device,
+        precision=precision,
+        weights=weights,
+        calibration=calibration,
+        batch=batch,
+        image_size=image_size,
+    )
+    result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
+    console.show(result, *tables.exported(result))
+
+
+@command(app, "compile")
+def compile_(
+    console: Console,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)],
+    output: _Out = None,
+    force: _Force = False,
+) -> None:
+    """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
+    from vitdeploy.pipeline.compiling import compile_bundle
+    from vitdeploy.report import tables
+
+    result = compile_bundle(bundle, output, console, force=force)
+    console.show(result, *tables.exported(result))
+
+
+@command(app)
+def inspect(console: Console, artifact: _Artifact) -> None:
+    """Show the audit: attention fused k of n by site with reasons, precision of every linear, sizes."""
+    from vitdeploy.pipeline.prove import inspect as run_inspect
+    from vitdeploy.report import tables
+
+    result = run_inspect(artifact)
+    console.show(result, *tables.audit(result))
+
+
+@command(app)
+def bench(
+    console: Console,
+    artifacts: Annotated[list[Path], typer.Argument(metavar="DIR…", help="One artifact or several of one model.", show_default=False)],
+    seconds: Annotated[Optional[float], typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)] = None,
+    threads: _Threads = None,
+) -> None:
+    """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
+    from vitdeploy.pipeline.prove import bench as run_bench
+    from vitdeploy.report import tables
+
+    result = run_bench(artifacts, console, seconds=seconds, threads=threads)
+    console.show(result, *tables.bench(result))
+
+
+@command(app, "eval")
+def eval_(
+    console: Console,
+    artifact: _Artifact,
+    data: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="DATA",
+            help="One sub-folder per class, an .npz with images and labels, or demo:digits. Default: the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+) -> None:
+    """Measure accuracy against FP32 PyTorch on the same samples, paired."""
+    from vitdeploy.pipeline.prove import evaluate
+    from vitdeploy.report import tables
+
+    result = evaluate(artifact, data, console, limit=limit)
+    console.show(result, *tables.evaluation(result))
+
+
+@command(app)
+def gate(
+    console: Console,
+    artifact: _Artifact,
+    baseline: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR|FILE", help="Compare speed with this artifact (interleaved) or saved baseline.", show_default=False),
+    ] = None,
+    save_baseline: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Write the evidence as a baseline to commit.", show_default=False)
+    ] = None,
+    max_drop: Annotated[
+        Optional[float], typer.Option(metavar="PP", help="Largest accuracy drop, in points.", show_default=False)
+    ] = None,
+    min_speedup: Annotated[
+        Optional[float], typer.Option(metavar="X", help="Least speed-up over FP32 PyTorch.", show_default=False)
+    ] = None,
+    max_slowdown: Annotated[
+        Optional[float], typer.Option(metavar="PCT", help="Largest slow-down against --baseline, in percent.", show_default=False)
+    ] = None,
+    min_fused: Annotated[
+        Optional[float], typer.Option(metavar="PCT", help="Least share of fused attention sites, in percent.", show_default=False)
+    ] = None,
+    junit: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Write JUnit XML.", show_default=False)] = None,
+    markdown: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Write a table for a pull request.", show_default=False)] = None,
+) -> None:
+    """Judge the stored evidence: pass (exit 0), fail (1), or invalid (3) when it cannot be decided.
+
+    Limits come from the recipe; flags win. Run eval and bench first.
+    """
+    from vitdeploy.pipeline.gating import gate as run_gate
+    from vitdeploy.report import tables
+
+    limits = {
+        "max_drop_pp": max_drop,
+        "min_speedup": min_speedup,
+        "max_slowdown_pct": max_slowdown,
+        "min_fused_pct": min_fused,
+    }
+    result = run_gate(
+        artifact, limits, console, baseline=baseline, save_baseline=save_baseline, junit=junit, markdown=markdown
+    )
+    console.show(result, *tables.gate(result))
+    raise typer.Exit(_EXIT_CODES[result.verdict])
+
+
+@command(app)
+def predict(
+    console: Console,
+    artifact: _Artifact,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)],
+) -> None:
+    """Classify images, with the model's own preprocessing and labels."""
+    from vitdeploy.pipeline.predict import Deployed
+    from vitdeploy.report import tables
+
+    with Deployed(artifact) as deployed:
+        predictions = deployed.predict(images)
+        if deployed.artifact.random_weights:
+            console.warn("random weights: these answers mean nothing")
+    console.show({"predictions": predictions}, *tables.predictions(predictions))
+
+
+@command(app, "run")
+def run_(
+    console: Console,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.", show_default=False)],
+    weights: _Weights = None,
+    calibration: _Calibration = None,
+    data: Annotated[
+        Optional[str], typer.Option(metavar="DATA", help="Labelled images to evaluate on.", show_default=False)
+    ] = None,
+    output: _Out = None,
+    force: _Force = False,
+) -> None:
+    """Do all of it: export, inspect, eval, bench, gate. Exits like gate."""
+    from vitdeploy.pipeline.run import run as run_all
+    from vitdeploy.report import tables
+
+    result = run_all(
+        recipe, output, console, weights=weights, calibration=calibration, data=data, force=force
+    )
+    console.show(result, *tables.outcome(result))
+    raise typer.Exit(_EXIT_CODES[result.gate.verdict])
+
+
+@command(app)
+def doctor(console: Console) -> None:
+    """Say what can run here, what cannot, why, and the fix."""
+    from vitdeploy.pipeline.doctor import doctor as run_doctor
+    from vitdeploy.report import tables
+
+    result = run_doctor()
+    console.show(result, *tables.doctor(result))
+
+
+@command(app)
+def recipes(
+    console: Console,
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Print this one.", show_default=False)] = None,
+) -> None:
+    """List the shipped recipes, or print one."""
+    from vitdeploy.pipeline.run import shipped_recipe, shipped_recipes
+    from vitdeploy.report import tables
+
+    if name is None:
+        listed = shipped_recipes()
+        console.show({"recipes": listed}, *tables.recipes(listed))
+    else:
+        path, text = shipped_recipe(name)
+        console.show({"name": name, "path": str(path), "recipe": text}, text.rstrip())
+
+
+_EXIT_CODES = {"pass": 0, "fail": 1, "invalid": 3}
+
+
+def main() -> None:
+    """The console script."""
+    run(app)

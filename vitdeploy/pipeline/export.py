@@ -1,0 +1,221 @@
+"""From a recipe to a folder: load, export, raise, quantize, lower, compile, audit."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitdeploy import artifact as artifacts
+from vitdeploy import environment, sources, targets
+from vitdeploy.artifact import ExportRecord, Manifest, ModelRecord, Parity, PassRecord, TargetRecord, TensorSpec
+from vitdeploy.errors import ExportError, QuantizeError
+from vitdeploy.graph.structure import Structure
+from vitdeploy.pipeline.compiling import GRAPH, SITES, Exported, finish, summary
+from vitdeploy.pipeline.inputs import Examples, save_example
+from vitdeploy.pipeline.inputs import calibration as make_calibration
+from vitdeploy.pipeline.inputs import examples as make_examples
+from vitdeploy.pipeline.reference import open_reference
+from vitdeploy.progress import Progress
+from vitdeploy.recipe import Batch, Preprocess, Recipe
+from vitdeploy.targets import Target
+
+if TYPE_CHECKING:
+    from vitdeploy.graph.model import Graph
+
+EXAMPLE = "reference/example.npz"
+
+
+def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False) -> Exported:
+    """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
+
+    Raises:
+        VitdeployError: with nothing left behind.
+    """
+    started = time.monotonic()
+    target, precision = _settle(recipe)
+    recipe = _complete(recipe, precision)
+    artifacts.refuse_existing(out, force=force)
+    with progress.step(f"Load {recipe.model.spec}"):
+        model = sources.load(recipe.model, size=_size(recipe))
+    preprocess = recipe.preprocess or model.preprocess
+    with artifacts.staged(out, force=force) as folder:
+        work = folder / "work"
+        work.mkdir()
+        with progress.step("Run the FP32 reference"), open_reference(model, threads=None) as reference:
+            examples = make_examples(reference, model.input_name, preprocess, recipe.target.batch)
+        with progress.step("Export to ONNX and compare with the reference"):
+            path, record = _to_onnx(model, examples, recipe.target.batch, work)
+        model_record = ModelRecord(
+            spec=recipe.model.spec, weights=model.weights, digest=model.digest, parameters=model.parameters
+        )
+        labels = model.labels
+        del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
+        gc.collect()
+        graph, structure, passes, quantized = _compile_graph(
+            path, recipe, target, precision, preprocess, examples, work, progress, verify=verify
+        )
+        inputs, outputs = _signature(graph)
+        graph.save(folder / GRAPH)
+        structure = structure.located(node.name or "" for node in graph.nodes)
+        structure.save(folder / SITES)
+        del graph
+        gc.collect()
+        with progress.step("Compare the target-ready graph with the reference"):
+            graph_parity = _check_graph(folder / GRAPH, examples, precision)
+        save_example(folder / EXAMPLE, examples)
+        shutil.rmtree(work)
+        manifest = Manifest(
+            stage="bundle",
+            model=model_record,
+            recipe=recipe,
+            recipe_digest=recipe.digest,
+            export=record,
+            passes=tuple(passes),
+            quantized=quantized,
+            graph_parity=graph_parity,
+            target=TargetRecord(kind=target.name, device=target.device, precision=precision),
+            preprocess=preprocess,
+            labels=labels,
+            inputs=inputs,
+            outputs=outputs,
+            versions=environment.library_versions(),
+        )
+        manifest, notes = finish(folder, manifest, target, progress)
+    return summary(out, manifest, time.monotonic() - started, notes)
+
+
+def _settle(recipe: Recipe) -> tuple[Target, str]:
+    """Find the target and the precision, and refuse early what would fail late."""
+    target = targets.find(recipe.target)
+    precision = recipe.precision.kind or target.default_precision
+    target.check_precision(precision)
+    if not target.built_on_device:
+        target.require()
+    if precision == "int8" and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
+        raise QuantizeError(
+            "int8 needs calibration images: ranges are never invented",
+            fix="Give --calibration DATA (a folder of images is enough)."
+            + (" Or use --precision int8-dynamic, which needs none." if "int8-dynamic" in target.precisions else ""),
+        )
+    return target, precision
+
+
+def _complete(recipe: Recipe, precision: str) -> Recipe:
+    """Write out what was left to defaults, so that the manifest tells everything."""
+    data = recipe.data
+    if recipe.model.spec.startswith("demo:"):
+        spec = recipe.model.spec
+        data = data.model_copy(
+            update={"calibration": data.calibration or spec, "evaluation": data.evaluation or spec}
+        )
+    return recipe.model_copy(
+        update={"data": data, "precision": recipe.precision.model_copy(update={"kind": precision})}
+    )
+
+
+def _size(recipe: Recipe) -> tuple[int, int] | None:
+    return recipe.model.image_size or (recipe.preprocess.size if recipe.preprocess else None)
+
+
+def _to_onnx(model: sources.LoadedModel, examples: Examples, batch: Batch, work: Path) -> tuple[Path, ExportRecord]:
+    from vitdeploy import exporting
+    from vitdeploy.graph.model import load
+
+    if model.onnx is not None:
+        parity = exporting.check(model.onnx, examples.pairs, examples.input_name)
+        return model.onnx, ExportRecord(exporter="none", opset=load(model.onnx).opset, parity=parity)
+    assert model.module is not None
+    path = work / "exported.onnx"
+    record = exporting.export(model.module, examples.pairs, input_name=examples.input_name, batch=batch, path=path)
+    return path, record
+
+
+def _compile_graph(
+    path: Path,
+    recipe: Recipe,
+    target: Target,
+    precision: str,
+    preprocess: Preprocess,
+    examples: Examples,
+    work: Path,
+    progress: Progress,
+    *,
+    verify: bool,
+) -> tuple[Graph, Structure, list[PassRecord], dict[str, str]]:
+    """Raise, quantize and lower; the middle of the flow, one graph throughout."""
+    from vitdeploy import passes, quantize
+    from vitdeploy.graph.model import load
+    from vitdeploy.graph.recognize import recognize
+    from vitdeploy.passes import order
+
+    graph = load(path)
+    with progress.step("Raise attention and fold constants"):
+        records = passes.run(order.raising(), graph, _verifier(lambda: graph, examples, work) if verify else None)
+    refused = {r.site: r.reason for record in records for r in record.refused if record.name == "raise-attention"}
+    structure = recognize(graph, refused)
+    calibration = None
+    if precision == "int8":
+        calibration = make_calibration(recipe, preprocess)
+    with progress.step(f"Quantize to {precision}" if precision != "fp32" else "Keep float32"):
+        quantized = quantize.quantize(graph, structure, recipe.precision, target.dialect(), calibration, work)
+    graph = quantized.graph
+    with progress.step(f"Lower to what {target.name} compiles best"):
+        lowered = verify and precision == "fp32"
+        records += passes.run(
+            order.lowering(target.dialect()), graph, _verifier(lambda: graph, examples, work) if lowered else None
+        )
+    return graph, structure, records, dict(quantized.record)
+
+
+def _verifier(graph: Callable[[], Graph], examples: Examples, work: Path) -> Callable[[str], None]:
+    """Check the numbers after a pass; the first one that breaks them is named."""
+    from vitdeploy import exporting
+
+    def verify(name: str) -> None:
+        path = work / "verify.onnx"
+        graph().save(path)
+        reason = exporting.disagreement(exporting.check(path, examples.pairs, examples.input_name))
+        if reason is not None:
+            raise ExportError(f"pass {name} breaks the model: {reason}", fix="Report it with the model's name.")
+
+    return verify
+
+
+def _signature(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    def specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                name=value.name,
+                dtype=value.dtype.name.lower() if value.dtype is not None else "unknown",
+                shape=tuple(d if isinstance(d, int) else str(d) for d in (value.shape or ())),
+            )
+            for value in values
+        )
+
+    return specs(graph.model.graph.inputs), specs(graph.model.graph.outputs)
+
+
+def _check_graph(path: Path, examples: Examples, precision: str) -> Parity:
+    """The graph that is compiled, against the reference: float32 must agree, lower precisions must be finite."""
+    from vitdeploy import exporting
+
+    parity = exporting.check(path, examples.pairs, examples.input_name)
+    reason = exporting.disagreement(parity)
+    if precision == "fp32" and reason is not None:
+        raise ExportError(f"the optimised graph is wrong: {reason}", fix="Run with --verify to find the pass.")
+    if not parity.finite:
+        raise ExportError(f"the {precision} graph gives NaN or infinity", fix="Use --precision fp32.")
+    return parity
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """`./MODEL-TARGET-PRECISION`, in characters that every file system takes."""
+    spec = recipe.model.spec
+    name = Path(spec).stem if spec.endswith((".onnx", ".pt2")) else Path(spec.rpartition(":")[2]).name
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
+    precision = recipe.precision.kind or targets.find(recipe.target).default_precision
+    return Path(f"{safe or 'model'}-{recipe.target.kind}-{precision}")

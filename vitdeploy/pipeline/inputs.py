@@ -1,0 +1,80 @@
+"""The images that export works with: examples to compare numbers on, and calibration batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.errors import ExportError, QuantizeError
+from vitdeploy.recipe import Batch, Preprocess, Recipe
+from vitdeploy.session import Array, Session, finite
+
+if TYPE_CHECKING:
+    from vitdeploy.quantize import Calibration
+
+CALIBRATION_IMAGES = 128
+"""32 to 300 images are enough for ranges; the spread between draws of 32 is below 0.1 points."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Input batches with the reference's outputs: what every later graph is compared with."""
+
+    input_name: str
+    pairs: tuple[tuple[Array, dict[str, Array]], ...]
+
+
+def examples(reference: Session, input_name: str, preprocess: Preprocess, batch: Batch) -> Examples:
+    """Real-looking images and the reference's outputs; a dynamic batch is looked at in two sizes."""
+    sizes = [batch.opt] if batch.static else _two_sizes(batch)
+    pairs = []
+    for seed, size in enumerate(sizes):
+        image = natural_image(seed, preprocess, size)
+        outputs = reference.run({input_name: image})
+        if not finite(outputs):
+            raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
+        pairs.append((image, outputs))
+    return Examples(input_name, tuple(pairs))
+
+
+def _two_sizes(batch: Batch) -> list[int]:
+    """Traced first: above 1, because exporters specialise a batch of 1."""
+    traced = max(batch.opt, min(2, batch.max))
+    return [traced, batch.min if batch.min != traced else batch.max]
+
+
+def save_example(path: Path, examples: Examples) -> None:
+    """The first verified input with the reference's outputs, so that a device without PyTorch can check itself."""
+    path.parent.mkdir()
+    image, outputs = examples.pairs[0]
+    np.savez(path, **{"input": image, **{f"output.{name}": value for name, value in outputs.items()}})
+
+
+def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
+    """Stream calibration batches in the graph's own batch size."""
+    from vitdeploy.quantize import Calibration
+
+    assert recipe.data.calibration is not None
+    dataset = open_dataset(
+        recipe.data.calibration, preprocess, labels=None, need_labels=False, split="calibration"
+    )
+    size = 1 if recipe.target.batch.min == 1 else recipe.target.batch.min
+    images = min(len(dataset), CALIBRATION_IMAGES)
+    count = images // size
+    if count == 0:
+        raise QuantizeError(
+            f"{recipe.data.calibration} has {images} images, a batch needs {size}", fix="Add images, or lower --batch."
+        )
+
+    def stream() -> Iterable[Array]:
+        for number, (batch, _) in enumerate(batches(dataset, size, limit=count * size)):
+            if number < count and len(batch) == size:
+                yield batch
+
+    return Calibration(stream, count, count * size, recipe.data.calibration, dataset.digest)

@@ -1,0 +1,96 @@
+"""Run an artifact on images, with the model's own preprocessing and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from vitdeploy import artifact as artifacts
+from vitdeploy.data.preprocess import apply, open_image
+from vitdeploy.errors import UsageError
+from vitdeploy.pipeline.prove import open_session
+from vitdeploy.session import Array
+
+Image = str | Path | Array
+_TOP = 5
+
+
+class Guess(BaseModel):
+    """A class with its probability (softmax of the logits)."""
+
+    model_config = ConfigDict(frozen=True)
+    index: int
+    label: str
+    probability: float
+
+
+class Prediction(BaseModel):
+    """The best classes for one image, best first."""
+
+    model_config = ConfigDict(frozen=True)
+    image: str
+    top: tuple[Guess, ...]
+
+
+class Deployed(AbstractContextManager["Deployed"]):
+    """An opened artifact. Close it, or use it in a `with` block.
+
+    Raises:
+        ArtifactError: the folder is damaged.
+        TargetUnavailable: it cannot run on this machine.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        self.artifact = artifacts.load(Path(path))
+        self._session = open_session(self.artifact, threads)
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Outputs by name for preprocessed NCHW float32 `images`; the batch must be one that the artifact serves."""
+        return self._session.run({self.artifact.manifest.inputs[0].name: images})
+
+    def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
+        """The best classes of image files or (H, W, C) uint8 arrays.
+
+        Raises:
+            DataError: a file is no image.
+            UsageError: the model is no classifier.
+        """
+        several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
+        return [self._predict(image) for image in several]
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._session.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def _predict(self, image: Image) -> Prediction:
+        manifest = self.artifact.manifest
+        raw = image if isinstance(image, np.ndarray) else open_image(Path(image))
+        batch = manifest.recipe.target.batch.min
+        pixels = np.repeat(apply(raw, manifest.preprocess)[None], batch, axis=0)
+        outputs = self.run(pixels)
+        logits = next((value[0] for value in outputs.values() if value.ndim == 2), None)
+        if logits is None:
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
+            raise UsageError(f"the model gives {shapes}: it is no classifier", fix="Use vitdeploy.load(DIR).run(array).")
+        exponentials = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = exponentials / exponentials.sum()
+        best = np.argsort(-probabilities, kind="stable")[:_TOP]
+        labels = manifest.labels
+        top = tuple(
+            Guess(
+                index=int(i),
+                label=labels[i] if labels is not None and i < len(labels) else str(i),
+                probability=float(probabilities[i]),
+            )
+            for i in best
+        )
+        return Prediction(image="array" if isinstance(image, np.ndarray) else str(image), top=top)

@@ -1,0 +1,198 @@
+"""Evidence about an artifact: the audit, latency, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from vitdeploy import artifact as artifacts
+from vitdeploy import environment, targets, tasks
+from vitdeploy.artifact import Artifact
+from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.errors import DataError, MeasureError, SourceError, TargetUnavailable, UsageError, VitdeployError
+from vitdeploy.evidence import Audit, Bench, Eval
+from vitdeploy.measure import accuracy, latency
+from vitdeploy.pipeline.compiling import compiled_of, store_audit, target_bundle
+from vitdeploy.progress import Progress
+from vitdeploy.session import Array, Session, finite
+
+_EVAL_BATCH = 1  # what an edge device serves, and what a static batch of 1 accepts
+
+
+def inspect(path: Path) -> Audit:
+    """What the compiled thing does. The stored audit serves as long as it is about this manifest; else it is read anew.
+
+    Raises:
+        TargetUnavailable: it must be read anew and the backend is not here.
+    """
+    artifact = artifacts.load(path)
+    audit, why = artifact.read_evidence(Audit)
+    if audit is None:
+        if artifact.manifest.stage == "bundle":
+            audit = _audit_of_bundle(artifact)
+        else:
+            target = targets.find(artifact.manifest.recipe.target)
+            missing = target.unavailable()
+            if missing is not None:
+                raise TargetUnavailable(f"{why}, and it cannot be read anew here: {missing.why}", fix=missing.fix)
+            audit = store_audit(artifact, target.audit(target_bundle(path, artifact.manifest), compiled_of(artifact)))
+    return audit.model_copy(update={"files": artifact.manifest.files})
+
+
+def bench(paths: Sequence[Path], progress: Progress, *, seconds: float | None = None, threads: int | None = None) -> Bench:
+    """Latency of artifacts against the FP32 reference of the first one, interleaved; stored beside the first.
+
+    Raises:
+        UsageError: the artifacts do not take the same input.
+        TargetUnavailable: an artifact cannot run here.
+    """
+    loaded = [artifacts.load(path) for path in paths]
+    first = loaded[0].manifest
+    if any(a.manifest.inputs[0].shape != first.inputs[0].shape for a in loaded):
+        raise UsageError("the artifacts take inputs of different shapes", fix="Bench those of one model and one batch.")
+    spec = first.recipe.bench
+    threads = threads or (None if spec.threads == "auto" else spec.threads) or environment.available_cores()
+    batch = first.recipe.target.batch.opt
+    feeds = {first.inputs[0].name: natural_image(0, first.preprocess, batch)}
+    doubts: list[str] = []
+    with ExitStack() as stack:
+        sessions: list[Session] = []
+        try:
+            with progress.step(f"Load the reference {first.model.spec}"):
+                sessions.append(stack.enter_context(_reference(loaded[0], threads)))
+        except (SourceError, MeasureError) as error:
+            doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
+        for artifact in loaded:
+            sessions.append(stack.enter_context(open_session(artifact, threads)))
+        found = latency.measure(sessions, feeds, batch=batch, seconds=seconds or spec.seconds, progress=progress)
+    if doubts:  # the first artifact took the reference's place in the measurement, which it is not
+        runs = tuple(run.model_copy(update={"speedup": None}) for run in found.runs)
+        found = found.model_copy(update={"runs": runs, "doubts": (*doubts, *found.doubts), "valid": False})
+    found = found.model_copy(update={"manifest": loaded[0].digest, "machine": environment.host().machine})
+    loaded[0].write_evidence(found)
+    return found
+
+
+def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | None = None) -> Eval:
+    """Accuracy of the artifact and of the FP32 reference on the same samples, paired; stored beside the artifact.
+
+    Raises:
+        UsageError: no data was named, on the command line or in the recipe.
+        DataError: the data does not serve.
+        SourceError: the reference cannot be rebuilt here.
+    """
+    artifact = artifacts.load(path)
+    manifest = artifact.manifest
+    spec = data or manifest.recipe.data.evaluation
+    if spec is None:
+        raise UsageError("there is nothing to evaluate on", fix="Give --data DATA: one sub-folder per class, or an .npz.")
+    task = tasks.find(manifest.recipe.task)
+    dataset = open_dataset(spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation")
+    with ExitStack() as stack:
+        with progress.step(f"Load the reference {manifest.model.spec}"):
+            reference = stack.enter_context(_reference(artifact, None))
+        deployed = stack.enter_context(open_session(artifact, None))
+        sides = (_Side(reference, task), _Side(deployed, task))
+        size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
+        total = min(len(dataset), limit or len(dataset))
+        with progress.step(f"Evaluate on {spec}", total) as advance:
+            for images, labels in batches(dataset, size, limit=limit):
+                for side in sides:
+                    side.see(manifest.inputs[0].name, images, np.asarray(labels), size)
+                advance(len(labels))
+    found = accuracy.paired(
+        manifest.recipe.task.kind,
+        sides[0].values(), sides[1].values(), sides[0].predictions(), sides[1].predictions(), units=task.units,
+    )  # fmt: skip
+    found = found.model_copy(
+        update={
+            "reference": reference.name,
+            "data": spec,
+            "data_digest": dataset.digest,
+            "skipped": len(dataset.skipped),
+            "manifest": artifact.digest,
+        }
+    )
+    artifact.write_evidence(found)
+    return found
+
+
+class _Side:
+    """One of the two models that are evaluated, and what it has answered so far."""
+
+    def __init__(self, session: Session, task: tasks.Task) -> None:
+        self._session = session
+        self._task = task
+        self._seen: list[tasks.PerSample] = []
+
+    def see(self, input_name: str, images: Array, labels: Array, size: int) -> None:
+        """Answer one batch; a last, smaller one is filled up for a graph of fixed batch and cut again."""
+        count = len(images)
+        if count < size:
+            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
+        outputs = self._session.run({input_name: images})
+        outputs = {name: value[:count] for name, value in outputs.items()}
+        if not finite(outputs):
+            raise MeasureError(
+                f"{self._session.name} gives NaN or infinity on the data", fix="Do not ship it; try --precision fp32."
+            )
+        self._seen.append(self._task.statistics(outputs, labels))
+
+    def values(self) -> dict[str, Array]:
+        """Per-sample numbers of every metric."""
+        if not self._seen:
+            raise DataError("no sample could be read", fix="Check the data folder.")
+        return {name: np.concatenate([s.values[name] for s in self._seen]) for name in self._seen[0].values}
+
+    def predictions(self) -> Array:
+        """What the model said, for flips."""
+        return np.concatenate([s.prediction for s in self._seen])
+
+
+def open_session(artifact: Artifact, threads: int | None) -> Session:
+    """Open an artifact to run it here.
+
+    Raises:
+        TargetUnavailable: it is a bundle, or its backend or device is not here.
+    """
+    manifest = artifact.manifest
+    if manifest.stage == "bundle":
+        raise TargetUnavailable(
+            f"{artifact.path} is a bundle: nothing is compiled yet",
+            fix=f"On the device run: vitdeploy compile {artifact.path}",
+        )
+    return targets.find(manifest.recipe.target).open(artifact, threads)
+
+
+def _reference(artifact: Artifact, threads: int | None) -> Session:
+    from vitdeploy.pipeline.reference import rebuild_reference
+
+    try:
+        return rebuild_reference(artifact.manifest, threads=threads)
+    except ImportError as error:
+        raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
+
+
+def _audit_of_bundle(artifact: Artifact) -> Audit:
+    """A bundle knows its sites, and that nothing was compiled."""
+    from vitdeploy.evidence import LinearAudit, NormAudit
+    from vitdeploy.targets._match import attention_audit
+
+    manifest = artifact.manifest
+    structure = target_bundle(artifact.path, manifest).structure
+    reasons = {site.name: "not compiled yet: this is a bundle" for site in structure.attention}
+    return Audit(
+        target=manifest.target.kind,
+        precision=manifest.target.precision,
+        attention=attention_audit(structure, {}, reasons, "graph"),
+        layernorm=NormAudit(sites=len(structure.norms), fused=0),
+        linears=LinearAudit(other=len(structure.linears)),
+        manifest=artifact.digest,
+    )
+
+
+__all__ = ["VitdeployError", "bench", "evaluate", "inspect", "open_session"]

@@ -1,0 +1,101 @@
+"""All of it, from one recipe: export, inspect, eval, bench, gate."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from vitdeploy import plugins, recipe as recipes
+from vitdeploy.errors import RecipeError
+from vitdeploy.evidence import Audit, Bench, Eval, Gate
+from vitdeploy.pipeline import gating, prove
+from vitdeploy.pipeline.export import default_folder, export
+from vitdeploy.pipeline.compiling import Exported
+from vitdeploy.progress import Progress
+from vitdeploy.recipe import Recipe
+
+
+class Outcome(BaseModel):
+    """Everything that `run` found; what could not be measured is None and said in the gate."""
+
+    model_config = ConfigDict(frozen=True)
+    export: Exported
+    audit: Audit
+    eval: Eval | None
+    bench: Bench | None
+    gate: Gate
+
+
+def run(
+    name: str,
+    out: Path | None,
+    progress: Progress,
+    *,
+    weights: str | None = None,
+    calibration: str | None = None,
+    data: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Run the recipe in the file `name`, or the shipped recipe of that name; what else is given wins over it.
+
+    Raises:
+        VitdeployError: a step failed; what the steps before it wrote stays.
+    """
+    recipe = recipes.compose(base=find_recipe(name), weights=weights, calibration=calibration, evaluation=data)
+    out = out or default_folder(recipe)
+    exported = export(recipe, out, progress, force=force)
+    for note in exported.notes:
+        progress.warn(note)
+    compiled = exported.stage == "artifact"
+    evaluation = prove.evaluate(out, None, progress) if compiled and _has_data(recipe) else None
+    return Outcome(
+        export=exported,
+        audit=prove.inspect(out),
+        eval=evaluation,
+        bench=prove.bench([out], progress) if compiled else None,
+        gate=gating.gate(out, {}, progress),
+    )
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe in a file, or a shipped one."""
+    if Path(name).exists() or name.endswith((".yaml", ".yml")):
+        return recipes.read(Path(name))
+    return recipes.read(shipped_recipe(name)[0])
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names of the shipped recipes, each with its first comment line."""
+    found = {}
+    for path in sorted(_folder().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        found[path.stem] = first.removeprefix("#").strip()
+    return found
+
+
+def shipped_recipe(name: str) -> tuple[Path, str]:
+    """The file and the text of a shipped recipe.
+
+    Raises:
+        RecipeError: there is none of that name; the nearest is named.
+    """
+    path = _folder() / f"{name}.yaml"
+    known = sorted(shipped_recipes())
+    if name not in known:
+        raise RecipeError(
+            f"there is no recipe {name!r}{plugins.did_you_mean(name, known)}", fix=f"Shipped are {', '.join(known)}."
+        )
+    return path, path.read_text(encoding="utf-8")
+
+
+def _folder() -> Path:
+    """Beside the package in a checkout, inside it in a wheel."""
+    package = Path(str(resources.files("vitdeploy")))
+    checkout = package.parent / "recipes"
+    return checkout if (package.parent / "pyproject.toml").exists() and checkout.is_dir() else package / "recipes"
+
+
+def _has_data(recipe: Recipe) -> bool:
+    return recipe.data.evaluation is not None or recipe.model.spec.startswith("demo:")
