@@ -250,7 +250,13 @@ def gate(
         "min_fused_pct": min_fused,
     }
     result = run_gate(
-        artifact, limits, console, baseline=baseline, save_baseline=save_baseline, junit=junit, markdown=markdown
+        artifact,
+        limits,
+        console,
+        baseline=baseline,
+        save_baseline=save_baseline,
+        junit_file=junit,
+        markdown_file=markdown,
     )
     console.show(result, *tables.gate(result))
     raise typer.Exit(_EXIT_CODES[result.verdict])

@@ -56,7 +56,14 @@ def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
             continue
         role = _role(node, feeds_attention=id(node) in feeding)
         at = None if role in ("patch", "head") else feeding.get(id(node), block)
-        yield Linear(name=_linear_name(node), nodes=(node.name or "",), role=role, block=at, weight=weight)
+        yield Linear(
+            name=_linear_name(node),
+            nodes=(node.name or "",),
+            role=role,
+            block=at,
+            weight=weight,
+            initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
+        )
 
 
 def weight_of(node: ir.Node) -> tuple[int, ...] | None:

@@ -41,6 +41,8 @@ class Linear(_Entry):
     role: Role
     block: int | None
     weight: tuple[int, ...]
+    initializer: str = ""
+    """The weight's name: OpenVINO names a kernel that makes a graph output after that output, not after its node."""
 
 
 class Norm(_Entry):

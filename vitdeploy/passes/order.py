@@ -25,6 +25,7 @@ def raising() -> list[Pass]:
         FoldConstants(),  # shape arithmetic must be gone before attention is matched
         RaiseLinear(),
         RaiseAttention(),
+        RemoveDead(),
     ]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -15,11 +12,11 @@ from vitdeploy.evidence import Audit, NormAudit
 from vitdeploy.targets import Bundle, Compiled
 from vitdeploy.targets._match import attention_audit, linear_audit
 from vitdeploy.targets._tensorrt import Profile, build_engine
-from vitdeploy.targets._tensorrt_plan import PlanLayer, PlanTensor, attention_fusion, linear_precisions, norm_fusion
+from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions, norm_fusion, parse_plan
 
 ENGINE = "engine.plan"
-LAYERS = "layers.json"
-"""The layer plan: an engine opens only on its own device, this file says everywhere what is in it."""
+LAYERS = "layers.txt"
+"""TensorRT's own words on the engine's layers: an engine opens only on its device, this tells everywhere what is in it."""
 
 
 def compile_engine(
@@ -45,14 +42,14 @@ def compile_engine(
         profile=_profile(bundle),
     )
     (workdir / ENGINE).write_bytes(built.plan)
-    plan = json.dumps([asdict(layer) for layer in built.layers], indent=1)
-    (workdir / LAYERS).write_text(plan + "\n", encoding="utf-8")
+    (workdir / LAYERS).write_text(built.layer_plan, encoding="utf-8", newline="")
     return Compiled(workdir, ENGINE, f"{trt.__name__.replace('_', '-')} {built.version}")
 
 
 def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
     """Read the stored layer plan against the model's sites, linears and norms."""
-    layers = _load_layers(compiled.folder / LAYERS)
+    # Not splitlines(): TensorRT puts a record separator between names, and that would be cut at, too.
+    layers = parse_plan((compiled.folder / LAYERS).read_text(encoding="utf-8").split("\n"))
     structure = bundle.structure
     cores = {
         site.name: [n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))] or list(site.nodes)
@@ -87,21 +84,3 @@ def _profile(bundle: Bundle) -> Profile | None:
         return None
     image = bundle.input_shape[1:]
     return {bundle.input_name: ((bundle.batch.min, *image), (bundle.batch.opt, *image), (bundle.batch.max, *image))}
-
-
-def _load_layers(path: Path) -> Sequence[PlanLayer]:
-    def tensors(raw: list[dict[str, object]]) -> tuple[PlanTensor, ...]:
-        return tuple(PlanTensor(str(t["name"]), str(t["dtype"]), tuple(t["shape"])) for t in raw)  # type: ignore[arg-type]
-
-    return [
-        PlanLayer(
-            name=raw["name"],
-            kind=raw["kind"],
-            onnx_nodes=tuple(raw["onnx_nodes"]),
-            inputs=tensors(raw["inputs"]),
-            constants=tensors(raw["constants"]),
-            outputs=tensors(raw["outputs"]),
-            tactic=raw["tactic"],
-        )
-        for raw in json.loads(path.read_text(encoding="utf-8"))
-    ]

@@ -184,7 +184,8 @@ def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> dict[str
     products = [k for k in kernels if k.layer in _LINEAR_LAYERS]
     for linear in structure.linears:
         for kernel in products:
-            if any(belongs(name, node) for node in linear.nodes for name in kernel.names | kernel.weight_names):
+            names = kernel.names | kernel.weight_names
+            if linear.initializer in names or any(belongs(name, node) for node in linear.nodes for name in names):
                 found[linear.name] = kernel.precision
                 break
     return found

@@ -1,0 +1,47 @@
+"""Evidence for tests of what reads it: good unless told otherwise."""
+
+from typing import Any
+
+from vitdeploy.evidence import (
+    AttentionAudit,
+    Audit,
+    Bench,
+    Eval,
+    Interval,
+    LinearAudit,
+    Metric,
+    NormAudit,
+    Run,
+    Unfused,
+)
+
+MANIFEST = "m" * 64
+
+
+def audit(fused: int = 12, sites: int = 12, evidence: Any = "compiled", **more: Any) -> Audit:
+    unfused = tuple(Unfused(site=f"blocks.{n}.attn", reason="the scale is not constant") for n in range(fused, sites))
+    attention = AttentionAudit(sites=sites, fused=fused, evidence=evidence, unfused=unfused)
+    norms, linears = NormAudit(sites=25, fused=25), LinearAudit(int8=49, fp32=1)
+    facts = {"target": "openvino", "precision": "int8", "layernorm": norms, "linears": linears, "manifest": MANIFEST}
+    return Audit(attention=attention, **(facts | more))
+
+
+def run(name: str, p50: float, speedup: Interval | None = None, **more: Any) -> Run:
+    facts = {"batch": 1, "samples": 240, "p90_ms": 1.1 * p50, "p99_ms": 1.5 * p50, "throughput_ips": 1000 / p50}
+    return Run(name=name, p50_ms=p50, speedup=speedup, **(facts | more))
+
+
+def bench(low: float = 1.45, ratio: float = 1.5, high: float = 1.55, *doubts: str, **more: Any) -> Bench:
+    runs = (run("pytorch-fp32", 23.8), run("openvino-int8", 23.8 / ratio, Interval(ratio=ratio, ci95=(low, high))))
+    facts = {"valid": not doubts, "doubts": doubts, "runs": runs, "machine": "host", "manifest": MANIFEST}
+    return Bench(**(facts | more))
+
+
+def evaluation(lower: float = -0.1, drop: float = 0.1, upper: float = 0.3, **more: Any) -> Eval:
+    ends = {"ci95": (lower - 0.05, upper + 0.05), "lower95": lower, "upper95": upper}
+    metrics = {
+        "top1": Metric(reference=72.1, deployed=72.1 - drop, drop=drop, unit="points", **ends),
+        "top5": Metric(reference=91.0, deployed=91.0, drop=0.0, unit="points", **ends),
+    }
+    facts = {"task": "classification", "n": 10_000, "agreement": 0.98, "flips": 200, "p_value": 0.4, "metrics": metrics}
+    return Eval(**(facts | {"discordance": 0.02, "data_digest": "data", "manifest": MANIFEST} | more))

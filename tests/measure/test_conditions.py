@@ -1,0 +1,73 @@
+import threading
+import time
+
+import pytest
+
+from vitdeploy.measure import conditions
+from vitdeploy.measure.conditions import Block, Snapshot, between, doubts, settle, snapshot
+
+QUIET = Block(others=0.01, steal=0.0, switches=20.0, mhz=2600.0)
+
+
+def test_quiet_is_no_doubt() -> None:
+    assert doubts([QUIET] * 12) == []
+    assert doubts([Block(0.0, 0.0, 0.0, None)]) == []
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        (Block(0.4, 0.0, 0.0, None), "other processes used 40% of the CPU"),
+        (Block(0.0, 0.1, 0.0, None), "the hypervisor took 10%"),
+        (Block(0.0, 0.0, 200.0, None), "put aside 200 times"),
+    ],
+)
+def test_one_line_with_the_figure(block: Block, told: str) -> None:
+    (line,) = doubts([block] * 7 + [QUIET] * 5)
+    assert told in line
+    assert "limit" in line
+    assert doubts([block] * 5 + [QUIET] * 7) == []  # most blocks were quiet, and medians are over blocks
+
+
+def test_clock_that_moves() -> None:
+    slowing = [Block(0.0, 0.0, 0.0, 2600.0 - 50 * n) for n in range(12)]
+    assert "clock moved by -16%" in doubts(slowing)[0]
+
+
+def test_shares_between_two_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "_cores", lambda: [0, 1])
+    before = Snapshot(wall=10.0, own=1.0, busy=100.0, steal=5.0, switches=10, mhz=None)
+    after = Snapshot(wall=20.0, own=11.0, busy=115.0, steal=6.0, switches=210, mhz=2600.0)
+    assert between(before, after) == Block(others=0.25, steal=0.05, switches=10.0, mhz=2600.0)
+
+
+def test_own_work_is_not_that_of_others() -> None:
+    before = snapshot()
+    until = time.process_time() + 0.3
+    while time.process_time() < until:
+        pass
+    after = snapshot()
+    assert after.own - before.own >= 0.3
+    assert after.busy - before.busy >= 0.2
+    assert 0 <= between(before, after).others <= 1
+
+
+def test_settle_waits_for_threads_that_spin_but_not_for_ever() -> None:
+    stop = time.perf_counter() + 0.06
+
+    def spin() -> None:
+        while time.perf_counter() < stop:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    settle()
+    assert time.perf_counter() > stop - 0.02
+    thread.join()
+    start = time.perf_counter()
+    stop = start + 0.6
+    thread = threading.Thread(target=spin)
+    thread.start()
+    settle()
+    assert time.perf_counter() - start < 0.5
+    thread.join()

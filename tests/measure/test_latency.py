@@ -1,0 +1,260 @@
+import gc
+import math
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from vitdeploy.errors import MeasureError
+from vitdeploy.evidence import Bench
+from vitdeploy.measure import conditions, latency
+from vitdeploy.measure.latency import MIN_BLOCKS, MIN_RUNS, measure
+from vitdeploy.progress import Silent
+
+FEEDS = {"x": np.zeros((1, 3), np.float32)}
+QUIET = conditions.Block(others=0.0, steal=0.0, switches=0.0, mhz=None)
+
+
+class Clock:
+    """Time that passes only when a session runs, so that what is tested is the stopwatch and not this machine."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.ns
+
+    def perf_counter(self) -> float:
+        return self.ns / 1e9
+
+
+class Fake:
+    """A session that takes `ms` (a function of the run's number and of the time of day) on the clock."""
+
+    threads: int | None = 2
+    effective: ClassVar[dict[str, str]] = {"precision": "fp32"}
+
+    def __init__(self, clock: Clock, name: str, ms: object, output: float = 1.0) -> None:
+        self.clock, self.name, self.ms, self.output, self.calls, self.log = clock, name, ms, output, 0, []
+
+    def run(self, feeds: object) -> dict[str, np.ndarray]:
+        self.calls += 1
+        self.clock.ns += int(1e6 * (self.ms(self.calls, self.clock.ns / 1e9) if callable(self.ms) else self.ms))
+        self.log.append(self.clock.ns)
+        return {"y": np.array([self.output])}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(conditions, "settle", lambda: None)
+    monkeypatch.setattr(conditions, "snapshot", lambda: None)
+    monkeypatch.setattr(conditions, "between", lambda before, after: QUIET)
+    return clock
+
+
+def test_ratio_throughput_and_raw_samples(clock: Clock) -> None:
+    bench = measure([Fake(clock, "a", 15.0), Fake(clock, "b", 10.0)], FEEDS, batch=4, seconds=4)
+    assert (bench.valid, bench.doubts) == (True, ())
+    a, b = bench.runs
+    assert (a.name, a.speedup, a.p50_ms, a.p99_ms, a.batch) == ("a", None, 15.0, 15.0, 4)
+    assert b.speedup is not None
+    assert b.speedup.ratio == pytest.approx(1.5)
+    assert b.speedup.ci95 == (pytest.approx(1.5), pytest.approx(1.5))
+    assert b.throughput_ips == pytest.approx(400)
+    assert b.samples == sum(map(len, b.blocks))
+    assert len(a.blocks) == len(b.blocks) >= 20
+    assert (a.threads, a.effective) == (2, {"precision": "fp32"})
+    assert Bench.model_validate_json(bench.model_dump_json()) == bench
+
+
+def test_the_ratio_holds_while_the_machine_changes_its_mood(clock: Clock) -> None:
+    def mood(ms: float) -> object:
+        return lambda number, now: ms * (2 + math.sin(now))
+
+    bench = measure([Fake(clock, "a", mood(15.0)), Fake(clock, "b", mood(10.0))], FEEDS, batch=1, seconds=20)
+    assert bench.valid, bench.doubts
+    assert bench.runs[1].speedup is not None
+    assert bench.runs[1].speedup.ratio == pytest.approx(1.5, rel=0.03)
+    assert bench.runs[0].p99_ms > 1.8 * bench.runs[0].p50_ms / 1.5
+
+
+def test_order_inside_a_block_is_random_but_seeded(clock: Clock) -> None:
+    def turns(seed: int) -> list[str]:
+        sides = [Fake(clock, "a", 30.0), Fake(clock, "b", 30.0)]
+        start = clock.ns
+        measure(sides, FEEDS, batch=1, seconds=4, seed=seed)
+        order = sorted((at - start, side.name) for side in sides for at in side.log)
+        return [name for _, name in order]
+
+    assert turns(0) == turns(0) != turns(1)
+    assert "abba" in "".join(turns(0)).replace("aaaa", "a").replace("bbbb", "b")
+
+
+def test_the_first_run_of_a_turn_is_not_counted(clock: Clock) -> None:
+    last: list[str] = []
+
+    def slow_after(name: str, ms: float) -> object:
+        def taken(number: int, now: float) -> float:
+            switched = not last or last[-1] != name
+            last.append(name)
+            return 10 * ms if switched else ms
+
+        return taken
+
+    bench = measure([Fake(clock, n, slow_after(n, 20.0)) for n in ("a", "b")], FEEDS, batch=1, seconds=4)
+    assert {sample for run in bench.runs for block in run.blocks for sample in block} == {20.0}
+
+
+def test_a_slow_model_still_gets_its_blocks(clock: Clock) -> None:
+    said: list[str] = []
+
+    class Listener(Silent):
+        def warn(self, message: str) -> None:
+            said.append(message)
+
+    bench = measure([Fake(clock, "a", 900.0), Fake(clock, "b", 600.0)], FEEDS, batch=1, seconds=1, progress=Listener())
+    assert [len(run.blocks) for run in bench.runs] == [MIN_BLOCKS, MIN_BLOCKS]
+    assert {len(block) for run in bench.runs for block in run.blocks} == {MIN_RUNS}
+    assert bench.valid  # a thin p99 does not spoil a ratio: it is a warning
+    assert "p99 of 30 samples" in said[0]
+
+
+def test_a_turn_of_a_fast_model_is_not_over_at_once(clock: Clock) -> None:
+    bench = measure([Fake(clock, "a", 0.05), Fake(clock, "b", 0.1)], FEEDS, batch=1, seconds=1)
+    assert min(sum(block) for run in bench.runs for block in run.blocks) >= 19.9
+
+
+def test_one_session_alone_has_no_speedup(clock: Clock) -> None:
+    bench = measure([Fake(clock, "a", 12.0)], FEEDS, batch=1, seconds=2)
+    assert bench.valid
+    assert bench.runs[0].speedup is None
+
+
+def test_warm_up_ends_when_steady_and_is_not_counted(clock: Clock) -> None:
+    session = Fake(clock, "a", lambda number, now: 100.0 if number < 8 else 5.0)
+    bench = measure([session], FEEDS, batch=1, seconds=20)
+    assert bench.runs[0].p99_ms == 5.0
+    assert len(bench.runs[0].blocks[0]) == 100  # planned for 5 ms, not for what the first runs took
+
+
+def test_warm_up_is_bounded(clock: Clock) -> None:
+    session = Fake(clock, "a", lambda number, now: 10.0 * 1.5 ** (number % 7))
+    assert latency._warm_up(session, FEEDS, 10) > 0
+    assert clock.ns < 1.3e9
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        (10.0, lambda number, now: 8.0 if now < 6 else 7.0, "drifted by +14%"),
+        (10.0, lambda number, now: 8.0 * (1.5 + 0.5 * math.sin(3 * now)), "varies by"),
+    ],
+)
+def test_doubts_about_the_ratio(clock: Clock, a: object, b: object, told: str) -> None:
+    bench = measure([Fake(clock, "a", a), Fake(clock, "b", b)], FEEDS, batch=1, seconds=10)
+    assert not bench.valid
+    assert told in bench.doubts[0]
+    assert "the speed-up of b" in bench.doubts[0]
+
+
+def test_doubts_about_one_session_alone(clock: Clock) -> None:
+    bench = measure([Fake(clock, "a", lambda number, now: 10.0 + now)], FEEDS, batch=1, seconds=10)
+    assert any("the latency of a drifted" in doubt for doubt in bench.doubts)
+
+
+def test_doubt_when_the_sides_use_other_threads(clock: Clock) -> None:
+    one = Fake(clock, "b", 10.0)
+    one.threads = 1
+    bench = measure([Fake(clock, "a", 10.0), one], FEEDS, batch=1, seconds=2)
+    assert bench.doubts == ("b uses 1 threads, a 2",)
+    one.threads = None  # an engine that does not say, or a GPU
+    assert measure([Fake(clock, "a", 10.0), one], FEEDS, batch=1, seconds=2).valid
+
+
+def test_doubt_when_outputs_are_not_finite(clock: Clock) -> None:
+    bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0, math.nan)], FEEDS, batch=1, seconds=2)
+    assert bench.doubts == ("b: outputs are not finite",)
+    assert [run.finite for run in bench.runs] == [True, False]
+
+
+def test_doubts_about_the_machine_are_passed_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "between", lambda before, after: conditions.Block(0.5, 0.0, 0.0, None))
+    bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0)], FEEDS, batch=1, seconds=2)
+    assert "other processes used 50%" in bench.doubts[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "seconds"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, math.nan), (1, 1, math.inf)]
+)
+def test_nothing_to_time_is_an_error(clock: Clock, count: int, batch: int, seconds: float) -> None:
+    with pytest.raises(MeasureError, match="nothing to time"):
+        measure([Fake(clock, "a", 1.0)] * count, FEEDS, batch=batch, seconds=seconds)
+
+
+def test_garbage_collection_is_off_while_timing_and_back_after_an_interrupt(clock: Clock) -> None:
+    seen = []
+
+    def interrupted(number: int, now: float) -> float:
+        seen.append(gc.isenabled())
+        if number == 200:
+            raise KeyboardInterrupt
+        return 10.0
+
+    with pytest.raises(KeyboardInterrupt):
+        measure([Fake(clock, "a", interrupted)], FEEDS, batch=1, seconds=60)
+    assert seen[0]
+    assert not seen[-1]
+    assert gc.isenabled()
+
+
+def test_progress_adds_up_to_all(clock: Clock) -> None:
+    done: list[int] = []
+
+    class Listener(Silent):
+        def step(self, title: str, total: int | None = None):  # type: ignore[no-untyped-def]
+            return _Counting(done if total == 100 else [])
+
+    class _Counting:
+        def __init__(self, into: list[int]) -> None:
+            self.into = into
+
+        def __enter__(self) -> object:
+            return self.into.append
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+    measure([Fake(clock, "a", 10.0)], FEEDS, batch=1, seconds=2, progress=Listener())
+    assert sum(done) == 100
+    assert min(done) >= 0
+
+
+class Busy:
+    """Burns CPU time of its thread, so another process stretches it like any real work."""
+
+    threads = 1
+    effective: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, name: str, ms: float) -> None:
+        self.name, self.ns = name, int(ms * 1e6)
+
+    def run(self, feeds: object) -> dict[str, np.ndarray]:
+        until = time.thread_time_ns() + self.ns
+        while time.thread_time_ns() < until:
+            pass
+        return {}
+
+
+def test_a_known_ratio_on_this_machine() -> None:
+    for _ in range(3):
+        bench = measure([Busy("a", 15.0), Busy("b", 10.0)], FEEDS, batch=1, seconds=1.5)
+        if bench.valid:
+            break
+    else:
+        pytest.skip(f"this machine is too busy to time anything: {bench.doubts}")
+    assert bench.runs[1].speedup is not None
+    assert bench.runs[1].speedup.ratio == pytest.approx(1.5, rel=0.05)

@@ -1,0 +1,79 @@
+"""Top-1 and top-5, sample by sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vitdeploy import tasks
+from vitdeploy.errors import DataError, RecipeError
+from vitdeploy.recipe import TaskSpec
+from vitdeploy.session import Array
+from vitdeploy.tasks import PerSample, Task
+
+
+@pytest.fixture
+def task() -> Task:
+    return tasks.find(TaskSpec(kind="classification"))
+
+
+def test_ranks(task: Task) -> None:
+    scores = np.tile(np.arange(10, dtype=np.float32), (4, 1))
+    found = task.statistics({"output": scores}, np.array([9, 8, 5, 4]))
+    np.testing.assert_array_equal(found.values["top1"], [1, 0, 0, 0])
+    np.testing.assert_array_equal(found.values["top5"], [1, 1, 1, 0])
+    np.testing.assert_array_equal(found.prediction, [9] * 4)
+    assert dict(task.aggregate(found)) == {"top1": 25.0, "top5": 75.0}
+    assert task.units["top1"] == "points"
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6])
+def test_top5_needs_more_than_five_classes(task: Task, classes: int) -> None:
+    found = task.statistics({"output": np.zeros((1, classes), np.float32)}, np.array([0]))
+    assert ("top5" in found.values) == (classes > 5)
+
+
+def test_equal_scores_agree_with_the_prediction(task: Task) -> None:
+    found = task.statistics({"output": np.ones((2, 3), np.float32)}, np.array([0, 1]))
+    np.testing.assert_array_equal(found.values["top1"], [1, 0])
+    np.testing.assert_array_equal(found.prediction, [0, 0])
+
+
+def test_a_sample_of_nan_is_wrong(task: Task) -> None:
+    scores = np.full((1, 10), np.nan, np.float32)
+    found = task.statistics({"output": scores}, np.array([0]))
+    assert found.values["top1"][0] == found.values["top5"][0] == 0
+
+
+def test_logits_win_over_other_outputs(task: Task) -> None:
+    outputs = {"pooled": np.eye(2, 8), "logits": np.eye(2, 3), "tokens": np.zeros((2, 4, 8))}
+    assert task.statistics(outputs, np.array([0, 1])).values["top1"].all()
+    named = tasks.find(TaskSpec.model_validate({"kind": "classification", "output": "pooled"}))
+    assert "top5" in named.statistics(outputs, np.array([0, 1])).values
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "message"),
+    [
+        ({"tokens": np.zeros((1, 4, 8))}, [0], "no output is"),
+        ({}, [0], "gives nothing"),
+        ({"output": np.zeros((1, 3))}, [3], "labels go from 3 to 3, the model has 3 classes"),
+        ({"output": np.zeros((1, 3))}, [-1], "labels go from -1"),
+        ({"output": np.zeros((2, 3))}, [0], "2 predictions for 1 labels"),
+    ],
+)
+def test_what_cannot_be_judged(task: Task, outputs: dict[str, Array], labels: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        task.statistics(outputs, np.array(labels))
+
+
+def test_no_samples_is_an_error(task: Task) -> None:
+    with pytest.raises(DataError, match="no samples"):
+        task.aggregate(PerSample({"top1": np.zeros(0)}, np.zeros(0)))
+
+
+def test_unknown_tasks_and_options() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'classification'"):
+        tasks.find(TaskSpec(kind="clasification"))
+    with pytest.raises(RecipeError, match="did you mean 'output'"):
+        tasks.find(TaskSpec.model_validate({"kind": "classification", "ouput": "x"}))

@@ -1,0 +1,1 @@
+"""Images and labels: datasets, and the one preprocessing that every stage shares."""

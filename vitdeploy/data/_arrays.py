@@ -1,0 +1,105 @@
+"""Images in an `.npz`: uint8 `images` (NHWC or NHW) and integer `labels`."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vitdeploy.data.dataset import Sample, shuffled
+from vitdeploy.data.preprocess import apply, normalized
+from vitdeploy.errors import DataError
+from vitdeploy.recipe import Preprocess
+from vitdeploy.session import Array
+
+_FIX = "Save it with numpy.savez(path, images=uint8 NHWC or NHW, labels=integers)."
+
+
+class ArrayDataset:
+    """A Dataset over arrays. Images of the model's size and channels are not resampled, others are preprocessed."""
+
+    def __init__(
+        self, spec: str, images: Array, labels: Array | None, preprocess: Preprocess, classes: tuple[str, ...] | None
+    ) -> None:
+        self.spec = spec
+        self.labelled = labels is not None
+        self.classes = classes
+        self.skipped: list[str] = []
+        self._images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+        self._labels = labels
+        self._preprocess = preprocess
+        self.digest = _digest(images, labels)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for index in shuffled(len(self)):
+            label = int(self._labels[index]) if self._labels is not None else None
+            yield Sample(self._input(self._images[index]), label)
+
+    def _input(self, image: Array) -> Array:
+        grey = image.ndim == 2
+        as_is = image.shape[:2] == self._preprocess.size and grey == (self._preprocess.channels == 1)
+        if as_is:
+            return normalized(image, self._preprocess)
+        if image.shape[:2] == self._preprocess.size:  # only the colours differ
+            return apply(image, self._preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0}))
+        return apply(image, self._preprocess)
+
+
+def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None) -> ArrayDataset:
+    """The dataset in `path`; label indices are checked against the model's class `names` where they are known.
+
+    Raises:
+        DataError: the file is damaged, has pickled objects, or arrays of another type or shape.
+    """
+    arrays = read_npz(path)
+    if "images" not in arrays:
+        raise DataError(f"{spec} has {', '.join(arrays) or 'nothing'} in it, but no images", fix=_FIX)
+    images, labels = arrays["images"], arrays.get("labels")
+    colour = images.ndim == 4 and images.shape[3] in (1, 3)
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+        raise DataError(f"{spec}: its images are {images.dtype} {images.shape}, not uint8 NHWC or NHW", fix=_FIX)
+    if not images.size:
+        raise DataError(f"{spec} has no images in it", fix=_FIX)
+    if labels is not None:
+        _check_labels(spec, labels, len(images), names)
+    return ArrayDataset(spec, images, labels, preprocess, classes=None)
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """All arrays of the file; nothing is unpickled.
+
+    Raises:
+        DataError: the file is damaged or has pickled objects.
+    """
+    if not zipfile.is_zipfile(path):  # numpy would leave the file open
+        raise DataError(f"{path} is not an .npz, or it is truncated", fix=_FIX)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = "it has pickled objects in it" if "allow_pickle" in str(error) else " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is not a plain .npz: {reason}", fix=_FIX) from None
+
+
+def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] | None) -> None:
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{spec}: its labels are {labels.dtype} {labels.shape}, not {count} integers", fix=_FIX)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (names is not None and high >= len(names)):
+        known = f"the model has {len(names)} classes" if names is not None else "an index is at least 0"
+        raise DataError(f"{spec}: its labels go from {low} to {high}, {known}", fix="Use the model's class indices.")
+
+
+def _digest(images: Array, labels: Array | None) -> str:
+    sha = hashlib.sha256()
+    for name, array in (("images", images), ("labels", labels)):
+        if array is not None:
+            sha.update(f"{name}:{array.dtype}:{array.shape};".encode())
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

@@ -1,0 +1,140 @@
+"""From an image to the model's input, once for calibration, evaluation, reference and runtime.
+
+The same numbers as the evaluation transforms of timm and torchvision on the same image, without needing torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitdeploy.errors import DataError
+from vitdeploy.recipe import Preprocess
+from vitdeploy.session import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FLOOR_SLACK = 1e-6  # 224 / (224 / 232) is 231.99999999999997, and means 232
+_MAX_BYTE = 255
+
+
+def open_image(path: Path) -> Image:
+    """The image in `path`, decoded.
+
+    Raises:
+        DataError: the file is missing, is no image, or is damaged.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            decoded: Image.Image = image
+            return decoded
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}", fix="Check the path.") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is not an image", fix="Give JPEG, PNG or another format that Pillow reads.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them Pillow's, by format
+        raise DataError(f"{path} is damaged: {' '.join(str(error).split())}", fix="Replace the file.") from None
+
+
+def apply(image: Image | Array, preprocess: Preprocess) -> Array:
+    """`image` as the model reads it: float32 (channels, height, width).
+
+    Orientation from EXIF, RGB or grey, resize, centre crop, [0, 1], (x - mean) / std.
+
+    Args:
+        image: a Pillow image, or uint8 (height, width) or (height, width, 1 or 3).
+        preprocess: what the model wants.
+
+    Raises:
+        DataError: an array that is not a uint8 image.
+    """
+    pixels = _cropped(_resized(_in_mode(image, preprocess.channels), preprocess), preprocess.size)
+    return normalized(np.asarray(pixels), preprocess)
+
+
+def normalized(pixels: Array, preprocess: Preprocess) -> Array:
+    """uint8 (height, width) or (height, width, channels) of the model's size as float32 (channels, height, width)."""
+    scaled = pixels.astype(np.float32) / np.float32(_MAX_BYTE)
+    if scaled.ndim == 2:
+        scaled = scaled[:, :, None]
+    mean, std = (np.asarray(v, dtype=np.float32) for v in (preprocess.mean, preprocess.std))
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1))
+
+
+def as_image(array: Array) -> Image:
+    """A uint8 array as a Pillow image.
+
+    Raises:
+        DataError: another type or shape.
+    """
+    from PIL import Image
+
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
+        raise DataError(
+            f"an array of {array.dtype} {array.shape} is not an image",
+            fix="Give uint8, (height, width) or (height, width, 3).",
+        )
+    return Image.fromarray(array)
+
+
+def _in_mode(image: Image | Array, channels: int) -> Image:
+    from PIL import ImageOps
+
+    opened = as_image(image) if isinstance(image, np.ndarray) else image
+    mode = "L" if channels == 1 else "RGB"
+    upright: Image = ImageOps.exif_transpose(opened)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        # Pillow would clip 16-bit grey at 255: an X-ray becomes white.
+        upright = _eight_bit(upright)
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # the same colours; Pillow warns on the direct way
+    return upright if upright.mode == mode else upright.convert(mode)
+
+
+def _eight_bit(image: Image) -> Image:
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float64)
+    scale = 257.0 if values.max(initial=0) > _MAX_BYTE else 1.0  # 65535 / 255
+    return Image.fromarray(np.clip(values / scale, 0, _MAX_BYTE).astype(np.uint8))
+
+
+def _resized(image: Image, preprocess: Preprocess) -> Image:
+    """Each side to size / crop_pct ("exact"), or the tighter side, keeping the aspect ratio ("shortest")."""
+    from PIL import Image
+
+    target = tuple(int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
+    height, width = target
+    if preprocess.resize == "shortest":
+        height, width = _covering(image.height, image.width, (target[0], target[1]))
+    if (height, width) == (image.height, image.width):
+        return image
+    return image.resize((width, height), Image.Resampling[preprocess.interpolation.upper()])
+
+
+def _covering(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
+    """Height and width scaled so that they just cover `target`.
+
+    A square target rounds the longer side down, as torchvision's Resize does; another rounds, as timm does.
+    """
+    if target[0] == target[1]:
+        side = target[0]
+        return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+    ratio = min(height / target[0], width / target[1])
+    return max(target[0], round(height / ratio)), max(target[1], round(width / ratio))
+
+
+def _cropped(image: Image, size: tuple[int, int]) -> Image:
+    height, width = size
+    if (image.height, image.width) == size:
+        return image
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,122 @@
+"""Collect the stored evidence, judge it, and write the verdict where others look for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitdeploy import artifact as artifacts
+from vitdeploy import environment
+from vitdeploy.artifact import Artifact
+from vitdeploy.errors import UsageError, VitdeployError
+from vitdeploy.evidence import Audit, Bench, Eval, Gate
+from vitdeploy.gate import judge
+from vitdeploy.measure import baseline as baselines
+from vitdeploy.measure import latency
+from vitdeploy.pipeline.prove import inspect, open_session, same_input
+from vitdeploy.progress import Progress
+from vitdeploy.recipe import GateSpec, parse
+from vitdeploy.report import junit, markdown
+
+
+def gate(
+    path: Path,
+    limits: Mapping[str, float | None],
+    progress: Progress,
+    *,
+    baseline: Path | None = None,
+    save_baseline: Path | None = None,
+    junit_file: Path | None = None,
+    markdown_file: Path | None = None,
+) -> Gate:
+    """Judge an artifact by its stored evidence; `limits` win over the recipe's.
+
+    A baseline folder is timed against this artifact, interleaved, here and now; a baseline file is compared with.
+
+    Raises:
+        ArtifactError: the artifact or the baseline is damaged.
+        RecipeError: a limit is not one.
+    """
+    artifact = artifacts.load(path)
+    given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
+    spec = parse(GateSpec, {**artifact.manifest.recipe.gate.model_dump(), **given}, where="limits")
+    audit, bench, evaluation, missing = _evidence(artifact)
+    machine = environment.host().machine
+    known, interleaved = None, None
+    if baseline is not None and baseline.is_dir():
+        known, interleaved = _against_folder(artifacts.load(baseline), artifact, progress)
+    elif baseline is not None:
+        known = baselines.read(baseline)
+    verdict = judge(
+        audit,
+        bench,
+        evaluation,
+        spec,
+        missing=missing,
+        stage=artifact.manifest.stage,
+        random_weights=artifact.random_weights,
+        baseline=known,
+        manifest=artifact.digest,
+        machine=machine,
+        model_digest=artifact.manifest.model.digest,
+        interleaved=interleaved,
+    )
+    artifact.write_evidence(verdict)
+    if save_baseline is not None:
+        baselines.write(save_baseline, _baseline(artifact, audit, bench, evaluation))
+    if junit_file is not None:
+        junit.write(verdict, junit_file)
+    if markdown_file is not None:
+        markdown.write(verdict, markdown_file)
+    return verdict
+
+
+def _evidence(artifact: Artifact) -> tuple[Audit | None, Bench | None, Eval | None, dict[str, str]]:
+    missing = {}
+    audit: Audit | None = None
+    try:
+        audit = inspect(artifact.path)
+    except VitdeployError as error:
+        missing["audit"] = error.message
+    bench, why = artifact.read_evidence(Bench)
+    if bench is None:
+        missing["bench"] = f"{why}: run vitdeploy bench {artifact.path}"
+    evaluation, why = artifact.read_evidence(Eval)
+    if evaluation is None:
+        missing["eval"] = f"{why}: run vitdeploy eval {artifact.path}"
+    return audit, bench, evaluation, missing
+
+
+def _against_folder(
+    baseline: Artifact, artifact: Artifact, progress: Progress
+) -> tuple[baselines.Baseline, Bench | None]:
+    """The baseline folder's own evidence, and both timed in turns."""
+    same_input([baseline, artifact])
+    threads = environment.available_cores()
+    with open_session(baseline, threads) as before, open_session(artifact, threads) as now:
+        feeds = same_input([baseline, artifact])
+        spec = artifact.manifest.recipe
+        interleaved = latency.measure(
+            [before, now], feeds, batch=spec.target.batch.opt, seconds=spec.bench.seconds, progress=progress
+        )
+    audit, bench, evaluation, _ = _evidence(baseline)
+    if audit is None:
+        raise UsageError(f"{baseline.path} has no audit", fix=f"Run vitdeploy inspect {baseline.path}.")
+    bench = bench if bench is not None and bench.valid else None
+    return _baseline(baseline, audit, bench, evaluation), interleaved
+
+
+def _baseline(
+    artifact: Artifact, audit: Audit | None, bench: Bench | None, evaluation: Eval | None
+) -> baselines.Baseline:
+    if audit is None:
+        raise UsageError(f"{artifact.path} has no audit to save", fix=f"Run vitdeploy inspect {artifact.path}.")
+    return baselines.make(
+        audit,
+        bench,
+        evaluation,
+        machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
+        model_digest=artifact.manifest.model.digest,
+        recipe_digest=artifact.manifest.recipe_digest,
+    )

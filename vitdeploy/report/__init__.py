@@ -1,0 +1,1 @@
+"""Evidence for people and for other tools: tables, Markdown, JUnit. Nothing is computed here."""

@@ -1,0 +1,58 @@
+"""Numbers as people read them: three significant digits, the unit in the header or behind the figure."""
+
+from __future__ import annotations
+
+import math
+
+from vitdeploy.evidence import AttentionAudit, Interval, Metric
+
+NOTHING = "–"
+
+
+def three_digits(value: float) -> str:
+    """`0.123`, `1.23`, `12.3`, `123`, `12,345`: three significant digits, no exponent."""
+    if not math.isfinite(value):
+        return str(value)
+    magnitude = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{min(max(2 - magnitude, 0), 5)}f}"
+
+
+def speedup(interval: Interval | None) -> str:
+    """`1.92 [1.88, 1.95]`: the ratio and its 95 % interval."""
+    if interval is None:
+        return NOTHING
+    low, high = interval.ci95
+    return f"{interval.ratio:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def drop(metric: Metric) -> str:
+    """`0.31 [0.02, 0.60]`: the drop and its 95 % interval, in the metric's unit."""
+    low, high = metric.ci95
+    return f"{_signless_zero(metric.drop)} [{_signless_zero(low)}, {_signless_zero(high)}]"
+
+
+def fused(attention: AttentionAudit) -> str:
+    """`12 of 12`, and what it rests on where that is not the compiled thing."""
+    if not attention.sites:
+        return "no attention site"
+    told = f"{attention.fused} of {attention.sites}"
+    return told if attention.evidence == "compiled" else f"{told} ({attention.evidence})"
+
+
+def observed(value: float | str | None) -> str:
+    """An observed figure or a limit of a check."""
+    return NOTHING if value is None else value if isinstance(value, str) else three_digits(value)
+
+
+def size(count: int) -> str:
+    """Bytes in KiB, MiB or GiB."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{three_digits(value)} {unit}"
+
+
+def _signless_zero(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00")

@@ -1,0 +1,117 @@
+"""Evidence as tables for a terminal; they are right at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vitdeploy.evidence import Audit, Availability, Bench, Eval, Gate
+from vitdeploy.report import numbers
+from vitdeploy.report.numbers import NOTHING, three_digits
+from vitdeploy.report.summary import Summary
+
+_COLOURS = {"pass": "green", "fail": "red", "invalid": "yellow"}
+_MAX_REASONS = 12  # sites listed one by one; a model where all are unfused has the same reason throughout
+
+
+def audit(found: Audit) -> Table:
+    """What the compiled thing does, attention first."""
+    attention = found.attention
+    whole = bool(attention.sites) and attention.fused == attention.sites and attention.evidence == "compiled"
+    table = _table(f"{found.target} {found.precision}: what runs", "", "found", right=())
+    table.add_row("attention fused", Text(numbers.fused(attention), style="bold green" if whole else "bold yellow"))
+    for site in attention.unfused[:_MAX_REASONS]:
+        table.add_row(f"  {escape(site.site)}", escape(site.reason))
+    if len(attention.unfused) > _MAX_REASONS:
+        table.add_row(f"  {len(attention.unfused) - _MAX_REASONS} more", "see --json")
+    table.add_row("LayerNorm fused", f"{found.layernorm.fused} of {found.layernorm.sites}")
+    linears = {name: count for name, count in found.linears.model_dump().items() if count}
+    table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
+    if found.backend:
+        table.add_row("backend", escape(found.backend))
+    if found.threads:
+        table.add_row("threads", str(found.threads))
+    for entry in found.files:
+        table.add_row(escape(entry.path), numbers.size(entry.bytes))
+    return _noted(table, found.doubts)
+
+
+def bench(found: Bench) -> Table:
+    """Latencies side by side; the first run is the reference."""
+    table = _table(f"Latency, {_batch(found)}", "", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up, 95 %")
+    for number, run in enumerate(found.runs):
+        latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
+        compared = "reference" if not number and len(found.runs) > 1 else numbers.speedup(run.speedup)
+        table.add_row(escape(run.name), *latencies, compared)
+    return _noted(table, [f"in doubt: {doubt}" for doubt in found.doubts])
+
+
+def evaluation(found: Eval) -> Table:
+    """Accuracy of both sides on the same samples."""
+    title = f"{found.task} on {found.n:,} samples"
+    table = _table(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
+    for name, metric in found.metrics.items():
+        sides = (f"{value:.2f}" for value in (metric.reference, metric.deployed))
+        table.add_row(escape(name), *sides, numbers.drop(metric), f"{metric.upper95:.2f}", metric.unit)
+    notes = [f"same prediction {100 * found.agreement:.2f} %, {found.flips:,} flips, McNemar p = {found.p_value:.2g}"]
+    if found.skipped:
+        notes.append(f"{found.skipped:,} samples could not be read and were skipped")
+    if found.nonfinite:
+        notes.append(f"{found.nonfinite:,} samples gave NaN or infinity")
+    return _noted(table, notes)
+
+
+def gate(found: Gate) -> Table:
+    """The verdict and every check."""
+    table = _table(
+        Text.assemble("Gate: ", _status(found.verdict)), "check", "observed", "limit", "", "why", right=(1, 2)
+    )
+    for check in found.checks:
+        figures = numbers.observed(check.observed), numbers.observed(check.limit)
+        table.add_row(escape(check.name), *figures, _status(check.status), escape(check.why))
+    return table
+
+
+def doctor(found: Mapping[str, Availability]) -> Table:
+    """Which targets can run here; if not, why and what to do."""
+    table = _table("Targets", "target", "here", "why not, and what to do", right=())
+    for name, target in found.items():
+        sign = Text("yes", style="green") if target.available else Text("no", style="yellow")
+        table.add_row(escape(name), sign, escape(". ".join(filter(None, (target.why.rstrip("."), target.fix)))))
+    return table
+
+
+def summary(found: Summary) -> Table:
+    """FP32 and the artifact side by side."""
+    table = _table(None, "", escape(found.reference), escape(found.artifact))
+    for row in found.rows:
+        colour = _COLOURS.get(row.artifact.lower(), "") if row.label == "verdict" else ""
+        table.add_row(row.label, escape(row.reference), Text(row.artifact, style=f"bold {colour}" if colour else ""))
+    return _noted(table, found.notes)
+
+
+def _table(title: str | Text | None, *headers: str, right: Sequence[int] | None = None) -> Table:
+    """A plain table; all columns but the first are numbers unless `right` names those that are."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+    for number, header in enumerate(headers):
+        numeric = number > 0 if right is None else number in right
+        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    return table
+
+
+def _noted(table: Table, notes: Sequence[str]) -> Table:
+    if notes:
+        table.caption = Text("\n".join(notes), style="not dim")
+    return table
+
+
+def _status(status: str) -> Text:
+    return Text(status.upper(), style=f"bold {_COLOURS[status]}")
+
+
+def _batch(found: Bench) -> str:
+    return f"batch {found.runs[0].batch}" if found.runs else "nothing timed"

@@ -1,0 +1,99 @@
+"""Ways to get a model: one file each, found by the scheme (`timm:NAME`) or by the suffix (`FILE.onnx`) of its spec."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vitdeploy import plugins
+from vitdeploy.errors import SourceError
+from vitdeploy.recipe import Frozen, ModelSpec, Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WeightsOrigin = Literal["pretrained", "random", "file", "own"]
+
+_FORMS = (
+    "timm:NAME, hf:NAME_OR_DIR, torchvision:NAME, python:FILE_OR_MODULE:FACTORY, FILE.onnx, FILE.pt2 or demo:digits"
+)
+_FILE_PLUGIN = "file"  # the plug-in of FILE.onnx is onnxfile.py, of FILE.pt2 pt2file.py
+_LIBRARIES = {"transformers": "hf"}  # library -> extra that brings it; all others come with "export"
+_OWN_LIBRARIES = {
+    "torch", "torchvision", "timm", "transformers", "huggingface_hub", "safetensors", "onnx", "onnx_ir", "onnxscript",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with everything that later stages ask about it; either `module` or `onnx` is set.
+
+    Attributes:
+        weights: where they come from; "own": a `python:` factory or a FILE.onnx / FILE.pt2 brings its own.
+        digest: sha256 over all parameters and buffers, or over the ONNX file and its external data.
+        parameters: how many numbers are trained.
+        preprocess: from an image to the input; `preprocess.size` is the size that the model takes.
+        labels: class names in the order of the outputs, where they are known.
+        input_name: "input" for torch models, "pixel_values" for Hugging Face, the graph's own name for ONNX.
+        module: in eval mode, float32, without gradients; called with one NCHW float32 tensor.
+        onnx: the graph's file.
+    """
+
+    weights: WeightsOrigin
+    digest: str
+    parameters: int
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    input_name: str
+    module: nn.Module | None = None
+    onnx: Path | None = None
+
+
+class Source(Frozen, ABC):
+    """A way to get a model."""
+
+    @abstractmethod
+    def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
+        """The model that `argument` names (the spec without its scheme), for images of `size` (height, width).
+
+        Raises:
+            SourceError: no such model, no such weights, or weights or a size that do not fit it.
+        """
+
+
+def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel:
+    """The model of `spec`, ready to export; `size` is (height, width), by default the model's own.
+
+    Raises:
+        SourceError: the spec has none of the known forms, or the model or its weights cannot be had.
+        GraphError: an ONNX file that is damaged or has no image input.
+    """
+    name, argument = _split(spec.spec)
+    try:
+        source = plugins.find(sys.modules[__name__], name, Source)  # type: ignore[type-abstract]
+        return source().load(argument, spec, size)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in _OWN_LIBRARIES:
+            raise
+        extra = _LIBRARIES.get(library, "export")
+        raise SourceError(
+            f"{spec.spec} needs {library}, which is not installed", fix=f"Install it: pip install 'vitdeploy[{extra}]'."
+        ) from None
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """The plug-in's name and its argument."""
+    known = plugins.names(sys.modules[__name__])
+    schemes = [name for name in known if not name.endswith(_FILE_PLUGIN)]
+    scheme, colon, argument = spec.partition(":")
+    if colon and scheme in schemes and argument:
+        return scheme, argument
+    by_suffix = f"{Path(spec).suffix.removeprefix('.')}{_FILE_PLUGIN}"
+    if by_suffix in known:
+        return by_suffix, spec
+    hint = plugins.did_you_mean(scheme, schemes) if colon else ""
+    raise SourceError(f"{spec!r} is not a model{hint}", fix=f"Give {_FORMS}.")

@@ -1,0 +1,52 @@
+"""Run a torch module as a session: the FP32 reference that everything is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from vitdeploy.environment import available_cores
+from vitdeploy.session import Array, Feeds, named_outputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TorchSession(AbstractContextManager["TorchSession"]):
+    """A module on this CPU, in eager mode. Threads are a setting of the whole process: the last session wins."""
+
+    def __init__(self, module: nn.Module, *, threads: int | None = None, name: str = "pytorch-fp32") -> None:
+        import torch
+
+        torch.set_num_threads(threads or available_cores())
+        self._module: nn.Module | None = module
+        self.name = name
+        self.threads: int | None = torch.get_num_threads()
+        self.effective: Mapping[str, str] = {
+            "engine": f"torch {torch.__version__}",
+            "threads": str(self.threads),
+            "precision": "fp32",
+        }
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name; `feeds` has one float32 NCHW array, under any name."""
+        import torch
+
+        if self._module is None or len(feeds) != 1:
+            raise ValueError(f"an open session takes one input, not {sorted(feeds)}")
+        (images,) = feeds.values()
+        with torch.inference_mode():
+            result = self._module(torch.from_numpy(images))
+            return {name: value.numpy() for name, value in named_outputs(result).items()}
+
+    def close(self) -> None:
+        """Let go of the module."""
+        self._module = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()

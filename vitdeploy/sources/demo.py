@@ -1,0 +1,47 @@
+"""`demo:digits`: a small trained ViT that lives in the package, for trying everything without network or data."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from vitdeploy.errors import SourceError
+from vitdeploy.recipe import ModelSpec, Preprocess
+from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _digits_vit, _weights
+
+
+class Demo(Source):
+    """`demo:digits`, 0.45 M parameters, 1x32x32 in, ten classes out."""
+
+    def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
+        """The digits model; its pretrained weights are in the package."""
+        if argument != "digits":
+            raise SourceError(f"there is no demo {argument!r}", fix="The one demo is demo:digits.")
+        if spec.kwargs or (size is not None and size != _digits_vit.IMAGE_SIZE):
+            raise SourceError("demo:digits has no options and one image size, 32x32", fix="Leave out size and kwargs.")
+        weights = _weights.chosen(spec)
+        with _weights.seeded():
+            module = _digits_vit.digits_vit()
+        origin: WeightsOrigin
+        if weights == "random":
+            origin = "random"
+        elif weights == "pretrained":
+            origin = "pretrained"
+            with resources.as_file(resources.files("vitdeploy") / "assets" / "digits.safetensors") as path:
+                _weights.load_file(module, path)
+        else:
+            origin = "file"
+            _weights.load_file(module, weights)
+        return _weights.finished(
+            module,
+            weights=origin,
+            preprocess=Preprocess.model_validate(
+                {
+                    "size": _digits_vit.IMAGE_SIZE,
+                    "mean": _digits_vit.MEAN,
+                    "std": _digits_vit.STD,
+                    "interpolation": _digits_vit.INTERPOLATION,
+                    "channels": len(_digits_vit.MEAN),
+                }
+            ),
+            labels=_digits_vit.LABELS,
+        )

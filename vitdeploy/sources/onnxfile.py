@@ -1,0 +1,90 @@
+"""`FILE.onnx`: a graph that somebody else exported, taken as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitdeploy.errors import GraphError, SourceError
+from vitdeploy.recipe import ModelSpec
+from vitdeploy.sources import LoadedModel, Source, _image
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_IMAGE_CHANNELS = (1, 3)
+_CHUNK_BYTES = 1 << 20
+
+
+class OnnxFile(Source):
+    """An ONNX file with one image input; it carries its own weights."""
+
+    def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
+        """The file `argument`. Preprocessing is not in an ONNX file: ImageNet's, until the recipe says otherwise."""
+        from vitdeploy.graph.model import load
+
+        if spec.weights is not None or spec.kwargs:
+            raise SourceError(f"{argument} carries its own weights", fix="Leave out --weights and model.kwargs.")
+        path = Path(argument).expanduser()
+        graph = load(path).model.graph
+        image = _image_input(path, graph)
+        height, width, channels = _image_shape(path, image, size)
+        return LoadedModel(
+            weights="own",
+            digest=_digest(path, graph),
+            parameters=sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None),
+            preprocess=_image.default_preprocess((height, width), channels),
+            labels=None,
+            input_name=str(image.name),
+            onnx=path,
+        )
+
+
+def _image_input(path: Path, graph: ir.Graph) -> ir.Value:
+    import onnx_ir as ir
+
+    inputs = [v for v in graph.inputs if v.name not in graph.initializers]
+    listed = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in inputs) or "none"
+    if len(inputs) != 1:
+        raise GraphError(
+            f"{path} has {len(inputs)} inputs ({listed}), not one image", fix="Export it with one image input."
+        )
+    if inputs[0].dtype != ir.DataType.FLOAT:
+        raise GraphError(f"{path}: its input is not float32 ({listed})", fix="Export it with a float32 image input.")
+    if inputs[0].shape is None or len(inputs[0].shape) != 4:
+        raise GraphError(f"{path}: its input is no batch of images ({listed})", fix="Export it with an NCHW input.")
+    return inputs[0]
+
+
+def _image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Height, width and channels."""
+    from vitdeploy.graph.model import dims
+
+    _, channels, height, width = dims(image) or (None,) * 4
+    if channels not in _IMAGE_CHANNELS:
+        if width in _IMAGE_CHANNELS:
+            raise GraphError(
+                f"{path}: its input {image.name}{image.shape} is NHWC, channels last",
+                fix="Export it channels first (NCHW); tf2onnx does it with --inputs-as-nchw.",
+            )
+        raise GraphError(
+            f"{path}: its input {image.name}{image.shape} has not 1 or 3 channels in second place",
+            fix="Export it with an image input, NCHW.",
+        )
+    height, width = _image.settled_size(path, (height, width), size)
+    return height, width, int(channels)
+
+
+def _digest(path: Path, graph: ir.Graph) -> str:
+    """sha256 over the file and the external data it refers to, in the order of their names."""
+    import onnx_ir as ir
+
+    tensors = (v.const_value for v in graph.initializers.values())
+    files = {Path(t.path).resolve() for t in tensors if isinstance(t, ir.ExternalTensor)}
+    sha = hashlib.sha256()
+    for file in (path, *sorted(files)):
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                sha.update(chunk)
+    return sha.hexdigest()

@@ -1,0 +1,123 @@
+"""`FILE.pt2`: a program saved by torch.export.save, loaded only if it cannot run code of its own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitdeploy.errors import SourceError
+from vitdeploy.recipe import ModelSpec
+from vitdeploy.sources import LoadedModel, Source, _image, _pt2_check, _weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_HF_OUTPUTS = "transformers.modeling_outputs"
+_SHOWN_DANGERS = 3
+_AGAIN = "Export the model in eval mode with one NCHW float32 input, and save it with torch.export.save."
+_DROPOUTS = ("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
+
+
+class Pt2File(Source):
+    """A torch.export archive with one image input; it carries its own weights."""
+
+    def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
+        """The program in the file. Preprocessing is not in it: ImageNet's, until the recipe says otherwise."""
+        if spec.weights is not None or spec.kwargs:
+            raise SourceError(f"{argument} carries its own weights", fix="Leave out --weights and model.kwargs.")
+        path = Path(argument).expanduser()
+        if not path.is_file():
+            raise SourceError(f"there is no file {path}", fix="Check the path.")
+        program = _loaded(path, _checked(path))
+        channels, height, width = _image_shape(path, program, size)
+        return _weights.finished(
+            _module(path, program),
+            weights="own",
+            preprocess=_image.default_preprocess((height, width), channels),
+            labels=None,
+        )
+
+
+def _checked(path: Path) -> bytes:
+    """The text of the program; the archive is refused before anything in it is unpickled or evaluated."""
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        raise SourceError(f"{path} is not a torch.export archive, or it is truncated", fix=_AGAIN)
+    try:
+        reader: Any = torch._C.PyTorchFileReader(str(path))
+        found = list(_pt2_check.dangers(reader.get_all_records(), reader.get_record))
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{path} is a damaged archive: {' '.join(str(error).split())[:200]}", fix=_AGAIN) from None
+    if found:
+        more = f" (and {len(found) - _SHOWN_DANGERS} more)" if len(found) > _SHOWN_DANGERS else ""
+        raise SourceError(
+            f"{path} is refused, loading it could run what is in it: {'; '.join(found[:_SHOWN_DANGERS])}{more}",
+            fix="Take a plain torch.export.save archive, or FILE.onnx.",
+        )
+    return bytes(reader.get_record(_pt2_check.PROGRAM))
+
+
+def _loaded(path: Path, text: bytes) -> Any:
+    try:
+        # torch.export.load would fall back to the old format, which is one pickle.
+        from torch.export.pt2_archive._package import load_pt2
+    except ImportError:
+        raise SourceError(
+            f"{path} needs a newer torch", fix="Update torch to 2.9 or newer, or give FILE.onnx."
+        ) from None
+    if _HF_OUTPUTS.encode() in text:
+        importlib.import_module(_HF_OUTPUTS)  # registers the types that an exported transformers model returns
+    try:
+        return load_pt2(str(path)).exported_programs["model"]
+    except Exception as error:  # every version of the format fails in its own way
+        raise SourceError(
+            f"{path} cannot be loaded by this torch: {' '.join(str(error).split())[:200]}", fix=_AGAIN
+        ) from error
+
+
+def _module(path: Path, program: Any) -> nn.Module:
+    """The program as a module that, unlike torch's own, may be asked for eval mode: its mode was fixed at export."""
+    import torch
+
+    class Exported(torch.nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: torch.Tensor) -> Any:
+            return self.inner(images)
+
+        def train(self, mode: bool = True) -> Exported:
+            self.training = mode
+            return self
+
+    for node in program.graph.nodes:
+        if str(node.target).startswith(_DROPOUTS) and node.args[-1] is True:
+            raise SourceError(f"{path} was exported in training mode: {node.name} drops values", fix=_AGAIN)
+    # The guards in the file are Python source that torch would run; the exported shapes are checked by us.
+    guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    return Exported(program.module(**guards))
+
+
+def _image_shape(path: Path, program: Any, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Channels, height and width of its one input."""
+    import torch
+
+    names = program.graph_signature.user_inputs
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    values = [node.meta.get("val") for node in nodes]
+    if len(names) != 1 or not isinstance(values[0], torch.Tensor):
+        raise SourceError(f"{path} has {len(names)} inputs, not one image", fix=_AGAIN)
+    value = values[0]
+    if value.dtype != torch.float32 or value.dim() != 4 or value.shape[1] not in (1, 3):
+        shown = json.dumps([str(d) for d in value.shape])
+        raise SourceError(
+            f"{path}: its input is {value.dtype} {shown}, not float32 NCHW with 1 or 3 channels", fix=_AGAIN
+        )
+    height, width = (int(side) if str(side).isdigit() else None for side in value.shape[2:])
+    return int(value.shape[1]), *_image.settled_size(path, (height, width), size)

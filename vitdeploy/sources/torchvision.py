@@ -1,0 +1,118 @@
+"""`torchvision:NAME`: a model of torchvision, with the preprocessing of its default weights."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitdeploy.errors import SourceError
+from vitdeploy.plugins import did_you_mean
+from vitdeploy.recipe import ModelSpec, Preprocess
+from vitdeploy.sources import LoadedModel, Source, _image, _weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SILENCE_SECONDS = 10.0
+_USE_WEIGHTS = "Choose weights with --weights (or model.weights in the recipe)."
+_REFUSED = {"weights": _USE_WEIGHTS, "weights_backbone": _USE_WEIGHTS, "pretrained": _USE_WEIGHTS}
+
+
+class Torchvision(Source):
+    """torchvision models: ViT, Swin, MaxViT and convolutional ones."""
+
+    def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
+        """The torchvision model `argument`; `size` becomes the `image_size` of a ViT."""
+        import torchvision
+
+        known = torchvision.models.list_models()
+        if argument not in known:
+            raise SourceError(
+                f"torchvision has no model {argument!r}{did_you_mean(argument, known)}",
+                fix="`torchvision.models.list_models()` gives all names.",
+            )
+        _weights.refuse_kwargs(spec, _REFUSED)
+        weights = _weights.chosen(spec)
+        default = torchvision.models.get_model_weights(argument).DEFAULT
+        preprocess = _preprocess(argument, default, size)
+        module = _built(argument, dict(spec.kwargs), size)
+        if weights == "pretrained":
+            _load_pretrained(argument, module, default)
+        elif isinstance(weights, Path):
+            _weights.load_file(module, weights)
+        categories = tuple(default.meta.get("categories", ()))
+        same_classes = spec.kwargs.get("num_classes", len(categories)) == len(categories)
+        return _weights.finished(
+            module,
+            weights=weights if isinstance(weights, str) else "file",
+            preprocess=preprocess,
+            labels=categories if categories and same_classes else None,
+        )
+
+
+def _built(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None) -> nn.Module:
+    vit = re.match(r"vit_[a-z]+_(\d+)$", name)
+    if size and vit:
+        _image.check_patch(name, size, int(vit[1]))
+        if size[0] != size[1]:
+            raise SourceError(
+                f"torchvision:{name} takes square images only", fix=f"Take --image-size {size[0]}x{size[0]}."
+            )
+        kwargs["image_size"] = size[0]
+    return _create(name, kwargs)
+
+
+def _create(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    import torchvision
+
+    try:
+        with _weights.seeded():
+            module: nn.Module = torchvision.models.get_model(name, weights=None, **kwargs)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise SourceError(
+            f"torchvision:{name} cannot be built with {dict(kwargs)}: {' '.join(str(error).split())[:300]}",
+            fix="Correct --image-size or the kwargs of the recipe.",
+        ) from None
+    return module
+
+
+def _load_pretrained(name: str, module: nn.Module, default: Any) -> None:
+    with _bounded_silence():
+        try:
+            # Not through get_model(weights=...): that unpickles without weights_only.
+            state = default.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+            module.load_state_dict(state)
+        except Exception as error:  # URL, socket, hash and checkpoint errors alike
+            raise _weights.unavailable(f"torchvision:{name}", error) from error
+
+
+@contextmanager
+def _bounded_silence() -> Iterator[None]:
+    """torch.hub opens its URLs without a timeout: a network that swallows packets would hang for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Preprocess:
+    transforms = default.transforms()
+    crop = getattr(transforms, "crop_size", None)
+    if not crop:
+        raise SourceError(
+            f"torchvision:{name} is not an image classifier: its preprocessing is unknown",
+            fix="Wrap it in a factory of your own: python:FILE:FACTORY.",
+        )
+    return Preprocess(
+        size=size or (crop[0], crop[-1]),
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        interpolation=transforms.interpolation.value,
+        crop_pct=min(1.0, crop[0] / transforms.resize_size[0]),
+    )
