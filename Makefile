@@ -40,6 +40,6 @@ $(BIN)/python:
 # torch first and alone: what is installed after it then settles on this build, and no other one is fetched on the way.
 # The constraints name the tested versions; without them pip takes whatever was released today.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt "torch>=2.6" "torchvision>=0.21"
+	$(BIN)/python -m pip install -q -c constraints.txt "torch>=2.9" "torchvision>=0.24"
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
 	@touch $@

@@ -184,6 +184,8 @@ def load(path: Path) -> Artifact:
     except (FileNotFoundError, NotADirectoryError):
         what = "has no manifest.json" if path.exists() else "does not exist"
         raise ArtifactError(f"{path} {what}: it is not an artifact", fix="Make one with `vitdeploy export`.") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}/{MANIFEST} cannot be read: {error.strerror}", fix="Unlock the folder.") from None
     manifest = _parse_manifest(path, raw)
     for entry in manifest.files:
         _verify(path, entry)
@@ -220,10 +222,15 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     Raises:
         ArtifactError: the folder exists and may not be replaced.
     """
-    if not out.exists():
+    blocking = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise ArtifactError(f"{out} cannot be a folder: {blocking} is a file", fix="Use -o elsewhere.")
+    if not os.path.lexists(out):
         return
     if not force:
         raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or -o for another folder.")
+    if out.is_mount():
+        raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
     if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
         raise ArtifactError(f"{out} exists and is not an artifact", fix="--force replaces artifacts only; use another -o.")
 
@@ -293,7 +300,11 @@ def _verify(folder: Path, entry: FileEntry) -> None:
         raise ArtifactError(f"{folder}: {entry.path!r} leaves the folder", fix="Do not use it: it was tampered with.")
     if not file.is_file():
         raise ArtifactError(f"{folder}: {entry.path} is missing", fix="Copy the whole folder, or export it again.")
-    if file.stat().st_size != entry.bytes or file_digest(file) != entry.sha256:
+    try:
+        intact = file.stat().st_size == entry.bytes and file_digest(file) == entry.sha256
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read: {error.strerror}", fix="Unlock the folder.") from None
+    if not intact:
         raise ArtifactError(f"{folder}: {entry.path} is not the file that was exported", fix="Copy it again, or export again.")
 
 
@@ -323,11 +334,12 @@ def _replace(folder: Path, out: Path) -> None:
         folder.rename(out)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-    out.rename(old / out.name)
     try:
+        out.rename(old / out.name)
         folder.rename(out)
     except BaseException:
-        (old / out.name).rename(out)
+        if not out.exists():
+            (old / out.name).rename(out)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)

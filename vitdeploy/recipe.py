@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -188,7 +188,18 @@ class Recipe(Frozen):
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """YAML as people read it (the 1.2 core schema): in PyYAML's 1.1, `off` is False and `1:4:8` is 3,848 seconds."""
+    """YAML as people read it (the 1.2 core schema): in PyYAML's 1.1, `off` is False and `1:4:8` is 3,848 seconds.
+
+    A key that is given twice is an error: PyYAML would silently take the last.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 _CoreLoader.yaml_implicit_resolvers = {
@@ -214,16 +225,20 @@ def read(path: Path) -> Recipe:
         raw = yaml.load(path.read_text(encoding="utf-8"), _CoreLoader)  # noqa: S506  a SafeLoader
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}", fix="Run `vitdeploy recipes` for the shipped ones.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is not readable YAML: {_one_line(error)}", fix="Mend the file.") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}", fix="Give a recipe file.") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {_yaml_problem(error)}", fix="Mend the file.") from None
     if not isinstance(raw, dict):
         raise RecipeError(f"{path} is not a mapping", fix="A recipe has at least the keys model and target.")
     recipe = parse(Recipe, raw, where=str(path))
     return _anchor(recipe, path.resolve().parent)
 
 
-def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str) -> FrozenT:
+def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tuple[str, ...] = ()) -> FrozenT:
     """`raw` as a `kind`; the first thing that does not fit becomes one line that names the key.
+
+    `beside`: keys of the same mapping that somebody else has read, for the hint at the nearest known key.
 
     Raises:
         RecipeError: unknown key (with the nearest known one), missing key, or a value that does not fit.
@@ -234,15 +249,39 @@ def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str) -> FrozenT
         first = error.errors(include_url=False)[0]
         loc = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
-            known = _keys_at(kind, loc[:-1])
+            known = [*beside, *_keys_at(kind, loc[:-1])]
             fix = f"Known keys there: {', '.join(known)}."
             message = f"{where}: unknown key {'.'.join(loc)!r}{did_you_mean(loc[-1], known)}"
         elif first["type"] == "missing":
             message, fix = f"{where}: {'.'.join(loc)!r} is missing", "Add it."
+        elif first["type"] in ("model_type", "dict_type"):
+            message = f"{where}: {'.'.join(loc) or 'it'} is {first['input']!r}, not a mapping"
+            fix = f"Give it keys of its own: {', '.join(_keys_at(kind, loc))}."
         else:
-            message = f"{where}: {'.'.join(loc) or 'it'}: {first['msg'].removeprefix('Value error, ')}"
-            fix = f"It is {first['input']!r} now." if not isinstance(first["input"], dict) else "Correct it."
+            message, fix = f"{where}: {_misfit(kind, error)}", "Correct it."
         raise RecipeError(message, fix=fix) from None
+
+
+def _misfit(kind: type[BaseModel], error: ValidationError) -> str:
+    """`gate.max_drop_pp should be greater than 0, not -1`; of a union, what each of its forms wants."""
+    errors = error.errors(include_url=False)
+    field = _field_of(kind, errors[0]["loc"])
+    wanted = [e["msg"].removeprefix("Value error, ") for e in errors if _field_of(kind, e["loc"]) == field]
+    if all(text.startswith("Input ") for text in wanted):
+        return f"{field or 'it'} {' or '.join(text.removeprefix('Input ') for text in wanted)}, not {errors[0]['input']!r}"
+    return f"{field}: {wanted[0]}" if field else wanted[0]
+
+
+def _field_of(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """The dotted name of the field, without the union members that pydantic appends."""
+
+    def parts() -> Iterator[str]:
+        for depth, part in enumerate(loc):
+            if isinstance(part, str) and part not in _keys_at(kind, [str(p) for p in loc[:depth]]):
+                return
+            yield str(part)
+
+    return ".".join(parts())
 
 
 def _keys_at(kind: type[BaseModel], loc: list[str]) -> list[str]:
@@ -282,7 +321,10 @@ def _is_name(value: str) -> bool:
     return bool(re.match(r"[a-z0-9-]+:", value))
 
 
-def _one_line(error: Exception) -> str:
+def _yaml_problem(error: Exception) -> str:
+    """`line 3: expected ',' or ']'`; what has no line is said as it stands."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())[:300]
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/fashion_mnist/train.py
 
-Two cores take about ten minutes. The 10,000 test images are scored once, at the very end; no choice below depends on
-them. Everything is float32: bfloat16 autocast was slower for a model this narrow, even with AMX.
+Two busy cores took 11 minutes. The 10,000 test images are scored once, at the very end; no choice below depends on
+them. Everything is float32: bfloat16 autocast was slower for a model this narrow when tried on a busy CPU with AMX.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pytest
+
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Check, Gate
 from vitdeploy.report import junit
 
@@ -33,3 +36,8 @@ def test_any_text_is_well_formed() -> None:
     failure = root.find(".//failure")
     assert failure is not None
     assert failure.get("message") == 'a < b & "c" ??[31m ? ]]> é'
+
+
+def test_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        junit.write(Gate(verdict="pass", checks=()), tmp_path / "no" / "gate.xml")

@@ -1,6 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from tests.evidence import audit, bench, evaluation
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Check, Gate
 from vitdeploy.report import markdown
 from vitdeploy.report.summary import summarize
@@ -37,3 +40,8 @@ def test_with_both_sides(tmp_path: Path) -> None:
     assert text.startswith("### DeiT-Tiny")
     assert "|  | FP32 PyTorch | openvino int8 |" in text
     assert "| attention fused (sites) | – | 12 of 12 |" in text
+
+
+def test_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        markdown.write(GATE, tmp_path / "no" / "gate.md")

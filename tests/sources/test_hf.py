@@ -156,6 +156,14 @@ def test_code_in_the_folder_is_not_run(folder: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_folder_never_asks_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(endpoint: str) -> bool:
+        raise AssertionError(endpoint)
+
+    monkeypatch.setattr("vitdeploy.sources._hub._answers", asked)
+    assert _load(folder).weights == "pretrained"
+
+
 def test_offline_pretrained_fails_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     started = time.perf_counter()

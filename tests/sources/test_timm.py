@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+import timm
 import torch
 
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import LoadedModel, load
+from vitdeploy.sources.timm import _preprocess
 
 SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 
@@ -41,14 +43,11 @@ def test_a_model_without_img_size_takes_any() -> None:
     assert model.preprocess.size == (64, 64)
 
 
-@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"])
-def test_a_size_between_patches_names_the_nearest(name: str) -> None:
-    if "patch16" in name:
-        with pytest.raises(SourceError, match="Take --image-size 224x224 or 240x240"):
-            _random(name, size=(230, 230))
-    else:
-        with pytest.raises(SourceError):
-            load(ModelSpec(spec=f"timm:{name}", weights="random", kwargs={"img_size": 225}))
+def test_a_size_between_patches_names_the_nearest() -> None:
+    with pytest.raises(SourceError, match="Take --image-size 224x224 or 240x240"):
+        _random("deit_tiny_patch16_224", size=(230, 230))
+    with pytest.raises(SourceError, match="Take --image-size 224x224 or 240x224"):
+        _random("vit_medium_patch16_reg4_gap_256", img_size=(230, 224))
 
 
 def test_one_channel_averages_the_statistics() -> None:
@@ -59,8 +58,8 @@ def test_one_channel_averages_the_statistics() -> None:
 
 
 def test_squash_is_exact() -> None:
-    model = load(ModelSpec(spec="timm:vit_tiny_patch16_224", weights="random", kwargs=SMALL))
-    assert model.preprocess.mean == pytest.approx((0.5, 0.5, 0.5))
+    module = timm.create_model("deit_tiny_patch16_224", pretrained_cfg_overlay={"crop_mode": "squash"}, **SMALL)
+    assert _preprocess("x", module, {}, None).resize == "exact"
 
 
 @pytest.mark.parametrize("name", ["deit_tinny_patch16_224", "nothing_like_it"])

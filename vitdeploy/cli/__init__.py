@@ -131,7 +131,7 @@ def export(
     from vitdeploy import recipe as recipes
     from vitdeploy.pipeline.export import default_folder
     from vitdeploy.pipeline.export import export as run_export
-    from vitdeploy.report import tables
+    from vitdeploy.cli import views
 
     settled = recipes.compose(
         model,
@@ -145,7 +145,7 @@ def export(
         image_size=image_size,
     )
     result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
-    console.show(result, *tables.exported(result))
+    console.show(result, *views.exported(result))
 
 
 @command(app, "compile")
@@ -157,10 +157,10 @@ def compile_(
 ) -> None:
     """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
     from vitdeploy.pipeline.compiling import compile_bundle
-    from vitdeploy.report import tables
+    from vitdeploy.cli import views
 
     result = compile_bundle(bundle, output, console, force=force)
-    console.show(result, *tables.exported(result))
+    console.show(result, *views.exported(result))
 
 
 @command(app)
@@ -170,7 +170,7 @@ def inspect(console: Console, artifact: _Artifact) -> None:
     from vitdeploy.report import tables
 
     result = run_inspect(artifact)
-    console.show(result, *tables.audit(result))
+    console.show(result, tables.audit(result))
 
 
 @command(app)
@@ -185,7 +185,7 @@ def bench(
     from vitdeploy.report import tables
 
     result = run_bench(artifacts, console, seconds=seconds, threads=threads)
-    console.show(result, *tables.bench(result))
+    console.show(result, tables.bench(result))
 
 
 @command(app, "eval")
@@ -207,7 +207,7 @@ def eval_(
     from vitdeploy.report import tables
 
     result = evaluate(artifact, data, console, limit=limit)
-    console.show(result, *tables.evaluation(result))
+    console.show(result, tables.evaluation(result))
 
 
 @command(app)
@@ -258,7 +258,7 @@ def gate(
         junit_file=junit,
         markdown_file=markdown,
     )
-    console.show(result, *tables.gate(result))
+    console.show(result, tables.gate(result))
     raise typer.Exit(_EXIT_CODES[result.verdict])
 
 
@@ -270,13 +270,13 @@ def predict(
 ) -> None:
     """Classify images, with the model's own preprocessing and labels."""
     from vitdeploy.pipeline.predict import Deployed
-    from vitdeploy.report import tables
+    from vitdeploy.cli import views
 
     with Deployed(artifact) as deployed:
         predictions = deployed.predict(images)
         if deployed.artifact.random_weights:
             console.warn("random weights: these answers mean nothing")
-    console.show({"predictions": predictions}, *tables.predictions(predictions))
+    console.show({"predictions": predictions}, *views.predictions(predictions))
 
 
 @command(app, "run")
@@ -293,12 +293,12 @@ def run_(
 ) -> None:
     """Do all of it: export, inspect, eval, bench, gate. Exits like gate."""
     from vitdeploy.pipeline.run import run as run_all
-    from vitdeploy.report import tables
+    from vitdeploy.cli import views
 
     result = run_all(
         recipe, output, console, weights=weights, calibration=calibration, data=data, force=force
     )
-    console.show(result, *tables.outcome(result))
+    console.show(result, *views.outcome(result))
     raise typer.Exit(_EXIT_CODES[result.gate.verdict])
 
 
@@ -306,10 +306,10 @@ def run_(
 def doctor(console: Console) -> None:
     """Say what can run here, what cannot, why, and the fix."""
     from vitdeploy.pipeline.doctor import doctor as run_doctor
-    from vitdeploy.report import tables
+    from vitdeploy.cli import views
 
     result = run_doctor()
-    console.show(result, *tables.doctor(result))
+    console.show(result, *views.doctor(result))
 
 
 @command(app)
@@ -319,11 +319,11 @@ def recipes(
 ) -> None:
     """List the shipped recipes, or print one."""
     from vitdeploy.pipeline.run import shipped_recipe, shipped_recipes
-    from vitdeploy.report import tables
+    from vitdeploy.cli import views
 
     if name is None:
         listed = shipped_recipes()
-        console.show({"recipes": listed}, *tables.recipes(listed))
+        console.show({"recipes": listed}, *views.recipes(listed))
     else:
         path, text = shipped_recipe(name)
         console.show({"name": name, "path": str(path), "recipe": text}, text.rstrip())

@@ -6,6 +6,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -25,6 +26,10 @@ _COMMON = {"json": _Json, "quiet": _Quiet, "traceback": _Traceback}
 
 _results: TextIO | None = None
 """Where results go: set once by `run`, which moves stdout itself out of the libraries' reach."""
+
+_interrupted: float | None = None
+"""When the last signal arrived."""
+_CLEANING_UP_SECONDS = 5.0
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -79,13 +84,19 @@ def run(app: typer.Typer) -> NoReturn:
     if not _only_prints_help(sys.argv[1:]):
         _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     app()
     sys.exit(0)
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:  # noqa: ARG001  the signature that signal wants
-    raise KeyboardInterrupt
+def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants
+    """Interrupt the work, not the cleaning up after it: `timeout` signals twice, and so do impatient people."""
+    global _interrupted  # noqa: PLW0603  signals are the process's own
+    now = time.monotonic()
+    if _interrupted is None or now - _interrupted > _CLEANING_UP_SECONDS:
+        _interrupted = now
+        raise KeyboardInterrupt
 
 
 def _only_prints_help(arguments: Sequence[str]) -> bool:

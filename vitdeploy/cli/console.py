@@ -51,7 +51,8 @@ class Console:
 
     def fail(self, message: str, fix: str) -> None:
         """The one line of an error."""
-        self._err.print(f"[bold red]error:[/] {escape(message.rstrip('.'))}. {escape(fix)}", soft_wrap=True)
+        line = " ".join(f"{message.rstrip('.')}. {fix}".split())
+        self._err.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
         if self.json:
             self.show({"error": {"message": message, "fix": fix}})
 
@@ -60,8 +61,8 @@ class Console:
         """What goes wrong inside becomes one line and an exit code; usage errors and exits pass through."""
         try:
             yield
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise  # a reader that went away, such as `| head`, is Click's to end quietly
         except KeyboardInterrupt:
             self.warn("interrupted; nothing half-written is left behind")
             raise typer.Exit(_INTERRUPTED) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,15 @@ from vitdeploy.graph.recognize import scope
 from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
 
+_PASSED_ON = {"Dropout", "Identity", "Cast"}
+"""Between the softmax and the product with v: without effect in inference."""
+
+_ABOVE_SOFTMAX = {
+    "Add", "Cast", "Clip", "Div", "Expand", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Tanh",
+    "Unsqueeze", "Where",
+}  # fmt: skip
+"""Between the product of q and k and the softmax, whether or not `Attention` can express it."""
+
 
 class RaiseAttention(Pass):
     """softmax(q kᵀ · scale + bias) v, however it is written, becomes one node.
@@ -23,8 +31,9 @@ class RaiseAttention(Pass):
         k ─ [Mul s] ─ Transpose ─ MatMul ─ [Mul|Div s] ─ [Add bias] ─ Softmax ─ MatMul      q, k, v, [bias]
         v ───────────────────────────────────────────────────────────────┘             ─▶      Attention(scale)
 
-    A softmax that no product with q and k feeds, or whose result no product reads, is not an attention and is not
-    mentioned. One that is an attention but does not fit is left alone and refused with the reason.
+    A factor below the bias scales the bias too. A softmax that no product of two computed tensors feeds, or whose
+    result multiplies nothing computed, is not an attention and is not mentioned. One that is an attention but does not
+    fit is left alone and refused with the reason.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -56,18 +65,23 @@ class _Site:
     v: ir.Value
     scale: float
     bias: ir.Value | None
+    bias_scale: float
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What the softmax reads: product · scale + bias · bias_scale."""
+
+    product: ir.Node
+    scale: float
+    bias: ir.Value | None
+    bias_scale: float
 
 
 def _match(softmax: ir.Node) -> _Site | str | None:
     """The site around `softmax`; None if it is no attention; the reason if it is one that does not fit."""
     output = _product_with_v(softmax)
-    logits, scale, bias = _above_softmax(softmax)
-    if output is None or logits is None:
-        return None
-    q, k = logits.inputs
-    assert q is not None and k is not None
-    v = output.inputs[1]
-    if any(constant(x) is not None for x in (q, k, v)):
+    if output is None or constant(output.inputs[1]) is not None or not _products_above(softmax.inputs[0]):
         return None
     rank = len(dims(softmax.outputs[0]) or ())
     axis = softmax.attributes.get_int("axis", -1)
@@ -75,47 +89,98 @@ def _match(softmax: ir.Node) -> _Site | str | None:
         return f"the scores have rank {rank or 'unknown'}, not (batch, heads, tokens, tokens)"
     if axis not in (-1, rank - 1):
         return f"the softmax runs over axis {axis}, not over the keys"
-    if softmax.outputs[0].is_graph_output() or len(softmax.outputs[0].uses()) > 1:
+    if _is_read_elsewhere(softmax, output):
         return "the attention map is read by something else (or returned), which a fused kernel cannot supply"
+    scores = _scores(softmax)
+    if isinstance(scores, str):
+        return scores
+    q, k, v = *scores.product.inputs, output.inputs[1]
+    assert q is not None and k is not None and v is not None
     q, q_scale = _without_scale(q)
     k, k_scale, transposed = _keys(k)
-    assert v is not None
-    return _Site(softmax, output, q, k, not transposed, v, scale * q_scale * k_scale, bias)
+    if reason := _misfit(q, k, v, scores.bias, softmax):
+        return reason
+    scale = scores.scale * q_scale * k_scale
+    return _Site(softmax, output, q, k, not transposed, v, scale, scores.bias, scores.bias_scale)
 
 
 def _product_with_v(softmax: ir.Node) -> ir.Node | None:
     for use in softmax.outputs[0].uses():
         node, index = use.node, use.idx
-        if node.op_type in ("Dropout", "Identity", "Cast"):
-            return _product_with_v(node)
+        if node.op_type in _PASSED_ON and (product := _product_with_v(node)) is not None:
+            return product
         if node.op_type == "MatMul" and index == 0:
             return node
     return None
 
 
-def _above_softmax(softmax: ir.Node) -> tuple[ir.Node | None, float, ir.Value | None]:
-    """Walk up to the product of q and k, through scalar factors and at most one added bias."""
-    scale, bias = 1.0, None
-    node = producer(softmax.inputs[0])
-    while node is not None and node.op_type != "MatMul":
-        a, b = (*node.inputs, None)[:2]
-        if node.op_type in ("Mul", "Div") and (factor := scalar(b)) is not None:
-            # A factor below the bias scales the bias too: then the two do not separate.
-            if bias is not None:
-                scale *= factor if node.op_type == "Mul" else 1 / factor
-                node = producer(a)
-                continue
-            scale *= factor if node.op_type == "Mul" else 1 / factor
-            node = producer(a)
-        elif node.op_type == "Add" and bias is None and scale == 1.0:
-            inside = [v for v in (a, b) if producer(v, "MatMul", "Mul", "Div") is not None]
-            if not inside:
-                return None, scale, None
-            bias = b if inside[0] is a else a
-            node = producer(inside[0])
+def _is_read_elsewhere(softmax: ir.Node, output: ir.Node) -> bool:
+    """Whether anything but `output` reads the attention map, at the softmax or behind what passes it on."""
+    value = output.inputs[0]
+    while value is not None:
+        if value.is_graph_output() or len(value.uses()) > 1:
+            return True
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node is not softmax else None
+    return False
+
+
+def _products_above(value: ir.Value | None) -> list[ir.Node]:
+    """The products of two computed tensors that reach `value` through operators that shift, scale, mask or reshape."""
+    found, pending, seen = [], [value], set()
+    while pending:
+        node = producer(pending.pop())
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op_type == "MatMul" and not any(constant(v) is not None for v in node.inputs):
+            found.append(node)
+        elif node.op_type in _ABOVE_SOFTMAX:
+            pending += node.inputs
+    return found
+
+
+def _scores(softmax: ir.Node) -> _Scores | str:
+    """Walk up to the product of q and k, through scalar factors and at most one added bias; or why that fails."""
+    scale, bias, bias_scale = 1.0, None, 1.0
+    value = softmax.inputs[0]
+    while (node := producer(value)) is not None and node.op_type != "MatMul":
+        assert value is not None
+        inside, factor = _without_scale(value)
+        if inside is not value:
+            scale *= factor
+        elif node.op_type == "Add" and bias is None:
+            summands = [v for v in node.inputs if _products_above(v)]
+            if len(summands) != 1 or summands[0] is None:
+                return "the softmax reads a sum of several products"
+            inside = summands[0]
+            bias = node.inputs[1] if inside is node.inputs[0] else node.inputs[0]
+            bias_scale = scale
         else:
-            return None, scale, None
-    return node, scale, bias
+            again = "a second " if node.op_type == "Add" else ""
+            return f"{again}{node.op_type} stands between the product of q and k and the softmax"
+        value = inside
+    assert node is not None
+    return _Scores(node, scale, bias, bias_scale)
+
+
+def _misfit(q: ir.Value, k: ir.Value, v: ir.Value, bias: ir.Value | None, softmax: ir.Node) -> str | None:
+    """Why `Attention` cannot take these operands, or None: MatMul and Add broadcast more freely."""
+    shapes = [dims(x) for x in (q, k, v)]
+    if any(s is None or len(s) != 4 for s in shapes):
+        return "q, k and v are not all (batch, heads, tokens, head size)"
+    for sizes in list(zip(*(s for s in shapes if s is not None), strict=True))[:2]:
+        if len(set(sizes) - {None}) > 1:
+            return "q, k and v do not have the same batch and heads"
+    if bias is None:
+        return None
+    bias_shape, keys = dims(bias), (dims(softmax.outputs[0]) or (None,))[-1]
+    if bias_shape is None or len(bias_shape) > 4:
+        return "the rank of the bias is unknown or above 4"
+    # `Attention` pads a short mask with minus infinity where Add would repeat it.
+    if not bias_shape or (bias_shape[-1] == 1 and keys != 1):
+        return "the bias has one number for all keys"
+    return None
 
 
 def _without_scale(value: ir.Value) -> tuple[ir.Value, float]:
@@ -124,7 +189,7 @@ def _without_scale(value: ir.Value) -> tuple[ir.Value, float]:
         return value, 1.0
     for operand, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
         factor = scalar(other)
-        if factor is not None and operand is not None and (node.op_type == "Mul" or other is node.inputs[1]):
+        if factor and operand is not None and (node.op_type == "Mul" or other is node.inputs[1]):
             return operand, factor if node.op_type == "Mul" else 1 / factor
     return value, 1.0
 
@@ -156,32 +221,48 @@ def _batched_transpose(last: ir.Node) -> ir.Value | None:
 
 
 def _rewrite(graph: Graph, site: _Site) -> None:
-    tape = ir.tape.Tape()
-    k = tape.op("Transpose", [site.k], {"perm": [0, 1, 3, 2]}, name=f"{scope(site.softmax)}/transpose_k") if site.k_is_transposed else site.k
-    inputs = [site.q, k, site.v] + ([site.bias] if site.bias is not None else [])
+    tape, name = ir.tape.Tape(), scope(site.softmax) + CORE
+    k = site.k
+    if site.k_is_transposed:
+        k = tape.op("Transpose", [k], {"perm": [0, 1, 3, 2]}, name=f"{name}/transpose_k")
+    inputs = [site.q, k, site.v]
     if site.bias is not None:
-        _broadcastable(site.bias)
-    # Named like the node it replaces: `_name_sites` gives the final name, which must be free by then.
-    new = tape.op("Attention", inputs, {"scale": site.scale}, name=scope(site.softmax) + CORE)
+        inputs.append(_mask(tape, site.bias, site.bias_scale, name))
+    # `_name_sites` gives the final name, which must be free by then.
+    new = tape.op("Attention", inputs, {"scale": site.scale}, name=name)
     graph.replace([site.output], tape, site.output.outputs[0], new)
     RemoveUnusedNodesPass()(graph.model)
 
 
-def _broadcastable(bias: ir.Value) -> None:
-    """`Attention` wants a bias of rank 2 to 4; a constant of lower rank gains leading ones."""
+def _mask(tape: ir.tape.Tape, bias: ir.Value, scale: float, name: str) -> ir.Value:
+    """`bias · scale` with the rank of 2 or more that `Attention` wants; a constant, if it was one."""
+    lacking = max(0, 2 - len(dims(bias) or ()))
+    if scale == 1.0 and not lacking:
+        return bias
     tensor = constant(bias)
-    if tensor is not None and len(tensor.shape) < 2:
-        array = np.atleast_2d(tensor.numpy())
-        bias.const_value, bias.shape = ir.tensor(array, name=bias.name), ir.Shape(array.shape)
+    if tensor is not None:  # exporters share equal constants between nodes: the changed one is new
+        array = np.atleast_2d(tensor.numpy()) * np.array(scale, tensor.numpy().dtype)
+        return tape.initializer(ir.tensor(array, name=f"{name}/bias_scaled"))
+    if lacking:
+        axes = tape.initializer(ir.tensor(np.arange(lacking), name=f"{name}/bias_axes"))
+        bias = tape.op("Unsqueeze", [bias, axes], name=f"{name}/bias_unsqueezed")
+    if scale != 1.0:
+        factor = tape.initializer(ir.tensor(np.array(scale, np.float32), name=f"{name}/bias_factor"))
+        bias = tape.op("Mul", [bias, factor], name=f"{name}/bias_scaled")
+    return bias
 
 
 def _name_sites(cores: list[ir.Node]) -> None:
     """`MODULE/Attention` for each; a module with several attentions numbers them: `MODULE.1/Attention`."""
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for core in cores:
-        module = scope(core) or "attention"
-        taken[module] += 1
-        core.name = f"{module}{f'.{taken[module] - 1}' if taken[module] > 1 else ''}{CORE}"
+        module = name = scope(core) or "attention"
+        number = 0
+        while name in taken:
+            number += 1
+            name = f"{module}.{number}"
+        taken.add(name)
+        core.name = name + CORE
 
 
 def _state_scale(core: ir.Node) -> None:

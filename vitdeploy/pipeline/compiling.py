@@ -34,6 +34,8 @@ class Exported(BaseModel):
     exporter: str
     parity: Parity
     graph_parity: Parity
+    faster_than_fp32: bool | None = None
+    """None: not known yet on this machine; `bench` finds out."""
     notes: tuple[str, ...] = ()
 
 
@@ -116,8 +118,6 @@ def _belongs_to_bundle(name: str) -> bool:
 def summary(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> Exported:
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
-    if manifest.stage == "artifact":
-        notes = [*notes, f"whether it beats FP32 on this machine is not known yet: vitdeploy bench {out}"]
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
     assert manifest.graph_parity is not None
     return Exported(

@@ -20,11 +20,12 @@ from vitdeploy.pipeline.inputs import calibration as make_calibration
 from vitdeploy.pipeline.inputs import examples as make_examples
 from vitdeploy.pipeline.reference import open_reference
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, Preprocess, Recipe
+from vitdeploy.recipe import Batch, Recipe
 from vitdeploy.targets import Target
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
+    from vitdeploy.quantize import Calibration
 
 EXAMPLE = "reference/example.npz"
 
@@ -42,6 +43,8 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
     with progress.step(f"Load {recipe.model.spec}"):
         model = sources.load(recipe.model, size=_size(recipe))
     preprocess = recipe.preprocess or model.preprocess
+    # Opened before the minutes of work that come first: a wrong path is told at once.
+    calibration = make_calibration(recipe, preprocess) if precision == "int8" else None
     with artifacts.staged(out, force=force) as folder:
         work = folder / "work"
         work.mkdir()
@@ -56,7 +59,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
         gc.collect()
         graph, structure, passes, quantized = _compile_graph(
-            path, recipe, target, precision, preprocess, examples, work, progress, verify=verify
+            path, recipe, target, precision, calibration, examples, work, progress, verify=verify
         )
         inputs, outputs = _signature(graph)
         graph.save(folder / GRAPH)
@@ -139,7 +142,7 @@ def _compile_graph(
     recipe: Recipe,
     target: Target,
     precision: str,
-    preprocess: Preprocess,
+    calibration: Calibration | None,
     examples: Examples,
     work: Path,
     progress: Progress,
@@ -157,9 +160,6 @@ def _compile_graph(
         records = passes.run(order.raising(), graph, _verifier(lambda: graph, examples, work) if verify else None)
     refused = {r.site: r.reason for record in records for r in record.refused if record.name == "raise-attention"}
     structure = recognize(graph, refused)
-    calibration = None
-    if precision == "int8":
-        calibration = make_calibration(recipe, preprocess)
     with progress.step(f"Quantize to {precision}" if precision != "fp32" else "Keep float32"):
         quantized = quantize.quantize(graph, structure, recipe.precision, target.dialect(), calibration, work)
     graph = quantized.graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from vitdeploy.pipeline.compiling import compiled_of, store_audit, target_bundle
 from vitdeploy.progress import Progress
 from vitdeploy.session import Array, Session, finite
 
+_TURN_BYTES = 32 << 20  # 55 images of 3 x 224 x 224; bounds memory whatever the image size
 _EVAL_BATCH = 1  # what an edge device serves, and what a static batch of 1 accepts
 
 
@@ -98,10 +99,11 @@ def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | N
         size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
         total = min(len(dataset), limit or len(dataset))
         with progress.step(f"Evaluate on {spec}", total) as advance:
-            for images, labels in batches(dataset, size, limit=limit):
+            for turn in _turns(batches(dataset, size, limit=limit)):
                 for side in sides:
-                    side.see(manifest.inputs[0].name, images, np.asarray(labels), size)
-                advance(len(labels))
+                    for images, labels in turn:
+                        side.see(manifest.inputs[0].name, images, np.asarray(labels), size)
+                advance(sum(len(labels) for _, labels in turn))
     found = accuracy.paired(
         manifest.recipe.task.kind,
         sides[0].values(), sides[1].values(), sides[0].predictions(), sides[1].predictions(), units=task.units,
@@ -118,6 +120,24 @@ def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | N
     )
     artifact.write_evidence(found)
     return found
+
+
+def _turns(stream: Iterable[tuple[Array, list[int]]]) -> Iterator[list[tuple[Array, list[int]]]]:
+    """Batches in groups that one side answers before the other does.
+
+    After a run an engine's threads go on spinning for milliseconds, ONNX Runtime's for 25: with the sides in turns
+    image by image, each would run against the other's spinning threads, ten times slower.
+    """
+    turn: list[tuple[Array, list[int]]] = []
+    size = 0
+    for batch in stream:
+        turn.append(batch)
+        size += batch[0].nbytes
+        if size >= _TURN_BYTES:
+            yield turn
+            turn, size = [], 0
+    if turn:
+        yield turn
 
 
 def same_input(loaded: Sequence[Artifact]) -> dict[str, Array]:

@@ -46,8 +46,6 @@ def run(
     recipe = recipes.compose(base=find_recipe(name), weights=weights, calibration=calibration, evaluation=data)
     out = out or default_folder(recipe)
     exported = export(recipe, out, progress, force=force)
-    for note in exported.notes:
-        progress.warn(note)
     compiled = exported.stage == "artifact"
     evaluation = prove.evaluate(out, None, progress) if compiled and _has_data(recipe) else None
     return Outcome(
@@ -61,7 +59,7 @@ def run(
 
 def find_recipe(name: str) -> Recipe:
     """The recipe in a file, or a shipped one."""
-    if Path(name).exists() or name.endswith((".yaml", ".yml")):
+    if Path(name).is_file() or name.endswith((".yaml", ".yml")):
         return recipes.read(Path(name))
     return recipes.read(shipped_recipe(name)[0])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from vitdeploy.artifact import atomic_file
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Gate
 from vitdeploy.report import numbers
 
@@ -34,9 +35,16 @@ def render(gate: Gate) -> bytes:
 
 
 def write(gate: Gate, path: Path) -> None:
-    """Write `render` to a file, whole or not at all."""
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(render(gate))
+    """Write `render` to a file, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(render(gate))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", fix="Name a file elsewhere.") from None
 
 
 def _clean(text: str) -> str:

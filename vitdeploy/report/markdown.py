@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitdeploy.artifact import atomic_file
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Gate
 from vitdeploy.report import numbers
 from vitdeploy.report.summary import Summary
@@ -26,9 +27,16 @@ def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeplo
 
 
 def write(gate: Gate, path: Path, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> None:
-    """Write `render` to a file, whole or not at all."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(render(gate, summary, title=title), encoding="utf-8")
+    """Write `render` to a file, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_text(render(gate, summary, title=title), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", fix="Name a file elsewhere.") from None
 
 
 def _sides(summary: Summary) -> list[tuple[str, str, str]]:

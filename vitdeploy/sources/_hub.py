@@ -9,15 +9,15 @@ _PROBE_SECONDS = 5.0
 
 
 @contextmanager
-def cache_only_when_unreachable() -> Iterator[bool]:
-    """Inside, the hub is asked only if it answers now; yields whether it does.
+def cache_only_when_unreachable(*, local: bool = False) -> Iterator[bool]:
+    """Inside, the hub is asked only if it answers now; yields whether it does. A `local` model never asks it.
 
     Every failed request to the hub is repeated five times over half a minute, for each file name that is tried.
     """
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    reachable = not before and _answers(constants.ENDPOINT)
+    reachable = not (before or local) and _answers(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not reachable
     try:
         yield reachable

@@ -41,7 +41,7 @@ class Hf(Source):
         _weights.refuse_kwargs(spec, _REFUSED)
         weights = _weights.chosen(spec)
         local = _is_local(argument)
-        with cache_only_when_unreachable() as reachable:
+        with cache_only_when_unreachable(local=local) as reachable:
             config = _config(argument, spec.kwargs, local, reachable)
             _check_patch(argument, config, size)
             if size and weights == "random" and hasattr(config, "image_size"):

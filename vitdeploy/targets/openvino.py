@@ -65,7 +65,7 @@ class OpenVINO(Target):
             _compile(workdir / _MODEL, self.device, self.threads)
         except RuntimeError as error:
             raise _refused(error) from error
-        return Compiled(workdir, _MODEL, f"openvino {ov.__version__}")
+        return Compiled(workdir, _MODEL, _engine())
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the runtime model: what each kernel is, in which precision, and which nodes it was made from."""
@@ -100,15 +100,13 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
     """A compiled model with one inference request."""
 
     def __init__(self, path: Path, device: str, threads: int | None, *, name: str) -> None:
-        import openvino as ov
-
         model = _compile(path, device, threads)
         self._request = model.create_infer_request()
         self._names = [output.get_any_name() for output in model.outputs]
         self.name = name
         self.threads: int | None = _property(model, "INFERENCE_NUM_THREADS") or threads
         self.effective: Mapping[str, str] = {
-            "engine": f"openvino {ov.__version__}",
+            "engine": _engine(),
             "device": device,
             "streams": str(_property(model, "NUM_STREAMS")),
             "inference_precision": _precision_hint(model),
@@ -208,6 +206,13 @@ def _compile(path: Path, device: str, threads: int | None) -> Any:
         return ov.Core().compile_model(path, device, config)
     except RuntimeError as error:
         raise _refused(error) from error
+
+
+def _engine() -> str:
+    """Name and version, without the build's commit and branch."""
+    import openvino as ov
+
+    return f"openvino {ov.__version__.partition('-')[0]}"
 
 
 def _refused(error: Exception) -> CompileError:

@@ -1,0 +1,93 @@
+"""Results as people read them: lists of rich renderables, in the order they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vitdeploy.report import tables
+from vitdeploy.report.summary import summarize
+
+if TYPE_CHECKING:
+    from vitdeploy.pipeline.compiling import Exported
+    from vitdeploy.pipeline.doctor import Diagnosis
+    from vitdeploy.pipeline.predict import Prediction
+    from vitdeploy.pipeline.run import Outcome
+
+_PERCENT_DIGITS = 1
+
+
+def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
+    """Where it is, how the numbers compare, and what to know."""
+    lines = [
+        Text.assemble((f"{found.stage} ", "bold"), (found.artifact, "bold cyan"), f" in {found.seconds} s"),
+        Text(f"  exporter {found.exporter}, weights {found.weights}"),
+        Text(f"  graph against FP32: {_parity(found)}"),
+    ]
+    refused = [(record.name, refusal) for record in found.passes for refusal in record.refused]
+    lines += [Text(f"  {name} refused {refusal.site}: {refusal.reason}", style="yellow") for name, refusal in refused]
+    lines += [Text(f"  {note}", style="yellow" if found.stage == "bundle" else "") for note in found.notes]
+    if found.stage == "artifact" and found.faster_than_fp32 is None and not benched:
+        lines.append(Text(f"  faster than FP32 on this machine? not known yet: vitdeploy bench {found.artifact}"))
+    return [*lines]
+
+
+def predictions(found: Sequence[Prediction]) -> list[RenderableType]:
+    """The best classes of each image."""
+    shown: list[RenderableType] = []
+    for prediction in found:
+        shown.append(Text(prediction.image, style="bold"))
+        shown += [
+            f"  {100 * guess.probability:5.{_PERCENT_DIGITS}f} %  {escape(guess.label)}" for guess in prediction.top
+        ]
+    return shown
+
+
+def doctor(found: Diagnosis) -> list[RenderableType]:
+    """Targets, then this machine."""
+    export = {"export (models to ONNX)": found.export}
+    host = Table.grid(padding=(0, 2))
+    gpu = found.host.gpu or "none seen"
+    for label, value in (
+        ("CPU", f"{found.host.cpu}, {found.host.cores} cores, {found.host.memory_gib} GiB"),
+        ("ISA", " ".join(found.host.isa) or "unknown"),
+        ("GPU", gpu if found.host.jetpack is None else f"{gpu}, L4T {found.host.jetpack}"),
+        ("Python", f"{found.host.python} on {found.host.system}"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in found.libraries.items())),
+    ):
+        host.add_row(f"  {label}", escape(value))
+    return [tables.doctor({**found.targets, **export}), host]
+
+
+def recipes(found: Mapping[str, str]) -> list[RenderableType]:
+    """Names and what they are for."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in found.items():
+        table.add_row(Text(name, style="bold cyan"), escape(text))
+    return [table, Text("\nvitdeploy recipes NAME prints one; vitdeploy run NAME runs it.", style="dim")]
+
+
+def outcome(found: Outcome) -> list[RenderableType]:
+    """Everything that `run` measured, and the one table that sums it up."""
+    shown: list[RenderableType] = [*exported(found.export, benched=found.bench is not None), "", tables.audit(found.audit)]
+    if found.eval is not None:
+        shown.append(tables.evaluation(found.eval))
+    if found.bench is not None:
+        shown.append(tables.bench(found.bench))
+    shown.append(tables.gate(found.gate))
+    random_weights = found.export.weights == "random"
+    summary = summarize(found.audit, found.bench, found.eval, found.gate, random_weights=random_weights)
+    return [*shown, tables.summary(summary)]
+
+
+def _parity(found: Exported) -> str:
+    parity = found.graph_parity
+    return (
+        f"cosine {parity.cosine:.6f}, largest difference {parity.max_abs:.2g} where values reach "
+        f"{parity.reference_max:.3g}"
+    )
