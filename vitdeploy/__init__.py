@@ -1,4 +1,4 @@
-"""vitdeploy: from a Vision Transformer checkpoint to a compiled edge artifact whose speed, fusion and accuracy are proven.
+"""From a Vision Transformer checkpoint to a compiled edge artifact whose speed, fusion and accuracy are proven.
 
     source ─▶ export ─▶ raise ─▶ rewrite ─▶ quantize ─▶ lower ─▶ [bundle] ─▶ compile ─▶ [artifact] ─▶ measure ─▶ gate
 

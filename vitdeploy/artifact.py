@@ -28,6 +28,7 @@ from vitdeploy.recipe import Preprocess, Recipe
 SCHEMA = 1
 MANIFEST = "manifest.json"
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BELOW_BYTES = 1 << 20  # a disk with less free than this is why a library failed to write, whatever it says
 
 FactT = TypeVar("FactT", bound=Fact)
@@ -170,7 +171,9 @@ class Artifact:
             with atomic_file(path) as temporary:
                 temporary.write_text(evidence.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ArtifactError(f"{path} cannot be written: {error.strerror}", fix="Free or unlock the folder.") from None
+            raise ArtifactError(
+                f"{path} cannot be written: {error.strerror}", fix="Free or unlock the folder."
+            ) from None
 
 
 def load(path: Path) -> Artifact:
@@ -232,7 +235,9 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     if out.is_mount():
         raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
     if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
-        raise ArtifactError(f"{out} exists and is not an artifact", fix="--force replaces artifacts only; use another -o.")
+        raise ArtifactError(
+            f"{out} exists and is not an artifact", fix="--force replaces artifacts only; use another -o."
+        )
 
 
 @contextmanager
@@ -260,7 +265,9 @@ def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
             with suppress(OSError):
                 parent.rmdir()
         if full:
-            raise ArtifactError(f"the disk of {out.parent} is full", fix="Free some space, or use -o elsewhere.") from error
+            raise ArtifactError(
+                f"the disk of {out.parent} is full", fix="Free some space, or use -o elsewhere."
+            ) from error
         if isinstance(error, PermissionError):
             raise ArtifactError(f"{error.filename} may not be written", fix="Use -o for a folder of yours.") from None
         raise
@@ -305,7 +312,9 @@ def _verify(folder: Path, entry: FileEntry) -> None:
     except OSError as error:
         raise ArtifactError(f"{file} cannot be read: {error.strerror}", fix="Unlock the folder.") from None
     if not intact:
-        raise ArtifactError(f"{folder}: {entry.path} is not the file that was exported", fix="Copy it again, or export again.")
+        raise ArtifactError(
+            f"{folder}: {entry.path} is not the file that was exported", fix="Copy it again, or export again."
+        )
 
 
 def _make_parents(folder: Path) -> list[Path]:
@@ -346,6 +355,6 @@ def _replace(folder: Path, out: Path) -> None:
 
 
 def _disk_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
     return isinstance(error, Exception) and shutil.disk_usage(folder).free < _FULL_BELOW_BYTES

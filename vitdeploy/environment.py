@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 LIBRARIES = (
-    "vitdeploy", "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
-    "openvino", "nncf", "tensorrt", "tensorrt-rtx",
+    "vitdeploy", "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript",
+    "onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
 
 # The instruction sets that decide which INT8 and half-precision kernels a CPU runs.

@@ -1,5 +1,7 @@
-"""The evidence: what was read back or measured, typed. This file is the JSON contract of `--json` and of the files
-`audit.json`, `bench.json`, `eval.json` and `gate.json` beside an artifact's manifest.
+"""The evidence: what was read back or measured, typed.
+
+This file is the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json` and `gate.json`
+beside an artifact's manifest.
 
 Keys stay; more may be added. Latencies are milliseconds; a speed-up is reference time / artifact time (above 1 is
 faster); a drop is reference - deployed in the metric's unit (above 0 is worse). `manifest` is the sha256 of the
@@ -30,7 +32,7 @@ class Unfused(Fact):
 
 
 class AttentionAudit(Fact):
-    """Attention sites of the model, and those that the compiled thing runs as one kernel (`kernels`: site -> kernel)."""
+    """Attention sites of the model, and those that run as one kernel (`kernels`: site -> kernel)."""
 
     sites: int
     fused: int
@@ -52,7 +54,7 @@ class NormAudit(Fact):
 
 
 class LinearAudit(Fact):
-    """How many linears (and convolutions that embed patches) run in which precision; `other`: not told by the engine."""
+    """How many linears (the patch embedding is one) run in which precision; `other`: the engine does not tell."""
 
     int8: int = 0
     fp8: int = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitdeploy.artifact import Attempt, ExportRecord, Parity
+from vitdeploy.artifact import DISK_FULL, Attempt, ExportRecord, Parity
 from vitdeploy.errors import ExportError
 from vitdeploy.graph.runner import OnnxSession, compare
 from vitdeploy.recipe import Batch
@@ -53,6 +53,8 @@ def export(
             _write(write, module, examples[0], input_name, batch, path)
             parity = check(path, examples, input_name)
         except Exception as error:  # exporters fail in every way there is; the next one is tried, all are reported
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise  # no other exporter would do better, and what it left would hide why
             failures.append(Attempt(exporter=exporter, error=_one_line(error)))
         else:
             if (reason := disagreement(parity)) is None:
@@ -60,7 +62,10 @@ def export(
             failures.append(Attempt(exporter=exporter, error=reason))
         _remove(path)
     reasons = "; ".join(f"{f.exporter}: {f.error}" for f in failures)
-    raise ExportError(f"no exporter could turn the model into ONNX ({reasons})", fix="Mend the model, or export it yourself and pass FILE.onnx.")
+    raise ExportError(
+        f"no exporter could turn the model into ONNX ({reasons})",
+        fix="Mend the model, or export it yourself and pass FILE.onnx.",
+    )
 
 
 def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:

@@ -12,8 +12,10 @@ T = TypeVar("T")
 
 
 def names(package: ModuleType) -> list[str]:
-    """The plug-ins of `package`, as users write them (`tensorrt_rtx.py` is `tensorrt-rtx`); files with `_` are private."""
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    """The plug-ins of `package` as users write them: `tensorrt_rtx.py` is `tensorrt-rtx`, `_x.py` is private."""
+    return sorted(
+        m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
+    )
 
 
 def find(package: ModuleType, name: str, base: type[T]) -> type[T]:

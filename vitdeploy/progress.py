@@ -23,7 +23,7 @@ class Silent:
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
         """Yield a counter that counts for nobody."""
-        yield lambda done: None
+        yield lambda _: None
 
     def warn(self, message: str) -> None:
         """Drop the message."""

@@ -135,7 +135,10 @@ class TargetSpec(Frozen):
 
 
 class PrecisionSpec(Frozen):
-    """How numbers are stored and multiplied. `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`)."""
+    """How numbers are stored and multiplied.
+
+    `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`).
+    """
 
     kind: Precision | None = None
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
@@ -203,10 +206,16 @@ class _CoreLoader(yaml.SafeLoader):
 
 
 _CoreLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "int", "float", "timestamp")]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rpartition(":")[2] not in ("bool", "int", "float", "timestamp")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_CoreLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_CoreLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _CoreLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _CoreLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -268,7 +277,8 @@ def _misfit(kind: type[BaseModel], error: ValidationError) -> str:
     field = _field_of(kind, errors[0]["loc"])
     wanted = [e["msg"].removeprefix("Value error, ") for e in errors if _field_of(kind, e["loc"]) == field]
     if all(text.startswith("Input ") for text in wanted):
-        return f"{field or 'it'} {' or '.join(text.removeprefix('Input ') for text in wanted)}, not {errors[0]['input']!r}"
+        forms = " or ".join(text.removeprefix("Input ") for text in wanted)
+        return f"{field or 'it'} {forms}, not {errors[0]['input']!r}"
     return f"{field}: {wanted[0]}" if field else wanted[0]
 
 

@@ -31,7 +31,9 @@ class Session(Protocol):
     def __enter__(self) -> Session:
         """Use it in a `with` block."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
 
 

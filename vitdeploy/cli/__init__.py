@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pkgutil
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,8 @@ _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "
 app = typer.Typer(
     name="vitdeploy",
     help="Get Vision Transformers onto edge devices: export, fuse, quantize, compile, and prove the result.",
-    epilog="Exit codes: 0 done or gate passed · 1 failed · 2 wrong usage · 3 the gate could not decide · 130 interrupted.",
+    epilog="Exit codes: 0 done or gate passed · 1 failed · 2 wrong usage · 3 the gate could not decide · "
+    "130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,10 +34,10 @@ app = typer.Typer(
 
 _Artifact = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact folder.", show_default=False)]
 _Out = Annotated[
-    Optional[Path], typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+    Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
 ]
 _Weights = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         metavar="pretrained|random|FILE",
         help="FILE is .safetensors or a .pt state dict. Default: pretrained, never silently random.",
@@ -44,11 +45,11 @@ _Weights = Annotated[
     ),
 ]
 _Calibration = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(metavar="DATA", help="Images for int8 ranges: a folder, an .npz, or demo:digits.", show_default=False),
 ]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
-_Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
+_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
 
 
 def _version(wanted: bool) -> None:
@@ -76,12 +77,12 @@ def export(
         typer.Argument(
             metavar="MODEL",
             show_default=False,
-            help="timm:NAME · hf:NAME_OR_DIR · torchvision:NAME · python:FILE_OR_MODULE:FACTORY · FILE.onnx · FILE.pt2 · "
-            "demo:digits",
+            help="timm:NAME · hf:NAME_OR_DIR · torchvision:NAME · python:FILE_OR_MODULE:FACTORY · FILE.onnx · "
+            "FILE.pt2 · demo:digits",
         ),
     ],
     target: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             metavar="|".join(_TARGETS),
             callback=one_of(_TARGETS),
@@ -90,7 +91,7 @@ def export(
         ),
     ] = None,
     device: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             metavar="CPU|GPU|NPU|AUTO|sm86…",
             help="What the target compiles for. Default: CPU, or sm86 for the TensorRTs.",
@@ -98,7 +99,7 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             metavar="|".join(_PRECISIONS),
             callback=one_of(_PRECISIONS),
@@ -109,18 +110,23 @@ def export(
     weights: _Weights = None,
     calibration: _Calibration = None,
     batch: Annotated[
-        Optional[str], typer.Option(metavar="N|MIN:OPT:MAX", help="Batch size, fixed or a range. Default: 1.", show_default=False)
+        str | None,
+        typer.Option(metavar="N|MIN:OPT:MAX", help="Batch size, fixed or a range. Default: 1.", show_default=False),
     ] = None,
     image_size: Annotated[
-        Optional[str], typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
+        str | None, typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
     ] = None,
     recipe: Annotated[
-        Optional[Path],
-        typer.Option(metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False),
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False
+        ),
     ] = None,
     output: _Out = None,
     force: _Force = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks.")
+    ] = False,
 ) -> None:
     """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
 
@@ -129,9 +135,9 @@ def export(
     if target is None and recipe is None:
         raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
     from vitdeploy import recipe as recipes
+    from vitdeploy.cli import views
     from vitdeploy.pipeline.export import default_folder
     from vitdeploy.pipeline.export import export as run_export
-    from vitdeploy.cli import views
 
     settled = recipes.compose(
         model,
@@ -151,13 +157,15 @@ def export(
 @command(app, "compile")
 def compile_(
     console: Console,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
+    ],
     output: _Out = None,
     force: _Force = False,
 ) -> None:
     """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
-    from vitdeploy.pipeline.compiling import compile_bundle
     from vitdeploy.cli import views
+    from vitdeploy.pipeline.compiling import compile_bundle
 
     result = compile_bundle(bundle, output, console, force=force)
     console.show(result, *views.exported(result))
@@ -176,8 +184,12 @@ def inspect(console: Console, artifact: _Artifact) -> None:
 @command(app)
 def bench(
     console: Console,
-    artifacts: Annotated[list[Path], typer.Argument(metavar="DIR…", help="One artifact or several of one model.", show_default=False)],
-    seconds: Annotated[Optional[float], typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)] = None,
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="One artifact or several of one model.", show_default=False)
+    ],
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
+    ] = None,
     threads: _Threads = None,
 ) -> None:
     """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
@@ -193,14 +205,14 @@ def eval_(
     console: Console,
     artifact: _Artifact,
     data: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             metavar="DATA",
             help="One sub-folder per class, an .npz with images and labels, or demo:digits. Default: the recipe's.",
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
 ) -> None:
     """Measure accuracy against FP32 PyTorch on the same samples, paired."""
     from vitdeploy.pipeline.prove import evaluate
@@ -215,26 +227,35 @@ def gate(
     console: Console,
     artifact: _Artifact,
     baseline: Annotated[
-        Optional[Path],
-        typer.Option(metavar="DIR|FILE", help="Compare speed with this artifact (interleaved) or saved baseline.", show_default=False),
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Compare speed with this artifact (interleaved) or saved baseline.",
+            show_default=False,
+        ),
     ] = None,
     save_baseline: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Write the evidence as a baseline to commit.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the evidence as a baseline to commit.", show_default=False),
     ] = None,
     max_drop: Annotated[
-        Optional[float], typer.Option(metavar="PP", help="Largest accuracy drop, in points.", show_default=False)
+        float | None, typer.Option(metavar="PP", help="Largest accuracy drop, in points.", show_default=False)
     ] = None,
     min_speedup: Annotated[
-        Optional[float], typer.Option(metavar="X", help="Least speed-up over FP32 PyTorch.", show_default=False)
+        float | None, typer.Option(metavar="X", help="Least speed-up over FP32 PyTorch.", show_default=False)
     ] = None,
     max_slowdown: Annotated[
-        Optional[float], typer.Option(metavar="PCT", help="Largest slow-down against --baseline, in percent.", show_default=False)
+        float | None,
+        typer.Option(metavar="PCT", help="Largest slow-down against --baseline, in percent.", show_default=False),
     ] = None,
     min_fused: Annotated[
-        Optional[float], typer.Option(metavar="PCT", help="Least share of fused attention sites, in percent.", show_default=False)
+        float | None,
+        typer.Option(metavar="PCT", help="Least share of fused attention sites, in percent.", show_default=False),
     ] = None,
-    junit: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Write JUnit XML.", show_default=False)] = None,
-    markdown: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Write a table for a pull request.", show_default=False)] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.", show_default=False)] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table for a pull request.", show_default=False)
+    ] = None,
 ) -> None:
     """Judge the stored evidence: pass (exit 0), fail (1), or invalid (3) when it cannot be decided.
 
@@ -269,8 +290,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)],
 ) -> None:
     """Classify images, with the model's own preprocessing and labels."""
-    from vitdeploy.pipeline.predict import Deployed
     from vitdeploy.cli import views
+    from vitdeploy.pipeline.predict import Deployed
 
     with Deployed(artifact) as deployed:
         predictions = deployed.predict(images)
@@ -282,22 +303,22 @@ def predict(
 @command(app, "run")
 def run_(
     console: Console,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.", show_default=False)
+    ],
     weights: _Weights = None,
     calibration: _Calibration = None,
     data: Annotated[
-        Optional[str], typer.Option(metavar="DATA", help="Labelled images to evaluate on.", show_default=False)
+        str | None, typer.Option(metavar="DATA", help="Labelled images to evaluate on.", show_default=False)
     ] = None,
     output: _Out = None,
     force: _Force = False,
 ) -> None:
     """Do all of it: export, inspect, eval, bench, gate. Exits like gate."""
-    from vitdeploy.pipeline.run import run as run_all
     from vitdeploy.cli import views
+    from vitdeploy.pipeline.run import run as run_all
 
-    result = run_all(
-        recipe, output, console, weights=weights, calibration=calibration, data=data, force=force
-    )
+    result = run_all(recipe, output, console, weights=weights, calibration=calibration, data=data, force=force)
     console.show(result, *views.outcome(result))
     raise typer.Exit(_EXIT_CODES[result.gate.verdict])
 
@@ -305,8 +326,8 @@ def run_(
 @command(app)
 def doctor(console: Console) -> None:
     """Say what can run here, what cannot, why, and the fix."""
-    from vitdeploy.pipeline.doctor import doctor as run_doctor
     from vitdeploy.cli import views
+    from vitdeploy.pipeline.doctor import doctor as run_doctor
 
     result = run_doctor()
     console.show(result, *views.doctor(result))
@@ -315,11 +336,11 @@ def doctor(console: Console) -> None:
 @command(app)
 def recipes(
     console: Console,
-    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Print this one.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one.", show_default=False)] = None,
 ) -> None:
     """List the shipped recipes, or print one."""
-    from vitdeploy.pipeline.run import shipped_recipe, shipped_recipes
     from vitdeploy.cli import views
+    from vitdeploy.pipeline.run import shipped_recipe, shipped_recipes
 
     if name is None:
         listed = shipped_recipes()

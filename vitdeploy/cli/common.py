@@ -16,7 +16,8 @@ from vitdeploy.cli.console import Console
 from vitdeploy.plugins import did_you_mean
 
 _Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.", rich_help_panel="Output")
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.", rich_help_panel="Output"),
 ]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel="Output")]
 _Traceback = Annotated[
@@ -80,19 +81,20 @@ def run(app: typer.Typer) -> NoReturn:
     Libraries print what they like to stdout, from Python and from C++: the descriptor goes to stderr for the whole run,
     and results go to a copy of the real one. SIGTERM ends like Ctrl-C does, so that a killed CI job cleans up too.
     """
-    global _results  # noqa: PLW0603  the one stream that this process owns
+    global _results  # the one stream that this process owns
     if not _only_prints_help(sys.argv[1:]):
         _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # started with nohup or in the background
+            signal.signal(number, _interrupt)
     app()
     sys.exit(0)
 
 
 def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants
     """Interrupt the work, not the cleaning up after it: `timeout` signals twice, and so do impatient people."""
-    global _interrupted  # noqa: PLW0603  signals are the process's own
+    global _interrupted  # signals are the process's own
     now = time.monotonic()
     if _interrupted is None or now - _interrupted > _CLEANING_UP_SECONDS:
         _interrupted = now

@@ -70,14 +70,14 @@ class Console:
             self._trace(traceback)
             self.fail(error.message, error.fix)
             raise typer.Exit(_FAILED) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the last place where a traceback can become a line
             self._trace(traceback)
             lines = str(error).strip().splitlines() or [""]
             fix = "Report it." if traceback else "Run again with --traceback and report it."
             self.fail(f"unexpected {type(error).__name__}: {lines[0][:300]}", fix)
             raise typer.Exit(_FAILED) from None
 
-    def _trace(self, wanted: bool) -> None:  # noqa: FBT001
+    def _trace(self, wanted: bool) -> None:
         if wanted:
             tracebacks.print_exc()
 
@@ -85,7 +85,7 @@ class Console:
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A bar while it runs on a terminal, and a line with its time when it is done."""
         if self.quiet:
-            yield lambda done: None
+            yield lambda _: None
             return
         started = time.monotonic()
         with self._bar(title, total) as advance:

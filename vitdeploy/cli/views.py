@@ -74,7 +74,11 @@ def recipes(found: Mapping[str, str]) -> list[RenderableType]:
 
 def outcome(found: Outcome) -> list[RenderableType]:
     """Everything that `run` measured, and the one table that sums it up."""
-    shown: list[RenderableType] = [*exported(found.export, benched=found.bench is not None), "", tables.audit(found.audit)]
+    shown: list[RenderableType] = [
+        *exported(found.export, benched=found.bench is not None),
+        "",
+        tables.audit(found.audit),
+    ]
     if found.eval is not None:
         shown.append(tables.evaluation(found.eval))
     if found.bench is not None:
@@ -87,6 +91,8 @@ def outcome(found: Outcome) -> list[RenderableType]:
 
 def _parity(found: Exported) -> str:
     parity = found.graph_parity
+    if parity is None:
+        return "not compared"
     return (
         f"cosine {parity.cosine:.6f}, largest difference {parity.max_abs:.2g} where values reach "
         f"{parity.reference_max:.3g}"

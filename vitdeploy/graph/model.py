@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass, TopologicalSortPass
 
@@ -49,7 +52,7 @@ class Graph:
         New values are named after their nodes, so that engine plans and error messages read well.
         """
         name = old.name
-        new.shape, new.dtype = old.shape, old.dtype
+        new.shape, new.type = old.shape, old.type
         for initializer in tape.initializers:
             self.model.graph.register_initializer(initializer)
         for node in tape.nodes:
@@ -85,9 +88,11 @@ def load(path: Path) -> Graph:
         model = ir.load(path)
     except FileNotFoundError:
         raise GraphError(f"there is no file {path}", fix="Check the path.") from None
-    except Exception as error:  # protobuf raises its own DecodeError, onnx_ir ValueError: all mean the same to a user
+    except Exception as error:  # noqa: BLE001  protobuf and onnx_ir raise types of their own: all mean the same here
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GraphError(f"{path} is not a readable ONNX file: {reason}", fix="Save it again, and check its size.") from None
+        raise GraphError(
+            f"{path} is not a readable ONNX file: {reason}", fix="Save it again, and check its size."
+        ) from None
     if not model.graph.outputs or "" not in model.opset_imports:
         raise GraphError(f"{path} is not a complete ONNX model: it has no outputs or no opset", fix="Save it again.")
     _check_external_data(model, path)
@@ -96,17 +101,26 @@ def load(path: Path) -> Graph:
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
     folder = path.resolve().parent
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
+    for tensor in _external_tensors(model):
         file = Path(tensor.path).resolve()
         if not file.is_relative_to(folder):
-            raise GraphError(f"{path}: the data of {name!r} lies outside its folder", fix="Refused: save the model again.")
+            raise GraphError(
+                f"{path}: the data of {tensor.name!r} lies outside its folder", fix="Refused: save the model again."
+            )
         if not file.is_file():
             raise GraphError(f"{path}: its data file {tensor.location} is missing", fix=f"Copy it into {folder}.")
-        if (tensor.offset or 0) + (tensor.length or 0) > file.stat().st_size:
+        if (tensor.offset or 0) + (tensor.length or tensor.nbytes) > file.stat().st_size:
             raise GraphError(f"{path}: its data file {tensor.location} is truncated", fix="Copy or save it again.")
+
+
+def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """Everything that names a file: initializers, and tensors inside nodes, of all graphs and functions."""
+    graphs = [*model.graphs(), *model.functions.values()]
+    values = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
+    attributes = [a for graph in graphs for node in graph for a in node.attributes.values() if a.value is not None]
+    inside = [t for a in attributes if a.type == ir.AttributeType.TENSOR for t in [a.as_tensor()]]
+    inside += [t for a in attributes if a.type == ir.AttributeType.TENSORS for t in a.as_tensors()]
+    yield from (t for t in [*values, *inside] if isinstance(t, ir.ExternalTensor))
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -114,6 +128,30 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value is None:
         return None
     return ir.convenience.get_const_tensor(value)
+
+
+def array(value: ir.Value | None) -> npt.NDArray[Any]:
+    """The numbers behind a value that is known to be constant.
+
+    Raises:
+        GraphError: it is not.
+    """
+    tensor = constant(value)
+    if tensor is None:
+        raise GraphError(f"{value.name if value else 'an input'} is not a constant", fix="Fold constants first.")
+    return np.asarray(tensor.numpy())
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator requires.
+
+    Raises:
+        GraphError: the node lacks it, which the ONNX checker would refuse.
+    """
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise GraphError(f"node {node.name} ({node.op_type}) lacks its input {index}", fix="Save the model again.")
+    return value
 
 
 def scalar(value: ir.Value | None) -> float | None:

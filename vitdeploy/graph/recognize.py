@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -12,9 +12,11 @@ from vitdeploy.graph.structure import CORE, AttentionSite, Linear, Norm, Role, S
 
 # Between a linear and the operator that gives it its role stand only these: they move or shift numbers, no more.
 _TRANSPARENT = {
-    "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "QuantizeLinear",
-    "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul",
+    "QuantizeLinear", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
+_ACTIVATIONS = {"Elu", "Erf", "Gelu", "HardSwish", "Relu", "Sigmoid", "Softplus", "Tanh"}
+_CORES = {"Attention", "Softmax"}
 
 
 def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
@@ -24,7 +26,9 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
     return Structure(
         attention=sites,
         linears=tuple(_linears(graph, cores)),
-        norms=tuple(Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"),
+        norms=tuple(
+            Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"
+        ),
     )
 
 
@@ -46,7 +50,8 @@ def _site(node: ir.Node, block: int, refused: Mapping[str, str]) -> AttentionSit
 
 def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
     """Every linear in order, with its block: the attention that it feeds, or else the last one before it."""
-    feeding = {id(node): block for block, core in enumerate(cores) for node in _upstream_linears(core)}
+    feeding = {id(node): block for block, core in enumerate(cores) for node in _above(_operands(core))[0]}
+    activated = {id(n) for node in graph.nodes if weight_of(node) is not None for n in _activated_by(node)}
     order = {id(core): block for block, core in enumerate(cores)}
     block: int | None = None
     for node in graph.nodes:
@@ -54,7 +59,7 @@ def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
         weight = weight_of(node)
         if weight is None:
             continue
-        role = _role(node, feeds_attention=id(node) in feeding)
+        role = _role(node, feeds_attention=id(node) in feeding, is_activated=id(node) in activated)
         at = None if role in ("patch", "head") else feeding.get(id(node), block)
         yield Linear(
             name=_linear_name(node),
@@ -77,7 +82,7 @@ def weight_of(node: ir.Node) -> tuple[int, ...] | None:
     tensor = constant(node.inputs[1])
     if tensor is None or len(tensor.shape) != 2:
         return None
-    return tuple(int(d) for d in tensor.shape)
+    return tuple(tensor.numpy().shape)
 
 
 def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
@@ -86,7 +91,7 @@ def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
     strides = node.attributes.get_ints("strides", ())
     if tensor is None or not strides or tuple(strides) != tuple(tensor.shape[2:]) or max(strides) == 1:
         return None
-    return tuple(int(d) for d in tensor.shape)
+    return tuple(tensor.numpy().shape)
 
 
 def _linear_name(node: ir.Node) -> str:
@@ -94,41 +99,64 @@ def _linear_name(node: ir.Node) -> str:
     return re.sub(r"/(MatMul|Gemm|Conv)$", "", name)
 
 
-def _role(node: ir.Node, *, feeds_attention: bool) -> Role:
+def _role(node: ir.Node, *, feeds_attention: bool, is_activated: bool) -> Role:
     if node.op_type == "Conv":
         return "patch"
     if feeds_attention:
         return "qkv"
-    if _reached(node.outputs[0], {"Gelu", "Relu", "Sigmoid", "Erf", "Tanh", "HardSwish"}):
+    if is_activated or _reached(node.outputs[0], _ACTIVATIONS):
         return "fc1"
-    made_by = _source(node.inputs[0])
-    if made_by is not None and made_by.op_type in ("Attention", "Softmax"):
+    _, seen = _above([node.inputs[0]], _ACTIVATIONS)
+    if seen & _CORES:
         return "proj"
-    if made_by is not None and made_by.op_type in ("Gelu", "Relu", "Sigmoid", "Tanh", "HardSwish"):
+    if seen & _ACTIVATIONS:
         return "fc2"
     return "head" if _ends_graph(node.outputs[0]) else "other"
 
 
-def _upstream_linears(core: ir.Node) -> Iterator[ir.Node]:
-    """The linears whose outputs reach `core` through operators that only move or shift numbers."""
-    pending, seen = [v for v in core.inputs[:3] if v is not None], set()
+def _operands(core: ir.Node) -> list[ir.Value | None]:
+    """What an attention reads: q, k and v, or the scores and v around a softmax that stayed unraised."""
+    if core.op_type == "Attention":
+        return list(core.inputs[:3])
+    return [core.inputs[0], *(product.inputs[1] for product in _products(core.outputs[0]))]
+
+
+def _products(attention_map: ir.Value) -> Iterator[ir.Node]:
+    """The products that read the attention map, directly or through what only guards or converts it."""
+    for node in (use.node for use in attention_map.uses()):
+        if node.op_type == "MatMul":
+            yield node
+        elif node.op_type in ("Cast", "Dropout", "Identity", "Where"):
+            yield from _products(node.outputs[0])
+
+
+def _activated_by(node: ir.Node) -> list[ir.Node]:
+    """The linears that `node` reads through an activation, in however many operators that is written."""
+    linears, seen = _above([node.inputs[0]], _ACTIVATIONS)
+    return linears if seen & _ACTIVATIONS and not seen & _CORES else []
+
+
+def _above(values: list[ir.Value | None], through: Collection[str] = ()) -> tuple[list[ir.Node], set[str]]:
+    """The linears that reach `values`, and the types of all operators from there up to them.
+
+    The way goes through operators that move or shift numbers, products of two computed tensors, and `through`.
+    """
+    linears, seen_types, pending, seen = [], set(), list(values), set()
     while pending:
         node = producer(pending.pop())
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
+        seen_types.add(node.op_type)
         if weight_of(node) is not None:
-            yield node
-        elif node.op_type in _TRANSPARENT:
-            pending += [v for v in node.inputs if v is not None]
-
-
-def _source(value: ir.Value | None) -> ir.Node | None:
-    """The first node above `value` that does more than move or shift numbers, along the first input."""
-    node = producer(value)
-    while node is not None and node.op_type in _TRANSPARENT - {"Add"}:
-        node = producer(node.inputs[0])
-    return node
+            linears.append(node)
+        elif (
+            node.op_type in _TRANSPARENT
+            or node.op_type in ("Clip", "MatMul", "Pow", "Where")
+            or node.op_type in through
+        ):
+            pending += node.inputs
+    return linears, seen_types
 
 
 def _reached(value: ir.Value, op_types: set[str], depth: int = 4) -> bool:

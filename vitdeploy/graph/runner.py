@@ -45,7 +45,7 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
             options.profile_file_prefix = str(profile)
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own types vary by version; all mean that it refused the graph
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's own types vary by version; all mean that it refused the graph
             raise CompileError(
                 f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}",
                 fix="Check the model with onnx.checker, or update onnxruntime.",
@@ -67,7 +67,9 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
         """Free the session."""
         del self._session
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         self.close()
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-
 Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "head", "other"]
 
 CORE = "/Attention"

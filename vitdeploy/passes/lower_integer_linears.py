@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, constant, only_consumer, producer
+from vitdeploy.graph.model import Graph, array, constant, only_consumer, operand, producer
 from vitdeploy.passes import Pass, PassResult
 
 _TO_UNSIGNED = 128
@@ -20,23 +20,25 @@ class LowerIntegerLinears(Pass):
 
     Left as Q/DQ, ONNX Runtime first fuses MatMul and Add to Gemm, for which it has no integer kernel without an INT32
     bias: every linear then runs in float, with the quantization on top (seen in the profile of 1.32). Activations
-    become unsigned, because x86 multiplies u8 by s8; shifting the zero point by 128 changes no number. A weight
-    that is not symmetric is left alone and refused.
+    become unsigned, because x86 multiplies u8 by s8; shifting the zero point by 128 changes no number. A weight that
+    is not symmetric with one scale for each output channel, and an activation that is not 8 bits with one scale, is
+    left alone and refused.
     """
 
     def apply(self, graph: Graph) -> PassResult:
         """Lower every quantized linear."""
         refused: dict[str, str] = {}
         fired = 0
-        quantized: dict[ir.Value, ir.Value] = {}
+        unsigned: dict[ir.Node, tuple[ir.Value, ir.Value]] = {}
         for node in [n for n in graph.nodes if n.op_type == "MatMul" and n.domain == ""]:
             activation, weight = (producer(v, "DequantizeLinear") for v in node.inputs[:2])
-            if activation is None or weight is None or producer(activation.inputs[0], "QuantizeLinear") is None:
+            quantize = producer(activation.inputs[0], "QuantizeLinear") if activation is not None else None
+            if activation is None or weight is None or quantize is None:
                 continue
-            if reason := _unsupported(weight):
+            if reason := _unsupported(weight) or _unsupported_activation(quantize):
                 refused[node.name or ""] = reason
                 continue
-            _rewrite(graph, node, activation, weight, quantized)
+            _rewrite(graph, node, quantize, weight, unsigned)
             fired += 1
         if fired:
             graph.model.opset_imports[CONTRIB] = 1
@@ -50,20 +52,37 @@ def _unsupported(weight: ir.Node) -> str | None:
         return "its weight is not a constant of int8"
     if zero is not None and np.any(zero.numpy()):
         return "its weight is not symmetric"
+    scale = constant(weight.inputs[1])
+    axis = weight.attributes.get_int("axis", 1)
+    if scale is None or len(scale.shape) > 1 or (scale.size > 1 and axis not in (-1, 1)):
+        return "its weight has no single scale for each output channel"
     return None
 
 
+def _unsupported_activation(quantize: ir.Node) -> str | None:
+    scale, zero = constant(quantize.inputs[1]), _zero_point(quantize)
+    if scale is None or scale.size != 1:
+        return "its activation has more than one scale"
+    if zero is None or zero.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        return "its activation has no zero point of 8 bits"
+    return None
+
+
+def _zero_point(quantize: ir.Node) -> ir.TensorProtocol | None:
+    return constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
+
+
 def _rewrite(
-    graph: Graph, node: ir.Node, activation: ir.Node, weight: ir.Node, quantized: dict[ir.Value, ir.Value]
+    graph: Graph,
+    node: ir.Node,
+    quantize: ir.Node,
+    weight: ir.Node,
+    unsigned: dict[ir.Node, tuple[ir.Value, ir.Value]],
 ) -> None:
     tape = ir.tape.Tape()
-    source = activation.inputs[0]
-    assert source is not None
-    if source not in quantized:
-        quantized[source] = _unsigned(tape, source)
-    codes = quantized[source]
-    quantize = codes.producer()
-    assert quantize is not None
+    if quantize not in unsigned:
+        unsigned[quantize] = _unsigned(tape, quantize)
+    codes, zero = unsigned[quantize]
     output, old_nodes, bias = node.outputs[0], [node], None
     add = only_consumer(output, "Add")
     if add is not None:
@@ -71,20 +90,19 @@ def _rewrite(
         tensor = constant(operands[0]) if operands else None
         if tensor is not None and len(tensor.shape) == 1:
             bias, output, old_nodes = operands[0], add.outputs[0], [node, add]
-    inputs = [codes, weight.inputs[0], quantize.inputs[1], weight.inputs[1], quantize.inputs[2], None, bias]
+    inputs = [codes, weight.inputs[0], quantize.inputs[1], weight.inputs[1], zero, None, bias]
     while inputs[-1] is None:
         inputs.pop()
     result = tape.op("MatMulIntegerToFloat", inputs, domain=CONTRIB, name=node.name)
     graph.replace(old_nodes, tape, output, result)
 
 
-def _unsigned(tape: ir.tape.Tape, codes: ir.Value) -> ir.Value:
-    """The same quantization with uint8 codes, recorded on `tape` unless it is unsigned already."""
-    quantize = codes.producer()
-    assert quantize is not None
-    zero = constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
-    if zero is None or zero.dtype == ir.DataType.UINT8:
-        return codes
-    shifted = (zero.numpy().astype(np.int32) + _TO_UNSIGNED).astype(np.uint8)
+def _unsigned(tape: ir.tape.Tape, quantize: ir.Node) -> tuple[ir.Value, ir.Value]:
+    """The codes in uint8 and their zero point; recorded on `tape` unless they are unsigned already."""
+    zero = array(operand(quantize, 2))
+    if zero.dtype == np.uint8:
+        return quantize.outputs[0], operand(quantize, 2)
+    shifted = (zero.astype(np.int32) + _TO_UNSIGNED).astype(np.uint8)
     point = tape.initializer(ir.tensor(shifted, name=f"{quantize.name}/zero_point_u8"))
-    return tape.op("QuantizeLinear", [quantize.inputs[0], quantize.inputs[1], point], name=f"{quantize.name}/u8")
+    codes = tape.op("QuantizeLinear", [*quantize.inputs[:2], point], name=f"{quantize.name}/u8")
+    return codes, point

@@ -41,22 +41,22 @@ def _not_multihead(core: ir.Node) -> str | None:
     bias = core.inputs[3] if len(core.inputs) > 3 else None
     if q is None or v is None or None in (q[1], q[3], v[3]):
         return "the number of heads or the head size is not known"
+    if q[3] != v[3]:
+        return "v has another head size than q and k"
     if bias is not None and (bias.dtype == ir.DataType.BOOL or dims(bias) is None):
         return "its mask is boolean or of unknown shape"
     return None
 
 
 def _lower(graph: Graph, core: ir.Node) -> None:
-    q_shape, v_shape = dims(core.inputs[0]), dims(core.inputs[2])
-    assert q_shape is not None and v_shape is not None
-    heads, q_size, v_size = (int(n or 0) for n in (q_shape[1], q_shape[3], v_shape[3]))
+    heads, size = (int(n or 0) for n in (dims(core.inputs[0]) or ())[1::2])
     name, tape = core.name, ir.tape.Tape()
 
     def ints(label: str, values: list[int]) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(values, np.int64), name=f"{name}/{label}"))
 
     tokens_first = tape.op("Transpose", [core.inputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/transpose_q")
-    query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * q_size])], name=f"{name}/merge_q")
+    query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * size])], name=f"{name}/merge_q")
     inputs: list[ir.Value | None] = [query, core.inputs[1], core.inputs[2]]
     if len(core.inputs) > 3 and (bias := core.inputs[3]) is not None:
         rank = len(dims(bias) or ())
@@ -67,21 +67,21 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     merged = tape.op(
         "MultiHeadAttention", inputs, {"num_heads": heads, "scale": scale_of(core)}, domain=CONTRIB, name=name
     )
-    if (reshape := _merges_heads(core, heads * v_size)) is not None:
-        transpose = only_consumer(core.outputs[0])
-        assert transpose is not None
-        graph.replace([core, transpose, reshape], tape, reshape.outputs[0], merged)
+    if (merging := _merges_heads(core, heads * size)) is not None:
+        graph.replace([core, *merging], tape, merging[-1].outputs[0], merged)
         return
-    split = tape.op("Reshape", [merged, ints("split", [0, 0, heads, v_size])], name=f"{name}/split")
+    split = tape.op("Reshape", [merged, ints("split", [0, 0, heads, size])], name=f"{name}/split")
     result = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]}, name=f"{name}/heads_first")
     graph.replace([core], tape, core.outputs[0], result)
 
 
-def _merges_heads(core: ir.Node, channels: int) -> ir.Node | None:
-    """The Reshape to (batch, tokens, channels) that follows the core through a Transpose, and nothing else reads."""
+def _merges_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:
+    """Transpose and Reshape to (batch, tokens, channels) if they follow the core, and nothing else reads it."""
     transpose = only_consumer(core.outputs[0], "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
         return None
     reshape = only_consumer(transpose.outputs[0], "Reshape")
     shape = dims(reshape.outputs[0]) if reshape is not None else None
-    return reshape if shape is not None and len(shape) == 3 and shape[2] == channels else None
+    if reshape is None or shape is None or len(shape) != 3 or shape[2] != channels:
+        return None
+    return transpose, reshape

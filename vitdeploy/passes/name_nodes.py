@@ -12,6 +12,8 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.passes import Pass, PassResult
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_NO_MODULE = "_empty_nn_module_stack"
+"""How torch.export begins the scope of what it computes itself, such as the batch size."""
 
 
 class NameNodes(Pass):
@@ -21,7 +23,8 @@ class NameNodes(Pass):
      ─▶ blocks.0.attn.proj/MatMul
 
     Values are named after their nodes (`blocks.0.attn.proj/MatMul:0`), because some engines name a kernel after what
-    it computes. Names that are already unique and come without module scopes (the legacy exporter writes paths itself) stay.
+    it computes. Names that are already unique and come without module scopes (the legacy exporter writes paths itself)
+    stay.
     Stack traces hold local paths: without them the same model gives the same bytes on every machine.
     """
 
@@ -60,5 +63,5 @@ def _scoped_name(node: ir.Node) -> str | None:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, ""))
     except (ValueError, SyntaxError):
         return None
-    modules = [s for s in scopes[:-1] if s] if isinstance(scopes, list) else []
+    modules = [s for s in scopes[:-1] if s and not s.startswith(_NO_MODULE)] if isinstance(scopes, list) else []
     return f"{modules[-1] if modules else 'model'}/{node.op_type}"

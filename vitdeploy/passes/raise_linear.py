@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, constant, dims
+from vitdeploy.graph.model import Graph, array, constant, dims, operand
 from vitdeploy.passes import Pass, PassResult
 
 
@@ -19,9 +19,11 @@ class RaiseLinear(Pass):
 
     def apply(self, graph: Graph) -> PassResult:
         """Raise every plain Gemm."""
+        taken = {n.name for n in graph.nodes}
         gemms = [n for n in graph.nodes if n.op_type == "Gemm" and n.domain == "" and _plain(n)]
         for node in gemms:
-            _rewrite(graph, node)
+            name = (node.name or "").removesuffix("/Gemm")
+            _rewrite(graph, node, node.name or "" if taken & {f"{name}/MatMul", f"{name}/Add"} else name)
         return PassResult(len(gemms))
 
 
@@ -32,19 +34,14 @@ def _plain(node: ir.Node) -> bool:
     return unscaled and not attributes.get_int("transA", 0) and constant(node.inputs[1]) is not None and rank == 2
 
 
-def _rewrite(graph: Graph, node: ir.Node) -> None:
-    name = (node.name or "").removesuffix("/Gemm")
+def _rewrite(graph: Graph, node: ir.Node, name: str) -> None:
     tape = ir.tape.Tape()
-    weight = node.inputs[1]
-    assert weight is not None
+    weight = operand(node, 1)
     if node.attributes.get_int("transB", 0):
-        tensor = constant(weight)
-        assert tensor is not None
-        weight = tape.initializer(ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=f"{name}.weight_t"))
+        weight = tape.initializer(ir.tensor(np.ascontiguousarray(array(weight).T), name=f"{name}.weight_t"))
     result = tape.op("MatMul", [node.inputs[0], weight], name=f"{name}/MatMul")
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
-        product, shape = result, node.outputs[0].shape
-        product.shape, product.dtype = shape, node.outputs[0].dtype
-        result = tape.op("Add", [product, bias], name=f"{name}/Add")
+        result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
+        result = tape.op("Add", [result, bias], name=f"{name}/Add")
     graph.replace([node], tape, node.outputs[0], result)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from onnxscript import version_converter
 
 from vitdeploy.errors import GraphError
 from vitdeploy.graph.dialect import CANONICAL_OPSET
 from vitdeploy.graph.model import Graph
 from vitdeploy.passes import Pass, PassResult
+
+_LOG = logging.getLogger(version_converter.__name__)
 
 
 class RaiseOpset(Pass):
@@ -28,12 +32,17 @@ class RaiseOpset(Pass):
         if graph.opset >= CANONICAL_OPSET:
             return PassResult(0)
         before = graph.opset
+        reason = "an operator in it has no conversion"
+        _LOG.disabled = True  # it warns of its fall-back, which works, and of its failure, which is an error below
         try:
             version_converter.convert_version(graph.model, CANONICAL_OPSET, fallback=True)
-        except Exception as error:  # the converters raise RuntimeError, ValueError and their own types alike
+        except Exception as error:  # noqa: BLE001  the converters raise RuntimeError, ValueError and types of their own
+            reason = " ".join(str(error).split())[:200]
+        finally:
+            _LOG.disabled = False
+        if graph.opset < CANONICAL_OPSET:  # the fall-back leaves the graph as it was when it fails
             raise GraphError(
-                f"the graph does not convert from opset {before} to {CANONICAL_OPSET}: {' '.join(str(error).split())[:200]}",
+                f"the graph does not convert from opset {before} to {CANONICAL_OPSET}: {reason}",
                 fix="Export the model again with opset 18 or later.",
-            ) from None
-        graph.opset = max(graph.opset, CANONICAL_OPSET) if graph.opset != before else graph.opset
-        return PassResult(int(graph.opset != before))
+            )
+        return PassResult(1)

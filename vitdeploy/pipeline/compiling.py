@@ -33,7 +33,7 @@ class Exported(BaseModel):
     weights: str
     exporter: str
     parity: Parity
-    graph_parity: Parity
+    graph_parity: Parity | None
     faster_than_fp32: bool | None = None
     """None: not known yet on this machine; `bench` finds out."""
     notes: tuple[str, ...] = ()
@@ -116,10 +116,10 @@ def _belongs_to_bundle(name: str) -> bool:
 
 
 def summary(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> Exported:
+    """What `export` and `compile` print about the folder."""
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
-    assert manifest.graph_parity is not None
     return Exported(
         artifact=str(out),
         stage=manifest.stage,

@@ -112,9 +112,7 @@ def _complete(recipe: Recipe, precision: str) -> Recipe:
     data = recipe.data
     if recipe.model.spec.startswith("demo:"):
         spec = recipe.model.spec
-        data = data.model_copy(
-            update={"calibration": data.calibration or spec, "evaluation": data.evaluation or spec}
-        )
+        data = data.model_copy(update={"calibration": data.calibration or spec, "evaluation": data.evaluation or spec})
     return recipe.model_copy(
         update={"data": data, "precision": recipe.precision.model_copy(update={"kind": precision})}
     )
@@ -161,7 +159,7 @@ def _compile_graph(
     refused = {r.site: r.reason for record in records for r in record.refused if record.name == "raise-attention"}
     structure = recognize(graph, refused)
     with progress.step(f"Quantize to {precision}" if precision != "fp32" else "Keep float32"):
-        quantized = quantize.quantize(graph, structure, recipe.precision, target.dialect(), calibration, work)
+        quantized = quantize.quantize(graph, structure, recipe.precision, calibration, work)
     graph = quantized.graph
     with progress.step(f"Lower to what {target.name} compiles best"):
         lowered = verify and precision == "fp32"

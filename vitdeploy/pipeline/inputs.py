@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,7 +53,8 @@ def save_example(path: Path, examples: Examples) -> None:
     """The first verified input with the reference's outputs, so that a device without PyTorch can check itself."""
     path.parent.mkdir()
     image, outputs = examples.pairs[0]
-    np.savez(path, **{"input": image, **{f"output.{name}": value for name, value in outputs.items()}})
+    arrays: dict[str, Any] = {"input": image, **{f"output.{name}": value for name, value in outputs.items()}}
+    np.savez(path, **arrays)
 
 
 def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
@@ -61,9 +62,7 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
     from vitdeploy.quantize import Calibration
 
     assert recipe.data.calibration is not None
-    dataset = open_dataset(
-        recipe.data.calibration, preprocess, labels=None, need_labels=False, split="calibration"
-    )
+    dataset = open_dataset(recipe.data.calibration, preprocess, labels=None, need_labels=False, split="calibration")
     size = 1 if recipe.target.batch.min == 1 else recipe.target.batch.min
     images = min(len(dataset), CALIBRATION_IMAGES)
     count = images // size

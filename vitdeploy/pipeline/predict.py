@@ -67,7 +67,9 @@ class Deployed(AbstractContextManager["Deployed"]):
         """Free the engine."""
         self._session.close()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         self.close()
 
@@ -80,7 +82,9 @@ class Deployed(AbstractContextManager["Deployed"]):
         logits = next((value[0] for value in outputs.values() if value.ndim == 2), None)
         if logits is None:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
-            raise UsageError(f"the model gives {shapes}: it is no classifier", fix="Use vitdeploy.load(DIR).run(array).")
+            raise UsageError(
+                f"the model gives {shapes}: it is no classifier", fix="Use vitdeploy.load(DIR).run(array)."
+            )
         exponentials = np.exp(logits.astype(np.float64) - logits.max())
         probabilities = exponentials / exponentials.sum()
         best = np.argsort(-probabilities, kind="stable")[:_TOP]

@@ -44,7 +44,9 @@ def inspect(path: Path) -> Audit:
     return audit.model_copy(update={"files": artifact.manifest.files})
 
 
-def bench(paths: Sequence[Path], progress: Progress, *, seconds: float | None = None, threads: int | None = None) -> Bench:
+def bench(
+    paths: Sequence[Path], progress: Progress, *, seconds: float | None = None, threads: int | None = None
+) -> Bench:
     """Latency of artifacts against the FP32 reference of the first one, interleaved; stored beside the first.
 
     Raises:
@@ -65,8 +67,7 @@ def bench(paths: Sequence[Path], progress: Progress, *, seconds: float | None = 
                 sessions.append(stack.enter_context(_reference(loaded[0], threads)))
         except (SourceError, MeasureError) as error:
             doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
-        for artifact in loaded:
-            sessions.append(stack.enter_context(open_session(artifact, threads)))
+        sessions += [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
         found = latency.measure(sessions, feeds, batch=batch, seconds=seconds or spec.seconds, progress=progress)
     if doubts:  # the first artifact took the reference's place in the measurement, which it is not
         runs = tuple(run.model_copy(update={"speedup": None}) for run in found.runs)
@@ -88,13 +89,15 @@ def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | N
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation
     if spec is None:
-        raise UsageError("there is nothing to evaluate on", fix="Give --data DATA: one sub-folder per class, or an .npz.")
+        raise UsageError(
+            "there is nothing to evaluate on", fix="Give --data DATA: one sub-folder per class, or an .npz."
+        )
     task = tasks.find(manifest.recipe.task)
     dataset = open_dataset(spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation")
     with ExitStack() as stack:
         with progress.step(f"Load the reference {manifest.model.spec}"):
             reference = stack.enter_context(_reference(artifact, None))
-        deployed = stack.enter_context(open_session(artifact, None))
+        deployed = stack.enter_context(open_session(artifact, None, progress))
         sides = (_Side(reference, task), _Side(deployed, task))
         size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
         total = min(len(dataset), limit or len(dataset))
@@ -148,7 +151,9 @@ def same_input(loaded: Sequence[Artifact]) -> dict[str, Array]:
     """
     first = loaded[0].manifest
     if any(a.manifest.inputs[0] != first.inputs[0] for a in loaded):
-        raise UsageError("the artifacts take inputs of different shapes", fix="Compare those of one model and one batch.")
+        raise UsageError(
+            "the artifacts take inputs of different shapes", fix="Compare those of one model and one batch."
+        )
     return {first.inputs[0].name: natural_image(0, first.preprocess, first.recipe.target.batch.opt)}
 
 
@@ -182,8 +187,8 @@ class _Side:
         return np.concatenate([s.prediction for s in self._seen])
 
 
-def open_session(artifact: Artifact, threads: int | None) -> Session:
-    """Open an artifact to run it here.
+def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:
+    """Open an artifact to run it here; `progress` is told when its numbers may differ on this CPU.
 
     Raises:
         TargetUnavailable: it is a bundle, or its backend or device is not here.
@@ -193,6 +198,15 @@ def open_session(artifact: Artifact, threads: int | None) -> Session:
         raise TargetUnavailable(
             f"{artifact.path} is a bundle: nothing is compiled yet",
             fix=f"On the device run: vitdeploy compile {artifact.path}",
+        )
+    if (
+        progress is not None
+        and manifest.quantized.get("weight_bits") == "8"
+        and not environment.host().int8_dot_product
+    ):
+        progress.warn(
+            f"{artifact.path} was quantized on a CPU with INT8 dot products; this one saturates sums of u8 x s8: its "
+            "accuracy may be lower here, so evaluate it here, or export it on this machine"
         )
     return targets.find(manifest.recipe.target).open(artifact, threads)
 
@@ -222,4 +236,3 @@ def _audit_of_bundle(artifact: Artifact) -> Audit:
         linears=LinearAudit(other=len(structure.linears)),
         manifest=artifact.digest,
     )
-

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import plugins, recipe as recipes
+from vitdeploy import plugins
+from vitdeploy import recipe as recipes
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline import gating, prove
-from vitdeploy.pipeline.export import default_folder, export
 from vitdeploy.pipeline.compiling import Exported
+from vitdeploy.pipeline.export import default_folder, export
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 

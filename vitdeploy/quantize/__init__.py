@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import PrecisionSpec
@@ -23,7 +22,10 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that ranges are taken from. `batches` streams full NCHW batches anew at each call; `count` is their number."""
+    """Images that ranges are taken from.
+
+    `batches` streams full NCHW batches anew at each call; `count` is their number.
+    """
 
     batches: Callable[[], Iterable[Array]]
     count: int
@@ -36,7 +38,6 @@ def quantize(
     graph: Graph,
     structure: Structure,
     precision: PrecisionSpec,
-    dialect: Dialect,
     calibration: Calibration | None,
     workdir: Path,
 ) -> Quantized:

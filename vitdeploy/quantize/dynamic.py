@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from vitdeploy.environment import host
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, constant, only_consumer
+from vitdeploy.graph.model import Graph, array, constant, only_consumer
 from vitdeploy.graph.structure import Structure
 from vitdeploy.quantize import Quantized
 from vitdeploy.quantize.placement import place
@@ -34,7 +34,7 @@ def quantize(graph: Graph, structure: Structure, precision: PrecisionSpec) -> Qu
     graph.model.opset_imports[CONTRIB] = 1
     record = {
         "method": "dynamic",
-        "weight_range": "8 bits: needs VNNI, AMX or a dot product" if largest == _FULL_RANGE else "7 bits",
+        "weight_bits": "8" if largest == _FULL_RANGE else "7",
         "outlier_migration": "none: it needs calibration images",
         "quantized": str(len(placed)),
         **{f"float: {name}": rule for name, rule in kept.items()},
@@ -50,9 +50,7 @@ def symmetric_codes(weight: Array, largest: int) -> tuple[Array, Array]:
 
 
 def _rewrite(graph: Graph, node: ir.Node, largest: int) -> None:
-    tensor = constant(node.inputs[1])
-    assert tensor is not None
-    codes, scale = symmetric_codes(tensor.numpy(), largest)
+    codes, scale = symmetric_codes(array(node.inputs[1]), largest)
     tape = ir.tape.Tape()
     inputs: list[ir.Value | None] = [
         node.inputs[0],

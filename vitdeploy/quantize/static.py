@@ -48,7 +48,7 @@ def quantize(
         "calibration": calibration.spec,
         "calibration_digest": calibration.digest,
         "calibration_images": str(calibration.images),
-        "weight_range": "7 bits: this CPU saturates u8 x s8 sums" if saturates else "8 bits: needs VNNI, AMX or a dot product",
+        "weight_bits": "7" if saturates else "8",
         "quantized": str(len(placed)),
         **{f"float: {name}": rule for name, rule in kept.items()},
     }
@@ -56,7 +56,13 @@ def quantize(
 
 
 def _run(
-    path: Path, input_name: str, ignored: list[str], precision: PrecisionSpec, calibration: Calibration, *, saturates: bool
+    path: Path,
+    input_name: str,
+    ignored: list[str],
+    precision: PrecisionSpec,
+    calibration: Calibration,
+    *,
+    saturates: bool,
 ) -> None:
     try:
         import nncf
@@ -82,7 +88,9 @@ def _run(
         )
     except (nncf.InternalError, nncf.ValidationError, nncf.UnsupportedModelError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise QuantizeError(f"NNCF cannot quantize this graph: {reason}", fix="Use --precision int8-dynamic or fp32.") from error
+        raise QuantizeError(
+            f"NNCF cannot quantize this graph: {reason}", fix="Use --precision int8-dynamic or fp32."
+        ) from error
     for old in path.parent.glob(f"{path.name}*"):
         old.unlink()
     onnx.save(quantized, path)

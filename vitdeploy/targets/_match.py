@@ -13,7 +13,7 @@ PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
 
 
 def belongs(kernel: str, node: str) -> bool:
-    """Whether a kernel's name is the node's, or was made from it: `NODE`, `NODE/Fusion`, `NODE:0_nchwc`, `NODE_token_3`."""
+    """Whether a kernel's name is the node's or was made from it: `NODE/Fusion`, `NODE:0_nchwc`, `NODE_token_3`."""
     return kernel == node or bool(re.match(rf"{re.escape(node)}(/|:|_token_|_quant)", kernel))
 
 

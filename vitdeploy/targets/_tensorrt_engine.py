@@ -16,7 +16,7 @@ from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions
 
 ENGINE = "engine.plan"
 LAYERS = "layers.txt"
-"""TensorRT's own words on the engine's layers: an engine opens only on its device, this tells everywhere what is in it."""
+"""TensorRT's own words on the engine's layers: the engine opens only on its device, this can be read everywhere."""
 
 
 def compile_engine(

@@ -38,9 +38,13 @@ class OnnxRuntime(Target):
     def unavailable(self) -> Availability | None:
         """Why it cannot run here."""
         if find_spec("onnxruntime") is None:
-            return Availability(available=False, why="onnxruntime is not installed", fix="pip install 'vitdeploy[onnxruntime]'")
+            return Availability(
+                available=False, why="onnxruntime is not installed", fix="pip install 'vitdeploy[onnxruntime]'"
+            )
         if self.device != "CPU":
-            return Availability(available=False, why=f"device {self.device} is not supported yet", fix="Use --device CPU.")
+            return Availability(
+                available=False, why=f"device {self.device} is not supported yet", fix="Use --device CPU."
+            )
         return None
 
     def dialect(self) -> Dialect:
@@ -82,7 +86,9 @@ class OnnxRuntime(Target):
         """Open the artifact's graph with all optimisations."""
         self.require()
         name = f"onnxruntime-{artifact.manifest.target.precision}"
-        return OnnxSession(artifact.file(artifact.manifest.runs or "graph.onnx"), threads=threads or self.threads, name=name)
+        return OnnxSession(
+            artifact.file(artifact.manifest.runs or "graph.onnx"), threads=threads or self.threads, name=name
+        )
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,12 @@ class _Kernel:
 def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
     """The kernels of one inference, from ONNX Runtime's own profile."""
     image = np.zeros(bundle.input_shape, np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        with OnnxSession(path, threads=threads, profile=Path(folder) / "run") as session:
-            session.run({bundle.input_name: image})
-            events = json.loads(session.end_profile().read_text(encoding="utf-8"))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        OnnxSession(path, threads=threads, profile=Path(folder) / "run") as session,
+    ):
+        session.run({bundle.input_name: image})
+        events = json.loads(session.end_profile().read_text(encoding="utf-8"))
     kernels = []
     for event in events:
         name, arguments = event.get("name", ""), event.get("args", {})

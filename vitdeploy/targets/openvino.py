@@ -22,7 +22,7 @@ from vitdeploy.targets._match import attention_audit, belongs, linear_audit
 _MODEL = "model.xml"
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
 _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
-"""Between a weight and the kernel that reads it; after fusion the weight's side often is what keeps the linear's name."""
+"""Between a weight and the kernel that reads it; after fusion this side often is what keeps the linear's name."""
 
 
 class OpenVINO(Target):
@@ -34,7 +34,9 @@ class OpenVINO(Target):
     def unavailable(self) -> Availability | None:
         """Why it cannot run here: the library, or the device, is missing."""
         if find_spec("openvino") is None:
-            return Availability(available=False, why="openvino is not installed", fix="pip install 'vitdeploy[openvino]'")
+            return Availability(
+                available=False, why="openvino is not installed", fix="pip install 'vitdeploy[openvino]'"
+            )
         import openvino as ov
 
         devices = [*ov.Core().available_devices, "AUTO"]
@@ -121,13 +123,15 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
         """Free the request and with it the model."""
         del self._request
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         self.close()
 
 
 class _Kernel:
-    """A node of the runtime model: its kind, its precision, the ONNX nodes it was made from, and those of its weights."""
+    """A node of the runtime model: its kind and precision, the ONNX nodes it was made from, and its weights' names."""
 
     def __init__(self, op: Any) -> None:
         info = {key: str(value.astype(str)) for key, value in op.get_rt_info().items() if hasattr(value, "astype")}
@@ -156,14 +160,12 @@ def _carried_names(op: Any, depth: int = 4) -> Iterator[str]:
 
 
 def _precision(primitive: str, runtime: str) -> str:
-    """The executed precision: a kernel's name tells it (`brgemm_avx512_amx_i8`) where the declared type only asks for it."""
+    """The executed precision: a kernel's name tells it (`brgemm_avx512_amx_i8`), the declared type only asks for it."""
     names = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
     return names.get(primitive.rpartition("_")[2]) or names.get(runtime, runtime or "other")
 
 
-def _fused_sites(
-    structure: Structure, kernels: list[_Kernel], threads: int
-) -> tuple[dict[str, str], dict[str, str]]:
+def _fused_sites(structure: Structure, kernels: list[_Kernel], threads: int) -> tuple[dict[str, str], dict[str, str]]:
     fused, reasons = {}, {}
     for site in structure.attention:
         core = {n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))}
@@ -173,7 +175,10 @@ def _fused_sites(
             continue
         parts = sorted({k.title for k in kernels if core & k.names})
         if parts:
-            reasons[site.name] = f"runs as {' + '.join(parts)} with {threads} threads: OpenVINO fuses only when heads or tokens split evenly over the threads"
+            reasons[site.name] = (
+                f"runs as {' + '.join(parts)} with {threads} threads: OpenVINO fuses only when heads or tokens split "
+                "evenly over the threads"
+            )
     return fused, reasons
 
 
@@ -217,7 +222,9 @@ def _engine() -> str:
 
 def _refused(error: Exception) -> CompileError:
     reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return CompileError(f"OpenVINO refuses the graph: {reason.strip()[:200]}", fix="Try another --precision or --device.")
+    return CompileError(
+        f"OpenVINO refuses the graph: {reason.strip()[:200]}", fix="Try another --precision or --device."
+    )
 
 
 def _property(model: Any, name: str) -> Any:

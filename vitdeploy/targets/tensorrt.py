@@ -48,7 +48,8 @@ class TensorRT(Target):
             import tensorrt as trt
         except (ImportError, OSError) as error:
             raise CompileError(
-                f"TensorRT does not load: {error}", fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels."
+                f"TensorRT does not load: {error}",
+                fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels.",
             ) from None
         return compile_engine(
             trt,

@@ -1,0 +1,123 @@
+"""Loading refuses what is damaged or points elsewhere; saving keeps what was there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from tests.graphs import differs, expected, images, parsed, run, types
+from vitdeploy.errors import GraphError
+from vitdeploy.graph import model as models
+from vitdeploy.graph.model import Graph, array, load, operand
+
+SECRET = b"secret" * 1000
+
+
+def external(folder: Path, location: str = "weights.bin", *, length: bool = True, inside_node: bool = False) -> Path:
+    """A model whose weight lies in `location`."""
+    tensor = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [100], np.ones(100, np.float32))
+    onnx.external_data_helper.set_external_data(tensor, location, offset=0, length=400 if length else None)
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    nodes = [onnx.helper.make_node("Add", ["x", "w"], ["y"], name="add")]
+    if inside_node:
+        nodes.insert(0, onnx.helper.make_node("Constant", [], ["w"], name="constant", value=tensor))
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [100]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [] if inside_node else [tensor])
+    path = folder / "model.onnx"
+    path.write_bytes(onnx.helper.make_model(graph, ir_version=9).SerializeToString())
+    return path
+
+
+def test_external_data_is_read(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(np.full(100, 3, np.float32).tobytes())
+    graph = load(external(tmp_path))
+    assert array(graph.model.graph.initializers["w"])[0] == 3
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("inside_node", [True, False])
+def test_external_data_that_is_damaged_is_refused(tmp_path: Path, length: bool, inside_node: bool) -> None:
+    path = external(tmp_path, length=length, inside_node=inside_node)
+    with pytest.raises(GraphError, match=r"data file weights\.bin is missing"):
+        load(path)
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 399)
+    with pytest.raises(GraphError, match=r"data file weights\.bin is truncated"):
+        load(path)
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 400)
+    load(path)
+
+
+@pytest.mark.parametrize("inside_node", [True, False])
+@pytest.mark.parametrize("way", ["relative", "absolute", "link"])
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path, way: str, inside_node: bool) -> None:
+    folder, secret = tmp_path / "model", tmp_path / "secret"
+    folder.mkdir()
+    secret.write_bytes(SECRET)
+    (folder / "link").symlink_to(secret)
+    location = {"relative": "../secret", "absolute": str(secret), "link": "link"}[way]
+    with pytest.raises(GraphError, match="'w' lies outside its folder"):
+        load(external(folder, location, inside_node=inside_node))
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="there is no file"):
+        load(tmp_path / "gone.onnx")
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path, exported: Callable[[str], bytes]) -> None:
+    path = tmp_path / "model.onnx"
+    whole = exported("legacy-17")
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(GraphError, match=r"model\.onnx is not a (readable ONNX file|complete ONNX model)"):
+            load(path)
+    path.write_bytes(whole)
+    load(path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(100), b"<html></html>", b"\x93NUMPY" + bytes(60)])
+def test_what_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(GraphError, match="ONNX"):
+        load(path)
+
+
+def test_large_weights_go_beside_the_graph_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: Any, exported: Callable[[str], bytes]
+) -> None:
+    monkeypatch.setattr(models, "_EXTERNAL_ABOVE_BYTES", 1000)
+    graph = parsed(exported("dynamo"))
+    graph.save(tmp_path / "model.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    again = load(tmp_path / "model.onnx")
+    assert again.weight_bytes() == graph.weight_bytes() > 1000
+    assert differs(again, images(), expected(vit, images())) is None
+
+
+def test_replace_keeps_the_name_of_what_it_takes_over() -> None:
+    graph = parsed('<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float y) { a = Relu(x) y = Neg(a) }')
+    relu, neg = graph.nodes
+    tape = ir.tape.Tape()
+    new = tape.op("Sigmoid", [graph.model.graph.inputs[0]], name="new")
+    graph.replace([relu, neg], tape, neg.outputs[0], new)
+    assert (types(graph), graph.model.graph.outputs[0].name) == (["Sigmoid"], "y")
+    assert run(graph, np.zeros(2, np.float32))["y"].tolist() == [0.5, 0.5]
+
+
+def test_what_an_operator_lacks_is_named() -> None:
+    graph = Graph(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10))
+    node = ir.node("MatMul", [ir.Value(name="x"), None], name="blocks.0/MatMul")
+    with pytest.raises(GraphError, match=r"blocks\.0/MatMul \(MatMul\) lacks its input 1"):
+        operand(node, 1)
+    with pytest.raises(GraphError, match="x is not a constant"):
+        array(node.inputs[0])
+    assert graph.opset == 20

@@ -1,0 +1,105 @@
+"""A model in its own terms, whichever exporter wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import EXPORTS
+from tests.graphs import HEADS, SIZE, TOKENS, WIDTH, Site, images, legacy, raised, redrawn, tokens
+from vitdeploy.graph import structure as structures
+from vitdeploy.graph.structure import AttentionSite, Structure
+
+BLOCK = ["qkv", "proj", "fc1", "fc2"]
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_a_vit_reads_the_same_from_every_exporter(kind: str, exported: Callable[[str], bytes]) -> None:
+    _, structure, _ = raised(exported(kind))
+    assert [linear.role for linear in structure.linears] == ["patch", *BLOCK, *BLOCK, "head"]
+    assert [linear.block for linear in structure.linears] == [None, *[0] * 4, *[1] * 4, None]
+    shapes = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
+    assert [linear.weight for linear in structure.linears] == [(WIDTH, 3, 8, 8), *shapes, *shapes, (WIDTH, 10)]
+    assert [(s.block, s.heads, s.head_size, s.tokens) for s in structure.attention] == [
+        (0, HEADS, SIZE, TOKENS),
+        (1, HEADS, SIZE, TOKENS),
+    ]
+    assert len(structure.norms) == 5
+    prefix = "blocks/" if kind.startswith("legacy") else ""
+    assert [s.name for s in structure.attention] == [f"{prefix}blocks.{n}.attn" for n in (0, 1)]
+
+
+class Mlp(nn.Module):
+    """An attention with its own q, k and v, an MLP and a head."""
+
+    def __init__(self, activation: nn.Module, gated: bool = False) -> None:
+        super().__init__()
+        self.attn = Site(lambda q, k, v, x: (q @ k.transpose(-2, -1)).softmax(-1) @ v)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
+        self.fc1, self.fc2, self.head = nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH), nn.Linear(WIDTH, 10)
+        self.gate = nn.Linear(WIDTH, 64) if gated else None
+        self.act = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x))
+        y = self.norm2(x)
+        hidden = self.act(self.fc1(y)) if self.gate is None else self.act(self.fc1(y)) * self.gate(y)
+        return self.head(self.norm3(x + self.fc2(hidden))[:, 0])
+
+
+class QuickGelu(nn.Module):
+    """CLIP's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU(), nn.SiLU(), nn.Hardswish(), QuickGelu()], ids=str
+)
+def test_an_mlp_is_found_however_its_activation_is_written(activation: nn.Module) -> None:
+    _, structure, _ = raised(legacy(redrawn(Mlp(activation)), tokens(), opset=17))
+    assert [linear.role for linear in structure.linears] == ["qkv", "qkv", "qkv", "proj", "fc1", "fc2", "head"]
+    assert [linear.block for linear in structure.linears] == [0] * 6 + [None]
+
+
+def test_both_linears_of_a_gate_are_fc1() -> None:
+    _, structure, _ = raised(legacy(redrawn(Mlp(nn.SiLU(), gated=True)), tokens()))
+    assert [linear.role for linear in structure.linears][3:] == ["proj", "fc1", "fc1", "fc2", "head"]
+
+
+class Stem(nn.Module):
+    """Convolutions that do and do not embed patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.point, self.patch = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.patch(self.point(self.mix(x)))
+
+
+def test_only_a_convolution_over_patches_is_a_linear() -> None:
+    _, structure, _ = raised(legacy(redrawn(Stem()), images()))
+    assert [(linear.role, linear.weight) for linear in structure.linears] == [("patch", (8, 3, 4, 4))]
+
+
+def test_it_is_stored_for_devices_without_onnx(tmp_path: Path, exported: Callable[[str], bytes]) -> None:
+    _, structure, _ = raised(exported("dynamo"))
+    structure.save(tmp_path / "sites.json")
+    assert structures.load(tmp_path / "sites.json") == structure
+
+
+def test_located_finds_a_cores_own_nodes() -> None:
+    sites: Any = (
+        AttentionSite(name="blocks.1", nodes=("x",), block=0),
+        AttentionSite(name="gone", nodes=("y",), block=1),
+    )
+    names = ["blocks.1/Attention/qk", "blocks.1/Attention", "blocks.11/Attention/qk", "blocks.1/AttentionPool"]
+    located = Structure(attention=sites, linears=(), norms=()).located(names)
+    assert [site.nodes for site in located.attention] == [("blocks.1/Attention/qk", "blocks.1/Attention"), ("y",)]

@@ -1,0 +1,66 @@
+"""The plain runner, and the comparison that every parity check rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.graphs import expected, images
+from vitdeploy.errors import CompileError
+from vitdeploy.exporting import disagreement
+from vitdeploy.graph.runner import OnnxSession, compare
+
+A = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def verdict(reference: dict[str, Any], other: dict[str, Any]) -> str | None:
+    return disagreement(compare(reference, other, batch=2))
+
+
+def test_equal_outputs_agree_by_name_or_by_order() -> None:
+    assert verdict({"a": A, "b": -A}, {"b": -A, "a": A, "more": A}) is None
+    assert verdict({"a": A, "b": -A}, {"x": A, "y": -A}) is None
+    parity = compare({"a": A}, {"a": A}, batch=2)
+    assert (parity.max_abs, parity.reference_max, parity.cosine, parity.batches) == (0, 5, pytest.approx(1), (2,))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"b": -A},
+        {"a": A[:1], "b": -A},
+        {"a": A, "b": A},
+        {"a": A, "b": np.full_like(A, np.nan)},
+        {"a": A, "b": np.full_like(A, np.inf)},
+        {"a": A + [0, 0, 0.01], "b": -A},  # cosine is above 0.9999, one number is not
+        {"a": 1.01 * A, "b": -1.01 * A},  # cosine is 1
+    ],
+)
+def test_what_does_not_match_never_agrees(other: dict[str, Any]) -> None:
+    assert verdict({"a": A, "b": -A}, other) is not None
+
+
+def test_comparing_nothing_is_no_agreement() -> None:
+    assert verdict({}, {"a": A}) is not None
+    assert verdict({"a": A}, {"a": np.zeros_like(A)}) is not None
+
+
+def test_runs_a_file(tmp_path: Path, vit: Any, exported: Callable[[str], bytes]) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported("legacy-17"))
+    with OnnxSession(path, threads=1) as session:
+        outputs = session.run({"input": images()})
+        assert session.threads == 1
+    assert disagreement(compare(expected(vit, images()), outputs, batch=1)) is None
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(CompileError, match=r"ONNX Runtime [\d.]+ refuses model\.onnx"):
+        OnnxSession(path)

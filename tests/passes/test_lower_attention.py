@@ -1,0 +1,164 @@
+"""Both lowerings of `Attention`: the same numbers, with and without a mask, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.graphs import apply, differs, expected, images, parsed, raised, run, types
+from vitdeploy.passes import Pass
+from vitdeploy.passes.lower_multihead import LowerMultihead
+from vitdeploy.passes.lower_primitives import LowerPrimitives
+
+B, H, N, M, D = 2, 3, 5, 7, 4  # batch, heads, queries, keys, head size
+
+LOWERINGS = [LowerPrimitives(), LowerMultihead()]
+PRIMITIVES = ["Mul", "Transpose", "MatMul", "Softmax", "MatMul"]
+
+
+def attention(
+    mask: str | None = None,
+    batch: str = str(B),
+    options: str = "scale = 0.3",
+    tail: str = "",
+    kv_heads: int = H,
+    e: int = D,
+) -> str:
+    """A model with one Attention on 4-D operands, and its mask as a fourth input."""
+    inputs = f"float[{batch},{H},{N},{D}] q, float[{batch},{kv_heads},{M},{D}] k, float[{batch},{kv_heads},{M},{e}] v"
+    y = f"o = Attention<{options}>(q, k, v{', mask' if mask else ''}) {tail or 'y = Identity(o)'}"
+    return (
+        f'<ir_version: 11, opset_import: ["" : 23]> vit ({inputs}{f", {mask} mask" if mask else ""})'
+        f" => (float y) {{ {y} }}"
+    )
+
+
+def feeds(batch: int = B, e: int = D, **mask: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shapes = {"q": (batch, H, N, D), "k": (batch, H, M, D), "v": (batch, H, M, e)}
+    return {name: 2 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()} | mask
+
+
+def softmax_of_scores(q: Any, k: Any, v: Any, mask: Any = None, scale: float = 0.3) -> Any:
+    """Attention in float64, from its definition."""
+    scores = q.astype(np.float64) @ k.swapaxes(-2, -1) * scale
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+@pytest.fixture(params=LOWERINGS, ids=lambda p: p.name)
+def lowering(request: pytest.FixtureRequest) -> Iterator[Pass]:
+    return request.param
+
+
+def draw(*shape: int) -> Any:
+    return 3 * np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+MASKS = {
+    "none": (None, {}),
+    "float 4-D": (f"float[{B},{H},{N},{M}]", {"mask": draw(B, H, N, M)}),
+    "float for all heads": (f"float[{B},1,{N},{M}]", {"mask": draw(B, 1, N, M)}),
+    "float 3-D": (f"float[{H},{N},{M}]", {"mask": draw(H, N, M)}),
+    "float 2-D": (f"float[{N},{M}]", {"mask": draw(N, M)}),
+    "bool": (f"bool[{B},1,{N},{M}]", {"mask": (draw(B, 1, N, M) > 0) | (np.arange(M) == 0)}),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_lowers_with_the_same_numbers(lowering: Pass, mask: str) -> None:
+    declared, fed = MASKS[mask]
+    graph = parsed(attention(declared))
+    result = apply(lowering, graph)
+    if mask == "bool" and isinstance(lowering, LowerMultihead):
+        assert result.refused == {"Attention.0": "its mask is boolean or of unknown shape"}
+        return
+    assert (result.fired, result.refused) == (1, {})
+    assert "Attention" not in types(graph)
+    inputs = feeds(**fed)
+    (y,) = run(graph, inputs.pop("q"), **inputs).values()
+    assert np.abs(y - softmax_of_scores(**feeds(**fed))).max() < 1e-5
+
+
+def test_another_head_size_of_v_is_for_primitives() -> None:
+    graph = parsed(attention(e=6))
+    assert list(apply(LowerMultihead(), graph).refused.values()) == ["v has another head size than q and k"]
+    assert apply(LowerPrimitives(), graph).fired == 1
+    inputs = feeds(e=6)
+    (y,) = run(graph, inputs.pop("q"), **inputs).values()
+    assert np.abs(y - softmax_of_scores(**feeds(e=6))).max() < 1e-5
+
+
+def test_a_dynamic_batch_stays_dynamic(lowering: Pass) -> None:
+    graph = parsed(attention(f"float[batch,1,{N},{M}]", batch="batch"))
+    assert apply(lowering, graph).fired == 1
+    for batch in (1, 3):
+        fed = feeds(batch, mask=draw(batch, 1, N, M))
+        inputs = dict(fed)
+        (y,) = run(graph, inputs.pop("q"), **inputs).values()
+        assert np.abs(y - softmax_of_scores(**fed)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "kv_heads", "reason"),
+    [
+        ("scale = 0.3, is_causal = 1", H, "it uses is_causal"),
+        ("scale = 0.3, softcap = 2.0", H, "it uses softcap"),
+        ("scale = 0.3", 1, "keys have fewer heads than queries"),
+        ("is_causal = 0", H, "its head size is not known"),
+    ],
+)
+def test_refuses_what_is_more_than_attention(lowering: Pass, options: str, kv_heads: int, reason: str) -> None:
+    graph = parsed(attention(options=options, kv_heads=kv_heads))
+    result = apply(lowering, graph)
+    assert (result.fired, list(result.refused.values())) == (0, [reason])
+    assert types(graph) == ["Attention", "Identity"]
+
+
+def test_refuses_an_attention_that_returns_its_scores(lowering: Pass) -> None:
+    scores = attention(tail="y = Add(o, sum) ").replace("o = Attention", "o, pk, pv, s = Attention")
+    graph = parsed(scores.replace("y = Add", "sum = ReduceSum<keepdims = 0>(s) y = Add"))
+    assert list(apply(lowering, graph).refused.values()) == ["it caches keys or returns its scores"]
+
+
+def test_primitives_scale_q_before_the_product() -> None:
+    graph = parsed(attention())
+    next(graph.nodes).name = "blocks.0.attn/Attention"
+    apply(LowerPrimitives(), graph)
+    assert types(graph) == [*PRIMITIVES, "Identity"]
+    core = [f"blocks.0.attn/Attention/{part}" for part in ("scale_q", "transpose_k", "qk", "softmax", "pv")]
+    assert [node.name for node in graph.nodes][:5] == core
+
+
+def test_multihead_takes_the_transpose_and_the_reshape_along() -> None:
+    merge = "t = Transpose<perm = [0, 2, 1, 3]>(o) y = Reshape<allowzero = 0>(t, shape)"
+    merged = parsed(attention(tail=merge), shape=np.array([B, N, H * D]))
+    apply(LowerMultihead(), merged)
+    assert types(merged) == ["Transpose", "Reshape", "MultiHeadAttention"]
+
+    shared = parsed(
+        attention(tail=merge.replace("y =", "u = ") + " y = Concat<axis = 1>(t2, t2)").replace(
+            "t = Transpose", "t2 = Transpose<perm = [0, 2, 1, 3]>(o) t = Transpose"
+        ),
+        shape=np.array([B, N, H * D]),
+    )
+    apply(LowerMultihead(), shared)
+    assert types(shared)[:5] == ["Transpose", "Reshape", "MultiHeadAttention", "Reshape", "Transpose"]
+    for graph, pick in ((merged, lambda y: y), (shared, lambda y: y[:, :N].reshape(B, N, H * D))):
+        inputs = feeds()
+        (y,) = run(graph, inputs.pop("q"), **inputs).values()
+        reference = softmax_of_scores(**feeds()).transpose(0, 2, 1, 3).reshape(B, N, H * D)
+        assert np.abs(pick(y) - reference).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["dynamo", "legacy-17", "dynamo-batch"])
+def test_the_vit_keeps_its_numbers(lowering: Pass, kind: str, vit: Any, exported: Callable[[str], bytes]) -> None:
+    graph, _, _ = raised(exported(kind))
+    assert apply(lowering, graph).fired == 2
+    for batch in (1, 3) if kind.endswith("batch") else (1,):
+        assert differs(graph, images(batch), expected(vit, images(batch))) is None

@@ -1,0 +1,107 @@
+"""Raising to the opset that has `Attention`, folding what is constant, and declaring the target's opset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.graphs import apply, differs, expected, images, parsed, run, types
+from vitdeploy.errors import GraphError
+from vitdeploy.passes.declare_opset import DeclareOpset
+from vitdeploy.passes.fold_constants import FoldConstants
+from vitdeploy.passes.raise_opset import RaiseOpset
+from vitdeploy.passes.remove_dead import RemoveDead
+
+X = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+
+
+def model(body: str, opset: int, outputs: str = "float y") -> str:
+    return f'<ir_version: 8, opset_import: ["" : {opset}]> vit (float[2,4] x) => ({outputs}) {{ {body} }}'
+
+
+def test_raises_an_older_graph_with_the_same_numbers() -> None:
+    graph = parsed(model("y = ReduceMean<axes = [-1], keepdims = 1>(x)", 13))
+    assert apply(RaiseOpset(), graph).fired == 1
+    assert graph.opset == 23
+    assert "axes" not in next(node for node in graph.nodes if node.op_type == "ReduceMean").attributes
+    assert np.abs(run(graph, X)["y"] - X.mean(-1, keepdims=True)).max() < 1e-6
+
+
+@pytest.mark.parametrize("opset", [23, 24])
+def test_leaves_a_newer_graph_as_it_is(opset: int) -> None:
+    graph = parsed(model("y = Relu(x)", opset))
+    assert (apply(RaiseOpset(), graph).fired, graph.opset) == (0, opset)
+
+
+def test_an_operator_without_a_conversion_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    graph = parsed(model("y = Affine<alpha = 1.0>(x)", 8))
+    with pytest.raises(GraphError, match=r"does not convert from opset 8 to 23: .*opset 18 or later"):
+        RaiseOpset().apply(graph)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("opset", [20, 21, 22])
+def test_declares_an_older_opset(opset: int, vit: Any, exported: Callable[[str], bytes]) -> None:
+    graph = parsed(exported("legacy-20"))
+    RaiseOpset().apply(graph)
+    result = apply(DeclareOpset(opset=opset), graph)
+    assert (result.fired, result.refused, graph.opset) == (1, {}, opset)
+    assert graph.model.ir_version == onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    assert differs(graph, images(), expected(vit, images())) is None
+
+
+def test_an_operator_that_the_opset_lacks_refuses_it(exported: Callable[[str], bytes]) -> None:
+    graph = parsed(exported("dynamo"))
+    result = apply(DeclareOpset(opset=20), graph)
+    assert (result.fired, graph.opset) == (0, 23)
+    assert set(result.refused.values()) == {"Attention does not exist at opset 20"}
+    assert len(result.refused) == 2
+
+
+def test_an_operator_that_meant_something_else_refuses_it() -> None:
+    """Up to opset 20, GroupNormalization has a scale for each group; from 21 on, one for each channel."""
+    scale = np.array([1, 2, 3, 4], np.float32)
+    graph = parsed(model("y = GroupNormalization<num_groups = 2>(x, s, s)", 23), s=scale)
+    result = apply(DeclareOpset(opset=20), graph)
+    assert (result.fired, list(result.refused.values())) == (0, ["GroupNormalization means something else at opset 20"])
+    assert apply(DeclareOpset(opset=21), graph).fired == 1
+
+
+def test_attributes_that_opset_20_does_not_know_go() -> None:
+    body = "q = QuantizeLinear<axis = 1, block_size = 0, saturate = 1>(x, s, z) y = DequantizeLinear<axis = 1>(q, s, z)"
+    graph = parsed(model(body, 23), s=np.float32(0.1), z=np.int8(3))
+    reference = run(graph, X)["y"]
+    assert apply(DeclareOpset(opset=20), graph).fired == 1
+    assert [set(node.attributes) & {"block_size"} for node in graph.nodes] == [set(), set()]
+    assert np.array_equal(run(graph, X)["y"], reference)
+
+
+def test_an_opset_that_is_low_enough_stays() -> None:
+    graph = parsed(model("y = Relu(x)", 17))
+    assert (apply(DeclareOpset(opset=20), graph).fired, graph.opset) == (0, 17)
+
+
+def test_folds_shape_arithmetic_and_large_tables() -> None:
+    body = """
+        s = Shape(x) r = Reshape(x, s)
+        g = Gather<axis = 0>(table, index) t = Transpose<perm = [1, 0]>(g) m = ReduceMean<keepdims = 0>(t)
+        y = Add(r, m)
+    """
+    table = np.random.default_rng(0).standard_normal((600, 600)).astype(np.float32)  # above the optimizer's own limit
+    graph = parsed(model(body, 20), table=table, index=np.arange(599, -1, -1))
+    reference = run(graph, X)["y"]
+    assert apply(FoldConstants(), graph).fired == 5
+    assert types(graph) == ["Add"]
+    assert np.abs(run(graph, X)["y"] - reference).max() < 1e-6
+
+
+def test_removes_what_nothing_reads() -> None:
+    graph = parsed(model("dead = Mul(x, unused) y = Relu(x)", 20), unused=np.ones(4, np.float32))
+    graph.model.opset_imports["com.microsoft"] = 1
+    assert apply(RemoveDead(), graph).fired == 2
+    assert (types(graph), dict(graph.model.opset_imports)) == (["Relu"], {"": 20})
+    assert list(graph.model.graph.initializers) == []

@@ -1,0 +1,231 @@
+"""Every way to write an attention becomes one node with the same numbers, or is refused with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from tests.conftest import EXPORTS
+from tests.graphs import (
+    HEADS,
+    SIZE,
+    TOKENS,
+    WIDTH,
+    Site,
+    differs,
+    dynamo,
+    expected,
+    images,
+    legacy,
+    raised,
+    redrawn,
+    tokens,
+    types,
+)
+
+S = 1 / math.sqrt(SIZE)
+DRAW = torch.Generator().manual_seed(1)
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=DRAW)
+
+
+FULL, PER_HEAD, ROW, COLUMN = drawn(1, 1, TOKENS, TOKENS), drawn(HEADS, TOKENS, TOKENS), drawn(TOKENS), drawn(TOKENS, 1)
+
+
+def after(logits: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return logits.softmax(-1) @ v
+
+
+def product(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    return q @ k.transpose(-2, -1)
+
+
+def key_mask(x: torch.Tensor) -> torch.Tensor:
+    """A mask that depends on the input: (batch, 1, 1, tokens)."""
+    return -3 * torch.relu(x.mean(-1))[:, None, None, :]
+
+
+RAISED = {
+    "mul after": (lambda q, k, v, x: after(product(q, k) * S, v), S),
+    "mul from the left": (lambda q, k, v, x: after(S * product(q, k), v), S),
+    "div after": (lambda q, k, v, x: after(product(q, k) / 4.0, v), 0.25),
+    "scale on q": (lambda q, k, v, x: after(product(q * 0.3, k), v), 0.3),
+    "scale on k": (lambda q, k, v, x: after(product(q, k / 3.0), v), 1 / 3),
+    "scale on both": (lambda q, k, v, x: after(product(q * 0.5, k * 0.25), v), 0.125),
+    "scale on the transposed k": (lambda q, k, v, x: after(q @ (k.transpose(-2, -1) * 0.3), v), 0.3),
+    "no scale": (lambda q, k, v, x: after(product(q, k), v), 1.0),
+    "constant mask": (lambda q, k, v, x: after(product(q, k) * S + FULL, v), S),
+    "constant mask first": (lambda q, k, v, x: after(FULL + product(q, k) * S, v), S),
+    "bias for each head": (lambda q, k, v, x: after(product(q, k) * S + PER_HEAD, v), S),
+    "bias of rank 1": (lambda q, k, v, x: after(product(q, k) * S + ROW, v), S),
+    "computed mask over keys": (lambda q, k, v, x: after(product(q, k) * S + key_mask(x), v), S),
+    "computed mask, a product": (lambda q, k, v, x: after(product(q, k) * S + (1 - x.mean()) * FULL, v), S),
+    "computed bias of rank 1": (lambda q, k, v, x: after(product(q, k) * S + x.sum((0, 2)), v), S),
+    "one number for all keys": (lambda q, k, v, x: after(product(q, k) + COLUMN, v), 1.0),
+    "factor below a bias": (lambda q, k, v, x: after((product(q, k) + FULL) * 0.3, v), 0.3),
+    "divisor below a bias": (lambda q, k, v, x: after((product(q * 0.5, k) + PER_HEAD) / 2.0, v), 0.25),
+    "factor below a computed bias": (lambda q, k, v, x: after((product(q, k) + key_mask(x)) * 0.3, v), 0.3),
+    "computed mask over keys, sdpa": (
+        lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(x)),
+        S,
+    ),
+    "boolean mask, sdpa": (
+        lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=FULL[0, 0] > -1),
+        S,
+    ),
+}
+BY_DYNAMO = [
+    "div after",
+    "scale on both",
+    "computed mask over keys",
+    "factor below a bias",
+    "computed mask over keys, sdpa",
+    "boolean mask, sdpa",
+]
+
+
+def with_map(q: Any, k: Any, v: Any, x: Any) -> Any:
+    attention = (product(q, k) * S).softmax(-1)
+    return attention @ v, attention
+
+
+def in_windows(q: Any, k: Any, v: Any, x: Any) -> Any:
+    """Swin's mask over windows, added in five dimensions."""
+    logits = product(q, k).view(1, -1, HEADS, TOKENS, TOKENS) + FULL[None]
+    return after(logits.view(-1, HEADS, TOKENS, TOKENS), v)
+
+
+REFUSED = {
+    "returns its map": (with_map, "attention map is read by something else"),
+    "windows": (in_windows, "Reshape stands between"),
+    "clamped scores": (lambda q, k, v, x: after(product(q, k).clamp(-2, 2), v), "Clip stands between"),
+    "masked_fill": (lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v), "Where stands between"),
+    "boolean mask, computed": (
+        lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(x) > -0.1),
+        "keys are all masked",
+    ),
+    "boolean mask of whole rows": (
+        lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=FULL[0, 0] > 9),
+        "keys are all masked",
+    ),
+    "two biases": (lambda q, k, v, x: after(product(q, k) + FULL + key_mask(x), v), "a second Add"),
+    "two products": (lambda q, k, v, x: after(product(q, k) + product(k, q), v), "sum of several products"),
+    "a factor for each head": (lambda q, k, v, x: after(product(q, k) * PER_HEAD[:, :1, :1], v), "Mul stands between"),
+    "softmax over queries": (lambda q, k, v, x: product(q, k).softmax(2) @ v, "over axis 2"),
+    "shared keys": (lambda q, k, v, x: after(product(q, k[:, :1]), v), "same batch and heads"),
+}
+
+
+def site(core: Callable[..., Any], **options: Any) -> torch.nn.Module:
+    return redrawn(Site(core, **options))
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_raises_hand_written_attention(name: str) -> None:
+    core, scale = RAISED[name]
+    check_raised(site(core), legacy(site(core), tokens()), scale)
+
+
+@pytest.mark.parametrize("name", BY_DYNAMO)
+@pytest.mark.parametrize("opset", [20, 23])
+def test_raises_hand_written_attention_from_dynamo(name: str, opset: int) -> None:
+    core, scale = RAISED[name]
+    check_raised(site(core), dynamo(site(core), tokens(), opset=opset), scale)
+
+
+def check_raised(module: torch.nn.Module, model: bytes, scale: float) -> None:
+    graph, structure, refused = raised(model)
+    assert refused == {}
+    assert (types(graph).count("Attention"), types(graph).count("Softmax")) == (1, 0)
+    (core,) = (node for node in graph.nodes if node.op_type == "Attention")
+    assert core.attributes.get_float("scale", 0) == pytest.approx(scale)
+    (found,) = structure.attention
+    assert (found.heads, found.head_size, found.tokens) == (HEADS, SIZE, TOKENS)
+    assert differs(graph, tokens(), expected(module, tokens())) is None
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_with_a_reason_and_counts_the_site(name: str) -> None:
+    core, reason = REFUSED[name]
+    module = site(core)
+    graph, structure, refused = raised(legacy(module, tokens()))
+    assert "Attention" not in types(graph)
+    assert [reason in text for text in refused.values()] == [True], refused
+    assert [s.refused for s in structure.attention] == list(refused.values())
+    assert [linear.role for linear in structure.linears] == ["qkv", "qkv", "qkv", "proj"]
+    assert differs(graph, tokens(), expected(module, tokens())) is None
+
+
+def test_refuses_scores_of_rank_3() -> None:
+    module = site(lambda q, k, v, x: after(product(q, k), v), shape=(-1, TOKENS, WIDTH))
+    module.forward = lambda x: module.proj(after(product(module.q(x), module.k(x)), module.v(x)))  # type: ignore[method-assign]
+    _, structure, refused = raised(legacy(module, tokens()))
+    assert list(refused.values()) == ["the scores have rank 3, not (batch, heads, tokens, tokens)"]
+    assert len(structure.attention) == 1
+
+
+class NoAttention(torch.nn.Module):
+    """A classification head, and softmax weights that mix constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mix, self.table = torch.nn.Linear(WIDTH, 10), torch.nn.Linear(WIDTH, 4), drawn(4, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(x).softmax(-1) @ self.table).softmax(-1)
+
+
+def test_does_not_mention_a_softmax_that_is_no_attention() -> None:
+    graph, structure, refused = raised(legacy(NoAttention().eval(), tokens()))
+    assert types(graph).count("Softmax") == 2
+    assert (structure.attention, refused) == ((), {})
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_raises_every_exporters_vit(kind: str, vit: torch.nn.Module, exported: Callable[[str], bytes]) -> None:
+    graph, structure, refused = raised(exported(kind))
+    assert (types(graph).count("Attention"), types(graph).count("Softmax"), refused) == (2, 0, {})
+    assert [(s.heads, s.head_size, s.tokens) for s in structure.attention] == [(HEADS, SIZE, TOKENS)] * 2
+    for batch in (1, 2, 3) if kind.endswith("batch") else (1,):
+        assert differs(graph, images(batch), expected(vit, images(batch))) is None
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_parity_notices_one_broken_site(number: int, vit: torch.nn.Module, exported: Callable[[str], bytes]) -> None:
+    """What all these tests rest on: one attention that gives zeros does not pass for the model."""
+    graph, _, _ = raised(exported("dynamo"))
+    core = [node for node in graph.nodes if node.op_type == "Attention"][number]
+    core.attributes["scale"] = ir.AttrFloat32("scale", core.attributes.get_float("scale", 0.0) * 1.1)
+    assert differs(graph, images(), expected(vit, images())) is not None
+
+    tape, old = ir.tape.Tape(), core.outputs[0]
+    uses = list(old.uses())
+    zero = tape.initializer(ir.tensor(np.zeros((), np.float32), name="zero"))
+    graph.model.graph.register_initializer(zero)
+    zeroed = tape.op("Mul", [old, zero], name="zeroed")
+    graph.model.graph.insert_after(core, tape.nodes)
+    for use in uses:
+        use.node.replace_input_with(use.idx, zeroed)
+    assert differs(graph, images(), expected(vit, images())) is not None
+
+
+class TwoInOne(torch.nn.Module):
+    """Two attentions in one module, without scopes of their own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = x.reshape(-1, TOKENS, HEADS, SIZE).transpose(1, 2)
+        return after(product(q + 1, after(product(q, q) * S, q)) * S, q)
+
+
+def test_two_sites_in_one_module_have_two_names() -> None:
+    graph, structure, _ = raised(legacy(TwoInOne(), tokens()))
+    assert [s.name for s in structure.attention] == ["attention", "attention.1"]
+    assert differs(graph, tokens(), expected(TwoInOne(), tokens())) is None

@@ -1,0 +1,197 @@
+"""Find the attention around a softmax, however it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from vitdeploy.graph.model import array, constant, dims, operand, producer, scalar
+
+_PASSED_ON = {"Dropout", "Identity", "Cast"}
+"""Between the softmax and the product with v: without effect in inference."""
+
+_ABOVE_SOFTMAX = {
+    "Add", "Cast", "Clip", "Div", "Expand", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Tanh",
+    "Unsqueeze", "Where",
+}  # fmt: skip
+"""Between the product of q and k and the softmax, whether or not `Attention` can express it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A matched attention: its operands, and the node whose output the `Attention` replaces."""
+
+    softmax: ir.Node
+    output: ir.Node
+    q: ir.Value
+    k: ir.Value
+    k_is_transposed: bool
+    v: ir.Value
+    scale: float
+    bias: ir.Value | None
+    bias_scale: float
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What the softmax reads: product · scale + bias · bias_scale."""
+
+    product: ir.Node
+    scale: float
+    bias: ir.Value | None
+    bias_scale: float
+
+
+def match(softmax: ir.Node) -> Site | str | None:
+    """The site around `softmax`; None if it is no attention; the reason if it is one that does not fit."""
+    path = _path_to_product(softmax.outputs[0])
+    if not path or constant(path[-1].inputs[1]) is not None or not _products_above(softmax.inputs[0]):
+        return None
+    rank = len(dims(softmax.outputs[0]) or ())
+    axis = softmax.attributes.get_int("axis", -1)
+    if rank != 4:
+        return f"the scores have rank {rank or 'unknown'}, not (batch, heads, tokens, tokens)"
+    if axis not in (-1, rank - 1):
+        return f"the softmax runs over axis {axis}, not over the keys"
+    if _is_read_elsewhere(softmax.outputs[0], path):
+        return "the attention map is read by something else (or returned), which a fused kernel cannot supply"
+    scores = _scores(softmax)
+    if isinstance(scores, str):
+        return scores
+    q, q_scale = _without_scale(operand(scores.product, 0))
+    k, k_scale, transposed = _keys(operand(scores.product, 1))
+    v = operand(path[-1], 1)
+    if reason := _misfit(q, k, v, scores.bias, softmax):
+        return reason
+    if any(node.op_type == "Where" for node in path) and _masks_whole_rows(scores.bias):
+        return "a query whose keys are all masked gives zeros, which a fused kernel does not do"
+    scale = scores.scale * q_scale * k_scale
+    return Site(softmax, path[-1], q, k, not transposed, v, scale, scores.bias, scores.bias_scale)
+
+
+def _path_to_product(attention_map: ir.Value) -> list[ir.Node]:
+    """The nodes from the attention map to its product with v, which is the last; none if there is no product."""
+    for use in attention_map.uses():
+        node, index = use.node, use.idx
+        if node.op_type == "MatMul" and index == 0:
+            return [node]
+        if (node.op_type in _PASSED_ON or _guards_against_nan(node)) and (rest := _path_to_product(node.outputs[0])):
+            return [node, *rest]
+    return []
+
+
+def _guards_against_nan(node: ir.Node) -> bool:
+    """Whether `node` is the Where of Where(IsNaN(p), 0, p), which PyTorch writes for a boolean mask."""
+    test = producer(node.inputs[0], "IsNaN") if node.op_type == "Where" else None
+    return test is not None and test.inputs[0] is node.inputs[2]
+
+
+def _is_read_elsewhere(attention_map: ir.Value, path: list[ir.Node]) -> bool:
+    """Whether anything beside `path` reads the attention map, or what passes it on."""
+    for node in path:
+        readers = 2 if node.op_type == "Where" else 1
+        if attention_map.is_graph_output() or len(attention_map.uses()) > readers:
+            return True
+        attention_map = node.outputs[0]
+    return False
+
+
+def _masks_whole_rows(bias: ir.Value | None) -> bool:
+    """Whether some query may have no key at all: its softmax is 0 / 0."""
+    if bias is None:
+        return False
+    return constant(bias) is None or bool(np.isneginf(array(bias)).all(axis=-1).any())
+
+
+def _products_above(value: ir.Value | None) -> list[ir.Node]:
+    """The products of two computed tensors that reach `value` through operators that shift, scale, mask or reshape."""
+    found, pending, seen = [], [value], set()
+    while pending:
+        node = producer(pending.pop())
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op_type == "MatMul" and not any(constant(v) is not None for v in node.inputs):
+            found.append(node)
+        elif node.op_type in _ABOVE_SOFTMAX:
+            pending += node.inputs
+    return found
+
+
+def _scores(softmax: ir.Node) -> _Scores | str:
+    """Walk up to the product of q and k, through scalar factors and at most one added bias; or why that fails."""
+    scale, bias, bias_scale = 1.0, None, 1.0
+    value = operand(softmax, 0)
+    while (node := producer(value)) is not None and node.op_type != "MatMul":
+        inside, factor = _without_scale(value)
+        if inside is not value:
+            scale *= factor
+        elif node.op_type == "Add" and bias is None:
+            summands = (operand(node, 0), operand(node, 1))
+            inside, bias = summands if _products_above(summands[0]) else reversed(summands)
+            if _products_above(bias):
+                return "the softmax reads a sum of several products"
+            bias_scale = scale
+        else:
+            again = "a second " if node.op_type == "Add" else ""
+            return f"{again}{node.op_type} stands between the product of q and k and the softmax"
+        value = inside
+    if node is None:
+        return "the product of q and k is out of sight"
+    return _Scores(node, scale, bias, bias_scale)
+
+
+def _misfit(q: ir.Value, k: ir.Value, v: ir.Value, bias: ir.Value | None, softmax: ir.Node) -> str | None:
+    """Why `Attention` cannot take these operands, or None: MatMul and Add broadcast more freely."""
+    shapes = [dims(x) for x in (q, k, v)]
+    if any(s is None or len(s) != 4 for s in shapes):
+        return "q, k and v are not all (batch, heads, tokens, head size)"
+    for sizes in list(zip(*(s for s in shapes if s is not None), strict=True))[:2]:
+        if len(set(sizes) - {None}) > 1:
+            return "q, k and v do not have the same batch and heads"
+    if bias is None:
+        return None
+    bias_shape, covered = dims(bias), (dims(softmax.outputs[0]) or ())[-2:]
+    if bias_shape is None or len(bias_shape) > 4:
+        return "the rank of the bias is unknown or above 4"
+    if bias_shape[-2:] != covered and None in covered:
+        return "the bias does not cover the scores, whose number is not known"
+    return None
+
+
+def _without_scale(value: ir.Value) -> tuple[ir.Value, float]:
+    node = producer(value, "Mul", "Div")
+    if node is None:
+        return value, 1.0
+    for inside, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
+        factor = scalar(other)
+        if factor and inside is not None and (node.op_type == "Mul" or other is node.inputs[1]):
+            return inside, factor if node.op_type == "Mul" else 1 / factor
+    return value, 1.0
+
+
+def _keys(value: ir.Value) -> tuple[ir.Value, float, bool]:
+    """Keys as (batch, heads, tokens, size) if a plain transpose is in sight, else kᵀ as it is; and its scale."""
+    value, scale = _without_scale(value)
+    node = producer(value, "Transpose", "Reshape")
+    if node is not None and node.op_type == "Transpose" and tuple(node.attributes.get_ints("perm", ())) == (0, 1, 3, 2):
+        inner, inner_scale = _without_scale(operand(node, 0))
+        return inner, scale * inner_scale, True
+    if node is not None and node.op_type == "Reshape" and (folded := _batched_transpose(node)) is not None:
+        return folded, scale, True
+    return value, scale, False
+
+
+def _batched_transpose(last: ir.Node) -> ir.Value | None:
+    """The dynamo exporter's kᵀ: Reshape to (batch · heads, tokens, size), Transpose (0, 2, 1), Reshape back."""
+    middle = producer(last.inputs[0], "Transpose")
+    if middle is None or tuple(middle.attributes.get_ints("perm", ())) != (0, 2, 1):
+        return None
+    first = producer(middle.inputs[0], "Reshape")
+    before, after = (dims(first.inputs[0]) if first else None), dims(last.outputs[0])
+    if first is None or before is None or after is None or len(before) != 4 or len(after) != 4:
+        return None
+    same = before[1] == after[1] and before[2] == after[3] and before[3] == after[2]
+    return first.inputs[0] if same else None
