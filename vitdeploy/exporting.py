@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -145,21 +147,35 @@ def _legacy(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
-        torch.onnx.export(
-            module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
-            output_names=outputs, dynamic_axes=axes, do_constant_folding=True,
-        )  # fmt: skip
+        with _stdout_dropped():
+            torch.onnx.export(
+                module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
+                output_names=outputs, dynamic_axes=axes, do_constant_folding=True,
+            )  # fmt: skip
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
+def _stdout_dropped() -> Iterator[None]:
+    """Drop what C++ code prints: the legacy exporter ends every failure with the whole TorchScript graph."""
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of things no user can act on; what fails is reported by the ladder."""
+    """Exporters warn of things no user can act on, and print on stdout, which `--json` owns; the ladder reports."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

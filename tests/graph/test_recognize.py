@@ -30,8 +30,8 @@ def test_a_vit_reads_the_same_from_every_exporter(kind: str, exported: Callable[
         (1, HEADS, SIZE, TOKENS),
     ]
     assert len(structure.norms) == 5
-    prefix = "blocks/" if kind.startswith("legacy") else ""
-    assert [s.name for s in structure.attention] == [f"{prefix}blocks.{n}.attn" for n in (0, 1)]
+    name = "blocks/blocks.{}/attn" if kind.startswith("legacy") else "blocks.{}.attn"
+    assert [s.name for s in structure.attention] == [name.format(n) for n in (0, 1)]
 
 
 class Mlp(nn.Module):

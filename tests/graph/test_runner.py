@@ -37,7 +37,7 @@ def test_equal_outputs_agree_by_name_or_by_order() -> None:
         {"a": A, "b": A},
         {"a": A, "b": np.full_like(A, np.nan)},
         {"a": A, "b": np.full_like(A, np.inf)},
-        {"a": A + [0, 0, 0.01], "b": -A},  # cosine is above 0.9999, one number is not
+        {"a": A + np.array([0, 0, 0.01]), "b": -A},  # cosine is above 0.9999, one number is not
         {"a": 1.01 * A, "b": -1.01 * A},  # cosine is 1
     ],
 )

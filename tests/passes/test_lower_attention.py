@@ -162,3 +162,13 @@ def test_the_vit_keeps_its_numbers(lowering: Pass, kind: str, vit: Any, exported
     assert apply(lowering, graph).fired == 2
     for batch in (1, 3) if kind.endswith("batch") else (1,):
         assert differs(graph, images(batch), expected(vit, images(batch))) is None
+
+
+def test_an_inner_value_does_not_take_the_name_of_the_one_it_helps_to_make() -> None:
+    graph = parsed(attention())
+    (core,) = (n for n in graph.nodes if n.op_type == "Attention")
+    core.name, core.outputs[0].name = "m/Attention", "m/Attention:0"  # as NameNodes leaves it
+    LowerMultihead().apply(graph)
+    inputs = feeds()
+    (y,) = run(graph, inputs.pop("q"), **inputs).values()
+    assert np.abs(y - softmax_of_scores(**feeds())).max() < 1e-5

@@ -56,7 +56,8 @@ class Graph:
         for initializer in tape.initializers:
             self.model.graph.register_initializer(initializer)
         for node in tape.nodes:
-            node.outputs[0].name = f"{node.name}:0"
+            value = node.outputs[0]
+            value.name = f"{node.name}:0" if f"{node.name}:0" != name else f"{node.name}:inner"
         ir.convenience.replace_nodes_and_values(
             self.model.graph, old_nodes[0], old_nodes, list(tape.nodes), [old], [new]
         )

@@ -1,0 +1,58 @@
+"""Dynamic INT8: the codes' formula, and the operator that uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.graphs import apply, images, raised, run, types
+from vitdeploy.passes.lower_multihead import LowerMultihead
+from vitdeploy.passes.remove_dead import RemoveDead
+from vitdeploy.quantize import dynamic
+from vitdeploy.quantize.dynamic import symmetric_codes
+from vitdeploy.recipe import PrecisionSpec
+from vitdeploy.session import Array
+
+WEIGHT = (np.random.default_rng(0).standard_normal((32, 5)) * [1, 10, 0.01, 0, 3]).astype(np.float32)
+
+
+@pytest.mark.parametrize("largest", [127, 64])
+def test_codes_are_symmetric_with_one_scale_for_each_output_channel(largest: int) -> None:
+    codes, scale = symmetric_codes(WEIGHT, largest)
+    assert (codes.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, (5,))
+    alive = np.array([0, 1, 2, 4])
+    assert scale[alive] == pytest.approx(np.abs(WEIGHT).max(0)[alive] / largest)
+    assert np.abs(codes).max(0).tolist() == [largest, largest, largest, 0, largest]
+    assert np.all(np.abs(codes * scale - WEIGHT) <= scale / 2 * 1.001)
+    assert np.isfinite(scale).all()
+    assert np.array_equal(symmetric_codes(-WEIGHT, largest)[0], -codes)
+
+
+def test_every_placed_linear_becomes_one_operator(vit: Any, exported: Callable[[str], bytes]) -> None:
+    graph, structure, _ = raised(exported("dynamo"))
+    apply(LowerMultihead(), graph)
+    reference = run(graph, images())["output_0"]
+    before = graph.weight_bytes()
+    record = dynamic.quantize(graph, structure, PrecisionSpec(kind="int8-dynamic", keep=("head",))).record
+    assert types(graph).count("DynamicQuantizeMatMul") == 8
+    assert types(graph).count("MatMul") == 1
+    assert record["quantized"] == "8"
+    assert {key for key in record if key.startswith("float: ")} == {"float: patch_embed.proj", "float: head"}
+    y = run(graph, images())["output_0"]
+    assert 0 < relative(y, reference) < 0.1
+    apply(RemoveDead(), graph)
+    assert graph.weight_bytes() < 0.5 * before  # the patch embedding, the head, and all vectors stay in float
+
+
+def relative(y: Array, reference: Array) -> float:
+    return float(np.abs(y - reference).max() / np.abs(reference).max())
+
+
+def test_an_add_that_is_no_bias_stays(exported: Callable[[str], bytes]) -> None:
+    graph, structure, _ = raised(exported("dynamo"))
+    adds = types(graph).count("Add")
+    placed = dynamic.quantize(graph, structure, PrecisionSpec(kind="int8-dynamic")).record["quantized"]
+    assert types(graph).count("Add") == adds - int(placed)  # residuals and the position embedding are still there

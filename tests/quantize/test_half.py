@@ -1,0 +1,77 @@
+"""FP16 inside, FP32 at the edges; and what does not fit is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from tests.graphs import apply, expected, images, parsed, raised, run, types
+from vitdeploy.errors import QuantizeError
+from vitdeploy.passes.lower_primitives import LowerPrimitives
+from vitdeploy.quantize import half
+
+ADD = '<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float y) { y = Add(x, w) }'
+
+
+@pytest.mark.parametrize("kind", ["dynamo", "legacy-17", "dynamo-batch"])
+def test_the_vit_in_half_precision(kind: str, vit: Any, exported: Callable[[str], bytes]) -> None:
+    graph, _, _ = raised(exported(kind))
+    before = graph.weight_bytes()
+    half.convert(graph)
+    apply(LowerPrimitives(), graph)
+    inside = [v.dtype for node in graph.nodes if node.op_type != "Cast" for v in node.outputs]
+    assert ir.DataType.FLOAT not in inside
+    assert {v.dtype for v in graph.model.graph.initializers.values()} <= {ir.DataType.FLOAT16, ir.DataType.INT64}
+    assert graph.weight_bytes() < 0.55 * before
+    assert [v.dtype for v in (*graph.model.graph.inputs, *graph.model.graph.outputs)] == [ir.DataType.FLOAT] * 2
+    x = images(3 if kind.endswith("batch") else 1)
+    y = run(graph, x)["output_0"]
+    assert y.dtype == np.float32
+    assert 0 < np.abs(y - expected(vit, x)["output_0"]).max() < 0.01
+
+
+def test_a_weight_beyond_its_range_is_refused_by_name() -> None:
+    graph = parsed(ADD, w=np.array([1, -7e4], np.float32))
+    with pytest.raises(QuantizeError, match=r"w reaches 7e\+04, float16 ends at 65504"):
+        half.convert(graph)
+
+
+def test_a_constant_inside_a_node_is_converted_and_checked() -> None:
+    constant = "w = Constant<value = float[1] {V}>() y = Add(x, w)"
+    inside = ADD.replace("float[2]", "float[1]").replace("y = Add(x, w)", constant)
+    graph = parsed(inside.replace("V", "2.5"))
+    half.convert(graph)
+    assert run(graph, np.ones(1, np.float32))["y"] == [3.5]
+    with pytest.raises(QuantizeError, match="float16 ends"):
+        half.convert(parsed(inside.replace("V", "1e6")))
+
+
+@pytest.mark.parametrize("masked", [-np.inf, np.finfo(np.float32).min])
+def test_a_mask_keeps_masking(masked: float) -> None:
+    graph = parsed(ADD.replace("y = Add(x, w)", "a = Add(x, w) y = Softmax(a)"), w=np.array([0, masked], np.float32))
+    half.convert(graph)
+    assert run(graph, np.array([1, 2], np.float32))["y"].tolist() == [1, 0]
+
+
+def test_what_an_operator_defines_as_float32_stays() -> None:
+    resize = ADD.replace("float[2]", "float[1,1,2,2]").replace("Add(x, w)", 'Resize<mode = "linear">(x, , s)')
+    graph = parsed(resize, s=np.array([1, 1, 2, 2], np.float32))
+    half.convert(graph)
+    assert types(graph) == ["Cast", "Resize", "Cast"]
+    assert run(graph, np.ones((1, 1, 2, 2), np.float32))["y"].shape == (1, 1, 4, 4)
+
+
+def test_a_cast_to_float_inside_becomes_a_cast_to_half() -> None:
+    graph = parsed(
+        ADD.replace("float[2] x", "int64[2] x")
+        .replace("Add(x, w)", "Add(f, w)")
+        .replace("{ y", "{ f = Cast<to = 1>(x) y"),
+        w=np.ones(2, np.float32),
+    )
+    half.convert(graph)
+    y = run(graph, np.array([1, 2]))["y"]
+    assert (y.dtype, y.tolist()) == (np.float32, [2, 3])

@@ -1,0 +1,63 @@
+"""Which linears drop precision, and the rule that decided it."""
+
+from __future__ import annotations
+
+import pytest
+
+from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.structure import Linear, Role, Structure
+from vitdeploy.quantize.placement import place
+
+
+def structure(*linears: tuple[str, Role]) -> Structure:
+    found = tuple(Linear(name=n, nodes=(f"{n}/MatMul",), role=r, block=0, weight=(4, 4)) for n, r in linears)
+    return Structure(attention=(), linears=found, norms=())
+
+
+VIT = structure(
+    ("patch_embed.proj", "patch"),
+    ("blocks.0.attn.qkv", "qkv"),
+    ("blocks.0.mlp.fc1", "fc1"),
+    ("blocks.1.attn.qkv", "qkv"),
+    ("head", "head"),
+)
+
+
+def names(keep: tuple[str, ...]) -> list[str]:
+    return [linear.name for linear in place(VIT, keep)[0]]
+
+
+def test_every_linear_but_the_patch_embedding() -> None:
+    placed, kept = place(VIT, ())
+    assert [linear.name for linear in placed] == ["blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.1.attn.qkv", "head"]
+    assert list(kept) == ["patch_embed.proj"]
+    assert "raw pixels" in kept["patch_embed.proj"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (("head",), ["blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.1.attn.qkv"]),
+        (("qkv",), ["blocks.0.mlp.fc1", "head"]),
+        (("blocks.0.*",), ["blocks.1.attn.qkv", "head"]),
+        (("*.fc1", "head"), ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]),
+        (("blocks.1.attn.qkv",), ["blocks.0.attn.qkv", "blocks.0.mlp.fc1", "head"]),
+    ],
+)
+def test_keeps_by_role_and_by_name(keep: tuple[str, ...], left: list[str]) -> None:
+    assert names(keep) == left
+    _, kept = place(VIT, keep)
+    assert {rule for name, rule in kept.items() if name != "patch_embed.proj"} == {f"keep: {k}" for k in keep}
+
+
+def test_a_keep_that_matches_nothing_is_an_error_with_the_roles() -> None:
+    with pytest.raises(QuantizeError, match=r"'heda' matches no linear\. Use a role \(fc1, head, patch, qkv\)"):
+        place(VIT, ("qkv", "heda"))
+
+
+@pytest.mark.parametrize("linears", [(), (("patch_embed.proj", "patch"),)])
+def test_nothing_to_quantize_is_an_error(linears: tuple[tuple[str, Role], ...]) -> None:
+    with pytest.raises(QuantizeError, match="no linear to quantize"):
+        place(structure(*linears), ())
+    with pytest.raises(QuantizeError, match="no linear to quantize"):
+        place(VIT, ("*",))

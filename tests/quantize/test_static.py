@@ -1,0 +1,124 @@
+"""Static INT8 with NNCF: Q/DQ on the linears, ranges from images, and numbers near the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.graphs import apply, expected, images, raised, refusals, run, types
+from vitdeploy import passes
+from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.model import Graph, load
+from vitdeploy.graph.structure import Structure
+from vitdeploy.passes import order
+from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
+from vitdeploy.quantize import Calibration, Quantized, quantize
+from vitdeploy.recipe import PrecisionSpec
+
+pytest.importorskip("nncf")
+
+BATCHES = [images(1, seed) for seed in range(8)]
+
+
+def calibration() -> Calibration:
+    return Calibration(lambda: iter(BATCHES), len(BATCHES), len(BATCHES), "test", "digest")
+
+
+@pytest.fixture(scope="module")
+def int8(
+    exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Quantized, Structure, Path]:
+    graph, structure, _ = raised(exported("dynamo"))
+    folder = tmp_path_factory.mktemp("int8")
+    quantized = quantize(graph, structure, PrecisionSpec(kind="int8", keep=("head",)), calibration(), folder)
+    path = folder / "quantized.onnx"
+    quantized.graph.save(path)
+    return quantized, structure, path
+
+
+def test_q_dq_stands_on_the_placed_linears_only(int8: tuple[Quantized, Structure, Path]) -> None:
+    quantized, structure, path = int8
+    graph = load(path)
+    linears = {name: linear.role for linear in structure.linears for name in linear.nodes}
+    roles = [linears[n.name or ""] for n in graph.nodes if n.name in linears and _quantized(n)]
+    assert sorted(roles) == sorted(["qkv", "proj", "fc1", "fc2"] * 2)
+    assert types(graph).count("Attention") == 2
+    assert quantized.record["quantized"] == "8"
+    assert quantized.record["float: head"] == "keep: head"
+    assert quantized.record["calibration_images"] == "8"
+    assert not any(_quantized(n) for n in graph.nodes if n.op_type in ("Attention", "LayerNormalization", "Gelu"))
+
+
+def _quantized(node: Any) -> bool:
+    return any(
+        v is not None and v.producer() is not None and v.producer().op_type == "DequantizeLinear" for v in node.inputs
+    )
+
+
+def test_numbers_stay_near_the_models(int8: tuple[Quantized, Structure, Path], vit: Any) -> None:
+    y, reference = run(load(int8[2]), images(1, 3))["output_0"], expected(vit, images(1, 3))["output_0"]
+    assert 0 < np.abs(y - reference).max() < 0.1 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("attention", ["multihead", "primitives"])
+def test_lowered_to_integer_kernels_it_gives_the_numbers_of_q_dq(
+    int8: tuple[Quantized, Structure, Path], attention: Any
+) -> None:
+    graph = load(int8[2])
+    reference = run(graph, images())["output_0"]
+    records = passes.run(order.lowering(Dialect(20, attention, "integer")), graph)
+    fired = {record.name: record.fired for record in records}
+    assert fired["lower-integer-linears"] == 8
+    assert fired[f"lower-{attention}"] == 2
+    assert refusals(records, "lower-integer-linears") == {}
+    assert types(graph).count("DequantizeLinear") == 0
+    assert graph.opset == 20
+    y = run(graph, images())["output_0"]
+    assert np.abs(y - reference).max() < 1e-3 * np.abs(reference).max()
+
+
+def test_a_broken_scale_would_be_noticed(int8: tuple[Quantized, Structure, Path]) -> None:
+    """What the test above rests on."""
+    graph = load(int8[2])
+    reference = run(graph, images())["output_0"]
+    apply(LowerIntegerLinears(), graph)
+    node = next(n for n in graph.nodes if n.op_type == "MatMulIntegerToFloat")
+    node.replace_input_with(3, _scaled(graph, node.inputs[3], 1.05))
+    assert np.abs(run(graph, images())["output_0"] - reference).max() > 1e-3 * np.abs(reference).max()
+
+
+def _scaled(graph: Graph, value: Any, factor: float) -> Any:
+    import onnx_ir as ir
+
+    tensor = ir.tensor(value.const_value.numpy() * np.float32(factor), name="scaled")
+    scaled = ir.Value(name="scaled", const_value=tensor, shape=tensor.shape, type=value.type)
+    graph.model.graph.register_initializer(scaled)
+    return scaled
+
+
+def test_calibration_images_are_required(exported: Callable[[str], bytes], tmp_path: Path) -> None:
+    graph, structure, _ = raised(exported("dynamo"))
+    with pytest.raises(QuantizeError, match=r"needs calibration images.*--calibration"):
+        quantize(graph, structure, PrecisionSpec(kind="int8"), None, tmp_path)
+
+
+def test_float32_is_left_alone(exported: Callable[[str], bytes], tmp_path: Path) -> None:
+    graph, structure, _ = raised(exported("dynamo"))
+    before = types(graph)
+    assert quantize(graph, structure, PrecisionSpec(kind="fp32"), None, tmp_path) == Quantized(graph, {})
+    assert types(graph) == before
+
+
+def test_nothing_is_printed(
+    exported: Callable[[str], bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`--json` owns stdout."""
+    graph, structure, _ = raised(exported("legacy-17"))
+    precision = PrecisionSpec(kind="int8", smooth_alpha="off", keep=("qkv", "proj", "fc1", "head"))
+    assert quantize(graph, structure, precision, calibration(), tmp_path).record["quantized"] == "2"
+    assert capfd.readouterr().out == ""

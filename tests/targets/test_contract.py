@@ -1,0 +1,205 @@
+"""What holds for every target, from one list: adding a file to `targets/` adds it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from tests.graphs import expected, images, parsed
+from vitdeploy import passes, targets
+from vitdeploy.errors import CompileError, RecipeError, TargetUnavailable, UsageError, VitdeployError
+from vitdeploy.evidence import Audit
+from vitdeploy.exporting import disagreement
+from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.recognize import recognize
+from vitdeploy.graph.runner import compare
+from vitdeploy.passes import order
+from vitdeploy.quantize import Calibration, quantize
+from vitdeploy.recipe import Batch, Precision, PrecisionSpec, TargetSpec
+from vitdeploy.targets import Bundle, Compiled, Target
+
+NAMES = targets.names()
+LINEARS, SITES, NORMS = 10, 2, 5  # of the tiny ViT
+QUANTIZED = LINEARS - 1  # the patch embedding stays in float
+
+
+def target(name: str, **options: Any) -> Target:
+    return targets.find(TargetSpec(kind=name, **options))
+
+
+def test_the_targets_are_the_files() -> None:
+    folder = Path(targets.__path__[0])
+    files = {p.stem.replace("_", "-") for p in folder.glob("[!_]*.py")}
+    assert set(NAMES) == files
+    assert {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"} <= files
+
+
+def test_an_unknown_target_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'openvino'"):
+        target("openvin")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_target_says_what_it_can_do(name: str) -> None:
+    found = target(name)
+    assert found.name == name
+    assert set(found.precisions) <= set(get_args(Precision))
+    assert found.default_precision == found.precisions[0]
+    dialect = found.dialect()
+    assert isinstance(dialect, Dialect)
+    assert 20 <= dialect.opset <= 22  # an Attention of opset 23 without a dedicated kernel fails a TensorRT build
+    for precision in found.precisions:
+        found.check_precision(precision)
+    with pytest.raises(UsageError, match=f"{name} cannot do int4-weights. It can do {found.precisions[0]}"):
+        found.check_precision("int4-weights")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_option_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match="wokspace_bytes"):
+        target(name, wokspace_bytes=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_device_is_said_with_the_way_out(name: str) -> None:
+    found = target(name, device="sm13")
+    missing = found.unavailable()
+    assert missing is not None
+    assert not missing.available
+    assert missing.why
+    assert missing.fix
+    with pytest.raises(TargetUnavailable, match=f"^{name}: ") as caught:
+        found.require()
+    assert caught.value.fix == missing.fix
+
+
+@pytest.fixture(scope="session")
+def bundle(exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """The tiny ViT, ready for a target in a precision, in a folder of its own."""
+
+    def make(found: Target, precision: Any, kind: str = "dynamo") -> Bundle:
+        folder = tmp_path_factory.mktemp("bundle")
+        graph = parsed(exported(kind))
+        passes.run(order.raising(), graph)
+        structure = recognize(graph, {})
+        batches = [images(1, seed) for seed in range(4)]
+        calibration = Calibration(lambda: iter(batches), 4, 4, "test", "digest")
+        graph = quantize(graph, structure, PrecisionSpec(kind=precision), calibration, folder).graph
+        passes.run(order.lowering(found.dialect()), graph)
+        assert graph.opset == found.dialect().opset
+        graph.save(folder / "graph.onnx")
+        batch = Batch.model_validate("1:2:4" if kind.endswith("batch") else 1)
+        return Bundle(
+            graph=folder / "graph.onnx",
+            structure=structure.located(node.name or "" for node in graph.nodes),
+            precision=precision,
+            batch=batch,
+            input_name="input",
+            input_shape=(batch.opt, 3, 32, 32),
+        )
+
+    return make
+
+
+def available() -> Iterator[Any]:
+    """Each target that can compile here, with each of its precisions; the others are said to be skipped."""
+    for name in NAMES:
+        missing = target(name).unavailable()
+        marks = [pytest.mark.skip(reason=missing.why)] if missing else []
+        for precision in target(name).precisions:
+            yield pytest.param(name, precision, marks=marks, id=f"{name}-{precision}")
+
+
+@pytest.mark.parametrize("kind", ["dynamo", "legacy-17", "dynamo-batch"])
+@pytest.mark.parametrize(("name", "precision"), [*available()])
+def test_compiles_and_audits(name: str, precision: str, kind: str, bundle: Callable[..., Bundle]) -> None:
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    found = target(name, threads=1) if name in ("openvino", "onnxruntime") else target(name)
+    given = bundle(found, precision, kind)
+    compiled = found.compile(given, given.graph.parent)
+    assert (compiled.folder / compiled.runs).stat().st_size > 0
+    assert compiled.backend.startswith(name.partition("-")[0])
+
+    audit = found.audit(given, compiled)
+    assert isinstance(audit, Audit)
+    assert (audit.target, audit.precision, audit.backend) == (name, precision, compiled.backend)
+    check_attention(audit, given)
+    assert audit.layernorm.sites == NORMS
+    counts = audit.linears.model_dump()
+    assert sum(counts.values()) == LINEARS
+    if precision.startswith("int8"):
+        assert (counts["int8"], counts["other"]) == (QUANTIZED, 0)
+    else:
+        assert counts[precision] == LINEARS, audit.layers
+
+
+def check_attention(audit: Audit, given: Bundle) -> None:
+    """Every site is fused, with its kernel, or not, with the reason."""
+    attention = audit.attention
+    assert attention.evidence == "compiled"
+    assert attention.sites == SITES == attention.fused + len(attention.unfused)
+    named = {*attention.kernels, *(u.site for u in attention.unfused)}
+    assert named == {site.name for site in given.structure.attention}
+    assert all(u.reason and u.reason != "not found in what was compiled" for u in attention.unfused)
+
+
+def test_onnxruntime_and_openvino_fuse_every_site(bundle: Callable[..., Bundle]) -> None:
+    for name in ("onnxruntime", "openvino"):
+        found = target(name, threads=1)
+        given = bundle(found, "fp32")
+        audit = found.audit(given, found.compile(given, given.graph.parent))
+        assert (audit.attention.fused, audit.layernorm.fused) == (SITES, NORMS), (name, audit.attention)
+
+
+def test_an_unfused_site_is_seen(bundle: Callable[..., Bundle]) -> None:
+    """Read from what was compiled, not from what was meant: ONNX Runtime is given plain primitives it cannot fuse."""
+    found = target("onnxruntime", threads=1)
+    given = bundle(target("openvino"), "fp32")
+    audit = found.audit(given, Compiled(given.graph.parent, "graph.onnx", "onnxruntime"))
+    assert audit.attention.fused == 0
+    assert all("Softmax" in u.reason for u in audit.attention.unfused)
+
+
+def test_what_openvino_runs_gives_the_models_numbers(vit: Any, bundle: Callable[..., Bundle]) -> None:
+    from vitdeploy.targets.openvino import OpenVINOSession
+
+    found = target("openvino")
+    given = bundle(found, "fp32")
+    compiled = found.compile(given, given.graph.parent)
+    with OpenVINOSession(compiled.folder / compiled.runs, "CPU", 1, name="openvino-fp32") as session:
+        outputs = session.run({"input": images()})
+        assert session.effective["inference_precision"] == "f32"
+    assert disagreement(compare(expected(vit, images()), outputs, batch=1)) is None
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if target(n).unavailable() is None and n != "onnxruntime"])
+def test_a_graph_that_does_not_compile_is_an_error_of_ours(name: str, bundle: Callable[..., Bundle]) -> None:
+    found = target(name)
+    given = bundle(found, "fp32")
+    given.graph.write_bytes(given.graph.read_bytes()[:1000])
+    with pytest.raises(CompileError) as caught:
+        found.compile(given, given.graph.parent)
+    assert caught.value.fix
+
+
+def test_a_target_that_is_not_here_makes_bundles() -> None:
+    found = target("tensorrt")
+    missing = found.unavailable()
+    if missing is None:
+        pytest.skip("TensorRT and a GPU are here")
+    assert found.built_on_device
+    assert "vitdeploy compile" in missing.fix
+    if "not installed" in missing.why:
+        with pytest.raises(VitdeployError, match="TensorRT does not load"):
+            found.compile(None, Path())  # type: ignore[arg-type]
+
+
+def test_the_thread_count_is_the_one_asked_for(bundle: Callable[..., Bundle]) -> None:
+    for name in ("onnxruntime", "openvino"):
+        found = target(name, threads=1)
+        given = bundle(found, "fp32")
+        assert found.audit(given, found.compile(given, given.graph.parent)).threads == 1
