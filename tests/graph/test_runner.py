@@ -32,6 +32,7 @@ def test_equal_outputs_agree_by_name_or_by_order() -> None:
     "other",
     [
         {},
+        {"a": A},
         {"b": -A},
         {"a": A[:1], "b": -A},
         {"a": A, "b": A},
@@ -43,6 +44,14 @@ def test_equal_outputs_agree_by_name_or_by_order() -> None:
 )
 def test_what_does_not_match_never_agrees(other: dict[str, Any]) -> None:
     assert verdict({"a": A, "b": -A}, other) is not None
+
+
+def test_many_small_differences_beside_one_large_number_are_noticed() -> None:
+    reference, other = np.zeros(1001, np.float32), np.full(1001, 0.9, np.float32)
+    reference[0] = other[0] = 1000
+    parity = compare({"a": reference}, {"a": other}, batch=1)
+    assert parity.max_abs < 1e-3 * parity.reference_max
+    assert "cosine" in (disagreement(parity) or "")
 
 
 def test_comparing_nothing_is_no_agreement() -> None:

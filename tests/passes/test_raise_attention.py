@@ -81,6 +81,16 @@ RAISED = {
         lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=FULL[0, 0] > -1),
         S,
     ),
+    "two biases": (lambda q, k, v, x: after(product(q, k) + FULL + key_mask(x), v), 1.0),
+    "two constant biases, one scaled": (
+        lambda q, k, v, x: after((product(q, k) + FULL) * 0.5 + PER_HEAD, v),
+        0.5,
+    ),
+    "a factor for each head": (lambda q, k, v, x: after(product(q, k) * PER_HEAD[:, :1, :1], v), 1.0),
+    "a factor for each head below a bias": (
+        lambda q, k, v, x: after(product(q, k) * PER_HEAD[:, :1, :1] + FULL, v),
+        1.0,
+    ),
 }
 BY_DYNAMO = [
     "div after",
@@ -97,15 +107,8 @@ def with_map(q: Any, k: Any, v: Any, x: Any) -> Any:
     return attention @ v, attention
 
 
-def in_windows(q: Any, k: Any, v: Any, x: Any) -> Any:
-    """Swin's mask over windows, added in five dimensions."""
-    logits = product(q, k).view(1, -1, HEADS, TOKENS, TOKENS) + FULL[None]
-    return after(logits.view(-1, HEADS, TOKENS, TOKENS), v)
-
-
 REFUSED = {
     "returns its map": (with_map, "attention map is read by something else"),
-    "windows": (in_windows, "Reshape stands between"),
     "clamped scores": (lambda q, k, v, x: after(product(q, k).clamp(-2, 2), v), "Clip stands between"),
     "masked_fill": (lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v), "Where stands between"),
     "boolean mask, computed": (
@@ -116,10 +119,12 @@ REFUSED = {
         lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=FULL[0, 0] > 9),
         "keys are all masked",
     ),
-    "two biases": (lambda q, k, v, x: after(product(q, k) + FULL + key_mask(x), v), "a second Add"),
     "two products": (lambda q, k, v, x: after(product(q, k) + product(k, q), v), "sum of several products"),
-    "a factor for each head": (lambda q, k, v, x: after(product(q, k) * PER_HEAD[:, :1, :1], v), "Mul stands between"),
     "softmax over queries": (lambda q, k, v, x: product(q, k).softmax(2) @ v, "over axis 2"),
+    "a factor for each head above a bias": (
+        lambda q, k, v, x: after((product(q, k) + FULL) * PER_HEAD[:, :1, :1], v),
+        "Mul stands between",
+    ),
     "shared keys": (lambda q, k, v, x: after(product(q, k[:, :1]), v), "same batch and heads"),
 }
 
@@ -196,6 +201,12 @@ def test_raises_every_exporters_vit(kind: str, vit: torch.nn.Module, exported: C
     assert [(s.heads, s.head_size, s.tokens) for s in structure.attention] == [(HEADS, SIZE, TOKENS)] * 2
     for batch in (1, 2, 3) if kind.endswith("batch") else (1,):
         assert differs(graph, images(batch), expected(vit, images(batch))) is None
+
+
+def test_the_dynamo_exporters_batched_transpose_goes(exported: Callable[[str], bytes]) -> None:
+    """Keys are taken from before Reshape, Transpose, Reshape: no product pays for two transposes."""
+    graph, _, _ = raised(exported("dynamo-20"))
+    assert [node.name for node in graph.nodes if (node.name or "").endswith("/transpose_k")] == []
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -14,6 +14,7 @@ from vitdeploy.errors import CompileError, RecipeError, TargetUnavailable, Usage
 from vitdeploy.evidence import Audit
 from vitdeploy.exporting import disagreement
 from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.model import load
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.runner import compare
 from vitdeploy.passes import order
@@ -162,6 +163,20 @@ def test_an_unfused_site_is_seen(bundle: Callable[..., Bundle]) -> None:
     audit = found.audit(given, Compiled(given.graph.parent, "graph.onnx", "onnxruntime"))
     assert audit.attention.fused == 0
     assert all("Softmax" in u.reason for u in audit.attention.unfused)
+
+
+def test_openvino_is_not_believed_to_fuse_what_it_splits(bundle: Callable[..., Bundle]) -> None:
+    """The first site's attention map is returned, so that its kernels stay apart."""
+    found = target("openvino", threads=1)
+    given = bundle(found, "fp32")
+    graph = load(given.graph)
+    softmax = next(node for node in graph.nodes if node.op_type == "Softmax")
+    graph.model.graph.outputs.append(softmax.outputs[0])
+    graph.save(given.graph)
+    attention = found.audit(given, found.compile(given, given.graph.parent)).attention
+    assert list(attention.kernels) == [given.structure.attention[1].name]
+    assert [u.site for u in attention.unfused] == [given.structure.attention[0].name]
+    assert attention.unfused[0].reason.startswith("runs as MatMul")
 
 
 def test_what_openvino_runs_gives_the_models_numbers(vit: Any, bundle: Callable[..., Bundle]) -> None:

@@ -85,11 +85,19 @@ def run(app: typer.Typer) -> NoReturn:
     if not _only_prints_help(sys.argv[1:]):
         _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # started with nohup or in the background
             signal.signal(number, _interrupt)
-    app()
+    try:
+        app()
+    finally:
+        # The exit code stands. While Python shuts down it gives signals back to the system, which would replace it.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants

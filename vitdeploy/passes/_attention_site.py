@@ -30,18 +30,28 @@ class Site:
     k_is_transposed: bool
     v: ir.Value
     scale: float
-    bias: ir.Value | None
-    bias_scale: float
+    head_scale: ir.Value | None
+    """One factor for each head, as in SwinV2's cosine attention; constant, (1, heads, 1, 1) or of lower rank."""
+    biases: tuple[Bias, ...]
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A summand of the scores. `windows`: it was added to scores of that 5-D shape (batch, windows, heads, n, n)."""
+
+    value: ir.Value
+    scale: float
+    windows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """What the softmax reads: product · scale + bias · bias_scale."""
+    """What the softmax reads: product · scale · head_scale + Σ bias · bias.scale."""
 
     product: ir.Node
     scale: float
-    bias: ir.Value | None
-    bias_scale: float
+    head_scale: ir.Value | None
+    biases: tuple[Bias, ...]
 
 
 def match(softmax: ir.Node) -> Site | str | None:
@@ -63,12 +73,12 @@ def match(softmax: ir.Node) -> Site | str | None:
     q, q_scale = _without_scale(operand(scores.product, 0))
     k, k_scale, transposed = _keys(operand(scores.product, 1))
     v = operand(path[-1], 1)
-    if reason := _misfit(q, k, v, scores.bias, softmax):
+    if reason := _misfit(q, k, v, scores.biases, softmax):
         return reason
-    if any(node.op_type == "Where" for node in path) and _masks_whole_rows(scores.bias):
+    if any(node.op_type == "Where" for node in path) and any(_masks_whole_rows(b.value) for b in scores.biases):
         return "a query whose keys are all masked gives zeros, which a fused kernel does not do"
     scale = scores.scale * q_scale * k_scale
-    return Site(softmax, path[-1], q, k, not transposed, v, scale, scores.bias, scores.bias_scale)
+    return Site(softmax, path[-1], q, k, not transposed, v, scale, scores.head_scale, scores.biases)
 
 
 def _path_to_product(attention_map: ir.Value) -> list[ir.Node]:
@@ -98,10 +108,8 @@ def _is_read_elsewhere(attention_map: ir.Value, path: list[ir.Node]) -> bool:
     return False
 
 
-def _masks_whole_rows(bias: ir.Value | None) -> bool:
+def _masks_whole_rows(bias: ir.Value) -> bool:
     """Whether some query may have no key at all: its softmax is 0 / 0."""
-    if bias is None:
-        return False
     return constant(bias) is None or bool(np.isneginf(array(bias)).all(axis=-1).any())
 
 
@@ -121,29 +129,67 @@ def _products_above(value: ir.Value | None) -> list[ir.Node]:
 
 
 def _scores(softmax: ir.Node) -> _Scores | str:
-    """Walk up to the product of q and k, through scalar factors and at most one added bias; or why that fails."""
-    scale, bias, bias_scale = 1.0, None, 1.0
+    """Walk up to the product of q and k, through scalar factors and summands; or why that fails."""
+    scale, head_scale = 1.0, None
+    biases: list[Bias] = []
     value = operand(softmax, 0)
     while (node := producer(value)) is not None and node.op_type != "MatMul":
         inside, factor = _without_scale(value)
         if inside is not value:
             scale *= factor
-        elif node.op_type == "Add" and bias is None:
+        elif node.op_type == "Add":
             summands = (operand(node, 0), operand(node, 1))
             inside, bias = summands if _products_above(summands[0]) else reversed(summands)
             if _products_above(bias):
                 return "the softmax reads a sum of several products"
-            bias_scale = scale
+            biases.append(Bias(bias, scale))
+        elif (window := _window_mask(node)) is not None:
+            inside, mask, shape = window
+            biases.append(Bias(mask, scale, shape))
+        elif (per_head := _per_head_factor(node)) is not None and producer(per_head[0], "MatMul") is not None:
+            inside, head_scale = per_head
         else:
-            again = "a second " if node.op_type == "Add" else ""
-            return f"{again}{node.op_type} stands between the product of q and k and the softmax"
+            return f"{node.op_type} stands between the product of q and k and the softmax"
         value = inside
     if node is None:
         return "the product of q and k is out of sight"
-    return _Scores(node, scale, bias, bias_scale)
+    return _Scores(node, scale, head_scale, tuple(biases))
 
 
-def _misfit(q: ir.Value, k: ir.Value, v: ir.Value, bias: ir.Value | None, softmax: ir.Node) -> str | None:
+def _window_mask(last: ir.Node) -> tuple[ir.Value, ir.Value, tuple[int, ...]] | None:
+    """Swin's way to mask windows: Reshape to (batch, windows, heads, n, n), Add a constant, Reshape back.
+
+    Returns the scores above, the mask, and the 5-D shape; None for anything else, a dynamic batch included.
+    """
+    add = producer(last.inputs[0], "Add") if last.op_type == "Reshape" else None
+    if add is None:
+        return None
+    for inside, mask in ((operand(add, 0), operand(add, 1)), (operand(add, 1), operand(add, 0))):
+        first = producer(inside, "Reshape")
+        if first is None or constant(mask) is None:
+            continue
+        shape, outer, inner = dims(inside), dims(last.outputs[0]), dims(first.inputs[0])
+        if shape is None or len(shape) != 5 or None in shape or outer is None or outer != inner:
+            return None
+        whole = tuple(int(n or 0) for n in shape)
+        return (operand(first, 0), mask, whole) if outer == (whole[0] * whole[1], *whole[2:]) else None
+    return None
+
+
+def _per_head_factor(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """The other operand and the factor, if `node` multiplies by a constant with one number for each head."""
+    if node.op_type != "Mul":
+        return None
+    for inside, factor in ((operand(node, 0), operand(node, 1)), (operand(node, 1), operand(node, 0))):
+        tensor, scores = constant(factor), dims(node.outputs[0])
+        if tensor is None or scores is None or len(scores) != 4:
+            continue
+        shape = (1,) * (4 - len(tensor.shape)) + tuple(tensor.shape)
+        return (inside, factor) if len(shape) == 4 and shape == (1, scores[1], 1, 1) else None
+    return None
+
+
+def _misfit(q: ir.Value, k: ir.Value, v: ir.Value, biases: tuple[Bias, ...], softmax: ir.Node) -> str | None:
     """Why `Attention` cannot take these operands, or None: MatMul and Add broadcast more freely."""
     shapes = [dims(x) for x in (q, k, v)]
     if any(s is None or len(s) != 4 for s in shapes):
@@ -151,13 +197,13 @@ def _misfit(q: ir.Value, k: ir.Value, v: ir.Value, bias: ir.Value | None, softma
     for sizes in list(zip(*(s for s in shapes if s is not None), strict=True))[:2]:
         if len(set(sizes) - {None}) > 1:
             return "q, k and v do not have the same batch and heads"
-    if bias is None:
-        return None
-    bias_shape, covered = dims(bias), (dims(softmax.outputs[0]) or ())[-2:]
-    if bias_shape is None or len(bias_shape) > 4:
-        return "the rank of the bias is unknown or above 4"
-    if bias_shape[-2:] != covered and None in covered:
-        return "the bias does not cover the scores, whose number is not known"
+    covered = (dims(softmax.outputs[0]) or ())[-2:]
+    for bias in biases:
+        shape = dims(bias.value)
+        if bias.windows is None and (shape is None or len(shape) > 4):
+            return "the rank of the bias is unknown or above 4"
+        if shape is not None and shape[-2:] != covered and None in covered:
+            return "the bias does not cover the scores, whose number is not known"
     return None
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_ir as ir
 from onnxscript import optimizer
 
-from vitdeploy.graph.model import Graph
+from vitdeploy.graph.model import Graph, constant
 from vitdeploy.passes import Pass, PassResult
 
 _LARGEST_RESULT_ELEMENTS = 1 << 24
 """64 MiB of float32: bias tables of Swin (49 x 49 x heads x windows) fit, a whole embedding matrix is left alone."""
+
+
+_LARGEST_FILL_ELEMENTS = 1 << 10
+"""Shapes and paddings are far smaller; a mask of zeros is left to the backend."""
+
+_MOST_ROUNDS = 4
+"""A shape that becomes known makes others known; what nests deeper than this is left."""
 
 
 class FoldConstants(Pass):
@@ -24,7 +33,31 @@ class FoldConstants(Pass):
     def apply(self, graph: Graph) -> PassResult:
         """Fold; `fired` counts the nodes that went."""
         before = graph.model.graph.num_nodes()
-        optimizer.optimize_ir(
-            graph.model, input_size_limit=_LARGEST_RESULT_ELEMENTS, output_size_limit=_LARGEST_RESULT_ELEMENTS
-        )
+        for _ in range(_MOST_ROUNDS):
+            optimizer.optimize_ir(
+                graph.model, input_size_limit=_LARGEST_RESULT_ELEMENTS, output_size_limit=_LARGEST_RESULT_ELEMENTS
+            )
+            if not _fill_shapes(graph):
+                break
         return PassResult(max(0, before - graph.model.graph.num_nodes()))
+
+
+def _fill_shapes(graph: Graph) -> int:
+    """Replace each small `ConstantOfShape` of a known shape by its value; how many there were.
+
+    The optimizer leaves them to keep models small. In the padding arithmetic of a legacy Swin export they hide that
+    nothing is padded, and with it every shape that follows.
+    """
+    filled = 0
+    for node in [n for n in graph.nodes if n.op_type == "ConstantOfShape"]:
+        shape = constant(node.inputs[0])
+        if shape is None or np.prod(shape.numpy()) > _LARGEST_FILL_ELEMENTS:
+            continue
+        value = node.attributes.get("value")
+        fill = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
+        tape = ir.tape.Tape()
+        whole = tape.initializer(ir.tensor(np.full(shape.numpy(), fill), name=f"{node.name}/value"))
+        result = tape.op("Identity", [whole], name=f"{node.name}/filled")  # folded away in the next round
+        graph.replace([node], tape, node.outputs[0], result)
+        filled += 1
+    return filled

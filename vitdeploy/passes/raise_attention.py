@@ -12,7 +12,7 @@ from vitdeploy.graph.model import Graph, array, constant, dims
 from vitdeploy.graph.recognize import scope
 from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention_site import Site, match
+from vitdeploy.passes._attention_site import Bias, Site, match
 
 
 class RaiseAttention(Pass):
@@ -22,7 +22,8 @@ class RaiseAttention(Pass):
         k ─ [Mul s] ─ Transpose ─ MatMul ─ [Mul|Div s] ─ [Add bias] ─ Softmax ─ MatMul      q, k, v, [bias]
         v ───────────────────────────────────────────────────────────────┘             ─▶      Attention(scale)
 
-    A factor below the bias scales the bias too. A softmax that no product of two computed tensors feeds, or whose
+    A factor below the bias scales the bias too; several biases, and Swin's mask over windows between two Reshapes, are
+    added up; a factor for each head goes to q. A softmax that no product of two computed tensors feeds, or whose
     result multiplies nothing computed, is not an attention and is not mentioned. One that is an attention but does not
     fit is left alone and refused with the reason.
     """
@@ -51,9 +52,13 @@ def _rewrite(graph: Graph, site: Site) -> None:
     k = site.k
     if site.k_is_transposed:
         k = tape.op("Transpose", [k], {"perm": [0, 1, 3, 2]}, name=f"{name}/transpose_k")
-    inputs = [site.q, k, site.v]
-    if site.bias is not None:
-        bias = _scaled(tape, site.bias, site.bias_scale, name)
+    q = site.q
+    if site.head_scale is not None:  # (q kᵀ) · s = (q · s) kᵀ, head by head
+        q = tape.op("Mul", [q, site.head_scale], name=f"{name}/head_scale")
+        q.shape, q.type = site.q.shape, site.q.type
+    inputs = [q, k, site.v]
+    if site.biases:
+        bias = _sum(tape, [_summand(tape, b, f"{name}/bias_{i}") for i, b in enumerate(site.biases)], f"{name}/bias")
         inputs.append(_covering(tape, bias, (dims(site.softmax.outputs[0]) or ())[-2:], name))
     # Named after its module for `_name_sites`, which gives the final name.
     new = tape.op("Attention", inputs, {"scale": site.scale}, name=scope(site.softmax) + CORE)
@@ -61,17 +66,42 @@ def _rewrite(graph: Graph, site: Site) -> None:
     RemoveUnusedNodesPass()(graph.model)
 
 
-def _scaled(tape: ir.tape.Tape, bias: ir.Value, scale: float, name: str) -> ir.Value:
-    """`bias · scale`; a new constant if it was one, because exporters share equal constants between nodes."""
-    if scale == 1.0:
-        return bias
-    if constant(bias) is not None:
-        numbers = array(bias)
-        return tape.initializer(ir.tensor(numbers * np.array(scale, numbers.dtype), name=f"{name}/bias_scaled"))
-    factor = tape.initializer(ir.tensor(np.array(scale, np.float32), name=f"{name}/bias_factor"))
-    result = tape.op("Mul", [bias, factor], name=f"{name}/bias_scaled")
-    result.shape, result.type = bias.shape, bias.type
+def _summand(tape: ir.tape.Tape, bias: Bias, name: str) -> ir.Value:
+    """The bias in the scores' own form: 4-D, scaled; a new constant if it was one, because exporters share them."""
+    if constant(bias.value) is not None:
+        if bias.scale == 1.0 and bias.windows is None:
+            return bias.value
+        numbers = array(bias.value)
+        if bias.windows is not None:
+            batch, windows, _, rows, columns = bias.windows
+            mask = np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, (batch, windows, 1, rows, columns)))
+            numbers = mask.reshape(batch * windows, -1, rows, columns)
+        return tape.initializer(ir.tensor(numbers * np.array(bias.scale, numbers.dtype), name=name))
+    if bias.scale == 1.0:
+        return bias.value
+    factor = tape.initializer(ir.tensor(np.array(bias.scale, np.float32), name=f"{name}/factor"))
+    result = tape.op("Mul", [bias.value, factor], name=name)
+    result.shape, result.type = bias.value.shape, bias.value.type
     return result
+
+
+def _sum(tape: ir.tape.Tape, summands: list[ir.Value], name: str) -> ir.Value:
+    """One bias of several; constants are added here and now."""
+    total, *others = summands
+    for number, other in enumerate(others):
+        label = f"{name}_sum_{number}"
+        if constant(total) is not None and constant(other) is not None:
+            total = tape.initializer(ir.tensor(array(total) + array(other), name=label))
+            continue
+        one, two = dims(total), dims(other)
+        result = tape.op("Add", [total, other], name=label)
+        result.type = total.type
+        if one is not None and two is not None and None not in (*one, *two):
+            result.shape = ir.Shape(
+                np.broadcast_shapes(tuple(int(n or 1) for n in one), tuple(int(n or 1) for n in two))
+            )
+        total = result
+    return total
 
 
 def _covering(tape: ir.tape.Tape, mask: ir.Value, scores: tuple[int | None, ...], name: str) -> ir.Value:
