@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test zoo lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ demo: setup ## the demo recipe end to end: export, audit, measure, gate; leaves 
 
 test: lint ## everything CI checks: lint, types, layers, tests (PYTEST_FLAGS="-n 2 -m 'not slow'" to be quick)
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+zoo: setup ## export every model of the zoo to every target; writes benchmarks/zoo.md (half an hour)
+	$(BIN)/python -m benchmarks.zoo
 
 lint: setup ## ruff, formatting, mypy --strict, import layers
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ for target, precision in CASES:
 def written(model: bytes, target: str, precision: str, folder: Path) -> bytes:
     """`graph.onnx` as `export` writes it for a target."""
     graph = parsed(model)
-    passes.run(order.raising(), graph)
+    passes.run([*order.raising(), *order.folding()], graph)
     graph = quantize(graph, recognize(graph, {}), PrecisionSpec.model_validate({"kind": precision}), None, folder).graph
     passes.run(order.lowering(find(TargetSpec(kind=target)).dialect()), graph)
     graph.save(folder / "graph.onnx")

@@ -135,6 +135,15 @@ def test_primitives_scale_q_before_the_product() -> None:
     assert [node.name for node in graph.nodes][:5] == core
 
 
+def test_primitives_write_no_scale_of_one() -> None:
+    graph = parsed(attention(options="scale = 1.0"))
+    assert apply(LowerPrimitives(), graph).fired == 1
+    assert types(graph) == [*PRIMITIVES[1:], "Identity"]
+    inputs = feeds()
+    (y,) = run(graph, inputs.pop("q"), **inputs).values()
+    assert np.abs(y - softmax_of_scores(**feeds(), scale=1.0)).max() < 1e-5
+
+
 def test_multihead_takes_the_transpose_and_the_reshape_along() -> None:
     merge = "t = Transpose<perm = [0, 2, 1, 3]>(o) y = Reshape<allowzero = 0>(t, shape)"
     merged = parsed(attention(tail=merge), shape=np.array([B, N, H * D]))

@@ -81,6 +81,7 @@ RAISED = {
         lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=FULL[0, 0] > -1),
         S,
     ),
+    "masked_fill": (lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -9e15), v), S),
     "two biases": (lambda q, k, v, x: after(product(q, k) + FULL + key_mask(x), v), 1.0),
     "two constant biases, one scaled": (
         lambda q, k, v, x: after((product(q, k) + FULL) * 0.5 + PER_HEAD, v),
@@ -110,7 +111,18 @@ def with_map(q: Any, k: Any, v: Any, x: Any) -> Any:
 REFUSED = {
     "returns its map": (with_map, "attention map is read by something else"),
     "clamped scores": (lambda q, k, v, x: after(product(q, k).clamp(-2, 2), v), "Clip stands between"),
-    "masked_fill": (lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v), "Where stands between"),
+    "masked_fill, computed": (
+        lambda q, k, v, x: after((product(q, k) * S).masked_fill(key_mask(x) < -0.1, -1e9), v),
+        "may all be masked",
+    ),
+    "masked_fill of whole rows": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(COLUMN > 0, torch.finfo(torch.float32).min), v),
+        "may all be masked",
+    ),
+    "filled with an ordinary number": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v),
+        "Where stands between",
+    ),
     "boolean mask, computed": (
         lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(x) > -0.1),
         "keys are all masked",

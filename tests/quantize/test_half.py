@@ -50,7 +50,7 @@ def test_a_constant_inside_a_node_is_converted_and_checked() -> None:
         half.convert(parsed(inside.replace("V", "1e6")))
 
 
-@pytest.mark.parametrize("masked", [-np.inf, np.finfo(np.float32).min])
+@pytest.mark.parametrize("masked", [-np.inf, np.finfo(np.float32).min, -9e15, -1e9])
 def test_a_mask_keeps_masking(masked: float) -> None:
     graph = parsed(ADD.replace("y = Add(x, w)", "a = Add(x, w) y = Softmax(a)"), w=np.array([0, masked], np.float32))
     half.convert(graph)

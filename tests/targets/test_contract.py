@@ -84,7 +84,7 @@ def bundle(exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFa
     def make(found: Target, precision: Any, kind: str = "dynamo") -> Bundle:
         folder = tmp_path_factory.mktemp("bundle")
         graph = parsed(exported(kind))
-        passes.run(order.raising(), graph)
+        passes.run([*order.raising(), *order.folding()], graph)
         structure = recognize(graph, {})
         batches = [images(1, seed) for seed in range(4)]
         calibration = Calibration(lambda: iter(batches), 4, 4, "test", "digest")

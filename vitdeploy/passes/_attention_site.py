@@ -19,6 +19,10 @@ _ABOVE_SOFTMAX = {
 """Between the product of q and k and the softmax, whether or not `Attention` can express it."""
 
 
+_LOW = -1e4
+"""exp(-1e4) is 0 in float32 and, below scores of ordinary size, in float16 too."""
+
+
 @dataclass(frozen=True)
 class Site:
     """A matched attention: its operands, and the node whose output the `Attention` replaces."""
@@ -37,11 +41,19 @@ class Site:
 
 @dataclass(frozen=True)
 class Bias:
-    """A summand of the scores. `windows`: it was added to scores of that 5-D shape (batch, windows, heads, n, n)."""
+    """A summand of the scores.
+
+    Attributes:
+        value: what is added; or a condition, see `chosen`.
+        scale: a factor on it.
+        windows: it was added to scores of that 5-D shape (batch, windows, heads, n, n).
+        chosen: what is added where the condition `value` holds, and where it does not.
+    """
 
     value: ir.Value
     scale: float
     windows: tuple[int, ...] | None = None
+    chosen: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,13 @@ def _masks_whole_rows(bias: ir.Value) -> bool:
     return constant(bias) is None or bool(np.isneginf(array(bias)).all(axis=-1).any())
 
 
+def _fills_whole_rows(condition: ir.Value, chosen: tuple[float, float]) -> bool:
+    """Whether a row may have no key left; a condition that is computed may."""
+    if constant(condition) is None:
+        return True
+    return bool((np.where(array(condition), *chosen) != 0).all(axis=-1).any())
+
+
 def _products_above(value: ir.Value | None) -> list[ir.Node]:
     """The products of two computed tensors that reach `value` through operators that shift, scale, mask or reshape."""
     found, pending, seen = [], [value], set()
@@ -143,6 +162,11 @@ def _scores(softmax: ir.Node) -> _Scores | str:
             if _products_above(bias):
                 return "the softmax reads a sum of several products"
             biases.append(Bias(bias, scale))
+        elif (filled := _masked_fill(node)) is not None:
+            inside, condition, chosen = filled
+            if _fills_whole_rows(condition, chosen):
+                return "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
+            biases.append(Bias(condition, scale, chosen=chosen))
         elif (window := _window_mask(node)) is not None:
             inside, mask, shape = window
             biases.append(Bias(mask, scale, shape))
@@ -154,6 +178,23 @@ def _scores(softmax: ir.Node) -> _Scores | str:
     if node is None:
         return "the product of q and k is out of sight"
     return _Scores(node, scale, head_scale, tuple(biases))
+
+
+def _masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, float]] | None:
+    """Scores replaced by one very low number: the scores, the condition, and what to add for either side of it.
+
+    Adding the number instead gives the same probabilities as long as exp() of it is 0 and the row has other keys.
+    """
+    if node.op_type != "Where":
+        return None
+    condition, yes, no = (operand(node, i) for i in range(3))
+    low = scalar(yes)
+    if low is not None and low <= _LOW and _products_above(no):
+        return no, condition, (low, 0.0)
+    low = scalar(no)
+    if low is not None and low <= _LOW and _products_above(yes):
+        return yes, condition, (0.0, low)
+    return None
 
 
 def _window_mask(last: ir.Node) -> tuple[ir.Value, ir.Value, tuple[int, ...]] | None:

@@ -8,6 +8,7 @@ from onnxscript import optimizer
 
 from vitdeploy.graph.model import Graph, constant
 from vitdeploy.passes import Pass, PassResult
+from vitdeploy.passes._known_sizes import fix_sizes
 
 _LARGEST_RESULT_ELEMENTS = 1 << 24
 """64 MiB of float32: bias tables of Swin (49 x 49 x heads x windows) fit, a whole embedding matrix is left alone."""
@@ -15,9 +16,6 @@ _LARGEST_RESULT_ELEMENTS = 1 << 24
 
 _LARGEST_FILL_ELEMENTS = 1 << 10
 """Shapes and paddings are far smaller; a mask of zeros is left to the backend."""
-
-_MOST_ROUNDS = 4
-"""A shape that becomes known makes others known; what nests deeper than this is left."""
 
 
 class FoldConstants(Pass):
@@ -33,11 +31,11 @@ class FoldConstants(Pass):
     def apply(self, graph: Graph) -> PassResult:
         """Fold; `fired` counts the nodes that went."""
         before = graph.model.graph.num_nodes()
-        for _ in range(_MOST_ROUNDS):
+        while True:  # a shape that becomes known makes others known; each round takes nodes away, so this ends
             optimizer.optimize_ir(
                 graph.model, input_size_limit=_LARGEST_RESULT_ELEMENTS, output_size_limit=_LARGEST_RESULT_ELEMENTS
             )
-            if not _fill_shapes(graph):
+            if not _fill_shapes(graph) + fix_sizes(graph):
                 break
         return PassResult(max(0, before - graph.model.graph.num_nodes()))
 

@@ -19,9 +19,9 @@ class LowerPrimitives(Pass):
         q, k, v, [bias]        q ─ Mul scale ─────┐
            Attention(scale) ─▶ k ─ Transpose ─ MatMul ─ [Add bias] ─ Softmax ─ MatMul ─ v
 
-    With a bias this form is leaner than the operator: OpenVINO's import of `Attention` adds a kernel a site, and
-    TensorRT-RTX needs 12 layers where `Attention` needs 24. Attentions with options beyond that (causal, soft cap,
-    cached keys, fewer key heads) are left alone and refused.
+    A scale of 1, as folding leaves it, is not written. With a bias this form is leaner than the operator: OpenVINO's
+    import of `Attention` adds a kernel a site, and TensorRT-RTX needs 12 layers where `Attention` needs 24. Attentions
+    with options beyond that (causal, soft cap, cached keys, fewer key heads) are left alone and refused.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -45,8 +45,8 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     def number(label: str, value: float) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(value, dtype), name=f"{name}/{label}"))
 
-    scale = number("scale", scale_of(core))
-    scaled = tape.op("Mul", [q, scale], name=f"{name}/scale_q")
+    scale = scale_of(core)
+    scaled = q if scale == 1.0 else tape.op("Mul", [q, number("scale", scale)], name=f"{name}/scale_q")
     keys = tape.op("Transpose", [k], {"perm": [0, 1, 3, 2]}, name=f"{name}/transpose_k")
     scores = tape.op("MatMul", [scaled, keys], name=f"{name}/qk")
     if bias is not None:

@@ -22,10 +22,10 @@ class RaiseAttention(Pass):
         k ─ [Mul s] ─ Transpose ─ MatMul ─ [Mul|Div s] ─ [Add bias] ─ Softmax ─ MatMul      q, k, v, [bias]
         v ───────────────────────────────────────────────────────────────┘             ─▶      Attention(scale)
 
-    A factor below the bias scales the bias too; several biases, and Swin's mask over windows between two Reshapes, are
-    added up; a factor for each head goes to q. A softmax that no product of two computed tensors feeds, or whose
-    result multiplies nothing computed, is not an attention and is not mentioned. One that is an attention but does not
-    fit is left alone and refused with the reason.
+    A factor below the bias scales the bias too. Several biases, scores filled with a very low number, and Swin's mask
+    over windows between two Reshapes are added up; a factor for each head goes to q. A softmax that no product of two
+    computed tensors feeds, or whose result multiplies nothing computed, is not an attention and is not mentioned. One
+    that is an attention but does not fit is left alone and refused with the reason.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -69,14 +69,24 @@ def _rewrite(graph: Graph, site: Site) -> None:
 def _summand(tape: ir.tape.Tape, bias: Bias, name: str) -> ir.Value:
     """The bias in the scores' own form: 4-D, scaled; a new constant if it was one, because exporters share them."""
     if constant(bias.value) is not None:
-        if bias.scale == 1.0 and bias.windows is None:
+        if bias.scale == 1.0 and bias.windows is None and bias.chosen is None:
             return bias.value
         numbers = array(bias.value)
+        if bias.chosen is not None:
+            numbers = np.where(numbers, *bias.chosen).astype(np.float32)
         if bias.windows is not None:
             batch, windows, _, rows, columns = bias.windows
             mask = np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, (batch, windows, 1, rows, columns)))
             numbers = mask.reshape(batch * windows, -1, rows, columns)
         return tape.initializer(ir.tensor(numbers * np.array(bias.scale, numbers.dtype), name=name))
+    if bias.chosen is not None:
+        yes, no = (
+            tape.initializer(ir.tensor(np.array(bias.scale * number, np.float32), name=f"{name}/{label}"))
+            for label, number in zip(("yes", "no"), bias.chosen, strict=True)
+        )
+        result = tape.op("Where", [bias.value, yes, no], name=name)
+        result.shape, result.dtype = bias.value.shape, ir.DataType.FLOAT
+        return result
     if bias.scale == 1.0:
         return bias.value
     factor = tape.initializer(ir.tensor(np.array(bias.scale, np.float32), name=f"{name}/factor"))

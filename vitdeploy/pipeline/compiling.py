@@ -56,7 +56,7 @@ def compile_bundle(source: Path, out: Path | None, progress: Progress, *, force:
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / entry.path, folder / entry.path)
         manifest = bundle.manifest.model_copy(update={"stage": "bundle", "runs": None})
-        manifest, notes = finish(folder, manifest, target, progress)
+        manifest, notes = finish(folder, manifest, target, progress, out or source)
     return summary(out or source, manifest, time.monotonic() - started, notes)
 
 
@@ -83,14 +83,19 @@ def compiled_of(artifact: Artifact) -> Compiled:
     return Compiled(artifact.path, manifest.runs, manifest.target.backend)
 
 
-def finish(folder: Path, manifest: Manifest, target: Target, progress: Progress) -> tuple[Manifest, list[str]]:
-    """Compile and audit in `folder` when the target can here, seal the folder, and store the audit."""
+def finish(
+    folder: Path, manifest: Manifest, target: Target, progress: Progress, out: Path
+) -> tuple[Manifest, list[str]]:
+    """Compile and audit in `folder` when the target can here, seal the folder, and store the audit.
+
+    `out` is where the folder will be, for what users are told to do with it.
+    """
     missing = target.unavailable()
     if missing is not None:
         if not target.built_on_device:
             raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
         artifacts.seal(folder, manifest)
-        note = f"this is a bundle, not an engine: {missing.why}. On the device run: vitdeploy compile DIR"
+        note = f"this is a bundle, not an engine: {missing.why}. On the device run: vitdeploy compile {out}"
         return manifest, [note]
     bundle = target_bundle(folder, manifest)
     with progress.step(f"Compile with {target.name}"):

@@ -87,7 +87,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
             outputs=outputs,
             versions=environment.library_versions(),
         )
-        manifest, notes = finish(folder, manifest, target, progress)
+        manifest, notes = finish(folder, manifest, target, progress, out)
     return summary(out, manifest, time.monotonic() - started, notes)
 
 
@@ -147,25 +147,26 @@ def _compile_graph(
     *,
     verify: bool,
 ) -> tuple[Graph, Structure, list[PassRecord], dict[str, str]]:
-    """Raise, quantize and lower; the middle of the flow, one graph throughout."""
+    """Raise, fold, quantize and lower; the middle of the flow, one graph throughout."""
     from vitdeploy import passes, quantize
     from vitdeploy.graph.model import load
     from vitdeploy.graph.recognize import recognize
     from vitdeploy.passes import order
 
     graph = load(path)
+    batch = recipe.target.batch.opt if recipe.target.batch.static else None
+    check = _verifier(lambda: graph, examples, work) if verify else None
     with progress.step("Raise attention and fold constants"):
-        records = passes.run(order.raising(), graph, _verifier(lambda: graph, examples, work) if verify else None)
+        records = passes.run(order.raising(batch), graph, check)
+    with progress.step("Fold scales and norms into the weights"):
+        records += passes.run(order.folding(), graph, check)
     refused = {r.site: r.reason for record in records for r in record.refused if record.name == "raise-attention"}
     structure = recognize(graph, refused)
     with progress.step(f"Quantize to {precision}" if precision != "fp32" else "Keep float32"):
         quantized = quantize.quantize(graph, structure, recipe.precision, calibration, work)
     graph = quantized.graph
     with progress.step(f"Lower to what {target.name} compiles best"):
-        lowered = verify and precision == "fp32"
-        records += passes.run(
-            order.lowering(target.dialect()), graph, _verifier(lambda: graph, examples, work) if lowered else None
-        )
+        records += passes.run(order.lowering(target.dialect()), graph, check if precision == "fp32" else None)
     return graph, structure, records, dict(quantized.record)
 
 

@@ -61,13 +61,13 @@ def bench(
     feeds = same_input(loaded)
     doubts: list[str] = []
     with ExitStack() as stack:
-        sessions: list[Session] = []
+        # First, because it is quick and may refuse; the reference then leads the list.
+        sessions = [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
         try:
             with progress.step(f"Load the reference {first.model.spec}"):
-                sessions.append(stack.enter_context(_reference(loaded[0], threads)))
+                sessions.insert(0, stack.enter_context(_reference(loaded[0], threads)))
         except (SourceError, MeasureError) as error:
             doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
-        sessions += [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
         found = latency.measure(sessions, feeds, batch=batch, seconds=seconds or spec.seconds, progress=progress)
     if doubts:  # the first artifact took the reference's place in the measurement, which it is not
         runs = tuple(run.model_copy(update={"speedup": None}) for run in found.runs)
@@ -95,9 +95,9 @@ def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | N
     task = tasks.find(manifest.recipe.task)
     dataset = open_dataset(spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation")
     with ExitStack() as stack:
+        deployed = stack.enter_context(open_session(artifact, None, progress))
         with progress.step(f"Load the reference {manifest.model.spec}"):
             reference = stack.enter_context(_reference(artifact, None))
-        deployed = stack.enter_context(open_session(artifact, None, progress))
         sides = (_Side(reference, task), _Side(deployed, task))
         size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
         total = min(len(dataset), limit or len(dataset))

@@ -10,8 +10,9 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.quantize import Quantized
 
 _LARGEST = float(np.finfo(np.float16).max)
-_MASKED = np.finfo(np.float32).min
-"""What frameworks write for minus infinity in a mask; float16's lowest number serves as well."""
+_MASKED = -1e9
+"""Down from here stands what models write for minus infinity in a mask (-1e9, -9e15, float32's lowest number), and no
+weight; float16's lowest number serves as well."""
 
 _FLOAT32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}, "QuantizeLinear": {1}, "DequantizeLinear": {1}}
 """Inputs that an operator defines as float32 (region, scales), whatever its data is."""
@@ -62,7 +63,7 @@ def _convert_constants(graph: Graph) -> int:
 
 def _half(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     array = tensor.numpy()
-    array = np.where(array == _MASKED, -_LARGEST, array)
+    array = np.where(array <= _MASKED, -_LARGEST, array)
     finite = array[np.isfinite(array)]
     if finite.size and np.abs(finite).max() > _LARGEST:
         raise QuantizeError(

@@ -9,13 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy.evidence import Audit, Availability, Bench, Eval, Gate
+from vitdeploy.evidence import Audit, Availability, Bench, Eval, Gate, Unfused
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 from vitdeploy.report.summary import Summary
 
 _COLOURS = {"pass": "green", "fail": "red", "invalid": "yellow"}
-_MAX_REASONS = 12  # sites listed one by one; a model where all are unfused has the same reason throughout
 
 
 def audit(found: Audit) -> Table:
@@ -24,10 +23,9 @@ def audit(found: Audit) -> Table:
     whole = bool(attention.sites) and attention.fused == attention.sites and attention.evidence == "compiled"
     table = _table(f"{found.target} {found.precision}: what runs", "", "found", right=())
     table.add_row("attention fused", Text(numbers.fused(attention), style="bold green" if whole else "bold yellow"))
-    for site in attention.unfused[:_MAX_REASONS]:
-        table.add_row(f"  {escape(site.site)}", escape(site.reason))
-    if len(attention.unfused) > _MAX_REASONS:
-        table.add_row(f"  {len(attention.unfused) - _MAX_REASONS} more", "see --json")
+    for reason, sites in _by_reason(attention.unfused).items():
+        others = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
+        table.add_row(f"  {escape(sites[0])}{others}", escape(reason))
     table.add_row("LayerNorm fused", f"{found.layernorm.fused} of {found.layernorm.sites}")
     linears = {name: count for name, count in found.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
@@ -38,6 +36,14 @@ def audit(found: Audit) -> Table:
     for entry in found.files:
         table.add_row(escape(entry.path), numbers.size(entry.bytes))
     return _noted(table, found.doubts)
+
+
+def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
+    """Reason -> the sites that share it: a model where nothing fuses has one reason throughout."""
+    found: dict[str, list[str]] = {}
+    for site in unfused:
+        found.setdefault(site.reason, []).append(site.site)
+    return found
 
 
 def bench(found: Bench) -> Table:

@@ -73,9 +73,10 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
 
 def refuse_to_run(artifact: Artifact) -> NoReturn:
     """Engines are compiled and audited here; running them is the device's own tools' work for now."""
+    runner = "trtexec --loadEngine" if artifact.manifest.target.kind == "tensorrt" else "the TensorRT-RTX runtime"
     raise TargetUnavailable(
         f"{artifact.path} holds a {artifact.manifest.target.kind} engine, which this version does not run itself",
-        fix=f"On the GPU run: trtexec --loadEngine={artifact.path / ENGINE}",
+        fix=f"On the GPU, load {artifact.path / ENGINE} with {runner}.",
     )
 
 

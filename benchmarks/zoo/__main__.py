@@ -1,0 +1,154 @@
+"""Export every model of the zoo to every target, and write what fused to benchmarks/zoo.md.
+
+    python -m benchmarks.zoo [NAME…]
+
+Each model goes in twice: as a module through the exporter ladder, and as an ONNX file of opset 17 with a dynamic batch
+from the legacy exporter. The number of attentions is counted while the model runs, not taken from what was found.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.zoo import models
+from vitdeploy import environment
+from vitdeploy import recipe as recipes
+from vitdeploy.errors import VitdeployError
+from vitdeploy.pipeline.export import export
+from vitdeploy.pipeline.prove import inspect
+from vitdeploy.progress import Silent
+
+TABLE = Path(__file__).parents[1] / "zoo.md"
+TARGETS = ("openvino", "onnxruntime", "tensorrt-rtx")
+LARGEST_RELATIVE_DIFFERENCE = 1e-4  # float32, of the largest reference value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one target."""
+
+    model: str
+    route: str
+    target: str
+    sites: int
+    raised: str
+    fused: str
+    difference: str
+    seconds: float
+    note: str
+
+    def __str__(self) -> str:
+        figures = f"{self.sites} | {self.raised} | {self.fused} | {self.difference} | {self.seconds:.0f}"
+        return f"| {self.model} | {self.route} | {self.target} | {figures} | {self.note} |"
+
+
+def main(names: list[str]) -> None:
+    """Run the zoo and write the table as it grows."""
+    chosen = names or list(models.MODELS)
+    rows: list[Row] = []
+    for name in chosen:
+        for row in _rows(name):
+            print(row, flush=True)
+            rows.append(row)
+        if not names:
+            TABLE.write_text(_table(rows), encoding="utf-8")
+
+
+def _rows(name: str) -> Iterator[Row]:
+    entry = models.MODELS[name]
+    model = models.build(name)
+    sites = models.attention_calls(model, entry.size)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        routes = {"module": f"python:{models.__name__}:build"}
+        try:
+            _save_legacy(model, entry.size, onnx)
+            routes["onnx 17"] = str(onnx)
+        except Exception as error:  # noqa: BLE001  an exporter's failure is a row of the table
+            for target in TARGETS:
+                yield Row(name, "onnx 17", target, sites, "–", "–", "–", 0, f"legacy exporter: {_first_line(error)}")
+        for route, spec in routes.items():
+            for target in TARGETS:
+                yield _row(name, route, spec, target, sites, Path(folder) / f"{route}-{target}")
+
+
+def _row(name: str, route: str, spec: str, target: str, sites: int, out: Path) -> Row:
+    started = time.monotonic()
+    size = "x".join(str(n) for n in models.MODELS[name].size)
+    recipe = recipes.compose(spec, target=target, image_size=size)
+    if route == "module":
+        kwargs = {"model": recipe.model.model_copy(update={"kwargs": {"name": name}})}
+        recipe = recipe.model_copy(update=kwargs)
+    try:
+        exported = export(recipe, out, Silent())
+        audit = inspect(out)
+    except VitdeployError as error:
+        return Row(
+            name, route, target, sites, "–", "–", "–", time.monotonic() - started, f"error: {error.message[:200]}"
+        )
+    refused = {r.site: r.reason for p in exported.passes for r in p.refused if p.name == "raise-attention"}
+    parity = exported.graph_parity
+    difference = parity.max_abs / parity.reference_max if parity is not None else float("nan")
+    notes = [*sorted(set(refused.values()) | {u.reason for u in audit.attention.unfused})]
+    if audit.attention.sites != sites:
+        notes.insert(0, f"**{audit.attention.sites} sites found**")
+    if audit.precision == "fp32" and difference > LARGEST_RELATIVE_DIFFERENCE:
+        notes.insert(0, "**numbers differ**")
+    return Row(
+        name, route, f"{target} {audit.precision}", sites, f"{audit.attention.sites - len(refused)}",
+        f"{audit.attention.fused}", f"{difference:.0e}", time.monotonic() - started, "; ".join(notes)[:300],
+    )  # fmt: skip
+
+
+def _save_legacy(model: torch.nn.Module, size: tuple[int, int], path: Path) -> None:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model, (torch.zeros(1, 3, *size),), str(path), dynamo=False, opset_version=17, input_names=["image"],
+                dynamic_axes={"image": {0: "batch"}},
+            )  # fmt: skip
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _table(rows: list[Row]) -> str:
+    host = environment.host()
+    versions = environment.library_versions()
+    told = [k for k in ("torch", "onnxruntime", "openvino", "tensorrt-rtx") if k in versions]
+    libraries = ", ".join(f"{k} {versions[k]}" for k in told)
+    return "\n".join(
+        [
+            "# The zoo",
+            "",
+            "What `make zoo` found: every model with redrawn weights, exported, raised, compiled and audited. `sites`",
+            "counts the attentions seen while the model runs; `raised` and `fused` are of those. `difference` is the",
+            "largest one to PyTorch (for `onnx 17`: to ONNX Runtime on the untouched file), relative to the largest",
+            "reference value.",
+            "",
+            f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {libraries}. TensorRT-RTX compiles for sm86.",
+            "",
+            "| model | route | target | sites | raised | fused | difference | s | note |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *map(str, rows),
+            "",
+        ]
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

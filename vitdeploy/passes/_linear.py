@@ -1,0 +1,166 @@
+"""A product with a constant weight and its bias, and how to give it other numbers: what the folding passes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from vitdeploy.graph.model import Graph, array, constant, dims, only_consumer, operand, producer
+from vitdeploy.session import Array
+
+
+@dataclass(frozen=True)
+class Linear:
+    """x W + b: a MatMul or a Conv with a constant weight, and the Add of its bias where that is a node of its own.
+
+    Attributes:
+        product: the MatMul or the Conv.
+        add: the Add behind it, if it adds one constant to each channel.
+        axis: the output's axis of channels, counted from the front.
+        weight: (inputs, channels) of a MatMul, (channels, inputs / groups, ...) of a Conv.
+        bias: (channels,), or None.
+    """
+
+    product: ir.Node
+    add: ir.Node | None
+    axis: int
+    weight: Array
+    bias: Array | None
+
+    @property
+    def output(self) -> ir.Value:
+        """What the product gives, with its bias."""
+        return (self.add or self.product).outputs[0]
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return int(self.weight.shape[0 if self.product.op_type == "Conv" else -1])
+
+
+def linear_of(product: ir.Node | None) -> Linear | None:
+    """The linear around a MatMul or a Conv, with the Add behind it; None if its numbers are not constant."""
+    if product is None or product.domain != "" or product.op_type not in ("MatMul", "Conv"):
+        return None
+    weight, rank = constant(product.inputs[1]), len(dims(product.outputs[0]) or ())
+    inner = product.inputs[2] if len(product.inputs) > 2 else None
+    if weight is None or not rank or (inner is not None and constant(inner) is None):
+        return None
+    if product.op_type == "MatMul" and len(weight.shape) != 2:
+        return None
+    axis = 1 if product.op_type == "Conv" else rank - 1
+    linear = Linear(product, None, axis, array(product.inputs[1]), None if inner is None else array(inner))
+    add = only_consumer(product.outputs[0], "Add")
+    added = None if add is None else per_channel(_other_input(add, product.outputs[0]), rank, axis, linear.channels)
+    if added is None:
+        return linear
+    bias = added.astype(np.float64) + (0.0 if linear.bias is None else linear.bias)
+    return Linear(product, add, axis, linear.weight, bias)
+
+
+def linear_ending_at(value: ir.Value) -> Linear | None:
+    """The linear that gives `value`, if nothing of it is read before its bias is added."""
+    add = producer(value, "Add")
+    products = [producer(value)] if add is None else [producer(v, "MatMul", "Conv") for v in add.inputs]
+    found = (linear_of(product) for product in products)
+    return next((linear for linear in found if linear is not None and linear.output is value), None)
+
+
+def linear_behind(value: ir.Value, axis: int) -> Linear | None:
+    """The linear whose channels are the `axis` of `value`, through what only moves them, if nothing else reads it."""
+    while only_consumer(value) is not None:
+        linear = linear_ending_at(value)
+        if linear is not None:
+            return linear if linear.axis == axis else None
+        node = producer(value, "Transpose", "Reshape", "Flatten")
+        before = _axis_before(node, axis) if node is not None else None
+        if node is None or before is None:
+            return None
+        value, axis = operand(node, 0), before
+    return None
+
+
+def _axis_before(node: ir.Node, axis: int) -> int | None:
+    """Where the channels, which `node` gives on `axis`, are in its input; None if it splits or mixes them."""
+    before, after = dims(node.inputs[0]), dims(node.outputs[0])
+    if before is None or after is None:
+        return None
+    if node.op_type == "Transpose":
+        return int(node.attributes.get_ints("perm", range(len(after))[::-1])[axis])
+    kept = axis == len(after) - 1 and before[-1] == after[-1] is not None
+    return len(before) - 1 if kept else None
+
+
+def _other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    return next((v for v in node.inputs if v is not value), None)
+
+
+def per_channel(value: ir.Value | None, rank: int, axis: int, channels: int) -> Array | None:
+    """The constant behind `value` as (channels,), if broadcasting repeats it over everything but `axis`."""
+    tensor = constant(value)
+    if tensor is None or len(tensor.shape) > rank:
+        return None
+    numbers = tensor.numpy()
+    shape = (1,) * (rank - numbers.ndim) + numbers.shape
+    if numbers.size == 1 or (shape[axis] == channels == numbers.size):
+        return np.broadcast_to(numbers.reshape(-1), (channels,))
+    return None
+
+
+def scale_outputs(graph: Graph, linear: Linear, factor: Array, shift: Array | None = None) -> bool:
+    """Make it (x W + b) · factor + shift, both (channels,), and say whether the numbers' type can hold that."""
+    factor = factor.astype(np.float64)
+    columns = factor.reshape(-1, *[1] * (linear.weight.ndim - 1)) if linear.product.op_type == "Conv" else factor
+    bias = None if linear.bias is None else linear.bias * factor
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
+    return rewrite(graph, linear, operand(linear.product, 0), linear.weight * columns, bias)
+
+
+def rewrite(graph: Graph, linear: Linear, x: ir.Value, weight: Array, bias: Array | None) -> bool:
+    """Let the linear read `x` and give it other numbers, unless its type cannot hold them.
+
+    Exporters share equal constants between nodes: the new ones are this linear's own.
+    """
+    dtype, product, tape = linear.weight.dtype, linear.product, ir.tape.Tape()
+    with np.errstate(over="ignore"):
+        numbers = [None if n is None else n.astype(dtype) for n in (weight, bias)]
+    if not all(n is None or np.isfinite(n).all() for n in numbers):
+        return False
+    inputs = [
+        tape.initializer(ir.tensor(n, name=_unused(graph, f"{product.name}/{label}_folded")))
+        for label, n in zip(("weight", "bias"), numbers, strict=True)
+        if n is not None
+    ]
+    if product.op_type == "Conv":
+        attributes = {key: a.value for key, a in product.attributes.items() if a.value is not None}
+        result = tape.op("Conv", [x, *inputs], attributes, name=product.name)
+    else:
+        result = tape.op("MatMul", [x, inputs[0]], name=product.name)
+        if bias is not None:
+            result.shape, result.type = product.outputs[0].shape, product.outputs[0].type
+            name = linear.add.name if linear.add is not None else f"{product.name}/bias"
+            result = tape.op("Add", [result, inputs[1]], name=name)
+    old_nodes = [product] if linear.add is None else [product, linear.add]
+    graph.replace(old_nodes, tape, linear.output, result)
+    return True
+
+
+def _unused(graph: Graph, name: str) -> str:
+    """`name`, or with a number behind it when an earlier folding took it."""
+    taken, number, free = graph.model.graph.initializers, 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def bypass(graph: Graph, node: ir.Node, index: int = 0) -> None:
+    """Let the readers of `node` read its input `index`, which nothing else reads."""
+    old, new = node.outputs[0], operand(node, index)
+    name = old.name if old.is_graph_output() else new.name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    graph.model.graph.remove(node, safe=True)
+    new.name = name

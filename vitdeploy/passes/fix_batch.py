@@ -1,0 +1,34 @@
+"""Make a varying batch size a fixed one."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from vitdeploy.graph.model import Graph
+from vitdeploy.passes import Pass, PassResult
+
+
+class FixBatch(Pass):
+    """An artifact for one batch size has no use for a dimension that varies: shapes become constants.
+
+        image [batch, 3, 224, 224]   ─▶   image [1, 3, 224, 224]
+
+    Fires once for each input whose first dimension varies. Other dimensions are left as they are, and so is a fixed
+    batch of another size.
+    """
+
+    batch: int
+
+    def apply(self, graph: Graph) -> PassResult:
+        """Fix it, and infer all other shapes anew: those of the file still speak of a batch that varies."""
+        fired = 0
+        for value in graph.model.graph.inputs:
+            if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+                value.shape = ir.Shape([self.batch, *value.shape[1:]])
+                fired += 1
+        if fired:
+            for node in graph.model.graph.all_nodes():
+                for output in node.outputs:
+                    output.shape = None
+            graph.infer_shapes()
+        return PassResult(fired)
