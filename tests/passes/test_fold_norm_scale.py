@@ -47,6 +47,7 @@ def test_folds_a_factor(shape: tuple[int, ...], body: str, bias: bool) -> None:
     [
         ("y = Mul(n, s)", (C, 1)),  # one for each token
         ("y = Mul(n, s)", (C, C)),
+        ("y = Mul(n, s)", (1, 1, 1, C)),  # it adds an axis
         ("m = Mul(n, s) y = Add(m, n)", (C,)),  # n is read twice
         ("y = Mul(n, n)", (C,)),
         ("y = Mul(n, x)", (C,)),

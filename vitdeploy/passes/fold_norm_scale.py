@@ -6,7 +6,7 @@ import math
 
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, array, constant, only_consumer
+from vitdeploy.graph.model import Graph, array, constant, dims, only_consumer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.session import Array
 
@@ -27,15 +27,22 @@ class FoldNormScale(Pass):
             if multiply is None or any(v is not None and constant(v) is None for v in norm.inputs[1:]):
                 continue
             factor = constant(next((v for v in multiply.inputs if v is not norm.outputs[0]), None))
-            if factor is None or not _one_a_channel(tuple(factor.numpy().shape), array(norm.inputs[1]).shape):
+            shape = dims(norm.outputs[0])
+            rank = len(shape) if shape is not None else None
+            if factor is None or not _one_a_channel(factor.numpy().shape, array(norm.inputs[1]).shape, rank):
                 continue
             _rewrite(graph, norm, multiply, factor.numpy().reshape(-1))
             fired += 1
         return PassResult(fired)
 
 
-def _one_a_channel(factor: tuple[int, ...], scale: tuple[int, ...]) -> bool:
-    """Whether a factor of this shape is one number, or one for each entry of a LayerNorm's 1-D scale."""
+def _one_a_channel(factor: tuple[int, ...], scale: tuple[int, ...], rank: int | None) -> bool:
+    """Whether a factor of this shape is one number, or one for each entry of a LayerNorm's 1-D scale.
+
+    One of a higher rank than the norm's would add an axis to the result.
+    """
+    if len(factor) > 1 and (rank is None or len(factor) > rank):
+        return False
     return math.prod(factor) == 1 or (len(scale) == 1 and math.prod(factor) == factor[-1] == scale[0])
 
 
