@@ -107,7 +107,7 @@ def _table(rows: list[str]) -> str:
         [
             "# Raised and folded, in float32",
             "",
-            "Median latency in ms at batch 1, all ways interleaved in one process, and the speed of the faster vitdeploy",
+            "Median latency in ms at batch 1, all interleaved in one process, and the speed of the faster vitdeploy",
             "artifact over the fastest stock way, with its 95 % bootstrap interval over blocks. Made by",
             "`python benchmarks/fp32_speed.py`.",
             "",
