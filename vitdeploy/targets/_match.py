@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from vitdeploy.evidence import AttentionAudit, EvidenceLevel, LinearAudit, Unfused
+from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, LinearAudit, NormAudit, Unfused
 from vitdeploy.graph.structure import Structure
+from vitdeploy.targets import Bundle, Compiled
 
 PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
 
@@ -15,6 +16,45 @@ PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
 def belongs(kernel: str, node: str) -> bool:
     """Whether a kernel's name is the node's or was made from it: `NODE/Fusion`, `NODE:0_nchwc`, `NODE_token_3`."""
     return kernel == node or bool(re.match(rf"{re.escape(node)}(/|:|_token_|_quant)", kernel))
+
+
+def audited(
+    name: str,
+    bundle: Bundle,
+    compiled: Compiled,
+    *,
+    fused: Mapping[str, str],
+    reasons: Mapping[str, str],
+    layers: Mapping[str, str],
+    norms: int,
+    threads: int | None = None,
+    doubts: Iterable[str] = (),
+) -> Audit:
+    """The audit of what was compiled.
+
+    Args:
+        name: the target.
+        bundle: what the model is made of.
+        compiled: what was read.
+        fused: attention site -> the one kernel that computes it.
+        reasons: other site -> why not.
+        layers: linear -> the precision it runs in.
+        norms: LayerNorms that run as one kernel.
+        threads: that it was compiled for, where fusion depends on them.
+        doubts: what makes this reading uncertain.
+    """
+    sites = len(bundle.structure.norms)
+    return Audit(
+        target=name,
+        precision=bundle.precision,
+        attention=attention_audit(bundle.structure, fused, reasons, "compiled"),
+        layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
+        linears=linear_audit(bundle.structure, layers),
+        layers=layers,
+        threads=threads,
+        backend=compiled.backend,
+        doubts=tuple(doubts),
+    )
 
 
 def attention_audit(

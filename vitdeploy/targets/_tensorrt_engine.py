@@ -8,9 +8,9 @@ from typing import NoReturn
 
 from vitdeploy.artifact import Artifact
 from vitdeploy.errors import TargetUnavailable
-from vitdeploy.evidence import Audit, NormAudit
+from vitdeploy.evidence import Audit
 from vitdeploy.targets import Bundle, Compiled
-from vitdeploy.targets._match import attention_audit, linear_audit
+from vitdeploy.targets._match import audited
 from vitdeploy.targets._tensorrt import Profile, build_engine
 from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions, norm_fusion, parse_plan
 
@@ -59,16 +59,11 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
     norms = norm_fusion(layers, {norm.name: norm.nodes for norm in structure.norms})
     told = linear_precisions(layers, {linear.name: linear.nodes for linear in structure.linears})
     precisions = {linear: precision for linear, precision in told.items() if precision is not None}
-    return Audit(
-        target=name,
-        precision=bundle.precision,
-        attention=attention_audit(structure, fusion.kernels, fusion.unfused, "compiled"),
-        layernorm=NormAudit(sites=len(structure.norms), fused=len(norms.kernels)),
-        linears=linear_audit(structure, precisions),
-        layers=precisions,
-        backend=compiled.backend,
-        doubts=() if layers else ("this TensorRT printed no layer plan: nothing is known about fusion",),
-    )
+    doubts = [] if layers else ["this TensorRT printed no layer plan: nothing is known about fusion"]
+    return audited(
+        name, bundle, compiled, fused=fusion.kernels, reasons=fusion.unfused, layers=precisions,
+        norms=len(norms.kernels), doubts=doubts,
+    )  # fmt: skip
 
 
 def refuse_to_run(artifact: Artifact) -> NoReturn:

@@ -14,13 +14,13 @@ import numpy as np
 from vitdeploy.artifact import Artifact
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
-from vitdeploy.evidence import Audit, Availability, NormAudit
+from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._match import attention_audit, belongs, linear_audit
+from vitdeploy.targets._match import audited, belongs
 
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
@@ -70,16 +70,8 @@ class OnnxRuntime(Target):
         fused, reasons = _fused_sites(bundle.structure, kernels)
         layers = _linear_precisions(bundle.structure, kernels)
         norms = sum(kernel.op in _NORMS for kernel in kernels)
-        sites = len(bundle.structure.norms)
-        return Audit(
-            target=self.name,
-            precision=bundle.precision,
-            attention=attention_audit(bundle.structure, fused, reasons, "compiled"),
-            layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
-            linears=linear_audit(bundle.structure, layers),
-            layers=layers,
-            threads=threads,
-            backend=compiled.backend,
+        return audited(
+            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, threads=threads
         )
 
     def open(self, artifact: Artifact, threads: int | None) -> Session:

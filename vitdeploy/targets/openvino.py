@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from vitdeploy.artifact import Artifact
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
-from vitdeploy.evidence import Audit, Availability, NormAudit
+from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Array, Feeds
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._match import attention_audit, belongs, linear_audit
+from vitdeploy.targets._match import audited, belongs
 
 _MODEL = "model.xml"
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
@@ -77,18 +77,10 @@ class OpenVINO(Target):
         fused, reasons = _fused_sites(bundle.structure, kernels, threads)
         layers = _linear_precisions(bundle.structure, kernels)
         norms = sum(kernel.layer in ("MVN", "LayerNorm") for kernel in kernels)
-        sites = len(bundle.structure.norms)
-        return Audit(
-            target=self.name,
-            precision=bundle.precision,
-            attention=attention_audit(bundle.structure, fused, reasons, "compiled"),
-            layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
-            linears=linear_audit(bundle.structure, layers),
-            layers=layers,
-            threads=threads,
-            backend=compiled.backend,
-            doubts=tuple(_doubts(model)),
-        )
+        return audited(
+            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, threads=threads,
+            doubts=_doubts(model),
+        )  # fmt: skip
 
     def open(self, artifact: Artifact, threads: int | None) -> OpenVINOSession:
         """Open with the latency hint: one stream over all threads."""
