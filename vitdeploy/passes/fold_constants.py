@@ -14,8 +14,8 @@ _LARGEST_RESULT_ELEMENTS = 1 << 24
 """64 MiB of float32: bias tables of Swin (49 x 49 x heads x windows) fit, a whole embedding matrix is left alone."""
 
 
-_LARGEST_FILL_ELEMENTS = 1 << 10
-"""Shapes and paddings are far smaller; a mask of zeros is left to the backend."""
+_LARGEST_FILL_ELEMENTS = 1 << 18
+"""A map of the pixels that Swin numbers its windows on (56 x 56, at 1,024 pixels 256 x 256) fits."""
 
 
 class FoldConstants(Pass):
