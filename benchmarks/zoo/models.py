@@ -35,7 +35,7 @@ def redrawn(module: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            matrix = parameter.ndim > 1 and parameter[0].numel() > 1 and min(parameter.shape) > 1
+            matrix = parameter.ndim > 1 and len(parameter) > 1 and parameter[0].numel() > 1  # not tokens, not scales
             parameter.copy_(noise / parameter[0].numel() ** 0.5 if matrix else 0.5 * noise + 0.5)
         for name, buffer in module.named_buffers():
             if name.endswith("running_mean"):
