@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.conftest import EXPORTS
-from tests.graphs import HEADS, SIZE, TOKENS, WIDTH, Site, images, legacy, raised, redrawn, tokens
+from tests.graphs import HEADS, SIZE, TOKENS, WIDTH, Site, images, legacy, parsed, raised, redrawn, tokens
+from vitdeploy.errors import GraphError
 from vitdeploy.graph import structure as structures
+from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.structure import AttentionSite, Structure
 
 BLOCK = ["qkv", "proj", "fc1", "fc2"]
@@ -29,6 +32,8 @@ def test_a_vit_reads_the_same_from_every_exporter(kind: str, exported: Callable[
         (0, HEADS, SIZE, TOKENS),
         (1, HEADS, SIZE, TOKENS),
     ]
+    assert [(s.key_tokens, s.value_size, s.bias) for s in structure.attention] == [(TOKENS, SIZE, None)] * 2
+    assert [linear.size for linear in structure.linears] == [(3 * 8 * 8, WIDTH), *shapes, *shapes, (WIDTH, 10)]
     assert len(structure.norms) == 5
     name = "blocks/blocks.{}/attn" if kind.startswith("legacy") else "blocks.{}.attn"
     assert [s.name for s in structure.attention] == [name.format(n) for n in (0, 1)]
@@ -73,6 +78,26 @@ def test_both_linears_of_a_gate_are_fc1() -> None:
     assert [linear.role for linear in structure.linears][3:] == ["proj", "fc1", "fc1", "fc2", "head"]
 
 
+class MixMlp(nn.Module):
+    """SegFormer's: a depthwise convolution between the first linear and the activation; and a head of two linears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH)
+        self.mix = nn.Conv1d(64, 64, 3, padding=1, groups=64)
+        self.norm, self.hidden, self.scores = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.mix(self.fc1(x).transpose(1, 2)).transpose(1, 2)
+        x = self.norm(x + self.fc2(nn.functional.gelu(y)))
+        return self.scores(self.hidden(x[:, 0]).relu()).sigmoid()
+
+
+def test_a_depthwise_convolution_within_an_mlp_and_an_activation_behind_a_head() -> None:
+    _, structure, _ = raised(legacy(redrawn(MixMlp()), tokens()))
+    assert [linear.role for linear in structure.linears] == ["fc1", "fc2", "fc1", "head"]
+
+
 class Stem(nn.Module):
     """Convolutions that do and do not embed patches."""
 
@@ -103,3 +128,35 @@ def test_located_finds_a_cores_own_nodes() -> None:
     names = ["blocks.1/Attention/qk", "blocks.1/Attention", "blocks.11/Attention/qk", "blocks.1/AttentionPool"]
     located = Structure(attention=sites, linears=(), norms=()).located(names)
     assert [site.nodes for site in located.attention] == [("blocks.1/Attention/qk", "blocks.1/Attention"), ("y",)]
+
+
+def test_a_gemm_that_stays_tells_its_size_in_the_order_of_the_product() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 23]> g (float[2, 4] x) => (float[2, 6] y)
+    { y = Gemm <transB = 1> (x, w) }"""
+    [linear] = recognize(parsed(text, w=np.ones((6, 4), np.float32)), {}).linears
+    assert (linear.weight, linear.size) == ((6, 4), (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("signature", "attribute", "bias"),
+    [
+        ("float[1, 2, 5, 5] b", "", "bias"),
+        ("float[4, 2, 5, 5] b", "", "window bias"),
+        ("bool[5, 5] b", "", "mask"),
+        ("float[1] b", "<is_causal = 1>", "causal"),
+    ],
+)
+def test_what_is_added_to_the_scores_and_how_many_windows_there_are(signature: str, attribute: str, bias: str) -> None:
+    read = "x, x, x" if attribute else "x, x, x, b"
+    text = f"""<ir_version: 9, opset_import: ["" : 23]> g (float[1, 3, 8, 8] image, float[4, 2, 5, 8] x, {signature})
+    => (float[4, 2, 5, 8] y) {{ y = Attention {attribute} ({read}) }}"""
+    [site] = recognize(parsed(text), {}).attention
+    assert (site.bias, site.windows, site.tokens, site.key_tokens) == (bias, 4, 5, 5)
+
+
+def test_control_flow_is_refused_by_name() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 23]> g (bool c, float[1] x) => (float[1] y)
+    { y = If (c) <then_branch = a () => (float[1] t) { t = Relu (x) },
+                  else_branch = b () => (float[1] e) { e = Abs (x) }> }"""
+    with pytest.raises(GraphError, match=r"node 'If\.0' is If"):
+        recognize(parsed(text), {})

@@ -28,6 +28,7 @@ from tests.graphs import (
     tokens,
     types,
 )
+from vitdeploy.graph.model import Graph, array
 
 S = 1 / math.sqrt(SIZE)
 DRAW = torch.Generator().manual_seed(1)
@@ -93,7 +94,32 @@ RAISED = {
         1.0,
     ),
 }
+
+
+def einsum(scores: str, values: str, *, tokens_first: bool = False) -> Any:
+    """Both products as torch.einsum; q, k and v as (batch, heads, tokens, size) or with the tokens first."""
+
+    def core(q: Any, k: Any, v: Any, x: Any) -> Any:
+        q, k, v = (t.transpose(1, 2) if tokens_first else t for t in (q, k, v))
+        result = torch.einsum(values, (torch.einsum(scores, q, k) * S).softmax(-1), v)
+        return result.transpose(1, 2) if tokens_first else result
+
+    return core
+
+
+RAISED |= {
+    "einsum": (einsum("bhid,bhjd->bhij", "bhij,bhjd->bhid"), S),
+    "einsum, tokens first": (einsum("bihd,bjhd->bhij", "bhij,bjhd->bihd", tokens_first=True), S),
+    "a bias taken away": (lambda q, k, v, x: after(product(q, k) * S - FULL, v), S),
+    "the maximum taken away": (
+        lambda q, k, v, x: after((s := product(q, k) * S) - s.amax(-1, keepdim=True), v),
+        S,
+    ),
+}
 BY_DYNAMO = [
+    "einsum",
+    "einsum, tokens first",
+    "the maximum taken away",
     "div after",
     "scale on both",
     "computed mask over keys",
@@ -137,6 +163,7 @@ REFUSED = {
         lambda q, k, v, x: after((product(q, k) + FULL) * PER_HEAD[:, :1, :1], v),
         "Mul stands between",
     ),
+    "a negative scale": (lambda q, k, v, x: after(product(q, k) * -0.3, v), "scale is negative"),
     "shared keys": (lambda q, k, v, x: after(product(q, k[:, :1]), v), "same batch and heads"),
 }
 
@@ -181,12 +208,98 @@ def test_refuses_with_a_reason_and_counts_the_site(name: str) -> None:
     assert differs(graph, tokens(), expected(module, tokens())) is None
 
 
+OTHER_PRODUCTS = {
+    "the map as second factor": (
+        lambda q, k, v, x: (v.transpose(-2, -1) @ product(q, k).softmax(-1)).transpose(-2, -1),
+        "not the first factor of a plain product",
+    ),
+    "an einsum that is no product of matrices": (
+        lambda q, k, v, x: torch.einsum("bhij,bhjd,bhid->bhid", product(q, k).softmax(-1), v, q),
+        "not the first factor of a plain product",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PRODUCTS)
+def test_mentions_an_attention_whose_product_is_no_matmul_by_v(name: str) -> None:
+    core, reason = OTHER_PRODUCTS[name]
+    _, structure, refused = raised(legacy(site(core), tokens()))
+    assert [reason in text for text in refused.values()] == [True], refused
+    assert [s.refused for s in structure.attention] == list(refused.values())
+
+
 def test_refuses_scores_of_rank_3() -> None:
     module = site(lambda q, k, v, x: after(product(q, k), v), shape=(-1, TOKENS, WIDTH))
     module.forward = lambda x: module.proj(after(product(module.q(x), module.k(x)), module.v(x)))  # type: ignore[method-assign]
     _, structure, refused = raised(legacy(module, tokens()))
     assert list(refused.values()) == ["the scores have rank 3, not (batch, heads, tokens, tokens)"]
     assert len(structure.attention) == 1
+
+
+IDLE = {
+    "all true": torch.ones(TOKENS, TOKENS, dtype=torch.bool),
+    "all true, one row": torch.ones(1, TOKENS, dtype=torch.bool),
+    "all zero": torch.zeros(1, 1, TOKENS, TOKENS),
+}
+
+
+@pytest.mark.parametrize("mask", IDLE)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_mask_that_lets_every_key_pass_goes(mask: str, dynamic: bool) -> None:
+    module = site(
+        lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=IDLE[mask].expand(x.shape[0], 1, -1, -1)
+        )
+    )
+    graph, _, _ = raised(dynamo(module, tokens(2), dynamic=dynamic))
+    assert mask_of(graph) is None
+    assert differs(graph, tokens(2), expected(module, tokens(2))) is None
+
+
+def test_an_added_zero_goes() -> None:
+    module = site(lambda q, k, v, x: after(product(q, k) * S + torch.zeros(1, 1, TOKENS, TOKENS), v))
+    graph, _, _ = raised(legacy(module, tokens()))
+    assert mask_of(graph) is None
+    assert differs(graph, tokens(), expected(module, tokens())) is None
+
+
+def test_a_constant_boolean_mask_becomes_numbers_to_add() -> None:
+    module = site(
+        lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=FULL[0, 0] > -1)
+    )
+    graph, _, _ = raised(dynamo(module, tokens()))
+    numbers = array(mask_of(graph))
+    assert (numbers.dtype, set(numbers.reshape(-1).tolist())) == (np.float32, {0.0, -65504.0})
+    assert differs(graph, tokens(), expected(module, tokens())) is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "stays"),
+    [
+        ("float[B,1,5,7] m", True),  # fed: what it holds is not known
+        ("true4", True),  # four masks for a batch that varies repeat the scores
+        ("none_row", True),  # a query without keys: what becomes of it is the operator's own matter
+        ("true1", False),
+    ],
+)
+def test_a_mask_that_does_more_stays(mask: str, stays: bool) -> None:
+    fed, name = (f", {mask}", "m") if " " in mask else ("", mask)
+    some = np.arange(35).reshape(1, 1, 5, 7) >= 7
+    masks = {"true1": np.ones((1, 1, 5, 7), bool), "true4": np.ones((4, 1, 5, 7), bool), "none_row": some}
+    graph, _, _ = raised(
+        '<ir_version: 11, opset_import: ["" : 23]> vit (float[B,2,5,4] q, float[B,2,7,4] k, float[B,2,7,4] v'
+        f"{fed}) => (float y) {{ y = Attention(q, k, v, {name}) }}",
+        **masks,
+    )
+    assert (mask_of(graph) is not None) == stays
+    if name == "none_row":
+        assert array(mask_of(graph)).dtype == np.bool_
+
+
+def mask_of(graph: Graph) -> ir.Value | None:
+    """What the graph's one attention adds."""
+    (core,) = (node for node in graph.nodes if node.op_type == "Attention")
+    return core.inputs[3] if len(core.inputs) > 3 else None
 
 
 class NoAttention(torch.nn.Module):
@@ -213,6 +326,18 @@ def test_raises_every_exporters_vit(kind: str, vit: torch.nn.Module, exported: C
     assert [(s.heads, s.head_size, s.tokens) for s in structure.attention] == [(HEADS, SIZE, TOKENS)] * 2
     for batch in (1, 2, 3) if kind.endswith("batch") else (1,):
         assert differs(graph, images(batch), expected(vit, images(batch))) is None
+
+
+def test_the_maximum_is_not_computed() -> None:
+    """A second product of q and k, for what the softmax does not see."""
+    graph, _, _ = raised(legacy(site(RAISED["the maximum taken away"][0]), tokens()))
+    assert mask_of(graph) is None
+    assert not {"ReduceMax", "Sub", "Expand"} & set(types(graph))
+
+
+def test_the_keys_of_an_einsum_are_not_transposed_twice() -> None:
+    graph, _, _ = raised(legacy(site(RAISED["einsum, tokens first"][0]), tokens()))
+    assert [node.name for node in graph.nodes if (node.name or "").endswith("/transpose_k")] == []
 
 
 def test_the_dynamo_exporters_batched_transpose_goes(exported: Callable[[str], bytes]) -> None:

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class FusedAttention:
+    """What a compiler's fused attention kernel takes: one head size for q, k and v, and more than one score matrix.
+
+    Attributes:
+        smallest: head size.
+        largest: head size.
+        multiple: of which the head size is one.
+    """
+
+    smallest: int
+    largest: int
+    multiple: int
+
+    def fitted(self, sizes: Sequence[int | None]) -> int | None:
+        """The head size that q, k and v of `sizes` can be padded to; None when there is none, or one is unknown."""
+        known = [size for size in sizes if size is not None]
+        size = max(self.smallest, -(-max(known, default=0) // self.multiple) * self.multiple)
+        return size if len(known) == len(sizes) and size <= self.largest else None
+
+    @property
+    def told(self) -> str:
+        """The head sizes, in words."""
+        return f"{self.smallest} to {self.largest} in steps of {self.multiple}"
 
 
 @dataclass(frozen=True)
@@ -16,11 +43,20 @@ class Dialect:
             (com.microsoft.MultiHeadAttention).
         int8_linears: "qdq" (Q/DQ pairs around MatMul, which the compiler fuses) or "integer"
             (QuantizeLinear and com.microsoft.MatMulIntegerToFloat, written out).
+        packed_qkv: whether one linear for q, k and v stays one. TensorRT takes its result apart inside the weights,
+            where that breaks the Q/DQ pairs: the three then multiply in FP16.
+        activation_codes: of quantized activations.
+        half_around: whether everything that is not quantized is float16.
+        fused_attention: what attention is padded to, where a fused kernel is particular; None where it is not.
     """
 
     opset: int
     attention: Literal["primitives", "multihead"]
     int8_linears: Literal["qdq", "integer"] = "qdq"
+    packed_qkv: bool = True
+    activation_codes: Literal["uint8", "int8"] = "uint8"
+    half_around: bool = False
+    fused_attention: FusedAttention | None = None
 
 
 CANONICAL_OPSET = 23

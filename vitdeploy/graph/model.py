@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass, TopologicalSortPass
 
@@ -63,6 +65,13 @@ class Graph:
         )
         new.name = name
 
+    def initializer(self, numbers: npt.NDArray[Any], name: str) -> ir.Value:
+        """A new constant. Exporters share equal ones between nodes: what changes numbers gives them to a new one."""
+        tensor = ir.tensor(numbers, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(numbers.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.model.graph.register_initializer(value)
+        return value
+
     def weight_bytes(self) -> int:
         """Bytes of all initializers."""
         return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
@@ -86,18 +95,31 @@ def load(path: Path) -> Graph:
         GraphError: the file is missing, truncated, or not ONNX; or its external data is missing or outside its folder.
     """
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)  # as ir.load does
     except FileNotFoundError:
         raise GraphError(f"there is no file {path}", fix="Check the path.") from None
     except Exception as error:  # noqa: BLE001  protobuf and onnx_ir raise types of their own: all mean the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = _root_cause(error)
         raise GraphError(
             f"{path} is not a readable ONNX file: {reason}", fix="Save it again, and check its size."
         ) from None
     if not model.graph.outputs or "" not in model.opset_imports:
         raise GraphError(f"{path} is not a complete ONNX model: it has no outputs or no opset", fix="Save it again.")
+    counts = Counter(tensor.name for tensor in proto.graph.initializer)
+    if len(counts) < len(proto.graph.initializer):  # onnx_ir takes the last, ONNX Runtime the first
+        name = counts.most_common(1)[0][0]
+        raise GraphError(f"{path} has {counts[name]} initializers named {name!r}", fix="Save it again, with one.")
     _check_external_data(model, path)
     return Graph(model)
+
+
+def _root_cause(error: BaseException) -> str:
+    """onnx_ir wraps what went wrong in the graphs and nodes around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:

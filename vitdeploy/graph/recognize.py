@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 
+from vitdeploy.errors import GraphError
 from vitdeploy.graph.model import Graph, constant, dims, producer
-from vitdeploy.graph.structure import CORE, AttentionSite, Linear, Norm, Role, Structure
+from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure
 
 # Between a linear and the operator that gives it its role stand only these: they move or shift numbers, no more.
 _TRANSPARENT = {
@@ -16,13 +18,25 @@ _TRANSPARENT = {
     "QuantizeLinear", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 _ACTIVATIONS = {"Elu", "Erf", "Gelu", "HardSwish", "Relu", "Sigmoid", "Softplus", "Tanh"}
+_PRODUCTS = {"Clip", "MatMul", "Pow", "Where"}
 _CORES = {"Attention", "Softmax"}
 
 
 def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
-    """Read the structure from a raised graph; `refused` maps softmax nodes that stayed unraised to the reason."""
+    """Read the structure from a raised graph; `refused` maps softmax nodes that stayed unraised to the reason.
+
+    Raises:
+        GraphError: there is control flow, which could hide an attention from everything that is said of the model.
+    """
+    for node in graph.nodes:
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            raise GraphError(
+                f"node {node.name!r} is {node.op_type}: the image decides what runs, and what is inside stays unseen",
+                fix="Export the model without branches and loops that depend on data.",
+            )
     cores = [n for n in graph.nodes if n.op_type == "Attention" or (n.name or "") in refused]
-    sites = tuple(_site(node, block, refused) for block, node in enumerate(cores))
+    batch = next(iter(dims(graph.model.graph.inputs[0]) or ()), None) if graph.model.graph.inputs else None
+    sites = tuple(_site(node, block, refused, batch) for block, node in enumerate(cores))
     return Structure(
         attention=sites,
         linears=tuple(_linears(graph, cores)),
@@ -37,15 +51,40 @@ def scope(node: ir.Node) -> str:
     return (node.name or "").rpartition("/")[0]
 
 
-def _site(node: ir.Node, block: int, refused: Mapping[str, str]) -> AttentionSite:
+def _site(node: ir.Node, block: int, refused: Mapping[str, str], batch: int | None) -> AttentionSite:
     name = node.name or ""
     if name in refused:
         return AttentionSite(name=name, nodes=(name,), block=block, refused=refused[name])
-    shape = dims(node.inputs[0]) or (None,) * 4
-    heads, tokens, head_size = (shape[1], shape[2], shape[3]) if len(shape) == 4 else (None, None, None)
+    query, key, value = (_four(dims(v)) for v in node.inputs[:3])
+    sequences, heads, tokens, head_size = query
     return AttentionSite(
-        name=name.removesuffix(CORE), nodes=(name,), block=block, heads=heads, head_size=head_size, tokens=tokens
+        name=name.removesuffix(CORE),
+        nodes=(name,),
+        block=block,
+        heads=heads,
+        head_size=head_size,
+        tokens=tokens,
+        key_tokens=key[2],
+        value_size=value[3],
+        windows=sequences // batch if sequences and batch and sequences % batch == 0 else None,
+        bias=_bias(node),
     )
+
+
+def _four(shape: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
+    return shape if shape is not None and len(shape) == 4 else (None,) * 4
+
+
+def _bias(core: ir.Node) -> Bias | None:
+    """What is added to the scores or taken from them."""
+    if core.attributes.get_int("is_causal"):
+        return "causal"
+    bias = core.inputs[3] if len(core.inputs) > 3 else None
+    if bias is None:
+        return None
+    if bias.dtype == ir.DataType.BOOL:
+        return "mask"
+    return "window bias" if (_four(dims(bias))[0] or 1) > 1 else "bias"
 
 
 def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
@@ -67,6 +106,7 @@ def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
             role=role,
             block=at,
             weight=weight,
+            size=_size(node, weight),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
         )
 
@@ -94,6 +134,14 @@ def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
     return tuple(tensor.numpy().shape)
 
 
+def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
+    """K x N of a linear whose weight is stored as (K, N), (N, K) in a Gemm, or (N, channels, height, width)."""
+    if node.op_type == "Conv":
+        return math.prod(weight[1:]), weight[0]
+    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB"))
+    return (weight[1], weight[0]) if transposed else (weight[0], weight[1])
+
+
 def _linear_name(node: ir.Node) -> str:
     name = node.name or ""
     return re.sub(r"/(MatMul|Gemm|Conv)$", "", name)
@@ -104,14 +152,15 @@ def _role(node: ir.Node, *, feeds_attention: bool, is_activated: bool) -> Role:
         return "patch"
     if feeds_attention:
         return "qkv"
-    if is_activated or _reached(node.outputs[0], _ACTIVATIONS):
+    ends = _ends_graph(node.outputs[0])
+    if not ends and (is_activated or _reached(node.outputs[0], _ACTIVATIONS)):
         return "fc1"
     _, seen = _above([node.inputs[0]], _ACTIVATIONS)
     if seen & _CORES:
         return "proj"
-    if seen & _ACTIVATIONS:
-        return "fc2"
-    return "head" if _ends_graph(node.outputs[0]) else "other"
+    if ends:  # before fc2: some heads are MLPs
+        return "head"
+    return "fc2" if seen & _ACTIVATIONS else "other"
 
 
 def _operands(core: ir.Node) -> list[ir.Value | None]:
@@ -139,7 +188,8 @@ def _activated_by(node: ir.Node) -> list[ir.Node]:
 def _above(values: list[ir.Value | None], through: Collection[str] = ()) -> tuple[list[ir.Node], set[str]]:
     """The linears that reach `values`, and the types of all operators from there up to them.
 
-    The way goes through operators that move or shift numbers, products of two computed tensors, and `through`.
+    The way goes through operators that move or shift numbers, products of two computed tensors, depthwise convolutions
+    (SegFormer has one within its MLP, MViT behind its queries), and `through`.
     """
     linears, seen_types, pending, seen = [], set(), list(values), set()
     while pending:
@@ -150,13 +200,15 @@ def _above(values: list[ir.Value | None], through: Collection[str] = ()) -> tupl
         seen_types.add(node.op_type)
         if weight_of(node) is not None:
             linears.append(node)
-        elif (
-            node.op_type in _TRANSPARENT
-            or node.op_type in ("Clip", "MatMul", "Pow", "Where")
-            or node.op_type in through
-        ):
+        elif node.op_type in _TRANSPARENT | _PRODUCTS or node.op_type in through or _is_depthwise(node):
             pending += node.inputs
     return linears, seen_types
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    """Whether it is a convolution that leaves channels apart."""
+    weight = constant(node.inputs[1]) if node.op_type == "Conv" and len(node.inputs) > 1 else None
+    return weight is not None and weight.shape[1] == 1 and (node.attributes.get_int("group") or 1) > 1
 
 
 def _reached(value: ir.Value, op_types: set[str], depth: int = 4) -> bool:
@@ -175,8 +227,14 @@ def _reached(value: ir.Value, op_types: set[str], depth: int = 4) -> bool:
 
 
 def _ends_graph(value: ir.Value) -> bool:
-    """Whether nothing but transparent operators stands between `value` and a graph output."""
+    """Whether nothing but a bias, an activation and what moves numbers stands between `value` and a graph output."""
     if value.is_graph_output():
         return True
     uses = [use.node for use in value.uses()]
-    return bool(uses) and all(n.op_type in _TRANSPARENT | {"Softmax"} and _ends_graph(n.outputs[0]) for n in uses)
+    return bool(uses) and all(_is_tail(n) and _ends_graph(n.outputs[0]) for n in uses)
+
+
+def _is_tail(node: ir.Node) -> bool:
+    if node.op_type == "Add":  # of a bias; that of a residual ends a block, not the model
+        return any(constant(value) is not None for value in node.inputs)
+    return node.op_type in _TRANSPARENT | _ACTIVATIONS | {"Softmax"}

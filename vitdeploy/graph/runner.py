@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +16,13 @@ from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.session import Array, Feeds, finite
 
-_QUIET = 3  # ONNX Runtime's severity "error": its warnings are about optimisations, not about results
+_CHECK = "Check the model with onnx.checker, or update onnxruntime."
+_PREAMBLE = re.compile(
+    r"Non-zero status code returned while running |"
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|\w+\.cc:\d+ \w+ |"
+    r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])"
+)
+_QUIET = 4  # ONNX Runtime's severity "fatal": its warnings are about optimisations, its errors are raised as well
 
 
 class OnnxSession(AbstractContextManager["OnnxSession"]):
@@ -47,17 +54,37 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001  ONNX Runtime's own types vary by version; all mean that it refused the graph
             raise CompileError(
-                f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}",
-                fix="Check the model with onnx.checker, or update onnxruntime.",
+                f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}", fix=_fix(error)
             ) from None
+        self._file = path.name
         self.name = name or "onnxruntime"
         self.threads: int | None = options.intra_op_num_threads
         self.effective: Mapping[str, str] = {"engine": f"onnxruntime {ort.__version__}", "provider": "CPU"}
         self._outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name."""
-        return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
+        """Outputs by name.
+
+        Raises:
+            CompileError: the feeds do not fit, or an operator finds that its operands do not.
+        """
+        try:
+            outputs = self._session.run(None, dict(feeds))
+        except Exception as error:  # noqa: BLE001  as above
+            raise self._refusal(feeds, error) from None
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def _refusal(self, feeds: Feeds, error: Exception) -> CompileError:
+        for wanted in self._session.get_inputs():
+            given = feeds[wanted.name].shape if wanted.name in feeds else ()
+            batch = wanted.shape[0] if wanted.shape else None
+            if given and isinstance(batch, int) and given[0] != batch:
+                return CompileError(
+                    f"{self._file} takes batches of {batch}, not of {given[0]}",
+                    fix=f"Give --batch {batch}, or export it with a dynamic batch.",
+                )
+        fed = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        return CompileError(f"{self._file} does not run on {fed}: {_first_line(error)}", fix=_CHECK)
 
     def end_profile(self) -> Path:
         """Stop profiling; the JSON file of executed kernels."""
@@ -99,4 +126,12 @@ def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch
 
 
 def _first_line(error: Any) -> str:
-    return " ".join(str(error).split())[:300]
+    """What ONNX Runtime says, without its error codes, file names and C++ source lines."""
+    text = _PREAMBLE.sub("", " ".join(str(error).split()))
+    return text[:300].rstrip(". ")
+
+
+def _fix(error: Any) -> str:
+    if "Could not find an implementation" in str(error):
+        return "There is no CPU kernel for that type: export the model in float32."
+    return _CHECK

@@ -13,6 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "head", "other"]
+Bias = Literal["bias", "window bias", "mask", "causal"]
+"""What attention scores get: numbers added, other numbers in each window (Swin's shift), or a selection of keys."""
 
 CORE = "/Attention"
 """An attention core's nodes are named `SITE/Attention` in the raised graph and `SITE/Attention/…` after lowering."""
@@ -25,12 +27,20 @@ class _Entry(BaseModel):
 
 
 class AttentionSite(_Entry):
-    """One attention: softmax(q kᵀ · scale + bias) v. `refused`: why it could not be raised to the canonical form."""
+    """One attention: softmax(q kᵀ · scale + bias) v. `refused`: why it could not be raised to the canonical form.
+
+    `tokens` are the queries of one window; `windows` is how many separate sequences one image makes: 1 for global
+    attention, 64 in Swin's first stage. None: not known before run time, or not canonical.
+    """
 
     block: int
     heads: int | None = None
     head_size: int | None = None
     tokens: int | None = None
+    key_tokens: int | None = None
+    value_size: int | None = None
+    windows: int | None = None
+    bias: Bias | None = None
     refused: str | None = None
 
 
@@ -40,6 +50,9 @@ class Linear(_Entry):
     role: Role
     block: int | None
     weight: tuple[int, ...]
+    """Its shape as stored."""
+    size: tuple[int, int] | None = None
+    """K x N: what it multiplies sums K numbers for each of N results, whatever the weight's layout."""
     initializer: str = ""
     """The weight's name: OpenVINO names a kernel that makes a graph output after that output, not after its node."""
 

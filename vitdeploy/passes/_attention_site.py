@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.model import array, constant, dims, operand, producer, scalar
+from vitdeploy.passes._attention_bias import Bias
 
 _PASSED_ON = {"Dropout", "Identity", "Cast"}
 """Between the softmax and the product with v: without effect in inference."""
@@ -18,6 +19,9 @@ _ABOVE_SOFTMAX = {
 }  # fmt: skip
 """Between the product of q and k and the softmax, whether or not `Attention` can express it."""
 
+
+_PRODUCTS = {"Einsum", "MatMul"}
+"""An Einsum is one that MatMul cannot express."""
 
 _LOW = -1e4
 """exp(-1e4) is 0 in float32 and, below scores of ordinary size, in float16 too."""
@@ -40,23 +44,6 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Bias:
-    """A summand of the scores.
-
-    Attributes:
-        value: what is added; or a condition, see `chosen`.
-        scale: a factor on it.
-        windows: it was added to scores of that 5-D shape (batch, windows, heads, n, n).
-        chosen: what is added where the condition `value` holds, and where it does not.
-    """
-
-    value: ir.Value
-    scale: float
-    windows: tuple[int, ...] | None = None
-    chosen: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
 class _Scores:
     """What the softmax reads: product · scale · head_scale + Σ bias · bias.scale."""
 
@@ -69,7 +56,9 @@ class _Scores:
 def match(softmax: ir.Node) -> Site | str | None:
     """The site around `softmax`; None if it is no attention; the reason if it is one that does not fit."""
     path = _path_to_product(softmax.outputs[0])
-    if not path or constant(path[-1].inputs[1]) is not None or not _products_above(softmax.inputs[0]):
+    if not path or any(constant(value) is not None for value in path[-1].inputs):
+        return None
+    if not _products_above(softmax.inputs[0]):
         return None
     rank = len(dims(softmax.outputs[0]) or ())
     axis = softmax.attributes.get_int("axis", -1)
@@ -79,6 +68,8 @@ def match(softmax: ir.Node) -> Site | str | None:
         return f"the softmax runs over axis {axis}, not over the keys"
     if _is_read_elsewhere(softmax.outputs[0], path):
         return "the attention map is read by something else (or returned), which a fused kernel cannot supply"
+    if path[-1].op_type != "MatMul" or path[-1].inputs[0] is not [softmax, *path][-2].outputs[0]:
+        return "the attention map is not the first factor of a plain product"
     scores = _scores(softmax)
     if isinstance(scores, str):
         return scores
@@ -90,14 +81,16 @@ def match(softmax: ir.Node) -> Site | str | None:
     if any(node.op_type == "Where" for node in path) and any(_masks_whole_rows(b.value) for b in scores.biases):
         return "a query whose keys are all masked gives zeros, which a fused kernel does not do"
     scale = scores.scale * q_scale * k_scale
+    if scale <= 0:
+        return "its scale is negative, which fused kernels do not take"
     return Site(softmax, path[-1], q, k, not transposed, v, scale, scores.head_scale, scores.biases)
 
 
 def _path_to_product(attention_map: ir.Value) -> list[ir.Node]:
     """The nodes from the attention map to its product with v, which is the last; none if there is no product."""
     for use in attention_map.uses():
-        node, index = use.node, use.idx
-        if node.op_type == "MatMul" and index == 0:
+        node = use.node
+        if node.op_type in _PRODUCTS:
             return [node]
         if (node.op_type in _PASSED_ON or _guards_against_nan(node)) and (rest := _path_to_product(node.outputs[0])):
             return [node, *rest]
@@ -140,7 +133,7 @@ def _products_above(value: ir.Value | None) -> list[ir.Node]:
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if node.op_type == "MatMul" and not any(constant(v) is not None for v in node.inputs):
+        if node.op_type in _PRODUCTS and not any(constant(v) is not None for v in node.inputs):
             found.append(node)
         elif node.op_type in _ABOVE_SOFTMAX:
             pending += node.inputs
@@ -162,6 +155,11 @@ def _scores(softmax: ir.Node) -> _Scores | str:
             if _products_above(bias):
                 return "the softmax reads a sum of several products"
             biases.append(Bias(bias, scale))
+        elif node.op_type == "Sub" and _is_row_maximum(node.inputs[1], node.inputs[0]):
+            inside = operand(node, 0)  # a softmax does not see what is taken from a whole row
+        elif node.op_type == "Sub" and _products_above(node.inputs[0]) and not _products_above(node.inputs[1]):
+            inside = operand(node, 0)
+            biases.append(Bias(operand(node, 1), -scale))
         elif (filled := _masked_fill(node)) is not None:
             inside, condition, chosen = filled
             if _fills_whole_rows(condition, chosen):
@@ -178,6 +176,15 @@ def _scores(softmax: ir.Node) -> _Scores | str:
     if node is None:
         return "the product of q and k is out of sight"
     return _Scores(node, scale, head_scale, tuple(biases))
+
+
+def _is_row_maximum(value: ir.Value | None, scores: ir.Value | None) -> bool:
+    """Whether `value` is the largest of each row of `scores`, which some take away to keep the exponential small."""
+    largest = producer(value, "ReduceMax")
+    if largest is None or largest.inputs[0] is not scores or not largest.attributes.get_int("keepdims", 1):
+        return False
+    axes = largest.inputs[1] if len(largest.inputs) > 1 else None
+    return scalar(axes) in (-1, len(dims(scores) or ()) - 1)
 
 
 def _masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, float]] | None:
@@ -197,23 +204,27 @@ def _masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, float]
     return None
 
 
-def _window_mask(last: ir.Node) -> tuple[ir.Value, ir.Value, tuple[int, ...]] | None:
+def _window_mask(last: ir.Node) -> tuple[ir.Value, ir.Value, tuple[int | None, ...]] | None:
     """Swin's way to mask windows: Reshape to (batch, windows, heads, n, n), Add a constant, Reshape back.
 
-    Returns the scores above, the mask, and the 5-D shape; None for anything else, a dynamic batch included.
+    Returns the scores above, the mask, and the 5-D shape, whose batch may vary; None for anything else.
     """
     add = producer(last.inputs[0], "Add") if last.op_type == "Reshape" else None
     if add is None:
         return None
     for inside, mask in ((operand(add, 0), operand(add, 1)), (operand(add, 1), operand(add, 0))):
-        first = producer(inside, "Reshape")
-        if first is None or constant(mask) is None:
+        first, numbers = producer(inside, "Reshape"), constant(mask)
+        if first is None or numbers is None:
             continue
-        shape, outer, inner = dims(inside), dims(last.outputs[0]), dims(first.inputs[0])
-        if shape is None or len(shape) != 5 or None in shape or outer is None or outer != inner:
+        whole, outer, inner = dims(inside), dims(last.outputs[0]), dims(first.inputs[0])
+        if whole is None or len(whole) != 5 or None in whole[1:] or outer is None or inner is None:
             return None
-        whole = tuple(int(n or 0) for n in shape)
-        return (operand(first, 0), mask, whole) if outer == (whole[0] * whole[1], *whole[2:]) else None
+        batch, windows, *rest = whole
+        # One mask for all images: a leading axis of its own would be that of the batch.
+        alike = len(numbers.shape) < 5 or numbers.shape[0] == 1
+        together = None if batch is None or windows is None else batch * windows
+        fits = outer == inner == (together, *rest) and (batch is not None or alike)
+        return (operand(first, 0), mask, whole) if fits else None
     return None
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, array, constant, dims, producer
+from vitdeploy.graph.model import Graph, array, constant, producer
 from vitdeploy.session import Array
-
-_VARIES = -1
 
 
 def fix_sizes(graph: Graph) -> int:
@@ -26,27 +24,32 @@ def fix_sizes(graph: Graph) -> int:
     graph.infer_shapes()
     fixed = 0
     for node in picks:
-        sizes = _picked(node)
-        if sizes is None or (sizes == _VARIES).any():
+        sizes = picked(node.outputs[0])
+        if sizes is None or not all(isinstance(size, int) for size in sizes.flat):
             continue
         tape = ir.tape.Tape()
-        value = tape.initializer(ir.tensor(sizes, name=f"{node.name}/sizes"))
+        value = tape.initializer(ir.tensor(sizes.astype(np.int64), name=f"{node.name}/sizes"))
         result = tape.op("Identity", [value], name=f"{node.name}/fixed")  # folded away by the optimizer
         graph.replace([node], tape, node.outputs[0], result)
         fixed += 1
     return fixed
 
 
-def _picked(node: ir.Node) -> Array | None:
-    """The sizes that `node` picks from a Shape, or None when it cannot be told which."""
-    shape = producer(node.inputs[0], "Shape")
-    sizes = dims(shape.inputs[0]) if shape is not None else None
-    if shape is None or sizes is None or any(v is not None and constant(v) is None for v in node.inputs[1:]):
+def picked(value: ir.Value | None) -> Array | None:
+    """The sizes, known or named, that `value` picks from a Shape; or None when it cannot be told which."""
+    node = producer(value, "Gather", "Shape", "Slice")
+    shape = node if node is None or node.op_type == "Shape" else producer(node.inputs[0], "Shape")
+    whole = shape.inputs[0].shape if shape is not None and shape.inputs[0] is not None else None
+    if node is None or shape is None or whole is None:
         return None
-    kept = sizes[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", len(sizes))]
-    numbers = np.array([_VARIES if size is None else size for size in kept], np.int64)
+    kept = list(whole)[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", len(whole))]
+    sizes = np.array(kept, object)
+    if node is shape:
+        return sizes
+    if any(v is not None and constant(v) is None for v in node.inputs[1:]):
+        return None
     options = [array(v) if v is not None else None for v in node.inputs[1:]]
     if node.op_type == "Gather":
-        return np.asarray(numbers[options[0]])
+        return np.asarray(sizes[options[0]], object)
     start, end, _, step = (int(o.reshape(-1)[0]) if o is not None else None for o in [*options, None, None][:4])
-    return numbers[start:end:step]
+    return np.asarray(sizes[start:end:step], object)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from vitdeploy.graph.model import Graph, array, constant, dims
+from vitdeploy.graph.model import Graph, dims, operand
 from vitdeploy.graph.recognize import scope
 from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention_site import Bias, Site, match
+from vitdeploy.passes._attention_bias import additive, covering, is_idle, one_bias
+from vitdeploy.passes._attention_site import Site, match
+from vitdeploy.passes._einsum import raise_products
 
 
 class RaiseAttention(Pass):
@@ -23,16 +24,18 @@ class RaiseAttention(Pass):
         v ───────────────────────────────────────────────────────────────┘             ─▶      Attention(scale)
 
     A factor below the bias scales the bias too. Several biases, scores filled with a very low number, and Swin's mask
-    over windows between two Reshapes are added up; a factor for each head goes to q. A softmax that no product of two
-    computed tensors feeds, or whose result multiplies nothing computed, is not an attention and is not mentioned. One
-    that is an attention but does not fit is left alone and refused with the reason.
+    over windows between two Reshapes are added up; a factor for each head goes to q. Both products may be an Einsum. A
+    constant mask that lets every key pass goes, and another boolean one becomes numbers to add. A softmax that no
+    product of two computed tensors feeds, or whose result multiplies nothing computed, is not an attention and is not
+    mentioned. One that is an attention but does not fit is left alone and refused with the reason.
     """
 
     def apply(self, graph: Graph) -> PassResult:
         """Raise every site; sites the exporter already wrote as `Attention` count as raised."""
         refused: dict[str, str] = {}
         for core in [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]:
-            _cover_scores(graph, core)
+            _settle_mask(graph, core)
+        raise_products(graph)
         for softmax in [n for n in graph.nodes if n.op_type == "Softmax"]:
             site = match(softmax)
             if isinstance(site, str):
@@ -57,86 +60,24 @@ def _rewrite(graph: Graph, site: Site) -> None:
         q = tape.op("Mul", [q, site.head_scale], name=f"{name}/head_scale")
         q.shape, q.type = site.q.shape, site.q.type
     inputs = [q, k, site.v]
-    if site.biases:
-        bias = _sum(tape, [_summand(tape, b, f"{name}/bias_{i}") for i, b in enumerate(site.biases)], f"{name}/bias")
-        inputs.append(_covering(tape, bias, (dims(site.softmax.outputs[0]) or ())[-2:], name))
+    if (bias := one_bias(tape, site.v, site.biases, site.softmax.outputs[0], name)) is not None:
+        inputs.append(bias)
     # Named after its module for `_name_sites`, which gives the final name.
     new = tape.op("Attention", inputs, {"scale": site.scale}, name=scope(site.softmax) + CORE)
     graph.replace([site.output], tape, site.output.outputs[0], new)
     RemoveUnusedNodesPass()(graph.model)
 
 
-def _summand(tape: ir.tape.Tape, bias: Bias, name: str) -> ir.Value:
-    """The bias in the scores' own form: 4-D, scaled; a new constant if it was one, because exporters share them."""
-    if constant(bias.value) is not None:
-        if bias.scale == 1.0 and bias.windows is None and bias.chosen is None:
-            return bias.value
-        numbers = array(bias.value)
-        if bias.chosen is not None:
-            numbers = np.where(numbers, *bias.chosen).astype(np.float32)
-        if bias.windows is not None:
-            batch, windows, _, rows, columns = bias.windows
-            mask = np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, (batch, windows, 1, rows, columns)))
-            numbers = mask.reshape(batch * windows, -1, rows, columns)
-        return tape.initializer(ir.tensor(numbers * np.array(bias.scale, numbers.dtype), name=name))
-    if bias.chosen is not None:
-        yes, no = (
-            tape.initializer(ir.tensor(np.array(bias.scale * number, np.float32), name=f"{name}/{label}"))
-            for label, number in zip(("yes", "no"), bias.chosen, strict=True)
-        )
-        result = tape.op("Where", [bias.value, yes, no], name=name)
-        result.shape, result.dtype = bias.value.shape, ir.DataType.FLOAT
-        return result
-    if bias.scale == 1.0:
-        return bias.value
-    factor = tape.initializer(ir.tensor(np.array(bias.scale, np.float32), name=f"{name}/factor"))
-    result = tape.op("Mul", [bias.value, factor], name=name)
-    result.shape, result.type = bias.value.shape, bias.value.type
-    return result
-
-
-def _sum(tape: ir.tape.Tape, summands: list[ir.Value], name: str) -> ir.Value:
-    """One bias of several; constants are added here and now."""
-    total, *others = summands
-    for number, other in enumerate(others):
-        label = f"{name}_sum_{number}"
-        if constant(total) is not None and constant(other) is not None:
-            total = tape.initializer(ir.tensor(array(total) + array(other), name=label))
-            continue
-        one, two = dims(total), dims(other)
-        result = tape.op("Add", [total, other], name=label)
-        result.type = total.type
-        if one is not None and two is not None and None not in (*one, *two):
-            result.shape = ir.Shape(
-                np.broadcast_shapes(tuple(int(n or 1) for n in one), tuple(int(n or 1) for n in two))
-            )
-        total = result
-    return total
-
-
-def _covering(tape: ir.tape.Tape, mask: ir.Value, scores: tuple[int | None, ...], name: str) -> ir.Value:
-    """`mask` with one number for each of the `scores` (queries, keys), where Add would repeat a row or a column.
-
-    `Attention` pads a short last axis with minus infinity instead, and ONNX Runtime refuses a single row.
-    """
-    shape = dims(mask)
-    if shape is None or shape[-2:] == scores or None in scores:
-        return mask
-    if constant(mask) is not None:
-        numbers = array(mask)
-        whole = np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, [int(n or 1) for n in scores])).copy()
-        return tape.initializer(ir.tensor(whole, name=f"{name}/mask"))
-    covered = tape.initializer(ir.tensor(np.array(scores, np.int64), name=f"{name}/mask_shape"))
-    return tape.op("Expand", [mask, covered], name=f"{name}/mask")
-
-
-def _cover_scores(graph: Graph, core: ir.Node) -> None:
-    """Give an attention that the exporter wrote the mask that `_covering` describes."""
+def _settle_mask(graph: Graph, core: ir.Node) -> None:
+    """Give an attention that the exporter wrote the mask that `one_bias` would, or none if that lets all pass."""
     mask, q, k = core.inputs[3] if len(core.inputs) > 3 else None, dims(core.inputs[0]), dims(core.inputs[1])
     if mask is None or q is None or k is None or len(q) != 4 or len(k) != 4:
         return
-    tape = ir.tape.Tape()
-    whole = _covering(tape, mask, (q[2], k[2]), core.name or "")
+    if is_idle(mask, (q[0], q[1], q[2], k[2])):
+        core.replace_input_with(3, None)
+        return
+    tape, name = ir.tape.Tape(), core.name or ""
+    whole = covering(tape, additive(tape, mask, operand(core, 0).dtype, name), (q[2], k[2]), name)
     if whole is mask:
         return
     for initializer in tape.initializers:
