@@ -1,4 +1,4 @@
-"""FP16 inside, FP32 at the edges; and what does not fit is refused."""
+"""FP16 inside, FP32 at the edges and where float16 would overflow, checked in true half precision."""
 
 from __future__ import annotations
 
@@ -34,10 +34,34 @@ def test_the_vit_in_half_precision(kind: str, vit: Any, exported: Callable[[str]
     assert 0 < np.abs(y - expected(vit, x)["output_0"]).max() < 0.01
 
 
-def test_a_weight_beyond_its_range_is_refused_by_name() -> None:
-    graph = parsed(ADD, w=np.array([1, -7e4], np.float32))
+def test_a_weight_beyond_its_range_is_refused_by_name_unless_its_node_stays() -> None:
     with pytest.raises(QuantizeError, match=r"w reaches 7e\+04, float16 ends at 65504"):
-        half.convert(graph)
+        half.convert(parsed(ADD, w=np.array([1, -7e4], np.float32)))
+    graph = parsed(ADD, w=np.array([1, -7e4], np.float32))
+    half.convert(graph, {"Add.0"})
+    assert run(graph, np.array([1, 2], np.float32))["y"].tolist() == [2, -69998]
+
+
+def test_casts_stand_at_the_borders_only_and_once() -> None:
+    graph = parsed(
+        ADD.replace("y = Add(x, w)", "a = Add(x, w) b = Mul(a, w) c = Mul(a, b) d = Neg(b) e = Add(c, d) y = Relu(e)"),
+        w=np.array([1, 2], np.float32),
+    )
+    half.convert(graph, {"Mul.1", "Mul.2"})
+    assert types(graph) == ["Cast", "Add", "Cast", "Mul", "Cast", "Mul", "Cast", "Neg", "Add", "Relu", "Cast"]
+    assert {n: v.dtype for n, v in graph.model.graph.initializers.items()} == {
+        "w": ir.DataType.FLOAT16, "w/float32": ir.DataType.FLOAT,
+    }  # fmt: skip
+    assert run(graph, np.array([1, 2], np.float32))["y"].tolist() == [2, 24]
+
+
+def test_values_that_share_a_type_object_are_converted_apart() -> None:
+    """Rewrites hand the old value's type to the new one."""
+    graph = parsed(ADD.replace("y = Add(x, w)", "a = Add(x, w) b = Neg(a) y = Relu(b)"), w=np.ones(2, np.float32))
+    first, second, _ = (node.outputs[0] for node in graph.nodes)
+    second.type = first.type
+    half.convert(graph, {"Add.0"})
+    assert (first.dtype, second.dtype) == (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 def test_a_constant_inside_a_node_is_converted_and_checked() -> None:

@@ -1,95 +1,230 @@
-"""FP16: weights and activations in half precision, float32 at the graph's edges."""
+"""FP16: weights and activations in half precision, float32 at the graph's edges and where half precision overflows."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph
-from vitdeploy.quantize import Quantized
+from vitdeploy.graph.structure import Structure
+from vitdeploy.quantize import Calibration, Quantized
+from vitdeploy.quantize.overflow import (
+    FLOAT32_INPUTS,
+    HEADROOM,
+    LIMIT,
+    in_half_range,
+    too_large,
+    unfit_constants,
+    with_scores,
+)
+from vitdeploy.quantize.placement import kept_by
+from vitdeploy.quantize.ranges import LARGEST_HALF, Range, collect, masked
+from vitdeploy.recipe import PrecisionSpec
 
-_LARGEST = float(np.finfo(np.float16).max)
-_MASKED = -1e9
-"""Down from here stands what models write for minus infinity in a mask (-1e9, -9e15, float32's lowest number), and no
-weight; float16's lowest number serves as well."""
-
-_FLOAT32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}, "QuantizeLinear": {1}, "DequantizeLinear": {1}}
-"""Inputs that an operator defines as float32 (region, scales), whatever its data is."""
+LEAST_HALF_SHARE = 0.5
+"""Of the linears' weights, which is of their arithmetic for each token. With less in half precision the casts eat what
+is gained, and "fp16" on the artifact would mislead."""
 
 
-def convert(graph: Graph) -> Quantized:
-    """Convert every float32 tensor inside to float16, in place; inputs and outputs stay float32 through casts.
+def quantize(
+    graph: Graph, structure: Structure, precision: PrecisionSpec, calibration: Calibration | None
+) -> Quantized:
+    """Convert the raised `graph` to float16, in place, but for what would overflow there.
+
+    Every activation, attention scores included, is measured on `calibration`. A tensor beyond `LIMIT` keeps the nodes
+    that write and read it in float32; casts stand at the borders only. So a residual stream that is too large is added
+    up and normalized in float32, while the linears and attentions between stay in float16, and fuse.
+
+    Args:
+        graph: raised and folded.
+        structure: its linears and sites, which the record names.
+        precision: `keep` names linears that stay in float32 besides.
+        calibration: images. Where they are synthetic, or there are none and only constants are checked, the record
+            says so.
+
+    Raises:
+        QuantizeError: an activation that is NaN or infinite in float32; or too little would be float16.
+    """
+    reasons = unfit_constants(graph)
+    measured = {"ranges": "not measured: there were no images"}
+    if calibration is not None:
+        probe = with_scores(graph)
+        ranges = collect(probe, calibration.batches())
+        reasons |= too_large(probe, ranges)
+        measured = _measured(ranges, calibration)
+    for linear, rule in kept_by(structure, precision.keep).items():
+        reasons.update(dict.fromkeys(_nodes_of(structure, linear), rule))
+    _refuse_mostly_float32(structure, reasons)
+    record = {
+        "method": "float16 but for the nodes named below" if reasons else "float16 throughout",
+        "edges": "float32 input and output",
+        **measured,
+        **_explained(graph, structure, reasons),
+    }
+    convert(graph, reasons)
+    return Quantized(graph, record)
+
+
+def convert(graph: Graph, float32: Collection[str] = ()) -> None:
+    """Convert float32 tensors to float16, in place, but for what the nodes named in `float32` read and write.
 
     A strongly typed TensorRT network takes its precision from these types. LayerNormalization stays one operator, whose
     statistics backends compute in float32 (ONNX's stash_type); written out as primitives it would overflow.
 
     Raises:
-        QuantizeError: a weight is beyond float16's range of ±65,504.
+        QuantizeError: a constant that is to be float16 is beyond ±65,504.
     """
-    converted = _convert_constants(graph)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph.model)
+    computed = _convert_nodes(graph, float32)
+    _convert_constants(graph, float32)
+    for value in computed:
+        _cast(graph, value, float32)
+    _cast_outputs(graph)
+
+
+def _refuse_mostly_float32(structure: Structure, reasons: Mapping[str, str]) -> None:
+    sizes = {linear.name: int(np.prod(linear.weight)) for linear in structure.linears}
+    kept = [linear.name for linear in structure.linears if set(linear.nodes) & set(reasons)]
+    share = 1 - sum(sizes[name] for name in kept) / max(1, sum(sizes.values()))
+    if kept and share < LEAST_HALF_SHARE:
+        first = next(reasons[node] for node in _nodes_of(structure, kept[0]) if node in reasons)
+        raise QuantizeError(
+            f"fp16 gains nothing: {len(kept)} of {len(sizes)} linears, {1 - share:.0%} of their weights, would have to "
+            f"stay float32 ({kept[0]}: {first}; float16 is used up to {LIMIT:.0f})",
+            fix="Use --precision fp32, or bf16 where the target has it.",
+        )
+
+
+def _nodes_of(structure: Structure, linear: str) -> tuple[str, ...]:
+    return next(entry.nodes for entry in structure.linears if entry.name == linear)
+
+
+def _measured(ranges: Mapping[str, Range], calibration: Calibration) -> dict[str, str]:
+    name, largest = max(ranges.items(), key=lambda item: item[1].magnitude)
+    return {
+        "ranges": calibration.described,
+        "calibration_digest": calibration.digest,
+        "largest": f"{largest.magnitude:.4g} ({name})",
+        "limit": f"{LIMIT:.0f}: float16's largest number with a headroom of {HEADROOM:g}",
+    }
+
+
+def _explained(graph: Graph, structure: Structure, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Each site and linear that stays in float32 with its reason; of the other nodes how many."""
+    said = {}
+    entries = {node: entry.name for entry in (*structure.attention, *structure.linears) for node in entry.nodes}
+    others: Counter[str] = Counter()
+    for node in graph.nodes:
+        if node.name not in reasons:
+            continue
+        if node.name in entries:
+            said[f"float32: {entries[node.name]}"] = reasons[node.name]
+        else:
+            others[node.op_type] += 1
+    if others:
+        said["float32 besides"] = ", ".join(f"{count} {op_type}" for op_type, count in sorted(others.items()))
+    return said
+
+
+def _convert_nodes(graph: Graph, float32: Collection[str]) -> list[ir.Value]:
+    """Set what nodes compute to its type; all float values that are no constants, in order."""
+    computed = [v for v in graph.model.graph.inputs if v.dtype == ir.DataType.FLOAT]
     for node in graph.model.graph.all_nodes():
-        target = node.attributes.get("to")
-        if node.op_type == "Cast" and target is not None and target.as_int() == ir.DataType.FLOAT:
-            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
+        half = node.name not in float32
+        if half:
+            _convert_attributes(node)
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
-                value.dtype = ir.DataType.FLOAT16
-    _cast_edges(graph)
-    return Quantized(graph, {"method": "float16 throughout, float32 input and output", "converted": str(converted)})
+                if half:
+                    value.type = ir.TensorType(ir.DataType.FLOAT16)  # its own: values share type objects
+                computed.append(value)
+    return computed
 
 
-def _convert_constants(graph: Graph) -> int:
-    converted = 0
-    for name, value in list(graph.model.graph.initializers.items()):
+def _convert_attributes(node: ir.Node) -> None:
+    """What an attribute says about types: the target of a Cast, the number of a ConstantOfShape."""
+    target = node.attributes.get("to")
+    if node.op_type == "Cast" and target is not None and target.as_int() == ir.DataType.FLOAT:
+        node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
+    attribute = node.attributes.get("value")
+    if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        if tensor.dtype == ir.DataType.FLOAT:
+            node.attributes["value"] = ir.AttrTensor("value", _half(tensor, is_mask=False))
+
+
+def _convert_constants(graph: Graph, float32: Collection[str]) -> None:
+    """Give every reader the type it wants; a constant with readers of both kinds comes twice."""
+    main, masks = graph.model.graph, masked(graph)
+    for name, value in list(main.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
             continue
-        if all(use.idx in _FLOAT32_INPUTS.get(use.node.op_type, ()) for use in value.uses()):
-            continue
-        value.const_value = _half(tensor, name)
-        value.dtype = ir.DataType.FLOAT16
-        converted += 1
-    for node in graph.model.graph.all_nodes():
-        attribute = node.attributes.get("value")
-        if attribute is None or attribute.type != ir.AttributeType.TENSOR:
-            continue
-        tensor = attribute.as_tensor()
-        if tensor.dtype == ir.DataType.FLOAT:
-            node.attributes["value"] = ir.AttrTensor("value", _half(tensor, node.name or "a constant"))
-            converted += 1
-    return converted
-
-
-def _half(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    array = tensor.numpy()
-    array = np.where(array <= _MASKED, -_LARGEST, array)
-    finite = array[np.isfinite(array)]
-    if finite.size and np.abs(finite).max() > _LARGEST:
-        raise QuantizeError(
-            f"{name} reaches {np.abs(finite).max():.3g}, float16 ends at {_LARGEST:.0f}", fix="Use --precision fp32."
-        )
-    return ir.tensor(array.astype(np.float16), name=tensor.name)
-
-
-def _cast_edges(graph: Graph) -> None:
-    main = graph.model.graph
-    for value in main.inputs:
-        if value.dtype != ir.DataType.FLOAT:
-            continue
         uses = list(value.uses())
-        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=f"{value.name}/to_half")
-        cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.FLOAT16, value.shape
-        cast.outputs[0].name = f"{value.name}/half"
-        main.insert_before(main[0], cast)
-        for use in uses:
-            use.node.replace_input_with(use.idx, cast.outputs[0])
+        full = [use for use in uses if _wants_float(use.node, use.idx, float32)]
+        if full and len(full) == len(uses):
+            continue
+        if full:
+            kept = ir.Value(name=f"{name}/float32", const_value=tensor, shape=value.shape, type=value.type)
+            main.register_initializer(kept)
+            for use in full:
+                use.node.replace_input_with(use.idx, kept)
+        value.const_value = _half(tensor, is_mask=name in masks)
+        value.type = ir.TensorType(ir.DataType.FLOAT16)
+
+
+def _wants_float(node: ir.Node, index: int, float32: Collection[str]) -> bool:
+    return node.name in float32 or index in FLOAT32_INPUTS.get(node.op_type, ())
+
+
+def _half(tensor: ir.TensorProtocol, *, is_mask: bool) -> ir.TensorProtocol:
+    numbers = in_half_range(tensor, is_mask=is_mask)
+    largest = np.abs(numbers).max(initial=0.0, where=np.isfinite(numbers))
+    if largest > LARGEST_HALF:
+        raise QuantizeError(
+            f"{tensor.name} reaches {largest:.3g}, float16 ends at {LARGEST_HALF:.0f}", fix="Use --precision fp32."
+        )
+    return ir.tensor(numbers.astype(np.float16), name=tensor.name)
+
+
+def _cast(graph: Graph, value: ir.Value, float32: Collection[str]) -> None:
+    """Put one Cast behind `value` for all readers that want the other type."""
+    is_half = value.dtype == ir.DataType.FLOAT16
+    readers = [use for use in value.uses() if _wants_float(use.node, use.idx, float32) == is_half]
+    if not readers:
+        return
+    cast = _cast_node(value, to_half=not is_half)
+    node = value.producer()
+    if node is None:
+        graph.model.graph.insert_before(graph.model.graph[0], cast)
+    else:
+        assert node.graph is not None
+        node.graph.insert_after(node, cast)
+    for use in readers:
+        use.node.replace_input_with(use.idx, cast.outputs[0])
+
+
+def _cast_outputs(graph: Graph) -> None:
+    main = graph.model.graph
     for index, value in enumerate(main.outputs):
         if value.dtype != ir.DataType.FLOAT16:
             continue
         name = value.name
         value.name = f"{name}/half"
-        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}/to_float")
-        cast.outputs[0].dtype, cast.outputs[0].shape, cast.outputs[0].name = ir.DataType.FLOAT, value.shape, name
+        cast = _cast_node(value, to_half=False)
+        cast.name, cast.outputs[0].name = f"{name}/to_float", name
         main.append(cast)
         main.outputs[index] = cast.outputs[0]
+
+
+def _cast_node(value: ir.Value, *, to_half: bool) -> ir.Node:
+    dtype, label = (ir.DataType.FLOAT16, "half") if to_half else (ir.DataType.FLOAT, "float")
+    cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/to_{label}")
+    cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
+    cast.outputs[0].name = f"{value.name}/{label}"
+    return cast

@@ -18,6 +18,22 @@ def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], di
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
     """
+    kept = kept_by(structure, keep)
+    for linear in structure.linears:
+        if linear.role in NEVER_QUANTIZED:
+            kept.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
+    placed = [linear for linear in structure.linears if linear.name not in kept]
+    if not placed:
+        raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
+    return placed, kept
+
+
+def kept_by(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
+    """The linears that `keep` (roles or name patterns) keeps in float32, each with its rule.
+
+    Raises:
+        QuantizeError: an entry matches nothing.
+    """
     kept: dict[str, str] = {}
     unused = set(keep)
     for linear in structure.linears:
@@ -25,14 +41,9 @@ def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], di
             if pattern == linear.role or fnmatch(linear.name, pattern):
                 kept[linear.name] = f"keep: {pattern}"
                 unused.discard(pattern)
-        if linear.role in NEVER_QUANTIZED:
-            kept.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
     if unused:
         known = sorted({linear.role for linear in structure.linears})
         raise QuantizeError(
             f"keep: {min(unused)!r} matches no linear", fix=f"Use a role ({', '.join(known)}) or a name pattern."
         )
-    placed = [linear for linear in structure.linears if linear.name not in kept]
-    if not placed:
-        raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
-    return placed, kept
+    return kept
