@@ -122,7 +122,7 @@ def _timm(name: str, size: tuple[int, int], *, eager: bool = False, **kwargs: An
     return Entry(build, size)
 
 
-def _hf(kind: str, config: str, size: tuple[int, int], attention: str = "sdpa", **kwargs: Any) -> Entry:
+def _hf(kind: str, config: str, size: tuple[int, int], attention: str | None = "sdpa", **kwargs: Any) -> Entry:
     def build() -> nn.Module:
         return Tensors(getattr(hf, kind)._from_config(getattr(hf, config)(**kwargs), attn_implementation=attention))
 
@@ -134,6 +134,7 @@ def _torchvision(name: str) -> Entry:
 
 
 _SMALL = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 384}
+_SMALL_RESNET = {"embedding_size": 32, "hidden_sizes": [32, 48, 64, 96], "depths": [1] * 4, "layer_type": "basic"}
 
 MODELS: dict[str, Entry] = {
     "timm vit_tiny": _timm("vit_tiny_patch16_224", (224, 224)),
@@ -145,6 +146,7 @@ MODELS: dict[str, Entry] = {
     "timm beit_base": _timm("beit_base_patch16_224", (224, 224)),
     "timm levit_128s": _timm("levit_128s", (224, 224)),
     "timm mobilevit_s": _timm("mobilevit_s", (256, 256)),
+    "timm vit_small_resnet26d (hybrid)": _timm("vit_small_resnet26d_224", (224, 224)),
     "timm swin_tiny": _timm("swin_tiny_patch4_window7_224", (224, 224)),
     "timm swinv2_tiny": _timm("swinv2_tiny_window8_256", (256, 256)),
     "hf vit (eager)": _hf("ViTForImageClassification", "ViTConfig", (224, 224), "eager", num_hidden_layers=4),
@@ -159,6 +161,12 @@ MODELS: dict[str, Entry] = {
     "hf yolos": _hf(
         "YolosForObjectDetection", "YolosConfig", (256, 320), num_hidden_layers=4, image_size=[256, 320],
         num_detection_tokens=20, **_SMALL,
+    ),
+    "hf detr": _hf(
+        "DetrForObjectDetection", "DetrConfig", (256, 320), None, use_timm_backbone=False, backbone=None,
+        use_pretrained_backbone=False, backbone_config=hf.ResNetConfig(out_features=["stage4"], **_SMALL_RESNET),
+        num_queries=20, d_model=96, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=192, decoder_ffn_dim=192,
+        encoder_attention_heads=3, decoder_attention_heads=3,
     ),
     "hf clip vision": _hf("CLIPVisionModelWithProjection", "CLIPVisionConfig", (224, 224), num_hidden_layers=4),
     "torchvision vit_b_16": _torchvision("vit_b_16"),

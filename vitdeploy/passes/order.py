@@ -5,12 +5,14 @@ from __future__ import annotations
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.passes import Pass
 from vitdeploy.passes.declare_opset import DeclareOpset
+from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
 from vitdeploy.passes.fold_attention_scale import FoldAttentionScale
 from vitdeploy.passes.fold_batch_norm import FoldBatchNorm
 from vitdeploy.passes.fold_constants import FoldConstants
 from vitdeploy.passes.fold_layer_scale import FoldLayerScale
 from vitdeploy.passes.fold_norm_scale import FoldNormScale
+from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_primitives import LowerPrimitives
@@ -21,6 +23,7 @@ from vitdeploy.passes.raise_layer_norm import RaiseLayerNorm
 from vitdeploy.passes.raise_linear import RaiseLinear
 from vitdeploy.passes.raise_opset import RaiseOpset
 from vitdeploy.passes.remove_dead import RemoveDead
+from vitdeploy.passes.unpack_qkv import UnpackQkv
 
 
 def raising(batch: int | None = None) -> list[Pass]:
@@ -38,13 +41,19 @@ def raising(batch: int | None = None) -> list[Pass]:
     ]
 
 
-def folding() -> list[Pass]:
-    """Into the weights, before they are quantized, whatever only scales or shifts a linear."""
+def folding(pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True) -> list[Pass]:
+    """Into the weights, before they are quantized, whatever only scales or shifts a linear.
+
+    `pixels` lets the graph take them, where the artifact shall; `packed_qkv` says whether the target wants q, k and v
+    in one linear where the model has them so.
+    """
     return [
+        *([] if pixels is None else [pixels]),
         FoldBatchNorm(),  # first: it takes a factor and the shift behind it together
         FoldLayerScale(),
         FoldConstants(),  # again: LeViT reshapes to a matrix for each norm, and back
         FoldAttentionScale(),  # last: what stood between a query and its linear may be gone
+        *([] if packed_qkv else [UnpackQkv()]),
         RemoveDead(),
     ]
 
@@ -52,9 +61,11 @@ def folding() -> list[Pass]:
 def lowering(dialect: Dialect) -> list[Pass]:
     """From the canonical form, quantized or not, to what the target compiles best."""
     attention: Pass = LowerMultihead() if dialect.attention == "multihead" else LowerPrimitives()
+    kernel = dialect.fused_attention
     integer: list[Pass] = [LowerIntegerLinears()] if dialect.int8_linears == "integer" else []
     return [
         FoldNormScale(),  # before the linears change: it looks for the factor right behind the LayerNorm
+        *([] if kernel is None else [FitAttention(kernel=kernel)]),  # while an attention is still one node
         attention,
         *integer,
         RemoveDead(),

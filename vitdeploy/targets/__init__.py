@@ -109,4 +109,4 @@ def find(spec: TargetSpec) -> Target:
     except LookupError as error:
         raise UsageError(f"target {error}", fix="Choose one of them.") from None
     device = {} if spec.device is None else {"device": spec.device}
-    return parse(kind, {**device, **spec.options}, where=f"target {spec.kind}", beside=("kind", "batch"))
+    return parse(kind, {**device, **spec.options}, where=f"target {spec.kind}", beside=("kind", "batch", "input"))

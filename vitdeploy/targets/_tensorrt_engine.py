@@ -12,6 +12,7 @@ from vitdeploy.evidence import Audit
 from vitdeploy.targets import Bundle, Compiled
 from vitdeploy.targets._match import audited
 from vitdeploy.targets._tensorrt import Profile, build_engine
+from vitdeploy.targets._tensorrt_attention import limit
 from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions, norm_fusion, parse_plan
 
 ENGINE = "engine.plan"
@@ -56,12 +57,14 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
         for site in structure.attention
     }
     fusion = attention_fusion(layers, cores)
+    causes = {site.name: site.refused or limit(site, bundle.batch) for site in structure.attention}
+    reasons = {site: f"{causes[site]}; {how}" if causes[site] else how for site, how in fusion.unfused.items()}
     norms = norm_fusion(layers, {norm.name: norm.nodes for norm in structure.norms})
     told = linear_precisions(layers, {linear.name: linear.nodes for linear in structure.linears})
     precisions = {linear: precision for linear, precision in told.items() if precision is not None}
     doubts = [] if layers else ["this TensorRT printed no layer plan: nothing is known about fusion"]
     return audited(
-        name, bundle, compiled, fused=fusion.kernels, reasons=fusion.unfused, layers=precisions,
+        name, bundle, compiled, fused=fusion.kernels, reasons=reasons, layers=precisions,
         norms=len(norms.kernels), doubts=doubts,
     )  # fmt: skip
 

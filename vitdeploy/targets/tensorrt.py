@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from vitdeploy.artifact import Artifact
 from vitdeploy.errors import CompileError
@@ -14,20 +12,19 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._tensorrt_engine import audit_engine, compile_engine, refuse_to_run
+from vitdeploy.targets._engine_options import DIALECT, EngineOptions
+from vitdeploy.targets._tensorrt_engine import audit_engine, refuse_to_run
 
 _GPU_NODES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")
 """A discrete GPU, and what Jetson's integrated one is called on JetPack 5 to 7."""
 
 
-class TensorRT(Target):
+class TensorRT(EngineOptions, Target):
     """Compile on the machine with the GPU, for that GPU."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8", "fp8")
     built_on_device: ClassVar[bool] = True
     device: str = "GPU"
-    workspace_bytes: Annotated[int, Field(gt=0)] | None = None
-    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
 
     def unavailable(self) -> Availability | None:
         """Why it cannot compile here: no library, or no GPU."""
@@ -39,8 +36,8 @@ class TensorRT(Target):
         return None
 
     def dialect(self) -> Dialect:
-        """Clean primitives at an opset that TensorRT 10.3 parses: which version runs is known only on the device."""
-        return Dialect(opset=20, attention="primitives")
+        """Clean primitives, see `DIALECT`."""
+        return DIALECT
 
     def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
         """Build the engine for this machine's GPU."""
@@ -51,14 +48,7 @@ class TensorRT(Target):
                 f"TensorRT does not load: {error}",
                 fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels.",
             ) from None
-        return compile_engine(
-            trt,
-            bundle,
-            workdir,
-            compute_capability=None,
-            workspace_bytes=self.workspace_bytes,
-            optimization_level=self.optimization_level,
-        )
+        return self.build(trt, bundle, workdir)
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from vitdeploy.artifact import Artifact
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets._engine_options import DIALECT, EngineOptions
 from vitdeploy.targets._tensorrt import supported_compute_capabilities
-from vitdeploy.targets._tensorrt_engine import audit_engine, compile_engine, refuse_to_run
+from vitdeploy.targets._tensorrt_engine import audit_engine, refuse_to_run
+
+_FIRST_WITH_FP8 = 89
+"""Ada. Hopper and Blackwell have it too, Ampere (sm86, Jetson Orin's sm87) does not."""
 
 
-class TensorRTRTX(Target):
+class TensorRTRTX(EngineOptions, Target):
     """Compile for `device`, a GPU generation such as sm86."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8", "fp8")
     device: str = "sm86"
-    workspace_bytes: Annotated[int, Field(gt=0)] | None = None
-    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
 
     def unavailable(self) -> Availability | None:
         """Why it cannot compile here: the library is missing, or does not know the device."""
@@ -42,22 +43,22 @@ class TensorRTRTX(Target):
             )
         return None
 
+    def check_precision(self, precision: str) -> None:
+        """Refuse FP8 for a GPU generation that has no such units."""
+        super().check_precision(precision)
+        generation = self.device.lower().removeprefix("sm")
+        if precision == "fp8" and generation.isdecimal() and int(generation) < _FIRST_WITH_FP8:
+            raise UsageError(f"{self.device} has no FP8 units", fix="Use --device sm89 or later, or --precision int8.")
+
     def dialect(self) -> Dialect:
-        """Clean primitives: an `Attention` node without a dedicated kernel fails the build."""
-        return Dialect(opset=20, attention="primitives")
+        """Clean primitives, see `DIALECT`."""
+        return DIALECT
 
     def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
         """Build the engine ahead of time."""
         import tensorrt_rtx as trt
 
-        return compile_engine(
-            trt,
-            bundle,
-            workdir,
-            compute_capability=self.device.lower(),
-            workspace_bytes=self.workspace_bytes,
-            optimization_level=self.optimization_level,
-        )
+        return self.build(trt, bundle, workdir, compute_capability=self.device.lower())
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""
