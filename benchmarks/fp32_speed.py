@@ -20,6 +20,7 @@ import torch
 from vitdeploy import environment, exporting, sources, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
+from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.runner import OnnxSession
@@ -62,7 +63,7 @@ def _measure(name: str, seconds: float) -> Bench:
     threads = environment.available_cores()
     spec = recipes.compose(f"timm:{name}", target="onnxruntime", weights="random").model
     model = sources.load(spec)
-    image = natural_image(0, model.preprocess, 1)
+    image = normalized(natural_image(0, model.preprocess, 1), model.preprocess)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         plain = Path(folder) / "plain.onnx"
         example = (image, TorchSession(model.module).run({"input": image}))

@@ -13,7 +13,7 @@ from vitdeploy.measure import conditions, latency
 from vitdeploy.measure.latency import MIN_BLOCKS, MIN_RUNS, measure
 from vitdeploy.progress import Silent
 
-FEEDS = {"x": np.zeros((1, 3), np.float32)}
+FEED = {"x": np.zeros((1, 3), np.float32)}
 QUIET = conditions.Block(others=0.0, steal=0.0, switches=0.0, mhz=None)
 
 
@@ -57,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def test_ratio_throughput_and_raw_samples(clock: Clock) -> None:
-    bench = measure([Fake(clock, "a", 15.0), Fake(clock, "b", 10.0)], FEEDS, batch=4, seconds=4)
+    bench = measure([Fake(clock, "a", 15.0), Fake(clock, "b", 10.0)], [FEED] * 2, batch=4, seconds=4)
     assert (bench.valid, bench.doubts) == (True, ())
     a, b = bench.runs
     assert (a.name, a.speedup, a.p50_ms, a.p99_ms, a.batch) == ("a", None, 15.0, 15.0, 4)
@@ -75,7 +75,7 @@ def test_the_ratio_holds_while_the_machine_changes_its_mood(clock: Clock) -> Non
     def mood(ms: float) -> object:
         return lambda number, now: ms * (2 + math.sin(now))
 
-    bench = measure([Fake(clock, "a", mood(15.0)), Fake(clock, "b", mood(10.0))], FEEDS, batch=1, seconds=20)
+    bench = measure([Fake(clock, "a", mood(15.0)), Fake(clock, "b", mood(10.0))], [FEED] * 2, batch=1, seconds=20)
     assert bench.valid, bench.doubts
     assert bench.runs[1].speedup is not None
     assert bench.runs[1].speedup.ratio == pytest.approx(1.5, rel=0.03)
@@ -86,7 +86,7 @@ def test_order_inside_a_block_is_random_but_seeded(clock: Clock) -> None:
     def turns(seed: int) -> list[str]:
         sides = [Fake(clock, "a", 30.0), Fake(clock, "b", 30.0)]
         start = clock.ns
-        measure(sides, FEEDS, batch=1, seconds=4, seed=seed)
+        measure(sides, [FEED] * len(sides), batch=1, seconds=4, seed=seed)
         order = sorted((at - start, side.name) for side in sides for at in side.log)
         return [name for _, name in order]
 
@@ -105,7 +105,7 @@ def test_the_first_run_of_a_turn_is_not_counted(clock: Clock) -> None:
 
         return taken
 
-    bench = measure([Fake(clock, n, slow_after(n, 20.0)) for n in ("a", "b")], FEEDS, batch=1, seconds=4)
+    bench = measure([Fake(clock, n, slow_after(n, 20.0)) for n in ("a", "b")], [FEED] * 2, batch=1, seconds=4)
     assert {sample for run in bench.runs for block in run.blocks for sample in block} == {20.0}
 
 
@@ -116,7 +116,9 @@ def test_a_slow_model_still_gets_its_blocks(clock: Clock) -> None:
         def warn(self, message: str) -> None:
             said.append(message)
 
-    bench = measure([Fake(clock, "a", 900.0), Fake(clock, "b", 600.0)], FEEDS, batch=1, seconds=1, progress=Listener())
+    bench = measure(
+        [Fake(clock, "a", 900.0), Fake(clock, "b", 600.0)], [FEED] * 2, batch=1, seconds=1, progress=Listener()
+    )
     assert [len(run.blocks) for run in bench.runs] == [MIN_BLOCKS, MIN_BLOCKS]
     assert {len(block) for run in bench.runs for block in run.blocks} == {MIN_RUNS}
     assert bench.valid  # a thin p99 does not spoil a ratio: it is a warning
@@ -124,26 +126,26 @@ def test_a_slow_model_still_gets_its_blocks(clock: Clock) -> None:
 
 
 def test_a_turn_of_a_fast_model_is_not_over_at_once(clock: Clock) -> None:
-    bench = measure([Fake(clock, "a", 0.05), Fake(clock, "b", 0.1)], FEEDS, batch=1, seconds=1)
+    bench = measure([Fake(clock, "a", 0.05), Fake(clock, "b", 0.1)], [FEED] * 2, batch=1, seconds=1)
     assert min(sum(block) for run in bench.runs for block in run.blocks) >= 19.9
 
 
 def test_one_session_alone_has_no_speedup(clock: Clock) -> None:
-    bench = measure([Fake(clock, "a", 12.0)], FEEDS, batch=1, seconds=2)
+    bench = measure([Fake(clock, "a", 12.0)], [FEED], batch=1, seconds=2)
     assert bench.valid
     assert bench.runs[0].speedup is None
 
 
 def test_warm_up_ends_when_steady_and_is_not_counted(clock: Clock) -> None:
     session = Fake(clock, "a", lambda number, now: 100.0 if number < 8 else 5.0)
-    bench = measure([session], FEEDS, batch=1, seconds=20)
+    bench = measure([session], [FEED], batch=1, seconds=20)
     assert bench.runs[0].p99_ms == 5.0
     assert len(bench.runs[0].blocks[0]) == 100  # planned for 5 ms, not for what the first runs took
 
 
 def test_warm_up_is_bounded(clock: Clock) -> None:
     session = Fake(clock, "a", lambda number, now: 10.0 * 1.5 ** (number % 7))
-    assert latency._warm_up(session, FEEDS, 10) > 0
+    assert latency._warm_up(session, FEED, 10) > 0
     assert clock.ns < 1.3e9
 
 
@@ -155,35 +157,35 @@ def test_warm_up_is_bounded(clock: Clock) -> None:
     ],
 )
 def test_doubts_about_the_ratio(clock: Clock, a: object, b: object, told: str) -> None:
-    bench = measure([Fake(clock, "a", a), Fake(clock, "b", b)], FEEDS, batch=1, seconds=10)
+    bench = measure([Fake(clock, "a", a), Fake(clock, "b", b)], [FEED] * 2, batch=1, seconds=10)
     assert not bench.valid
     assert told in bench.doubts[0]
     assert "the speed-up of b" in bench.doubts[0]
 
 
 def test_doubts_about_one_session_alone(clock: Clock) -> None:
-    bench = measure([Fake(clock, "a", lambda number, now: 10.0 + now)], FEEDS, batch=1, seconds=10)
+    bench = measure([Fake(clock, "a", lambda number, now: 10.0 + now)], [FEED], batch=1, seconds=10)
     assert any("the latency of a drifted" in doubt for doubt in bench.doubts)
 
 
 def test_doubt_when_the_sides_use_other_threads(clock: Clock) -> None:
     one = Fake(clock, "b", 10.0)
     one.threads = 1
-    bench = measure([Fake(clock, "a", 10.0), one], FEEDS, batch=1, seconds=2)
+    bench = measure([Fake(clock, "a", 10.0), one], [FEED] * 2, batch=1, seconds=2)
     assert bench.doubts == ("b uses 1 threads, a 2",)
     one.threads = None  # an engine that does not say, or a GPU
-    assert measure([Fake(clock, "a", 10.0), one], FEEDS, batch=1, seconds=2).valid
+    assert measure([Fake(clock, "a", 10.0), one], [FEED] * 2, batch=1, seconds=2).valid
 
 
 def test_doubt_when_outputs_are_not_finite(clock: Clock) -> None:
-    bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0, math.nan)], FEEDS, batch=1, seconds=2)
+    bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0, math.nan)], [FEED] * 2, batch=1, seconds=2)
     assert bench.doubts == ("b: outputs are not finite",)
     assert [run.finite for run in bench.runs] == [True, False]
 
 
 def test_doubts_about_the_machine_are_passed_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "between", lambda before, after: conditions.Block(0.5, 0.0, 0.0, None))
-    bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0)], FEEDS, batch=1, seconds=2)
+    bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0)], [FEED] * 2, batch=1, seconds=2)
     assert "other processes used 50%" in bench.doubts[0]
 
 
@@ -192,7 +194,7 @@ def test_doubts_about_the_machine_are_passed_on(clock: Clock, monkeypatch: pytes
 )
 def test_nothing_to_time_is_an_error(clock: Clock, count: int, batch: int, seconds: float) -> None:
     with pytest.raises(MeasureError, match="nothing to time"):
-        measure([Fake(clock, "a", 1.0)] * count, FEEDS, batch=batch, seconds=seconds)
+        measure([Fake(clock, "a", 1.0)] * count, [FEED] * count, batch=batch, seconds=seconds)
 
 
 def test_garbage_collection_is_off_while_timing_and_back_after_an_interrupt(clock: Clock) -> None:
@@ -205,7 +207,7 @@ def test_garbage_collection_is_off_while_timing_and_back_after_an_interrupt(cloc
         return 10.0
 
     with pytest.raises(KeyboardInterrupt):
-        measure([Fake(clock, "a", interrupted)], FEEDS, batch=1, seconds=60)
+        measure([Fake(clock, "a", interrupted)], [FEED], batch=1, seconds=60)
     assert seen[0]
     assert not seen[-1]
     assert gc.isenabled()
@@ -228,7 +230,7 @@ def test_progress_adds_up_to_all(clock: Clock) -> None:
         def __exit__(self, *_: object) -> None:
             return None
 
-    measure([Fake(clock, "a", 10.0)], FEEDS, batch=1, seconds=2, progress=Listener())
+    measure([Fake(clock, "a", 10.0)], [FEED], batch=1, seconds=2, progress=Listener())
     assert sum(done) == 100
     assert min(done) >= 0
 
@@ -251,7 +253,7 @@ class Busy:
 
 def test_a_known_ratio_on_this_machine() -> None:
     for _ in range(3):
-        bench = measure([Busy("a", 15.0), Busy("b", 10.0)], FEEDS, batch=1, seconds=1.5)
+        bench = measure([Busy("a", 15.0), Busy("b", 10.0)], [FEED] * 2, batch=1, seconds=1.5)
         if bench.valid:
             break
     else:

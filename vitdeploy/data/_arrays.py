@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vitdeploy.data.dataset import Sample, shuffled
-from vitdeploy.data.preprocess import apply, normalized
+from vitdeploy.data.preprocess import channels_first, pixels
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
@@ -39,16 +39,16 @@ class ArrayDataset:
     def __iter__(self) -> Iterator[Sample]:
         for index in shuffled(len(self)):
             label = int(self._labels[index]) if self._labels is not None else None
-            yield Sample(self._input(self._images[index]), label)
+            yield Sample(self._pixels(self._images[index]), label)
 
-    def _input(self, image: Array) -> Array:
+    def _pixels(self, image: Array) -> Array:
         grey = image.ndim == 2
         as_is = image.shape[:2] == self._preprocess.size and grey == (self._preprocess.channels == 1)
         if as_is:
-            return normalized(image, self._preprocess)
+            return channels_first(image)
         if image.shape[:2] == self._preprocess.size:  # only the colours differ
-            return apply(image, self._preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0}))
-        return apply(image, self._preprocess)
+            return pixels(image, self._preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0}))
+        return pixels(image, self._preprocess)
 
 
 def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None) -> ArrayDataset:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitdeploy.data.dataset import Sample, shuffled
-from vitdeploy.data.preprocess import apply, open_image
+from vitdeploy.data.preprocess import open_image, pixels
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 
@@ -48,7 +48,7 @@ class FolderDataset:
             except DataError as error:
                 self._skip(error)
                 continue
-            yield Sample(apply(image, self._preprocess), label)
+            yield Sample(pixels(image, self._preprocess), label)
 
     def _skip(self, error: DataError) -> None:
         self.skipped.append(error.message)

@@ -25,7 +25,7 @@ _SHUFFLE_SEED = 0
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the model reads it, float32 (channels, height, width), and its class index where it has one."""
+    """One image at the model's size, uint8 (channels, height, width), and its class index where it has one."""
 
     image: Array
     label: int | None
@@ -66,7 +66,7 @@ def open_dataset(
 
     Args:
         spec: a folder, an `.npz` file, or `demo:digits`.
-        preprocess: what the model wants; applied to every image, unless an array is of its size already.
+        preprocess: what the model wants; its size is given to every image, unless an array is of that size already.
         labels: the model's class names; folders are matched with them, and label indices checked against them.
         need_labels: whether data without labels is an error.
         split: which part of `demo:digits`; other data has one part.
@@ -103,7 +103,7 @@ def _opened(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, s
 
 
 def batches(dataset: Dataset, size: int, limit: int | None = None) -> Iterator[tuple[Array, list[int]]]:
-    """Batches of `size` samples (the last may be smaller): float32 NCHW, and their labels (-1 where there is none).
+    """Batches of `size` samples (the last may be smaller): uint8 NCHW, and their labels (-1 where there is none).
 
     Raises:
         DataError: not one sample could be read.

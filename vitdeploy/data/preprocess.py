@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitdeploy.errors import DataError
-from vitdeploy.recipe import Preprocess
+from vitdeploy.recipe import InputForm, Preprocess
 from vitdeploy.session import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FLOOR_SLACK = 1e-6  # 224 / (224 / 232) is 231.99999999999997, and means 232
-_MAX_BYTE = 255
+MAX_BYTE = 255
 
 
 def open_image(path: Path) -> Image:
@@ -45,8 +45,6 @@ def open_image(path: Path) -> Image:
 def apply(image: Image | Array, preprocess: Preprocess) -> Array:
     """`image` as the model reads it: float32 (channels, height, width).
 
-    Orientation from EXIF, RGB or grey, resize, centre crop, [0, 1], (x - mean) / std.
-
     Args:
         image: a Pillow image, or uint8 (height, width) or (height, width, 1 or 3).
         preprocess: what the model wants.
@@ -54,17 +52,38 @@ def apply(image: Image | Array, preprocess: Preprocess) -> Array:
     Raises:
         DataError: an array that is not a uint8 image.
     """
-    pixels = _cropped(_resized(_in_mode(image, preprocess.channels), preprocess), preprocess.size)
-    return normalized(np.asarray(pixels), preprocess)
+    return normalized(pixels(image, preprocess), preprocess)
+
+
+def pixels(image: Image | Array, preprocess: Preprocess) -> Array:
+    """`image` at the model's size, before any arithmetic: uint8 (channels, height, width).
+
+    Orientation from EXIF, RGB or grey, resize, centre crop.
+
+    Raises:
+        DataError: an array that is not a uint8 image.
+    """
+    cropped = _cropped(_resized(_in_mode(image, preprocess.channels), preprocess), preprocess.size)
+    return channels_first(np.asarray(cropped))
+
+
+def channels_first(image: Array) -> Array:
+    """(height, width) or (height, width, channels) as (channels, height, width)."""
+    return np.ascontiguousarray((image[:, :, None] if image.ndim == 2 else image).transpose(2, 0, 1))
 
 
 def normalized(pixels: Array, preprocess: Preprocess) -> Array:
-    """uint8 (height, width) or (height, width, channels) of the model's size as float32 (channels, height, width)."""
-    scaled = pixels.astype(np.float32) / np.float32(_MAX_BYTE)
-    if scaled.ndim == 2:
-        scaled = scaled[:, :, None]
-    mean, std = (np.asarray(v, dtype=np.float32) for v in (preprocess.mean, preprocess.std))
-    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1))
+    """uint8 (..., channels, height, width) as float32: [0, 1], then (x - mean) / std."""
+    mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    scaled: Array = (pixels.astype(np.float32) / np.float32(MAX_BYTE) - mean) / std
+    return scaled
+
+
+def fed(pixels: Array, preprocess: Preprocess, form: InputForm) -> Array:
+    """uint8 (..., channels, height, width) as the artifact takes it: see `InputForm`."""
+    if form == "normalized":
+        return normalized(pixels, preprocess)
+    return pixels if form == "uint8" else pixels.astype(np.float32)
 
 
 def as_image(array: Array) -> Image:
@@ -103,8 +122,8 @@ def _eight_bit(image: Image) -> Image:
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
-    scale = 257.0 if values.max(initial=0) > _MAX_BYTE else 1.0  # 65535 / 255
-    return Image.fromarray(np.clip(values / scale, 0, _MAX_BYTE).astype(np.uint8))
+    scale = 257.0 if values.max(initial=0) > MAX_BYTE else 1.0  # 65535 / 255
+    return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
 
 
 def _resized(image: Image, preprocess: Preprocess) -> Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitdeploy.data.preprocess import apply
+from vitdeploy.data.preprocess import pixels
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
@@ -17,11 +17,11 @@ _MIDDLE = 118.0  # mean byte of ImageNet
 
 
 def natural_image(seed: int, preprocess: Preprocess, batch: int) -> Array:
-    """A batch of coloured 1/f noise, drawn as uint8 and then preprocessed: float32 (batch, channels, height, width).
+    """A batch of coloured 1/f noise: uint8 (batch, channels, height, width).
 
     The same seed gives the same images, whatever the batch.
     """
-    return np.stack([apply(_bytes(seed, index, preprocess.size), preprocess) for index in range(batch)])
+    return np.stack([pixels(_bytes(seed, index, preprocess.size), preprocess) for index in range(batch)])
 
 
 def _bytes(seed: int, index: int, size: tuple[int, int]) -> Array:

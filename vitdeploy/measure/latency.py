@@ -46,7 +46,7 @@ _DIGITS = 4  # of a stored sample in ms: 0.1 µs, the resolution that a clock ca
 
 def measure(
     sessions: Sequence[Session],
-    feeds: Feeds,
+    feeds: Sequence[Feeds],
     *,
     batch: int,
     seconds: float,
@@ -59,8 +59,8 @@ def measure(
     `MIN_RUNS` runs. There are at least `MIN_BLOCKS` blocks, however slow the model. Interrupt it at any time.
 
     Args:
-        sessions: what to time, opened, on the same inputs.
-        feeds: the inputs.
+        sessions: what to time, opened.
+        feeds: the inputs of each session: the same images, in the form that it takes.
         batch: images per run, for the throughput.
         seconds: time to spend, warm-up aside.
         seed: of the order inside a block and of the bootstrap.
@@ -75,9 +75,9 @@ def measure(
     progress = progress or Silent()
     clean, runs = [], []
     with progress.step("warm-up"):
-        for session in sessions:
-            clean.append(finite(session.run(feeds)))
-            runs.append(_runs_per_turn(_warm_up(session, feeds, seconds), seconds / len(sessions)))
+        for session, own in zip(sessions, feeds, strict=True):
+            clean.append(finite(session.run(own)))
+            runs.append(_runs_per_turn(_warm_up(session, own, seconds), seconds / len(sessions)))
     samples, around = _interleave(sessions, feeds, runs, seconds, seed, progress)
     results = _results(sessions, samples, clean, batch, seed)
     for run in results:
@@ -109,7 +109,12 @@ def _runs_per_turn(run_s: float, share_s: float) -> int:
 
 
 def _interleave(
-    sessions: Sequence[Session], feeds: Feeds, runs: Sequence[int], seconds: float, seed: int, progress: Progress
+    sessions: Sequence[Session],
+    feeds: Sequence[Feeds],
+    runs: Sequence[int],
+    seconds: float,
+    seed: int,
+    progress: Progress,
 ) -> tuple[list[list[list[float]]], list[conditions.Block]]:
     """Samples in ms by session, block and run; and what the machine did in each block."""
     samples: list[list[list[float]]] = [[] for _ in sessions]
@@ -122,7 +127,7 @@ def _interleave(
             for side in rng.permutation(len(sessions)):
                 if len(sessions) > 1:
                     conditions.settle()
-                samples[side].append(_turn(sessions[side], feeds, runs[side]))
+                samples[side].append(_turn(sessions[side], feeds[side], runs[side]))
             after = conditions.snapshot()
             around.append(conditions.between(before, after))
             before = after
