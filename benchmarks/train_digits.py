@@ -14,7 +14,6 @@ Needs torch, timm, Pillow, safetensors and scikit-learn. Two cores take a few mi
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
+from training import Plan, save_weights, top1, trained
 
 from vitdeploy.sources._digits_vit import IMAGE_SIZE, INTERPOLATION, MEAN, STD, digits_vit
 
@@ -37,13 +36,7 @@ SPLIT_SEED = 0
 TRAIN_COUNT, CALIBRATION_COUNT, TEST_COUNT = 1000, 197, 600
 SOURCE_MAXIMUM = 16  # scikit-learn keeps the digits as counts of ink in 4x4 cells
 
-TRAIN_SEED = 0
-EPOCHS = 90
-BATCH = 50
-PEAK_LEARNING_RATE = 1e-3
-WARMUP_FRACTION = 0.1
-WEIGHT_DECAY = 0.05
-LABEL_SMOOTHING = 0.1
+PLAN = Plan(seed=0, epochs=90, batch=50, peak_learning_rate=1e-3, label_smoothing=0.1)
 
 # How far one augmented copy may differ. No flips: a mirrored 2 is not a 2.
 MAX_ROTATION_DEGREES = 12.0
@@ -120,53 +113,16 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def trained(images: Tensor, labels: Tensor) -> nn.Module:
-    """Train the model from scratch on images in [0, 1] and return it in evaluation mode."""
-    torch.manual_seed(TRAIN_SEED)
-    generator = torch.Generator().manual_seed(TRAIN_SEED)
-    model = digits_vit()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=PEAK_LEARNING_RATE,
-        total_steps=EPOCHS * -(-len(images) // BATCH),
-        pct_start=WARMUP_FRACTION,
-        cycle_momentum=False,
-    )
-    for epoch in range(EPOCHS):
-        losses = []
-        for batch in torch.randperm(len(images), generator=generator).split(BATCH):
-            logits = model(normalized(augmented(images[batch], generator)))
-            loss = functional.cross_entropy(logits, labels[batch], label_smoothing=LABEL_SMOOTHING)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        if (epoch + 1) % 10 == 0:
-            print(f"epoch {epoch + 1}/{EPOCHS}: mean training loss {np.mean(losses):.4f}", flush=True)
-    return model.eval()
-
-
-@torch.inference_mode()
-def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images in [0, 1] that the model labels correctly, in percent."""
-    predicted = model(normalized(images)).argmax(dim=1)
-    return 100 * float((predicted == labels).double().mean())
+def prepared(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Bring one batch to what the model trains on."""
+    return normalized(augmented(images, generator))
 
 
 def write_assets(digits: Digits, model: nn.Module, test_top1: float) -> None:
     """Write the data set and the weights into the package."""
     ASSETS.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(ASSETS / "digits.npz", **vars(digits))
-    provenance = {
-        "name": "demo:digits",
-        "seed": TRAIN_SEED,
-        "test_top1": round(test_top1, 2),
-        "torch": torch.__version__,
-    }
-    # One key only: safetensors writes several in a random order, and the file would differ from run to run.
-    save_file(model.state_dict(), ASSETS / "digits.safetensors", metadata={"provenance": json.dumps(provenance)})
+    save_weights(model, ASSETS / "digits.safetensors", name="demo:digits", seed=PLAN.seed, test_top1=test_top1)
 
 
 def main() -> None:
@@ -179,12 +135,14 @@ def main() -> None:
 
     digits = read_digits()
     started = time.perf_counter()
-    model = trained(*digits.tensors(digits.train))
+    model = trained(digits_vit, *digits.tensors(digits.train), PLAN, prepared)
     print(f"trained in {time.perf_counter() - started:.0f} s")
     if arguments.validate:
-        print(f"calibration top-1: {top1(model, *digits.tensors(digits.calibration)):.2f} % of {CALIBRATION_COUNT}")
+        images, labels = digits.tensors(digits.calibration)
+        print(f"calibration top-1: {top1(model, normalized(images), labels):.2f} % of {CALIBRATION_COUNT}")
         return
-    test_top1 = top1(model, *digits.tensors(digits.test))
+    images, labels = digits.tensors(digits.test)
+    test_top1 = top1(model, normalized(images), labels)
     write_assets(digits, model, test_top1)
     print(f"held-out top-1: {test_top1:.2f} % of {TEST_COUNT}")
 

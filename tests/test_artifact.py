@@ -12,6 +12,7 @@ import pytest
 
 from tests.evidence import audit, bench
 from vitdeploy import artifact as artifacts
+from vitdeploy import staging
 from vitdeploy.artifact import (
     EVIDENCE,
     MANIFEST,
@@ -216,7 +217,7 @@ def test_staged_replaces_with_force(folder: Path) -> None:
 def test_the_old_one_comes_back_when_it_cannot_be_replaced(folder: Path) -> None:
     digest = artifacts.load(folder).digest
     with pytest.raises(FileNotFoundError):
-        artifacts._replace(folder.parent / "somebody removed it", folder)
+        staging._replace(folder.parent / "somebody removed it", folder)
     assert artifacts.load(folder).digest == digest
     assert left_in(folder.parent) == {"a"}
 

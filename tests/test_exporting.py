@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.graphs import WIDTH, images, redrawn
+from tests.graphs import WIDTH, images, redrawn, tiny_vit
 from vitdeploy import exporting
 from vitdeploy.errors import ExportError
 from vitdeploy.exporting import Example, export
@@ -45,6 +47,15 @@ def test_a_dynamic_batch_is_checked_at_every_size(vit: nn.Module, tmp_path: Path
     record = exported_to(vit, tmp_path / "model.onnx", 2, 1, 4, batch="1:2:4")
     assert record.parity.batches == (2, 1, 4)
     assert onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_param
+
+
+def test_an_export_keeps_no_weights(tmp_path: Path) -> None:
+    module = tiny_vit()
+    kept = [weakref.ref(parameter) for parameter in module.parameters()]
+    exported_to(module, tmp_path / "model.onnx")
+    del module
+    gc.collect()
+    assert [weight() for weight in kept if weight() is not None] == []
 
 
 class Named(nn.Module):

@@ -6,131 +6,59 @@ hash and refuses a mismatch, an unknown schema and a path that leaves the folder
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from vitdeploy.environment import Host
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Fact, FileEntry
-from vitdeploy.recipe import Preprocess, Recipe
+from vitdeploy.manifest import (
+    MANIFEST,
+    SCHEMA,
+    Attempt,
+    ExportRecord,
+    Manifest,
+    ModelRecord,
+    Parity,
+    PassRecord,
+    Record,
+    Refusal,
+    TargetRecord,
+    TensorSpec,
+)
+from vitdeploy.staging import DISK_FULL, atomic_file, refuse_existing, staged
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
+__all__ = [
+    "DISK_FULL",
+    "EVIDENCE",
+    "MANIFEST",
+    "SCHEMA",
+    "Artifact",
+    "Attempt",
+    "ExportRecord",
+    "Manifest",
+    "ModelRecord",
+    "Parity",
+    "PassRecord",
+    "Record",
+    "Refusal",
+    "TargetRecord",
+    "TensorSpec",
+    "atomic_file",
+    "file_digest",
+    "load",
+    "refuse_existing",
+    "seal",
+    "staged",
+]
+
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json")
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_BELOW_BYTES = 1 << 20  # a disk with less free than this is why a library failed to write, whatever it says
 
 FactT = TypeVar("FactT", bound=Fact)
-
-
-class Record(BaseModel):
-    """A part of the manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class TensorSpec(Record):
-    """A graph input or output; a dimension that varies is given by name."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-class ModelRecord(Record):
-    """Where the model came from. `weights` is "pretrained", "random" or "file"; `digest` covers every tensor of it."""
-
-    spec: str
-    weights: Literal["pretrained", "random", "file", "own"]
-    digest: str
-    parameters: int
-
-
-class Parity(Record):
-    """How far the graph is from the reference on the same input."""
-
-    max_abs: float
-    reference_max: float
-    cosine: float
-    finite: bool
-    batches: tuple[int, ...]
-
-
-class Attempt(Record):
-    """An exporter that failed, and what it said."""
-
-    exporter: str
-    error: str
-
-
-class ExportRecord(Record):
-    """Which exporter made the graph, what failed before it, and how the numbers compare."""
-
-    exporter: str
-    opset: int
-    fallbacks: tuple[Attempt, ...] = ()
-    parity: Parity
-
-
-class Refusal(Record):
-    """A place where a pass could not fire, and why."""
-
-    site: str
-    reason: str
-
-
-class PassRecord(Record):
-    """How often a pass fired, and where it refused."""
-
-    name: str
-    fired: int
-    refused: tuple[Refusal, ...] = ()
-
-
-class TargetRecord(Record):
-    """What the graph was compiled by and where; `backend` is None in a bundle."""
-
-    kind: str
-    device: str
-    precision: str
-    backend: str | None = None
-    host: Host | None = None
-
-
-class Manifest(Record):
-    """Everything that is known about the folder."""
-
-    schema_version: int = SCHEMA
-    stage: Literal["bundle", "artifact"]
-    model: ModelRecord
-    recipe: Recipe
-    recipe_digest: str
-    export: ExportRecord
-    passes: tuple[PassRecord, ...]
-    quantized: Mapping[str, str] = {}
-    """What quantization did: method, data and its digest, what stayed in float and by which rule."""
-    graph_parity: Parity | None = None
-    """The target-ready graph against the reference, where this machine can run it; quantization is part of it."""
-    target: TargetRecord
-    preprocess: Preprocess
-    labels: tuple[str, ...] | None = None
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    runs: str | None = None
-    """The file that the backend opens; None in a bundle."""
-    versions: Mapping[str, str]
-    files: tuple[FileEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,71 +147,6 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_existing(out: Path, *, force: bool) -> None:
-    """Refuse an output folder that exists, before any work is done; `force` only replaces what vitdeploy made.
-
-    Raises:
-        ArtifactError: the folder exists and may not be replaced.
-    """
-    blocking = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
-    if blocking is not None:
-        raise ArtifactError(f"{out} cannot be a folder: {blocking} is a file", fix="Use -o elsewhere.")
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or -o for another folder.")
-    if out.is_mount():
-        raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
-        raise ArtifactError(
-            f"{out} exists and is not an artifact", fix="--force replaces artifacts only; use another -o."
-        )
-
-
-@contextmanager
-def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A new folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        ArtifactError: `out` exists (see `refuse_existing`), or the disk is full.
-    """
-    out = out.absolute()
-    refuse_existing(out, force=force)
-    made = _make_parents(out.parent)
-    folder: Path | None = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        folder.chmod(0o755)  # mkdtemp's 0700 would keep a CI user from reading what another user exported
-        yield folder
-        _sync(folder)
-        _replace(folder, out)
-    except BaseException as error:
-        full = _disk_full(error, out.parent)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
-        if full:
-            raise ArtifactError(
-                f"the disk of {out.parent} is full", fix="Free some space, or use -o elsewhere."
-            ) from error
-        if isinstance(error, PermissionError):
-            raise ArtifactError(f"{error.filename} may not be written", fix="Use -o for a folder of yours.") from None
-        raise
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that becomes `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     try:
         version = json.loads(raw).get("schema_version")
@@ -315,46 +178,3 @@ def _verify(folder: Path, entry: FileEntry) -> None:
         raise ArtifactError(
             f"{folder}: {entry.path} is not the file that was exported", fix="Copy it again, or export again."
         )
-
-
-def _make_parents(folder: Path) -> list[Path]:
-    """Create `folder`; those that did not exist are returned, innermost first."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{folder} cannot be created: {error.strerror}", fix="Use -o elsewhere.") from None
-    return missing
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        if path.is_file() or path == folder:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
-def _replace(folder: Path, out: Path) -> None:
-    """Put `folder` in the place of `out`; the old one goes only after the new one stands."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-    try:
-        out.rename(old / out.name)
-        folder.rename(out)
-    except BaseException:
-        if not out.exists():
-            (old / out.name).rename(out)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _disk_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return True
-    return isinstance(error, Exception) and shutil.disk_usage(folder).free < _FULL_BELOW_BYTES

@@ -131,10 +131,19 @@ def _dynamo(
     dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
     program = torch.onnx.export(
         module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name], output_names=outputs,
-        dynamic_shapes=dynamic, verbose=False, external_data=False,
+        dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
     )  # fmt: skip
     assert program is not None
-    Graph(program.model).save(path)
+    # The optimiser's rules live as long as the process and keep the last graph they saw, and with it PyTorch's weights:
+    # those it started from (a folded one is in no list of the graph afterwards), and those it ended with.
+    weights = list(program.model.graph.initializers.values())
+    try:
+        program.optimize()
+        weights += program.model.graph.initializers.values()
+        Graph(program.model).save(path)
+    finally:
+        for value in weights:
+            value.const_value = None
 
 
 def _legacy(

@@ -9,27 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
-from vitdeploy.plugins import did_you_mean
+from vitdeploy.frozen import Frozen as Frozen
+from vitdeploy.frozen import parse as parse
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+InputForm = Literal["normalized", "pixels", "uint8"]
+"""What an artifact takes: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-
-
-class Frozen(BaseModel):
-    """An immutable value that accepts no key it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-FrozenT = TypeVar("FrozenT", bound=Frozen)
 
 
 class Batch(Frozen):
@@ -127,6 +122,7 @@ class TargetSpec(Frozen):
     kind: str
     device: str | None = None
     batch: Batch = Batch()
+    input: InputForm = "normalized"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -190,40 +186,6 @@ class Recipe(Frozen):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
 
 
-class _CoreLoader(yaml.SafeLoader):
-    """YAML as people read it (the 1.2 core schema): in PyYAML's 1.1, `off` is False and `1:4:8` is 3,848 seconds.
-
-    A key that is given twice is an error: PyYAML would silently take the last.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return super().construct_mapping(node, deep)
-
-
-_CoreLoader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag.rpartition(":")[2] not in ("bool", "int", "float", "timestamp")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_CoreLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_CoreLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-_CoreLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
-
-
 def read(path: Path) -> Recipe:
     """The recipe in the YAML file `path`; paths in it are relative to the file.
 
@@ -231,75 +193,18 @@ def read(path: Path) -> Recipe:
         RecipeError: the file is missing, is not YAML, or does not fit the schema.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _CoreLoader)  # noqa: S506  a SafeLoader
+        raw = yaml12.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}", fix="Run `vitdeploy recipes` for the shipped ones.") from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}", fix="Give a recipe file.") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is not readable YAML: {_yaml_problem(error)}", fix="Mend the file.") from None
+    except ValueError as error:  # not UTF-8, or not YAML
+        problem = " ".join(str(error).split())[:300]
+        raise RecipeError(f"{path} is not readable YAML: {problem}", fix="Mend the file.") from None
     if not isinstance(raw, dict):
         raise RecipeError(f"{path} is not a mapping", fix="A recipe has at least the keys model and target.")
     recipe = parse(Recipe, raw, where=str(path))
     return _anchor(recipe, path.resolve().parent)
-
-
-def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tuple[str, ...] = ()) -> FrozenT:
-    """`raw` as a `kind`; the first thing that does not fit becomes one line that names the key.
-
-    `beside`: keys of the same mapping that somebody else has read, for the hint at the nearest known key.
-
-    Raises:
-        RecipeError: unknown key (with the nearest known one), missing key, or a value that does not fit.
-    """
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        loc = [str(part) for part in first["loc"]]
-        if first["type"] == "extra_forbidden":
-            known = [*beside, *_keys_at(kind, loc[:-1])]
-            fix = f"Known keys there: {', '.join(known)}."
-            message = f"{where}: unknown key {'.'.join(loc)!r}{did_you_mean(loc[-1], known)}"
-        elif first["type"] == "missing":
-            message, fix = f"{where}: {'.'.join(loc)!r} is missing", "Add it."
-        elif first["type"] in ("model_type", "dict_type"):
-            message = f"{where}: {'.'.join(loc) or 'it'} is {first['input']!r}, not a mapping"
-            fix = f"Give it keys of its own: {', '.join(_keys_at(kind, loc))}."
-        else:
-            message, fix = f"{where}: {_misfit(kind, error)}", "Correct it."
-        raise RecipeError(message, fix=fix) from None
-
-
-def _misfit(kind: type[BaseModel], error: ValidationError) -> str:
-    """`gate.max_drop_pp should be greater than 0, not -1`; of a union, what each of its forms wants."""
-    errors = error.errors(include_url=False)
-    field = _field_of(kind, errors[0]["loc"])
-    wanted = [e["msg"].removeprefix("Value error, ") for e in errors if _field_of(kind, e["loc"]) == field]
-    if all(text.startswith("Input ") for text in wanted):
-        forms = " or ".join(text.removeprefix("Input ") for text in wanted)
-        return f"{field or 'it'} {forms}, not {errors[0]['input']!r}"
-    return f"{field}: {wanted[0]}" if field else wanted[0]
-
-
-def _field_of(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """The dotted name of the field, without the union members that pydantic appends."""
-
-    def parts() -> Iterator[str]:
-        for depth, part in enumerate(loc):
-            if isinstance(part, str) and part not in _keys_at(kind, [str(p) for p in loc[:depth]]):
-                return
-            yield str(part)
-
-    return ".".join(parts())
-
-
-def _keys_at(kind: type[BaseModel], loc: list[str]) -> list[str]:
-    for part in loc:
-        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        kind = next((a for a in inner if issubclass(a, BaseModel)), kind)
-    return list(kind.model_fields)
 
 
 def _anchor(recipe: Recipe, base: Path) -> Recipe:
@@ -331,13 +236,6 @@ def _is_name(value: str) -> bool:
     return bool(re.match(r"[a-z0-9-]+:", value))
 
 
-def _yaml_problem(error: Exception) -> str:
-    """`line 3: expected ',' or ']'`; what has no line is said as it stands."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split())[:300]
-
-
 def compose(
     model: str | None = None,
     *,
@@ -350,6 +248,7 @@ def compose(
     evaluation: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
+    input_form: str | None = None,
 ) -> Recipe:
     """A recipe from the flags of the command line, over `base` where there is one: what is given wins.
 
@@ -363,8 +262,8 @@ def compose(
 
     put("model", spec=model, weights=weights, image_size=_parse_size(image_size))
     if target is not None and raw["target"].get("kind") not in (None, target):
-        raw["target"] = {"batch": raw["target"].get("batch", 1)}  # another target's options do not carry over
-    put("target", kind=target, device=device, batch=batch)
+        raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # the other's own options stay behind
+    put("target", kind=target, device=device, batch=batch, input=input_form)
     put("precision", kind=precision)
     put("data", calibration=calibration, evaluation=evaluation)
     return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")

@@ -9,34 +9,28 @@ them. Everything is float32: bfloat16 autocast was slower for a model this narro
 from __future__ import annotations
 
 import argparse
-import json
-import math
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from data import LabelledImages, read_split
 from model import build, normalized
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from training import Plan, save_weights, top1, trained
 
 WEIGHTS = Path(__file__).resolve().with_name("vit.safetensors")
 
-SEED = 0
 # Most epochs see only half of the patches, at half the price; the last ones see what inference sees.
 PATCH_DROP_RATE = 0.5
 DROPPING_EPOCHS = 5
 FULL_EPOCHS = 2
-BATCH = 128
-PEAK_LEARNING_RATE = 2e-3
-WARMUP_FRACTION = 0.1
-WEIGHT_DECAY = 0.05
-LABEL_SMOOTHING = 0.05
+PLAN = Plan(seed=0, epochs=DROPPING_EPOCHS + FULL_EPOCHS, batch=128, peak_learning_rate=2e-3, label_smoothing=0.05)
 MIRROR_PROBABILITY = 0.5
-STEPS_PER_LINE = 100
-TEST_BATCH = 1000
 
 
 def tensors(split: LabelledImages) -> tuple[Tensor, Tensor]:
@@ -51,40 +45,15 @@ def half_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirror, images.flip(-1), images)
 
 
-def trained(images: Tensor, labels: Tensor) -> nn.Module:
-    """Train the model from scratch on images in [0, 1] and return it in evaluation mode."""
-    torch.manual_seed(SEED)
-    generator = torch.Generator().manual_seed(SEED)
-    model = build(PATCH_DROP_RATE)
-    steps_per_epoch = math.ceil(len(images) / BATCH)
-    steps = (DROPPING_EPOCHS + FULL_EPOCHS) * steps_per_epoch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=PEAK_LEARNING_RATE, total_steps=steps, pct_start=WARMUP_FRACTION, cycle_momentum=False
-    )
-    losses: list[float] = []
-    for epoch in range(DROPPING_EPOCHS + FULL_EPOCHS):
-        if epoch == DROPPING_EPOCHS:
-            model.patch_drop.prob = 0.0
-        for batch in torch.randperm(len(images), generator=generator).split(BATCH):
-            logits = model(normalized(half_mirrored(images[batch], generator)))
-            loss = functional.cross_entropy(logits, labels[batch], label_smoothing=LABEL_SMOOTHING)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            if len(losses) % STEPS_PER_LINE == 0:
-                mean_loss = np.mean(losses[-STEPS_PER_LINE:])
-                print(f"step {len(losses)}/{steps}: training loss {mean_loss:.4f}", flush=True)
-    return model.eval()
+def prepared(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Bring one batch to what the model trains on."""
+    return normalized(half_mirrored(images, generator))
 
 
-@torch.inference_mode()
-def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images in [0, 1] that the model labels correctly in float32, in percent."""
-    predicted = torch.cat([model(normalized(batch)).argmax(dim=1) for batch in images.split(TEST_BATCH)])
-    return 100 * float((predicted == labels).double().mean())
+def see_everything_at_last(model: nn.Module, epoch: int) -> None:
+    """Stop dropping patches when the full epochs begin."""
+    if epoch == DROPPING_EPOCHS:
+        model.patch_drop.prob = 0.0
 
 
 def main() -> None:
@@ -94,17 +63,13 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
 
     started = time.perf_counter()
-    model = trained(*tensors(read_split("train")))
+    model = trained(
+        partial(build, PATCH_DROP_RATE), *tensors(read_split("train")), PLAN, prepared, see_everything_at_last
+    )
     print(f"trained in {time.perf_counter() - started:.0f} s")
-    test_top1 = top1(model, *tensors(read_split("test")))
-    provenance = {
-        "name": "fashion_mnist",
-        "seed": SEED,
-        "test_top1": round(test_top1, 2),
-        "torch": torch.__version__,
-    }
-    # One key only: safetensors writes several in a random order, and the file would differ from run to run.
-    save_file(model.state_dict(), WEIGHTS, metadata={"provenance": json.dumps(provenance)})
+    images, labels = tensors(read_split("test"))
+    test_top1 = top1(model, normalized(images), labels)
+    save_weights(model, WEIGHTS, name="fashion_mnist", seed=PLAN.seed, test_top1=test_top1)
     print(f"test top-1: {test_top1:.2f} %")
 
 

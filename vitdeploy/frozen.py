@@ -1,0 +1,78 @@
+"""Immutable, closed values, and mappings parsed into them: what does not fit becomes one line that names the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vitdeploy.errors import RecipeError
+from vitdeploy.plugins import did_you_mean
+
+
+class Frozen(BaseModel):
+    """An immutable value that accepts no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+FrozenT = TypeVar("FrozenT", bound=Frozen)
+
+
+def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tuple[str, ...] = ()) -> FrozenT:
+    """`raw` as a `kind`; the first thing that does not fit becomes one line that names the key.
+
+    `beside`: keys of the same mapping that somebody else has read, for the hint at the nearest known key.
+
+    Raises:
+        RecipeError: unknown key (with the nearest known one), missing key, or a value that does not fit.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        loc = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            known = [*beside, *_keys_at(kind, loc[:-1])]
+            fix = f"Known keys there: {', '.join(known)}."
+            message = f"{where}: unknown key {'.'.join(loc)!r}{did_you_mean(loc[-1], known)}"
+        elif first["type"] == "missing":
+            message, fix = f"{where}: {'.'.join(loc)!r} is missing", "Add it."
+        elif first["type"] in ("model_type", "dict_type"):
+            message = f"{where}: {'.'.join(loc) or 'it'} is {first['input']!r}, not a mapping"
+            fix = f"Give it keys of its own: {', '.join(_keys_at(kind, loc))}."
+        else:
+            message, fix = f"{where}: {_misfit(kind, error)}", "Correct it."
+        raise RecipeError(message, fix=fix) from None
+
+
+def _misfit(kind: type[BaseModel], error: ValidationError) -> str:
+    """`gate.max_drop_pp should be greater than 0, not -1`; of a union, what each of its forms wants."""
+    errors = error.errors(include_url=False)
+    field = _field_of(kind, errors[0]["loc"])
+    wanted = [e["msg"].removeprefix("Value error, ") for e in errors if _field_of(kind, e["loc"]) == field]
+    if all(text.startswith("Input ") for text in wanted):
+        forms = " or ".join(text.removeprefix("Input ") for text in wanted)
+        return f"{field or 'it'} {forms}, not {errors[0]['input']!r}"
+    return f"{field}: {wanted[0]}" if field else wanted[0]
+
+
+def _field_of(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """The dotted name of the field, without the union members that pydantic appends."""
+
+    def parts() -> Iterator[str]:
+        for depth, part in enumerate(loc):
+            if isinstance(part, str) and part not in _keys_at(kind, [str(p) for p in loc[:depth]]):
+                return
+            yield str(part)
+
+    return ".".join(parts())
+
+
+def _keys_at(kind: type[BaseModel], loc: list[str]) -> list[str]:
+    for part in loc:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        kind = next((a for a in inner if issubclass(a, BaseModel)), kind)
+    return list(kind.model_fields)

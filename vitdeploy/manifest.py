@@ -1,0 +1,114 @@
+"""The manifest: everything that is known about an artifact or bundle, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from vitdeploy.environment import Host
+from vitdeploy.evidence import FileEntry
+from vitdeploy.recipe import Preprocess, Recipe
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+class Record(BaseModel):
+    """A part of the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TensorSpec(Record):
+    """A graph input or output; a dimension that varies is given by name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class ModelRecord(Record):
+    """Where the model came from. `weights` is "pretrained", "random" or "file"; `digest` covers every tensor of it."""
+
+    spec: str
+    weights: Literal["pretrained", "random", "file", "own"]
+    digest: str
+    parameters: int
+
+
+class Parity(Record):
+    """How far the graph is from the reference on the same input."""
+
+    max_abs: float
+    reference_max: float
+    cosine: float
+    finite: bool
+    batches: tuple[int, ...]
+
+
+class Attempt(Record):
+    """An exporter that failed, and what it said."""
+
+    exporter: str
+    error: str
+
+
+class ExportRecord(Record):
+    """Which exporter made the graph, what failed before it, and how the numbers compare."""
+
+    exporter: str
+    opset: int
+    fallbacks: tuple[Attempt, ...] = ()
+    parity: Parity
+
+
+class Refusal(Record):
+    """A place where a pass could not fire, and why."""
+
+    site: str
+    reason: str
+
+
+class PassRecord(Record):
+    """How often a pass fired, and where it refused."""
+
+    name: str
+    fired: int
+    refused: tuple[Refusal, ...] = ()
+
+
+class TargetRecord(Record):
+    """What the graph was compiled by and where; `backend` is None in a bundle."""
+
+    kind: str
+    device: str
+    precision: str
+    backend: str | None = None
+    host: Host | None = None
+
+
+class Manifest(Record):
+    """Everything that is known about the folder."""
+
+    schema_version: int = SCHEMA
+    stage: Literal["bundle", "artifact"]
+    model: ModelRecord
+    recipe: Recipe
+    recipe_digest: str
+    export: ExportRecord
+    passes: tuple[PassRecord, ...]
+    quantized: Mapping[str, str] = {}
+    """What quantization did: method, data and its digest, what stayed in float and by which rule."""
+    graph_parity: Parity | None = None
+    """The target-ready graph against the reference, where this machine can run it; quantization is part of it."""
+    target: TargetRecord
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None = None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    runs: str | None = None
+    """The file that the backend opens; None in a bundle."""
+    versions: Mapping[str, str]
+    files: tuple[FileEntry, ...] = ()
