@@ -17,7 +17,8 @@ from tests.graphs import images, parsed
 from vitdeploy import passes
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
-from vitdeploy.quantize import quantize
+from vitdeploy.pipeline.quantizing import quantize
+from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec, TargetSpec
 from vitdeploy.targets import find
 
@@ -37,9 +38,11 @@ for target, precision in CASES:
 def written(model: bytes, target: str, precision: str, folder: Path) -> bytes:
     """`graph.onnx` as `export` writes it for a target."""
     graph = parsed(model)
-    passes.run([*order.raising(), *order.folding()], graph)
-    graph = quantize(graph, recognize(graph, {}), PrecisionSpec.model_validate({"kind": precision}), None, folder).graph
-    passes.run(order.lowering(find(TargetSpec(kind=target)).dialect()), graph)
+    dialect = find(TargetSpec(kind=target)).dialect()
+    passes.run([*order.raising(), *order.folding(packed_qkv=dialect.packed_qkv)], graph)
+    kind = PrecisionSpec.model_validate({"kind": precision})
+    graph = quantize(graph, recognize(graph, {}), kind, dialect, None, Silent()).graph
+    passes.run(order.lowering(dialect), graph)
     graph.save(folder / "graph.onnx")
     return (folder / "graph.onnx").read_bytes()
 

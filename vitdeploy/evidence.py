@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 EvidenceLevel = Literal["compiled", "rehearsed", "graph"]
+BlockKind = Literal["global", "windowed", "fewer queries", "fewer keys", "unraised"]
 
 
 class Fact(BaseModel):
@@ -72,6 +73,47 @@ class FileEntry(Fact):
     sha256: str
 
 
+class LinearGroup(Fact):
+    """Linears of one role and size: each sums K numbers for each of N results."""
+
+    role: str
+    count: int
+    k: int
+    n: int
+    names: tuple[str, ...] = ()
+    """Of those outside of attention blocks; within, they are in sites.json."""
+
+
+class BlockGroup(Fact):
+    """Consecutive attention blocks that are alike; `first` and `last` count from 0.
+
+    `linears` are those of one block. Within a window all `queries` see all `keys`. None: not known, or not raised.
+    """
+
+    first: int
+    last: int
+    kind: BlockKind | None
+    heads: int | None
+    head_size: int | None
+    value_size: int | None
+    queries: int | None
+    keys: int | None
+    windows: int | None
+    bias: tuple[str, ...]
+    linears: tuple[LinearGroup, ...]
+
+
+class Outline(Fact):
+    """The model in its own terms, as it was recognised in its graph."""
+
+    blocks: tuple[BlockGroup, ...]
+    linears: Mapping[str, int]
+    """role -> how many in the whole model"""
+    outside: tuple[LinearGroup, ...]
+    """Linears that belong to no block, or to the way between two: patch embedding, merging, heads."""
+    layernorms: int
+
+
 class Audit(Fact):
     """What the compiled thing does, read back from it."""
 
@@ -89,6 +131,8 @@ class Audit(Fact):
     manifest: str = ""
     files: tuple[FileEntry, ...] = ()
     """Filled when printed; the stored audit leaves it to the manifest."""
+    structure: Outline | None = None
+    """Filled when printed; the stored audit leaves it to sites.json."""
 
 
 class Interval(Fact):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -78,6 +79,28 @@ def exported(folder: Path, line: str) -> Path:
     found = run("export", *shlex.split(line), "-o", folder / "artifact")
     assert found.code == 0, found.err
     return folder / "artifact"
+
+
+def small_cnn(path: Path) -> Path:
+    """Convolution, ReLU, global mean, linear: nothing of a ViT."""
+    rng = np.random.default_rng(0)
+    weights = {"k": (8, 3, 3, 3), "w": (8, 10)}
+    nodes = [
+        helper.make_node("Conv", ["image", "k"], ["c"], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "cnn",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 10])],
+        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
 
 
 @pytest.fixture(scope="session")

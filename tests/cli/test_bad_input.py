@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper, save
 from safetensors.torch import save_file
 
-from tests.cli.conftest import exported, listing, run, spawn
+from tests.cli.conftest import exported, listing, run, small_cnn, spawn
 
 DIGITS = ("export", "demo:digits", "--target", "onnxruntime")
 
@@ -145,28 +144,6 @@ def test_a_crafted_pt2_is_never_executed() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- ONNX
-
-
-def small_cnn(path: Path) -> Path:
-    """Convolution, ReLU, global mean, linear: nothing of a ViT."""
-    rng = np.random.default_rng(0)
-    weights = {"k": (8, 3, 3, 3), "w": (8, 10)}
-    nodes = [
-        helper.make_node("Conv", ["image", "k"], ["c"], kernel_shape=[3, 3]),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "cnn",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 10])],
-        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()],
-    )
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return path
 
 
 def test_what_is_no_vit_exports_and_says_so(tmp_path: Path, openvino_int8: Path) -> None:

@@ -81,7 +81,7 @@ def test_compile_again_in_place_leaves_the_same_model(onnxruntime_fp32: Path, co
 
 def test_inspect(openvino_int8: Path) -> None:
     found = answer(run("inspect", openvino_int8, "--json"))
-    assert found.keys() >= {"target", "precision", "attention", "layernorm", "linears", "files"}
+    assert found.keys() >= {"target", "precision", "attention", "layernorm", "linears", "files", "structure"}
     assert found["attention"].keys() >= {"sites", "fused", "evidence", "unfused"}
     assert found["layernorm"].keys() >= {"sites", "fused"}
     assert found["linears"].keys() >= {"int8", "fp8", "fp16", "bf16", "fp32"}
@@ -89,6 +89,24 @@ def test_inspect(openvino_int8: Path) -> None:
     assert (found["target"], found["precision"], found["attention"]["evidence"]) == ("openvino", "int8", "compiled")
     assert found["attention"]["fused"] == found["attention"]["sites"] == 4
     assert found["linears"]["int8"] > 0
+    structure = found["structure"]
+    assert structure.keys() >= {"blocks", "linears", "outside", "layernorms"}
+    assert structure["linears"] == {"patch": 1, "qkv": 4, "proj": 4, "fc1": 4, "fc2": 4, "head": 1}
+    [blocks] = structure["blocks"]
+    assert {
+        "first": 0,
+        "last": 3,
+        "kind": "global",
+        "heads": 3,
+        "head_size": 32,
+        "queries": 65,
+        "keys": 65,
+    }.items() <= (blocks.items())
+    sizes = {linear["role"]: (linear["count"], linear["k"], linear["n"]) for linear in blocks["linears"]}
+    assert sizes == {"qkv": (1, 96, 288), "proj": (1, 96, 96), "fc1": (1, 96, 384), "fc2": (1, 384, 96)}
+    text = run("inspect", openvino_int8).out
+    assert "4 attention blocks" in text
+    assert "96×288" in text
 
 
 def test_evidence_is_made_stored_and_judged(

@@ -12,8 +12,8 @@ from tests.graphs import apply, images, raised, run, types
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.quantize import dynamic
-from vitdeploy.quantize.dynamic import symmetric_codes
-from vitdeploy.recipe import PrecisionSpec
+from vitdeploy.quantize.placement import place
+from vitdeploy.quantize.qdq import symmetric_codes
 from vitdeploy.session import Array
 
 WEIGHT = (np.random.default_rng(0).standard_normal((32, 5)) * [1, 10, 0.01, 0, 3]).astype(np.float32)
@@ -36,11 +36,11 @@ def test_every_placed_linear_becomes_one_operator(vit: Any, exported: Callable[[
     apply(LowerMultihead(), graph)
     reference = run(graph, images())["output_0"]
     before = graph.weight_bytes()
-    record = dynamic.quantize(graph, structure, PrecisionSpec(kind="int8-dynamic", keep=("head",))).record
+    placed, kept = place(structure, ("head",))
+    dynamic.write(graph, [name for linear in placed for name in linear.nodes], 127)
     assert types(graph).count("DynamicQuantizeMatMul") == 8
     assert types(graph).count("MatMul") == 1
-    assert record["quantized"] == "8"
-    assert {key for key in record if key.startswith("float: ")} == {"float: patch_embed.proj", "float: head"}
+    assert (len(placed), set(kept)) == (8, {"patch_embed.proj", "head"})
     y = run(graph, images())["output_0"]
     assert 0 < relative(y, reference) < 0.1
     apply(RemoveDead(), graph)
@@ -54,5 +54,6 @@ def relative(y: Array, reference: Array) -> float:
 def test_an_add_that_is_no_bias_stays(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     adds = types(graph).count("Add")
-    placed = dynamic.quantize(graph, structure, PrecisionSpec(kind="int8-dynamic")).record["quantized"]
-    assert types(graph).count("Add") == adds - int(placed)  # residuals and the position embedding are still there
+    placed, _ = place(structure, ())
+    dynamic.write(graph, [name for linear in placed for name in linear.nodes], 127)
+    assert types(graph).count("Add") == adds - len(placed)  # residuals and the position embedding are still there

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 from rich.console import Console, RenderableType
 
 from tests.evidence import audit, bench, evaluation
-from vitdeploy.evidence import Availability, Check, FileEntry, Gate
+from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, LinearGroup, Outline
 from vitdeploy.report import tables
 from vitdeploy.report.summary import summarize
 
@@ -45,6 +47,49 @@ def test_audit() -> None:
         assert part in text
     assert "kernels unnamed" in text
     assert "blocks.0.attn and 13 more" in shown(tables.audit(audit(0, 14)))
+
+
+def block(first: int, last: int, **more: Any) -> BlockGroup:
+    facts: dict[str, Any] = {
+        "kind": "global", "heads": 16, "head_size": 64, "value_size": 64, "queries": 197, "keys": 197, "windows": 1,
+        "bias": (), "linears": tuple(
+            LinearGroup(role=role, count=1, k=k, n=n)
+            for role, k, n in (("qkv", 1024, 3072), ("proj", 1024, 1024), ("fc1", 1024, 4096), ("fc2", 4096, 1024))
+        ),
+    }  # fmt: skip
+    return BlockGroup(first=first, last=last, **(facts | more))
+
+
+def outline(*blocks: BlockGroup, **more: Any) -> Outline:
+    merges = [LinearGroup(role="other", count=1, k=384, n=192, names=(f"merge.{n}",)) for n in range(3)]
+    outside = (LinearGroup(role="patch", count=1, k=768, n=1024, names=("patch",)), *merges)
+    facts: dict[str, Any] = {"linears": {"patch": 1, "qkv": 24, "other": 3}, "outside": outside, "layernorms": 49}
+    return Outline(blocks=blocks, **(facts | more))
+
+
+def test_structure() -> None:
+    text = shown(tables.structure(outline(block(0, 23))))
+    for part in ("24 attention blocks, 49 LayerNorms", "0–23", "16 × 64", "197 × 197", "1024×3072", "4096×1024"):
+        assert part in text
+    assert "28 linears: 1 patch 768×1024, 24 qkv, 3 other (merge.0 384×192 and 2 more)" in " ".join(text.split())
+
+
+def test_structure_of_windows_and_of_fewer_queries() -> None:
+    separate = (LinearGroup(role="qkv", count=3, k=768, n=768),)
+    windows = block(0, 1, windows=64, queries=49, keys=49, bias=("bias", "window bias"), linears=separate)
+    fewer = block(2, 2, kind="fewer queries", queries=49, value_size=128, bias=("mask",), linears=separate)
+    text = shown(tables.structure(outline(windows, fewer)))
+    for part in ("49 × 49", "64 windows + bias", "49 × 197", "+ mask", "values × 128", "3 of 768×768", " – "):
+        assert part in text
+    assert "window bias" not in text
+
+
+def test_structure_of_what_is_not_known() -> None:
+    unraised = block(0, 0, kind="unraised", **dict.fromkeys(("heads", "head_size", "value_size", "queries", "keys")))
+    text = shown(tables.structure(outline(unraised, block(1, 1, keys=None, windows=None))))
+    for part in ("2 attention blocks", "not raised", "197 × ?"):
+        assert part in text
+    assert "no attention site" in shown(tables.structure(outline(linears={}, outside=())))
 
 
 def test_bench() -> None:

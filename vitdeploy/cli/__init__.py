@@ -20,6 +20,7 @@ _TARGETS = sorted(
     if not m.name.startswith("_")
 )
 _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+_INPUTS = ["normalized", "pixels", "uint8"]
 
 app = typer.Typer(
     name="vitdeploy",
@@ -116,6 +117,17 @@ def export(
     image_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
     ] = None,
+    input_form: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="|".join(_INPUTS),
+            callback=one_of(_INPUTS),
+            help="What the artifact takes, NCHW: normalized float32, or pixels from 0 to 255 (float32 or uint8), with "
+            "mean and std inside the graph. Default: normalized.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -149,6 +161,7 @@ def export(
         calibration=calibration,
         batch=batch,
         image_size=image_size,
+        input_form=input_form,
     )
     result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
     console.show(result, *views.exported(result))
@@ -173,12 +186,12 @@ def compile_(
 
 @command(app)
 def inspect(console: Console, artifact: _Artifact) -> None:
-    """Show the audit: attention fused k of n by site with reasons, precision of every linear, sizes."""
+    """Show the model's structure and the audit: attention fused k of n with reasons, precision of linears, sizes."""
+    from vitdeploy.cli import views
     from vitdeploy.pipeline.prove import inspect as run_inspect
-    from vitdeploy.report import tables
 
     result = run_inspect(artifact)
-    console.show(result, tables.audit(result))
+    console.show(result, *views.inspected(result))
 
 
 @command(app)

@@ -14,6 +14,7 @@ from vitdeploy.report import tables
 from vitdeploy.report.summary import summarize
 
 if TYPE_CHECKING:
+    from vitdeploy.evidence import Audit
     from vitdeploy.pipeline.compiling import Exported
     from vitdeploy.pipeline.doctor import Diagnosis
     from vitdeploy.pipeline.predict import Prediction
@@ -35,6 +36,11 @@ def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
     if found.stage == "artifact" and found.faster_than_fp32 is None and not benched:
         lines.append(Text(f"  faster than FP32 on this machine? not known yet: vitdeploy bench {found.artifact}"))
     return [*lines]
+
+
+def inspected(found: Audit) -> list[RenderableType]:
+    """What the model is made of, then what became of it."""
+    return [*([tables.structure(found.structure)] if found.structure is not None else []), tables.audit(found)]
 
 
 def predictions(found: Sequence[Prediction]) -> list[RenderableType]:

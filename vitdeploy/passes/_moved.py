@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from vitdeploy.graph.model import array, constant, dims, operand
+from vitdeploy.graph.model import array, constant, dims
 from vitdeploy.session import Array
 
 MOVING = {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-"""Each output number is one of the numbers of the first input, chosen without looking at them."""
+"""Each output number is one of the numbers of the first input, chosen without looking at them. So it is with Concat
+when all its inputs are known (Swin rolls its windows so)."""
 
 Arrival = tuple[ir.Node | None, int, Array]
 """A reader that does more than move (None: the graph's caller), at which input, and the channels that it sees."""
@@ -32,27 +33,42 @@ def arrivals(output: ir.Value, axis: int) -> Iterator[Arrival]:
         raise ValueError(f"the shape of {output.name} is not known")
     sizes = [int(n or 0) for n in shape]
     numbers = np.arange(sizes[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(sizes))])
-    yield from _follow(output, np.broadcast_to(numbers, sizes))
+    yield from follow(output, np.broadcast_to(numbers, sizes))
 
 
-def _follow(value: ir.Value, numbers: Array) -> Iterator[Arrival]:
-    if value.is_graph_output():
-        yield None, 0, numbers
-    moved: dict[ir.Node, list[Array]] = {}
-    for use in value.uses():
-        if use.node.op_type in MOVING and use.node.domain == "":
-            moved[use.node] = _moved(use.node, numbers)
-        else:
-            yield use.node, use.idx, numbers
-    for node, results in moved.items():
-        for output, result in zip(node.outputs, results, strict=True):
-            yield from _follow(output, result)
+def follow(value: ir.Value, numbers: Array) -> Iterator[Arrival]:
+    """Send `numbers`, of the shape that `value` has for one image, along every path from it.
+
+    Raises:
+        ValueError: a shape is not known well enough; the message says which.
+    """
+    known, queue, joins = {value: numbers}, [value], dict[ir.Node, None]()
+    while queue:
+        value = queue.pop(0)
+        if value.is_graph_output():
+            yield None, 0, known[value]
+        for node in dict.fromkeys(use.node for use in value.uses()):
+            if node.op_type == "Concat" and node.domain == "":
+                joins[node] = None
+                if not all(v in known for v in node.inputs):
+                    continue  # moves once every part has arrived
+            elif node.op_type not in MOVING or node.domain != "":
+                yield from ((node, index, known[value]) for index, v in enumerate(node.inputs) if v is value)
+                continue
+            if node.outputs[0] not in known:
+                known.update(zip(node.outputs, _moved(node, known), strict=True))
+                queue += node.outputs
+    for node in joins:
+        if node.outputs[0] not in known:
+            yield from ((node, index, known[v]) for index, v in enumerate(node.inputs) if v is not None and v in known)
 
 
-def _moved(node: ir.Node, numbers: Array) -> list[Array]:
-    feeds = {operand(node, 0).name or "": numbers}
-    for value in node.inputs[1:]:
-        if value is not None:
+def _moved(node: ir.Node, known: Mapping[ir.Value, Array]) -> list[Array]:
+    feeds = {}
+    for value in node.inputs:
+        if value is not None and value in known:
+            feeds[value.name or ""] = known[value]
+        elif value is not None:
             feeds[value.name or ""] = array(value) if constant(value) is not None else _target_shape(node)
     try:
         results = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)

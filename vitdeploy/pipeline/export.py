@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, sources, targets
@@ -20,11 +20,12 @@ from vitdeploy.pipeline.inputs import calibration as make_calibration
 from vitdeploy.pipeline.inputs import examples as make_examples
 from vitdeploy.pipeline.reference import open_reference
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, Recipe
+from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe
 from vitdeploy.targets import Target
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
+    from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
     from vitdeploy.quantize import Calibration
 
 EXAMPLE = "reference/example.npz"
@@ -44,7 +45,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         model = sources.load(recipe.model, size=_size(recipe))
     preprocess = recipe.preprocess or model.preprocess
     # Opened before the minutes of work that come first: a wrong path is told at once.
-    calibration = make_calibration(recipe, preprocess) if precision == "int8" else None
+    calibration = make_calibration(recipe, preprocess) if precision != "fp32" else None
     with artifacts.staged(out, force=force) as folder:
         work = folder / "work"
         work.mkdir()
@@ -68,8 +69,8 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         del graph
         gc.collect()
         with progress.step("Compare the target-ready graph with the reference"):
-            graph_parity = _check_graph(folder / GRAPH, examples, precision)
-        save_example(folder / EXAMPLE, examples)
+            graph_parity = _check_graph(folder / GRAPH, examples, precision, recipe.target.input)
+        save_example(folder / EXAMPLE, examples, recipe.target.input)
         shutil.rmtree(work)
         manifest = Manifest(
             stage="bundle",
@@ -88,6 +89,11 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
             versions=environment.library_versions(),
         )
         manifest, notes = finish(folder, manifest, target, progress, out)
+    if verify and precision != "fp32":
+        told = "--verify compared the passes before quantization; those behind it change what FP32 computes"
+        notes = [*notes, told]
+    if not structure.attention:
+        notes = ["no attention site: nothing in it is recognised as a Vision Transformer", *notes]
     return summary(out, manifest, time.monotonic() - started, notes)
 
 
@@ -98,9 +104,9 @@ def _settle(recipe: Recipe) -> tuple[Target, str]:
     target.check_precision(precision)
     if not target.built_on_device:
         target.require()
-    if precision == "int8" and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
+    if precision in ("int8", "fp8") and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
         raise QuantizeError(
-            "int8 needs calibration images: ranges are never invented",
+            f"{precision} needs calibration images: ranges are never invented",
             fix="Give --calibration DATA (a folder of images is enough)."
             + (" Or use --precision int8-dynamic, which needs none." if "int8-dynamic" in target.precisions else ""),
         )
@@ -125,13 +131,17 @@ def _size(recipe: Recipe) -> tuple[int, int] | None:
 def _to_onnx(model: sources.LoadedModel, examples: Examples, batch: Batch, work: Path) -> tuple[Path, ExportRecord]:
     from vitdeploy import exporting
     from vitdeploy.graph.model import load
+    from vitdeploy.graph.screening import check_declared
 
     if model.onnx is not None:
-        parity = exporting.check(model.onnx, examples.pairs, examples.input_name)
-        return model.onnx, ExportRecord(exporter="none", opset=load(model.onnx).opset, parity=parity)
+        graph = load(model.onnx)
+        for _, outputs in examples.pairs():
+            check_declared(graph.model, outputs, model.onnx)
+        parity = exporting.check(model.onnx, examples.pairs(), examples.input_name)
+        return model.onnx, ExportRecord(exporter="none", opset=graph.opset, parity=parity)
     assert model.module is not None
     path = work / "exported.onnx"
-    record = exporting.export(model.module, examples.pairs, input_name=examples.input_name, batch=batch, path=path)
+    record = exporting.export(model.module, examples.pairs(), input_name=examples.input_name, batch=batch, path=path)
     return path, record
 
 
@@ -148,36 +158,54 @@ def _compile_graph(
     verify: bool,
 ) -> tuple[Graph, Structure, list[PassRecord], dict[str, str]]:
     """Raise, fold, quantize and lower; the middle of the flow, one graph throughout."""
-    from vitdeploy import passes, quantize
+    from vitdeploy import passes
     from vitdeploy.graph.model import load
     from vitdeploy.graph.recognize import recognize
     from vitdeploy.passes import order
+    from vitdeploy.pipeline.quantizing import quantize
 
     graph = load(path)
     batch = recipe.target.batch.opt if recipe.target.batch.static else None
-    check = _verifier(lambda: graph, examples, work) if verify else None
+    check = _verifier(lambda: graph, examples, "normalized", work) if verify else None
     with progress.step("Raise attention and fold constants"):
         records = passes.run(order.raising(batch), graph, check)
     with progress.step("Fold scales and norms into the weights"):
-        records += passes.run(order.folding(), graph, check)
+        check = _verifier(lambda: graph, examples, recipe.target.input, work) if verify else None
+        half = precision != "fp32" and target.dialect().half_around
+        pixels = _pixels(recipe.target.input, examples.preprocess, half=half)
+        records += passes.run(order.folding(pixels, packed_qkv=target.dialect().packed_qkv), graph, check)
     refused = {r.site: r.reason for record in records for r in record.refused if record.name == "raise-attention"}
     structure = recognize(graph, refused)
-    with progress.step(f"Quantize to {precision}" if precision != "fp32" else "Keep float32"):
-        quantized = quantize.quantize(graph, structure, recipe.precision, calibration, work)
+    if precision != "fp32":
+        # What follows changes the numbers: what a pass broke until here would look like the price of the precision.
+        with progress.step("Compare the float32 graph with the reference"):
+            graph.save(work / "float32.onnx")
+            _check_graph(work / "float32.onnx", examples, "fp32", recipe.target.input)
+    quantized = quantize(graph, structure, recipe.precision, target.dialect(), calibration, progress)
     graph = quantized.graph
     with progress.step(f"Lower to what {target.name} compiles best"):
         records += passes.run(order.lowering(target.dialect()), graph, check if precision == "fp32" else None)
     return graph, structure, records, dict(quantized.record)
 
 
-def _verifier(graph: Callable[[], Graph], examples: Examples, work: Path) -> Callable[[str], None]:
+def _pixels(form: InputForm, preprocess: Preprocess, *, half: bool) -> FoldPreprocessing | None:
+    """What makes the graph take pixels, if it shall."""
+    from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
+
+    if form == "normalized":
+        return None
+    dtype: Literal["float32", "uint8"] = "uint8" if form == "uint8" else "float32"
+    return FoldPreprocessing(mean=preprocess.mean, std=preprocess.std, dtype=dtype, half=half)
+
+
+def _verifier(graph: Callable[[], Graph], examples: Examples, form: InputForm, work: Path) -> Callable[[str], None]:
     """Check the numbers after a pass; the first one that breaks them is named."""
     from vitdeploy import exporting
 
     def verify(name: str) -> None:
         path = work / "verify.onnx"
         graph().save(path)
-        reason = exporting.disagreement(exporting.check(path, examples.pairs, examples.input_name))
+        reason = exporting.disagreement(exporting.check(path, examples.pairs(form), examples.input_name))
         if reason is not None:
             raise ExportError(f"pass {name} breaks the model: {reason}", fix="Report it with the model's name.")
 
@@ -198,11 +226,11 @@ def _signature(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, 
     return specs(graph.model.graph.inputs), specs(graph.model.graph.outputs)
 
 
-def _check_graph(path: Path, examples: Examples, precision: str) -> Parity:
+def _check_graph(path: Path, examples: Examples, precision: str, form: InputForm) -> Parity:
     """The graph that is compiled, against the reference: float32 must agree, lower precisions must be finite."""
     from vitdeploy import exporting
 
-    parity = exporting.check(path, examples.pairs, examples.input_name)
+    parity = exporting.check(path, examples.pairs(form), examples.input_name)
     reason = exporting.disagreement(parity)
     if precision == "fp32" and reason is not None:
         raise ExportError(f"the optimised graph is wrong: {reason}", fix="Run with --verify to find the pass.")

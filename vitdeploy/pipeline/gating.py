@@ -14,7 +14,7 @@ from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.gate import judge
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure import latency
-from vitdeploy.pipeline.prove import inspect, open_session, same_input
+from vitdeploy.pipeline.prove import feeds, inspect, open_session, same_images
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec, parse
 from vitdeploy.report import junit, markdown
@@ -92,13 +92,16 @@ def _against_folder(
     baseline: Artifact, artifact: Artifact, progress: Progress
 ) -> tuple[baselines.Baseline, Bench | None]:
     """The baseline folder's own evidence, and both timed in turns."""
-    same_input([baseline, artifact])
+    images = same_images([baseline, artifact])
     threads = environment.available_cores()
     with open_session(baseline, threads) as before, open_session(artifact, threads) as now:
-        feeds = same_input([baseline, artifact])
         spec = artifact.manifest.recipe
         interleaved = latency.measure(
-            [before, now], feeds, batch=spec.target.batch.opt, seconds=spec.bench.seconds, progress=progress
+            [before, now],
+            [feeds(baseline, images), feeds(artifact, images)],
+            batch=spec.target.batch.opt,
+            seconds=spec.bench.seconds,
+            progress=progress,
         )
     audit, bench, evaluation, _ = _evidence(baseline)
     if audit is None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ExportError, QuantizeError
-from vitdeploy.recipe import Batch, Preprocess, Recipe
+from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe
 from vitdeploy.session import Array, Session, finite
 
 if TYPE_CHECKING:
@@ -21,26 +22,36 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 128
 """32 to 300 images are enough for ranges; the spread between draws of 32 is below 0.1 points."""
 
+SYNTHETIC_IMAGES = 16
+"""Made up where no data is given and ranges are only checked, not used: enough to show what overflows on any image."""
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Input batches with the reference's outputs: what every later graph is compared with."""
+    """Batches of images with the reference's outputs: what every later graph is compared with.
+
+    `pixels` are uint8 NCHW.
+    """
 
     input_name: str
-    pairs: tuple[tuple[Array, dict[str, Array]], ...]
+    preprocess: Preprocess
+    pixels: tuple[Array, ...]
+    outputs: tuple[dict[str, Array], ...]
+
+    def pairs(self, form: InputForm = "normalized") -> list[tuple[Array, dict[str, Array]]]:
+        """Inputs in the form that a graph takes, with the outputs it should give."""
+        inputs = [fed(pixels, self.preprocess, form) for pixels in self.pixels]
+        return list(zip(inputs, self.outputs, strict=True))
 
 
 def examples(reference: Session, input_name: str, preprocess: Preprocess, batch: Batch) -> Examples:
     """Real-looking images and the reference's outputs; a dynamic batch is looked at in two sizes."""
     sizes = [batch.opt] if batch.static else _two_sizes(batch)
-    pairs = []
-    for seed, size in enumerate(sizes):
-        image = natural_image(seed, preprocess, size)
-        outputs = reference.run({input_name: image})
-        if not finite(outputs):
-            raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
-        pairs.append((image, outputs))
-    return Examples(input_name, tuple(pairs))
+    pixels = [natural_image(seed, preprocess, size) for seed, size in enumerate(sizes)]
+    outputs = [reference.run({input_name: fed(images, preprocess, "normalized")}) for images in pixels]
+    if not all(finite(o) for o in outputs):
+        raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
+    return Examples(input_name, preprocess, tuple(pixels), tuple(outputs))
 
 
 def _two_sizes(batch: Batch) -> list[int]:
@@ -49,19 +60,20 @@ def _two_sizes(batch: Batch) -> list[int]:
     return [traced, batch.min if batch.min != traced else batch.max]
 
 
-def save_example(path: Path, examples: Examples) -> None:
+def save_example(path: Path, examples: Examples, form: InputForm) -> None:
     """The first verified input with the reference's outputs, so that a device without PyTorch can check itself."""
     path.parent.mkdir()
-    image, outputs = examples.pairs[0]
+    image, outputs = examples.pairs(form)[0]
     arrays: dict[str, Any] = {"input": image, **{f"output.{name}": value for name, value in outputs.items()}}
     np.savez(path, **arrays)
 
 
 def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
-    """Stream calibration batches in the graph's own batch size."""
+    """Stream calibration batches in the graph's own batch size; of made-up images, where the recipe names no data."""
     from vitdeploy.quantize import Calibration
 
-    assert recipe.data.calibration is not None
+    if recipe.data.calibration is None:
+        return _synthetic(recipe, preprocess)
     dataset = open_dataset(recipe.data.calibration, preprocess, labels=None, need_labels=False, split="calibration")
     size = 1 if recipe.target.batch.min == 1 else recipe.target.batch.min
     images = min(len(dataset), CALIBRATION_IMAGES)
@@ -74,6 +86,18 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
     def stream() -> Iterable[Array]:
         for number, (batch, _) in enumerate(batches(dataset, size, limit=count * size)):
             if number < count and len(batch) == size:
-                yield batch
+                yield fed(batch, preprocess, recipe.target.input)
 
     return Calibration(stream, count, count * size, recipe.data.calibration, dataset.digest)
+
+
+def _synthetic(recipe: Recipe, preprocess: Preprocess) -> Calibration:
+    from vitdeploy.quantize import Calibration
+
+    size = recipe.target.batch.min
+    count = max(1, SYNTHETIC_IMAGES // size)
+
+    def stream() -> Iterable[Array]:
+        return (fed(natural_image(seed, preprocess, size), preprocess, recipe.target.input) for seed in range(count))
+
+    return Calibration(stream, count, count * size, "synthetic", "", synthetic=True)

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import artifact as artifacts
-from vitdeploy.data.preprocess import apply, open_image
-from vitdeploy.errors import UsageError
+from vitdeploy.data.preprocess import fed, open_image, pixels
+from vitdeploy.errors import DataError, UsageError
 from vitdeploy.pipeline.prove import open_session
 from vitdeploy.session import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 Image = str | Path | Array
 _TOP = 5
@@ -50,14 +54,17 @@ class Deployed(AbstractContextManager["Deployed"]):
         self._session = open_session(self.artifact, threads)
 
     def run(self, images: Array) -> dict[str, Array]:
-        """Outputs by name for preprocessed NCHW float32 `images`; the batch must be one that the artifact serves."""
+        """Outputs by name for NCHW `images` in the form that the artifact takes (`target.input` of its recipe).
+
+        The batch must be one that the artifact serves.
+        """
         return self._session.run({self.artifact.manifest.inputs[0].name: images})
 
     def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
         """The best classes of image files or (H, W, C) uint8 arrays.
 
         Raises:
-            DataError: a file is no image.
+            DataError: a file is no image, or is a folder.
             UsageError: the model is no classifier.
         """
         several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
@@ -75,10 +82,10 @@ class Deployed(AbstractContextManager["Deployed"]):
 
     def _predict(self, image: Image) -> Prediction:
         manifest = self.artifact.manifest
-        raw = image if isinstance(image, np.ndarray) else open_image(Path(image))
+        raw = image if isinstance(image, np.ndarray) else _opened(Path(image))
         batch = manifest.recipe.target.batch.min
-        pixels = np.repeat(apply(raw, manifest.preprocess)[None], batch, axis=0)
-        outputs = self.run(pixels)
+        images = np.repeat(pixels(raw, manifest.preprocess)[None], batch, axis=0)
+        outputs = self.run(fed(images, manifest.preprocess, manifest.recipe.target.input))
         logits = next((value[0] for value in outputs.values() if value.ndim == 2), None)
         if logits is None:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
@@ -98,3 +105,9 @@ class Deployed(AbstractContextManager["Deployed"]):
             for i in best
         )
         return Prediction(image="array" if isinstance(image, np.ndarray) else str(image), top=top)
+
+
+def _opened(path: Path) -> PILImage:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not an image", fix=f"Name its files: {path}/*")
+    return open_image(path)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets, tasks
-from vitdeploy.artifact import Artifact
+from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.preprocess import fed, normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import DataError, MeasureError, SourceError, TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Bench, Eval
+from vitdeploy.graph import structure as structures
+from vitdeploy.graph.outline import outline
 from vitdeploy.measure import accuracy, latency
-from vitdeploy.pipeline.compiling import compiled_of, store_audit, target_bundle
+from vitdeploy.pipeline.compiling import SITES, compiled_of, store_audit, target_bundle
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import InputForm
 from vitdeploy.session import Array, Session, finite
 
-_TURN_BYTES = 32 << 20  # 55 images of 3 x 224 x 224; bounds memory whatever the image size
+_TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; bounds memory whatever the image size
 _EVAL_BATCH = 1  # what an edge device serves, and what a static batch of 1 accepts
 
 
@@ -41,7 +46,8 @@ def inspect(path: Path) -> Audit:
             if missing is not None:
                 raise TargetUnavailable(f"{why}, and it cannot be read anew here: {missing.why}", fix=missing.fix)
             audit = store_audit(artifact, target.audit(target_bundle(path, artifact.manifest), compiled_of(artifact)))
-    return audit.model_copy(update={"files": artifact.manifest.files})
+    structure = outline(structures.load(path / SITES))
+    return audit.model_copy(update={"files": artifact.manifest.files, "structure": structure})
 
 
 def bench(
@@ -58,7 +64,8 @@ def bench(
     spec = first.recipe.bench
     threads = threads or (None if spec.threads == "auto" else spec.threads) or environment.available_cores()
     batch = first.recipe.target.batch.opt
-    feeds = same_input(loaded)
+    pixels = same_images(loaded)
+    inputs = [feeds(artifact, pixels) for artifact in loaded]
     doubts: list[str] = []
     with ExitStack() as stack:
         # First, because it is quick and may refuse; the reference then leads the list.
@@ -66,9 +73,10 @@ def bench(
         try:
             with progress.step(f"Load the reference {first.model.spec}"):
                 sessions.insert(0, stack.enter_context(_reference(loaded[0], threads)))
+                inputs.insert(0, {first.inputs[0].name: normalized(pixels, first.preprocess)})
         except (SourceError, MeasureError) as error:
             doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
-        found = latency.measure(sessions, feeds, batch=batch, seconds=seconds or spec.seconds, progress=progress)
+        found = latency.measure(sessions, inputs, batch=batch, seconds=seconds or spec.seconds, progress=progress)
     if doubts:  # the first artifact took the reference's place in the measurement, which it is not
         runs = tuple(run.model_copy(update={"speedup": None}) for run in found.runs)
         found = found.model_copy(update={"runs": runs, "doubts": (*doubts, *found.doubts), "valid": False})
@@ -98,14 +106,15 @@ def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | N
         deployed = stack.enter_context(open_session(artifact, None, progress))
         with progress.step(f"Load the reference {manifest.model.spec}"):
             reference = stack.enter_context(_reference(artifact, None))
-        sides = (_Side(reference, task), _Side(deployed, task))
+        form = manifest.recipe.target.input
+        sides = (_Side(reference, task, manifest, "normalized"), _Side(deployed, task, manifest, form))
         size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
         total = min(len(dataset), limit or len(dataset))
         with progress.step(f"Evaluate on {spec}", total) as advance:
             for turn in _turns(batches(dataset, size, limit=limit)):
                 for side in sides:
                     for images, labels in turn:
-                        side.see(manifest.inputs[0].name, images, np.asarray(labels), size)
+                        side.see(images, np.asarray(labels), size)
                 advance(sum(len(labels) for _, labels in turn))
     found = accuracy.paired(
         manifest.recipe.task.kind,
@@ -143,35 +152,43 @@ def _turns(stream: Iterable[tuple[Array, list[int]]]) -> Iterator[list[tuple[Arr
         yield turn
 
 
-def same_input(loaded: Sequence[Artifact]) -> dict[str, Array]:
-    """One input that all artifacts take, at the batch the first is optimised for.
+def same_images(loaded: Sequence[Artifact]) -> Array:
+    """Images that all artifacts take, uint8 NCHW, at the batch the first is optimised for.
 
     Raises:
-        UsageError: they take inputs of different names or shapes.
+        UsageError: they take inputs of different shapes.
     """
     first = loaded[0].manifest
-    if any(a.manifest.inputs[0] != first.inputs[0] for a in loaded):
+    if any(a.manifest.inputs[0].shape != first.inputs[0].shape for a in loaded):
         raise UsageError(
             "the artifacts take inputs of different shapes", fix="Compare those of one model and one batch."
         )
-    return {first.inputs[0].name: natural_image(0, first.preprocess, first.recipe.target.batch.opt)}
+    return natural_image(0, first.preprocess, first.recipe.target.batch.opt)
+
+
+def feeds(artifact: Artifact, pixels: Array) -> dict[str, Array]:
+    """The images in the form that the artifact takes; turning them into it is no part of a timed run."""
+    manifest = artifact.manifest
+    return {manifest.inputs[0].name: fed(pixels, manifest.preprocess, manifest.recipe.target.input)}
 
 
 class _Side:
     """One of the two models that are evaluated, and what it has answered so far."""
 
-    def __init__(self, session: Session, task: tasks.Task) -> None:
+    def __init__(self, session: Session, task: tasks.Task, manifest: Manifest, form: InputForm) -> None:
         self._session = session
         self._task = task
+        self._input = manifest.inputs[0].name
+        self._feed = partial(fed, preprocess=manifest.preprocess, form=form)
         self._seen: list[tasks.PerSample] = []
         self.nonfinite = 0
 
-    def see(self, input_name: str, images: Array, labels: Array, size: int) -> None:
-        """Answer one batch; a last, smaller one is filled up for a graph of fixed batch and cut again."""
+    def see(self, images: Array, labels: Array, size: int) -> None:
+        """Answer one batch of uint8 images; a last, smaller one is filled up for a fixed batch and cut again."""
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        outputs = self._session.run({input_name: images})
+        outputs = self._session.run({self._input: self._feed(images)})
         outputs = {name: value[:count] for name, value in outputs.items()}
         self.nonfinite += count if not finite(outputs) else 0
         self._seen.append(self._task.statistics(outputs, labels))

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import plugins
+from vitdeploy import plugins, targets
 from vitdeploy import recipe as recipes
+from vitdeploy.data.dataset import open_dataset
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline import gating, prove
 from vitdeploy.pipeline.compiling import Exported
 from vitdeploy.pipeline.export import default_folder, export
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Recipe
+from vitdeploy.recipe import Preprocess, Recipe
 
 
 class Outcome(BaseModel):
@@ -46,6 +47,7 @@ def run(
     """
     recipe = recipes.compose(base=find_recipe(name), weights=weights, calibration=calibration, evaluation=data)
     out = out or default_folder(recipe)
+    _check_evaluation_data(recipe, progress)
     exported = export(recipe, out, progress, force=force)
     compiled = exported.stage == "artifact"
     evaluation = prove.evaluate(out, None, progress) if compiled and _has_data(recipe) else None
@@ -98,3 +100,16 @@ def _folder() -> Path:
 
 def _has_data(recipe: Recipe) -> bool:
     return recipe.data.evaluation is not None or recipe.model.spec.startswith("demo:")
+
+
+def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
+    """Open the data once before the minutes of exporting; the model's class names are checked with it later.
+
+    What is only bundled here is evaluated on the device, and its data may be only there.
+    """
+    spec = recipe.data.evaluation
+    if spec is None or targets.find(recipe.target).unavailable() is not None:
+        return
+    unused = Preprocess(size=(1, 1))  # no image is read here
+    with progress.step("Look at the evaluation data"):
+        open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation")

@@ -1,14 +1,11 @@
-"""Where precision drops, and how: placement in the model's own terms, then one file a method."""
+"""Where precision drops, and how: placement in the model's own terms, then one file a number format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from vitdeploy.graph.model import Graph
-from vitdeploy.graph.structure import Structure
-from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Array
 
 
@@ -24,7 +21,8 @@ class Quantized:
 class Calibration:
     """Images that ranges are taken from.
 
-    `batches` streams full NCHW batches anew at each call; `count` is their number.
+    `batches` streams full NCHW batches anew at each call, in the form that the graph takes; `count` is their number.
+    `synthetic`: no data was given, and they are made up. That shows overflow that any image causes, and no more.
     """
 
     batches: Callable[[], Iterable[Array]]
@@ -32,30 +30,11 @@ class Calibration:
     images: int
     spec: str
     digest: str
+    synthetic: bool = False
 
-
-def quantize(
-    graph: Graph,
-    structure: Structure,
-    precision: PrecisionSpec,
-    calibration: Calibration | None,
-    workdir: Path,
-) -> Quantized:
-    """Lower the raised `graph` to `precision`.
-
-    Raises:
-        QuantizeError: calibration data is missing, or a tensor does not fit the format.
-    """
-    if precision.kind == "int8":
-        from vitdeploy.quantize import static
-
-        return static.quantize(graph, structure, precision, calibration, workdir)
-    if precision.kind == "int8-dynamic":
-        from vitdeploy.quantize import dynamic
-
-        return dynamic.quantize(graph, structure, precision)
-    if precision.kind == "fp16":
-        from vitdeploy.quantize import half
-
-        return half.convert(graph)
-    return Quantized(graph, {})
+    @property
+    def described(self) -> str:
+        """What the images are, for the manifest."""
+        if self.synthetic:
+            return f"{self.images} synthetic images only: give --calibration to check on real data"
+        return f"{self.images} calibration images ({self.spec})"

@@ -5,16 +5,75 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy.evidence import Audit, Availability, Bench, Eval, Gate, Unfused
+from vitdeploy.evidence import Audit, Availability, Bench, BlockGroup, Eval, Gate, LinearGroup, Outline, Unfused
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 from vitdeploy.report.summary import Summary
 
 _COLOURS = {"pass": "green", "fail": "red", "invalid": "yellow"}
+
+
+_IN_BLOCKS = ("qkv", "proj", "fc1", "fc2")
+_GAP = (0, 1, 0, 0)  # of two columns; a ViT-L's sizes fit into 80 columns with it
+
+
+def structure(found: Outline) -> Group:
+    """Blocks that are alike in one row, with the K×N of their linears; then all linears by role."""
+    linears = Text.assemble((f"{sum(found.linears.values())} linears", "bold"), f": {_by_role(found)}", "\n")
+    if not found.blocks:
+        return Group("no attention site: nothing in it is recognised as a Vision Transformer", linears)
+    count = found.blocks[-1].last + 1
+    title = Text(f"{count} attention block{'s' if count > 1 else ''}, {found.layernorms} LayerNorms", style="bold")
+    table = _table(None, "blocks", "heads", "queries × keys", *_IN_BLOCKS, right=())
+    table.padding = _GAP
+    for column in (table.columns[0], *table.columns[3:]):
+        column.no_wrap = True
+    for group in found.blocks:
+        numbered = f"{group.first}–{group.last}" if group.last > group.first else str(group.first)
+        sizes = (_sizes(group.linears, role) for role in _IN_BLOCKS)
+        table.add_row(numbered, _heads(group), _tokens(group), *sizes)
+    return Group(title, table, linears)
+
+
+def _heads(group: BlockGroup) -> str:
+    if group.heads is None:
+        return NOTHING
+    values = "" if group.value_size in (None, group.head_size) else f"\nvalues × {group.value_size}"
+    return f"{group.heads} × {group.head_size or '?'}{values}"
+
+
+def _tokens(group: BlockGroup) -> str:
+    """`197 × 197`, and in a second line what is not plain: `64 windows + bias`."""
+    if group.queries is None:
+        return "not raised" if group.kind == "unraised" else NOTHING
+    # A bias for each window is told in JSON alone.
+    added = [f"+ {what}" for what in dict.fromkeys(bias.removeprefix("window ") for bias in group.bias)]
+    more = [f"{group.windows} windows", *added] if (group.windows or 1) > 1 else added
+    pair = f"{group.queries} × {group.keys or '?'}"
+    return "\n".join(filter(None, (pair, " ".join(more))))
+
+
+def _sizes(linears: Sequence[LinearGroup], role: str) -> str:
+    found = [f"{f'{g.count} of ' if g.count > 1 else ''}{g.k}×{g.n}" for g in linears if g.role == role]
+    return "\n".join(found) or NOTHING
+
+
+def _by_role(found: Outline) -> str:
+    """`1 patch 768×192, 12 qkv, 12 proj, …, 3 other (merge.0 384×192 and 2 more)`."""
+    told = []
+    for role, count in found.linears.items():
+        groups = [group for group in found.outside if group.role == role]
+        if role == "other":
+            more = f" and {count - 1} more" if count > 1 else ""
+            told.append(f"{count} other ({groups[0].names[0]} {groups[0].k}×{groups[0].n}{more})")
+        else:
+            told.append(" ".join((f"{count} {role}", *(f"{group.k}×{group.n}" for group in groups))))
+    return ", ".join(told) or NOTHING
 
 
 def audit(found: Audit) -> Table:

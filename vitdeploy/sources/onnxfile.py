@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _IMAGE_CHANNELS = (1, 3)
+_LARGEST_PIXELS = 1 << 26  # 8192 x 8192: 0.8 GiB in float32, and drawing an example takes several times that
 _CHUNK_BYTES = 1 << 20
 
 
@@ -23,11 +24,14 @@ class OnnxFile(Source):
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """The file `argument`. Preprocessing is not in an ONNX file: ImageNet's, until the recipe says otherwise."""
         from vitdeploy.graph.model import load
+        from vitdeploy.graph.screening import screen
 
         if spec.weights is not None or spec.kwargs:
             raise SourceError(f"{argument} carries its own weights", fix="Leave out --weights and model.kwargs.")
         path = Path(argument).expanduser()
-        graph = load(path).model.graph
+        model = load(path).model
+        graph = model.graph
+        screen(model, path)
         image = _image_input(path, graph)
         height, width, channels = _image_shape(path, image, size)
         return LoadedModel(
@@ -61,7 +65,9 @@ def _image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> t
     """Height, width and channels."""
     from vitdeploy.graph.model import dims
 
-    _, channels, height, width = dims(image) or (None,) * 4
+    batch, channels, height, width = dims(image) or (None,) * 4
+    if 0 in (batch, height, width):
+        raise GraphError(f"{path}: its input {image.name}{image.shape} is empty", fix="Export it with a real size.")
     if channels not in _IMAGE_CHANNELS:
         if width in _IMAGE_CHANNELS:
             raise GraphError(
@@ -73,6 +79,10 @@ def _image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> t
             fix="Export it with an image input, NCHW.",
         )
     height, width = _image.settled_size(path, (height, width), size)
+    if height * width > _LARGEST_PIXELS:
+        raise GraphError(
+            f"{path}: images of {height}x{width} are too large to work on", fix="Use 8192x8192 pixels or less."
+        )
     return height, width, int(channels)
 
 

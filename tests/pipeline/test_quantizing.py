@@ -1,4 +1,4 @@
-"""Static INT8 with NNCF: Q/DQ on the linears, ranges from images, and numbers near the model's."""
+"""INT8: Q/DQ on the linears, ranges from images, and numbers near the model's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.graphs import apply, expected, images, raised, refusals, run, types
@@ -17,11 +18,12 @@ from vitdeploy.graph.model import Graph, load
 from vitdeploy.graph.structure import Structure
 from vitdeploy.passes import order
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
-from vitdeploy.quantize import Calibration, Quantized, quantize
+from vitdeploy.pipeline.quantizing import quantize
+from vitdeploy.progress import Silent
+from vitdeploy.quantize import Calibration, Quantized
 from vitdeploy.recipe import PrecisionSpec
 
-pytest.importorskip("nncf")
-
+QDQ = Dialect(20, "primitives")
 BATCHES = [images(1, seed) for seed in range(8)]
 
 
@@ -35,7 +37,7 @@ def int8(
 ) -> tuple[Quantized, Structure, Path]:
     graph, structure, _ = raised(exported("dynamo"))
     folder = tmp_path_factory.mktemp("int8")
-    quantized = quantize(graph, structure, PrecisionSpec(kind="int8", keep=("head",)), calibration(), folder)
+    quantized = quantize(graph, structure, PrecisionSpec(kind="int8", keep=("head",)), QDQ, calibration(), Silent())
     path = folder / "quantized.onnx"
     quantized.graph.save(path)
     return quantized, structure, path
@@ -93,32 +95,56 @@ def test_a_broken_scale_would_be_noticed(int8: tuple[Quantized, Structure, Path]
 
 
 def _scaled(graph: Graph, value: Any, factor: float) -> Any:
-    import onnx_ir as ir
-
     tensor = ir.tensor(value.const_value.numpy() * np.float32(factor), name="scaled")
     scaled = ir.Value(name="scaled", const_value=tensor, shape=tensor.shape, type=value.type)
     graph.model.graph.register_initializer(scaled)
     return scaled
 
 
-def test_calibration_images_are_required(exported: Callable[[str], bytes], tmp_path: Path) -> None:
+def test_calibration_images_are_required(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     with pytest.raises(QuantizeError, match=r"needs calibration images.*--calibration"):
-        quantize(graph, structure, PrecisionSpec(kind="int8"), None, tmp_path)
+        quantize(graph, structure, PrecisionSpec(kind="int8"), QDQ, None, Silent())
 
 
-def test_float32_is_left_alone(exported: Callable[[str], bytes], tmp_path: Path) -> None:
+def test_float32_is_left_alone(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     before = types(graph)
-    assert quantize(graph, structure, PrecisionSpec(kind="fp32"), None, tmp_path) == Quantized(graph, {})
+    assert quantize(graph, structure, PrecisionSpec(kind="fp32"), QDQ, None, Silent()) == Quantized(graph, {})
     assert types(graph) == before
 
 
-def test_nothing_is_printed(
-    exported: Callable[[str], bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_printed(exported: Callable[[str], bytes], capfd: pytest.CaptureFixture[str]) -> None:
     """`--json` owns stdout."""
     graph, structure, _ = raised(exported("legacy-17"))
     precision = PrecisionSpec(kind="int8", smooth_alpha="off", keep=("qkv", "proj", "fc1", "head"))
-    assert quantize(graph, structure, precision, calibration(), tmp_path).record["quantized"] == "2"
+    assert quantize(graph, structure, precision, QDQ, calibration(), Silent()).record["quantized"] == "2"
     assert capfd.readouterr().out == ""
+
+
+def test_the_record_tells_the_path(int8: tuple[Quantized, Structure, Path]) -> None:
+    record = int8[0].record
+    assert record["tried"].startswith("no migration, minmax ranges: ")
+    assert {"migration", "ranges", "bias_correction", "output_sqnr_db", "weight_bits"} <= set(record)
+
+
+def test_dynamic_migrates_when_it_has_images(exported: Callable[[str], bytes]) -> None:
+    precision = PrecisionSpec(kind="int8-dynamic", smooth_alpha=0.5)
+    for given, said in ((calibration(), "alpha 0.5, inputs of 7 places"), (None, "none: it needs calibration images")):
+        graph, structure, _ = raised(exported("dynamo"))
+        found = quantize(graph, structure, precision, Dialect(20, "multihead"), given, Silent())
+        assert found.record["migration"].startswith(said)
+        assert types(found.graph).count("DynamicQuantizeMatMul") == 9
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_around_tensorrts_pairs_everything_is_half(kind: Any, exported: Callable[[str], bytes]) -> None:
+    graph, structure, _ = raised(exported("dynamo"))
+    dialect = Dialect(20, "primitives", activation_codes="int8", half_around=True)
+    found = quantize(graph, structure, PrecisionSpec(kind=kind), dialect, calibration(), Silent())
+    pairs = [n for n in found.graph.nodes if n.op_type == "QuantizeLinear"]
+    assert len(pairs) == 9
+    for node in pairs:
+        assert node.inputs[1].const_value.dtype == ir.DataType.FLOAT16
+        assert node.inputs[2].const_value.dtype == {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}[kind]
+        assert float(node.inputs[2].const_value.numpy()) == 0

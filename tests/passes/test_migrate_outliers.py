@@ -1,0 +1,101 @@
+"""Outliers move into the weights, and the model's numbers stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.graphs import apply, images, parsed, raised, run
+from vitdeploy.graph.model import Graph, dims, operand
+from vitdeploy.passes.migrate_outliers import MigrateOutliers
+from vitdeploy.session import Array
+
+C = 8
+RNG = np.random.default_rng(0)
+
+
+def maxima(graph: Graph) -> dict[str, Array]:
+    found = {}
+    for node in graph.nodes:
+        x = operand(node, 0)
+        if node.op_type == "MatMul" and (shape := dims(x)) is not None and shape[-1] is not None:
+            found[x.name or ""] = np.exp(2 * RNG.standard_normal(shape[-1]))
+    return found
+
+
+def block(body: str) -> Graph:
+    draw = lambda *shape: RNG.standard_normal(shape).astype(np.float32)  # noqa: E731
+    return parsed(
+        f'<ir_version: 11, opset_import: ["" : 23]> vit (float[2,5,{C}] x) => (float y) {{ {body} }}',
+        g=draw(C), b=draw(C), w=draw(C, C), u=draw(C, C), c=draw(C),
+    )  # fmt: skip
+
+
+X = RNG.standard_normal((2, 5, C)).astype(np.float32)
+NORM = "n = LayerNormalization(x, g, b)"
+
+
+@pytest.mark.parametrize("kind", ["dynamo", "legacy-17", "legacy-batch"])
+@pytest.mark.parametrize("alpha", [0.25, 0.75])
+def test_the_whole_tiny_vit_keeps_its_numbers(kind: str, alpha: float, exported: Callable[[str], bytes]) -> None:
+    graph, _, _ = raised(exported(kind))
+    x = images(1)
+    reference = run(graph, x)["output_0"]
+    migrate = MigrateOutliers(maxima=maxima(graph), alpha=alpha)
+    factors = migrate.factors(graph)
+    before = {n.name: n.inputs[1] for n in graph.nodes if n.op_type == "MatMul"}
+    assert apply(migrate, graph).fired == 7  # two norms and the values of two blocks, and the last norm
+    assert len(factors) == 7
+    assert sum(n.inputs[1] is not before[n.name] for n in graph.nodes if n.name in before) == 7
+    assert np.abs(run(graph, x)["output_0"] - reference).max() < 1e-5 * np.abs(reference).max()
+
+
+def test_the_factors_are_what_the_inputs_are_divided_by() -> None:
+    graph = block(f"{NORM} y = MatMul(n, w)")
+    graph.model.graph.outputs.append(next(n for n in graph.nodes).outputs[0])
+    migrate = MigrateOutliers(maxima={"n": np.full(C, 4.0)}, alpha=0.5)
+    assert "the output reads it" in next(iter(apply(migrate, graph).refused.values()))
+    graph = block(f"{NORM} y = MatMul(n, w)")
+    (factor,) = migrate.factors(graph).values()
+    weight = next(n for n in graph.nodes if n.op_type == "MatMul").inputs[1].const_value.numpy()
+    np.testing.assert_allclose(factor, np.sqrt(4 / np.abs(weight).max(axis=1)), rtol=1e-6)  # SmoothQuant, equation 4
+    before = run(graph, X)["y"]
+    apply(migrate, graph)
+    scale = next(n for n in graph.nodes).inputs[1].const_value.numpy()
+    graph.model.graph.outputs[:] = [next(n for n in graph.nodes).outputs[0]]
+    original = block(f"{NORM} y = MatMul(n, w)")
+    assert scale.shape == factor.shape
+    assert before.shape == (2, 5, C)
+    assert original is not graph
+
+
+def test_two_readers_share_one_factor() -> None:
+    graph = block(f"{NORM} q = MatMul(n, w) k = MatMul(n, u) y = Add(q, k)")
+    reference = run(graph, X)["y"]
+    assert apply(MigrateOutliers(maxima=maxima(graph), alpha=0.5), graph).fired == 1
+    assert np.abs(run(graph, X)["y"] - reference).max() < 1e-5 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (f"{NORM} m = MatMul(n, w) y = Add(m, n)", "Add.2 reads it, which is no linear"),
+        (f"{NORM} y = MatMul(w, n)", "MatMul.1 reads it, which is no linear"),
+        ("n = LayerNormalization(x, c2) y = MatMul(n, w)", "it has no scale for each channel"),
+    ],
+)
+def test_what_is_no_linear_stops_it(body: str, reason: str) -> None:
+    graph = block(body.replace("n = LayerNormalization(x, c2)", "c2 = Abs(g) n = LayerNormalization(x, c2)"))
+    result = apply(MigrateOutliers(maxima=maxima(graph), alpha=0.5), graph)
+    assert (result.fired, list(result.refused.values())) == (0, [reason])
+
+
+def test_dead_channels_say_nothing() -> None:
+    graph = block(f"{NORM} y = MatMul(n, w)")
+    seen = np.ones(C)
+    seen[3] = 0
+    (factor,) = MigrateOutliers(maxima={"n": seen}, alpha=0.5).factors(graph).values()
+    assert np.isfinite(factor).all()
+    assert factor[3] == pytest.approx(np.median(np.delete(factor, 3)))
