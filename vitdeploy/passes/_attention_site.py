@@ -23,6 +23,12 @@ _ABOVE_SOFTMAX = {
 _PRODUCTS = {"Einsum", "MatMul"}
 """An Einsum is one that MatMul cannot express."""
 
+_MIXING = {
+    "Add", "Cast", "Div", "Dropout", "Einsum", "Identity", "MatMul", "Mul", "ReduceSum", "Reshape", "Sub", "Transpose",
+}  # fmt: skip
+_MOST_BETWEEN = 8
+"""Talking heads are a Transpose, a MatMul, an Add and a Transpose."""
+
 _LOW = -1e4
 """exp(-1e4) is 0 in float32 and, below scores of ordinary size, in float16 too."""
 
@@ -56,6 +62,8 @@ class _Scores:
 def match(softmax: ir.Node) -> Site | str | None:
     """The site around `softmax`; None if it is no attention; the reason if it is one that does not fit."""
     path = _path_to_product(softmax.outputs[0])
+    if (not path or not _products_above(softmax.inputs[0])) and _is_mixed(softmax):
+        return "heads or maps are mixed between its two products, which a fused kernel does not do"
     if not path or any(constant(value) is not None for value in path[-1].inputs):
         return None
     if not _products_above(softmax.inputs[0]):
@@ -97,6 +105,28 @@ def _path_to_product(attention_map: ir.Value) -> list[ir.Node]:
     return []
 
 
+def _is_mixed(softmax: ir.Node) -> bool:
+    """Whether heads or maps are mixed beside the softmax, between two products of computed tensors.
+
+    Talking heads (CaiT) multiply by a constant across the heads, a gate (ConViT) blends two maps.
+    """
+    return _reaches_product(operand(softmax, 0), down=False) and _reaches_product(softmax.outputs[0], down=True)
+
+
+def _reaches_product(start: ir.Value, *, down: bool) -> bool:
+    """Whether a product of two computed tensors is a few steps away, through what mixes maps."""
+    values, seen = [start], set[ir.Node]()
+    for _ in range(_MOST_BETWEEN):
+        around = [use.node for v in values for use in v.uses()] if down else [v.producer() for v in values]
+        nodes = [n for n in around if n is not None and n not in seen]
+        seen.update(nodes)
+        if any(n.op_type in _PRODUCTS and all(constant(v) is None for v in n.inputs) for n in nodes):
+            return True
+        passed = [n for n in nodes if n.op_type in _MIXING]
+        values = [v for n in passed for v in (n.outputs if down else n.inputs) if v is not None]
+    return False
+
+
 def _guards_against_nan(node: ir.Node) -> bool:
     """Whether `node` is the Where of Where(IsNaN(p), 0, p), which PyTorch writes for a boolean mask."""
     test = producer(node.inputs[0], "IsNaN") if node.op_type == "Where" else None
@@ -126,14 +156,18 @@ def _fills_whole_rows(condition: ir.Value, chosen: tuple[float, float]) -> bool:
 
 
 def _products_above(value: ir.Value | None) -> list[ir.Node]:
-    """The products of two computed tensors that reach `value` through operators that shift, scale, mask or reshape."""
+    """The products with computed keys that reach `value` through operators that shift, scale, mask or reshape.
+
+    Queries may be learned, and then are constant: DETR's first ones, a pooling head's. Keys that are constant are a
+    linear's weight.
+    """
     found, pending, seen = [], [value], set()
     while pending:
         node = producer(pending.pop())
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if node.op_type in _PRODUCTS and not any(constant(v) is not None for v in node.inputs):
+        if node.op_type in _PRODUCTS and constant(node.inputs[-1]) is None:
             found.append(node)
         elif node.op_type in _ABOVE_SOFTMAX:
             pending += node.inputs
