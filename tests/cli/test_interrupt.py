@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import listing, start
+from vitdeploy.cli.console import Console
 
 _PATIENCE_SECONDS = 60
 
@@ -91,3 +92,11 @@ def listing_with(artifact: Path) -> list[str]:
     """What the folder of an untouched copy of `artifact` lists."""
     name = artifact.parent.name
     return sorted([name, *(f"{name}/{inside}" for inside in listing(artifact))])
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_signal_that_a_library_swallowed_counts_at_the_end_of_the_step(quiet: bool) -> None:
+    """Python drops an exception that is raised in a destructor or in a callback from C."""
+    console = Console(quiet=quiet, interrupted=lambda: True)
+    with pytest.raises(KeyboardInterrupt), console.step("Export"):
+        pass

@@ -48,7 +48,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         ]
 
         def call(*, json: bool, quiet: bool, traceback: bool, **arguments: Any) -> None:
-            console = Console(json=json, quiet=quiet, out=_results)
+            console = Console(json=json, quiet=quiet, out=_results, interrupted=lambda: _interrupted is not None)
             with console.errors_as_lines(traceback=traceback):
                 function(console=console, **arguments)
 

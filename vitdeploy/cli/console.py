@@ -24,9 +24,21 @@ _FAILED, _INTERRUPTED = 1, 130
 
 
 class Console:
-    """One command's output. It is the `Progress` that the library reports to."""
+    """One command's output. It is the `Progress` that the library reports to.
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, out: TextIO | None = None) -> None:
+    `interrupted` tells whether a signal has come. Where it comes inside a library's callback or destructor, Python
+    drops the exception, and the work would go on: every step asks again.
+    """
+
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        out: TextIO | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._interrupted = interrupted
         self.json = json
         self.quiet = quiet
         self._out = out or sys.stdout
@@ -84,13 +96,16 @@ class Console:
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A bar while it runs on a terminal, and a line with its time when it is done."""
+        started = time.monotonic()
         if self.quiet:
             yield lambda _: None
-            return
-        started = time.monotonic()
-        with self._bar(title, total) as advance:
-            yield advance
-        self._err.print(f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]")
+        else:
+            with self._bar(title, total) as advance:
+                yield advance
+        if self._interrupted():
+            raise KeyboardInterrupt
+        if not self.quiet:
+            self._err.print(f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]")
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
