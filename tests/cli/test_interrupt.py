@@ -55,7 +55,7 @@ def test_export_over_an_artifact_keeps_it(onnxruntime_fp32: Path, copy: Callable
     artifact = copy(onnxruntime_fp32)
     before = {p: p.read_bytes() for p in artifact.rglob("*") if p.is_file()}
     process = start("export", "demo:digits", "--target", "openvino", "-o", artifact, "--force")
-    interrupted(process, "Export to ONNX", signal.SIGINT, writes=f"{artifact.parent}/.*.partial-*")
+    interrupted(process, "Run the FP32 reference", signal.SIGINT, writes=f"{artifact.parent}/.*.partial-*")
     assert process.returncode == 130
     assert {p: p.read_bytes() for p in artifact.parent.rglob("*") if p.is_file()} == before
 
