@@ -22,13 +22,7 @@ IMAGE = ("image", [1, 3, 16, 16], FLOAT)
 SCORES = ("scores", [1, 10], FLOAT)
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands run in an empty folder, where whatever they leave behind is seen."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def value(name: str, shape: Any = None, kind: int = FLOAT) -> ValueInfoProto:

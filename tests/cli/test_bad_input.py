@@ -21,13 +21,7 @@ from tests.cli.conftest import exported, listing, run, small_cnn, spawn
 DIGITS = ("export", "demo:digits", "--target", "onnxruntime")
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands run in an empty folder, where whatever they leave behind is seen."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def refused(*words: object) -> str:

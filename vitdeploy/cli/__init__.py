@@ -5,22 +5,14 @@ Nothing heavy is imported on the way to `--help`: each command imports what it c
 
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vitdeploy.cli.common import command, one_of, run
+from vitdeploy.cli import options
+from vitdeploy.cli.common import command, run
 from vitdeploy.cli.console import Console
-
-_TARGETS = sorted(
-    m.name.replace("_", "-")
-    for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "targets")])
-    if not m.name.startswith("_")
-)
-_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
-_INPUTS = ["normalized", "pixels", "uint8"]
 
 app = typer.Typer(
     name="vitdeploy",
@@ -32,25 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-_Artifact = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact folder.", show_default=False)]
-_Out = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
-]
-_Weights = Annotated[
-    str | None,
-    typer.Option(
-        metavar="pretrained|random|FILE",
-        help="FILE is .safetensors or a .pt state dict. Default: pretrained, never silently random.",
-        show_default=False,
-    ),
-]
-_Calibration = Annotated[
-    str | None,
-    typer.Option(metavar="DATA", help="Images for int8 ranges: a folder, an .npz, or demo:digits.", show_default=False),
-]
-_Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
-_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
 
 
 def _version(wanted: bool) -> None:
@@ -73,69 +46,18 @@ def _main(
 @command(app)
 def export(
     console: Console,
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="timm:NAME · hf:NAME_OR_DIR · torchvision:NAME · python:FILE_OR_MODULE:FACTORY · FILE.onnx · "
-            "FILE.pt2 · demo:digits",
-        ),
-    ],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="|".join(_TARGETS),
-            callback=one_of(_TARGETS),
-            help="What to compile for. Needed unless --recipe says it.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CPU|GPU|NPU|AUTO|sm86…",
-            help="What the target compiles for. Default: CPU, or sm86 for the TensorRTs.",
-            show_default=False,
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="|".join(_PRECISIONS),
-            callback=one_of(_PRECISIONS),
-            help="Default: fp32 for openvino and onnxruntime, fp16 for the TensorRTs.",
-            show_default=False,
-        ),
-    ] = None,
-    weights: _Weights = None,
-    calibration: _Calibration = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(metavar="N|MIN:OPT:MAX", help="Batch size, fixed or a range. Default: 1.", show_default=False),
-    ] = None,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
-    ] = None,
-    input_form: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="|".join(_INPUTS),
-            callback=one_of(_INPUTS),
-            help="What the artifact takes, NCHW: normalized float32, or pixels from 0 to 255 (float32 or uint8), with "
-            "mean and std inside the graph. Default: normalized.",
-            show_default=False,
-        ),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False
-        ),
-    ] = None,
-    output: _Out = None,
-    force: _Force = False,
+    model: options.Model,
+    target: options.Target = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    weights: options.Weights = None,
+    calibration: options.Calibration = None,
+    batch: options.Batch = None,
+    image_size: options.ImageSize = None,
+    input_form: options.InputForm = None,
+    recipe: options.Recipe = None,
+    output: options.Out = None,
+    force: options.Force = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks.")
     ] = False,
@@ -173,8 +95,8 @@ def compile_(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
     ],
-    output: _Out = None,
-    force: _Force = False,
+    output: options.Out = None,
+    force: options.Force = False,
 ) -> None:
     """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
     from vitdeploy.cli import views
@@ -185,7 +107,7 @@ def compile_(
 
 
 @command(app)
-def inspect(console: Console, artifact: _Artifact) -> None:
+def inspect(console: Console, artifact: options.Artifact) -> None:
     """Show the model's structure and the audit: attention fused k of n with reasons, precision of linears, sizes."""
     from vitdeploy.cli import views
     from vitdeploy.pipeline.prove import inspect as run_inspect
@@ -203,7 +125,7 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
     ] = None,
-    threads: _Threads = None,
+    threads: options.Threads = None,
 ) -> None:
     """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
     from vitdeploy.pipeline.prove import bench as run_bench
@@ -216,7 +138,7 @@ def bench(
 @command(app, "eval")
 def eval_(
     console: Console,
-    artifact: _Artifact,
+    artifact: options.Artifact,
     data: Annotated[
         str | None,
         typer.Option(
@@ -238,7 +160,7 @@ def eval_(
 @command(app)
 def gate(
     console: Console,
-    artifact: _Artifact,
+    artifact: options.Artifact,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -299,7 +221,7 @@ def gate(
 @command(app)
 def predict(
     console: Console,
-    artifact: _Artifact,
+    artifact: options.Artifact,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)],
 ) -> None:
     """Classify images, with the model's own preprocessing and labels."""
@@ -319,13 +241,13 @@ def run_(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.", show_default=False)
     ],
-    weights: _Weights = None,
-    calibration: _Calibration = None,
+    weights: options.Weights = None,
+    calibration: options.Calibration = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Labelled images to evaluate on.", show_default=False)
     ] = None,
-    output: _Out = None,
-    force: _Force = False,
+    output: options.Out = None,
+    force: options.Force = False,
 ) -> None:
     """Do all of it: export, inspect, eval, bench, gate. Exits like gate."""
     from vitdeploy.cli import views

@@ -1,0 +1,100 @@
+"""The arguments and options of the commands: what `--help` says about each, once."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitdeploy.cli.common import one_of
+
+_TARGETS = sorted(
+    m.name.replace("_", "-")
+    for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "targets")])
+    if not m.name.startswith("_")
+)
+_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+_INPUTS = ["normalized", "pixels", "uint8"]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="timm:NAME · hf:NAME_OR_DIR · torchvision:NAME · python:FILE_OR_MODULE:FACTORY · FILE.onnx · "
+        "FILE.pt2 · demo:digits",
+    ),
+]
+Artifact = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact folder.", show_default=False)]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(_TARGETS),
+        callback=one_of(_TARGETS),
+        help="What to compile for. Needed unless --recipe says it.",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CPU|GPU|NPU|AUTO|sm86…",
+        help="What the target compiles for. Default: CPU; sm86 for tensorrt-rtx, its own GPU for tensorrt.",
+        show_default=False,
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(_PRECISIONS),
+        callback=one_of(_PRECISIONS),
+        help="Default: fp32 for openvino and onnxruntime, fp16 for the TensorRTs.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="pretrained|random|FILE",
+        help="FILE is .safetensors or a .pt state dict. Default: pretrained, never silently random.",
+        show_default=False,
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Images: int8 and fp8 need them, int8-dynamic and fp16 are better for them. A folder, an .npz, or "
+        "demo:digits.",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    str | None,
+    typer.Option(metavar="N|MIN:OPT:MAX", help="Batch size, fixed or a range. Default: 1.", show_default=False),
+]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
+]
+InputForm = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="|".join(_INPUTS),
+        callback=one_of(_INPUTS),
+        help="What the artifact takes, NCHW: normalized float32, or pixels from 0 to 255 (float32 or uint8), with "
+        "mean and std inside the graph. Default: normalized.",
+        show_default=False,
+    ),
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False),
+]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
