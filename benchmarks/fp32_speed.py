@@ -17,7 +17,7 @@ from pathlib import Path
 import timm
 import torch
 
-from vitdeploy import environment, exporting, sources, targets
+from vitdeploy import environment, exporting, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
 from vitdeploy.data.preprocess import normalized
@@ -27,6 +27,7 @@ from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.measure.statistics import ratio_interval
 from vitdeploy.pipeline.export import export
+from vitdeploy.pipeline.prove import open_session
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch
 from vitdeploy.session import Session
@@ -80,7 +81,7 @@ def _measure(name: str, seconds: float) -> Bench:
             out = Path(folder) / target
             export(recipes.compose(f"timm:{name}", target=target, weights="random"), out, Silent())
             artifact = load(out)
-            session = targets.find(artifact.manifest.recipe.target).open(artifact, threads)
+            session = open_session(artifact, threads)
             session.name = f"vitdeploy {target}"
             sessions.append(session)
         for session in sessions:

@@ -225,7 +225,7 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
             f"{artifact.path} was quantized on a CPU with INT8 dot products; this one saturates sums of u8 x s8: its "
             "accuracy may be lower here, so evaluate it here, or export it on this machine"
         )
-    return targets.find(manifest.recipe.target).open(artifact, threads)
+    return targets.find(manifest.recipe.target).open(compiled_of(artifact), manifest.target.precision, threads)
 
 
 def _reference(artifact: Artifact, threads: int | None) -> Session:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from vitdeploy import plugins
-from vitdeploy.artifact import Artifact
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
@@ -77,8 +76,8 @@ class Target(Frozen, ABC):
         """Read back from the compiled thing what fused and which precision runs."""
 
     @abstractmethod
-    def open(self, artifact: Artifact, threads: int | None) -> Session:
-        """Open the artifact to run it here."""
+    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
+        """Open what was compiled for `precision`, to run it here; the session is named TARGET-PRECISION."""
 
     def require(self) -> None:
         """Refuse to go on when it cannot run here."""

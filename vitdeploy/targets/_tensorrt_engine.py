@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from vitdeploy.artifact import Artifact
 from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Audit
 from vitdeploy.targets import Bundle, Compiled
@@ -69,12 +68,12 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
     )  # fmt: skip
 
 
-def refuse_to_run(artifact: Artifact) -> NoReturn:
+def refuse_to_run(target: str, compiled: Compiled) -> NoReturn:
     """Engines are compiled and audited here; running them is the device's own tools' work for now."""
-    runner = "trtexec --loadEngine" if artifact.manifest.target.kind == "tensorrt" else "the TensorRT-RTX runtime"
+    runner = "trtexec --loadEngine" if target == "tensorrt" else "the TensorRT-RTX runtime"
     raise TargetUnavailable(
-        f"{artifact.path} holds a {artifact.manifest.target.kind} engine, which this version does not run itself",
-        fix=f"On the GPU, load {artifact.path / ENGINE} with {runner}.",
+        f"{compiled.folder} holds a {target} engine, which this version does not run itself",
+        fix=f"On the GPU, load {compiled.folder / compiled.runs} with {runner}.",
     )
 
 

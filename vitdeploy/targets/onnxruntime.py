@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from vitdeploy.artifact import Artifact
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
@@ -74,13 +73,11 @@ class OnnxRuntime(Target):
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, threads=threads
         )
 
-    def open(self, artifact: Artifact, threads: int | None) -> Session:
-        """Open the artifact's graph with all optimisations."""
+    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
+        """Open the graph with all optimisations."""
         self.require()
-        name = f"onnxruntime-{artifact.manifest.target.precision}"
-        return OnnxSession(
-            artifact.file(artifact.manifest.runs or "graph.onnx"), threads=threads or self.threads, name=name
-        )
+        path = compiled.folder / compiled.runs
+        return OnnxSession(path, threads=threads or self.threads, name=f"onnxruntime-{precision}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from vitdeploy.artifact import Artifact
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
@@ -82,11 +81,10 @@ class OpenVINO(Target):
             doubts=_doubts(model),
         )  # fmt: skip
 
-    def open(self, artifact: Artifact, threads: int | None) -> OpenVINOSession:
+    def open(self, compiled: Compiled, precision: str, threads: int | None) -> OpenVINOSession:
         """Open with the latency hint: one stream over all threads."""
         self.require()
-        path = artifact.file(artifact.manifest.runs or _MODEL)
-        precision = artifact.manifest.target.precision
+        path = compiled.folder / compiled.runs
         return OpenVINOSession(path, self.device, threads or self.threads, name=f"openvino-{precision}")
 
 

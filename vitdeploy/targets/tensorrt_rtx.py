@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from vitdeploy.artifact import Artifact
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
@@ -64,6 +63,6 @@ class TensorRTRTX(EngineOptions, Target):
         """Read the layer plan that the build printed."""
         return audit_engine(self.name, bundle, compiled)
 
-    def open(self, artifact: Artifact, threads: int | None) -> Session:  # noqa: ARG002  the contract of all targets
+    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  as all targets
         """Refuse: see `refuse_to_run`."""
-        refuse_to_run(artifact)
+        refuse_to_run(self.name, compiled)
