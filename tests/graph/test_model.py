@@ -91,6 +91,24 @@ def test_what_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("inside_node", [False, True])
+@pytest.mark.parametrize("large", [False, True])
+def test_what_is_saved_elsewhere_does_not_need_the_old_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside_node: bool, large: bool
+) -> None:
+    """ViT-Base has external data in float32 and none in INT8; what stayed float32 pointed to the old file."""
+    if large:
+        monkeypatch.setattr(models, "_EXTERNAL_ABOVE_BYTES", 100)
+    (tmp_path / "weights.bin").write_bytes(np.full(100, 3, np.float32).tobytes())
+    graph = load(external(tmp_path, inside_node=inside_node))
+    saved = tmp_path / "elsewhere" / "saved.onnx"
+    saved.parent.mkdir()
+    graph.save(saved)
+    (tmp_path / "weights.bin").unlink()
+    again = load(saved)
+    np.testing.assert_array_equal(array(next(n for n in again.nodes if n.op_type == "Add").inputs[1]), 3)
+
+
 def test_large_weights_go_beside_the_graph_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: Any, exported: Callable[[str], bytes]
 ) -> None:

@@ -79,6 +79,8 @@ class Graph:
     def save(self, path: Path) -> None:
         """Write the graph; weights go beside it as `NAME.data` when they are large."""
         large = self.weight_bytes() > _EXTERNAL_ABOVE_BYTES
+        if not large:  # what was loaded from a data file would go on pointing to it, wherever `path` is
+            ir.external_data.load_to_model(self.model)
         # A tensor is read while it is written: the graph must not be saved over the data that backs it.
         ir.save(
             self.model,
@@ -112,6 +114,7 @@ def load(path: Path) -> Graph:
         name = counts.most_common(1)[0][0]
         raise GraphError(f"{path} has {counts[name]} initializers named {name!r}", fix="Save it again, with one.")
     _check_external_data(model, path)
+    _read_inside_nodes(model)
     return Graph(model)
 
 
@@ -144,6 +147,16 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     inside = [t for a in attributes if a.type == ir.AttributeType.TENSOR for t in [a.as_tensor()]]
     inside += [t for a in attributes if a.type == ir.AttributeType.TENSORS for t in a.as_tensors()]
     yield from (t for t in [*values, *inside] if isinstance(t, ir.ExternalTensor))
+
+
+def _read_inside_nodes(model: ir.Model) -> None:
+    """Read what nodes keep in data files: saving moves the data of initializers only."""
+    for graph in [*model.graphs(), *model.functions.values()]:
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                    tensor = attribute.as_tensor()
+                    node.attributes[name] = ir.AttrTensor(name, ir.tensor(np.array(tensor.numpy()), name=tensor.name))
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
