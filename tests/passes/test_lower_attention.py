@@ -12,6 +12,7 @@ from tests.graphs import apply, differs, expected, images, parsed, raised, run, 
 from vitdeploy.passes import Pass
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_primitives import LowerPrimitives
+from vitdeploy.passes.remove_dead import RemoveDead
 
 B, H, N, M, D = 2, 3, 5, 7, 4  # batch, heads, queries, keys, head size
 
@@ -163,6 +164,53 @@ def test_multihead_takes_the_transpose_and_the_reshape_along() -> None:
         (y,) = run(graph, inputs.pop("q"), **inputs).values()
         reference = softmax_of_scores(**feeds()).transpose(0, 2, 1, 3).reshape(B, N, H * D)
         assert np.abs(pick(y) - reference).max() < 1e-5
+
+
+HEADS_FIRST = "{0}h = Reshape({0}x, heads) {0} = Transpose<perm = [0, 2, 1, 3]>({0}h) "
+
+
+@pytest.mark.parametrize(
+    ("channels_last", "operators"),
+    [("qkv", []), ("q", []), ("kv", ["Transpose", "Reshape"]), ("", ["Transpose", "Reshape"])],
+)
+def test_multihead_reads_channels_last_where_it_can(channels_last: str, operators: list[str]) -> None:
+    """Keys and values only together: the operator takes both in the same form."""
+    inputs = ", ".join(
+        f"float[{B},{N},{H * D}] {n}x" if n in channels_last else f"float[{B},{H},{N},{D}] {n}" for n in "qkv"
+    )
+    before = "".join(HEADS_FIRST.format(n) for n in channels_last)
+    text = (
+        f'<ir_version: 11, opset_import: ["" : 23]> vit ({inputs}) => (float y) '
+        f"{{ {before} o = Attention<scale = 0.3>(q, k, v) y = Identity(o) }}"
+    )
+    graph = parsed(text, heads=np.array([0, 0, H, D]))
+    assert apply(LowerMultihead(), graph).fired == 1
+    apply(RemoveDead(), graph)
+    found = types(graph)
+    assert found[: found.index("MultiHeadAttention")] == operators
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((B, H, N, D)).astype(np.float32) for _ in "qkv")
+    fed = {
+        f"{n}x" if n in channels_last else n: x.transpose(0, 2, 1, 3).reshape(B, N, H * D) if n in channels_last else x
+        for n, x in zip("qkv", (q, k, v), strict=True)
+    }
+    (y,) = run(graph, fed.pop(next(iter(fed))), **fed).values()
+    assert np.abs(y - softmax_of_scores(q, k, v)).max() < 1e-5
+
+
+def test_multihead_does_not_read_what_is_taken_apart_otherwise() -> None:
+    """Heads and their channels swapped: (batch, tokens, size, heads) turned to (batch, heads, tokens, size)."""
+    text = (
+        f'<ir_version: 11, opset_import: ["" : 23]> vit (float[{B},{N},{H * D}] x) => (float y) {{ '
+        "h = Reshape(x, heads) q = Transpose<perm = [0, 3, 1, 2]>(h) o = Attention<scale = 0.3>(q, q, q) "
+        "y = Identity(o) }"
+    )
+    graph = parsed(text, heads=np.array([0, 0, D, H]))
+    apply(LowerMultihead(), graph)
+    x = np.random.default_rng(0).standard_normal((B, N, H * D)).astype(np.float32)
+    q = x.reshape(B, N, D, H).transpose(0, 3, 1, 2)
+    (y,) = run(graph, x).values()
+    assert np.abs(y - softmax_of_scores(q, q, q)).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["dynamo", "legacy-17", "dynamo-batch"])

@@ -43,8 +43,9 @@ class Dialect:
             (com.microsoft.MultiHeadAttention).
         int8_linears: "qdq" (Q/DQ pairs around MatMul, which the compiler fuses) or "integer"
             (QuantizeLinear and com.microsoft.MatMulIntegerToFloat, written out).
-        packed_qkv: whether one linear for q, k and v stays one. TensorRT takes its result apart inside the weights,
-            where that breaks the Q/DQ pairs: the three then multiply in FP16.
+        packed_qkv: whether one linear for q, k and v stays one. Not for TensorRT, which takes its result apart inside
+            the weights, where that breaks the Q/DQ pairs: the three then multiply in FP16. Not for ONNX Runtime, which
+            would copy each part out of the packed result.
         activation_codes: of quantized activations.
         half_around: whether everything that is not quantized is float16.
         fused_attention: what attention is padded to, where a fused kernel is particular; None where it is not.

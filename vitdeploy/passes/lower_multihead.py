@@ -6,19 +6,20 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, dims, only_consumer
+from vitdeploy.graph.model import Graph, dims, only_consumer, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores, scale_of, unsupported
 
 
 class LowerMultihead(Pass):
-    """`Attention` becomes `com.microsoft.MultiHeadAttention`; the transposes around it go.
+    """`Attention` becomes `com.microsoft.MultiHeadAttention`; the reshapes and transposes around it go.
 
-        q, k, v (B, H, N, d)                        q ─ Transpose ─ Reshape (B, N, H·d)
-           Attention ─ Transpose ─ Reshape   ─▶     k, v (B, H, N, d) ─ MultiHeadAttention (B, N, H·d)
+        x (B, N, H·d) ─ Reshape ─ Transpose ─ q, k, v (B, H, N, d) ─ Attention ─ Transpose ─ Reshape
+     ─▶ x (B, N, H·d) ─ q, k, v ─ MultiHeadAttention (B, N, H·d)
 
-    k and v are taken as they are; only the query must be (batch, tokens, channels). A boolean mask, and what
-    `unsupported` names, is left to the standard operator, which ONNX Runtime runs as one kernel too.
+    k and v that do not come from (batch, tokens, channels), after a rotary embedding for example, are taken as they
+    are; only the query is then brought to that form. A boolean mask, and what `unsupported` names, is left to the
+    standard operator, which ONNX Runtime runs as one kernel too.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -55,9 +56,14 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     def ints(label: str, values: list[int]) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(values, np.int64), name=f"{name}/{label}"))
 
-    tokens_first = tape.op("Transpose", [core.inputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/transpose_q")
-    query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * size])], name=f"{name}/merge_q")
-    inputs: list[ir.Value | None] = [query, core.inputs[1], core.inputs[2]]
+    query = _channels_last(core.inputs[0])
+    if query is None:
+        tokens_first = tape.op("Transpose", [core.inputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/transpose_q")
+        query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * size])], name=f"{name}/merge_q")
+    keys, values = (_channels_last(v) for v in core.inputs[1:3])
+    if keys is None or values is None:  # the operator takes both in the same form
+        keys, values = core.inputs[1:3]
+    inputs: list[ir.Value | None] = [query, keys, values]
     if len(core.inputs) > 3 and (bias := core.inputs[3]) is not None:
         rank = len(dims(bias) or ())
         if rank < 4:
@@ -73,6 +79,22 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     split = tape.op("Reshape", [merged, ints("split", [0, 0, heads, size])], name=f"{name}/split")
     result = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]}, name=f"{name}/heads_first")
     graph.replace([core], tape, core.outputs[0], result)
+
+
+def _channels_last(value: ir.Value | None) -> ir.Value | None:
+    """(batch, tokens, heads · size), if `value` is just that taken apart to (batch, heads, tokens, size)."""
+    transpose = producer(value, "Transpose")
+    if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
+        return None
+    reshape = producer(transpose.inputs[0], "Reshape")
+    before = dims(reshape.inputs[0]) if reshape is not None else None
+    after = dims(transpose.inputs[0])
+    if reshape is None or before is None or after is None or len(before) != 3 or len(after) != 4:
+        return None
+    _, tokens, heads, size = after
+    if None in (tokens, heads, size) or before[1:] != (tokens, (heads or 0) * (size or 0)):
+        return None
+    return reshape.inputs[0]
 
 
 def _merges_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:

@@ -47,8 +47,11 @@ class OnnxRuntime(Target):
         return None
 
     def dialect(self) -> Dialect:
-        """Its own attention and integer operators: what it would not fuse by itself is written out."""
-        return Dialect(opset=20, attention="multihead", int8_linears="integer")
+        """Its own attention and integer operators: what it would not fuse by itself is written out.
+
+        q, k and v get a linear each, whose results MultiHeadAttention reads as they are.
+        """
+        return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False)
 
     def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
         """Open the graph once, so that a refusal shows now; the graph itself is what runs.
