@@ -77,3 +77,13 @@ def test_unknown_tasks_and_options() -> None:
         tasks.find(TaskSpec(kind="clasification"))
     with pytest.raises(RecipeError, match="did you mean 'output'"):
         tasks.find(TaskSpec.model_validate({"kind": "classification", "ouput": "x"}))
+
+
+def test_two_models_agree_where_they_name_the_same_class(task: Task) -> None:
+    reference, deployed = np.eye(4, 6, dtype=np.float32), np.eye(4, 6, dtype=np.float32)
+    deployed[1] = reference[2]
+    deployed[3, 5] = np.nan
+    np.testing.assert_array_equal(task.agreement({"logits": reference}, {"logits": deployed}), [1, 0, 1, 0])
+    np.testing.assert_array_equal(task.agreement({"logits": deployed}, {"logits": reference}), [1, 0, 1, 0])
+    with pytest.raises(DataError, match="4 and 2 samples are no pairs"):
+        task.agreement({"logits": reference}, {"logits": deployed[:2]})

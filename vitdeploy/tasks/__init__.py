@@ -1,18 +1,21 @@
 """What a model is for: one task a file.
 
-A task turns outputs and labels into numbers of each sample, so that two models can be compared pair by pair.
+A task reads a model's outputs as answers, so that two models can be compared without any label, and turns answers and
+labels into numbers of each sample, so that two models can be compared pair by pair.
 """
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from vitdeploy import plugins
-from vitdeploy.errors import RecipeError
+from vitdeploy.errors import DataError, RecipeError
 from vitdeploy.recipe import Frozen, TaskSpec, parse
 from vitdeploy.session import Array
 
@@ -37,6 +40,35 @@ class Task(Frozen, ABC):
     """Metric -> unit of its drop."""
 
     @abstractmethod
+    def answers(self, outputs: Mapping[str, Array]) -> Sequence[Array]:
+        """What the model says about each sample of a batch: a class, a map of them, boxes, a vector.
+
+        Raises:
+            DataError: the outputs are not of this task.
+        """
+
+    @abstractmethod
+    def alike(self, reference: Array, deployed: Array) -> float:
+        """How far two answers about one sample agree, from 0 to 1."""
+
+    def agreement(self, reference: Mapping[str, Array], deployed: Mapping[str, Array]) -> Array:
+        """How far the outputs of two models for one batch agree, sample by sample: (n,), from 0 to 1. Needs no labels.
+
+        A sample for which either side gave NaN or infinity does not agree at all.
+
+        Raises:
+            DataError: the outputs are not of this task, or not of the same samples.
+        """
+        pairs = self.answers(reference), self.answers(deployed)
+        if len(pairs[0]) != len(pairs[1]):
+            raise DataError(
+                f"answers about {len(pairs[0])} and {len(pairs[1])} samples are no pairs", fix="Give both one batch."
+            )
+        usable = finite_samples(reference) & finite_samples(deployed)
+        found = [self.alike(*pair) if ok else 0.0 for pair, ok in zip(zip(*pairs, strict=True), usable, strict=True)]
+        return np.array(found, dtype=np.float64)
+
+    @abstractmethod
     def statistics(self, outputs: Mapping[str, Array], labels: Array) -> PerSample:
         """The numbers of each sample of one batch.
 
@@ -47,6 +79,21 @@ class Task(Frozen, ABC):
     @abstractmethod
     def aggregate(self, statistics: PerSample) -> Mapping[str, float]:
         """The metrics over all samples, in their unit."""
+
+
+def finite_samples(outputs: Mapping[str, Array]) -> Array:
+    """(n,) bool: for which samples of a batch every floating output is free of NaN and infinity."""
+    checked = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in outputs.values() if _floating(a)]
+    usable: Array = np.logical_and.reduce(checked) if checked else np.ones(_samples(outputs), dtype=bool)
+    return usable
+
+
+def _floating(array: Array) -> bool:
+    return array.ndim > 0 and bool(np.issubdtype(array.dtype, np.floating))
+
+
+def _samples(outputs: Mapping[str, Array]) -> int:
+    return len(next(iter(outputs.values()))) if outputs else 0
 
 
 def find(spec: TaskSpec) -> Task:

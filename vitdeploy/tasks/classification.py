@@ -9,7 +9,7 @@ import numpy as np
 
 from vitdeploy.errors import DataError
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task
+from vitdeploy.tasks import PerSample, Task, _outputs
 
 _TOP = 5
 _PERCENT = 100.0
@@ -23,6 +23,14 @@ class Classification(Task):
 
     units: ClassVar[Mapping[str, str]] = {"top1": "points", "top5": "points"}
     output: str | None = None
+
+    def answers(self, outputs: Mapping[str, Array]) -> list[Array]:
+        """The best class of each image; of equal scores the lower index."""
+        return list(self._scores(outputs).argmax(axis=1))
+
+    def alike(self, reference: Array, deployed: Array) -> float:
+        """1 when both name the same class, else 0."""
+        return float(reference == deployed)
 
     def statistics(self, outputs: Mapping[str, Array], labels: Array) -> PerSample:
         """0 or 1 for each sample: was the label the best class (top1), was it among the best five (top5).
@@ -59,13 +67,5 @@ class Classification(Task):
         return {name: _PERCENT * float(values.mean()) for name, values in statistics.values.items()}
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
-        shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items()) or "nothing"
-        if self.output is not None and self.output not in outputs:
-            raise DataError(f"the model has no output {self.output!r}, it gives {shapes}", fix="Correct task.output.")
-        flat = [name for name, value in outputs.items() if value.ndim == 2]
-        name = self.output or ("logits" if "logits" in flat else next(iter(flat), None))
-        if name is None or outputs[name].ndim != 2:
-            raise DataError(
-                f"no output is (batch, classes): the model gives {shapes}", fix="Classify with a classifier."
-            )
-        return outputs[name]
+        what, fix = "(batch, classes)", "Classify with a classifier."
+        return _outputs.chosen(outputs, self.output, ("logits",), 2, what, fix)
