@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vitdeploy import environment
@@ -15,13 +16,20 @@ from vitdeploy.session import Array
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
+    from vitdeploy.passes.migrate_outliers import MigrateOutliers
     from vitdeploy.quantize import Calibration, Quantized
     from vitdeploy.quantize.observe import Observed
-    from vitdeploy.search import Choice, Trial
+    from vitdeploy.quantize.qdq import Format, Kind
+    from vitdeploy.search import Choice, Judge, Trial
 
 _FULL_RANGE = 127
 _HALF_RANGE = 64
 """255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
+
+_ACTIVATIONS = {"uint8": "uint8", "int8": "int8, symmetric", "e4m3": "FP8 E4M3"}
+
+Write = Callable[["Graph", Mapping[str, "Observed"], "Choice"], None]
+"""Quantizes linears of a graph in place, with what was observed of their inputs, in the way that was chosen."""
 
 
 def quantize(
@@ -32,149 +40,200 @@ def quantize(
     calibration: Calibration | None,
     progress: Progress,
 ) -> Quantized:
-    """Lower the raised and folded `graph` to `precision`, for a compiler that wants `dialect`.
+    """One precision of a graph; see `Quantizer`, which makes several."""
+    return Quantizer(graph, structure, dialect, calibration, progress).quantize(precision)
 
-    Raises:
-        QuantizeError: calibration data is missing, or the format cannot hold what the graph computes.
+
+class Quantizer:
+    """Makes the precisions of one raised and folded `graph`, which it leaves as it is, for a compiler of `dialect`.
+
+    What the images show is looked at once, whatever number of precisions is made of it.
     """
-    from vitdeploy.quantize import Quantized, half
 
-    if precision.kind == "fp16":
-        with progress.step("Check ranges and convert to float16"):
-            return half.quantize(graph, structure, precision, calibration)
-    if precision.kind == "int8-dynamic":
-        return _dynamic(graph, structure, precision, calibration, progress)
-    if precision.kind in ("int8", "fp8"):
-        found = _static(graph, structure, precision, dialect, calibration, progress)
-        if not dialect.half_around:
-            return found
-        with progress.step("Check ranges and convert the rest to float16"):
-            around = half.quantize(found.graph, structure, PrecisionSpec(kind="fp16"), calibration)
-        return Quantized(around.graph, {**found.record, **{f"around: {k}": v for k, v in around.record.items()}})
-    return Quantized(graph, {})
+    def __init__(
+        self,
+        graph: Graph,
+        structure: Structure,
+        dialect: Dialect,
+        calibration: Calibration | None,
+        progress: Progress,
+    ) -> None:
+        self.graph = graph
+        self.structure = structure
+        self.dialect = dialect
+        self.calibration = calibration
+        self._progress = progress
 
+    def quantize(self, precision: PrecisionSpec) -> Quantized:
+        """A copy of the graph in this precision, and what was done.
 
-def _static(
-    graph: Graph,
-    structure: Structure,
-    precision: PrecisionSpec,
-    dialect: Dialect,
-    calibration: Calibration | None,
-    progress: Progress,
-) -> Quantized:
-    """Q/DQ pairs on every placed linear, after the migration that keeps the outputs best."""
-    from vitdeploy.quantize import Quantized, qdq
-    from vitdeploy.quantize.placement import place
+        Raises:
+            QuantizeError: calibration data is missing, or the format cannot hold what the graph computes.
+        """
+        from vitdeploy.quantize import Quantized, half
 
-    if calibration is None or calibration.synthetic:
-        raise QuantizeError(
-            f"{precision.kind} needs calibration images: ranges are never invented",
-            fix="Give --calibration DATA (a folder of images is enough), or use --precision int8-dynamic.",
-        )
-    placed, kept = place(structure, precision.keep)
-    kind: qdq.Kind = "e4m3" if precision.kind == "fp8" else dialect.activation_codes
-    largest = _largest_weight() if kind == "uint8" else _FULL_RANGE
+        if precision.kind == "fp16":
+            with self._progress.step("Check ranges and convert to float16"):
+                return half.quantize(self._copy(), self.structure, precision, self.calibration)
+        if precision.kind == "int8-dynamic":
+            return self._dynamic(precision)
+        if precision.kind in ("int8", "fp8"):
+            found = self._static(precision)
+            return self._half_around(found) if self.dialect.half_around else found
+        return Quantized(self._copy(), {})
 
-    def written(candidate: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
-        form = qdq.Format(kind, largest, choice.ranges, choice.correct_bias)
-        qdq.write(candidate, _nodes(placed), observed, form)
+    def format(self, precision: PrecisionSpec, choice: Choice) -> Format:
+        """How this precision writes the Q/DQ pairs of a linear."""
+        from vitdeploy.quantize.qdq import Format
 
-    best, record = _searched(graph, placed, precision, calibration, written, progress, ranges=True)
-    return Quantized(
-        best,
-        {
+        kind: Kind = "e4m3" if precision.kind == "fp8" else self.dialect.activation_codes
+        largest = largest_weight() if kind == "uint8" else _FULL_RANGE
+        return Format(kind, largest, choice.ranges, choice.correct_bias)
+
+    @cached_property
+    def observed(self) -> Mapping[str, Observed]:
+        """What the inputs of all linears are like over the calibration images, by their names."""
+        from vitdeploy.graph.model import operand
+        from vitdeploy.quantize.observe import observe
+        from vitdeploy.quantize.placement import place
+
+        calibration = self._images()
+        placed, _ = place(self.structure, ())
+        names = set(_nodes(placed))
+        inputs = {operand(n, 0).name or "" for n in self.graph.nodes if n.name in names and n.op_type == "MatMul"}
+        with self._progress.step("Observe activations", calibration.count) as advance:
+            return observe(self.graph, inputs, _counted(calibration, advance), calibration.count)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        from vitdeploy.search import Judge
+
+        return Judge(self.graph, self._images())
+
+    def _images(self) -> Calibration:
+        if self.calibration is None or self.calibration.synthetic:
+            raise QuantizeError(
+                "int8 and fp8 need calibration images: ranges are never invented",
+                fix="Give --calibration DATA (a folder of images is enough), or use --precision int8-dynamic.",
+            )
+        return self.calibration
+
+    def _copy(self) -> Graph:
+        from vitdeploy.graph.model import Graph
+
+        return Graph(self.graph.model.clone())
+
+    def _static(self, precision: PrecisionSpec) -> Quantized:
+        """Q/DQ pairs on every placed linear, after the migration that keeps the outputs best."""
+        from vitdeploy.quantize import Quantized, qdq
+        from vitdeploy.quantize.placement import place
+
+        self._images()
+        placed, kept = place(self.structure, precision.keep)
+
+        def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
+            qdq.write(graph, _nodes(placed), observed, self.format(precision, choice))
+
+        best, choice, record = self._searched(precision, write, tune_ranges=True)
+        form = self.format(precision, choice)
+        told = {
             "method": "static Q/DQ",
-            "activations": {"uint8": "uint8", "int8": "int8, symmetric", "e4m3": "FP8 E4M3"}[kind] + ", per tensor",
-            "weight_bits": "8" if largest == _FULL_RANGE else "7",
-            **record,
-            "quantized": str(len(placed)),
-            **{f"float: {name}": rule for name, rule in kept.items()},
-        },
-    )
+            "activations": f"{_ACTIVATIONS[form.kind]}, per tensor",
+            "weight_bits": _bits(form.largest_weight),
+        }
+        return Quantized(best, {**told, **record, **_placement(placed, kept)}, choice.alpha)
+
+    def _dynamic(self, precision: PrecisionSpec) -> Quantized:
+        """ONNX Runtime's dynamic operator on every placed linear; migrated first, if there are images to learn from."""
+        from vitdeploy.quantize import Quantized, dynamic
+        from vitdeploy.quantize.placement import place
+
+        placed, kept = place(self.structure, precision.keep)
+        told = {"method": "dynamic", "weight_bits": _bits(largest_weight())}
+        if self.calibration is None or self.calibration.synthetic:
+            graph = self._copy()
+            dynamic.write(graph, _nodes(placed), largest_weight())
+            told["migration"] = "none: it needs calibration images (--calibration)"
+            return Quantized(graph, {**told, **_placement(placed, kept)})
+
+        def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:  # noqa: ARG001  as static
+            dynamic.write(graph, _nodes(placed), largest_weight())
+
+        best, choice, record = self._searched(precision, write, tune_ranges=False)
+        return Quantized(best, {**told, **record, **_placement(placed, kept)}, choice.alpha)
+
+    def _half_around(self, found: Quantized) -> Quantized:
+        from vitdeploy.quantize import Quantized, half
+
+        with self._progress.step("Check ranges and convert the rest to float16"):
+            around = half.quantize(found.graph, self.structure, PrecisionSpec(kind="fp16"), self.calibration)
+        record = {**found.record, **{f"around: {key}": value for key, value in around.record.items()}}
+        return Quantized(around.graph, record, found.alpha)
+
+    def _searched(
+        self, precision: PrecisionSpec, write: Write, *, tune_ranges: bool
+    ) -> tuple[Graph, Choice, dict[str, str]]:
+        """The graph of the choice whose outputs are nearest to float32's, and the path to it."""
+        from vitdeploy import search
+
+        alphas: tuple[float | None, ...] = search.ALPHAS
+        if precision.smooth_alpha != "auto":
+            alphas = (None if precision.smooth_alpha == "off" else float(precision.smooth_alpha),)
+        calibration, judge = self._images(), self._judge
+        with self._progress.step("Search migration and ranges" if tune_ranges else "Search migration"):
+            choice, trials = search.choose(
+                lambda c: judge.sqnr_db(self._built(c, write)), alphas=alphas, tune_ranges=tune_ranges
+            )
+        ranges = {"ranges": choice.ranges, "bias_correction": "on" if choice.correct_bias else "off"}
+        record = {
+            "migration": self._told(choice.alpha),
+            **(ranges if tune_ranges else {}),
+            "output_sqnr_db": f"{_of(trials, choice).sqnr_db:.1f}",
+            "tried": "; ".join(f"{t.choice}: {t.sqnr_db:.1f} dB" for t in trials),
+            "calibration": calibration.spec,
+            "calibration_digest": calibration.digest,
+            "calibration_images": str(calibration.images),
+        }
+        return self._built(choice, write), choice, record
+
+    def _built(self, choice: Choice, write: Write) -> Graph:
+        graph, observed = self.migrated(choice.alpha)
+        write(graph, observed, choice)
+        return graph
+
+    def migrated(self, alpha: float | None) -> tuple[Graph, Mapping[str, Observed]]:
+        """A copy of the graph with its outliers moved into the weights, and what would have been observed in it."""
+        graph = self._copy()
+        if alpha is None:
+            return graph, self.observed
+        migrate = self._migration(alpha)
+        factors = migrate.factors(graph)
+        migrate.apply(graph)
+        moved = {name: self.observed[name].divided(f) for name, f in factors.items() if name in self.observed}
+        return graph, {**self.observed, **moved}
+
+    def _migration(self, alpha: float) -> MigrateOutliers:
+        from vitdeploy.passes.migrate_outliers import MigrateOutliers
+
+        return MigrateOutliers(maxima={name: seen.magnitude for name, seen in self.observed.items()}, alpha=alpha)
+
+    def _told(self, alpha: float | None) -> str:
+        if alpha is None:
+            return "off"
+        return f"alpha {alpha:g}, inputs of {len(self._migration(alpha).factors(self._copy()))} places"
 
 
-def _dynamic(
-    graph: Graph, structure: Structure, precision: PrecisionSpec, calibration: Calibration | None, progress: Progress
-) -> Quantized:
-    """ONNX Runtime's dynamic operator on every placed linear; migrated first, if there are images to learn from."""
-    from vitdeploy.quantize import Quantized, dynamic
-    from vitdeploy.quantize.placement import place
-
-    placed, kept = place(structure, precision.keep)
-    largest = _largest_weight()
-
-    def written(candidate: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:  # noqa: ARG001  as static
-        dynamic.write(candidate, _nodes(placed), largest)
-
-    record: Mapping[str, str]
-    if calibration is None or calibration.synthetic:
-        dynamic.write(graph, _nodes(placed), largest)
-        best, record = graph, {"migration": "none: it needs calibration images (--calibration)"}
-    else:
-        best, record = _searched(graph, placed, precision, calibration, written, progress, ranges=False)
-    return Quantized(
-        best,
-        {
-            "method": "dynamic",
-            "weight_bits": "8" if largest == _FULL_RANGE else "7",
-            **record,
-            "quantized": str(len(placed)),
-            **{f"float: {name}": rule for name, rule in kept.items()},
-        },
-    )
+def largest_weight() -> int:
+    """The largest INT8 weight code of CPUs: without VNNI, sums of u8 x s8 saturate with weights of 8 bits."""
+    return _FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
 
 
-def _searched(
-    graph: Graph,
-    placed: Sequence[Linear],
-    precision: PrecisionSpec,
-    calibration: Calibration,
-    written: Callable[[Graph, Mapping[str, Observed], Choice], None],
-    progress: Progress,
-    *,
-    ranges: bool,
-) -> tuple[Graph, dict[str, str]]:
-    """The graph of the choice whose outputs are nearest to float32's, and the path to it."""
-    from vitdeploy import search
-    from vitdeploy.graph.model import Graph, operand
-    from vitdeploy.passes.migrate_outliers import MigrateOutliers
-    from vitdeploy.quantize.observe import observe
+def _bits(largest: int) -> str:
+    return "8" if largest == _FULL_RANGE else "7"
 
-    names = set(_nodes(placed))
-    inputs = {operand(n, 0).name or "" for n in graph.nodes if n.name in names and n.op_type == "MatMul"}
-    with progress.step("Observe activations", calibration.count) as advance:
-        observed = observe(graph, inputs, _counted(calibration, advance), calibration.count)
-    maxima = {name: seen.magnitude for name, seen in observed.items()}
-    moved = 0
 
-    def built(choice: Choice) -> Graph:
-        nonlocal moved
-        candidate, seen = Graph(graph.model.clone()), dict(observed)
-        if choice.alpha is not None:
-            migrate = MigrateOutliers(maxima=maxima, alpha=choice.alpha)
-            factors = migrate.factors(candidate)
-            migrate.apply(candidate)
-            seen.update({name: observed[name].divided(f) for name, f in factors.items() if name in observed})
-            moved = len(factors)
-        written(candidate, seen, choice)
-        return candidate
-
-    alphas: tuple[float | None, ...] = search.ALPHAS
-    if precision.smooth_alpha != "auto":
-        alphas = (None if precision.smooth_alpha == "off" else float(precision.smooth_alpha),)
-    judge = search.Judge(graph, calibration)
-    with progress.step("Search migration and ranges"):
-        choice, trials = search.choose(lambda c: judge.sqnr_db(built(c)), alphas=alphas, tune_ranges=ranges)
-    best = built(choice)
-    return best, {
-        "migration": "off" if choice.alpha is None else f"alpha {choice.alpha:g}, inputs of {moved} places",
-        **({"ranges": choice.ranges, "bias_correction": "on" if choice.correct_bias else "off"} if ranges else {}),
-        "output_sqnr_db": f"{_of(trials, choice).sqnr_db:.1f}",
-        "tried": "; ".join(f"{t.choice}: {t.sqnr_db:.1f} dB" for t in trials),
-        "calibration": calibration.spec,
-        "calibration_digest": calibration.digest,
-        "calibration_images": str(calibration.images),
-    }
+def _placement(placed: Sequence[Linear], kept: Mapping[str, str]) -> dict[str, str]:
+    return {"quantized": str(len(placed)), **{f"float: {name}": rule for name, rule in kept.items()}}
 
 
 def _of(trials: Sequence[Trial], choice: Choice) -> Trial:
@@ -189,8 +248,3 @@ def _counted(calibration: Calibration, advance: Callable[[int], None]) -> Iterat
     for batch in calibration.batches():
         yield batch
         advance(1)
-
-
-def _largest_weight() -> int:
-    """Of CPUs: without VNNI, sums of u8 x s8 saturate with weights of 8 bits."""
-    return _FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE

@@ -11,10 +11,11 @@ from vitdeploy.session import Array
 
 @dataclass(frozen=True)
 class Quantized:
-    """The graph with its precision lowered, and what was done, for the manifest."""
+    """The graph with its precision lowered, what was done, for the manifest, and the migration strength (None: off)."""
 
     graph: Graph
     record: Mapping[str, str]
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
