@@ -30,6 +30,7 @@ def export(
     target: str | None = None,
     device: str | None = None,
     precision: str | None = None,
+    max_drop: float | None = None,
     weights: str | None = None,
     calibration: str | None = None,
     batch: str | int | None = None,
@@ -46,7 +47,8 @@ def export(
         model: MODEL of the command line, such as "timm:deit_tiny_patch16_224"; the recipe's when it is None.
         target: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx".
         device: what the target compiles for: "CPU", "GPU", "sm86" …
-        precision: "fp32", "fp16", "int8" …; the target's default when it is None.
+        precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
+        max_drop: what may be lost, in points of top-1, or of agreement where there are no labels.
         weights: "pretrained" (the default), "random", or a file.
         calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
         batch: a number, or "MIN:OPT:MAX".
@@ -68,8 +70,8 @@ def export(
 
     base = recipes.read(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
     settled = recipes.compose(
-        model, base=base, target=target, device=device, precision=precision, weights=weights, calibration=calibration,
-        batch=batch, image_size=image_size,
+        model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
+        calibration=calibration, batch=batch, image_size=image_size,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(settled)
     run(settled, out, progress or Silent(), force=force, verify=verify)

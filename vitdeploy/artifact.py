@@ -29,6 +29,7 @@ from vitdeploy.manifest import (
     Refusal,
     TargetRecord,
     TensorSpec,
+    Trial,
 )
 from vitdeploy.staging import DISK_FULL, atomic_file, refuse_existing, staged
 
@@ -48,6 +49,7 @@ __all__ = [
     "Refusal",
     "TargetRecord",
     "TensorSpec",
+    "Trial",
     "atomic_file",
     "file_digest",
     "load",

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy.environment import Host
-from vitdeploy.evidence import FileEntry
+from vitdeploy.evidence import FileEntry, Interval
 from vitdeploy.recipe import Preprocess, Recipe
 
 SCHEMA = 1
@@ -89,6 +89,29 @@ class TargetRecord(Record):
     host: Host | None = None
 
 
+class Trial(Record):
+    """A way to lower the precision that was tried.
+
+    Attributes:
+        precision: as it was asked for.
+        float_linears: how many linears stayed in float.
+        lost: points of top-1 lost (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
+        images: that it was judged on.
+        speedup: over the target's own float graph, interleaved on this machine.
+        kept: whether it became the artifact.
+        why: why it was left, where it was.
+    """
+
+    precision: str
+    float_linears: int = 0
+    lost: float | None = None
+    judged_by: Literal["labels", "agreement"] | None = None
+    images: int = 0
+    speedup: Interval | None = None
+    kept: bool = False
+    why: str = ""
+
+
 class Manifest(Record):
     """Everything that is known about the folder."""
 
@@ -101,6 +124,8 @@ class Manifest(Record):
     passes: tuple[PassRecord, ...]
     quantized: Mapping[str, str] = {}
     """What quantization did: method, data and its digest, what stayed in float and by which rule."""
+    trials: tuple[Trial, ...] = ()
+    """What was tried to get here, and what each way cost and brought."""
     graph_parity: Parity | None = None
     """The target-ready graph against the reference, where this machine can run it; quantization is part of it."""
     target: TargetRecord

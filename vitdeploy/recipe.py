@@ -21,7 +21,8 @@ from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import Frozen as Frozen
 from vitdeploy.frozen import parse as parse
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto"]
+"""auto: the fastest of those that the target has, within `max_drop_pp`."""
 InputForm = Literal["normalized", "pixels", "uint8"]
 """What an artifact takes: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -133,12 +134,14 @@ class TargetSpec(Frozen):
 class PrecisionSpec(Frozen):
     """How numbers are stored and multiplied.
 
-    `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`).
+    `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`). `max_drop_pp` is what may be lost, in
+    points: of top-1 where the calibration images have labels, else of agreement with float32.
     """
 
     kind: Precision | None = None
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
+    max_drop_pp: Annotated[float, Field(gt=0)] | None = None
 
 
 class BenchSpec(Frozen):
@@ -243,6 +246,7 @@ def compose(
     target: str | None = None,
     device: str | None = None,
     precision: str | None = None,
+    max_drop: float | None = None,
     weights: str | None = None,
     calibration: str | None = None,
     evaluation: str | None = None,
@@ -264,7 +268,7 @@ def compose(
     if target is not None and raw["target"].get("kind") not in (None, target):
         raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # the other's own options stay behind
     put("target", kind=target, device=device, batch=batch, input=input_form)
-    put("precision", kind=precision)
+    put("precision", kind=precision, max_drop_pp=max_drop)
     put("data", calibration=calibration, evaluation=evaluation)
     return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")
 

@@ -15,7 +15,7 @@ _TARGETS = sorted(
     for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "targets")])
     if not m.name.startswith("_")
 )
-_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
 
 Model = Annotated[
@@ -50,7 +50,19 @@ Precision = Annotated[
     typer.Option(
         metavar="|".join(_PRECISIONS),
         callback=one_of(_PRECISIONS),
-        help="Default: fp32 for openvino and onnxruntime, fp16 for the TensorRTs.",
+        help="auto: the fastest here that loses no more than --max-drop. Default: fp32 for openvino and onnxruntime, "
+        "fp16 for the TensorRTs.",
+        show_default=False,
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="PP",
+        min=0.001,
+        help="What may be lost, in points: of top-1 if the calibration images have labels, else of agreement with "
+        "FP32. The worst linears stay in float until it holds. Default of auto: 0.5.",
         show_default=False,
     ),
 ]

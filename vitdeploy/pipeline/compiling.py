@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets
-from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord
+from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TensorSpec, Trial
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit
 from vitdeploy.graph import structure as structures
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import Batch
 from vitdeploy.targets import Bundle, Compiled, Target
 
 GRAPH = "graph.onnx"
@@ -34,8 +36,11 @@ class Exported(BaseModel):
     exporter: str
     parity: Parity
     graph_parity: Parity | None
+    precision: str = ""
+    trials: tuple[Trial, ...] = ()
+    """The ways to lower the precision that were tried, and what each lost and gained."""
     faster_than_fp32: bool | None = None
-    """None: not known yet on this machine; `bench` finds out."""
+    """None: not known, or no difference seen on this machine; `bench` looks closer."""
     notes: tuple[str, ...] = ()
 
 
@@ -62,13 +67,16 @@ def compile_bundle(source: Path, out: Path | None, progress: Progress, *, force:
 
 def target_bundle(folder: Path, manifest: Manifest) -> Bundle:
     """What the target's compiler and audit are given."""
-    image = manifest.inputs[0]
-    batch = manifest.recipe.target.batch
+    return bundle_of(folder, manifest.target.precision, manifest.inputs[0], manifest.recipe.target.batch)
+
+
+def bundle_of(folder: Path, precision: str, image: TensorSpec, batch: Batch) -> Bundle:
+    """The same, of a target-ready graph that is not an artifact yet."""
     shape = (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
     return Bundle(
         graph=folder / GRAPH,
         structure=structures.load(folder / SITES),
-        precision=manifest.target.precision,
+        precision=precision,
         batch=batch,
         input_name=image.name,
         input_shape=shape,
@@ -134,5 +142,16 @@ def summary(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> 
         exporter=manifest.export.exporter,
         parity=manifest.export.parity,
         graph_parity=manifest.graph_parity,
+        precision=manifest.target.precision,
+        trials=manifest.trials,
+        faster_than_fp32=_faster(manifest.trials),
         notes=tuple(notes),
     )
+
+
+def _faster(trials: Iterable[Trial]) -> bool | None:
+    """Whether what was kept beats the target's own float graph, as far as its interval tells."""
+    ratio = next((t.speedup for t in trials if t.kept), None)
+    if ratio is None or ratio.ci95[0] <= 1 <= ratio.ci95[1]:
+        return None
+    return ratio.ratio > 1

@@ -5,23 +5,20 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets
-from vitdeploy.artifact import Manifest, PassRecord, TargetRecord, TensorSpec
-from vitdeploy.errors import QuantizeError
-from vitdeploy.pipeline.compiling import GRAPH, SITES, Exported, finish, summary
+from vitdeploy.artifact import Manifest, TargetRecord
+from vitdeploy.errors import QuantizeError, UsageError
+from vitdeploy.pipeline.candidates import Workshop
+from vitdeploy.pipeline.choosing import choose
+from vitdeploy.pipeline.compiling import GRAPH, Exported, finish, summary
 from vitdeploy.pipeline.inputs import save_example
-from vitdeploy.pipeline.preparing import Prepared, check_graph, prepare
+from vitdeploy.pipeline.preparing import check_graph, prepare
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.targets import Target
-
-if TYPE_CHECKING:
-    from vitdeploy.graph.model import Graph
 
 EXAMPLE = "reference/example.npz"
 
@@ -33,19 +30,17 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         VitdeployError: with nothing left behind.
     """
     started = time.monotonic()
-    target, precision = _settle(recipe)
-    recipe = _complete(recipe, precision)
+    target, asked = _settle(recipe)
+    recipe = _complete(recipe, asked)
     artifacts.refuse_existing(out, force=force)
     with artifacts.staged(out, force=force) as folder:
         work = folder / "work"
         work.mkdir()
-        reduced = precision != "fp32"
+        reduced = asked != "fp32"
         prepared = prepare(recipe, target, work, progress, calibrated=reduced, half=reduced, verify=verify)
-        graph, passes, quantized = _lower(prepared, recipe, target, precision, progress)
-        inputs, outputs = _signature(graph)
-        graph.save(folder / GRAPH)
-        structure = prepared.structure.located(node.name or "" for node in graph.nodes)
-        structure.save(folder / SITES)
+        chosen = choose(Workshop(prepared, recipe, target, work, progress), progress)
+        found = chosen.candidate
+        found.move(folder)
         examples = prepared.examples
         manifest = Manifest(
             stage="bundle",
@@ -53,27 +48,29 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
             recipe=recipe,
             recipe_digest=recipe.digest,
             export=prepared.export,
-            passes=tuple(passes),
-            quantized=quantized,
-            target=TargetRecord(kind=target.name, device=target.device, precision=precision),
+            passes=(*prepared.passes, *found.passes),
+            quantized=found.record,
+            trials=chosen.trials,
+            target=TargetRecord(kind=target.name, device=target.device, precision=found.kind),
             preprocess=prepared.preprocess,
             labels=prepared.labels,
-            inputs=inputs,
-            outputs=outputs,
+            inputs=found.inputs,
+            outputs=found.outputs,
             versions=environment.library_versions(),
         )
-        del graph, prepared
+        del prepared
         gc.collect()
         with progress.step("Compare the target-ready graph with the reference"):
-            parity = check_graph(folder / GRAPH, examples, precision, recipe.target.input)
+            parity = check_graph(folder / GRAPH, examples, found.kind, recipe.target.input)
         save_example(folder / EXAMPLE, examples, recipe.target.input)
         shutil.rmtree(work)
         manifest = manifest.model_copy(update={"graph_parity": parity})
         manifest, notes = finish(folder, manifest, target, progress, out)
-    if verify and precision != "fp32":
+    notes = [*chosen.notes, *notes]
+    if verify and found.kind != "fp32":
         told = "--verify compared the passes before quantization; those behind it change what FP32 computes"
         notes = [*notes, told]
-    if not structure.attention:
+    if not found.structure.attention:
         notes = ["no attention site: nothing in it is recognised as a Vision Transformer", *notes]
     return summary(out, manifest, time.monotonic() - started, notes)
 
@@ -82,7 +79,10 @@ def _settle(recipe: Recipe) -> tuple[Target, str]:
     """Find the target and the precision, and refuse early what would fail late."""
     target = targets.find(recipe.target)
     precision = recipe.precision.kind or target.default_precision
-    target.check_precision(precision)
+    if precision != "auto":
+        target.check_precision(precision)
+    if recipe.precision.max_drop_pp is not None:
+        _check_budget(recipe, precision)
     if not target.built_on_device:
         target.require()
     if precision in ("int8", "fp8") and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
@@ -94,6 +94,16 @@ def _settle(recipe: Recipe) -> tuple[Target, str]:
     return target, precision
 
 
+def _check_budget(recipe: Recipe, precision: str) -> None:
+    if precision == "fp32":
+        raise UsageError("float32 loses nothing, so there is no --max-drop to keep", fix="Ask for a lower --precision.")
+    if recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
+        raise QuantizeError(
+            "there are no images to judge --max-drop on",
+            fix="Give --calibration DATA (with labels it is judged by them).",
+        )
+
+
 def _complete(recipe: Recipe, precision: str) -> Recipe:
     """Write out what was left to defaults, so that the manifest tells everything."""
     data = recipe.data
@@ -103,36 +113,6 @@ def _complete(recipe: Recipe, precision: str) -> Recipe:
     return recipe.model_copy(
         update={"data": data, "precision": recipe.precision.model_copy(update={"kind": precision})}
     )
-
-
-def _lower(
-    prepared: Prepared, recipe: Recipe, target: Target, precision: str, progress: Progress
-) -> tuple[Graph, list[PassRecord], dict[str, str]]:
-    """Quantize the prepared graph and lower it, in place: the graph to compile, and what was done."""
-    from vitdeploy import passes
-    from vitdeploy.passes import order
-    from vitdeploy.pipeline.quantizing import quantize
-
-    dialect = target.dialect()
-    quantized = quantize(prepared.graph, prepared.structure, recipe.precision, dialect, prepared.calibration, progress)
-    with progress.step(f"Lower to what {target.name} compiles best"):
-        check = prepared.check if precision == "fp32" else None
-        records = passes.run(order.lowering(dialect), quantized.graph, check)
-    return quantized.graph, [*prepared.passes, *records], dict(quantized.record)
-
-
-def _signature(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    def specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(
-                name=value.name,
-                dtype=value.dtype.name.lower() if value.dtype is not None else "unknown",
-                shape=tuple(d if isinstance(d, int) else str(d) for d in (value.shape or ())),
-            )
-            for value in values
-        )
-
-    return specs(graph.model.graph.inputs), specs(graph.model.graph.outputs)
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 from vitdeploy.data.dataset import batches, open_dataset
 from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import ExportError, QuantizeError
+from vitdeploy.errors import DataError, ExportError, QuantizeError
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe
 from vitdeploy.session import Array, Session, finite
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 128
 """32 to 300 images are enough for ranges; the spread between draws of 32 is below 0.1 points."""
+
+JUDGED_IMAGES = 256
+"""On which a precision is judged before it is chosen: those that ranges were taken from, and as many that were not."""
 
 SYNTHETIC_IMAGES = 16
 """Made up where no data is given and ranges are only checked, not used: enough to show what overflows on any image."""
@@ -89,6 +92,30 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
                 yield fed(batch, preprocess, recipe.target.input)
 
     return Calibration(stream, count, count * size, recipe.data.calibration, dataset.digest)
+
+
+def judged(
+    recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...] | None
+) -> tuple[Callable[[], Iterator[tuple[Array, Array | None]]], bool]:
+    """Batches to judge a precision on, as (images in the graph's form, labels or None), and whether there are labels.
+
+    Labels count where the data has them and they can be the model's class indices.
+    """
+    spec, size = recipe.data.calibration, recipe.target.batch.min
+    assert spec is not None
+    try:
+        dataset = open_dataset(spec, preprocess, labels=names, need_labels=False, split="calibration")
+        labelled = dataset.labelled
+    except DataError:  # the folders are no classes of the model: images all the same
+        dataset = open_dataset(spec, preprocess, labels=None, need_labels=False, split="calibration")
+        labelled = False
+
+    def stream() -> Iterator[tuple[Array, Array | None]]:
+        for images, labels in batches(dataset, size, limit=JUDGED_IMAGES):
+            if len(images) == size:
+                yield fed(images, preprocess, recipe.target.input), np.asarray(labels) if labelled else None
+
+    return stream, labelled
 
 
 def _synthetic(recipe: Recipe, preprocess: Preprocess) -> Calibration:

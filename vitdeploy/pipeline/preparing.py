@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,7 +38,7 @@ class Prepared:
         examples: images with the reference's outputs.
         calibration: images for ranges; None when none were asked for.
         model, export, preprocess, labels: for the manifest.
-        check: compares the graph as it is now with the reference, naming the pass it is given; None without --verify.
+        verifier: for a graph, what compares it with the reference after each pass; None without --verify.
     """
 
     graph: Graph
@@ -49,7 +50,7 @@ class Prepared:
     export: ExportRecord
     preprocess: Preprocess
     labels: tuple[str, ...] | None
-    check: Callable[[str], None] | None
+    verifier: Callable[[Graph], Callable[[str], None]] | None
 
 
 def prepare(
@@ -94,13 +95,13 @@ def prepare(
     labels = model.labels
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
     gc.collect()
-    graph, passes, check = _fold(path, recipe, target, examples, work, progress, half=half, verify=verify)
+    graph, passes, verifier = _fold(path, recipe, target, examples, work, progress, half=half, verify=verify)
     structure = _recognize(graph, passes)
     if calibrated:
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, "fp32", recipe.target.input)
-    return Prepared(graph, structure, passes, examples, calibration, described, record, preprocess, labels, check)
+    return Prepared(graph, structure, passes, examples, calibration, described, record, preprocess, labels, verifier)
 
 
 def check_graph(path: Path, examples: Examples, precision: str, form: InputForm) -> Parity:
@@ -143,22 +144,22 @@ def _fold(
     *,
     half: bool,
     verify: bool,
-) -> tuple[Graph, list[PassRecord], Callable[[str], None] | None]:
-    """Raise and fold the graph in `path`; what was done, and the check for the passes to come."""
+) -> tuple[Graph, list[PassRecord], Callable[[Graph], Callable[[str], None]] | None]:
+    """Raise and fold the graph in `path`; what was done, and what verifies the passes to come."""
     from vitdeploy import passes
     from vitdeploy.graph.model import load
     from vitdeploy.passes import order
 
     graph = load(path)
     batch, form, dialect = recipe.target.batch, recipe.target.input, target.dialect()
-    check = _verifier(graph, examples, "normalized", work) if verify else None
+    verifiers = [partial(_verifier, examples=examples, form=f, work=work) for f in ("normalized", form)]
+    raising, folding = [made(graph) if verify else None for made in verifiers]
     with progress.step("Raise attention and fold constants"):
-        records = passes.run(order.raising(batch.opt if batch.static else None), graph, check)
+        records = passes.run(order.raising(batch.opt if batch.static else None), graph, raising)
     with progress.step("Fold scales and norms into the weights"):
-        check = _verifier(graph, examples, form, work) if verify else None
         pixels = _pixels(form, examples.preprocess, half=half and dialect.half_around)
-        records += passes.run(order.folding(pixels, packed_qkv=dialect.packed_qkv), graph, check)
-    return graph, records, check
+        records += passes.run(order.folding(pixels, packed_qkv=dialect.packed_qkv), graph, folding)
+    return graph, records, verifiers[1] if verify else None
 
 
 def _recognize(graph: Graph, passes: Iterable[PassRecord]) -> Structure:

@@ -63,6 +63,10 @@ class Target(Frozen, ABC):
     def unavailable(self) -> Availability | None:
         """None when it can compile here; else why not, and what to do."""
 
+    def cannot_run(self) -> Availability | None:
+        """None when it can also run here what it compiles; else why not."""
+        return self.unavailable()
+
     @abstractmethod
     def dialect(self) -> Dialect:
         """The form of graph it compiles best."""

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from vitdeploy.errors import TargetUnavailable
-from vitdeploy.evidence import Audit
+from vitdeploy.evidence import Audit, Availability
 from vitdeploy.targets import Bundle, Compiled
 from vitdeploy.targets._match import audited
 from vitdeploy.targets._tensorrt import Profile, build_engine
@@ -66,6 +66,13 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
         name, bundle, compiled, fused=fusion.kernels, reasons=reasons, layers=precisions,
         norms=len(norms.kernels), doubts=doubts,
     )  # fmt: skip
+
+
+NOT_RUN = Availability(
+    available=False,
+    why="this version does not run TensorRT engines itself",
+    fix="On the GPU, load the engine with trtexec --loadEngine, or with the TensorRT-RTX runtime.",
+)
 
 
 def refuse_to_run(target: str, compiled: Compiled) -> NoReturn:

@@ -12,7 +12,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
 from vitdeploy.targets._engine_options import DIALECT, EngineOptions
-from vitdeploy.targets._tensorrt_engine import audit_engine, refuse_to_run
+from vitdeploy.targets._tensorrt_engine import NOT_RUN, audit_engine, refuse_to_run
 
 _GPU_NODES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")
 """A discrete GPU, and what Jetson's integrated one is called on JetPack 5 to 7."""
@@ -33,6 +33,10 @@ class TensorRT(EngineOptions, Target):
         if not any(Path(node).exists() for node in _GPU_NODES):
             return Availability(available=False, why="this machine has no NVIDIA GPU", fix=fix)
         return None
+
+    def cannot_run(self) -> Availability:
+        """Engines are compiled and audited here, and run on the device by its own tools."""
+        return NOT_RUN
 
     def dialect(self) -> Dialect:
         """Clean primitives, see `DIALECT`."""

@@ -13,7 +13,7 @@ from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
 from vitdeploy.targets._engine_options import DIALECT, EngineOptions
 from vitdeploy.targets._tensorrt import supported_compute_capabilities
-from vitdeploy.targets._tensorrt_engine import audit_engine, refuse_to_run
+from vitdeploy.targets._tensorrt_engine import NOT_RUN, audit_engine, refuse_to_run
 
 _FIRST_WITH_FP8 = 89
 """Ada. Hopper and Blackwell have it too, Ampere (sm86, Jetson Orin's sm87) does not."""
@@ -48,6 +48,10 @@ class TensorRTRTX(EngineOptions, Target):
         generation = self.device.lower().removeprefix("sm")
         if precision == "fp8" and generation.isdecimal() and int(generation) < _FIRST_WITH_FP8:
             raise UsageError(f"{self.device} has no FP8 units", fix="Use --device sm89 or later, or --precision int8.")
+
+    def cannot_run(self) -> Availability:
+        """Engines are compiled and audited here, and run on the device by its own tools."""
+        return NOT_RUN
 
     def dialect(self) -> Dialect:
         """Clean primitives, see `DIALECT`."""

@@ -1,0 +1,110 @@
+"""What a precision loses, judged on images before it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vitdeploy import tasks
+from vitdeploy.artifact import Trial
+from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.pipeline.candidates import Candidate, Workshop
+from vitdeploy.pipeline.compiling import GRAPH
+from vitdeploy.pipeline.inputs import JUDGED_IMAGES, judged
+from vitdeploy.progress import Progress
+from vitdeploy.session import Array, Session
+
+_POINTS = 100.0
+_MOST_ANSWER_BYTES = 256 << 20
+"""Of the reference, which are kept: a segmentation map of 512 x 512 is 2 MB."""
+_BETTER_THAN_CHANCE = 2.0
+"""Labels count only if the reference is right this many times as often as chance: else they are no labels of its."""
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What one side said about the images, as the task reads its outputs (None: not finite), and which were right."""
+
+    said: list[Array | None]
+    right: Array | None
+
+
+class Budget:
+    """Judges candidates by the share of images on which they lose against `reference`, in points.
+
+    With labels: top-1 of the reference minus top-1 of the candidate. Without: 100 · (1 - agreement), as the task
+    defines agreement. `emulated`: run by ONNX Runtime on this CPU, because the target cannot run here.
+    """
+
+    def __init__(
+        self, shop: Workshop, reference: Candidate, limit: float, progress: Progress, *, emulated: bool = False
+    ) -> None:
+        self.limit = limit
+        self._shop = shop
+        self._reference = reference
+        self._progress = progress
+        self._emulated = emulated
+        self._task = tasks.find(shop.recipe.task)
+        self._stream, self._labelled = judged(shop.recipe, shop.prepared.preprocess, shop.prepared.labels)
+
+    def judge(self, candidate: Candidate) -> Trial:
+        """What the candidate loses."""
+        expected, found = self._expected, self._answers(candidate)
+        by_labels = expected.right is not None and found.right is not None
+        if by_labels:
+            assert expected.right is not None
+            assert found.right is not None
+            lost = float(expected.right.mean() - found.right.mean())
+        else:
+            pairs = zip(expected.said, found.said, strict=True)
+            lost = 1 - float(np.mean([0.0 if a is None or b is None else self._task.alike(a, b) for a, b in pairs]))
+        return Trial(
+            precision=candidate.kind,
+            float_linears=candidate.float_linears,
+            lost=round(_POINTS * lost, 3),
+            judged_by="labels" if by_labels else "agreement",
+            images=len(expected.said),
+        )
+
+    def holds(self, trial: Trial) -> bool:
+        """Whether it lost no more than the limit."""
+        return trial.lost is not None and trial.lost <= self.limit
+
+    @cached_property
+    def _expected(self) -> _Answers:
+        found = self._answers(self._reference)
+        if not found.said:
+            raise QuantizeError(
+                "there is no image to judge the precision on", fix="Give --calibration a folder with images."
+            )
+        if found.right is not None and found.right.mean() < _BETTER_THAN_CHANCE / self._classes():
+            return _Answers(found.said, None)
+        return found
+
+    def _classes(self) -> int:
+        labels = [label for _, given in self._stream() if given is not None for label in given]
+        return max(1, len(set(labels)))
+
+    def _answers(self, candidate: Candidate) -> _Answers:
+        said: list[Array | None] = []
+        right: list[Array] = []
+        size = 0
+        title = f"Judge {candidate.kind} on images"
+        with self._open(candidate) as session, self._progress.step(title, JUDGED_IMAGES) as advance:
+            for images, labels in self._stream():
+                outputs = session.run({self._shop.prepared.examples.input_name: images})
+                usable = tasks.finite_samples(outputs)
+                said += [a if ok else None for a, ok in zip(self._task.answers(outputs), usable, strict=True)]
+                if self._labelled and labels is not None and self._shop.recipe.task.kind == "classification":
+                    right.append(self._task.statistics(outputs, labels).values["top1"])
+                advance(len(images))
+                size += sum(a.nbytes for a in said[-len(images) :] if a is not None)
+                if size > _MOST_ANSWER_BYTES:
+                    break
+        return _Answers(said, np.concatenate(right) if right else None)
+
+    def _open(self, candidate: Candidate) -> Session:
+        return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._shop.open(candidate)
