@@ -133,7 +133,7 @@ class Workshop:
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
             feeds = [{self.prepared.examples.input_name: image}] * len(sessions)
-            return latency.measure(sessions, feeds, batch=len(image), seconds=seconds, progress=self._progress)
+            return latency.measure(sessions, feeds, batch=len(image), seconds=seconds)
 
 
 def _signature(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
