@@ -58,7 +58,7 @@ __all__ = [
     "staged",
 ]
 
-EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json")
+EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "sensitivity.json")
 
 FactT = TypeVar("FactT", bound=Fact)
 

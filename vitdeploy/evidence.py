@@ -1,7 +1,7 @@
 """The evidence: what was read back or measured, typed.
 
-This file is the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json` and `gate.json`
-beside an artifact's manifest.
+This file is the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json`, `gate.json` and
+`sensitivity.json` beside an artifact's manifest.
 
 Keys stay; more may be added. Latencies are milliseconds; a speed-up is reference time / artifact time (above 1 is
 faster); a drop is reference - deployed in the metric's unit (above 0 is worse). `manifest` is the sha256 of the
@@ -198,6 +198,35 @@ class Eval(Fact):
     discordance: float = 0.0
     nonfinite: int = 0
     """Samples for which the deployed side gave NaN or infinity."""
+    manifest: str = ""
+
+
+class LayerSensitivity(Fact):
+    """What a linear costs when it alone is quantized.
+
+    Signal to noise ratios in dB, over the same images: of the linear's own output, and of the model's outputs; 10 dB
+    less is ten times the noise. `agreement`: share of images for which the model still says the same, from 0 to 1; None
+    where its task cannot tell. `macs`: its multiply-accumulates for one image.
+    """
+
+    name: str
+    role: str
+    block: int | None
+    sqnr_db: float
+    output_sqnr_db: float
+    agreement: float | None
+    macs: int
+
+
+class Sensitivity(Fact):
+    """Every linear that can be quantized, the one that costs the outputs most first."""
+
+    precision: str
+    layers: tuple[LayerSensitivity, ...]
+    images: int
+    calibration: str
+    choice: str
+    """How they were quantized: migration, ranges, bias correction."""
     manifest: str = ""
 
 

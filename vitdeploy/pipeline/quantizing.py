@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vitdeploy import environment
 from vitdeploy.errors import QuantizeError
+from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear, Structure
 from vitdeploy.progress import Progress
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration, Quantized
     from vitdeploy.quantize.observe import Observed
     from vitdeploy.quantize.qdq import Format, Kind
+    from vitdeploy.quantize.sensitivity import Agreement
     from vitdeploy.search import Choice, Judge, Trial
 
 _FULL_RANGE = 127
@@ -63,6 +66,7 @@ class Quantizer:
         self.dialect = dialect
         self.calibration = calibration
         self._progress = progress
+        self._chosen: dict[PrecisionSpec, Choice] = {}
 
     def quantize(self, precision: PrecisionSpec) -> Quantized:
         """A copy of the graph in this precision, and what was done.
@@ -81,6 +85,42 @@ class Quantizer:
             found = self._static(precision)
             return self._half_around(found) if self.dialect.half_around else found
         return Quantized(self._copy(), {})
+
+    def sensitivity(
+        self, precision: PrecisionSpec, images: int, agreement: Agreement | None = None
+    ) -> tuple[tuple[LayerSensitivity, ...], Choice]:
+        """What each linear that can be quantized costs when it alone is, worst first; and how it was done.
+
+        The way is the one that `quantize` found for all of them together, or finds now; what `precision` keeps in float
+        is told as well.
+
+        Args:
+            precision: int8, fp8 or int8-dynamic.
+            images: how many calibration images are looked at, at least.
+            agreement: of the model's task.
+
+        Raises:
+            QuantizeError: the precision quantizes no linear, calibration data is missing, or there is no linear.
+        """
+        from vitdeploy.graph.model import Graph
+        from vitdeploy.quantize.placement import place
+        from vitdeploy.quantize.sensitivity import measure
+
+        if precision.kind not in ("int8", "fp8", "int8-dynamic"):
+            raise QuantizeError(
+                f"{precision.kind} quantizes no linear, so there is nothing to compare",
+                fix="Ask for int8, fp8 or int8-dynamic.",
+            )
+        calibration = self._images()
+        kept, everything = (place(self.structure, keep)[0] for keep in (precision.keep, ()))
+        choice = self._chosen.get(precision) or self._searched(precision, self._writer(precision, kept))[1]
+        graph, observed = self.migrated(choice.alpha)
+        quantized = Graph(graph.model.clone())
+        self._writer(precision, everything)(quantized, observed, choice)
+        count = min(calibration.count, -(-images * calibration.count // calibration.images))
+        with self._progress.step(f"Measure {len(everything)} linears one by one", count) as advance:
+            batches = islice(calibration.batches(), count)
+            return measure(graph, quantized, everything, batches, agreement=agreement, advance=advance), choice
 
     def format(self, precision: PrecisionSpec, choice: Choice) -> Format:
         """How this precision writes the Q/DQ pairs of a linear."""
@@ -125,16 +165,12 @@ class Quantizer:
 
     def _static(self, precision: PrecisionSpec) -> Quantized:
         """Q/DQ pairs on every placed linear, after the migration that keeps the outputs best."""
-        from vitdeploy.quantize import Quantized, qdq
+        from vitdeploy.quantize import Quantized
         from vitdeploy.quantize.placement import place
 
         self._images()
         placed, kept = place(self.structure, precision.keep)
-
-        def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
-            qdq.write(graph, _nodes(placed), observed, self.format(precision, choice))
-
-        best, choice, record = self._searched(precision, write, tune_ranges=True)
+        best, choice, record = self._searched(precision, self._writer(precision, placed))
         form = self.format(precision, choice)
         told = {
             "method": "static Q/DQ",
@@ -155,12 +191,20 @@ class Quantizer:
             dynamic.write(graph, _nodes(placed), largest_weight())
             told["migration"] = "none: it needs calibration images (--calibration)"
             return Quantized(graph, {**told, **_placement(placed, kept)})
-
-        def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:  # noqa: ARG001  as static
-            dynamic.write(graph, _nodes(placed), largest_weight())
-
-        best, choice, record = self._searched(precision, write, tune_ranges=False)
+        best, choice, record = self._searched(precision, self._writer(precision, placed))
         return Quantized(best, {**told, **record, **_placement(placed, kept)}, choice.alpha)
+
+    def _writer(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> Write:
+        """What quantizes these linears in this precision."""
+        from vitdeploy.quantize import dynamic, qdq
+
+        def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
+            if precision.kind == "int8-dynamic":
+                dynamic.write(graph, _nodes(placed), largest_weight())
+            else:
+                qdq.write(graph, _nodes(placed), observed, self.format(precision, choice))
+
+        return write
 
     def _half_around(self, found: Quantized) -> Quantized:
         from vitdeploy.quantize import Quantized, half
@@ -170,9 +214,7 @@ class Quantizer:
         record = {**found.record, **{f"around: {key}": value for key, value in around.record.items()}}
         return Quantized(around.graph, record, found.alpha)
 
-    def _searched(
-        self, precision: PrecisionSpec, write: Write, *, tune_ranges: bool
-    ) -> tuple[Graph, Choice, dict[str, str]]:
+    def _searched(self, precision: PrecisionSpec, write: Write) -> tuple[Graph, Choice, dict[str, str]]:
         """The graph of the choice whose outputs are nearest to float32's, and the path to it."""
         from vitdeploy import search
 
@@ -180,6 +222,7 @@ class Quantizer:
         if precision.smooth_alpha != "auto":
             alphas = (None if precision.smooth_alpha == "off" else float(precision.smooth_alpha),)
         calibration, judge = self._images(), self._judge
+        tune_ranges = precision.kind != "int8-dynamic"
         with self._progress.step("Search migration and ranges" if tune_ranges else "Search migration"):
             choice, trials = search.choose(
                 lambda c: judge.sqnr_db(self._built(c, write)), alphas=alphas, tune_ranges=tune_ranges
@@ -194,6 +237,7 @@ class Quantizer:
             "calibration_digest": calibration.digest,
             "calibration_images": str(calibration.images),
         }
+        self._chosen[precision] = choice
         return self._built(choice, write), choice, record
 
     def _built(self, choice: Choice, write: Write) -> Graph:

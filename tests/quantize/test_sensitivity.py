@@ -1,0 +1,148 @@
+"""The linear that was made hard to quantize is the one that costs most."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.graphs import dynamo, images, raised, run
+from vitdeploy.errors import QuantizeError
+from vitdeploy.evidence import LayerSensitivity
+from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.model import Graph
+from vitdeploy.graph.structure import Linear
+from vitdeploy.pipeline.quantizing import Quantizer
+from vitdeploy.progress import Silent
+from vitdeploy.quantize import Calibration
+from vitdeploy.quantize.sensitivity import measure
+from vitdeploy.recipe import PrecisionSpec, TaskSpec
+from vitdeploy.search import Judge
+from vitdeploy.session import Array
+from vitdeploy.tasks import find
+
+QDQ = Dialect(20, "primitives")
+BATCHES = [images(1, seed) for seed in range(8)]
+CALIBRATION = Calibration(lambda: iter(BATCHES), len(BATCHES), len(BATCHES), "test", "digest")
+
+
+def quantizer(model: bytes, dialect: Dialect = QDQ) -> Quantizer:
+    graph, structure, _ = raised(model)
+    return Quantizer(graph, structure, dialect, CALIBRATION, Silent())
+
+
+@pytest.fixture(scope="module")
+def hostile(vit: Any) -> bytes:
+    """Two channels in front of block 1's first linear are a hundred times as large: the same function."""
+    twin = copy.deepcopy(vit)
+    norm, linear = twin.blocks[1].norm2, twin.blocks[1].mlp.fc1
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias):
+            tensor[:2] *= 100
+        linear.weight[:, :2] /= 100
+    return dynamo(twin, images(1))
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8-dynamic"])
+def test_the_hostile_linear_is_the_worst_until_outliers_migrate(kind: Any, hostile: bytes) -> None:
+    made = quantizer(hostile)
+    off, choice = made.sensitivity(PrecisionSpec(kind=kind, smooth_alpha="off"), 8)
+    assert choice.alpha is None
+    assert off[0].name == "blocks.1.mlp.fc1"
+    assert [layer.output_sqnr_db for layer in off] == sorted(layer.output_sqnr_db for layer in off)
+    on, _ = made.sensitivity(PrecisionSpec(kind=kind, smooth_alpha=0.5), 8)
+    before, after = (next(x for x in found if x.name == off[0].name) for found in (off, on))
+    assert after.output_sqnr_db > before.output_sqnr_db + 6
+    assert after.sqnr_db > before.sqnr_db + 6
+
+
+def test_every_linear_is_told_with_its_work(exported: Callable[[str], bytes]) -> None:
+    found, _ = quantizer(exported("dynamo")).sensitivity(PrecisionSpec(kind="int8", keep=("head",)), 3)
+    by_name = {layer.name: layer for layer in found}
+    assert len(by_name) == 9  # what is kept in float is told too, all but the patch embedding
+    assert (by_name["blocks.0.attn.qkv"].role, by_name["blocks.0.attn.qkv"].block) == ("qkv", 0)
+    assert by_name["blocks.0.attn.qkv"].macs == 17 * 32 * 96
+    assert by_name["head"].macs == 32 * 10
+    assert all(layer.agreement is None for layer in found)
+
+
+def test_one_linear_costs_what_a_graph_with_that_one_quantized_says(exported: Callable[[str], bytes]) -> None:
+    made = quantizer(exported("dynamo"))
+    precision = PrecisionSpec(kind="int8", smooth_alpha="off")
+    layers, choice = made.sensitivity(precision, 8)
+    others = tuple(linear.name for linear in made.structure.linears if linear.name not in ("patch_embed.proj", "head"))
+    alone = made.quantize(precision.model_copy(update={"keep": others})).graph
+    if not choice.correct_bias and choice.ranges == "minmax":
+        expected = Judge(made.graph, CALIBRATION).sqnr_db(alone)
+        found = next(layer for layer in layers if layer.name == "head")
+        assert found.output_sqnr_db == pytest.approx(expected, abs=0.1)
+        assert found.sqnr_db == pytest.approx(expected, abs=0.1)  # it is the last
+
+
+def test_agreement_is_the_tasks(exported: Callable[[str], bytes]) -> None:
+    made = quantizer(exported("dynamo"))
+    task = find(TaskSpec(kind="classification"))
+    layers, _ = made.sensitivity(PrecisionSpec(kind="int8"), 8, task.agreement)
+    assert all(layer.agreement is not None and 0 <= layer.agreement <= 1 for layer in layers)
+    assert max(layer.agreement or 0 for layer in layers) == 1
+    broken, linear = _with_a_broken_head(made)
+    [worst] = measure(made.graph, broken, [linear], BATCHES, agreement=task.agreement)
+    expected = np.mean([_best(run(made.graph, b)) == _best(run(broken, b)) for b in BATCHES])
+    assert worst.agreement == pytest.approx(expected)
+    assert expected < 1
+
+
+def _best(outputs: dict[str, Array]) -> int:
+    return int(outputs["output_0"].argmax())
+
+
+def _with_a_broken_head(made: Quantizer) -> tuple[Graph, Linear]:
+    broken = Graph(made.graph.model.clone())
+    linear = next(one for one in made.structure.linears if one.role == "head")
+    node = next(n for n in broken.nodes if n.name == linear.nodes[0])
+    rolled = np.roll(np.asarray(node.inputs[1].const_value.numpy()), 1, axis=1)
+    node.replace_input_with(1, broken.initializer(rolled, "rolled"))
+    return broken, linear
+
+
+def test_a_dynamic_batch_counts_the_work_of_one_image(exported: Callable[[str], bytes]) -> None:
+    graph, structure, _ = raised(exported("dynamo-batch"))
+    pairs = [images(2, seed) for seed in range(3)]
+    calibration = Calibration(lambda: iter(pairs), 3, 6, "test", "digest")
+    made = Quantizer(graph, structure, QDQ, calibration, Silent())
+    layers, _ = made.sensitivity(PrecisionSpec(kind="int8", smooth_alpha="off"), 4)
+    found = {layer.name: layer.macs for layer in layers}
+    assert found["blocks.1.mlp.fc1"] == 17 * 32 * 128
+
+
+def test_without_images_it_is_refused(exported: Callable[[str], bytes]) -> None:
+    graph, structure, _ = raised(exported("dynamo"))
+    with pytest.raises(QuantizeError, match="needs? calibration images"):
+        Quantizer(graph, structure, QDQ, None, Silent()).sensitivity(PrecisionSpec(kind="int8"), 8)
+    with pytest.raises(QuantizeError, match="no calibration image"):
+        measure(graph, graph, [structure.linears[-1]], iter(()))
+
+
+def test_a_precision_without_quantized_linears_is_refused(exported: Callable[[str], bytes]) -> None:
+    with pytest.raises(QuantizeError, match="fp16 quantizes no linear"):
+        quantizer(exported("dynamo")).sensitivity(PrecisionSpec(kind="fp16"), 8)
+
+
+def test_what_quantize_chose_is_not_searched_again(
+    exported: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, precision = quantizer(exported("dynamo")), PrecisionSpec(kind="int8")
+    alpha = made.quantize(precision).alpha
+    monkeypatch.setattr(Judge, "sqnr_db", lambda *_: pytest.fail("searched again"))
+    assert made.sensitivity(precision, 2)[1].alpha == alpha
+
+
+def test_layers_survive_their_json() -> None:
+    layer = LayerSensitivity(
+        name="a", role="qkv", block=None, sqnr_db=-200.0, output_sqnr_db=40.0, agreement=None, macs=1
+    )
+    assert LayerSensitivity.model_validate_json(layer.model_dump_json()) == layer
