@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,12 +28,12 @@ WRITERS: dict[str, Write] = {
 
 
 @pytest.fixture(scope="module")
-def model(exported: Callable[[str], bytes]) -> Iterator[tuple[Graph, list[Linear], dict[str, Observed]]]:
+def model(exported: Callable[[str], bytes]) -> tuple[Graph, list[Linear], dict[str, Observed]]:
     graph, structure, _ = raised(exported("dynamo"))
     placed, _ = place(structure, ())
     names = _nodes(placed)
     inputs = [operand(n, 0).name or "" for n in graph.nodes if n.name in names]
-    yield graph, placed, observe(graph, inputs, BATCHES, len(BATCHES))
+    return graph, placed, observe(graph, inputs, BATCHES, len(BATCHES))
 
 
 def _nodes(linears: list[Linear]) -> list[str]:

@@ -19,6 +19,7 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.measure import latency
 from vitdeploy.pipeline.compiling import GRAPH, SITES, bundle_of
 from vitdeploy.pipeline.preparing import Prepared
+from vitdeploy.pipeline.quantizing import FLOAT
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec, Recipe
 from vitdeploy.session import Session
@@ -27,6 +28,8 @@ from vitdeploy.targets import Compiled, Target
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
     from vitdeploy.pipeline.quantizing import Quantizer
+
+_SENSITIVITY_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Candidate:
     @property
     def float_linears(self) -> int:
         """Linears that stayed in float."""
-        return sum(key.startswith("float: ") for key in self.record)
+        return sum(key.startswith(FLOAT) for key in self.record)
 
     def move(self, folder: Path) -> None:
         """Move the graph and its sites to `folder`."""
@@ -122,9 +125,12 @@ class Workshop:
             compiled: Compiled = self.target.compile(bundle, candidate.folder)
         return self.target.open(compiled, candidate.kind, environment.available_cores())
 
-    def worst_first(self, candidate: Candidate, progress: Progress) -> list[str]:
+    def worst_first(self, candidate: Candidate) -> list[str]:
         """The linears that `candidate` quantizes, by name: first what adds most noise for the work that it saves."""
-        raise NotImplementedError
+        layers, _ = self.quantizer.sensitivity(candidate.precision, _SENSITIVITY_IMAGES)
+        quantized = [layer for layer in layers if f"{FLOAT}{layer.name}" not in candidate.record]
+        noise = {layer.name: 10 ** (-layer.output_sqnr_db / 10) / max(1, layer.macs) for layer in quantized}
+        return sorted(noise, key=lambda name: -noise[name])
 
     def time(self, candidates: Iterable[Candidate], seconds: float) -> Bench:
         """Time candidates in turns; the first one is the reference."""

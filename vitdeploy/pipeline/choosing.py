@@ -75,7 +75,7 @@ def _unmeasured(
     if limit is None:
         return Chosen(shop.make(asked), notes=told)
     budget = Budget(shop, shop.make_plain("fp32"), limit, progress, emulated=True)
-    found, trials = fitted(shop, asked, budget, progress)
+    found, trials = fitted(shop, asked, budget)
     if found is None:
         raise _unfit(asked, trials)
     kept = [t.model_copy(update={"kept": t is trials[-1]}) for t in trials]
@@ -91,7 +91,7 @@ def _asked(
         found = shop.make(asked)
         trials = [Trial(precision=found.kind, float_linears=found.float_linears)]
     else:
-        inside, trials = fitted(shop, asked, Budget(shop, reference, limit, progress), progress)
+        inside, trials = fitted(shop, asked, Budget(shop, reference, limit, progress))
         if inside is None:
             raise _unfit(asked, trials)
         found = inside
@@ -113,7 +113,7 @@ def _fastest(shop: Workshop, reference: Candidate, limit: float, progress: Progr
         asked = recipe.precision.model_copy(update={"kind": kind})
         try:
             target.check_precision(kind)
-            found, tried = fitted(shop, asked, budget, progress) if budget is not None else _unjudged(shop, asked)
+            found, tried = fitted(shop, asked, budget) if budget is not None else _unjudged(shop, asked)
         except VitdeployError as error:  # what cannot be had here is no error of auto's
             trials.append(Trial(precision=kind, why=error.message))
             continue
@@ -190,6 +190,6 @@ def _unfit(asked: PrecisionSpec, trials: Sequence[Trial]) -> QuantizeError:
     worst = trials[0]
     return QuantizeError(
         f"{asked.kind} loses {worst.lost:.2f} points of {worst.judged_by or 'accuracy'}, the budget is "
-        f"{asked.max_drop_pp:g}, and leaving up to half of the linears in float does not mend it",
+        f"{asked.max_drop_pp:g}, and no linear can be quantized within it",
         fix="Raise --max-drop, give other --calibration images, or use --precision auto.",
     )

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vitdeploy.artifact import Trial
 from vitdeploy.pipeline.budget import Budget
 from vitdeploy.pipeline.candidates import Candidate, Workshop
-from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec
 
-MOST_FLOAT_SHARE = 0.5
-"""Of the placed linears: with more in float, little is gained by the others."""
 
-
-def fitted(
-    shop: Workshop, asked: PrecisionSpec, budget: Budget, progress: Progress
-) -> tuple[Candidate | None, list[Trial]]:
+def fitted(shop: Workshop, asked: PrecisionSpec, budget: Budget) -> tuple[Candidate | None, list[Trial]]:
     """The candidate of this precision that fits the budget with the fewest linears in float; None if there is none.
 
     All linears are tried first. If that loses too much, the worst 1, 2, 4, … stay in float until it fits, and then the
@@ -30,7 +24,7 @@ def fitted(
     trials = [budget.judge(first)]
     if budget.holds(trials[0]):
         return first, trials
-    order = shop.worst_first(first, progress)
+    order = shop.worst_first(first)
     settled = asked.model_copy(update={"smooth_alpha": "off" if first.alpha is None else first.alpha})
     first.discard()
     made: dict[int, Candidate] = {}
@@ -44,10 +38,11 @@ def fitted(
         made[count] = found
         return True
 
-    enough = _first_power_of_two(fits, int(MOST_FLOAT_SHARE * len(order)))
-    if enough is None:
+    counts = [*_powers_of_two(len(order) - 1), len(order) - 1]  # something has to be left, or it is float
+    place = next((i for i, count in enumerate(counts) if count > 0 and fits(count)), None)
+    if place is None:
         return None, [*trials[:-1], trials[-1].model_copy(update={"why": f"over the budget of {budget.limit:g}"})]
-    low, high = enough // 2, enough  # low does not fit, high does
+    low, high = counts[place - 1] if place else 0, counts[place]  # low does not fit, high does
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -58,13 +53,8 @@ def fitted(
     return made[high], [*(t for t in trials if t is not final), final]
 
 
-def _first_power_of_two(fits: Callable[[int], bool], most: int) -> int | None:
-    count = 1
-    while count <= most:
-        if fits(count):
-            return count
-        count *= 2
-    return None
+def _powers_of_two(below: int) -> list[int]:
+    return [1 << i for i in range(max(0, below - 1).bit_length())]
 
 
 def _keeping(precision: PrecisionSpec, names: Sequence[str]) -> PrecisionSpec:

@@ -29,6 +29,9 @@ _FULL_RANGE = 127
 _HALF_RANGE = 64
 """255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
 
+FLOAT = "float: "
+"""Before the name of a linear that stayed in float, in what the manifest tells of a precision."""
+
 _ACTIVATIONS = {"uint8": "uint8", "int8": "int8, symmetric", "e4m3": "FP8 E4M3"}
 
 Write = Callable[["Graph", Mapping[str, "Observed"], "Choice"], None]
@@ -277,7 +280,7 @@ def _bits(largest: int) -> str:
 
 
 def _placement(placed: Sequence[Linear], kept: Mapping[str, str]) -> dict[str, str]:
-    return {"quantized": str(len(placed)), **{f"float: {name}": rule for name, rule in kept.items()}}
+    return {"quantized": str(len(placed)), **{f"{FLOAT}{name}": rule for name, rule in kept.items()}}
 
 
 def _of(trials: Sequence[Trial], choice: Choice) -> Trial:
