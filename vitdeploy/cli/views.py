@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy.report import tables
+from vitdeploy.report import numbers, tables
 from vitdeploy.report.summary import summarize
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
     refused = [(record.name, refusal) for record in found.passes for refusal in record.refused]
     lines += [Text(f"  {name} refused {refusal.site}: {refusal.reason}", style="yellow") for name, refusal in refused]
     lines += [Text(f"  {note}", style="yellow" if found.stage == "bundle" else "") for note in found.notes]
-    if found.stage == "artifact" and found.faster_than_fp32 is None and not benched:
-        lines.append(Text(f"  faster than FP32 on this machine? not known yet: vitdeploy bench {found.artifact}"))
-    return [*lines]
+    kept = next((t for t in found.trials if t.kept), None)
+    if kept is not None and kept.speedup is not None and len(found.trials) == 1:
+        lines.append(Text(f"  {numbers.speedup(kept.speedup)} times as fast as this target's float graph, at a glance"))
+    if found.stage == "artifact" and not benched:
+        lines.append(Text(f"  against FP32 PyTorch on this machine: vitdeploy bench {found.artifact}"))
+    return [*lines, *([tables.trials(found.trials)] if len(found.trials) > 1 else [])]
 
 
 def inspected(found: Audit) -> list[RenderableType]:

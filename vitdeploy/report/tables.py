@@ -10,11 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vitdeploy.artifact import Trial
 from vitdeploy.evidence import Audit, Availability, Bench, BlockGroup, Eval, Gate, LinearGroup, Outline, Unfused
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 from vitdeploy.report.summary import Summary
 
+_JUDGED = {"labels": "top-1", "agreement": "agreement"}
 _COLOURS = {"pass": "green", "fail": "red", "invalid": "yellow"}
 
 
@@ -74,6 +76,22 @@ def _by_role(found: Outline) -> str:
         else:
             told.append(" ".join((f"{count} {role}", *(f"{group.k}×{group.n}" for group in groups))))
     return ", ".join(told) or NOTHING
+
+
+def trials(found: Sequence[Trial]) -> Table:
+    """What was tried to lower the precision: what each way lost and gained, and which one was kept."""
+    table = _table(None, "precision", "in float", "points lost", "times float", "", right=(1, 2, 3))
+    for trial in found:
+        table.add_row(
+            trial.precision,
+            str(trial.float_linears) if trial.float_linears else NOTHING,
+            NOTHING if trial.lost is None else f"{trial.lost:.2f}",
+            numbers.speedup(trial.speedup),
+            Text("kept", style="bold green") if trial.kept else Text(trial.why),
+        )
+    judged = next((t for t in found if t.judged_by is not None), None)
+    notes = [] if judged is None else [f"points of {_JUDGED[judged.judged_by or '']}, on {judged.images} images"]
+    return _noted(table, notes)
 
 
 def audit(found: Audit) -> Table:
