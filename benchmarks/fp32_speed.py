@@ -30,7 +30,7 @@ from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.prove import open_session
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch
-from vitdeploy.session import Session
+from vitdeploy.session import Array, Session
 from vitdeploy.sources._torch import TorchSession
 from vitdeploy.targets.openvino import OpenVINOSession
 
@@ -66,27 +66,31 @@ def _measure(name: str, seconds: float) -> Bench:
     model = sources.load(spec)
     image = normalized(natural_image(0, model.preprocess, 1), model.preprocess)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        plain = Path(folder) / "plain.onnx"
-        example = (image, TorchSession(model.module).run({"input": image}))
-        exporting.export(model.module, [example], input_name="input", batch=Batch(), path=plain)
-        eager = TorchSession(model.module, threads=threads, name="torch eager")
-        compiled = torch.compile(timm.create_model(name, pretrained=False).eval())
-        sessions: list[Session] = [
-            eager,
-            TorchSession(compiled, threads=threads, name="torch.compile"),
-            OnnxSession(plain, threads=threads, name="onnxruntime"),
-            OpenVINOSession(plain, "CPU", threads, name="openvino"),
-        ]
+        sessions = stock_sessions(name, model, image, Path(folder), threads)
         for target in ("onnxruntime", "openvino"):
             out = Path(folder) / target
             export(recipes.compose(f"timm:{name}", target=target, weights="random"), out, Silent())
-            artifact = load(out)
-            session = open_session(artifact, threads)
+            session = open_session(load(out), threads)
             session.name = f"vitdeploy {target}"
             sessions.append(session)
         for session in sessions:
             stack.enter_context(session)
-        return measure(sessions, {"input": image}, batch=1, seconds=seconds)
+        return measure(sessions, [{"input": image}] * len(sessions), batch=1, seconds=seconds)
+
+
+def stock_sessions(name: str, model: sources.LoadedModel, image: Array, folder: Path, threads: int) -> list[Session]:
+    """What runs the timm model `name` without vitdeploy, in float32; the plain export is `folder`/plain.onnx."""
+    assert model.module is not None
+    plain = folder / "plain.onnx"
+    example = (image, TorchSession(model.module).run({"input": image}))
+    exporting.export(model.module, [example], input_name="input", batch=Batch(), path=plain)
+    compiled = torch.compile(timm.create_model(name, pretrained=False).eval())
+    return [
+        TorchSession(model.module, threads=threads, name="torch eager"),
+        TorchSession(compiled, threads=threads, name="torch.compile"),
+        OnnxSession(plain, threads=threads, name="onnxruntime"),
+        OpenVINOSession(plain, "CPU", threads, name="openvino"),
+    ]
 
 
 def _row(name: str, found: Bench) -> str:
