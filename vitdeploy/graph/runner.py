@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -62,17 +62,18 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
         self.effective: Mapping[str, str] = {"engine": f"onnxruntime {ort.__version__}", "provider": "CPU"}
         self._outputs = [o.name for o in self._session.get_outputs()]
 
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name.
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name; where `outputs` are named, only these are kept, and only what they need is computed.
 
         Raises:
             CompileError: the feeds do not fit, or an operator finds that its operands do not.
         """
+        wanted = self._outputs if outputs is None else list(outputs)
         try:
-            outputs = self._session.run(None, dict(feeds))
+            found = self._session.run(wanted, dict(feeds))
         except Exception as error:  # noqa: BLE001  as above
             raise self._refusal(feeds, error) from None
-        return dict(zip(self._outputs, outputs, strict=True))
+        return dict(zip(wanted, found, strict=True))
 
     def _refusal(self, feeds: Feeds, error: Exception) -> CompileError:
         for wanted in self._session.get_inputs():
