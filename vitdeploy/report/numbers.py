@@ -39,6 +39,11 @@ def fused(attention: AttentionAudit) -> str:
     return told if attention.evidence == "compiled" else f"{told} ({attention.evidence})"
 
 
+def metric(name: str) -> str:
+    """A metric's name as people write it."""
+    return {"top1": "top-1", "top5": "top-5"}.get(name, name)
+
+
 def observed(value: float | str | None) -> str:
     """An observed figure or a limit of a check."""
     return NOTHING if value is None else value if isinstance(value, str) else three_digits(value)

@@ -77,8 +77,8 @@ def _accuracy(evaluation: Eval | None) -> list[Row]:
     for name, metric in evaluation.metrics.items():
         unit = "%" if metric.unit == "points" else metric.unit
         sides = f"{metric.reference:.2f}", f"{metric.deployed:.2f}"
-        rows.append(Row(f"{_metric_name(name)} ({unit})", *sides))
-        rows.append(Row(f"{_metric_name(name)} drop, 95 % interval ({metric.unit})", NOTHING, numbers.drop(metric)))
+        rows.append(Row(f"{numbers.metric(name)} ({unit})", *sides))
+        rows.append(Row(f"{numbers.metric(name)} drop, 95 % interval ({metric.unit})", NOTHING, numbers.drop(metric)))
     rows.append(Row("same prediction (%)", NOTHING, f"{100 * evaluation.agreement:.2f}"))
     return rows
 
@@ -97,7 +97,3 @@ def _paired(evaluation: Eval, metric: Metric) -> str:
     data = f" of {evaluation.data}" if evaluation.data else ""
     bound = f"the drop is at most {metric.upper95:.2f} {metric.unit} with 95 % confidence"
     return f"{evaluation.n:,} samples{data}, paired: {bound}, McNemar p = {evaluation.p_value:.2g}"
-
-
-def _metric_name(name: str) -> str:
-    return {"top1": "top-1", "top5": "top-5"}.get(name, name)

@@ -1,0 +1,34 @@
+"""Screenshots of a report for the documentation: `python -m tests.report.html.shots REPORT FOLDER`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from tests.report.html.chromium import DESK, PHONE, Media, browser
+
+# name -> width, medium, the section to begin with, height: what keeps each below 200 kB
+_VIEWS: dict[str, tuple[int, Media, str, int]] = {
+    "light": (DESK, "light", "", 1480),
+    "dark": (DESK, "dark", "fusion", 1480),
+    "phone": (PHONE, "light", "", 1700),
+}
+
+
+def take(report: Path, folder: Path) -> None:
+    """Write one PNG for each view."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with browser() as page:
+        for name, (width, media, section, height) in _VIEWS.items():
+            page.open(report, width=width, media=media)
+            found = f"document.getElementById('{section}')"
+            top = page.evaluate(f"{found}.getBoundingClientRect().top + scrollY - 16") if section else 0
+            picture = Image.open(io.BytesIO(page.screenshot(top=top, height=height))).convert("RGB")
+            picture.save(folder / f"report-{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    take(Path(sys.argv[1]), Path(sys.argv[2]))
