@@ -36,6 +36,8 @@ def test_demo_passes_its_gate(tmp_path: Path) -> None:
     assert outcome.eval.metrics["top1"].reference >= 96
     assert outcome.bench is not None
     assert [r.name for r in outcome.bench.runs] == ["pytorch-fp32", "openvino-int8"]
+    assert outcome.report == str(tmp_path / "demo" / "report.html")
+    assert outcome.gate.verdict in Path(outcome.report).read_text(encoding="utf-8")
     checks = {check.name: check.status for check in outcome.gate.checks}
     assert checks["accuracy drop"] == checks["attention fused"] == "pass"
     if outcome.bench.valid:  # on a busy machine the gate must say invalid instead, and never fail

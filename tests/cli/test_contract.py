@@ -26,6 +26,7 @@ FLAGS = {
     "gate": "--baseline --save-baseline --max-drop --min-speedup --max-slowdown --min-fused --junit --markdown",
     "predict": "",
     "run": "--weights --calibration --data --output -o --force",
+    "report": "--output -o --data --images",
     "doctor": "",
     "recipes": "",
 }  # fmt: skip

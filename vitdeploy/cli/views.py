@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitdeploy.pipeline.compiling import Exported
     from vitdeploy.pipeline.doctor import Diagnosis
     from vitdeploy.pipeline.predict import Prediction
+    from vitdeploy.pipeline.reporting import Reported
     from vitdeploy.pipeline.run import Outcome
 
 _PERCENT_DIGITS = 1
@@ -55,6 +56,17 @@ def predictions(found: Sequence[Prediction]) -> list[RenderableType]:
             f"  {100 * guess.probability:5.{_PERCENT_DIGITS}f} %  {escape(guess.label)}" for guess in prediction.top
         ]
     return shown
+
+
+def reported(found: Reported) -> list[RenderableType]:
+    """Where the page is, and what it could not show."""
+    shown = sum(section.missing is None for section in found.sections)
+    lines = [
+        Text.assemble(("report ", "bold"), (found.report, "bold cyan"), f", {numbers.size(found.bytes)}"),
+        Text(f"  verdict {found.verdict}; {shown} of {len(found.sections)} sections have evidence"),
+    ]
+    gaps = [section for section in found.sections if section.missing is not None]
+    return [*lines, *(Text(f"  {s.name}: {s.missing}. {s.fix}", style="yellow") for s in gaps)]
 
 
 def doctor(found: Diagnosis) -> list[RenderableType]:
@@ -95,7 +107,8 @@ def outcome(found: Outcome) -> list[RenderableType]:
     shown.append(tables.gate(found.gate))
     random_weights = found.export.weights == "random"
     summary = summarize(found.audit, found.bench, found.eval, found.gate, random_weights=random_weights)
-    return [*shown, tables.summary(summary)]
+    page = [Text.assemble(("report ", "bold"), (found.report, "bold cyan"))] if found.report is not None else []
+    return [*shown, tables.summary(summary), *page]
 
 
 def _parity(found: Exported) -> str:

@@ -1,4 +1,4 @@
-"""All of it, from one recipe: export, inspect, eval, bench, gate."""
+"""All of it, from one recipe: export, inspect, eval, bench, gate, report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.data.dataset import open_dataset
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
-from vitdeploy.pipeline import gating, prove
+from vitdeploy.pipeline import gating, prove, reporting
 from vitdeploy.pipeline.compiling import Exported
 from vitdeploy.pipeline.export import default_folder, export
 from vitdeploy.progress import Progress
@@ -28,6 +28,8 @@ class Outcome(BaseModel):
     eval: Eval | None
     bench: Bench | None
     gate: Gate
+    report: str | None = None
+    """The page; None without the extra `report`."""
 
 
 def run(
@@ -51,13 +53,13 @@ def run(
     exported = export(recipe, out, progress, force=force)
     compiled = exported.stage == "artifact"
     evaluation = prove.evaluate(out, None, progress) if compiled and _has_data(recipe) else None
-    return Outcome(
-        export=exported,
-        audit=prove.inspect(out),
-        eval=evaluation,
-        bench=prove.bench([out], progress) if compiled else None,
-        gate=gating.gate(out, {}, progress),
-    )
+    audit = prove.inspect(out)
+    bench = prove.bench([out], progress) if compiled else None
+    gate = gating.gate(out, {}, progress)
+    if not reporting.available():
+        progress.warn("no report.html: pip install 'vitdeploy[report]', then vitdeploy report " + str(out))
+    page = reporting.report([out], None, progress).report if reporting.available() else None
+    return Outcome(export=exported, audit=audit, eval=evaluation, bench=bench, gate=gate, report=page)
 
 
 def find_recipe(name: str) -> Recipe:
