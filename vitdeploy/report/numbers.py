@@ -31,6 +31,11 @@ def drop(metric: Metric) -> str:
     return f"{_signless_zero(metric.drop)} [{_signless_zero(low)}, {_signless_zero(high)}]"
 
 
+def agreement_name(task: str) -> str:
+    """What the agreement of two models is called: only a classifier has one prediction that is the same or not."""
+    return "same prediction" if task == "classification" else "agreement"
+
+
 def fused(attention: AttentionAudit) -> str:
     """`12 of 12`, and what it rests on where that is not the compiled thing."""
     if not attention.sites:

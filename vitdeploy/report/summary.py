@@ -8,6 +8,11 @@ from vitdeploy.evidence import Audit, Bench, Eval, Gate, Metric, Run
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 
+_METRICS = {
+    "top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "delta1": "δ1",
+    "abs_rel": "AbsRel", "rmse": "RMSE", "map": "mAP", "map50": "mAP at 0.5", "map75": "mAP at 0.75",
+    "recall1": "recall@1", "recall_k": "recall@k", "knn_agreement": "same neighbours",
+}  # fmt: skip
 _TITLES = {"pytorch-fp32": "FP32 PyTorch", "onnxruntime-fp32": "FP32 ONNX Runtime"}
 
 
@@ -79,7 +84,7 @@ def _accuracy(evaluation: Eval | None) -> list[Row]:
         sides = f"{metric.reference:.2f}", f"{metric.deployed:.2f}"
         rows.append(Row(f"{_metric_name(name)} ({unit})", *sides))
         rows.append(Row(f"{_metric_name(name)} drop, 95 % interval ({metric.unit})", NOTHING, numbers.drop(metric)))
-    rows.append(Row("same prediction (%)", NOTHING, f"{100 * evaluation.agreement:.2f}"))
+    rows.append(Row(f"{numbers.agreement_name(evaluation.task)} (%)", NOTHING, f"{100 * evaluation.agreement:.2f}"))
     return rows
 
 
@@ -96,8 +101,8 @@ def _notes(bench: Bench | None, evaluation: Eval | None, gate: Gate | None, *, r
 def _paired(evaluation: Eval, metric: Metric) -> str:
     data = f" of {evaluation.data}" if evaluation.data else ""
     bound = f"the drop is at most {metric.upper95:.2f} {metric.unit} with 95 % confidence"
-    return f"{evaluation.n:,} samples{data}, paired: {bound}, McNemar p = {evaluation.p_value:.2g}"
+    return f"{evaluation.n:,} samples{data}, paired: {bound}, {evaluation.test} p = {evaluation.p_value:.2g}"
 
 
 def _metric_name(name: str) -> str:
-    return {"top1": "top-1", "top5": "top-5"}.get(name, name)
+    return _METRICS.get(name, name)
