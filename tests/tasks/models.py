@@ -1,4 +1,7 @@
-"""Small models of every task, trained for seconds on made-up scenes: good enough that a loss would show."""
+"""Small models of every task, trained on made-up scenes: good enough that a loss would show.
+
+python -m tests.tasks.models    trains those of transformers again, into fixtures/ (a few minutes on two cores)
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ from vitdeploy.recipe import Preprocess
 SIDE = 48
 _SEEN = 128  # scenes that are trained on; their numbers start where those of the tests do not reach
 _FIRST = 10_000
-_BATCH = 16
+_BATCH = 8
 _SMALL = {"hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 96, "image_size": SIDE, "patch_size": 8}
 _STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 Loss = Callable[[nn.Module, Tensor, list[scenes.Scene]], Tensor]
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def segformer(folder: Path) -> Path:
@@ -39,7 +45,7 @@ def segformer(folder: Path) -> Path:
     def loss(model: nn.Module, images: Tensor, truth: list[scenes.Scene]) -> Tensor:
         return nn.functional.cross_entropy(_to_size(model(images).logits), _masks(truth))
 
-    model = _trained(transformers.SegformerForSemanticSegmentation, config, loss, 120)
+    model = _trained(transformers.SegformerForSemanticSegmentation, config, loss, 150)
     return _saved(model, folder, "SegformerImageProcessor", {"height": SIDE, "width": SIDE})
 
 
@@ -57,7 +63,7 @@ def dpt(folder: Path) -> Path:
         found = _to_size(model(images).predicted_depth[:, None])[:, 0]
         return (found - 3 / depth).abs().mean()
 
-    model = _trained(transformers.DPTForDepthEstimation, config, loss, 120)
+    model = _trained(transformers.DPTForDepthEstimation, config, loss, 150)
     return _saved(model, folder, "DPTImageProcessor", {"height": SIDE, "width": SIDE})
 
 
@@ -84,24 +90,8 @@ def yolos(folder: Path) -> Path:
         boxes = ((found.pred_boxes - place).abs() * there).sum() / there.sum()
         return nn.functional.cross_entropy(found.logits.transpose(1, 2), kind) + 2 * boxes
 
-    model = _trained(transformers.YolosForObjectDetection, config, loss, 400)
+    model = _trained(transformers.YolosForObjectDetection, config, loss, 600)
     return _saved(model, folder, "YolosImageProcessor", {"shortest_edge": SIDE, "longest_edge": SIDE})
-
-
-def lraspp(file: Path) -> Path:
-    """The weights of torchvision's smallest segmentation model, for four classes."""
-    import torchvision
-
-    torch.manual_seed(0)
-    build = torchvision.models.segmentation.lraspp_mobilenet_v3_large
-    model = build(weights=None, weights_backbone=None, num_classes=len(scenes.NAMES))
-
-    def loss(model: nn.Module, images: Tensor, truth: list[scenes.Scene]) -> Tensor:
-        return nn.functional.cross_entropy(_to_size(model(images)["out"]), _masks(truth))
-
-    _train(model, loss, 40)
-    save_file(model.state_dict(), file)
-    return file
 
 
 def vit(file: Path) -> Path:
@@ -149,7 +139,12 @@ def _to_size(maps: Tensor) -> Tensor:
 
 
 def _saved(model: Any, folder: Path, processor: str, size: dict[str, int]) -> Path:
-    model.save_pretrained(folder)
+    model.half().save_pretrained(folder)  # half the bytes; they are read as float32
     facts = {"image_processor_type": processor, "size": size, "resample": 2, **_STATISTICS}
     (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder
+
+
+if __name__ == "__main__":
+    for build in (segformer, dpt, yolos):
+        build(FIXTURES / build.__name__)

@@ -36,6 +36,7 @@ _FORMS: dict[Form, str] = {
     "boxes": "Give a folder with images/ and annotations.json in COCO's form.",
 }
 _IMAGES = "images"
+_BESIDE: dict[Form, str] = {"masks": "masks", "depth": "depth", "boxes": "annotations.json"}
 _SHUFFLE_SEED = 0
 
 
@@ -127,7 +128,7 @@ def _opened(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, s
         images, truth = arrays["images"][chosen], arrays["labels"][chosen]
         return ArrayDataset(spec, images, truth, preprocess, classes=tuple("0123456789"))
     if path.is_dir():
-        path = path / _IMAGES if _is_of_another_form(path) else path
+        path = path / _IMAGES if form_of(spec) != "classes" else path  # to calibrate, masks are no images
         return open_folder(spec, path, preprocess, labels)
     if path.suffix == ".npz" and path.is_file():
         return open_npz(spec, path, preprocess, labels)
@@ -135,9 +136,11 @@ def _opened(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, s
     raise DataError(f"{what} {spec}{did_you_mean(spec, [_DEMO])}", fix=_FORMS["classes"])
 
 
-def _is_of_another_form(path: Path) -> bool:
-    """Whether a folder has images beside labels of their own: to calibrate, masks are no images."""
-    return (path / _IMAGES).is_dir() and any((path / name).exists() for name in ("masks", "depth", "annotations.json"))
+def form_of(spec: str) -> Form:
+    """The form that labels seem to have; of a folder with several, the first."""
+    path = Path(spec).expanduser()
+    found = [form for form, name in _BESIDE.items() if (path / _IMAGES).is_dir() and (path / name).exists()]
+    return found[0] if found else "classes"
 
 
 def batches(dataset: Dataset, size: int, limit: int | None = None) -> Iterator[tuple[Array, list[Label]]]:

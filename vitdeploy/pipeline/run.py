@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import plugins, targets, tasks
 from vitdeploy import recipe as recipes
-from vitdeploy.data.dataset import open_dataset
+from vitdeploy.data.dataset import form_of, open_dataset
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline import gating, prove
@@ -107,19 +107,12 @@ def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
     """Open the data once before the minutes of exporting; the model's class names are checked with it later.
 
     What is only bundled here is evaluated on the device, and its data may be only there. Where the recipe leaves the
-    task to the model, only the model will tell which labels it needs.
+    task to the model, only the model will tell which labels it needs: any form of them will do here.
     """
     spec = recipe.data.evaluation
     if spec is None or targets.find(recipe.target).unavailable() is not None:
         return
     unused = Preprocess(size=(1, 1))  # no image is read here
     with progress.step("Look at the evaluation data"):
-        known = recipe.task.kind is not None
-        open_dataset(
-            spec,
-            recipe.preprocess or unused,
-            labels=None,
-            need_labels=known,
-            split="evaluation",
-            form=tasks.find(recipe.task).data,
-        )
+        form = tasks.find(recipe.task).data if recipe.task.kind is not None else form_of(spec)
+        open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation", form=form)

@@ -46,7 +46,9 @@ class Torchvision(Source):
         elif isinstance(weights, Path):
             _weights.load_file(module, weights)
         if getattr(module, "aux_classifier", None) is not None:
-            module.aux_classifier = None  # it helps training only, and its scores would be a second output
+            module.register_module(
+                "aux_classifier", None
+            )  # it helps training only, and its scores would be a second output
         categories = tuple(default.meta.get("categories", ()))
         same_classes = spec.kwargs.get("num_classes", len(categories)) == len(categories)
         return _weights.finished(

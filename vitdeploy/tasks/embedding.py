@@ -147,5 +147,5 @@ def _check_gallery(labels: Array, k: int) -> None:
 
 def _recall(neighbours: Array, labels: Array, vectors: Array) -> dict[str, Array]:
     """0 or 1 for each image: is the nearest one, is one of the k nearest, of its class. A zero vector finds nothing."""
-    same: Array = (labels[neighbours] == labels[:, None]) & vectors.any(axis=1)[:, None]
-    return {"recall1": same[:, 0].astype(np.float64), "recall_k": same.any(axis=1).astype(np.float64)}
+    same = np.equal(labels[neighbours], labels[:, None], dtype=bool) & (np.abs(vectors).max(axis=1) > 0)[:, None]
+    return {"recall1": same[:, 0].astype(np.float64), "recall_k": same.max(axis=1).astype(np.float64)}
