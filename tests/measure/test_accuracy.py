@@ -80,6 +80,16 @@ def test_the_discordance_gives_the_samples_that_a_mean_needs() -> None:
     assert found.metrics["rmse"].unit == "m"
 
 
+def test_how_much_differs_is_asked_for_each_metric() -> None:
+    """Every image's RMSE moves a little; not one pixel crosses δ1's threshold, and its interval must not be a point."""
+    rng = np.random.default_rng(2)
+    delta1, rmse = rng.uniform(80, 90, 40), rng.random(40)
+    sides = [{"delta1": delta1, "abs_rel": r, "rmse": r, "ratio": np.ones(40)} for r in (rmse, rmse + 1e-6)]
+    found = paired("depth", _task("depth"), sides[0], sides[1], np.ones(40)).metrics
+    assert found["delta1"].upper95 == pytest.approx(100 * 1.6448536**2 / (40 + 1.6448536**2))
+    assert found["rmse"].upper95 < 1e-5
+
+
 def test_doubts_about_the_reference_are_told() -> None:
     values = {**_outcomes(TOP1), "label": np.zeros(10, int)}
     assert "every label is class 0" in paired("classification", _task(), values, values, ALIKE).doubts[0]

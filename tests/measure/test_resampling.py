@@ -50,7 +50,7 @@ def test_the_interval_of_mean_iou_covers(monkeypatch: pytest.MonkeyPatch, n: int
     found = []
     for _ in range(300):
         sides = images(rng, n, 0.1)
-        found.append(paired_drops(mean_iou(sides[0]), mean_iou(sides[1]), n, differing=n, **ONE)["m"])
+        found.append(paired_drops(mean_iou(sides[0]), mean_iou(sides[1]), n, differing={"m": n}, **ONE)["m"])
     # Three standard errors of 300 draws are 3.8 %.
     assert 0.91 <= np.mean([d.ci95[0] <= truth <= d.ci95[1] for d in found]) <= 0.99
     assert 0.91 <= np.mean([d.upper95 >= truth for d in found]) <= 0.99
@@ -62,20 +62,22 @@ def test_a_mean_has_the_interval_of_students_t() -> None:
 
     rng = np.random.default_rng(1)
     first, second = rng.normal(80, 10, 12), rng.normal(78, 10, 12)
-    found = paired_drops(mean(first), mean(second), 12, differing=12, **ONE)["m"]
+    found = paired_drops(mean(first), mean(second), 12, differing={"m": 12}, **ONE)["m"]
     expected = ttest_1samp(first - second, 0).confidence_interval(0.95)
     width = expected.high - expected.low
     assert found.drop == pytest.approx((first - second).mean())
     assert found.ci95 == pytest.approx((expected.low, expected.high), abs=0.1 * width)
     assert found.ci95[0] < found.lower95 < found.drop < found.upper95 < found.ci95[1]
     assert found.variance == pytest.approx((first - second).var(), rel=0.1)
-    assert paired_drops(mean(first), mean(second), 12, differing=12, **ONE)["m"] == found
+    assert paired_drops(mean(first), mean(second), 12, differing={"m": 12}, **ONE)["m"] == found
 
 
 def test_for_errors_a_drop_is_what_they_grew() -> None:
     rng = np.random.default_rng(2)
     first = rng.random(50)
-    found = paired_drops(mean(first), mean(first + 0.1), 50, differing=50, signs={"m": -1.0}, spans={"m": 1.0})["m"]
+    found = paired_drops(mean(first), mean(first + 0.1), 50, differing={"m": 50}, signs={"m": -1.0}, spans={"m": 1.0})[
+        "m"
+    ]
     assert found.drop == pytest.approx(0.1)
     assert found.lower95 == pytest.approx(0.1)
 
@@ -83,7 +85,7 @@ def test_for_errors_a_drop_is_what_they_grew() -> None:
 @pytest.mark.parametrize("n", [1, 2, 50])
 def test_without_a_difference_the_interval_has_the_width_of_a_proportion(n: int) -> None:
     same = np.full(n, 70.0)
-    found = paired_drops(mean(same), mean(same), n, differing=0, **ONE)["m"]
+    found = paired_drops(mean(same), mean(same), n, differing={"m": 0}, **ONE)["m"]
     z = 1.6448536
     assert found.drop == 0
     assert found.upper95 == pytest.approx(100 * z * z / (n + z * z))
@@ -97,9 +99,9 @@ def test_draws_for_which_a_metric_is_not_defined_are_left_out() -> None:
     def metric(weights: Array) -> Mapping[str, float]:
         return {"m": 50.0 if weights @ known else np.nan}
 
-    assert paired_drops(metric, metric, 4, differing=20, **ONE)["m"].ci95 == (0, 0)
+    assert paired_drops(metric, metric, 4, differing={"m": 20}, **ONE)["m"].ci95 == (0, 0)
     with pytest.raises(ValueError, match="no samples"):
-        paired_drops(metric, metric, 0, differing=0, **ONE)
+        paired_drops(metric, metric, 0, differing={"m": 0}, **ONE)
 
 
 def test_swapping_sides_is_uniform_where_nothing_differs(monkeypatch: pytest.MonkeyPatch) -> None:

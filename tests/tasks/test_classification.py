@@ -69,7 +69,10 @@ def test_one_class_and_another_order_are_doubtful(task: Task) -> None:
     (doubt,) = doubts([0, 2, 1, 4, 3])
     assert "another order" in doubt
     assert "if class 1 were the model's 2" in doubt
-    assert task.doubts(task.statistics({"logits": -scores}, labels).values) == []  # bad, but in no order at all
+    (doubt,) = task.doubts(task.statistics({"logits": -scores}, labels).values)  # bad, but in no order at all
+    assert "no more than a guess among the 5 classes" in doubt
+    few = task.statistics({"logits": scores[::10]}, np.array([1, 2, 3, 4, 0])[labels[::10]])  # two images of a class
+    assert "are the labels in the model's order" in task.doubts(few.values)[0]
     (doubt,) = task.doubts(task.statistics({"logits": scores[:20]}, labels[:20]).values)
     assert "every label is class 0" in doubt
 

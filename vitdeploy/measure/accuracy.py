@@ -91,14 +91,15 @@ def _share(name: str, reference: Array, deployed: Array) -> PairedDrop:
 def _drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
     signs = {name: -1.0 if name in task.lower_is_better else 1.0 for name in names}
     spans = {name: _span(task.units[name], name, reference, deployed) for name in names}
-    differs = [(reference[k] != deployed[k]).reshape(n, -1).any(axis=1) for k in reference]
+    differs = {key: (reference[key] != deployed[key]).reshape(n, -1).any(axis=1) for key in reference}
+    anyhow: Array = np.logical_or.reduce(list(differs.values()))
     return paired_drops(
         task.weigher(reference),
         task.weigher(deployed),
         n,
         signs=signs,
         spans=spans,
-        differing=int(np.logical_or.reduce(differs).sum()),
+        differing={name: int(differs.get(name, anyhow).sum()) for name in names},
     )
 
 

@@ -43,15 +43,15 @@ def paired_drops(
     *,
     signs: Mapping[str, float],
     spans: Mapping[str, float],
-    differing: int,
+    differing: Mapping[str, int],
     seed: int = 0,
 ) -> dict[str, Drop]:
     """The drop of each metric with its bootstrap interval: both sides are computed on the same draws of samples.
 
     The interval is the expanded percentile interval (Hesterberg 2015, The American Statistician 69, 371-386): the
     levels are those of Student's t, widened by sqrt(n / (n - 1)), because the percentile interval of few samples is too
-    narrow. Where fewer than `FEW` samples differ, it reaches at least as far as that of a proportion with no discordant
-    sample, z² / (n + z²) (Tango 1998), times what one sample can lose.
+    narrow. Where a metric differs for fewer than `FEW` samples, its interval reaches at least as far as that of a
+    proportion with no discordant sample, z² / (n + z²) (Tango 1998), times what one sample can lose.
 
     Args:
         reference: metrics of the reference.
@@ -59,7 +59,7 @@ def paired_drops(
         n: how many samples there are.
         signs: metric -> 1 where higher is better, -1 where lower is.
         spans: metric -> the most that one sample can lose.
-        differing: for how many samples the two sides' statistics differ.
+        differing: metric -> for how many samples what it is made of differs between the sides.
         seed: of the draws, so that the same samples give the same interval.
 
     Raises:
@@ -75,7 +75,7 @@ def paired_drops(
         drop = sign * (first[name] - second[name])
         values = drawn[name][~np.isnan(drawn[name])]
         low, lower, upper, high = _quantiles(values, n, drop)
-        if differing < FEW:
+        if differing[name] < FEW:
             wide, wider = (spans[name] * z * z / (n + z * z) for z in (Z_ONE_SIDED, Z_TWO_SIDED))
             low, lower = min(low, drop - wider), min(lower, drop - wide)
             upper, high = max(upper, drop + wide), max(high, drop + wider)

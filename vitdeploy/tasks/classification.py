@@ -67,26 +67,12 @@ class Classification(Task):
         return lambda weights: {name: _PERCENT * float(np.average(o, weights=weights)) for name, o in outcomes.items()}
 
     def doubts(self, values: Values) -> list[str]:
-        """One class only; or predictions that follow the labels, in another order."""
+        """One class only; predictions that follow the labels, in another order; no more right than by chance."""
         answers, truth = values["answer"], values["label"]
         present = np.unique(truth)
         if len(present) == 1:
             return [f"every label is class {present[0]}: a model that always says so would be right"]
-        often = [label for label in present if (truth == label).sum() >= _SEEN_OFTEN]
-        favourites = {label: np.bincount(answers[truth == label]).argmax() for label in often}
-        judged = np.isin(truth, often)
-        relabelled = np.array([favourites[label] for label in truth[judged]]) == answers[judged]
-        right = truth[judged] == answers[judged]
-        moved = [label for label in often if favourites[label] != label]
-        one_to_one = len(set(favourites.values())) == len(often) > 1
-        if not moved or not one_to_one or relabelled.mean() < max(0.5, 2 * right.mean()):
-            return []
-        first = moved[0]
-        return [
-            f"the labels seem to be in another order than the model's: {_PERCENT * right.mean():.0f} % are right, "
-            f"{_PERCENT * relabelled.mean():.0f} % would be if class {first} were the model's {favourites[first]}, and "
-            "so on: name the sub-folders by the model's labels or class indices"
-        ]
+        return _another_order(answers, truth) or _chance(values["top1"], len(present))
 
     def said(
         self,
@@ -108,3 +94,31 @@ class Classification(Task):
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
         what, fix = "(batch, classes)", "Classify with a classifier, or say what it is for: --task KIND."
         return _outputs.chosen(outputs, self.output, ("logits",), 2, what, fix)
+
+
+def _another_order(answers: Array, truth: Array) -> list[str]:
+    """Whether each class has a prediction of its own that most of its images get, and it is another class."""
+    often = [label for label in np.unique(truth) if (truth == label).sum() >= _SEEN_OFTEN]
+    favourites = {label: np.bincount(answers[truth == label]).argmax() for label in often}
+    moved = [label for label in often if favourites[label] != label]
+    if not moved or len(often) < 2 or len(set(favourites.values())) < len(often):
+        return []
+    judged = np.isin(truth, often)
+    relabelled = (np.array([favourites[label] for label in truth[judged]]) == answers[judged]).mean()
+    right = (truth[judged] == answers[judged]).mean()
+    if relabelled < max(0.5, 2 * right):
+        return []
+    return [
+        f"the labels seem to be in another order than the model's: {_PERCENT * right:.0f} % are right, "
+        f"{_PERCENT * relabelled:.0f} % would be if class {moved[0]} were the model's {favourites[moved[0]]}, and so "
+        "on: name the sub-folders by the model's labels or class indices"
+    ]
+
+
+def _chance(right: Array, classes: int) -> list[str]:
+    if right.mean() > 1 / classes:
+        return []
+    return [
+        f"the reference is right for {_PERCENT * right.mean():.1f} %, no more than a guess among the {classes} classes "
+        "of the data: are the labels in the model's order?"
+    ]
