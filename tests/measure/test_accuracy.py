@@ -70,10 +70,10 @@ def test_the_discordance_gives_the_samples_that_a_mean_needs() -> None:
     rng = np.random.default_rng(1)
     ratio, rmse = np.ones(400), np.ones(400)
     first = rng.uniform(80, 90, 400)
-    lost = rng.normal(1, 5, 400)
+    lost = rng.normal(5, 5, 400)
     sides = [{"delta1": d, "abs_rel": d / 10, "rmse": rmse, "ratio": ratio} for d in (first, first - lost)]
     found = paired("depth", _task("depth"), sides[0], sides[1], np.ones(400))
-    assert found.discordance == pytest.approx(np.mean((lost / 100) ** 2), rel=0.1)
+    assert found.discordance == pytest.approx(np.mean((lost / 100) ** 2), rel=0.1)  # variance and mean alike
     assert found.metrics["delta1"].drop == pytest.approx(lost.mean())
     assert found.metrics["abs_rel"].drop == pytest.approx(-lost.mean() / 10)  # an error that fell
     assert found.metrics["abs_rel"].better == "lower"

@@ -92,7 +92,7 @@ def yolos(folder: Path) -> Path:
         boxes = ((found.pred_boxes - place).abs() * there).sum() / there.sum()
         return nn.functional.cross_entropy(found.logits.transpose(1, 2), kind) + 5 * boxes
 
-    model = _trained(transformers.YolosForObjectDetection, config, loss, 8000)
+    model = _trained(transformers.YolosForObjectDetection, config, loss, 5000)
     return _saved(model, folder, "YolosImageProcessor", {"shortest_edge": SIDE, "longest_edge": SIDE})
 
 
