@@ -40,7 +40,7 @@ HF = {
     for name, facts in {
         "segformer": ("segmentation", "miou", 60.0),
         "dpt": ("depth", "delta1", 60.0),
-        "yolos": ("detection", "map", 20.0),
+        "yolos": ("detection", "map", 10.0),
     }.items()
 }
 
