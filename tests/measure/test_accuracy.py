@@ -90,6 +90,20 @@ def test_how_much_differs_is_asked_for_each_metric() -> None:
     assert found["rmse"].upper95 < 1e-5
 
 
+def test_scores_that_only_rounding_moved_are_no_difference() -> None:
+    rng = np.random.default_rng(3)
+    score = -np.sort(-rng.random((40, 6)))
+    hit = np.where(rng.random((40, 6)) < 0.3, 1023, 0).astype(np.uint16)
+    rest = {
+        "class": np.zeros((40, 6), np.int32), "hit": hit, "ignored": np.zeros_like(hit),
+        "objects": (hit > 0).sum(axis=1, keepdims=True) + 1,
+    }  # fmt: skip
+    sides = [{"score": score, **rest}, {"score": score * (1 - 1e-7), **rest}]
+    found = paired("detection", _task("detection"), sides[0], sides[1], np.ones(40)).metrics["map"]
+    assert found.drop == 0 < found.reference
+    assert found.upper95 == pytest.approx(100 * 1.6448536**2 / (40 + 1.6448536**2))
+
+
 def test_doubts_about_the_reference_are_told() -> None:
     values = {**_outcomes(TOP1), "label": np.zeros(10, int)}
     assert "every label is class 0" in paired("classification", _task(), values, values, ALIKE).doubts[0]

@@ -116,3 +116,14 @@ def test_swapping_sides_finds_what_differs() -> None:
     first = np.random.default_rng(4).normal(size=40)
     assert swap_p_value(mean(np.concatenate([first, first - 0.5])), "m", 40) == 0.001
     assert swap_p_value(mean(np.concatenate([first, first])), "m", 40) == 1
+
+
+@pytest.mark.parametrize("n", [7, 300, 301])
+def test_sums_in_another_order_are_no_difference(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr(resampling, "SWAPS", 19)
+    for seed in range(30):  # a third of them differ in the last bit, if the order counts
+        same = np.random.default_rng(seed).uniform(80, 90, n)
+        assert swap_p_value(mean(np.concatenate([same, same])), "m", n) == 1
+        one = same.copy()
+        one[3] -= 1  # one image alone is no evidence, however it is summed
+        assert swap_p_value(mean(np.concatenate([same, one])), "m", n) == 1

@@ -91,7 +91,8 @@ def _share(name: str, reference: Array, deployed: Array) -> PairedDrop:
 def _drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
     signs = {name: -1.0 if name in task.lower_is_better else 1.0 for name in names}
     spans = {name: _span(task.units[name], name, reference, deployed) for name in names}
-    differs = {key: (reference[key] != deployed[key]).reshape(n, -1).any(axis=1) for key in reference}
+    compared = [key for key in reference if key not in task.order_only]
+    differs = {key: (reference[key] != deployed[key]).reshape(n, -1).any(axis=1) for key in compared}
     anyhow: Array = np.logical_or.reduce(list(differs.values()))
     return paired_drops(
         task.weigher(reference),

@@ -58,6 +58,8 @@ class Task(Frozen, ABC):
     """Metrics that are the percentage of ones among the statistic of the same name, 0 or 1 for each sample."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Metrics that measure errors: their drop is deployed - reference, so that above 0 is always worse."""
+    order_only: ClassVar[frozenset[str]] = frozenset()
+    """Statistics that only put others in order: rounding moves them, and a metric does not differ for that."""
     same_from: ClassVar[float] = 1.0
     """Two answers that agree less than this are a flip."""
 

@@ -35,6 +35,7 @@ class Detection(Task):
 
     data: ClassVar[Form] = "boxes"
     units: ClassVar[Mapping[str, str]] = {"map": "points", "map50": "points", "map75": "points"}
+    order_only: ClassVar[frozenset[str]] = frozenset({"score"})
     output: str | None = None
     boxes: str | None = None
     scores: Literal["softmax", "sigmoid"] = "softmax"
