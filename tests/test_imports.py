@@ -9,11 +9,13 @@ import pytest
 
 HEAVY = (
     "torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnx_ir", "onnxscript", "onnxruntime",
-    "openvino", "nncf", "tensorrt", "tensorrt_rtx", "tensorrt_libs",
+    "openvino", "nncf", "tensorrt", "tensorrt_rtx", "tensorrt_libs", "pycocotools",
 )  # fmt: skip
 LIGHT = (
     "artifact", "environment", "errors", "evidence", "gate", "recipe", "session", "cli", "cli.views", "targets",
     "targets.onnxruntime", "targets.openvino", "targets.tensorrt", "targets.tensorrt_rtx", "tasks.classification",
+    "tasks.depth", "tasks.detection", "tasks.embedding", "tasks.segmentation", "measure.resampling",
+    "pipeline.evaluating",
     "data.dataset", "data.preprocess", "measure.accuracy", "measure.baseline", "measure.latency", "measure.statistics",
     "pipeline.compiling", "pipeline.doctor", "pipeline.gating", "pipeline.predict", "pipeline.prove", "pipeline.run",
     "pipeline.attention_maps", "pipeline.reporting", "report.html", "report.html.page",

@@ -17,6 +17,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.evidence import Bench
 from vitdeploy.pipeline import gating, prove
 from vitdeploy.pipeline.compiling import compile_bundle
+from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.run import run
 from vitdeploy.progress import Silent
@@ -87,7 +88,7 @@ def test_int8_of_a_real_classifier_keeps_its_accuracy(target: str, tmp_path: Pat
         calibration=str(data / "calibration.npz"),
     )
     export(recipe, out, Silent())
-    found = prove.evaluate(out, str(data / "test.npz"), Silent(), limit=1000)
+    found = evaluate(out, str(data / "test.npz"), Silent(), limit=1000)
     assert found.metrics["top1"].reference > 85
     gate = gating.gate(out, {"max_drop_pp": 2.0, "min_fused_pct": 100}, Silent())
     assert gate.verdict == "pass", gate
@@ -97,7 +98,7 @@ def test_dynamic_int8_needs_no_calibration(tmp_path: Path) -> None:
     out = tmp_path / "digits"
     export(recipes.compose("demo:digits", target="onnxruntime", precision="int8-dynamic"), out, Silent())
     assert prove.inspect(out).linears.int8 == 25  # q, k and v have a linear each
-    assert prove.evaluate(out, None, Silent()).agreement > 0.98
+    assert evaluate(out, None, Silent()).agreement > 0.98
 
 
 def test_predictions_are_the_digits_in_the_images(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def export(
     calibration: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
+    task: str | None = None,
     recipe: Recipe | Path | str | None = None,
     output: Path | str | None = None,
     force: bool = False,
@@ -53,6 +54,7 @@ def export(
         calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
         batch: a number, or "MIN:OPT:MAX".
         image_size: "HxW".
+        task: "classification", "segmentation", "depth", "detection", "embedding"; what the model says when it is None.
         recipe: a recipe or its file; arguments win over it.
         output: the folder to write; ./MODEL-TARGET-PRECISION when it is None.
         force: replace `output` if it is an artifact.
@@ -71,7 +73,7 @@ def export(
     base = recipes.read(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
     settled = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
-        calibration=calibration, batch=batch, image_size=image_size,
+        calibration=calibration, batch=batch, image_size=image_size, task=task,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(settled)
     run(settled, out, progress or Silent(), force=force, verify=verify)

@@ -4,8 +4,8 @@ This file is the JSON contract of `--json` and of the files `audit.json`, `bench
 `sensitivity.json` beside an artifact's manifest.
 
 Keys stay; more may be added. Latencies are milliseconds; a speed-up is reference time / artifact time (above 1 is
-faster); a drop is reference - deployed in the metric's unit (above 0 is worse). `manifest` is the sha256 of the
-manifest.json that the evidence is about: evidence about another manifest is stale.
+faster); a drop is reference - deployed in the metric's unit, deployed - reference for errors (above 0 is worse).
+`manifest` is the sha256 of the manifest.json that the evidence is about: evidence about another manifest is stale.
 """
 
 from __future__ import annotations
@@ -171,19 +171,27 @@ class Bench(Fact):
 
 
 class Metric(Fact):
-    """A metric on both sides, paired: the drop with its two-sided 95 % interval and one-sided 95 % bounds."""
+    """A metric on both sides, paired: the drop with its two-sided 95 % interval and one-sided 95 % bounds.
+
+    Of an error, where lower is better, the drop is deployed - reference: above 0 is always worse.
+    """
 
     reference: float
     deployed: float
     drop: float
     unit: str
+    better: Literal["higher", "lower"] = "higher"
     ci95: tuple[float, float]
     lower95: float
     upper95: float
 
 
 class Eval(Fact):
-    """Accuracy of both sides on the same samples."""
+    """Accuracy of both sides on the same samples; `doubts` say why it proves nothing (labels in another order …).
+
+    `agreement` is the mean over samples of how far the two answers agree, from 0 to 1, and `flips` counts the samples
+    whose answers are not the same; what that means is the task's.
+    """
 
     task: str
     n: int
@@ -191,13 +199,17 @@ class Eval(Fact):
     agreement: float
     flips: int
     p_value: float
+    """Of the first metric's difference, by `test`: exact McNemar, or swapping the two sides' answers at random."""
+    test: str = "McNemar"
     reference: str = ""
     data: str = ""
     data_digest: str = ""
     skipped: int = 0
     discordance: float = 0.0
+    """The share of samples with different outcomes; of other metrics the mean square of what one sample changes."""
     nonfinite: int = 0
     """Samples for which the deployed side gave NaN or infinity."""
+    doubts: tuple[str, ...] = ()
     manifest: str = ""
 
 

@@ -125,6 +125,8 @@ def _accuracy(case: _Case, limit: float | None, random_weights: bool) -> Check |
         return _invalid(name, limit, "random weights: accuracy means nothing")
     if evaluation is None or not evaluation.n or not evaluation.metrics:
         return _invalid(name, limit, "no sample was compared")
+    if evaluation.doubts:
+        return _invalid(name, limit, f"doubtful: {evaluation.doubts[0]}")
     metric, drop = next(iter(evaluation.metrics.items()))
     if not all(map(math.isfinite, (drop.reference, drop.deployed, drop.drop, drop.lower95, drop.upper95))):
         return Check(name=name, observed=None, limit=limit, status="fail", why=f"{metric} is not finite")

@@ -98,10 +98,10 @@ class Preprocess(Frozen):
 
 
 class TaskSpec(Frozen):
-    """What the model is for; other keys are the task's own options."""
+    """What the model is for; other keys are the task's own options. Without a kind, it is what the model says."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    kind: str = "classification"
+    kind: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -252,6 +252,7 @@ def compose(
     evaluation: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
+    task: str | None = None,
     input_form: str | None = None,
 ) -> Recipe:
     """A recipe from the flags of the command line, over `base` where there is one: what is given wins.
@@ -269,6 +270,9 @@ def compose(
         raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # the other's own options stay behind
     put("target", kind=target, device=device, batch=batch, input=input_form)
     put("precision", kind=precision, max_drop_pp=max_drop)
+    if task is not None and raw.get("task", {}).get("kind") not in (None, task):
+        raw["task"] = {}
+    put("task", kind=task)
     put("data", calibration=calibration, evaluation=evaluation)
     return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")
 

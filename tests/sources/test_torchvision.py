@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vitdeploy.errors import SourceError
-from vitdeploy.recipe import ModelSpec
+from vitdeploy.recipe import ModelSpec, TaskSpec
 from vitdeploy.sources import load
 
 
@@ -31,13 +31,26 @@ def test_a_swin_takes_any_size_and_other_classes_have_no_labels() -> None:
     assert again.digest == model.digest
 
 
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50"])
+def test_segmentation_models_say_so_and_have_one_output(name: str) -> None:
+    model = load(ModelSpec(spec=f"torchvision:{name}", weights="random", kwargs={"num_classes": 21}), size=(64, 96))
+    assert model.task == TaskSpec(kind="segmentation")
+    assert (model.preprocess.size, model.preprocess.resize, model.preprocess.crop_pct) == ((64, 96), "exact", 1.0)
+    assert model.labels is not None
+    assert model.labels[:2] == ("__background__", "aeroplane")
+    assert model.module is not None
+    outputs = model.module(torch.zeros(1, 3, 64, 96))
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {"out": (1, 21, 64, 96)}
+    assert load(ModelSpec(spec=f"torchvision:{name}", weights="random")).preprocess.size == (520, 520)
+
+
 @pytest.mark.parametrize(
     ("spec", "size", "message"),
     [
         ("vit_b_17", None, "did you mean 'vit_b_16'"),
         ("vit_b_16", (230, 230), "Take --image-size 224x224 or 240x240"),
         ("vit_b_16", (224, 240), "square images only"),
-        ("deeplabv3_resnet50", None, "not an image classifier"),
+        ("fcos_resnet50_fpn", None, "for neither classification nor segmentation"),
     ],
 )
 def test_what_is_refused(spec: str, size: tuple[int, int] | None, message: str) -> None:

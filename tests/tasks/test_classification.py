@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import top_k_accuracy_score
 
 from vitdeploy import tasks
 from vitdeploy.errors import DataError, RecipeError
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task
+from vitdeploy.tasks import Task, settled
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def test_ranks(task: Task) -> None:
     found = task.statistics({"output": scores}, np.array([9, 8, 5, 4]))
     np.testing.assert_array_equal(found.values["top1"], [1, 0, 0, 0])
     np.testing.assert_array_equal(found.values["top5"], [1, 1, 1, 0])
-    np.testing.assert_array_equal(found.prediction, [9] * 4)
-    assert dict(task.aggregate(found)) == {"top1": 25.0, "top5": 75.0}
+    np.testing.assert_array_equal(found.answers, [9] * 4)
+    assert task.aggregate(found.values) == {"top1": 25.0, "top5": 75.0}
     assert task.units["top1"] == "points"
 
 
@@ -36,13 +37,55 @@ def test_top5_needs_more_than_five_classes(task: Task, classes: int) -> None:
 def test_equal_scores_agree_with_the_prediction(task: Task) -> None:
     found = task.statistics({"output": np.ones((2, 3), np.float32)}, np.array([0, 1]))
     np.testing.assert_array_equal(found.values["top1"], [1, 0])
-    np.testing.assert_array_equal(found.prediction, [0, 0])
+    np.testing.assert_array_equal(found.answers, [0, 0])
 
 
 def test_a_sample_of_nan_is_wrong(task: Task) -> None:
     scores = np.full((1, 10), np.nan, np.float32)
     found = task.statistics({"output": scores}, np.array([0]))
     assert found.values["top1"][0] == found.values["top5"][0] == 0
+    assert not found.finite[0]
+
+
+def test_metrics_are_those_of_scikit_learn(task: Task) -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(300, 12)), rng.integers(0, 12, 300)
+    scores[np.arange(300), labels] += 1
+    found = task.aggregate(task.statistics({"logits": scores}, labels).values)
+    classes = np.arange(12)
+    assert found["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=1, labels=classes), abs=1e-6)
+    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5, labels=classes), abs=1e-6)
+
+
+def test_one_class_and_another_order_are_doubtful(task: Task) -> None:
+    labels = np.repeat(np.arange(5), 20)
+    scores = np.random.default_rng(0).normal(size=(100, 5))
+    scores[np.arange(100), labels] += 4
+
+    def doubts(order: list[int]) -> list[str]:
+        return task.doubts(task.statistics({"logits": scores}, np.array(order)[labels]).values)
+
+    assert doubts([0, 1, 2, 3, 4]) == []
+    (doubt,) = doubts([0, 2, 1, 4, 3])
+    assert "another order" in doubt
+    assert "if class 1 were the model's 2" in doubt
+    (doubt,) = task.doubts(task.statistics({"logits": -scores}, labels).values)  # bad, but in no order at all
+    assert "no more than a guess among the 5 classes" in doubt
+    few = task.statistics({"logits": scores[::10]}, np.array([1, 2, 3, 4, 0])[labels[::10]])  # two images of a class
+    assert "are the labels in the model's order" in task.doubts(few.values)[0]
+    (doubt,) = task.doubts(task.statistics({"logits": scores[:20]}, labels[:20]).values)
+    assert "every label is class 0" in doubt
+
+
+def test_the_task_of_a_model_is_taken_unless_another_is_asked_for() -> None:
+    own = TaskSpec.model_validate({"kind": "detection", "scores": "sigmoid"})
+    assert settled(TaskSpec(), None) == TaskSpec(kind="classification")
+    assert settled(TaskSpec(), own) == own
+    assert settled(TaskSpec(kind="detection"), own) == own
+    assert settled(TaskSpec.model_validate({"scores": "softmax"}), own).options == {"scores": "softmax"}
+    assert settled(TaskSpec(kind="embedding"), own) == TaskSpec(kind="embedding")
+    with pytest.raises(RecipeError, match="did you mean 'segmentation'"):
+        settled(TaskSpec(kind="segmentatoin"), own)
 
 
 def test_logits_win_over_other_outputs(task: Task) -> None:
@@ -69,7 +112,7 @@ def test_what_cannot_be_judged(task: Task, outputs: dict[str, Array], labels: li
 
 def test_no_samples_is_an_error(task: Task) -> None:
     with pytest.raises(DataError, match="no samples"):
-        task.aggregate(PerSample({"top1": np.zeros(0)}, np.zeros(0)))
+        task.aggregate({"top1": np.zeros(0)})
 
 
 def test_unknown_tasks_and_options() -> None:

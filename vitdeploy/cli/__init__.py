@@ -55,6 +55,7 @@ def export(
     calibration: options.Calibration = None,
     batch: options.Batch = None,
     image_size: options.ImageSize = None,
+    task: options.Task = None,
     input_form: options.InputForm = None,
     recipe: options.Recipe = None,
     output: options.Out = None,
@@ -85,6 +86,7 @@ def export(
         calibration=calibration,
         batch=batch,
         image_size=image_size,
+        task=task,
         input_form=input_form,
     )
     result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
@@ -145,14 +147,15 @@ def eval_(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="One sub-folder per class, an .npz with images and labels, or demo:digits. Default: the recipe's.",
+            help="Labelled images in the form of the task (docs/tasks.md): one sub-folder per class, images/ with "
+            "masks/, depth/ or annotations.json, an .npz, or demo:digits. Default: the recipe's.",
             show_default=False,
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
 ) -> None:
     """Measure accuracy against FP32 PyTorch on the same samples, paired."""
-    from vitdeploy.pipeline.prove import evaluate
+    from vitdeploy.pipeline.evaluating import evaluate
     from vitdeploy.report import tables
 
     result = evaluate(artifact, data, console, limit=limit)
@@ -226,7 +229,7 @@ def predict(
     artifact: options.Artifact,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)],
 ) -> None:
-    """Classify images, with the model's own preprocessing and labels."""
+    """Run it on images, with the model's own preprocessing and labels: classes, regions, boxes, depth or vectors."""
     from vitdeploy.cli import views
     from vitdeploy.pipeline.predict import Deployed
 

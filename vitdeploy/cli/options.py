@@ -10,11 +10,15 @@ import typer
 
 from vitdeploy.cli.common import one_of
 
-_TARGETS = sorted(
-    m.name.replace("_", "-")
-    for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "targets")])
-    if not m.name.startswith("_")
-)
+
+def _files(package: str) -> list[str]:
+    """The plug-ins of a package by their files: nothing is imported for `--help`."""
+    found = pkgutil.iter_modules([str(Path(__file__).parents[1] / package)])
+    return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
+
+
+_TARGETS = _files("targets")
+_TASKS = _files("tasks")
 _PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
 
@@ -89,6 +93,15 @@ Batch = Annotated[
 ]
 ImageSize = Annotated[
     str | None, typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(_TASKS),
+        callback=one_of(_TASKS),
+        help="What the model is for; its options go into a recipe. Default: what the model says, else classification.",
+        show_default=False,
+    ),
 ]
 InputForm = Annotated[
     str | None,

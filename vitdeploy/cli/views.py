@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vitdeploy.pipeline.run import Outcome
 
 _PERCENT_DIGITS = 1
+_FIRST = 4  # numbers of a vector that are shown
 
 
 def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
@@ -48,13 +49,11 @@ def inspected(found: Audit) -> list[RenderableType]:
 
 
 def predictions(found: Sequence[Prediction]) -> list[RenderableType]:
-    """The best classes of each image."""
+    """What the model says about each image."""
     shown: list[RenderableType] = []
     for prediction in found:
         shown.append(Text(prediction.image, style="bold"))
-        shown += [
-            f"  {100 * guess.probability:5.{_PERCENT_DIGITS}f} %  {escape(guess.label)}" for guess in prediction.top
-        ]
+        shown += [f"  {escape(line)}" for line in _said(prediction)]
     return shown
 
 
@@ -67,6 +66,24 @@ def reported(found: Reported) -> list[RenderableType]:
     ]
     gaps = [section for section in found.sections if section.missing is not None]
     return [*lines, *(Text(f"  {s.name}: {s.missing}. {s.fix}", style="yellow") for s in gaps)]
+
+
+def _said(found: Prediction) -> list[str]:
+    """Classes or regions in percent, boxes with their places, the range of a depth map, or what a vector is like."""
+    if found.depth is not None:
+        depth = found.depth
+        return [f"nearest {depth.nearest:.3g}, median {depth.median:.3g}, farthest {depth.farthest:.3g}"]
+    if found.embedding:
+        first = ", ".join(f"{value:.3f}" for value in found.embedding[:_FIRST])
+        return [f"{len(found.embedding)} numbers of length 1: {first} …"]
+    if found.task == "detection" and not found.boxes:
+        return ["nothing that it is sure of"]
+    shares = [(guess.probability, guess.label, "") for guess in found.top]
+    shares += [(region.share, region.label, "") for region in found.regions]
+    for box in found.boxes:
+        left, top, right, bottom = box.box
+        shares.append((box.score, box.label, f"  {left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}"))
+    return [f"{100 * share:5.{_PERCENT_DIGITS}f} %  {label}{place}" for share, label, place in shares]
 
 
 def doctor(found: Diagnosis) -> list[RenderableType]:

@@ -67,6 +67,23 @@ def pixels(image: Image | Array, preprocess: Preprocess) -> Array:
     return channels_first(np.asarray(cropped))
 
 
+def view(height: int, width: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right of what the model sees of an upright image, in its pixels."""
+    resized_height, resized_width = _resized_size(height, width, preprocess)
+    rows, columns = preprocess.size
+    top, left = _corner(resized_height, resized_width, preprocess.size)
+    down, across = height / resized_height, width / resized_width
+    return top * down, left * across, (top + rows) * down, (left + columns) * across
+
+
+def upright(image: Image) -> tuple[int, int]:
+    """Height and width after turning the image as its EXIF data says."""
+    from PIL import ImageOps
+
+    turned: Image = ImageOps.exif_transpose(image)
+    return turned.height, turned.width
+
+
 def channels_first(image: Array) -> Array:
     """(height, width) or (height, width, channels) as (channels, height, width)."""
     return np.ascontiguousarray((image[:, :, None] if image.ndim == 2 else image).transpose(2, 0, 1))
@@ -109,13 +126,13 @@ def _in_mode(image: Image | Array, channels: int) -> Image:
 
     opened = as_image(image) if isinstance(image, np.ndarray) else image
     mode = "L" if channels == 1 else "RGB"
-    upright: Image = ImageOps.exif_transpose(opened)
-    if upright.mode.startswith("I") or upright.mode == "F":
+    turned: Image = ImageOps.exif_transpose(opened)
+    if turned.mode.startswith("I") or turned.mode == "F":
         # Pillow would clip 16-bit grey at 255: an X-ray becomes white.
-        upright = _eight_bit(upright)
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")  # the same colours; Pillow warns on the direct way
-    return upright if upright.mode == mode else upright.convert(mode)
+        turned = _eight_bit(turned)
+    if turned.mode == "P" and "transparency" in turned.info:
+        turned = turned.convert("RGBA")  # the same colours; Pillow warns on the direct way
+    return turned if turned.mode == mode else turned.convert(mode)
 
 
 def _eight_bit(image: Image) -> Image:
@@ -127,16 +144,18 @@ def _eight_bit(image: Image) -> Image:
 
 
 def _resized(image: Image, preprocess: Preprocess) -> Image:
-    """Each side to size / crop_pct ("exact"), or the tighter side, keeping the aspect ratio ("shortest")."""
     from PIL import Image
 
-    target = tuple(int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
-    height, width = target
-    if preprocess.resize == "shortest":
-        height, width = _covering(image.height, image.width, (target[0], target[1]))
+    height, width = _resized_size(image.height, image.width, preprocess)
     if (height, width) == (image.height, image.width):
         return image
     return image.resize((width, height), Image.Resampling[preprocess.interpolation.upper()])
+
+
+def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+    """Each side at size / crop_pct ("exact"), or the tighter side, keeping the aspect ratio ("shortest")."""
+    rows, columns = (int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
+    return _covering(height, width, (rows, columns)) if preprocess.resize == "shortest" else (rows, columns)
 
 
 def _covering(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
@@ -155,5 +174,10 @@ def _cropped(image: Image, size: tuple[int, int]) -> Image:
     height, width = size
     if (image.height, image.width) == size:
         return image
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    top, left = _corner(image.height, image.width, size)
     return image.crop((left, top, left + width, top + height))
+
+
+def _corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of the centre crop."""
+    return round((height - size[0]) / 2), round((width - size[1]) / 2)

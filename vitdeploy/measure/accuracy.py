@@ -4,77 +4,114 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Eval, Metric
+from vitdeploy.measure.resampling import Drop, paired_drops, swap_p_value
 from vitdeploy.measure.statistics import Array, PairedDrop, paired_drop
+from vitdeploy.tasks import Task, Values
 
 POINTS = "points"
 _PERCENT = 100.0  # outcomes of 0 and 1 are reported in percent, their differences in points
 
 
-def paired(
-    task: str,
-    reference: Mapping[str, Array],
-    deployed: Mapping[str, Array],
-    ref_prediction: Array,
-    dep_prediction: Array,
-    *,
-    units: Mapping[str, str] | None = None,
-    nonfinite: int = 0,
-) -> Eval:
+def paired(kind: str, task: Task, reference: Values, deployed: Values, agreement: Array, *, nonfinite: int = 0) -> Eval:
     """The evidence that two models are equally good, or how much the second one lost.
 
+    Metrics that are shares of right answers get Tango's interval and McNemar's test; all others are drawn again
+    in pairs.
+
     Args:
-        task: the task's name.
-        reference: metric -> 0/1 per sample, shape (n,). The first metric is the one that gates look at.
-        deployed: the same metrics of the other model, samples in the same order.
-        ref_prediction: what the reference predicted, shape (n, …).
-        dep_prediction: what the other model predicted, same shape.
-        units: metric -> unit of its drop; points unless said otherwise.
+        kind: the task's name.
+        task: computes the metrics, the same way on both sides.
+        reference: the statistics of the reference, samples first.
+        deployed: those of the other model, samples in the same order.
+        agreement: how far the two answers agree, sample by sample.
         nonfinite: samples for which the deployed model gave NaN or infinity.
 
     Raises:
-        MeasureError: no samples, no metrics, or sides that do not describe the same samples.
+        MeasureError: no samples, or sides that do not describe the same samples.
+        DataError: no sample has a label to compare with.
     """
-    if not reference or list(reference) != list(deployed):
-        message = f"the sides have no metrics in common: {', '.join(reference)} and {', '.join(deployed)}"
-        raise MeasureError(message, fix="Evaluate both with the same task.")
-    drops = {name: _drop(name, outcomes, deployed[name]) for name, outcomes in reference.items()}
-    first = next(iter(drops.values()))
-    flips = _flips(ref_prediction, dep_prediction)
-    if any(drop.n != len(ref_prediction) for drop in drops.values()):
-        raise MeasureError("predictions and metrics are not of the same samples", fix="Evaluate both sides again.")
+    n = _check(reference, deployed, agreement)
+    reference, deployed = task.paired(reference, deployed)
+    whole = task.aggregate(reference)
+    binary = [name for name in whole if name in task.binary]
+    shares = {name: _share(name, reference[name], deployed[name]) for name in binary}
+    others = [name for name in whole if name not in shares]
+    drops = _drops(task, others, reference, deployed, n) if others else {}
+    metrics = {
+        name: _of_share(shares[name], task.units[name]) if name in shares else _of_drop(drops[name], name, task)
+        for name in whole
+    }
+    first = next(iter(whole))
+    if first in shares:
+        p_value, discordance = shares[first].p_value, shares[first].discordance
+    else:
+        both = {name: np.concatenate([values, deployed[name]]) for name, values in reference.items()}
+        p_value = swap_p_value(task.weigher(both), first, n)
+        discordance = (drops[first].variance + drops[first].drop ** 2) / _PERCENT**2
     return Eval(
-        task=task,
-        n=first.n,
-        metrics={name: _metric(drop, (units or {}).get(name, POINTS)) for name, drop in drops.items()},
-        agreement=1 - flips / first.n,
-        flips=flips,
-        p_value=first.p_value,
-        discordance=first.discordance,
+        task=kind,
+        n=n,
+        metrics=metrics,
+        agreement=float(agreement.mean()),
+        flips=int((agreement < task.same_from).sum()),
+        p_value=p_value,
+        test="McNemar" if first in shares else "swaps",
+        discordance=discordance,
         nonfinite=nonfinite,
+        doubts=tuple(task.doubts(reference)),
     )
 
 
-def _drop(name: str, reference: Array, deployed: Array) -> PairedDrop:
-    if not reference.size or not deployed.size:
-        raise MeasureError(f"{name}: no sample was compared", fix="Give data with at least one labelled image.")
+def _check(reference: Values, deployed: Values, agreement: Array) -> int:
+    """The number of samples."""
+    if list(reference) != list(deployed) or not reference:
+        message = (
+            f"the sides have other statistics: {', '.join(reference) or 'none'} and {', '.join(deployed) or 'none'}"
+        )
+        raise MeasureError(message, fix="Evaluate both with the same task.")
+    counts = {len(values) for values in (*reference.values(), *deployed.values(), agreement)}
+    if counts == {0}:
+        raise MeasureError("no sample was compared", fix="Give data with at least one labelled image.")
+    if len(counts) > 1 or any(reference[name].shape != deployed[name].shape for name in reference):
+        raise MeasureError("the two sides are not of the same samples", fix="Evaluate both on the same data again.")
+    return len(agreement)
+
+
+def _share(name: str, reference: Array, deployed: Array) -> PairedDrop:
     try:
         return paired_drop(reference, deployed)
     except ValueError as error:
         raise MeasureError(f"{name}: {error}", fix="Evaluate both sides on the same data again.") from None
 
 
-def _flips(reference: Array, deployed: Array) -> int:
-    """How many samples are predicted differently, whether or not either prediction is right."""
-    if reference.shape != deployed.shape or not reference.ndim:
-        message = f"predictions of shape {reference.shape} and {deployed.shape} are not of the same samples"
-        raise MeasureError(message, fix="Evaluate both sides on the same data again.")
-    differs = (reference != deployed).reshape(len(reference), -1)
-    return int(differs.any(axis=1).sum())
+def _drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
+    signs = {name: -1.0 if name in task.lower_is_better else 1.0 for name in names}
+    spans = {name: _span(task.units[name], name, reference, deployed) for name in names}
+    compared = [key for key in reference if key not in task.order_only]
+    differs = {key: (reference[key] != deployed[key]).reshape(n, -1).any(axis=1) for key in compared}
+    anyhow: Array = np.logical_or.reduce(list(differs.values()))
+    return paired_drops(
+        task.weigher(reference),
+        task.weigher(deployed),
+        n,
+        signs=signs,
+        spans=spans,
+        differing={name: int(differs.get(name, anyhow).sum()) for name in names},
+    )
 
 
-def _metric(drop: PairedDrop, unit: str) -> Metric:
+def _span(unit: str, name: str, reference: Values, deployed: Values) -> float:
+    """The most that one sample can lose: all of a percentage, else as much as the worst sample seen has."""
+    if unit == POINTS or name not in reference:
+        return _PERCENT
+    return float(max(np.abs(reference[name]).max(), np.abs(deployed[name]).max()))
+
+
+def _of_share(drop: PairedDrop, unit: str) -> Metric:
     low, high = drop.ci95
     return Metric(
         reference=_PERCENT * drop.reference,
@@ -84,4 +121,17 @@ def _metric(drop: PairedDrop, unit: str) -> Metric:
         ci95=(_PERCENT * low, _PERCENT * high),
         lower95=_PERCENT * drop.lower95,
         upper95=_PERCENT * drop.upper95,
+    )
+
+
+def _of_drop(drop: Drop, name: str, task: Task) -> Metric:
+    return Metric(
+        reference=drop.reference,
+        deployed=drop.deployed,
+        drop=drop.drop,
+        unit=task.units[name],
+        better="lower" if name in task.lower_is_better else "higher",
+        ci95=drop.ci95,
+        lower95=drop.lower95,
+        upper95=drop.upper95,
     )

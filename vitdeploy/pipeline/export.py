@@ -38,6 +38,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         work.mkdir()
         reduced = asked != "fp32"
         prepared = prepare(recipe, target, work, progress, calibrated=reduced, half=reduced, verify=verify)
+        recipe = recipe.model_copy(update={"task": prepared.task})
         chosen = choose(Workshop(prepared, recipe, target, work, progress), progress)
         found = chosen.candidate
         found.move(folder)

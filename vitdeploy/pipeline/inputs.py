@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.labels import Label
 from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import DataError, ExportError, QuantizeError
@@ -96,7 +97,7 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
 
 def judged(
     recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...] | None
-) -> tuple[Callable[[], Iterator[tuple[Array, Array | None]]], bool]:
+) -> tuple[Callable[[], Iterator[tuple[Array, list[Label] | None]]], bool]:
     """Batches to judge a precision on, as (images in the graph's form, labels or None), and whether there are labels.
 
     Labels count where the data has them and they can be the model's class indices.
@@ -110,10 +111,10 @@ def judged(
         dataset = open_dataset(spec, preprocess, labels=None, need_labels=False, split="calibration")
         labelled = False
 
-    def stream() -> Iterator[tuple[Array, Array | None]]:
+    def stream() -> Iterator[tuple[Array, list[Label] | None]]:
         for images, labels in batches(dataset, size, limit=JUDGED_IMAGES):
             if len(images) == size:
-                yield fed(images, preprocess, recipe.target.input), np.asarray(labels) if labelled else None
+                yield fed(images, preprocess, recipe.target.input), labels if labelled else None
 
     return stream, labelled
 

@@ -9,36 +9,27 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import artifact as artifacts
-from vitdeploy.data.preprocess import fed, open_image, pixels
-from vitdeploy.errors import DataError, UsageError
+from vitdeploy import tasks
+from vitdeploy.data.preprocess import as_image, fed, open_image, pixels, upright, view
+from vitdeploy.errors import DataError
 from vitdeploy.pipeline.prove import open_session
-from vitdeploy.session import Array
+from vitdeploy.session import Array, finite
+from vitdeploy.tasks._said import Guess as Guess
+from vitdeploy.tasks._said import Said
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 Image = str | Path | Array
-_TOP = 5
 
 
-class Guess(BaseModel):
-    """A class with its probability (softmax of the logits)."""
+class Prediction(Said):
+    """What the model says about one image: `task` tells which of the fields it fills."""
 
-    model_config = ConfigDict(frozen=True)
-    index: int
-    label: str
-    probability: float
-
-
-class Prediction(BaseModel):
-    """The best classes for one image, best first."""
-
-    model_config = ConfigDict(frozen=True)
     image: str
-    top: tuple[Guess, ...]
+    task: str
 
 
 class Deployed(AbstractContextManager["Deployed"]):
@@ -61,11 +52,10 @@ class Deployed(AbstractContextManager["Deployed"]):
         return self._session.run({self.artifact.manifest.inputs[0].name: images})
 
     def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
-        """The best classes of image files or (H, W, C) uint8 arrays.
+        """What the model says about image files or (H, W, C) uint8 arrays, in the terms of its task.
 
         Raises:
-            DataError: a file is no image, or is a folder.
-            UsageError: the model is no classifier.
+            DataError: a file is no image, or is a folder; or the model's outputs are not of its task.
         """
         several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
         return [self._predict(image) for image in several]
@@ -82,29 +72,16 @@ class Deployed(AbstractContextManager["Deployed"]):
 
     def _predict(self, image: Image) -> Prediction:
         manifest = self.artifact.manifest
-        raw = image if isinstance(image, np.ndarray) else _opened(Path(image))
+        raw = as_image(image) if isinstance(image, np.ndarray) else _opened(Path(image))
         batch = manifest.recipe.target.batch.min
         images = np.repeat(pixels(raw, manifest.preprocess)[None], batch, axis=0)
         outputs = self.run(fed(images, manifest.preprocess, manifest.recipe.target.input))
-        logits = next((value[0] for value in outputs.values() if value.ndim == 2), None)
-        if logits is None:
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
-            raise UsageError(
-                f"the model gives {shapes}: it is no classifier", fix="Use vitdeploy.load(DIR).run(array)."
-            )
-        exponentials = np.exp(logits.astype(np.float64) - logits.max())
-        probabilities = exponentials / exponentials.sum()
-        best = np.argsort(-probabilities, kind="stable")[:_TOP]
-        labels = manifest.labels
-        top = tuple(
-            Guess(
-                index=int(i),
-                label=labels[i] if labels is not None and i < len(labels) else str(i),
-                probability=float(probabilities[i]),
-            )
-            for i in best
-        )
-        return Prediction(image="array" if isinstance(image, np.ndarray) else str(image), top=top)
+        name = "array" if isinstance(image, np.ndarray) else str(image)
+        if not finite(outputs):
+            raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
+        spec = manifest.recipe.task
+        said = tasks.find(spec).said(outputs, manifest.labels, view(*upright(raw), manifest.preprocess))
+        return Prediction(image=name, task=spec.kind or tasks.DEFAULT, **dict(said))
 
 
 def _opened(path: Path) -> PILImage:

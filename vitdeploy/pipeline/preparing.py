@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vitdeploy import sources
+from vitdeploy import sources, tasks
 from vitdeploy.artifact import ExportRecord, ModelRecord, Parity, PassRecord
 from vitdeploy.errors import ExportError
 from vitdeploy.graph.structure import Structure
@@ -18,7 +18,7 @@ from vitdeploy.pipeline.inputs import calibration as make_calibration
 from vitdeploy.pipeline.inputs import examples as make_examples
 from vitdeploy.pipeline.reference import open_reference
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe
+from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, TaskSpec
 from vitdeploy.targets import Target
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Prepared:
         examples: images with the reference's outputs.
         calibration: images for ranges; None when none were asked for.
         model, export, preprocess, labels: for the manifest.
+        task: what the recipe or else the model says it is for.
         verifier: for a graph, what compares it with the reference after each pass; None without --verify.
     """
 
@@ -50,6 +51,7 @@ class Prepared:
     export: ExportRecord
     preprocess: Preprocess
     labels: tuple[str, ...] | None
+    task: TaskSpec
     verifier: Callable[[Graph], Callable[[str], None]] | None
 
 
@@ -82,7 +84,7 @@ def prepare(
     with progress.step(f"Load {recipe.model.spec}"):
         size = recipe.model.image_size or (recipe.preprocess.size if recipe.preprocess else None)
         model = sources.load(recipe.model, size=size)
-    preprocess = recipe.preprocess or model.preprocess
+    preprocess, task = recipe.preprocess or model.preprocess, tasks.settled(recipe.task, model.task)
     # Opened before the minutes of work that come first: a wrong path is told at once.
     calibration = make_calibration(recipe, preprocess) if calibrated else None
     with progress.step("Run the FP32 reference"), open_reference(model, threads=None) as reference:
@@ -101,7 +103,9 @@ def prepare(
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, "fp32", recipe.target.input)
-    return Prepared(graph, structure, passes, examples, calibration, described, record, preprocess, labels, verifier)
+    return Prepared(
+        graph, structure, passes, examples, calibration, described, record, preprocess, labels, task, verifier
+    )
 
 
 def check_graph(path: Path, examples: Examples, precision: str, form: InputForm) -> Parity:

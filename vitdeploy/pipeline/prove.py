@@ -1,32 +1,24 @@
-"""Evidence about an artifact: the audit, latency, accuracy."""
+"""Evidence about an artifact: the audit and the latency."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from vitdeploy import artifact as artifacts
-from vitdeploy import environment, targets, tasks
-from vitdeploy.artifact import Artifact, Manifest
-from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy import environment, targets
+from vitdeploy.artifact import Artifact
 from vitdeploy.data.preprocess import fed, normalized
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import DataError, MeasureError, SourceError, TargetUnavailable, UsageError
-from vitdeploy.evidence import Audit, Bench, Eval
+from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
+from vitdeploy.evidence import Audit, Bench
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
-from vitdeploy.measure import accuracy, latency
+from vitdeploy.measure import latency
 from vitdeploy.pipeline.compiling import SITES, compiled_of, store_audit, target_bundle
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import InputForm
-from vitdeploy.session import Array, Session, finite
-
-_TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; bounds memory whatever the image size
-_EVAL_BATCH = 1  # what an edge device serves, and what a static batch of 1 accepts
+from vitdeploy.session import Array, Session
 
 
 def inspect(path: Path) -> Audit:
@@ -72,7 +64,7 @@ def bench(
         sessions = [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
         try:
             with progress.step(f"Load the reference {first.model.spec}"):
-                sessions.insert(0, stack.enter_context(_reference(loaded[0], threads)))
+                sessions.insert(0, stack.enter_context(reference_of(loaded[0], threads)))
                 inputs.insert(0, {first.inputs[0].name: normalized(pixels, first.preprocess)})
         except (SourceError, MeasureError) as error:
             doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
@@ -83,73 +75,6 @@ def bench(
     found = found.model_copy(update={"manifest": loaded[0].digest, "machine": environment.host().machine})
     loaded[0].write_evidence(found)
     return found
-
-
-def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | None = None) -> Eval:
-    """Accuracy of the artifact and of the FP32 reference on the same samples, paired; stored beside the artifact.
-
-    Raises:
-        UsageError: no data was named, on the command line or in the recipe.
-        DataError: the data does not serve.
-        SourceError: the reference cannot be rebuilt here.
-    """
-    artifact = artifacts.load(path)
-    manifest = artifact.manifest
-    spec = data or manifest.recipe.data.evaluation
-    if spec is None:
-        raise UsageError(
-            "there is nothing to evaluate on", fix="Give --data DATA: one sub-folder per class, or an .npz."
-        )
-    task = tasks.find(manifest.recipe.task)
-    dataset = open_dataset(spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation")
-    with ExitStack() as stack:
-        deployed = stack.enter_context(open_session(artifact, None, progress))
-        with progress.step(f"Load the reference {manifest.model.spec}"):
-            reference = stack.enter_context(_reference(artifact, None))
-        form = manifest.recipe.target.input
-        sides = (_Side(reference, task, manifest, "normalized"), _Side(deployed, task, manifest, form))
-        size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
-        total = min(len(dataset), limit or len(dataset))
-        with progress.step(f"Evaluate on {spec}", total) as advance:
-            for turn in _turns(batches(dataset, size, limit=limit)):
-                for side in sides:
-                    for images, labels in turn:
-                        side.see(images, np.asarray(labels), size)
-                advance(sum(len(labels) for _, labels in turn))
-    found = accuracy.paired(
-        manifest.recipe.task.kind,
-        sides[0].values(), sides[1].values(), sides[0].predictions(), sides[1].predictions(), units=task.units,
-        nonfinite=sides[1].nonfinite,
-    )  # fmt: skip
-    found = found.model_copy(
-        update={
-            "reference": reference.name,
-            "data": spec,
-            "data_digest": dataset.digest,
-            "skipped": len(dataset.skipped),
-            "manifest": artifact.digest,
-        }
-    )
-    artifact.write_evidence(found)
-    return found
-
-
-def _turns(stream: Iterable[tuple[Array, list[int]]]) -> Iterator[list[tuple[Array, list[int]]]]:
-    """Batches in groups that one side answers before the other does.
-
-    After a run an engine's threads go on spinning for milliseconds, ONNX Runtime's for 25: with the sides in turns
-    image by image, each would run against the other's spinning threads, ten times slower.
-    """
-    turn: list[tuple[Array, list[int]]] = []
-    size = 0
-    for batch in stream:
-        turn.append(batch)
-        size += batch[0].nbytes
-        if size >= _TURN_BYTES:
-            yield turn
-            turn, size = [], 0
-    if turn:
-        yield turn
 
 
 def same_images(loaded: Sequence[Artifact]) -> Array:
@@ -170,38 +95,6 @@ def feeds(artifact: Artifact, pixels: Array) -> dict[str, Array]:
     """The images in the form that the artifact takes; turning them into it is no part of a timed run."""
     manifest = artifact.manifest
     return {manifest.inputs[0].name: fed(pixels, manifest.preprocess, manifest.recipe.target.input)}
-
-
-class _Side:
-    """One of the two models that are evaluated, and what it has answered so far."""
-
-    def __init__(self, session: Session, task: tasks.Task, manifest: Manifest, form: InputForm) -> None:
-        self._session = session
-        self._task = task
-        self._input = manifest.inputs[0].name
-        self._feed = partial(fed, preprocess=manifest.preprocess, form=form)
-        self._seen: list[tasks.PerSample] = []
-        self.nonfinite = 0
-
-    def see(self, images: Array, labels: Array, size: int) -> None:
-        """Answer one batch of uint8 images; a last, smaller one is filled up for a fixed batch and cut again."""
-        count = len(images)
-        if count < size:
-            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        outputs = self._session.run({self._input: self._feed(images)})
-        outputs = {name: value[:count] for name, value in outputs.items()}
-        self.nonfinite += count if not finite(outputs) else 0
-        self._seen.append(self._task.statistics(outputs, labels))
-
-    def values(self) -> dict[str, Array]:
-        """Per-sample numbers of every metric."""
-        if not self._seen:
-            raise DataError("no sample could be read", fix="Check the data folder.")
-        return {name: np.concatenate([s.values[name] for s in self._seen]) for name in self._seen[0].values}
-
-    def predictions(self) -> Array:
-        """What the model said, for flips."""
-        return np.concatenate([s.prediction for s in self._seen])
 
 
 def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:
@@ -228,7 +121,13 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
     return targets.find(manifest.recipe.target).open(compiled_of(artifact), manifest.target.precision, threads)
 
 
-def _reference(artifact: Artifact, threads: int | None) -> Session:
+def reference_of(artifact: Artifact, threads: int | None) -> Session:
+    """The FP32 reference of an artifact, opened.
+
+    Raises:
+        SourceError: it cannot be rebuilt here.
+        MeasureError: it is another model now.
+    """
     from vitdeploy.pipeline.reference import rebuild_reference
 
     try:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import plugins, targets
+from vitdeploy import plugins, targets, tasks
 from vitdeploy import recipe as recipes
-from vitdeploy.data.dataset import open_dataset
+from vitdeploy.data.dataset import form_of, open_dataset
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline import gating, prove, reporting
 from vitdeploy.pipeline.compiling import Exported
+from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import default_folder, export
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Preprocess, Recipe
@@ -52,7 +53,7 @@ def run(
     _check_evaluation_data(recipe, progress)
     exported = export(recipe, out, progress, force=force)
     compiled = exported.stage == "artifact"
-    evaluation = prove.evaluate(out, None, progress) if compiled and _has_data(recipe) else None
+    evaluation = evaluate(out, None, progress) if compiled and _has_data(recipe) else None
     audit = prove.inspect(out)
     bench = prove.bench([out], progress) if compiled else None
     gate = gating.gate(out, {}, progress)
@@ -107,11 +108,13 @@ def _has_data(recipe: Recipe) -> bool:
 def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
     """Open the data once before the minutes of exporting; the model's class names are checked with it later.
 
-    What is only bundled here is evaluated on the device, and its data may be only there.
+    What is only bundled here is evaluated on the device, and its data may be only there. Where the recipe leaves the
+    task to the model, only the model will tell which labels it needs: any form of them will do here.
     """
     spec = recipe.data.evaluation
     if spec is None or targets.find(recipe.target).unavailable() is not None:
         return
     unused = Preprocess(size=(1, 1))  # no image is read here
     with progress.step("Look at the evaluation data"):
-        open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation")
+        form = tasks.find(recipe.task).data if recipe.task.kind is not None else form_of(spec)
+        open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation", form=form)

@@ -8,6 +8,12 @@ from vitdeploy.evidence import AttentionAudit, Interval, Metric
 
 NOTHING = "–"
 
+_METRICS = {
+    "top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "delta1": "δ1",
+    "abs_rel": "AbsRel", "rmse": "RMSE", "map": "mAP", "map50": "mAP at 0.5", "map75": "mAP at 0.75",
+    "recall1": "recall@1", "recall_k": "recall@k", "knn_agreement": "same neighbours",
+}  # fmt: skip
+
 
 def three_digits(value: float) -> str:
     """`0.123`, `1.23`, `12.3`, `123`, `12,345`: three significant digits, no exponent."""
@@ -31,6 +37,11 @@ def drop(metric: Metric) -> str:
     return f"{_signless_zero(metric.drop)} [{_signless_zero(low)}, {_signless_zero(high)}]"
 
 
+def agreement_name(task: str) -> str:
+    """What the agreement of two models is called: only a classifier has one prediction that is the same or not."""
+    return "same prediction" if task == "classification" else "agreement"
+
+
 def fused(attention: AttentionAudit) -> str:
     """`12 of 12`, and what it rests on where that is not the compiled thing."""
     if not attention.sites:
@@ -41,7 +52,7 @@ def fused(attention: AttentionAudit) -> str:
 
 def metric(name: str) -> str:
     """A metric's name as people write it."""
-    return {"top1": "top-1", "top5": "top-5"}.get(name, name)
+    return _METRICS.get(name, name)
 
 
 def observed(value: float | str | None) -> str:

@@ -79,7 +79,7 @@ def _accuracy(evaluation: Eval | None) -> list[Row]:
         sides = f"{metric.reference:.2f}", f"{metric.deployed:.2f}"
         rows.append(Row(f"{numbers.metric(name)} ({unit})", *sides))
         rows.append(Row(f"{numbers.metric(name)} drop, 95 % interval ({metric.unit})", NOTHING, numbers.drop(metric)))
-    rows.append(Row("same prediction (%)", NOTHING, f"{100 * evaluation.agreement:.2f}"))
+    rows.append(Row(f"{numbers.agreement_name(evaluation.task)} (%)", NOTHING, f"{100 * evaluation.agreement:.2f}"))
     return rows
 
 
@@ -96,4 +96,4 @@ def _notes(bench: Bench | None, evaluation: Eval | None, gate: Gate | None, *, r
 def _paired(evaluation: Eval, metric: Metric) -> str:
     data = f" of {evaluation.data}" if evaluation.data else ""
     bound = f"the drop is at most {metric.upper95:.2f} {metric.unit} with 95 % confidence"
-    return f"{evaluation.n:,} samples{data}, paired: {bound}, McNemar p = {evaluation.p_value:.2g}"
+    return f"{evaluation.n:,} samples{data}, paired: {bound}, {evaluation.test} p = {evaluation.p_value:.2g}"

@@ -140,11 +140,13 @@ def evaluation(found: Eval) -> Table:
     for name, metric in found.metrics.items():
         sides = (f"{value:.2f}" for value in (metric.reference, metric.deployed))
         table.add_row(escape(name), *sides, numbers.drop(metric), f"{metric.upper95:.2f}", metric.unit)
-    notes = [f"same prediction {100 * found.agreement:.2f} %, {found.flips:,} flips, McNemar p = {found.p_value:.2g}"]
+    same = numbers.agreement_name(found.task)
+    notes = [f"{same} {100 * found.agreement:.2f} %, {found.flips:,} flips, {found.test} p = {found.p_value:.2g}"]
     if found.skipped:
         notes.append(f"{found.skipped:,} samples could not be read and were skipped")
     if found.nonfinite:
         notes.append(f"{found.nonfinite:,} samples gave NaN or infinity")
+    notes += [f"in doubt: {doubt}" for doubt in found.doubts]
     return _noted(table, notes)
 
 

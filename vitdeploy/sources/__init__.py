@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitdeploy import plugins
 from vitdeploy.errors import SourceError
-from vitdeploy.recipe import Frozen, ModelSpec, Preprocess
+from vitdeploy.recipe import Frozen, ModelSpec, Preprocess, TaskSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,7 @@ class LoadedModel:
         parameters: how many numbers are trained.
         preprocess: from an image to the input; `preprocess.size` is the size that the model takes.
         labels: class names in the order of the outputs, where they are known.
+        task: what it is for, with the task's options, where the source knows.
         input_name: "input" for torch models, "pixel_values" for Hugging Face, the graph's own name for ONNX.
         module: in eval mode, float32, without gradients; called with one NCHW float32 tensor.
         onnx: the graph's file.
@@ -48,6 +49,7 @@ class LoadedModel:
     preprocess: Preprocess
     labels: tuple[str, ...] | None
     input_name: str
+    task: TaskSpec | None = None
     module: nn.Module | None = None
     onnx: Path | None = None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitdeploy.errors import SourceError
-from vitdeploy.recipe import ModelSpec, Preprocess
+from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, WeightsOrigin
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def finished(
     preprocess: Preprocess,
     labels: tuple[str, ...] | None,
     input_name: str = "input",
+    task: TaskSpec | None = None,
 ) -> LoadedModel:
     """`module` in eval mode, float32 and without gradients, with its digest."""
     module = module.cpu().eval().float().requires_grad_(requires_grad=False)
@@ -140,6 +141,7 @@ def finished(
         preprocess=preprocess,
         labels=labels,
         input_name=input_name,
+        task=task,
         module=module,
     )
 

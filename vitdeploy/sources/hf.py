@@ -12,6 +12,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._hf_preprocess import image_size, preprocess_of
+from vitdeploy.sources._hf_task import labels_of, task_of
 from vitdeploy.sources._hub import cache_only_when_unreachable
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _OFFLINE = "the Hugging Face hub does not answer and it is not in its cache"
 _INPUT = "pixel_values"
+_WHOLE_IMAGE = ("segmentation", "depth", "detection")
+"""Of these no border may be cropped; where transformers keeps the aspect ratio and pads, one fixed size is filled."""
 _REFUSED = {
     "trust_remote_code": "Only python:FILE:FACTORY runs code that is not installed.",
     "ignore_mismatched_sizes": "It would leave weights random: use --weights random or weights that fit.",
@@ -56,14 +59,18 @@ class Hf(Source):
                 module = _from_file(module, weights)
             processor = _processor(argument, local)
         _check_input(argument, module)
+        task = task_of(type(module).__name__, config, processor)
         preprocess = preprocess_of(argument, processor, config, size)
+        if task is not None and task.kind in _WHOLE_IMAGE:
+            preprocess = preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0})
         _check_size(argument, module, preprocess.channels, preprocess.size)
         return _weights.finished(
             module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
-            labels=_labels(kind, config),
+            labels=labels_of(task, config),
             input_name=_INPUT,
+            task=task,
         )
 
 
@@ -217,10 +224,3 @@ def _check_size(argument: str, module: nn.Module, channels: int, size: tuple[int
             f"hf:{argument} does not take images of {size[0]}x{size[1]}: {' '.join(str(error).split())[:200]}",
             fix="Leave out --image-size.",
         ) from None
-
-
-def _labels(kind: Any, config: Any) -> tuple[str, ...] | None:
-    names = getattr(config, "id2label", None) or {}
-    if "ImageClassification" not in kind.__name__ or not names or str(names.get(0, "LABEL_0")) == "LABEL_0":
-        return None
-    return tuple(str(names[index]) for index in sorted(names))

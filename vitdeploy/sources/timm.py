@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from vitdeploy.errors import SourceError
 from vitdeploy.plugins import did_you_mean
-from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess
+from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._hub import cache_only_when_unreachable
 
@@ -48,6 +48,7 @@ class Timm(Source):
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
             labels=_labels(module),
+            task=TaskSpec(kind="embedding") if getattr(module, "num_classes", None) == 0 else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: a model of torchvision, with the preprocessing of its default weights."""
+"""`torchvision:NAME`: a classifier or a segmentation model of torchvision, with the preprocessing of its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitdeploy.errors import SourceError
 from vitdeploy.plugins import did_you_mean
-from vitdeploy.recipe import ModelSpec, Preprocess
+from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _REFUSED = {"weights": _USE_WEIGHTS, "weights_backbone": _USE_WEIGHTS, "pretrain
 
 
 class Torchvision(Source):
-    """torchvision models: ViT, Swin, MaxViT and convolutional ones."""
+    """torchvision models: ViT, Swin, MaxViT and convolutional ones, for classes of images or of pixels."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """The torchvision model `argument`; `size` becomes the `image_size` of a ViT."""
@@ -39,11 +39,16 @@ class Torchvision(Source):
         weights = _weights.chosen(spec)
         default = torchvision.models.get_model_weights(argument).DEFAULT
         preprocess = _preprocess(argument, default, size)
-        module = _built(argument, dict(spec.kwargs), size)
+        segments = _segments(default)
+        module = _built(argument, dict(spec.kwargs), size, segments=segments)
         if weights == "pretrained":
             _load_pretrained(argument, module, default)
         elif isinstance(weights, Path):
             _weights.load_file(module, weights)
+        if getattr(module, "aux_classifier", None) is not None:
+            module.register_module(
+                "aux_classifier", None
+            )  # it helps training only, and its scores would be a second output
         categories = tuple(default.meta.get("categories", ()))
         same_classes = spec.kwargs.get("num_classes", len(categories)) == len(categories)
         return _weights.finished(
@@ -51,10 +56,15 @@ class Torchvision(Source):
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
             labels=categories if categories and same_classes else None,
+            task=TaskSpec(kind="segmentation") if segments else None,
         )
 
 
-def _built(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None) -> nn.Module:
+def _segments(default: Any) -> bool:
+    return type(default.transforms()).__name__ == "SemanticSegmentation"
+
+
+def _built(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None, *, segments: bool) -> nn.Module:
     vit = re.match(r"vit_[a-z]+_(\d+)$", name)
     if size and vit:
         _image.check_patch(name, size, int(vit[1]))
@@ -63,6 +73,10 @@ def _built(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None) -> n
                 f"torchvision:{name} takes square images only", fix=f"Take --image-size {size[0]}x{size[0]}."
             )
         kwargs["image_size"] = size[0]
+    if segments:
+        kwargs["weights_backbone"] = None  # pretrained by default, and then downloaded
+        if not name.startswith("lraspp"):
+            kwargs.setdefault("aux_loss", True)  # the weights have it
     return _create(name, kwargs)
 
 
@@ -103,10 +117,19 @@ def _bounded_silence() -> Iterator[None]:
 
 def _preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Preprocess:
     transforms = default.transforms()
+    if _segments(default):  # torchvision takes images of any size; an artifact has one, and crops no border
+        side = transforms.resize_size[0]
+        return Preprocess(
+            size=size or (side, side),
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+            resize="exact",
+        )
     crop = getattr(transforms, "crop_size", None)
     if not crop:
         raise SourceError(
-            f"torchvision:{name} is not an image classifier: its preprocessing is unknown",
+            f"torchvision:{name} is for neither classification nor segmentation: its preprocessing is unknown",
             fix="Wrap it in a factory of your own: python:FILE:FACTORY.",
         )
     return Preprocess(

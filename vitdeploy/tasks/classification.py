@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 
+from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task, _outputs
+from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of
+from vitdeploy.tasks._said import Guess, Said
 
 _TOP = 5
 _PERCENT = 100.0
+_SEEN_OFTEN = 5  # images of a class, from which on their most frequent prediction is no accident
 
 
 class Classification(Task):
@@ -22,6 +25,7 @@ class Classification(Task):
     """
 
     units: ClassVar[Mapping[str, str]] = {"top1": "points", "top5": "points"}
+    binary: ClassVar[frozenset[str]] = frozenset(units)
     output: str | None = None
 
     def answers(self, outputs: Mapping[str, Array]) -> list[Array]:
@@ -32,40 +36,89 @@ class Classification(Task):
         """1 when both name the same class, else 0."""
         return float(reference == deployed)
 
-    def statistics(self, outputs: Mapping[str, Array], labels: Array) -> PerSample:
+    def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
         """0 or 1 for each sample: was the label the best class (top1), was it among the best five (top5).
 
         top5 is left out when there are five classes or fewer. Of equal scores the lower index wins;
         a sample with NaN or infinite scores is wrong.
         """
         scores = self._scores(outputs)
-        if len(scores) != len(labels):
-            raise DataError(f"{len(scores)} predictions for {len(labels)} labels", fix="Give every image one label.")
+        truth = np.asarray(labels)
+        check_count(len(scores), labels)
         classes = scores.shape[1]
-        if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        if len(truth) and (truth.min() < 0 or truth.max() >= classes):
             raise DataError(
-                f"labels go from {labels.min()} to {labels.max()}, the model has {classes} classes",
+                f"labels go from {truth.min()} to {truth.max()}, the model has {classes} classes",
                 fix="Use the model's class indices as labels.",
             )
-        own = scores[np.arange(len(labels)), labels][:, None]
-        earlier = np.arange(classes)[None, :] < labels[:, None]
-        finite = np.isfinite(scores).all(axis=1)  # NaN compares as false everywhere, and would be ranked first
+        own = scores[np.arange(len(truth)), truth][:, None]
+        earlier = np.arange(classes)[None, :] < truth[:, None]
+        finite = finite_samples(outputs)  # NaN compares as false everywhere, and would be ranked first
         rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
         values = {"top1": ((rank < 1) & finite).astype(np.float64)}
         if classes > _TOP:
             values["top5"] = ((rank < _TOP) & finite).astype(np.float64)
-        return PerSample(values, scores.argmax(axis=1))
+        answers = scores.argmax(axis=1)
+        return PerSample({**values, "answer": answers, "label": truth}, list(answers), finite)
 
-    def aggregate(self, statistics: PerSample) -> Mapping[str, float]:
-        """Shares of the samples, in points (percent).
+    def weigher(self, values: Values) -> Weigh:
+        """Shares of the samples, in percent."""
+        outcomes = {name: values[name] for name in self.units if name in values}
+        return lambda weights: {name: _PERCENT * float(np.average(o, weights=weights)) for name, o in outcomes.items()}
 
-        Raises:
-            DataError: there are no samples.
-        """
-        if not len(statistics.prediction):
-            raise DataError("there are no samples to count", fix="Give data with images.")
-        return {name: _PERCENT * float(values.mean()) for name, values in statistics.values.items()}
+    def doubts(self, values: Values) -> list[str]:
+        """One class only; predictions that follow the labels, in another order; no more right than by chance."""
+        answers, truth = values["answer"], values["label"]
+        present = np.unique(truth)
+        if len(present) == 1:
+            return [f"every label is class {present[0]}: a model that always says so would be right"]
+        return _another_order(answers, truth) or _chance(values["top1"], len(present))
+
+    def said(
+        self,
+        outputs: Mapping[str, Array],
+        labels: tuple[str, ...] | None,
+        view: tuple[float, float, float, float],  # noqa: ARG002  a class has no place
+    ) -> Said:
+        """The five best classes with their probabilities."""
+        scores = self._scores(outputs)[0].astype(np.float64)
+        exponentials = np.exp(scores - scores.max())
+        probabilities = exponentials / exponentials.sum()
+        best = np.argsort(-probabilities, kind="stable")[:_TOP]
+        return Said(
+            top=tuple(
+                Guess(index=int(i), label=name_of(int(i), labels), probability=float(probabilities[i])) for i in best
+            )
+        )
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
-        what, fix = "(batch, classes)", "Classify with a classifier."
+        what, fix = "(batch, classes)", "Classify with a classifier, or say what it is for: --task KIND."
         return _outputs.chosen(outputs, self.output, ("logits",), 2, what, fix)
+
+
+def _another_order(answers: Array, truth: Array) -> list[str]:
+    """Whether each class has a prediction of its own that most of its images get, and it is another class."""
+    often = [label for label in np.unique(truth) if (truth == label).sum() >= _SEEN_OFTEN]
+    favourites = {label: np.bincount(answers[truth == label]).argmax() for label in often}
+    moved = [label for label in often if favourites[label] != label]
+    if not moved or len(often) < 2 or len(set(favourites.values())) < len(often):
+        return []
+    judged = np.isin(truth, often)
+    relabelled = (np.array([favourites[label] for label in truth[judged]]) == answers[judged]).mean()
+    right = (truth[judged] == answers[judged]).mean()
+    if relabelled < max(0.5, 2 * right):
+        return []
+    return [
+        f"the labels seem to be in another order than the model's: {_PERCENT * right:.0f} % are right, "
+        f"{_PERCENT * relabelled:.0f} % would be if class {moved[0]} were the model's {favourites[moved[0]]}, and so "
+        "on: name the sub-folders by the model's labels or class indices"
+    ]
+
+
+def _chance(right: Array, classes: int) -> list[str]:
+    if right.mean() > 1 / classes:
+        return []
+    return [
+        f"the reference is right for {_PERCENT * right.mean():.1f} %, no more than a guess among the {classes} classes "
+        "of the data: are the labels in the model's order?"
+    ]

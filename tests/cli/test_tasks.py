@@ -1,0 +1,184 @@
+"""Every task on the command line: export, eval, gate, predict, with models of each library that has one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("transformers")
+
+from tests import scenes
+from tests.cli.conftest import Ended, run
+from tests.tasks import models
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 40
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its task, the metric that gates look at and what it at least reaches."""
+
+    model: str
+    task: str
+    metric: str
+    least: float
+    options: tuple[str, ...] = ()
+
+
+HF = {
+    name: Case(f"hf:{models.FIXTURES / name}", *facts)
+    for name, facts in {
+        "segformer": ("segmentation", "miou", 60.0),
+        "dpt": ("depth", "delta1", 60.0),
+        "yolos": ("detection", "map", 10.0),
+    }.items()
+}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes with masks, depths and boxes."""
+    return scenes.write(tmp_path_factory.mktemp("scenes") / "data", IMAGES)
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in class folders."""
+    return scenes.write_classes(tmp_path_factory.mktemp("scenes") / "classes", 12)
+
+
+def answer(found: Ended, code: int = 0) -> Any:
+    """What a command printed."""
+    assert found.code == code, found.err + found.out
+    return json.loads(found.out)
+
+
+def export(model: str, out: Path, *words: object) -> Path:
+    """The artifact of a model."""
+    answer(run("export", model, "-o", out, *words, "--json"))
+    return out
+
+
+@pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp32"), ("openvino", "int8")])
+@pytest.mark.parametrize("name", list(HF))
+def test_models_of_transformers(name: str, target: str, precision: str, data: Path, tmp_path: Path) -> None:
+    case = HF[name]
+    out = export(
+        case.model, tmp_path / "out", "--target", target, "--precision", precision, "--calibration", data / "images"
+    )
+    found = answer(run("eval", out, "--data", data, "--json"))
+    assert (found["task"], found["n"], found["doubts"]) == (case.task, IMAGES, [])
+    first, metric = next(iter(found["metrics"].items()))
+    assert first == case.metric
+    assert metric["reference"] > case.least
+    assert metric["lower95"] <= metric["drop"] <= metric["upper95"]
+    assert 0.8 < found["agreement"] <= 1
+    if precision == "fp32":
+        assert found["agreement"] > 0.995
+        assert abs(metric["drop"]) < 0.1
+    verdict = answer(run("gate", out, "--max-drop", 15, "--json"))
+    assert verdict["verdict"] == "pass", verdict
+    tight = answer(run("gate", out, "--max-drop", 0.001, "--json"), code=3 if metric["lower95"] <= 0.001 else 1)
+    assert tight["verdict"] != "pass"
+    assert case.metric in tight["checks"][0]["why"]
+
+
+def test_a_timm_model_without_a_head_gives_vectors(classes: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    weights = models.vit(tmp_path / "vit.safetensors")
+    model = {"spec": "timm:vit_tiny_patch16_224", "weights": str(weights), "kwargs": models.VIT}
+    recipe.write_text(
+        json.dumps({"model": model, "target": {"kind": "openvino"}, "task": {"kind": "embedding", "k": 3}})
+    )
+    answer(run("run", recipe, "-o", tmp_path / "out", "--data", classes, "--json"), code=3)  # no limits were given
+    found = answer(run("eval", tmp_path / "out", "--data", classes, "--json"))
+    assert (found["task"], list(found["metrics"])) == ("embedding", ["recall1", "recall_k", "knn_agreement", "cosine"])
+    assert found["metrics"]["recall1"]["reference"] > 80
+    assert found["metrics"]["cosine"]["deployed"] == pytest.approx(100, abs=0.01)
+    image = next(classes.rglob("*.png"))
+    (said,) = answer(run("predict", tmp_path / "out", image, "--json"))["predictions"]
+    assert np.linalg.norm(said["embedding"]) == pytest.approx(1)
+    assert "48 numbers of length 1" in run("predict", tmp_path / "out", image).out
+
+
+def test_a_segmentation_model_of_torchvision(data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    model = {"spec": "torchvision:lraspp_mobilenet_v3_large", "weights": "random", "kwargs": {"num_classes": 4}}
+    recipe.write_text(json.dumps({"model": model, "target": {"kind": "onnxruntime"}}))
+    out = export(model["spec"], tmp_path / "out", "--recipe", recipe, "--image-size", "48x64")
+    found = answer(run("eval", out, "--data", data, "--json"))
+    assert (found["task"], found["n"]) == ("segmentation", IMAGES)
+    assert found["agreement"] > 0.995
+    verdict = answer(run("gate", out, "--max-drop", 5, "--json"), code=3)
+    assert "random weights" in verdict["checks"][0]["why"]
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """An artifact of each model of transformers, made once. Not to be changed."""
+    root = tmp_path_factory.mktemp("artifacts")
+
+    def made(name: str) -> Path:
+        out = root / name
+        return out if out.exists() else export(HF[name].model, out, "--target", "onnxruntime")
+
+    return made
+
+
+def test_what_each_task_predicts(artifacts: Callable[[str], Path], data: Path) -> None:
+    image, truth = data / "images" / "0003.png", scenes.scene(3)
+    said = {n: answer(run("predict", artifacts(n), image, "--json"))["predictions"][0] for n in HF}
+    assert [said[n]["task"] for n in HF] == ["segmentation", "depth", "detection"]
+    shares = {region["label"]: region["share"] for region in said["segformer"]["regions"]}
+    assert shares["floor"] == pytest.approx((truth.mask == 0).mean(), abs=0.1)
+    assert said["dpt"]["depth"]["nearest"] > said["dpt"]["depth"]["farthest"]  # of inverse depth
+    assert said["yolos"]["boxes"]
+    text = "".join(run("predict", artifacts(n), image).out for n in HF)
+    assert "%  floor" in text
+    assert "nearest" in text
+    assert " to " in text
+
+
+def test_masks_in_another_order_are_doubtful_and_not_gated(
+    artifacts: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(artifacts("segformer"), tmp_path / "out"))
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    for path in (moved / "masks").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) + 1) % 4).save(path)
+    found = run("eval", out, "--data", moved)
+    assert found.code == 0
+    assert "are the masks in" in " ".join(found.err.split())
+    verdict = answer(run("gate", out, "--max-drop", 50, "--json"), code=3)
+    assert verdict["checks"][0]["why"].startswith("doubtful: ")
+
+
+def test_data_of_another_task_is_told_in_one_line(
+    artifacts: Callable[[str], Path], data: Path, classes: Path, tmp_path: Path
+) -> None:
+    assert "has no folder images/ in it" in run("eval", artifacts("segformer"), "--data", classes).error
+    spoilt = Path(shutil.copytree(data, tmp_path / "spoilt"))
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(spoilt / "masks" / "0000.png")
+    assert "is 5x5, its image" in run("eval", artifacts("segformer"), "--data", spoilt).error
+    Image.fromarray(np.full((48, 64), 9, np.uint8)).save(spoilt / "masks" / "0000.png")
+    assert "class 9 is none of the model's 4" in run("eval", artifacts("segformer"), "--data", spoilt).error
+
+
+def test_another_task_than_the_models_own(tmp_path: Path, classes: Path) -> None:
+    model = HF["segformer"].model
+    found = run("export", model, "--target", "onnxruntime", "--task", "sementation", "-o", tmp_path / "out")
+    assert found.code == 2
+    assert "segmentation" in found.err
+    out = export(model, tmp_path / "out", "--target", "onnxruntime", "--task", "classification")
+    assert json.loads((out / "manifest.json").read_text())["recipe"]["task"] == {"kind": "classification"}
+    assert "no output is (batch, classes)" in run("eval", out, "--data", classes).error

@@ -1,0 +1,204 @@
+"""Masks, depths and boxes beside images: every form, and every way in which they do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import scenes
+from vitdeploy.data.dataset import Dataset, Form, form_of, open_dataset
+from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, Label
+from vitdeploy.data.preprocess import view
+from vitdeploy.errors import DataError
+from vitdeploy.recipe import Preprocess
+
+WHOLE = Preprocess(size=(16, 16), resize="exact")
+CROP = Preprocess(size=(24, 24), crop_pct=0.75)
+COUNT = 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return scenes.write(tmp_path / "data", COUNT)
+
+
+def _open(
+    folder: Path, form: Form, preprocess: Preprocess = WHOLE, *, labels: tuple[str, ...] | None = None
+) -> Dataset:
+    return open_dataset(str(folder), preprocess, labels=labels, need_labels=True, split="evaluation", form=form)
+
+
+def _read(dataset: Dataset) -> dict[int, Label]:
+    """Labels by the number in their names."""
+    found = {}
+    for sample in dataset:
+        assert isinstance(sample.label, (ClassMask, DepthMap, Boxes))
+        assert sample.image.shape[1:] in ((16, 16), (24, 24))
+        found[int(Path(sample.label.name).stem)] = sample.label
+    return found
+
+
+@pytest.mark.parametrize("form", ["masks", "depth"])
+def test_dense_labels_keep_the_resolution_of_their_image(folder: Path, form: Form) -> None:
+    found = _read(_open(folder, form))
+    assert sorted(found) == list(range(COUNT))
+    for number, label in found.items():
+        expected = scenes.scene(number)
+        if isinstance(label, ClassMask):
+            np.testing.assert_array_equal(label.classes, expected.mask)
+        else:
+            assert isinstance(label, DepthMap)
+            np.testing.assert_array_equal(label.depth, expected.depth)
+
+
+def test_boxes_are_shares_of_the_input(folder: Path) -> None:
+    for number, label in _read(_open(folder, "boxes")).items():
+        assert isinstance(label, Boxes)
+        wanted = [
+            (x / scenes.WIDTH, y / scenes.HEIGHT, (x + w) / scenes.WIDTH, (y + h) / scenes.HEIGHT)
+            for x, y, w, h, _ in scenes.scene(number).boxes
+        ]
+        np.testing.assert_allclose(label.boxes, wanted)
+        assert label.classes.tolist() == [kind for *_, kind in scenes.scene(number).boxes]
+        assert not label.crowd.any()
+
+
+def test_the_view_of_a_centre_crop() -> None:
+    # 48 x 64 becomes 32 x 42, of which 24 x 24 in the middle stay.
+    top, left, bottom, right = view(scenes.HEIGHT, scenes.WIDTH, CROP)
+    assert (top, bottom) == (6, 42)
+    assert (left, right) == pytest.approx((9 * 64 / 42, 33 * 64 / 42))
+    assert view(scenes.HEIGHT, scenes.WIDTH, WHOLE) == (0, 0, scenes.HEIGHT, scenes.WIDTH)
+
+
+def test_labels_are_cropped_as_the_model_sees_the_image(folder: Path) -> None:
+    mask, boxes = (_read(_open(folder, form, CROP))[0] for form in ("masks", "boxes"))
+    assert isinstance(mask, ClassMask)
+    np.testing.assert_array_equal(mask.classes, scenes.scene(0).mask[6:42, 14:50])
+    assert isinstance(boxes, Boxes)
+    assert ((boxes.boxes >= 0) & (boxes.boxes <= 1)).all()
+    # A box of the cropped mask is where the cropped box is, to a pixel.
+    for box, kind in zip(boxes.boxes, boxes.classes, strict=True):
+        columns = np.flatnonzero((mask.classes == kind + 1).any(axis=0))
+        np.testing.assert_allclose(box[[0, 2]] * 36, [columns[0], columns[-1] + 1], atol=1)
+
+
+def test_an_object_out_of_view_is_none(folder: Path) -> None:
+    content = json.loads((folder / "annotations.json").read_text())
+    content["annotations"] = [{"id": 1, "image_id": 0, "category_id": 2, "bbox": [0, 0, 5, 5], "iscrowd": 1}]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    seen, hidden = (_read(_open(folder, "boxes", p))[0] for p in (WHOLE, CROP))
+    assert isinstance(seen, Boxes)
+    assert isinstance(hidden, Boxes)
+    assert (seen.crowd.tolist(), len(hidden.boxes)) == ([True], 0)
+
+
+def test_categories_are_classes_by_name_else_by_id(folder: Path) -> None:
+    def classes(labels: tuple[str, ...] | None) -> set[int]:
+        found = _read(_open(folder, "boxes", labels=labels))
+        return {int(c) for label in found.values() if isinstance(label, Boxes) for c in label.classes}
+
+    assert classes(None) <= {0, 1, 2}
+    assert classes(("N/A", "diamond", "N/A", "disc", "square")) <= {1, 3, 4}
+    assert classes(("a", "b", "c")) == classes(None)
+
+
+def test_sixteen_bits_palettes_and_integers(folder: Path) -> None:
+    wide = np.full((scenes.HEIGHT, scenes.WIDTH), 5000, np.uint16)
+    (folder / "depth" / "0000.npy").unlink()
+    Image.fromarray(wide).save(folder / "depth" / "0000.png")
+    palette = Image.fromarray(scenes.scene(1).mask.astype(np.uint8)).convert("P")
+    palette.putpalette([9, 9, 9] * 256)
+    palette.putdata(scenes.scene(1).mask.ravel().tolist())
+    palette.save(folder / "masks" / "0001.png")
+    depth, mask = _read(_open(folder, "depth"))[0], _read(_open(folder, "masks"))[1]
+    assert isinstance(depth, DepthMap)
+    assert (depth.depth.dtype, depth.depth[0, 0]) == (np.int64, 5000)
+    assert isinstance(mask, ClassMask)
+    np.testing.assert_array_equal(mask.classes, scenes.scene(1).mask)
+
+
+def test_the_digest_follows_the_labels(folder: Path) -> None:
+    digests = {form: _open(folder, form).digest for form in ("masks", "depth", "boxes")}
+    assert len(set(digests.values())) == 3
+    Image.fromarray(np.zeros((scenes.HEIGHT, scenes.WIDTH), np.uint8)).save(folder / "masks" / "0002.png")
+    assert _open(folder, "masks").digest != digests["masks"]
+    assert _open(folder, "depth").digest == digests["depth"]
+
+
+def test_to_calibrate_masks_are_no_images(folder: Path) -> None:
+    dataset = open_dataset(str(folder), WHOLE, labels=None, need_labels=False, split="calibration")
+    assert (len(dataset), dataset.labelled) == (COUNT, False)
+    assert form_of(str(folder)) == "masks"
+    assert form_of(str(folder / "images")) == "classes"
+
+
+def _json(change: dict[str, Any] | str) -> Any:
+    def spoil(folder: Path) -> None:
+        path = folder / "annotations.json"
+        text = change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change})
+        path.write_text(text)
+
+    return spoil
+
+
+def _save(name: str, values: Any) -> Any:
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        if path.suffix == ".npy":
+            np.save(path, values, allow_pickle=True)
+        else:
+            Image.fromarray(values).save(path)
+
+    return spoil
+
+
+_SMALL = np.zeros((5, 7), np.uint8)
+_BOX = {"id": 9, "image_id": 0, "category_id": 0, "bbox": [1, 1, -4, 4]}
+
+
+@pytest.mark.parametrize(
+    ("form", "spoil", "message"),
+    [
+        ("masks", lambda f: (f / "masks" / "0003.png").unlink(), r"0003.png has no masks/0003 beside it"),
+        ("masks", _save("masks/0001.png", _SMALL), r"masks/0001.png is 5x7, its image .*0001.png is 48x64"),
+        ("masks", _save("masks/0001.png", np.zeros((48, 64, 3), np.uint8)), "a picture in RGB, not a mask"),
+        ("masks", lambda f: (f / "masks" / "0001.png").write_bytes(b"x"), "0001.png is not an image"),
+        ("depth", _save("depth/0001.npy", np.zeros((5, 7))), "0001.npy is 5x7, its image .* is 48x64"),
+        ("depth", _save("depth/0001.npy", np.zeros((1, 48, 64))), r"float64 \(1, 48, 64\), not \(height, width\)"),
+        ("depth", _save("depth/0001.npy", np.array([{}])), "pickled objects"),
+        ("depth", lambda f: (f / "depth" / "0001.npy").write_bytes(b"x"), "no plain array"),
+        ("boxes", lambda f: (f / "annotations.json").unlink(), r"there is no .*annotations.json"),
+        ("boxes", _json("{"), "not readable JSON"),
+        ("boxes", _json("[]"), "it is a list"),
+        ("boxes", _json({"categories": [{"id": 0}]}), "not COCO's form: KeyError 'name'"),
+        ("boxes", _json({"annotations": [{**_BOX, "image_id": 77}]}), "not COCO's form: KeyError 77"),
+        ("boxes", _json({"annotations": [_BOX]}), r"annotation 9 has the box \[1, 1, -4, 4\]"),
+        ("boxes", _json({"images": [{"id": 0, "file_name": "no.png"}], "annotations": []}), "no.png, which is not in"),
+        ("boxes", _json({"images": [{"id": 0, "file_name": "../a.png"}], "annotations": []}), "leaves its folder"),
+        ("boxes", _json({"images": [], "annotations": []}), "has no images"),
+    ],
+)  # fmt: skip
+def test_labels_that_do_not_fit(folder: Path, form: Form, spoil: Any, message: str) -> None:
+    spoil(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        list(_open(folder, form))
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("form", ["masks", "depth", "boxes"])
+def test_folders_of_another_form(tmp_path: Path, form: Form) -> None:
+    with pytest.raises(DataError, match=r"there is no .*missing. Give a folder with images/"):
+        _open(tmp_path / "missing", form)
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(DataError, match="has no folder images/"):
+        _open(tmp_path, form)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    with pytest.raises(DataError, match="has no images"):
+        _open(tmp_path, form)

@@ -1,0 +1,53 @@
+"""What is true about an image: a class, a map of classes, of depth, or boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitdeploy.session import Array
+
+
+@dataclass(frozen=True)
+class ClassMask:
+    """A class for each pixel of the part of an image that the model sees, at the image's own resolution.
+
+    Attributes:
+        name: the file, for messages.
+        classes: integers (height, width), as they are in the file.
+    """
+
+    name: str
+    classes: Array
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """A depth for each pixel of the part of an image that the model sees, at the image's own resolution.
+
+    Attributes:
+        name: the file, for messages.
+        depth: (height, width), as in the file: floating point in metres, or integers in the unit of the data set.
+    """
+
+    name: str
+    depth: Array
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The objects in an image.
+
+    Attributes:
+        name: the image's file, for messages.
+        boxes: float64 (objects, 4): left, top, right, bottom as shares of the model's input, from 0 to 1.
+        classes: integers (objects,).
+        crowd: bool (objects,): a group that is neither to be found nor to be held against the model.
+    """
+
+    name: str
+    boxes: Array
+    classes: Array
+    crowd: Array
+
+
+Label = int | ClassMask | DepthMap | Boxes

@@ -1,0 +1,47 @@
+"""What a transformers model is for, told by its class, its config and its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitdeploy.recipe import TaskSpec
+
+_KINDS = {
+    "ImageClassification": "classification",
+    "SemanticSegmentation": "segmentation",
+    "UniversalSegmentation": "segmentation",
+    "DepthEstimation": "depth",
+    "ObjectDetection": "detection",
+}
+_BACKBONE = ("Model", "ModelWithProjection")
+_SOFTMAX = ("detr", "yolos", "table-transformer")
+"""Detectors that choose among the classes and "nothing"; for those that came later every class is a question."""
+_AFFINE = ("dpt", "depth_anything")
+"""Trained on depth up to scale and shift, as MiDaS: inverse depth, unless the config says that it is metric."""
+
+
+def task_of(kind: str, config: Any, processor: Mapping[str, Any] | None) -> TaskSpec | None:
+    """The task of the model class `kind`, with the options that its config and processor settle; None: not known."""
+    name = next((task for part, task in _KINDS.items() if part in kind), None)
+    if name is None:
+        return TaskSpec(kind="embedding") if kind.endswith(_BACKBONE) else None
+    options: dict[str, Any] = {}
+    family = str(getattr(config, "model_type", ""))
+    if name == "detection" and family not in _SOFTMAX:
+        options["scores"] = "sigmoid"
+    if name == "depth" and family in _AFFINE and getattr(config, "depth_estimation_type", "relative") == "relative":
+        options.update(predicts="disparity", align="affine")
+    if name == "segmentation" and (processor or {}).get("do_reduce_labels"):
+        options["reduce_labels"] = True
+    return TaskSpec.model_validate({"kind": name, **options})
+
+
+def labels_of(task: TaskSpec | None, config: Any) -> tuple[str, ...] | None:
+    """The class names in the config, where the task has classes and they are more than LABEL_0, LABEL_1 and so on."""
+    names = getattr(config, "id2label", None) or {}
+    if task is None or task.kind not in ("classification", "segmentation", "detection"):
+        return None
+    if not names or str(names.get(0, "LABEL_0")) == "LABEL_0" or sorted(names) != list(range(len(names))):
+        return None
+    return tuple(str(names[index]) for index in range(len(names)))

@@ -1,0 +1,62 @@
+"""What a model says about one image, as data that a script reads and a person understands."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Fact(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Guess(Fact):
+    """A class with its probability (softmax of the logits)."""
+
+    index: int
+    label: str
+    probability: float
+
+
+class Region(Fact):
+    """A class with its share of the pixels."""
+
+    index: int
+    label: str
+    share: float
+
+
+class Box(Fact):
+    """An object: left, top, right and bottom in pixels of the image, and the score from 0 to 1."""
+
+    index: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class Depths(Fact):
+    """The range of a depth map, in the model's unit: metres, or whatever it was trained on."""
+
+    nearest: float
+    median: float
+    farthest: float
+
+
+class Said(Fact):
+    """One answer; what is not of the model's task is empty.
+
+    Attributes:
+        top: the best classes of a classifier, best first.
+        regions: the classes of a segmentation, largest first.
+        boxes: the objects of a detector that pass its threshold, best first.
+        depth: the range of a depth map.
+        embedding: the vector, its length made 1.
+    """
+
+    top: tuple[Guess, ...] = ()
+    regions: tuple[Region, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    depth: Depths | None = None
+    embedding: tuple[float, ...] = ()
