@@ -77,11 +77,16 @@ class Quantizer:
         Raises:
             QuantizeError: calibration data is missing, or the format cannot hold what the graph computes.
         """
-        from vitdeploy.quantize import Quantized, half
+        from vitdeploy.quantize import Quantized, bfloat16, half, weights
 
         if precision.kind == "fp16":
             with self._progress.step("Check ranges and convert to float16"):
                 return half.quantize(self._copy(), self.structure, precision, self.calibration)
+        if precision.kind == "bf16":
+            return bfloat16.quantize(self._copy(), self.structure, precision, typed=self.dialect.half_around)
+        if precision.kind in ("int8-weights", "int4-weights") or self._left_to_the_engine(precision):
+            seen = None if self.calibration is None or self.calibration.synthetic else self.observed
+            return weights.quantize(self._copy(), self.structure, precision, self.dialect, seen)
         if precision.kind == "int8-dynamic":
             return self._dynamic(precision)
         if precision.kind in ("int8", "fp8"):
@@ -124,6 +129,10 @@ class Quantizer:
         with self._progress.step(f"Measure {len(everything)} linears one by one", count) as advance:
             batches = islice(calibration.batches(), count)
             return measure(graph, quantized, everything, batches, agreement=agreement, advance=advance), choice
+
+    def _left_to_the_engine(self, precision: PrecisionSpec) -> bool:
+        """Whether the graph says nothing of dynamic INT8 but its weights: the engine rounds activations by itself."""
+        return precision.kind == "int8-dynamic" and self.dialect.int8_linears == "qdq"
 
     def format(self, precision: PrecisionSpec, choice: Choice) -> Format:
         """How this precision writes the Q/DQ pairs of a linear."""

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,14 +24,15 @@ from vitdeploy.targets._match import audited, belongs
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
 _INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
-_FLOAT = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+_BLOCKS = "MatMulNBits"
+_FLOAT = {_BLOCKS, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class OnnxRuntime(Target):
     """ONNX Runtime's CPU provider."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     device: str = "CPU"
 
     def unavailable(self) -> Availability | None:
@@ -51,7 +52,7 @@ class OnnxRuntime(Target):
 
         q, k and v get a linear each, whose results MultiHeadAttention reads as they are.
         """
-        return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False)
+        return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False, int8_weight_group=64)
 
     def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
         """Open the graph once, so that a refusal shows now; the graph itself is what runs.
@@ -70,11 +71,12 @@ class OnnxRuntime(Target):
         threads = self.threads or available_cores()
         kernels = _executed(compiled.folder / compiled.runs, bundle, threads)
         fused, reasons = _fused_sites(bundle.structure, kernels)
-        layers = _linear_precisions(bundle.structure, kernels)
+        layers, weights = _linear_precisions(bundle.structure, kernels)
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return audited(
-            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, threads=threads
-        )
+            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, weights=weights,
+            threads=threads,
+        )  # fmt: skip
 
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
         """Open the graph with all optimisations."""
@@ -85,11 +87,12 @@ class OnnxRuntime(Target):
 
 @dataclass(frozen=True)
 class _Kernel:
-    """An executed kernel: operator, node name, element type of its output."""
+    """An executed kernel: operator, node name, element type of its output, and of its weights where it unpacks them."""
 
     op: str
     name: str
     output: str
+    weights: str | None
 
 
 def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
@@ -106,8 +109,19 @@ def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
         name, arguments = event.get("name", ""), event.get("args", {})
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             outputs = arguments.get("output_type_shape") or [{}]
-            kernels.append(_Kernel(arguments["op_name"], name.removesuffix("_kernel_time"), next(iter(outputs[0]), "")))
+            kernel, output = arguments["op_name"], next(iter(outputs[0]), "")
+            stored = _blocks_type(arguments) if kernel == _BLOCKS else None
+            kernels.append(_Kernel(kernel, name.removesuffix("_kernel_time"), output, stored))
     return kernels
+
+
+def _blocks_type(arguments: dict[str, Any]) -> str | None:
+    """int8 or int4, by the bytes that MatMulNBits read for its K x N weights."""
+    shapes: list[list[int]] = [next(iter(entry.values()), []) for entry in arguments.get("input_type_shape", [])]
+    if len(shapes) < 2 or len(shapes[1]) != 3:
+        return None
+    _, blocks, size = shapes[1]
+    return "int8" if blocks * size >= shapes[0][-1] else "int4"
 
 
 def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
@@ -123,11 +137,15 @@ def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str
     return fused, reasons
 
 
-def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
+def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
+    """Linear -> the precision it multiplies in; linear -> the type its weights are stored in, where that is another."""
     found: dict[str, str] = {}
+    stored: dict[str, str] = {}
     for linear in structure.linears:
         for kernel in kernels:
             if kernel.op in _INT8 | _FLOAT and any(belongs(kernel.name, node) for node in linear.nodes):
                 found[linear.name] = "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")
+                if kernel.weights is not None:
+                    stored[linear.name] = kernel.weights
                 break
-    return found
+    return found, stored
