@@ -40,6 +40,11 @@ class Observed:
         """The largest magnitude of each channel, (K,)."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
+    @property
+    def silent(self) -> bool:
+        """Whether it was 0 throughout."""
+        return not (self.low.any() or self.high.any())
+
     def divided(self, factor: Array) -> Observed:
         """What would have been seen, had each channel been divided by `factor`, (K,), which is above 0."""
         return Observed(self.low / factor, self.high / factor, (self.rows / factor).astype(np.float32))

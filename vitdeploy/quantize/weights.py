@@ -91,8 +91,7 @@ def quantize(
         QuantizeError: a `keep` entry matches nothing, or nothing is left.
     """
     placed, kept = place(structure, precision.keep)
-    four = precision.kind == "int4-weights"
-    form = Format(4, precision.group) if four else Format(8, dialect.int8_weight_group)
+    form = format_of(precision, dialect)
     write(graph, [name for linear in placed for name in linear.nodes], form, observed)
     shared = "each output channel" if form.group is None else f"up to {form.group} inputs of an output channel"
     dynamic = precision.kind == "int8-dynamic"
@@ -101,12 +100,17 @@ def quantize(
         graph,
         {
             "method": "weights only; the engine rounds activations to int8 at run time" if dynamic else "weights only",
-            "weights": f"{'uint4 with a zero point' if four else 'int8, symmetric'}, a scale for {shared}",
+            "weights": f"{'uint4 with a zero point' if form.bits == 4 else 'int8, symmetric'}, a scale for {shared}",
             "rounding": rounding,
             "quantized": str(len(placed)),
             **{f"float: {name}": rule for name, rule in kept.items()},
         },
     )
+
+
+def format_of(precision: PrecisionSpec, dialect: Dialect) -> Format:
+    """How a precision stores weights for a compiler of `dialect`."""
+    return Format(4, precision.group) if precision.kind == "int4-weights" else Format(8, dialect.int8_weight_group)
 
 
 def encoded(weight: Array, form: Format) -> Codes:
