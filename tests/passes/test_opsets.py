@@ -87,11 +87,8 @@ def test_types_and_blocks_keep_it_as_high_as_they_need() -> None:
     assert apply(DeclareOpset(opset=20), graph).fired == 1
     assert (graph.opset, graph.model.ir_version) == (21, 10)
     assert next(iter(graph.nodes)).attributes.get_int("block_size") == 2
-    graph = parsed(
-        model("d = DequantizeLinear<axis = 0>(w, s) y = Add(x, d)", 23),
-        w=np.zeros(4, np.int8),
-        s=np.ones(4, np.float32),
-    )
+    body = "d = DequantizeLinear<axis = 0>(w, s) y = Add(x, d)"
+    graph = parsed(model(body, 23), w=np.zeros(4, np.int8), s=np.ones(4, np.float32))
     codes = graph.initializer(np.zeros(4, ml_dtypes.int4), "codes")
     next(iter(graph.nodes)).replace_input_with(0, codes)
     result = apply(DeclareOpset(opset=20), graph)
