@@ -11,7 +11,7 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.session import Array
 
 FEWEST_IMAGES = 16
-"""Of calibration that nothing is said about. 32 to 300 are usual; on two trained ViTs 16 already give the same answers."""
+"""Calibration with fewer is called into question; 32 to 300 are usual."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class Calibration:
             return []
         said = []
         if self.images < FEWEST_IMAGES:
-            said.append(
-                f"calibrated on {self.images} image{'s' * (self.images > 1)} of {self.spec}: 32 or more are usual"
-            )
+            images = "1 image" if self.images == 1 else f"{self.images} images"
+            said.append(f"calibrated on {images} of {self.spec}: 32 or more are usual")
         if all(_plain(batch) for batch in self.batches()):  # stops at the first picture
             said.append(f"every calibration image of {self.spec} is of one plain colour: others may fall out of range")
         return said

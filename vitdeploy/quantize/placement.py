@@ -35,7 +35,8 @@ def with_range(
     """The same, with linears left in float whose input no image moved: a range of zero says nothing of other images.
 
     Args:
-        placed, kept: of `place`.
+        placed: as `place` gives it.
+        kept: likewise.
         inputs: node of a linear -> its input.
         silent: inputs that were 0 throughout.
     """

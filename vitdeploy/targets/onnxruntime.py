@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -71,7 +71,11 @@ class OnnxRuntime(Target):
         threads = self.threads or available_cores()
         kernels = _executed(compiled.folder / compiled.runs, bundle, threads)
         fused, reasons = _fused_sites(bundle.structure, kernels)
-        layers, weights = _linear_precisions(bundle.structure, kernels)
+        products = _products(bundle.structure, kernels)
+        layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
+        # The profile does not tell how many bits the codes have that a kernel unpacks; the graph was written with these.
+        bits = bundle.precision.partition("-")[0]
+        weights = {name: bits for name, kernel in products.items() if kernel.op == _BLOCKS}
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return audited(
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, weights=weights,
@@ -87,12 +91,11 @@ class OnnxRuntime(Target):
 
 @dataclass(frozen=True)
 class _Kernel:
-    """An executed kernel: operator, node name, element type of its output, and of its weights where it unpacks them."""
+    """An executed kernel: operator, node name, element type of its output."""
 
     op: str
     name: str
     output: str
-    weights: str | None
 
 
 def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
@@ -109,19 +112,8 @@ def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
         name, arguments = event.get("name", ""), event.get("args", {})
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             outputs = arguments.get("output_type_shape") or [{}]
-            kernel, output = arguments["op_name"], next(iter(outputs[0]), "")
-            stored = _blocks_type(arguments) if kernel == _BLOCKS else None
-            kernels.append(_Kernel(kernel, name.removesuffix("_kernel_time"), output, stored))
+            kernels.append(_Kernel(arguments["op_name"], name.removesuffix("_kernel_time"), next(iter(outputs[0]), "")))
     return kernels
-
-
-def _blocks_type(arguments: dict[str, Any]) -> str | None:
-    """int8 or int4, by the bytes that MatMulNBits read for its K x N weights."""
-    shapes: list[list[int]] = [next(iter(entry.values()), []) for entry in arguments.get("input_type_shape", [])]
-    if len(shapes) < 2 or len(shapes[1]) != 3:
-        return None
-    _, blocks, size = shapes[1]
-    return "int8" if blocks * size >= shapes[0][-1] else "int4"
 
 
 def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
@@ -137,15 +129,16 @@ def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str
     return fused, reasons
 
 
-def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
-    """Linear -> the precision it multiplies in; linear -> the type its weights are stored in, where that is another."""
-    found: dict[str, str] = {}
-    stored: dict[str, str] = {}
+def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
+    """The kernel that multiplies for each linear."""
+    found: dict[str, _Kernel] = {}
     for linear in structure.linears:
         for kernel in kernels:
             if kernel.op in _INT8 | _FLOAT and any(belongs(kernel.name, node) for node in linear.nodes):
-                found[linear.name] = "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")
-                if kernel.weights is not None:
-                    stored[linear.name] = kernel.weights
+                found[linear.name] = kernel
                 break
-    return found, stored
+    return found
+
+
+def _multiplies_in(kernel: _Kernel) -> str:
+    return "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")

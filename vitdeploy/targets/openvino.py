@@ -214,7 +214,9 @@ def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel
     for linear in structure.linears:
         for kernel in products:
             names = kernel.names | kernel.weight_names
-            if linear.initializer in names or any(belongs(name, node) for node in linear.nodes for name in names):
+            if {linear.initializer, linear.bias or linear.initializer} & names or any(
+                belongs(name, node) for node in linear.nodes for name in names
+            ):
                 found[linear.name] = kernel
                 break
     return found
