@@ -108,11 +108,11 @@ def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
             weight=weight,
             size=_size(node, weight),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
-            bias=_bias(node),
+            bias=_bias_add(node),
         )
 
 
-def _bias(node: ir.Node) -> str:
+def _bias_add(node: ir.Node) -> str:
     add = only_consumer(node.outputs[0], "Add")
     if add is None or all(constant(v) is None for v in add.inputs):
         return ""

@@ -73,7 +73,7 @@ class OnnxRuntime(Target):
         fused, reasons = _fused_sites(bundle.structure, kernels)
         products = _products(bundle.structure, kernels)
         layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
-        # The profile does not tell how many bits the codes have that a kernel unpacks; the graph was written with these.
+        # The profile does not tell how many bits a kernel unpacks its codes from; the graph was written with these.
         bits = bundle.precision.partition("-")[0]
         weights = {name: bits for name, kernel in products.items() if kernel.op == _BLOCKS}
         norms = sum(kernel.op in _NORMS for kernel in kernels)

@@ -214,9 +214,8 @@ def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel
     for linear in structure.linears:
         for kernel in products:
             names = kernel.names | kernel.weight_names
-            if {linear.initializer, linear.bias or linear.initializer} & names or any(
-                belongs(name, node) for node in linear.nodes for name in names
-            ):
+            own = names & ({linear.initializer, linear.bias} - {""})
+            if own or any(belongs(name, node) for node in linear.nodes for name in names):
                 found[linear.name] = kernel
                 break
     return found
