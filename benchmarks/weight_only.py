@@ -19,6 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
+
 from benchmarks.fashion_mnist import data as fashion
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
@@ -151,9 +154,8 @@ def _speed(model: str, engine: str, seconds: float) -> list[str]:
     for way, run, size, used in zip(ways, found.runs, sizes, memory, strict=True):
         ratio = run.speedup
         against = "1" if ratio is None else f"{ratio.ratio:.2f} [{ratio.ci95[0]:.2f}, {ratio.ci95[1]:.2f}]"
-        rows.append(
-            f"| {model} | {engine} | {way.name} | {size:.1f} | {used:.0f} | {run.p50_ms:.2f} | {against} | {doubt} |"
-        )
+        figures = f"{size:.1f} | {used:.0f} | {run.p50_ms:.2f} | {against}"
+        rows.append(f"| {model} | {engine} | {way.name} | {figures} | {doubt} |")
     return rows
 
 
@@ -166,11 +168,7 @@ def _written(way: Way, prepared: Prepared, target: Target, path: Path) -> Path:
     passes.run(order.lowering(replace(dialect, int8_linears="qdq") if way.pairs else dialect), quantized)
     if way.level is not None:
         for node in (n for n in quantized.nodes if n.op_type == "MatMulNBits"):
-            node.attributes.add(
-                type(node.attributes["accuracy_level"])(
-                    "accuracy_level", node.attributes["accuracy_level"].type, way.level
-                )
-            )
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", way.level)
     quantized.save(path)
     if target.name != "openvino":
         return path
@@ -207,8 +205,6 @@ def _accuracy() -> list[tuple[str, list[str]]]:
         work = Path(folder)
         train, test = fashion.read_split("train"), fashion.read_split("test")
         chosen = fashion.calibration_subset(train)
-        import numpy as np
-
         np.savez(work / "calibration.npz", images=chosen.images, labels=chosen.labels)
         np.savez(work / "test.npz", images=test.images, labels=test.labels)
         for title, factory in (("benign", "model.py:build"), ("INT8-hostile", "hostile.py:int8_hostile")):
@@ -250,9 +246,9 @@ def _table(found: dict[str, list[str]]) -> str:
             "",
             "## Bytes, memory, time",
             "",
-            "What the engine opens, in MB; anonymous memory of a process that opened it and ran it, in MiB; median latency",
-            "at batch 1 in ms; speed against the same engine's float32, with its 95 % bootstrap interval over interleaved",
-            "blocks: above 1 is faster. Random weights. `python -m benchmarks.weight_only speed`",
+            "What the engine opens, in MB; anonymous memory of a process that opened it and ran it, in MiB; median",
+            "latency at batch 1 in ms; speed against the same engine's float32, with its 95 % bootstrap interval over",
+            "interleaved blocks: above 1 is faster. Random weights. `python -m benchmarks.weight_only speed`",
             "",
             "| model | engine | format | MB | MiB in memory | p50 ms | speed | measurement |",
             "|---|---|---|---|---|---|---|---|",
@@ -260,9 +256,9 @@ def _table(found: dict[str, list[str]]) -> str:
             "",
             "## Accuracy",
             "",
-            "The Fashion-MNIST ViT and its INT8-hostile twin (benchmarks/fashion_mnist), each against itself in float32",
-            "PyTorch on the same test images: drop of top-1 in points with its paired 95 % interval, and agreement in",
-            "percent. `python -m benchmarks.weight_only accuracy`",
+            "The Fashion-MNIST ViT and its INT8-hostile twin (benchmarks/fashion_mnist), each against itself in",
+            "float32 PyTorch on the same images: drop of top-1 in points with its paired 95 % interval, and agreement",
+            "in percent. `python -m benchmarks.weight_only accuracy`",
             "",
             "| model | engine | precision | calibration | n | drop | agreement |",
             "|---|---|---|---|---|---|---|",

@@ -66,8 +66,10 @@ def observe(graph: Graph, tensors: Iterable[str], batches: Iterable[Array], imag
     """
     probe = Graph(graph.model.clone())
     probe.infer_shapes()
-    names = sorted(set(tensors))
-    values = {v.name: v for v in _values(probe)}
+    wanted = set(tensors)
+    values = {v.name or "": v for v in _values(probe) if v.name in wanted}
+    names = list(values)  # in the order of computation: the first that is not finite is where it began
+    readers = {name: ", ".join(sorted({use.node.name or "" for use in v.uses()})) for name, v in values.items()}
     feed = probe.model.graph.inputs[0].name or ""
     _watch(probe, [values[name] for name in names])
     found = {name: _Running() for name in names}
@@ -81,7 +83,11 @@ def observe(graph: Graph, tensors: Iterable[str], batches: Iterable[Array], imag
             for batch in batches:
                 seen = session.run({feed: batch, _PICK: rng.integers(0, _LARGEST_PICK, rows)})
                 for name in names:
-                    found[name].see(name, count, *(seen[f"{name}/{what}"] for what in ("low", "high", "rows")))
+                    found[name].see(
+                        f"{name}, the input of {readers[name]},",
+                        count,
+                        *(seen[f"{name}/{what}"] for what in ("low", "high", "rows")),
+                    )
                     if count % every == 0:
                         found[name].keep(seen[f"{name}/rows"])
                 count += 1
@@ -98,11 +104,11 @@ class _Running:
         self._high: Array | None = None
         self._rows: list[Array] = []
 
-    def see(self, name: str, batch: int, low: Array, high: Array, rows: Array) -> None:
+    def see(self, told: str, batch: int, low: Array, high: Array, rows: Array) -> None:
         # NaN passes through a maximum in some kernels and not in others: the sampled rows are looked at as well.
         if not all(np.isfinite(a).all() for a in (low, high, rows)):
             raise QuantizeError(
-                f"{name}, the input of a linear, is not finite in calibration batch {batch}",
+                f"{told} is not finite in calibration batch {batch}",
                 fix="Check that image, the preprocessing and the weights: no range can be taken from it.",
             )
         self._low = low if self._low is None else np.minimum(self._low, low)
