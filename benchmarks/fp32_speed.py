@@ -32,7 +32,7 @@ from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch
 from vitdeploy.session import Session
 from vitdeploy.sources._torch import TorchSession
-from vitdeploy.targets.openvino import OpenVINOSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = (
     "deit_tiny_patch16_224",
@@ -75,7 +75,7 @@ def _measure(name: str, seconds: float) -> Bench:
             eager,
             TorchSession(compiled, threads=threads, name="torch.compile"),
             OnnxSession(plain, threads=threads, name="onnxruntime"),
-            OpenVINOSession(plain, "CPU", threads, name="openvino"),
+            OpenVINOSession(plain, Engine("CPU", threads), name="openvino"),
         ]
         for target in ("onnxruntime", "openvino"):
             out = Path(folder) / target
@@ -86,7 +86,7 @@ def _measure(name: str, seconds: float) -> Bench:
             sessions.append(session)
         for session in sessions:
             stack.enter_context(session)
-        return measure(sessions, {"input": image}, batch=1, seconds=seconds)
+        return measure(sessions, [{"input": image}] * len(sessions), batch=1, seconds=seconds)
 
 
 def _row(name: str, found: Bench) -> str:
