@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +94,15 @@ def _against_folder(
 ) -> tuple[baselines.Baseline, Bench | None]:
     """The baseline folder's own evidence, and both timed in turns."""
     images = same_images([baseline, artifact])
-    threads = environment.available_cores()
-    with open_session(baseline, threads) as before, open_session(artifact, threads) as now:
-        spec = artifact.manifest.recipe
-        interleaved = latency.measure(
-            [before, now],
-            [feeds(baseline, images), feeds(artifact, images)],
-            batch=spec.target.batch.opt,
-            seconds=spec.bench.seconds,
-            progress=progress,
-        )
+    spec = artifact.manifest.recipe
+    threads = environment.available_cores() if spec.bench.threads == "auto" else spec.bench.threads
+    interleaved = latency.measure_reopened(
+        [partial(open_session, baseline, threads), partial(open_session, artifact, threads)],
+        [feeds(baseline, images), feeds(artifact, images)],
+        batch=spec.target.batch.opt,
+        seconds=spec.bench.seconds,
+        progress=progress,
+    )
     audit, bench, evaluation, _ = _evidence(baseline)
     if audit is None:
         raise UsageError(f"{baseline.path} has no audit", fix=f"Run vitdeploy inspect {baseline.path}.")

@@ -14,8 +14,8 @@ from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.session import Array, Counters, Feeds, OperatorTime
 
-PROFILED_RUNS = 20  # enough for a mean; counters are means over them
-_MIN_PROFILED_S = 0.2  # a small model runs more often
+PROFILED_RUNS = 30  # the first one, which allocates, is part of the counters' means
+_MIN_PROFILED_S = 0.5
 
 # What is told of a compiled model, by the name it has in evidence. A device leaves out what it does not know.
 _READ_BACK = {
@@ -104,21 +104,20 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
         model = self._engine.compile(self._path, PERF_COUNT=True)
         made_from = {op.get_friendly_name(): _made_from(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)
-        spent: dict[str, float] = {}
-        kinds: dict[str, str] = {}
-        request.infer(inputs, share_inputs=True)
-        runs, total_s, start = 0, 0.0, time.perf_counter()
-        while runs < PROFILED_RUNS or time.perf_counter() - start < _MIN_PROFILED_S:
+        runs, total_s = 0, 0.0
+        while runs < PROFILED_RUNS or total_s < _MIN_PROFILED_S:
             begin = time.perf_counter()
             request.infer(inputs, share_inputs=True)
             total_s, runs = total_s + time.perf_counter() - begin, runs + 1
-            for info in request.profiling_info:
-                spent[info.node_name] = spent.get(info.node_name, 0.0) + info.real_time.total_seconds() * 1e3
-                kinds[info.node_name] = f"{info.node_type} {info.exec_type}"
-        operators = tuple(
-            OperatorTime(name, kinds[name], made_from.get(name, (name,)), ms / runs)
-            for name, ms in spent.items()
-            if ms > 0
+        operators = tuple(  # the counters are means over all runs since the model was compiled
+            OperatorTime(
+                name=info.node_name,
+                kind=f"{info.node_type} {info.exec_type}",
+                nodes=made_from.get(info.node_name, (info.node_name,)),
+                ms=info.real_time.total_seconds() * 1e3,
+            )
+            for info in request.profiling_info
+            if info.real_time.total_seconds() > 0
         )
         return Counters(runs, total_s * 1e3 / runs, operators)
 
@@ -169,6 +168,7 @@ def _told(value: Any) -> str:
 
 
 def _made_from(op: Any) -> tuple[str, ...]:
+    """The nodes that a node of the runtime model was made from."""
     info = op.get_rt_info()
     return (
         tuple(n for n in str(info["originalLayersNames"].astype(str)).split(",") if n)
