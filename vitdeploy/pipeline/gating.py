@@ -62,6 +62,8 @@ def gate(
         machine=machine,
         model_digest=artifact.manifest.model.digest,
         interleaved=interleaved,
+        size_bytes=artifact.deployed_bytes,
+        recipe=baselines.decisive(artifact.manifest.recipe),
     )
     artifact.write_evidence(verdict)
     if save_baseline is not None:
@@ -122,4 +124,6 @@ def _baseline(
         machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         recipe_digest=artifact.manifest.recipe_digest,
+        recipe=baselines.decisive(artifact.manifest.recipe),
+        size_bytes=artifact.deployed_bytes,
     )

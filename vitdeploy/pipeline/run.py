@@ -12,7 +12,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.data.dataset import open_dataset
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
-from vitdeploy.pipeline import gating, prove
+from vitdeploy.pipeline import benching, gating, prove
 from vitdeploy.pipeline.compiling import Exported
 from vitdeploy.pipeline.export import default_folder, export
 from vitdeploy.progress import Progress
@@ -55,7 +55,7 @@ def run(
         export=exported,
         audit=prove.inspect(out),
         eval=evaluation,
-        bench=prove.bench([out], progress) if compiled else None,
+        bench=benching.bench([out], progress) if compiled else None,
         gate=gating.gate(out, {}, progress),
     )
 

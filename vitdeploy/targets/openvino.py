@@ -106,6 +106,10 @@ class OpenVINO(Target):
         self.require()
         return OpenVINOSession(compiled.folder / compiled.runs, self.engine(threads), name=f"openvino-{precision}")
 
+    def open_plain(self, graph: Path, threads: int | None) -> OpenVINOSession:
+        """Open an ONNX file as it is, to compare with; float32."""
+        return OpenVINOSession(graph, self.engine(threads), name="openvino-fp32 (plain)")
+
     def engine(self, threads: int | None = None) -> Engine:
         """How OpenVINO is asked to run; `threads` wins over the recipe's."""
         return Engine(self.device, threads or self.threads, self.streams, self.hint)
