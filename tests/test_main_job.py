@@ -15,7 +15,7 @@ from PIL import Image
 import vitdeploy
 from vitdeploy import recipe as recipes
 from vitdeploy.evidence import Bench
-from vitdeploy.pipeline import gating, prove
+from vitdeploy.pipeline import benching, gating, prove
 from vitdeploy.pipeline.compiling import compile_bundle
 from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.run import run

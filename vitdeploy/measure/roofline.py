@@ -1,7 +1,7 @@
 """What this host can do on these threads, measured, and how near a model comes to it.
 
-The floor of a model is its arithmetic at the measured peak of each precision: no kernel is faster. Where its weights fit
-into no cache, reading them once at the measured bandwidth is a floor too. Efficiency is floor / median.
+The floor of a model is its arithmetic at the measured peak of each precision: no kernel is faster. Where no cache holds
+its weights, reading them once at the measured bandwidth is a floor too. Efficiency is floor / median.
 (Williams, Waterman & Patterson 2009, "Roofline: An Insightful Visual Performance Model".)
 """
 
@@ -139,7 +139,7 @@ def _products(
 
 
 def _write(path: Path, form: str) -> None:
-    """x (1024, 1024) times a constant (1024, 4096): float, with Q/DQ pairs around it, or in integers."""
+    """A product of x (1024, 1024) and a constant (1024, 4096): float, with Q/DQ pairs around it, or in integers."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     rng = np.random.default_rng(0)

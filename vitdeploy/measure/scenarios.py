@@ -1,8 +1,8 @@
 """How images arrive: LoadGen's scenarios, as far as one machine in a few seconds can play them.
 
 Definitions of MLPerf Inference (mlcommons/inference, loadgen): single-stream asks for one image as soon as the last is
-answered, and reports p90; multi-stream asks for eight images in one query as soon as the last query is answered, and
-reports p99 of the query; offline hands over all images at once and reports images a second. LoadGen runs at least 600 s,
+answered, and reports p90; multi-stream asks for eight images in one query as soon as the last query is answered,
+and reports p99 of the query; offline hands over all images at once and reports images a second. LoadGen runs at least 600 s,
 and offline at least 24,576 images: what is measured here is comparable between the sides, but no MLPerf result.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ def of(structure: Structure, precisions: Mapping[str, str]) -> Work:
         structure: sites and linears with their sizes.
         precisions: linear -> precision, from the audit; float32 where it is silent.
     """
-    operations: Counter[str] = Counter()
+    operations: defaultdict[str, float] = defaultdict(float)
     weights = activations = 0.0
     unknown = []
     for linear in structure.linears:

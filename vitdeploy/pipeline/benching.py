@@ -45,6 +45,18 @@ class Plan:
     profile: bool = False
 
 
+def plan_batches(text: str | None) -> tuple[int, ...]:
+    """`1,4,8` as sizes.
+
+    Raises:
+        UsageError: that is no list of sizes.
+    """
+    parts = [] if text is None else text.split(",")
+    if any(not part.strip().isdecimal() or int(part) < 1 for part in parts):
+        raise UsageError(f"--batch {text!r} is not a list of sizes", fix="Give N or N,N,…, such as 1,4,8.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -> Bench:
     """Latency of artifacts against the reference of the first one, interleaved; stored beside the first.
 

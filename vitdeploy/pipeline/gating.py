@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from vitdeploy.measure import latency
 from vitdeploy.pipeline.prove import feeds, inspect, open_session, same_images
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec, parse
-from vitdeploy.report import junit, markdown
+from vitdeploy.report import github, junit, markdown
+from vitdeploy.report.summary import summarize
 
 
 def gate(
@@ -39,6 +41,11 @@ def gate(
         ArtifactError: the artifact or the baseline is damaged.
         RecipeError: a limit is not one.
     """
+    if baseline is not None and save_baseline is not None and baseline.absolute() == save_baseline.absolute():
+        raise UsageError(
+            f"--baseline and --save-baseline are both {baseline}: it would be overwritten by what it judges",
+            fix="Save to another file, and move it there once the verdict is in.",
+        )
     artifact = artifacts.load(path)
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     spec = parse(GateSpec, {**artifact.manifest.recipe.gate.model_dump(), **given}, where="limits")
@@ -70,8 +77,10 @@ def gate(
         baselines.write(save_baseline, _baseline(artifact, audit, bench, evaluation))
     if junit_file is not None:
         junit.write(verdict, junit_file)
+    summary = summarize(audit, bench, evaluation, verdict, random_weights=artifact.random_weights)
     if markdown_file is not None:
-        markdown.write(verdict, markdown_file)
+        markdown.write(verdict, markdown_file, summary)
+    github.publish(verdict, summary, sys.stderr)
     return verdict
 
 

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from vitdeploy import sources
 from vitdeploy import artifact as artifacts
+from vitdeploy import sources
 from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.errors import SourceError, TargetUnavailable, UsageError
@@ -20,6 +21,9 @@ from vitdeploy.plugins import did_you_mean
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import OPPONENTS
 from vitdeploy.session import Array, Feeds, Session
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @contextmanager
@@ -103,7 +107,8 @@ def _compiled(model: sources.LoadedModel, threads: int) -> Session:
 
     from vitdeploy.sources._torch import TorchSession
 
-    return TorchSession(torch.compile(model.module), threads=threads, name="torch-compile")
+    compiled = cast("nn.Module", torch.compile(model.module))  # of a module it makes a module
+    return TorchSession(compiled, threads=threads, name="torch-compile")
 
 
 def _plain_graph(model: sources.LoadedModel, manifest: Manifest, images: Feeds, path: Path) -> Path:

@@ -26,7 +26,7 @@ def startup(artifact: Artifact, threads: int | None) -> Startup | None:
 
 
 def _main(path: Path, threads: int | None) -> None:
-    """Measure this process, which has done nothing else yet. The engine's libraries are loaded before the clock runs."""
+    """Measure this process, which has done nothing else yet. The engine's libraries load before the clock runs."""
     from vitdeploy import artifact as artifacts
     from vitdeploy.pipeline.prove import feeds, open_session, same_images
 
