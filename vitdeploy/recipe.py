@@ -135,12 +135,14 @@ class PrecisionSpec(Frozen):
     """How numbers are stored and multiplied.
 
     `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`). `max_drop_pp` is what may be lost, in
-    points: of top-1 where the calibration images have labels, else of agreement with float32.
+    points: of top-1 where the calibration images have labels, else of agreement with float32. `attention` puts the two
+    products of each attention into INT8 as well, where the target keeps them in one kernel.
     """
 
     kind: Precision | None = None
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
+    attention: bool = False
     max_drop_pp: Annotated[float, Field(gt=0)] | None = None
 
 
