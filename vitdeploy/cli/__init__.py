@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy.cli import options
+from vitdeploy.cli import device, options
 from vitdeploy.cli.common import command, run
 from vitdeploy.cli.console import Console
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(device.app, name="device", hidden=True)
 
 
 def _version(wanted: bool) -> None:
@@ -56,6 +57,7 @@ def export(
     image_size: options.ImageSize = None,
     input_form: options.InputForm = None,
     recipe: options.Recipe = None,
+    host: options.Host = None,
     output: options.Out = None,
     force: options.Force = False,
     verify: Annotated[
@@ -64,7 +66,8 @@ def export(
 ) -> None:
     """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
 
-    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION.
+    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION. With --host it is exported here and
+    compiled there.
     """
     if target is None and recipe is None:
         raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
@@ -85,7 +88,13 @@ def export(
         image_size=image_size,
         input_form=input_form,
     )
-    result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
+    out = output or default_folder(settled)
+    if host is not None:
+        from vitdeploy.remote import commands, hosts
+
+        result = commands.export_for(hosts.find(host), settled, out, console, force=force, verify=verify)
+    else:
+        result = run_export(settled, out, console, force=force, verify=verify)
     console.show(result, *views.exported(result))
 
 
@@ -95,14 +104,20 @@ def compile_(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
     ],
+    host: options.Host = None,
     output: options.Out = None,
     force: options.Force = False,
 ) -> None:
-    """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
+    """Finish on this device (or --host) what export could only prepare elsewhere. Default: in the bundle's folder."""
     from vitdeploy.cli import views
     from vitdeploy.pipeline.compiling import compile_bundle
 
-    result = compile_bundle(bundle, output, console, force=force)
+    if host is not None:
+        from vitdeploy.remote import commands, hosts
+
+        result = commands.compile_on(hosts.find(host), bundle, output, console, force=force)
+    else:
+        result = compile_bundle(bundle, output, console, force=force)
     console.show(result, *views.exported(result))
 
 
@@ -126,12 +141,18 @@ def bench(
         float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
     ] = None,
     threads: options.Threads = None,
+    host: options.Host = None,
 ) -> None:
     """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
     from vitdeploy.pipeline.prove import bench as run_bench
     from vitdeploy.report import tables
 
-    result = run_bench(artifacts, console, seconds=seconds, threads=threads)
+    if host is not None:
+        from vitdeploy.remote import commands, hosts
+
+        result = commands.bench_on(hosts.find(host), artifacts, console, seconds=seconds, threads=threads)
+    else:
+        result = run_bench(artifacts, console, seconds=seconds, threads=threads)
     console.show(result, tables.bench(result))
 
 
@@ -148,12 +169,41 @@ def eval_(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the reference answered elsewhere, from --save-reference: for devices without PyTorch.",
+            show_default=False,
+        ),
+    ] = None,
+    save_reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only let the reference answer, and keep that.", show_default=False),
+    ] = None,
+    host: options.Host = None,
 ) -> None:
-    """Measure accuracy against FP32 PyTorch on the same samples, paired."""
-    from vitdeploy.pipeline.prove import evaluate
+    """Measure accuracy against FP32 PyTorch on the same samples, paired.
+
+    With --host the reference answers here, the artifact there.
+    """
+    from vitdeploy.pipeline import prove
     from vitdeploy.report import tables
 
-    result = evaluate(artifact, data, console, limit=limit)
+    if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
+        raise typer.BadParameter("give only one of them.", param_hint="--reference, --save-reference and --host")
+    if save_reference is not None:
+        answers = prove.save_reference(artifact, data, save_reference, console, limit=limit)
+        count = len(answers.labels)
+        saved = {"reference": answers.name, "n": count, "file": str(save_reference)}
+        console.show(saved, f"{count:,} answers of {answers.name} in {save_reference}")
+        return
+    if host is not None:
+        from vitdeploy.remote import commands, hosts
+
+        result = commands.evaluate_on(hosts.find(host), artifact, data, console, limit=limit)
+    else:
+        result = prove.evaluate(artifact, data, console, limit=limit, reference=reference)
     console.show(result, tables.evaluation(result))
 
 
@@ -266,6 +316,28 @@ def doctor(console: Console) -> None:
 
     result = run_doctor()
     console.show(result, *views.doctor(result))
+
+
+@command(app, "hosts")
+def hosts_(
+    console: Console,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|ssh://…]…", help="Only these. Default: all named ones.", show_default=False),
+    ] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove the files there that no running job needs.")] = False,
+) -> None:
+    """List your remote hosts and their state: what they are, what runs there, who is at work on them.
+
+    Hosts are named in hosts.yaml of your configuration folder, one a line: `NAME: ssh://USER@HOST[:PORT]`. Where
+    vitdeploy is not on the PATH there, a mapping: `NAME: {url: ssh://…, command: ~/venv/bin/vitdeploy}`. Its other
+    keys: cache (a folder there), power_mode (of nvpmodel) and lock_clocks (true), set while something is timed.
+    """
+    from vitdeploy.cli import views
+    from vitdeploy.remote.listing import listing
+
+    found = listing(names or [], console, clean=clean)
+    console.show(found, *views.hosts(found))
 
 
 @command(app)

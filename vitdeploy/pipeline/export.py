@@ -31,14 +31,24 @@ if TYPE_CHECKING:
 EXAMPLE = "reference/example.npz"
 
 
-def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False) -> Exported:
+def export(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    force: bool = False,
+    verify: bool = False,
+    compile_here: bool = True,
+) -> Exported:
     """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
+
+    Without `compile_here` it is a bundle in any case, and the target need not be on this machine.
 
     Raises:
         VitdeployError: with nothing left behind.
     """
     started = time.monotonic()
-    target, precision = _settle(recipe)
+    target, precision = _settle(recipe, compile_here=compile_here)
     recipe = _complete(recipe, precision)
     artifacts.refuse_existing(out, force=force)
     with progress.step(f"Load {recipe.model.spec}"):
@@ -88,7 +98,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
             outputs=outputs,
             versions=environment.library_versions(),
         )
-        manifest, notes = finish(folder, manifest, target, progress, out)
+        manifest, notes = finish(folder, manifest, target, progress, out, here=compile_here)
     if verify and precision != "fp32":
         told = "--verify compared the passes before quantization; those behind it change what FP32 computes"
         notes = [*notes, told]
@@ -97,12 +107,12 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
     return summary(out, manifest, time.monotonic() - started, notes)
 
 
-def _settle(recipe: Recipe) -> tuple[Target, str]:
+def _settle(recipe: Recipe, *, compile_here: bool) -> tuple[Target, str]:
     """Find the target and the precision, and refuse early what would fail late."""
     target = targets.find(recipe.target)
     precision = recipe.precision.kind or target.default_precision
     target.check_precision(precision)
-    if not target.built_on_device:
+    if compile_here and not target.built_on_device:
         target.require()
     if precision in ("int8", "fp8") and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
         raise QuantizeError(

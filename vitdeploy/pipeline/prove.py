@@ -12,7 +12,7 @@ import numpy as np
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets, tasks
 from vitdeploy.artifact import Artifact, Manifest
-from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.dataset import Dataset, batches, open_dataset
 from vitdeploy.data.preprocess import fed, normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import DataError, MeasureError, SourceError, TargetUnavailable, UsageError
@@ -20,6 +20,8 @@ from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
 from vitdeploy.measure import accuracy, latency
+from vitdeploy.pipeline import answers
+from vitdeploy.pipeline.answers import Answers
 from vitdeploy.pipeline.compiling import SITES, compiled_of, store_audit, target_bundle
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import InputForm
@@ -85,46 +87,49 @@ def bench(
     return found
 
 
-def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | None = None) -> Eval:
+def evaluate(
+    path: Path, data: str | None, progress: Progress, *, limit: int | None = None, reference: Path | None = None
+) -> Eval:
     """Accuracy of the artifact and of the FP32 reference on the same samples, paired; stored beside the artifact.
+
+    Args:
+        path: the artifact.
+        data: DATA of the command line; the recipe's when it is None.
+        progress: told what is going on.
+        limit: stop after so many samples.
+        reference: what the reference answered elsewhere (`save_reference`); else it answers here.
 
     Raises:
         UsageError: no data was named, on the command line or in the recipe.
         DataError: the data does not serve.
         SourceError: the reference cannot be rebuilt here.
+        MeasureError: the saved reference is about another model or other samples.
     """
     artifact = artifacts.load(path)
     manifest = artifact.manifest
-    spec = data or manifest.recipe.data.evaluation
-    if spec is None:
-        raise UsageError(
-            "there is nothing to evaluate on", fix="Give --data DATA: one sub-folder per class, or an .npz."
-        )
-    task = tasks.find(manifest.recipe.task)
-    dataset = open_dataset(spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation")
+    task, dataset = _to_evaluate_on(artifact, data)
+    stored = None if reference is None else answers.load(reference)
+    if stored is not None:
+        answers.check_about(stored, manifest, dataset)
     with ExitStack() as stack:
         deployed = stack.enter_context(open_session(artifact, None, progress))
-        with progress.step(f"Load the reference {manifest.model.spec}"):
-            reference = stack.enter_context(_reference(artifact, None))
-        form = manifest.recipe.target.input
-        sides = (_Side(reference, task, manifest, "normalized"), _Side(deployed, task, manifest, form))
-        size = manifest.recipe.target.batch.min if manifest.recipe.target.batch.static else _EVAL_BATCH
-        total = min(len(dataset), limit or len(dataset))
-        with progress.step(f"Evaluate on {spec}", total) as advance:
-            for turn in _turns(batches(dataset, size, limit=limit)):
-                for side in sides:
-                    for images, labels in turn:
-                        side.see(images, np.asarray(labels), size)
-                advance(sum(len(labels) for _, labels in turn))
+        sides = [_Side(deployed, task, manifest, manifest.recipe.target.input)]
+        if stored is None:
+            with progress.step(f"Load the reference {manifest.model.spec}"):
+                session = stack.enter_context(_reference(artifact, None))
+            sides.insert(0, _Side(session, task, manifest, "normalized"))
+        _show(dataset, sides, limit, progress)
+    there, here = stored or sides[0].answers(dataset), sides[-1].answers(dataset)
+    if note := answers.check_same_samples(there, here.labels, here.pixels):
+        progress.warn(note)
     found = accuracy.paired(
-        manifest.recipe.task.kind,
-        sides[0].values(), sides[1].values(), sides[0].predictions(), sides[1].predictions(), units=task.units,
-        nonfinite=sides[1].nonfinite,
+        manifest.recipe.task.kind, there.values, here.values, there.prediction, here.prediction, units=task.units,
+        nonfinite=sides[-1].nonfinite,
     )  # fmt: skip
     found = found.model_copy(
         update={
-            "reference": reference.name,
-            "data": spec,
+            "reference": there.name,
+            "data": dataset.spec,
             "data_digest": dataset.digest,
             "skipped": len(dataset.skipped),
             "manifest": artifact.digest,
@@ -132,6 +137,49 @@ def evaluate(path: Path, data: str | None, progress: Progress, *, limit: int | N
     )
     artifact.write_evidence(found)
     return found
+
+
+def save_reference(path: Path, data: str | None, out: Path, progress: Progress, *, limit: int | None = None) -> Answers:
+    """What the FP32 reference of an artifact or bundle answers, in a file for `evaluate` on a device without PyTorch.
+
+    Raises:
+        UsageError, DataError, SourceError: as `evaluate`.
+        ArtifactError: `out` cannot be written.
+    """
+    artifact = artifacts.load(path)
+    task, dataset = _to_evaluate_on(artifact, data)
+    with progress.step(f"Load the reference {artifact.manifest.model.spec}"):
+        session = _reference(artifact, None)
+    with session:
+        side = _Side(session, task, artifact.manifest, "normalized")
+        _show(dataset, [side], limit, progress)
+    found = side.answers(dataset)
+    answers.save(out, found)
+    return found
+
+
+def _to_evaluate_on(artifact: Artifact, data: str | None) -> tuple[tasks.Task, Dataset]:
+    manifest = artifact.manifest
+    spec = data or manifest.recipe.data.evaluation
+    if spec is None:
+        raise UsageError(
+            "there is nothing to evaluate on", fix="Give --data DATA: one sub-folder per class, or an .npz."
+        )
+    dataset = open_dataset(spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation")
+    return tasks.find(manifest.recipe.task), dataset
+
+
+def _show(dataset: Dataset, sides: Sequence[_Side], limit: int | None, progress: Progress) -> None:
+    """Let every side answer every sample."""
+    batch = sides[0].manifest.recipe.target.batch
+    size = batch.min if batch.static else _EVAL_BATCH
+    total = min(len(dataset), limit or len(dataset))
+    with progress.step(f"Evaluate on {dataset.spec}", total) as advance:
+        for turn in _turns(batches(dataset, size, limit=limit)):
+            for side in sides:
+                for images, labels in turn:
+                    side.see(images, np.asarray(labels), size)
+            advance(sum(len(labels) for _, labels in turn))
 
 
 def _turns(stream: Iterable[tuple[Array, list[int]]]) -> Iterator[list[tuple[Array, list[int]]]]:
@@ -178,14 +226,19 @@ class _Side:
     def __init__(self, session: Session, task: tasks.Task, manifest: Manifest, form: InputForm) -> None:
         self._session = session
         self._task = task
+        self.manifest = manifest
         self._input = manifest.inputs[0].name
         self._feed = partial(fed, preprocess=manifest.preprocess, form=form)
         self._seen: list[tasks.PerSample] = []
+        self._labels: list[int] = []
+        self._pixels: list[int] = []
         self.nonfinite = 0
 
     def see(self, images: Array, labels: Array, size: int) -> None:
         """Answer one batch of uint8 images; a last, smaller one is filled up for a fixed batch and cut again."""
         count = len(images)
+        self._labels += labels.tolist()
+        self._pixels += answers.pixel_digests(images)
         if count < size:
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
         outputs = self._session.run({self._input: self._feed(images)})
@@ -193,15 +246,21 @@ class _Side:
         self.nonfinite += count if not finite(outputs) else 0
         self._seen.append(self._task.statistics(outputs, labels))
 
-    def values(self) -> dict[str, Array]:
-        """Per-sample numbers of every metric."""
+    def answers(self, dataset: Dataset) -> Answers:
+        """Everything that it said, and about what."""
         if not self._seen:
             raise DataError("no sample could be read", fix="Check the data folder.")
-        return {name: np.concatenate([s.values[name] for s in self._seen]) for name in self._seen[0].values}
-
-    def predictions(self) -> Array:
-        """What the model said, for flips."""
-        return np.concatenate([s.prediction for s in self._seen])
+        return Answers(
+            name=self._session.name,
+            task=self.manifest.recipe.task.kind,
+            model=self.manifest.model.digest,
+            data=dataset.digest,
+            skipped=len(dataset.skipped),
+            values={name: np.concatenate([s.values[name] for s in self._seen]) for name in self._seen[0].values},
+            prediction=np.concatenate([s.prediction for s in self._seen]),
+            labels=np.asarray(self._labels, np.int64),
+            pixels=np.asarray(self._pixels, np.uint64),
+        )
 
 
 def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:
