@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,11 +67,12 @@ def save(path: Path, answers: Answers) -> None:
         **{key: getattr(answers, key) for key in ("name", "task", "model", "data", "skipped")},
     }
     values = {f"{_VALUE}{name}": value for name, value in answers.values.items()}
-    arrays = {"prediction": answers.prediction, "labels": answers.labels, "pixels": answers.pixels, **values}
+    known = {"prediction": answers.prediction, "labels": answers.labels, "pixels": answers.pixels}
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(told)), **known, **values}
     assert not any(array.dtype.hasobject for array in arrays.values()), "nothing is unpickled when it is read"
     try:
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(told)), **arrays)
+            np.savez(file, **arrays)
     except OSError as error:
         raise ArtifactError(
             f"{path} cannot be written: {error.strerror}", fix="Save the reference elsewhere."
@@ -122,13 +124,13 @@ def check_same_samples(reference: Answers, labels: Array, pixels: Array) -> str:
     """
     if len(labels) != len(reference.labels) or not np.array_equal(labels, reference.labels):
         raise MeasureError(
-            f"the saved reference is about {len(reference.labels)} samples, these are {len(labels)} or have other labels",
+            f"the saved reference is about {len(reference.labels)} samples, these {len(labels)} are other ones",
             fix="Use the same --limit for both, and data without damaged images.",
         )
     differ = int((pixels != reference.pixels).sum())
     if differ == 0:
         return ""
     return (
-        f"{differ} of {len(pixels)} images have other pixels here than the reference was shown: another version of Pillow "
-        "decodes or scales them; the drop includes that"
+        f"{differ} of {len(pixels)} images have other pixels here than the reference was shown: another version of "
+        "Pillow decodes or scales them; the drop includes that"
     )

@@ -88,7 +88,7 @@ def finish(
 ) -> tuple[Manifest, list[str]]:
     """Compile and audit in `folder` when the target can here, seal the folder, and store the audit.
 
-    `out` is where the folder will be, for what users are told to do with it. Not `here`: another machine will compile it.
+    `out` is where the folder will be, for what users are told to do with it. Not `here`: another machine compiles it.
     """
     if not here:
         artifacts.seal(folder, manifest)

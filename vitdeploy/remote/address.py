@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vitdeploy.errors import UsageError
 
 _FORM = "Write ssh://USER@HOST or ssh://USER@HOST:PORT; all else belongs into ~/.ssh/config."
-# What a shell or an option parser would read otherwise is no name: ssh puts both into ProxyCommands of the user's config.
+# What a shell or an option parser would read otherwise is no name: ssh puts both into the user's ProxyCommands.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]")

@@ -111,7 +111,7 @@ class Device:
             raise
 
     def fetch(self, job: str, below: str, into: Path, known: Iterable[Path] = ()) -> list[str]:
-        """The files that the job left in its folder `below`, verified; those with the bytes of `known` files are copied.
+        """The files that the job left in its folder `below`, verified; what `known` files hold is copied from them.
 
         Raises:
             RemoteError: what arrived is not what was there.

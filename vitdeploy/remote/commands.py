@@ -72,7 +72,7 @@ def compile_on(host: Host, source: Path, out: Path | None, progress: Progress, *
 def bench_on(
     host: Host, paths: Sequence[Path], progress: Progress, *, seconds: float | None = None, threads: int | None = None
 ) -> Bench:
-    """Latency on the host, stored beside the first artifact here. There is no PyTorch there: no speed-up, and it says so.
+    """Latency on the host, stored beside the first artifact here. Without PyTorch there is no speed-up, and it says so.
 
     Raises:
         RemoteError: as `compile_on`.
@@ -151,7 +151,7 @@ def _run(device: Device, words: Sequence[str], files: Files, about: Path, care: 
         raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")
     if (ended.code or 0) < 0:
         raise RemoteError(
-            f"`vitdeploy {words[0]}` was killed on {device.name} (signal {-(ended.code or 0)}), as when memory runs out",
+            f"`{words[0]}` was killed on {device.name} (signal {-(ended.code or 0)}), as when memory runs out",
             fix="Free memory there or add swap, then run it again.",
         )
     told: dict[str, Any] = (ended.result or {}).get("error", {})

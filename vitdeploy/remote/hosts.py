@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -43,7 +43,7 @@ class Host:
     address: Address
     command: str = "vitdeploy"
     cache: str | None = None
-    care: Care = Care()
+    care: Care = field(default_factory=Care)
 
 
 def config_file() -> Path:

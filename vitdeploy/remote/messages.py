@@ -85,7 +85,7 @@ class Care(Message):
 
 
 class Job(Message):
-    """What is to be done: `vitdeploy WORDS… --json` in a folder with these files. Equal jobs of one client are one job."""
+    """What is to be done: `vitdeploy WORDS… --json` in a folder with these files. One client's equal jobs are one."""
 
     words: tuple[str, ...]
     files: tuple[Placed, ...]
@@ -104,7 +104,7 @@ class Started(Message):
 class Ended(Message):
     """How a job ended. `lost`: its process is gone without an exit code, killed or with the device.
 
-    `result` is what it printed with --json, `notes` what could not be done as asked (such as clocks that stayed unlocked).
+    `result` is what it printed with --json, `notes` what could not be done as asked (clocks that stayed unlocked).
     """
 
     state: Literal["done", "lost"]

@@ -1,8 +1,8 @@
 """One connection of the system's ssh, multiplexed, and opened again when it drops.
 
 The user's own configuration, agent and known hosts are honoured, and how strictly host keys are checked is left to
-them; nothing is ever asked for (BatchMode). Arguments that users choose never reach the shell over there: they travel as
-JSON on stdin. The few that do are quoted.
+them; nothing is ever asked for (BatchMode). What users choose never reaches the shell over there: it travels as JSON
+on stdin. The few words that do are quoted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.remote.hosts import Host
 
 PATIENCE_S = 300.0
-"""How long a dropped link is tried again, from the last time that it stood: a device that reboots needs a minute or two."""
+"""How long a dropped link is tried again: a device that reboots needs a minute or two."""
 CONNECT_S = 15
 _MAX_DROPS = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
@@ -45,8 +45,8 @@ _PERSIST_S = 60  # a master whose client was killed goes away by itself
 
 # A login without a terminal has a short PATH, and `~` means nothing in quotes.
 _FIND = (
-    'PATH=$PATH:$HOME/.local/bin:/opt/vitdeploy/bin; export PATH; c=$1; shift; case $c in "~/"*) c=$HOME/${c#??};; esac; '
-    'exec "$c" "$@"'
+    "PATH=$PATH:$HOME/.local/bin:/opt/vitdeploy/bin; export PATH; c=$1; shift; "
+    'case $c in "~/"*) c=$HOME/${c#??};; esac; exec "$c" "$@"'
 )
 
 T = TypeVar("T")

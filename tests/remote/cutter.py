@@ -1,0 +1,84 @@
+"""A wire that can be cut: a TCP proxy on the loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from types import TracebackType
+
+
+class Wire:
+    """Forwards connections to `port` on the loopback.
+
+    `cut()` ends those that stand; `cut_after(n)` ends each one when it has carried n bytes there. `cuts` counts.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._limit: int | None = None
+        self._cuts_left = 0
+        self.cuts = 0
+        self.carried = 0
+        self._open: set[socket.socket] = set()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+
+    def __enter__(self) -> Wire:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        self.cut()
+
+    def cut_after(self, count: int, *, times: int = 1) -> None:
+        """Cut the next connections after `count` bytes on the way there."""
+        self._limit, self._cuts_left = count, times
+
+    def cut(self) -> None:
+        """Cut what is open now."""
+        for end in list(self._open):
+            self._close(end)
+        self.cuts += 1
+
+    def _close(self, end: socket.socket) -> None:
+        self._open.discard(end)
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:  # nobody is there now
+                near.close()
+                continue
+            self._open |= {near, far}
+            threading.Thread(target=self._copy, args=(near, far, True), daemon=True).start()
+            threading.Thread(target=self._copy, args=(far, near, False), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket, there: bool) -> None:
+        passed = 0
+        try:
+            while piece := source.recv(1 << 14):
+                passed += len(piece)
+                if there:
+                    self.carried += len(piece)
+                    if self._limit is not None and self._cuts_left and passed > self._limit:
+                        self._cuts_left -= 1
+                        self.cuts += 1
+                        break
+                sink.sendall(piece)
+        except OSError:
+            pass
+        self._close(source)
+        self._close(sink)
