@@ -17,6 +17,7 @@ class Wire:
         self._to = port
         self._limit: int | None = None
         self._cuts_left = 0
+        self._then_to: int | None = None
         self.cuts = 0
         self.carried = 0
         self._open: set[socket.socket] = set()
@@ -33,9 +34,13 @@ class Wire:
         self._server.close()
         self.cut()
 
-    def cut_after(self, count: int, *, times: int = 1) -> None:
-        """Cut the next connections after `count` bytes on the way there."""
-        self._limit, self._cuts_left = count, times
+    def cut_after(self, count: int, *, times: int = 1, then_to: int | None = None) -> None:
+        """Cut the next connections after `count` bytes on the way there; lead later ones to another port."""
+        self._limit, self._cuts_left, self._then_to = count, times, then_to
+
+    def then_to(self, port: int) -> None:
+        """Lead later connections elsewhere."""
+        self._to = port
 
     def cut(self) -> None:
         """Cut what is open now."""
@@ -76,6 +81,7 @@ class Wire:
                     if self._limit is not None and self._cuts_left and passed > self._limit:
                         self._cuts_left -= 1
                         self.cuts += 1
+                        self._to = self._then_to or self._to
                         break
                 sink.sendall(piece)
         except OSError:
