@@ -16,7 +16,8 @@ LIGHT = (
     "targets.onnxruntime", "targets.openvino", "targets.tensorrt", "targets.tensorrt_rtx", "tasks.classification",
     "data.dataset", "data.preprocess", "measure.accuracy", "measure.baseline", "measure.latency", "measure.statistics",
     "pipeline.compiling", "pipeline.doctor", "pipeline.gating", "pipeline.predict", "pipeline.prove", "pipeline.run",
-    "remote.commands", "remote.listing", "remote.serve", "report.junit", "report.markdown", "report.summary", "report.tables",
+    "remote.commands", "remote.listing", "remote.serve",
+    "report.junit", "report.markdown", "report.summary", "report.tables",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A reference that answered elsewhere: the same pair as when both answer here, and refused when it is about something else."""
+"""A reference that answered elsewhere makes the same pair as one that answers here; of something else it is refused."""
 
 from __future__ import annotations
 

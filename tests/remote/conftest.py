@@ -27,7 +27,7 @@ HEAVY = ("torch", "timm", "onnx", "onnx_ir", "onnxscript")
 
 @dataclass(frozen=True)
 class Far:
-    """The far side: its sshd's port, its virtual environment, its cache and log, and how a near side gets in."""
+    """The far side: its sshd's port, its virtual environment, cache and folder, and how a near side gets in."""
 
     port: int
     venv: Path
@@ -54,7 +54,7 @@ class Far:
 
 @pytest.fixture(scope="session")
 def far_venv(request: pytest.FixtureRequest) -> Path:
-    """The light base with two runtimes, no torch, in the versions of constraints.txt. Packages are kept between runs."""
+    """The light base with two runtimes, in the versions of constraints.txt. Packages are kept between runs."""
     pinned = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes())
     kept = request.config.cache.mkdir(f"far-side-{sys.version_info.minor}-{pinned.hexdigest()[:12]}")
     venv = Path(kept) / "venv"
@@ -100,7 +100,8 @@ def sshd(folder: Path, keys: Path, venv: Path, host_key: str, port: int | None =
     bin_.mkdir(exist_ok=True)
     config = folder / f"sshd_config-{port}-{host_key}"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {keys / host_key}\nAuthorizedKeysFile {folder}/authorized_keys\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {keys / host_key}\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\n"
         "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         "PermitRootLogin prohibit-password\nPrintMotd no\nMaxStartups 100\n"
         f"SetEnv PATH={bin_}:{venv}/bin:/usr/bin:/bin XDG_CACHE_HOME={folder}/cache\n"

@@ -344,8 +344,12 @@ def test_what_a_login_prints_does_no_harm(
 
 
 JETSON = {
-    "nvpmodel": 'if [ "$1" = -q ]; then echo "NV Power Mode: MODE_$(cat $P/mode)"; cat $P/mode; else echo "$2" > $P/mode; fi',
-    "jetson_clocks": 'case $1 in --store) cat $P/clocks > "$2";; --restore) cat "$2" > $P/clocks;; *) echo locked > $P/clocks;; esac',
+    "nvpmodel": (
+        'if [ "$1" = -q ]; then echo "NV Power Mode: MODE_$(cat $P/mode)"; cat $P/mode; else echo "$2" > $P/mode; fi'
+    ),
+    "jetson_clocks": (
+        'case $1 in --store) cat $P/clocks > "$2";; --restore) cat "$2" > $P/clocks;; *) echo locked > $P/clocks;; esac'
+    ),
 }
 
 

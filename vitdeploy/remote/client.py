@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +20,7 @@ from vitdeploy.remote.messages import (
     INTERFACE,
     Blob,
     Ended,
+    Gap,
     Header,
     Job,
     Message,
@@ -34,7 +33,7 @@ from vitdeploy.remote.messages import (
     Started,
     Wanted,
 )
-from vitdeploy.remote.ssh import Link, LinkDropped
+from vitdeploy.remote.ssh import Call, Link, LinkDropped
 
 _CHUNK = 1 << 18
 _KIB = 1024
@@ -89,17 +88,13 @@ class Device:
 
         def listen() -> Ended:
             nonlocal heard
-            process, log = self._link.start(self._words(["follow", job, "--offset", str(heard)]))
-            assert process.stderr is not None and process.stdout is not None
-            # Both pipes at once: a result that fills its pipe would keep the other from ending.
-            with process, ThreadPoolExecutor(1) as reader:
-                out = reader.submit(process.stdout.read)
-                for line in process.stderr:
+            with self._link.calling(self._words(["follow", job, "--offset", str(heard)])) as call:
+                call.read_stdout()
+                for line in call.stderr:
                     if line.endswith(b"\n"):  # half a line will come again, whole
                         heard += len(line)
                         self._hear(line)
-            self._link.check(process.returncode, log, "")
-            return _read(Ended, self._answer(out.result(), process.returncode, ""), self.name)
+            return _read(Ended, self._answer(call), self.name)
 
         try:
             return self._link.persistently(listen)
@@ -164,25 +159,15 @@ class Device:
                 "are free",
                 fix=f"Free some space: vitdeploy hosts {self.name} --clean.",
             )
-        with self._progress.step(f"Send {left // _KIB:,} KiB to {self.name}", max(1, left // _KIB)) as advance:
-            process, log = self._link.start(self._words(["put"]))
-            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-            with process:
-                try:
-                    for gap in missing.gaps:
-                        header = Header(sha256=gap.sha256, bytes=gap.bytes, offset=gap.have)
-                        process.stdin.write(header.model_dump_json().encode() + b"\n")
-                        with here[gap.sha256].open("rb") as file:
-                            file.seek(gap.have)
-                            while piece := file.read(_CHUNK):
-                                process.stdin.write(piece)
-                                advance(len(piece) // _KIB)
-                    process.stdin.close()
-                except BrokenPipeError:
-                    pass  # it ended first, and says why
-                out, said = process.stdout.read(), process.stderr.read().decode(errors="replace")
-            self._link.check(process.returncode, log, said)
-            self._answer(out, process.returncode, said)
+        title = f"Send {left // _KIB:,} KiB to {self.name}"
+        with (
+            self._progress.step(title, max(1, left // _KIB)) as advance,
+            self._link.calling(self._words(["put"])) as call,
+        ):
+            call.read_stdout()
+            call.read_stderr()
+            call.feed(_stream(missing.gaps, here, advance))
+        self._answer(call)
         return False
 
     def _get(self, job: str, below: str, wanted: Sequence[Placed], into: Path) -> None:
@@ -191,43 +176,37 @@ class Device:
         rest = [file for file in wanted if have[file.path] < file.bytes]
         if not rest:
             return
-        process, log = self._link.start(self._words(["get", job, below]), stderr=subprocess.DEVNULL)
-        assert process.stdin is not None and process.stdout is not None
         pieces = Pieces(pieces=tuple(Piece(path=file.path, offset=have[file.path]) for file in rest))
-        with process:
-            process.stdin.write(pieces.model_dump_json().encode())
-            process.stdin.close()
+        with self._link.calling(self._words(["get", job, below])) as call:
+            call.read_stderr()
+            call.feed([pieces.model_dump_json().encode()])
             for file in rest:
                 with (into / file.path).open("ab") as out:
                     left = file.bytes - have[file.path]
-                    while left and (piece := process.stdout.read(min(left, _CHUNK))):
+                    while left and (piece := call.stdout.read(min(left, _CHUNK))):
                         out.write(piece)
                         left -= len(piece)
-        self._link.check(process.returncode, log, "")
+            call.stdout.close()
 
     def _ask(self, words: Sequence[str], message: Message | None = None) -> dict[str, Any]:
         """One question, one JSON object as the answer."""
-        process, log = self._link.start(self._words(words))
-        try:
-            out, err = process.communicate(message.model_dump_json().encode() if message else b"", timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise RemoteError(f"{self.name} does not answer for {_TIMEOUT_S} s", fix="Look what it does.") from None
-        said = err.decode(errors="replace")
-        self._link.check(process.returncode, log, said)
-        return self._answer(out, process.returncode, said)
+        with self._link.calling(self._words(words), timeout=_TIMEOUT_S) as call:
+            call.read_stdout()
+            call.read_stderr()
+            call.feed([message.model_dump_json().encode()] if message else [])
+        return self._answer(call)
 
-    def _answer(self, out: bytes, code: int, said: str) -> dict[str, Any]:
+    def _answer(self, call: Call) -> dict[str, Any]:
         """The JSON object, which what a login prints may stand before."""
-        text = out.decode(errors="replace")
+        text = call.out.result().decode(errors="replace") if call.out else ""
+        said = call.said.result() if call.said else ""
         start = 0 if text.startswith("{") else text.find("\n{") + 1
         try:
             found: dict[str, Any] = json.loads(text[start:])
         except ValueError:
             if "No such command" in said:
                 raise _mismatch(self._link.host, {}) from None
-            last = (said or text).strip().splitlines()[-1:] or [f"exit code {code}"]
+            last = (said or text).strip().splitlines()[-1:] or [f"exit code {call.code}"]
             raise RemoteError(
                 f"{self._link.host.command} on {self.name} does not answer in JSON: {last[0]}",
                 fix="Run `vitdeploy doctor` there by hand.",
@@ -239,6 +218,19 @@ class Device:
     def _words(self, words: Sequence[str]) -> list[str]:
         cache = ["--cache", self._link.host.cache] if self._link.host.cache else []
         return ["device", *words, *cache, "--json"]
+
+
+def _stream(gaps: Iterable[Gap], here: dict[str, Path], advance: Callable[[int], None]) -> Iterator[bytes]:
+    """For each file its header, and its bytes from where they are missing; `advance` counts KiB."""
+    done = 0
+    for gap in gaps:
+        yield Header(sha256=gap.sha256, bytes=gap.bytes, offset=gap.have).model_dump_json().encode() + b"\n"
+        with here[gap.sha256].open("rb") as file:
+            file.seek(gap.have)
+            while piece := file.read(_CHUNK):
+                yield piece
+                advance((done + len(piece)) // _KIB - done // _KIB)
+                done += len(piece)
 
 
 def placed(path: Path, name: str) -> tuple[Path, Placed]:

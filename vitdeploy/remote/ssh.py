@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from vitdeploy.errors import RemoteError
 from vitdeploy.progress import Progress
@@ -60,6 +62,37 @@ class LinkDropped(Exception):
         self.reason = reason
 
 
+class Call:
+    """A command that runs over there.
+
+    Of two pipes that are read one after the other, the second can fill up and keep the command from ending, so each
+    one that a caller does not read itself is read in the background.
+    """
+
+    def __init__(self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], pool: ThreadPoolExecutor) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.code = 0
+        self.out: Future[bytes] | None = None
+        self.said: Future[str] | None = None
+        self._pool = pool
+
+    def feed(self, pieces: Iterable[bytes]) -> None:
+        """Write all of stdin. A command that ends before it has read everything says why itself."""
+        with suppress(BrokenPipeError), self.stdin:
+            for piece in pieces:
+                self.stdin.write(piece)
+
+    def read_stdout(self) -> None:
+        """Read all of stdout in the background, into `out`."""
+        self.out = self._pool.submit(self.stdout.read)
+
+    def read_stderr(self) -> None:
+        """Read all of stderr in the background, into `said`."""
+        self.said = self._pool.submit(lambda: self.stderr.read().decode(errors="replace"))
+
+
 class Link:
     """The way to a host. Use it in a `with` block."""
 
@@ -86,25 +119,38 @@ class Link:
         self._control("exit")
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def start(self, words: Sequence[str], *, stderr: int = subprocess.PIPE) -> tuple[subprocess.Popen[bytes], Path]:
-        """Start `vitdeploy WORDS…` over there; also the file that ssh's own messages go to."""
+    @contextmanager
+    def calling(self, words: Sequence[str], *, timeout: float | None = None) -> Iterator[Call]:
+        """`vitdeploy WORDS…` over there, its three streams open. When the block has ended, so has the command.
+
+        Raises:
+            LinkDropped: the connection ended first.
+            RemoteError: there is no vitdeploy, or the host cannot be reached.
+        """
         if not self._control("check"):
             self._connect()
         log = self._new_log()
         there = shlex.join(["sh", "-c", _FIND, "sh", self.host.command, *words])
-        command = self._ssh("-o", "ControlMaster=no", "-E", str(log))
+        command = [*self._ssh("-o", "ControlMaster=no", "-E", str(log)), there]
         pipe = subprocess.PIPE
-        return subprocess.Popen([*command, there], stdin=pipe, stdout=pipe, stderr=stderr), log
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, ThreadPoolExecutor(2) as pool:
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            call = Call(process.stdin, process.stdout, process.stderr, pool)
+            try:
+                yield call
+                call.code = process.wait(timeout)
+            except BaseException as error:
+                process.kill()  # a signal may have reached this process alone
+                if isinstance(error, subprocess.TimeoutExpired):
+                    message = f"{self.host.name} does not answer for {timeout:.0f} s"
+                    raise RemoteError(message, fix="Look what it does.") from None
+                raise
+        said = call.said.result() if call.said else ""
+        self._check(call.code, log.read_text(errors="replace"), said)
 
-    def check(self, code: int, log: Path, stderr: str) -> None:
-        """Refuse an exit code that is not vitdeploy's own.
-
-        Raises:
-            LinkDropped: the connection ended first.
-            RemoteError: there is no vitdeploy.
-        """
+    def _check(self, code: int, log: str, stderr: str) -> None:
         if code == _SSH_FAILED or code < 0:
-            raise LinkDropped(_last_line(log.read_text(errors="replace")) or "the connection ended")
+            raise LinkDropped(_last_line(log) or "the connection ended")
         if code in _NOT_FOUND:
             raise RemoteError(
                 f"{self.host.name} has no {self.host.command!r}: {_last_line(stderr)}",
@@ -120,8 +166,9 @@ class Link:
         for _ in range(_MAX_DROPS):
             try:
                 return work()
-            except LinkDropped as drop:
-                self._progress.warn(f"the link to {self.host.name} dropped ({drop.reason}); connecting again")
+            except (LinkDropped, _Unreachable) as drop:
+                reason = drop.reason if isinstance(drop, LinkDropped) else drop.message
+                self._progress.warn(f"the link to {self.host.name} dropped ({reason}); connecting again")
                 self._connect_again()
         raise RemoteError(
             f"the link to {self.host.name} dropped {_MAX_DROPS} times",

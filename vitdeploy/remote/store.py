@@ -114,11 +114,11 @@ class Store:
         return False
 
     def _have(self, blob: Blob) -> int:
-        """Bytes to go on from. None while somebody else is writing them: then this transfer is one of its own."""
+        """Bytes to go on from; none while somebody else is writing them: then this transfer is one of its own."""
         try:
             with (self._partial / blob.sha256).open("rb") as file, _locked(file) as mine:
                 size = os.fstat(file.fileno()).st_size
-                return size if mine and size < blob.bytes else 0
+                return size if mine and size <= blob.bytes else 0
         except FileNotFoundError:
             return 0
 
