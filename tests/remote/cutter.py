@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from types import TracebackType
 
@@ -19,6 +20,7 @@ class Wire:
         self._limit: int | None = None
         self._cuts_left = 0
         self._then_to: int | None = None
+        self.bytes_per_second: float | None = None
         self.cuts = 0
         self.carried = 0
         self._open: set[socket.socket] = set()
@@ -82,6 +84,8 @@ class Wire:
                         self.cuts += 1
                         self._to = self._then_to or self._to
                         break
+                    if self.bytes_per_second is not None:
+                        time.sleep(len(piece) / self.bytes_per_second)
                 sink.sendall(piece)
         except OSError:
             pass

@@ -79,7 +79,7 @@ def test_hosts_are_read_from_the_users_file(write: Callable[[str], Path]) -> Non
     [
         ("- orin", "is not a mapping of hosts"),
         ("orin: 7", "orin is not a host"),
-        ("orin: {urll: ssh://orin}", "unknown key 'urll' \\(did you mean 'url'"),
+        ("orin: {url: ssh://orin, urll: x}", "unknown key 'urll' \\(did you mean 'url'"),
         ("orin: {command: x}", "'url' is missing"),
         ("orin: http://orin", "does not begin with ssh://"),
         ("orin: {url: ssh://orin, power_mode: fast}", "power_mode"),

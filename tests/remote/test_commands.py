@@ -56,8 +56,8 @@ def test_what_is_there_is_not_sent_again(far: Far, bundle: Path, tmp_path: Path)
 
 def test_a_target_that_is_not_there_is_refused_before_the_work(far: Far, tmp_path: Path) -> None:
     found = on(far, "export", "demo:digits", "--target", "tensorrt", "-o", tmp_path / "a")
-    assert f"{far.url} cannot compile for tensorrt: TensorRT is not installed here" in found.error
-    assert "Export" not in found.err
+    assert f'{far.url} cannot compile for tensorrt: it says "TensorRT is not installed here"' in found.error
+    assert "Export to ONNX" not in found.err
     assert not (tmp_path / "a").exists()
 
 

@@ -131,7 +131,7 @@ def _require(probe: Probe, kind: str, host: Host) -> None:
     target = probe.doctor.targets.get(kind)
     if target is None or not target.available:
         why, fix = (target.why, target.fix) if target else ("it does not know this target", "Update vitdeploy there.")
-        raise TargetUnavailable(f"{host.name} cannot compile for {kind}: {why}", fix=f"There: {fix}")
+        raise TargetUnavailable(f'{host.name} cannot compile for {kind}: it says "{why}"', fix=f"There: {fix}")
 
 
 def _run(device: Device, words: Sequence[str], files: Files, about: Path, care: Care) -> tuple[str, Ended]:

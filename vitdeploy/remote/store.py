@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +50,7 @@ class Store:
         gaps = [Gap(**blob.model_dump(), have=self._have(blob)) for blob in wanted if not self._intact(blob)]
         return Missing(gaps=tuple(gaps), free_bytes=shutil.disk_usage(self._partial).free)
 
-    def receive(self, stream: BinaryIO) -> int:
+    def receive(self, stream: BufferedIOBase) -> int:
         """Store files from a stream of headers and bytes until it ends; how many became whole.
 
         A stream that ends in the middle leaves the part for the next one.
@@ -122,7 +123,7 @@ class Store:
         except FileNotFoundError:
             return 0
 
-    def _receive_one(self, header: Header, stream: BinaryIO) -> int:
+    def _receive_one(self, header: Header, stream: BufferedIOBase) -> int:
         path = self._partial / header.sha256
         with path.open("ab") as file, _locked(file) as mine:
             if mine and os.fstat(file.fileno()).st_size >= header.offset:
@@ -136,10 +137,10 @@ class Store:
         finally:
             own.unlink(missing_ok=True)
 
-    def _write(self, header: Header, stream: BinaryIO, file: BinaryIO, path: Path) -> int:
+    def _write(self, header: Header, stream: BufferedIOBase, file: BinaryIO, path: Path) -> int:
         file.truncate(header.offset)
         left = header.bytes - header.offset
-        while left > 0 and (piece := stream.read(min(left, _CHUNK))):
+        while left > 0 and (piece := stream.read1(min(left, _CHUNK))):
             file.write(piece)
             left -= len(piece)
         file.flush()
