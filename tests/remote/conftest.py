@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +88,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def far(far_venv: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     """The far side, up for the whole session."""
+    if _sshd() is None:
+        pytest.skip("there is no sshd here: apt-get install openssh-server")
     folder = tmp_path_factory.mktemp("far")
     with sshd(folder, keys, far_venv, "host") as port:
         yield Far(port, far_venv, folder / "cache" / "vitdeploy", folder)
@@ -108,9 +112,8 @@ def sshd(folder: Path, keys: Path, venv: Path, host_key: str, port: int | None =
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it locks itself in before the login
-    program = shutil.which("sshd") or "/usr/sbin/sshd"
     with (folder / "sshd.log").open("a") as log:
-        server = subprocess.Popen([program, "-D", "-e", "-f", config], stderr=log, start_new_session=True)
+        server = subprocess.Popen([str(_sshd()), "-D", "-e", "-f", config], stderr=log, start_new_session=True)
     try:
         _wait_for(port, server, folder / "sshd.log")
         yield port
@@ -163,6 +166,18 @@ def named(near: Path) -> Callable[[str], None]:
     return write
 
 
+@pytest.fixture
+def lab(far: Far, named: Callable[[str], None], tmp_path: Path) -> Callable[..., Far]:
+    """Name the far side `lab`, with a cache that nobody else uses, and other things as they are said."""
+
+    def name(*, port: int | None = None, **settings: object) -> Far:
+        cache = tmp_path / "far-cache"
+        named(json.dumps({"lab": {"url": far.through(port or far.port), "cache": str(cache), **settings}}))
+        return Far(far.port, far.venv, cache, far.folder)
+
+    return name
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits for OpenVINO, INT8, not compiled. Not to be changed: take a copy."""
@@ -203,6 +218,42 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"
         time.sleep(0.05)
+
+
+def script(path: Path, *lines: str) -> str:
+    """A shell script."""
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return str(path)
+
+
+def working(far: Far) -> bool:
+    """Whether a job is past the queue: its vitdeploy writes."""
+    return any((job / "stdout").exists() and not (job / "ended.json").exists() for job in far.jobs())
+
+
+def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
+    """Act once the condition holds."""
+
+    def watch() -> None:
+        wait_until(condition, "the moment to act")
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def process_of(far: Far) -> tuple[int, int]:
+    """The worker of the only job, and its vitdeploy."""
+    [job] = far.jobs()
+    worker = int((job / "pid").read_text())
+    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    return worker, int(children[0])
+
+
+def _sshd() -> str | None:
+    return shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
 
 def _free_port() -> int:

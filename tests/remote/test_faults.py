@@ -7,66 +7,20 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import listing, run, start
 from tests.cli.test_contract import answer
-from tests.remote.conftest import Far, on, sshd, wait_until
+from tests.remote.conftest import Far, on, process_of, script, sshd, wait_until, when, working
 from tests.remote.cutter import Wire
 from vitdeploy import artifact as artifacts
 from vitdeploy.remote import ssh
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]
-
-
-@pytest.fixture
-def lab(far: Far, named: Callable[[str], None], tmp_path: Path) -> Callable[..., Far]:
-    """Name the far side `lab`, with a cache that nobody else uses, and other things as they are said."""
-
-    def name(*, port: int | None = None, **settings: object) -> Far:
-        cache = tmp_path / "far-cache"
-        named(json.dumps({"lab": {"url": far.through(port or far.port), "cache": str(cache), **settings}}))
-        return Far(far.port, far.venv, cache, far.folder)
-
-    return name
-
-
-def script(path: Path, *lines: str) -> str:
-    """A shell script."""
-    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
-    path.chmod(0o755)
-    return str(path)
-
-
-def working(far: Far) -> bool:
-    """Whether a job is past the queue: its vitdeploy writes."""
-    return any((job / "stdout").exists() and not (job / "ended.json").exists() for job in far.jobs())
-
-
-def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
-    """Act once the condition holds."""
-
-    def watch() -> None:
-        wait_until(condition, "the moment to act")
-        act()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
-
-
-def process_of(far: Far) -> tuple[int, int]:
-    """The worker of the only job, and its vitdeploy."""
-    [job] = far.jobs()
-    worker = int((job / "pid").read_text())
-    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-    return worker, int(children[0])
 
 
 def test_a_link_cut_in_mid_upload_goes_on_where_it_was(
@@ -349,92 +303,3 @@ def test_what_a_login_prints_does_no_harm(
     found = run("compile", here, "--host", "lab")
     assert "arrived damaged" in found.error
     assert listing(here) == before
-
-
-JETSON = {
-    "nvpmodel": (
-        'if [ "$1" = -q ]; then echo "NV Power Mode: MODE_$(cat $P/mode)"; cat $P/mode; else echo "$2" > $P/mode; fi'
-    ),
-    "jetson_clocks": (
-        'case $1 in --store) cat $P/clocks > "$2";; --restore) cat "$2" > $P/clocks;; *) echo locked > $P/clocks;; esac'
-    ),
-}
-
-
-@pytest.fixture
-def power(far: Far) -> Path:
-    """A far side that has NVIDIA's two commands; they keep power mode and clocks in files here."""
-    folder = far.folder / "power"
-    folder.mkdir(exist_ok=True)
-    (folder / "mode").write_text("2\n")
-    (folder / "clocks").write_text("free\n")
-    (folder / "log").write_text("")
-    made = [
-        script(far.folder / "bin" / name, f"P={folder}", f'echo "{name} $*" >> $P/log', line)
-        for name, line in JETSON.items()
-    ]
-    # This test need not be root's.
-    made.append(script(far.folder / "bin" / "sudo", "shift", 'exec "$@"'))
-    yield folder
-    for path in made:
-        with suppress(FileNotFoundError):
-            Path(path).unlink()
-
-
-def state(power: Path) -> tuple[str, str]:
-    """The power mode and the clocks there."""
-    return (power / "mode").read_text().strip(), (power / "clocks").read_text().strip()
-
-
-def test_clocks_are_set_while_it_is_timed_and_set_back(
-    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
-) -> None:
-    far = lab(power_mode=0, lock_clocks=True)
-    seen = []
-    watching = when(lambda: working(far), lambda: seen.append(state(power)))
-    assert answer(run("bench", copy(artifact), "--seconds", "1", "--host", "lab", "--json"))["runs"]
-    watching.join()
-    assert seen == [("0", "locked")]
-    assert state(power) == ("2", "free")
-    assert answer(run("hosts", "lab", "--json"))["hosts"][0]["device"]["condition"]["power_mode"] == "2 MODE_2"
-
-
-def test_clocks_are_not_touched_unless_asked(
-    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
-) -> None:
-    lab()
-    assert answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))["runs"]
-    assert "jetson_clocks" not in (power / "log").read_text()
-    assert "-m" not in (power / "log").read_text()
-
-
-@pytest.mark.parametrize("victims", ["child", "both"])
-def test_clocks_are_set_back_even_after_a_kill(
-    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path], victims: str
-) -> None:
-    """The worker does it for its child; for a killed worker, whoever asks next does."""
-    far = lab(power_mode=0, lock_clocks=True)
-
-    def kill() -> None:
-        worker, child = process_of(far)
-        for victim in (worker, child)[0 if victims == "both" else 1 :]:
-            os.kill(victim, signal.SIGKILL)
-
-    killing = when(lambda: working(far), kill)
-    assert run("bench", copy(artifact), "--seconds", "60", "--host", "lab").code == 1
-    killing.join()
-    if victims == "both":
-        assert state(power) == ("0", "locked")
-        answer(run("hosts", "lab", "--json"))
-    assert state(power) == ("2", "free")
-
-
-def test_clocks_that_may_not_be_set_make_the_measurement_doubtful(
-    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path]
-) -> None:
-    script(far.folder / "bin" / "jetson_clocks", "echo 'must be root' >&2; exit 1")
-    lab(lock_clocks=True)
-    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
-    assert found["valid"] is False
-    assert "clocks are not locked: must be root" in found["doubts"]
-    assert state(power) == ("2", "free")

@@ -13,6 +13,7 @@ import typer
 from vitdeploy.cli import device, options
 from vitdeploy.cli.common import command, run
 from vitdeploy.cli.console import Console
+from vitdeploy.cli.hosts import hosts
 
 app = typer.Typer(
     name="vitdeploy",
@@ -90,9 +91,9 @@ def export(
     )
     out = output or default_folder(settled)
     if host is not None:
-        from vitdeploy.remote import commands, hosts
+        from vitdeploy.remote import commands
 
-        result = commands.export_for(hosts.find(host), settled, out, console, force=force, verify=verify)
+        result = commands.export_for(commands.find(host), settled, out, console, force=force, verify=verify)
     else:
         result = run_export(settled, out, console, force=force, verify=verify)
     console.show(result, *views.exported(result))
@@ -113,9 +114,9 @@ def compile_(
     from vitdeploy.pipeline.compiling import compile_bundle
 
     if host is not None:
-        from vitdeploy.remote import commands, hosts
+        from vitdeploy.remote import commands
 
-        result = commands.compile_on(hosts.find(host), bundle, output, console, force=force)
+        result = commands.compile_on(commands.find(host), bundle, output, console, force=force)
     else:
         result = compile_bundle(bundle, output, console, force=force)
     console.show(result, *views.exported(result))
@@ -148,9 +149,9 @@ def bench(
     from vitdeploy.report import tables
 
     if host is not None:
-        from vitdeploy.remote import commands, hosts
+        from vitdeploy.remote import commands
 
-        result = commands.bench_on(hosts.find(host), artifacts, console, seconds=seconds, threads=threads)
+        result = commands.bench_on(commands.find(host), artifacts, console, seconds=seconds, threads=threads)
     else:
         result = run_bench(artifacts, console, seconds=seconds, threads=threads)
     console.show(result, tables.bench(result))
@@ -199,9 +200,9 @@ def eval_(
         console.show(saved, f"{count:,} answers of {answers.name} in {save_reference}")
         return
     if host is not None:
-        from vitdeploy.remote import commands, hosts
+        from vitdeploy.remote import commands
 
-        result = commands.evaluate_on(hosts.find(host), artifact, data, console, limit=limit)
+        result = commands.evaluate_on(commands.find(host), artifact, data, console, limit=limit)
     else:
         result = prove.evaluate(artifact, data, console, limit=limit, reference=reference)
     console.show(result, tables.evaluation(result))
@@ -318,26 +319,7 @@ def doctor(console: Console) -> None:
     console.show(result, *views.doctor(result))
 
 
-@command(app, "hosts")
-def hosts_(
-    console: Console,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME|ssh://…]…", help="Only these. Default: all named ones.", show_default=False),
-    ] = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Remove the files there that no running job needs.")] = False,
-) -> None:
-    """List your remote hosts and their state: what they are, what runs there, who is at work on them.
-
-    Hosts are named in hosts.yaml of your configuration folder, one a line: `NAME: ssh://USER@HOST[:PORT]`. Where
-    vitdeploy is not on the PATH there, a mapping: `NAME: {url: ssh://…, command: ~/venv/bin/vitdeploy}`. Its other
-    keys: cache (a folder there), power_mode (of nvpmodel) and lock_clocks (true), set while something is timed.
-    """
-    from vitdeploy.cli import views
-    from vitdeploy.remote.listing import listing
-
-    found = listing(names or [], console, clean=clean)
-    console.show(found, *views.hosts(found))
+command(app)(hosts)
 
 
 @command(app)

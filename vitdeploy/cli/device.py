@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -51,7 +52,8 @@ def put(console: Console, cache: Cache = None) -> None:
     """Store files from stdin: for each a line of JSON (sha256, bytes, offset), then its bytes from the offset on."""
     from vitdeploy.remote.serve import Server
 
-    console.show({"whole": Server(cache).store.receive(sys.stdin.buffer)})
+    with os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as stream:
+        console.show({"whole": Server(cache).store.receive(stream)})
 
 
 @command(app)

@@ -18,9 +18,11 @@ from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.remote.client import Device, client_name, placed
-from vitdeploy.remote.hosts import Host
+from vitdeploy.remote.hosts import Host, find
 from vitdeploy.remote.messages import Care, Ended, Job, Placed, Probe
 from vitdeploy.remote.ssh import Link
+
+__all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
 
 _INTERRUPTED = 130
 Files = list[tuple[Path, Placed]]
