@@ -65,6 +65,20 @@ class LinearAudit(Fact):
     other: int = 0
 
 
+class KernelAudit(Fact):
+    """What a TensorRT engine is made of, from its own layer plan."""
+
+    kernels: int
+    attention: int
+    """Fused attention kernels."""
+    gemms: Mapping[str, int]
+    """Matrix products and convolutions by the precision they multiply in; `other`: the plan does not tell."""
+    reformats: int
+    """Kernels that only move numbers: copies into another layout, transposes, slices."""
+    casts: int
+    """Kernels that only change the type of numbers."""
+
+
 class FileEntry(Fact):
     """A file of the artifact."""
 
@@ -127,6 +141,8 @@ class Audit(Fact):
     threads: int | None = None
     """OpenVINO fuses or not depending on the threads, so an audit names them."""
     backend: str = ""
+    engine: KernelAudit | None = None
+    """Of a TensorRT engine."""
     doubts: tuple[str, ...] = ()
     manifest: str = ""
     files: tuple[FileEntry, ...] = ()

@@ -126,14 +126,19 @@ def _eight_bit(image: Image) -> Image:
     return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
 
 
+def resized_to(preprocess: Preprocess) -> tuple[int, int]:
+    """Height and width before the centre is cropped: size / crop_pct."""
+    height, width = (int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
+    return height, width
+
+
 def _resized(image: Image, preprocess: Preprocess) -> Image:
     """Each side to size / crop_pct ("exact"), or the tighter side, keeping the aspect ratio ("shortest")."""
     from PIL import Image
 
-    target = tuple(int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
-    height, width = target
+    height, width = target = resized_to(preprocess)
     if preprocess.resize == "shortest":
-        height, width = _covering(image.height, image.width, (target[0], target[1]))
+        height, width = _covering(image.height, image.width, target)
     if (height, width) == (image.height, image.width):
         return image
     return image.resize((width, height), Image.Resampling[preprocess.interpolation.upper()])

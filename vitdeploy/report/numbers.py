@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vitdeploy.evidence import AttentionAudit, Interval, Metric
+from vitdeploy.evidence import AttentionAudit, Interval, KernelAudit, Metric
 
 NOTHING = "–"
 
@@ -42,6 +42,13 @@ def fused(attention: AttentionAudit) -> str:
 def metric(name: str) -> str:
     """A metric's name as people write it."""
     return {"top1": "top-1", "top5": "top-5"}.get(name, name)
+
+
+def kernels(found: KernelAudit) -> str:
+    """`138: 12 attention, 48 int8 and 2 fp16 products, 14 only copy, 1 only cast`."""
+    products = " and ".join(f"{count} {precision}" for precision, count in found.gemms.items())
+    parts = [f"{found.attention} attention", f"{products or 0} products", f"{found.reformats} only copy"]
+    return f"{found.kernels}: {', '.join(parts)}, {found.casts} only cast"
 
 
 def observed(value: float | str | None) -> str:

@@ -106,6 +106,8 @@ def audit(found: Audit) -> Table:
     table.add_row("LayerNorm fused", f"{found.layernorm.fused} of {found.layernorm.sites}")
     linears = {name: count for name, count in found.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
+    if found.engine is not None:
+        table.add_row("kernels", numbers.kernels(found.engine))
     if found.backend:
         table.add_row("backend", escape(found.backend))
     if found.threads:

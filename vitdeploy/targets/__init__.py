@@ -79,6 +79,10 @@ class Target(Frozen, ABC):
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read back from the compiled thing what fused and which precision runs."""
 
+    def rehearse(self, bundle: Bundle) -> Audit | None:  # noqa: ARG002  most targets compile where they are
+        """Where it is unavailable: what a like compiler makes of the bundle, to find early what would fail; or None."""
+        return None
+
     @abstractmethod
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
         """Open what was compiled for `precision`, to run it here; the session is named TARGET-PRECISION."""
