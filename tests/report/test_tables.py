@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests.evidence import audit, bench, evaluation
-from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, LinearGroup, Outline
-from vitdeploy.report import tables
+from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, KernelAudit, LinearGroup, Outline
+from vitdeploy.report import numbers, tables
 from vitdeploy.report.summary import summarize
 
 GATE = Gate(

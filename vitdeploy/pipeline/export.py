@@ -21,7 +21,6 @@ from vitdeploy.recipe import Recipe
 from vitdeploy.targets import Target
 
 
-
 def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False) -> Exported:
     """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
 

@@ -8,7 +8,7 @@ from vitdeploy.data.preprocess import resized_to
 from vitdeploy.manifest import Manifest, Tensor, TensorSpec, Usage
 from vitdeploy.recipe import InputForm, Preprocess
 
-_BYTES = {"float": 4, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 _IMAGES = {
     "normalized": "(x / 255 - mean) / std of each channel",
     "pixels": "pixel values from 0 to 255, as float",
@@ -37,9 +37,10 @@ def usage(manifest: Manifest) -> Usage:
 
 def _tensor(spec: TensorSpec, layout: str, meaning: str, batch: int) -> Tensor:
     sizes = [size if isinstance(size, int) else batch for size in spec.shape]
-    width = _BYTES.get(spec.dtype)
+    dtype = "float32" if spec.dtype == "float" else spec.dtype  # as ONNX names it
+    width = _BYTES.get(dtype)
     size = None if width is None else prod(sizes) * width
-    return Tensor(name=spec.name, dtype=spec.dtype, layout=layout, shape=spec.shape, bytes=size, meaning=meaning)
+    return Tensor(name=spec.name, dtype=dtype, layout=layout, shape=spec.shape, bytes=size, meaning=meaning)
 
 
 def _output(spec: TensorSpec, classes: int | None) -> str:
