@@ -64,7 +64,7 @@ def test_export(onnxruntime_fp32: Path, tmp_path: Path) -> None:
     assert "vitdeploy compile" in " ".join(exported["notes"])
     assert all(p.keys() >= {"name", "fired", "refused"} for p in exported["passes"])
     inspected = answer(run("inspect", tmp_path / "bundle", "--json"))
-    assert inspected["attention"]["evidence"] == "graph"
+    assert inspected["attention"]["evidence"] in ("graph", "rehearsed")  # as TensorRT-RTX is here or not
     assert inspected["attention"]["fused"] == 0
     gated = answer(run("gate", tmp_path / "bundle", "--min-fused", "100", "--json"), code=3)
     assert "bundle" in gated["checks"][0]["why"]

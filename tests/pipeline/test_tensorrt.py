@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.fakes.fixtures import RELEASES
 from vitdeploy import artifact as artifacts
@@ -24,6 +26,7 @@ from vitdeploy.progress import Silent
 from vitdeploy.targets import tensorrt
 
 SITES = 4
+FAKES = Path(__file__).parents[1] / "fakes"
 QUIET = Silent()
 Device = Callable[..., Any]
 
@@ -135,6 +138,38 @@ def test_an_int8_bundle_that_was_never_calibrated_is_refused(device: Device, exp
             compile_bundle(path, tmp_path / "out", QUIET)
     finally:
         (path / "manifest.json").write_text(before)
+
+
+def test_bench_tells_the_devices_time_from_the_callers(
+    device: Device, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device("10.3")
+    out = tmp_path / "out"
+    compile_bundle(exported("fp16")[0], out, QUIET)
+    monkeypatch.setenv("PATH", str(FAKES), prepend=":")
+    monkeypatch.setenv("FAKE_TRTEXEC", "10.3")
+    monkeypatch.setenv("FAKE_TRTEXEC_SEEN", str(tmp_path / "seen"))
+    found = bench([out], QUIET, seconds=0.3)
+    own, outside = found.device
+    assert (own.source, own.cuda_graph, outside.source) == ("session", "yes", "trtexec")
+    assert 0 < own.device_p50_ms < own.end_to_end_p50_ms
+    assert found.power is not None
+    assert bool(found.power.rails) != bool(found.power.why)
+    if not torch.cuda.is_available():
+        assert found.runs[0].speedup is None
+        assert "PyTorch here has no CUDA, another device than the artifact's" in found.doubts[0]
+
+    monkeypatch.delitem(sys.modules, "tensorrt")  # what a board without the Python bindings has
+    monkeypatch.setattr(tensorrt, "_tensorrt", lambda: pytest.fail("not asked for"))
+    monkeypatch.setattr(tensorrt.TensorRT, "open", _no_bindings)
+    alone = bench([out], QUIET, seconds=0.3)
+    assert [run.name for run in alone.runs] == ["trtexec"]
+    assert (alone.valid, alone.runs[0].speedup) == (False, None)
+    assert "timed by trtexec alone: TensorRT's Python bindings are not here" in alone.doubts[0]
+
+
+def _no_bindings(*_: Any) -> Any:
+    raise TargetUnavailable("TensorRT's Python bindings are not here", fix="Install them.")
 
 
 def test_an_engine_is_proven_where_it_was_built_only(device: Device, exported: Any, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def _record(
         compute_capabilities=options.compute_capabilities,
         hardware_level=options.hardware_level,
         version_compatible=options.version_compatible,
+        dynamic=bool(options.profile),
         build_seconds=round(built.seconds, 1),
         notes=notes,
     )

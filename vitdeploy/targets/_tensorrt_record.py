@@ -32,6 +32,8 @@ class EngineRecord(BaseModel):
     """That it was compiled for, ahead of time."""
     hardware_level: HardwareLevel = "none"
     version_compatible: bool = False
+    dynamic: bool = False
+    """Whether its batch varies."""
     build_seconds: float = 0.0
     notes: tuple[str, ...] = ()
 

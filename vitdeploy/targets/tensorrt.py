@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.evidence import Audit, Availability
+from vitdeploy.evidence import Audit, Availability, DeviceTime
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
@@ -21,6 +22,7 @@ from vitdeploy.targets._match import audited
 from vitdeploy.targets._tensorrt_api import Api
 from vitdeploy.targets._tensorrt_engine import FROM_REHEARSAL, audit_engine
 from vitdeploy.targets._tensorrt_session import open_engine
+from vitdeploy.targets._trtexec import time_with_trtexec
 
 _REHEARSED_FOR = {"fp8": "sm89"}
 """The generation that a rehearsal compiles for: Ampere, as Jetson Orin is, and Ada where the precision needs it."""
@@ -33,6 +35,7 @@ class TensorRT(EngineOptions, Target):
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8", "fp8")
+    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     built_on_device: ClassVar[bool] = True
     device: Annotated[str, AfterValidator(refuse_dla)] = "GPU"
     rehearsal: bool = True
@@ -88,6 +91,12 @@ class TensorRT(EngineOptions, Target):
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this GPU; one of another TensorRT or GPU is refused before TensorRT sees it."""
         return open_engine(_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{precision}")
+
+    def time_outside(
+        self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float
+    ) -> DeviceTime | None:
+        """By trtexec, which JetPack brings: an independent stopwatch over the same engine."""
+        return time_with_trtexec(compiled.folder, compiled.runs, shapes, seconds)
 
 
 def _tensorrt() -> ModuleType:

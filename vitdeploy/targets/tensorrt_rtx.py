@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
@@ -27,6 +27,7 @@ class TensorRTRTX(EngineOptions, Target):
     """Compile for `device`, a GPU generation such as sm86, or several: sm86,sm89."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8", "fp8")
+    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"
 
     @property
