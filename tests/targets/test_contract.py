@@ -229,3 +229,13 @@ def test_the_thread_count_is_the_one_asked_for(bundle: Callable[..., Bundle]) ->
         found = target(name, threads=1)
         given = bundle(found, "fp32")
         assert found.audit(given, found.compile(given, given.graph.parent)).threads == 1
+
+
+def test_onnxruntime_audits_an_artifact_that_takes_uint8(tmp_path: Path) -> None:
+    """The audit runs the graph once, and has to feed what the graph takes."""
+    from vitdeploy import recipe as recipes
+    from vitdeploy.pipeline.export import export
+    from vitdeploy.pipeline.prove import inspect
+
+    export(recipes.compose("demo:digits", target="onnxruntime", input_form="uint8"), tmp_path / "a", Silent())
+    assert inspect(tmp_path / "a").attention.fused == 4

@@ -94,12 +94,11 @@ class _Kernel:
 
 def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
     """The kernels of one inference, from ONNX Runtime's own profile."""
-    image = np.zeros(bundle.input_shape, np.float32)
     with (
         tempfile.TemporaryDirectory() as folder,
         OnnxSession(path, threads=threads, profile=Path(folder) / "run") as session,
     ):
-        session.run({bundle.input_name: image})
+        session.run({bundle.input_name: np.zeros(bundle.input_shape, session.input_dtype(bundle.input_name))})
         events = json.loads(session.end_profile().read_text(encoding="utf-8"))
     kernels = []
     for event in events:
