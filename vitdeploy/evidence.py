@@ -114,6 +114,35 @@ class Outline(Fact):
     layernorms: int
 
 
+class LayerSensitivity(Fact):
+    """What a linear costs when it alone is quantized.
+
+    Signal to noise ratios in dB, over the same images: of the linear's own output, and of the model's outputs; 10 dB
+    less is ten times the noise. `agreement`: share of images for which the model still says the same, from 0 to 1; None
+    where its task cannot tell. `macs`: its multiply-accumulates for one image.
+    """
+
+    name: str
+    role: str
+    block: int | None
+    sqnr_db: float
+    output_sqnr_db: float
+    agreement: float | None
+    macs: int
+
+
+class Sensitivity(Fact):
+    """Every linear that can be quantized, the one that costs the outputs most first."""
+
+    precision: str
+    layers: tuple[LayerSensitivity, ...]
+    images: int
+    calibration: str
+    choice: str
+    """How they were quantized: migration, ranges, bias correction."""
+    manifest: str = ""
+
+
 class Audit(Fact):
     """What the compiled thing does, read back from it."""
 
@@ -133,6 +162,8 @@ class Audit(Fact):
     """Filled when printed; the stored audit leaves it to the manifest."""
     structure: Outline | None = None
     """Filled when printed; the stored audit leaves it to sites.json."""
+    sensitivity: Sensitivity | None = None
+    """Filled when printed, if it was asked for; stored apart."""
 
 
 class Interval(Fact):
@@ -213,33 +244,42 @@ class Eval(Fact):
     manifest: str = ""
 
 
-class LayerSensitivity(Fact):
-    """What a linear costs when it alone is quantized.
+class Comparison(Fact):
+    """One tensor of FP32 and of the artifact, over all images. None: it cannot be compared, `note` says why.
 
-    Signal to noise ratios in dB, over the same images: of the linear's own output, and of the model's outputs; 10 dB
-    less is ten times the noise. `agreement`: share of images for which the model still says the same, from 0 to 1; None
-    where its task cannot tell. `macs`: its multiply-accumulates for one image.
+    `adds_db`: the ratio of signal to the noise that was not yet in what it is computed from.
     """
 
     name: str
-    role: str
-    block: int | None
-    sqnr_db: float
-    output_sqnr_db: float
-    agreement: float | None
-    macs: int
+    tensor: str
+    kind: str = "end"
+    sqnr_db: float | None = None
+    adds_db: float | None = None
+    cosine: float | None = None
+    max_abs: float | None = None
+    reference_max: float | None = None
+    nonfinite: int = 0
+    note: str = ""
 
 
-class Sensitivity(Fact):
-    """Every linear that can be quantized, the one that costs the outputs most first."""
+class Divergence(Fact):
+    """Where FP32 and the artifact part: the first block, and the first layer in it; None if they do not."""
 
+    target: str
     precision: str
-    layers: tuple[LayerSensitivity, ...]
+    block: str | None
+    layer: str | None
+    why: str
+    rule: str
+    blocks: tuple[Comparison, ...]
+    """At the end of each: stem, blocks, head."""
+    layers: tuple[Comparison, ...]
+    """Of `block`; of the one that adds most noise, if they do not part."""
     images: int
-    calibration: str
-    choice: str
-    """How they were quantized: migration, ranges, bias correction."""
-    manifest: str = ""
+    data: str
+    evidence: EvidenceLevel
+    how: str
+    """What ran as the artifact."""
 
 
 Status = Literal["pass", "fail", "invalid"]

@@ -20,7 +20,8 @@ FLAGS = {
     "export": ("--target --device --precision --weights --calibration --batch --image-size --recipe --output -o --force"
                " --verify"),
     "compile": "--output -o --force",
-    "inspect": "",
+    "inspect": "--sensitivity --calibration",
+    "debug": "--data --images",
     "bench": "--seconds --threads",
     "eval": "--data --limit",
     "gate": "--baseline --save-baseline --max-drop --min-speedup --max-slowdown --min-fused --junit --markdown",
@@ -78,6 +79,38 @@ def test_compile_again_in_place_leaves_the_same_model(onnxruntime_fp32: Path, co
     assert compiled["stage"] == "artifact"
     assert listing(artifact) == before
     assert (artifact / "graph.onnx").read_bytes() == (onnxruntime_fp32 / "graph.onnx").read_bytes()
+
+
+def test_inspect_sensitivity(openvino_int8: Path, copy: Callable[[Path], Path]) -> None:
+    artifact = copy(openvino_int8)
+    found = answer(run("inspect", artifact, "--sensitivity", "--json", "--quiet"))["sensitivity"]
+    assert found.keys() >= {"precision", "layers", "images", "calibration"}
+    keys = {"name", "role", "block", "sqnr_db", "output_sqnr_db", "agreement", "macs"}
+    assert all(layer.keys() >= keys for layer in found["layers"])
+    assert (found["precision"], len(found["layers"])) == ("int8", 17)
+    assert json.loads((artifact / "sensitivity.json").read_text()) == found
+    text = run("inspect", artifact, "--sensitivity", "--quiet").out
+    assert "one linear at a time" in text
+    assert "█" in text
+    assert answer(run("inspect", artifact, "--json"))["sensitivity"] is None
+
+
+def test_sensitivity_wants_images(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) -> None:
+    assert run("inspect", onnxruntime_fp32, "--calibration", "demo:digits").code == 2
+    ended = run("inspect", copy(onnxruntime_fp32), "--sensitivity", "--calibration", "nowhere", "--quiet")
+    assert ended.code == 1
+    assert "nowhere" in ended.error
+
+
+def test_debug(openvino_int8: Path) -> None:
+    found = answer(run("debug", openvino_int8, "--data", "demo:digits", "--images", "2", "--json", "--quiet"))
+    assert found.keys() >= {"block", "layer", "why", "rule", "blocks", "layers", "images", "data", "evidence", "how"}
+    row = {"name", "tensor", "kind", "sqnr_db", "adds_db", "cosine", "max_abs", "nonfinite", "note"}
+    assert all(entry.keys() >= row for entry in (*found["blocks"], *found["layers"]))
+    assert (found["block"], found["layer"], found["images"], found["evidence"]) == (None, None, 2, "compiled")
+    text = run("debug", openvino_int8, "--quiet").out
+    assert "they do not part" in text
+    assert "blocks.3" in text
 
 
 def test_inspect(openvino_int8: Path) -> None:

@@ -111,12 +111,28 @@ def compile_(
 
 
 @command(app)
-def inspect(console: Console, artifact: options.Artifact) -> None:
+def inspect(
+    console: Console,
+    artifact: options.Artifact,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Quantize each linear alone and show what it costs, worst first.")
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Images for --sensitivity. Default: the recipe's.", show_default=False),
+    ] = None,
+) -> None:
     """Show the model's structure and the audit: attention fused k of n with reasons, precision of linears, sizes."""
+    if calibration is not None and not sensitivity:
+        raise typer.BadParameter("only --sensitivity looks at images.", param_hint="--calibration")
     from vitdeploy.cli import views
     from vitdeploy.pipeline.prove import inspect as run_inspect
 
     result = run_inspect(artifact)
+    if sensitivity:
+        from vitdeploy.pipeline.sensing import sensitivity as run_sensitivity
+
+        result = result.model_copy(update={"sensitivity": run_sensitivity(artifact, calibration, console)})
     console.show(result, *views.inspected(result))
 
 
@@ -160,6 +176,24 @@ def eval_(
 
     result = evaluate(artifact, data, console, limit=limit)
     console.show(result, tables.evaluation(result))
+
+
+@command(app)
+def debug(
+    console: Console,
+    artifact: options.Artifact,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Images; labels are not needed. Default: the recipe's.", show_default=False),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many to look at.")] = 8,
+) -> None:
+    """Find where FP32 and the artifact part: tensor by tensor at block ends, then inside the first that is off."""
+    from vitdeploy.pipeline.debugging import debug as run_debug
+    from vitdeploy.report import tables
+
+    result = run_debug(artifact, data, console, images=images)
+    console.show(result, tables.divergence(result))
 
 
 @command(app)

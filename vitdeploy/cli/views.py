@@ -45,7 +45,9 @@ def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
 
 def inspected(found: Audit) -> list[RenderableType]:
     """What the model is made of, then what became of it."""
-    return [*([tables.structure(found.structure)] if found.structure is not None else []), tables.audit(found)]
+    shown: list[RenderableType] = [tables.structure(found.structure)] if found.structure is not None else []
+    shown.append(tables.audit(found))
+    return [*shown, *([tables.sensitivity(found.sensitivity)] if found.sensitivity is not None else [])]
 
 
 def predictions(found: Sequence[Prediction]) -> list[RenderableType]:

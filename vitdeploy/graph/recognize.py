@@ -185,6 +185,11 @@ def _activated_by(node: ir.Node) -> list[ir.Node]:
     return linears if seen & _ACTIVATIONS and not seen & _CORES else []
 
 
+def linears_above(values: list[ir.Value | None]) -> list[ir.Node]:
+    """The linears that reach `values` through what only moves, shifts or multiplies numbers."""
+    return _above(values)[0]
+
+
 def _above(values: list[ir.Value | None], through: Collection[str] = ()) -> tuple[list[ir.Node], set[str]]:
     """The linears that reach `values`, and the types of all operators from there up to them.
 

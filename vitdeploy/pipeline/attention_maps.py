@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitdeploy import targets
 from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.data.dataset import batches, open_dataset
 from vitdeploy.data.preprocess import fed
-from vitdeploy.errors import DataError, GraphError, MeasureError, SourceError
+from vitdeploy.errors import DataError, GraphError
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.structure import AttentionSite, Structure
 from vitdeploy.pipeline.compiling import GRAPH, SITES
+from vitdeploy.pipeline.rebuilding import rebuild
 from vitdeploy.progress import Progress
 from vitdeploy.report.html.attention import AttentionMaps, Site
 from vitdeploy.session import Array
@@ -109,18 +109,8 @@ def _float32(manifest: Manifest, work: Path, progress: Progress) -> Graph:
         MeasureError: it is another model now.
     """
     from vitdeploy.passes.lower_primitives import LowerPrimitives
-    from vitdeploy.pipeline.preparing import prepare
 
-    recipe = manifest.recipe
-    try:
-        prepared = prepare(recipe, targets.find(recipe.target), work, progress, calibrated=False)
-    except ImportError as error:
-        raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
-    if prepared.model.digest != manifest.model.digest:
-        raise MeasureError(
-            f"{recipe.model.spec} is not the model that was exported: its weights differ",
-            fix="Export it again, or restore the weights.",
-        )
+    prepared = rebuild(manifest, work, progress)
     LowerPrimitives().apply(prepared.graph)  # every version of ONNX Runtime gives the softmax of these
     return prepared.graph
 

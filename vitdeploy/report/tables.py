@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.bar import Bar
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from vitdeploy.artifact import Trial
-from vitdeploy.evidence import Audit, Availability, Bench, BlockGroup, Eval, Gate, LinearGroup, Outline, Unfused
+from vitdeploy.evidence import (
+    Audit,
+    Availability,
+    Bench,
+    BlockGroup,
+    Comparison,
+    Divergence,
+    Eval,
+    Gate,
+    LinearGroup,
+    Outline,
+    Sensitivity,
+    Unfused,
+)
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 from vitdeploy.report.summary import Summary
@@ -21,6 +35,9 @@ _COLOURS = {"pass": "green", "fail": "red", "invalid": "yellow"}
 
 
 _IN_BLOCKS = ("qkv", "proj", "fc1", "fc2")
+_MOST_ROWS = 24  # fits a screen; JSON has all
+_BAR_WIDTH = 12
+_SILENT_DB = 120.0  # what rounding in another order adds
 _GAP = (0, 1, 0, 0)  # of two columns; a ViT-L's sizes fit into 80 columns with it
 
 
@@ -121,6 +138,48 @@ def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
     for site in unfused:
         found.setdefault(site.reason, []).append(site.site)
     return found
+
+
+def sensitivity(found: Sensitivity) -> Table:
+    """Every linear quantized alone, worst first: the longer the bar, the more noise in the model's outputs."""
+    title = f"{found.precision}, one linear at a time: {found.choice}"
+    table = _table(title, "linear", "own dB", "output dB", "", "same", "MMAC", right=(1, 2, 4, 5))
+    best = max((layer.output_sqnr_db for layer in found.layers), default=0.0)
+    span = best - min((layer.output_sqnr_db for layer in found.layers), default=0.0) or 1.0
+    for layer in found.layers[:_MOST_ROWS]:
+        bar = Bar(1.0, 0, (best - layer.output_sqnr_db) / span, width=_BAR_WIDTH, color="red")
+        agrees = NOTHING if layer.agreement is None else f"{100 * layer.agreement:.0f} %"
+        figures = f"{layer.sqnr_db:.1f}", f"{layer.output_sqnr_db:.1f}"
+        table.add_row(escape(layer.name), *figures, bar, agrees, three_digits(layer.macs / 1e6))
+    notes = [f"on {found.images} images of {found.calibration}; 10 dB less is ten times the noise in the outputs"]
+    if len(found.layers) > _MOST_ROWS:
+        notes.insert(0, f"and {len(found.layers) - _MOST_ROWS} linears that cost less: --json")
+    return _noted(table, notes)
+
+
+def divergence(found: Divergence) -> Group:
+    """Block by block, then the layers of the one where FP32 and the artifact part."""
+    blocks = _comparisons(f"At block ends, {found.images} images of {found.data}", found.blocks, found.block)
+    looked_into = next((row.name for row in found.blocks if row.tensor == found.layers[-1].tensor), "")
+    layers = _comparisons(f"Inside {looked_into}", found.layers, found.layer)
+    why = Text(found.why, style="bold red" if found.block is not None else "bold green")
+    return Group(blocks, layers, why, f"they part {found.rule}", f"what ran: {escape(found.how)}")
+
+
+def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> Table:
+    table = _table(title, "", "dB", "adds dB", "cosine", "largest error")
+    left_out: dict[str, list[str]] = {}
+    for row in rows:
+        here = row.name == marked
+        name = Text(f"{'▶' if here else ' '} {row.name}", style="bold red" if here else "")
+        if row.sqnr_db is None or row.adds_db is None or row.cosine is None:
+            left_out.setdefault(row.note, []).append(row.name)
+            table.add_row(name, *[NOTHING] * 4)
+            continue
+        adds = NOTHING if row.adds_db >= _SILENT_DB else f"{row.adds_db:.1f}"
+        error = f"{row.nonfinite:,} not finite" if row.max_abs is None else three_digits(row.max_abs)
+        table.add_row(name, f"{row.sqnr_db:.1f}", adds, f"{row.cosine:.6f}", error)
+    return _noted(table, [f"{', '.join(names)}: not compared, {note}" for note, names in left_out.items()])
 
 
 def bench(found: Bench) -> Table:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from vitdeploy import plugins
 from vitdeploy.errors import TargetUnavailable, UsageError
-from vitdeploy.evidence import Audit, Availability
+from vitdeploy.evidence import Audit, Availability, EvidenceLevel
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
@@ -37,6 +38,22 @@ class Compiled:
     folder: Path
     runs: str
     backend: str
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A session that gives tensors inside the model besides its outputs.
+
+    Attributes:
+        tensors: those that it has, of those asked for.
+        evidence: "compiled" if it is the backend that runs, "graph" if something else runs the same graph.
+        how: in words, and what watching changes.
+    """
+
+    session: Session
+    tensors: frozenset[str]
+    evidence: EvidenceLevel
+    how: str
 
 
 class Target(Frozen, ABC):
@@ -82,6 +99,28 @@ class Target(Frozen, ABC):
     @abstractmethod
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
         """Open what was compiled for `precision`, to run it here; the session is named TARGET-PRECISION."""
+
+    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:  # noqa: ARG002
+        """Open the model so that it gives `tensors`, named as in `graph`, the target-ready graph, as well.
+
+        Args:
+            graph: `graph.onnx`.
+            compiled: what was made of it; None of a bundle.
+            tensors: names of values.
+            work: a folder that stays until the session is closed.
+
+        Raises:
+            CompileError: the backend refuses the graph.
+        """
+        from vitdeploy.graph.runner import OnnxSession
+        from vitdeploy.graph.watch import with_outputs
+
+        path = work / "watched.onnx"
+        found = with_outputs(graph, tensors, path)
+        told = (
+            f"{graph.name} in ONNX Runtime on this CPU, operator by operator: {self.name} does not give up its tensors"
+        )
+        return Watched(OnnxSession(path, lean=True), found, "graph", told)
 
     def require(self) -> None:
         """Refuse to go on when it cannot run here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
-from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets import Bundle, Compiled, Target, Watched
 from vitdeploy.targets._match import audited, belongs
 
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
@@ -81,6 +82,16 @@ class OnnxRuntime(Target):
         self.require()
         path = compiled.folder / compiled.runs
         return OnnxSession(path, threads=threads or self.threads, name=f"onnxruntime-{precision}")
+
+    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:  # noqa: ARG002
+        """With all optimisations, as it runs; fusions that would swallow a watched tensor do not happen."""
+        from vitdeploy.graph.watch import with_outputs
+
+        self.require()
+        path = work / "watched.onnx"
+        found = with_outputs(graph, tensors, path)
+        told = "ONNX Runtime, optimised as it runs, but for fusions across the tensors that are compared"
+        return Watched(OnnxSession(path, threads=self.threads), found, "compiled", told)
 
 
 @dataclass(frozen=True)

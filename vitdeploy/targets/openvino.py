@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Array, Feeds
-from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets import Bundle, Compiled, Target, Watched
 from vitdeploy.targets._match import audited, belongs
 
 _MODEL = "model.xml"
@@ -87,14 +87,33 @@ class OpenVINO(Target):
         path = compiled.folder / compiled.runs
         return OpenVINOSession(path, self.device, threads or self.threads, name=f"openvino-{precision}")
 
+    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:
+        """The compiled model with more outputs. What is fused across one of them otherwise, is not."""
+        if compiled is None:
+            return super().watch(graph, compiled, tensors, work)
+        import openvino as ov
+
+        self.require()
+        model = ov.Core().read_model(compiled.folder / compiled.runs)
+        names = {name for op in model.get_ordered_ops() for output in op.outputs() for name in output.get_names()}
+        given = {name for output in model.outputs for name in output.get_names()}
+        found = names & set(tensors)
+        model.add_outputs(sorted(found - given))
+        session = OpenVINOSession(model, self.device, self.threads, name="openvino", wanted=found)
+        told = "OpenVINO, compiled as it runs, but for fusions across the tensors that are compared"
+        return Watched(session, frozenset(found), "compiled", told)
+
 
 class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
     """A compiled model with one inference request."""
 
-    def __init__(self, path: Path, device: str, threads: int | None, *, name: str) -> None:
-        model = _compile(path, device, threads)
+    def __init__(
+        self, model: Any, device: str, threads: int | None, *, name: str, wanted: Collection[str] = ()
+    ) -> None:
+        """`model` is a file, or what was read from one; tensors `wanted` go by that name, whatever else they have."""
+        model = _compile(model, device, threads)
         self._request = model.create_infer_request()
-        self._names = [output.get_any_name() for output in model.outputs]
+        self._names = [tuple(output.get_names() & set(wanted)) or (output.get_any_name(),) for output in model.outputs]
         self.name = name
         self.threads: int | None = _property(model, "INFERENCE_NUM_THREADS") or threads
         self.effective: Mapping[str, str] = {
@@ -107,7 +126,7 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, copied to arrays of the caller's."""
         result = self._request.infer(dict(feeds), share_inputs=True)
-        return {name: result[index] for index, name in enumerate(self._names)}
+        return {name: result[index] for index, names in enumerate(self._names) for name in names}
 
     def close(self) -> None:
         """Free the request and with it the model."""
@@ -190,7 +209,7 @@ def _doubts(model: Any) -> Iterator[str]:
         yield f"asked for f32, the engine computes in {effective}"
 
 
-def _compile(path: Path, device: str, threads: int | None) -> Any:
+def _compile(path: Any, device: str, threads: int | None) -> Any:
     """Compile for latency in float32: on CPUs with AMX the default is bfloat16, which nobody asked for."""
     import openvino as ov
 
