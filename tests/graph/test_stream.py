@@ -102,19 +102,17 @@ def test_pytorchs_encoder_with_norms_before_or_behind(norm_first: bool) -> None:
 
 
 def test_stages_with_merging_between() -> None:
-    stem, *blocks, _ = found(swin(), images(1))
+    found_parts = found(swin(), images(1))
     names = [f"layers.{stage}.blocks.{number}" for stage in (0, 1) for number in (0, 1)]
-    assert [p.name for p in blocks] == names
-    assert all(p.spots[-1].kind == "sum" for p in blocks)
-    assert any(s.layer == "layers.1.downsample.reduction" for s in blocks[2].spots), "it begins the stage's first block"
-    assert stem.spots[-1].kind == "norm"
+    assert [p.name for p in found_parts] == ["stem", *names[:2], "layers.1.downsample", *names[2:], "head"]
+    assert [p.block for p in found_parts] == [None, 0, 1, None, 2, 3, None]
+    assert all(p.spots[-1].kind == "sum" for p in found_parts if p.block is not None)
+    assert [s.layer for s in found_parts[3].spots] == ["layers.1.downsample.norm", "layers.1.downsample.reduction"]
+    assert found_parts[0].spots[-1].kind == "norm"
 
 
 def test_branches_in_parallel_and_streams_that_are_outputs() -> None:
-    (
-        stem,
-        *blocks,
-    ) = found(Parallel(), tokens())
+    stem, *blocks = found(Parallel(), tokens())
     assert [p.block for p in blocks] == [0, 1]
     assert [p.end for p in blocks] == ["output_1", "output_0"]
     assert stem.name == "stem"

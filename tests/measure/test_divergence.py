@@ -38,12 +38,16 @@ def test_the_first_step_that_is_off(sqnr: tuple[float | None, ...], at: int | No
     assert first_apart(chain(*sqnr)) == at
 
 
-def test_only_what_counts_makes_the_median() -> None:
-    """Sums add nothing, and would make every other step stand out."""
+def test_only_what_is_alike_is_compared() -> None:
+    """Sums add nothing, and would make every other step stand out; a head is no block."""
     linears = [Step(36.0, 200.0), Step(36.5, 200.0), Step(35.0, 36.0)]
-    sums = [Step(45.0, 36.0, counts=False) for _ in range(5)]
+    sums = [Step(45.0, 36.0, alike=False) for _ in range(5)]
     assert first_apart([*linears, *sums]) is None
     assert first_apart([Step(s.sqnr_db, s.before_db) for s in (*linears, *sums)]) == 0
+    blocks = chain(53.0, 50.1, 48.4, 47.2)
+    assert first_apart([*blocks, Step(31.4, 47.2, alike=False)]) is None
+    assert first_apart([*blocks, Step(31.4, 47.2)]) == 4
+    assert first_apart([*blocks, Step(19.0, 47.2, alike=False)]) == 4, "under the limit all the same"
 
 
 def test_most_added() -> None:

@@ -46,8 +46,8 @@ class Part:
     """A stretch of a model from one tensor that everything passes through to the next.
 
     Attributes:
-        name: `stem`, the block's module path, or `head`.
-        block: its number; None of stem and head.
+        name: `stem`, the block's module path, that of what merges patches between two stages, or `head`.
+        block: its number; None of what is no block.
         start, end: names of tensors.
         spots: in the order they are computed; the end is the last.
     """
@@ -60,7 +60,7 @@ class Part:
 
 
 def parts(graph: Graph, structure: Structure) -> list[Part]:
-    """Stem, blocks and head of a raised graph, in order; without an attention it is one part.
+    """Stem, blocks, what merges between them, and head of a raised graph, in order; one part without an attention.
 
     A block ends at the first tensor behind its linears through which all goes that the next block's attention, or the
     model's output, is computed from: the sum of the residual stream. It is found by what reads what, so that models
@@ -86,37 +86,40 @@ class _Flow:
         self._depends = depends
 
     def parts(self) -> list[Part]:
-        first, ends = self._ends()
         outputs = [v for v in self._main.outputs if v in self._depends]
-        cuts: list[tuple[str, int | None, ir.Value]] = [("stem", None, first)] if first is not None else []
-        cuts += [(self._block_name(block), block, value) for block, value in ends.items()]
-        start, found = self._main.inputs[0], []
-        for name, block, end in cuts:
-            if end is not start:
-                found.append(self._part(name, block, start, [end]))
-                start = end
-        if start not in outputs:
-            found.append(self._part("head" if cuts else "model", None, start, outputs))
+        found: list[Part] = []
+        at = self._main.inputs[0]
+        for block, (start, end) in self._blocks().items():
+            if start is not None and start is not at:
+                merging = self._between(at, start)
+                if merging or not found:  # nothing but a norm between two blocks is told with the second
+                    found.append(self._part((self._path(merging) or "merge") if found else "stem", None, at, [start]))
+                    at = start
+            if end is not at:
+                found.append(self._part(self._path(self._products(block)) or f"block {block}", block, at, [end]))
+                at = end
+        if at not in outputs:
+            found.append(self._part("head" if found else "model", None, at, outputs))
         return found
 
-    def _ends(self) -> tuple[ir.Value | None, dict[int, ir.Value]]:
-        """Where the first block starts, and where each block ends."""
+    def _blocks(self) -> dict[int, tuple[ir.Value | None, ir.Value]]:
+        """Where each block starts, if that can be told, and where it ends."""
         blocks = sorted({site.block for site in self._structure.attention})
-        first: ir.Value | None = None
-        ends: dict[int, ir.Value] = {}
+        found: dict[int, tuple[ir.Value | None, ir.Value]] = {}
         for block, following in zip_longest(blocks, blocks[1:]):
             places = [self._place[node] for node in self._products(block)]
-            if not places:
-                continue
-            for sinks in self._sinks(following):
+            for sinks in self._sinks(following) if places else ():
                 cuts = self._cuts(sinks)
-                if first is None and block == blocks[0]:
-                    first = next((v for place, v in reversed(cuts) if place < min(places)), None)
+                start = next((v for place, v in reversed(cuts) if place < min(places)), None)
                 end = next((v for place, v in cuts if place > max(places)), None)
                 if end is not None:
-                    ends[block] = end
+                    found[block] = start, end
                     break
-        return first, ends
+        return found
+
+    def _between(self, start: ir.Value, end: ir.Value) -> list[ir.Node]:
+        """The linears between two tensors: those that merge patches from one stage to the next."""
+        return [node for node in self._above([end], stop={start}) if node.name in self._linears]
 
     def _sinks(self, block: int | None) -> Iterator[list[ir.Value]]:
         """What comes of a block before this one: the inputs of its attention; or all outputs, or else one of them."""
@@ -168,10 +171,11 @@ class _Flow:
             if linear.block == block and linear.role in _IN_BLOCKS
         ]
 
-    def _block_name(self, block: int) -> str:
-        paths = [x.name.split(".") for x in self._structure.linears if x.block == block and x.role in _IN_BLOCKS]
-        same = takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
-        return ".".join(level[0] for level in same) or f"block {block}"
+    def _path(self, products: Iterable[ir.Node]) -> str:
+        """The module that these linears are in."""
+        paths = [self._linears[node.name or ""].name.split(".") for node in products]
+        same = list(takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
+        return ".".join(level[0] for level in (same[:-1] if len(paths) == 1 else same))
 
     def _part(self, name: str, block: int | None, start: ir.Value, ends: list[ir.Value]) -> Part:
         inside = sorted(self._above(ends, stop={start}), key=self._place.__getitem__)

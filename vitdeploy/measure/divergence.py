@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LIMIT_DB = 20.0
-"""Noise of a tenth of the signal's amplitude: what follows computes on another tensor. Sound artifacts stay clear of it:
-an INT8 linear by itself gives 36 to 50 dB (Fashion-MNIST ViT, DeiT-Tiny, ViT-Base), block ends of INT8 38 to 44 dB and
-of FP16 66 dB (digits ViT)."""
+"""Noise of a tenth of the signal's amplitude: what follows computes on another tensor. Sound artifacts stay clear of
+it: an INT8 linear by itself gives 36 to 50 dB (Fashion-MNIST ViT, DeiT-Tiny, ViT-Base), block ends of INT8 38 to 44 dB
+and of FP16 66 dB (digits ViT)."""
 
 TIMES = 10.0
 """A step that adds this many times the noise of the median step is no part of a gradual decline."""
@@ -18,7 +18,7 @@ NEGLIGIBLE_DB = 40.0
 """Noise that is less, one per cent of the amplitude, is nobody's fault, however little the others add."""
 
 RULE = (
-    f"at the first that adds more than {TIMES:g} times the noise of the median of all others, unless the signal is still "
+    f"at the first that adds more than {TIMES:g} times the noise of the median of its like, unless the signal is still "
     f"{NEGLIGIBLE_DB:g} dB above that; or, where the signal first falls below {LIMIT_DB:g} dB, at what had added most"
 )
 
@@ -30,12 +30,13 @@ class Step:
     Attributes:
         sqnr_db: of its result; None where that cannot be compared.
         before_db: of the worst of what it reads.
-        counts: whether it is one of those that the median is taken of.
+        alike: whether it is one of a kind: only those can stand out, and only from each other. A sum of residuals adds
+            nothing, and a head is no block: it has no stream around it to dilute what it adds.
     """
 
     sqnr_db: float | None
     before_db: float
-    counts: bool = True
+    alike: bool = True
 
     @property
     def added(self) -> float:
@@ -68,6 +69,11 @@ def most_added(steps: Sequence[Step]) -> int | None:
 
 def _stands_out(number: int, steps: Sequence[Step]) -> bool:
     """Against the others: with two steps, the median of both would be half of the larger one."""
-    others = [s.added for i, s in enumerate(steps) if i != number and s.counts and s.sqnr_db is not None]
+    others = [s.added for i, s in enumerate(steps) if i != number and s.alike and s.sqnr_db is not None]
     added = steps[number].added
-    return bool(others) and added > TIMES * statistics.median(others) and added > share(NEGLIGIBLE_DB)
+    return (
+        steps[number].alike
+        and bool(others)
+        and added > TIMES * statistics.median(others)
+        and added > share(NEGLIGIBLE_DB)
+    )

@@ -200,7 +200,7 @@ def _blocks(found: Sequence[Part], ends: _Compared) -> tuple[list[Comparison], l
     rows, steps, before = [], [], MOST_DB
     for part in found:
         sqnr = ends.sqnr_db(part.end)
-        steps.append(Step(sqnr, before))
+        steps.append(Step(sqnr, before, alike=part.block is not None))
         rows.append(_row(part.name, part.end, "end", steps[-1], ends))
         before = before if sqnr is None else sqnr
     return rows, steps
@@ -214,7 +214,7 @@ def _inside(part: Part, sides: _Sides) -> tuple[list[Comparison], int | None]:
     for spot in part.spots:
         skipped = _skipped(spot, part, sides)
         sqnr = None if skipped else found.sqnr_db(spot.tensor)
-        step = Step(sqnr, _before(spot, part, found), counts=spot.kind in ("linear", "values", "attention"))
+        step = Step(sqnr, _before(spot, part, found), alike=spot.kind in ("linear", "values", "attention"))
         steps.append(step)
         rows.append(_row(spot.layer, spot.tensor, spot.kind, step, found, skipped))
     at = divergence.first_apart(steps)
