@@ -179,6 +179,11 @@ class Recipe(Frozen):
         return {"spec": value} if isinstance(value, str) else value
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) that the model is loaded for; None for its own."""
+        return self.model.image_size or (self.preprocess.size if self.preprocess else None)
+
+    @property
     def digest(self) -> str:
         """sha256 of the canonical JSON: equal recipes, equal digests, whatever the YAML looked like."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vitdeploy.graph.model import Graph
+from vitdeploy.graph.noise import Noise, mean_sqnr_db
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.qdq import Ranges
@@ -57,12 +58,11 @@ class Judge:
         found = self._run(graph)
         if not all(finite(o) for o in found):
             return -np.inf
-        noise = []
-        for name in self._expected[0]:
-            signal, other = (np.concatenate([o[name].ravel() for o in outputs]) for outputs in (self._expected, found))
-            signal = signal.astype(np.float64)
-            noise.append(np.sum((signal - other) ** 2) / max(float(np.sum(signal**2)), np.finfo(float).tiny))
-        return float(-10 * np.log10(max(float(np.mean(noise)), np.finfo(float).tiny)))
+        noises = {name: Noise() for name in self._expected[0]}
+        for expected, outputs in zip(self._expected, found, strict=True):
+            for name, noise in noises.items():
+                noise.see(expected[name], outputs[name])
+        return mean_sqnr_db(noises.values())
 
     def _run(self, graph: Graph) -> list[dict[str, Array]]:
         with tempfile.TemporaryDirectory(prefix="vitdeploy-search-") as folder:

@@ -84,6 +84,16 @@ def test_a_doubtful_measurement_is_no_verdict(exported: Export, monkeypatch: pyt
     assert found.notes[0] == "the comparison of speeds is in doubt: busy"
 
 
+def test_auto_keeps_float_when_the_stopwatch_is_in_doubt(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 1.5, 1.4, valid=False)
+    found = exported(precision="auto")
+    assert found.precision == "fp32"
+    assert [(t.kept, t.speedup, t.why) for t in found.trials] == [
+        (True, None, ""), (False, None, "its speed is in doubt"), (False, None, "its speed is in doubt")
+    ]  # fmt: skip
+    assert found.notes[-2:] == ("auto kept fp32", "the comparison of speeds is in doubt: busy")
+
+
 def test_without_images_auto_loses_no_accuracy_unseen(exported: Export, tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(SMALL_VIT)
     found = exported(f"python:{tmp_path}/small.py:build", precision="auto", image_size="32x32")
@@ -124,3 +134,5 @@ def test_a_budget_needs_images_and_a_precision(exported: Export, tmp_path: Path)
         exported(f"python:{tmp_path}/small.py:build", precision="int8-dynamic", max_drop=0.5)
     with pytest.raises(UsageError, match="float32 loses nothing"):
         exported(precision="fp32", max_drop=0.5)
+    with pytest.raises(UsageError, match="fp16 leaves no linear in float"):
+        exported(target="tensorrt", precision="fp16", max_drop=0.5)

@@ -63,14 +63,14 @@ class Budget:
         return trial.lost is not None and trial.lost <= self.limit
 
 
-Fit = Callable[[int], tuple[Any, list[Trial], Shop]]
+Fit = Callable[..., tuple[Any, list[Trial], Shop]]
 
 
 @pytest.fixture
 def fit() -> Fit:
-    def run(needed: int) -> tuple[Any, list[Trial], Shop]:
+    def run(needed: int, kind: Any = "int8") -> tuple[Any, list[Trial], Shop]:
         shop = Shop()
-        found, trials = fitted(shop, PrecisionSpec(kind="int8"), Budget(needed))  # type: ignore[arg-type]
+        found, trials = fitted(shop, PrecisionSpec(kind=kind), Budget(needed))  # type: ignore[arg-type]
         return found, trials, shop
 
     return run
@@ -101,3 +101,8 @@ def test_none_fits(fit: Fit) -> None:
     assert trials[-1].why == "over the budget of 0.5"
     assert max(t.float_linears for t in trials) == 35
     assert shop.on_disk == []
+
+
+def test_a_precision_that_quantizes_no_linear_fits_or_does_not(fit: Fit) -> None:
+    found, trials, shop = fit(1, "fp16")
+    assert (found, [t.why for t in trials], shop.on_disk) == (None, ["over the budget of 0.5"], [])

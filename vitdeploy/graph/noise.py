@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,3 +76,8 @@ class Noise:
         """Of the angle between both, as two long vectors; 0 when one of them is 0 or not finite."""
         norm = math.sqrt(self.signal * self.other)
         return self.product / norm if norm and math.isfinite(self.noise) else 0.0
+
+
+def mean_sqnr_db(noises: Iterable[Noise]) -> float:
+    """Of several tensors, each weighing the same: of the mean of noise / signal."""
+    return max(-MOST_DB, -10 * float(np.log10(np.mean([10 ** (-noise.sqnr_db / 10) for noise in noises]))))

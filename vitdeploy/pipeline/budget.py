@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 
@@ -26,10 +28,15 @@ _BETTER_THAN_CHANCE = 2.0
 
 @dataclass(frozen=True)
 class _Answers:
-    """What one side said about the images, as the task reads its outputs (None: not finite), and which were right."""
+    """What one side said about the images, as the task reads its outputs (None: not finite), and which were right.
+
+    `batches` and `classes` are how many of each there were.
+    """
 
     said: list[Array | None]
     right: Array | None
+    batches: int
+    classes: int
 
 
 class Budget:
@@ -47,17 +54,16 @@ class Budget:
         self._reference = reference
         self._progress = progress
         self._emulated = emulated
-        self._task = tasks.find(shop.recipe.task)
+        self._task = tasks.find(shop.prepared.task)
         self._stream, self._labelled = judged(shop.recipe, shop.prepared.preprocess, shop.prepared.labels)
 
     def judge(self, candidate: Candidate) -> Trial:
         """What the candidate loses."""
-        expected, found = self._expected, self._answers(candidate)
-        by_labels = expected.right is not None and found.right is not None
-        if by_labels:
-            assert expected.right is not None
-            assert found.right is not None
-            lost = float(expected.right.mean() - found.right.mean())
+        expected = self._expected
+        found = self._answers(candidate, expected.batches)
+        by: Literal["labels", "agreement"] = "agreement"
+        if expected.right is not None and found.right is not None:
+            by, lost = "labels", float(expected.right.mean() - found.right.mean())
         else:
             pairs = zip(expected.said, found.said, strict=True)
             lost = 1 - float(np.mean([0.0 if a is None or b is None else self._task.alike(a, b) for a, b in pairs]))
@@ -65,7 +71,7 @@ class Budget:
             precision=candidate.kind,
             float_linears=candidate.float_linears,
             lost=round(_POINTS * lost, 3),
-            judged_by="labels" if by_labels else "agreement",
+            judged_by=by,
             images=len(expected.said),
         )
 
@@ -80,31 +86,31 @@ class Budget:
             raise QuantizeError(
                 "there is no image to judge the precision on", fix="Give --calibration a folder with images."
             )
-        if found.right is not None and found.right.mean() < _BETTER_THAN_CHANCE / self._classes():
-            return _Answers(found.said, None)
+        if found.right is not None and found.right.mean() < _BETTER_THAN_CHANCE / found.classes:
+            return replace(found, right=None)
         return found
 
-    def _classes(self) -> int:
-        labels = [label for _, given in self._stream() if given is not None for label in given]
-        return max(1, len(set(labels)))
-
-    def _answers(self, candidate: Candidate) -> _Answers:
+    def _answers(self, candidate: Candidate, batches: int | None = None) -> _Answers:
+        """About so many batches; of the reference, as many as `_MOST_ANSWER_BYTES` hold."""
         said: list[Array | None] = []
         right: list[Array] = []
-        size = 0
+        classes: set[int] = set()
+        size = count = 0
         title = f"Judge {candidate.kind} on images"
         with self._open(candidate) as session, self._progress.step(title, JUDGED_IMAGES) as advance:
-            for images, labels in self._stream():
+            for images, labels in islice(self._stream(), batches):
                 outputs = session.run({self._shop.prepared.examples.input_name: images})
                 usable = tasks.finite_samples(outputs)
                 said += [a if ok else None for a, ok in zip(self._task.answers(outputs), usable, strict=True)]
-                if self._labelled and labels is not None and self._shop.recipe.task.kind == "classification":
+                if self._labelled and labels is not None and self._shop.prepared.task.kind == "classification":
                     right.append(self._task.statistics(outputs, labels).values["top1"])
+                    classes.update(label for label in labels if isinstance(label, int))
                 advance(len(images))
+                count += 1
                 size += sum(a.nbytes for a in said[-len(images) :] if a is not None)
-                if size > _MOST_ANSWER_BYTES:
+                if batches is None and size > _MOST_ANSWER_BYTES:
                     break
-        return _Answers(said, np.concatenate(right) if right else None)
+        return _Answers(said, np.concatenate(right) if right else None, count, max(1, len(classes)))
 
     def _open(self, candidate: Candidate) -> Session:
         return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._shop.open(candidate)

@@ -124,16 +124,15 @@ def _fastest(shop: Workshop, reference: Candidate, limit: float, progress: Progr
         trials[0] = trials[0].model_copy(update={"kept": True})
         return Chosen(reference, tuple(trials), (*notes, f"auto kept {reference.kind}: nothing else was left to time"))
     bench = _timed(shop, list(inside.values()), progress)
-    ratios = dict(zip(inside, (run.speedup for run in bench.runs), strict=True))
-    best = max(inside, key=lambda i: _gain(ratios[i]))
-    for i in inside:
-        why = "" if i == best else f"{inside[best].kind} is faster" if best else f"not faster than {reference.kind}"
-        trials[i] = trials[i].model_copy(update={"speedup": ratios[i], "kept": i == best, "why": why})
+    ratios = dict(zip(inside, (run.speedup if bench.valid else None for run in bench.runs), strict=True))
+    best = max(inside, key=lambda i: _gain(ratios[i]))  # the first, float, when the measurement decides nothing
     for i, candidate in inside.items():
+        why = "" if i == best else _left(inside[best], reference, bench)
+        trials[i] = trials[i].model_copy(update={"speedup": ratios[i], "kept": i == best, "why": why})
         if i != best:
             candidate.discard()
-    notes = [*notes, _told(inside[best], reference, ratios[best]), *_doubts(bench)]
-    return Chosen(inside[best], tuple(trials), tuple(notes))
+    told = _told(inside[best], reference, ratios[best]) if bench.valid else f"auto kept {reference.kind}"
+    return Chosen(inside[best], tuple(trials), (*notes, told, *_doubts(bench)))
 
 
 def _budget(shop: Workshop, reference: Candidate, limit: float, progress: Progress) -> tuple[Budget | None, list[str]]:
@@ -166,6 +165,13 @@ def _gain(ratio: Interval | None) -> float:
     return 1.0 if ratio is None or ratio.ci95[0] <= 1 else ratio.ratio
 
 
+def _left(best: Candidate, reference: Candidate, bench: Bench) -> str:
+    """Why what is within the budget was not kept."""
+    if not bench.valid:
+        return "its speed is in doubt"
+    return f"{best.kind} is faster" if best is not reference else f"not faster than {reference.kind}"
+
+
 def _slower(found: Candidate, reference: Candidate, ratio: Interval | None) -> list[str]:
     if ratio is None or ratio.ci95[1] >= 1:
         return []
@@ -173,7 +179,7 @@ def _slower(found: Candidate, reference: Candidate, ratio: Interval | None) -> l
 
 
 def _told(found: Candidate, reference: Candidate, ratio: Interval | None) -> str:
-    if ratio is None:
+    if ratio is None:  # the reference's own
         return f"auto kept {reference.kind}: nothing else is faster here within the budget"
     return f"auto chose {found.kind}: {_times(ratio)} as fast as {reference.kind} on this machine"
 

@@ -16,6 +16,7 @@ from vitdeploy.pipeline.choosing import choose
 from vitdeploy.pipeline.compiling import GRAPH, Exported, finish, summary
 from vitdeploy.pipeline.inputs import save_example
 from vitdeploy.pipeline.preparing import check_graph, prepare
+from vitdeploy.pipeline.quantizing import QUANTIZED
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.targets import Target
@@ -98,6 +99,11 @@ def _settle(recipe: Recipe) -> tuple[Target, str]:
 def _check_budget(recipe: Recipe, precision: str) -> None:
     if precision == "fp32":
         raise UsageError("float32 loses nothing, so there is no --max-drop to keep", fix="Ask for a lower --precision.")
+    if precision != "auto" and precision not in QUANTIZED:
+        raise UsageError(
+            f"{precision} leaves no linear in float, so it cannot keep a --max-drop",
+            fix=f"Ask for {', '.join(QUANTIZED)} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",
+        )
     if recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
         raise QuantizeError(
             "there are no images to judge --max-drop on",

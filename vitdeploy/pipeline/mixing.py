@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from vitdeploy.artifact import Trial
 from vitdeploy.pipeline.budget import Budget
 from vitdeploy.pipeline.candidates import Candidate, Workshop
+from vitdeploy.pipeline.quantizing import QUANTIZED
 from vitdeploy.recipe import PrecisionSpec
 
 
@@ -24,6 +25,9 @@ def fitted(shop: Workshop, asked: PrecisionSpec, budget: Budget) -> tuple[Candid
     trials = [budget.judge(first)]
     if budget.holds(trials[0]):
         return first, trials
+    if asked.kind not in QUANTIZED:
+        first.discard()
+        return None, [_over(trials[0], budget)]
     order = shop.worst_first(first)
     settled = asked.model_copy(update={"smooth_alpha": "off" if first.alpha is None else first.alpha})
     first.discard()
@@ -41,7 +45,7 @@ def fitted(shop: Workshop, asked: PrecisionSpec, budget: Budget) -> tuple[Candid
     counts = [*_powers_of_two(len(order) - 1), len(order) - 1]  # something has to be left, or it is float
     place = next((i for i, count in enumerate(counts) if count > 0 and fits(count)), None)
     if place is None:
-        return None, [*trials[:-1], trials[-1].model_copy(update={"why": f"over the budget of {budget.limit:g}"})]
+        return None, [*trials[:-1], _over(trials[-1], budget)]
     low, high = counts[place - 1] if place else 0, counts[place]  # low does not fit, high does
     while high - low > 1:
         middle = (low + high) // 2
@@ -51,6 +55,10 @@ def fitted(shop: Workshop, asked: PrecisionSpec, budget: Budget) -> tuple[Candid
             candidate.discard()
     final = next(t for t in trials if t.float_linears == made[high].float_linears and budget.holds(t))
     return made[high], [*(t for t in trials if t is not final), final]
+
+
+def _over(trial: Trial, budget: Budget) -> Trial:
+    return trial.model_copy(update={"why": f"over the budget of {budget.limit:g}"})
 
 
 def _powers_of_two(below: int) -> list[int]:

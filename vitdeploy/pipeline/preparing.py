@@ -82,8 +82,7 @@ def prepare(
         ExportError: no exporter takes the model, or a graph differs from it.
     """
     with progress.step(f"Load {recipe.model.spec}"):
-        size = recipe.model.image_size or (recipe.preprocess.size if recipe.preprocess else None)
-        model = sources.load(recipe.model, size=size)
+        model = sources.load(recipe.model, size=recipe.image_size)
     preprocess, task = recipe.preprocess or model.preprocess, tasks.settled(recipe.task, model.task)
     # Opened before the minutes of work that come first: a wrong path is told at once.
     calibration = make_calibration(recipe, preprocess) if calibrated else None

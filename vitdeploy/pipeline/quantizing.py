@@ -29,6 +29,9 @@ _FULL_RANGE = 127
 _HALF_RANGE = 64
 """255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
 
+QUANTIZED = ("int8", "int8-dynamic", "fp8")
+"""The precisions that quantize linear by linear, so that some can stay in float."""
+
 FLOAT = "float: "
 """Before the name of a linear that stayed in float, in what the manifest tells of a precision."""
 
@@ -109,10 +112,10 @@ class Quantizer:
         from vitdeploy.quantize.placement import place
         from vitdeploy.quantize.sensitivity import measure
 
-        if precision.kind not in ("int8", "fp8", "int8-dynamic"):
+        if precision.kind not in QUANTIZED:
             raise QuantizeError(
                 f"{precision.kind} quantizes no linear, so there is nothing to compare",
-                fix="Ask for int8, fp8 or int8-dynamic.",
+                fix=f"Ask for {', '.join(QUANTIZED)}.",
             )
         calibration = self._images()
         kept, everything = (place(self.structure, keep)[0] for keep in (precision.keep, ()))

@@ -27,8 +27,7 @@ def rebuild_reference(manifest: Manifest, *, threads: int | None) -> Session:
         MeasureError: it is another model now.
     """
     recipe = manifest.recipe
-    size = recipe.model.image_size or (recipe.preprocess.size if recipe.preprocess else None)
-    model = sources.load(recipe.model, size=size)
+    model = sources.load(recipe.model, size=recipe.image_size)
     if model.digest != manifest.model.digest:
         raise MeasureError(
             f"{recipe.model.spec} is not the model that was exported: its weights differ",

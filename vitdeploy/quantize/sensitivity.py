@@ -9,7 +9,7 @@ import numpy as np
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.graph.model import Graph
-from vitdeploy.graph.noise import MOST_DB, Noise, decibels
+from vitdeploy.graph.noise import Noise, decibels, mean_sqnr_db
 from vitdeploy.graph.structure import Linear
 from vitdeploy.quantize.switched import Own, Switched
 from vitdeploy.session import Array
@@ -60,12 +60,6 @@ def measure(
     return tuple(sorted(found, key=lambda layer: (layer.output_sqnr_db, layer.sqnr_db)))
 
 
-def output_sqnr_db(noises: Mapping[str, Noise]) -> float:
-    """Over all outputs of a model, each weighing the same: of the mean of noise / signal."""
-    shares = [10 ** (-noise.sqnr_db / 10) for noise in noises.values()]
-    return max(-MOST_DB, -10 * float(np.log10(np.mean(shares))))
-
-
 class _Seen:
     """One linear over the batches so far."""
 
@@ -92,7 +86,7 @@ class _Seen:
             role=linear.role,
             block=linear.block,
             sqnr_db=decibels(self._signal, self._noise),
-            output_sqnr_db=output_sqnr_db(self._outputs),
+            output_sqnr_db=mean_sqnr_db(self._outputs.values()),
             agreement=float(np.concatenate(self._agreed).mean()) if self._agreed else None,
             macs=self._numbers // width * depth * width // images,
         )
