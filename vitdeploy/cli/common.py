@@ -25,6 +25,9 @@ _Traceback = Annotated[
 ]
 _COMMON = {"json": _Json, "quiet": _Quiet, "traceback": _Traceback}
 
+EXIT_CODES = {"pass": 0, "fail": 1, "invalid": 3}
+"""Of the gate's verdicts."""
+
 _results: TextIO | None = None
 """Where results go: set once by `run`, which moves stdout itself out of the libraries' reach."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from vitdeploy import targets
 from vitdeploy.artifact import Manifest
-from vitdeploy.errors import MeasureError, SourceError
+from vitdeploy.errors import SourceError
 from vitdeploy.pipeline.preparing import Prepared, prepare
+from vitdeploy.pipeline.reference import require_same_weights
 from vitdeploy.progress import Progress
 
 
@@ -26,9 +27,5 @@ def rebuild(manifest: Manifest, work: Path, progress: Progress, *, calibration: 
         prepared = prepare(recipe, target, work, progress, calibrated=calibration is not None, half=reduced)
     except ImportError as error:
         raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
-    if prepared.model.digest != manifest.model.digest:
-        raise MeasureError(
-            f"{recipe.model.spec} is not the model that was exported: its weights differ",
-            fix="Export it again, or restore the weights.",
-        )
+    require_same_weights(manifest, prepared.model.digest)
     return prepared

@@ -28,9 +28,18 @@ def rebuild_reference(manifest: Manifest, *, threads: int | None) -> Session:
     """
     recipe = manifest.recipe
     model = sources.load(recipe.model, size=recipe.image_size)
-    if model.digest != manifest.model.digest:
+    require_same_weights(manifest, model.digest)
+    return open_reference(model, threads=threads)
+
+
+def require_same_weights(manifest: Manifest, digest: str) -> None:
+    """Refuse a model with other weights than the one that was exported.
+
+    Raises:
+        MeasureError: it has.
+    """
+    if digest != manifest.model.digest:
         raise MeasureError(
-            f"{recipe.model.spec} is not the model that was exported: its weights differ",
+            f"{manifest.recipe.model.spec} is not the model that was exported: its weights differ",
             fix="Export it again, or restore the weights.",
         )
-    return open_reference(model, threads=threads)

@@ -9,7 +9,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import targets, tasks
 from vitdeploy.errors import DataError, QuantizeError
 from vitdeploy.evidence import Sensitivity
-from vitdeploy.pipeline.quantizing import Quantizer
+from vitdeploy.pipeline.quantizing import QUANTIZED, Quantizer
 from vitdeploy.pipeline.rebuilding import rebuild
 from vitdeploy.progress import Progress
 from vitdeploy.quantize.sensitivity import Agreement
@@ -19,8 +19,6 @@ from vitdeploy.session import Array
 IMAGES = 8
 """Noise is in every image, so few are enough: over draws of 8 the figure of a linear has a standard deviation of 1.2 dB
 in the median and 1.8 dB at most (Fashion-MNIST ViT, int8)."""
-
-_MEASURED = ("int8", "fp8", "int8-dynamic")
 
 
 def sensitivity(path: Path, calibration: str | None, progress: Progress, *, images: int = IMAGES) -> Sensitivity:
@@ -47,7 +45,7 @@ def sensitivity(path: Path, calibration: str | None, progress: Progress, *, imag
             "sensitivity is measured on calibration images, and the recipe names none",
             fix="Give --calibration DATA (a folder of images is enough).",
         )
-    kind = manifest.target.precision if manifest.target.precision in _MEASURED else "int8"
+    kind = manifest.target.precision if manifest.target.precision in QUANTIZED else "int8"
     precision = PrecisionSpec.model_validate({**manifest.recipe.precision.model_dump(), "kind": kind})
     dialect = targets.find(manifest.recipe.target).dialect()
     with tempfile.TemporaryDirectory(prefix="vitdeploy-sensitivity-") as work:

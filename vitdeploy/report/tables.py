@@ -153,7 +153,7 @@ def sensitivity(found: Sensitivity) -> Table:
         table.add_row(escape(layer.name), *figures, bar, agrees, three_digits(layer.macs / 1e6))
     notes = [f"on {found.images} images of {found.calibration}; 10 dB less is ten times the noise in the outputs"]
     if len(found.layers) > _MOST_ROWS:
-        notes.insert(0, f"and {len(found.layers) - _MOST_ROWS} linears that cost less: --json")
+        notes.insert(0, f"less than these cost {len(found.layers) - _MOST_ROWS} more: --json")
     return _noted(table, notes)
 
 

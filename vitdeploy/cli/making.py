@@ -1,0 +1,80 @@
+"""Commands that make artifacts: export, compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitdeploy.cli import options
+from vitdeploy.cli.app import app
+from vitdeploy.cli.common import command
+from vitdeploy.cli.console import Console
+
+
+@command(app)
+def export(
+    console: Console,
+    model: options.Model,
+    target: options.Target = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    max_drop: options.MaxDrop = None,
+    weights: options.Weights = None,
+    calibration: options.Calibration = None,
+    batch: options.Batch = None,
+    image_size: options.ImageSize = None,
+    task: options.Task = None,
+    input_form: options.InputForm = None,
+    recipe: options.Recipe = None,
+    output: options.Out = None,
+    force: options.Force = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks.")
+    ] = False,
+) -> None:
+    """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
+
+    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION.
+    """
+    if target is None and recipe is None:
+        raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
+    from vitdeploy import recipe as recipes
+    from vitdeploy.cli import views
+    from vitdeploy.pipeline.export import default_folder
+    from vitdeploy.pipeline.export import export as run_export
+
+    settled = recipes.compose(
+        model,
+        base=recipes.read(recipe) if recipe is not None else None,
+        target=target,
+        device=device,
+        precision=precision,
+        max_drop=max_drop,
+        weights=weights,
+        calibration=calibration,
+        batch=batch,
+        image_size=image_size,
+        task=task,
+        input_form=input_form,
+    )
+    result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
+    console.show(result, *views.exported(result))
+
+
+@command(app, "compile")
+def compile_(
+    console: Console,
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
+    ],
+    output: options.Out = None,
+    force: options.Force = False,
+) -> None:
+    """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
+    from vitdeploy.cli import views
+    from vitdeploy.pipeline.compiling import compile_bundle
+
+    result = compile_bundle(bundle, output, console, force=force)
+    console.show(result, *views.exported(result))

@@ -1,0 +1,160 @@
+"""Commands that give evidence, and judge it: inspect, bench, eval, debug, gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitdeploy.cli import options
+from vitdeploy.cli.app import app
+from vitdeploy.cli.common import EXIT_CODES, command
+from vitdeploy.cli.console import Console
+
+
+@command(app)
+def inspect(
+    console: Console,
+    artifact: options.Artifact,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Quantize each linear alone and show what it costs, worst first.")
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Images for --sensitivity. Default: the recipe's.", show_default=False),
+    ] = None,
+) -> None:
+    """Show the model's structure and the audit: attention fused k of n with reasons, precision of linears, sizes."""
+    if calibration is not None and not sensitivity:
+        raise typer.BadParameter("only --sensitivity looks at images.", param_hint="--calibration")
+    from vitdeploy.cli import views
+    from vitdeploy.pipeline.prove import inspect as run_inspect
+
+    result = run_inspect(artifact)
+    if sensitivity:
+        from vitdeploy.pipeline.sensing import sensitivity as run_sensitivity
+
+        result = result.model_copy(update={"sensitivity": run_sensitivity(artifact, calibration, console)})
+    console.show(result, *views.inspected(result))
+
+
+@command(app)
+def bench(
+    console: Console,
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="One artifact or several of one model.", show_default=False)
+    ],
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
+    ] = None,
+    threads: options.Threads = None,
+) -> None:
+    """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
+    from vitdeploy.pipeline.prove import bench as run_bench
+    from vitdeploy.report import tables
+
+    result = run_bench(artifacts, console, seconds=seconds, threads=threads)
+    console.show(result, tables.bench(result))
+
+
+@command(app, "eval")
+def eval_(
+    console: Console,
+    artifact: options.Artifact,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled images in the form of the task (docs/tasks.md): one sub-folder per class, images/ with "
+            "masks/, depth/ or annotations.json, an .npz, or demo:digits. Default: the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+) -> None:
+    """Measure accuracy against FP32 PyTorch on the same samples, paired."""
+    from vitdeploy.pipeline.evaluating import evaluate
+    from vitdeploy.report import tables
+
+    result = evaluate(artifact, data, console, limit=limit)
+    console.show(result, tables.evaluation(result))
+
+
+@command(app)
+def debug(
+    console: Console,
+    artifact: options.Artifact,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Images; labels are not needed. Default: the recipe's.", show_default=False),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many to look at.")] = 8,
+) -> None:
+    """Find where FP32 and the artifact part: tensor by tensor at block ends, then inside the first that is off."""
+    from vitdeploy.pipeline.debugging import debug as run_debug
+    from vitdeploy.report import tables
+
+    result = run_debug(artifact, data, console, images=images)
+    console.show(result, tables.divergence(result))
+
+
+@command(app)
+def gate(
+    console: Console,
+    artifact: options.Artifact,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Compare speed with this artifact (interleaved) or saved baseline.",
+            show_default=False,
+        ),
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the evidence as a baseline to commit.", show_default=False),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="PP", help="Largest accuracy drop, in points.", show_default=False)
+    ] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(metavar="X", help="Least speed-up over FP32 PyTorch.", show_default=False)
+    ] = None,
+    max_slowdown: Annotated[
+        float | None,
+        typer.Option(metavar="PCT", help="Largest slow-down against --baseline, in percent.", show_default=False),
+    ] = None,
+    min_fused: Annotated[
+        float | None,
+        typer.Option(metavar="PCT", help="Least share of fused attention sites, in percent.", show_default=False),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.", show_default=False)] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table for a pull request.", show_default=False)
+    ] = None,
+) -> None:
+    """Judge the stored evidence: pass (exit 0), fail (1), or invalid (3) when it cannot be decided.
+
+    Limits come from the recipe; flags win. Run eval and bench first.
+    """
+    from vitdeploy.pipeline.gating import gate as run_gate
+    from vitdeploy.report import tables
+
+    limits = {
+        "max_drop_pp": max_drop,
+        "min_speedup": min_speedup,
+        "max_slowdown_pct": max_slowdown,
+        "min_fused_pct": min_fused,
+    }
+    result = run_gate(
+        artifact,
+        limits,
+        console,
+        baseline=baseline,
+        save_baseline=save_baseline,
+        junit_file=junit,
+        markdown_file=markdown,
+    )
+    console.show(result, tables.gate(result))
+    raise typer.Exit(EXIT_CODES[result.verdict])
