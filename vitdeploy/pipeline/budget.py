@@ -28,12 +28,13 @@ _BETTER_THAN_CHANCE = 2.0
 
 @dataclass(frozen=True)
 class _Answers:
-    """What one side said about the images, as the task reads its outputs (None: not finite), and which were right.
+    """What one side said about the images, as the task reads its outputs; which were finite, and which were right.
 
     `batches` and `classes` are how many of each there were.
     """
 
-    said: list[Array | None]
+    said: list[Array]
+    finite: Array
     right: Array | None
     batches: int
     classes: int
@@ -55,7 +56,7 @@ class Budget:
         self._progress = progress
         self._emulated = emulated
         self._task = tasks.find(shop.prepared.task)
-        self._stream, self._labelled = judged(shop.recipe, shop.prepared.preprocess, shop.prepared.labels)
+        self._stream = judged(shop.recipe, shop.prepared.preprocess, shop.prepared.labels)
 
     def judge(self, candidate: Candidate) -> Trial:
         """What the candidate loses."""
@@ -65,8 +66,8 @@ class Budget:
         if expected.right is not None and found.right is not None:
             by, lost = "labels", float(expected.right.mean() - found.right.mean())
         else:
-            pairs = zip(expected.said, found.said, strict=True)
-            lost = 1 - float(np.mean([0.0 if a is None or b is None else self._task.alike(a, b) for a, b in pairs]))
+            agreed = self._task.agreed(expected.said, found.said, (expected.finite, found.finite))
+            lost = 1 - float(agreed.mean())
         return Trial(
             precision=candidate.kind,
             float_linears=candidate.float_linears,
@@ -82,17 +83,14 @@ class Budget:
     @cached_property
     def _expected(self) -> _Answers:
         found = self._answers(self._reference)
-        if not found.said:
-            raise QuantizeError(
-                "there is no image to judge the precision on", fix="Give --calibration a folder with images."
-            )
         if found.right is not None and found.right.mean() < _BETTER_THAN_CHANCE / found.classes:
             return replace(found, right=None)
         return found
 
     def _answers(self, candidate: Candidate, batches: int | None = None) -> _Answers:
         """About so many batches; of the reference, as many as `_MOST_ANSWER_BYTES` hold."""
-        said: list[Array | None] = []
+        said: list[Array] = []
+        finite: list[Array] = []
         right: list[Array] = []
         classes: set[int] = set()
         size = count = 0
@@ -100,17 +98,22 @@ class Budget:
         with self._open(candidate) as session, self._progress.step(title, JUDGED_IMAGES) as advance:
             for images, labels in islice(self._stream(), batches):
                 outputs = session.run({self._shop.prepared.examples.input_name: images})
-                usable = tasks.finite_samples(outputs)
-                said += [a if ok else None for a, ok in zip(self._task.answers(outputs), usable, strict=True)]
-                if self._labelled and labels is not None and self._shop.prepared.task.kind == "classification":
+                said += self._task.answers(outputs)
+                finite.append(tasks.finite_samples(outputs))
+                if labels is not None and self._shop.prepared.task.kind == "classification":
                     right.append(self._task.statistics(outputs, labels).values["top1"])
                     classes.update(label for label in labels if isinstance(label, int))
                 advance(len(images))
                 count += 1
-                size += sum(a.nbytes for a in said[-len(images) :] if a is not None)
+                size += sum(a.nbytes for a in said[-len(images) :])
                 if batches is None and size > _MOST_ANSWER_BYTES:
                     break
-        return _Answers(said, np.concatenate(right) if right else None, count, max(1, len(classes)))
+        if not said:
+            raise QuantizeError(
+                "there is no image to judge the precision on", fix="Give --calibration a folder with images."
+            )
+        rights = np.concatenate(right) if right else None
+        return _Answers(said, np.concatenate(finite), rights, count, max(1, len(classes)))
 
     def _open(self, candidate: Candidate) -> Session:
         return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._shop.open(candidate)

@@ -97,8 +97,8 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
 
 def judged(
     recipe: Recipe, preprocess: Preprocess, names: tuple[str, ...] | None
-) -> tuple[Callable[[], Iterator[tuple[Array, list[Label] | None]]], bool]:
-    """Batches to judge a precision on, as (images in the graph's form, labels or None), and whether there are labels.
+) -> Callable[[], Iterator[tuple[Array, list[Label] | None]]]:
+    """Batches to judge a precision on, anew at each call: images in the graph's form, and their labels or None.
 
     Labels count where the data has them and they can be the model's class indices.
     """
@@ -116,7 +116,7 @@ def judged(
             if len(images) == size:
                 yield fed(images, preprocess, recipe.target.input), labels if labelled else None
 
-    return stream, labelled
+    return stream
 
 
 def _synthetic(recipe: Recipe, preprocess: Preprocess) -> Calibration:
