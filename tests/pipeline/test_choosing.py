@@ -106,7 +106,7 @@ def test_without_images_auto_loses_no_accuracy_unseen(exported: Export, tmp_path
 def test_what_cannot_run_here_keeps_the_default(exported: Export) -> None:
     found = exported(target="tensorrt", precision="auto")
     assert (found.precision, found.stage) == ("fp16", "bundle")
-    assert found.notes[0].startswith("auto took fp16 without trying others: ")
+    assert found.notes[0].startswith("auto took fp16 without trying others, or judging what it loses: ")
 
 
 def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

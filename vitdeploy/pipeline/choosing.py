@@ -63,7 +63,7 @@ def choose(shop: Workshop, progress: Progress) -> Chosen:
 
 def _default(shop: Workshop, base: str, cannot: Availability) -> Chosen:
     """Nothing can be timed: the target's default is the best guess, and said to be one."""
-    told = f"auto took {base} without trying others: {cannot.why}"
+    told = f"auto took {base} without trying others, or judging what it loses: {cannot.why}"
     return Chosen(shop.make_plain(base), notes=(told,))
 
 
