@@ -90,7 +90,7 @@ def _session(form: Form, prepared: Prepared, path: Path) -> Session:
     graph.save(path)
     threads = environment.available_cores()
     if form.engine == "openvino":
-        return OpenVINOSession(path, "CPU", threads, name=form.name)
+        return OpenVINOSession(path, Engine("CPU", threads), name=form.name)
     return OnnxSession(path, threads=threads, name=form.name)
 
 

@@ -71,11 +71,18 @@ def host() -> Host:
 
 def available_cores() -> int:
     """Cores that this process may run on: its affinity, bounded by the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(usable_cpus())
     quota = _read("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
         cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
     return cores
+
+
+def usable_cpus() -> tuple[int, ...]:
+    """The logical CPUs that this process may run on, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def library_versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy.report import numbers, tables
+from vitdeploy.report import numbers, speed, tables
 from vitdeploy.report.summary import summarize
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def outcome(found: Outcome) -> list[RenderableType]:
     if found.eval is not None:
         shown.append(tables.evaluation(found.eval))
     if found.bench is not None:
-        shown.append(tables.bench(found.bench))
+        shown.append(speed.latencies(found.bench))
     shown.append(tables.gate(found.gate))
     random_weights = found.export.weights == "random"
     summary = summarize(found.audit, found.bench, found.eval, found.gate, random_weights=random_weights)

@@ -20,7 +20,12 @@ def open_reference(model: sources.LoadedModel, *, threads: int | None) -> Sessio
 
 
 def rebuild_reference(manifest: Manifest, *, threads: int | None) -> Session:
-    """The reference of an artifact, refused when it is not the model that was exported.
+    """The reference of an artifact, opened; see `rebuild_model`."""
+    return open_reference(rebuild_model(manifest), threads=threads)
+
+
+def rebuild_model(manifest: Manifest) -> sources.LoadedModel:
+    """The model of an artifact, refused when it is not the one that was exported.
 
     Raises:
         SourceError: the source cannot be had here (a file that moved, a library that is missing).
@@ -34,4 +39,4 @@ def rebuild_reference(manifest: Manifest, *, threads: int | None) -> Session:
             f"{recipe.model.spec} is not the model that was exported: its weights differ",
             fix="Export it again, or restore the weights.",
         )
-    return open_reference(model, threads=threads)
+    return model

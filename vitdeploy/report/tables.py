@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vitdeploy.artifact import Trial
-from vitdeploy.evidence import Audit, Availability, Bench, BlockGroup, Eval, Gate, LinearGroup, Outline, Unfused
+from vitdeploy.evidence import Audit, Availability, BlockGroup, Eval, Gate, LinearGroup, Outline, Unfused
 from vitdeploy.report import numbers
-from vitdeploy.report.numbers import NOTHING, three_digits
+from vitdeploy.report.numbers import NOTHING
 from vitdeploy.report.summary import Summary
 
 _JUDGED = {"labels": "top-1", "agreement": "agreement"}
@@ -31,7 +31,7 @@ def structure(found: Outline) -> Group:
         return Group("no attention site: nothing in it is recognised as a Vision Transformer", linears)
     count = found.blocks[-1].last + 1
     title = Text(f"{count} attention block{'s' if count > 1 else ''}, {found.layernorms} LayerNorms", style="bold")
-    table = _table(None, "blocks", "heads", "queries × keys", *_IN_BLOCKS, right=())
+    table = table_of(None, "blocks", "heads", "queries × keys", *_IN_BLOCKS, right=())
     table.padding = _GAP
     for column in (table.columns[0], *table.columns[3:]):
         column.no_wrap = True
@@ -80,7 +80,7 @@ def _by_role(found: Outline) -> str:
 
 def trials(found: Sequence[Trial]) -> Table:
     """What was tried to lower the precision: what each way lost and gained, and which one was kept."""
-    table = _table(None, "precision", "in float", "points lost", "times float", "", right=(1, 2, 3))
+    table = table_of(None, "precision", "in float", "points lost", "times float", "", right=(1, 2, 3))
     for trial in found:
         table.add_row(
             trial.precision,
@@ -91,14 +91,14 @@ def trials(found: Sequence[Trial]) -> Table:
         )
     judged = next((t for t in found if t.judged_by is not None), None)
     notes = [] if judged is None else [f"points of {_JUDGED[judged.judged_by or '']}, on {judged.images} images"]
-    return _noted(table, notes)
+    return noted(table, notes)
 
 
 def audit(found: Audit) -> Table:
     """What the compiled thing does, attention first."""
     attention = found.attention
     whole = bool(attention.sites) and attention.fused == attention.sites and attention.evidence == "compiled"
-    table = _table(f"{found.target} {found.precision}: what runs", "", "found", right=())
+    table = table_of(f"{found.target} {found.precision}: what runs", "", "found", right=())
     table.add_row("attention fused", Text(numbers.fused(attention), style="bold green" if whole else "bold yellow"))
     for reason, sites in _by_reason(attention.unfused).items():
         others = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
@@ -112,7 +112,7 @@ def audit(found: Audit) -> Table:
         table.add_row("threads", str(found.threads))
     for entry in found.files:
         table.add_row(escape(entry.path), numbers.size(entry.bytes))
-    return _noted(table, found.doubts)
+    return noted(table, found.doubts)
 
 
 def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
@@ -123,20 +123,10 @@ def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
     return found
 
 
-def bench(found: Bench) -> Table:
-    """Latencies side by side; the first run is the reference."""
-    table = _table(f"Latency, {_batch(found)}", "", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up, 95 %")
-    for number, run in enumerate(found.runs):
-        latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
-        compared = "reference" if not number and len(found.runs) > 1 else numbers.speedup(run.speedup)
-        table.add_row(escape(run.name), *latencies, compared)
-    return _noted(table, [f"in doubt: {doubt}" for doubt in found.doubts])
-
-
 def evaluation(found: Eval) -> Table:
     """Accuracy of both sides on the same samples."""
     title = f"{found.task} on {found.n:,} samples"
-    table = _table(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
+    table = table_of(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
     for name, metric in found.metrics.items():
         sides = (f"{value:.2f}" for value in (metric.reference, metric.deployed))
         table.add_row(escape(name), *sides, numbers.drop(metric), f"{metric.upper95:.2f}", metric.unit)
@@ -147,12 +137,12 @@ def evaluation(found: Eval) -> Table:
     if found.nonfinite:
         notes.append(f"{found.nonfinite:,} samples gave NaN or infinity")
     notes += [f"in doubt: {doubt}" for doubt in found.doubts]
-    return _noted(table, notes)
+    return noted(table, notes)
 
 
 def gate(found: Gate) -> Table:
     """The verdict and every check."""
-    table = _table(
+    table = table_of(
         Text.assemble("Gate: ", _status(found.verdict)), "check", "observed", "limit", "", "why", right=(1, 2)
     )
     for check in found.checks:
@@ -163,7 +153,7 @@ def gate(found: Gate) -> Table:
 
 def doctor(found: Mapping[str, Availability]) -> Table:
     """Which targets can run here; if not, why and what to do."""
-    table = _table("Targets", "target", "here", "why not, and what to do", right=())
+    table = table_of("Targets", "target", "here", "why not, and what to do", right=())
     for name, target in found.items():
         sign = Text("yes", style="green") if target.available else Text("no", style="yellow")
         table.add_row(escape(name), sign, escape(". ".join(filter(None, (target.why.rstrip("."), target.fix)))))
@@ -172,14 +162,14 @@ def doctor(found: Mapping[str, Availability]) -> Table:
 
 def summary(found: Summary) -> Table:
     """FP32 and the artifact side by side."""
-    table = _table(None, "", escape(found.reference), escape(found.artifact))
+    table = table_of(None, "", escape(found.reference), escape(found.artifact))
     for row in found.rows:
         colour = _COLOURS.get(row.artifact.lower(), "") if row.label == "verdict" else ""
         table.add_row(row.label, escape(row.reference), Text(row.artifact, style=f"bold {colour}" if colour else ""))
-    return _noted(table, found.notes)
+    return noted(table, found.notes)
 
 
-def _table(title: str | Text | None, *headers: str, right: Sequence[int] | None = None) -> Table:
+def table_of(title: str | Text | None, *headers: str, right: Sequence[int] | None = None) -> Table:
     """A plain table; all columns but the first are numbers unless `right` names those that are."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
     for number, header in enumerate(headers):
@@ -188,7 +178,8 @@ def _table(title: str | Text | None, *headers: str, right: Sequence[int] | None 
     return table
 
 
-def _noted(table: Table, notes: Sequence[str]) -> Table:
+def noted(table: Table, notes: Sequence[str]) -> Table:
+    """The table with lines below it."""
     if notes:
         table.caption = Text("\n".join(notes), style="not dim")
     return table
@@ -196,7 +187,3 @@ def _noted(table: Table, notes: Sequence[str]) -> Table:
 
 def _status(status: str) -> Text:
     return Text(status.upper(), style=f"bold {_COLOURS[status]}")
-
-
-def _batch(found: Bench) -> str:
-    return f"batch {found.runs[0].batch}" if found.runs else "nothing timed"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
-from vitdeploy.session import Array, Feeds
 from vitdeploy.targets import Bundle, Compiled, Target
 from vitdeploy.targets._match import audited, belongs
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession, precision_hint, refused, version
 
 _MODEL = "model.xml"
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
@@ -25,10 +26,23 @@ _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
 
 
 class OpenVINO(Target):
-    """Compile to OpenVINO IR; run on `device` (CPU, GPU, NPU, AUTO)."""
+    """Compile to OpenVINO IR; run on `device` (CPU, GPU, NPU, AUTO).
+
+    `streams`: inferences at a time, where the device lets one choose; None leaves it to the hint (latency: 1).
+    """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     device: str = "CPU"
+    streams: Annotated[int, Field(ge=1)] | None = None
+    hint: Literal["latency", "throughput"] = "latency"
+
+    @model_validator(mode="after")
+    def _options_fit_the_device(self) -> OpenVINO:
+        if self.streams is not None and not self.device.startswith(("CPU", "GPU")):
+            raise ValueError(f"streams cannot be chosen on {self.device}: leave them out, or use hint: throughput")
+        if self.threads is not None and not self.device.startswith(("CPU", "AUTO")):
+            raise ValueError(f"threads are the CPU's, and {self.device} has none to choose: leave them out")
+        return self
 
     def unavailable(self) -> Availability | None:
         """Why it cannot run here: the library, or the device, is missing."""
@@ -38,13 +52,15 @@ class OpenVINO(Target):
             )
         import openvino as ov
 
-        devices = [*ov.Core().available_devices, "AUTO"]
-        if self.device not in devices and self.device not in {d.partition(".")[0] for d in devices}:
-            return Availability(
-                available=False,
-                why=f"OpenVINO finds no device {self.device} here (it finds {', '.join(devices)})",
-                fix="Install the device's driver, or use --device CPU.",
-            )
+        here = [*ov.Core().available_devices, "AUTO"]
+        known = {*here, *(device.partition(".")[0] for device in here)}
+        for device in filter(None, re.split("[:,]", self.device)):  # AUTO:GPU,CPU names its candidates
+            if device not in known:
+                return Availability(
+                    available=False,
+                    why=f"OpenVINO finds no device {device} here (it finds {', '.join(here)})",
+                    fix="Install the device's driver, or use --device CPU.",
+                )
         return None
 
     def dialect(self) -> Dialect:
@@ -59,19 +75,23 @@ class OpenVINO(Target):
         """
         import openvino as ov
 
+        if "NPU" in self.device and not bundle.batch.static:
+            raise CompileError(
+                f"NPUs take static shapes only, not a batch of {bundle.batch}", fix="Give --batch N, one size."
+            )
         try:
             model = ov.Core().read_model(bundle.graph)
             # Half-precision weights would save disk and change numbers behind the user's back.
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
-            _compile(workdir / _MODEL, self.device, self.threads)
+            self.engine().compile(workdir / _MODEL)
         except RuntimeError as error:
-            raise _refused(error) from error
-        return Compiled(workdir, _MODEL, _engine())
+            raise refused(error) from error
+        return Compiled(workdir, _MODEL, version())
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the runtime model: what each kernel is, in which precision, and which nodes it was made from."""
         threads = self.threads or available_cores()
-        model = _compile(compiled.folder / compiled.runs, self.device, threads)
+        model = self.engine(threads).compile(compiled.folder / compiled.runs)
         kernels = list(_kernels(model.get_runtime_model()))
         fused, reasons = _fused_sites(bundle.structure, kernels, threads)
         layers = _linear_precisions(bundle.structure, kernels)
@@ -82,42 +102,17 @@ class OpenVINO(Target):
         )  # fmt: skip
 
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> OpenVINOSession:
-        """Open with the latency hint: one stream over all threads."""
+        """Open with the hint; for latency that is one stream over all threads."""
         self.require()
-        path = compiled.folder / compiled.runs
-        return OpenVINOSession(path, self.device, threads or self.threads, name=f"openvino-{precision}")
+        return OpenVINOSession(compiled.folder / compiled.runs, self.engine(threads), name=f"openvino-{precision}")
 
+    def open_plain(self, graph: Path, threads: int | None) -> OpenVINOSession:
+        """Open an ONNX file as it is, to compare with; float32."""
+        return OpenVINOSession(graph, self.engine(threads), name="openvino-fp32 (plain)")
 
-class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
-    """A compiled model with one inference request."""
-
-    def __init__(self, path: Path, device: str, threads: int | None, *, name: str) -> None:
-        model = _compile(path, device, threads)
-        self._request = model.create_infer_request()
-        self._names = [output.get_any_name() for output in model.outputs]
-        self.name = name
-        self.threads: int | None = _property(model, "INFERENCE_NUM_THREADS") or threads
-        self.effective: Mapping[str, str] = {
-            "engine": _engine(),
-            "device": device,
-            "streams": str(_property(model, "NUM_STREAMS")),
-            "inference_precision": _precision_hint(model),
-        }
-
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, copied to arrays of the caller's."""
-        result = self._request.infer(dict(feeds), share_inputs=True)
-        return {name: result[index] for index, name in enumerate(self._names)}
-
-    def close(self) -> None:
-        """Free the request and with it the model."""
-        del self._request
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
+    def engine(self, threads: int | None = None) -> Engine:
+        """How OpenVINO is asked to run; `threads` wins over the recipe's."""
+        return Engine(self.device, threads or self.threads, self.streams, self.hint)
 
 
 class _Kernel:
@@ -185,45 +180,6 @@ def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> dict[str
 
 
 def _doubts(model: Any) -> Iterator[str]:
-    effective = _precision_hint(model)
+    effective = precision_hint(model)
     if effective != "f32":
         yield f"asked for f32, the engine computes in {effective}"
-
-
-def _compile(path: Path, device: str, threads: int | None) -> Any:
-    """Compile for latency in float32: on CPUs with AMX the default is bfloat16, which nobody asked for."""
-    import openvino as ov
-
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if device.startswith("CPU"):
-        config["INFERENCE_NUM_THREADS"] = threads or available_cores()
-    try:
-        return ov.Core().compile_model(path, device, config)
-    except RuntimeError as error:
-        raise _refused(error) from error
-
-
-def _engine() -> str:
-    """Name and version, without the build's commit and branch."""
-    import openvino as ov
-
-    return f"openvino {ov.__version__.partition('-')[0]}"
-
-
-def _refused(error: Exception) -> CompileError:
-    reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return CompileError(
-        f"OpenVINO refuses the graph: {reason.strip()[:200]}", fix="Try another --precision or --device."
-    )
-
-
-def _property(model: Any, name: str) -> Any:
-    try:
-        return model.get_property(name)
-    except RuntimeError:
-        return None
-
-
-def _precision_hint(model: Any) -> str:
-    hint = _property(model, "INFERENCE_PRECISION_HINT")
-    return "unknown" if hint is None else str(hint.get_type_name() if hasattr(hint, "get_type_name") else hint)
