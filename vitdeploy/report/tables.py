@@ -132,7 +132,9 @@ def bench(found: Bench) -> Table:
         latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
         compared = "reference" if not number and len(found.runs) > 1 else numbers.speedup(run.speedup)
         table.add_row(escape(run.name), *latencies, compared)
-    return _noted(table, [f"in doubt: {doubt}" for doubt in found.doubts])
+    notes = [numbers.device_time(told) for told in found.device]
+    notes += [numbers.power(found.power)] if found.power is not None else []
+    return _noted(table, [*(f"in doubt: {doubt}" for doubt in found.doubts), *notes])
 
 
 def evaluation(found: Eval) -> Table:
