@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy.cli import options
+from vitdeploy.cli import device, options
 from vitdeploy.cli.common import command, run
 from vitdeploy.cli.console import Console
+from vitdeploy.cli.hosts import hosts
 
 app = typer.Typer(
     name="vitdeploy",
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(device.app, name="device", hidden=True)
 
 
 def _version(wanted: bool) -> None:
@@ -58,6 +60,7 @@ def export(
     task: options.Task = None,
     input_form: options.InputForm = None,
     recipe: options.Recipe = None,
+    host: options.Host = None,
     output: options.Out = None,
     force: options.Force = False,
     verify: Annotated[
@@ -66,7 +69,8 @@ def export(
 ) -> None:
     """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
 
-    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION.
+    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION. With --host it is exported here and
+    compiled there.
     """
     if target is None and recipe is None:
         raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
@@ -89,7 +93,13 @@ def export(
         task=task,
         input_form=input_form,
     )
-    result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
+    out = output or default_folder(settled)
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        result = commands.export_for(commands.find(host), settled, out, console, force=force, verify=verify)
+    else:
+        result = run_export(settled, out, console, force=force, verify=verify)
     console.show(result, *views.exported(result))
 
 
@@ -99,14 +109,20 @@ def compile_(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
     ],
+    host: options.Host = None,
     output: options.Out = None,
     force: options.Force = False,
 ) -> None:
-    """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
+    """Finish on this device (or --host) what export could only prepare elsewhere. Default: in the bundle's folder."""
     from vitdeploy.cli import views
     from vitdeploy.pipeline.compiling import compile_bundle
 
-    result = compile_bundle(bundle, output, console, force=force)
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        result = commands.compile_on(commands.find(host), bundle, output, console, force=force)
+    else:
+        result = compile_bundle(bundle, output, console, force=force)
     console.show(result, *views.exported(result))
 
 
@@ -130,12 +146,18 @@ def bench(
         float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
     ] = None,
     threads: options.Threads = None,
+    host: options.Host = None,
 ) -> None:
     """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
     from vitdeploy.pipeline.prove import bench as run_bench
     from vitdeploy.report import tables
 
-    result = run_bench(artifacts, console, seconds=seconds, threads=threads)
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        result = commands.bench_on(commands.find(host), artifacts, console, seconds=seconds, threads=threads)
+    else:
+        result = run_bench(artifacts, console, seconds=seconds, threads=threads)
     console.show(result, tables.bench(result))
 
 
@@ -153,12 +175,39 @@ def eval_(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the reference answered elsewhere, from --save-reference: for devices without PyTorch.",
+            show_default=False,
+        ),
+    ] = None,
+    save_reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only let the reference answer, and keep that.", show_default=False),
+    ] = None,
+    host: options.Host = None,
 ) -> None:
-    """Measure accuracy against FP32 PyTorch on the same samples, paired."""
-    from vitdeploy.pipeline.evaluating import evaluate
+    """Measure accuracy against FP32 PyTorch on the same samples, paired.
+
+    With --host the reference answers here, the artifact there.
+    """
+    from vitdeploy.pipeline import evaluating
     from vitdeploy.report import tables
 
-    result = evaluate(artifact, data, console, limit=limit)
+    if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
+        raise typer.BadParameter("give only one of them.", param_hint="--reference, --save-reference and --host")
+    if save_reference is not None:
+        saved = evaluating.save_reference(artifact, data, save_reference, console, limit=limit)
+        console.show(saved, f"{saved.samples:,} answers of {saved.name} in {save_reference}")
+        return
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        result = commands.evaluate_on(commands.find(host), artifact, data, console, limit=limit)
+    else:
+        result = evaluating.evaluate(artifact, data, console, limit=limit, reference=reference)
     console.show(result, tables.evaluation(result))
 
 
@@ -310,6 +359,9 @@ def doctor(console: Console) -> None:
 
     result = run_doctor()
     console.show(result, *views.doctor(result))
+
+
+command(app)(hosts)
 
 
 @command(app)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vitdeploy.pipeline.predict import Prediction
     from vitdeploy.pipeline.reporting import Reported
     from vitdeploy.pipeline.run import Outcome
+    from vitdeploy.remote.listing import Listing
+    from vitdeploy.remote.messages import Probe
 
 _PERCENT_DIGITS = 1
 _FIRST = 4  # numbers of a vector that are shown
@@ -100,6 +102,41 @@ def doctor(found: Diagnosis) -> list[RenderableType]:
     ):
         host.add_row(f"  {label}", escape(value))
     return [tables.doctor({**found.targets, **export}), host]
+
+
+def hosts(found: Listing) -> list[RenderableType]:
+    """One line a host, and below it what it is."""
+    if not found.hosts:
+        return [f"no host is named in {escape(found.file)}; one a line: NAME: ssh://USER@HOST"]
+    shown: list[RenderableType] = []
+    for host in found.hosts:
+        colour = {"ready": "green", "busy": "yellow"}.get(host.state, "red")
+        shown.append(Text.assemble((host.name, "bold cyan"), f"  {host.url}  ", (host.state, colour)))
+        told = ". ".join(filter(None, (host.why.rstrip("."), host.fix)))
+        shown += [Text(f"  {told}")] if told else []
+        shown += [Text(f"  {line}") for line in _device(host.device)] if host.device else []
+    return shown
+
+
+def _device(probe: Probe) -> list[str]:
+    """What a device is, what it can do, and how it is."""
+    state, host = probe.condition, probe.doctor.host
+    l4t = f"L4T {state.l4t}" + (f" (JetPack {state.jetpack})" if state.jetpack else "") if state.l4t else ""
+    tensorrt = f"TensorRT {state.tensorrt}" if state.tensorrt else ""
+    can = [name for name, target in probe.doctor.targets.items() if target.available]
+    figures = (
+        (state.power_mode, "power mode {}"),
+        (state.temperature_c, "{:.0f} °C"),
+        (state.cpu_mhz, "CPU {:.0f} MHz"),
+        (state.gpu_mhz, "GPU {:.0f} MHz"),
+        (state.memory_free_gib, "{:.1f} GiB memory free"),
+        (state.disk_free_gib, "{:.1f} GiB disk free"),
+    )
+    return [
+        ", ".join(filter(None, (state.module or host.cpu, l4t, tensorrt, f"Python {host.python}"))),
+        f"vitdeploy {probe.version} for {', '.join(can) or 'no target'}",
+        ", ".join(form.format(value) for value, form in figures if value is not None),
+    ]
 
 
 def recipes(found: Mapping[str, str]) -> list[RenderableType]:

@@ -92,12 +92,15 @@ def compiled_of(artifact: Artifact) -> Compiled:
 
 
 def finish(
-    folder: Path, manifest: Manifest, target: Target, progress: Progress, out: Path
+    folder: Path, manifest: Manifest, target: Target, progress: Progress, out: Path, *, here: bool = True
 ) -> tuple[Manifest, list[str]]:
     """Compile and audit in `folder` when the target can here, seal the folder, and store the audit.
 
-    `out` is where the folder will be, for what users are told to do with it.
+    `out` is where the folder will be, for what users are told to do with it. Not `here`: another machine compiles it.
     """
+    if not here:
+        artifacts.seal(folder, manifest)
+        return manifest, []
     missing = target.unavailable()
     if missing is not None:
         if not target.built_on_device:

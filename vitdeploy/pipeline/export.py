@@ -23,14 +23,19 @@ from vitdeploy.targets import Target
 EXAMPLE = "reference/example.npz"
 
 
-def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False) -> Exported:
+def export(
+    recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False, elsewhere: str = ""
+) -> Exported:
     """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
+
+    With the name of another machine in `elsewhere` it is a bundle in any case: the target need not be here, and what
+    this machine would be faster at decides nothing.
 
     Raises:
         VitdeployError: with nothing left behind.
     """
     started = time.monotonic()
-    target, asked = _settle(recipe)
+    target, asked = _settle(recipe, elsewhere)
     recipe = _complete(recipe, asked)
     artifacts.refuse_existing(out, force=force)
     with artifacts.staged(out, force=force) as folder:
@@ -39,7 +44,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         reduced = asked != "fp32"
         prepared = prepare(recipe, target, work, progress, calibrated=reduced, half=reduced, verify=verify)
         recipe = recipe.model_copy(update={"task": prepared.task})
-        chosen = choose(Workshop(prepared, recipe, target, work, progress), progress)
+        chosen = choose(Workshop(prepared, recipe, target, work, progress), progress, elsewhere)
         found = chosen.candidate
         found.move(folder)
         examples = prepared.examples
@@ -66,7 +71,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         save_example(folder / EXAMPLE, examples, recipe.target.input)
         shutil.rmtree(work)
         manifest = manifest.model_copy(update={"graph_parity": parity})
-        manifest, notes = finish(folder, manifest, target, progress, out)
+        manifest, notes = finish(folder, manifest, target, progress, out, here=not elsewhere)
     notes = [*chosen.notes, *notes]
     if verify and found.kind != "fp32":
         told = "--verify compared the passes before quantization; those behind it change what FP32 computes"
@@ -76,7 +81,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
     return summary(out, manifest, time.monotonic() - started, notes)
 
 
-def _settle(recipe: Recipe) -> tuple[Target, str]:
+def _settle(recipe: Recipe, elsewhere: str) -> tuple[Target, str]:
     """Find the target and the precision, and refuse early what would fail late."""
     target = targets.find(recipe.target)
     precision = recipe.precision.kind or target.default_precision
@@ -84,7 +89,7 @@ def _settle(recipe: Recipe) -> tuple[Target, str]:
         target.check_precision(precision)
     if recipe.precision.max_drop_pp is not None:
         _check_budget(recipe, precision)
-    if not target.built_on_device:
+    if not elsewhere and not target.built_on_device:
         target.require()
     if precision in ("int8", "fp8") and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
         raise QuantizeError(
