@@ -31,9 +31,9 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.passes import order
+from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.preparing import Prepared, prepare
-from vitdeploy.pipeline.prove import evaluate
 from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
