@@ -52,6 +52,11 @@ class Host(BaseModel):
         """
         return bool({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"} & set(self.isa))
 
+    @property
+    def bfloat16_dot_product(self) -> bool:
+        """Whether products of bfloat16 are one instruction, so that computing in it is more than storing in it."""
+        return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(self.isa))
+
 
 def host() -> Host:
     """This host."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -67,8 +68,8 @@ def test_an_operator_that_meant_something_else_refuses_it() -> None:
     scale = np.array([1, 2, 3, 4], np.float32)
     graph = parsed(model("y = GroupNormalization<num_groups = 2>(x, s, s)", 23), s=scale)
     result = apply(DeclareOpset(opset=20), graph)
-    assert (result.fired, list(result.refused.values())) == (0, ["GroupNormalization means something else at opset 20"])
-    assert apply(DeclareOpset(opset=21), graph).fired == 1
+    assert (result.fired, list(result.refused.values())) == (1, ["GroupNormalization means something else at opset 20"])
+    assert graph.opset == 21
 
 
 def test_attributes_that_opset_20_does_not_know_go() -> None:
@@ -78,6 +79,20 @@ def test_attributes_that_opset_20_does_not_know_go() -> None:
     assert apply(DeclareOpset(opset=20), graph).fired == 1
     assert [set(node.attributes) & {"block_size"} for node in graph.nodes] == [set(), set()]
     assert np.array_equal(run(graph, X)["y"], reference)
+
+
+def test_types_and_blocks_keep_it_as_high_as_they_need() -> None:
+    body = "d = DequantizeLinear<axis = 0, block_size = 2>(w, s) y = Add(x, d)"
+    graph = parsed(model(body, 23), w=np.zeros(4, np.int8), s=np.ones(2, np.float32))
+    assert apply(DeclareOpset(opset=20), graph).fired == 1
+    assert (graph.opset, graph.model.ir_version) == (21, 10)
+    assert next(iter(graph.nodes)).attributes.get_int("block_size") == 2
+    body = "d = DequantizeLinear<axis = 0>(w, s) y = Add(x, d)"
+    graph = parsed(model(body, 23), w=np.zeros(4, np.int8), s=np.ones(4, np.float32))
+    codes = graph.initializer(np.zeros(4, ml_dtypes.int4), "codes")
+    next(iter(graph.nodes)).replace_input_with(0, codes)
+    result = apply(DeclareOpset(opset=20), graph)
+    assert (graph.opset, list(result.refused.values())) == (21, ["DequantizeLinear takes no int4 at opset 20"])
 
 
 def test_an_opset_that_is_low_enough_stays() -> None:

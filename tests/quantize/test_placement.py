@@ -6,7 +6,7 @@ import pytest
 
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.structure import Linear, Role, Structure
-from vitdeploy.quantize.placement import place
+from vitdeploy.quantize.placement import place, with_range
 
 
 def structure(*linears: tuple[str, Role]) -> Structure:
@@ -61,3 +61,13 @@ def test_nothing_to_quantize_is_an_error(linears: tuple[tuple[str, Role], ...]) 
         place(structure(*linears), ())
     with pytest.raises(QuantizeError, match="no linear to quantize"):
         place(VIT, ("*",))
+
+
+def test_a_linear_whose_input_is_zero_on_all_images_has_no_range() -> None:
+    placed, kept = place(VIT, ())
+    inputs = {node: f"x{number}" for number, linear in enumerate(placed) for node in linear.nodes}
+    ranged, floats = with_range(placed, kept, inputs, {"x1"})
+    assert [linear.name for linear in placed if linear not in ranged] == [placed[1].name]
+    assert floats == {**kept, placed[1].name: "its input is 0 on every calibration image: there is no range"}
+    with pytest.raises(QuantizeError, match="inputs of all linears are 0"):
+        with_range(placed, kept, inputs, set(inputs.values()))

@@ -47,6 +47,7 @@ class Dialect:
             the weights, where that breaks the Q/DQ pairs: the three then multiply in FP16. Not for ONNX Runtime, which
             would copy each part out of the packed result.
         activation_codes: of quantized activations.
+        int8_weight_group: inputs that share a scale where only the weight is INT8; None: one for each output channel.
         half_around: whether everything that is not quantized is float16.
         fused_attention: what attention is padded to, where a fused kernel is particular; None where it is not.
     """
@@ -56,6 +57,7 @@ class Dialect:
     int8_linears: Literal["qdq", "integer"] = "qdq"
     packed_qkv: bool = True
     activation_codes: Literal["uint8", "int8"] = "uint8"
+    int8_weight_group: int | None = None
     half_around: bool = False
     fused_attention: FusedAttention | None = None
 

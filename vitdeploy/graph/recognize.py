@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
-from vitdeploy.graph.model import Graph, constant, dims, producer
+from vitdeploy.graph.model import Graph, constant, dims, only_consumer, producer
 from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure
 
 # Between a linear and the operator that gives it its role stand only these: they move or shift numbers, no more.
@@ -108,7 +108,15 @@ def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
             weight=weight,
             size=_size(node, weight),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
+            bias=_bias_add(node),
         )
+
+
+def _bias_add(node: ir.Node) -> str:
+    add = only_consumer(node.outputs[0], "Add")
+    if add is None or all(constant(v) is None for v in add.inputs):
+        return ""
+    return add.name or ""
 
 
 def weight_of(node: ir.Node) -> tuple[int, ...] | None:

@@ -87,11 +87,6 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
         fed = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
         return CompileError(f"{self._file} does not run on {fed}: {_first_line(error)}", fix=_CHECK)
 
-    def input_dtype(self, name: str) -> type[np.generic]:
-        """What the input takes: pixels may come as uint8, all else is float32."""
-        types = {value.name: value.type for value in self._session.get_inputs()}
-        return np.uint8 if types[name] == "tensor(uint8)" else np.float32
-
     def end_profile(self) -> Path:
         """Stop profiling; the JSON file of executed kernels."""
         return Path(self._session.end_profiling())

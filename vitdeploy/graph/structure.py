@@ -55,6 +55,8 @@ class Linear(_Entry):
     """K x N: what it multiplies sums K numbers for each of N results, whatever the weight's layout."""
     initializer: str = ""
     """The weight's name: OpenVINO names a kernel that makes a graph output after that output, not after its node."""
+    bias: str = ""
+    """The Add behind it, if there is one: OpenVINO names a kernel that adds a bias after that."""
 
 
 class Norm(_Entry):

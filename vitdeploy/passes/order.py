@@ -13,6 +13,7 @@ from vitdeploy.passes.fold_constants import FoldConstants
 from vitdeploy.passes.fold_layer_scale import FoldLayerScale
 from vitdeploy.passes.fold_norm_scale import FoldNormScale
 from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
+from vitdeploy.passes.lower_block_weights import LowerBlockWeights
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_primitives import LowerPrimitives
@@ -62,7 +63,7 @@ def lowering(dialect: Dialect) -> list[Pass]:
     """From the canonical form, quantized or not, to what the target compiles best."""
     attention: Pass = LowerMultihead() if dialect.attention == "multihead" else LowerPrimitives()
     kernel = dialect.fused_attention
-    integer: list[Pass] = [LowerIntegerLinears()] if dialect.int8_linears == "integer" else []
+    integer: list[Pass] = [LowerIntegerLinears(), LowerBlockWeights()] if dialect.int8_linears == "integer" else []
     return [
         FoldNormScale(),  # before the linears change: it looks for the factor right behind the LayerNorm
         *([] if kernel is None else [FitAttention(kernel=kernel)]),  # while an attention is still one node

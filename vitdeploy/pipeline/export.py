@@ -68,7 +68,8 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         shutil.rmtree(work)
         manifest = manifest.model_copy(update={"graph_parity": parity})
         manifest, notes = finish(folder, manifest, target, progress, out)
-    notes = [*chosen.notes, *notes]
+    doubts = [value for key, value in found.record.items() if key.startswith("doubt: ")]
+    notes = [*doubts, *chosen.notes, *notes]
     if verify and found.kind != "fp32":
         told = "--verify compared the passes before quantization; those behind it change what FP32 computes"
         notes = [*notes, told]

@@ -20,9 +20,6 @@ from vitdeploy.session import Array, Session, finite
 if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration
 
-CALIBRATION_IMAGES = 128
-"""32 to 300 images are enough for ranges; the spread between draws of 32 is below 0.1 points."""
-
 JUDGED_IMAGES = 256
 """On which a precision is judged before it is chosen: those that ranges were taken from, and as many that were not."""
 
@@ -80,7 +77,7 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
         return _synthetic(recipe, preprocess)
     dataset = open_dataset(recipe.data.calibration, preprocess, labels=None, need_labels=False, split="calibration")
     size = 1 if recipe.target.batch.min == 1 else recipe.target.batch.min
-    images = min(len(dataset), CALIBRATION_IMAGES)
+    images = min(len(dataset), recipe.data.calibration_images)
     count = images // size
     if count == 0:
         raise QuantizeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from vitdeploy.quantize.sensitivity import Agreement
     from vitdeploy.search import Choice, Judge, Trial
 
+_WEIGHTS = ("int8-weights", "int4-weights")
 _FULL_RANGE = 127
 _HALF_RANGE = 64
 """255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
 
-QUANTIZED = ("int8", "int8-dynamic", "fp8")
+QUANTIZED = ("int8", "int8-dynamic", "fp8", *_WEIGHTS)
 """The precisions that quantize linear by linear, so that some can stay in float."""
 
 FLOAT = "float: "
@@ -80,11 +82,27 @@ class Quantizer:
         Raises:
             QuantizeError: calibration data is missing, or the format cannot hold what the graph computes.
         """
-        from vitdeploy.quantize import Quantized, half
+        made = self._made(precision)
+        if self.calibration is None or precision.kind in ("fp32", "bf16"):
+            return made
+        doubts = {f"doubt: {number}": doubt for number, doubt in enumerate(self._calibration_doubts)}
+        return replace(made, record={**made.record, **doubts})
+
+    @cached_property
+    def _calibration_doubts(self) -> list[str]:
+        return self.calibration.doubts() if self.calibration is not None else []
+
+    def _made(self, precision: PrecisionSpec) -> Quantized:
+        from vitdeploy.quantize import Quantized, bfloat16, half, weights
 
         if precision.kind == "fp16":
             with self._progress.step("Check ranges and convert to float16"):
                 return half.quantize(self._copy(), self.structure, precision, self.calibration)
+        if precision.kind == "bf16":
+            return bfloat16.quantize(self._copy(), self.structure, precision, typed=self.dialect.half_around)
+        if self._weights_only(precision):
+            seen = None if self.calibration is None or self.calibration.synthetic else self.observed
+            return weights.quantize(self._copy(), self.structure, precision, self.dialect, seen)
         if precision.kind == "int8-dynamic":
             return self._dynamic(precision)
         if precision.kind in ("int8", "fp8"):
@@ -101,7 +119,7 @@ class Quantizer:
         is told as well.
 
         Args:
-            precision: int8, fp8 or int8-dynamic.
+            precision: one that quantizes linears.
             images: how many calibration images are looked at, at least.
             agreement: of the model's task.
 
@@ -111,6 +129,7 @@ class Quantizer:
         from vitdeploy.graph.model import Graph
         from vitdeploy.quantize.placement import place
         from vitdeploy.quantize.sensitivity import measure
+        from vitdeploy.search import Choice
 
         if precision.kind not in QUANTIZED:
             raise QuantizeError(
@@ -119,7 +138,10 @@ class Quantizer:
             )
         calibration = self._images()
         kept, everything = (place(self.structure, keep)[0] for keep in (precision.keep, ()))
-        choice = self._chosen.get(precision) or self._searched(precision, self._writer(precision, kept))[1]
+        choice = self._chosen.get(precision)
+        if choice is None:
+            weights_only = self._weights_only(precision)
+            choice = Choice() if weights_only else self._searched(precision, self._writer(precision, kept))[1]
         graph, observed = self.migrated(choice.alpha)
         quantized = Graph(graph.model.clone())
         self._writer(precision, everything)(quantized, observed, choice)
@@ -127,6 +149,11 @@ class Quantizer:
         with self._progress.step(f"Measure {len(everything)} linears one by one", count) as advance:
             batches = islice(calibration.batches(), count)
             return measure(graph, quantized, everything, batches, agreement=agreement, advance=advance), choice
+
+    def _weights_only(self, precision: PrecisionSpec) -> bool:
+        """Whether the graph tells of weights only; with dynamic INT8 the engine then rounds activations by itself."""
+        left_to_the_engine = precision.kind == "int8-dynamic" and self.dialect.int8_linears == "qdq"
+        return precision.kind in _WEIGHTS or left_to_the_engine
 
     def format(self, precision: PrecisionSpec, choice: Choice) -> Format:
         """How this precision writes the Q/DQ pairs of a linear."""
@@ -175,7 +202,7 @@ class Quantizer:
         from vitdeploy.quantize.placement import place
 
         self._images()
-        placed, kept = place(self.structure, precision.keep)
+        placed, kept = self._with_range(*place(self.structure, precision.keep))
         best, choice, record = self._searched(precision, self._writer(precision, placed))
         form = self.format(precision, choice)
         told = {
@@ -184,6 +211,13 @@ class Quantizer:
             "weight_bits": _bits(form.largest_weight),
         }
         return Quantized(best, {**told, **record, **_placement(placed, kept)}, choice.alpha)
+
+    def _with_range(self, placed: list[Linear], kept: dict[str, str]) -> tuple[list[Linear], dict[str, str]]:
+        from vitdeploy.graph.model import operand
+        from vitdeploy.quantize.placement import with_range
+
+        inputs = {n.name or "": operand(n, 0).name or "" for n in self.graph.nodes if n.op_type == "MatMul"}
+        return with_range(placed, kept, inputs, {name for name, seen in self.observed.items() if seen.silent})
 
     def _dynamic(self, precision: PrecisionSpec) -> Quantized:
         """ONNX Runtime's dynamic operator on every placed linear; migrated first, if there are images to learn from."""
@@ -202,10 +236,12 @@ class Quantizer:
 
     def _writer(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> Write:
         """What quantizes these linears in this precision."""
-        from vitdeploy.quantize import dynamic, qdq
+        from vitdeploy.quantize import dynamic, qdq, weights
 
         def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
-            if precision.kind == "int8-dynamic":
+            if self._weights_only(precision):
+                weights.write(graph, _nodes(placed), weights.format_of(precision, self.dialect), observed)
+            elif precision.kind == "int8-dynamic":
                 dynamic.write(graph, _nodes(placed), largest_weight())
             else:
                 qdq.write(graph, _nodes(placed), observed, self.format(precision, choice))

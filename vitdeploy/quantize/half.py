@@ -1,10 +1,14 @@
-"""FP16: weights and activations in half precision, float32 at the graph's edges and where half precision overflows."""
+"""FP16: weights and activations in half precision, float32 at the graph's edges and where half precision overflows.
+
+`convert` changes the types, for `bfloat16` too.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
@@ -29,6 +33,8 @@ from vitdeploy.recipe import PrecisionSpec
 LEAST_HALF_SHARE = 0.5
 """Of the linears' weights, which is of their arithmetic for each token. With less in half precision the casts eat what
 is gained, and "fp16" on the artifact would mislead."""
+
+_LARGEST_BFLOAT16 = (2 - 2**-7) * 2.0**127
 
 
 def quantize(
@@ -70,8 +76,8 @@ def quantize(
     return Quantized(graph, record)
 
 
-def convert(graph: Graph, float32: Collection[str] = ()) -> None:
-    """Convert float32 tensors to float16, in place, but for what the nodes named in `float32` read and write.
+def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.DataType.FLOAT16) -> None:
+    """Convert float32 tensors to `to`, FLOAT16 or BFLOAT16, in place, but for what nodes named in `float32` touch.
 
     A strongly typed TensorRT network takes its precision from these types. LayerNormalization stays one operator, whose
     statistics backends compute in float32 (ONNX's stash_type); written out as primitives it would overflow.
@@ -80,11 +86,11 @@ def convert(graph: Graph, float32: Collection[str] = ()) -> None:
         QuantizeError: a constant that is to be float16 is beyond ±65,504.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph.model)
-    computed = _convert_nodes(graph, float32)
-    _convert_constants(graph, float32)
+    computed = _convert_nodes(graph, float32, to)
+    _convert_constants(graph, float32, to)
     for value in computed:
-        _cast(graph, value, float32)
-    _cast_outputs(graph)
+        _cast(graph, value, float32, to)
+    _cast_outputs(graph, to)
 
 
 def _refuse_mostly_float32(structure: Structure, reasons: Mapping[str, str]) -> None:
@@ -131,34 +137,34 @@ def _explained(graph: Graph, structure: Structure, reasons: Mapping[str, str]) -
     return said
 
 
-def _convert_nodes(graph: Graph, float32: Collection[str]) -> list[ir.Value]:
+def _convert_nodes(graph: Graph, float32: Collection[str], to: ir.DataType) -> list[ir.Value]:
     """Set what nodes compute to its type; all float values that are no constants, in order."""
     computed = [v for v in graph.model.graph.inputs if v.dtype == ir.DataType.FLOAT]
     for node in graph.model.graph.all_nodes():
         half = node.name not in float32
         if half:
-            _convert_attributes(node)
+            _convert_attributes(node, to)
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 if half:
-                    value.type = ir.TensorType(ir.DataType.FLOAT16)  # its own: values share type objects
+                    value.type = ir.TensorType(to)  # its own: values share type objects
                 computed.append(value)
     return computed
 
 
-def _convert_attributes(node: ir.Node) -> None:
+def _convert_attributes(node: ir.Node, to: ir.DataType) -> None:
     """What an attribute says about types: the target of a Cast, the number of a ConstantOfShape."""
     target = node.attributes.get("to")
     if node.op_type == "Cast" and target is not None and target.as_int() == ir.DataType.FLOAT:
-        node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
+        node.attributes["to"] = ir.AttrInt64("to", int(to))
     attribute = node.attributes.get("value")
     if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
         tensor = attribute.as_tensor()
         if tensor.dtype == ir.DataType.FLOAT:
-            node.attributes["value"] = ir.AttrTensor("value", _half(tensor, is_mask=False))
+            node.attributes["value"] = ir.AttrTensor("value", _half(tensor, to, is_mask=False))
 
 
-def _convert_constants(graph: Graph, float32: Collection[str]) -> None:
+def _convert_constants(graph: Graph, float32: Collection[str], to: ir.DataType) -> None:
     """Give every reader the type it wants; a constant with readers of both kinds comes twice."""
     main, masks = graph.model.graph, masked(graph)
     for name, value in list(main.initializers.items()):
@@ -174,15 +180,19 @@ def _convert_constants(graph: Graph, float32: Collection[str]) -> None:
             main.register_initializer(kept)
             for use in full:
                 use.node.replace_input_with(use.idx, kept)
-        value.const_value = _half(tensor, is_mask=name in masks)
-        value.type = ir.TensorType(ir.DataType.FLOAT16)
+        value.const_value = _half(tensor, to, is_mask=name in masks)
+        value.type = ir.TensorType(to)
 
 
 def _wants_float(node: ir.Node, index: int, float32: Collection[str]) -> bool:
     return node.name in float32 or index in FLOAT32_INPUTS.get(node.op_type, ())
 
 
-def _half(tensor: ir.TensorProtocol, *, is_mask: bool) -> ir.TensorProtocol:
+def _half(tensor: ir.TensorProtocol, to: ir.DataType, *, is_mask: bool) -> ir.TensorProtocol:
+    if to == ir.DataType.BFLOAT16:
+        # float32's range but for its last percent: what models write for minus infinity in a mask stays finite.
+        finite = np.clip(tensor.numpy(), -_LARGEST_BFLOAT16, _LARGEST_BFLOAT16)
+        return ir.tensor(np.asarray(finite, ml_dtypes.bfloat16), name=tensor.name)
     numbers = in_half_range(tensor, is_mask=is_mask)
     largest = np.abs(numbers).max(initial=0.0, where=np.isfinite(numbers))
     if largest > LARGEST_HALF:
@@ -192,13 +202,13 @@ def _half(tensor: ir.TensorProtocol, *, is_mask: bool) -> ir.TensorProtocol:
     return ir.tensor(numbers.astype(np.float16), name=tensor.name)
 
 
-def _cast(graph: Graph, value: ir.Value, float32: Collection[str]) -> None:
+def _cast(graph: Graph, value: ir.Value, float32: Collection[str], to: ir.DataType) -> None:
     """Put one Cast behind `value` for all readers that want the other type."""
-    is_half = value.dtype == ir.DataType.FLOAT16
+    is_half = value.dtype == to
     readers = [use for use in value.uses() if _wants_float(use.node, use.idx, float32) == is_half]
     if not readers:
         return
-    cast = _cast_node(value, to_half=not is_half)
+    cast = _cast_node(value, ir.DataType.FLOAT if is_half else to)
     node = value.producer()
     if node is None:
         graph.model.graph.insert_before(graph.model.graph[0], cast)
@@ -209,21 +219,21 @@ def _cast(graph: Graph, value: ir.Value, float32: Collection[str]) -> None:
         use.node.replace_input_with(use.idx, cast.outputs[0])
 
 
-def _cast_outputs(graph: Graph) -> None:
+def _cast_outputs(graph: Graph, to: ir.DataType) -> None:
     main = graph.model.graph
     for index, value in enumerate(main.outputs):
-        if value.dtype != ir.DataType.FLOAT16:
+        if value.dtype != to:
             continue
         name = value.name
         value.name = f"{name}/half"
-        cast = _cast_node(value, to_half=False)
+        cast = _cast_node(value, ir.DataType.FLOAT)
         cast.name, cast.outputs[0].name = f"{name}/to_float", name
         main.append(cast)
         main.outputs[index] = cast.outputs[0]
 
 
-def _cast_node(value: ir.Value, *, to_half: bool) -> ir.Node:
-    dtype, label = (ir.DataType.FLOAT16, "half") if to_half else (ir.DataType.FLOAT, "float")
+def _cast_node(value: ir.Value, dtype: ir.DataType) -> ir.Node:
+    label = "float" if dtype == ir.DataType.FLOAT else "half"
     cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/to_{label}")
     cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
     cast.outputs[0].name = f"{value.name}/{label}"

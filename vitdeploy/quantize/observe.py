@@ -40,6 +40,11 @@ class Observed:
         """The largest magnitude of each channel, (K,)."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
+    @property
+    def silent(self) -> bool:
+        """Whether it was 0 throughout."""
+        return not (self.low.any() or self.high.any())
+
     def divided(self, factor: Array) -> Observed:
         """What would have been seen, had each channel been divided by `factor`, (K,), which is above 0."""
         return Observed(self.low / factor, self.high / factor, (self.rows / factor).astype(np.float32))
@@ -61,11 +66,13 @@ def observe(graph: Graph, tensors: Iterable[str], batches: Iterable[Array], imag
     """
     probe = Graph(graph.model.clone())
     probe.infer_shapes()
-    names = sorted(set(tensors))
-    values = {v.name: v for v in _values(probe)}
+    wanted = set(tensors)
+    values = {v.name or "": v for v in _values(probe) if v.name in wanted}
+    names = list(values)  # in the order of computation: the first that is not finite is where it began
     feed = probe.model.graph.inputs[0].name or ""
+    described = {name: f"{name}, the input of {_readers(values[name])}," for name in names}
     _watch(probe, [values[name] for name in names])
-    found = {name: _Running() for name in names}
+    found = {name: _Running(told) for name, told in described.items()}
     every, rows = max(1, images // SAMPLED_ROWS), max(1, SAMPLED_ROWS // images)
     rng = np.random.default_rng(0)
     count = 0
@@ -76,7 +83,7 @@ def observe(graph: Graph, tensors: Iterable[str], batches: Iterable[Array], imag
             for batch in batches:
                 seen = session.run({feed: batch, _PICK: rng.integers(0, _LARGEST_PICK, rows)})
                 for name in names:
-                    found[name].see(name, count, *(seen[f"{name}/{what}"] for what in ("low", "high", "rows")))
+                    found[name].see(count, *(seen[f"{name}/{what}"] for what in ("low", "high", "rows")))
                     if count % every == 0:
                         found[name].keep(seen[f"{name}/rows"])
                 count += 1
@@ -88,16 +95,17 @@ def observe(graph: Graph, tensors: Iterable[str], batches: Iterable[Array], imag
 class _Running:
     """The observation of one tensor so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: str) -> None:
+        self._told = told
         self._low: Array | None = None
         self._high: Array | None = None
         self._rows: list[Array] = []
 
-    def see(self, name: str, batch: int, low: Array, high: Array, rows: Array) -> None:
+    def see(self, batch: int, low: Array, high: Array, rows: Array) -> None:
         # NaN passes through a maximum in some kernels and not in others: the sampled rows are looked at as well.
         if not all(np.isfinite(a).all() for a in (low, high, rows)):
             raise QuantizeError(
-                f"{name}, the input of a linear, is not finite in calibration batch {batch}",
+                f"{self._told} is not finite in calibration batch {batch}",
                 fix="Check that image, the preprocessing and the weights: no range can be taken from it.",
             )
         self._low = low if self._low is None else np.minimum(self._low, low)
@@ -111,6 +119,10 @@ class _Running:
         assert self._low is not None
         assert self._high is not None
         return Observed(self._low, self._high, np.concatenate(self._rows))
+
+
+def _readers(value: ir.Value) -> str:
+    return ", ".join(sorted({use.node.name or "" for use in value.uses()}))
 
 
 def _values(graph: Graph) -> Iterable[ir.Value]:

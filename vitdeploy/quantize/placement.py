@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 
 from vitdeploy.errors import QuantizeError
@@ -26,6 +27,26 @@ def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], di
     if not placed:
         raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
     return placed, kept
+
+
+def with_range(
+    placed: list[Linear], kept: dict[str, str], inputs: Mapping[str, str], silent: Collection[str]
+) -> tuple[list[Linear], dict[str, str]]:
+    """The same, with linears left in float whose input no image moved: a range of zero says nothing of other images.
+
+    Args:
+        placed: as `place` gives it.
+        kept: likewise.
+        inputs: node of a linear -> its input.
+        silent: inputs that were 0 throughout.
+    """
+    still = {linear.name for linear in placed if any(inputs.get(node) in silent for node in linear.nodes)}
+    placed = [linear for linear in placed if linear.name not in still]
+    if not placed:
+        raise QuantizeError(
+            "the inputs of all linears are 0 on every calibration image", fix="Give --calibration with other images."
+        )
+    return placed, kept | dict.fromkeys(still, "its input is 0 on every calibration image: there is no range")
 
 
 def kept_by(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:

@@ -142,7 +142,7 @@ def _activation_pair(graph: Graph, node: ir.Node, found: Affine) -> ir.Value:
     zero = tape.initializer(ir.tensor(found.zero_point, name=f"{x.name}/zero_point"))
     codes = tape.op("QuantizeLinear", [x, scale, zero], name=f"{x.name}/quantize")
     result = tape.op("DequantizeLinear", [codes, scale, zero], name=f"{x.name}/dequantize")
-    return _placed(graph, tape, node, x, codes, result)
+    return place_before(graph, tape, node, x, codes, result)
 
 
 def _write_weight(graph: Graph, node: ir.Node, seen: Observed, found: Affine, form: Format) -> None:
@@ -156,14 +156,14 @@ def _write_weight(graph: Graph, node: ir.Node, seen: Observed, found: Affine, fo
     ]
     axis = {"axis": 1} if scale.ndim else {}
     result = tape.op("DequantizeLinear", inputs, axis, name=f"{node.name}/weight_dequantize")
-    node.replace_input_with(1, _placed(graph, tape, node, old, result))
+    node.replace_input_with(1, place_before(graph, tape, node, old, result))
     if form.correct_bias:
         error = (found.dequantized(seen.rows) @ (codes.astype(np.float32) * scale) - seen.rows @ weight).mean(axis=0)
         _shift_bias(graph, node, -error)
 
 
-def _placed(graph: Graph, tape: ir.tape.Tape, before: ir.Node, like: ir.Value, *results: ir.Value) -> ir.Value:
-    """Insert what `tape` recorded; the last of `results` has the shape and type of `like`."""
+def place_before(graph: Graph, tape: ir.tape.Tape, before: ir.Node, like: ir.Value, *results: ir.Value) -> ir.Value:
+    """Insert what `tape` recorded before a node; the last of `results` has the shape of `like`, and is returned."""
     for initializer in tape.initializers:
         graph.model.graph.register_initializer(initializer)
     graph.model.graph.insert_before(before, list(tape.nodes))

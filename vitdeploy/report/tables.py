@@ -123,6 +123,9 @@ def audit(found: Audit) -> Table:
     table.add_row("LayerNorm fused", f"{found.layernorm.fused} of {found.layernorm.sites}")
     linears = {name: count for name, count in found.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
+    if found.weights:
+        stored = ", ".join(f"{count} in {name}" for name, count in found.weights.items())
+        table.add_row("weights", f"{stored}, unpacked by the kernel")
     if found.backend:
         table.add_row("backend", escape(found.backend))
     if found.threads:

@@ -27,6 +27,7 @@ def audited(
     reasons: Mapping[str, str],
     layers: Mapping[str, str],
     norms: int,
+    weights: Mapping[str, str] | None = None,
     threads: int | None = None,
     doubts: Iterable[str] = (),
 ) -> Audit:
@@ -40,6 +41,7 @@ def audited(
         reasons: other site -> why not.
         layers: linear -> the precision it runs in.
         norms: LayerNorms that run as one kernel.
+        weights: linear -> the type that its weights have in memory, where the kernel unpacks them itself.
         threads: that it was compiled for, where fusion depends on them.
         doubts: what makes this reading uncertain.
     """
@@ -51,6 +53,7 @@ def audited(
         layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
         linears=linear_audit(bundle.structure, layers),
         layers=layers,
+        weights=Counter((weights or {}).values()),
         threads=threads,
         backend=compiled.backend,
         doubts=tuple(doubts),

@@ -25,14 +25,15 @@ from vitdeploy.targets._match import audited, belongs
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
 _INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
-_FLOAT = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+_BLOCKS = "MatMulNBits"
+_FLOAT = {_BLOCKS, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class OnnxRuntime(Target):
     """ONNX Runtime's CPU provider."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     device: str = "CPU"
 
     def unavailable(self) -> Availability | None:
@@ -52,7 +53,7 @@ class OnnxRuntime(Target):
 
         q, k and v get a linear each, whose results MultiHeadAttention reads as they are.
         """
-        return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False)
+        return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False, int8_weight_group=64)
 
     def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
         """Open the graph once, so that a refusal shows now; the graph itself is what runs.
@@ -71,11 +72,16 @@ class OnnxRuntime(Target):
         threads = self.threads or available_cores()
         kernels = _executed(compiled.folder / compiled.runs, bundle, threads)
         fused, reasons = _fused_sites(bundle.structure, kernels)
-        layers = _linear_precisions(bundle.structure, kernels)
+        products = _products(bundle.structure, kernels)
+        layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
+        # The profile does not tell how many bits a kernel unpacks its codes from; the graph was written with these.
+        bits = bundle.precision.partition("-")[0]
+        weights = {name: bits for name, kernel in products.items() if kernel.op == _BLOCKS}
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return audited(
-            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, threads=threads
-        )
+            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, weights=weights,
+            threads=threads,
+        )  # fmt: skip
 
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
         """Open the graph with all optimisations."""
@@ -105,11 +111,12 @@ class _Kernel:
 
 def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
     """The kernels of one inference, from ONNX Runtime's own profile."""
+    image = np.zeros(bundle.input_shape, np.float32)
     with (
         tempfile.TemporaryDirectory() as folder,
         OnnxSession(path, threads=threads, profile=Path(folder) / "run") as session,
     ):
-        session.run({bundle.input_name: np.zeros(bundle.input_shape, session.input_dtype(bundle.input_name))})
+        session.run({bundle.input_name: image})
         events = json.loads(session.end_profile().read_text(encoding="utf-8"))
     kernels = []
     for event in events:
@@ -133,11 +140,16 @@ def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str
     return fused, reasons
 
 
-def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
+    """The kernel that multiplies for each linear."""
+    found: dict[str, _Kernel] = {}
     for linear in structure.linears:
         for kernel in kernels:
             if kernel.op in _INT8 | _FLOAT and any(belongs(kernel.name, node) for node in linear.nodes):
-                found[linear.name] = "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")
+                found[linear.name] = kernel
                 break
     return found
+
+
+def _multiplies_in(kernel: _Kernel) -> str:
+    return "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")

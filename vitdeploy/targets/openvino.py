@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+import numpy as np
+
+from vitdeploy import environment
 from vitdeploy.environment import available_cores
-from vitdeploy.errors import CompileError
+from vitdeploy.errors import CompileError, UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
@@ -19,6 +22,16 @@ from vitdeploy.targets import Bundle, Compiled, Target, Watched
 from vitdeploy.targets._match import audited, belongs
 
 _MODEL = "model.xml"
+_HINTS = {"bf16": "bf16"}
+"""Precision -> the type to compute in; f32 for every other, what is not quantized included."""
+_GROUP = 32
+"""Of activations that share a scale when OpenVINO rounds them to int8 at run time: its own default."""
+_LACKING: Mapping[str, tuple[str, Callable[[environment.Host], bool]]] = {
+    "bf16": ("no bfloat16 (avx512_bf16 or amx_bf16)", lambda host: host.bfloat16_dot_product),
+    "int8-dynamic": ("no INT8 dot products (VNNI or AMX)", lambda host: host.int8_dot_product),
+}
+"""Precisions that not every CPU has: what is missing there, and whether this one has it."""
+_STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
 _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
 """Between a weight and the kernel that reads it; after fusion this side often is what keeps the linear's name."""
@@ -27,7 +40,7 @@ _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
 class OpenVINO(Target):
     """Compile to OpenVINO IR; run on `device` (CPU, GPU, NPU, AUTO)."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     device: str = "CPU"
 
     def unavailable(self) -> Availability | None:
@@ -47,6 +60,18 @@ class OpenVINO(Target):
             )
         return None
 
+    def check_precision(self, precision: str) -> None:
+        """Refuse what this CPU has no kernels for: OpenVINO would compute in float32 and not say so."""
+        super().check_precision(precision)
+        if not self.device.startswith("CPU"):
+            return
+        able = [p for p in self.precisions if p not in _LACKING or _LACKING[p][1](environment.host())]
+        if precision not in able:
+            raise UsageError(
+                f"this CPU has {_LACKING[precision][0]}, and OpenVINO would compute {precision} in float32",
+                fix=f"It can do {', '.join(able)}.",
+            )
+
     def dialect(self) -> Dialect:
         """Primitives: its import of `Attention` adds a kernel a site when there is a bias."""
         return Dialect(opset=20, attention="primitives")
@@ -63,7 +88,7 @@ class OpenVINO(Target):
             model = ov.Core().read_model(bundle.graph)
             # Half-precision weights would save disk and change numbers behind the user's back.
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
-            _compile(workdir / _MODEL, self.device, self.threads)
+            _compile(workdir / _MODEL, self.device, self.threads, bundle.precision)
         except RuntimeError as error:
             raise _refused(error) from error
         return Compiled(workdir, _MODEL, _engine())
@@ -71,21 +96,25 @@ class OpenVINO(Target):
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the runtime model: what each kernel is, in which precision, and which nodes it was made from."""
         threads = self.threads or available_cores()
-        model = _compile(compiled.folder / compiled.runs, self.device, threads)
-        kernels = list(_kernels(model.get_runtime_model()))
+        path = compiled.folder / compiled.runs
+        model = _compile(path, self.device, threads, bundle.precision)
+        rounds = bundle.precision == "int8-dynamic" and _rounds_activations(path, model, self.device, threads, bundle)
+        kernels = [_Kernel(op, rounds=rounds) for op in model.get_runtime_model().get_ordered_ops()]
         fused, reasons = _fused_sites(bundle.structure, kernels, threads)
-        layers = _linear_precisions(bundle.structure, kernels)
+        products = _products(bundle.structure, kernels)
         norms = sum(kernel.layer in ("MVN", "LayerNorm") for kernel in kernels)
         return audited(
-            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, threads=threads,
-            doubts=_doubts(model),
+            self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
+            layers={name: kernel.precision for name, kernel in products.items()},
+            weights={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
+            doubts=_doubts(bundle.precision, model, rounds=rounds),
         )  # fmt: skip
 
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> OpenVINOSession:
         """Open with the latency hint: one stream over all threads."""
         self.require()
         path = compiled.folder / compiled.runs
-        return OpenVINOSession(path, self.device, threads or self.threads, name=f"openvino-{precision}")
+        return OpenVINOSession(path, self.device, threads or self.threads, precision=precision)
 
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:
         """The compiled model with more outputs. What is fused across one of them otherwise, is not."""
@@ -108,19 +137,27 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
     """A compiled model with one inference request."""
 
     def __init__(
-        self, model: Any, device: str, threads: int | None, *, name: str, wanted: Collection[str] = ()
+        self,
+        model: Any,
+        device: str,
+        threads: int | None,
+        *,
+        precision: str = "fp32",
+        name: str = "",
+        wanted: Collection[str] = (),
     ) -> None:
         """`model` is a file, or what was read from one; tensors `wanted` go by that name, whatever else they have."""
-        model = _compile(model, device, threads)
+        model = _compile(model, device, threads, precision)
         self._request = model.create_infer_request()
         self._names = [tuple(output.get_names() & set(wanted)) or (output.get_any_name(),) for output in model.outputs]
-        self.name = name
+        self.name = name or f"openvino-{precision}"
         self.threads: int | None = _property(model, "INFERENCE_NUM_THREADS") or threads
         self.effective: Mapping[str, str] = {
             "engine": _engine(),
             "device": device,
             "streams": str(_property(model, "NUM_STREAMS")),
             "inference_precision": _precision_hint(model),
+            "dynamic_quantization_group": str(_property(model, "DYNAMIC_QUANTIZATION_GROUP_SIZE")),
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -140,20 +177,23 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
 
 
 class _Kernel:
-    """A node of the runtime model: its kind and precision, the ONNX nodes it was made from, and its weights' names."""
+    """A node of the runtime model: its kind and precision, the ONNX nodes it was made from, and its weights' names.
 
-    def __init__(self, op: Any) -> None:
+    `stored` is the type of weights that the kernel itself unpacks. With `rounds` such a kernel rounds what it reads to
+    int8 first, whatever its name says.
+    """
+
+    def __init__(self, op: Any, *, rounds: bool) -> None:
         info = {key: str(value.astype(str)) for key, value in op.get_rt_info().items() if hasattr(value, "astype")}
         self.layer = info.get("layerType", "")
         self.names = {n for n in info.get("originalLayersNames", "").split(",") if n}
         self.precision = _precision(info.get("primitiveType", ""), info.get("runtimePrecision", ""))
+        packed = self.layer == "FullyConnected" and self.precision != "int8"
+        self.stored = _STORED.get(info.get("runtimePrecision", "")) if packed else None
+        if self.stored is not None and rounds:
+            self.precision = "int8"
         self.weight_names = set(_carried_names(op)) if self.layer in _LINEAR_LAYERS else set()
         self.title = f"{self.layer} {info.get('primitiveType', '')}".strip()
-
-
-def _kernels(runtime_model: Any) -> Iterator[_Kernel]:
-    for op in runtime_model.get_ordered_ops():
-        yield _Kernel(op)
 
 
 def _carried_names(op: Any, depth: int = 4) -> Iterator[str]:
@@ -191,35 +231,64 @@ def _fused_sites(structure: Structure, kernels: list[_Kernel], threads: int) -> 
     return fused, reasons
 
 
-def _linear_precisions(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
+    """The kernel that multiplies for each linear."""
+    found: dict[str, _Kernel] = {}
     products = [k for k in kernels if k.layer in _LINEAR_LAYERS]
     for linear in structure.linears:
         for kernel in products:
             names = kernel.names | kernel.weight_names
-            if linear.initializer in names or any(belongs(name, node) for node in linear.nodes for name in names):
-                found[linear.name] = kernel.precision
+            own = names & ({linear.initializer, linear.bias} - {""})
+            if own or any(belongs(name, node) for node in linear.nodes for name in names):
+                found[linear.name] = kernel
                 break
     return found
 
 
-def _doubts(model: Any) -> Iterator[str]:
-    effective = _precision_hint(model)
-    if effective != "f32":
-        yield f"asked for f32, the engine computes in {effective}"
+def _rounds_activations(path: Path, model: Any, device: str, threads: int, bundle: Bundle) -> bool:
+    """Whether activations really are rounded to int8 at run time: no kernel's name tells, but the numbers do."""
+    image = np.random.default_rng(0).standard_normal(bundle.input_shape).astype(np.float32)
+    image = image.astype(model.input(0).get_element_type().to_dtype())
+    exact = _compile(path, device, threads, "int8-weights")
+    rounded, left = (m.create_infer_request().infer({0: image})[0] for m in (model, exact))
+    return not np.array_equal(rounded, left)
 
 
-def _compile(path: Any, device: str, threads: int | None) -> Any:
-    """Compile for latency in float32: on CPUs with AMX the default is bfloat16, which nobody asked for."""
+def _doubts(precision: str, model: Any, *, rounds: bool) -> Iterator[str]:
+    wanted, effective = _HINTS.get(precision, "f32"), _precision_hint(model)
+    if effective != wanted:
+        yield f"asked for {wanted}, the engine computes in {effective}"
+    if precision == "int8-dynamic" and not rounds:
+        yield "asked for int8 products, the engine unpacks the weights and computes in float32"
+
+
+def _compile(path: Any, device: str, threads: int | None, precision: str) -> Any:
+    """Compile a file, or what was read from one, for latency, in the type that `precision` says.
+
+    Left alone, OpenVINO computes in bfloat16 on CPUs that have it, and rounds the activations of compressed linears to
+    int8: nobody asked for either.
+
+    Raises:
+        CompileError: OpenVINO refuses the graph, or would compute in another type, which it does not say itself.
+    """
     import openvino as ov
 
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    wanted = _HINTS.get(precision, "f32")
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": wanted}
     if device.startswith("CPU"):
         config["INFERENCE_NUM_THREADS"] = threads or available_cores()
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _GROUP if precision == "int8-dynamic" else 0
     try:
-        return ov.Core().compile_model(path, device, config)
+        model = ov.Core().compile_model(path, device, config)
     except RuntimeError as error:
         raise _refused(error) from error
+    effective = _precision_hint(model)
+    if wanted != "f32" and effective != wanted:
+        raise CompileError(
+            f"asked for {wanted}, OpenVINO computes in {effective} on this {device}",
+            fix="Use --precision fp32 here, or a CPU with avx512_bf16 or amx_bf16.",
+        )
+    return model
 
 
 def _engine() -> str:

@@ -21,7 +21,7 @@ _GPU_NODES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")
 class TensorRT(EngineOptions, Target):
     """Compile on the machine with the GPU, for that GPU."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8", "fp8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
     built_on_device: ClassVar[bool] = True
     device: str = "GPU"
 

@@ -15,14 +15,14 @@ from vitdeploy.targets._engine_options import DIALECT, EngineOptions
 from vitdeploy.targets._tensorrt import supported_compute_capabilities
 from vitdeploy.targets._tensorrt_engine import NOT_RUN, audit_engine, refuse_to_run
 
-_FIRST_WITH_FP8 = 89
-"""Ada. Hopper and Blackwell have it too, Ampere (sm86, Jetson Orin's sm87) does not."""
+_FIRST_WITH = {"fp8": 89, "bf16": 80}
+"""FP8: Ada, Hopper and Blackwell; Ampere (sm86, Jetson Orin's sm87) has none. BF16: from Ampere on, Turing has none."""
 
 
 class TensorRTRTX(EngineOptions, Target):
     """Compile for `device`, a GPU generation such as sm86."""
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8", "fp8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
     device: str = "sm86"
 
     def unavailable(self) -> Availability | None:
@@ -43,11 +43,16 @@ class TensorRTRTX(EngineOptions, Target):
         return None
 
     def check_precision(self, precision: str) -> None:
-        """Refuse FP8 for a GPU generation that has no such units."""
+        """Refuse a number format for a GPU generation that has no such units."""
         super().check_precision(precision)
         generation = self.device.lower().removeprefix("sm")
-        if precision == "fp8" and generation.isdecimal() and int(generation) < _FIRST_WITH_FP8:
-            raise UsageError(f"{self.device} has no FP8 units", fix="Use --device sm89 or later, or --precision int8.")
+        first = _FIRST_WITH.get(precision, 0)
+        if generation.isdecimal() and int(generation) < first:
+            able = [p for p in self.precisions if _FIRST_WITH.get(p, 0) <= int(generation)]
+            raise UsageError(
+                f"{self.device} has no {precision.upper()} units",
+                fix=f"Use --device sm{first} or later; {self.device} can do {', '.join(able)}.",
+            )
 
     def cannot_run(self) -> Availability:
         """Engines are compiled and audited here, and run on the device by its own tools."""

@@ -1,0 +1,95 @@
+"""OpenVINO falls back to another type without a word: what is asked for is compared with what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.graphs import images, parsed
+from vitdeploy import environment, passes
+from vitdeploy.errors import CompileError, UsageError
+from vitdeploy.graph.recognize import recognize
+from vitdeploy.passes import order
+from vitdeploy.pipeline.quantizing import quantize
+from vitdeploy.progress import Silent
+from vitdeploy.recipe import Batch, PrecisionSpec
+from vitdeploy.targets import Bundle, openvino
+from vitdeploy.targets.openvino import OpenVINO, OpenVINOSession
+
+ov = pytest.importorskip("openvino")
+VNNI = pytest.mark.skipif(not environment.host().int8_dot_product, reason="this CPU has no INT8 dot products")
+
+
+@pytest.fixture
+def bundle(exported: Callable[[str], bytes], tmp_path: Path) -> Callable[..., Bundle]:
+    """The tiny ViT with its weights in a format, to be compiled for a precision."""
+
+    def make(weights: str, precision: str) -> Bundle:
+        graph = parsed(exported("dynamo"))
+        passes.run([*order.raising(), *order.folding()], graph)
+        structure = recognize(graph, {})
+        dialect = OpenVINO().dialect()
+        spec = PrecisionSpec.model_validate({"kind": weights})
+        graph = quantize(graph, structure, spec, dialect, None, Silent()).graph
+        passes.run(order.lowering(dialect), graph)
+        graph.save(tmp_path / "graph.onnx")
+        structure = structure.located(node.name or "" for node in graph.nodes)
+        return Bundle(tmp_path / "graph.onnx", structure, precision, Batch(), "input", (1, 3, 32, 32))
+
+    return make
+
+
+def test_another_type_than_the_one_asked_for_is_refused(
+    bundle: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16 stands for bfloat16, which this CPU may have: the plug-in falls back from both in the same way."""
+    if "FP16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU computes in float16")
+    monkeypatch.setitem(openvino._HINTS, "bf16", "f16")
+    with pytest.raises(CompileError, match=r"asked for f16, OpenVINO computes in (f32|bf16) on this CPU"):
+        OpenVINO(threads=1).compile(bundle("bf16", "bf16"), tmp_path)
+
+
+def test_a_cpu_without_the_units_is_refused_with_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = environment.host().model_copy(update={"isa": ("avx2",)})
+    monkeypatch.setattr(environment, "host", lambda: plain)
+    with pytest.raises(UsageError, match="this CPU has no bfloat16") as caught:
+        OpenVINO().check_precision("bf16")
+    assert caught.value.fix == "It can do fp32, int8, int8-weights, int4-weights."
+    with pytest.raises(UsageError, match="this CPU has no INT8 dot products"):
+        OpenVINO().check_precision("int8-dynamic")
+    OpenVINO().check_precision("int8-weights")
+
+
+@VNNI
+def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
+    bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """What ONNX Runtime makes of the same graph in float32 is what weight-only has to give."""
+    from vitdeploy.graph.runner import OnnxSession
+
+    given = bundle("int8-weights", "int8-weights")
+    compiled = OpenVINO(threads=1).compile(given, tmp_path)
+    answers = []
+    for precision, group in (("int8-weights", "0"), ("int8-dynamic", "32")):
+        with OpenVINOSession(tmp_path / compiled.runs, "CPU", 1, precision=precision) as session:
+            assert session.effective["dynamic_quantization_group"] == group
+            answers.append(next(iter(session.run({"input": images()}).values())))
+    with OnnxSession(given.graph, lean=True) as reference:
+        exact = next(iter(reference.run({"input": images()}).values()))
+    largest = np.abs(exact).max()
+    assert np.abs(answers[0] - exact).max() < 1e-4 * largest
+    assert 1e-4 * largest < np.abs(answers[1] - exact).max() < 0.1 * largest
+
+
+def test_an_audit_does_not_believe_in_int8_products_that_do_not_happen(
+    bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """The weights are float32, so nothing is rounded, whatever the engine was asked for."""
+    found, given = OpenVINO(threads=1), bundle("fp32", "int8-dynamic")
+    audit = found.audit(given, found.compile(given, tmp_path))
+    assert (audit.linears.int8, audit.weights) == (0, {})
+    assert audit.doubts == ("asked for int8 products, the engine unpacks the weights and computes in float32",)
