@@ -137,13 +137,15 @@ class PrecisionSpec(Frozen):
     """How numbers are stored and multiplied.
 
     `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`). `max_drop_pp` is what may be lost, in
-    points: of top-1 where the calibration images have labels, else of agreement with float32. `group`, of int4-weights:
+    points: of top-1 where the calibration images have labels, else of agreement with float32. `attention` puts the two
+    products of each attention into INT8 as well, where the target keeps them in one kernel. `group`, of int4-weights:
     how many inputs of a linear share a scale; fewer are more exact and larger.
     """
 
     kind: Precision | None = None
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
+    attention: bool = False
     max_drop_pp: Annotated[float, Field(gt=0)] | None = None
     group: Literal[32, 64, 128] = 64
 

@@ -34,6 +34,19 @@ class FusedAttention:
 
 
 @dataclass(frozen=True)
+class Int8Attention:
+    """Where a compiler's fused attention kernel takes q, k, v and the probabilities in INT8, all four or none.
+
+    Attributes:
+        head_sizes: that have a kernel.
+        tokens: the most queries or keys.
+    """
+
+    head_sizes: tuple[int, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Dialect:
     """The form of graph that a compiler is fed.
 
@@ -50,6 +63,7 @@ class Dialect:
         int8_weight_group: inputs that share a scale where only the weight is INT8; None: one for each output channel.
         half_around: whether everything that is not quantized is float16.
         fused_attention: what attention is padded to, where a fused kernel is particular; None where it is not.
+        int8_attention: where attention may be INT8 and stays fused; None where it never does.
     """
 
     opset: int
@@ -60,6 +74,7 @@ class Dialect:
     int8_weight_group: int | None = None
     half_around: bool = False
     fused_attention: FusedAttention | None = None
+    int8_attention: Int8Attention | None = None
 
 
 CANONICAL_OPSET = 23

@@ -22,12 +22,19 @@ class LowerPrimitives(Pass):
     A scale of 1, as folding leaves it, is not written. With a bias this form is leaner than the operator: OpenVINO's
     import of `Attention` adds a kernel a site, and TensorRT-RTX needs 12 layers where `Attention` needs 24. Attentions
     with options beyond that (causal, soft cap, cached keys, fewer key heads) are left alone and refused.
+
+    Attributes:
+        only: the names of the cores to lower; None for all.
     """
+
+    only: frozenset[str] | None = None
 
     def apply(self, graph: Graph) -> PassResult:
         """Lower every core."""
         refused, fired = {}, 0
         for core in attention_cores(graph):
+            if self.only is not None and core.name not in self.only:
+                continue
             if reason := unsupported(core):
                 refused[core.name or ""] = reason
                 continue

@@ -95,6 +95,8 @@ class Quantizer:
     def _made(self, precision: PrecisionSpec) -> Quantized:
         from vitdeploy.quantize import Quantized, bfloat16, half, weights
 
+        if precision.attention:
+            self._check_attention(precision)
         if precision.kind == "fp16":
             with self._progress.step("Check ranges and convert to float16"):
                 return half.quantize(self._copy(), self.structure, precision, self.calibration)
@@ -107,6 +109,8 @@ class Quantizer:
             return self._dynamic(precision)
         if precision.kind in ("int8", "fp8"):
             found = self._static(precision)
+            if precision.attention:
+                found = self._with_attention(found)
             return self._half_around(found) if self.dialect.half_around else found
         return Quantized(self._copy(), {})
 
@@ -247,6 +251,41 @@ class Quantizer:
                 qdq.write(graph, _nodes(placed), observed, self.format(precision, choice))
 
         return write
+
+    def _check_attention(self, precision: PrecisionSpec) -> None:
+        if self.dialect.int8_attention is None or precision.kind != "int8":
+            raise QuantizeError(
+                f"attention: true is not for {precision.kind} here: only TensorRT keeps quantized attention in one "
+                "kernel, and gains by it in int8 alone",
+                fix="Leave `attention` out of the recipe's precision.",
+            )
+
+    def _with_attention(self, found: Quantized) -> Quantized:
+        """Q/DQ pairs on q, k, v and the probabilities too, in place, wherever attention then stays one kernel."""
+        from vitdeploy.graph.model import operand
+        from vitdeploy.passes.lower_primitives import LowerPrimitives
+        from vitdeploy.quantize import Quantized, attention
+        from vitdeploy.quantize.ranges import collect
+
+        assert self.dialect.int8_attention is not None
+        calibration, graph = self._images(), found.graph
+        cores, left = attention.place(graph, self.dialect.int8_attention)
+        if not cores:
+            why = next(iter(left.values()), "there is none")
+            raise QuantizeError(
+                f"no attention can be INT8 and stay fused: {why}", fix="Leave `attention` out of the recipe's precision."
+            )
+        LowerPrimitives(only=frozenset(cores)).apply(graph)
+        names = {operand(node, index).name or "" for node, index in attention.operands(graph, cores)}
+        with self._progress.step("Observe attention", calibration.count) as advance:
+            ranges = collect(graph, _counted(calibration, advance), names)
+        attention.write(graph, cores, ranges)
+        told = {
+            "attention": f"int8: q, k, v and probabilities of {len(cores)} of {len(cores) + len(left)} sites",
+            "output_sqnr_db": f"{self._judge.sqnr_db(graph):.1f}",
+            "output_sqnr_db_without_attention": found.record["output_sqnr_db"],
+        }
+        return Quantized(graph, {**found.record, **told, **{f"float: {core}": why for core, why in left.items()}}, found.alpha)
 
     def _half_around(self, found: Quantized) -> Quantized:
         from vitdeploy.quantize import Quantized, half

@@ -129,14 +129,15 @@ def write(graph: Graph, names: Iterable[str], observed: Mapping[str, Observed], 
     for name, nodes in readers.items():
         importance = np.sum([(array(n.inputs[1]).astype(np.float64) ** 2).sum(axis=1) for n in nodes], axis=0)
         found = activation_format(observed[name], form, importance)
-        pair = _activation_pair(graph, nodes[0], found)
+        pair = pair_on(graph, nodes[0], 0, found)
         for node in nodes:
             _write_weight(graph, node, observed[name], found, form)
             node.replace_input_with(0, pair)
 
 
-def _activation_pair(graph: Graph, node: ir.Node, found: Affine) -> ir.Value:
-    x = operand(node, 0)
+def pair_on(graph: Graph, node: ir.Node, index: int, found: Affine) -> ir.Value:
+    """Insert a Q/DQ pair for what `node` reads at `index`, before it; the node itself goes on reading the original."""
+    x = operand(node, index)
     tape = ir.tape.Tape()
     scale = tape.initializer(ir.tensor(np.float32(found.scale), name=f"{x.name}/scale"))
     zero = tape.initializer(ir.tensor(found.zero_point, name=f"{x.name}/zero_point"))

@@ -11,7 +11,7 @@ from pydantic import Field
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.recipe import Frozen
 from vitdeploy.targets import Bundle, Compiled
-from vitdeploy.targets._tensorrt_attention import FUSED
+from vitdeploy.targets._tensorrt_attention import FUSED, INT8
 from vitdeploy.targets._tensorrt_engine import compile_engine
 
 DIALECT = Dialect(
@@ -21,6 +21,7 @@ DIALECT = Dialect(
     activation_codes="int8",
     half_around=True,
     fused_attention=FUSED,
+    int8_attention=INT8,
 )
 """Clean primitives: an `Attention` node without a dedicated kernel fails the build. The opset is one that TensorRT 10.3
 parses, since which version runs is known only on the device."""
