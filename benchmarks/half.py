@@ -1,7 +1,7 @@
 """True half precision on a CPU: every float16 operator computed in float16, rounding and overflowing after each.
 
-ONNX Runtime's CPU kernels compute FP16 in float32, so an overflow stays hidden there. onnx's reference evaluator computes
-in numpy's float16.
+ONNX Runtime's CPU kernels compute FP16 in float32, so an overflow stays hidden there. onnx's reference evaluator
+computes in numpy's float16.
 """
 
 from __future__ import annotations

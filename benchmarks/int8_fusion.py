@@ -2,9 +2,9 @@
 
     python -m benchmarks.int8_fusion [--fresh]
 
-Four families, four ways each, through `vitdeploy`'s own export: timm's architecture with random weights (fusion does not
-depend on them), calibrated on crops of the two photographs that scikit-learn ships. Writes benchmarks/int8_fusion.md;
-rows that are in it already are kept unless --fresh is given.
+Four families, five ways each, through `vitdeploy`'s own export: timm's architecture with random weights (fusion does
+not depend on them), calibrated on crops of the two photographs that scikit-learn ships. Writes
+benchmarks/int8_fusion.md; rows that are in it already are kept unless --fresh is given.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def _heading() -> list[str]:
     return [
         "# Attention after INT8 and FP8",
         "",
-        "Made by `python -m benchmarks.int8_fusion`: what `vitdeploy export --weights random` compiled, read back from",
-        "OpenVINO's runtime model, ONNX Runtime's profile and TensorRT-RTX's layer plan. `fused`: attentions that run as",
-        "one kernel. `linears`: in which precision the kernel multiplies, the patch embedding counted.",
+        "Made by `python -m benchmarks.int8_fusion`: what `vitdeploy export --weights random` compiled, read back",
+        "from OpenVINO's runtime model, ONNX Runtime's profile and TensorRT-RTX's layer plan. `fused`: attentions that",
+        "run as one kernel. `linears`: in which precision the kernel multiplies, the patch embedding counted.",
         "",
         machine("timm", "onnxruntime", "openvino", "tensorrt-rtx"),
     ]

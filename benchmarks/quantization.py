@@ -2,8 +2,8 @@
 
     python -m benchmarks.quantization [--fresh]
 
-The stock tools run in an environment of their own (made from requirements-peers.txt) on the plain export; vitdeploy runs
-through its own export and eval. All are calibrated on the same 128 images and answer the same test images. Writes
+The stock tools run in an environment of their own (made from requirements-peers.txt) on the plain export; vitdeploy
+runs through its own export and eval. All are calibrated on the same 128 images and answer the same test images. Writes
 benchmarks/quantization.md; rows that are in it already are kept unless --fresh is given.
 """
 
@@ -117,7 +117,7 @@ def vitdeploy_without_vnni(target: str, precision: str) -> Way:
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
         host = environment.host().model_copy(update={"isa": ("avx2",)})
-        with mock.patch.object(environment, "host", lambda: host):
+        with mock.patch.object(environment, "host", return_value=host):
             return vitdeploy(target, precision)(subject, folder)
 
     return way
@@ -280,22 +280,23 @@ def _row(model: str, way: str, found: Eval, note: str) -> tuple[str, ...]:
 
 
 def _heading() -> list[str]:
-    peers = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    packages = [line.partition(" ")[0] for line in lines if not line.startswith("#")]
     return [
         "# Accuracy after quantization",
         "",
-        "Made by `python -m benchmarks.quantization`, calibrated on 128 images. The drop is FP32 - deployed, in points of",
-        "top-1 with its paired 95 % interval (Tango's); below 0 the quantized model is better. Agreement: the same class",
-        "as FP32. p: exact McNemar test. INT8-hostile and FP16-hostile twins compute the same FP32 function",
+        "Made by `python -m benchmarks.quantization`, calibrated on 128 images. The drop is FP32 - deployed, in points",
+        "of top-1 with its paired 95 % interval (Tango's); below 0 the quantized model is better. Agreement: the same",
+        "class as FP32. p: exact McNemar test. INT8-hostile and FP16-hostile twins compute the same FP32 function",
         "(`benchmarks/hostile.py`).",
         "",
-        "- *graph*: the graph that the compiler is fed, run by ONNX Runtime operator by operator, since no GPU is here.",
-        "- *without VNNI*: exported as on a CPU without INT8 dot products, with weights of 7 bits. (Its numbers are the",
-        "  same there: nothing saturates.)",
+        "- *graph*: the graph that the compiler is fed, run by ONNX Runtime operator by operator: no GPU is here.",
+        "- *without VNNI*: exported as on a CPU without INT8 dot products, with weights of 7 bits. (Its numbers are",
+        "  the same there: nothing saturates.)",
         "- FP16 is computed in true half precision, by onnx's reference evaluator with LayerNormalization in FP32.",
         "",
         machine("torch", "onnxruntime", "openvino"),
-        f"Stock tools: {', '.join(line.partition(' ')[0] for line in peers if not line.startswith('#'))}, on torch's own export.",
+        f"Stock tools: {', '.join(packages)}, on torch's own export.",
     ]
 
 

@@ -79,6 +79,22 @@ class PassRecord(Record):
     refused: tuple[Refusal, ...] = ()
 
 
+FLOAT = "float"
+"""What `Placement` calls numbers that were left alone: float32, or float16 where that is all around."""
+
+
+class Placement(Record):
+    """Which numbers a site computes with (`int8`, `fp8`, `int8 weights` .. or `float`), and the rule that says so."""
+
+    precision: str
+    rule: str
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it is not in float."""
+        return self.precision != FLOAT
+
+
 class TargetRecord(Record):
     """What the graph was compiled by and where; `backend` is None in a bundle."""
 
@@ -123,7 +139,9 @@ class Manifest(Record):
     export: ExportRecord
     passes: tuple[PassRecord, ...]
     quantized: Mapping[str, str] = {}
-    """What quantization did: method, data and its digest, what stayed in float and by which rule."""
+    """What quantization did: method, data and its digest, what was tried."""
+    placement: Mapping[str, Placement] = {}
+    """What was quantized and what was not: linears and attention sites by name, and residual adds."""
     trials: tuple[Trial, ...] = ()
     """What was tried to get here, and what each way cost and brought."""
     graph_parity: Parity | None = None

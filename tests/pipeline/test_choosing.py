@@ -114,7 +114,7 @@ def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypat
     from vitdeploy.pipeline.budget import Budget
 
     def judge(budget: Budget, candidate: object) -> Trial:
-        kept = "float: head" in candidate.record  # type: ignore[attr-defined]
+        kept = "head" not in candidate.quantized  # type: ignore[attr-defined]
         floats = candidate.float_linears  # type: ignore[attr-defined]
         return Trial(precision="int8", float_linears=floats, lost=0.1 if kept else 2.0, judged_by="labels", images=9)
 
@@ -123,9 +123,9 @@ def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypat
     found = exported(precision="int8", max_drop=0.5)
     assert found.trials[-1].kept
     assert found.trials[-1].lost == 0.1
-    record = load(out).manifest.quantized
-    assert record["float: head"].startswith("keep: ")
-    assert int(record["quantized"]) == 26 - found.trials[-1].float_linears
+    manifest = load(out).manifest
+    assert manifest.placement["head"].rule.startswith("keep: ")
+    assert int(manifest.quantized["quantized"]) == 26 - found.trials[-1].float_linears
 
 
 def test_a_budget_needs_images_and_a_precision(exported: Export, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph, load
 from vitdeploy.graph.structure import Structure
+from vitdeploy.manifest import Placement
 from vitdeploy.passes import order
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
 from vitdeploy.pipeline.quantizing import quantize
@@ -51,7 +52,7 @@ def test_q_dq_stands_on_the_placed_linears_only(int8: tuple[Quantized, Structure
     assert sorted(roles) == sorted(["qkv", "proj", "fc1", "fc2"] * 2)
     assert types(graph).count("Attention") == 2
     assert quantized.record["quantized"] == "8"
-    assert quantized.record["float: head"] == "keep: head"
+    assert quantized.placement["head"] == Placement(precision="float", rule="keep: head")
     assert quantized.record["calibration_images"] == "8"
     assert not any(_quantized(n) for n in graph.nodes if n.op_type in ("Attention", "LayerNormalization", "Gelu"))
 
@@ -132,7 +133,7 @@ def test_dynamic_migrates_when_it_has_images(exported: Callable[[str], bytes]) -
     precision = PrecisionSpec(kind="int8-dynamic", smooth_alpha=0.5)
     for given, said in ((calibration(), "alpha 0.5, inputs of 7 places"), (None, "none: it needs calibration images")):
         graph, structure, _ = raised(exported("dynamo"))
-        found = quantize(graph, structure, precision, Dialect(20, "multihead"), given, Silent())
+        found = quantize(graph, structure, precision, Dialect(20, "multihead", "integer"), given, Silent())
         assert found.record["migration"].startswith(said)
         assert types(found.graph).count("DynamicQuantizeMatMul") == 9
 

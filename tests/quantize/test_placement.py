@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vitdeploy.errors import QuantizeError
-from vitdeploy.graph.structure import Linear, Role, Structure
-from vitdeploy.quantize.placement import place, with_range
+from vitdeploy.graph.dialect import Dialect, Int8Attention
+from vitdeploy.graph.structure import AttentionSite, Linear, Role, Structure
+from vitdeploy.quantize.placement import place, told, with_range
 
 
 def structure(*linears: tuple[str, Role]) -> Structure:
@@ -71,3 +72,31 @@ def test_a_linear_whose_input_is_zero_on_all_images_has_no_range() -> None:
     assert floats == {**kept, placed[1].name: "its input is 0 on every calibration image: there is no range"}
     with pytest.raises(QuantizeError, match="inputs of all linears are 0"):
         with_range(placed, kept, inputs, set(inputs.values()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "stored", "attention"),
+    [
+        ("int8", None, "int8", "fuses attention in float only"),
+        ("int8", Int8Attention((64,), 512), "int8", "only on request"),
+        ("fp8", Int8Attention((64,), 512), "fp8", "more kernels"),
+        ("int8-dynamic", None, "int8", "fuses attention in float only"),
+        ("int4-weights", None, "int4 weights", "multiplies no weights"),
+    ],
+)
+def test_every_site_is_told_with_the_rule(kind: str, kernel: Int8Attention | None, stored: str, attention: str) -> None:
+    site = AttentionSite(name="blocks.0.attn", nodes=("blocks.0.attn/Attention",), block=0)
+    whole = VIT.model_copy(update={"attention": (site,)})
+    _, kept = place(whole, ("fc1",))
+    found = told(whole, kept, kind, Dialect(20, "primitives", int8_attention=kernel))
+    assert list(found) == [*(linear.name for linear in VIT.linears), "blocks.0.attn", "residual adds"]
+    assert {name for name, placed in found.items() if placed.quantized} == {
+        "blocks.0.attn.qkv",
+        "blocks.1.attn.qkv",
+        "head",
+    }
+    assert found["head"].precision == stored
+    assert "the last layer" in found["head"].rule
+    assert found["blocks.0.mlp.fc1"].rule == "keep: fc1"
+    assert attention in found["blocks.0.attn"].rule
+    assert "outliers" in found["residual adds"].rule

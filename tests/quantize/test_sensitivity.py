@@ -26,6 +26,7 @@ from vitdeploy.session import Array
 from vitdeploy.tasks import find
 
 QDQ = Dialect(20, "primitives")
+INTEGER = Dialect(20, "multihead", "integer")
 BATCHES = [images(1, seed) for seed in range(8)]
 CALIBRATION = Calibration(lambda: iter(BATCHES), len(BATCHES), len(BATCHES), "test", "digest")
 
@@ -49,7 +50,7 @@ def hostile(vit: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", ["int8", "int8-dynamic"])
 def test_the_hostile_linear_is_the_worst_until_outliers_migrate(kind: Any, hostile: bytes) -> None:
-    made = quantizer(hostile)
+    made = quantizer(hostile, INTEGER)
     off, choice = made.sensitivity(PrecisionSpec(kind=kind, smooth_alpha="off"), 8)
     assert choice.alpha is None
     assert off[0].name == "blocks.1.mlp.fc1"

@@ -88,11 +88,11 @@ def test_the_vit_with_stored_weights(
     before = graph.weight_bytes()
     dialect = Dialect(20, "primitives", int8_weight_group=group)
     precision = PrecisionSpec(kind=kind, keep=("head",), group=32)
-    record = weights.quantize(graph, structure, precision, dialect, None).record
-    assert types(graph).count("DequantizeLinear") == 8 == int(record["quantized"])
+    made = weights.quantize(graph, structure, precision, dialect, None)
+    assert types(graph).count("DequantizeLinear") == 8 == int(made.record["quantized"])
     codes = [n.inputs[0] for n in graph.nodes if n.op_type == "DequantizeLinear"]
     assert {v.dtype for v in codes if v is not None} == {ir.DataType[stored]}
-    assert record["float: head"] == "keep: head"
+    assert made.placement["head"].rule == "keep: head"
     apply(RemoveDead(), graph)  # the old weights
     assert graph.weight_bytes() < (0.5 if kind == "int8-weights" else 0.4) * before
     y = run(graph, images())["output_0"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy import environment
-from vitdeploy.artifact import PassRecord, TensorSpec
+from vitdeploy.artifact import PassRecord, Placement, TensorSpec
 from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
@@ -19,7 +19,6 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.measure import latency
 from vitdeploy.pipeline.compiling import GRAPH, SITES, bundle_of
 from vitdeploy.pipeline.preparing import Prepared
-from vitdeploy.pipeline.quantizing import FLOAT
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec, Recipe
 from vitdeploy.session import Session
@@ -36,7 +35,8 @@ _SENSITIVITY_IMAGES = 8
 class Candidate:
     """A target-ready graph in a folder of its own, and what made it.
 
-    `passes` are those that lowered it; `record` is what quantizing did, `alpha` its migration strength (None: off).
+    `passes` are those that lowered it; `record` is what quantizing did, `placement` where, `alpha` its migration
+    strength (None: off).
     """
 
     precision: PrecisionSpec
@@ -44,6 +44,7 @@ class Candidate:
     structure: Structure
     passes: tuple[PassRecord, ...]
     record: Mapping[str, str]
+    placement: Mapping[str, Placement]
     alpha: float | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -56,7 +57,12 @@ class Candidate:
     @property
     def float_linears(self) -> int:
         """Linears that stayed in float."""
-        return sum(key.startswith(FLOAT) for key in self.record)
+        return sum(linear.name not in self.quantized for linear in self.structure.linears) if self.placement else 0
+
+    @property
+    def quantized(self) -> frozenset[str]:
+        """The names of what is not in float."""
+        return frozenset(name for name, placed in self.placement.items() if placed.quantized)
 
     def move(self, folder: Path) -> None:
         """Move the graph and its sites to `folder`."""
@@ -112,7 +118,9 @@ class Workshop:
         structure = self.prepared.structure.located(node.name or "" for node in found.graph.nodes)
         structure.save(folder / SITES)
         inputs, outputs = _signature(found.graph)
-        return Candidate(precision, folder, structure, tuple(records), found.record, found.alpha, inputs, outputs)
+        return Candidate(
+            precision, folder, structure, tuple(records), found.record, found.placement, found.alpha, inputs, outputs
+        )
 
     def open(self, candidate: Candidate) -> Session:
         """Compile a candidate and open it as it would run.
@@ -128,7 +136,7 @@ class Workshop:
     def worst_first(self, candidate: Candidate) -> list[str]:
         """The linears that `candidate` quantizes, by name: first what adds most noise for the work that it saves."""
         layers, _ = self.quantizer.sensitivity(candidate.precision, _SENSITIVITY_IMAGES)
-        quantized = [layer for layer in layers if f"{FLOAT}{layer.name}" not in candidate.record]
+        quantized = [layer for layer in layers if layer.name in candidate.quantized]
         noise = {layer.name: 10 ** (-layer.output_sqnr_db / 10) / max(1, layer.macs) for layer in quantized}
         return sorted(noise, key=lambda name: -noise[name])
 

@@ -52,6 +52,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
             export=prepared.export,
             passes=(*prepared.passes, *found.passes),
             quantized=found.record,
+            placement=found.placement,
             trials=chosen.trials,
             target=TargetRecord(kind=target.name, device=target.device, precision=found.kind),
             preprocess=prepared.preprocess,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -13,18 +13,18 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear, Structure
+from vitdeploy.manifest import Placement
+from vitdeploy.pipeline.learning import Learned, Write, nodes_of
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec
-from vitdeploy.session import Array
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
-    from vitdeploy.passes.migrate_outliers import MigrateOutliers
     from vitdeploy.quantize import Calibration, Quantized
     from vitdeploy.quantize.observe import Observed
     from vitdeploy.quantize.qdq import Format, Kind
     from vitdeploy.quantize.sensitivity import Agreement
-    from vitdeploy.search import Choice, Judge, Trial
+    from vitdeploy.search import Choice
 
 _WEIGHTS = ("int8-weights", "int4-weights")
 _FULL_RANGE = 127
@@ -34,13 +34,7 @@ _HALF_RANGE = 64
 QUANTIZED = ("int8", "int8-dynamic", "fp8", *_WEIGHTS)
 """The precisions that quantize linear by linear, so that some can stay in float."""
 
-FLOAT = "float: "
-"""Before the name of a linear that stayed in float, in what the manifest tells of a precision."""
-
 _ACTIVATIONS = {"uint8": "uint8", "int8": "int8, symmetric", "e4m3": "FP8 E4M3"}
-
-Write = Callable[["Graph", Mapping[str, "Observed"], "Choice"], None]
-"""Quantizes linears of a graph in place, with what was observed of their inputs, in the way that was chosen."""
 
 
 def quantize(
@@ -73,6 +67,7 @@ class Quantizer:
         self.structure = structure
         self.dialect = dialect
         self.calibration = calibration
+        self.learned = Learned(graph, structure, calibration, progress)
         self._progress = progress
         self._chosen: dict[PrecisionSpec, Choice] = {}
 
@@ -83,7 +78,7 @@ class Quantizer:
             QuantizeError: calibration data is missing, or the format cannot hold what the graph computes.
         """
         made = self._made(precision)
-        if self.calibration is None or precision.kind in ("fp32", "bf16"):
+        if precision.kind in ("fp32", "bf16"):
             return made
         doubts = {f"doubt: {number}": doubt for number, doubt in enumerate(self._calibration_doubts)}
         return replace(made, record={**made.record, **doubts})
@@ -99,12 +94,12 @@ class Quantizer:
             self._check_attention(precision)
         if precision.kind == "fp16":
             with self._progress.step("Check ranges and convert to float16"):
-                return half.quantize(self._copy(), self.structure, precision, self.calibration)
+                return half.quantize(self.learned.copy(), self.structure, precision, self.calibration)
         if precision.kind == "bf16":
-            return bfloat16.quantize(self._copy(), self.structure, precision, typed=self.dialect.half_around)
+            return bfloat16.quantize(self.learned.copy(), self.structure, precision, typed=self.dialect.half_around)
         if self._weights_only(precision):
-            seen = None if self.calibration is None or self.calibration.synthetic else self.observed
-            return weights.quantize(self._copy(), self.structure, precision, self.dialect, seen)
+            seen = self.learned.observed if self.learned.has_images else None
+            return weights.quantize(self.learned.copy(), self.structure, precision, self.dialect, seen)
         if precision.kind == "int8-dynamic":
             return self._dynamic(precision)
         if precision.kind in ("int8", "fp8"):
@@ -112,7 +107,7 @@ class Quantizer:
             if precision.attention:
                 found = self._with_attention(found)
             return self._half_around(found) if self.dialect.half_around else found
-        return Quantized(self._copy(), {})
+        return Quantized(self.learned.copy(), {})
 
     def sensitivity(
         self, precision: PrecisionSpec, images: int, agreement: Agreement | None = None
@@ -140,24 +135,18 @@ class Quantizer:
                 f"{precision.kind} quantizes no linear, so there is nothing to compare",
                 fix=f"Ask for {', '.join(QUANTIZED)}.",
             )
-        calibration = self._images()
+        calibration = self.learned.images()
         kept, everything = (place(self.structure, keep)[0] for keep in (precision.keep, ()))
         choice = self._chosen.get(precision)
         if choice is None:
-            weights_only = self._weights_only(precision)
-            choice = Choice() if weights_only else self._searched(precision, self._writer(precision, kept))[1]
-        graph, observed = self.migrated(choice.alpha)
+            choice = Choice() if self._weights_only(precision) else self._searched(precision, kept)[1]
+        graph, observed = self.learned.migrated(choice.alpha)
         quantized = Graph(graph.model.clone())
         self._writer(precision, everything)(quantized, observed, choice)
         count = min(calibration.count, -(-images * calibration.count // calibration.images))
         with self._progress.step(f"Measure {len(everything)} linears one by one", count) as advance:
             batches = islice(calibration.batches(), count)
             return measure(graph, quantized, everything, batches, agreement=agreement, advance=advance), choice
-
-    def _weights_only(self, precision: PrecisionSpec) -> bool:
-        """Whether the graph tells of weights only; with dynamic INT8 the engine then rounds activations by itself."""
-        left_to_the_engine = precision.kind == "int8-dynamic" and self.dialect.int8_linears == "qdq"
-        return precision.kind in _WEIGHTS or left_to_the_engine
 
     def format(self, precision: PrecisionSpec, choice: Choice) -> Format:
         """How this precision writes the Q/DQ pairs of a linear."""
@@ -167,61 +156,33 @@ class Quantizer:
         largest = largest_weight() if kind == "uint8" else _FULL_RANGE
         return Format(kind, largest, choice.ranges, choice.correct_bias)
 
-    @cached_property
-    def observed(self) -> Mapping[str, Observed]:
-        """What the inputs of all linears are like over the calibration images, by their names."""
-        from vitdeploy.graph.model import operand
-        from vitdeploy.quantize.observe import observe
-        from vitdeploy.quantize.placement import place
-
-        calibration = self._images()
-        placed, _ = place(self.structure, ())
-        names = set(_nodes(placed))
-        inputs = {operand(n, 0).name or "" for n in self.graph.nodes if n.name in names and n.op_type == "MatMul"}
-        with self._progress.step("Observe activations", calibration.count) as advance:
-            return observe(self.graph, inputs, _counted(calibration, advance), calibration.count)
-
-    @cached_property
-    def _judge(self) -> Judge:
-        from vitdeploy.search import Judge
-
-        return Judge(self.graph, self._images())
-
-    def _images(self) -> Calibration:
-        if self.calibration is None or self.calibration.synthetic:
-            raise QuantizeError(
-                "int8 and fp8 need calibration images: ranges are never invented",
-                fix="Give --calibration DATA (a folder of images is enough), or use --precision int8-dynamic.",
-            )
-        return self.calibration
-
-    def _copy(self) -> Graph:
-        from vitdeploy.graph.model import Graph
-
-        return Graph(self.graph.model.clone())
+    def _weights_only(self, precision: PrecisionSpec) -> bool:
+        """Whether the graph tells of weights only; with dynamic INT8 the engine then rounds activations by itself."""
+        left_to_the_engine = precision.kind == "int8-dynamic" and self.dialect.int8_linears == "qdq"
+        return precision.kind in _WEIGHTS or left_to_the_engine
 
     def _static(self, precision: PrecisionSpec) -> Quantized:
         """Q/DQ pairs on every placed linear, after the migration that keeps the outputs best."""
         from vitdeploy.quantize import Quantized
         from vitdeploy.quantize.placement import place
 
-        self._images()
         placed, kept = self._with_range(*place(self.structure, precision.keep))
-        best, choice, record = self._searched(precision, self._writer(precision, placed))
+        best, choice, record = self._searched(precision, placed)
         form = self.format(precision, choice)
-        told = {
+        method = {
             "method": "static Q/DQ",
             "activations": f"{_ACTIVATIONS[form.kind]}, per tensor",
             "weight_bits": _bits(form.largest_weight),
+            "quantized": str(len(placed)),
         }
-        return Quantized(best, {**told, **record, **_placement(placed, kept)}, choice.alpha)
+        return Quantized(best, {**method, **record}, choice.alpha, self._told(kept, precision))
 
     def _with_range(self, placed: list[Linear], kept: dict[str, str]) -> tuple[list[Linear], dict[str, str]]:
         from vitdeploy.graph.model import operand
         from vitdeploy.quantize.placement import with_range
 
         inputs = {n.name or "": operand(n, 0).name or "" for n in self.graph.nodes if n.op_type == "MatMul"}
-        return with_range(placed, kept, inputs, {name for name, seen in self.observed.items() if seen.silent})
+        return with_range(placed, kept, inputs, {name for name, seen in self.learned.observed.items() if seen.silent})
 
     def _dynamic(self, precision: PrecisionSpec) -> Quantized:
         """ONNX Runtime's dynamic operator on every placed linear; migrated first, if there are images to learn from."""
@@ -229,14 +190,20 @@ class Quantizer:
         from vitdeploy.quantize.placement import place
 
         placed, kept = place(self.structure, precision.keep)
-        told = {"method": "dynamic", "weight_bits": _bits(largest_weight())}
-        if self.calibration is None or self.calibration.synthetic:
-            graph = self._copy()
-            dynamic.write(graph, _nodes(placed), largest_weight())
-            told["migration"] = "none: it needs calibration images (--calibration)"
-            return Quantized(graph, {**told, **_placement(placed, kept)})
-        best, choice, record = self._searched(precision, self._writer(precision, placed))
-        return Quantized(best, {**told, **record, **_placement(placed, kept)}, choice.alpha)
+        method = {"method": "dynamic", "weight_bits": _bits(largest_weight()), "quantized": str(len(placed))}
+        where = self._told(kept, precision)
+        if not self.learned.has_images:
+            graph = self.learned.copy()
+            dynamic.write(graph, nodes_of(placed), largest_weight())
+            method["migration"] = "none: it needs calibration images (--calibration)"
+            return Quantized(graph, method, placement=where)
+        best, choice, record = self._searched(precision, placed)
+        return Quantized(best, {**method, **record}, choice.alpha, where)
+
+    def _searched(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> tuple[Graph, Choice, dict[str, str]]:
+        found = self.learned.searched(precision, self._writer(precision, placed))
+        self._chosen[precision] = found[1]
+        return found
 
     def _writer(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> Write:
         """What quantizes these linears in this precision."""
@@ -244,18 +211,18 @@ class Quantizer:
 
         def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
             if self._weights_only(precision):
-                weights.write(graph, _nodes(placed), weights.format_of(precision, self.dialect), observed)
+                weights.write(graph, nodes_of(placed), weights.format_of(precision, self.dialect), observed)
             elif precision.kind == "int8-dynamic":
-                dynamic.write(graph, _nodes(placed), largest_weight())
+                dynamic.write(graph, nodes_of(placed), largest_weight())
             else:
-                qdq.write(graph, _nodes(placed), observed, self.format(precision, choice))
+                qdq.write(graph, nodes_of(placed), observed, self.format(precision, choice))
 
         return write
 
     def _check_attention(self, precision: PrecisionSpec) -> None:
         if self.dialect.int8_attention is None or precision.kind != "int8":
             raise QuantizeError(
-                f"attention: true is not for {precision.kind} here: only TensorRT keeps quantized attention in one "
+                f"`attention: true` is not for {precision.kind} here: only TensorRT keeps quantized attention in one "
                 "kernel, and gains by it in int8 alone",
                 fix="Leave `attention` out of the recipe's precision.",
             )
@@ -264,88 +231,42 @@ class Quantizer:
         """Q/DQ pairs on q, k, v and the probabilities too, in place, wherever attention then stays one kernel."""
         from vitdeploy.graph.model import operand
         from vitdeploy.passes.lower_primitives import LowerPrimitives
-        from vitdeploy.quantize import Quantized, attention
+        from vitdeploy.quantize import attention
+        from vitdeploy.quantize.placement import attention_told
         from vitdeploy.quantize.ranges import collect
 
         assert self.dialect.int8_attention is not None
-        calibration, graph = self._images(), found.graph
+        graph = found.graph
         cores, left = attention.place(graph, self.dialect.int8_attention)
         if not cores:
             why = next(iter(left.values()), "there is none")
             raise QuantizeError(
-                f"no attention can be INT8 and stay fused: {why}", fix="Leave `attention` out of the recipe's precision."
+                f"no attention can be INT8 and stay fused: {why}",
+                fix="Leave `attention` out of the recipe's precision.",
             )
         LowerPrimitives(only=frozenset(cores)).apply(graph)
         names = {operand(node, index).name or "" for node, index in attention.operands(graph, cores)}
-        with self._progress.step("Observe attention", calibration.count) as advance:
-            ranges = collect(graph, _counted(calibration, advance), names)
-        attention.write(graph, cores, ranges)
-        told = {
+        attention.write(graph, cores, collect(graph, self.learned.counted("Observe attention"), names))
+        method = {
             "attention": f"int8: q, k, v and probabilities of {len(cores)} of {len(cores) + len(left)} sites",
-            "output_sqnr_db": f"{self._judge.sqnr_db(graph):.1f}",
+            "output_sqnr_db": f"{self.learned.judge.sqnr_db(graph):.1f}",
             "output_sqnr_db_without_attention": found.record["output_sqnr_db"],
         }
-        return Quantized(graph, {**found.record, **told, **{f"float: {core}": why for core, why in left.items()}}, found.alpha)
+        where = {**found.placement, **attention_told(self.structure, cores, left)}
+        return replace(found, record={**found.record, **method}, placement=where)
 
     def _half_around(self, found: Quantized) -> Quantized:
-        from vitdeploy.quantize import Quantized, half
+        from vitdeploy.quantize import half
 
         with self._progress.step("Check ranges and convert the rest to float16"):
             around = half.quantize(found.graph, self.structure, PrecisionSpec(kind="fp16"), self.calibration)
         record = {**found.record, **{f"around: {key}": value for key, value in around.record.items()}}
-        return Quantized(around.graph, record, found.alpha)
+        return replace(found, graph=around.graph, record=record)
 
-    def _searched(self, precision: PrecisionSpec, write: Write) -> tuple[Graph, Choice, dict[str, str]]:
-        """The graph of the choice whose outputs are nearest to float32's, and the path to it."""
-        from vitdeploy import search
+    def _told(self, kept: Mapping[str, str], precision: PrecisionSpec) -> Mapping[str, Placement]:
+        from vitdeploy.quantize.placement import told
 
-        alphas: tuple[float | None, ...] = search.ALPHAS
-        if precision.smooth_alpha != "auto":
-            alphas = (None if precision.smooth_alpha == "off" else float(precision.smooth_alpha),)
-        calibration, judge = self._images(), self._judge
-        tune_ranges = precision.kind != "int8-dynamic"
-        with self._progress.step("Search migration and ranges" if tune_ranges else "Search migration"):
-            choice, trials = search.choose(
-                lambda c: judge.sqnr_db(self._built(c, write)), alphas=alphas, tune_ranges=tune_ranges
-            )
-        ranges = {"ranges": choice.ranges, "bias_correction": "on" if choice.correct_bias else "off"}
-        record = {
-            "migration": self._told(choice.alpha),
-            **(ranges if tune_ranges else {}),
-            "output_sqnr_db": f"{_of(trials, choice).sqnr_db:.1f}",
-            "tried": "; ".join(f"{t.choice}: {t.sqnr_db:.1f} dB" for t in trials),
-            "calibration": calibration.spec,
-            "calibration_digest": calibration.digest,
-            "calibration_images": str(calibration.images),
-        }
-        self._chosen[precision] = choice
-        return self._built(choice, write), choice, record
-
-    def _built(self, choice: Choice, write: Write) -> Graph:
-        graph, observed = self.migrated(choice.alpha)
-        write(graph, observed, choice)
-        return graph
-
-    def migrated(self, alpha: float | None) -> tuple[Graph, Mapping[str, Observed]]:
-        """A copy of the graph with its outliers moved into the weights, and what would have been observed in it."""
-        graph = self._copy()
-        if alpha is None:
-            return graph, self.observed
-        migrate = self._migration(alpha)
-        factors = migrate.factors(graph)
-        migrate.apply(graph)
-        moved = {name: self.observed[name].divided(f) for name, f in factors.items() if name in self.observed}
-        return graph, {**self.observed, **moved}
-
-    def _migration(self, alpha: float) -> MigrateOutliers:
-        from vitdeploy.passes.migrate_outliers import MigrateOutliers
-
-        return MigrateOutliers(maxima={name: seen.magnitude for name, seen in self.observed.items()}, alpha=alpha)
-
-    def _told(self, alpha: float | None) -> str:
-        if alpha is None:
-            return "off"
-        return f"alpha {alpha:g}, inputs of {len(self._migration(alpha).factors(self._copy()))} places"
+        return told(self.structure, kept, precision.kind or "", self.dialect)
 
 
 def largest_weight() -> int:
@@ -355,21 +276,3 @@ def largest_weight() -> int:
 
 def _bits(largest: int) -> str:
     return "8" if largest == _FULL_RANGE else "7"
-
-
-def _placement(placed: Sequence[Linear], kept: Mapping[str, str]) -> dict[str, str]:
-    return {"quantized": str(len(placed)), **{f"{FLOAT}{name}": rule for name, rule in kept.items()}}
-
-
-def _of(trials: Sequence[Trial], choice: Choice) -> Trial:
-    return next(t for t in trials if t.choice == choice)
-
-
-def _nodes(placed: Sequence[Linear]) -> list[str]:
-    return [name for linear in placed for name in linear.nodes]
-
-
-def _counted(calibration: Calibration, advance: Callable[[int], None]) -> Iterator[Array]:
-    for batch in calibration.batches():
-        yield batch
-        advance(1)

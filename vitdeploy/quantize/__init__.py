@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vitdeploy.graph.model import Graph
+from vitdeploy.manifest import Placement
 from vitdeploy.session import Array
 
 FEWEST_IMAGES = 16
@@ -16,11 +17,15 @@ FEWEST_IMAGES = 16
 
 @dataclass(frozen=True)
 class Quantized:
-    """The graph with its precision lowered, what was done, for the manifest, and the migration strength (None: off)."""
+    """The graph with its precision lowered, what was done, for the manifest, and the migration strength (None: off).
+
+    `placement` says of each site whether it was quantized, and by which rule.
+    """
 
     graph: Graph
     record: Mapping[str, str]
     alpha: float | None = None
+    placement: Mapping[str, Placement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

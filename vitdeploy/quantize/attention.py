@@ -45,8 +45,8 @@ def write(graph: Graph, cores: Iterable[str], ranges: Mapping[str, Range]) -> No
 
         q ─ MatMul ─ Softmax ─ MatMul ─ v   ─▶   q ─ Q ─ DQ ─ MatMul ─ Softmax ─ Q ─ DQ ─ MatMul ─ DQ ─ Q ─ v
 
-    INT8 is symmetric here, one scale for a tensor. That of the probabilities comes from the largest one seen: with 1/127
-    for all, a token that attends to many keys alike would lose them (17 dB of the digits ViT's 41).
+    INT8 is symmetric here, one scale for a tensor. That of the probabilities comes from the largest one seen: with
+    1/127 for all, a token that attends to many keys alike would lose them (17 dB of the digits ViT's 41).
 
     Args:
         graph: with the cores as primitives.
@@ -65,8 +65,8 @@ def _forbidden(core: ir.Node, kernel: Int8Attention) -> str | None:
     shapes = [dims(value) for value in core.inputs[:3]]
     sizes = {shape[-1] for shape in shapes if shape is not None}
     if len(sizes) != 1 or not sizes <= set(kernel.head_sizes):
-        told = ", ".join(map(str, kernel.head_sizes))
-        return f"INT8 attention is fused with head sizes of {told} only, not {'/'.join(map(str, sorted(sizes, key=str)))}"
+        able, found = ", ".join(map(str, kernel.head_sizes)), "/".join(sorted(map(str, sizes)))
+        return f"INT8 attention is fused with head sizes of {able} only, not {found}"
     tokens = [shape[-2] for shape in shapes if shape is not None]
     if not all(isinstance(n, int) and n <= kernel.tokens for n in tokens):
         return f"INT8 attention is fused up to {kernel.tokens} tokens only, not {max(tokens, key=lambda n: n or 0)}"

@@ -6,11 +6,23 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 
 from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear, Structure
+from vitdeploy.manifest import FLOAT, Placement
 
 NEVER_QUANTIZED = {"patch": "the patch embedding sees raw pixels and is a few percent of the work"}
 """Attention cores, residual adds, LayerNorm and softmax are no linears and stay in float altogether: quantizing them
 costs up to 80 points of top-1 and breaks attention fusion on every backend."""
+
+_STORED = {"int8-dynamic": "int8", "int8-weights": "int8 weights", "int4-weights": "int4 weights"}
+_LINEAR = "a product with constant weights"
+_LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
+_RESIDUAL = "the residual stream carries the outliers: quantizing it costs points and breaks fusion"
+_ATTENTION_ALONE = "this target fuses attention in float only"
+_ATTENTION_ON_REQUEST = "fused in float; INT8 for all that it multiplies only on request (`attention: true`)"
+_ATTENTION_COMPLETE = "asked for: q, k, v and the probabilities, which this target runs as one INT8 kernel"
+_ATTENTION_FP8 = "FP8 attention is fused, but takes more kernels than float attention"
+_ATTENTION_WEIGHTS = "attention multiplies no weights"
 
 
 def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], dict[str, str]]:
@@ -27,6 +39,46 @@ def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], di
     if not placed:
         raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
     return placed, kept
+
+
+def told(structure: Structure, kept: Mapping[str, str], kind: str, dialect: Dialect) -> dict[str, Placement]:
+    """Of each site, what becomes of it in precision `kind`, and why; `kept`: what stays in float, of `place`."""
+    stored = _STORED.get(kind, kind)
+    found = {
+        linear.name: Placement(precision=FLOAT, rule=kept[linear.name])
+        if linear.name in kept
+        else Placement(precision=stored, rule=_LAST if linear.role == "head" else _LINEAR)
+        for linear in structure.linears
+    }
+    rule = _attention_rule(kind, dialect)
+    found |= {site.name: Placement(precision=FLOAT, rule=rule) for site in structure.attention}
+    return {**found, "residual adds": Placement(precision=FLOAT, rule=_RESIDUAL)}
+
+
+def attention_told(structure: Structure, placed: Collection[str], left: Mapping[str, str]) -> dict[str, Placement]:
+    """The same of attention sites, where INT8 was asked for.
+
+    Args:
+        structure: the sites.
+        placed: the names of the cores (`SITE/Attention`) that are INT8.
+        left: the others, with the rule.
+    """
+    found = {}
+    for site in structure.attention:
+        core = next((node for node in site.nodes if node in placed or node in left), None)
+        if core in placed:
+            found[site.name] = Placement(precision="int8", rule=_ATTENTION_COMPLETE)
+        elif core is not None:
+            found[site.name] = Placement(precision=FLOAT, rule=left[core])
+    return found
+
+
+def _attention_rule(kind: str, dialect: Dialect) -> str:
+    if kind.endswith("-weights"):
+        return _ATTENTION_WEIGHTS
+    if dialect.int8_attention is None:
+        return _ATTENTION_ALONE
+    return _ATTENTION_FP8 if kind == "fp8" else _ATTENTION_ON_REQUEST
 
 
 def with_range(

@@ -15,7 +15,7 @@ from vitdeploy.graph.model import Graph, array, operand
 from vitdeploy.graph.structure import Structure
 from vitdeploy.quantize import Quantized
 from vitdeploy.quantize.observe import Observed
-from vitdeploy.quantize.placement import place
+from vitdeploy.quantize.placement import place, told
 from vitdeploy.quantize.qdq import place_before
 from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Array
@@ -103,8 +103,8 @@ def quantize(
             "weights": f"{'uint4 with a zero point' if form.bits == 4 else 'int8, symmetric'}, a scale for {shared}",
             "rounding": rounding,
             "quantized": str(len(placed)),
-            **{f"float: {name}": rule for name, rule in kept.items()},
         },
+        placement=told(structure, kept, precision.kind or "", dialect),
     )
 
 

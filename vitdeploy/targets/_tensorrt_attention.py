@@ -16,9 +16,9 @@ FUSED = FusedAttention(smallest=16, largest=256, multiple=8)
 
 INT8 = Int8Attention(head_sizes=(16, 32, 64), tokens=512)
 """As TensorRT's guide says it, and TensorRT-RTX 1.7 does it (sm86): with Q/DQ on q, k, v and the probabilities, and a
-quantized reader, it fuses just there, with a bias or without, and saves a kernel a site. Some of them only, head sizes of
-24, 48, 80, 128 or 256, 513 tokens, or a reader in float: no kernel. FP8 (sm89) fuses everywhere, but takes three kernels
-a site more than FP16 attention does."""
+quantized reader, it fuses just there, with a bias or without, and saves a kernel a site. Some of them only, head sizes
+of 24, 48, 80, 128 or 256, 513 tokens, or a reader in float: no kernel. FP8 (sm89) fuses everywhere, but takes three
+kernels a site more than FP16 attention does."""
 
 _SMALLEST_FUSED = 9
 """Of head sizes, where nothing was padded."""

@@ -46,6 +46,9 @@ def recipe(subject: Subject) -> Section:
     if manifest.quantized:
         told = tuple((name, value) for name, value in manifest.quantized.items())
         parts.append(Table(("quantization", ""), told, title="What quantization did", folded=True))
+    if manifest.placement:
+        placed = tuple((name, site.precision, site.rule) for name, site in manifest.placement.items())
+        parts.append(Table(("site", "precision", "rule"), placed, title="Where, and by which rule", folded=True))
     files = tuple((f.path, numbers.size(f.bytes), f.sha256[:_SHORT]) for f in manifest.files)
     parts.append(Table(("file", "size", "sha256"), files, numeric=frozenset({1}), title="Files", folded=True))
     lede = f"Recipe digest {manifest.recipe_digest[:_SHORT]}; weights digest {manifest.model.digest[:_SHORT]}."

@@ -1,0 +1,123 @@
+"""INT8 attention: all that it multiplies or nothing, and only where TensorRT then still runs one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.graphs import images, raised, run
+from vitdeploy import passes
+from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.dialect import Dialect, Int8Attention
+from vitdeploy.graph.model import Graph, operand
+from vitdeploy.graph.structure import Structure
+from vitdeploy.passes import order
+from vitdeploy.pipeline.quantizing import quantize
+from vitdeploy.progress import Silent
+from vitdeploy.quantize import Calibration, Quantized
+from vitdeploy.quantize.attention import operands
+from vitdeploy.recipe import Batch, PrecisionSpec
+from vitdeploy.targets import Bundle
+from vitdeploy.targets.tensorrt_rtx import TensorRTRTX
+
+BATCHES = [images(1, seed) for seed in range(4)]
+CALIBRATION = Calibration(lambda: iter(BATCHES), len(BATCHES), len(BATCHES), "test", "digest")
+KERNEL = Int8Attention(head_sizes=(16, 32, 64), tokens=512)
+COMPLETE = PrecisionSpec(kind="int8", smooth_alpha="off", attention=True)
+
+
+def dialect(kernel: Int8Attention | None = KERNEL) -> Dialect:
+    return Dialect(20, "primitives", activation_codes="int8", int8_attention=kernel)
+
+
+def folded(model: bytes) -> tuple[Graph, Structure]:
+    """Scales of attention are in the weights, as the kernel wants it."""
+    graph, structure, _ = raised(model)
+    passes.run(order.folding(), graph)
+    return graph, structure
+
+
+def quantized(model: bytes, precision: PrecisionSpec = COMPLETE, kernel: Int8Attention | None = KERNEL) -> Quantized:
+    graph, structure = folded(model)
+    return quantize(graph, structure, precision, dialect(kernel), CALIBRATION, Silent())
+
+
+def test_all_that_it_multiplies_is_int8(exported: Callable[[str], bytes]) -> None:
+    found = quantized(exported("dynamo"))
+    cores = [
+        f"{name}/Attention" for name, placed in found.placement.items() if name.endswith("attn") and placed.quantized
+    ]
+    assert len(cores) == 2
+    read = operands(found.graph, cores)
+    assert len(read) == 8
+    for node, index in read:
+        assert operand(node, index).producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
+    assert found.record["attention"] == "int8: q, k, v and probabilities of 2 of 2 sites"
+
+
+def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> None:
+    found = quantized(exported("dynamo"))
+    reference = run(raised(exported("dynamo"))[0], images(1, 9))["output_0"]
+    y = run(found.graph, images(1, 9))["output_0"]
+    assert 0 < np.abs(y - reference).max() < 0.1 * np.abs(reference).max()
+    told = {key: float(found.record[key]) for key in ("output_sqnr_db", "output_sqnr_db_without_attention")}
+    assert min(told.values()) > 30
+    assert told["output_sqnr_db"] != told["output_sqnr_db_without_attention"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rule"),
+    [
+        (Int8Attention(head_sizes=(24,), tokens=512), "head sizes of 24 only, not 16"),
+        (Int8Attention(head_sizes=(16,), tokens=4), "up to 4 tokens only, not 17"),
+    ],
+)
+def test_the_kernel_s_rule_is_named_when_no_site_obeys_it(
+    exported: Callable[[str], bytes], kernel: Int8Attention, rule: str
+) -> None:
+    with pytest.raises(QuantizeError, match=rule):
+        quantized(exported("dynamo"), kernel=kernel)
+
+
+def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], bytes]) -> None:
+    found = quantized(exported("dynamo"), COMPLETE.model_copy(update={"keep": ("blocks.0.attn.proj",)}))
+    first, second = (found.placement[f"blocks.{block}.attn"] for block in range(2))
+    assert (first.precision, second.precision) == ("float", "int8")
+    assert "what reads it is not quantized" in first.rule
+    assert found.record["attention"].endswith("of 1 of 2 sites")
+
+
+@pytest.mark.parametrize(
+    ("precision", "kernel"),
+    [
+        (COMPLETE, None),
+        (COMPLETE.model_copy(update={"kind": "fp8"}), KERNEL),
+        (PrecisionSpec(kind="fp16", attention=True), KERNEL),
+    ],
+)
+def test_elsewhere_it_is_refused(
+    exported: Callable[[str], bytes], precision: PrecisionSpec, kernel: Int8Attention | None
+) -> None:
+    with pytest.raises(QuantizeError, match=r"`attention: true` is not for"):
+        quantized(exported("dynamo"), precision, kernel)
+
+
+@pytest.mark.slow
+def test_tensorrt_rtx_runs_it_as_one_kernel(exported: Callable[[str], bytes], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    target = TensorRTRTX()
+    graph, structure = folded(exported("dynamo"))
+    found = quantize(graph, structure, COMPLETE, target.dialect(), CALIBRATION, Silent())
+    passes.run(order.lowering(target.dialect()), found.graph)
+    bundle = _bundle(found.graph, structure, tmp_path)
+    audit = target.audit(bundle, target.compile(bundle, tmp_path))
+    assert (audit.attention.sites, audit.attention.fused) == (2, 2)
+
+
+def _bundle(graph: Graph, structure: Structure, folder: Path) -> Bundle:
+    graph.save(folder / "graph.onnx")
+    located = structure.located(node.name or "" for node in graph.nodes)
+    return Bundle(folder / "graph.onnx", located, "int8", Batch(), "input", (1, 3, 32, 32))
