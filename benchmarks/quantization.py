@@ -38,8 +38,8 @@ from vitdeploy.evidence import Eval
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.measure.accuracy import paired
 from vitdeploy.pipeline.compiling import GRAPH
+from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import evaluate
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.report.numbers import drop
@@ -91,8 +91,9 @@ class Subject:
         """Logits for the first test images against PyTorch's."""
         _, labels, reference = self.test
         task, n = Classification(), len(logits)
-        ours, theirs = (task.statistics({"logits": x[:n]}, labels[:n]) for x in (reference, logits))
-        return paired("classification", ours.values, theirs.values, ours.prediction, theirs.prediction)
+        before, after = ({"logits": x[:n]} for x in (reference, logits))
+        first, second = (task.statistics(x, labels[:n]) for x in (before, after))
+        return paired("classification", task, first.values, second.values, task.agreement(before, after))
 
 
 Way = Callable[[Subject, Path], tuple[Eval, str]]
@@ -224,6 +225,7 @@ INT8_WAYS: dict[str, Way] = {
     "ORT quantize_dynamic": stock("ort-dynamic"),
     "ORT quantize_dynamic, reduce_range": stock("ort-dynamic-reduce-range"),
     "**vitdeploy** openvino int8": vitdeploy("openvino", "int8"),
+    "**vitdeploy** openvino int8-dynamic": vitdeploy("openvino", "int8-dynamic"),
     "**vitdeploy** onnxruntime int8": vitdeploy("onnxruntime", "int8"),
     "**vitdeploy** onnxruntime int8-dynamic": vitdeploy("onnxruntime", "int8-dynamic"),
     "**vitdeploy** onnxruntime int8, without VNNI": vitdeploy_without_vnni("onnxruntime", "int8"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.passes import Pass
 from vitdeploy.passes.declare_opset import DeclareOpset
+from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
 from vitdeploy.passes.fold_attention_scale import FoldAttentionScale
@@ -55,6 +56,7 @@ def folding(pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True)
         FoldConstants(),  # again: LeViT reshapes to a matrix for each norm, and back
         FoldAttentionScale(),  # last: what stood between a query and its linear may be gone
         *([] if packed_qkv else [UnpackQkv()]),
+        DropUnreadTokens(),  # behind it: queries of their own need fewer tokens too
         RemoveDead(),
     ]
 
