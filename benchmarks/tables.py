@@ -26,8 +26,12 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 def written(path: Path, heading: Iterable[str], columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write `heading` and the table."""
-    lines = [*heading, "", _line(columns), "|" + "---|" * len(columns), *map(_line, rows), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join([*heading, "", *table(columns, rows), ""]), encoding="utf-8")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [_line(columns), "|" + "---|" * len(columns), *map(_line, rows)]
 
 
 def _line(cells: Sequence[str]) -> str:
