@@ -7,10 +7,10 @@ STAMP  := $(VENV)/.installed
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test zoo lint format clean
+.PHONY: help setup jetson-wheels demo test zoo lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv and install vitdeploy with all extras, editable (only when something changed)
 
@@ -20,6 +20,9 @@ demo: setup ## the demo recipe end to end: export, audit, measure, gate; leaves 
 test: lint ## everything CI checks: lint, types, layers, tests (PYTEST_FLAGS="-n 2 -m 'not slow'" to be quick)
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
+jetson-wheels: setup ## whether the light base has wheels for a Jetson (asks the package index)
+	$(BIN)/python .ci/jetson_wheels.py
+
 zoo: setup ## export every model of the zoo to every target; writes benchmarks/zoo.md (half an hour)
 	$(BIN)/python -m benchmarks.zoo
 
@@ -28,6 +31,7 @@ lint: setup ## ruff, formatting, mypy --strict, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint Dockerfile.jetson
 
 format: setup ## fix what ruff can fix, and format
 	$(BIN)/ruff check --fix .

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fakes.fixtures import device, driver
+
 if TYPE_CHECKING:
     from torch import nn
+
+__all__ = ["device", "driver", "exported", "vit"]
 
 # The writers' arguments by name; a dynamic batch is traced at 2, because exporters specialise a batch of 1.
 EXPORTS = {

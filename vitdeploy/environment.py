@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -37,11 +38,13 @@ class Host(BaseModel):
     python: str
     gpu: str | None = None
     jetpack: str | None = None
+    power_mode: str | None = None
+    """A Jetson's, such as MAXN_SUPER: it bounds clocks and cores."""
 
     @property
     def machine(self) -> str:
         """A short digest of what latencies depend on: results of different machines must not be mixed."""
-        facts = json.dumps([self.cpu, self.isa, self.cores, self.gpu, self.jetpack])
+        facts = json.dumps([self.cpu, self.isa, self.cores, self.gpu, self.jetpack, *filter(None, [self.power_mode])])
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     @property
@@ -71,6 +74,7 @@ def host() -> Host:
         python=platform.python_version(),
         gpu=_nvidia_gpu(),
         jetpack=_l4t_release(),
+        power_mode=power_mode(),
     )
 
 
@@ -81,6 +85,19 @@ def available_cores() -> int:
     if len(quota) == 2 and quota[0].isdigit():
         cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
     return cores
+
+
+def power_mode() -> str | None:
+    """A Jetson's power mode by its name; None elsewhere, or where nobody tells."""
+    if not _read("/etc/nv_tegra_release"):
+        return None
+    try:
+        told = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = ""
+    named = re.search(r"NV Power Mode:\s*(\S+)", told)
+    kept = re.search(r"pmode:0*(\d+)", _read("/var/lib/nvpmodel/status"))
+    return named[1] if named else f"mode {kept[1]}" if kept else None
 
 
 def library_versions() -> dict[str, str]:

@@ -65,6 +65,20 @@ class LinearAudit(Fact):
     other: int = 0
 
 
+class KernelAudit(Fact):
+    """What a TensorRT engine is made of, from its own layer plan."""
+
+    kernels: int
+    attention: int
+    """Fused attention kernels."""
+    gemms: Mapping[str, int]
+    """Matrix products and convolutions by the precision they multiply in; `other`: the plan does not tell."""
+    reformats: int
+    """Kernels that only move numbers: copies into another layout, transposes, slices."""
+    casts: int
+    """Kernels that only change the type of numbers."""
+
+
 class FileEntry(Fact):
     """A file of the artifact."""
 
@@ -158,6 +172,8 @@ class Audit(Fact):
     threads: int | None = None
     """OpenVINO fuses or not depending on the threads, so an audit names them."""
     backend: str = ""
+    engine: KernelAudit | None = None
+    """Of a TensorRT engine."""
     doubts: tuple[str, ...] = ()
     manifest: str = ""
     files: tuple[FileEntry, ...] = ()
@@ -193,12 +209,60 @@ class Run(Fact):
     blocks: tuple[tuple[float, ...], ...] = ()
 
 
+class RailEnergy(Fact):
+    """A power rail: mean power under load and idle, and energy of one inference (idle power is part of it)."""
+
+    name: str
+    watts: float
+    idle_watts: float | None
+    millijoules: float
+
+
+class Power(Fact):
+    """Energy of the first artifact, measured while it runs alone; without rails, `why` says why.
+
+    `source`: "hwmon" (power monitors), "tegrastats" or "rapl" (a CPU's own counters). `total`: the rail that feeds all
+    others; None where there is none, and rails may then neither be added up nor taken for the whole. `throttled`: what
+    slowed the board down meanwhile; empty: nothing that it counts.
+    """
+
+    source: str = ""
+    rails: tuple[RailEnergy, ...] = ()
+    total: str | None = None
+    seconds: float = 0.0
+    inferences: int = 0
+    throttled: str = ""
+    why: str = ""
+
+
+class DeviceTime(Fact):
+    """Where a caller's time goes: work on the device by its own clock, and all that the caller waits for.
+
+    `source`: "session" (CUDA events around the engine, copies left out) or "trtexec".
+    """
+
+    name: str
+    source: str
+    samples: int
+    device_p50_ms: float
+    device_p90_ms: float
+    device_p99_ms: float
+    end_to_end_p50_ms: float
+    end_to_end_p90_ms: float
+    end_to_end_p99_ms: float
+    cuda_graph: str = ""
+    """"yes", or why not."""
+
+
 class Bench(Fact):
     """Interleaved latencies; the first run is the reference. `valid` is false when there are `doubts` about timing."""
 
     valid: bool
     doubts: tuple[str, ...]
     runs: tuple[Run, ...]
+    device: tuple[DeviceTime, ...] = ()
+    """Of artifacts that run on a device with a clock of its own."""
+    power: Power | None = None
     machine: str = ""
     manifest: str = ""
 

@@ -128,6 +128,32 @@ class Trial(Record):
     why: str = ""
 
 
+class Tensor(Record):
+    """An input or output as code in any language meets it: row-major, without padding.
+
+    `bytes` is for the shape at the optimised batch. `meaning` says what the numbers are.
+    """
+
+    name: str
+    dtype: str
+    layout: str
+    shape: tuple[int | str, ...]
+    bytes: int | None
+    meaning: str
+
+
+class Usage(Record):
+    """How to feed and read what is in the folder without vitdeploy: tensors, preprocessing in order, a command."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    preprocessing: tuple[str, ...]
+    batch: str
+    """The sizes it serves: N, or MIN:OPT:MAX."""
+    try_it: str | None = None
+    """A command that runs it."""
+
+
 class Manifest(Record):
     """Everything that is known about the folder."""
 
@@ -151,6 +177,10 @@ class Manifest(Record):
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    usage: Usage | None = None
+    """For programs that open the compiled file themselves."""
+    device_parity: Parity | None = None
+    """What the compiled thing gave on the device that built it, against the reference's stored outputs."""
     runs: str | None = None
     """The file that the backend opens; None in a bundle."""
     versions: Mapping[str, str]

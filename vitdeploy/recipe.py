@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -284,6 +284,37 @@ def compose(
     put("task", kind=task)
     put("data", calibration=calibration, evaluation=evaluation)
     return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")
+
+
+def with_target_options(recipe: Recipe, options: Mapping[str, object]) -> Recipe:
+    """The recipe with these options of its target, which win.
+
+    Raises:
+        RecipeError: a value does not fit.
+    """
+    if not options:
+        return recipe
+    raw = recipe.model_dump(mode="json")
+    raw["target"] |= options
+    return parse(Recipe, raw, where="recipe and --option")
+
+
+def target_options(given: Sequence[str]) -> dict[str, object]:
+    """`KEY=VALUE` of the command line, values read as in a recipe.
+
+    Raises:
+        RecipeError: no `=`, or a value that is no YAML.
+    """
+    found: dict[str, object] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise RecipeError(f"--option {text!r} is not KEY=VALUE", fix="Such as workspace_bytes=536870912.")
+        try:
+            found[key.strip()] = yaml12.loads(value)
+        except ValueError:
+            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a recipe.") from None
+    return found
 
 
 def _parse_size(text: str | None) -> list[int] | None:

@@ -331,3 +331,18 @@ def test_the_process_says_one_line_and_exits_with_1(words: tuple[str, ...], part
     assert found.error.startswith(part)
     assert len(found.err.splitlines()) == 1
     assert listing(Path.cwd()) == []
+
+
+# --------------------------------------------------------------------------------------------------- TensorRT
+
+
+@pytest.mark.parametrize("flags", ["--dla", "--device DLA", "--device dla:0"])
+def test_the_dla_is_refused_with_the_reason(flags: str) -> None:
+    line = refused("export", "demo:digits", "--target", "tensorrt", *flags.split())
+    assert "the DLA runs none of a Vision Transformer's LayerNorm, GELU and attention" in line
+
+
+def test_a_target_option_that_is_none_is_refused() -> None:
+    line = refused("export", "demo:digits", "--target", "tensorrt", "--option", "workspace=1")
+    assert "unknown key 'target.workspace'" in line or "unknown key 'workspace'" in line
+    assert "is not KEY=VALUE" in refused("export", "demo:digits", "--target", "tensorrt", "--option", "workspace")

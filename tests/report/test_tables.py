@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests.evidence import audit, bench, evaluation
-from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, LinearGroup, Outline
-from vitdeploy.report import tables
+from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, KernelAudit, LinearGroup, Outline
+from vitdeploy.report import numbers, tables
 from vitdeploy.report.summary import summarize
 
 GATE = Gate(
@@ -135,3 +135,11 @@ def test_summary(nothing: bool) -> None:
     assert "FP32 PyTorch" in text
     assert ("not measured" in text) == nothing
     assert ("12 of 12" in text) != nothing
+
+
+def test_the_kernels_of_an_engine_are_summed_up() -> None:
+    engine = KernelAudit(kernels=138, attention=12, gemms={"fp16": 2, "int8": 48}, reformats=14, casts=1)
+    told = "138: 12 attention, 2 fp16 and 48 int8 products, 14 only copy, 1 only cast"
+    assert numbers.kernels(engine) == told
+    assert "138: 12 attention" in shown(tables.audit(audit(engine=engine)))
+    assert "products" not in shown(tables.audit(audit()))

@@ -8,20 +8,16 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.graphs import expected, images, parsed
-from vitdeploy import passes, targets
+from tests.graphs import expected, images
+from vitdeploy import targets
 from vitdeploy.errors import CompileError, RecipeError, TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Audit
 from vitdeploy.exporting import disagreement
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import load
-from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.runner import compare
-from vitdeploy.passes import order
-from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
-from vitdeploy.quantize import Calibration
-from vitdeploy.recipe import Batch, Precision, PrecisionSpec, TargetSpec
+from vitdeploy.recipe import Precision, TargetSpec
 from vitdeploy.targets import Bundle, Compiled, Target
 
 NAMES = targets.names()
@@ -94,36 +90,6 @@ def test_a_missing_device_is_said_with_the_way_out(name: str) -> None:
     with pytest.raises(TargetUnavailable, match=f"^{name}: ") as caught:
         found.require()
     assert caught.value.fix == missing.fix
-
-
-@pytest.fixture(scope="session")
-def bundle(exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """The tiny ViT, ready for a target in a precision, in a folder of its own."""
-
-    def make(found: Target, precision: Any, kind: str = "dynamo") -> Bundle:
-        folder = tmp_path_factory.mktemp("bundle")
-        graph = parsed(exported(kind))
-        passes.run([*order.raising(), *order.folding(packed_qkv=found.dialect().packed_qkv)], graph)
-        structure = recognize(graph, {})
-        batches = [images(1, seed) for seed in range(4)]
-        calibration = Calibration(lambda: iter(batches), 4, 4, "test", "digest")
-        graph = quantize(graph, structure, PrecisionSpec(kind=precision), found.dialect(), calibration, Silent()).graph
-        passes.run(order.lowering(found.dialect()), graph)
-        newer = {"int4-weights": 21, "bf16": 22}  # the first opset with the types, where the operators are ONNX's own
-        own = found.name == "onnxruntime" or (precision == "bf16" and found.name == "openvino")
-        assert graph.opset == (found.dialect().opset if own else newer.get(precision, found.dialect().opset))
-        graph.save(folder / "graph.onnx")
-        batch = Batch.model_validate("1:2:4" if kind.endswith("batch") else 1)
-        return Bundle(
-            graph=folder / "graph.onnx",
-            structure=structure.located(node.name or "" for node in graph.nodes),
-            precision=precision,
-            batch=batch,
-            input_name="input",
-            input_shape=(batch.opt, 3, 32, 32),
-        )
-
-    return make
 
 
 def available() -> Iterator[Any]:

@@ -12,7 +12,7 @@ from vitdeploy.graph.structure import AttentionSite
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.recipe import Batch
-from vitdeploy.targets._tensorrt import build_engine
+from vitdeploy.targets._tensorrt import BuildOptions, build_engine
 from vitdeploy.targets._tensorrt_attention import FUSED, limit
 from vitdeploy.targets._tensorrt_plan import attention_fusion
 
@@ -77,7 +77,7 @@ def _fuses(graph: Graph, folder: Path) -> bool:
     assert apply(LowerPrimitives(), graph).fired == 1
     graph.opset = 20
     graph.save(folder / "model.onnx")
-    engine = build_engine(trt, folder / "model.onnx", compute_capability="sm86")
+    engine = build_engine(trt, folder / "model.onnx", BuildOptions(compute_capabilities=("sm86",)))
     return not attention_fusion(engine.layers, {"site": [f"{CORE}/{part}" for part in ("qk", "softmax", "pv")]}).unfused
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ trt = pytest.importorskip("tensorrt_rtx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from vitdeploy.errors import CompileError  # noqa: E402
-from vitdeploy.targets._tensorrt import build_engine, supported_compute_capabilities  # noqa: E402
+from vitdeploy.targets._tensorrt import BuildOptions, build_engine  # noqa: E402
+from vitdeploy.targets._tensorrt_api import Api  # noqa: E402
 from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions  # noqa: E402
 
 TOKENS, WIDTH = 64, 64
+SM86 = BuildOptions(compute_capabilities=("sm86",))
 SITE = {"site": ("qk", "softmax", "pv")}
 
 
@@ -61,7 +64,7 @@ def saved(folder: Path, **options: Any) -> Path:
 
 def test_builds_and_tells_what_is_inside(tmp_path: Path) -> None:
     heard: list[str] = []
-    engine = build_engine(trt, saved(tmp_path), compute_capability="sm86", on_line=heard.append)
+    engine = build_engine(trt, saved(tmp_path), SM86, on_line=heard.append)
 
     assert engine.plan
     assert engine.version == trt.__version__
@@ -72,7 +75,7 @@ def test_builds_and_tells_what_is_inside(tmp_path: Path) -> None:
 
 
 def test_fp32_is_not_fused(tmp_path: Path) -> None:
-    engine = build_engine(trt, saved(tmp_path, dtype=np.float32), compute_capability="sm86")
+    engine = build_engine(trt, saved(tmp_path, dtype=np.float32), SM86)
     assert "FP32" in attention_fusion(engine.layers, SITE).unfused["site"]
     assert linear_precisions(engine.layers, {"out": ("out_proj",)}) == {"out": "fp32"}
 
@@ -80,44 +83,44 @@ def test_fp32_is_not_fused(tmp_path: Path) -> None:
 def test_external_data_is_found(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(model(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert build_engine(trt, path, compute_capability="sm86").plan
+    assert build_engine(trt, path, SM86).plan
 
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(CompileError):
-        build_engine(trt, path, compute_capability="sm86")
+        build_engine(trt, path, SM86)
 
 
 def test_dynamic_batch(tmp_path: Path) -> None:
     path = saved(tmp_path, batch="n")
     with pytest.raises(CompileError, match=r"Input x has the shape \[-1, 64, 64\].*no shape profile"):
-        build_engine(trt, path, compute_capability="sm86")
+        build_engine(trt, path, SM86)
 
     shapes = tuple((batch, TOKENS, WIDTH) for batch in (1, 4, 8))
-    engine = build_engine(trt, path, compute_capability="sm86", profile={"x": (shapes[0], shapes[1], shapes[2])})
+    engine = build_engine(trt, path, replace(SM86, profile={"x": (shapes[0], shapes[1], shapes[2])}))
     assert attention_fusion(engine.layers, SITE).unfused == {}
 
     with pytest.raises(CompileError, match="MIN <= OPT <= MAX"):
-        build_engine(trt, path, compute_capability="sm86", profile={"x": (shapes[1], shapes[0], shapes[2])})
+        build_engine(trt, path, replace(SM86, profile={"x": (shapes[1], shapes[0], shapes[2])}))
     with pytest.raises(CompileError, match="names z, which is no input"):
-        build_engine(trt, path, compute_capability="sm86", profile={"z": (shapes[0], shapes[0], shapes[0])})
+        build_engine(trt, path, replace(SM86, profile={"z": (shapes[0], shapes[0], shapes[0])}))
 
 
 def test_errors_say_what_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"node 'softmax' \(Frobnicate\) of model\.onnx"):
-        build_engine(trt, saved(tmp_path, softmax="Frobnicate"), compute_capability="sm86")
+        build_engine(trt, saved(tmp_path, softmax="Frobnicate"), SM86)
     with pytest.raises(CompileError, match=r"does not compile for sm13.*It knows sm75"):
-        build_engine(trt, saved(tmp_path), compute_capability="sm13")
+        build_engine(trt, saved(tmp_path), BuildOptions(compute_capabilities=("sm13",)))
     with pytest.raises(CompileError, match=r"cannot read gone\.onnx"):
-        build_engine(trt, tmp_path / "gone.onnx", compute_capability="sm86")
+        build_engine(trt, tmp_path / "gone.onnx", SM86)
     with pytest.raises(CompileError, match="Raise the workspace"):
-        build_engine(trt, saved(tmp_path), compute_capability="sm86", workspace_bytes=1)
+        build_engine(trt, saved(tmp_path), BuildOptions(compute_capabilities=("sm86",), workspace_bytes=1))
 
 
 def test_compute_capabilities_are_the_api_s_own() -> None:
-    names = supported_compute_capabilities(trt)
+    names = Api(trt).compute_capabilities
     assert "sm86" in names
     assert all(re.fullmatch(r"sm\d+", name) for name in names)
-    assert supported_compute_capabilities(pytest) == ()
+    assert Api(pytest).compute_capabilities == ()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -130,25 +133,25 @@ def test_an_interrupt_stops_the_build_and_gets_through(tmp_path: Path, error: ty
             raise error
 
     with pytest.raises(error):
-        build_engine(trt, saved(tmp_path), compute_capability="sm86", on_line=listener)
+        build_engine(trt, saved(tmp_path), SM86, on_line=listener)
     assert heard[-1] == "Building engine"
 
 
 DEADLOCK = """
 import gc, sys, pathlib, tensorrt_rtx as trt
 from vitdeploy.errors import CompileError
-from vitdeploy.targets._tensorrt import build_engine
+from vitdeploy.targets._tensorrt import BuildOptions, build_engine
 from vitdeploy.targets._tensorrt_log import BuildLog
 
 path = pathlib.Path(sys.argv[1])
 gc.disable()
 try:
-    build_engine(trt, path, compute_capability="sm86", workspace_bytes=1)
+    build_engine(trt, path, BuildOptions(compute_capabilities=("sm86",), workspace_bytes=1))
 except CompileError as error:
     error.itself = error  # only the collector can free it, with its traceback and what that holds
 add = BuildLog.add
 BuildLog.add = lambda log, *message: (gc.collect(), add(log, *message))  # runs inside TensorRT, its lock held
-build_engine(trt, path, compute_capability="sm86")
+build_engine(trt, path, BuildOptions(compute_capabilities=("sm86",)))
 """
 
 

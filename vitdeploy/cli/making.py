@@ -27,6 +27,8 @@ def export(
     image_size: options.ImageSize = None,
     task: options.Task = None,
     input_form: options.InputForm = None,
+    option: options.TargetOptions = None,
+    dla: options.Dla = False,
     recipe: options.Recipe = None,
     output: options.Out = None,
     force: options.Force = False,
@@ -49,7 +51,7 @@ def export(
         model,
         base=recipes.read(recipe) if recipe is not None else None,
         target=target,
-        device=device,
+        device="DLA" if dla else device,
         precision=precision,
         max_drop=max_drop,
         weights=weights,
@@ -59,6 +61,7 @@ def export(
         task=task,
         input_form=input_form,
     )
+    settled = recipes.with_target_options(settled, recipes.target_options(option or ()))
     result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
     console.show(result, *views.exported(result))
 
@@ -69,12 +72,16 @@ def compile_(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
     ],
+    option: options.TargetOptions = None,
+    dla: options.Dla = False,
     output: options.Out = None,
     force: options.Force = False,
 ) -> None:
     """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
+    from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
     from vitdeploy.pipeline.compiling import compile_bundle
 
-    result = compile_bundle(bundle, output, console, force=force)
+    given = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
+    result = compile_bundle(bundle, output, console, force=force, options=given)
     console.show(result, *views.exported(result))

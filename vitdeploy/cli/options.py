@@ -114,6 +114,16 @@ InputForm = Annotated[
         show_default=False,
     ),
 ]
+TargetOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="An option of the target, as in a recipe, such as workspace_bytes=536870912. May be given again.",
+        show_default=False,
+    ),
+]
+Dla = Annotated[bool, typer.Option("--dla", hidden=True, help="Refused, with the reason.")]
 Recipe = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False),

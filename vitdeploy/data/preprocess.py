@@ -143,6 +143,12 @@ def _eight_bit(image: Image) -> Image:
     return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
 
 
+def resized_to(preprocess: Preprocess) -> tuple[int, int]:
+    """Height and width before the centre is cropped: size / crop_pct."""
+    height, width = (int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
+    return height, width
+
+
 def _resized(image: Image, preprocess: Preprocess) -> Image:
     from PIL import Image
 
@@ -154,8 +160,8 @@ def _resized(image: Image, preprocess: Preprocess) -> Image:
 
 def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
     """Each side at size / crop_pct ("exact"), or the tighter side, keeping the aspect ratio ("shortest")."""
-    rows, columns = (int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
-    return _covering(height, width, (rows, columns)) if preprocess.resize == "shortest" else (rows, columns)
+    target = resized_to(preprocess)
+    return _covering(height, width, target) if preprocess.resize == "shortest" else target
 
 
 def _covering(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,16 +12,21 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets
+from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TensorSpec, Trial
-from vitdeploy.errors import TargetUnavailable, UsageError
+from vitdeploy.errors import CompileError, QuantizeError, TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit
 from vitdeploy.graph import structure as structures
+from vitdeploy.graph.runner import compare
+from vitdeploy.pipeline.inputs import load_example
+from vitdeploy.pipeline.usage import usage
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch
 from vitdeploy.targets import Bundle, Compiled, Target
 
 GRAPH = "graph.onnx"
 SITES = "sites.json"
+EXAMPLE = "reference/example.npz"
 
 
 class Exported(BaseModel):
@@ -44,15 +49,28 @@ class Exported(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def compile_bundle(source: Path, out: Path | None, progress: Progress, *, force: bool = False) -> Exported:
+def compile_bundle(
+    source: Path,
+    out: Path | None,
+    progress: Progress,
+    *,
+    force: bool = False,
+    options: Mapping[str, object] | None = None,
+) -> Exported:
     """Finish a bundle on the device it is for; in its own place unless `out` names another.
+
+    `options` are the target's own and win over the recipe's: how much memory a build may take is known only here.
 
     Raises:
         TargetUnavailable: the backend or its device is not here either.
+        QuantizeError: the bundle is called INT8 or FP8 and was never calibrated.
+        RecipeError: an option does not fit.
     """
     started = time.monotonic()
     bundle = artifacts.load(source)
-    target = targets.find(bundle.manifest.recipe.target)
+    recipe = recipes.with_target_options(bundle.manifest.recipe, options or {})
+    target = targets.find(recipe.target)
+    _check_calibrated(bundle)
     target.require()
     in_place = out is None or out.absolute() == source.absolute()
     with artifacts.staged(out or source, force=force or in_place) as folder:
@@ -60,7 +78,8 @@ def compile_bundle(source: Path, out: Path | None, progress: Progress, *, force:
             if _belongs_to_bundle(entry.path):
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / entry.path, folder / entry.path)
-        manifest = bundle.manifest.model_copy(update={"stage": "bundle", "runs": None})
+        again = {"stage": "bundle", "runs": None, "recipe": recipe, "recipe_digest": recipe.digest}
+        manifest = bundle.manifest.model_copy(update=again)
         manifest, notes = finish(folder, manifest, target, progress, out or source)
     return summary(out or source, manifest, time.monotonic() - started, notes)
 
@@ -98,13 +117,13 @@ def finish(
 
     `out` is where the folder will be, for what users are told to do with it.
     """
+    manifest = manifest.model_copy(update={"usage": usage(manifest)})
     missing = target.unavailable()
     if missing is not None:
         if not target.built_on_device:
             raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
-        artifacts.seal(folder, manifest)
         note = f"this is a bundle, not an engine: {missing.why}. On the device run: vitdeploy compile {out}"
-        return manifest, [note]
+        return manifest, [note, *_rehearse(folder, manifest, target, progress)]
     bundle = target_bundle(folder, manifest)
     with progress.step(f"Compile with {target.name}"):
         compiled = target.compile(bundle, folder)
@@ -112,9 +131,50 @@ def finish(
     manifest = manifest.model_copy(update={"stage": "artifact", "target": record, "runs": compiled.runs})
     with progress.step("Audit what was compiled"):
         audit = target.audit(bundle, compiled)
+    notes = [f"doubt: {doubt}" for doubt in audit.doubts]
+    if target.built_on_device:
+        with progress.step("Run it on the stored example"):
+            parity = _parity_here(folder, compiled, target, manifest)
+        manifest = manifest.model_copy(update={"device_parity": parity})
+        notes.append(f"on this device: cosine {parity.cosine:.6f} with FP32, largest difference {parity.max_abs:.2g}")
     artifacts.seal(folder, manifest)
     store_audit(artifacts.load(folder), audit)
-    return manifest, [f"doubt: {doubt}" for doubt in audit.doubts]
+    return manifest, notes
+
+
+def _rehearse(folder: Path, manifest: Manifest, target: Target, progress: Progress) -> list[str]:
+    """Seal a bundle with what a like compiler makes of it, where there is one."""
+    with progress.step("Rehearse the build"):
+        audit = target.rehearse(target_bundle(folder, manifest))
+    artifacts.seal(folder, manifest)
+    if audit is None:
+        return []
+    store_audit(artifacts.load(folder), audit)
+    return [*audit.doubts, f"rehearsed: attention fused {audit.attention.fused} of {audit.attention.sites}"]
+
+
+def _parity_here(folder: Path, compiled: Compiled, target: Target, manifest: Manifest) -> Parity:
+    """What was compiled against the reference's outputs that export stored: a device has no reference of its own.
+
+    Raises:
+        CompileError: it gives NaN or infinity, which no figure about it could make up for.
+    """
+    precision = manifest.target.precision
+    image, expected = load_example(folder / EXAMPLE)
+    with target.open(compiled, precision, None) as session:
+        parity = compare(expected, session.run({manifest.inputs[0].name: image}), batch=len(image))
+    if not parity.finite:
+        raise CompileError(f"the {precision} engine gives NaN or infinity on its example", fix="Use --precision fp32.")
+    return parity
+
+
+def _check_calibrated(bundle: Artifact) -> None:
+    manifest = bundle.manifest
+    if manifest.target.precision in ("int8", "fp8") and not manifest.quantized.get("calibration"):
+        raise QuantizeError(
+            f"{bundle.path} is called {manifest.target.precision} and was never calibrated",
+            fix="Export it again with --calibration DATA: ranges are never invented.",
+        )
 
 
 def store_audit(artifact: Artifact, audit: Audit) -> Audit:

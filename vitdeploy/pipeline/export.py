@@ -13,15 +13,13 @@ from vitdeploy.artifact import Manifest, TargetRecord
 from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.pipeline.candidates import Workshop
 from vitdeploy.pipeline.choosing import choose
-from vitdeploy.pipeline.compiling import GRAPH, Exported, finish, summary
+from vitdeploy.pipeline.compiling import EXAMPLE, GRAPH, Exported, finish, summary
 from vitdeploy.pipeline.inputs import save_example
 from vitdeploy.pipeline.preparing import check_graph, prepare
 from vitdeploy.pipeline.quantizing import QUANTIZED
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.targets import Target
-
-EXAMPLE = "reference/example.npz"
 
 
 def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False) -> Exported:

@@ -69,6 +69,13 @@ def save_example(path: Path, examples: Examples, form: InputForm) -> None:
     np.savez(path, **arrays)
 
 
+def load_example(path: Path) -> tuple[Array, dict[str, Array]]:
+    """The input that `save_example` kept, and the reference's outputs by name."""
+    with np.load(path) as arrays:
+        outputs = {name.removeprefix("output."): arrays[name] for name in arrays.files if name.startswith("output.")}
+        return arrays["input"], outputs
+
+
 def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
     """Stream calibration batches in the graph's own batch size; of made-up images, where the recipe names no data."""
     from vitdeploy.quantize import Calibration

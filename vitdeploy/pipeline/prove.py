@@ -17,8 +17,9 @@ from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
 from vitdeploy.measure import latency
 from vitdeploy.pipeline.compiling import SITES, compiled_of, store_audit, target_bundle
+from vitdeploy.pipeline.observing import observe, outside_only
 from vitdeploy.progress import Progress
-from vitdeploy.session import Array, Session
+from vitdeploy.session import Array, Feeds, Session
 
 
 def inspect(path: Path) -> Audit:
@@ -61,10 +62,16 @@ def bench(
     doubts: list[str] = []
     with ExitStack() as stack:
         # First, because it is quick and may refuse; the reference then leads the list.
-        sessions = [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
+        try:
+            sessions = [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
+        except TargetUnavailable as error:
+            alone = _timed_outside(loaded, inputs[0], seconds or spec.seconds, error.message, progress)
+            if alone is None:
+                raise
+            return _kept(loaded[0], alone)
         try:
             with progress.step(f"Load the reference {first.model.spec}"):
-                sessions.insert(0, stack.enter_context(reference_of(loaded[0], threads)))
+                sessions.insert(0, stack.enter_context(reference_of(loaded[0], threads, same_device=True)))
                 inputs.insert(0, {first.inputs[0].name: normalized(pixels, first.preprocess)})
         except (SourceError, MeasureError) as error:
             doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
@@ -72,8 +79,21 @@ def bench(
     if doubts:  # the first artifact took the reference's place in the measurement, which it is not
         runs = tuple(run.model_copy(update={"speedup": None}) for run in found.runs)
         found = found.model_copy(update={"runs": runs, "doubts": (*doubts, *found.doubts), "valid": False})
-    found = found.model_copy(update={"manifest": loaded[0].digest, "machine": environment.host().machine})
-    loaded[0].write_evidence(found)
+    own = feeds(loaded[0], pixels)
+    beside = observe(loaded[0], lambda: open_session(loaded[0], threads), own, seconds or spec.seconds, progress)
+    return _kept(loaded[0], found.model_copy(update=beside))
+
+
+def _timed_outside(
+    loaded: Sequence[Artifact], first: Feeds, seconds: float, why: str, progress: Progress
+) -> Bench | None:
+    alone = len(loaded) == 1 and loaded[0].manifest.stage == "artifact"
+    return outside_only(loaded[0], first, seconds, why, progress) if alone else None
+
+
+def _kept(artifact: Artifact, found: Bench) -> Bench:
+    found = found.model_copy(update={"manifest": artifact.digest, "machine": environment.host().machine})
+    artifact.write_evidence(found)
     return found
 
 
@@ -121,17 +141,18 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
     return targets.find(manifest.recipe.target).open(compiled_of(artifact), manifest.target.precision, threads)
 
 
-def reference_of(artifact: Artifact, threads: int | None) -> Session:
+def reference_of(artifact: Artifact, threads: int | None, *, same_device: bool = False) -> Session:
     """The FP32 reference of an artifact, opened.
 
     Raises:
         SourceError: it cannot be rebuilt here.
-        MeasureError: it is another model now.
+        MeasureError: it is another model now, or it cannot run on the artifact's device and `same_device` is asked for.
     """
     from vitdeploy.pipeline.reference import rebuild_reference
 
     try:
-        return rebuild_reference(artifact.manifest, threads=threads)
+        runs_on = targets.find(artifact.manifest.recipe.target).runs_on
+        return rebuild_reference(artifact.manifest, threads=threads, runs_on=runs_on, same_device=same_device)
     except ImportError as error:
         raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
 

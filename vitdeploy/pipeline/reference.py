@@ -9,27 +9,32 @@ from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.session import Session
 
 
-def open_reference(model: sources.LoadedModel, *, threads: int | None) -> Session:
-    """The model as a session: PyTorch, or ONNX Runtime on the untouched graph when the source is an ONNX file."""
+def open_reference(model: sources.LoadedModel, *, threads: int | None, device: str = "cpu") -> Session:
+    """The model as a session: PyTorch on `device`, or ONNX Runtime on the untouched graph of an ONNX source."""
     if model.onnx is not None:
         return OnnxSession(model.onnx, threads=threads, name="onnxruntime-fp32")
     from vitdeploy.sources._torch import TorchSession
 
     assert model.module is not None
-    return TorchSession(model.module, threads=threads)
+    return TorchSession(model.module, threads=threads, device=device)
 
 
-def rebuild_reference(manifest: Manifest, *, threads: int | None) -> Session:
+def rebuild_reference(
+    manifest: Manifest, *, threads: int | None, runs_on: str = "cpu", same_device: bool = False
+) -> Session:
     """The reference of an artifact, refused when it is not the model that was exported.
+
+    Where the artifact runs on "cuda" PyTorch does too, if it can; else on the CPU, unless only the `same_device` would
+    make a fair comparison.
 
     Raises:
         SourceError: the source cannot be had here (a file that moved, a library that is missing).
-        MeasureError: it is another model now.
+        MeasureError: it is another model now, or it cannot run on the artifact's device.
     """
     recipe = manifest.recipe
     model = sources.load(recipe.model, size=recipe.image_size)
     require_same_weights(manifest, model.digest)
-    return open_reference(model, threads=threads)
+    return open_reference(model, threads=threads, device=_device(model, runs_on, same=same_device))
 
 
 def require_same_weights(manifest: Manifest, digest: str) -> None:
@@ -43,3 +48,21 @@ def require_same_weights(manifest: Manifest, digest: str) -> None:
             f"{manifest.recipe.model.spec} is not the model that was exported: its weights differ",
             fix="Export it again, or restore the weights.",
         )
+
+
+def _device(model: sources.LoadedModel, wanted: str, *, same: bool) -> str:
+    if wanted == "cpu":
+        return wanted
+    if model.onnx is not None:
+        why = "the reference of an ONNX file runs on the CPU"
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            return wanted
+        why = "PyTorch here has no CUDA"
+    if same:
+        raise MeasureError(
+            f"{why}, another device than the artifact's", fix="Install a PyTorch with CUDA, and export from PyTorch."
+        )
+    return "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vitdeploy.evidence import AttentionAudit, Interval, Metric
+from vitdeploy.evidence import AttentionAudit, DeviceTime, Interval, KernelAudit, Metric, Power
 
 NOTHING = "–"
 
@@ -53,6 +53,31 @@ def fused(attention: AttentionAudit) -> str:
 def metric(name: str) -> str:
     """A metric's name as people write it."""
     return _METRICS.get(name, name)
+
+
+def kernels(found: KernelAudit) -> str:
+    """`138: 12 attention, 48 int8 and 2 fp16 products, 14 only copy, 1 only cast`."""
+    products = " and ".join(f"{count} {precision}" for precision, count in found.gemms.items())
+    parts = [f"{found.attention} attention", f"{products or 0} products", f"{found.reformats} only copy"]
+    return f"{found.kernels}: {', '.join(parts)}, {found.casts} only cast"
+
+
+def device_time(found: DeviceTime) -> str:
+    """`tensorrt-fp16: 4.99 ms on the device of 5.29 ms waited for (session)`."""
+    device, waited = three_digits(found.device_p50_ms), three_digits(found.end_to_end_p50_ms)
+    return f"{found.name}: {device} ms on the device of {waited} ms waited for ({found.source})"
+
+
+def power(found: Power) -> str:
+    """`energy: VDD_IN 49.9 mJ a run at 10.0 W (idle 4.50 W); ..`, or why it is not known."""
+    if not found.rails:
+        return f"energy not measured: {found.why}"
+    rails = (
+        f"{rail.name} {three_digits(rail.millijoules)} mJ a run at {three_digits(rail.watts)} W"
+        + (f" (idle {three_digits(rail.idle_watts)} W)" if rail.idle_watts is not None else "")
+        for rail in found.rails
+    )
+    return "energy: " + "; ".join(rails) + (f"; {found.throttled}" if found.throttled else "")
 
 
 def observed(value: float | str | None) -> str:

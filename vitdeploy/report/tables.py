@@ -126,6 +126,8 @@ def audit(found: Audit) -> Table:
     if found.weights:
         stored = ", ".join(f"{count} in {name}" for name, count in found.weights.items())
         table.add_row("weights", f"{stored}, unpacked by the kernel")
+    if found.engine is not None:
+        table.add_row("kernels", numbers.kernels(found.engine))
     if found.backend:
         table.add_row("backend", escape(found.backend))
     if found.threads:
@@ -192,7 +194,9 @@ def bench(found: Bench) -> Table:
         latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
         compared = "reference" if not number and len(found.runs) > 1 else numbers.speedup(run.speedup)
         table.add_row(escape(run.name), *latencies, compared)
-    return _noted(table, [f"in doubt: {doubt}" for doubt in found.doubts])
+    notes = [numbers.device_time(told) for told in found.device]
+    notes += [numbers.power(found.power)] if found.power is not None else []
+    return _noted(table, [*(f"in doubt: {doubt}" for doubt in found.doubts), *notes])
 
 
 def evaluation(found: Eval) -> Table:

@@ -15,19 +15,28 @@ if TYPE_CHECKING:
 
 
 class TorchSession(AbstractContextManager["TorchSession"]):
-    """A module on this CPU, in eager mode. Threads are a setting of the whole process: the last session wins."""
+    """A module in eager mode, on this CPU or on "cuda". Threads are a setting of the whole process: the last one wins.
 
-    def __init__(self, module: nn.Module, *, threads: int | None = None, name: str = "pytorch-fp32") -> None:
+    On a GPU float32 means float32: TF32, which cuDNN's convolutions would otherwise use, is switched off.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, threads: int | None = None, name: str = "pytorch-fp32", device: str = "cpu"
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads or available_cores())
-        self._module: nn.Module | None = module
+        if device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self._device = device
+        self._module: nn.Module | None = module.to(device)
         self.name = name
         self.threads: int | None = torch.get_num_threads()
         self.effective: Mapping[str, str] = {
             "engine": f"torch {torch.__version__}",
             "threads": str(self.threads),
             "precision": "fp32",
+            "device": device,
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -38,8 +47,8 @@ class TorchSession(AbstractContextManager["TorchSession"]):
             raise ValueError(f"an open session takes one input, not {sorted(feeds)}")
         (images,) = feeds.values()
         with torch.inference_mode():
-            result = self._module(torch.from_numpy(images))
-            return {name: value.numpy() for name, value in named_outputs(result).items()}
+            result = self._module(torch.from_numpy(images).to(self._device))
+            return {name: value.cpu().numpy() for name, value in named_outputs(result).items()}
 
     def close(self) -> None:
         """Let go of the module."""

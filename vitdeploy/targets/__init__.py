@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from vitdeploy import plugins
 from vitdeploy.errors import TargetUnavailable, UsageError
-from vitdeploy.evidence import Audit, Availability, EvidenceLevel
+from vitdeploy.evidence import Audit, Availability, DeviceTime, EvidenceLevel
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
@@ -62,6 +62,8 @@ class Target(Frozen, ABC):
     precisions: ClassVar[tuple[str, ...]]
     built_on_device: ClassVar[bool] = False
     """An engine belongs to one device: elsewhere the bundle is what can be made."""
+    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
+    """Where its artifacts run, in PyTorch's words: a speed-up compares both sides there."""
 
     device: str
     threads: int | None = None
@@ -95,6 +97,19 @@ class Target(Frozen, ABC):
     @abstractmethod
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read back from the compiled thing what fused and which precision runs."""
+
+    def time_outside(
+        self,
+        compiled: Compiled,  # noqa: ARG002  few backends have such a program
+        shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG002
+        seconds: float,  # noqa: ARG002
+    ) -> DeviceTime | None:
+        """Times by the backend's own program, where it has one and it is here; on inputs of these shapes."""
+        return None
+
+    def rehearse(self, bundle: Bundle) -> Audit | None:  # noqa: ARG002  most targets compile where they are
+        """Where it is unavailable: what a like compiler makes of the bundle, to find early what would fail; or None."""
+        return None
 
     @abstractmethod
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:

@@ -11,6 +11,9 @@ from pydantic import Field
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.recipe import Frozen
 from vitdeploy.targets import Bundle, Compiled
+from vitdeploy.targets._gpu import Gpu
+from vitdeploy.targets._tensorrt import BuildOptions
+from vitdeploy.targets._tensorrt_api import HardwareLevel, Typing
 from vitdeploy.targets._tensorrt_attention import FUSED, INT8
 from vitdeploy.targets._tensorrt_engine import compile_engine
 
@@ -26,20 +29,50 @@ DIALECT = Dialect(
 """Clean primitives: an `Attention` node without a dedicated kernel fails the build. The opset is one that TensorRT 10.3
 parses, since which version runs is known only on the device."""
 
+_DLA = (
+    "the DLA runs none of a Vision Transformer's LayerNorm, GELU and attention: TensorRT would silently give nearly "
+    "all of it back to the GPU, with a copy at every change of sides"
+)
+
 
 class EngineOptions(Frozen):
-    """The fields that a recipe may set for a build, and the build with them."""
+    """The fields that a recipe may set for a build, and the build with them.
+
+    `workspace_bytes`: scratch memory of a kernel. `optimization_level`: 0 (quick build) to 5. `typing`: "weak" lets
+    TensorRT 10 choose each layer's precision. `hardware_compatibility`: GPUs beside this one that shall run it.
+    `version_compatible`: other versions of the same major TensorRT may open it. `timing_cache`: keep kernel timings.
+    """
 
     workspace_bytes: Annotated[int, Field(gt=0)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    typing: Typing = "auto"
+    hardware_compatibility: HardwareLevel = "none"
+    version_compatible: bool = False
+    timing_cache: bool = True
 
-    def build(self, trt: ModuleType, bundle: Bundle, workdir: Path, compute_capability: str | None = None) -> Compiled:
+    def build(
+        self,
+        trt: ModuleType,
+        bundle: Bundle,
+        workdir: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+        gpu: Gpu | None = None,
+    ) -> Compiled:
         """Build the engine with `trt`, the loaded `tensorrt` or `tensorrt_rtx`; see `compile_engine`."""
-        return compile_engine(
-            trt,
-            bundle,
-            workdir,
-            compute_capability=compute_capability,
+        options = BuildOptions(
+            compute_capabilities=compute_capabilities,
             workspace_bytes=self.workspace_bytes,
             optimization_level=self.optimization_level,
+            typing=self.typing,
+            hardware_level=self.hardware_compatibility,
+            version_compatible=self.version_compatible,
         )
+        return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache)
+
+
+def refuse_dla(device: str) -> str:
+    """A validator of `device`: everything but the deep learning accelerators of a Jetson."""
+    if device.lower().startswith("dla"):
+        raise ValueError(f"{device} is refused: {_DLA}. Leave it out")
+    return device

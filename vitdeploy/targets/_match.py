@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, LinearAudit, NormAudit, Unfused
+from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, KernelAudit, LinearAudit, NormAudit, Unfused
 from vitdeploy.graph.structure import Structure
 from vitdeploy.targets import Bundle, Compiled
 
@@ -30,6 +30,8 @@ def audited(
     weights: Mapping[str, str] | None = None,
     threads: int | None = None,
     doubts: Iterable[str] = (),
+    evidence: EvidenceLevel = "compiled",
+    engine: KernelAudit | None = None,
 ) -> Audit:
     """The audit of what was compiled.
 
@@ -44,18 +46,21 @@ def audited(
         weights: linear -> the type that its weights have in memory, where the kernel unpacks them itself.
         threads: that it was compiled for, where fusion depends on them.
         doubts: what makes this reading uncertain.
+        evidence: "rehearsed" when what was compiled is not what the device will run.
+        engine: what a TensorRT engine is made of.
     """
     sites = len(bundle.structure.norms)
     return Audit(
         target=name,
         precision=bundle.precision,
-        attention=attention_audit(bundle.structure, fused, reasons, "compiled"),
+        attention=attention_audit(bundle.structure, fused, reasons, evidence),
         layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
         linears=linear_audit(bundle.structure, layers),
         layers=layers,
         weights=Counter((weights or {}).values()),
         threads=threads,
         backend=compiled.backend,
+        engine=engine,
         doubts=tuple(doubts),
     )
 

@@ -1,28 +1,60 @@
 """Build a TensorRT or TensorRT-RTX engine from an ONNX file: the part that both targets share.
 
-`trt` is everywhere the loaded `tensorrt` or `tensorrt_rtx` module; their Python API is the same. Networks are strongly
-typed, so precision lives in the graph alone. Enum members are used, never their numbers, which moved between TensorRT
-10 and 11. What an engine runs is read from the build log (`_tensorrt_plan`), which works without a GPU as well.
+`trt` is everywhere the loaded `tensorrt` or `tensorrt_rtx` module; what differs between their versions is in
+`_tensorrt_api`. Networks are strongly typed, so precision lives in the graph alone; only where that fails and TensorRT
+is older than 10.12, whose strong typing is incomplete, a weakly typed build follows, and says so. What an engine runs
+is read from the build log (`_tensorrt_plan`), which works without a GPU as well.
 """
 
 from __future__ import annotations
 
 import gc
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
-from vitdeploy.errors import CompileError
+from vitdeploy.errors import CompileError, QuantizeError
+from vitdeploy.targets._tensorrt_api import Api, HardwareLevel, Typing
+from vitdeploy.targets._tensorrt_errors import build_error, no_builder, out_of_memory, parse_error
 from vitdeploy.targets._tensorrt_log import BuildLog, logger_for, monitor_for
 from vitdeploy.targets._tensorrt_plan import PlanLayer, parse_plan
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 """Input name -> smallest, optimal and largest shape."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        precision: what the graph is quantized to; INT8 and FP8 need Q/DQ pairs in it.
+        compute_capabilities: such as `sm86`, TensorRT-RTX only. Empty: TensorRT builds for the GPU of this machine,
+            TensorRT-RTX for its own default, a range of GPU generations.
+        workspace_bytes: scratch memory that a kernel may use; None leaves TensorRT's default, all of the device.
+        optimization_level: 0 (fast build) to 5; None leaves TensorRT's default.
+        profile: shapes of the inputs with dynamic dimensions.
+        typing: "auto" is strong, and weak as a last resort where strong typing is known to be incomplete.
+        hardware_level: other GPUs that the engine shall run on.
+        version_compatible: whether other versions of one major TensorRT may load it.
+        timing_cache: a file with kernel timings of earlier builds on this very machine; read if there, then written.
+    """
+
+    precision: str = "fp32"
+    compute_capabilities: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    profile: Profile = field(default_factory=dict)
+    typing: Typing = "auto"
+    hardware_level: HardwareLevel = "none"
+    version_compatible: bool = False
+    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +67,11 @@ class BuiltEngine:
     Empty where this TensorRT prints none: then nothing is known about fusion."""
     log_tail: tuple[str, ...]
     version: str
+    typing: Literal["strong", "weak"]
+    seconds: float
+    timings: bytes = b""
+    """The timing cache after the build; empty where there is none."""
+    notes: tuple[str, ...] = ()
 
     @property
     def layers(self) -> list[PlanLayer]:
@@ -42,20 +79,11 @@ class BuiltEngine:
         return parse_plan(self.layer_plan.split("\n"))
 
 
-def supported_compute_capabilities(trt: ModuleType) -> tuple[str, ...]:
-    """GPU generations that can be compiled for without having one (`sm86`, ..); empty for TensorRT, which cannot."""
-    members = trt.ComputeCapability.__members__ if hasattr(trt, "ComputeCapability") else ()
-    return tuple(name.lower() for name in members if name.startswith("SM"))
-
-
 def build_engine(
     trt: ModuleType,
     onnx_path: Path,
+    options: BuildOptions | None = None,
     *,
-    compute_capability: str | None = None,
-    workspace_bytes: int | None = None,
-    optimization_level: int | None = None,
-    profile: Profile | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> BuiltEngine:
     """Compile `onnx_path` (external data beside it is found) into an engine.
@@ -63,36 +91,63 @@ def build_engine(
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
         onnx_path: A graph in the operators that TensorRT parses.
-        compute_capability: Such as `sm86`, TensorRT-RTX only. None: TensorRT builds for the GPU of this machine,
-            TensorRT-RTX for its own default, a range of GPU generations.
-        workspace_bytes: Scratch memory that a kernel may use; None leaves TensorRT's default, all of the device.
-        optimization_level: 0 (fast build) to 5; None leaves TensorRT's default.
-        profile: Shapes of the inputs with dynamic dimensions.
+        options: How to build; all defaults if left out.
         on_line: Hears about build phases and log lines above VERBOSE, in the calling thread.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine; the message names the ONNX node or ends
             with TensorRT's own last errors.
+        QuantizeError: the precision is INT8 or FP8 and the graph has no Q/DQ pair.
     """
-    settings = _Settings(compute_capability, workspace_bytes, optimization_level, profile or {})
-    log = BuildLog()
+    options = options or BuildOptions()
+    api, heard = Api(trt), on_line or (lambda _: None)
+    strict: Literal["strong", "weak"] = "weak" if options.typing == "weak" else "strong"
+    try:
+        return _built(api, onnx_path, options, strict, heard)
+    except _Refused as refused:
+        last_resort = options.typing == "auto" and api.has_weak_typing and not api.strong_typing_is_complete
+        if not last_resort or refused.for_memory:
+            raise refused.error from None
+        why = refused.error.message
+    built = _built_weakly(api, onnx_path, options, heard)
+    note = (
+        f"built weakly typed, where TensorRT chooses the precision of each layer, because a strict build failed: {why}"
+    )
+    return replace(built, notes=(note,))
 
-    def build() -> bytes:
-        return _build(trt, onnx_path, settings, log)
 
-    plan = _interruptible(build, log, on_line or (lambda _: None))
-    return BuiltEngine(plan, log.layer_plan, tuple(log.tail), trt.__version__)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    compute_capability: str | None
-    workspace_bytes: int | None
-    optimization_level: int | None
-    profile: Profile
+def _built_weakly(api: Api, onnx_path: Path, options: BuildOptions, heard: Callable[[str], None]) -> BuiltEngine:
+    try:
+        return _built(api, onnx_path, options, "weak", heard)
+    except _Refused as refused:
+        raise refused.error from None
 
 
-def _interruptible(build: Callable[[], bytes], log: BuildLog, on_line: Callable[[str], None]) -> bytes:
+class _Refused(Exception):
+    """A build that TensorRT refused, with the error to tell."""
+
+    def __init__(self, error: CompileError, *, for_memory: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.for_memory = for_memory
+
+
+def _built(
+    api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], heard: Callable[[str], None]
+) -> BuiltEngine:
+    log, started = BuildLog(), time.monotonic()
+
+    def build() -> tuple[bytes, bytes]:
+        return _build(api, onnx_path, options, typing, log)
+
+    plan, timings = _interruptible(build, log, heard)
+    seconds = time.monotonic() - started
+    return BuiltEngine(plan, log.layer_plan, tuple(log.tail), api.version, typing, seconds, timings)
+
+
+def _interruptible(
+    build: Callable[[], tuple[bytes, bytes]], log: BuildLog, on_line: Callable[[str], None]
+) -> tuple[bytes, bytes]:
     """Run `build` in a thread and pass its log lines on from this one.
 
     TensorRT swallows what its Python callbacks raise, a KeyboardInterrupt too: built in the main thread, a model goes
@@ -112,85 +167,86 @@ def _interruptible(build: Callable[[], bytes], log: BuildLog, on_line: Callable[
         return future.result()
 
 
-def _build(trt: ModuleType, onnx_path: Path, settings: _Settings, log: BuildLog) -> bytes:
+def _build(
+    api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], log: BuildLog
+) -> tuple[bytes, bytes]:
     """Parse and build, and leave no TensorRT object behind, whatever happens.
 
     TensorRT calls the logger with a lock held that freeing a builder takes as well. A dead builder that waits for the
     garbage collector (in the traceback of a failed build) and is found by it inside such a call is a deadlock.
     """
     try:
-        serialized = _serialize(trt, onnx_path, settings, log)
+        serialized, timings = _serialize(api, onnx_path, options, typing, log)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
-    return bytes(serialized)  # by now the network, which holds the weights, is freed
+    return bytes(serialized), timings  # by now the network, which holds the weights, is freed
 
 
-def _serialize(trt: ModuleType, onnx_path: Path, settings: _Settings, log: BuildLog) -> Any:
-    logger = logger_for(trt, log)
+def _serialize(
+    api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], log: BuildLog
+) -> tuple[Any, bytes]:
+    logger = logger_for(api.trt, log)
     try:
-        builder = trt.Builder(logger)
-    except TypeError as error:  # pybind's word for a factory that returned null: no driver, no GPU
-        raise CompileError(
-            f"{_product(trt)} does not start: {log.last_errors()}",
-            fix="Build on the machine with the GPU, or use the target tensorrt-rtx, which compiles without one.",
-        ) from error
-    network = builder.create_network(_strongly_typed(trt))
-    parser = trt.OnnxParser(network, logger)  # owns the weights: has to live as long as the build
+        builder = api.trt.Builder(logger)
+    except TypeError as error:  # pybind's word for a factory that returned null
+        raise no_builder(api, log) from error
+    network = builder.create_network(api.network_flags(typing))
+    parser = api.trt.OnnxParser(network, logger)  # owns the weights: has to live as long as the build
     if not parser.parse_from_file(str(onnx_path)):
-        raise _parse_error(trt, parser, onnx_path, log)
-    config = _configure(trt, builder, network, settings, log)
+        raise _Refused(parse_error(api, parser, onnx_path, log), for_memory=False)
+    _check_quantized(api, network, options.precision)
+    _check_profile(network, options.profile)
+    config = _configured(api, builder, options, log)
+    if typing == "weak":
+        api.allow_precision(config, options.precision)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise _build_error(trt, onnx_path, log)
-    return serialized
+        raise _Refused(build_error(api, onnx_path, log), for_memory=out_of_memory(log))
+    return serialized, _timings(config, options)
 
 
-def _product(trt: ModuleType) -> str:
-    return f"{'TensorRT-RTX' if trt.__name__ == 'tensorrt_rtx' else 'TensorRT'} {trt.__version__}"
-
-
-def _strongly_typed(trt: ModuleType) -> int:
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    if flag is None:
-        raise CompileError(
-            f"{_product(trt)} has no strongly typed networks",
-            fix="Use TensorRT 10.3 or newer (JetPack 6.1 or newer).",
-        )
-    return 1 << int(flag)
-
-
-def _configure(trt: ModuleType, builder: Any, network: Any, settings: _Settings, log: BuildLog) -> Any:
+def _configured(api: Api, builder: Any, options: BuildOptions, log: BuildLog) -> Any:
+    trt = api.trt
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # puts the ONNX node names into the plan
-    if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = monitor_for(trt, log)
-    if settings.compute_capability is not None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(_compute_capability(trt, settings.compute_capability), 0)
-    if settings.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
-    if settings.optimization_level is not None:
-        config.builder_optimization_level = settings.optimization_level
-    _check_profile(network, settings.profile)
-    if settings.profile:
+    config.progress_monitor = monitor_for(trt, log)
+    if options.compute_capabilities:
+        api.set_compute_capabilities(config, options.compute_capabilities)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    api.set_hardware_level(config, options.hardware_level)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.timing_cache is not None:
+        known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+        # None: damaged, or of another TensorRT. It starts anew then.
+        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    if options.profile:
         shapes = builder.create_optimization_profile()
-        for name, (smallest, optimal, largest) in settings.profile.items():
+        for name, (smallest, optimal, largest) in options.profile.items():
             shapes.set_shape(name, smallest, optimal, largest)
         config.add_optimization_profile(shapes)  # what is wrong with it, the build says in its errors
     return config
 
 
-def _compute_capability(trt: ModuleType, name: str) -> Any:
-    supported = supported_compute_capabilities(trt)
-    if name.lower() in supported:
-        return trt.ComputeCapability.__members__[name.upper()]
-    if not supported:
-        raise CompileError(
-            f"{_product(trt)} builds for the GPU that it runs on, not for {name}",
-            fix="Leave the device out and build on the target, or use the target tensorrt-rtx.",
+def _timings(config: Any, options: BuildOptions) -> bytes:
+    cache = config.get_timing_cache() if options.timing_cache is not None else None
+    return bytes(cache.serialize()) if cache is not None else b""
+
+
+def _check_quantized(api: Api, network: Any, precision: str) -> None:
+    """Refuse to call an engine INT8 or FP8 when its graph quantizes nothing: calibration inside TensorRT is gone."""
+    if precision not in ("int8", "fp8"):
+        return
+    if not any(api.is_quantizer(network.get_layer(index)) for index in range(network.num_layers)):
+        raise QuantizeError(
+            f"the graph has no Q/DQ pair, so it was never calibrated for {precision}",
+            fix="Export it again with --calibration DATA.",
         )
-    raise CompileError(f"{_product(trt)} does not compile for {name}", fix=f"It knows {', '.join(supported)}.")
 
 
 def _check_profile(network: Any, profile: Profile) -> None:
@@ -207,42 +263,3 @@ def _check_profile(network: Any, profile: Profile) -> None:
                 f"Input {name} has the shape {list(shape)} with a dynamic dimension and no shape profile",
                 fix="Give --batch MIN:OPT:MAX, or export with a fixed batch.",
             )
-
-
-def _parse_error(trt: ModuleType, parser: Any, onnx_path: Path, log: BuildLog) -> CompileError:
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    at_nodes = [error for error in errors if error.node_operator()]
-    if not at_nodes:
-        reason = " ".join(errors[0].desc().split()) if errors else log.last_errors()
-        return CompileError(
-            f"{_product(trt)} cannot read {onnx_path.name}: {reason}",
-            fix="Check that the file is a whole ONNX model with its external data beside it.",
-        )
-    error = at_nodes[0]
-    reason = " ".join(error.desc().split())
-    more = f" (and {len(at_nodes) - 1} more)" if len(at_nodes) > 1 else ""
-    return CompileError(
-        f"{_product(trt)} cannot parse the node {error.node_name()!r} ({error.node_operator()}) of "
-        f"{onnx_path.name}: {reason}{more}",
-        fix="Lower it to operators of opset 20 or older that TensorRT knows, or use another target.",
-    )
-
-
-def _build_error(trt: ModuleType, onnx_path: Path, log: BuildLog) -> CompileError:
-    reason = " ".join(log.last_errors().split())
-    return CompileError(
-        f"{_product(trt)} did not build {onnx_path.name}: {reason}",
-        fix=next((fix for symptom, fix in _FIXES.items() if symptom in reason), _FIX_UNKNOWN),
-    )
-
-
-_FIX_UNKNOWN = "Try another precision or target; `--precision fp32` tells whether the precision is the cause."
-# What TensorRT says (seen in its errors) -> what to do about it.
-_FIXES: Mapping[str, str] = {
-    "profile": "Give shapes with MIN <= OPT <= MAX that differ from the graph in its dynamic dimensions only.",
-    "not supported by a dedicated kernel": "Lower Attention to MatMul, Softmax and MatMul, or build in FP16 or BF16.",
-    "workspace limit": "Raise the workspace size: no kernel fits into it.",
-    "OutOfMemory": "Lower the workspace size and the optimization level, and close what else uses the memory.",
-    "out of memory": "Lower the workspace size and the optimization level, and close what else uses the memory.",
-    "CUDA driver version is insufficient": "No usable NVIDIA driver here: name the device to compile for (sm86, ..).",
-}

@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
 
-from vitdeploy.errors import TargetUnavailable
-from vitdeploy.evidence import Audit, Availability
+from vitdeploy.evidence import Audit, EvidenceLevel
 from vitdeploy.targets import Bundle, Compiled
+from vitdeploy.targets._gpu import Gpu
 from vitdeploy.targets._match import audited
-from vitdeploy.targets._tensorrt import Profile, build_engine
+from vitdeploy.targets._tensorrt import BuildOptions, BuiltEngine, Profile, build_engine
+from vitdeploy.targets._tensorrt_api import Api
 from vitdeploy.targets._tensorrt_attention import limit
-from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions, norm_fusion, parse_plan
+from vitdeploy.targets._tensorrt_cache import cache_file, store
+from vitdeploy.targets._tensorrt_inspector import parse_inspector
+from vitdeploy.targets._tensorrt_kernels import count_kernels
+from vitdeploy.targets._tensorrt_plan import PlanLayer, attention_fusion, linear_precisions, norm_fusion, parse_plan
+from vitdeploy.targets._tensorrt_record import EngineRecord, load_record
+from vitdeploy.targets._tensorrt_session import engine_information
 
 ENGINE = "engine.plan"
-LAYERS = "layers.txt"
-"""TensorRT's own words on the engine's layers: the engine opens only on its device, this can be read everywhere."""
+LAYERS, INSPECTED = "layers.txt", "layers.json"
+"""TensorRT's own words on the engine's layers, in the build log or, where that is silent, from the engine inspector:
+the engine opens only on its device, these can be read everywhere."""
+
+FROM_REHEARSAL = "it finds parse errors and lost fusions, it does not prove what TensorRT does on the device"
 
 
 def compile_engine(
-    trt: ModuleType,
-    bundle: Bundle,
-    workdir: Path,
-    *,
-    compute_capability: str | None,
-    workspace_bytes: int | None,
-    optimization_level: int | None,
+    trt: ModuleType, bundle: Bundle, workdir: Path, options: BuildOptions, *, gpu: Gpu | None, keep_timings: bool = True
 ) -> Compiled:
-    """Build the engine of `bundle` into `workdir`, with its layer plan.
+    """Build the engine of `bundle` into `workdir`, with its layer plan and what it belongs to.
+
+    Args:
+        trt: `tensorrt` or `tensorrt_rtx`.
+        bundle: What to build.
+        workdir: Where to.
+        options: How to build; precision and profile are the bundle's.
+        gpu: Of this machine, when the engine is built for it.
+        keep_timings: Whether kernel timings are kept for the next build.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine.
     """
-    built = build_engine(
-        trt,
-        bundle.graph,
-        compute_capability=compute_capability,
-        workspace_bytes=workspace_bytes,
-        optimization_level=optimization_level,
-        profile=_profile(bundle),
-    )
+    api = Api(trt)
+    timings = cache_file(api, gpu) if keep_timings else None
+    options = replace(options, precision=bundle.precision, profile=_profile(bundle), timing_cache=timings)
+    built = build_engine(trt, bundle.graph, options)
+    notes = [*built.notes]
+    if timings is not None and built.timings and (problem := store(timings, built.timings)):
+        notes.append(problem)
     (workdir / ENGINE).write_bytes(built.plan)
     (workdir / LAYERS).write_text(built.layer_plan, encoding="utf-8", newline="")
-    return Compiled(workdir, ENGINE, f"{trt.__name__.replace('_', '-')} {built.version}")
+    if not built.layer_plan and gpu is not None:
+        (workdir / INSPECTED).write_text(engine_information(trt, built.plan), encoding="utf-8")
+    _record(api, built, options, gpu, tuple(notes)).save(workdir)
+    return Compiled(workdir, ENGINE, api.backend)
 
 
-def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
+def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: EvidenceLevel = "compiled") -> Audit:
     """Read the stored layer plan against the model's sites, linears and norms."""
-    # Not splitlines(): TensorRT puts a record separator between names, and that would be cut at, too.
-    layers = parse_plan((compiled.folder / LAYERS).read_text(encoding="utf-8").split("\n"))
+    layers = _layers(compiled.folder)
     structure = bundle.structure
     cores = {
         site.name: [n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))] or list(site.nodes)
@@ -61,31 +73,44 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled) -> Audit:
     norms = norm_fusion(layers, {norm.name: norm.nodes for norm in structure.norms})
     told = linear_precisions(layers, {linear.name: linear.nodes for linear in structure.linears})
     precisions = {linear: precision for linear, precision in told.items() if precision is not None}
-    doubts = [] if layers else ["this TensorRT printed no layer plan: nothing is known about fusion"]
+    record = load_record(compiled.folder)
+    doubts = [*record.notes]
+    if not layers:
+        doubts.append("this TensorRT printed no layer plan: nothing is known about fusion")
+    if len(record.compute_capabilities) > 1:
+        doubts.append(f"one layer plan was printed for all of {', '.join(record.compute_capabilities)}")
     return audited(
         name, bundle, compiled, fused=fusion.kernels, reasons=reasons, layers=precisions,
-        norms=len(norms.kernels), doubts=doubts,
+        norms=len(norms.kernels), doubts=doubts, evidence=evidence, engine=count_kernels(layers),
     )  # fmt: skip
 
 
-NOT_RUN = Availability(
-    available=False,
-    why="this version does not run TensorRT engines itself",
-    fix="On the GPU, load the engine with trtexec --loadEngine, or with the TensorRT-RTX runtime.",
-)
+def _layers(folder: Path) -> list[PlanLayer]:
+    inspected = folder / INSPECTED
+    if inspected.is_file():
+        return parse_inspector(inspected.read_text(encoding="utf-8"))
+    # Not splitlines(): TensorRT puts a record separator between names, and that would be cut at, too.
+    return parse_plan((folder / LAYERS).read_text(encoding="utf-8").split("\n"))
 
 
-def refuse_to_run(target: str, compiled: Compiled) -> NoReturn:
-    """Engines are compiled and audited here; running them is the device's own tools' work for now."""
-    runner = "trtexec --loadEngine" if target == "tensorrt" else "the TensorRT-RTX runtime"
-    raise TargetUnavailable(
-        f"{compiled.folder} holds a {target} engine, which this version does not run itself",
-        fix=f"On the GPU, load {compiled.folder / compiled.runs} with {runner}.",
+def _record(
+    api: Api, built: BuiltEngine, options: BuildOptions, gpu: Gpu | None, notes: tuple[str, ...]
+) -> EngineRecord:
+    return EngineRecord(
+        backend=api.backend,
+        typing=built.typing,
+        gpu=gpu,
+        compute_capabilities=options.compute_capabilities,
+        hardware_level=options.hardware_level,
+        version_compatible=options.version_compatible,
+        dynamic=bool(options.profile),
+        build_seconds=round(built.seconds, 1),
+        notes=notes,
     )
 
 
-def _profile(bundle: Bundle) -> Profile | None:
+def _profile(bundle: Bundle) -> Profile:
     if bundle.batch.static:
-        return None
+        return {}
     image = bundle.input_shape[1:]
     return {bundle.input_name: ((bundle.batch.min, *image), (bundle.batch.opt, *image), (bundle.batch.max, *image))}

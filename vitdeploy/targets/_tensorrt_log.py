@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from queue import SimpleQueue
 from threading import Event
@@ -11,6 +12,7 @@ from typing import Any
 _TAIL_LINES = 100
 _TAIL_LINE_CHARS = 2_000  # a compiler error can carry a whole graph
 _ERRORS_SHOWN = 3
+_REFUSED = re.compile(r"Requested amount of GPU memory \((\d+) bytes\) could not be allocated")
 _LOCAL_PATH = "Input filename:"  # the tail may end in an artifact, which is not the place for paths of this machine
 
 
@@ -21,6 +23,8 @@ class BuildLog:
         self.layer_plan = ""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.errors: deque[str] = deque(maxlen=_ERRORS_SHOWN)
+        self.refused_bytes = 0
+        """Of the largest allocation that failed; TensorRT says so in a warning, and blames a node in its error."""
         self.lines: SimpleQueue[str | None] = SimpleQueue()
         self.cancelled = Event()
 
@@ -38,6 +42,8 @@ class BuildLog:
             line = f"{severity}: {line}"
         if "ERROR" in severity:
             self.errors.append(line)
+        if refused := _REFUSED.search(line):
+            self.refused_bytes = max(self.refused_bytes, int(refused[1]))
         self.tail.append(line)
         self.lines.put(line)
 

@@ -90,12 +90,17 @@ def _parse_layer(line: str) -> PlanLayer | None:
     return PlanLayer(
         name=head["name"],
         kind=kind.strip(),
-        onnx_nodes=tuple(dict.fromkeys(_ONNX_LAYER.findall(section.get("Metadata", "")))),
+        onnx_nodes=onnx_names(section.get("Metadata", "")),
         inputs=_parse_tensors(section.get("Inputs", "")),
         constants=_parse_tensors(section.get("Constants", "")),
         outputs=_parse_tensors(section.get("Outputs", "")),
         tactic=section.get("TacticName", "").strip(),
     )
+
+
+def onnx_names(metadata: str) -> tuple[str, ...]:
+    """The ONNX nodes that a layer's metadata names, each once."""
+    return tuple(dict.fromkeys(_ONNX_LAYER.findall(metadata)))
 
 
 def _parse_tensors(section: str) -> tuple[PlanTensor, ...]:
@@ -229,6 +234,16 @@ def linear_precisions(layers: Sequence[PlanLayer], linears: Mapping[str, Sequenc
         told = best is not None and _multiply_rank(best) < _NOT_MULTIPLYING
         precisions[linear] = _operand_precision(best) if best is not None and told else None
     return precisions
+
+
+def multiplies(layer: PlanLayer) -> bool:
+    """Whether the kernel is a matrix product or a convolution."""
+    return _multiply_rank(layer) < _NOT_MULTIPLYING
+
+
+def multiplied_in(layer: PlanLayer) -> Precision | None:
+    """In which type such a kernel takes its operands; None: the plan does not tell."""
+    return _operand_precision(layer)
 
 
 def _multiply_rank(layer: PlanLayer) -> int:

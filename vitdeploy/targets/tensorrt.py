@@ -1,42 +1,58 @@
-"""TensorRT: Jetson and discrete GPUs. An engine belongs to one device; elsewhere the bundle is made."""
+"""TensorRT: Jetson and discrete GPUs. An engine belongs to one device; elsewhere the bundle is made, and rehearsed."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from types import ModuleType
+from typing import Annotated, ClassVar, Literal
 
-from vitdeploy.errors import CompileError
-from vitdeploy.evidence import Audit, Availability
+from pydantic import AfterValidator
+
+from vitdeploy.errors import CompileError, TargetUnavailable
+from vitdeploy.evidence import Audit, Availability, DeviceTime
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._engine_options import DIALECT, EngineOptions
-from vitdeploy.targets._tensorrt_engine import NOT_RUN, audit_engine, refuse_to_run
+from vitdeploy.targets._engine_options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._gpu import gpu
+from vitdeploy.targets._match import audited
+from vitdeploy.targets._tensorrt_api import Api
+from vitdeploy.targets._tensorrt_engine import FROM_REHEARSAL, audit_engine
+from vitdeploy.targets._tensorrt_session import open_engine
+from vitdeploy.targets._trtexec import time_with_trtexec
 
-_GPU_NODES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")
-"""A discrete GPU, and what Jetson's integrated one is called on JetPack 5 to 7."""
+_REHEARSED_FOR = {"fp8": "sm89"}
+"""The generation that a rehearsal compiles for: Ampere, as Jetson Orin is, and Ada where the precision needs it."""
 
 
 class TensorRT(EngineOptions, Target):
-    """Compile on the machine with the GPU, for that GPU."""
+    """Compile on the machine with the GPU, for that GPU.
+
+    `rehearsal`: whether a machine without it compiles with TensorRT-RTX once, to find what fails or does not fuse.
+    """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
+    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     built_on_device: ClassVar[bool] = True
-    device: str = "GPU"
+    device: Annotated[str, AfterValidator(refuse_dla)] = "GPU"
+    rehearsal: bool = True
 
     def unavailable(self) -> Availability | None:
-        """Why it cannot compile here: no library, or no GPU."""
+        """Why it cannot compile here: no library, no GPU, or another device is asked for."""
         fix = "Export here makes a bundle; finish it on the device with: vitdeploy compile DIR"
         if find_spec("tensorrt") is None:
             return Availability(available=False, why="TensorRT is not installed here", fix=fix)
-        if not any(Path(node).exists() for node in _GPU_NODES):
-            return Availability(available=False, why="this machine has no NVIDIA GPU", fix=fix)
+        if self.device.upper() != "GPU":
+            why = f"TensorRT builds for the GPU of its machine, not for {self.device}"
+            return Availability(available=False, why=why, fix="Leave --device out, or use --target tensorrt-rtx.")
+        try:
+            gpu()
+        except TargetUnavailable as error:
+            return Availability(available=False, why=f"this machine has no NVIDIA GPU ({error.message})", fix=fix)
         return None
-
-    def cannot_run(self) -> Availability:
-        """Engines are compiled and audited here, and run on the device by its own tools."""
-        return NOT_RUN
 
     def dialect(self) -> Dialect:
         """Clean primitives, see `DIALECT`."""
@@ -44,19 +60,50 @@ class TensorRT(EngineOptions, Target):
 
     def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
         """Build the engine for this machine's GPU."""
-        try:
-            import tensorrt as trt
-        except (ImportError, OSError) as error:
-            raise CompileError(
-                f"TensorRT does not load: {error}",
-                fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels.",
-            ) from None
-        return self.build(trt, bundle, workdir)
+        return self.build(_tensorrt(), bundle, workdir, gpu=gpu())
+
+    def rehearse(self, bundle: Bundle) -> Audit | None:
+        """Compile with TensorRT-RTX, where it is installed, and throw the engine away."""
+        if not self.rehearsal or find_spec("tensorrt_rtx") is None:
+            return None
+        import tensorrt_rtx as trt
+
+        generation = _REHEARSED_FOR.get(bundle.precision, "sm86")
+        plain = EngineOptions(optimization_level=self.optimization_level)  # RTX has no say in the rest
+        with tempfile.TemporaryDirectory() as folder:
+            rehearsed = Compiled(Path(folder), "", Api(trt).backend)
+            try:
+                rehearsed = plain.build(trt, bundle, Path(folder), compute_capabilities=(generation,))
+                audit = audit_engine(self.name, bundle, rehearsed, evidence="rehearsed")
+                doubt = f"rehearsed with {Api(trt).product} for {generation}: {FROM_REHEARSAL}"
+            except CompileError as error:
+                doubt = f"the rehearsal failed, and the device is likely to refuse it too: {error}"
+                reasons = {site.name: "the rehearsal failed" for site in bundle.structure.attention}
+                audit = audited(
+                    self.name, bundle, rehearsed, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
+                )
+        return audit.model_copy(update={"doubts": (doubt, *audit.doubts)})
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""
         return audit_engine(self.name, bundle, compiled)
 
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  as all targets
-        """Refuse: see `refuse_to_run`."""
-        refuse_to_run(self.name, compiled)
+    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
+        """Open the engine on this GPU; one of another TensorRT or GPU is refused before TensorRT sees it."""
+        return open_engine(_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{precision}")
+
+    def time_outside(
+        self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float
+    ) -> DeviceTime | None:
+        """By trtexec, which JetPack brings: an independent stopwatch over the same engine."""
+        return time_with_trtexec(compiled.folder, compiled.runs, shapes, seconds)
+
+
+def _tensorrt() -> ModuleType:
+    try:
+        import tensorrt as trt
+    except (ImportError, OSError) as error:
+        raise CompileError(
+            f"TensorRT does not load: {error}", fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels."
+        ) from None
+    return trt  # type: ignore[no-any-return]  # it has no stubs

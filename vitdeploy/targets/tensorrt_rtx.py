@@ -1,29 +1,39 @@
-"""TensorRT-RTX: compiles ahead of time for a GPU generation, on any x86 machine, with or without a GPU."""
+"""TensorRT-RTX: compiles ahead of time for GPU generations, on any x86 machine, with or without a GPU."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from vitdeploy.errors import UsageError
+from pydantic import AfterValidator
+
+from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._engine_options import DIALECT, EngineOptions
-from vitdeploy.targets._tensorrt import supported_compute_capabilities
-from vitdeploy.targets._tensorrt_engine import NOT_RUN, audit_engine, refuse_to_run
+from vitdeploy.targets._engine_options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._gpu import gpu
+from vitdeploy.targets._tensorrt_api import Api
+from vitdeploy.targets._tensorrt_engine import audit_engine
+from vitdeploy.targets._tensorrt_session import open_engine
 
 _FIRST_WITH = {"fp8": 89, "bf16": 80}
 """FP8: Ada, Hopper and Blackwell; Ampere (sm86, Jetson Orin's sm87) has none. BF16: from Ampere on, Turing has none."""
 
 
 class TensorRTRTX(EngineOptions, Target):
-    """Compile for `device`, a GPU generation such as sm86."""
+    """Compile for `device`, a GPU generation such as sm86, or several: sm86,sm89."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
-    device: str = "sm86"
+    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
+    device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"
+
+    @property
+    def generations(self) -> tuple[str, ...]:
+        """The compute capabilities, each once."""
+        return tuple(dict.fromkeys(part.strip().lower() for part in self.device.split(",")))
 
     def unavailable(self) -> Availability | None:
         """Why it cannot compile here: the library is missing, or does not know the device."""
@@ -33,11 +43,12 @@ class TensorRTRTX(EngineOptions, Target):
             )
         import tensorrt_rtx as trt
 
-        known = supported_compute_capabilities(trt)
-        if self.device.lower() not in known:
+        known = Api(trt).compute_capabilities
+        unknown = [name for name in self.generations if name not in known]
+        if unknown:
             return Availability(
                 available=False,
-                why=f"TensorRT-RTX {trt.__version__} does not compile for {self.device}",
+                why=f"{Api(trt).product} does not compile for {', '.join(unknown)}",
                 fix=f"It compiles for {', '.join(known)}.",
             )
         return None
@@ -45,18 +56,27 @@ class TensorRTRTX(EngineOptions, Target):
     def check_precision(self, precision: str) -> None:
         """Refuse a number format for a GPU generation that has no such units."""
         super().check_precision(precision)
-        generation = self.device.lower().removeprefix("sm")
+        numbers = {name: int(n) for name in self.generations if (n := name.removeprefix("sm")).isdecimal()}
         first = _FIRST_WITH.get(precision, 0)
-        if generation.isdecimal() and int(generation) < first:
-            able = [p for p in self.precisions if _FIRST_WITH.get(p, 0) <= int(generation)]
+        without = [name for name, number in numbers.items() if number < first]
+        if without:
+            able = [p for p in self.precisions if _FIRST_WITH.get(p, 0) <= min(numbers.values())]
+            names = ", ".join(without)
             raise UsageError(
-                f"{self.device} has no {precision.upper()} units",
-                fix=f"Use --device sm{first} or later; {self.device} can do {', '.join(able)}.",
+                f"{names} has no {precision.upper()} units",
+                fix=f"Use --device sm{first} or later; {names} can do {', '.join(able)}.",
             )
 
-    def cannot_run(self) -> Availability:
-        """Engines are compiled and audited here, and run on the device by its own tools."""
-        return NOT_RUN
+    def cannot_run(self) -> Availability | None:
+        """Compiling needs no GPU, running does, and one of a generation that was compiled for."""
+        fix = "Compile here, and run it on the machine with the GPU."
+        try:
+            here = gpu()
+        except TargetUnavailable as error:
+            return self.unavailable() or Availability(available=False, why=error.message, fix=fix)
+        if here.sm not in self.generations:
+            return Availability(available=False, why=f"this is {here.told}, not {self.device}", fix=fix)
+        return self.unavailable()
 
     def dialect(self) -> Dialect:
         """Clean primitives, see `DIALECT`."""
@@ -66,12 +86,15 @@ class TensorRTRTX(EngineOptions, Target):
         """Build the engine ahead of time."""
         import tensorrt_rtx as trt
 
-        return self.build(trt, bundle, workdir, compute_capability=self.device.lower())
+        return self.build(trt, bundle, workdir, compute_capabilities=self.generations)
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""
         return audit_engine(self.name, bundle, compiled)
 
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  as all targets
-        """Refuse: see `refuse_to_run`."""
-        refuse_to_run(self.name, compiled)
+    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
+        """Open the engine on this machine's GPU; one that it was not compiled for is refused."""
+        self.require()
+        import tensorrt_rtx as trt
+
+        return open_engine(trt, compiled.folder, compiled.runs, f"{self.name}-{precision}")

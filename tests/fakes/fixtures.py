@@ -1,0 +1,56 @@
+"""A machine with a GPU and TensorRT, neither of which is there."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitdeploy.targets import _cuda, _gpu
+
+RELEASES = ("10.3", "10.16", "11.4")
+ORIN = {"name": "Orin", "sm": 87, "multiprocessors": 8, "integrated": True}
+CARD = {"name": "NVIDIA RTX A4000", "sm": 86, "multiprocessors": 48, "integrated": False}
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake driver library, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler for the fake driver")
+    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    source = Path(__file__).with_name("libcuda.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", source, "-o", library], check=True)
+    return library
+
+
+@pytest.fixture
+def device(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Put a GPU and a TensorRT into this machine; the module is returned. Every test has to give all memory back."""
+    cuda = ctypes.CDLL(str(driver))
+    cuda.fakeRefuseCapture(0)
+    before = cuda.fakeLive()
+
+    from tests.fakes import tensorrt
+
+    def install(release: str = "10.3", power_mode: str | None = "MAXN", **gpu: Any) -> Any:
+        facts = ORIN | {"memory": 8 << 30, "count": 1} | gpu
+        cuda.fakeDevice.argtypes = (ctypes.c_char_p, *(ctypes.c_int,) * 4, ctypes.c_size_t)
+        numbers = (facts[key] for key in ("count", "sm", "multiprocessors", "integrated", "memory"))
+        cuda.fakeDevice(str(facts["name"]).encode(), *(int(number) for number in numbers))
+        monkeypatch.setattr(_cuda, "LIBRARY", str(driver))
+        monkeypatch.setattr(_gpu, "power_mode", lambda: power_mode)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        module = tensorrt.module(release, cuda)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        return module
+
+    yield install
+    assert cuda.fakeLive() == before, "memory, streams, events or graphs of the GPU were not given back"

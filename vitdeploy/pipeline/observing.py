@@ -1,0 +1,96 @@
+"""Beside the latencies of `bench`: time on the device apart from time waited for, and energy. It runs alone here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vitdeploy import targets
+from vitdeploy.artifact import Artifact
+from vitdeploy.errors import VitdeployError
+from vitdeploy.evidence import Bench, DeviceTime, Run
+from vitdeploy.measure import power
+from vitdeploy.measure.statistics import percentile
+from vitdeploy.pipeline.compiling import compiled_of
+from vitdeploy.progress import Progress
+from vitdeploy.session import Feeds, Session
+
+_SHARE = 0.3  # of the time that the latencies took
+_MIN_S, _MAX_S = 1.0, 5.0
+_WARM_RUNS = 5
+
+
+def observe(
+    artifact: Artifact, open_session: Callable[[], Session], feeds: Feeds, seconds: float, progress: Progress
+) -> dict[str, Any]:
+    """What a `Bench` also tells about its first artifact, as its fields: `device` and `power`."""
+    share = min(max(_SHARE * seconds, _MIN_S), _MAX_S)
+    with open_session() as session:
+        for _ in range(_WARM_RUNS):
+            session.run(feeds)
+        timed = _device_time(session, feeds, share)
+        with progress.step("Measure power"):
+            drawn = power.measure(lambda: session.run(feeds), share)
+    outside = _outside(artifact, {name: value.shape for name, value in feeds.items()}, share, progress)
+    return {"device": tuple(found for found in (timed, outside) if found is not None), "power": drawn}
+
+
+def outside_only(artifact: Artifact, feeds: Feeds, seconds: float, why: str, progress: Progress) -> Bench | None:
+    """What the backend's own stopwatch alone can tell where the artifact cannot be opened from Python; or None.
+
+    Nothing was timed beside it, so there is no speed-up and the measurement is no valid comparison.
+    """
+    timed = _outside(artifact, {name: value.shape for name, value in feeds.items()}, seconds, progress)
+    if timed is None:
+        return None
+    batch = artifact.manifest.recipe.target.batch.opt
+    run = Run(
+        name=timed.name,
+        batch=batch,
+        samples=timed.samples,
+        p50_ms=timed.end_to_end_p50_ms,
+        p90_ms=timed.end_to_end_p90_ms,
+        p99_ms=timed.end_to_end_p99_ms,
+        throughput_ips=round(batch * 1e3 / timed.end_to_end_p50_ms, 3),
+        speedup=None,
+    )
+    return Bench(valid=False, doubts=(f"timed by {timed.source} alone: {why}",), runs=(run,), device=(timed,))
+
+
+def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime | None:
+    """None where the session has no clock of the device's."""
+    if getattr(session, "device_ms", None) is None:
+        return None
+    device: list[float] = []
+    waited: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while not device or time.perf_counter() < deadline:
+        start = time.perf_counter_ns()
+        session.run(feeds)
+        waited.append((time.perf_counter_ns() - start) / 1e6)
+        device.append(float(session.device_ms))  # type: ignore[attr-defined]  # asked for above
+    return DeviceTime(
+        name=session.name,
+        source="session",
+        samples=len(device),
+        device_p50_ms=percentile(device, 50),
+        device_p90_ms=percentile(device, 90),
+        device_p99_ms=percentile(device, 99),
+        end_to_end_p50_ms=percentile(waited, 50),
+        end_to_end_p90_ms=percentile(waited, 90),
+        end_to_end_p99_ms=percentile(waited, 99),
+        cuda_graph=session.effective.get("cuda_graph", ""),
+    )
+
+
+def _outside(
+    artifact: Artifact, shapes: Mapping[str, tuple[int, ...]], seconds: float, progress: Progress
+) -> DeviceTime | None:
+    """The backend's own stopwatch; that it fails says nothing against the artifact, and is told."""
+    target = targets.find(artifact.manifest.recipe.target)
+    try:
+        return target.time_outside(compiled_of(artifact), shapes, seconds)
+    except VitdeployError as error:
+        progress.warn(str(error))
+        return None

@@ -1,0 +1,121 @@
+"""trtexec, TensorRT's own stopwatch: the same engine, timed by another program, in one vocabulary for 10 and 11."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitdeploy.errors import MeasureError, TargetUnavailable
+from vitdeploy.evidence import DeviceTime
+from vitdeploy.targets._tensorrt_api import trtexec_with_transfers
+from vitdeploy.targets._tensorrt_record import load_record
+
+_JETPACK = Path("/usr/src/tensorrt/bin/trtexec")
+_STARTS_WITHIN_S = 120  # reading an engine from an SD card
+
+
+def find_trtexec() -> str | None:
+    """On PATH, or where JetPack puts it."""
+    return shutil.which("trtexec") or (str(_JETPACK) if _JETPACK.is_file() else None)
+
+
+def time_with_trtexec(
+    folder: Path, plan: str, shapes: Mapping[str, tuple[int, ...]], seconds: float
+) -> DeviceTime | None:
+    """Times of the engine, inputs and outputs copied as an application does; None where there is no trtexec.
+
+    Raises:
+        TargetUnavailable: the engine is of another TensorRT than this trtexec.
+        MeasureError: trtexec failed; with its own last error.
+    """
+    executable = find_trtexec()
+    if executable is None:
+        return None
+    version = trtexec_version(executable)
+    built = load_record(folder).backend.partition(" ")[2]
+    if version.split(".")[:2] != built.split(".")[:2]:
+        raise TargetUnavailable(
+            f"{folder / plan} was built by TensorRT {built}, and {executable} is of {version}",
+            fix=f"Build it on this machine: vitdeploy compile {folder} -o NEW-DIR",
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        times = Path(scratch) / "times.json"
+        command = [
+            executable, f"--loadEngine={folder / plan}", f"--duration={math.ceil(seconds)}", f"--exportTimes={times}",
+            *trtexec_with_transfers(version), *_shapes(folder, shapes),
+        ]  # fmt: skip
+        _run(command, seconds)
+        return parse_times(times.read_text(encoding="utf-8"))
+
+
+def trtexec_version(executable: str) -> str:
+    """`10.3.0` from its banner, which writes `[TensorRT v100300]`.
+
+    Raises:
+        MeasureError: it does not say.
+    """
+    told = _run([executable, "--help"], 0.0)
+    found = re.search(r"\[TensorRT v(\d+)\]", told)
+    if found is None:
+        raise MeasureError(f"{executable} does not tell its version", fix="Use TensorRT's own trtexec.")
+    number = int(found[1])
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+def parse_times(text: str) -> DeviceTime:
+    """Percentiles of what `--exportTimes` wrote: `computeMs` on the device, `latencyMs` with the copies.
+
+    Raises:
+        MeasureError: it is not what trtexec writes, or there is no query in it.
+    """
+    try:
+        queries: list[Mapping[str, Any]] = json.loads(text)
+        compute = sorted(float(query["computeMs"]) for query in queries)
+        latency = sorted(float(query["latencyMs"]) for query in queries)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MeasureError(f"trtexec's times cannot be read: {error!r}", fix="Use TensorRT 10 or 11.") from None
+    if not compute:
+        raise MeasureError("trtexec timed no query", fix="Measure longer (--seconds).")
+    return DeviceTime(
+        name="trtexec",
+        source="trtexec",
+        samples=len(compute),
+        device_p50_ms=_rank(compute, 50),
+        device_p90_ms=_rank(compute, 90),
+        device_p99_ms=_rank(compute, 99),
+        end_to_end_p50_ms=_rank(latency, 50),
+        end_to_end_p90_ms=_rank(latency, 90),
+        end_to_end_p99_ms=_rank(latency, 99),
+    )
+
+
+def _rank(ascending: Sequence[float], percent: int) -> float:
+    return ascending[-(-percent * len(ascending) // 100) - 1]
+
+
+def _shapes(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Trtexec wants shapes for dynamic engines and takes none for others."""
+    if not load_record(folder).dynamic:
+        return []
+    return ["--shapes=" + ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())]
+
+
+def _run(command: Sequence[str], seconds: float) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=seconds + _STARTS_WITHIN_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MeasureError(f"trtexec does not run: {error}", fix="Check TensorRT's installation.") from None
+    if done.returncode:
+        said = re.findall(r"\[E\] (.+)", done.stdout + done.stderr)
+        reason = said[-1].strip() if said else f"exit code {done.returncode}"
+        raise MeasureError(f"trtexec failed: {reason}", fix=f"Run it by hand: {' '.join(command)}")
+    return done.stdout + done.stderr
