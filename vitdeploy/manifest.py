@@ -147,6 +147,8 @@ class Usage(Record):
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    answers: str
+    """What the outputs are together, by the task that the model is for."""
     preprocessing: tuple[str, ...]
     batch: str
     """The sizes it serves: N, or MIN:OPT:MAX."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -144,6 +144,21 @@ def test_no_counter_file_crashes(text: str) -> None:
         assert throttle_events(Path(folder)) is None or throttle_events(Path(folder))
 
 
+@given(st.lists(st.tuples(st.sampled_from(["in1_input", "in1_label", "curr1_input", "power1_input", "label"]),
+                          st.text(max_size=12) | st.sampled_from(["1e999", "nan", "-1", "12\x00"]))))  # fmt: skip
+def test_no_monitor_crashes_and_none_gives_what_is_no_number(files: list[tuple[str, str]]) -> None:
+    import math
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = monitor(Path(folder), 0, "ina3221")
+        for name, text in files:
+            (path / name).write_text(text, encoding="utf-8")
+        found, why = rails(Path(folder))
+        assert bool(found) != bool(why)
+        assert all(math.isfinite(rail.watts()) for rail in found)
+
+
 def domain(root: Path, name: str, title: str, energy: object, limit: int = 262_143_328_850) -> None:
     folder = root / name
     folder.mkdir(parents=True)
@@ -214,6 +229,16 @@ def test_rapl_over_a_window() -> None:
     assert rail.watts * found.seconds == pytest.approx(4.0, rel=0.01)
 
 
+def test_a_counter_that_stops_answering_is_a_reason() -> None:
+    def reading() -> Iterator[float]:
+        yield from (0.0, 1.0, 2.0)
+        raise OSError("gone")
+
+    readings = reading()
+    found = measure(busy(0.001), 0.01, CounterMeter([Counter("package-0", lambda: next(readings), 100.0)]))
+    assert (found.rails, found.why) == ((), "an energy counter stopped answering: gone")
+
+
 def test_tegrastats_is_read_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "tegrastats"
     program.write_text(f"#!/bin/sh\nwhile true; do echo '{ORIN_NANO}'; sleep 0.02; done\n")
@@ -232,6 +257,6 @@ def test_a_machine_without_any_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("HWMON", "POWERCAP"):
         monkeypatch.setattr(power_sensors, name, tmp_path / "none")
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = measure(busy(0.01), 0.05)
-    assert found.rails == ()
-    assert found.why == "this machine has no power monitor (INA3221, INA238); this machine shows no RAPL counters"
+    meter, why = power.find_meter()
+    assert meter is None
+    assert why == "this machine has no power monitor (INA3221, INA238); this machine shows no RAPL counters"

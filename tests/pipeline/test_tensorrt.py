@@ -23,7 +23,9 @@ from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.gating import gate
 from vitdeploy.pipeline.predict import Deployed
 from vitdeploy.pipeline.prove import bench, inspect
+from vitdeploy.pipeline.usage import usage
 from vitdeploy.progress import Silent
+from vitdeploy.recipe import TaskSpec
 from vitdeploy.targets import tensorrt
 
 SITES = 4
@@ -110,6 +112,15 @@ def test_a_cxx_user_finds_what_to_feed(exported: Any) -> None:
     assert "logits in the order of `labels`" in usage["outputs"][0]["meaning"]
     assert usage["batch"] == "1:2:4"
     assert usage["try_it"].startswith("trtexec --loadEngine=engine.plan --shapes=")
+
+
+def test_what_the_outputs_are_is_the_tasks_to_say(exported: Any) -> None:
+    manifest = artifacts.load(exported("fp16")[0]).manifest
+    assert usage(manifest).answers == "classification: A class for each image, out of (batch, classes) scores."
+    vectors = TaskSpec.model_validate({"kind": "embedding"})
+    told = usage(manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"task": vectors})}))
+    assert told.answers.startswith("embedding: A vector for each image")
+    assert [output.meaning for output in told.outputs] == [""], "numbers of an embedding are no logits"
 
 
 def test_options_are_the_devices_to_choose(device: Device, exported: Any, tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ def test_builds_and_tells_what_is_inside(tmp_path: Path) -> None:
     assert not any(str(tmp_path) in line for line in (*engine.log_tail, engine.layer_plan))
 
 
+def test_two_builds_give_the_same_layer_plan(tmp_path: Path) -> None:
+    """But for the numbers of values that TensorRT's compiler makes up, which count on from build to build."""
+    path = saved(tmp_path)
+    first, second = (re.sub(r"__mye\d+", "", build_engine(trt, path, SM86).layer_plan) for _ in range(2))
+    assert first == second
+    assert len(first.split("\n")) > 3
+
+
 def test_fp32_is_not_fused(tmp_path: Path) -> None:
     engine = build_engine(trt, saved(tmp_path, dtype=np.float32), SM86)
     assert "FP32" in attention_fusion(engine.layers, SITE).unfused["site"]

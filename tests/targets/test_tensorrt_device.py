@@ -198,22 +198,25 @@ def test_weak_typing_on_request(device: Device, given: Given, tmp_path: Path) ->
 
 
 def test_out_of_memory_is_named_with_what_helps(device: Device, given: Given, tmp_path: Path) -> None:
+    bundle = given()
     for release in RELEASES:
         trt = device(release)
         trt.faults.add("memory")
         with pytest.raises(CompileError, match=r"ran out of memory while building graph\.onnx \(14\.4 GiB") as caught:
-            compiled(given(), tmp_path / "out")
+            compiled(bundle, tmp_path / "out")
         for advice in ("workspace_bytes", "optimization_level", "swap"):
             assert advice in caught.value.fix
         assert len(trt.built) == 1, "what did not fit strictly would not fit weakly"
-        compiled(given(), tmp_path / "out", workspace_bytes=1 << 29, optimization_level=2)
+        compiled(bundle, tmp_path / "out", workspace_bytes=1 << 29, optimization_level=2)
         assert trt.built[-1] | {"workspace": 1 << 29, "level": 2} == trt.built[-1]
 
 
 def test_timings_are_kept_for_this_machine_only(device: Device, given: Given, tmp_path: Path) -> None:
+    bundle = given()
+
     def timed(release: str, **gpu: Any) -> int:
         trt = device(release, **gpu)
-        compiled(given(), tmp_path / "out")
+        compiled(bundle, tmp_path / "out")
         return int(trt.built[-1]["timed"])
 
     assert [timed("10.3"), timed("10.3")] == [0, 1]
@@ -223,7 +226,7 @@ def test_timings_are_kept_for_this_machine_only(device: Device, given: Given, tm
     assert timed("10.16") == 0
     assert timed("10.3") == 2
     trt = device("10.3")
-    compiled(given(), tmp_path / "out", timing_cache=False)
+    compiled(bundle, tmp_path / "out", timing_cache=False)
     assert trt.built[-1]["timed"] is None
     for path in (tmp_path / "cache" / "vitdeploy" / "tensorrt").iterdir():
         path.write_text('{"version": "9.0", "timed": 7}')
@@ -253,9 +256,10 @@ def test_a_node_that_this_version_cannot_parse_is_named(device: Device, given: G
 
 
 def test_the_inspector_tells_what_the_log_told(device: Device, given: Given, tmp_path: Path) -> None:
+    bundle = given("int8")
     for release in RELEASES:
         trt = device(release)
-        made = compiled(given("int8"), tmp_path / release)
+        made = compiled(bundle, tmp_path / release)
         logged = parse_plan((made.folder / "layers.txt").read_text().split("\n"))
         inspected = parse_inspector(engine_information(trt, (made.folder / made.runs).read_bytes()))
         assert inspected == logged

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitdeploy.targets._tensorrt_inspector import parse_inspector
 from vitdeploy.targets._tensorrt_log import BuildLog
 from vitdeploy.targets._tensorrt_plan import (
     PlanLayer,
@@ -198,6 +199,27 @@ def test_damaged_lines_never_crash_and_never_invent(data: st.DataObject) -> None
         linear_precisions(layers, sites)
     for layer in parse_plan([line[:start]]):
         assert set(layer.onnx_nodes) <= set(whole.onnx_nodes), "a name that was cut off is dropped, not guessed"
+
+
+_JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=8) | st.sampled_from(["Half", "[1,-1]", "[ONNX Layer: a]"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["Layers", "Name", "LayerType", "Inputs", "Dimensions", "Format/Datatype", "Metadata"]),
+            inner,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(_JSON.map(json.dumps) | st.text(max_size=40))
+def test_whatever_the_inspector_says_gives_layers_or_nothing(text: str) -> None:
+    layers = parse_inspector(text)
+    assert all(isinstance(layer.name, str) and isinstance(layer.kind, str) for layer in layers)
+    attention_fusion(layers, {"site": ("a",)})
+    linear_precisions(layers, {"site": ("a",)})
 
 
 @given(st.lists(st.text(st.sampled_from("Name: ,LayerTypInputs[]{}Metadata ONX\x1e\n0-"), max_size=200), max_size=5))

@@ -46,32 +46,29 @@ class Meter(Protocol):
         """Measure while the block runs; the window is filled in at its end."""
 
 
-def measure(run: Callable[[], object], seconds: float, meter: Meter | None = None) -> Power:
+def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
     """Energy of one `run`, by rail, from running it for `seconds`; before that as long a look at the idle machine.
 
-    Without a meter, or when it tells too little, the result says why and has no rails.
+    When the meter tells too little, the result says why and has no rails.
 
     Args:
         run: one inference.
         seconds: of each of the two windows.
-        meter: instead of the best one of this machine.
+        meter: see `find_meter`.
     """
-    found, why = (meter, "") if meter is not None else find_meter()
-    if found is None:
-        return Power(why=why)
-    with found.window() as idle:
+    with meter.window() as idle:
         time.sleep(seconds)
     before = power_sensors.throttle_events()
-    with found.window() as busy:
+    with meter.window() as busy:
         count, start = 0, time.perf_counter()
         while (passed := time.perf_counter() - start) < seconds or not count:
             run()
             count += 1
     throttled = power_sensors.throttled(before, power_sensors.throttle_events())
     if not busy.joules:
-        return Power(source=found.source, why=busy.why or f"{found.source} gave no reading")
+        return Power(source=meter.source, why=busy.why or f"{meter.source} gave no reading")
     return Power(
-        source=found.source,
+        source=meter.source,
         rails=tuple(_rail(name, joules, busy, idle, passed / count) for name, joules in busy.joules.items()),
         total=power_sensors.total_of(busy.joules),
         seconds=round(busy.seconds, 3),
@@ -166,13 +163,22 @@ class CounterMeter:
     def window(self) -> Iterator[Window]:
         """See `Meter`."""
         window, start = Window(), time.perf_counter()
-        before = [counter.joules() for counter in self._counters]
+        before = self._read(window)
         try:
             yield window
         finally:
             window.seconds = time.perf_counter() - start
-            for counter, first in zip(self._counters, before, strict=True):
-                window.joules[counter.name] = counted(first, counter.joules(), counter.wraps_at)
+            after = self._read(window)
+            if not window.why:
+                pairs = zip(self._counters, before, after, strict=True)
+                window.joules = {c.name: counted(first, last, c.wraps_at) for c, first, last in pairs}
+
+    def _read(self, window: Window) -> list[float]:
+        try:
+            return [counter.joules() for counter in self._counters]
+        except (OSError, ValueError) as error:
+            window.why = f"an energy counter stopped answering: {error}"
+            return []
 
 
 def counted(before: float, after: float, wraps_at: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from vitdeploy import targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.errors import VitdeployError
-from vitdeploy.evidence import Bench, DeviceTime, Run
+from vitdeploy.evidence import Bench, DeviceTime, Power, Run
 from vitdeploy.measure import power
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.pipeline.compiling import compiled_of
@@ -25,13 +25,19 @@ def observe(
     artifact: Artifact, open_session: Callable[[], Session], feeds: Feeds, seconds: float, progress: Progress
 ) -> dict[str, Any]:
     """What a `Bench` also tells about its first artifact, as its fields: `device` and `power`."""
+    meter, why = power.find_meter()
+    on_device = targets.find(artifact.manifest.recipe.target).runs_on != "cpu"
+    if meter is None and not on_device:  # nothing to look at: opening it once more may mean compiling it once more
+        return {"power": Power(why=why)}
     share = min(max(_SHARE * seconds, _MIN_S), _MAX_S)
     with open_session() as session:
         for _ in range(_WARM_RUNS):
             session.run(feeds)
         timed = _device_time(session, feeds, share)
-        with progress.step("Measure power"):
-            drawn = power.measure(lambda: session.run(feeds), share)
+        drawn = Power(why=why)
+        if meter is not None:
+            with progress.step("Measure power"):
+                drawn = power.measure(lambda: session.run(feeds), share, meter)
     outside = _outside(artifact, {name: value.shape for name, value in feeds.items()}, share, progress)
     return {"device": tuple(found for found in (timed, outside) if found is not None), "power": drawn}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
 from math import prod
 
+from vitdeploy import tasks
 from vitdeploy.data.preprocess import resized_to
 from vitdeploy.manifest import Manifest, Tensor, TensorSpec, Usage
 from vitdeploy.recipe import InputForm, Preprocess
@@ -22,13 +24,17 @@ def usage(manifest: Manifest) -> Usage:
     colours = "RGB" if manifest.preprocess.channels > 1 else "grey"
     image = manifest.inputs[0]
     meaning = f"{colours} images: {_IMAGES[form]}"
+    kind = manifest.recipe.task.kind or tasks.DEFAULT
     classes = len(manifest.labels) if manifest.labels is not None else None
+    task = (getdoc(tasks.find(manifest.recipe.task)) or "").partition("\n")[0]
+    meant = {o.name: _logits(o, classes) if kind == tasks.DEFAULT else "" for o in manifest.outputs}
     return Usage(
         inputs=(
             _tensor(image, "NCHW", meaning, batch.opt),
             *(_tensor(i, "row-major", "", batch.opt) for i in manifest.inputs[1:]),
         ),
-        outputs=tuple(_tensor(output, "row-major", _output(output, classes), batch.opt) for output in manifest.outputs),
+        outputs=tuple(_tensor(output, "row-major", meant[output.name], batch.opt) for output in manifest.outputs),
+        answers=f"{kind}: {task}",
         preprocessing=tuple(_steps(manifest.preprocess, form)),
         batch=str(batch),
         try_it=_trtexec(manifest) if manifest.target.kind == "tensorrt" else None,
@@ -43,7 +49,7 @@ def _tensor(spec: TensorSpec, layout: str, meaning: str, batch: int) -> Tensor:
     return Tensor(name=spec.name, dtype=dtype, layout=layout, shape=spec.shape, bytes=size, meaning=meaning)
 
 
-def _output(spec: TensorSpec, classes: int | None) -> str:
+def _logits(spec: TensorSpec, classes: int | None) -> str:
     if len(spec.shape) == 2 and classes is not None and spec.shape[1] == classes:
         return "logits in the order of `labels`; softmax gives probabilities"
     return "logits; softmax gives probabilities" if len(spec.shape) == 2 else ""

@@ -165,8 +165,10 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def trtexec_with_transfers(version: str) -> tuple[str, ...]:
-    """The flags that make trtexec time kernels in CUDA graphs, spinning, and what an application waits for around them:
-    inputs to the device and outputs from it. It tells both apart."""
+    """The flags that make trtexec time kernels in CUDA graphs, spinning, and inputs and outputs on their way as well.
+
+    It tells both apart: `computeMs` on the device, `latencyMs` as an application waits.
+    """
     if release(version)[:1] >= (_DEFAULTS_MEASURE,):
         return ("--includeDataTransfers",)
     return ("--useCudaGraph", "--useSpinWait")
