@@ -2,9 +2,10 @@
 
     python -m benchmarks.rtx_engines
 
-Each model is exported in FP16 and in INT8 (8 made-up images for the ranges, no search, so accuracy means nothing here),
-and each bundle is built twice for SM86 and for SM89. Everything in the table is read back from the engines' layer
-plans; "same plan" compares the two builds' plans line by line. Writes benchmarks/tensorrt_rtx.md.
+Each model is exported in FP16 and in INT8 (random weights, 8 made-up images for the ranges, no search, so accuracy
+means nothing here), and each bundle is built twice for SM86 and for SM89. Everything in the table is read back from the
+engines' layer plans; "same plan" compares the two builds' plans line by line. Q, K and V are three linears, and one
+product where the compiler merges them. Writes benchmarks/tensorrt_rtx.md.
 """
 
 from __future__ import annotations

@@ -52,9 +52,18 @@ def _layer(name: str, kind: str, nodes: Sequence[str], types: Sequence[str]) -> 
     return {"name": name, "kind": kind, "nodes": [*nodes], "types": [*types]}
 
 
-def as_text(layers: Sequence[Mapping[str, Any]], release: str) -> str:
-    """The lines of the build log: 11 writes `Datatype` and strides, and puts a product's weights among `Constants`."""
-    return "\n".join(_line(layer, release) for layer in layers)
+def as_text(layers: Sequence[Mapping[str, Any]], release: str, *, dynamic: bool = False) -> str:
+    """The lines of the build log: 11 writes `Datatype` and strides, and puts a product's weights among `Constants`.
+
+    Where shapes vary 10.x tells no type of what varies with them.
+    """
+    return "\n".join(_line(_untold(layer) if dynamic else layer, release) for layer in layers)
+
+
+def _untold(layer: Mapping[str, Any]) -> dict[str, Any]:
+    fixed = layer["types"][1:] if layer["kind"] == "gemm" else []  # weights do not vary
+    varying = len(layer["types"]) - len(fixed)
+    return {**layer, "types": ["N/A due to dynamic shapes"] * varying + fixed}
 
 
 def _line(layer: Mapping[str, Any], release: str) -> str:
@@ -85,11 +94,11 @@ def _texts(types: Sequence[str], *, newer: bool) -> str:
     return ", ".join(f" {{ Name: t{n}, Dimensions: [64,64], {form.format(kind)} }}" for n, kind in enumerate(types))
 
 
-def as_json(layers: Sequence[Mapping[str, Any]], release: str) -> str:
+def as_json(layers: Sequence[Mapping[str, Any]], release: str, *, dynamic: bool = False) -> str:
     """The inspector's JSON."""
     newer = release.startswith("11")
     found = []
-    for layer in layers:
+    for layer in map(_untold, layers) if dynamic else layers:
         inputs, constants = _split(layer, newer=newer)
         entry: dict[str, Any] = {"Name": layer["name"], "LayerType": layer["kind"], "Inputs": _json(inputs, newer)}
         entry |= {"Constants": _json(constants, newer)} if newer else {}

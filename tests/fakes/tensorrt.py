@@ -360,12 +360,16 @@ class _Context(_Guarded):
 class _Inspector(_Guarded):
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self.execution_context = None
 
     def get_engine_information(self, form: Any) -> str:
         _want(form, self._trt.LayerInformationFormat)
         from tests.fakes.plans import as_json
 
-        return as_json(self._engine._facts["layers"], self._trt.release)
+        context = self.execution_context
+        fixed = context is not None and all(-1 not in shape for shape in context._shapes.values())
+        dynamic = _untold(self._trt, self._engine._facts["profile"]) and not fixed
+        return as_json(self._engine._facts["layers"], self._trt.release, dynamic=dynamic)
 
 
 _BEHAVIOUR: dict[str, type] = {
@@ -414,11 +418,15 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
     if config._cache is not None:
         config._cache._known["timed"] += 1
     layers = layers_of(network._model)
-    if "silent" not in trt.faults and config.profiling_verbosity.name == "DETAILED":
-        _say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.release))
     profile = config._profiles[0]._shapes if config._profiles else {}
+    if "silent" not in trt.faults and config.profiling_verbosity.name == "DETAILED":
+        _say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.release, dynamic=_untold(trt, profile)))
     facts = {"version": trt.__version__, "flags": config._flags, "profile": profile, "layers": layers}
     return trt.IHostMemory(_MAGIC + json.dumps(facts).encode() + b"\n" + network._model.SerializeToString())
+
+
+def _untold(trt: Any, profile: Any) -> bool:
+    return bool(profile) and trt.release.startswith("10")
 
 
 def _faults(trt: Any, config: Any, strong: bool) -> Iterator[tuple[str, str]]:

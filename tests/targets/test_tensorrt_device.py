@@ -274,6 +274,18 @@ def test_a_silent_build_is_inspected_instead(device: Device, given: Given, tmp_p
     assert audited(bundle, made).attention.fused == SITES
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_precisions_are_known_where_shapes_vary(release: str, device: Device, given: Given, tmp_path: Path) -> None:
+    device(release)
+    bundle = given("int8", "dynamo-batch")
+    made = compiled(bundle, tmp_path / "out")
+    audit = audited(bundle, made)
+    assert (audit.linears.int8, audit.linears.other) == (len(bundle.structure.linears) - 1, 0)
+    assert audit.attention.fused == SITES
+    assert ("N/A due to dynamic shapes" in (made.folder / "layers.txt").read_text()) == release.startswith("10")
+    assert (made.folder / "layers.json").exists() == release.startswith("10")
+
+
 def test_an_engine_without_room_to_run_says_so(device: Device, given: Given, tmp_path: Path) -> None:
     trt = device("10.3")
     made = compiled(given(), tmp_path / "out")

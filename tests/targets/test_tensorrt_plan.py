@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitdeploy.targets._tensorrt_inspector import parse_inspector
+from vitdeploy.targets._tensorrt_kernels import count_kernels
 from vitdeploy.targets._tensorrt_log import BuildLog
 from vitdeploy.targets._tensorrt_plan import (
     PlanLayer,
@@ -158,6 +159,45 @@ def test_older_form() -> None:
     assert linear.inputs[0] == PlanTensor("o", "Row major Int8 format", (1, 40, 256))
     assert attention_fusion(layers, {"a": attention.onnx_nodes}).kernels == {"a": "_gemm_mha_v2_myl0_17"}
     assert linear_precisions(layers, {"out": linear.onnx_nodes}) == {"out": "int8"}
+
+
+CONV = (  # a convolution of the kernel library, and the reformat kernel that quantizes for it, as 10.x writes them
+    "Name: patch/Q, LayerType: Reformat, Inputs: [ {{ Name: images, Location: Device, Dimensions: [1,3,32,32], "
+    "Format/Datatype: Row major linear FP32 }}], Outputs: [ {{ Name: q, Location: Device, Dimensions: [1,3,32,32], "
+    "Format/Datatype: Row major Int8 format }}], ParameterType: Reformat, Origin: QDQ, TacticValue: 0x3ea, "
+    "StreamId: 0, Metadata: [ONNX Layer: patch/Q]\n"
+    "Name: w + w/Q + patch, LayerType: CaskConvolution, Inputs: [ {{ Name: q, Location: Device, "
+    "Dimensions: [1,3,32,32], Format/Datatype: {activation} }}, {{ Name: r, Dimensions: [1,64,8,8], "
+    "Format/Datatype: Half }}], Outputs: [ {{ Name: y, Dimensions: [1,64,8,8], Format/Datatype: Half }}], "
+    'ParameterType: Convolution, Kernel: [4,4], Groups: 1, Weights: {{"Type": "{weights}", "Count": 3072}}, '
+    'Bias: {{"Type": "Float", "Count": 64}}, HasBias: 1, TacticName: sm80_xmma_fprop_implicit_gemm, '
+    "TacticValue: 0x9a, StreamId: 0, Metadata: [ONNX Layer: w/Q]\x1e[ONNX Layer: patch]"
+)
+
+
+@pytest.mark.parametrize(
+    ("activation", "weights", "precision"),
+    [
+        ("Thirty-two wide channel vectorized row major Int8 format", "Int8", "int8"),
+        ("Row major Int8 format", "Float", "fp32"),  # what only stores INT8 multiplies in what the weights are
+        ("Half", "Half", "fp16"),
+        ("N/A due to dynamic shapes", "Half", "fp16"),
+    ],
+)
+def test_weights_beside_the_tensors_count(activation: str, weights: str, precision: str) -> None:
+    layers = parse_plan(CONV.format(activation=activation, weights=weights).split("\n"))
+    assert layers[1].constants == (PlanTensor("weights", weights, (3072,)),)
+    assert linear_precisions(layers, {"patch": ("patch",)}) == {"patch": precision}
+    counted = count_kernels(layers)
+    assert (counted.casts, counted.reformats, counted.gemms) == (1, 0, {precision: 1})
+
+
+def test_the_inspector_tells_such_weights_too() -> None:
+    activation = {"Dimensions": [1, 3, 32, 32], "Format/Datatype": "Int8"}
+    entry = {"Name": "c", "LayerType": "CaskConvolution", "Inputs": [activation],
+             "Weights": {"Type": "Int8", "Count": 864}, "Metadata": "[ONNX Layer: patch]"}  # fmt: skip
+    layers = parse_inspector(json.dumps({"Layers": [entry]}))
+    assert linear_precisions(layers, {"patch": ("patch",)}) == {"patch": "int8"}
 
 
 def test_names_with_brackets_and_spaces() -> None:

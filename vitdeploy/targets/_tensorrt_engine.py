@@ -22,8 +22,11 @@ from vitdeploy.targets._tensorrt_session import engine_information
 
 ENGINE = "engine.plan"
 LAYERS, INSPECTED = "layers.txt", "layers.json"
-"""TensorRT's own words on the engine's layers, in the build log or, where that is silent, from the engine inspector:
-the engine opens only on its device, these can be read everywhere."""
+"""TensorRT's own words on the engine's layers: in the build log or, where that does not tell all, from the engine
+inspector. The engine opens only on its device, these can be read everywhere."""
+
+UNTOLD = "N/A due to dynamic shapes"
+"""What 10.x writes for the types of tensors whose shapes vary; for given shapes the inspector tells them."""
 
 FROM_REHEARSAL = "it finds parse errors and lost fusions, it does not prove what TensorRT does on the device"
 
@@ -53,8 +56,10 @@ def compile_engine(
         notes.append(problem)
     (workdir / ENGINE).write_bytes(built.plan)
     (workdir / LAYERS).write_text(built.layer_plan, encoding="utf-8", newline="")
-    if not built.layer_plan and gpu is not None:
-        (workdir / INSPECTED).write_text(engine_information(trt, built.plan), encoding="utf-8")
+    if gpu is not None and (not built.layer_plan or UNTOLD in built.layer_plan):
+        shapes = {name: optimal for name, (_, optimal, _) in options.profile.items()}
+        if told := engine_information(trt, built.plan, shapes):
+            (workdir / INSPECTED).write_text(told, encoding="utf-8")
     _record(api, built, options, gpu, tuple(notes)).save(workdir)
     return Compiled(workdir, ENGINE, api.backend)
 

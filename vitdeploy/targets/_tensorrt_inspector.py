@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitdeploy.targets._tensorrt_plan import PlanLayer, PlanTensor, onnx_names
+from vitdeploy.targets._tensorrt_plan import PlanLayer, PlanTensor, onnx_names, weights_of
 
 
 def parse_inspector(text: str) -> list[PlanLayer]:
@@ -36,10 +36,16 @@ def _layer(entry: Mapping[str, Any]) -> PlanLayer | None:
         kind=kind,
         onnx_nodes=onnx_names(str(entry.get("Metadata") or "")),
         inputs=_tensors(entry.get("Inputs")),
-        constants=_tensors(entry.get("Constants")),
+        constants=(*_tensors(entry.get("Constants")), *_weights(entry.get("Weights"))),
         outputs=_tensors(entry.get("Outputs")),
         tactic=str(entry.get("TacticName") or ""),
     )
+
+
+def _weights(found: Any) -> tuple[PlanTensor, ...]:
+    if not isinstance(found, Mapping) or not isinstance(count := found.get("Count"), int):
+        return ()
+    return (weights_of(str(found.get("Type") or ""), count),)
 
 
 def _tensors(found: Any) -> tuple[PlanTensor, ...]:

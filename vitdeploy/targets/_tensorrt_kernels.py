@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vitdeploy.evidence import KernelAudit
-from vitdeploy.targets._tensorrt_plan import PlanLayer, is_fused_attention, multiplied_in, multiplies
+from vitdeploy.targets._tensorrt_plan import PlanLayer, changes_type, is_fused_attention, multiplied_in, multiplies
 
 # Kernels that TensorRT's compiler generates are named after what they do, each step in four letters at most:
 # `__myl_ReshTranSlicConc_myl0_4` moves numbers, `__myl_CastConc_..` changes their type on the way.
@@ -40,8 +40,10 @@ def _steps(layer: PlanLayer) -> set[str]:
 
 
 def _only_casts(layer: PlanLayer) -> bool:
-    steps = _steps(layer)
-    return layer.kind.lower() == "cast" or ("Cast" in steps and steps <= _MOVES | {"Cast"})
+    steps, kind = _steps(layer), layer.kind.lower()
+    if kind == "reformat":  # 10.x quantizes and casts with reformat kernels, too
+        return changes_type(layer)
+    return kind == "cast" or ("Cast" in steps and steps <= _MOVES | {"Cast"})
 
 
 def _only_moves(layer: PlanLayer) -> bool:

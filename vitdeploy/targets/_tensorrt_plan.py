@@ -9,8 +9,9 @@ engine inspector in its one-line format. Two of them, shortened, for an FP16 ViT
     Name: __myl_FcAdd_myl0_3, LayerType: runtime_fusion, .., Metadata: [ONNX Layer: qkv_matmul][ONNX Layer: qkv_bias]
 
 The ONNX node names in `Metadata` tie a kernel to the model, so nothing here counts or orders kernels. TensorRT 10.3
-writes `Format/Datatype` for `Datatype` and lists the constants among the inputs; both forms are read. A node without a
-name appears as `node_of_<its first output>`, and one that became a view of another tensor (Reshape) does not appear.
+writes `Format/Datatype` for `Datatype` and lists the constants among the inputs, or, for a convolution of its kernel
+library, as `Weights: {"Type": "Int8", "Count": 864}`; all forms are read. A node without a name appears as
+`node_of_<its first output>`, and one that became a view of another tensor (Reshape) does not appear.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class Fusion:
 
 _PLAN_START = "Layers:"
 _HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<rest>.*)", re.DOTALL)
-_SECTION = re.compile(r", (Inputs|Constants|Outputs|TacticName|StreamId|Metadata): ")
+_SECTION = re.compile(r", (Inputs|Constants|Outputs|Weights|TacticName|StreamId|Metadata): ")
 _DTYPE = re.compile(r"(?:Format/)?Datatype: ([^,}]*)")
+_WEIGHTS = re.compile(r'\{"Type": "(\w+)", "Count": (\d+)\}')
 _DIMENSIONS = re.compile(r"Dimensions: \[([-\d, ]*)\]")
 # TensorRT puts nothing, or a record or unit separator, between two names. A name may hold brackets itself.
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ((?:(?!\[ONNX Layer: ).)*?)\](?=\s*$|\[ONNX Layer: |[\x1e\x1f])")
@@ -92,7 +94,7 @@ def _parse_layer(line: str) -> PlanLayer | None:
         kind=kind.strip(),
         onnx_nodes=onnx_names(section.get("Metadata", "")),
         inputs=_parse_tensors(section.get("Inputs", "")),
-        constants=_parse_tensors(section.get("Constants", "")),
+        constants=(*_parse_tensors(section.get("Constants", "")), *_parse_weights(section.get("Weights", ""))),
         outputs=_parse_tensors(section.get("Outputs", "")),
         tactic=section.get("TacticName", "").strip(),
     )
@@ -117,6 +119,16 @@ def _parse_tensors(section: str) -> tuple[PlanTensor, ...]:
             )
         )
     return tuple(tensors)
+
+
+def _parse_weights(section: str) -> tuple[PlanTensor, ...]:
+    found = _WEIGHTS.match(section)
+    return (weights_of(found[1], int(found[2])),) if found else ()
+
+
+def weights_of(dtype: str, count: int) -> PlanTensor:
+    """The weights of a convolution as 10.x tells them: a type and how many."""
+    return PlanTensor(name="weights", dtype=dtype, shape=(count,))
 
 
 # ------------------------------------------------------------------------------------------- attention and norms
@@ -270,6 +282,12 @@ def _operand_precision(layer: PlanLayer) -> Precision | None:
     if precision_of_weight and precision_of_weight not in quantized:
         return precision_of_weight
     return next((precision for precision in named if precision not in quantized), None)
+
+
+def changes_type(layer: PlanLayer) -> bool:
+    """Whether what comes out of a kernel with one input is of another type than what goes in."""
+    types = [_precision_name(tensor.dtype) for tensor in (*layer.inputs[:1], *layer.outputs[:1])]
+    return len(types) == 2 and None not in types and types[0] != types[1]
 
 
 def _precision_name(dtype: str) -> Precision | None:

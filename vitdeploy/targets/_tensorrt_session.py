@@ -222,10 +222,19 @@ def open_engine(trt: ModuleType, folder: Path, plan: str, name: str) -> TensorRT
     return session
 
 
-def engine_information(trt: ModuleType, plan: bytes) -> str:
-    """The engine inspector's JSON about the layers; needs the GPU that the engine is for. Empty: it tells nothing."""
+def engine_information(trt: ModuleType, plan: bytes, shapes: Shapes | None = None) -> str:
+    """The engine inspector's JSON about the layers; needs the GPU that the engine is for. Empty: it tells nothing.
+
+    `shapes`: of inputs that vary. Types and formats depend on shapes, so without them it tells none of what varies.
+    """
     runtime = trt.Runtime(logger_for(trt, BuildLog()))
     engine: Any = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
-    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    inspector = engine.create_engine_inspector()
+    context = engine.create_execution_context() if shapes else None
+    if context is not None:
+        for name, shape in (shapes or {}).items():
+            context.set_input_shape(name, shape)
+        inspector.execution_context = context
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
