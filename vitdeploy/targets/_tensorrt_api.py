@@ -35,7 +35,7 @@ _OPSET_OF_10_3 = 20
 _OPSET_WITH_ATTENTION = 23
 _DEFAULTS_MEASURE = 11  # from this trtexec on, CUDA graph, spin wait and no data transfers are what it does unasked
 
-_WEAK_FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16"), "fp8": ("FP8", "FP16")}
+_WEAK_FLAGS = {"fp32": (), "fp16": ("FP16",), "bf16": ("BF16",), "int8": ("INT8", "FP16"), "fp8": ("FP8", "FP16")}
 """What each precision allows a weakly typed build to use, beside FP32."""
 
 
