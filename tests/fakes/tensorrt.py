@@ -3,8 +3,8 @@
 `surface.json` is recorded from NVIDIA's own bindings of 10.3, 10.16 and 11.4 (`record_surface.py`). Using a member that
 a version does not have, setting one, or giving a number where an enum member is wanted fails as it does there. What the
 members do follows the documentation and recorded logs: parse errors name the node, a failed allocation ends in "Could
-not find any implementation", a cancelled build returns None. An "engine" is its ONNX graph with a header, and it runs:
-ONNX Runtime computes on the addresses that were set, on the fake driver's stream (`libcuda.c`).
+not find any implementation", a cancelled build returns None. An "engine" is its ONNX graph with a header, and it
+runs (`engine.py`): ONNX Runtime computes on the addresses that were set, on the fake driver's stream (`libcuda.c`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
+
+from tests.fakes.engine import Context, Engine, Inspector, Runtime
+from tests.fakes.guarded import MAGIC, NUMPY, Callback, Guarded, Number, heard, say, shape_of, untold, want
 
 SURFACE = json.loads(Path(__file__).with_name("surface.json").read_text())
 VERSIONS = {"10.3": "10.3.0", "10.16": "10.16.2.4", "11.4": "11.4.1.12"}
-_MAGIC = b"FAKE-PLAN "
-_NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "UINT8": np.uint8}
-_ONNX = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.UINT8: "UINT8"}
 _UNKNOWN = {"10.3": {"Attention", "RMSNormalization"}, "10.16": set(), "11.4": set()}
 _OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()}
 
@@ -40,64 +38,27 @@ def module(version: str, cuda: ctypes.CDLL | None = None) -> Any:
     trt.release, trt.cuda, trt.faults, trt.built = version, cuda, set(), []
     for name, members in SURFACE[version].items():
         if isinstance(members, dict):
-            setattr(trt, name, enum.Enum(name, members, type=_Number))
+            setattr(trt, name, enum.Enum(name, members, type=Number))
         else:
-            behaviour = _BEHAVIOUR.get(name, _Guarded)
+            behaviour = _BEHAVIOUR.get(name, Guarded)
             setattr(trt, name, type(name, (behaviour,), {"_trt": trt, "_members": frozenset(members), "_name": name}))
     trt.ILogger.Severity = enum.Enum(
-        "Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4}, type=_Number
+        "Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4}, type=Number
     )
-    trt.nptype = lambda dtype: _NUMPY[dtype.name]
+    trt.nptype = lambda dtype: NUMPY[dtype.name]
     return trt
 
 
-class _Number:
-    """Enum members turn into their number, and are not it."""
-
-    def __int__(self) -> int:
-        return int(self.value)  # type: ignore[attr-defined]
-
-
-class _Guarded:
-    """An object with the recorded members only."""
-
-    _trt: Any
-    _members: frozenset[str] = frozenset()
-    _name = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name not in type(self)._members:
-            raise AttributeError(f"TensorRT {self._trt.release}: {self._name!r} object has no attribute {name!r}")
-        return object.__getattribute__(self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in self._members:
-            raise AttributeError(f"TensorRT {self._trt.release}: {self._name!r} object has no attribute {name!r}")
-        object.__setattr__(self, name, value)
-
-
-def _want(value: Any, kind: Any) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"incompatible function arguments: {value!r} is no {kind.__name__}")
-
-
-class _Callback(_Guarded):
-    """ILogger and IProgressMonitor: subclassed in Python, which has to call their constructor by name."""
-
-    def __init__(self) -> None:
-        self._ready = True
-
-
-class _Builder(_Guarded):
+class _Builder(Guarded):
     def __init__(self, logger: Any) -> None:
-        _heard(logger)
+        heard(logger)
         self._logger = logger
         if self._trt.cuda is None:
-            _say(logger, "ERROR", "CUDA initialization failure with error: 35. Please check your CUDA installation")
+            say(logger, "ERROR", "CUDA initialization failure with error: 35. Please check your CUDA installation")
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int = 0) -> Any:
-        _want(flags, int)
+        want(flags, int)
         strong = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         allowed = sum({1 << int(flag) for flag in self._trt.NetworkDefinitionCreationFlag})
         if flags & ~allowed:
@@ -114,7 +75,7 @@ class _Builder(_Guarded):
         return _build(self._trt, self._logger, network, config)
 
 
-class _BuilderConfig(_Guarded):
+class _BuilderConfig(Guarded):
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._flags: list[str] = []
@@ -127,11 +88,11 @@ class _BuilderConfig(_Guarded):
         self.progress_monitor = None
 
     def set_flag(self, flag: Any) -> None:
-        _want(flag, self._trt.BuilderFlag)
+        want(flag, self._trt.BuilderFlag)
         self._flags.append(flag.name)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-        _want(pool, self._trt.MemoryPoolType)
+        want(pool, self._trt.MemoryPoolType)
         self._limits[pool.name] = size
 
     def add_optimization_profile(self, profile: Any) -> int:
@@ -141,13 +102,13 @@ class _BuilderConfig(_Guarded):
     def create_timing_cache(self, serialized: bytes) -> Any:
         known = json.loads(serialized) if serialized else {"version": self._trt.__version__, "timed": 0}
         if known["version"] != self._trt.__version__:
-            _say(self._logger, "ERROR", "The timing cache is of another TensorRT version")
+            say(self._logger, "ERROR", "The timing cache is of another TensorRT version")
             return None
         return self._trt.ITimingCache(known)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        _want(cache, self._trt.ITimingCache)
-        _want(ignore_mismatch, bool)
+        want(cache, self._trt.ITimingCache)
+        want(ignore_mismatch, bool)
         self._cache = cache
         return True
 
@@ -155,7 +116,7 @@ class _BuilderConfig(_Guarded):
         return self._cache
 
 
-class _TimingCache(_Guarded):
+class _TimingCache(Guarded):
     def __init__(self, known: dict[str, Any]) -> None:
         self._known = known
 
@@ -163,7 +124,7 @@ class _TimingCache(_Guarded):
         return self._trt.IHostMemory(json.dumps(self._known).encode())
 
 
-class _HostMemory(_Guarded):
+class _HostMemory(Guarded):
     def __init__(self, data: bytes) -> None:
         self._data = data
 
@@ -171,7 +132,7 @@ class _HostMemory(_Guarded):
         return self._data
 
 
-class _OptimizationProfile(_Guarded):
+class _OptimizationProfile(Guarded):
     def __init__(self) -> None:
         self._shapes: dict[str, list[list[int]]] = {}
 
@@ -179,7 +140,7 @@ class _OptimizationProfile(_Guarded):
         self._shapes[name] = [list(smallest), list(optimal), list(largest)]
 
 
-class _Network(_Guarded):
+class _Network(Guarded):
     def __init__(self, strong: bool) -> None:
         self._strong = strong
         self._model: Any = None
@@ -199,7 +160,7 @@ class _Network(_Guarded):
         return self._trt.ILayer(self._model.graph.node[index])
 
 
-class _Tensor(_Guarded):
+class _Tensor(Guarded):
     def __init__(self, value: Any) -> None:
         self._value = value
 
@@ -209,10 +170,10 @@ class _Tensor(_Guarded):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return _shape(self._value)
+        return shape_of(self._value)
 
 
-class _Layer(_Guarded):
+class _Layer(Guarded):
     def __init__(self, node: Any) -> None:
         self._node = node
 
@@ -222,7 +183,7 @@ class _Layer(_Guarded):
         return self._trt.LayerType[kinds.get(self._node.op_type, "ELEMENTWISE")]
 
 
-class _Parser(_Guarded):
+class _Parser(Guarded):
     def __init__(self, network: Any, logger: Any) -> None:
         self._network, self._logger = network, logger
         self._errors: list[Any] = []
@@ -237,7 +198,7 @@ class _Parser(_Guarded):
             if node.op_type in _UNKNOWN[self._trt.release] or node.op_type not in _OPERATORS:
                 said = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
                 self._errors.append(self._trt.ParserError(node, said))
-                _say(self._logger, "ERROR", f"In node 6 with name: {node.name} and operator: {node.op_type}: {said}")
+                say(self._logger, "ERROR", f"In node 6 with name: {node.name} and operator: {node.op_type}: {said}")
         return not self._errors
 
     @property
@@ -248,7 +209,7 @@ class _Parser(_Guarded):
         return self._errors[index]
 
 
-class _ParserError(_Guarded):
+class _ParserError(Guarded):
     def __init__(self, node: Any, said: str) -> None:
         self._node, self._said = node, said
 
@@ -262,136 +223,12 @@ class _ParserError(_Guarded):
         return str(self._node.op_type) if self._node else ""
 
 
-class _Runtime(_Guarded):
-    def __init__(self, logger: Any) -> None:
-        _heard(logger)
-        self._logger = logger
-        self.engine_host_code_allowed = False
-
-    def deserialize_cuda_engine(self, plan: bytes) -> Any:
-        header, _, graph = plan.removeprefix(_MAGIC).partition(b"\n")
-        facts = json.loads(header)
-        portable = "VERSION_COMPATIBLE" in facts["flags"] and self.engine_host_code_allowed
-        if facts["version"] != self._trt.__version__ and not portable:
-            said = "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (stdVersionRead == "
-            _say(self._logger, "ERROR", said + "kSERIALIZATION_VERSION failed. Version tag does not match.)")
-            return None
-        return self._trt.ICudaEngine(facts, graph)
-
-
-class _Engine(_Guarded):
-    def __init__(self, facts: dict[str, Any], graph: bytes) -> None:
-        self._facts = facts
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        model = onnx.load_from_string(graph)
-        self._values = {v.name: v for v in (*model.graph.input, *model.graph.output)}
-        self._inputs = [v.name for v in model.graph.input]
-
-    @property
-    def num_io_tensors(self) -> int:
-        return len(self._values)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self._values)[index]
-
-    def get_tensor_mode(self, name: str) -> Any:
-        return self._trt.TensorIOMode["INPUT" if name in self._inputs else "OUTPUT"]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType[_ONNX[self._values[name].type.tensor_type.elem_type]]
-
-    def create_execution_context(self) -> Any:
-        return None if "context" in self._trt.faults else self._trt.IExecutionContext(self)
-
-    def create_engine_inspector(self) -> Any:
-        return self._trt.EngineInspector(self)
-
-
-class _Context(_Guarded):
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self._shapes = {name: _shape(value) for name, value in engine._values.items()}
-        self._addresses: dict[str, int] = {}
-        self._work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._compute)
-
-    def set_input_shape(self, name: str, shape: Any) -> bool:
-        static, profile = _shape(self._engine._values[name]), self._engine._facts["profile"].get(name)
-        fits = len(shape) == len(static) and all(s in (-1, given) for s, given in zip(static, shape, strict=True))
-        if profile is not None:
-            fits &= all(low <= given <= high for low, given, high in zip(profile[0], shape, profile[2], strict=True))
-        if fits:
-            batch = shape[0]
-            every = self._engine._values.items()
-            self._shapes = {n: tuple(batch if s == -1 else s for s in _shape(v)) for n, v in every}
-            self._shapes[name] = tuple(shape)
-        return bool(fits)
-
-    def get_tensor_shape(self, name: str) -> Any:
-        return self._shapes[name]
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self._addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        enqueue = self._trt.cuda.fakeEnqueue
-        enqueue.argtypes = (ctypes.c_void_p, type(self._work))
-        return bool(enqueue(stream_handle, self._work) == 0)
-
-    def _compute(self, _: Any) -> None:
-        inputs = {name: self._array(name) for name in self._engine._inputs}
-        names = [name for name in self._engine._values if name not in inputs]
-        for name, value in zip(names, self._engine._session.run(names, inputs), strict=True):
-            self._array(name)[...] = value
-
-    def _array(self, name: str) -> Any:
-        dtype = np.dtype(_NUMPY[self._engine.get_tensor_dtype(name).name])
-        size = int(np.prod(self._shapes[name])) * dtype.itemsize
-        visible = self._trt.cuda.fakeVisible
-        visible.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-        if not visible(self._addresses[name], size):
-            raise MemoryError(f"illegal memory access: {name} is not where the device can see it")
-        raw = (ctypes.c_uint8 * size).from_address(self._addresses[name])
-        return np.frombuffer(raw, dtype).reshape(self._shapes[name])
-
-
-class _Inspector(_Guarded):
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self.execution_context = None
-
-    def get_engine_information(self, form: Any) -> str:
-        _want(form, self._trt.LayerInformationFormat)
-        from tests.fakes.plans import as_json
-
-        context = self.execution_context
-        fixed = context is not None and all(-1 not in shape for shape in context._shapes.values())
-        dynamic = _untold(self._trt, self._engine._facts["profile"]) and not fixed
-        return as_json(self._engine._facts["layers"], self._trt.release, dynamic=dynamic)
-
-
 _BEHAVIOUR: dict[str, type] = {
     "Builder": _Builder, "IBuilderConfig": _BuilderConfig, "ITimingCache": _TimingCache, "IHostMemory": _HostMemory,
     "IOptimizationProfile": _OptimizationProfile, "INetworkDefinition": _Network, "ITensor": _Tensor, "ILayer": _Layer,
-    "OnnxParser": _Parser, "ParserError": _ParserError, "Runtime": _Runtime, "ICudaEngine": _Engine,
-    "IExecutionContext": _Context, "EngineInspector": _Inspector, "ILogger": _Callback, "IProgressMonitor": _Callback,
+    "OnnxParser": _Parser, "ParserError": _ParserError, "Runtime": Runtime, "ICudaEngine": Engine,
+    "IExecutionContext": Context, "EngineInspector": Inspector, "ILogger": Callback, "IProgressMonitor": Callback,
 }  # fmt: skip
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    sizes = value.type.tensor_type.shape.dim
-    return tuple(int(size.dim_value) if size.HasField("dim_value") else -1 for size in sizes)
-
-
-def _heard(callback: Any) -> None:
-    if not callback.__dict__.get("_ready"):
-        raise TypeError("__init__() must be called when overriding __init__")
-
-
-def _say(logger: Any, severity: str, text: str) -> None:
-    type(logger).log(logger, logger._trt.ILogger.Severity[severity], text)
 
 
 def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
@@ -405,12 +242,12 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
         "timed": config._cache._known["timed"] if config._cache else None,
     })  # fmt: skip
     for severity, text in _faults(trt, config, strong):
-        _say(logger, severity, text)
+        say(logger, severity, text)
         if text.startswith("IBuilder"):
             return None
     monitor = config.progress_monitor
     if monitor is not None:
-        _heard(monitor)
+        heard(monitor)
         type(monitor).phase_start(monitor, "Building Engine", None, 2)
         if not all(type(monitor).step_complete(monitor, "Building Engine", step) for step in range(2)):
             return None
@@ -420,13 +257,9 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
     layers = layers_of(network._model)
     profile = config._profiles[0]._shapes if config._profiles else {}
     if "silent" not in trt.faults and config.profiling_verbosity.name == "DETAILED":
-        _say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.release, dynamic=_untold(trt, profile)))
+        say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.release, dynamic=untold(trt, profile)))
     facts = {"version": trt.__version__, "flags": config._flags, "profile": profile, "layers": layers}
-    return trt.IHostMemory(_MAGIC + json.dumps(facts).encode() + b"\n" + network._model.SerializeToString())
-
-
-def _untold(trt: Any, profile: Any) -> bool:
-    return bool(profile) and trt.release.startswith("10")
+    return trt.IHostMemory(MAGIC + json.dumps(facts).encode() + b"\n" + network._model.SerializeToString())
 
 
 def _faults(trt: Any, config: Any, strong: bool) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.fakes.fixtures import RELEASES
-from tests.fakes.tensorrt import _BEHAVIOUR, SURFACE, _Callback, _Guarded, module
+from tests.fakes.guarded import Callback, Guarded
+from tests.fakes.tensorrt import _BEHAVIOUR, SURFACE, module
 
 REMOVED_IN_11 = [
     ("Builder", "platform_has_fast_fp16"), ("IBuilderConfig", "int8_calibrator"),
@@ -63,4 +64,4 @@ def test_a_logger_has_to_call_its_constructor(device: Callable[..., Any]) -> Non
 
     with pytest.raises(TypeError, match="must be called"):
         trt.Builder(Logger())
-    assert issubclass(_Callback, _Guarded)
+    assert issubclass(Callback, Guarded)
