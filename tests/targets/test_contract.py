@@ -16,7 +16,6 @@ from vitdeploy.exporting import disagreement
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import load
 from vitdeploy.graph.runner import compare
-from vitdeploy.progress import Silent
 from vitdeploy.recipe import Precision, TargetSpec
 from vitdeploy.targets import Bundle, Compiled, Target
 
@@ -118,7 +117,7 @@ def test_compiles_and_audits(name: str, precision: str, kind: str, bundle: Calla
     assert isinstance(audit, Audit)
     assert (audit.target, audit.precision, audit.backend) == (name, precision, compiled.backend)
     check_attention(audit, given)
-    assert audit.layernorm.sites == NORMS
+    assert audit.layernorm.sites == len(given.structure.norms) >= NORMS
     counts = audit.linears.model_dump()
     linears = len(given.structure.linears)  # more where q, k and v have one each
     assert sum(counts.values()) == linears
@@ -147,7 +146,7 @@ def test_onnxruntime_and_openvino_fuse_every_site(bundle: Callable[..., Bundle])
         found = target(name, threads=1)
         given = bundle(found, "fp32")
         audit = found.audit(given, found.compile(given, given.graph.parent))
-        assert (audit.attention.fused, audit.layernorm.fused) == (SITES, NORMS), (name, audit.attention)
+        assert (audit.attention.fused, audit.layernorm.fused) == (SITES, len(given.structure.norms)), name
 
 
 def test_an_unfused_site_is_seen(bundle: Callable[..., Bundle]) -> None:
