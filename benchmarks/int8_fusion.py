@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.tables import machine, rows_of, written
 from vitdeploy import recipe as recipes
+from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import Audit
 from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.prove import inspect
@@ -36,13 +37,14 @@ MODELS = {
 }
 """timm's name, and the image size where it is not the model's own."""
 WAYS = (
-    ("openvino", None, "int8"),
-    ("onnxruntime", None, "int8"),
-    ("tensorrt-rtx", "sm86", "int8"),
-    ("tensorrt-rtx", "sm89", "fp8"),
+    ("openvino", None, "int8", False),
+    ("onnxruntime", None, "int8", False),
+    ("tensorrt-rtx", "sm86", "int8", False),
+    ("tensorrt-rtx", "sm86", "int8", True),
+    ("tensorrt-rtx", "sm89", "fp8", False),
 )
-"""Target, device, precision."""
-CROPS = 16
+"""Target, device, precision, and whether attention is INT8 as well."""
+CROPS = 4
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("model", "target", "attention fused", "linears", "kernels of the attention", "not as wished", "s")
 
@@ -60,9 +62,9 @@ def main() -> None:
                 written(TABLE, _heading(), COLUMNS, rows)
 
 
-def measured(name: str, target: str, device: str | None, precision: str) -> tuple[str, ...]:
-    """One row: the model exported for the target, and what its compiled form says."""
-    started = time.monotonic()
+def measured(name: str, target: str, device: str | None, precision: str, attention: bool) -> tuple[str, ...]:
+    """One row: the model exported for the target, and what its compiled form says; or why it was refused."""
+    title, started = _title(target, device, precision, attention), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         images, out = Path(folder) / "images", Path(folder) / "out"
         save_crops(images)
@@ -70,14 +72,18 @@ def measured(name: str, target: str, device: str | None, precision: str) -> tupl
             f"timm:{name}", target=target, device=device, precision=precision, weights="random",
             calibration=str(images), image_size=MODELS[name],
         )  # fmt: skip
-        export(recipe, out, Silent())
+        asked = recipe.precision.model_copy(update={"attention": attention})
+        try:
+            export(recipe.model_copy(update={"precision": asked}), out, Silent())
+        except QuantizeError as error:
+            return name, title, "", "", "", f"refused: {error.message}", ""
         audit = inspect(out)
     seconds = time.monotonic() - started
     fused = f"{audit.attention.fused}/{audit.attention.sites}"
     kernels = ", ".join(sorted({re.sub(r"_?\d+$|_0x.*", "", k) for k in audit.attention.kernels.values()}))
     linears = ", ".join(f"{n} {kind}" for kind, n in audit.linears.model_dump().items() if n)
     return (
-        name, _title(target, device, precision), fused, linears, kernels, "; ".join(_exceptions(audit)),
+        name, title, fused, linears, kernels, "; ".join(_exceptions(audit)),
         f"{seconds:.0f}",
     )  # fmt: skip
 
@@ -95,8 +101,8 @@ def save_crops(folder: Path, count: int = CROPS) -> None:
         Image.fromarray(photograph[top : top + size, left : left + size]).save(folder / f"{number:02}.png")
 
 
-def _title(target: str, device: str | None, precision: str) -> str:
-    return " ".join(part for part in (target, device, precision) if part)
+def _title(target: str, device: str | None, precision: str, attention: bool) -> str:
+    return " ".join(part for part in (target, device, precision) if part) + (", attention too" if attention else "")
 
 
 def _exceptions(audit: Audit) -> Iterator[str]:
