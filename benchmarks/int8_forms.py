@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -67,26 +67,18 @@ class Form:
 # ----------------------------------------------------------------------------------------------- what was tried
 
 
-def share_quantization(graph: Graph) -> None:
-    """Dynamic INT8 with one `DynamicQuantizeLinear` for all linears that read the same activation."""
-    readers: dict[ir.Value, list[ir.Node]] = defaultdict(list)
-    for node in graph.nodes:
-        if node.op_type == "DynamicQuantizeMatMul":
-            readers[operand(node, 0)].append(node)
-    for source, nodes in readers.items():
-        name = f"{source.name}/shared"
-        quantizer = ir.Node("", "DynamicQuantizeLinear", [source], num_outputs=3, name=name)
-        for value, label in zip(quantizer.outputs, ("codes", "scale", "zero"), strict=True):
-            value.name = f"{name}/{label}"
-        graph.model.graph.insert_before(nodes[0], quantizer)
-        codes, scale, zero = quantizer.outputs
-        for node in nodes:
-            _, weight, weight_scale, *rest = node.inputs
-            bias = rest[1] if len(rest) > 1 else None
-            tape = ir.tape.Tape()
-            inputs = [codes, weight, scale, weight_scale, zero, *([] if bias is None else [None, bias])]
-            result = tape.op("MatMulIntegerToFloat", inputs, domain=CONTRIB, name=node.name)
-            graph.replace([node], tape, node.outputs[0], result)
+def quantize_each_time(graph: Graph) -> None:
+    """Dynamic INT8 with a `DynamicQuantizeMatMul` for each linear, whatever else reads the same activation."""
+    for node in [n for n in graph.nodes if n.op_type == "MatMulIntegerToFloat"]:
+        quantizer = producer(operand(node, 0), "DynamicQuantizeLinear")
+        if quantizer is None:
+            continue
+        _, weight, _, weight_scale, _, *rest = node.inputs
+        bias = rest[1] if len(rest) > 1 else None
+        tape = ir.tape.Tape()
+        inputs = [operand(quantizer, 0), weight, weight_scale, *([] if bias is None else [None, bias])]
+        result = tape.op("DynamicQuantizeMatMul", inputs, domain=CONTRIB, name=node.name)
+        graph.replace([node], tape, node.outputs[0], result)
 
 
 def tanh_gelu(graph: Graph) -> None:
@@ -133,7 +125,7 @@ FORMS = (
     Form("`QAttention`: packed linear and attention in one kernel", dialect=PACKED, rewrite=quantized_attention),
     Form("Q/DQ pairs left to ONNX Runtime", dialect=replace(WRITTEN, int8_linears="qdq")),
     Form("attention as plain operators", dialect=replace(WRITTEN, attention="primitives")),
-    Form("int8-dynamic, q, k and v quantized once", "int8-dynamic", rewrite=share_quantization),
+    Form("int8-dynamic, quantized for q, k and v each", "int8-dynamic", rewrite=quantize_each_time),
     Form("GELU by tanh (other numbers: not offered)", rewrite=tanh_gelu),
 )
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from tests.graphs import apply, images, raised, run, types
+from vitdeploy.graph.model import Graph
+from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.remove_dead import RemoveDead
+from vitdeploy.passes.unpack_qkv import UnpackQkv
 from vitdeploy.quantize import dynamic
 from vitdeploy.quantize.placement import place
 from vitdeploy.quantize.qdq import symmetric_codes
@@ -57,3 +60,20 @@ def test_an_add_that_is_no_bias_stays(exported: Callable[[str], bytes]) -> None:
     placed, _ = place(structure, ())
     dynamic.write(graph, [name for linear in placed for name in linear.nodes], 127)
     assert types(graph).count("Add") == adds - len(placed)  # residuals and the position embedding are still there
+
+
+def test_what_several_linears_read_is_quantized_once(exported: Callable[[str], bytes]) -> None:
+    """The same numbers as with a quantization each."""
+    graph, structure, _ = raised(exported("dynamo"))
+    packed = Graph(graph.model.clone())
+    names = [name for linear in place(structure, ())[0] for name in linear.nodes]
+    dynamic.write(packed, names, 127)
+    apply(UnpackQkv(), graph)
+    apply(RemoveDead(), graph)
+    placed, _ = place(recognize(graph, {}), ())
+    dynamic.write(graph, [name for linear in placed for name in linear.nodes], 127)
+    assert types(graph).count("DynamicQuantizeLinear") == 2
+    assert types(graph).count("MatMulIntegerToFloat") == 6
+    assert types(graph).count("DynamicQuantizeMatMul") == 7
+    y, reference = (run(g, images())["output_0"] for g in (graph, packed))
+    assert relative(y, reference) < 1e-5
