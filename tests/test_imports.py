@@ -19,6 +19,7 @@ LIGHT = (
     "data.dataset", "data.preprocess", "measure.accuracy", "measure.baseline", "measure.latency", "measure.statistics",
     "pipeline.compiling", "pipeline.doctor", "pipeline.gating", "pipeline.predict", "pipeline.prove", "pipeline.run",
     "pipeline.attention_maps", "pipeline.reporting", "report.html", "report.html.page",
+    "pipeline.answers", "remote.commands", "remote.listing", "remote.serve",
     "report.junit", "report.markdown", "report.summary", "report.tables",
 )  # fmt: skip
 

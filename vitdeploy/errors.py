@@ -10,6 +10,7 @@ VitdeployError                 what happened, and `fix`: what to do about it
 ├── QuantizeError              the precision cannot be reached from this graph and data
 ├── CompileError               the backend refused the graph
 ├── TargetUnavailable          the backend, or the device it needs, is not on this machine
+├── RemoteError                a host cannot be reached, or what was asked of it failed there
 ├── ArtifactError              a folder on disk that is damaged, foreign or from a newer version
 └── MeasureError               a measurement that could not be made at all (a doubtful one is not an error)
 
@@ -65,6 +66,10 @@ class CompileError(VitdeployError):
 
 class TargetUnavailable(VitdeployError):
     """The backend or its device is not on this machine."""
+
+
+class RemoteError(VitdeployError):
+    """A host that cannot be reached, or where what was asked of it failed."""
 
 
 class ArtifactError(VitdeployError):

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def warn(self, message: str) -> None:
         """One line that the user should read although the work goes on."""
 
+    def relay(self, line: str) -> None:
+        """One line of what another machine says about its work."""
+
 
 class Silent:
     """Says nothing: the default for library use."""
@@ -27,3 +30,6 @@ class Silent:
 
     def warn(self, message: str) -> None:
         """Drop the message."""
+
+    def relay(self, line: str) -> None:
+        """Drop the line."""

@@ -19,17 +19,18 @@ from tests.cli.conftest import Ended, listing, run, spawn
 
 FLAGS = {
     "export": ("--target --device --precision --weights --calibration --batch --image-size --recipe --output -o --force"
-               " --verify"),
-    "compile": "--output -o --force",
+               " --verify --host"),
+    "compile": "--output -o --force --host",
     "inspect": "--sensitivity --calibration",
     "debug": "--data --images",
-    "bench": "--seconds --threads",
-    "eval": "--data --limit",
+    "bench": "--seconds --threads --host",
+    "eval": "--data --limit --reference --save-reference --host",
     "gate": "--baseline --save-baseline --max-drop --min-speedup --max-slowdown --min-fused --junit --markdown",
     "predict": "",
     "run": "--weights --calibration --data --output -o --force",
     "report": "--output -o --data --images",
     "doctor": "",
+    "hosts": "--clean",
     "recipes": "",
 }  # fmt: skip
 EXPORTED = {"artifact", "stage", "seconds", "passes", "parity", "graph_parity", "weights", "exporter"}

@@ -64,6 +64,16 @@ def test_a_cpu_without_the_units_is_refused_with_what_it_can(monkeypatch: pytest
     OpenVINO().check_precision("int8-weights")
 
 
+def test_another_machine_is_asked_for_its_own_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = environment.host().model_copy(update={"isa": ("avx2",)})
+    able = plain.model_copy(update={"isa": ("avx2", "avx512_bf16")})
+    monkeypatch.setattr(environment, "host", lambda: plain)
+    OpenVINO().check_precision("bf16", able)
+    monkeypatch.setattr(environment, "host", lambda: able)
+    with pytest.raises(UsageError, match="that CPU has no bfloat16"):
+        OpenVINO().check_precision("bf16", plain)
+
+
 @VNNI
 def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
     bundle: Callable[..., Bundle], tmp_path: Path

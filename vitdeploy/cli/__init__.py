@@ -9,6 +9,8 @@ from __future__ import annotations
 from vitdeploy.cli import making as making  # isort: skip
 from vitdeploy.cli import proving as proving  # isort: skip
 from vitdeploy.cli import using as using  # isort: skip
+from vitdeploy.cli import hosts as hosts  # isort: skip
+from vitdeploy.cli import device as device  # isort: skip
 from vitdeploy.cli.app import app as app
 from vitdeploy.cli.common import run
 

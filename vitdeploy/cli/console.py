@@ -7,7 +7,7 @@ import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import typer
 from rich.console import Console as RichConsole
@@ -60,6 +60,16 @@ class Console:
     def warn(self, message: str) -> None:
         """One line that should be read although the work goes on."""
         self._err.print(f"[yellow]note:[/] {escape(message)}", soft_wrap=True)
+
+    def relay(self, line: str) -> None:
+        """What another machine says about its work; its notes are worth reading even where progress is not wanted."""
+        if not self.quiet or "note:" in line:
+            self._err.print(escape(line), soft_wrap=True)
+
+    @property
+    def binary(self) -> BinaryIO:
+        """Stdout, for a result that is not text."""
+        return self._out.buffer
 
     def fail(self, message: str, fix: str) -> None:
         """The one line of an error."""

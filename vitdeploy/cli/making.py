@@ -30,6 +30,7 @@ def export(
     option: options.TargetOptions = None,
     dla: options.Dla = False,
     recipe: options.Recipe = None,
+    host: options.Host = None,
     output: options.Out = None,
     force: options.Force = False,
     verify: Annotated[
@@ -38,7 +39,8 @@ def export(
 ) -> None:
     """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
 
-    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION.
+    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION. With --host it is exported here and
+    compiled there.
     """
     if target is None and recipe is None:
         raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
@@ -62,7 +64,13 @@ def export(
         input_form=input_form,
     )
     settled = recipes.with_target_options(settled, recipes.target_options(option or ()))
-    result = run_export(settled, output or default_folder(settled), console, force=force, verify=verify)
+    out = output or default_folder(settled)
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        result = commands.export_for(commands.find(host), settled, out, console, force=force, verify=verify)
+    else:
+        result = run_export(settled, out, console, force=force, verify=verify)
     console.show(result, *views.exported(result))
 
 
@@ -74,14 +82,21 @@ def compile_(
     ],
     option: options.TargetOptions = None,
     dla: options.Dla = False,
+    host: options.Host = None,
     output: options.Out = None,
     force: options.Force = False,
 ) -> None:
-    """Finish on this device what export could only prepare elsewhere. Default: in the bundle's own folder."""
+    """Finish on this device (or --host) what export could only prepare elsewhere. Default: in the bundle's folder."""
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
     from vitdeploy.pipeline.compiling import compile_bundle
 
     given = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
-    result = compile_bundle(bundle, output, console, force=force, options=given)
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        flags: dict[str, commands.Flag] = {"option": option, "dla": dla}
+        result = commands.compile_on(commands.find(host), bundle, output, console, force=force, flags=flags)
+    else:
+        result = compile_bundle(bundle, output, console, force=force, options=given)
     console.show(result, *views.exported(result))

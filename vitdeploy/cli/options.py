@@ -133,3 +133,12 @@ Out = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ssh://USER@HOST[:PORT]|NAME",
+        help="Do it on this machine, over SSH: the light base of vitdeploy there is enough. NAME is one of your hosts "
+        "(vitdeploy hosts).",
+        show_default=False,
+    ),
+]

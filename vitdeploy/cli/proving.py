@@ -49,12 +49,19 @@ def bench(
         float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
     ] = None,
     threads: options.Threads = None,
+    host: options.Host = None,
 ) -> None:
     """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
     from vitdeploy.pipeline.prove import bench as run_bench
     from vitdeploy.report import tables
 
-    result = run_bench(artifacts, console, seconds=seconds, threads=threads)
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        flags: dict[str, commands.Flag] = {"seconds": seconds, "threads": threads}
+        result = commands.bench_on(commands.find(host), artifacts, console, flags=flags)
+    else:
+        result = run_bench(artifacts, console, seconds=seconds, threads=threads)
     console.show(result, tables.bench(result))
 
 
@@ -72,12 +79,39 @@ def eval_(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the reference answered elsewhere, from --save-reference: for devices without PyTorch.",
+            show_default=False,
+        ),
+    ] = None,
+    save_reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only let the reference answer, and keep that.", show_default=False),
+    ] = None,
+    host: options.Host = None,
 ) -> None:
-    """Measure accuracy against FP32 PyTorch on the same samples, paired."""
-    from vitdeploy.pipeline.evaluating import evaluate
+    """Measure accuracy against FP32 PyTorch on the same samples, paired.
+
+    With --host the reference answers here, the artifact there.
+    """
+    from vitdeploy.pipeline import evaluating
     from vitdeploy.report import tables
 
-    result = evaluate(artifact, data, console, limit=limit)
+    if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
+        raise typer.BadParameter("give only one of them.", param_hint="--reference, --save-reference and --host")
+    if save_reference is not None:
+        saved = evaluating.save_reference(artifact, data, save_reference, console, limit=limit)
+        console.show(saved, f"{saved.samples:,} answers of {saved.name} in {save_reference}")
+        return
+    if host is not None:
+        from vitdeploy.remote import commands
+
+        result = commands.evaluate_on(commands.find(host), artifact, data, console, limit=limit)
+    else:
+        result = evaluating.evaluate(artifact, data, console, limit=limit, reference=reference)
     console.show(result, tables.evaluation(result))
 
 

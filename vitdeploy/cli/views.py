@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from vitdeploy.pipeline.predict import Prediction
     from vitdeploy.pipeline.reporting import Reported
     from vitdeploy.pipeline.run import Outcome
+    from vitdeploy.remote.listing import Listing
+    from vitdeploy.remote.messages import Probe
 
 _PERCENT_DIGITS = 1
 _FIRST = 4  # numbers of a vector that are shown
@@ -39,7 +42,9 @@ def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
     if kept is not None and kept.speedup is not None and len(found.trials) == 1:
         lines.append(Text(f"  {numbers.speedup(kept.speedup)} times as fast as this target's float graph, at a glance"))
     if found.stage == "artifact" and not benched:
-        lines.append(Text(f"  against FP32 PyTorch on this machine: vitdeploy bench {found.artifact}"))
+        told = f"how fast it is there: vitdeploy bench {found.artifact} --host {found.host}"
+        here = f"against FP32 PyTorch on this machine: vitdeploy bench {found.artifact}"
+        lines.append(Text(f"  {told if found.host else here}"))
     return [*lines, *([tables.trials(found.trials)] if len(found.trials) > 1 else [])]
 
 
@@ -102,6 +107,43 @@ def doctor(found: Diagnosis) -> list[RenderableType]:
     ):
         host.add_row(f"  {label}", escape(value))
     return [tables.doctor({**found.targets, **export}), host]
+
+
+def hosts(found: Listing) -> list[RenderableType]:
+    """One line a host, and below it what it is."""
+    if not found.hosts:
+        return [f"no host is named in {escape(found.file)}; one a line: NAME: ssh://USER@HOST"]
+    shown: list[RenderableType] = []
+    for host in found.hosts:
+        colour = {"ready": "green", "busy": "yellow"}.get(host.state, "red")
+        url = f"  {host.url}" if host.url != host.name else ""
+        shown.append(Text.assemble((host.name, "bold cyan"), f"{url}  ", (host.state, colour)))
+        told = ". ".join(filter(None, (host.why.rstrip("."), host.fix)))
+        freed = "" if host.freed_bytes is None else f"freed {numbers.size(host.freed_bytes)}"
+        lines = [told, *(_device(host.device) if host.device else ()), freed]
+        shown += [Padding(Text(line), (0, 0, 0, 2)) for line in lines if line]
+    return shown
+
+
+def _device(probe: Probe) -> list[str]:
+    """What a device is, what it can do, and how it is."""
+    state, host = probe.condition, probe.doctor.host
+    l4t = f"L4T {state.l4t}" + (f" (JetPack {state.jetpack})" if state.jetpack else "") if state.l4t else ""
+    tensorrt = f"TensorRT {state.tensorrt}" if state.tensorrt else ""
+    can = [name for name, target in probe.doctor.targets.items() if target.available]
+    figures = (
+        (state.power_mode, "power mode {}"),
+        (state.temperature_c, "{:.0f} °C"),
+        (state.cpu_mhz, "CPU {:.0f} MHz"),
+        (state.gpu_mhz, "GPU {:.0f} MHz"),
+        (state.memory_free_gib, "{:.1f} GiB memory free"),
+        (state.disk_free_gib, "{:.1f} GiB disk free"),
+    )
+    return [
+        ", ".join(filter(None, (state.module or host.cpu, l4t, tensorrt, f"Python {host.python}"))),
+        f"vitdeploy {probe.version} for {', '.join(can) or 'no target'}",
+        ", ".join(form.format(value) for value, form in figures if value is not None),
+    ]
 
 
 def recipes(found: Mapping[str, str]) -> list[RenderableType]:

@@ -143,7 +143,7 @@ def _digest(root: Path, files: Sequence[tuple[Path, object]]) -> str:
     sha = hashlib.sha256()
     for (path, known), size in zip(files, sizes, strict=True):
         label = f"file of {known.stat().st_size}" if isinstance(known, Path) else known
-        sha.update(f"{path.relative_to(root).as_posix()}:{size}:{label};".encode())
+        sha.update(f"{path.relative_to(root).as_posix()}:{size}:{label};".encode(errors="surrogateescape"))
         for file in (path, known) if contents else ():
             if isinstance(file, Path):
                 with file.open("rb") as stream:

@@ -36,18 +36,18 @@ class Chosen:
     notes: tuple[str, ...] = ()
 
 
-def choose(shop: Workshop, progress: Progress) -> Chosen:
+def choose(shop: Workshop, progress: Progress, elsewhere: str = "") -> Chosen:
     """Make what the recipe asks for: one precision, or the fastest; inside a budget, where there is one.
 
     A precision below the target's default is timed against that default on this machine, where it can run here: float32
-    on CPUs, float16 on TensorRT.
+    on CPUs, float16 on TensorRT. What will run `elsewhere`, another machine, is not timed here.
 
     Raises:
         QuantizeError: the asked precision cannot be had, or not inside the budget.
     """
     asked, target = shop.recipe.precision, shop.target
     base = target.default_precision
-    cannot = target.cannot_run()
+    cannot = Availability(available=False, why=f"it will run on {elsewhere}") if elsewhere else target.cannot_run()
     if asked.kind == "auto" and cannot is not None:
         return _default(shop, base, cannot)
     if asked.kind in ("fp32", base):

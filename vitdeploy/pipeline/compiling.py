@@ -47,6 +47,8 @@ class Exported(BaseModel):
     faster_than_fp32: bool | None = None
     """None: not known, or no difference seen on this machine; `bench` looks closer."""
     notes: tuple[str, ...] = ()
+    host: str = ""
+    """Where it was compiled, as --host named it, if not here."""
 
 
 def compile_bundle(
@@ -111,13 +113,16 @@ def compiled_of(artifact: Artifact) -> Compiled:
 
 
 def finish(
-    folder: Path, manifest: Manifest, target: Target, progress: Progress, out: Path
+    folder: Path, manifest: Manifest, target: Target, progress: Progress, out: Path, *, here: bool = True
 ) -> tuple[Manifest, list[str]]:
     """Compile and audit in `folder` when the target can here, seal the folder, and store the audit.
 
-    `out` is where the folder will be, for what users are told to do with it.
+    `out` is where the folder will be, for what users are told to do with it. Not `here`: another machine compiles it.
     """
     manifest = manifest.model_copy(update={"usage": usage(manifest)})
+    if not here:
+        artifacts.seal(folder, manifest)
+        return manifest, []
     missing = target.unavailable()
     if missing is not None:
         if not target.built_on_device:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import environment, targets
+from vitdeploy import environment
 from vitdeploy.environment import Host
 from vitdeploy.evidence import Availability
 from vitdeploy.recipe import TargetSpec
@@ -28,6 +28,8 @@ class Diagnosis(BaseModel):
 
 def doctor() -> Diagnosis:
     """Ask every target, and look at the host."""
+    from vitdeploy import targets  # NumPy comes with it, and a device that is asked for a file has no time for that
+
     found = {name: targets.find(TargetSpec(kind=name)).unavailable() for name in targets.names()}
     missing = [name for name in _EXPORT_NEEDS if find_spec(name) is None]
     host = environment.host()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets
 from vitdeploy.artifact import Manifest, TargetRecord
+from vitdeploy.environment import Host
 from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.pipeline.candidates import Workshop
 from vitdeploy.pipeline.choosing import choose
@@ -22,14 +24,33 @@ from vitdeploy.recipe import Recipe
 from vitdeploy.targets import Target
 
 
-def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False) -> Exported:
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another machine, which will compile the bundle and run it."""
+
+    name: str
+    host: Host
+
+
+def export(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    force: bool = False,
+    verify: bool = False,
+    elsewhere: Elsewhere | None = None,
+) -> Exported:
     """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
+
+    With another machine in `elsewhere` it is a bundle in any case: the target need not be here, that machine's CPU has
+    to have the precision, and what this one would be faster at decides nothing.
 
     Raises:
         VitdeployError: with nothing left behind.
     """
     started = time.monotonic()
-    target, asked = _settle(recipe)
+    target, asked = _settle(recipe, elsewhere)
     recipe = _complete(recipe, asked)
     artifacts.refuse_existing(out, force=force)
     with artifacts.staged(out, force=force) as folder:
@@ -38,7 +59,9 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         reduced = asked != "fp32"
         prepared = prepare(recipe, target, work, progress, calibrated=reduced, half=reduced, verify=verify)
         recipe = recipe.model_copy(update={"task": prepared.task})
-        chosen = choose(Workshop(prepared, recipe, target, work, progress), progress)
+        chosen = choose(
+            Workshop(prepared, recipe, target, work, progress), progress, elsewhere.name if elsewhere else ""
+        )
         found = chosen.candidate
         found.move(folder)
         examples = prepared.examples
@@ -66,7 +89,7 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
         save_example(folder / EXAMPLE, examples, recipe.target.input)
         shutil.rmtree(work)
         manifest = manifest.model_copy(update={"graph_parity": parity})
-        manifest, notes = finish(folder, manifest, target, progress, out)
+        manifest, notes = finish(folder, manifest, target, progress, out, here=elsewhere is None)
     doubts = [value for key, value in found.record.items() if key.startswith("doubt: ")]
     notes = [*doubts, *chosen.notes, *notes]
     if verify and found.kind != "fp32":
@@ -77,15 +100,15 @@ def export(recipe: Recipe, out: Path, progress: Progress, *, force: bool = False
     return summary(out, manifest, time.monotonic() - started, notes)
 
 
-def _settle(recipe: Recipe) -> tuple[Target, str]:
+def _settle(recipe: Recipe, elsewhere: Elsewhere | None) -> tuple[Target, str]:
     """Find the target and the precision, and refuse early what would fail late."""
     target = targets.find(recipe.target)
     precision = recipe.precision.kind or target.default_precision
     if precision != "auto":
-        target.check_precision(precision)
+        target.check_precision(precision, elsewhere.host if elsewhere else None)
     if recipe.precision.max_drop_pp is not None:
         _check_budget(recipe, precision)
-    if not target.built_on_device:
+    if elsewhere is None and not target.built_on_device:
         target.require()
     if precision in ("int8", "fp8") and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
         raise QuantizeError(

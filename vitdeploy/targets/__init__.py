@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from vitdeploy import plugins
+from vitdeploy.environment import Host
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability, DeviceTime, EvidenceLevel
 from vitdeploy.graph.dialect import Dialect
@@ -143,8 +144,8 @@ class Target(Frozen, ABC):
         if missing is not None:
             raise TargetUnavailable(f"{self.name}: {missing.why}", fix=missing.fix)
 
-    def check_precision(self, precision: str) -> None:
-        """Refuse a precision it cannot do, with those it can."""
+    def check_precision(self, precision: str, host: Host | None = None) -> None:  # noqa: ARG002  some CPUs lack units
+        """Refuse a precision it cannot do, with those it can; on `host`, if it will not run here."""
         if precision not in self.precisions:
             raise UsageError(f"{self.name} cannot do {precision}", fix=f"It can do {', '.join(self.precisions)}.")
 

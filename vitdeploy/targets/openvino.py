@@ -60,15 +60,17 @@ class OpenVINO(Target):
             )
         return None
 
-    def check_precision(self, precision: str) -> None:
-        """Refuse what this CPU has no kernels for: OpenVINO would compute in float32 and not say so."""
-        super().check_precision(precision)
+    def check_precision(self, precision: str, host: environment.Host | None = None) -> None:
+        """Refuse what the CPU has no kernels for: OpenVINO would compute in float32 and not say so."""
+        super().check_precision(precision, host)
         if not self.device.startswith("CPU"):
             return
-        able = [p for p in self.precisions if p not in _LACKING or _LACKING[p][1](environment.host())]
+        cpu = host or environment.host()
+        able = [p for p in self.precisions if p not in _LACKING or _LACKING[p][1](cpu)]
         if precision not in able:
+            which = "that" if host else "this"
             raise UsageError(
-                f"this CPU has {_LACKING[precision][0]}, and OpenVINO would compute {precision} in float32",
+                f"{which} CPU has {_LACKING[precision][0]}, and OpenVINO would compute {precision} in float32",
                 fix=f"It can do {', '.join(able)}.",
             )
 

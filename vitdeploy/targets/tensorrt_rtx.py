@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
+from vitdeploy.environment import Host
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
@@ -53,9 +54,9 @@ class TensorRTRTX(EngineOptions, Target):
             )
         return None
 
-    def check_precision(self, precision: str) -> None:
+    def check_precision(self, precision: str, host: Host | None = None) -> None:
         """Refuse a number format for a GPU generation that has no such units."""
-        super().check_precision(precision)
+        super().check_precision(precision, host)
         numbers = {name: int(n) for name in self.generations if (n := name.removeprefix("sm")).isdecimal()}
         first = _FIRST_WITH.get(precision, 0)
         without = [name for name, number in numbers.items() if number < first]

@@ -1,0 +1,134 @@
+"""Power mode and clocks over there: set only where asked and allowed, and set back whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import run, start
+from tests.cli.test_contract import answer
+from tests.remote.conftest import Far, process_of, script, wait_until, when, working
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]
+
+JETSON = {
+    "nvpmodel": (
+        'if [ "$1" = -q ]; then echo "NV Power Mode: MODE_$(cat $P/mode)"; cat $P/mode; else echo "$2" > $P/mode; fi'
+    ),
+    "jetson_clocks": (
+        'case $1 in --store) cat $P/clocks > "$2";; --restore) cat "$2" > $P/clocks;; *) echo locked > $P/clocks;; esac'
+    ),
+}
+
+
+@pytest.fixture
+def power(far: Far) -> Iterator[Path]:
+    """A far side that has NVIDIA's two commands; they keep power mode and clocks in files here."""
+    folder = far.folder / "power"
+    folder.mkdir(exist_ok=True)
+    (folder / "mode").write_text("2\n")
+    (folder / "clocks").write_text("free\n")
+    (folder / "log").write_text("")
+    made = [
+        script(far.folder / "bin" / name, f"P={folder}", f'echo "{name} $*" >> $P/log', line)
+        for name, line in JETSON.items()
+    ]
+    # This test need not be root's.
+    made.append(script(far.folder / "bin" / "sudo", "shift", 'exec "$@"'))
+    yield folder
+    for path in made:
+        with suppress(FileNotFoundError):
+            Path(path).unlink()
+
+
+def state(power: Path) -> tuple[str, str]:
+    """The power mode and the clocks there."""
+    return (power / "mode").read_text().strip(), (power / "clocks").read_text().strip()
+
+
+def test_clocks_are_set_while_it_is_timed_and_set_back(
+    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
+    far = lab(power_mode=0, lock_clocks=True)
+    seen = []
+    watching = when(lambda: working(far), lambda: seen.append(state(power)))
+    assert answer(run("bench", copy(artifact), "--seconds", "1", "--host", "lab", "--json"))["runs"]
+    watching.join()
+    assert seen == [("0", "locked")]
+    assert state(power) == ("2", "free")
+    assert answer(run("hosts", "lab", "--json"))["hosts"][0]["device"]["condition"]["power_mode"] == "2 MODE_2"
+
+
+def test_clocks_are_not_touched_unless_asked(
+    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
+    lab()
+    assert answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))["runs"]
+    assert "jetson_clocks" not in (power / "log").read_text()
+    assert "-m" not in (power / "log").read_text()
+
+
+@pytest.mark.parametrize("victims", [1, 2], ids=["child", "worker and child"])
+def test_clocks_are_set_back_even_after_a_kill(
+    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path], victims: int
+) -> None:
+    """The worker does it for its child; for a killed worker, the client that waits for it does."""
+    far = lab(power_mode=0, lock_clocks=True)
+    seen = []
+
+    def kill() -> None:
+        seen.append(state(power))
+        for victim in process_of(far)[-victims:]:
+            os.kill(victim, signal.SIGKILL)
+
+    killing = when(lambda: working(far), kill)
+    assert run("bench", copy(artifact), "--seconds", "60", "--host", "lab").code == 1
+    killing.join()
+    assert seen == [("0", "locked")]
+    assert state(power) == ("2", "free")
+
+
+def test_clocks_are_set_back_by_the_next_one_when_all_were_killed(
+    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
+    far = lab(power_mode=0, lock_clocks=True)
+    client = start("bench", copy(artifact), "--seconds", "60", "--host", "lab")
+    wait_until(lambda: working(far), "the job runs")
+    client.kill()
+    client.communicate()
+    for victim in process_of(far):
+        os.kill(victim, signal.SIGKILL)
+    assert state(power) == ("0", "locked")
+    wait_until(lambda: answer(run("hosts", "lab", "--json"))["hosts"][0]["state"] == "ready", "the lock is free")
+    assert state(power) == ("2", "free")
+
+
+def test_a_power_mode_that_wants_a_restart_is_told(
+    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
+    """Then nvpmodel asks whether it may, changes nothing, and exits with 0."""
+    script(
+        far.folder / "bin" / "nvpmodel",
+        "echo 'NV Power Mode: 15W'; echo 2; echo 'REBOOT NOW? y/n'; read answer; exit 0",
+    )
+    lab(power_mode=0)
+    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
+    assert found["valid"] is False
+    assert "lab: power mode 0 was not set: nvpmodel stays in mode 2 15W" in found["doubts"]
+    assert state(power) == ("2", "free")
+
+
+def test_clocks_that_may_not_be_set_make_the_measurement_doubtful(
+    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
+    script(far.folder / "bin" / "jetson_clocks", "echo 'must be root' >&2; exit 1")
+    lab(lock_clocks=True)
+    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
+    assert found["valid"] is False
+    assert "lab: clocks are not locked: must be root" in found["doubts"]
+    assert state(power) == ("2", "free")

@@ -1,0 +1,149 @@
+"""`vitdeploy device …`: what answers on the far side of `--host`. JSON on stdin, one JSON object on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from vitdeploy.cli.app import app
+from vitdeploy.cli.common import command
+from vitdeploy.cli.console import Console
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    MessageT = TypeVar("MessageT", bound=BaseModel)
+
+device = typer.Typer(
+    help="What answers on the far side of --host. Not for typing by hand: each command reads JSON on stdin.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(device, name="device", hidden=True)
+
+Cache = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Where files and jobs are kept. Default: ~/.cache/vitdeploy.", show_default=False),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `start` named it.", show_default=False)]
+Below = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder of the job.", show_default=False)]
+
+
+@command(device)
+def probe(console: Console, cache: Cache = None) -> None:
+    """Tell the version, what can run here, and the state that a measurement depends on."""
+    from vitdeploy.remote.serve import Server
+
+    console.show(Server(cache).probe())
+
+
+@command(device)
+def missing(console: Console, cache: Cache = None) -> None:
+    """Tell which of the files with these sha256 (on stdin) are not here."""
+    from vitdeploy.remote.messages import Wanted
+    from vitdeploy.remote.serve import Server
+
+    console.show(Server(cache).store.missing(_read(Wanted).blobs))
+
+
+@command(device)
+def put(console: Console, cache: Cache = None) -> None:
+    """Store files from stdin: for each a line of JSON (sha256, bytes, offset), then its bytes from the offset on."""
+    from vitdeploy.remote.serve import Server
+
+    with os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as stream:
+        console.show({"whole": Server(cache).store.receive(stream)})
+
+
+@command(device)
+def start(console: Console, cache: Cache = None) -> None:
+    """Start the job on stdin, detached, or find it if it runs already."""
+    from vitdeploy.remote.messages import Job
+    from vitdeploy.remote.serve import Server
+
+    server = Server(cache)
+    console.show(server.jobs.start(_read(Job), server.store))
+
+
+@command(device)
+def follow(
+    console: Console,
+    job: JobName,
+    offset: Annotated[int, typer.Option(min=0, help="Bytes that are known already.")] = 0,
+    cache: Cache = None,
+) -> None:
+    """Repeat on stderr what the job says until it ends, then tell how it ended."""
+    from vitdeploy.remote.serve import Server
+
+    console.show(Server(cache).jobs.follow(job, offset, sys.stderr.fileno(), sys.stdin.buffer))
+
+
+@command(device)
+def results(console: Console, job: JobName, below: Below, cache: Cache = None) -> None:
+    """List the files that the job left in FOLDER."""
+    from vitdeploy.remote.serve import Server
+
+    console.show(Server(cache).jobs.results(job, below))
+
+
+@command(device)
+def get(console: Console, job: JobName, below: Below, cache: Cache = None) -> None:
+    """Write the bytes of the files named on stdin to stdout, one after the other."""
+    from vitdeploy.remote.messages import Pieces
+    from vitdeploy.remote.serve import Server
+
+    Server(cache).jobs.send(job, below, _read(Pieces), console.binary)
+
+
+@command(device)
+def take(console: Console, job: JobName, cache: Cache = None) -> None:
+    """Note that the results were fetched: they may be removed."""
+    from vitdeploy.remote.serve import Server
+
+    Server(cache).jobs.take(job)
+    console.show({"job": job})
+
+
+@command(device)
+def cancel(console: Console, job: JobName, cache: Cache = None) -> None:
+    """End the job, as Ctrl-C would."""
+    from vitdeploy.remote.serve import Server
+
+    Server(cache).jobs.cancel(job)
+    console.show({"job": job})
+
+
+@command(device)
+def clean(console: Console, cache: Cache = None) -> None:
+    """Remove the files and jobs that nothing running needs."""
+    from vitdeploy.remote.serve import Server
+
+    console.show({"freed_bytes": Server(cache).clean()})
+
+
+@command(device)
+def work(console: Console, job: JobName, cache: Cache = None) -> None:
+    """Do one job. `start` runs this as a process of its own."""
+    from vitdeploy.remote.serve import Server
+
+    Server(cache).work(job, console.warn)
+
+
+def _read(kind: type[MessageT]) -> MessageT:
+    """The message on stdin.
+
+    Raises:
+        UsageError: it is not of this kind.
+    """
+    from pydantic import ValidationError
+
+    from vitdeploy.errors import UsageError
+
+    try:
+        return kind.model_validate_json(sys.stdin.buffer.read())
+    except ValidationError as error:
+        told = str(error).splitlines()
+        raise UsageError(f"stdin is no {kind.__name__}: {' '.join(told[1:3])}", fix="Update vitdeploy here.") from None

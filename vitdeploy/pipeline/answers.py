@@ -1,0 +1,199 @@
+"""What a reference answered on labelled data, sample by sample, in a file: a side of a comparison on another machine.
+
+A device has no PyTorch. The reference answers where PyTorch is; the file stands for it on the device, where the
+artifact answers the same samples. Every sample's label and pixels are told by a digest, so that what is no pair is
+seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vitdeploy.artifact import Manifest
+from vitdeploy.data.dataset import Dataset
+from vitdeploy.data.labels import Label
+from vitdeploy.errors import DataError, MeasureError
+from vitdeploy.session import Array
+from vitdeploy.tasks import DEFAULT, PerSample, Values
+
+SCHEMA = 1
+_ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
+_FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
+
+
+class About(BaseModel):
+    """What the answers are about: digests of the model's weights and of the data, and how many samples."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    version: int = SCHEMA
+    name: str
+    task: str
+    model: str
+    data: str
+    samples: int
+
+
+class Recorder:
+    """Writes a file of answers as they come: maps of thousands of images need no memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
+        self._finite: list[Array] = []
+        self._pixels: list[int] = []
+        self._labels: list[int] = []
+
+    def add(self, images: Array, labels: Sequence[Label], found: PerSample) -> None:
+        """The answers to one batch of uint8 images."""
+        for image, label, answer in zip(images, labels, found.answers, strict=True):
+            _write(self._zip, f"{_ANSWER}/{len(self._labels)}", np.asarray(answer))
+            self._pixels.append(_digest(image))
+            self._labels.append(_label_digest(label))
+        self._finite.append(found.finite)
+
+    def close(self, name: str, manifest: Manifest, dataset: Dataset, values: Values) -> About:
+        """Finish the file: statistics of all samples, and what it is about."""
+        told = About(
+            name=name,
+            task=manifest.recipe.task.kind or DEFAULT,
+            model=manifest.model.digest,
+            data=dataset.digest,
+            samples=len(self._labels),
+        )
+        with self._zip as file:
+            for key, value in values.items():
+                _write(file, f"{_VALUE}/{key}", value)
+            samples = {
+                "finite": np.concatenate(self._finite),
+                "pixels": np.array(self._pixels, np.uint64),
+                "labels": np.array(self._labels, np.uint64),
+            }
+            for key, value in samples.items():
+                _write(file, f"{_SAMPLE}/{key}", value)
+            file.writestr(_ABOUT, told.model_dump_json())
+        return told
+
+
+class Recorded:
+    """A side that answered elsewhere; it gives its answers in the order in which it gave them there.
+
+    Use it in a `with` block. `about` tells what the answers are about.
+
+    Raises:
+        DataError: no such file, another form, or another schema.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(path)
+            self.about = About.model_validate_json(self._zip.read(_ABOUT))
+            if self.about.version != SCHEMA:
+                raise DataError(f"{path} is of another schema", fix="Use the same version of vitdeploy on both sides.")
+            names = [name for name in self._zip.namelist() if name.startswith(f"{_VALUE}/")]
+            self._values = {name[len(_VALUE) + 1 : -4]: _read(self._zip, name[:-4]) for name in names}
+            self._finite, self._pixels, self._labels = (
+                _read(self._zip, f"{_SAMPLE}/{key}") for key in ("finite", "pixels", "labels")
+            )
+        except FileNotFoundError:
+            raise DataError(f"there is no {path}", fix=_FIX) from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
+            raise DataError(f"{path} is no saved reference: {str(error).splitlines()[0]}", fix=_FIX) from None
+        self._next = 0
+        self._other_pixels = 0
+        self.nonfinite = 0
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._zip.close()
+
+    def check_about(self, manifest: Manifest, dataset: Dataset) -> None:
+        """Refuse to stand for the reference of another model, task or dataset.
+
+        Raises:
+            MeasureError: a comparison in pairs would pair what does not belong together.
+        """
+        for what, known, wanted in (
+            ("model", self.about.model, manifest.model.digest),
+            ("task", self.about.task, manifest.recipe.task.kind or DEFAULT),
+            ("data", self.about.data, dataset.digest),
+        ):
+            if known != wanted:
+                fix = "Save the reference again, of this artifact and this data."
+                raise MeasureError(f"the saved reference is about another {what}", fix=fix)
+
+    def see(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:  # noqa: ARG002  as a side that runs
+        """The answers to the next batch.
+
+        Raises:
+            MeasureError: other samples than it answered, or in another order.
+        """
+        span = slice(self._next, self._next + len(labels))
+        if [_label_digest(label) for label in labels] != self._labels[span].tolist():
+            raise self._no_pair()
+        digests = np.array([_digest(image) for image in images], np.uint64)
+        self._other_pixels += int((digests != self._pixels[span]).sum())
+        answers = [_read(self._zip, f"{_ANSWER}/{number}") for number in range(span.start, span.stop)]
+        self._next = span.stop
+        return PerSample({}, answers, self._finite[span])
+
+    def values(self) -> Values:
+        """The statistics of all samples.
+
+        Raises:
+            MeasureError: it answered more samples than were asked for.
+        """
+        if self._next != self.about.samples:
+            raise self._no_pair()
+        return self._values
+
+    def note(self) -> str:
+        """What to know about the pairs; nothing when both sides were shown the same pixels."""
+        if not self._other_pixels:
+            return ""
+        return (
+            f"{self._other_pixels} of {self._next} images have other pixels here than the reference was shown: another "
+            "version of Pillow decodes or scales them; the drop includes that"
+        )
+
+    def _no_pair(self) -> MeasureError:
+        return MeasureError(
+            f"the saved reference answered {self.about.samples} samples, and these are not the same",
+            fix="Use the same --limit for both, and data without damaged images.",
+        )
+
+
+def _digest(array: Array) -> int:
+    """64 bits; images of other sizes do not collide, since they do not have the same number of bytes."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=8).digest(), "little")
+
+
+def _label_digest(label: Label) -> int:
+    """Of what the label says, not of the file it came from."""
+    if isinstance(label, int):
+        return _digest(np.array(label, np.int64))
+    arrays = [getattr(label, field.name) for field in fields(label) if field.name != "name"]
+    return _digest(np.array([_digest(array) for array in arrays], np.uint64))
+
+
+def _write(file: zipfile.ZipFile, name: str, array: Array) -> None:
+    with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _read(file: zipfile.ZipFile, name: str) -> Array:
+    with file.open(f"{name}.npy") as member:
+        found: Array = np.lib.format.read_array(member, allow_pickle=False)
+    return found
