@@ -30,12 +30,13 @@ def test_compile_brings_the_artifact_back_into_the_bundles_place(
     far: Far, bundle: Path, copy: Callable[[Path], Path]
 ) -> None:
     here = copy(bundle)
-    found = on(far, "compile", here)
+    found = on(far, "compile", here, "--option", "threads=1")
     compiled = answer(found)
     assert (compiled["artifact"], compiled["stage"]) == (str(here), "artifact")
     assert any(note.startswith(f"compiled on {far.url}") for note in compiled["notes"])
     assert f"{far.url}: ✓ Compile with openvino" in found.err, "what is said there is shown here"
     loaded = artifacts.load(here)
+    assert loaded.manifest.recipe.target.options["threads"] == 1, "what decides the work goes there"
     assert {"model.xml", "model.bin"} <= {entry.path for entry in loaded.manifest.files}
     audit, _ = loaded.read_evidence(Audit)
     assert audit is not None
