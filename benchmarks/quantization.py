@@ -146,9 +146,11 @@ def _export(subject: Subject, out: Path, target: str, precision: str, device: st
 
 
 def _found(out: Path) -> str:
-    record = load(out).manifest.quantized
+    manifest = load(out).manifest
+    record, precision = manifest.quantized, manifest.target.precision
     ranges, bias = record.get("ranges"), record.get("bias_correction")
-    parts = [record.get("method") if "largest" in record else None, _migration(record), ranges and f"{ranges} ranges"]
+    method = record.get("method") if precision == "fp16" else None
+    parts = [method, _migration(record), ranges and precision != "fp16" and f"{ranges} ranges"]
     return ", ".join([*filter(None, parts), *(["bias corrected"] if bias == "on" else [])])
 
 

@@ -149,3 +149,21 @@ def test_around_tensorrts_pairs_everything_is_half(kind: Any, exported: Callable
         assert node.inputs[1].const_value.dtype == ir.DataType.FLOAT16
         assert node.inputs[2].const_value.dtype == {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}[kind]
         assert float(node.inputs[2].const_value.numpy()) == 0
+
+
+def test_dynamic_left_to_the_engine_migrates_too(exported: Callable[[str], bytes]) -> None:
+    """OpenVINO rounds activations by itself: the graph has INT8 weights only, behind migrated norms."""
+    graph, structure, _ = raised(exported("dynamo"))
+    norm = next(n for n in graph.nodes if n.op_type == "LayerNormalization")
+    before = norm.inputs[1].const_value.numpy().copy()  # type: ignore[union-attr]
+    found = quantize(
+        graph, structure, PrecisionSpec(kind="int8-dynamic", smooth_alpha=0.5), QDQ, calibration(), Silent()
+    )
+    assert found.record["migration"] == "alpha 0.5, inputs of 7 places"
+    assert found.record["method"].startswith("weights only; the engine rounds")
+    assert types(found.graph).count("DequantizeLinear") == 9
+    passes.run(order.lowering(QDQ), found.graph)  # folds what migration multiplied
+    moved = next(n for n in found.graph.nodes if n.name == norm.name)
+    assert not np.allclose(moved.inputs[1].const_value.numpy(), before)  # type: ignore[union-attr]
+    bare = quantize(graph, structure, PrecisionSpec(kind="int8-dynamic"), QDQ, None, Silent())
+    assert bare.record["migration"].startswith("none: it needs calibration images")

@@ -8,13 +8,13 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vitdeploy import environment
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear, Structure
 from vitdeploy.manifest import Placement
 from vitdeploy.pipeline.learning import Learned, Write, nodes_of
+from vitdeploy.pipeline.saturation import FULL_RANGE, largest_weight, weight_bits
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec
 
@@ -27,13 +27,10 @@ if TYPE_CHECKING:
     from vitdeploy.search import Choice
 
 _WEIGHTS = ("int8-weights", "int4-weights")
-_FULL_RANGE = 127
-_HALF_RANGE = 64
-"""255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
-
 QUANTIZED = ("int8", "int8-dynamic", "fp8", *_WEIGHTS)
 """The precisions that quantize linear by linear, so that some can stay in float."""
 
+_NO_IMAGES = "none: it needs calibration images (--calibration)"
 _ACTIVATIONS = {"uint8": "uint8", "int8": "int8, symmetric", "e4m3": "FP8 E4M3"}
 
 
@@ -97,9 +94,11 @@ class Quantizer:
                 return half.quantize(self.learned.copy(), self.structure, precision, self.calibration)
         if precision.kind == "bf16":
             return bfloat16.quantize(self.learned.copy(), self.structure, precision, typed=self.dialect.half_around)
-        if self._weights_only(precision):
+        if precision.kind in _WEIGHTS:
             seen = self.learned.observed if self.learned.has_images else None
             return weights.quantize(self.learned.copy(), self.structure, precision, self.dialect, seen)
+        if self._weights_only(precision):
+            return self._left_to_the_engine(precision)
         if precision.kind == "int8-dynamic":
             return self._dynamic(precision)
         if precision.kind in ("int8", "fp8"):
@@ -139,7 +138,7 @@ class Quantizer:
         kept, everything = (place(self.structure, keep)[0] for keep in (precision.keep, ()))
         choice = self._chosen.get(precision)
         if choice is None:
-            choice = Choice() if self._weights_only(precision) else self._searched(precision, kept)[1]
+            choice = Choice() if precision.kind in _WEIGHTS else self._searched(precision, kept)[1]
         graph, observed = self.learned.migrated(choice.alpha)
         quantized = Graph(graph.model.clone())
         self._writer(precision, everything)(quantized, observed, choice)
@@ -153,13 +152,27 @@ class Quantizer:
         from vitdeploy.quantize.qdq import Format
 
         kind: Kind = "e4m3" if precision.kind == "fp8" else self.dialect.activation_codes
-        largest = largest_weight() if kind == "uint8" else _FULL_RANGE
+        largest = largest_weight() if kind == "uint8" else FULL_RANGE
         return Format(kind, largest, choice.ranges, choice.correct_bias)
 
     def _weights_only(self, precision: PrecisionSpec) -> bool:
         """Whether the graph tells of weights only; with dynamic INT8 the engine then rounds activations by itself."""
         left_to_the_engine = precision.kind == "int8-dynamic" and self.dialect.int8_linears == "qdq"
         return precision.kind in _WEIGHTS or left_to_the_engine
+
+    def _left_to_the_engine(self, precision: PrecisionSpec) -> Quantized:
+        """Weights in INT8, for an engine that rounds activations by itself; migrated first, if there are images."""
+        from vitdeploy.quantize import weights
+        from vitdeploy.quantize.placement import place
+
+        if not self.learned.has_images:
+            made = weights.quantize(self.learned.copy(), self.structure, precision, self.dialect, None)
+            return replace(made, record={**made.record, "migration": _NO_IMAGES})
+        _, choice, record = self._searched(precision, place(self.structure, precision.keep)[0])
+        graph, observed = self.learned.migrated(choice.alpha)
+        made = weights.quantize(graph, self.structure, precision, self.dialect, observed)
+        found = {key: value for key, value in record.items() if key != "output_sqnr_db"}
+        return replace(made, record={**made.record, **found}, alpha=choice.alpha)
 
     def _static(self, precision: PrecisionSpec) -> Quantized:
         """Q/DQ pairs on every placed linear, after the migration that keeps the outputs best."""
@@ -172,7 +185,7 @@ class Quantizer:
         method = {
             "method": "static Q/DQ",
             "activations": f"{_ACTIVATIONS[form.kind]}, per tensor",
-            "weight_bits": _bits(form.largest_weight),
+            "weight_bits": weight_bits(form.largest_weight),
             "quantized": str(len(placed)),
         }
         return Quantized(best, {**method, **record}, choice.alpha, self._told(kept, precision))
@@ -190,34 +203,44 @@ class Quantizer:
         from vitdeploy.quantize.placement import place
 
         placed, kept = place(self.structure, precision.keep)
-        method = {"method": "dynamic", "weight_bits": _bits(largest_weight()), "quantized": str(len(placed))}
+        method = {"method": "dynamic", "weight_bits": weight_bits(largest_weight()), "quantized": str(len(placed))}
         where = self._told(kept, precision)
         if not self.learned.has_images:
             graph = self.learned.copy()
             dynamic.write(graph, nodes_of(placed), largest_weight())
-            method["migration"] = "none: it needs calibration images (--calibration)"
+            method["migration"] = _NO_IMAGES
             return Quantized(graph, method, placement=where)
         best, choice, record = self._searched(precision, placed)
         return Quantized(best, {**method, **record}, choice.alpha, where)
 
     def _searched(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> tuple[Graph, Choice, dict[str, str]]:
-        found = self.learned.searched(precision, self._writer(precision, placed))
+        # How an engine rounds by itself can be seen in it alone: ONNX Runtime's dynamic INT8 stands in, whose one scale
+        # for a tensor suffers more from outliers than a scale for each group of channels.
+        stands_in = precision.kind == "int8-dynamic"
+        write = self._dynamic_writer(placed) if stands_in else self._writer(precision, placed)
+        found = self.learned.searched(precision, write)
         self._chosen[precision] = found[1]
         return found
 
     def _writer(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> Write:
         """What quantizes these linears in this precision."""
-        from vitdeploy.quantize import dynamic, qdq, weights
+        from vitdeploy.quantize import qdq, weights
+
+        if precision.kind == "int8-dynamic" and not self._weights_only(precision):
+            return self._dynamic_writer(placed)
 
         def write(graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
             if self._weights_only(precision):
                 weights.write(graph, nodes_of(placed), weights.format_of(precision, self.dialect), observed)
-            elif precision.kind == "int8-dynamic":
-                dynamic.write(graph, nodes_of(placed), largest_weight())
             else:
                 qdq.write(graph, nodes_of(placed), observed, self.format(precision, choice))
 
         return write
+
+    def _dynamic_writer(self, placed: Sequence[Linear]) -> Write:
+        from vitdeploy.quantize import dynamic
+
+        return lambda graph, *_: dynamic.write(graph, nodes_of(placed), largest_weight())
 
     def _check_attention(self, precision: PrecisionSpec) -> None:
         if self.dialect.int8_attention is None or precision.kind != "int8":
@@ -267,12 +290,3 @@ class Quantizer:
         from vitdeploy.quantize.placement import told
 
         return told(self.structure, kept, precision.kind or "", self.dialect)
-
-
-def largest_weight() -> int:
-    """The largest INT8 weight code of CPUs: without VNNI, sums of u8 x s8 saturate with weights of 8 bits."""
-    return _FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
-
-
-def _bits(largest: int) -> str:
-    return "8" if largest == _FULL_RANGE else "7"

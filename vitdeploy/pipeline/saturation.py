@@ -1,0 +1,19 @@
+"""How large INT8 weights may be on this CPU: with some instructions sums of their products saturate."""
+
+from __future__ import annotations
+
+from vitdeploy import environment
+
+FULL_RANGE = 127
+_HALF_RANGE = 64
+"""255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
+
+
+def largest_weight() -> int:
+    """The largest code: half of the range where there are no INT8 dot products (VNNI)."""
+    return FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
+
+
+def weight_bits(largest: int) -> str:
+    """For the manifest: the bits that codes up to `largest` take."""
+    return "8" if largest == FULL_RANGE else "7"
