@@ -129,9 +129,9 @@ def test_inspect(openvino_int8: Path) -> None:
     assert structure.keys() >= {"blocks", "linears", "outside", "layernorms"}
     assert structure["linears"] == {"patch": 1, "qkv": 4, "proj": 4, "fc1": 4, "fc2": 4, "head": 1}
     blocks, last = structure["blocks"]  # of the last one's tokens only the class token is read
-    each = {"kind": "global", "heads": 3, "head_size": 32, "keys": 65}
-    assert {"first": 0, "last": 2, "queries": 65, **each}.items() <= blocks.items()
-    assert {"first": 3, "last": 3, "queries": 1, **each}.items() <= last.items()
+    each = {"heads": 3, "head_size": 32, "keys": 65}
+    assert {"first": 0, "last": 2, "kind": "global", "queries": 65, **each}.items() <= blocks.items()
+    assert {"first": 3, "last": 3, "kind": "fewer queries", "queries": 1, **each}.items() <= last.items()
     sizes = {linear["role"]: (linear["count"], linear["k"], linear["n"]) for linear in blocks["linears"]}
     assert sizes == {"qkv": (1, 96, 288), "proj": (1, 96, 96), "fc1": (1, 96, 384), "fc2": (1, 384, 96)}
     text = run("inspect", openvino_int8).out
