@@ -13,8 +13,10 @@ from vitdeploy import passes
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect, Int8Attention
 from vitdeploy.graph.model import Graph, operand
+from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.structure import Structure
 from vitdeploy.passes import order
+from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration, Quantized
@@ -33,11 +35,11 @@ def dialect(kernel: Int8Attention | None = KERNEL) -> Dialect:
     return Dialect(20, "primitives", activation_codes="int8", int8_attention=kernel)
 
 
-def folded(model: bytes) -> tuple[Graph, Structure]:
-    """Scales of attention are in the weights, as the kernel wants it."""
-    graph, structure, _ = raised(model)
-    passes.run(order.folding(), graph)
-    return graph, structure
+def folded(model: bytes, *, whole: bool = True) -> tuple[Graph, Structure]:
+    """Scales of attention are in the weights, as the kernel wants it; `whole`: with tokens that nothing reads."""
+    graph, _, _ = raised(model)
+    passes.run([p for p in order.folding() if not (whole and isinstance(p, DropUnreadTokens))], graph)
+    return graph, recognize(graph, {})
 
 
 def quantized(model: bytes, precision: PrecisionSpec = COMPLETE, kernel: Int8Attention | None = KERNEL) -> Quantized:
@@ -88,6 +90,14 @@ def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], by
     assert (first.precision, second.precision) == ("float", "int8")
     assert "what reads it is not quantized" in first.rule
     assert found.record["attention"].endswith("of 1 of 2 sites")
+
+
+def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None:
+    graph, structure = folded(exported("dynamo"), whole=False)
+    found = quantize(graph, structure, COMPLETE, dialect(), CALIBRATION, Silent())
+    first, last = (found.placement[f"blocks.{block}.attn"] for block in range(2))
+    assert (first.precision, last.precision) == ("int8", "float")
+    assert "fewer queries than keys" in last.rule
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def _forbidden(core: ir.Node, kernel: Int8Attention) -> str | None:
     tokens = [shape[-2] for shape in shapes if shape is not None]
     if not all(isinstance(n, int) and n <= kernel.tokens for n in tokens):
         return f"INT8 attention is fused up to {kernel.tokens} tokens only, not {max(tokens, key=lambda n: n or 0)}"
+    if tokens[0] != tokens[1]:
+        return "fewer queries than keys: TensorRT-RTX was seen to lose its INT8 kernel with one query"
     if core.attributes.get_float("scale", 1.0) != 1.0:
         return "its scale could not be folded, and would stand between q's codes and the product"
     if not _read_in_int8(core.outputs[0]):
