@@ -29,7 +29,7 @@ from vitdeploy.passes.unpack_qkv import UnpackQkv
 from vitdeploy.pipeline.preparing import Prepared, prepare
 from vitdeploy.progress import Silent
 from vitdeploy.session import Session
-from vitdeploy.targets.openvino import OpenVINOSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = ("deit_tiny_patch16_224", "vit_base_patch16_224", "swin_tiny_patch4_window7_224")
 TABLE = Path(__file__).with_suffix(".md")
@@ -90,7 +90,7 @@ def _session(form: Form, prepared: Prepared, path: Path) -> Session:
     graph.save(path)
     threads = environment.available_cores()
     if form.engine == "openvino":
-        return OpenVINOSession(path, "CPU", threads, name=form.name)
+        return OpenVINOSession(path, Engine("CPU", threads), name=form.name)
     return OnnxSession(path, threads=threads, name=form.name)
 
 

@@ -32,7 +32,7 @@ from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch
 from vitdeploy.session import Array, Session
 from vitdeploy.sources._torch import TorchSession
-from vitdeploy.targets.openvino import OpenVINOSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = (
     "deit_tiny_patch16_224",
@@ -89,7 +89,7 @@ def stock_sessions(name: str, model: sources.LoadedModel, image: Array, folder: 
         TorchSession(model.module, threads=threads, name="torch eager"),
         TorchSession(compiled, threads=threads, name="torch.compile"),
         OnnxSession(plain, threads=threads, name="onnxruntime"),
-        OpenVINOSession(plain, "CPU", threads, name="openvino"),
+        OpenVINOSession(plain, Engine("CPU", threads), name="openvino"),
     ]
 
 

@@ -39,7 +39,7 @@ from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Session
 from vitdeploy.targets import Target
-from vitdeploy.targets.openvino import OpenVINOSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = ("deit_tiny_patch16_224", "vit_base_patch16_224")
 TABLE = Path(__file__).with_suffix(".md")
@@ -94,10 +94,10 @@ import sys
 from pathlib import Path
 import numpy as np
 from vitdeploy.graph.runner import OnnxSession
-from vitdeploy.targets.openvino import OpenVINOSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 path, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 openvino = path.suffix == ".xml"
-session = OpenVINOSession(path, "CPU", None, precision=precision) if openvino else OnnxSession(path)
+session = OpenVINOSession(path, Engine(precision=precision)) if openvino else OnnxSession(path)
 for _ in range(3):
     session.run({name: np.zeros((1, 3, 224, 224), np.float32)})
 status = Path("/proc/self/status").read_text()
@@ -181,7 +181,7 @@ def _written(way: Way, prepared: Prepared, target: Target, path: Path) -> Path:
 def _opened(file: Path, way: Way) -> Session:
     threads = environment.available_cores()
     if file.suffix == ".xml":
-        return OpenVINOSession(file, "CPU", threads, precision=way.runs or way.kind, name=way.name)
+        return OpenVINOSession(file, Engine("CPU", threads, precision=way.runs or way.kind), name=way.name)
     return OnnxSession(file, threads=threads, name=way.name)
 
 

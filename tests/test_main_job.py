@@ -15,7 +15,7 @@ from PIL import Image
 import vitdeploy
 from vitdeploy import recipe as recipes
 from vitdeploy.evidence import Bench
-from vitdeploy.pipeline import gating, prove
+from vitdeploy.pipeline import benching, gating, prove
 from vitdeploy.pipeline.compiling import compile_bundle
 from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import export
@@ -137,7 +137,7 @@ def test_benching_two_artifacts_times_both_against_the_reference(tmp_path: Path)
     paths = [tmp_path / "a", tmp_path / "b"]
     for path, target in zip(paths, ("openvino", "onnxruntime"), strict=True):
         export(recipes.compose("demo:digits", target=target), path, Silent())
-    found = prove.bench(paths, Silent(), seconds=1)
+    found = benching.bench(paths, Silent(), benching.Plan(seconds=1))
     assert [r.name for r in found.runs] == ["pytorch-fp32", "openvino-fp32", "onnxruntime-fp32"]
     assert found.runs[0].speedup is None
     assert all(r.speedup is not None for r in found.runs[1:])

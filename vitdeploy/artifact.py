@@ -78,6 +78,14 @@ class Artifact:
         """Whether accuracy means nothing here."""
         return self.manifest.model.weights == "random"
 
+    @property
+    def deployed_bytes(self) -> int | None:
+        """Of the files that the backend opens, weights beside the graph included; None in a bundle."""
+        if self.manifest.runs is None:
+            return None
+        stem = PurePosixPath(self.manifest.runs).with_suffix("").as_posix()
+        return sum(entry.bytes for entry in self.manifest.files if entry.path.startswith(f"{stem}."))
+
     def file(self, name: str) -> Path:
         """A file of the folder by its manifest name."""
         return self.path / name

@@ -80,7 +80,7 @@ def host() -> Host:
 
 def available_cores() -> int:
     """Cores that this process may run on: its affinity, bounded by the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(usable_cpus())
     quota = _read("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
         cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
@@ -98,6 +98,13 @@ def power_mode() -> str | None:
     named = re.search(r"NV Power Mode:\s*(\S+)", told)
     kept = re.search(r"pmode:0*(\d+)", _read("/var/lib/nvpmodel/status"))
     return named[1] if named else f"mode {kept[1]}" if kept else None
+
+
+def usable_cpus() -> tuple[int, ...]:
+    """The logical CPUs that this process may run on, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def library_versions() -> dict[str, str]:

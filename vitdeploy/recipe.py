@@ -28,6 +28,10 @@ InputForm = Literal["normalized", "pixels", "uint8"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
+OPPONENTS = ("pytorch-fp32", "torch-compile", "onnxruntime-fp32", "openvino-fp32")
+"""What an artifact is timed against: PyTorch eager or compiled, and the engines on the plain export."""
+
+
 class Batch(Frozen):
     """Batch sizes an artifact serves: one (static), or a range with the size to optimise for."""
 
@@ -153,18 +157,37 @@ class PrecisionSpec(Frozen):
 class BenchSpec(Frozen):
     """How latency is measured: against what, on how many threads, for about how many seconds."""
 
-    against: Literal["pytorch-fp32"] = "pytorch-fp32"
+    against: str = "pytorch-fp32"
+    """One of `OPPONENTS`, or the folder of another artifact."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seconds: Annotated[float, Field(gt=0)] = 10.0
 
 
-class GateSpec(Frozen):
-    """Limits. What is not set is not judged."""
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-    max_drop_pp: Annotated[float, Field(gt=0)] | None = None
-    min_speedup: Annotated[float, Field(gt=0)] | None = None
-    min_fused_pct: Annotated[float, Field(ge=0, le=100)] | None = None
-    max_slowdown_pct: Annotated[float, Field(gt=0)] | None = None
+
+class GateSpec(Frozen):
+    """Limits. What is not set is not judged; zero is no limit that anything could keep or that would mean anything.
+
+    `max_growth_pct` is of files and memory against a baseline.
+    """
+
+    max_drop_pp: Annotated[Limit, Field(lt=100)] | None = None
+    min_speedup: Limit | None = None
+    min_fused_pct: Annotated[Limit, Field(le=100)] | None = None
+    max_slowdown_pct: Limit | None = None
+    max_size_mib: Limit | None = None
+    max_memory_mib: Limit | None = None
+    max_growth_pct: Limit | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> GateSpec:
+        if self.max_size_mib and self.max_memory_mib and self.max_memory_mib < self.max_size_mib:
+            raise ValueError(
+                f"max_memory_mib {self.max_memory_mib:g} and max_size_mib {self.max_size_mib:g} contradict each other: "
+                "what is loaded takes at least its size"
+            )
+        return self
 
 
 class Recipe(Frozen):
@@ -239,8 +262,11 @@ def _anchor(recipe: Recipe, base: Path) -> Recipe:
     weights = model.weights if model.weights in (None, "pretrained", "random") else str(base / str(model.weights))
     paths = {name: path(getattr(recipe.data, name)) for name in ("calibration", "evaluation")}
     data = recipe.data.model_copy(update={name: value for name, value in paths.items() if value is not None})
+    bench = recipe.bench
+    if bench.against not in OPPONENTS:
+        bench = bench.model_copy(update={"against": str(base / bench.against)})
     return recipe.model_copy(
-        update={"model": model.model_copy(update={"spec": spec, "weights": weights}), "data": data}
+        update={"model": model.model_copy(update={"spec": spec, "weights": weights}), "data": data, "bench": bench}
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -15,6 +16,25 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 
+@dataclass(frozen=True)
+class OperatorTime:
+    """One operator by an engine's counters: its name and kind, the ONNX nodes it was made from, milliseconds a run."""
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    ms: float
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What an engine counted in `runs` runs; `total_ms` is their wall time, a run."""
+
+    runs: int
+    total_ms: float
+    operators: tuple[OperatorTime, ...]
+
+
 class Session(Protocol):
     """An opened model. `effective` says what the engine really uses (threads, precision), read back from it."""
 
@@ -24,6 +44,15 @@ class Session(Protocol):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, float32 or as the graph says; returns when they are on the host."""
+
+    def run_all(self, feeds: Sequence[Feeds]) -> None:
+        """Answer all of them, as many at a time as the engine has streams; returns when the last is done."""
+
+    def profile(self, feeds: Feeds) -> Counters | None:
+        """Time per operator, by the engine's own counters; None where it has none.
+
+        Counters slow a run down, so the model is opened once more for it; the timed session stays as it is.
+        """
 
     def close(self) -> None:
         """Free what the engine holds."""

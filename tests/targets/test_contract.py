@@ -173,12 +173,12 @@ def test_openvino_is_not_believed_to_fuse_what_it_splits(bundle: Callable[..., B
 
 
 def test_what_openvino_runs_gives_the_models_numbers(vit: Any, bundle: Callable[..., Bundle]) -> None:
-    from vitdeploy.targets.openvino import OpenVINOSession
+    from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
     found = target("openvino")
     given = bundle(found, "fp32")
     compiled = found.compile(given, given.graph.parent)
-    with OpenVINOSession(compiled.folder / compiled.runs, "CPU", 1, name="openvino-fp32") as session:
+    with OpenVINOSession(compiled.folder / compiled.runs, Engine("CPU", 1), name="openvino-fp32") as session:
         outputs = session.run({"input": images()})
         assert session.effective["inference_precision"] == "f32"
     assert disagreement(compare(expected(vit, images()), outputs, batch=1)) is None

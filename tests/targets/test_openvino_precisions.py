@@ -17,7 +17,8 @@ from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch, PrecisionSpec
 from vitdeploy.targets import Bundle, openvino
-from vitdeploy.targets.openvino import OpenVINO, OpenVINOSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
+from vitdeploy.targets.openvino import OpenVINO
 
 ov = pytest.importorskip("openvino")
 VNNI = pytest.mark.skipif(not environment.host().int8_dot_product, reason="this CPU has no INT8 dot products")
@@ -85,7 +86,7 @@ def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
     compiled = OpenVINO(threads=1).compile(given, tmp_path)
     answers = []
     for precision, group in (("int8-weights", "0"), ("int8-dynamic", "32")):
-        with OpenVINOSession(tmp_path / compiled.runs, "CPU", 1, precision=precision) as session:
+        with OpenVINOSession(tmp_path / compiled.runs, Engine("CPU", 1, precision=precision)) as session:
             assert session.effective["dynamic_quantization_group"] == group
             answers.append(next(iter(session.run({"input": images()}).values())))
     with OnnxSession(given.graph, lean=True) as reference:

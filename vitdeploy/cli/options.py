@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitdeploy.cli.common import one_of
+
+if TYPE_CHECKING:
+    from vitdeploy.evidence import Scenario
 
 
 def _files(package: str) -> list[str]:
@@ -142,3 +145,33 @@ Host = Annotated[
         show_default=False,
     ),
 ]
+_SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline")
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="pytorch-fp32, torch-compile, onnxruntime-fp32, openvino-fp32 (engines on the plain export), or another "
+        "artifact. Repeat it for more; the first is the reference. Default: the recipe's.",
+        show_default=False,
+    ),
+]
+ScenarioName = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(_SCENARIOS),
+        callback=one_of(_SCENARIOS),
+        help="LoadGen's: one image at a time, queries of eight, or as many as it can do.",
+    ),
+]
+Batches = Annotated[
+    str | None,
+    typer.Option("--batch", metavar="N[,N…]", help="Batch sizes to try. Default: its own.", show_default=False),
+]
+Streams = Annotated[
+    int | None, typer.Option(min=1, help="Inferences at a time, where the target lets one choose.", show_default=False)
+]
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario of a name that `one_of` has let through."""
+    return next(known for known in _SCENARIOS if known == name)

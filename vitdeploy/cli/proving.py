@@ -49,20 +49,51 @@ def bench(
         float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
     ] = None,
     threads: options.Threads = None,
+    against: options.Against = None,
+    scenario: options.ScenarioName = "single-stream",
+    batch: options.Batches = None,
+    streams: options.Streams = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time goes: by part of the model and by operator.")
+    ] = False,
     host: options.Host = None,
 ) -> None:
-    """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up."""
-    from vitdeploy.pipeline.prove import bench as run_bench
-    from vitdeploy.report import tables
+    """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up.
 
+    Several folders are also compared with the first of them.
+    """
+    from vitdeploy.pipeline.benching import Plan, plan_batches
+    from vitdeploy.pipeline.benching import bench as run_bench
+    from vitdeploy.recipe import OPPONENTS
+    from vitdeploy.report import speed
+
+    plan = Plan(
+        seconds=seconds,
+        threads=threads,
+        against=tuple(against or ()),
+        scenario=options.scenario(scenario),
+        batches=plan_batches(batch),
+        streams=streams,
+        profile=profile,
+    )
     if host is not None:
         from vitdeploy.remote import commands
 
-        flags: dict[str, commands.Flag] = {"seconds": seconds, "threads": threads}
+        if folders := [name for name in plan.against if name not in OPPONENTS]:
+            raise typer.BadParameter(f"{folders[0]} stays here: name it as an artifact.", param_hint="--against")
+        flags: dict[str, commands.Flag] = {
+            "seconds": seconds,
+            "threads": threads,
+            "against": plan.against,
+            "scenario": scenario,
+            "batch": batch,
+            "streams": streams,
+            "profile": profile,
+        }
         result = commands.bench_on(commands.find(host), artifacts, console, flags=flags)
     else:
-        result = run_bench(artifacts, console, seconds=seconds, threads=threads)
-    console.show(result, tables.bench(result))
+        result = run_bench(artifacts, console, plan)
+    console.show(result, *speed.bench(result))
 
 
 @command(app, "eval")
@@ -157,11 +188,26 @@ def gate(
     ] = None,
     max_slowdown: Annotated[
         float | None,
-        typer.Option(metavar="PCT", help="Largest slow-down against --baseline, in percent.", show_default=False),
+        typer.Option(metavar="PCT", help="Largest slow-down against --baseline. Default: 2.", show_default=False),
     ] = None,
     min_fused: Annotated[
         float | None,
         typer.Option(metavar="PCT", help="Least share of fused attention sites, in percent.", show_default=False),
+    ] = None,
+    max_size: Annotated[
+        float | None, typer.Option(metavar="MIB", help="Largest size of the deployed files.", show_default=False)
+    ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MIB", help="Largest peak memory of a process that opens and runs it.", show_default=False
+        ),
+    ] = None,
+    max_growth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PCT", help="Largest growth of files and memory against --baseline. Default: 5.", show_default=False
+        ),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.", show_default=False)] = None,
     markdown: Annotated[
@@ -170,7 +216,7 @@ def gate(
 ) -> None:
     """Judge the stored evidence: pass (exit 0), fail (1), or invalid (3) when it cannot be decided.
 
-    Limits come from the recipe; flags win. Run eval and bench first.
+    Limits come from the recipe; flags win. Run eval and bench first. Inside GitHub Actions it annotates the job.
     """
     from vitdeploy.pipeline.gating import gate as run_gate
     from vitdeploy.report import tables
@@ -180,6 +226,9 @@ def gate(
         "min_speedup": min_speedup,
         "max_slowdown_pct": max_slowdown,
         "min_fused_pct": min_fused,
+        "max_size_mib": max_size,
+        "max_memory_mib": max_memory,
+        "max_growth_pct": max_growth,
     }
     result = run_gate(
         artifact,

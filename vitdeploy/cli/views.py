@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy.report import numbers, tables
+from vitdeploy.report import numbers, speed, tables
 from vitdeploy.report.summary import summarize
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def outcome(found: Outcome) -> list[RenderableType]:
     if found.eval is not None:
         shown.append(tables.evaluation(found.eval))
     if found.bench is not None:
-        shown.append(tables.bench(found.bench))
+        shown.append(speed.latencies(found.bench))
     shown.append(tables.gate(found.gate))
     random_weights = found.export.weights == "random"
     summary = summarize(found.audit, found.bench, found.eval, found.gate, random_weights=random_weights)

@@ -39,7 +39,7 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
     sites = tuple(_site(node, block, refused, batch) for block, node in enumerate(cores))
     return Structure(
         attention=sites,
-        linears=tuple(_linears(graph, cores)),
+        linears=tuple(_linears(graph, cores, batch)),
         norms=tuple(
             Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"
         ),
@@ -87,7 +87,7 @@ def _bias(core: ir.Node) -> Bias | None:
     return "window bias" if (_four(dims(bias))[0] or 1) > 1 else "bias"
 
 
-def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
+def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[Linear]:
     """Every linear in order, with its block: the attention that it feeds, or else the last one before it."""
     feeding = {id(node): block for block, core in enumerate(cores) for node in _above(_operands(core))[0]}
     activated = {id(n) for node in graph.nodes if weight_of(node) is not None for n in _activated_by(node)}
@@ -107,6 +107,7 @@ def _linears(graph: Graph, cores: list[ir.Node]) -> Iterator[Linear]:
             block=at,
             weight=weight,
             size=_size(node, weight),
+            rows=_rows(node, batch),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
             bias=_bias_add(node),
         )
@@ -148,6 +149,20 @@ def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
         return math.prod(weight[1:]), weight[0]
     transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB"))
     return (weight[1], weight[0]) if transposed else (weight[0], weight[1])
+
+
+def _rows(node: ir.Node, batch: int | None) -> int | None:
+    """Vectors that one image gives a linear: of N results each, so all others of its output's dimensions."""
+    shape = dims(node.outputs[0])
+    if not shape:
+        return None
+    shape = (shape[0], *shape[2:]) if node.op_type == "Conv" else shape[:-1]
+    if None not in shape and batch is not None:
+        total = math.prod(d for d in shape if d is not None)
+        return total // batch if total % batch == 0 else None
+    # A batch that varies is the first dimension; with windows folded into it there is no telling.
+    rest = [d for d in shape[1:] if d is not None]
+    return math.prod(rest) if batch is None and shape[0] is None and len(rest) == len(shape) - 1 else None
 
 
 def _linear_name(node: ir.Node) -> str:

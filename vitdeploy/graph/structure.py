@@ -53,6 +53,8 @@ class Linear(_Entry):
     """Its shape as stored."""
     size: tuple[int, int] | None = None
     """K x N: what it multiplies sums K numbers for each of N results, whatever the weight's layout."""
+    rows: int | None = None
+    """How many vectors of K numbers one image gives it: tokens, or patches. None: not known before run time."""
     initializer: str = ""
     """The weight's name: OpenVINO names a kernel that makes a graph output after that output, not after its node."""
     bias: str = ""

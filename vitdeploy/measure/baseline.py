@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,18 @@ from pydantic import ValidationError
 from vitdeploy.artifact import atomic_file
 from vitdeploy.errors import ArtifactError, MeasureError
 from vitdeploy.evidence import Audit, Bench, Eval, Fact, Interval, Metric
+from vitdeploy.recipe import Recipe
 
 SCHEMA = 1
+
+
+class Timing(Fact):
+    """How speed was measured: ratios taken otherwise are no ratios of the same thing."""
+
+    reference: str
+    batch: int
+    threads: int | None
+    scenario: str
 
 
 class Baseline(Fact):
@@ -28,6 +39,31 @@ class Baseline(Fact):
     data_digest: str = ""
     sites: int | None = None
     fused: int | None = None
+    recipe: Mapping[str, str] = {}
+    """What of the recipe decides speed and accuracy, as `decisive` flattens it."""
+    timing: Timing | None = None
+    size_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+def decisive(recipe: Recipe) -> dict[str, str]:
+    """The keys of a recipe that two artifacts must share to be compared, flattened: `target.batch` -> `1`.
+
+    Limits, data paths and how long to measure are not among them; the model is compared by its weights.
+    """
+    found = {"model.image_size": recipe.model.image_size, "task": recipe.task.kind}
+    parts = {"preprocess": recipe.preprocess, "target": recipe.target, "precision": recipe.precision}
+    for name, part in parts.items():
+        found |= {f"{name}.{key}": value for key, value in (part.model_dump(mode="json") if part else {}).items()}
+    return {key: json.dumps(value, sort_keys=True) for key, value in found.items() if value is not None}
+
+
+def timing_of(bench: Bench) -> Timing | None:
+    """How the artifact was timed; None where no reference was timed beside it."""
+    if len(bench.runs) < 2:
+        return None
+    reference, own = bench.runs[:2]
+    return Timing(reference=reference.name, batch=own.batch, threads=own.threads, scenario=bench.scenario)
 
 
 def make(
@@ -38,6 +74,8 @@ def make(
     machine: str,
     model_digest: str,
     recipe_digest: str,
+    recipe: Mapping[str, str] | None = None,
+    size_bytes: int | None = None,
 ) -> Baseline:
     """The baseline of an artifact; what was not measured stays empty.
 
@@ -47,17 +85,22 @@ def make(
     if bench is not None and not bench.valid:
         message = f"a doubtful measurement makes no baseline: {'; '.join(bench.doubts)}"
         raise MeasureError(message, fix="Run `vitdeploy bench` again while the machine is quiet.")
+    own = bench.runs[1] if bench and len(bench.runs) > 1 else bench.runs[0] if bench and bench.runs else None
     return Baseline(
         machine=machine,
         target=audit.target,
         precision=audit.precision,
         model_digest=model_digest,
         recipe_digest=recipe_digest,
-        speedup=bench.runs[-1].speedup if bench and bench.runs else None,
+        speedup=own.speedup if own else None,
         metrics=evaluation.metrics if evaluation else {},
         data_digest=evaluation.data_digest if evaluation else "",
         sites=audit.attention.sites if audit.attention.evidence == "compiled" else None,
         fused=audit.attention.fused if audit.attention.evidence == "compiled" else None,
+        recipe=recipe or {},
+        timing=timing_of(bench) if bench else None,
+        size_bytes=size_bytes,
+        peak_bytes=own.startup.peak_bytes if own and own.startup else None,
     )
 
 

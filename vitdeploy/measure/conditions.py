@@ -6,13 +6,16 @@ a median over blocks too, so what disturbed a few of them did not move it.
 
 from __future__ import annotations
 
-import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
+
+from vitdeploy.environment import usable_cpus
 
 # A multi-threaded engine waits at a barrier for its slowest thread, so a busy core costs the two sides differently.
 # The kernel counts in ticks of 10 ms: in a block of a quarter of a second that is an uncertainty of 4 % on two cores.
@@ -20,10 +23,13 @@ MAX_OTHERS_SHARE = 0.15
 # Stolen time is invisible to the guest's scheduler, so less of it already hurts.
 MAX_STEAL_SHARE = 0.05
 # Per second and core. The scheduler's slice is about 3 ms: threads that share their core with somebody are put aside
-# 150 to 300 times a second; on quiet cores it happens 20 to 40 times (measured on 2 cores, Linux 6).
-MAX_SWITCHES = 100.0
+# 150 to 300 times a second; on quiet cores it happens 20 to 40 times, with ONNX Runtime's spinning threads up to 120
+# (measured on 2 cores, Linux 6). What a process next door takes shows in MAX_OTHERS_SHARE long before.
+MAX_SWITCHES = 200.0
 # Clocks move the compute-bound side more than the memory-bound one.
 MAX_CLOCK_CHANGE = 0.10
+# A block in which a core was throttled timed something else; medians over the blocks bear a few of them.
+MAX_THROTTLED_SHARE = 0.2
 
 _QUIET_SHARE = 0.10  # of one core: an engine's threads have gone to sleep
 _LOOK_S = 0.002  # long against a timer's resolution, short against the spinning
@@ -40,16 +46,21 @@ class Snapshot:
     steal: float
     switches: int
     mhz: float | None
+    throttled: int = 0
 
 
 @dataclass(frozen=True)
 class Block:
-    """What happened during one block: shares of all cores that this process may use, switches per second and core."""
+    """What happened during one block: shares of all cores that this process may use, switches per second and core.
+
+    `throttled`: how often a core was slowed down for heat or power, or the container stopped for its CPU quota.
+    """
 
     others: float
     steal: float
     switches: float
     mhz: float | None
+    throttled: int = 0
 
 
 def snapshot() -> Snapshot:
@@ -64,6 +75,7 @@ def snapshot() -> Snapshot:
         steal=sum(_optional(t, "steal") for t in mine),
         switches=_involuntary_switches(),
         mhz=_clock_mhz(),
+        throttled=_throttle_events(cores),
     )
 
 
@@ -76,6 +88,7 @@ def between(before: Snapshot, after: Snapshot) -> Block:
         steal=max((after.steal - before.steal) / (wall * cores), 0.0),
         switches=(after.switches - before.switches) / (wall * cores),
         mhz=after.mhz,
+        throttled=after.throttled - before.throttled,
     )
 
 
@@ -91,6 +104,9 @@ def doubts(blocks: Sequence[Block]) -> list[str]:
         found.append(f"the hypervisor took {steal:.0%} of the CPU while timing (limit {MAX_STEAL_SHARE:.0%})")
     if switches > MAX_SWITCHES:
         found.append(f"threads were put aside {switches:.0f} times a second and core (limit {MAX_SWITCHES:.0f})")
+    throttled = sum(block.throttled > 0 for block in blocks)
+    if throttled > MAX_THROTTLED_SHARE * len(blocks):
+        found.append(f"the CPU was throttled, for heat or for a quota, in {throttled} of {len(blocks)} blocks")
     change = _clock_change([b.mhz for b in blocks if b.mhz])
     if abs(change) > MAX_CLOCK_CHANGE:
         found.append(f"the CPU clock moved by {change:+.0%} while timing (limit {MAX_CLOCK_CHANGE:.0%})")
@@ -117,7 +133,7 @@ def _clock_change(mhz: Sequence[float]) -> float:
 
 
 def _cores() -> Sequence[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return usable_cpus()
 
 
 def _optional(times: object, *names: str) -> float:
@@ -131,6 +147,26 @@ def _involuntary_switches() -> int:
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _throttle_events(cores: Sequence[int]) -> int:
+    """Since the start: of each core for heat or power (Intel), and of this container for its CPU quota (cgroup v2)."""
+    names = [f"/sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count" for core in cores]
+    counts = [_number(name) for name in names]
+    quota = re.search(r"^nr_throttled (\d+)$", _text("/sys/fs/cgroup/cpu.stat"), re.MULTILINE)
+    return sum(counts) + (int(quota[1]) if quota else 0)
+
+
+def _number(path: str) -> int:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 def _clock_mhz() -> float | None:

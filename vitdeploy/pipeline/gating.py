@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from vitdeploy.measure import latency
 from vitdeploy.pipeline.prove import feeds, inspect, open_session, same_images
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec, parse
-from vitdeploy.report import junit, markdown
+from vitdeploy.report import github, junit, markdown
+from vitdeploy.report.summary import summarize
 
 
 def gate(
@@ -38,6 +41,11 @@ def gate(
         ArtifactError: the artifact or the baseline is damaged.
         RecipeError: a limit is not one.
     """
+    if baseline is not None and save_baseline is not None and baseline.absolute() == save_baseline.absolute():
+        raise UsageError(
+            f"--baseline and --save-baseline are both {baseline}: it would be overwritten by what it judges",
+            fix="Save to another file, and move it there once the verdict is in.",
+        )
     artifact = artifacts.load(path)
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     spec = parse(GateSpec, {**artifact.manifest.recipe.gate.model_dump(), **given}, where="limits")
@@ -61,14 +69,18 @@ def gate(
         machine=machine,
         model_digest=artifact.manifest.model.digest,
         interleaved=interleaved,
+        size_bytes=artifact.deployed_bytes,
+        recipe=baselines.decisive(artifact.manifest.recipe),
     )
     artifact.write_evidence(verdict)
     if save_baseline is not None:
         baselines.write(save_baseline, _baseline(artifact, audit, bench, evaluation))
     if junit_file is not None:
         junit.write(verdict, junit_file)
+    summary = summarize(audit, bench, evaluation, verdict, random_weights=artifact.random_weights)
     if markdown_file is not None:
-        markdown.write(verdict, markdown_file)
+        markdown.write(verdict, markdown_file, summary)
+    github.publish(verdict, summary, sys.stderr)
     return verdict
 
 
@@ -93,16 +105,15 @@ def _against_folder(
 ) -> tuple[baselines.Baseline, Bench | None]:
     """The baseline folder's own evidence, and both timed in turns."""
     images = same_images([baseline, artifact])
-    threads = environment.available_cores()
-    with open_session(baseline, threads) as before, open_session(artifact, threads) as now:
-        spec = artifact.manifest.recipe
-        interleaved = latency.measure(
-            [before, now],
-            [feeds(baseline, images), feeds(artifact, images)],
-            batch=spec.target.batch.opt,
-            seconds=spec.bench.seconds,
-            progress=progress,
-        )
+    spec = artifact.manifest.recipe
+    threads = environment.available_cores() if spec.bench.threads == "auto" else spec.bench.threads
+    interleaved = latency.measure_reopened(
+        [partial(open_session, baseline, threads), partial(open_session, artifact, threads)],
+        [feeds(baseline, images), feeds(artifact, images)],
+        batch=spec.target.batch.opt,
+        seconds=spec.bench.seconds,
+        progress=progress,
+    )
     audit, bench, evaluation, _ = _evidence(baseline)
     if audit is None:
         raise UsageError(f"{baseline.path} has no audit", fix=f"Run vitdeploy inspect {baseline.path}.")
@@ -122,4 +133,6 @@ def _baseline(
         machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         recipe_digest=artifact.manifest.recipe_digest,
+        recipe=baselines.decisive(artifact.manifest.recipe),
+        size_bytes=artifact.deployed_bytes,
     )

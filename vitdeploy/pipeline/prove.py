@@ -1,25 +1,22 @@
-"""Evidence about an artifact: the audit and the latency."""
+"""Evidence about an artifact: the audit, and how to open it. Latency is timed in `benching`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets
 from vitdeploy.artifact import Artifact
-from vitdeploy.data.preprocess import fed, normalized
+from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
-from vitdeploy.evidence import Audit, Bench
+from vitdeploy.errors import SourceError, TargetUnavailable, UsageError
+from vitdeploy.evidence import Audit
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
-from vitdeploy.measure import latency
 from vitdeploy.pipeline.compiling import SITES, compiled_of, store_audit, target_bundle
-from vitdeploy.pipeline.observing import observe, outside_only
 from vitdeploy.progress import Progress
-from vitdeploy.session import Array, Feeds, Session
+from vitdeploy.session import Array, Session
 
 
 def inspect(path: Path) -> Audit:
@@ -41,60 +38,6 @@ def inspect(path: Path) -> Audit:
             audit = store_audit(artifact, target.audit(target_bundle(path, artifact.manifest), compiled_of(artifact)))
     structure = outline(structures.load(path / SITES))
     return audit.model_copy(update={"files": artifact.manifest.files, "structure": structure})
-
-
-def bench(
-    paths: Sequence[Path], progress: Progress, *, seconds: float | None = None, threads: int | None = None
-) -> Bench:
-    """Latency of artifacts against the FP32 reference of the first one, interleaved; stored beside the first.
-
-    Raises:
-        UsageError: the artifacts do not take the same input.
-        TargetUnavailable: an artifact cannot run here.
-    """
-    loaded = [artifacts.load(path) for path in paths]
-    first = loaded[0].manifest
-    spec = first.recipe.bench
-    threads = threads or (None if spec.threads == "auto" else spec.threads) or environment.available_cores()
-    batch = first.recipe.target.batch.opt
-    pixels = same_images(loaded)
-    inputs = [feeds(artifact, pixels) for artifact in loaded]
-    doubts: list[str] = []
-    with ExitStack() as stack:
-        # First, because it is quick and may refuse; the reference then leads the list.
-        try:
-            sessions = [stack.enter_context(open_session(artifact, threads, progress)) for artifact in loaded]
-        except TargetUnavailable as error:
-            alone = _timed_outside(loaded, inputs[0], seconds or spec.seconds, error.message, progress)
-            if alone is None:
-                raise
-            return _kept(loaded[0], alone)
-        try:
-            with progress.step(f"Load the reference {first.model.spec}"):
-                sessions.insert(0, stack.enter_context(reference_of(loaded[0], threads, same_device=True)))
-                inputs.insert(0, {first.inputs[0].name: normalized(pixels, first.preprocess)})
-        except (SourceError, MeasureError) as error:
-            doubts.append(f"no FP32 reference here, so no speed-up: {error.message}")
-        found = latency.measure(sessions, inputs, batch=batch, seconds=seconds or spec.seconds, progress=progress)
-    if doubts:  # the first artifact took the reference's place in the measurement, which it is not
-        runs = tuple(run.model_copy(update={"speedup": None}) for run in found.runs)
-        found = found.model_copy(update={"runs": runs, "doubts": (*doubts, *found.doubts), "valid": False})
-    own = feeds(loaded[0], pixels)
-    beside = observe(loaded[0], lambda: open_session(loaded[0], threads), own, seconds or spec.seconds, progress)
-    return _kept(loaded[0], found.model_copy(update=beside))
-
-
-def _timed_outside(
-    loaded: Sequence[Artifact], first: Feeds, seconds: float, why: str, progress: Progress
-) -> Bench | None:
-    alone = len(loaded) == 1 and loaded[0].manifest.stage == "artifact"
-    return outside_only(loaded[0], first, seconds, why, progress) if alone else None
-
-
-def _kept(artifact: Artifact, found: Bench) -> Bench:
-    found = found.model_copy(update={"manifest": artifact.digest, "machine": environment.host().machine})
-    artifact.write_evidence(found)
-    return found
 
 
 def same_images(loaded: Sequence[Artifact]) -> Array:

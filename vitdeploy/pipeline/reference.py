@@ -22,19 +22,22 @@ def open_reference(model: sources.LoadedModel, *, threads: int | None, device: s
 def rebuild_reference(
     manifest: Manifest, *, threads: int | None, runs_on: str = "cpu", same_device: bool = False
 ) -> Session:
-    """The reference of an artifact, refused when it is not the model that was exported.
+    """The reference of an artifact, opened; see `rebuild_model` and `device_for`."""
+    model = rebuild_model(manifest)
+    return open_reference(model, threads=threads, device=device_for(model, runs_on, same=same_device))
 
-    Where the artifact runs on "cuda" PyTorch does too, if it can; else on the CPU, unless only the `same_device` would
-    make a fair comparison.
+
+def rebuild_model(manifest: Manifest) -> sources.LoadedModel:
+    """The model of an artifact, refused when it is not the one that was exported.
 
     Raises:
         SourceError: the source cannot be had here (a file that moved, a library that is missing).
-        MeasureError: it is another model now, or it cannot run on the artifact's device.
+        MeasureError: it is another model now.
     """
     recipe = manifest.recipe
     model = sources.load(recipe.model, size=recipe.image_size)
     require_same_weights(manifest, model.digest)
-    return open_reference(model, threads=threads, device=_device(model, runs_on, same=same_device))
+    return model
 
 
 def require_same_weights(manifest: Manifest, digest: str) -> None:
@@ -50,7 +53,12 @@ def require_same_weights(manifest: Manifest, digest: str) -> None:
         )
 
 
-def _device(model: sources.LoadedModel, wanted: str, *, same: bool) -> str:
+def device_for(model: sources.LoadedModel, wanted: str, *, same: bool) -> str:
+    """Where the reference runs: on "cuda" if the artifact does and PyTorch can; else on the CPU.
+
+    Raises:
+        MeasureError: that is another device, and only the `same` would make a fair comparison.
+    """
     if wanted == "cpu":
         return wanted
     if model.onnx is not None:

@@ -12,7 +12,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.data.dataset import form_of, open_dataset
 from vitdeploy.errors import RecipeError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
-from vitdeploy.pipeline import gating, prove, reporting
+from vitdeploy.pipeline import benching, gating, prove, reporting
 from vitdeploy.pipeline.compiling import Exported
 from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import default_folder, export
@@ -55,7 +55,7 @@ def run(
     compiled = exported.stage == "artifact"
     evaluation = evaluate(out, None, progress) if compiled and _has_data(recipe) else None
     audit = prove.inspect(out)
-    bench = prove.bench([out], progress) if compiled else None
+    bench = benching.bench([out], progress) if compiled else None
     gate = gating.gate(out, {}, progress)
     if not reporting.available():
         progress.warn("no report.html: pip install 'vitdeploy[report]', then vitdeploy report " + str(out))

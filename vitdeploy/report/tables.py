@@ -15,7 +15,6 @@ from vitdeploy.artifact import Trial
 from vitdeploy.evidence import (
     Audit,
     Availability,
-    Bench,
     BlockGroup,
     Comparison,
     Divergence,
@@ -48,7 +47,7 @@ def structure(found: Outline) -> Group:
         return Group("no attention site: nothing in it is recognised as a Vision Transformer", linears)
     count = found.blocks[-1].last + 1
     title = Text(f"{count} attention block{'s' if count > 1 else ''}, {found.layernorms} LayerNorms", style="bold")
-    table = _table(None, "blocks", "heads", "queries × keys", *_IN_BLOCKS, right=())
+    table = table_of(None, "blocks", "heads", "queries × keys", *_IN_BLOCKS, right=())
     table.padding = _GAP
     for column in (table.columns[0], *table.columns[3:]):
         column.no_wrap = True
@@ -97,7 +96,7 @@ def _by_role(found: Outline) -> str:
 
 def trials(found: Sequence[Trial]) -> Table:
     """What was tried to lower the precision: what each way lost and gained, and which one was kept."""
-    table = _table(None, "precision", "in float", "points lost", "times float", "", right=(1, 2, 3))
+    table = table_of(None, "precision", "in float", "points lost", "times float", "", right=(1, 2, 3))
     for trial in found:
         table.add_row(
             trial.precision,
@@ -108,14 +107,14 @@ def trials(found: Sequence[Trial]) -> Table:
         )
     judged = next((t for t in found if t.judged_by is not None), None)
     notes = [] if judged is None else [f"points of {_JUDGED[judged.judged_by or '']}, on {judged.images} images"]
-    return _noted(table, notes)
+    return noted(table, notes)
 
 
 def audit(found: Audit) -> Table:
     """What the compiled thing does, attention first."""
     attention = found.attention
     whole = bool(attention.sites) and attention.fused == attention.sites and attention.evidence == "compiled"
-    table = _table(f"{found.target} {found.precision}: what runs", "", "found", right=())
+    table = table_of(f"{found.target} {found.precision}: what runs", "", "found", right=())
     table.add_row("attention fused", Text(numbers.fused(attention), style="bold green" if whole else "bold yellow"))
     for reason, sites in _by_reason(attention.unfused).items():
         others = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
@@ -134,7 +133,7 @@ def audit(found: Audit) -> Table:
         table.add_row("threads", str(found.threads))
     for entry in found.files:
         table.add_row(escape(entry.path), numbers.size(entry.bytes))
-    return _noted(table, found.doubts)
+    return noted(table, found.doubts)
 
 
 def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
@@ -148,7 +147,7 @@ def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
 def sensitivity(found: Sensitivity) -> Table:
     """Every linear quantized alone, worst first: the longer the bar, the more noise in the model's outputs."""
     title = f"{found.precision}, one linear at a time: {found.choice}"
-    table = _table(title, "linear", "own dB", "output dB", "", "same", "MMAC", right=(1, 2, 4, 5))
+    table = table_of(title, "linear", "own dB", "output dB", "", "same", "MMAC", right=(1, 2, 4, 5))
     best = max((layer.output_sqnr_db for layer in found.layers), default=0.0)
     span = best - min((layer.output_sqnr_db for layer in found.layers), default=0.0) or 1.0
     for layer in found.layers[:_MOST_ROWS]:
@@ -159,7 +158,7 @@ def sensitivity(found: Sensitivity) -> Table:
     notes = [f"on {found.images} images of {found.calibration}; 10 dB less is ten times the noise in the outputs"]
     if len(found.layers) > _MOST_ROWS:
         notes.insert(0, f"less than these cost {len(found.layers) - _MOST_ROWS} more: --json")
-    return _noted(table, notes)
+    return noted(table, notes)
 
 
 def divergence(found: Divergence) -> Group:
@@ -172,7 +171,7 @@ def divergence(found: Divergence) -> Group:
 
 
 def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> Table:
-    table = _table(title, "", "dB", "adds dB", "cosine", "largest error")
+    table = table_of(title, "", "dB", "adds dB", "cosine", "largest error")
     left_out: dict[str, list[str]] = {}
     for row in rows:
         here = row.name == marked
@@ -184,25 +183,13 @@ def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> 
         adds = NOTHING if row.adds_db >= _SILENT_DB else f"{row.adds_db:.1f}"
         error = f"{row.nonfinite:,} not finite" if row.max_abs is None else three_digits(row.max_abs)
         table.add_row(name, f"{row.sqnr_db:.1f}", adds, f"{row.cosine:.6f}", error)
-    return _noted(table, [f"{', '.join(names)}: not compared, {note}" for note, names in left_out.items()])
-
-
-def bench(found: Bench) -> Table:
-    """Latencies side by side; the first run is the reference."""
-    table = _table(f"Latency, {_batch(found)}", "", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up, 95 %")
-    for number, run in enumerate(found.runs):
-        latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
-        compared = "reference" if not number and len(found.runs) > 1 else numbers.speedup(run.speedup)
-        table.add_row(escape(run.name), *latencies, compared)
-    notes = [numbers.device_time(told) for told in found.device]
-    notes += [numbers.power(found.power)] if found.power is not None else []
-    return _noted(table, [*(f"in doubt: {doubt}" for doubt in found.doubts), *notes])
+    return noted(table, [f"{', '.join(names)}: not compared, {note}" for note, names in left_out.items()])
 
 
 def evaluation(found: Eval) -> Table:
     """Accuracy of both sides on the same samples."""
     title = f"{found.task} on {found.n:,} samples"
-    table = _table(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
+    table = table_of(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
     for name, metric in found.metrics.items():
         sides = (f"{value:.2f}" for value in (metric.reference, metric.deployed))
         table.add_row(escape(name), *sides, numbers.drop(metric), f"{metric.upper95:.2f}", metric.unit)
@@ -213,12 +200,12 @@ def evaluation(found: Eval) -> Table:
     if found.nonfinite:
         notes.append(f"{found.nonfinite:,} samples gave NaN or infinity")
     notes += [f"in doubt: {doubt}" for doubt in found.doubts]
-    return _noted(table, notes)
+    return noted(table, notes)
 
 
 def gate(found: Gate) -> Table:
     """The verdict and every check."""
-    table = _table(
+    table = table_of(
         Text.assemble("Gate: ", _status(found.verdict)), "check", "observed", "limit", "", "why", right=(1, 2)
     )
     for check in found.checks:
@@ -229,7 +216,7 @@ def gate(found: Gate) -> Table:
 
 def doctor(found: Mapping[str, Availability]) -> Table:
     """Which targets can run here; if not, why and what to do."""
-    table = _table("Targets", "target", "here", "why not, and what to do", right=())
+    table = table_of("Targets", "target", "here", "why not, and what to do", right=())
     for name, target in found.items():
         sign = Text("yes", style="green") if target.available else Text("no", style="yellow")
         table.add_row(escape(name), sign, escape(". ".join(filter(None, (target.why.rstrip("."), target.fix)))))
@@ -238,14 +225,14 @@ def doctor(found: Mapping[str, Availability]) -> Table:
 
 def summary(found: Summary) -> Table:
     """FP32 and the artifact side by side."""
-    table = _table(None, "", escape(found.reference), escape(found.artifact))
+    table = table_of(None, "", escape(found.reference), escape(found.artifact))
     for row in found.rows:
         colour = _COLOURS.get(row.artifact.lower(), "") if row.label == "verdict" else ""
         table.add_row(row.label, escape(row.reference), Text(row.artifact, style=f"bold {colour}" if colour else ""))
-    return _noted(table, found.notes)
+    return noted(table, found.notes)
 
 
-def _table(title: str | Text | None, *headers: str, right: Sequence[int] | None = None) -> Table:
+def table_of(title: str | Text | None, *headers: str, right: Sequence[int] | None = None) -> Table:
     """A plain table; all columns but the first are numbers unless `right` names those that are."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
     for number, header in enumerate(headers):
@@ -254,7 +241,8 @@ def _table(title: str | Text | None, *headers: str, right: Sequence[int] | None 
     return table
 
 
-def _noted(table: Table, notes: Sequence[str]) -> Table:
+def noted(table: Table, notes: Sequence[str]) -> Table:
+    """The table with lines below it."""
     if notes:
         table.caption = Text("\n".join(notes), style="not dim")
     return table
@@ -262,7 +250,3 @@ def _noted(table: Table, notes: Sequence[str]) -> Table:
 
 def _status(status: str) -> Text:
     return Text(status.upper(), style=f"bold {_COLOURS[status]}")
-
-
-def _batch(found: Bench) -> str:
-    return f"batch {found.runs[0].batch}" if found.runs else "nothing timed"

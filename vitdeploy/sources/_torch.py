@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vitdeploy.environment import available_cores
-from vitdeploy.session import Array, Feeds, named_outputs
+from vitdeploy.session import Array, Counters, Feeds, named_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +49,15 @@ class TorchSession(AbstractContextManager["TorchSession"]):
         with torch.inference_mode():
             result = self._module(torch.from_numpy(images).to(self._device))
             return {name: value.cpu().numpy() for name, value in named_outputs(result).items()}
+
+    def run_all(self, feeds: Sequence[Feeds]) -> None:
+        """One after the other."""
+        for one in feeds:
+            self.run(one)
+
+    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
+        """None: PyTorch's own profiler times its operators, which have no names of the model's parts."""
+        return None
 
     def close(self) -> None:
         """Let go of the module."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from vitdeploy import environment
 from vitdeploy.environment import available_cores
@@ -17,15 +18,11 @@ from vitdeploy.errors import CompileError, UsageError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
-from vitdeploy.session import Array, Feeds
 from vitdeploy.targets import Bundle, Compiled, Target, Watched
 from vitdeploy.targets._match import audited, belongs
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession, compute_type, precision_hint, refused, version
 
 _MODEL = "model.xml"
-_HINTS = {"bf16": "bf16"}
-"""Precision -> the type to compute in; f32 for every other, what is not quantized included."""
-_GROUP = 32
-"""Of activations that share a scale when OpenVINO rounds them to int8 at run time: its own default."""
 _LACKING: Mapping[str, tuple[str, Callable[[environment.Host], bool]]] = {
     "bf16": ("no bfloat16 (avx512_bf16 or amx_bf16)", lambda host: host.bfloat16_dot_product),
     "int8-dynamic": ("no INT8 dot products (VNNI or AMX)", lambda host: host.int8_dot_product),
@@ -38,10 +35,23 @@ _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
 
 
 class OpenVINO(Target):
-    """Compile to OpenVINO IR; run on `device` (CPU, GPU, NPU, AUTO)."""
+    """Compile to OpenVINO IR; run on `device` (CPU, GPU, NPU, AUTO).
+
+    `streams`: inferences at a time, where the device lets one choose; None leaves it to the hint (latency: 1).
+    """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     device: str = "CPU"
+    streams: Annotated[int, Field(ge=1)] | None = None
+    hint: Literal["latency", "throughput"] = "latency"
+
+    @model_validator(mode="after")
+    def _options_fit_the_device(self) -> OpenVINO:
+        if self.streams is not None and not self.device.startswith(("CPU", "GPU")):
+            raise ValueError(f"streams cannot be chosen on {self.device}: leave them out, or use hint: throughput")
+        if self.threads is not None and not self.device.startswith(("CPU", "AUTO")):
+            raise ValueError(f"threads are the CPU's, and {self.device} has none to choose: leave them out")
+        return self
 
     def unavailable(self) -> Availability | None:
         """Why it cannot run here: the library, or the device, is missing."""
@@ -51,13 +61,15 @@ class OpenVINO(Target):
             )
         import openvino as ov
 
-        devices = [*ov.Core().available_devices, "AUTO"]
-        if self.device not in devices and self.device not in {d.partition(".")[0] for d in devices}:
-            return Availability(
-                available=False,
-                why=f"OpenVINO finds no device {self.device} here (it finds {', '.join(devices)})",
-                fix="Install the device's driver, or use --device CPU.",
-            )
+        here = [*ov.Core().available_devices, "AUTO"]
+        known = {*here, *(device.partition(".")[0] for device in here)}
+        for device in filter(None, re.split("[:,]", self.device)):  # AUTO:GPU,CPU names its candidates
+            if device not in known:
+                return Availability(
+                    available=False,
+                    why=f"OpenVINO finds no device {device} here (it finds {', '.join(here)})",
+                    fix="Install the device's driver, or use --device CPU.",
+                )
         return None
 
     def check_precision(self, precision: str, host: environment.Host | None = None) -> None:
@@ -86,21 +98,25 @@ class OpenVINO(Target):
         """
         import openvino as ov
 
+        if "NPU" in self.device and not bundle.batch.static:
+            raise CompileError(
+                f"NPUs take static shapes only, not a batch of {bundle.batch}", fix="Give --batch N, one size."
+            )
         try:
             model = ov.Core().read_model(bundle.graph)
             # Half-precision weights would save disk and change numbers behind the user's back.
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
-            _compile(workdir / _MODEL, self.device, self.threads, bundle.precision)
+            self.engine(bundle.precision).compile(workdir / _MODEL)
         except RuntimeError as error:
-            raise _refused(error) from error
-        return Compiled(workdir, _MODEL, _engine())
+            raise refused(error) from error
+        return Compiled(workdir, _MODEL, version())
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the runtime model: what each kernel is, in which precision, and which nodes it was made from."""
         threads = self.threads or available_cores()
-        path = compiled.folder / compiled.runs
-        model = _compile(path, self.device, threads, bundle.precision)
-        rounds = bundle.precision == "int8-dynamic" and _rounds_activations(path, model, self.device, threads, bundle)
+        path, engine = compiled.folder / compiled.runs, self.engine(bundle.precision, threads)
+        model = engine.compile(path)
+        rounds = bundle.precision == "int8-dynamic" and _rounds_activations(path, model, engine, bundle)
         kernels = [_Kernel(op, rounds=rounds) for op in model.get_runtime_model().get_ordered_ops()]
         fused, reasons = _fused_sites(bundle.structure, kernels, threads)
         products = _products(bundle.structure, kernels)
@@ -113,10 +129,9 @@ class OpenVINO(Target):
         )  # fmt: skip
 
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> OpenVINOSession:
-        """Open with the latency hint: one stream over all threads."""
+        """Open with the hint; for latency that is one stream over all threads."""
         self.require()
-        path = compiled.folder / compiled.runs
-        return OpenVINOSession(path, self.device, threads or self.threads, precision=precision)
+        return OpenVINOSession(compiled.folder / compiled.runs, self.engine(precision, threads))
 
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:
         """The compiled model with more outputs. What is fused across one of them otherwise, is not."""
@@ -130,52 +145,17 @@ class OpenVINO(Target):
         given = {name for output in model.outputs for name in output.get_names()}
         found = names & set(tensors)
         model.add_outputs(sorted(found - given))
-        session = OpenVINOSession(model, self.device, self.threads, name="openvino", wanted=found)
+        session = OpenVINOSession(model, self.engine(), name="openvino", wanted=found)
         told = "OpenVINO, compiled as it runs, but for fusions across the tensors that are compared"
         return Watched(session, frozenset(found), "compiled", told)
 
+    def open_plain(self, graph: Path, threads: int | None) -> OpenVINOSession:
+        """Open an ONNX file as it is, to compare with; float32."""
+        return OpenVINOSession(graph, self.engine(threads=threads), name="openvino-fp32 (plain)")
 
-class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
-    """A compiled model with one inference request."""
-
-    def __init__(
-        self,
-        model: Any,
-        device: str,
-        threads: int | None,
-        *,
-        precision: str = "fp32",
-        name: str = "",
-        wanted: Collection[str] = (),
-    ) -> None:
-        """`model` is a file, or what was read from one; tensors `wanted` go by that name, whatever else they have."""
-        model = _compile(model, device, threads, precision)
-        self._request = model.create_infer_request()
-        self._names = [tuple(output.get_names() & set(wanted)) or (output.get_any_name(),) for output in model.outputs]
-        self.name = name or f"openvino-{precision}"
-        self.threads: int | None = _property(model, "INFERENCE_NUM_THREADS") or threads
-        self.effective: Mapping[str, str] = {
-            "engine": _engine(),
-            "device": device,
-            "streams": str(_property(model, "NUM_STREAMS")),
-            "inference_precision": _precision_hint(model),
-            "dynamic_quantization_group": str(_property(model, "DYNAMIC_QUANTIZATION_GROUP_SIZE")),
-        }
-
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, copied to arrays of the caller's."""
-        result = self._request.infer(dict(feeds), share_inputs=True)
-        return {name: result[index] for index, names in enumerate(self._names) for name in names}
-
-    def close(self) -> None:
-        """Free the request and with it the model."""
-        del self._request
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
+    def engine(self, precision: str = "fp32", threads: int | None = None) -> Engine:
+        """How OpenVINO is asked to run; `threads` wins over the recipe's."""
+        return Engine(self.device, threads or self.threads, self.streams, self.hint, precision)
 
 
 class _Kernel:
@@ -247,73 +227,18 @@ def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel
     return found
 
 
-def _rounds_activations(path: Path, model: Any, device: str, threads: int, bundle: Bundle) -> bool:
+def _rounds_activations(path: Path, model: Any, engine: Engine, bundle: Bundle) -> bool:
     """Whether activations really are rounded to int8 at run time: no kernel's name tells, but the numbers do."""
     image = np.random.default_rng(0).standard_normal(bundle.input_shape).astype(np.float32)
     image = image.astype(model.input(0).get_element_type().to_dtype())
-    exact = _compile(path, device, threads, "int8-weights")
+    exact = replace(engine, precision="int8-weights").compile(path)
     rounded, left = (m.create_infer_request().infer({0: image})[0] for m in (model, exact))
     return not np.array_equal(rounded, left)
 
 
 def _doubts(precision: str, model: Any, *, rounds: bool) -> Iterator[str]:
-    wanted, effective = _HINTS.get(precision, "f32"), _precision_hint(model)
+    wanted, effective = compute_type(precision), precision_hint(model)
     if effective != wanted:
         yield f"asked for {wanted}, the engine computes in {effective}"
     if precision == "int8-dynamic" and not rounds:
         yield "asked for int8 products, the engine unpacks the weights and computes in float32"
-
-
-def _compile(path: Any, device: str, threads: int | None, precision: str) -> Any:
-    """Compile a file, or what was read from one, for latency, in the type that `precision` says.
-
-    Left alone, OpenVINO computes in bfloat16 on CPUs that have it, and rounds the activations of compressed linears to
-    int8: nobody asked for either.
-
-    Raises:
-        CompileError: OpenVINO refuses the graph, or would compute in another type, which it does not say itself.
-    """
-    import openvino as ov
-
-    wanted = _HINTS.get(precision, "f32")
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": wanted}
-    if device.startswith("CPU"):
-        config["INFERENCE_NUM_THREADS"] = threads or available_cores()
-        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _GROUP if precision == "int8-dynamic" else 0
-    try:
-        model = ov.Core().compile_model(path, device, config)
-    except RuntimeError as error:
-        raise _refused(error) from error
-    effective = _precision_hint(model)
-    if wanted != "f32" and effective != wanted:
-        raise CompileError(
-            f"asked for {wanted}, OpenVINO computes in {effective} on this {device}",
-            fix="Use --precision fp32 here, or a CPU with avx512_bf16 or amx_bf16.",
-        )
-    return model
-
-
-def _engine() -> str:
-    """Name and version, without the build's commit and branch."""
-    import openvino as ov
-
-    return f"openvino {ov.__version__.partition('-')[0]}"
-
-
-def _refused(error: Exception) -> CompileError:
-    reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return CompileError(
-        f"OpenVINO refuses the graph: {reason.strip()[:200]}", fix="Try another --precision or --device."
-    )
-
-
-def _property(model: Any, name: str) -> Any:
-    try:
-        return model.get_property(name)
-    except RuntimeError:
-        return None
-
-
-def _precision_hint(model: Any) -> str:
-    hint = _property(model, "INFERENCE_PRECISION_HINT")
-    return "unknown" if hint is None else str(hint.get_type_name() if hasattr(hint, "get_type_name") else hint)

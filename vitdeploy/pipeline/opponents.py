@@ -1,0 +1,125 @@
+"""What an artifact is timed against: FP32 PyTorch, torch.compile, the plain engines, or another artifact."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from vitdeploy import artifact as artifacts
+from vitdeploy import sources
+from vitdeploy.artifact import Artifact, Manifest
+from vitdeploy.data.preprocess import normalized
+from vitdeploy.errors import SourceError, TargetUnavailable, UsageError
+from vitdeploy.pipeline.prove import feeds, open_session
+from vitdeploy.pipeline.reference import open_reference, rebuild_model
+from vitdeploy.plugins import did_you_mean
+from vitdeploy.progress import Progress
+from vitdeploy.recipe import OPPONENTS
+from vitdeploy.session import Array, Feeds, Session
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@contextmanager
+def opened(
+    name: str, artifact: Artifact, pixels: Array, threads: int, progress: Progress
+) -> Iterator[tuple[Session, Feeds]]:
+    """The opponent's session, and the images in the form that it takes.
+
+    Args:
+        name: one of `OPPONENTS`, or the folder of another artifact.
+        artifact: whose model the plain engines run.
+        pixels: uint8 NCHW.
+        threads: for all sides alike.
+        progress: told what is loaded.
+
+    Raises:
+        UsageError: there is no such opponent.
+        SourceError: the model cannot be rebuilt here.
+        TargetUnavailable: what should run it is not here.
+    """
+    if name not in OPPONENTS:
+        other = _artifact(name)
+        with open_session(other, threads, progress) as session:
+            session.name = f"{session.name} ({other.path.name})"
+            yield session, feeds(other, pixels)
+        return
+    manifest = artifact.manifest
+    images = {manifest.inputs[0].name: normalized(pixels, manifest.preprocess)}
+    with progress.step(f"Load {name} of {manifest.model.spec}"):
+        model = _rebuilt(manifest)
+    with tempfile.TemporaryDirectory(prefix="vitdeploy-plain-") as folder:
+        with progress.step(f"Open {name}"):
+            session = _open(name, model, manifest, images, threads, Path(folder))
+        with session:
+            yield session, images
+
+
+def _artifact(name: str) -> Artifact:
+    if not Path(name).is_dir():
+        raise UsageError(
+            f"there is nothing named {name!r} to time against{did_you_mean(name, list(OPPONENTS))}",
+            fix=f"Choose {', '.join(OPPONENTS)}, or the folder of an artifact.",
+        )
+    return artifacts.load(Path(name))
+
+
+def _rebuilt(manifest: Manifest) -> sources.LoadedModel:
+    try:
+        return rebuild_model(manifest)
+    except ImportError as error:
+        raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
+
+
+def _open(
+    name: str, model: sources.LoadedModel, manifest: Manifest, images: Feeds, threads: int, folder: Path
+) -> Session:
+    if name == "pytorch-fp32":
+        return open_reference(model, threads=threads)
+    if name == "torch-compile":
+        return _compiled(model, threads)
+    plain = _plain_graph(model, manifest, images, folder / "plain.onnx")
+    if name == "onnxruntime-fp32":
+        from vitdeploy.graph.runner import OnnxSession
+
+        return OnnxSession(plain, threads=threads, name=f"{name} (plain)")
+    from vitdeploy.targets.openvino import OpenVINO
+
+    target = OpenVINO(device="CPU")
+    target.require()
+    return target.open_plain(plain, threads)
+
+
+def _compiled(model: sources.LoadedModel, threads: int) -> Session:
+    if model.module is None:
+        raise UsageError("torch-compile needs a PyTorch model, not an ONNX file", fix="Time against onnxruntime-fp32.")
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise TargetUnavailable(
+            "torch.compile writes C++, and there is no compiler here", fix="Install g++, or time against another."
+        )
+    import torch
+
+    from vitdeploy.sources._torch import TorchSession
+
+    compiled = cast("nn.Module", torch.compile(model.module))  # of a module it makes a module
+    return TorchSession(compiled, threads=threads, name="torch-compile")
+
+
+def _plain_graph(model: sources.LoadedModel, manifest: Manifest, images: Feeds, path: Path) -> Path:
+    """The model as its exporter leaves it, nothing raised or folded: what users would give the engine."""
+    if model.onnx is not None:
+        return model.onnx
+    from vitdeploy import exporting
+    from vitdeploy.sources._torch import TorchSession
+
+    assert model.module is not None
+    name, image = next(iter(images.items()))
+    expected = TorchSession(model.module).run(images)
+    exporting.export(model.module, [(image, expected)], input_name=name, batch=manifest.recipe.target.batch, path=path)
+    return path

@@ -1,0 +1,80 @@
+"""What it costs to start: a process of its own opens an artifact and answers once."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vitdeploy.artifact import Artifact
+from vitdeploy.evidence import Startup
+
+_TIMEOUT_S = 300
+
+
+def startup(artifact: Artifact, threads: int | None) -> Startup | None:
+    """Load time, time of the first inference and peak memory; None when that process fails."""
+    words = [sys.executable, "-m", "vitdeploy.pipeline.startup", str(artifact.path), str(threads or 0)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+        return Startup.model_validate_json(done.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
+        return None
+
+
+def _main(path: Path, threads: int | None) -> None:
+    """Measure this process, which has done nothing else yet. The engine's libraries load before the clock runs."""
+    from vitdeploy import artifact as artifacts
+    from vitdeploy.pipeline.prove import feeds, open_session, same_images
+
+    artifact = artifacts.load(path)
+    images = feeds(artifact, same_images([artifact]))
+    _import_engine(artifact.manifest.target.kind)
+    engine_bytes = peak_bytes()
+    start = time.perf_counter()
+    with open_session(artifact, threads) as session:
+        loaded = time.perf_counter()
+        session.run(images)
+        answered = time.perf_counter()
+    found = Startup(
+        load_ms=round(1e3 * (loaded - start), 2),
+        first_ms=round(1e3 * (answered - loaded), 3),
+        peak_bytes=peak_bytes(),
+        engine_bytes=engine_bytes,
+    )
+    sys.stdout.write(json.dumps(found.model_dump()) + "\n")
+
+
+def _import_engine(kind: str) -> None:
+    if kind == "openvino":
+        import openvino as ov
+
+        ov.Core().available_devices  # noqa: B018  loads the plug-ins
+    elif kind == "onnxruntime":
+        import onnxruntime  # noqa: F401
+
+
+def peak_bytes() -> int | None:
+    """The largest resident memory of this process so far.
+
+    From /proc on Linux: `getrusage` starts a new program at the peak of the process that it was forked from.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) << 10
+    try:
+        import resource
+    except ImportError:
+        return None
+    scale = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), int(sys.argv[2]) or None)
