@@ -185,7 +185,7 @@ class Audit(Fact):
 
 
 class Interval(Fact):
-    """A ratio with its 95 % bootstrap interval."""
+    """A ratio with its 95 % interval: a bootstrap over blocks, or ranks over openings of the model."""
 
     ratio: float
     ci95: tuple[float, float]
@@ -240,6 +240,8 @@ class Run(Fact):
     """What the model's arithmetic takes at the measured peak of this host; see `Roofline`."""
     efficiency_pct: float | None = None
     """floor / p50, in percent."""
+    manifest: str = ""
+    """Of the artifact that ran; empty for a reference."""
 
 
 class Pair(Fact):
@@ -288,7 +290,8 @@ class OperatorShare(Fact):
 class Profile(Fact):
     """Where the time of one run goes, by the engine's own counters; `roles` sums the operators by part of the model.
 
-    `total_ms` is the wall time of the same runs, counters on.
+    `total_ms` is the wall time of the same runs, counters on. `between_ms` of it is no operator's: the engine hands
+    over inputs and outputs and starts the next operator.
     """
 
     name: str
@@ -296,6 +299,7 @@ class Profile(Fact):
     total_ms: float
     roles: Mapping[str, float]
     operators: tuple[OperatorShare, ...]
+    between_ms: float = 0.0
 
     @property
     def accounted_pct(self) -> float:
@@ -375,6 +379,17 @@ class Bench(Fact):
     """Whether these are fewer than the machine has: `taskset`, a container's cpuset."""
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
+
+    @property
+    def reference(self) -> Run | None:
+        """What the speed-ups are over; None when nothing was timed beside the artifact."""
+        return self.runs[0] if len(self.runs) > 1 and self.runs[0] is not self.own else None
+
+    @property
+    def own(self) -> Run | None:
+        """The run of the artifact that this is about, at the first batch size; None when nothing was timed."""
+        marked = next((run for run in self.runs if run.manifest and run.manifest == self.manifest), None)
+        return marked or (self.runs[1] if len(self.runs) > 1 else self.runs[0] if self.runs else None)
 
 
 class Metric(Fact):
@@ -477,6 +492,8 @@ class Gate(Fact):
     verdict: Status
     checks: tuple[Check, ...]
     manifest: str = ""
+    timing: Bench | None = None
+    """A baseline folder (first run) and the artifact, timed in turns for this verdict."""
 
 
 class Availability(Fact):

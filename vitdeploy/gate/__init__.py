@@ -55,7 +55,7 @@ def judge(
     """
     case = Case(audit, bench, evaluation, missing, stage, manifest, size_bytes)
     checks = [
-        _finite(case),
+        _finite(case, interleaved),
         _accuracy(case, limits.max_drop_pp, random_weights),
         _speedup(case, limits.min_speedup),
         _fused(case, limits.min_fused_pct),
@@ -71,15 +71,15 @@ def judge(
         found = (Check(name="limits", observed=None, limit="at least one", status="invalid", why=why),)
     statuses = {check.status for check in found}
     verdict: Status = "fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass"
-    return Gate(verdict=verdict, checks=found, manifest=manifest)
+    return Gate(verdict=verdict, checks=found, manifest=manifest, timing=interleaved)
 
 
-def _finite(case: Case) -> Check | None:
+def _finite(case: Case, interleaved: Bench | None) -> Check | None:
     """Fails when this artifact ever gave NaN or infinity, whatever the limits are."""
     evaluation = None if case.unusable("eval") else case.evaluation
     if evaluation is not None and evaluation.nonfinite:
         observed, why = evaluation.nonfinite, f"{evaluation.nonfinite} of {evaluation.n} samples gave NaN or infinity"
-    elif case.run is not None and not case.run.finite:
+    elif any(run is not None and not run.finite for run in (case.run, interleaved.own if interleaved else None)):
         observed, why = 1, "the outputs while timing had NaN or infinity"
     else:
         return None
@@ -134,6 +134,7 @@ def _speedup(case: Case, limit: float | None) -> Check | None:
         return invalid(name, limit, "no reference was timed beside it")
     low, high = speedup.ci95
     told = f"{speedup.ratio:.2f} times as fast as {bench.runs[0].name}, 95 % interval {low:.2f} to {high:.2f}"
+    told += "" if bench.scenario == "single-stream" else f", {bench.scenario}"
     status: Status = "pass" if low >= limit else "fail" if high < limit else "invalid"
     if status == "invalid":
         told += ": the limit is inside, measure longer (--seconds)"

@@ -85,7 +85,7 @@ def _slowdown(case: Case, limit: float, baseline: Baseline | None, interleaved: 
     if case.stage != "artifact":
         return invalid(name, limit, "only a bundle: compile it on the device")
     if interleaved is not None:
-        direct = interleaved.runs[1].speedup if len(interleaved.runs) > 1 else None
+        direct = interleaved.own.speedup if interleaved.own else None
         if not interleaved.valid or direct is None:
             return invalid(name, limit, doubt(interleaved))
         percent = _slower_percent(Interval(ratio=1.0, ci95=(1.0, 1.0)), direct)

@@ -42,9 +42,7 @@ class Case:
     @property
     def run(self) -> Run | None:
         """The timing of this artifact, where it may be used."""
-        if self.unusable("bench") or self.bench is None or not self.bench.runs:
-            return None
-        return self.bench.runs[1] if len(self.bench.runs) > 1 else self.bench.runs[0]
+        return None if self.unusable("bench") or self.bench is None else self.bench.own
 
 
 def unproven(audit: Audit | None) -> str | None:

@@ -23,6 +23,7 @@ class Timing(Fact):
     batch: int
     threads: int | None
     scenario: str
+    streams: str = ""
 
 
 class Baseline(Fact):
@@ -60,10 +61,16 @@ def decisive(recipe: Recipe) -> dict[str, str]:
 
 def timing_of(bench: Bench) -> Timing | None:
     """How the artifact was timed; None where no reference was timed beside it."""
-    if len(bench.runs) < 2:
+    reference, own = bench.reference, bench.own
+    if reference is None or own is None:
         return None
-    reference, own = bench.runs[:2]
-    return Timing(reference=reference.name, batch=own.batch, threads=own.threads, scenario=bench.scenario)
+    return Timing(
+        reference=reference.name,
+        batch=own.batch,
+        threads=own.threads,
+        scenario=bench.scenario,
+        streams=own.effective.get("streams", ""),
+    )
 
 
 def make(
@@ -85,7 +92,7 @@ def make(
     if bench is not None and not bench.valid:
         message = f"a doubtful measurement makes no baseline: {'; '.join(bench.doubts)}"
         raise MeasureError(message, fix="Run `vitdeploy bench` again while the machine is quiet.")
-    own = bench.runs[1] if bench and len(bench.runs) > 1 else bench.runs[0] if bench and bench.runs else None
+    own = bench.own if bench is not None else None
     return Baseline(
         machine=machine,
         target=audit.target,

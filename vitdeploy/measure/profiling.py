@@ -10,7 +10,6 @@ from vitdeploy.graph.structure import CORE, Structure
 from vitdeploy.session import Counters
 
 ROLES = ("qkv", "attention", "mlp", "norm", "other")
-ENGINE = "(engine: between operators)"
 
 _OF_LINEARS = {"qkv": "qkv", "proj": "attention", "fc1": "mlp", "fc2": "mlp"}
 _MLP = re.compile(r"(^|[./])(mlp|ffn|intermediate|feed_forward)([./]|$)", re.IGNORECASE)
@@ -18,21 +17,26 @@ _ATTENTION = re.compile(r"(^|[./])\w*attn|(^|[./])\w*attention", re.IGNORECASE)
 
 
 def profile(name: str, counters: Counters, structure: Structure) -> Profile:
-    """Operators by part of the model; what the engine spends between them is one entry of its own.
+    """Operators by part of the model, the longest first.
 
     An operator that several nodes were fused into belongs to the most telling of them: a linear, then attention, then
     a norm; what only moves or adds numbers is placed by the module path in its name.
     """
     where = _Parts(structure)
-    operators = [
+    operators = tuple(
         OperatorShare(name=o.name, kind=o.kind, role=where.role(o.nodes), ms=o.ms)
         for o in sorted(counters.operators, key=lambda o: -o.ms)
-    ]
-    between = counters.total_ms - sum(o.ms for o in counters.operators)
-    if between > 0:
-        operators.append(OperatorShare(name=ENGINE, kind="", role="other", ms=between))
+    )
     roles = {role: sum(o.ms for o in operators if o.role == role) for role in ROLES}
-    return Profile(name=name, runs=counters.runs, total_ms=counters.total_ms, roles=roles, operators=tuple(operators))
+    between = counters.total_ms - sum(roles.values())  # below 0 where operators run at the same time
+    return Profile(
+        name=name,
+        runs=counters.runs,
+        total_ms=counters.total_ms,
+        roles=roles,
+        operators=operators,
+        between_ms=max(between, 0.0),
+    )
 
 
 class _Parts:

@@ -13,7 +13,7 @@ from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import MeasureError, SourceError, UsageError
-from vitdeploy.evidence import Audit, Bench, Pair, Peak, Profile, Scenario
+from vitdeploy.evidence import Audit, Bench, Pair, Peak, Profile, Run, Scenario
 from vitdeploy.graph import structure as structures
 from vitdeploy.measure import latency, roofline, work
 from vitdeploy.measure.intervals import speedup_interval
@@ -24,7 +24,7 @@ from vitdeploy.pipeline.compiling import SITES
 from vitdeploy.pipeline.prove import feeds, open_session
 from vitdeploy.pipeline.startup import startup
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import TargetSpec
+from vitdeploy.recipe import Recipe, TargetSpec
 from vitdeploy.session import Array, Feeds, Session
 
 
@@ -67,8 +67,7 @@ def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -
     plan = plan or Plan()
     loaded = [_with_streams(artifacts.load(path), plan.streams) for path in paths]
     spec = loaded[0].manifest.recipe
-    threads = plan.threads or (None if spec.bench.threads == "auto" else spec.bench.threads)
-    threads = threads or environment.available_cores()
+    threads = plan.threads or threads_of(spec)
     batches = plan.batches or (spec.target.batch.opt,)
     pixels = [_images(loaded, batch) for batch in batches]
     profiles = _opened_once(loaded, pixels[0], threads, progress, wanted=plan.profile)  # quick, and may refuse
@@ -85,9 +84,16 @@ def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -
             "profiles": profiles,
         }
     )
-    result = _with_costs(result, loaded, threads, peaks)
+    result = _with_costs(result, loaded, threads, peaks, progress)
     loaded[0].write_evidence(result)
     return result
+
+
+def threads_of(recipe: Recipe) -> int:
+    """What the recipe says for measuring or for its target, else all cores that this process may use."""
+    own = recipe.target.options.get("threads")
+    found = own if recipe.bench.threads == "auto" else recipe.bench.threads
+    return found or environment.available_cores()
 
 
 def _with_streams(artifact: Artifact, streams: int | None) -> Artifact:
@@ -175,8 +181,12 @@ def _completed(found: Bench, loaded: Sequence[Artifact], missing: Sequence[str],
         name = run.name
         if number >= others and names.count(name) > 1:
             name = f"{name} ({loaded[number - others].path.name})"
-        lost = missing and not others  # the first artifact took the reference's place, which it is not
-        runs.append(run.model_copy(update={"name": name, "batch": batch} | ({"speedup": None} if lost else {})))
+        changed: dict[str, object] = {"name": name, "batch": batch}
+        if number >= others:
+            changed["manifest"] = loaded[number - others].digest
+        if missing and not others:  # the first artifact took the reference's place, which it is not
+            changed["speedup"] = None
+        runs.append(run.model_copy(update=changed))
     pairs = [
         Pair(
             name=run.name, over=runs[others].name, speedup=speedup_interval(runs[others].blocks, run.blocks, run.rounds)
@@ -203,31 +213,34 @@ def _joined(found: Sequence[Bench]) -> Bench:
     )
 
 
-def _with_costs(found: Bench, loaded: Sequence[Artifact], threads: int, peaks: dict[str, Peak]) -> Bench:
+def _with_costs(
+    found: Bench, loaded: Sequence[Artifact], threads: int, peaks: dict[str, Peak], progress: Progress
+) -> Bench:
     """Add efficiency to every run; start-up and size to the artifacts'."""
     plain = work.in_float32(structures.load(loaded[0].path / SITES))
-    own = [_work(artifact) for artifact in loaded]
+    own = {artifact.digest: _work(artifact) for artifact in loaded}
     cache = roofline.largest_cache()
-    streamed = cache is not None and max(w.weight_bytes for w in (plain, *own)) > cache
-    described = roofline.describe(own[0], threads, peaks, roofline.copy_gbs(threads) if streamed else None)
-    costs = [{"startup": startup(a, threads), "size_bytes": a.deployed_bytes} for a in loaded]
-    sides = len(found.runs) // len({run.batch for run in found.runs})
-    runs = []
-    for number, run in enumerate(found.runs):
-        which = number % sides - (sides - len(loaded))
-        floor = roofline.floor_ms(
-            own[which] if which >= 0 else plain, run.batch * runs_in_query(found.scenario, run.batch), described
-        )
-        more = costs[which] if which >= 0 else {}
-        share = None if floor is None else 100 * floor / run.p50_ms
-        runs.append(run.model_copy(update={**more, "floor_ms": floor, "efficiency_pct": share}))
-    beyond = tuple(
-        f"{run.name} is {run.efficiency_pct:.0f} % as fast as this host's peak allows: the peak was measured too low"
-        for run in runs
-        if run.efficiency_pct is not None and run.efficiency_pct > 100
+    streamed = cache is not None and max(w.weight_bytes for w in (plain, *own.values())) > cache
+    described = roofline.describe(
+        own[loaded[0].digest], threads, peaks, roofline.copy_gbs(threads) if streamed else None
     )
-    doubts = (*found.doubts, *beyond)
-    return found.model_copy(update={"runs": tuple(runs), "roofline": described, "doubts": doubts, "valid": not doubts})
+    costs = {a.digest: {"startup": startup(a, threads), "size_bytes": a.deployed_bytes} for a in loaded}
+    runs = []
+    for run in found.runs:
+        images = run.batch * runs_in_query(found.scenario, run.batch)
+        floor = roofline.floor_ms(own.get(run.manifest, plain), images, described) if _on_cpu(run) else None
+        share = None if floor is None else 100 * floor / run.p50_ms
+        if share is not None and share > 100:
+            progress.warn(f"{run.name} is faster than this host's measured peak allows: no efficiency is given")
+            share = None
+        more = {"floor_ms": floor, "efficiency_pct": share, **costs.get(run.manifest, {})}
+        runs.append(run.model_copy(update=more))
+    return found.model_copy(update={"runs": tuple(runs), "roofline": described})
+
+
+def _on_cpu(run: Run) -> bool:
+    """The peak is the CPU's; what runs elsewhere is not held against it."""
+    return run.effective.get("device", "CPU").upper().startswith("CPU")
 
 
 def _work(artifact: Artifact) -> work.Work:

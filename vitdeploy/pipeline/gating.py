@@ -16,6 +16,7 @@ from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.gate import judge
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure import latency
+from vitdeploy.pipeline.benching import threads_of
 from vitdeploy.pipeline.prove import feeds, inspect, open_session, same_images
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec, parse
@@ -106,7 +107,7 @@ def _against_folder(
     """The baseline folder's own evidence, and both timed in turns."""
     images = same_images([baseline, artifact])
     spec = artifact.manifest.recipe
-    threads = environment.available_cores() if spec.bench.threads == "auto" else spec.bench.threads
+    threads = threads_of(spec)
     interleaved = latency.measure_reopened(
         [partial(open_session, baseline, threads), partial(open_session, artifact, threads)],
         [feeds(baseline, images), feeds(artifact, images)],
@@ -118,6 +119,7 @@ def _against_folder(
     if audit is None:
         raise UsageError(f"{baseline.path} has no audit", fix=f"Run vitdeploy inspect {baseline.path}.")
     bench = bench if bench is not None and bench.valid else None
+    interleaved = interleaved.model_copy(update={"machine": environment.host().machine, "manifest": artifact.digest})
     return _baseline(baseline, audit, bench, evaluation), interleaved
 
 

@@ -64,7 +64,7 @@ def opened(
 def _artifact(name: str) -> Artifact:
     if not Path(name).is_dir():
         raise UsageError(
-            f"there is nothing named {name!r} to time against{did_you_mean(name, list(OPPONENTS))}",
+            f"there is nothing named {name!r} to time against{did_you_mean(Path(name).name, list(OPPONENTS))}",
             fix=f"Choose {', '.join(OPPONENTS)}, or the folder of an artifact.",
         )
     return artifacts.load(Path(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -49,12 +50,11 @@ def _main(path: Path, threads: int | None) -> None:
 
 
 def _import_engine(kind: str) -> None:
+    importlib.import_module(kind.replace("-", "_"))  # targets go by the name of their engine's module
     if kind == "openvino":
         import openvino as ov
 
         ov.Core().available_devices  # noqa: B018  loads the plug-ins
-    elif kind == "onnxruntime":
-        import onnxruntime  # noqa: F401
 
 
 def peak_bytes() -> int | None:

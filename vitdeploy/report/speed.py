@@ -28,6 +28,7 @@ def latencies(found: Bench) -> Table:
     several = len({run.batch for run in found.runs}) > 1
     title = f"Latency, {found.scenario}" if several else f"Latency, {_batch(found)}"
     table = table_of(title, "", "p50 ms", "p90 ms", "p99 ms", "images/s", "peak", "speed-up, 95 %")
+    table.padding = (0, 1, 0, 0)
     for run in found.runs:
         name = f"{run.name} @ {run.batch}" if several else run.name
         figures = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
@@ -58,6 +59,8 @@ def profile(found: Profile) -> Table:
     table = table_of(title, "", "ms", "share")
     for role, ms in found.roles.items():
         table.add_row(role, three_digits(ms), _share(ms, found))
+    if found.between_ms:
+        table.add_row("between operators", three_digits(found.between_ms), _share(found.between_ms, found))
     table.add_section()
     for operator in found.operators[:_SHOWN_OPERATORS]:
         table.add_row(

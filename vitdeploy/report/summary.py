@@ -39,8 +39,7 @@ def summarize(
     random_weights: bool = False,
 ) -> Summary:
     """What is known about an artifact; evidence that is absent gives a row that says so, never no row."""
-    reference = bench.runs[0] if bench and len(bench.runs) > 1 else None
-    deployed = bench.runs[1] if bench and len(bench.runs) > 1 else bench.runs[0] if bench and bench.runs else None
+    reference, deployed = (bench.reference, bench.own) if bench else (None, None)
     rows = (
         *_latency(reference, deployed),
         *_accuracy(evaluation),

@@ -38,14 +38,13 @@ class Subject:
     @property
     def reference(self) -> Run | None:
         """The timed reference; None when the artifacts were timed without one."""
-        runs = self.bench.runs if self.bench is not None else ()
-        return runs[0] if any(run.speedup is not None for run in runs[1:]) else None
+        own = self.run
+        return self.bench.reference if self.bench is not None and own is not None and own.speedup is not None else None
 
     @property
     def run(self) -> Run | None:
         """This artifact's timing."""
-        runs = self.bench.runs if self.bench is not None else ()
-        return runs[1] if self.reference is not None else runs[0] if runs else None
+        return self.bench.own if self.bench is not None else None
 
     def why(self, kind: Kind) -> Missing:
         """Why a piece is absent, and what to run; a piece that is there but holds nothing has no entry."""
