@@ -254,7 +254,7 @@ limits = st.builds(
     GateSpec,
     max_drop_pp=st.none() | st.floats(0.01, 10),
     min_speedup=st.none() | st.floats(0.1, 10),
-    min_fused_pct=st.none() | st.floats(0, 100),
+    min_fused_pct=st.none() | st.floats(0.1, 100),
     max_slowdown_pct=st.none() | st.floats(0.1, 50),
 )
 lacking = st.sampled_from(["audit", "bench", "eval"])

@@ -34,6 +34,8 @@ def test_a_vit_reads_the_same_from_every_exporter(kind: str, exported: Callable[
     ]
     assert [(s.key_tokens, s.value_size, s.bias) for s in structure.attention] == [(TOKENS, SIZE, None)] * 2
     assert [linear.size for linear in structure.linears] == [(3 * 8 * 8, WIDTH), *shapes, *shapes, (WIDTH, 10)]
+    assert [linear.rows for linear in structure.linears] == [TOKENS - 1, *[TOKENS] * 8, 1]
+    assert [s.windows for s in structure.attention] == [1, 1]
     assert len(structure.norms) == 5
     name = "blocks/blocks.{}/attn" if kind.startswith("legacy") else "blocks.{}.attn"
     assert [s.name for s in structure.attention] == [name.format(n) for n in (0, 1)]

@@ -7,10 +7,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from vitdeploy import environment
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Bench
-from vitdeploy.measure import conditions, latency
-from vitdeploy.measure.latency import MIN_BLOCKS, MIN_RUNS, measure
+from vitdeploy.measure import conditions, stopwatch
+from vitdeploy.measure.latency import MAX_ROUNDS, MIN_BLOCKS, MIN_ROUNDS, measure, measure_reopened
+from vitdeploy.measure.stopwatch import MIN_RUNS, warm_up
 from vitdeploy.progress import Silent
 
 FEED = {"x": np.zeros((1, 3), np.float32)}
@@ -49,7 +51,7 @@ class Fake:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(stopwatch, "time", clock)
     monkeypatch.setattr(conditions, "settle", lambda: None)
     monkeypatch.setattr(conditions, "snapshot", lambda: None)
     monkeypatch.setattr(conditions, "between", lambda before, after: QUIET)
@@ -144,9 +146,84 @@ def test_warm_up_ends_when_steady_and_is_not_counted(clock: Clock) -> None:
 
 
 def test_warm_up_is_bounded(clock: Clock) -> None:
-    session = Fake(clock, "a", lambda number, now: 10.0 * 1.5 ** (number % 7))
-    assert latency._warm_up(session, FEED, 10) > 0
-    assert clock.ns < 1.3e9
+    ready = warm_up(Fake(clock, "a", lambda number, now: 10.0 * 1.02**number), FEED, 1.0)
+    assert not ready.warm_up.steady
+    assert 1 <= ready.warm_up.seconds < 1.1
+    ready = warm_up(Fake(clock, "a", 10.0), FEED, 1.0)
+    assert (ready.warm_up.steady, ready.warm_up.runs) == (True, 10)
+    slow = warm_up(Fake(clock, "a", 3000.0), FEED, 1.0)
+    assert (slow.warm_up.runs, slow.run_s) == (2, 3.0)  # the first one allocates, so there is always a second
+
+
+def test_timing_ends_when_the_interval_is_narrow_and_never_before_the_time_is_up_otherwise(clock: Clock) -> None:
+    steady = measure([Fake(clock, n, 20.0) for n in "ab"], [FEED] * 2, batch=1, seconds=20, narrow=0.005)
+    assert steady.stopped == "narrow"
+    assert len(steady.runs[0].blocks) == 2 * MIN_BLOCKS
+    rng = np.random.default_rng(0)
+    loose = Fake(clock, "b", lambda number, now: 20.0 * float(np.exp(0.1 * rng.standard_normal())))
+    bench = measure([Fake(clock, "a", 20.0), loose], [FEED] * 2, batch=1, seconds=8, narrow=0.005)
+    assert (bench.stopped, bench.seconds) == ("time", pytest.approx(8, rel=0.1))
+
+
+class Opened(Fake):
+    """A session that may be used only while it is open."""
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.name = "closed"
+
+
+def rounds(clock: Clock, factor: object, seconds: float = 12.0) -> Bench:
+    """b, opened anew in every round with a latency of its own, over a."""
+    count = 0
+
+    def opened() -> Opened:
+        nonlocal count
+        count += 1
+        return Opened(clock, "b", 10.0 * factor(count))  # type: ignore[operator]
+
+    return measure_reopened([lambda: Opened(clock, "a", 10.0), opened], [FEED] * 2, batch=1, seconds=seconds)
+
+
+def test_every_round_opens_anew(clock: Clock) -> None:
+    bench = rounds(clock, lambda number: 1.0)
+    assert (bench.stopped, len(bench.runs[1].rounds)) == ("narrow", MIN_ROUNDS)
+    assert sum(bench.runs[1].rounds) == len(bench.runs[1].blocks)
+    assert bench.runs[1].warm_up is not None
+    assert bench.seconds < 12
+
+
+def test_what_openings_differ_by_widens_the_interval(clock: Clock) -> None:
+    bench = rounds(clock, lambda number: 1.01 if number % 2 else 0.99)
+    assert bench.stopped == "time"
+    assert MIN_ROUNDS < len(bench.runs[1].rounds) <= MAX_ROUNDS
+    assert bench.runs[1].speedup is not None
+    low, high = bench.runs[1].speedup.ci95
+    assert (low, high) == (pytest.approx(1 / 1.01), pytest.approx(1 / 0.99))
+    assert bench.valid
+
+
+def test_one_opening_that_went_wrong_is_borne(clock: Clock) -> None:
+    bench = rounds(clock, lambda number: 1.2 if number == 3 else 1.0 + 1e-3 * (number % 3))
+    assert bench.runs[1].speedup is not None
+    assert bench.runs[1].speedup.ci95[0] > 1 / 1.02
+
+
+def test_the_cores_that_were_used_are_told(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "usable_cpus", lambda: (3,))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    bench = measure([Fake(clock, "a", 10.0)], [FEED], batch=1, seconds=2)
+    assert (bench.cpus, bench.pinned) == ((3,), True)
+
+
+def test_percentiles_have_intervals(clock: Clock) -> None:
+    bench = measure(
+        [Fake(clock, "a", lambda number, now: 50.0 if number % 20 == 0 else 10.0)], [FEED], batch=1, seconds=9
+    )
+    run = bench.runs[0]
+    assert (run.p50_ms, run.p50_ci95, run.p99_ms, run.p99_ci95) == (10.0, (10.0, 10.0), 50.0, (50.0, 50.0))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from rich.console import Console, RenderableType
 
 from tests.evidence import audit, bench, evaluation
 from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, KernelAudit, LinearGroup, Outline
-from vitdeploy.report import numbers, tables
+from vitdeploy.report import numbers, speed, tables
 from vitdeploy.report.summary import summarize
 
 GATE = Gate(
@@ -93,10 +93,10 @@ def test_structure_of_what_is_not_known() -> None:
 
 
 def test_bench() -> None:
-    text = shown(tables.bench(bench(1.45, 1.5, 1.55, "it drifted")))
+    text = shown(speed.latencies(bench(1.45, 1.5, 1.55, "it drifted")))
     for part in ("pytorch-fp32", "openvino-int8", "reference", "1.50 [1.45, 1.55]", "in doubt: it drifted", "batch 1"):
         assert part in text
-    assert "nothing timed" in shown(tables.bench(bench(runs=())))
+    assert "nothing timed" in shown(speed.latencies(bench(runs=())))
 
 
 def test_evaluation() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 import onnx_ir as ir
 
@@ -36,14 +37,45 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
             )
     cores = [n for n in graph.nodes if n.op_type == "Attention" or (n.name or "") in refused]
     batch = next(iter(dims(graph.model.graph.inputs[0]) or ()), None) if graph.model.graph.inputs else None
-    sites = tuple(_site(node, block, refused, batch) for block, node in enumerate(cores))
-    return Structure(
-        attention=sites,
-        linears=tuple(_linears(graph, cores, batch)),
-        norms=tuple(
-            Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"
-        ),
+    norms = tuple(
+        Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"
     )
+    found = Structure(
+        attention=tuple(_site(node, block, refused, batch) for block, node in enumerate(cores)),
+        linears=tuple(_linears(graph, cores, batch)),
+        norms=norms,
+    )
+    return found if batch is not None else _counted(found, graph, cores, refused)
+
+
+def _counted(found: Structure, graph: Graph, cores: list[ir.Node], refused: Mapping[str, str]) -> Structure:
+    """Where the batch varies: how many windows and rows one image makes, read from the shapes of one image."""
+    with _one_image(graph):
+        windows = [_site(node, block, refused, 1).windows for block, node in enumerate(cores)]
+        rows = [linear.rows for linear in _linears(graph, cores, 1)]
+    sites, linears = zip(found.attention, windows, strict=True), zip(found.linears, rows, strict=True)
+    return found.model_copy(
+        update={
+            "attention": tuple(site.model_copy(update={"windows": count}) for site, count in sites),
+            "linears": tuple(linear.model_copy(update={"rows": count}) for linear, count in linears),
+        }
+    )
+
+
+@contextmanager
+def _one_image(graph: Graph) -> Iterator[None]:
+    """The graph's shapes as they are for a batch of one, and afterwards as they were."""
+    values = [*graph.model.graph.inputs, *(o for n in graph.model.graph.all_nodes() for o in n.outputs)]
+    before = [(value, value.shape) for value in values]
+    try:
+        for value, shape in before:
+            produced = value.producer() is not None
+            value.shape = None if produced or shape is None else ir.Shape([1, *shape[1:]])
+        graph.infer_shapes()
+        yield
+    finally:
+        for value, shape in before:
+            value.shape = shape
 
 
 def scope(node: ir.Node) -> str:
@@ -157,12 +189,10 @@ def _rows(node: ir.Node, batch: int | None) -> int | None:
     if not shape:
         return None
     shape = (shape[0], *shape[2:]) if node.op_type == "Conv" else shape[:-1]
-    if None not in shape and batch is not None:
-        total = math.prod(d for d in shape if d is not None)
-        return total // batch if total % batch == 0 else None
-    # A batch that varies is the first dimension; with windows folded into it there is no telling.
-    rest = [d for d in shape[1:] if d is not None]
-    return math.prod(rest) if batch is None and shape[0] is None and len(rest) == len(shape) - 1 else None
+    if None in shape or batch is None:
+        return None
+    total = math.prod(d for d in shape if d is not None)
+    return total // batch if total % batch == 0 else None
 
 
 def _linear_name(node: ir.Node) -> str:

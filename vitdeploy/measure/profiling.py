@@ -12,6 +12,7 @@ from vitdeploy.session import Counters
 ROLES = ("qkv", "attention", "mlp", "norm", "other")
 
 _OF_LINEARS = {"qkv": "qkv", "proj": "attention", "fc1": "mlp", "fc2": "mlp"}
+_NORM_KINDS = re.compile(r"LayerNorm|^MVN\b")  # OpenVINO's MVN has lost the name of what it was made from
 _MLP = re.compile(r"(^|[./])(mlp|ffn|intermediate|feed_forward)([./]|$)", re.IGNORECASE)
 _ATTENTION = re.compile(r"(^|[./])\w*attn|(^|[./])\w*attention", re.IGNORECASE)
 
@@ -24,7 +25,7 @@ def profile(name: str, counters: Counters, structure: Structure) -> Profile:
     """
     where = _Parts(structure)
     operators = tuple(
-        OperatorShare(name=o.name, kind=o.kind, role=where.role(o.nodes), ms=o.ms)
+        OperatorShare(name=o.name, kind=o.kind, role=where.role(o.kind, o.nodes), ms=o.ms)
         for o in sorted(counters.operators, key=lambda o: -o.ms)
     )
     roles = {role: sum(o.ms for o in operators if o.role == role) for role in ROLES}
@@ -44,16 +45,18 @@ class _Parts:
 
     def __init__(self, structure: Structure) -> None:
         self._linears = {n: _OF_LINEARS.get(lin.role, "other") for lin in structure.linears for n in lin.nodes}
+        # A kernel that swallowed a bias goes by the name of the Add, which is in the linear's module.
+        self._linears |= {lin.name: _OF_LINEARS.get(lin.role, "other") for lin in structure.linears}
         self._linears |= {lin.initializer: _OF_LINEARS.get(lin.role, "other") for lin in structure.linears}
         self._sites = {n for site in structure.attention for n in (*site.nodes, site.name + CORE)}
         self._norms = {n for norm in structure.norms for n in norm.nodes}
 
-    def role(self, nodes: Iterable[str]) -> str:
+    def role(self, kind: str, nodes: Iterable[str]) -> str:
         nodes = list(nodes)
         for found in (self._linear(nodes), "attention" if self._any(nodes, self._sites) else None):
             if found is not None:
                 return found
-        if self._any(nodes, self._norms) or any("LayerNormalization" in n for n in nodes):
+        if self._any(nodes, self._norms) or _NORM_KINDS.search(kind):
             return "norm"
         if any(_MLP.search(n) for n in nodes):
             return "mlp"

@@ -29,6 +29,7 @@ _SECONDS = 0.4  # for each precision and engine
 
 _COPY_BYTES = 64 << 20  # for each thread: beyond any cache
 _COPIES = 5
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def peaks(threads: int) -> dict[str, Peak]:
@@ -75,7 +76,7 @@ def copy_gbs(threads: int) -> float:
 def largest_cache() -> int | None:
     """Bytes of the largest cache of the first core; None where the system does not tell."""
     sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+    for path in _CACHES.glob("index*/size"):
         text = path.read_text(encoding="ascii").strip()
         if text[:-1].isdigit():
             sizes.append(int(text[:-1]) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0))

@@ -1,0 +1,80 @@
+"""Counters of real engines in the model's own terms."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from tests.graphs import images, legacy, parsed
+from vitdeploy import passes
+from vitdeploy.graph.recognize import recognize
+from vitdeploy.graph.runner import OnnxSession, counters
+from vitdeploy.graph.structure import Structure
+from vitdeploy.measure.profiling import ROLES, profile
+from vitdeploy.passes import order
+from vitdeploy.session import Counters, OperatorTime, Session
+from vitdeploy.sources._torch import TorchSession
+from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
+from vitdeploy.targets.openvino import OpenVINO
+
+BATCH = 32
+Lowered = tuple[Path, Structure]
+
+
+@pytest.fixture(scope="module")
+def lowered(vit: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    """The tiny ViT as primitives, on disk; a batch that keeps every operator above a counter's microsecond."""
+    graph = parsed(legacy(vit, images(BATCH)))
+    dialect = OpenVINO().dialect()
+    passes.run([*order.raising(), *order.folding(packed_qkv=dialect.packed_qkv)], graph)
+    structure = recognize(graph, {})
+    passes.run(order.lowering(dialect), graph)
+    path = tmp_path_factory.mktemp("profile") / "graph.onnx"
+    graph.save(path)
+    return path, structure.located(node.name or "" for node in graph.nodes)
+
+
+def opened(engine: str, path: Path) -> Session:
+    return OnnxSession(path, threads=1) if engine == "ort" else OpenVINOSession(path, Engine("CPU", 1), name=engine)
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_every_part_of_the_model_takes_its_time(engine: str, lowered: Lowered) -> None:
+    path, structure = lowered
+    with opened(engine, path) as session:
+        found = session.profile({"input": images(BATCH)})
+    assert found is not None
+    told = profile(engine, found, structure)
+    assert tuple(told.roles) == ROLES
+    assert all(told.roles[role] > 0 for role in ("qkv", "attention", "mlp", "norm"))
+    assert 0 < told.accounted_pct <= 105
+    assert sum(told.roles.values()) + told.between_ms == pytest.approx(max(told.total_ms, sum(told.roles.values())))
+    assert [o.ms for o in told.operators] == sorted((o.ms for o in told.operators), reverse=True)
+    products = {o.name: o.role for o in told.operators if o.kind.split()[0] in ("MatMul", "FullyConnected", "Gemm")}
+    expected = {"qkv": "qkv", "proj": "attention", "fc1": "mlp", "fc2": "mlp"}
+    for part, role in expected.items():
+        known = [found for name, found in products.items() if f"/{part}/" in name]
+        assert known, part
+        assert set(known) == {role}
+
+
+def test_an_engine_without_counters_says_so(vit: nn.Module) -> None:
+    assert TorchSession(vit).profile({"input": images()}) is None
+
+
+def test_time_between_operators_is_no_operators() -> None:
+    empty = Structure(attention=(), linears=(), norms=())
+    one = OperatorTime("a", "Add", ("a",), 2.0)
+    told = profile("x", Counters(3, 5.0, (one,)), empty)
+    assert (told.between_ms, told.accounted_pct, told.roles["other"]) == (3.0, 40.0, 2.0)
+    assert profile("x", Counters(3, 1.0, (one,)), empty).between_ms == 0  # operators at the same time
+
+
+def test_the_slower_half_of_the_runs_is_left_out_of_ort_counters() -> None:
+    def run(start: int, dur: int) -> list[dict[str, object]]:
+        kernel = {"cat": "Node", "name": "a_kernel_time", "ts": start + 1, "dur": dur - 10, "args": {"op_name": "Add"}}
+        return [{"name": "model_run", "ts": start, "dur": dur}, kernel]
+
+    found = counters([*run(0, 100), *run(1000, 900), *run(3000, 110), *run(4000, 500)])
+    assert (found.runs, found.total_ms) == (2, pytest.approx(0.105))
+    assert found.operators == (OperatorTime("a", "Add", ("a",), pytest.approx(0.095)),)
