@@ -25,15 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from vitdeploy import environment
+from vitdeploy import environment, tasks
 from vitdeploy import recipe as recipes
 from vitdeploy.gate import judge
 from vitdeploy.measure.accuracy import paired
 from vitdeploy.pipeline import gating
 from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
-from vitdeploy.recipe import BenchSpec, GateSpec
+from vitdeploy.recipe import BenchSpec, GateSpec, TaskSpec
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 TABLE = Path(__file__).with_suffix(".md")
@@ -125,9 +126,16 @@ def recorded(what: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["what"] == what]
 
 
+def outcomes(right: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    """Statistics of a classifier that was right or wrong, sample by sample."""
+    labels = np.arange(len(right)) % 10.0
+    return {"top1": right, "answer": np.where(right == 1, labels, (labels + 1) % 10), "label": labels}
+
+
 def drawn(drop_pp: float, draws: int = DRAWS) -> dict[str, int]:
     """How the gate judges `draws` evaluations of models whose true drop this is."""
     rng = np.random.default_rng(0)
+    task = tasks.find(TaskSpec(kind="classification"))
     lost = (DISCORDANCE + drop_pp / 100) / 2
     counts = {"pass": 0, "invalid": 0, "fail": 0}
     for _ in range(draws):
@@ -135,7 +143,7 @@ def drawn(drop_pp: float, draws: int = DRAWS) -> dict[str, int]:
         reference, deployed = np.ones(SAMPLES), np.ones(SAMPLES)
         deployed[kind < lost] = 0
         reference[(kind >= lost) & (kind < DISCORDANCE)] = 0
-        found = paired("classification", {"top1": reference}, {"top1": deployed}, reference, deployed)
+        found = paired("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
         verdict = judge(
             None, None, found, GateSpec(max_drop_pp=MARGIN_PP), missing={}, stage="artifact", random_weights=False,
             baseline=None, manifest="",

@@ -138,6 +138,6 @@ def _growth(name: str, now: int | None, before: int, limit: float, unknown: str)
     if now is None:
         return invalid(name, limit, unknown)
     percent = 100 * (now / before - 1)
-    status: Status = "pass" if percent <= limit else "fail"
+    status: Status = "pass" if 100 * now <= before * (100 + limit) else "fail"  # without the rounding of a quotient
     why = f"{percent:+.1f} %: {before / MIB:.1f} MiB before, {now / MIB:.1f} now"
     return Check(name=name, observed=percent, limit=limit, status=status, why=why)
