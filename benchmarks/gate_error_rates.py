@@ -126,9 +126,9 @@ def recorded(what: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["what"] == what]
 
 
-def outcomes(right: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+def outcomes(right: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     """Statistics of a classifier that was right or wrong, sample by sample."""
-    labels = np.arange(len(right)) % 10.0
+    labels = np.arange(len(right)) % 10
     return {"top1": right, "answer": np.where(right == 1, labels, (labels + 1) % 10), "label": labels}
 
 

@@ -20,8 +20,6 @@ from typer.testing import CliRunner
 
 from vitdeploy.cli import app
 
-# Two runtimes whose threads wait in a spin slow each other down twentyfold when the cores are shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
