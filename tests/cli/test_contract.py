@@ -23,9 +23,10 @@ FLAGS = {
     "compile": "--output -o --force --host",
     "inspect": "--sensitivity --calibration",
     "debug": "--data --images",
-    "bench": "--seconds --threads --host",
+    "bench": "--seconds --threads --against --scenario --batch --streams --profile --host",
     "eval": "--data --limit --reference --save-reference --host",
-    "gate": "--baseline --save-baseline --max-drop --min-speedup --max-slowdown --min-fused --junit --markdown",
+    "gate": ("--baseline --save-baseline --max-drop --min-speedup --max-slowdown --min-fused --max-size --max-memory"
+             " --max-growth --junit --markdown"),
     "predict": "",
     "run": "--weights --calibration --data --output -o --force",
     "report": "--output -o --data --images",
@@ -322,6 +323,17 @@ def test_a_reader_that_goes_away_is_no_error(flag: str) -> None:
     assert found.stderr == ""
 
 
+def test_bench_shows_where_the_time_goes(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) -> None:
+    flags = ("--seconds", "0.3", "--threads", "1", "--against", "onnxruntime-fp32", "--profile")
+    found = run("bench", copy(onnxruntime_fp32), *flags)
+    assert found.code == 0, found.err
+    for part in ("onnxruntime-fp32", "(plain)", "Start-up", "peak of 1 threads", "by its engine's counters", "mlp"):
+        assert part in found.out
+    refused = run("bench", copy(onnxruntime_fp32).parent / "onnxruntime", "--batch", "1:4", "--json")
+    assert refused.code == 1
+    assert "Give N or N,N" in json.loads(refused.out)["error"]["fix"]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -331,6 +343,8 @@ def test_a_reader_that_goes_away_is_no_error(flag: str) -> None:
         "export demo:digits --target openvino --bogus",
         "gate DIR --min-speedup fast",
         "bench DIR --seconds 0",
+        "bench DIR --scenario online",
+        "bench DIR --streams 0",
         "frobnicate",
         "inspect",
     ],
