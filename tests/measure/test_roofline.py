@@ -38,6 +38,9 @@ def test_precisions_share_the_operations_out(exported: Callable[[str], bytes]) -
     sizes = [linear.size for linear in structure.linears if linear.name in names]
     assert plain.weight_bytes - mixed.weight_bytes == sum(3 * k * n for k, n in sizes if k)
     assert mixed.activation_bytes == plain.activation_bytes
+    packed = work.of(structure, {}, dict.fromkeys(names, "int4"))
+    assert packed.operations == plain.operations
+    assert plain.weight_bytes - packed.weight_bytes == sum(3.5 * k * n for k, n in sizes if k)
 
 
 def test_what_is_not_known_is_named_and_gives_no_floor() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vitdeploy.graph.structure import AttentionSite, Linear, Structure
 
-_WEIGHT_BYTES = {"int8": 1.0, "fp8": 1.0, "fp16": 2.0, "bf16": 2.0}
+_WEIGHT_BYTES = {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "fp16": 2.0, "bf16": 2.0}
 _FLOAT_BYTES = 4.0
 
 
@@ -30,14 +30,15 @@ class Work:
         return sum(self.operations.values())
 
 
-def of(structure: Structure, precisions: Mapping[str, str]) -> Work:
+def of(structure: Structure, precisions: Mapping[str, str], stored: Mapping[str, str] | None = None) -> Work:
     """The products of one image: linears in the precision that was read back for them, attention in float32.
 
     Norms, softmax and activations are a percent of the arithmetic and are left out, so a floor made of this is one.
 
     Args:
         structure: sites and linears with their sizes.
-        precisions: linear -> precision, from the audit; float32 where it is silent.
+        precisions: linear -> precision that it multiplies in, from the audit; float32 where it is silent.
+        stored: linear -> type of its weights, where the kernel itself unpacks them.
     """
     operations: defaultdict[str, float] = defaultdict(float)
     weights = activations = 0.0
@@ -45,7 +46,7 @@ def of(structure: Structure, precisions: Mapping[str, str]) -> Work:
     for linear in structure.linears:
         precision = precisions.get(linear.name, "fp32")
         k, n = linear.size or (0, 0)
-        weights += k * n * _WEIGHT_BYTES.get(precision, _FLOAT_BYTES)
+        weights += k * n * _WEIGHT_BYTES.get((stored or {}).get(linear.name, precision), _FLOAT_BYTES)
         rows = _rows(linear, structure)
         if rows is None or not k:
             unknown.append(linear.name)

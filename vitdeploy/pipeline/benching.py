@@ -245,4 +245,5 @@ def _on_cpu(run: Run) -> bool:
 
 def _work(artifact: Artifact) -> work.Work:
     audit, _ = artifact.read_evidence(Audit)
-    return work.of(structures.load(artifact.path / SITES), audit.layers if audit is not None else {})
+    structure = structures.load(artifact.path / SITES)
+    return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.weights)
