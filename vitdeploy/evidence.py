@@ -169,6 +169,8 @@ class Audit(Fact):
     """linear -> precision"""
     weights: Mapping[str, int] = {}
     """Stored type (int8, int4) -> how many linears have their weights in it while they multiply in another one."""
+    stored: Mapping[str, str] = {}
+    """linear -> that type, for those that have one"""
     threads: int | None = None
     """OpenVINO fuses or not depending on the threads, so an audit names them."""
     backend: str = ""

@@ -246,4 +246,4 @@ def _on_cpu(run: Run) -> bool:
 def _work(artifact: Artifact) -> work.Work:
     audit, _ = artifact.read_evidence(Audit)
     structure = structures.load(artifact.path / SITES)
-    return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.weights)
+    return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.stored)

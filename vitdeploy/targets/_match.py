@@ -58,6 +58,7 @@ def audited(
         linears=linear_audit(bundle.structure, layers),
         layers=layers,
         weights=Counter((weights or {}).values()),
+        stored=weights or {},
         threads=threads,
         backend=compiled.backend,
         engine=engine,
