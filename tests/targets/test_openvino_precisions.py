@@ -16,7 +16,7 @@ from vitdeploy.passes import order
 from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch, PrecisionSpec
-from vitdeploy.targets import Bundle, openvino
+from vitdeploy.targets import Bundle, _openvino_session
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 from vitdeploy.targets.openvino import OpenVINO
 
@@ -49,7 +49,7 @@ def test_another_type_than_the_one_asked_for_is_refused(
     """float16 stands for bfloat16, which this CPU may have: the plug-in falls back from both in the same way."""
     if "FP16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU computes in float16")
-    monkeypatch.setitem(openvino._HINTS, "bf16", "f16")
+    monkeypatch.setitem(_openvino_session._COMPUTE, "bf16", "f16")
     with pytest.raises(CompileError, match=r"asked for f16, OpenVINO computes in (f32|bf16) on this CPU"):
         OpenVINO(threads=1).compile(bundle("bf16", "bf16"), tmp_path)
 
