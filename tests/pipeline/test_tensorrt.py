@@ -17,12 +17,13 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import recipe as recipes
 from vitdeploy.errors import QuantizeError, RecipeError, TargetUnavailable
 from vitdeploy.evidence import Audit
+from vitdeploy.pipeline.benching import Plan, bench
 from vitdeploy.pipeline.compiling import Exported, compile_bundle
 from vitdeploy.pipeline.evaluating import evaluate
 from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.gating import gate
 from vitdeploy.pipeline.predict import Deployed
-from vitdeploy.pipeline.prove import bench, inspect
+from vitdeploy.pipeline.prove import inspect
 from vitdeploy.pipeline.usage import usage
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import TaskSpec
@@ -161,7 +162,7 @@ def test_bench_tells_the_devices_time_from_the_callers(
     monkeypatch.setenv("PATH", str(FAKES), prepend=":")
     monkeypatch.setenv("FAKE_TRTEXEC", "10.3")
     monkeypatch.setenv("FAKE_TRTEXEC_SEEN", str(tmp_path / "seen"))
-    found = bench([out], QUIET, seconds=0.3)
+    found = bench([out], QUIET, Plan(seconds=0.3))
     own, outside = found.device
     assert (own.source, own.cuda_graph, outside.source) == ("session", "yes", "trtexec")
     assert 0 < own.device_p50_ms < own.end_to_end_p50_ms
@@ -174,7 +175,7 @@ def test_bench_tells_the_devices_time_from_the_callers(
     monkeypatch.delitem(sys.modules, "tensorrt")  # what a board without the Python bindings has
     monkeypatch.setattr(tensorrt, "_tensorrt", lambda: pytest.fail("not asked for"))
     monkeypatch.setattr(tensorrt.TensorRT, "open", _no_bindings)
-    alone = bench([out], QUIET, seconds=0.3)
+    alone = bench([out], QUIET, Plan(seconds=0.3))
     assert [run.name for run in alone.runs] == ["trtexec"]
     assert (alone.valid, alone.runs[0].speedup) == (False, None)
     assert "timed by trtexec alone: TensorRT's Python bindings are not here" in alone.doubts[0]
@@ -190,5 +191,5 @@ def test_an_engine_is_proven_where_it_was_built_only(device: Device, exported: A
     compile_bundle(exported("fp16")[0], out, QUIET)
     device("10.16")
     with pytest.raises(TargetUnavailable, match=r"built by tensorrt 10\.3\.0, and this machine has tensorrt 10\.16"):
-        bench([out], QUIET, seconds=0.1)
+        bench([out], QUIET, Plan(seconds=0.1))
     assert inspect(out).attention.fused == SITES, "what it is can be read anywhere"

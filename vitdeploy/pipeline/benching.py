@@ -12,7 +12,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import MeasureError, SourceError, UsageError
+from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Bench, Pair, Peak, Profile, Run, Scenario
 from vitdeploy.graph import structure as structures
 from vitdeploy.measure import latency, roofline, work
@@ -21,6 +21,7 @@ from vitdeploy.measure.profiling import profile as profile_of
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.pipeline import opponents
 from vitdeploy.pipeline.compiling import SITES
+from vitdeploy.pipeline.observing import observe, outside_only
 from vitdeploy.pipeline.prove import feeds, open_session
 from vitdeploy.pipeline.startup import startup
 from vitdeploy.progress import Progress
@@ -70,23 +71,37 @@ def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -
     threads = plan.threads or threads_of(spec)
     batches = plan.batches or (spec.target.batch.opt,)
     pixels = [_images(loaded, batch) for batch in batches]
-    profiles = _opened_once(loaded, pixels[0], threads, progress, wanted=plan.profile)  # quick, and may refuse
+    try:
+        profiles = _opened_once(loaded, pixels[0], threads, progress, wanted=plan.profile)  # quick, and may refuse
+    except TargetUnavailable as error:
+        alone = _timed_outside(loaded, pixels[0], plan.seconds or spec.bench.seconds, error.message, progress)
+        if alone is None:
+            raise
+        return _kept(loaded[0], alone)
     with progress.step("Measure this host's peak"):
         peaks = roofline.peaks(threads)
     found = [_timed(loaded, images, threads, plan, progress) for images in pixels]
     with progress.step("Measure this host's peak again"):
         peaks = roofline.better(peaks, roofline.peaks(threads))
-    result = _joined(found).model_copy(
-        update={
-            "manifest": loaded[0].digest,
-            "machine": environment.host().machine,
-            "scenario": plan.scenario,
-            "profiles": profiles,
-        }
-    )
+    result = _joined(found).model_copy(update={"scenario": plan.scenario, "profiles": profiles})
     result = _with_costs(result, loaded, threads, peaks, progress)
-    loaded[0].write_evidence(result)
-    return result
+    own, seconds = feeds(loaded[0], pixels[0]), plan.seconds or spec.bench.seconds
+    beside = observe(loaded[0], partial(open_session, loaded[0], threads), own, seconds, progress)
+    return _kept(loaded[0], result.model_copy(update=beside))
+
+
+def _timed_outside(
+    loaded: Sequence[Artifact], pixels: Array, seconds: float, why: str, progress: Progress
+) -> Bench | None:
+    """What the backend's own stopwatch tells of a lone artifact that cannot be opened from Python."""
+    alone = len(loaded) == 1 and loaded[0].manifest.stage == "artifact"
+    return outside_only(loaded[0], feeds(loaded[0], pixels), seconds, why, progress) if alone else None
+
+
+def _kept(artifact: Artifact, found: Bench) -> Bench:
+    found = found.model_copy(update={"manifest": artifact.digest, "machine": environment.host().machine})
+    artifact.write_evidence(found)
+    return found
 
 
 def threads_of(recipe: Recipe) -> int:

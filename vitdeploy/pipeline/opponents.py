@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import sources
+from vitdeploy import sources, targets
 from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.data.preprocess import normalized
-from vitdeploy.errors import SourceError, TargetUnavailable, UsageError
+from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
 from vitdeploy.pipeline.prove import feeds, open_session
-from vitdeploy.pipeline.reference import open_reference, rebuild_model
+from vitdeploy.pipeline.reference import device_for, open_reference, rebuild_model
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import OPPONENTS
@@ -24,6 +24,8 @@ from vitdeploy.session import Array, Feeds, Session
 
 if TYPE_CHECKING:
     from torch import nn
+
+_IN_PYTORCH = ("pytorch-fp32", "torch-compile")
 
 
 @contextmanager
@@ -42,6 +44,7 @@ def opened(
     Raises:
         UsageError: there is no such opponent.
         SourceError: the model cannot be rebuilt here.
+        MeasureError: it is another model now, or would run on another device than the artifact.
         TargetUnavailable: what should run it is not here.
     """
     if name not in OPPONENTS:
@@ -51,12 +54,20 @@ def opened(
             yield session, feeds(other, pixels)
         return
     manifest = artifact.manifest
+    runs_on = targets.find(manifest.recipe.target).runs_on
+    if runs_on != "cpu" and name not in _IN_PYTORCH:
+        raise MeasureError(
+            f"{name} runs on the CPU, another device than the artifact's", fix="Time against pytorch-fp32."
+        )
     images = {manifest.inputs[0].name: normalized(pixels, manifest.preprocess)}
     with progress.step(f"Load {name} of {manifest.model.spec}"):
         model = _rebuilt(manifest)
     with tempfile.TemporaryDirectory(prefix="vitdeploy-plain-") as folder:
         with progress.step(f"Open {name}"):
-            session = _open(name, model, manifest, images, threads, Path(folder))
+            if name in _IN_PYTORCH:
+                session = _in_pytorch(name, model, threads, device_for(model, runs_on, same=True))
+            else:
+                session = _in_engine(name, _plain_graph(model, manifest, images, Path(folder) / "plain.onnx"), threads)
         with session:
             yield session, images
 
@@ -77,14 +88,24 @@ def _rebuilt(manifest: Manifest) -> sources.LoadedModel:
         raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
 
 
-def _open(
-    name: str, model: sources.LoadedModel, manifest: Manifest, images: Feeds, threads: int, folder: Path
-) -> Session:
+def _in_pytorch(name: str, model: sources.LoadedModel, threads: int, device: str) -> Session:
     if name == "pytorch-fp32":
-        return open_reference(model, threads=threads)
-    if name == "torch-compile":
-        return _compiled(model, threads)
-    plain = _plain_graph(model, manifest, images, folder / "plain.onnx")
+        return open_reference(model, threads=threads, device=device)
+    if model.module is None:
+        raise UsageError("torch-compile needs a PyTorch model, not an ONNX file", fix="Time against onnxruntime-fp32.")
+    if device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise TargetUnavailable(
+            "torch.compile writes C++, and there is no compiler here", fix="Install g++, or time against another."
+        )
+    import torch
+
+    from vitdeploy.sources._torch import TorchSession
+
+    compiled = cast("nn.Module", torch.compile(model.module))  # of a module it makes a module
+    return TorchSession(compiled, threads=threads, name=name, device=device)
+
+
+def _in_engine(name: str, plain: Path, threads: int) -> Session:
     if name == "onnxruntime-fp32":
         from vitdeploy.graph.runner import OnnxSession
 
@@ -94,21 +115,6 @@ def _open(
     target = OpenVINO(device="CPU")
     target.require()
     return target.open_plain(plain, threads)
-
-
-def _compiled(model: sources.LoadedModel, threads: int) -> Session:
-    if model.module is None:
-        raise UsageError("torch-compile needs a PyTorch model, not an ONNX file", fix="Time against onnxruntime-fp32.")
-    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
-        raise TargetUnavailable(
-            "torch.compile writes C++, and there is no compiler here", fix="Install g++, or time against another."
-        )
-    import torch
-
-    from vitdeploy.sources._torch import TorchSession
-
-    compiled = cast("nn.Module", torch.compile(model.module))  # of a module it makes a module
-    return TorchSession(compiled, threads=threads, name="torch-compile")
 
 
 def _plain_graph(model: sources.LoadedModel, manifest: Manifest, images: Feeds, path: Path) -> Path:

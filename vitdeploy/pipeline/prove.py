@@ -84,18 +84,18 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
     return targets.find(manifest.recipe.target).open(compiled_of(artifact), manifest.target.precision, threads)
 
 
-def reference_of(artifact: Artifact, threads: int | None, *, same_device: bool = False) -> Session:
+def reference_of(artifact: Artifact, threads: int | None) -> Session:
     """The FP32 reference of an artifact, opened.
 
     Raises:
         SourceError: it cannot be rebuilt here.
-        MeasureError: it is another model now, or it cannot run on the artifact's device and `same_device` is asked for.
+        MeasureError: it is another model now.
     """
     from vitdeploy.pipeline.reference import rebuild_reference
 
     try:
         runs_on = targets.find(artifact.manifest.recipe.target).runs_on
-        return rebuild_reference(artifact.manifest, threads=threads, runs_on=runs_on, same_device=same_device)
+        return rebuild_reference(artifact.manifest, threads=threads, runs_on=runs_on)
     except ImportError as error:
         raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
 

@@ -19,12 +19,10 @@ def open_reference(model: sources.LoadedModel, *, threads: int | None, device: s
     return TorchSession(model.module, threads=threads, device=device)
 
 
-def rebuild_reference(
-    manifest: Manifest, *, threads: int | None, runs_on: str = "cpu", same_device: bool = False
-) -> Session:
+def rebuild_reference(manifest: Manifest, *, threads: int | None, runs_on: str = "cpu") -> Session:
     """The reference of an artifact, opened; see `rebuild_model` and `device_for`."""
     model = rebuild_model(manifest)
-    return open_reference(model, threads=threads, device=device_for(model, runs_on, same=same_device))
+    return open_reference(model, threads=threads, device=device_for(model, runs_on, same=False))
 
 
 def rebuild_model(manifest: Manifest) -> sources.LoadedModel:

@@ -7,7 +7,7 @@ the device and the time that a caller waits are told apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array, Feeds
+from vitdeploy.session import Array, Counters, Feeds
 from vitdeploy.targets._cuda import Cuda, CudaError
 from vitdeploy.targets._gpu import gpu
 from vitdeploy.targets._tensorrt_api import Api
@@ -99,6 +99,15 @@ class TensorRTSession(AbstractContextManager["TensorRTSession"]):
         self._cuda.synchronize(self._stream)
         self.device_ms = self._cuda.elapsed_ms(*self._events)
         return {name: self._buffers[name].array.copy() for name in self._outputs}
+
+    def run_all(self, feeds: Sequence[Feeds]) -> None:
+        """One after the other: there is one execution context."""
+        for one in feeds:
+            self.run(one)
+
+    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
+        """None: TensorRT's profiler does not see into a CUDA graph. `device_ms` tells the engine's time as a whole."""
+        return None
 
     def close(self) -> None:
         """Free the engine and all memory, in the order in which they depend on each other."""
