@@ -325,11 +325,12 @@ def test_a_reader_that_goes_away_is_no_error(flag: str) -> None:
 
 def test_bench_shows_where_the_time_goes(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) -> None:
     flags = ("--seconds", "0.3", "--threads", "1", "--against", "onnxruntime-fp32", "--profile")
-    found = run("bench", copy(onnxruntime_fp32), *flags)
+    artifact = copy(onnxruntime_fp32)
+    found = run("bench", artifact, *flags)
     assert found.code == 0, found.err
     for part in ("onnxruntime-fp32", "(plain)", "Start-up", "peak of 1 threads", "by its engine's counters", "mlp"):
         assert part in found.out
-    refused = run("bench", copy(onnxruntime_fp32).parent / "onnxruntime", "--batch", "1:4", "--json")
+    refused = run("bench", artifact, "--batch", "1:4", "--json")
     assert refused.code == 1
     assert "Give N or N,N" in json.loads(refused.out)["error"]["fix"]
 
