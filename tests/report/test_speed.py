@@ -26,6 +26,8 @@ def test_batches_are_told_apart_and_each_has_its_reference() -> None:
     for part in ("pytorch-fp32 @ 1", "openvino @ 8"):
         assert part in text
     assert text.count("reference") == 2
+    swept = tuple(one.model_copy(update={"size_bytes": 5 << 20}) for one in runs if one.name == "openvino")
+    assert all_of(bench(runs=swept)).count("5.00 MiB") == 1  # it starts once, whatever the batch
 
 
 def test_pairs_scenario_and_costs() -> None:

@@ -41,8 +41,10 @@ def latencies(found: Bench) -> Table:
 def costs(found: Bench) -> Table:
     """Start-up, memory and size of what is deployed."""
     table = table_of("Start-up", "", "load ms", "first ms", "peak memory", "of it the model", "files")
+    table.padding = (0, 1, 0, 0)
+    batch = found.runs[0].batch  # a sweep starts each of them once
     for run in found.runs:
-        if run.startup is None and run.size_bytes is None:
+        if run.batch != batch or (run.startup is None and run.size_bytes is None):
             continue
         start = run.startup
         times = (three_digits(start.load_ms), three_digits(start.first_ms)) if start else (NOTHING, NOTHING)
