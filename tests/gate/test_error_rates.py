@@ -18,9 +18,9 @@ from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.latency import MAX_ROUNDS
 from vitdeploy.recipe import GateSpec, TaskSpec
 
-OPENING, BLOCK = 0.007, 0.02  # quiet cores: spread of the ratio from opening to opening, and from block to block of one
+OPENING, BLOCK = 0.01, 0.01  # quiet cores: spread of the ratio from opening to opening, and from block to block of one
 WRONG, FAR = 0.025, 0.20  # how often an opening goes wrong, and by how much
-BLOCKS = 4  # of one opening
+BLOCKS = 2  # of one opening
 
 
 def measured(rng: np.random.Generator, slower: float, count: int = MAX_ROUNDS) -> Bench:

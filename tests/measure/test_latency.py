@@ -10,7 +10,7 @@ import pytest
 from vitdeploy import environment
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Bench
-from vitdeploy.measure import conditions, stopwatch
+from vitdeploy.measure import conditions, latency, stopwatch
 from vitdeploy.measure.latency import MAX_ROUNDS, MIN_BLOCKS, MIN_ROUNDS, measure, measure_reopened
 from vitdeploy.measure.stopwatch import MIN_RUNS, warm_up
 from vitdeploy.progress import Silent
@@ -52,6 +52,7 @@ class Fake:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     monkeypatch.setattr(stopwatch, "time", clock)
+    monkeypatch.setattr(latency, "time", clock)
     monkeypatch.setattr(conditions, "settle", lambda: None)
     monkeypatch.setattr(conditions, "snapshot", lambda: None)
     monkeypatch.setattr(conditions, "between", lambda before, after: QUIET)
@@ -203,6 +204,16 @@ def test_what_openings_differ_by_widens_the_interval(clock: Clock) -> None:
     low, high = bench.runs[1].speedup.ci95
     assert (low, high) == (pytest.approx(1 / 1.01), pytest.approx(1 / 0.99))
     assert bench.valid
+
+
+def test_where_opening_takes_long_there_are_fewer_rounds(clock: Clock) -> None:
+    def slowly(number: int) -> float:
+        clock.ns += int(4e9)
+        return 1.01 if number % 2 else 0.99
+
+    bench = rounds(clock, slowly)
+    assert MIN_ROUNDS < len(bench.runs[1].rounds) <= 36 / 4
+    assert bench.seconds < 12
 
 
 def test_one_opening_that_went_wrong_is_borne(clock: Clock) -> None:
