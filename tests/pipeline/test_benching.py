@@ -113,7 +113,7 @@ def test_without_a_reference_there_is_a_doubt_and_no_speedup(plain: Path, monkey
     monkeypatch.setattr(opponents, "rebuild_model", nothing)
     found = bench([plain], Silent(), Plan(seconds=BRIEF, threads=1))
     assert not found.valid
-    assert found.doubts[0] == "no pytorch-fp32 here to compare with: no library"
+    assert found.doubts[0] == "no pytorch-fp32 here, so no speed-up over it: no library"
     assert [run.speedup for run in found.runs] == [None]
     assert found.reference is None
 

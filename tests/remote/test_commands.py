@@ -78,9 +78,19 @@ def test_bench_there_has_no_speedup_and_says_why(far: Far, artifact: Path, copy:
     assert (timed["name"], timed["speedup"], timed["threads"]) == ("onnxruntime-fp32", None, 1)
     assert timed["samples"] >= 30
     assert found["valid"] is False
-    assert "no FP32 reference here, so no speed-up" in found["doubts"][0]
+    assert "no pytorch-fp32 here, so no speed-up over it" in found["doubts"][0]
     stored, _ = artifacts.load(here).read_evidence(Bench)
     assert stored == Bench.model_validate(found)
+
+
+def test_what_bench_is_asked_here_it_does_there(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:
+    flags = ("--seconds", "0.2", "--threads", "1", "--scenario", "multi-stream", "--profile")
+    found = answer(on(far, "bench", copy(artifact), *flags))
+    assert found["scenario"] == "multi-stream"
+    assert found["profiles"][0]["name"] == "onnxruntime-fp32"
+    refused = on(far, "bench", artifact, "--against", str(artifact))
+    assert refused.code == 2
+    assert "stays here" in refused.err
 
 
 def test_eval_there_is_eval_here(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:

@@ -170,7 +170,7 @@ def _timed(loaded: Sequence[Artifact], pixels: Array, threads: int, plan: Plan, 
             try:
                 session, images = stack.enter_context(opponents.opened(name, loaded[0], pixels, threads, progress))
             except (SourceError, MeasureError) as error:
-                missing.append(f"no {name} here to compare with: {error.message}")
+                missing.append(f"no {name} here, so no speed-up over it: {error.message}")
                 continue
             openers.append(partial(Query, session, runs, closes=False))
             inputs.append(images)
