@@ -63,7 +63,7 @@ def test_export_over_an_artifact_keeps_it(onnxruntime_fp32: Path, copy: Callable
 def test_bench(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) -> None:
     artifact = copy(onnxruntime_fp32)
     process = start("bench", artifact, "--seconds", "60")
-    rest = interrupted(process, "warm-up", signal.SIGINT)
+    rest = interrupted(process, "Open pytorch-fp32", signal.SIGINT)
     assert process.returncode == 130
     assert "interrupted" in rest
     assert listing(artifact.parent) == listing_with(onnxruntime_fp32)
