@@ -3,8 +3,9 @@
     python benchmarks/peers.py WORK WAY…
 
 Runs in the environment of `requirements-peers.txt`, apart from vitdeploy. WORK holds `model.onnx` (one image at a time)
-and `images.npz` with `calibration` and `test`, float32 (N, C, H, W) as the model takes them. For each WAY, `WAY.npz`
-with `logits`, float32 (N, classes), is written there.
+and `images.npz` with `calibration` and, when they are to be answered, `test`: float32 (N, C, H, W) as the model takes
+them. For each WAY the model, `WAY.xml` or `WAY.onnx`, is written there, and `WAY.npz` with `logits`, float32
+(N, classes).
 """
 
 from __future__ import annotations
@@ -37,61 +38,76 @@ class Reader(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def nncf_transformer(model: Path, images: Any, smooth: float | None = None) -> Answer:
-    """`nncf.quantize(model_type=TRANSFORMER)`, SmoothQuant at its own strength unless `smooth` is given."""
-    advanced = None
-    if smooth is not None:
-        strength = AdvancedSmoothQuantParameters(matmul=smooth, convolution=_OFF)
-        advanced = AdvancedQuantizationParameters(smooth_quant_alphas=strength)
-    quantized = nncf.quantize(
-        ov.Core().read_model(model),
-        nncf.Dataset([image[None] for image in images]),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(images),
-        advanced_parameters=advanced,
-    )
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.Core().compile_model(quantized, "CPU", hints).create_infer_request()
-    return lambda image: request.infer([image])[0].copy()
+def nncf_plain(model: Path, images: Any) -> Path:
+    """`nncf.quantize` with nothing but the model and the images."""
+    return _nncf(model, images, "nncf-plain.xml")
 
 
-def ort_static(model: Path, images: Any) -> Answer:
+def nncf_transformer(model: Path, images: Any) -> Path:
+    """`nncf.quantize(model_type=TRANSFORMER)`, SmoothQuant at its own strength."""
+    return _nncf(model, images, "nncf.xml", model_type=nncf.ModelType.TRANSFORMER)
+
+
+def nncf_no_smoothquant(model: Path, images: Any) -> Path:
+    """The same with SmoothQuant off."""
+    strength = AdvancedSmoothQuantParameters(matmul=_OFF, convolution=_OFF)
+    advanced = AdvancedQuantizationParameters(smooth_quant_alphas=strength)
+    kind = nncf.ModelType.TRANSFORMER
+    return _nncf(model, images, "nncf-no-smoothquant.xml", model_type=kind, advanced_parameters=advanced)
+
+
+def _nncf(model: Path, images: Any, name: str, **options: Any) -> Path:
+    dataset = nncf.Dataset([image[None] for image in images])
+    quantized = nncf.quantize(ov.Core().read_model(model), dataset, subset_size=len(images), **options)
+    out = model.with_name(name)
+    ov.save_model(quantized, out, compress_to_fp16=False)
+    return out
+
+
+def ort_static(model: Path, images: Any) -> Path:
     """`quantize_static` with its default operators, after the pre-processing that its documentation asks for."""
-    ready, out = model.with_name("ready.onnx"), model.with_name("static.onnx")
+    ready, out = model.with_name("ready.onnx"), model.with_name("ort-static.onnx")
     quant_pre_process(model, ready)
     quantize_static(ready, out, Reader(ort.InferenceSession(model).get_inputs()[0].name, images))
-    return _session(out)
+    return out
 
 
-def ort_dynamic(model: Path, *, reduce_range: bool) -> Answer:
+def ort_dynamic(model: Path, name: str = "ort-dynamic.onnx", *, reduce_range: bool = False) -> Path:
     """`quantize_dynamic` with its default operators."""
-    ready, out = model.with_name("ready.onnx"), model.with_name("dynamic.onnx")
+    ready, out = model.with_name("ready.onnx"), model.with_name(name)
     quant_pre_process(model, ready)
     quantize_dynamic(ready, out, reduce_range=reduce_range)
-    return _session(out)
+    return out
 
 
-def _session(path: Path) -> Answer:
+def _answer(path: Path) -> Answer:
+    if path.suffix == ".xml":
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        request = ov.Core().compile_model(path, "CPU", hints).create_infer_request()
+        return lambda image: request.infer([image])[0].copy()
     session = ort.InferenceSession(path)
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: image})[0]
 
 
-WAYS: dict[str, Callable[[Path, Any], Answer]] = {
+WAYS: dict[str, Callable[[Path, Any], Path]] = {
     "nncf": nncf_transformer,
-    "nncf-no-smoothquant": lambda model, images: nncf_transformer(model, images, smooth=_OFF),
+    "nncf-plain": nncf_plain,
+    "nncf-no-smoothquant": nncf_no_smoothquant,
     "ort-static": ort_static,
-    "ort-dynamic": lambda model, _: ort_dynamic(model, reduce_range=False),
-    "ort-dynamic-reduce-range": lambda model, _: ort_dynamic(model, reduce_range=True),
+    "ort-dynamic": lambda model, _: ort_dynamic(model),
+    "ort-dynamic-reduce-range": lambda model, _: ort_dynamic(model, "ort-dynamic-reduce-range.onnx", reduce_range=True),
 }
 
 
 def main(work: Path, ways: list[str]) -> None:
-    """Quantize and answer, one way after the other."""
+    """Quantize and, where there are images to answer, answer them; one way after the other."""
     images = np.load(work / "images.npz")
     for way in ways:
-        answer = WAYS[way](work / "model.onnx", images["calibration"])
-        np.savez(work / f"{way}.npz", logits=np.concatenate([answer(image[None]) for image in images["test"]]))
+        made = WAYS[way](work / "model.onnx", images["calibration"])
+        if "test" in images:
+            answer = _answer(made)
+            np.savez(work / f"{way}.npz", logits=np.concatenate([answer(image[None]) for image in images["test"]]))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ benchmarks/quantization.md; rows that are in it already are kept unless --fresh 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from benchmarks.fashion_mnist import data as fashion
 from benchmarks.half import in_true_half
 from benchmarks.tables import machine, rows_of, written
+from benchmarks.venvs import packages, run_in
 from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
@@ -49,8 +48,6 @@ from vitdeploy.tasks.classification import Classification
 
 TABLE = Path(__file__).with_suffix(".md")
 PEERS = Path(__file__).with_name("peers.py")
-REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
-PEERS_HOME = Path(tempfile.gettempdir()) / "vitdeploy-peers"
 CALIBRATION_IMAGES = 128
 HALF_IMAGES = 300
 """onnx's reference evaluator takes a tenth of a second for each."""
@@ -169,19 +166,10 @@ def stock(name: str) -> Way:
         _plain(subject, folder / "model.onnx", dynamo=True)
         calibration, _ = subject.images("calibration", CALIBRATION_IMAGES)
         np.savez(folder / "images.npz", calibration=calibration, test=subject.test[0])
-        subprocess.run([_peers(), PEERS, folder, name], check=True, stdout=subprocess.DEVNULL)
+        run_in("peers", PEERS, folder, name)
         return subject.judged(np.load(folder / f"{name}.npz")["logits"]), ""
 
     return way
-
-
-def _peers() -> Path:
-    """The interpreter of the stock tools' environment, made when it is not there yet."""
-    python = PEERS_HOME / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", PEERS_HOME], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "-r", REQUIREMENTS], check=True)
-    return python
 
 
 def _plain(subject: Subject, path: Path, *, dynamo: bool, opset: int | None = None) -> None:
@@ -284,8 +272,6 @@ def _row(model: str, way: str, found: Eval, note: str) -> tuple[str, ...]:
 
 
 def _heading() -> list[str]:
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    packages = [line.partition(" ")[0] for line in lines if not line.startswith("#")]
     return [
         "# Accuracy after quantization",
         "",
@@ -300,7 +286,7 @@ def _heading() -> list[str]:
         "- FP16 is computed in true half precision, by onnx's reference evaluator with LayerNormalization in FP32.",
         "",
         machine("torch", "onnxruntime", "openvino"),
-        f"Stock tools: {', '.join(packages)}, on torch's own export.",
+        f"Stock tools: {', '.join(packages('peers'))}, on torch's own export.",
     ]
 
 

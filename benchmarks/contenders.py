@@ -1,0 +1,258 @@
+"""The models of `side_by_side.py`, and every way in which they are run: stock engines, others' tools, vitdeploy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from onnxruntime.transformers.optimizer import optimize_model
+
+from benchmarks import as_transformers
+from benchmarks.fashion_mnist import data as fashion
+from benchmarks.fashion_mnist import hostile
+from benchmarks.fashion_mnist.model import MEAN, STD
+from benchmarks.foreign import StockOpenVINO, fused_by_onnxruntime
+from benchmarks.quantization import CALIBRATION_IMAGES, PEERS, Subject
+from benchmarks.venvs import ToolError, run_in
+from vitdeploy import environment
+from vitdeploy import recipe as recipes
+from vitdeploy.artifact import load
+from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.errors import VitdeployError
+from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.pipeline.export import export
+from vitdeploy.pipeline.prove import inspect, open_session
+from vitdeploy.progress import Silent
+from vitdeploy.session import Array, Feeds, Session
+from vitdeploy.sources._torch import TorchSession
+
+INPUT = "pixel_values"
+_OPTIMUM = Path(__file__).with_name("optimum_peers.py")
+_FAILED = ".failed"
+_SPEED_IMAGES = 32
+"""To calibrate on where only speed is looked at: they move scales, not time."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its folder: `hf` as transformers saves it, the images, and what is made of them."""
+
+    title: str
+    folder: Path
+    build: Callable[[Path], None]
+    trained: bool
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The model as vitdeploy takes it, with its images."""
+        calibration, test = (str(self.folder / f"{name}.npz") for name in ("calibration", "test"))
+        return Subject(self.title, f"hf:{self.folder / 'hf'}", calibration, test)
+
+    @property
+    def module(self) -> Any:
+        """PyTorch's."""
+        return self.subject.model.module
+
+    @property
+    def sites(self) -> int:
+        """Attentions in it."""
+        return int(self.module.config.num_hidden_layers)
+
+    @cached_property
+    def feeds(self) -> Feeds:
+        """The one image that is timed."""
+        return {INPUT: np.load(self.folder / "images.npz")["calibration"][:1]}
+
+    def prepare(self) -> None:
+        """Save the model, its images, and the graphs that torch exports; once."""
+        if (self.folder / "images.npz").exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.build(self.folder / "hf")
+        calibration = self._calibration()
+        for opset in (20, 23):  # torch's default; and the first that has an operator for attention
+            path = self.folder / f"opset{opset}" / "model.onnx"
+            path.parent.mkdir(exist_ok=True)
+            torch.onnx.export(
+                _Logits(self.module).eval(), (torch.from_numpy(calibration[:1]),), path, dynamo=True,
+                opset_version=opset, input_names=[INPUT], external_data=False, verbose=False,
+            )  # fmt: skip
+            np.savez(path.with_name("images.npz"), calibration=calibration)
+        np.savez(self.folder / "images.npz", calibration=calibration)
+
+    def _calibration(self) -> Array:
+        if not self.trained:
+            preprocess = self.subject.model.preprocess
+            pixels = natural_image(0, preprocess, _SPEED_IMAGES)
+            np.savez(self.folder / "calibration.npz", images=pixels.transpose(0, 2, 3, 1))
+            return normalized(pixels, preprocess)
+        calibration, test = fashion.calibration_subset(fashion.read_split("train")), fashion.read_split("test")
+        for name, images in (("calibration", calibration), ("test", test)):
+            np.savez(self.folder / f"{name}.npz", images=images.images, labels=images.labels)
+        return self.subject.images("calibration", CALIBRATION_IMAGES)[0]
+
+
+class _Logits(torch.nn.Module):
+    """A transformers classifier that returns nothing else."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        return self.module(pixel_values).logits
+
+
+def cases(work: Path) -> Iterator[Case]:
+    """The models: two for speed, and a trained one with its twin that is hostile to INT8."""
+
+    def fresh(sizes: Any) -> Callable[[Path], None]:
+        return lambda folder: as_transformers.fresh(folder, sizes)
+
+    def copied(model: Any) -> Callable[[Path], None]:
+        return lambda folder: as_transformers.copied(folder, model(), MEAN, STD)
+
+    yield Case("DeiT-Tiny", work / "deit-tiny", fresh(as_transformers.DEIT_TINY), trained=False)
+    yield Case("ViT-Base", work / "vit-base", fresh(as_transformers.VIT_BASE), trained=False)
+    yield Case("Fashion-MNIST", work / "fashion", copied(hostile.trained), trained=True)
+    yield Case("Fashion-MNIST, INT8-hostile", work / "hostile", copied(hostile.int8_hostile), trained=True)
+
+
+Maker = Callable[[Case, Path], None]
+"""Writes the model to a path; raises ToolError or VitdeployError."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to run a model: the file, what it is opened in, the numbers it was made for, and what makes it."""
+
+    title: str
+    numbers: Literal["fp32", "int8", "auto"]
+    path: str
+    engine: Literal["torch", "torch.compile", "onnxruntime", "openvino", "openvino at f32", "vitdeploy"]
+    maker: Maker | None = None
+
+    def make(self, case: Case) -> None:
+        """Write the model; what the tool says when it fails is kept instead."""
+        path = case.folder / self.path
+        if self.maker is None or path.exists() or self._note(case).exists():
+            return
+        try:
+            self.maker(case, path)
+        except (ToolError, VitdeployError) as error:
+            self._note(case).write_text(str(error), encoding="utf-8")
+
+    def failed(self, case: Case) -> str:
+        """Why there is no model; empty when there is one."""
+        note = self._note(case)
+        if note.exists():
+            return note.read_text(encoding="utf-8")
+        return "" if (case.folder / self.path).exists() else "not made"
+
+    def _note(self, case: Case) -> Path:
+        path = case.folder / self.path
+        return path.with_name(path.name + _FAILED)
+
+    def open(self, case: Case) -> Session:
+        """Open it on all cores."""
+        path, threads = case.folder / self.path, environment.available_cores()
+        if self.engine == "torch":
+            return TorchSession(case.module, threads=threads, name=self.title)
+        if self.engine == "torch.compile":
+            compiled: Any = torch.compile(case.module)
+            return TorchSession(compiled, threads=threads, name=self.title)
+        if self.engine == "onnxruntime":
+            return OnnxSession(path, threads=threads, name=self.title)
+        if self.engine == "vitdeploy":
+            session = open_session(load(path), threads)
+            session.name = self.title
+            return session
+        return StockOpenVINO(path, threads, self.title, float32=self.engine == "openvino at f32")
+
+    def computes_in(self, case: Case, session: Session) -> str:
+        """The numbers, with those that OpenVINO chose itself for what is left in float."""
+        if self.engine == "vitdeploy":
+            return load(case.folder / self.path).manifest.target.precision
+        if not isinstance(session, StockOpenVINO):
+            return self.numbers
+        rest = {"f32": "fp32", "bf16": "bf16"}.get(session.effective["inference_precision"], "other")
+        return rest if self.numbers == "fp32" else f"{self.numbers} + {rest}"
+
+    def fused(self, case: Case, session: Session) -> str:
+        """Attention sites that run as one kernel, where the engine tells."""
+        path = case.folder / self.path
+        if self.engine == "vitdeploy":
+            found = inspect(path).attention
+            return f"{found.fused}/{found.sites}"
+        if isinstance(session, StockOpenVINO):
+            return f"{session.fused_attention()}/{case.sites}"
+        if self.engine == "onnxruntime":
+            return f"{fused_by_onnxruntime(path, case.feeds, environment.available_cores())}/{case.sites}"
+        return ""
+
+
+def _peer(case: Case, path: Path) -> None:
+    run_in("peers", PEERS, path.parent, path.stem)
+
+
+def _optimum_intel(case: Case, path: Path) -> None:
+    run_in("optimum-intel", _OPTIMUM, case.folder, path.stem)
+
+
+def _optimum_onnx(case: Case, path: Path) -> None:
+    run_in("optimum-onnx", _OPTIMUM, case.folder, path.stem)
+
+
+def _transformers_optimizer(case: Case, path: Path) -> None:
+    """In this environment, because it imports torch."""
+    try:
+        config = case.module.config
+        model = optimize_model(
+            str(path.with_name("model.onnx")), model_type="vit", num_heads=config.num_attention_heads,
+            hidden_size=config.hidden_size,
+        )  # fmt: skip
+        model.save_model_to_file(str(path))
+    except Exception as error:
+        raise ToolError(f"{type(error).__name__}: {error}".splitlines()[-1]) from error
+
+
+def _vitdeploy(case: Case, path: Path) -> None:
+    """`vitdeploy export --precision auto` with the images that the others calibrate on."""
+    recipe = recipes.compose(
+        case.subject.spec, target=path.name, precision="auto", calibration=case.subject.calibration,
+        weights=None if case.trained else "random",
+    )  # fmt: skip
+    export(recipe, path, Silent())
+
+
+PICKS = ("**vitdeploy** onnxruntime auto", "**vitdeploy** openvino auto")
+CONTENDERS = (
+    Contender("PyTorch eager", "fp32", "hf", "torch"),
+    Contender("torch.compile", "fp32", "hf", "torch.compile"),
+    Contender("ONNX Runtime, opset 20", "fp32", "opset20/model.onnx", "onnxruntime"),
+    Contender("ONNX Runtime, opset 23", "fp32", "opset23/model.onnx", "onnxruntime"),
+    Contender(
+        "ORT transformers optimizer", "fp32", "opset20/ort-transformers.onnx", "onnxruntime", _transformers_optimizer
+    ),
+    Contender("optimum-onnx export", "fp32", "onnx-fp32.onnx", "onnxruntime", _optimum_onnx),
+    Contender("optimum-onnx ORTOptimizer O3", "fp32", "onnx-optimized.onnx", "onnxruntime", _optimum_onnx),
+    Contender("OpenVINO at f32, opset 20", "fp32", "opset20/model.onnx", "openvino at f32"),
+    Contender("OpenVINO at f32, opset 23", "fp32", "opset23/model.onnx", "openvino at f32"),
+    Contender("optimum-intel export, at f32", "fp32", "intel-fp32.xml", "openvino at f32", _optimum_intel),
+    Contender("optimum-intel export", "fp32", "intel-fp32.xml", "openvino", _optimum_intel),
+    Contender("optimum-intel OVQuantizer", "int8", "intel-int8.xml", "openvino", _optimum_intel),
+    Contender("NNCF, nothing set", "int8", "opset23/nncf-plain.xml", "openvino", _peer),
+    Contender("NNCF, model_type TRANSFORMER", "int8", "opset23/nncf.xml", "openvino", _peer),
+    Contender("ORT quantize_dynamic", "int8", "opset20/ort-dynamic.onnx", "onnxruntime", _peer),
+    Contender("ORT quantize_static", "int8", "opset20/ort-static.onnx", "onnxruntime", _peer),
+    Contender("optimum-onnx ORTQuantizer dynamic", "int8", "onnx-dynamic.onnx", "onnxruntime", _optimum_onnx),
+    Contender("optimum-onnx ORTQuantizer static", "int8", "onnx-static.onnx", "onnxruntime", _optimum_onnx),
+    Contender(PICKS[0], "auto", "onnxruntime", "vitdeploy", _vitdeploy),
+    Contender(PICKS[1], "auto", "openvino", "vitdeploy", _vitdeploy),
+)
