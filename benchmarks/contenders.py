@@ -19,7 +19,6 @@ from benchmarks.fashion_mnist.model import MEAN, STD
 from benchmarks.foreign import StockOpenVINO, fused_by_onnxruntime
 from benchmarks.quantization import CALIBRATION_IMAGES, PEERS, Subject
 from benchmarks.venvs import ToolError, run_in
-from vitdeploy import environment
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
 from vitdeploy.data.preprocess import normalized
@@ -159,9 +158,9 @@ class Contender:
         path = case.folder / self.path
         return path.with_name(path.name + _FAILED)
 
-    def open(self, case: Case) -> Session:
-        """Open it on all cores."""
-        path, threads = case.folder / self.path, environment.available_cores()
+    def open(self, case: Case, threads: int) -> Session:
+        """Open it."""
+        path = case.folder / self.path
         if self.engine == "torch":
             return TorchSession(case.module, threads=threads, name=self.title)
         if self.engine == "torch.compile":
@@ -193,7 +192,7 @@ class Contender:
         if isinstance(session, StockOpenVINO):
             return f"{session.fused_attention()}/{case.sites}"
         if self.engine == "onnxruntime":
-            return f"{fused_by_onnxruntime(path, case.feeds, environment.available_cores())}/{case.sites}"
+            return f"{fused_by_onnxruntime(path, case.feeds, session.threads or 1)}/{case.sites}"
         return ""
 
 

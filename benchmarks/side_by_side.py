@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.contenders import CONTENDERS, INPUT, PICKS, Case, Contender, cases
 from benchmarks.tables import machine, rows_of, written
 from benchmarks.venvs import packages
+from vitdeploy import environment
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.measure.latency import measure
@@ -57,7 +58,7 @@ def answer(case: Case) -> None:
         if path.exists() or contender.failed(case):
             continue
         try:
-            with contender.open(case) as session:
+            with contender.open(case, threads=1) as session:  # threads that wait for a taken core wait long
                 logits = [next(iter(session.run({INPUT: image[None]}).values())) for image in images]
         except (VitdeployError, RuntimeError) as error:
             print(contender.title, error, sep=" | ")
@@ -86,7 +87,7 @@ def time(case: Case, seconds: float) -> list[Row]:
             if notes[contender.title]:
                 continue
             try:
-                session = stack.enter_context(contender.open(case))
+                session = stack.enter_context(contender.open(case, environment.available_cores()))
                 session.run(case.feeds)
                 told[contender.title] = contender.computes_in(case, session), contender.fused(case, session)
             except (VitdeployError, RuntimeError) as error:
