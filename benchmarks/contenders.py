@@ -246,6 +246,7 @@ CONTENDERS = (
     Contender("optimum-intel export, at f32", "fp32", "intel-fp32.xml", "openvino at f32", _optimum_intel),
     Contender("optimum-intel export", "fp32", "intel-fp32.xml", "openvino", _optimum_intel),
     Contender("optimum-intel OVQuantizer", "int8", "intel-int8.xml", "openvino", _optimum_intel),
+    Contender("optimum-intel OVQuantizer, at f32", "int8", "intel-int8.xml", "openvino at f32", _optimum_intel),
     Contender("NNCF, nothing set", "int8", "opset23/nncf-plain.xml", "openvino", _peer),
     Contender("NNCF, model_type TRANSFORMER", "int8", "opset23/nncf.xml", "openvino", _peer),
     Contender("ORT quantize_dynamic", "int8", "opset20/ort-dynamic.onnx", "onnxruntime", _peer),

@@ -12,6 +12,7 @@ with its reason.
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import warnings
 from contextlib import ExitStack
@@ -69,7 +70,7 @@ def answer(case: Case) -> None:
 
 
 def _answers(case: Case, contender: Contender) -> Path:
-    return case.folder / "answers" / f"{CONTENDERS.index(contender)}.npy"
+    return case.folder / "answers" / f"{re.sub(r'\W+', '-', contender.title)}.npy"
 
 
 def _drop(case: Case, contender: Contender) -> str:
