@@ -70,7 +70,8 @@ def answer(case: Case) -> None:
 
 
 def _answers(case: Case, contender: Contender) -> Path:
-    return case.folder / "answers" / f"{re.sub(r'\W+', '-', contender.title)}.npy"
+    name = re.sub(r"\W+", "-", contender.title)
+    return case.folder / "answers" / f"{name}.npy"
 
 
 def _drop(case: Case, contender: Contender) -> str:
