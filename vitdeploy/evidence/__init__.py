@@ -1,0 +1,99 @@
+"""The evidence: what was read back or measured, typed.
+
+This file is the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json`, `gate.json` and
+`sensitivity.json` beside an artifact's manifest.
+
+Keys stay; more may be added. Latencies are milliseconds; a speed-up is reference time / artifact time (above 1 is
+faster); a drop is reference - deployed in the metric's unit, deployed - reference for errors (above 0 is worse).
+`manifest` is the sha256 of the manifest.json that the evidence is about: evidence about another manifest is stale.
+"""
+
+from __future__ import annotations
+
+from vitdeploy.evidence.accuracy import (
+    Comparison,
+    Divergence,
+    Eval,
+    Metric,
+)
+from vitdeploy.evidence.audit import (
+    AttentionAudit,
+    Audit,
+    Availability,
+    BlockGroup,
+    BlockKind,
+    EvidenceLevel,
+    FileEntry,
+    KernelAudit,
+    LayerSensitivity,
+    LinearAudit,
+    LinearGroup,
+    NormAudit,
+    Outline,
+    Sensitivity,
+    Unfused,
+)
+from vitdeploy.evidence.fact import (
+    Fact,
+)
+from vitdeploy.evidence.timing import (
+    Bench,
+    DeviceTime,
+    Interval,
+    OperatorShare,
+    Pair,
+    Peak,
+    Power,
+    Profile,
+    RailEnergy,
+    Roofline,
+    Run,
+    Scenario,
+    Startup,
+    WarmUp,
+)
+from vitdeploy.evidence.verdict import (
+    Check,
+    Gate,
+    Status,
+)
+
+__all__ = [
+    "AttentionAudit",
+    "Audit",
+    "Availability",
+    "Bench",
+    "BlockGroup",
+    "BlockKind",
+    "Check",
+    "Comparison",
+    "DeviceTime",
+    "Divergence",
+    "Eval",
+    "EvidenceLevel",
+    "Fact",
+    "FileEntry",
+    "Gate",
+    "Interval",
+    "KernelAudit",
+    "LayerSensitivity",
+    "LinearAudit",
+    "LinearGroup",
+    "Metric",
+    "NormAudit",
+    "OperatorShare",
+    "Outline",
+    "Pair",
+    "Peak",
+    "Power",
+    "Profile",
+    "RailEnergy",
+    "Roofline",
+    "Run",
+    "Scenario",
+    "Sensitivity",
+    "Startup",
+    "Status",
+    "Unfused",
+    "WarmUp",
+]

@@ -1,0 +1,30 @@
+"""What limits make of all that."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vitdeploy.evidence.fact import Fact
+from vitdeploy.evidence.timing import Bench
+
+Status = Literal["pass", "fail", "invalid"]
+
+
+class Check(Fact):
+    """One limit, judged."""
+
+    name: str
+    observed: float | str | None
+    limit: float | str
+    status: Status
+    why: str
+
+
+class Gate(Fact):
+    """The verdict: "fail" if any check fails, else "invalid" if any could not be decided, else "pass"."""
+
+    verdict: Status
+    checks: tuple[Check, ...]
+    manifest: str = ""
+    timing: Bench | None = None
+    """A baseline folder (first run) and the artifact, timed in turns for this verdict."""
