@@ -122,7 +122,7 @@ def test_compiles_and_audits(name: str, precision: str, kind: str, bundle: Calla
     linears = len(given.structure.linears)  # more where q, k and v have one each
     assert sum(counts.values()) == linears
     stored = precision.partition("-")[0] if precision.endswith("-weights") else None
-    assert audit.weights.get(stored or "", 0) == (linears - UNQUANTIZED if stored else 0)
+    assert list(audit.stored.values()) == ([stored] * (linears - UNQUANTIZED) if stored else [])
     if stored is not None:
         assert counts["fp32"] == linears, audit.layers
     elif precision.startswith(("int8", "fp8")):

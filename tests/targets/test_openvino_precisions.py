@@ -102,5 +102,5 @@ def test_an_audit_does_not_believe_in_int8_products_that_do_not_happen(
     """The weights are float32, so nothing is rounded, whatever the engine was asked for."""
     found, given = OpenVINO(threads=1), bundle("fp32", "int8-dynamic")
     audit = found.audit(given, found.compile(given, tmp_path))
-    assert (audit.linears.int8, audit.weights) == (0, {})
+    assert (audit.linears.int8, audit.stored) == (0, {})
     assert audit.doubts == ("asked for int8 products, the engine unpacks the weights and computes in float32",)

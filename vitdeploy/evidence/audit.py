@@ -153,10 +153,8 @@ class Audit(Fact):
     linears: LinearAudit
     layers: Mapping[str, str] = {}
     """linear -> precision"""
-    weights: Mapping[str, int] = {}
-    """Stored type (int8, int4) -> how many linears have their weights in it while they multiply in another one."""
     stored: Mapping[str, str] = {}
-    """linear -> that type, for those that have one"""
+    """linear -> the type (int8, int4) that its weights have in memory, where it multiplies in another one"""
     threads: int | None = None
     """OpenVINO fuses or not depending on the threads, so an audit names them."""
     backend: str = ""

@@ -211,6 +211,17 @@ def only_consumer(value: ir.Value, *op_types: str) -> ir.Node | None:
     return node if not op_types or node.op_type in op_types else None
 
 
+def bias_behind(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The `Add` that alone reads what `product` gives, and the constant vector that it adds; None if there is none."""
+    output = product.outputs[0]
+    add = only_consumer(output, "Add")
+    bias = None if add is None else next((v for v in add.inputs if v is not output), None)
+    tensor = constant(bias)
+    if add is None or bias is None or tensor is None or len(tensor.shape) != 1:
+        return None
+    return add, bias
+
+
 def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """The shape as far as it is known: None for a dimension that varies; None when even the rank is unknown."""
     if value is None or value.shape is None:

@@ -6,12 +6,14 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, array, constant, only_consumer, operand, producer
+from vitdeploy.graph.model import Graph, array, bias_behind, constant, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.session import Array
 
 _SMALLEST_BLOCK = 16
 _LARGEST_BLOCK = 256
+_BIAS = 5
+"""MatMulNBits' input of that number; those before it may be left out."""
 _FLOAT_PRODUCTS = 1
 """MatMulNBits' accuracy_level: activations in float32. At 4 it would round them to int8, which nobody asked for."""
 
@@ -74,19 +76,14 @@ def _rewrite(graph: Graph, node: ir.Node, weight: ir.Node) -> None:
     if zero is not None:
         points = _packed(zero.astype(np.int32) + shift, bits)
         inputs.append(tape.initializer(ir.tensor(points, name=f"{node.name}/weight_zero_points")))
-    output, old, bias = node.outputs[0], [node], None
-    add = only_consumer(output, "Add")
-    if add is not None:
-        bias = next((v for v in add.inputs if v is not output), None)
-        numbers = constant(bias)
-        if numbers is not None and len(numbers.shape) == 1:
-            inputs += [None] * (5 - len(inputs)) + [bias]
-            output, old = add.outputs[0], [node, add]
+    old = [node]
+    if (found := bias_behind(node)) is not None:
+        old, inputs = [node, found[0]], [*inputs, *[None] * (_BIAS - len(inputs)), found[1]]
     attributes = {"K": codes.shape[0], "N": codes.shape[1], "bits": bits, "block_size": block}
     result = tape.op(
         "MatMulNBits", inputs, {**attributes, "accuracy_level": _FLOAT_PRODUCTS}, domain=CONTRIB, name=node.name
     )
-    graph.replace(old, tape, output, result)
+    graph.replace(old, tape, old[-1].outputs[0], result)
 
 
 def _packed(codes: Array, bits: int) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, array, constant, only_consumer, operand, producer
+from vitdeploy.graph.model import Graph, array, bias_behind, constant, operand, producer
 from vitdeploy.passes import Pass, PassResult
 
 _TO_UNSIGNED = 128
@@ -83,18 +83,12 @@ def _rewrite(
     if quantize not in unsigned:
         unsigned[quantize] = _unsigned(tape, quantize)
     codes, zero = unsigned[quantize]
-    output, old_nodes, bias = node.outputs[0], [node], None
-    add = only_consumer(output, "Add")
-    if add is not None:
-        operands = [v for v in add.inputs if v is not output]
-        tensor = constant(operands[0]) if operands else None
-        if tensor is not None and len(tensor.shape) == 1:
-            bias, output, old_nodes = operands[0], add.outputs[0], [node, add]
-    inputs = [codes, weight.inputs[0], quantize.inputs[1], weight.inputs[1], zero, None, bias]
-    while inputs[-1] is None:
-        inputs.pop()
+    inputs = [codes, weight.inputs[0], quantize.inputs[1], weight.inputs[1], zero]
+    old = [node]
+    if (found := bias_behind(node)) is not None:
+        old, inputs = [node, found[0]], [*inputs, None, found[1]]
     result = tape.op("MatMulIntegerToFloat", inputs, domain=CONTRIB, name=node.name)
-    graph.replace(old_nodes, tape, output, result)
+    graph.replace(old, tape, old[-1].outputs[0], result)
 
 
 def _unsigned(tape: ir.tape.Tape, quantize: ir.Node) -> tuple[ir.Value, ir.Value]:

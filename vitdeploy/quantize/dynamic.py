@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, array, constant, only_consumer, operand
+from vitdeploy.graph.model import Graph, array, bias_behind, operand
 from vitdeploy.quantize.qdq import symmetric_codes
 
 
@@ -45,20 +45,14 @@ def _rewrite(graph: Graph, node: ir.Node, largest: int, shared: ir.Node | None) 
     tape = ir.tape.Tape()
     weight = tape.initializer(ir.tensor(codes, name=f"{node.name}/weight_int8"))
     weight_scale = tape.initializer(ir.tensor(scale, name=f"{node.name}/weight_scale"))
-    output, old, bias = node.outputs[0], [node], None
-    add = only_consumer(output, "Add")
-    if add is not None:
-        added = next((v for v in add.inputs if v is not output), None)
-        tensor = constant(added)
-        if tensor is not None and len(tensor.shape) == 1:
-            bias, output, old = added, add.outputs[0], [node, add]
     inputs: list[ir.Value | None]
     if shared is None:
-        kernel, inputs = "DynamicQuantizeMatMul", [node.inputs[0], weight, weight_scale, None, bias]
+        kernel, inputs = "DynamicQuantizeMatMul", [node.inputs[0], weight, weight_scale]
     else:
         kernel, (activation, step, zero) = "MatMulIntegerToFloat", shared.outputs
-        inputs = [activation, weight, step, weight_scale, zero, None, bias]
-    while inputs[-1] is None:
-        inputs.pop()
+        inputs = [activation, weight, step, weight_scale, zero]
+    old = [node]
+    if (found := bias_behind(node)) is not None:
+        old, inputs = [node, found[0]], [*inputs, None, found[1]]
     result = tape.op(kernel, inputs, domain=CONTRIB, name=node.name)
-    graph.replace(old, tape, output, result)
+    graph.replace(old, tape, old[-1].outputs[0], result)

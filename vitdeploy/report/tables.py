@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich import box
@@ -122,8 +123,8 @@ def audit(found: Audit) -> Table:
     table.add_row("LayerNorm fused", f"{found.layernorm.fused} of {found.layernorm.sites}")
     linears = {name: count for name, count in found.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
-    if found.weights:
-        stored = ", ".join(f"{count} in {name}" for name, count in found.weights.items())
+    if found.stored:
+        stored = ", ".join(f"{count} in {name}" for name, count in Counter(found.stored.values()).items())
         table.add_row("weights", f"{stored}, unpacked by the kernel")
     if found.engine is not None:
         table.add_row("kernels", numbers.kernels(found.engine))

@@ -27,7 +27,7 @@ def audited(
     reasons: Mapping[str, str],
     layers: Mapping[str, str],
     norms: int,
-    weights: Mapping[str, str] | None = None,
+    stored: Mapping[str, str] | None = None,
     threads: int | None = None,
     doubts: Iterable[str] = (),
     evidence: EvidenceLevel = "compiled",
@@ -43,7 +43,7 @@ def audited(
         reasons: other site -> why not.
         layers: linear -> the precision it runs in.
         norms: LayerNorms that run as one kernel.
-        weights: linear -> the type that its weights have in memory, where the kernel unpacks them itself.
+        stored: linear -> the type that its weights have in memory, where the kernel unpacks them itself.
         threads: that it was compiled for, where fusion depends on them.
         doubts: what makes this reading uncertain.
         evidence: "rehearsed" when what was compiled is not what the device will run.
@@ -57,8 +57,7 @@ def audited(
         layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
         linears=linear_audit(bundle.structure, layers),
         layers=layers,
-        weights=Counter((weights or {}).values()),
-        stored=weights or {},
+        stored=stored or {},
         threads=threads,
         backend=compiled.backend,
         engine=engine,

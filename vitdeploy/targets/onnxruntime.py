@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,12 +74,10 @@ class OnnxRuntime(Target):
         fused, reasons = _fused_sites(bundle.structure, kernels)
         products = _products(bundle.structure, kernels)
         layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
-        # The profile does not tell how many bits a kernel unpacks its codes from; the graph was written with these.
-        bits = bundle.precision.partition("-")[0]
-        weights = {name: bits for name, kernel in products.items() if kernel.op == _BLOCKS}
+        stored = _stored(compiled.folder / compiled.runs, products)
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return audited(
-            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, weights=weights,
+            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
             threads=threads,
         )  # fmt: skip
 
@@ -149,6 +147,21 @@ def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel
                 found[linear.name] = kernel
                 break
     return found
+
+
+def _stored(path: Path, products: Mapping[str, _Kernel]) -> dict[str, str]:
+    """Linear -> the type of the codes that its kernel unpacks: the profile does not tell, the node in the file does."""
+    import onnx
+
+    blocks = {name: kernel.name for name, kernel in products.items() if kernel.op == _BLOCKS}
+    if not blocks:
+        return {}
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    bits = {node.name: a.i for node in nodes if node.op_type == _BLOCKS for a in node.attribute if a.name == "bits"}
+    found = {
+        name: next((n for node, n in bits.items() if belongs(kernel, node)), None) for name, kernel in blocks.items()
+    }
+    return {name: f"int{n}" if n is not None else "other" for name, n in found.items()}
 
 
 def _multiplies_in(kernel: _Kernel) -> str:

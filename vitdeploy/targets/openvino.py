@@ -124,7 +124,7 @@ class OpenVINO(Target):
         return audited(
             self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
             layers={name: kernel.precision for name, kernel in products.items()},
-            weights={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
+            stored={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
             doubts=_doubts(bundle.precision, model, rounds=rounds),
         )  # fmt: skip
 
@@ -162,7 +162,7 @@ class _Kernel:
     """A node of the runtime model: its kind and precision, the ONNX nodes it was made from, and its weights' names.
 
     `stored` is the type of weights that the kernel itself unpacks. With `rounds` such a kernel rounds what it reads to
-    int8 first, whatever its name says.
+    int8 first, whatever its name says: it is an INT8 product then, and unpacks nothing.
     """
 
     def __init__(self, op: Any, *, rounds: bool) -> None:
@@ -173,7 +173,7 @@ class _Kernel:
         packed = self.layer == "FullyConnected" and self.precision != "int8"
         self.stored = _STORED.get(info.get("runtimePrecision", "")) if packed else None
         if self.stored is not None and rounds:
-            self.precision = "int8"
+            self.precision, self.stored = "int8", None
         self.weight_names = set(_carried_names(op)) if self.layer in _LINEAR_LAYERS else set()
         self.title = f"{self.layer} {info.get('primitiveType', '')}".strip()
 
