@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vitdeploy.errors import SourceError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -64,6 +68,41 @@ class Session(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
+
+
+class Closing(ABC):
+    """What holds something until it is closed, by hand or at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held."""
+
+    def __enter__(self) -> Self:
+        """Use it in a `with` block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class SequentialSession(Closing):
+    """What sessions share that answer one query after the other, and whose engine has no counters of its own."""
+
+    @abstractmethod
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """See `Session`."""
+
+    def run_all(self, feeds: Sequence[Feeds]) -> None:
+        """One after the other."""
+        for one in feeds:
+            self.run(one)
+
+    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
+        """None: there are no counters."""
+        return None
 
 
 def finite(outputs: Mapping[str, Array]) -> bool:

@@ -1,20 +1,14 @@
-"""Models that float16 cannot hold, made from a trained one, and the half precision that shows it.
-
-ONNX Runtime's CPU kernels compute FP16 in float32, so an overflow stays hidden there. The reference evaluator computes
-in numpy's float16, rounding and overflowing after every operator.
-"""
+"""Models that float16 cannot hold, made from a trained one, and the half precision that shows it."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
+from benchmarks.half import in_true_half as computed_in_true_half
 from tests.graphs import dynamo, legacy, parsed
 from vitdeploy import passes
 from vitdeploy.graph.dialect import Dialect
@@ -74,23 +68,4 @@ def in_true_half(graph: Graph, images: Array) -> Array:
     """Outputs of the lowered graph, one image at a time, every float16 operator computed in float16."""
     lowered = Graph(graph.model.clone())
     passes.run(order.lowering(Dialect(20, "primitives")), lowered)
-    evaluator = ReferenceEvaluator(ir.to_proto(lowered.model), new_ops=[LayerNormalization])
-    name = lowered.model.graph.inputs[0].name
-    with np.errstate(all="ignore"):
-        return np.concatenate([evaluator.run(None, {name: image[None]})[0] for image in images])
-
-
-class LayerNormalization(OpRun):
-    """With float32 statistics, which is what stash_type 1 asks for and backends do; onnx's own squares in float16."""
-
-    op_domain = ""
-
-    def _run(
-        self, x: Array, scale: Array, bias: Any = None, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
-    ):
-        assert (axis, stash_type) == (-1, 1)
-        wide = x.astype(np.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(epsilon))
-        y = y * scale.astype(np.float32) + (0 if bias is None else bias.astype(np.float32))
-        return (y.astype(x.dtype),)
+    return computed_in_true_half(ir.to_proto(lowered.model), images)

@@ -7,9 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from vitdeploy.artifact import Parity
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, OperatorTime, finite
+from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, finite
 
 _CHECK = "Check the model with onnx.checker, or update onnxruntime."
 _PREAMBLE = re.compile(
@@ -30,7 +28,7 @@ _MIN_PROFILED_S = 0.2  # a small model runs more often
 _QUIET = 4  # ONNX Runtime's severity "fatal": its warnings are about optimisations, its errors are raised as well
 
 
-class OnnxSession(AbstractContextManager["OnnxSession"]):
+class OnnxSession(SequentialSession):
     """An ONNX file in ONNX Runtime on the CPU.
 
     `lean` leaves out optimisation and weight prepacking: slower, but a third of the memory; for one-off checks.
@@ -98,11 +96,6 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
         fed = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
         return CompileError(f"{self._file} does not run on {fed}: {_first_line(error)}", fix=_CHECK)
 
-    def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """One after the other: a session of ONNX Runtime has no streams."""
-        for one in feeds:
-            self.run(one)
-
     def profile(self, feeds: Feeds) -> Counters | None:
         """Time by kernel, from a second session with the profiler on."""
         with tempfile.TemporaryDirectory(prefix="vitdeploy-profile-") as folder:
@@ -123,12 +116,6 @@ class OnnxSession(AbstractContextManager["OnnxSession"]):
     def close(self) -> None:
         """Free the session."""
         del self._session
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def counters(events: list[dict[str, Any]]) -> Counters:

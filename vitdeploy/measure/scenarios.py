@@ -9,10 +9,9 @@ reports p99 of the query; offline hands over all images at once and reports imag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 from vitdeploy.evidence import Scenario
-from vitdeploy.session import Array, Counters, Feeds, Session
+from vitdeploy.session import Array, Closing, Counters, Feeds, Session
 
 SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline")
 IMAGES: Mapping[Scenario, int] = {"multi-stream": 8, "offline": 32}
@@ -26,7 +25,7 @@ def runs_in_query(scenario: Scenario, batch: int) -> int:
     return -(-IMAGES.get(scenario, batch) // batch)
 
 
-class Query:
+class Query(Closing):
     """A session whose one run answers a whole query.
 
     `closes`: whether leaving the `with` block closes the session too; a reference that takes long to load is kept.
@@ -60,13 +59,3 @@ class Query:
         """Close the session, unless it is kept."""
         if self._closes:
             self._session.close()
-
-    def __enter__(self) -> Query:
-        """Use it in a `with` block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()

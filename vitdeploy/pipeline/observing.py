@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vitdeploy import targets
@@ -76,18 +76,7 @@ def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime |
         session.run(feeds)
         waited.append((time.perf_counter_ns() - start) / 1e6)
         device.append(float(session.device_ms))  # type: ignore[attr-defined]  # asked for above
-    return DeviceTime(
-        name=session.name,
-        source="session",
-        samples=len(device),
-        device_p50_ms=percentile(device, 50),
-        device_p90_ms=percentile(device, 90),
-        device_p99_ms=percentile(device, 99),
-        end_to_end_p50_ms=percentile(waited, 50),
-        end_to_end_p90_ms=percentile(waited, 90),
-        end_to_end_p99_ms=percentile(waited, 99),
-        cuda_graph=session.effective.get("cuda_graph", ""),
-    )
+    return _summed_up(session.name, "session", device, waited, session.effective.get("cuda_graph", ""))
 
 
 def _outside(
@@ -96,7 +85,25 @@ def _outside(
     """The backend's own stopwatch; that it fails says nothing against the artifact, and is told."""
     target = targets.find(artifact.manifest.recipe.target)
     try:
-        return target.time_outside(compiled_of(artifact), shapes, seconds)
+        found = target.time_outside(compiled_of(artifact), shapes, seconds)
     except VitdeployError as error:
         progress.warn(str(error))
         return None
+    return None if found is None else _summed_up(found.name, found.name, found.device_ms, found.end_to_end_ms)
+
+
+def _summed_up(
+    name: str, source: str, device: Sequence[float], waited: Sequence[float], cuda_graph: str = ""
+) -> DeviceTime:
+    return DeviceTime(
+        name=name,
+        source=source,
+        samples=len(device),
+        device_p50_ms=percentile(device, 50),
+        device_p90_ms=percentile(device, 90),
+        device_p99_ms=percentile(device, 99),
+        end_to_end_p50_ms=percentile(waited, 50),
+        end_to_end_p90_ms=percentile(waited, 90),
+        end_to_end_p99_ms=percentile(waited, 99),
+        cuda_graph=cuda_graph,
+    )

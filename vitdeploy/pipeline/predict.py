@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +13,7 @@ from vitdeploy import tasks
 from vitdeploy.data.preprocess import as_image, fed, open_image, pixels, upright, view
 from vitdeploy.errors import DataError
 from vitdeploy.pipeline.prove import open_session
-from vitdeploy.session import Array, finite
+from vitdeploy.session import Array, Closing, finite
 from vitdeploy.tasks._said import Guess as Guess
 from vitdeploy.tasks._said import Said
 
@@ -32,7 +30,7 @@ class Prediction(Said):
     task: str
 
 
-class Deployed(AbstractContextManager["Deployed"]):
+class Deployed(Closing):
     """An opened artifact. Close it, or use it in a `with` block.
 
     Raises:
@@ -63,12 +61,6 @@ class Deployed(AbstractContextManager["Deployed"]):
     def close(self) -> None:
         """Free the engine."""
         self._session.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _predict(self, image: Image) -> Prediction:
         manifest = self.artifact.manifest

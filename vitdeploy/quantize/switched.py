@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +14,7 @@ from vitdeploy.errors import GraphError
 from vitdeploy.graph.model import Graph, constant, only_consumer, operand
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.graph.structure import Linear
-from vitdeploy.session import Array
+from vitdeploy.session import Array, Closing
 
 _FLAGS = "vitdeploy/quantized"
 _MEASURED = "vitdeploy/measured"
@@ -35,7 +33,7 @@ class Own:
     numbers: int
 
 
-class Switched(AbstractContextManager["Switched"]):
+class Switched(Closing):
     """A float32 graph in ONNX Runtime with a switch for each of `linears`.
 
         x ─ MatMul(W) ─ Add b ─ y   ─▶   x ─ If(flag) ┬ Q ─ DQ ─ MatMul(W int8 ─ DQ) ─ Add b' ┬ y
@@ -78,12 +76,6 @@ class Switched(AbstractContextManager["Switched"]):
     def close(self) -> None:
         """Free the session."""
         self._session.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def _add_switches(graph: Graph, quantized: Graph, linears: Sequence[Linear]) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vitdeploy.environment import available_cores
-from vitdeploy.session import Array, Counters, Feeds, named_outputs
+from vitdeploy.session import Array, Feeds, SequentialSession, named_outputs
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class TorchSession(AbstractContextManager["TorchSession"]):
+class TorchSession(SequentialSession):
     """A module in eager mode, on this CPU or on "cuda". Threads are a setting of the whole process: the last one wins.
+
+    There is no profile: PyTorch's own times operators that have no names of the model's parts.
 
     On a GPU float32 means float32: TF32, which cuDNN's convolutions would otherwise use, is switched off.
     """
@@ -50,21 +50,6 @@ class TorchSession(AbstractContextManager["TorchSession"]):
             result = self._module(torch.from_numpy(images).to(self._device))
             return {name: value.cpu().numpy() for name, value in named_outputs(result).items()}
 
-    def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """One after the other."""
-        for one in feeds:
-            self.run(one)
-
-    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
-        """None: PyTorch's own profiler times its operators, which have no names of the model's parts."""
-        return None
-
     def close(self) -> None:
         """Let go of the module."""
         self._module = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()

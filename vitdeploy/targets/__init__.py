@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from vitdeploy import plugins
 from vitdeploy.environment import Host
 from vitdeploy.errors import TargetUnavailable, UsageError
-from vitdeploy.evidence import Audit, Availability, DeviceTime, EvidenceLevel
+from vitdeploy.evidence import Audit, Availability, EvidenceLevel
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
@@ -39,6 +39,18 @@ class Compiled:
     folder: Path
     runs: str
     backend: str
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What the backend's own program, of this name, timed, in milliseconds, query by query.
+
+    On the device, and with all that a caller waits for.
+    """
+
+    name: str
+    device_ms: tuple[float, ...]
+    end_to_end_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Target(Frozen, ABC):
         compiled: Compiled,  # noqa: ARG002  few backends have such a program
         shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG002
         seconds: float,  # noqa: ARG002
-    ) -> DeviceTime | None:
+    ) -> Outside | None:
         """Times by the backend's own program, where it has one and it is here; on inputs of these shapes."""
         return None
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array
+from vitdeploy.session import Array, Closing
 
 LIBRARY = "libcuda.so.1"
 
@@ -67,7 +66,7 @@ class CudaError(MeasureError):
     """A call that the driver refused."""
 
 
-class Cuda:
+class Cuda(Closing):
     """The first GPU that this process sees, in its primary context. Close it, or use it in a `with` block.
 
     Raises:
@@ -222,16 +221,6 @@ class Cuda:
     def close(self) -> None:
         """Let go of the context."""
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
-
-    def __enter__(self) -> Cuda:
-        """Use it in a `with` block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _attribute(self, number: int) -> int:
         value = c_int()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
-from vitdeploy.session import Array, Counters, Feeds, OperatorTime
+from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime
 
 PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
 _MIN_PROFILED_S = 1.0
@@ -85,7 +83,7 @@ class Engine:
         return compiled
 
 
-class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
+class OpenVINOSession(Closing):
     """A compiled model with one inference request; `run_all` uses as many as there are streams."""
 
     def __init__(self, source: Any, engine: Engine, *, name: str = "", wanted: Collection[str] = ()) -> None:
@@ -147,12 +145,6 @@ class OpenVINOSession(AbstractContextManager["OpenVINOSession"]):
     def close(self) -> None:
         """Free the request and with it the model."""
         self._queue = self._request = self._model = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def compute_type(precision: str) -> str:

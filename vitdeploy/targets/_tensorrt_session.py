@@ -7,17 +7,17 @@ the device and the time that a caller waits are told apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds
+from vitdeploy.session import Array, Feeds, SequentialSession
 from vitdeploy.targets._cuda import Cuda, CudaError
 from vitdeploy.targets._gpu import gpu
 from vitdeploy.targets._tensorrt_api import Api
@@ -37,8 +37,10 @@ class _Buffer:
     shared: bool
 
 
-class TensorRTSession(AbstractContextManager["TensorRTSession"]):
+class TensorRTSession(SequentialSession):
     """An opened engine with one execution context.
+
+    There is no profile: TensorRT's does not see into a CUDA graph. `device_ms` tells the engine's time as a whole.
 
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
@@ -100,15 +102,6 @@ class TensorRTSession(AbstractContextManager["TensorRTSession"]):
         self.device_ms = self._cuda.elapsed_ms(*self._events)
         return {name: self._buffers[name].array.copy() for name in self._outputs}
 
-    def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """One after the other: there is one execution context."""
-        for one in feeds:
-            self.run(one)
-
-    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
-        """None: TensorRT's profiler does not see into a CUDA graph. `device_ms` tells the engine's time as a whole."""
-        return None
-
     def close(self) -> None:
         """Free the engine and all memory, in the order in which they depend on each other."""
         with suppress(CudaError):  # a context that is broken cannot be cleaned up, and the cause was told
@@ -117,12 +110,6 @@ class TensorRTSession(AbstractContextManager["TensorRTSession"]):
         self._context = self._engine = self._runtime = None
         with suppress(CudaError):
             self._cuda.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _tensors(self) -> tuple[list[str], list[str]]:
         engine, modes = self._engine, self._trt.TensorIOMode

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.evidence import DeviceTime
+from vitdeploy.targets import Outside
 from vitdeploy.targets._tensorrt_api import trtexec_with_transfers
 from vitdeploy.targets._tensorrt_record import load_record
 
@@ -26,9 +26,7 @@ def find_trtexec() -> str | None:
     return shutil.which("trtexec") or (str(_JETPACK) if _JETPACK.is_file() else None)
 
 
-def time_with_trtexec(
-    folder: Path, plan: str, shapes: Mapping[str, tuple[int, ...]], seconds: float
-) -> DeviceTime | None:
+def time_with_trtexec(folder: Path, plan: str, shapes: Mapping[str, tuple[int, ...]], seconds: float) -> Outside | None:
     """Times of the engine, inputs and outputs copied as an application does; None where there is no trtexec.
 
     Raises:
@@ -69,35 +67,21 @@ def trtexec_version(executable: str) -> str:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
-def parse_times(text: str) -> DeviceTime:
-    """Percentiles of what `--exportTimes` wrote: `computeMs` on the device, `latencyMs` with the copies.
+def parse_times(text: str) -> Outside:
+    """What `--exportTimes` wrote: `computeMs` on the device, `latencyMs` with the copies.
 
     Raises:
         MeasureError: it is not what trtexec writes, or there is no query in it.
     """
     try:
         queries: list[Mapping[str, Any]] = json.loads(text)
-        compute = sorted(float(query["computeMs"]) for query in queries)
-        latency = sorted(float(query["latencyMs"]) for query in queries)
+        compute = tuple(float(query["computeMs"]) for query in queries)
+        latency = tuple(float(query["latencyMs"]) for query in queries)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasureError(f"trtexec's times cannot be read: {error!r}", fix="Use TensorRT 10 or 11.") from None
     if not compute:
         raise MeasureError("trtexec timed no query", fix="Measure longer (--seconds).")
-    return DeviceTime(
-        name="trtexec",
-        source="trtexec",
-        samples=len(compute),
-        device_p50_ms=_rank(compute, 50),
-        device_p90_ms=_rank(compute, 90),
-        device_p99_ms=_rank(compute, 99),
-        end_to_end_p50_ms=_rank(latency, 50),
-        end_to_end_p90_ms=_rank(latency, 90),
-        end_to_end_p99_ms=_rank(latency, 99),
-    )
-
-
-def _rank(ascending: Sequence[float], percent: int) -> float:
-    return ascending[-(-percent * len(ascending) // 100) - 1]
+    return Outside("trtexec", compute, latency)
 
 
 def _shapes(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -12,10 +12,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator
 
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.evidence import Audit, Availability, DeviceTime
+from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
-from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets import Bundle, Compiled, Outside, Target
 from vitdeploy.targets._engine_options import DIALECT, EngineOptions, refuse_dla
 from vitdeploy.targets._gpu import gpu
 from vitdeploy.targets._match import audited
@@ -92,9 +92,7 @@ class TensorRT(EngineOptions, Target):
         """Open the engine on this GPU; one of another TensorRT or GPU is refused before TensorRT sees it."""
         return open_engine(_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{precision}")
 
-    def time_outside(
-        self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float
-    ) -> DeviceTime | None:
+    def time_outside(self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float) -> Outside | None:
         """By trtexec, which JetPack brings: an independent stopwatch over the same engine."""
         return time_with_trtexec(compiled.folder, compiled.runs, shapes, seconds)
 
