@@ -182,7 +182,7 @@ def test_recipes_do_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(recipes.__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.stem
+    "path", sorted((Path(recipes.__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_shipped_recipes_fit_their_target(path: Path) -> None:
     from vitdeploy import targets, tasks

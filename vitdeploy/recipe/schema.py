@@ -1,33 +1,23 @@
-"""The recipe: everything that decides an artifact, as data. YAML in, YAML out, and a digest.
-
-A recipe is parsed once, at the edge; nothing in it is executed. An unknown key is an error that names the nearest
-known one. Options that belong to one target or one task stay raw here: the class found by its name validates them.
-"""
+"""What a recipe may say: its sections, their keys and what values fit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from vitdeploy import yaml12
-from vitdeploy.errors import RecipeError
-from vitdeploy.frozen import Frozen as Frozen
-from vitdeploy.frozen import parse as parse
+from vitdeploy.frozen import Frozen
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto"]
 """auto: the fastest of those that the target has, within `max_drop_pp`."""
 InputForm = Literal["normalized", "pixels", "uint8"]
 """What an artifact takes: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-
-
 OPPONENTS = ("pytorch-fp32", "torch-compile", "onnxruntime-fp32", "openvino-fp32")
 """What an artifact is timed against: PyTorch eager or compiled, and the engines on the plain export."""
 
@@ -221,133 +211,3 @@ class Recipe(Frozen):
     def to_yaml(self) -> str:
         """The recipe as YAML, without what is at its default."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
-
-
-def read(path: Path) -> Recipe:
-    """The recipe in the YAML file `path`; paths in it are relative to the file.
-
-    Raises:
-        RecipeError: the file is missing, is not YAML, or does not fit the schema.
-    """
-    try:
-        raw = yaml12.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"there is no recipe {path}", fix="Run `vitdeploy recipes` for the shipped ones.") from None
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror}", fix="Give a recipe file.") from None
-    except ValueError as error:  # not UTF-8, or not YAML
-        problem = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{path} is not readable YAML: {problem}", fix="Mend the file.") from None
-    if not isinstance(raw, dict):
-        raise RecipeError(f"{path} is not a mapping", fix="A recipe has at least the keys model and target.")
-    recipe = parse(Recipe, raw, where=str(path))
-    return _anchor(recipe, path.resolve().parent)
-
-
-def _anchor(recipe: Recipe, base: Path) -> Recipe:
-    """Paths relative to the recipe's folder become absolute; names with a scheme (`timm:`, `demo:`) stay."""
-
-    def path(value: str | None) -> str | None:
-        return None if value is None or _is_name(value) else str(base / value)
-
-    model = recipe.model
-    spec = model.spec
-    if spec.endswith((".onnx", ".pt2")):
-        spec = str(base / spec)
-    elif spec.startswith("python:") and spec.rpartition(":")[0].endswith(".py"):
-        file, _, factory = spec.removeprefix("python:").rpartition(":")
-        spec = f"python:{base / file}:{factory}"
-    elif spec.startswith("hf:") and (base / spec[3:]).is_dir():
-        spec = f"hf:{base / spec[3:]}"
-    weights = model.weights if model.weights in (None, "pretrained", "random") else str(base / str(model.weights))
-    paths = {name: path(getattr(recipe.data, name)) for name in ("calibration", "evaluation")}
-    data = recipe.data.model_copy(update={name: value for name, value in paths.items() if value is not None})
-    bench = recipe.bench
-    if bench.against not in OPPONENTS:
-        bench = bench.model_copy(update={"against": str(base / bench.against)})
-    return recipe.model_copy(
-        update={"model": model.model_copy(update={"spec": spec, "weights": weights}), "data": data, "bench": bench}
-    )
-
-
-def _is_name(value: str) -> bool:
-    return bool(re.match(r"[a-z0-9-]+:", value))
-
-
-def compose(
-    model: str | None = None,
-    *,
-    base: Recipe | None = None,
-    target: str | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    max_drop: float | None = None,
-    weights: str | None = None,
-    calibration: str | None = None,
-    evaluation: str | None = None,
-    batch: str | int | None = None,
-    image_size: str | None = None,
-    task: str | None = None,
-    input_form: str | None = None,
-) -> Recipe:
-    """A recipe from the flags of the command line, over `base` where there is one: what is given wins.
-
-    Raises:
-        RecipeError: a value does not fit.
-    """
-    raw: dict[str, Any] = base.model_dump(mode="json") if base is not None else {"model": {}, "target": {}}
-
-    def put(section: str, **values: object) -> None:
-        raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
-
-    put("model", spec=model, weights=weights, image_size=_parse_size(image_size))
-    if target is not None and raw["target"].get("kind") not in (None, target):
-        raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # the other's own options stay behind
-    put("target", kind=target, device=device, batch=batch, input=input_form)
-    put("precision", kind=precision, max_drop_pp=max_drop)
-    if task is not None and raw.get("task", {}).get("kind") not in (None, task):
-        raw["task"] = {}
-    put("task", kind=task)
-    put("data", calibration=calibration, evaluation=evaluation)
-    return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")
-
-
-def with_target_options(recipe: Recipe, options: Mapping[str, object]) -> Recipe:
-    """The recipe with these options of its target, which win.
-
-    Raises:
-        RecipeError: a value does not fit.
-    """
-    if not options:
-        return recipe
-    raw = recipe.model_dump(mode="json")
-    raw["target"] |= options
-    return parse(Recipe, raw, where="recipe and --option")
-
-
-def target_options(given: Sequence[str]) -> dict[str, object]:
-    """`KEY=VALUE` of the command line, values read as in a recipe.
-
-    Raises:
-        RecipeError: no `=`, or a value that is no YAML.
-    """
-    found: dict[str, object] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise RecipeError(f"--option {text!r} is not KEY=VALUE", fix="Such as workspace_bytes=536870912.")
-        try:
-            found[key.strip()] = yaml12.loads(value)
-        except ValueError:
-            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a recipe.") from None
-    return found
-
-
-def _parse_size(text: str | None) -> list[int] | None:
-    """`224` or `HxW` as [height, width]."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
-    if found is None:
-        raise RecipeError(f"--image-size {text!r} is not a size", fix="Give HxW, such as 224x224.")
-    return [int(found[1]), int(found[2] or found[1])]

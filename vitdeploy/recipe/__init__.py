@@ -1,0 +1,52 @@
+"""The recipe: everything that decides an artifact, as data. YAML in, YAML out, and a digest.
+
+A recipe is parsed once, at the edge; nothing in it is executed. An unknown key is an error that names the nearest
+known one. Options that belong to one target or one task stay raw here: the class found by its name validates them.
+"""
+
+from __future__ import annotations
+
+from vitdeploy.frozen import Frozen, parse
+from vitdeploy.recipe.composing import compose, target_options, with_target_options
+from vitdeploy.recipe.reading import read
+from vitdeploy.recipe.schema import (
+    OPPONENTS,
+    Batch,
+    BenchSpec,
+    DataSpec,
+    GateSpec,
+    InputForm,
+    Interpolation,
+    Limit,
+    ModelSpec,
+    Precision,
+    PrecisionSpec,
+    Preprocess,
+    Recipe,
+    TargetSpec,
+    TaskSpec,
+)
+
+__all__ = [
+    "OPPONENTS",
+    "Batch",
+    "BenchSpec",
+    "DataSpec",
+    "Frozen",
+    "GateSpec",
+    "InputForm",
+    "Interpolation",
+    "Limit",
+    "ModelSpec",
+    "Precision",
+    "PrecisionSpec",
+    "Preprocess",
+    "Recipe",
+    "TargetSpec",
+    "TaskSpec",
+    "compose",
+    "parse",
+    "read",
+    "target_options",
+    "with_target_options",
+]

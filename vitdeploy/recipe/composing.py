@@ -1,0 +1,91 @@
+"""Recipes from the flags of the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitdeploy import yaml12
+from vitdeploy.errors import RecipeError
+from vitdeploy.frozen import parse
+from vitdeploy.recipe.schema import Recipe
+
+
+def compose(
+    model: str | None = None,
+    *,
+    base: Recipe | None = None,
+    target: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    max_drop: float | None = None,
+    weights: str | None = None,
+    calibration: str | None = None,
+    evaluation: str | None = None,
+    batch: str | int | None = None,
+    image_size: str | None = None,
+    task: str | None = None,
+    input_form: str | None = None,
+) -> Recipe:
+    """A recipe from the flags of the command line, over `base` where there is one: what is given wins.
+
+    Raises:
+        RecipeError: a value does not fit.
+    """
+    raw: dict[str, Any] = base.model_dump(mode="json") if base is not None else {"model": {}, "target": {}}
+
+    def put(section: str, **values: object) -> None:
+        raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
+
+    put("model", spec=model, weights=weights, image_size=_parse_size(image_size))
+    if target is not None and raw["target"].get("kind") not in (None, target):
+        raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # the other's own options stay behind
+    put("target", kind=target, device=device, batch=batch, input=input_form)
+    put("precision", kind=precision, max_drop_pp=max_drop)
+    if task is not None and raw.get("task", {}).get("kind") not in (None, task):
+        raw["task"] = {}
+    put("task", kind=task)
+    put("data", calibration=calibration, evaluation=evaluation)
+    return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")
+
+
+def with_target_options(recipe: Recipe, options: Mapping[str, object]) -> Recipe:
+    """The recipe with these options of its target, which win.
+
+    Raises:
+        RecipeError: a value does not fit.
+    """
+    if not options:
+        return recipe
+    raw = recipe.model_dump(mode="json")
+    raw["target"] |= options
+    return parse(Recipe, raw, where="recipe and --option")
+
+
+def target_options(given: Sequence[str]) -> dict[str, object]:
+    """`KEY=VALUE` of the command line, values read as in a recipe.
+
+    Raises:
+        RecipeError: no `=`, or a value that is no YAML.
+    """
+    found: dict[str, object] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise RecipeError(f"--option {text!r} is not KEY=VALUE", fix="Such as workspace_bytes=536870912.")
+        try:
+            found[key.strip()] = yaml12.loads(value)
+        except ValueError:
+            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a recipe.") from None
+    return found
+
+
+def _parse_size(text: str | None) -> list[int] | None:
+    """`224` or `HxW` as [height, width]."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if found is None:
+        raise RecipeError(f"--image-size {text!r} is not a size", fix="Give HxW, such as 224x224.")
+    return [int(found[1]), int(found[2] or found[1])]
