@@ -28,7 +28,7 @@ from vitdeploy.pipeline.compiling import target_bundle
 from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Preprocess, Recipe, TargetSpec
-from vitdeploy.targets._tensorrt_engine import LAYERS
+from vitdeploy.targets._tensorrt_layers import LAYERS
 from vitdeploy.targets._tensorrt_record import load_record
 
 MODELS = {

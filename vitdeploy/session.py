@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+
+_MIN_RUNS, _MAX_PROFILED_S = 5, 10.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Closing(ABC):
 
 
 class SequentialSession(Closing):
-    """What sessions share that answer one query after the other, and whose engine has no counters of its own."""
+    """What sessions share that answer one query after the other, and have no counters unless they say so."""
 
     @abstractmethod
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -103,6 +106,20 @@ class SequentialSession(Closing):
     def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
         """None: there are no counters."""
         return None
+
+
+def repeated(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int, float]:
+    """Run so often and for so long, for a profile; a slow model five times at least, but not for more than ten seconds.
+
+    Returns:
+        How often, and the seconds in all.
+    """
+    done, total_s = 0, 0.0
+    while done < _MIN_RUNS or ((done < runs or total_s < seconds) and total_s < _MAX_PROFILED_S):
+        begin = time.perf_counter()
+        run()
+        total_s, done = total_s + time.perf_counter() - begin, done + 1
+    return done, total_s
 
 
 def finite(outputs: Mapping[str, Array]) -> bool:

@@ -41,7 +41,7 @@ def want(value: Any, kind: Any) -> None:
 
 
 class Callback(Guarded):
-    """ILogger and IProgressMonitor: subclassed in Python, which has to call their constructor by name."""
+    """ILogger, IProgressMonitor and IProfiler: subclassed in Python, which has to call their constructor by name."""
 
     def __init__(self) -> None:
         self._ready = True

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-_TYPES = {1: "Float", 10: "Half", 3: "Int8", 2: "UInt8", 6: "Int32", 7: "Int64", 17: "FP8"}
+_TYPES = {1: "Float", 10: "Half", 3: "Int8", 2: "UInt8", 6: "Int32", 7: "Int64", 16: "BFloat16", 17: "FP8"}
 
 
 def layers_of(model: Any) -> list[dict[str, Any]]:
@@ -26,9 +26,10 @@ def layers_of(model: Any) -> list[dict[str, Any]]:
             cores.setdefault(site, []).append(node.name)
             if part != "pv":
                 continue
-            half = _TYPES.get(types.get(node.input[0], 1)) == "Half"
+            kind = _TYPES.get(types.get(node.input[0], 1), "Float")
+            half = kind in ("Half", "BFloat16")
             name = f"_gemm_mha_v2_myl0_{len(layers)}" if half else f"__myl_MaxrSubExpSumDivMul_myl0_{len(layers)}"
-            layers.append(_layer(name, "kgen", cores[site], ["Half" if half else "Float"] * 3))
+            layers.append(_layer(name, "kgen", cores[site], [kind if half else "Float"] * 3))
         elif node.op_type in ("MatMul", "Gemm", "Conv"):
             types_in = [_operand(made_by.get(name), types, name) for name in node.input[:2]]
             layers.append(_layer(f"{node.name}_myl0_{len(layers)}", "gemm", [node.name], types_in))

@@ -228,6 +228,7 @@ _BEHAVIOUR: dict[str, type] = {
     "IOptimizationProfile": _OptimizationProfile, "INetworkDefinition": _Network, "ITensor": _Tensor, "ILayer": _Layer,
     "OnnxParser": _Parser, "ParserError": _ParserError, "Runtime": Runtime, "ICudaEngine": Engine,
     "IExecutionContext": Context, "EngineInspector": Inspector, "ILogger": Callback, "IProgressMonitor": Callback,
+    "IProfiler": Callback,
 }  # fmt: skip
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.graphs import images, parsed
-from vitdeploy import passes
+from vitdeploy import passes, targets
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
 from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
-from vitdeploy.recipe import Batch, PrecisionSpec
+from vitdeploy.recipe import Batch, PrecisionSpec, TargetSpec
 from vitdeploy.targets import Bundle, Target
 
 
@@ -46,3 +46,10 @@ def bundle(exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFa
         )
 
     return make
+
+
+@pytest.fixture
+def given(bundle: Callable[..., Bundle]) -> Callable[..., Bundle]:
+    """The tiny ViT as a bundle for TensorRT."""
+    found = targets.find(TargetSpec(kind="tensorrt"))
+    return lambda precision="fp16", kind="dynamo": bundle(found, precision, kind)

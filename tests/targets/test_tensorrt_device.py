@@ -1,58 +1,30 @@
-"""TensorRT on a device: built, audited, refused and run, on a GPU and in versions that are not on this machine."""
+"""TensorRT on a device: built, audited and refused, in versions that are not on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
-from tests.fakes.fixtures import CARD, ORIN, RELEASES
-from tests.graphs import images
+from tests.fakes.compiling import Device, Given, audited, compiled, target
+from tests.fakes.fixtures import RELEASES
 from vitdeploy import targets
-from vitdeploy.errors import ArtifactError, CompileError, MeasureError, QuantizeError, RecipeError, TargetUnavailable
-from vitdeploy.evidence import Audit
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.errors import CompileError, QuantizeError, RecipeError
 from vitdeploy.recipe import TargetSpec
-from vitdeploy.session import Session
-from vitdeploy.targets import Bundle, Compiled
 from vitdeploy.targets._tensorrt_inspector import parse_inspector
 from vitdeploy.targets._tensorrt_plan import parse_plan
 from vitdeploy.targets._tensorrt_record import load_record
 from vitdeploy.targets._tensorrt_session import engine_information
 
 SITES, NORMS = 2, 5
-Given = Callable[..., Bundle]
-Device = Callable[..., Any]
 
 
-def target(**options: Any) -> targets.Target:
-    return targets.find(TargetSpec(kind="tensorrt", **options))
-
-
-def compiled(bundle: Bundle, folder: Path, **options: Any) -> Compiled:
-    folder.mkdir(exist_ok=True)
-    return target(**options).compile(bundle, folder)
-
-
-def audited(bundle: Bundle, made: Compiled) -> Audit:
-    return target().audit(bundle, made)
-
-
-def opened(made: Compiled, precision: str = "fp16") -> Session:
-    return target().open(made, precision, None)
-
-
-@pytest.fixture
-def given(bundle: Given) -> Given:
-    return lambda precision="fp16", kind="dynamo": bundle(target(), precision, kind)
-
-
-@pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(
+    ("release", "precision"), [*product(RELEASES, ["fp16", "int8"]), ("10.16", "bf16"), ("11.4", "bf16")]
+)
 def test_builds_and_audits(release: str, precision: str, device: Device, given: Given, tmp_path: Path) -> None:
     trt = device(release)
     bundle = given(precision)
@@ -66,108 +38,12 @@ def test_builds_and_audits(release: str, precision: str, device: Device, given: 
     if precision == "int8":
         assert (audit.linears.int8, audit.engine.gemms["int8"]) == (linears - 1, linears - 1)
     else:
-        assert audit.linears.fp16 == audit.engine.gemms["fp16"] == linears
+        assert getattr(audit.linears, precision) == audit.engine.gemms[precision] == linears
     assert audit.engine.reformats > 0
     assert audit.doubts == ()
     assert trt.built == [
         {"strong": True, "flags": [], "workspace": None, "level": 3, "hardware": "NONE", "timed": 0},
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("gpu", [ORIN, CARD], ids=["shared", "copied"])
-@pytest.mark.parametrize("release", RELEASES)
-def test_runs_with_the_graphs_numbers(release: str, gpu: Any, device: Device, given: Given, tmp_path: Path) -> None:
-    device(release, **gpu)
-    bundle = given()
-    with opened(compiled(bundle, tmp_path / "out")) as session, OnnxSession(bundle.graph) as plain:
-        for seed in range(3):
-            feeds = {"input": images(1, seed)}
-            outputs, expected = session.run(feeds), plain.run(feeds)
-            assert list(outputs) == list(expected)
-            for name, value in expected.items():
-                np.testing.assert_allclose(outputs[name], value, rtol=1e-3, atol=1e-3)
-        assert session.effective["cuda_graph"] == "yes"
-        assert session.effective["memory"] == ("shared" if gpu is ORIN else "copied")
-        assert session.name == "tensorrt-fp16"
-        assert getattr(session, "device_ms", 0.0) > 0
-    outputs["output_0"][...] = 0  # the caller's own, whatever became of the engine
-
-
-def test_runs_without_a_graph_where_none_can_be_captured(device: Device, given: Given, tmp_path: Path) -> None:
-    trt = device("10.3")
-    made = compiled(given(), tmp_path / "out")
-    trt.cuda.fakeRefuseCapture(1)
-    launched = trt.cuda.fakeLaunches()
-    with opened(made) as session:
-        assert np.isfinite(session.run({"input": images()})["output_0"]).all()
-        assert session.effective["cuda_graph"].startswith("no: ")
-    assert trt.cuda.fakeLaunches() == launched
-
-
-def test_a_varying_batch_is_prepared_anew(device: Device, given: Given, tmp_path: Path) -> None:
-    device("10.16")
-    bundle = given(kind="dynamo-batch")  # 1:2:4
-    with opened(compiled(bundle, tmp_path / "out")) as session, OnnxSession(bundle.graph) as plain:
-        for batch in (1, 4, 4, 2):
-            feeds = {"input": images(batch, batch)}
-            expected = plain.run(feeds)["output_0"]
-            np.testing.assert_allclose(session.run(feeds)["output_0"], expected, rtol=1e-3, atol=1e-3)
-        with pytest.raises(MeasureError, match=r"does not take input of shape \[5, 3, 32, 32\]"):
-            session.run({"input": images(5)})
-
-
-@pytest.mark.parametrize(
-    ("gpu", "release", "why"),
-    [
-        ({"name": "NVIDIA AGX Orin", "multiprocessors": 16}, "10.3", r"built on Orin \(sm87, 8 .*this is NVIDIA AGX"),
-        ({"multiprocessors": 4}, "10.3", "this is Orin .sm87, 4 multiprocessors"),
-        ({"sm": 110}, "10.3", "sm110"),
-        ({}, "10.16", r"built by tensorrt 10\.3\.0, and this machine has tensorrt 10\.16"),
-        ({}, "11.4", r"built by tensorrt 10\.3\.0"),
-    ],
-)
-def test_a_foreign_engine_is_refused_before_it_is_opened(
-    gpu: Any, release: str, why: str, device: Device, given: Given, tmp_path: Path
-) -> None:
-    device("10.3")
-    made = compiled(given(), tmp_path / "out")
-    trt = device(release, **gpu)
-    del trt.Runtime
-    with pytest.raises(TargetUnavailable, match=why) as caught:
-        opened(made)
-    assert "vitdeploy compile" in caught.value.fix
-
-
-def test_an_engine_of_which_nothing_is_known_is_refused(device: Device, given: Given, tmp_path: Path) -> None:
-    device("10.3")
-    made = compiled(given(), tmp_path / "out")
-    (made.folder / "engine.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="does not tell what its engine was built for"):
-        opened(made)
-
-
-def test_portable_engines_are_opened_elsewhere(device: Device, given: Given, tmp_path: Path) -> None:
-    device("10.3")
-    made = compiled(given(), tmp_path / "a", version_compatible=True)
-    device("10.16")
-    with opened(made) as session:
-        session.run({"input": images()})
-    device("11.4")
-    with pytest.raises(TargetUnavailable, match=r"built by tensorrt 10\.3"):
-        opened(made)
-    device("11.4", **CARD)
-    made = compiled(given(), tmp_path / "b", hardware_compatibility="same-compute-capability")
-    device("11.4", **CARD | {"name": "NVIDIA RTX A6000", "multiprocessors": 84})
-    with opened(made) as session:
-        session.run({"input": images()})
-
-
-def test_another_power_mode_is_doubted_not_refused(device: Device, given: Given, tmp_path: Path) -> None:
-    device("10.3", power_mode="15W")
-    made = compiled(given(), tmp_path / "out")
-    device("10.3", power_mode="MAXN")
-    with opened(made) as session:
-        assert "power mode 15W" in session.effective["doubt"]
 
 
 def test_only_10_3_falls_back_to_weak_typing_and_says_so(device: Device, given: Given, tmp_path: Path) -> None:
@@ -284,18 +160,6 @@ def test_precisions_are_known_where_shapes_vary(release: str, device: Device, gi
     assert audit.attention.fused == SITES
     assert ("N/A due to dynamic shapes" in (made.folder / "layers.txt").read_text()) == release.startswith("10")
     assert (made.folder / "layers.json").exists() == release.startswith("10")
-
-
-def test_an_engine_without_room_to_run_says_so(device: Device, given: Given, tmp_path: Path) -> None:
-    trt = device("10.3")
-    made = compiled(given(), tmp_path / "out")
-    trt.faults.add("context")
-    with pytest.raises(TargetUnavailable, match="does not open"):
-        opened(made)
-    trt.faults.clear()
-    device("10.3", memory=1000)
-    with pytest.raises(MeasureError, match="out of memory"), opened(made) as session:
-        session.run({"input": images()})
 
 
 def test_availability_names_what_is_missing(device: Device) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from vitdeploy.artifact import Parity
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, finite
+from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, finite, repeated
 
 _CHECK = "Check the model with onnx.checker, or update onnxruntime."
 _PREAMBLE = re.compile(
@@ -102,10 +101,7 @@ class OnnxSession(SequentialSession):
             where = Path(folder) / "run"
             with OnnxSession(self._path, threads=self.threads, profile=where, name=self.name) as session:
                 session.run(feeds)
-                runs, start = 0, time.perf_counter()
-                while runs < PROFILED_RUNS or time.perf_counter() - start < _MIN_PROFILED_S:
-                    session.run(feeds)
-                    runs += 1
+                repeated(lambda: session.run(feeds), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S)
                 events = json.loads(session.end_profile().read_text(encoding="utf-8"))
         return counters(events)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
-from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime
+from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeated
 
 PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
 _MIN_PROFILED_S = 1.0
@@ -125,11 +124,9 @@ class OpenVINOSession(Closing):
         made_from = {op.get_friendly_name(): _made_from(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)
         request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
-        runs, total_s = 0, 0.0
-        while runs < PROFILED_RUNS or total_s < _MIN_PROFILED_S:
-            begin = time.perf_counter()
-            request.infer(inputs, share_inputs=True)
-            total_s, runs = total_s + time.perf_counter() - begin, runs + 1
+        runs, total_s = repeated(
+            lambda: request.infer(inputs, share_inputs=True), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S
+        )
         operators = tuple(  # the counters are means over all runs since the model was compiled
             OperatorTime(
                 name=info.node_name,

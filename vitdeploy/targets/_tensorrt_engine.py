@@ -14,17 +14,13 @@ from vitdeploy.targets._tensorrt import BuildOptions, BuiltEngine, Profile, buil
 from vitdeploy.targets._tensorrt_api import Api
 from vitdeploy.targets._tensorrt_attention import limit
 from vitdeploy.targets._tensorrt_cache import cache_file, store
-from vitdeploy.targets._tensorrt_inspector import parse_inspector
 from vitdeploy.targets._tensorrt_kernels import count_kernels
-from vitdeploy.targets._tensorrt_plan import PlanLayer, attention_fusion, linear_precisions, norm_fusion, parse_plan
+from vitdeploy.targets._tensorrt_layers import INSPECTED, LAYERS, stored_layers
+from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions, norm_fusion
 from vitdeploy.targets._tensorrt_record import EngineRecord, load_record
 from vitdeploy.targets._tensorrt_session import engine_information
 
 ENGINE = "engine.plan"
-LAYERS, INSPECTED = "layers.txt", "layers.json"
-"""TensorRT's own words on the engine's layers: in the build log or, where that does not tell all, from the engine
-inspector. The engine opens only on its device, these can be read everywhere."""
-
 UNTOLD = "N/A due to dynamic shapes"
 """What 10.x writes for the types of tensors whose shapes vary; for given shapes the inspector tells them."""
 
@@ -66,7 +62,7 @@ def compile_engine(
 
 def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: EvidenceLevel = "compiled") -> Audit:
     """Read the stored layer plan against the model's sites, linears and norms."""
-    layers = _layers(compiled.folder)
+    layers = stored_layers(compiled.folder)
     structure = bundle.structure
     cores = {
         site.name: [n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))] or list(site.nodes)
@@ -88,14 +84,6 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: Evi
         name, bundle, compiled, fused=fusion.kernels, reasons=reasons, layers=precisions,
         norms=len(norms.kernels), doubts=doubts, evidence=evidence, engine=count_kernels(layers),
     )  # fmt: skip
-
-
-def _layers(folder: Path) -> list[PlanLayer]:
-    inspected = folder / INSPECTED
-    if inspected.is_file():
-        return parse_inspector(inspected.read_text(encoding="utf-8"))
-    # Not splitlines(): TensorRT puts a record separator between names, and that would be cut at, too.
-    return parse_plan((folder / LAYERS).read_text(encoding="utf-8").split("\n"))
 
 
 def _record(

@@ -17,14 +17,18 @@ from typing import Any
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array, Feeds, SequentialSession
+from vitdeploy.session import Array, Counters, Feeds, SequentialSession, repeated
 from vitdeploy.targets._cuda import Cuda, CudaError
 from vitdeploy.targets._gpu import gpu
 from vitdeploy.targets._tensorrt_api import Api
+from vitdeploy.targets._tensorrt_layers import stored_layers
 from vitdeploy.targets._tensorrt_log import BuildLog, logger_for
+from vitdeploy.targets._tensorrt_profile import LayerTimes, profiler_for
 from vitdeploy.targets._tensorrt_record import EngineRecord, check_fits, load_record
 
 Shapes = dict[str, tuple[int, ...]]
+
+_PROFILED_RUNS, _MIN_PROFILED_S = 50, 0.5
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,6 @@ class _Buffer:
 
 class TensorRTSession(SequentialSession):
     """An opened engine with one execution context.
-
-    There is no profile: TensorRT's does not see into a CUDA graph. `device_ms` tells the engine's time as a whole.
 
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
@@ -87,13 +89,7 @@ class TensorRTSession(SequentialSession):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, copied to arrays of the caller's."""
-        self._cuda.activate()
-        shapes: Shapes = {name: feeds[name].shape for name in self._inputs}
-        if shapes != self._shapes:
-            self._prepare(shapes, feeds)
-        for name in self._inputs:
-            np.copyto(self._buffers[name].array, feeds[name], casting="same_kind")
-        self._copy_in()
+        self._feed(feeds)
         self._cuda.record(self._events[0], self._stream)
         self._execute()
         self._cuda.record(self._events[1], self._stream)
@@ -101,6 +97,31 @@ class TensorRTSession(SequentialSession):
         self._cuda.synchronize(self._stream)
         self.device_ms = self._cuda.elapsed_ms(*self._events)
         return {name: self._buffers[name].array.copy() for name in self._outputs}
+
+    def profile(self, feeds: Feeds) -> Counters | None:
+        """Time by kernel, in a context of its own: what runs in a CUDA graph is not told apart."""
+        self._feed(feeds)
+        times = LayerTimes()
+        profiler, context = profiler_for(self._trt, times), self._engine.create_execution_context()
+        if context is None:
+            raise MeasureError(
+                f"{self._plan} does not open once more for its profile: {self._log.last_errors()}",
+                fix="Free some of the GPU's memory, or leave --profile out.",
+            )
+        context.profiler = profiler
+        for name in self._inputs:
+            context.set_input_shape(name, feeds[name].shape)
+        for name, buffer in self._buffers.items():
+            context.set_tensor_address(name, buffer.device)
+
+        def run() -> None:
+            self._enqueue(context)
+            self._cuda.synchronize(self._stream)
+
+        run()  # the first one sets up
+        times.ms.clear()
+        runs, total_s = repeated(run, runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)
+        return times.counters(runs, total_s, stored_layers(self._plan.parent))
 
     def close(self) -> None:
         """Free the engine and all memory, in the order in which they depend on each other."""
@@ -117,6 +138,16 @@ class TensorRTSession(SequentialSession):
         inputs = [name for name in names if engine.get_tensor_mode(name) == modes.INPUT]
         return inputs, [name for name in names if name not in inputs]
 
+    def _feed(self, feeds: Feeds) -> None:
+        """Bring the inputs to where the engine reads them."""
+        self._cuda.activate()
+        shapes: Shapes = {name: feeds[name].shape for name in self._inputs}
+        if shapes != self._shapes:
+            self._prepare(shapes, feeds)
+        for name in self._inputs:
+            np.copyto(self._buffers[name].array, feeds[name], casting="same_kind")
+        self._copy_in()
+
     def _prepare(self, shapes: Shapes, feeds: Feeds) -> None:
         """Give every tensor its memory for these shapes, run once, and capture what that did."""
         self._free()
@@ -132,7 +163,7 @@ class TensorRTSession(SequentialSession):
         for name in self._inputs:
             np.copyto(self._buffers[name].array, feeds[name], casting="same_kind")
         self._copy_in()
-        self._enqueue()  # what TensorRT sets up on the first run must not be captured
+        self._enqueue(self._context)  # what TensorRT sets up on the first run must not be captured
         self._cuda.synchronize(self._stream)
         captured = self._captured()
         self.effective = {**self.effective, "cuda_graph": captured}
@@ -151,7 +182,7 @@ class TensorRTSession(SequentialSession):
         try:
             self._cuda.begin_capture(self._stream)
             try:
-                self._enqueue()
+                self._enqueue(self._context)
             finally:
                 self._graph = self._cuda.end_capture(self._stream)
         except (CudaError, MeasureError) as error:
@@ -165,10 +196,10 @@ class TensorRTSession(SequentialSession):
         if self._graph:
             self._cuda.launch(self._graph, self._stream)
         else:
-            self._enqueue()
+            self._enqueue(self._context)
 
-    def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream):
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream):
             raise MeasureError(
                 f"TensorRT does not run {self._plan}: {self._log.last_errors()}", fix="Compile its bundle again here."
             )
