@@ -66,6 +66,56 @@ def test_growth_of_what_is_not_known_is_invalid_and_of_what_never_was_is_not_jud
     assert not [c for c in gate.checks if c.name in ("size as before", "memory as before")]
 
 
+def test_a_growth_limit_is_never_passed_by_for_want_of_a_baseline() -> None:
+    asked = GateSpec(max_growth_pct=5, min_fused_pct=100)
+    gate = verdict(asked)
+    assert (gate.verdict, [(c.name, c.status) for c in gate.checks if c.status != "pass"]) == (
+        "invalid", [("growth", "invalid")],
+    )  # fmt: skip
+    gate = verdict(asked, bench=weighed(100), size_bytes=MIB, baseline=baseline(1.49, 1.5, 1.51))
+    unknown = {c.name: c.why for c in gate.checks if c.status == "invalid"}
+    assert list(unknown) == ["size as before", "memory as before"]
+    assert set(unknown.values()) == {"the baseline does not know it: save it again"}
+
+
+def started(before: float | None, now: float | None) -> Bench:
+    """The baseline and the artifact in turns, each with its peak in MiB."""
+
+    def peak(mib: float | None) -> Startup:
+        return Startup(load_ms=1, first_ms=1, peak_bytes=None if mib is None else int(mib * MIB))
+
+    ratio = Interval(ratio=1.0, ci95=(0.99, 1.01))
+    return bench(runs=(run("old", 10.0, startup=peak(before)), run("new", 10.0, ratio, startup=peak(now))))
+
+
+@pytest.mark.parametrize(("now", "status"), [(104, "pass"), (160, "fail"), (None, "invalid")])
+def test_memory_in_turns_is_of_this_machine_whatever_the_folder_says(now: float | None, status: str) -> None:
+    known = baseline(machine="32 cores", size_bytes=MIB, peak_bytes=900 * MIB)
+    gate = verdict(GateSpec(), bench=weighed(10), size_bytes=MIB, baseline=known, interleaved=started(100, now))
+    found = {check.name: check.status for check in gate.checks}
+    assert (found["slow-down"], found["memory as before"]) == ("pass", status)
+    gate = verdict(GateSpec(), size_bytes=MIB, baseline=known, interleaved=started(None, 100))
+    assert {c.name: c.status for c in gate.checks}["memory as before"] == "invalid"
+
+
+def test_what_could_not_be_timed_in_turns_is_invalid_with_the_reason() -> None:
+    gate = verdict(GateSpec(), baseline=baseline(machine="elsewhere"), untimed="openvino is not installed")
+    slow = next(check for check in gate.checks if check.name == "slow-down")
+    assert (slow.status, slow.why) == ("invalid", "openvino is not installed")
+
+
+def test_a_speedup_over_another_artifact_is_no_speedup_over_float32() -> None:
+    runs = (
+        run("openvino-int8 (old)", 15.0, manifest="o" * 64),
+        run("openvino-int8", 10.0, Interval(ratio=1.5, ci95=(1.49, 1.51))),
+    )
+    found = bench(runs=runs)
+    check = only(verdict(GateSpec(min_speedup=1.2), bench=found))
+    assert check.status == "invalid"
+    assert "openvino-int8 (old), another artifact, not against pytorch-fp32" in check.why
+    assert only(verdict(GateSpec(min_speedup=1.2), bench=found, against="/old")).status == "pass"
+
+
 def recipe(**more: Any) -> Recipe:
     raw = {"model": "timm:deit", "target": {"kind": "openvino"}, "precision": {"kind": "int8"}} | more
     return Recipe.model_validate(raw)

@@ -256,6 +256,8 @@ limits = st.builds(
     min_speedup=st.none() | st.floats(0.1, 10),
     min_fused_pct=st.none() | st.floats(0.1, 100),
     max_slowdown_pct=st.none() | st.floats(0.1, 50),
+    max_growth_pct=st.none() | st.floats(0.1, 50),
+    max_memory_mib=st.none() | st.floats(10, 500),
 )
 lacking = st.sampled_from(["audit", "bench", "eval"])
 
@@ -276,10 +278,11 @@ def test_never_a_pass_without_the_evidence_that_a_limit_asks_for(
     gate = verdict(limits, **more)
     asked = {
         "audit": limits.min_fused_pct is not None or with_baseline,
-        "bench": limits.min_speedup is not None or with_baseline or limits.max_slowdown_pct is not None,
+        "bench": with_baseline
+        or any(limit is not None for limit in (limits.min_speedup, limits.max_slowdown_pct, limits.max_memory_mib)),
         "eval": limits.max_drop_pp is not None,
     }
-    if asked[kind] or how == "bundle":
+    if asked[kind] or how == "bundle" or limits.max_growth_pct is not None:  # no baseline here knows memory
         assert gate.verdict != "pass"
     if gate.verdict == "pass":
         assert gate.checks

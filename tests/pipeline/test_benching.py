@@ -11,9 +11,10 @@ import pytest
 from tests.evidence import run
 from vitdeploy import artifact as artifacts
 from vitdeploy import recipe as recipes
-from vitdeploy.errors import RecipeError, SourceError, UsageError
+from vitdeploy.errors import MeasureError, RecipeError, SourceError, UsageError
 from vitdeploy.evidence import Bench, Peak
-from vitdeploy.pipeline import benching, opponents
+from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.pipeline import benching, costs, opponents
 from vitdeploy.pipeline.benching import Plan, bench, plan_batches
 from vitdeploy.pipeline.export import export
 from vitdeploy.pipeline.startup import startup
@@ -96,6 +97,30 @@ def test_two_artifacts_are_compared_with_each_other(served: Path, plain: Path, t
     (pair,) = found.pairs
     assert (pair.name, pair.over) == (names[2], names[1])
     assert pair.speedup.ratio == pytest.approx(1, rel=0.5)
+    against, first, second = found.runs
+    assert against.manifest == artifacts.load(served).digest
+    assert against.efficiency_pct is not None, "it is held to the work that it does itself"
+    assert found.own is first
+    assert first.manifest == second.manifest
+
+
+def test_folders_of_one_name_are_told_apart_and_profiles_go_by_their_runs(plain: Path, tmp_path: Path) -> None:
+    paths = [Path(shutil.copytree(plain, tmp_path / parent / "artifact")) for parent in ("old", "new")]
+    plan = Plan(seconds=BRIEF, threads=1, against=("onnxruntime-fp32",), batches=(1,), profile=True)
+    found = bench(paths, Silent(), plan)
+    names = ["onnxruntime-fp32 (old/artifact)", "onnxruntime-fp32 (new/artifact)"]
+    assert [run.name for run in found.runs[1:]] == names
+    assert [profile.name for profile in found.profiles] == names
+
+
+def test_a_profile_that_fails_costs_only_itself(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object, feeds: object) -> None:
+        raise MeasureError("no room", fix="Free some.")
+
+    monkeypatch.setattr(OnnxSession, "profile", fails)
+    found = bench([plain], Silent(), Plan(seconds=BRIEF, threads=1, against=("onnxruntime-fp32",), profile=True))
+    assert found.profiles == ()
+    assert found.own is not None
 
 
 @pytest.mark.slow
@@ -150,7 +175,10 @@ def test_threads_come_from_the_recipe_before_the_machine() -> None:
 
 def test_a_process_that_cannot_start_has_no_cost(plain: Path, tmp_path: Path) -> None:
     artifact = artifacts.load(plain)
-    assert startup(artifacts.Artifact(tmp_path / "gone", artifact.manifest, artifact.digest), None) is None
+    why = startup(artifacts.Artifact(tmp_path / "gone", artifact.manifest, artifact.digest), 1, 1)
+    assert isinstance(why, str)
+    assert why.startswith("exit code 1: ")
+    assert "gone" in why
 
 
 def test_what_runs_on_another_device_is_not_held_against_this_cpu() -> None:
@@ -160,4 +188,4 @@ def test_what_runs_on_another_device_is_not_held_against_this_cpu() -> None:
         ({"device": "CPU"}, True),
         ({"device": "GPU"}, False),
     ):
-        assert benching._on_cpu(run("x", 1.0, effective=effective)) == here
+        assert costs._on_cpu(run("x", 1.0, effective=effective)) == here

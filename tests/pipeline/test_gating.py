@@ -10,9 +10,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from vitdeploy import recipe as recipes
-from vitdeploy.errors import RecipeError, UsageError
+from vitdeploy.errors import MeasureError, RecipeError, TargetUnavailable, UsageError
 from vitdeploy.evidence import Bench, Gate, Interval
 from vitdeploy.measure import baseline as baselines
+from vitdeploy.measure import latency
 from vitdeploy.pipeline import gating
 from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
@@ -52,8 +53,50 @@ def test_a_baseline_folder_is_timed_in_turns_and_the_samples_are_kept(made: Path
     assert statuses(found)["slow-down"] in ("pass", "invalid")  # a busy machine makes it invalid, never a fail
     assert statuses(found)["attention fused as before"] == statuses(found)["size as before"] == "pass"
     assert found.timing is not None
+    assert all(side.startup is not None and side.startup.peak_bytes for side in found.timing.runs)
     assert len(found.timing.runs[0].blocks) == len(found.timing.runs[1].blocks) >= 12
     assert Gate.model_validate(json.loads((artifact / "gate.json").read_text())) == found
+
+
+def test_a_folder_that_may_not_be_compared_with_is_not_timed(
+    made: Path, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **more: object) -> None:
+        raise AssertionError("it was timed")
+
+    monkeypatch.setattr(latency, "measure_reopened", never)
+    other = tmp_path / "other"
+    export(recipes.compose("demo:digits", target="openvino", batch=2), other, Silent())
+    (check,) = gating.gate(artifact, {}, Silent(), baseline=other).checks
+    assert (check.name, check.status) == ("baseline", "invalid")
+    assert "target.batch was" in check.why
+
+
+def test_where_nothing_can_be_timed_the_slow_down_is_invalid_and_the_rest_is_judged(
+    made: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*arguments: object) -> None:
+        raise TargetUnavailable("openvino is not installed", fix="Install it.")
+
+    monkeypatch.setattr(gating, "open_session", missing)
+    found = gating.gate(artifact, {}, Silent(), baseline=made)
+    assert statuses(found) == {
+        "slow-down": "invalid", "attention fused as before": "pass", "size as before": "pass",
+    }  # fmt: skip
+    assert found.verdict == "invalid"
+
+
+def test_a_baseline_that_cannot_be_saved_leaves_the_verdict(artifact: Path, tmp_path: Path) -> None:
+    from tests.evidence import bench
+    from vitdeploy import artifact as artifacts
+
+    found = artifacts.load(artifact)
+    found.write_evidence(bench(2, 2, 2, "other processes used 40% of the CPU", manifest=found.digest))
+    page = tmp_path / "gate.md"
+    with pytest.raises(MeasureError, match="a doubtful measurement makes no baseline"):
+        gating.gate(artifact, {"min_fused_pct": 100.0}, Silent(), save_baseline=tmp_path / "b.json", markdown_file=page)
+    assert "pass" in page.read_text()
+    assert not (tmp_path / "b.json").exists()
 
 
 def test_a_baseline_file_compares_speedups(artifact: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Run(Fact):
     efficiency_pct: float | None = None
     """floor / p50, in percent."""
     manifest: str = ""
-    """Of the artifact that ran; empty for a reference."""
+    """Of the artifact that ran; empty for PyTorch and the plain engines."""
 
 
 class Pair(Fact):
@@ -74,6 +74,7 @@ class Pair(Fact):
     name: str
     over: str
     speedup: Interval
+    batch: int = 1
 
 
 class Peak(Fact):
@@ -212,5 +213,7 @@ class Bench(Fact):
     @property
     def own(self) -> Run | None:
         """The run of the artifact that this is about, at the first batch size; None when nothing was timed."""
-        marked = next((run for run in self.runs if run.manifest and run.manifest == self.manifest), None)
-        return marked or (self.runs[1] if len(self.runs) > 1 else self.runs[0] if self.runs else None)
+        marked = [run for run in self.runs if run.manifest and run.manifest == self.manifest]
+        if marked:  # what it is timed against may be a copy of it
+            return next((run for run in marked if run.speedup is not None), marked[0])
+        return self.runs[1] if len(self.runs) > 1 else self.runs[0] if self.runs else None

@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping
 
 from vitdeploy.evidence import Audit, Bench, Check, Eval, Gate, Status
-from vitdeploy.gate._against import against_baseline
+from vitdeploy.gate._against import against_baseline, incomparable
 from vitdeploy.gate._case import MIB, Case, decide, doubt, fused_percent, invalid, unproven
 from vitdeploy.measure.baseline import Baseline
 from vitdeploy.measure.statistics import required_samples
-from vitdeploy.recipe import GateSpec
+from vitdeploy.recipe import OPPONENTS, GateSpec
+
+__all__ = ["incomparable", "judge"]
 
 
 def judge(
@@ -33,6 +35,8 @@ def judge(
     interleaved: Bench | None = None,
     size_bytes: int | None = None,
     recipe: Mapping[str, str] | None = None,
+    untimed: str = "",
+    against: str = OPPONENTS[0],
 ) -> Gate:
     """Hold the evidence against the limits and, where there is one, against a baseline.
 
@@ -52,16 +56,18 @@ def judge(
             that were taken at different times.
         size_bytes: of the files that are deployed.
         recipe: what of the recipe decides speed and accuracy (`baseline.decisive`); None: not compared.
+        untimed: why a baseline that should have been timed in turns with this artifact was not.
+        against: what the recipe wants it timed against.
     """
     case = Case(audit, bench, evaluation, missing, stage, manifest, size_bytes)
     checks = [
         _finite(case, interleaved),
         _accuracy(case, limits.max_drop_pp, random_weights),
-        _speedup(case, limits.min_speedup),
+        _speedup(case, limits.min_speedup, against),
         _fused(case, limits.min_fused_pct),
         _size(case, limits.max_size_mib),
         _memory(case, limits.max_memory_mib),
-        *against_baseline(case, limits, baseline, interleaved, machine, model_digest, recipe),
+        *against_baseline(case, limits, baseline, interleaved, machine, model_digest, recipe, untimed),
     ]
     found = tuple(check for check in checks if check is not None)
     if not found:
@@ -121,7 +127,7 @@ def _needed(evaluation: Eval, drop: float, limit: float) -> str:
     return f"needs about {max(needed, 2 * evaluation.n):,} samples instead of {evaluation.n:,}"
 
 
-def _speedup(case: Case, limit: float | None) -> Check | None:
+def _speedup(case: Case, limit: float | None, against: str) -> Check | None:
     if limit is None:
         return None
     name, bench = "speed-up", case.bench
@@ -130,10 +136,15 @@ def _speedup(case: Case, limit: float | None) -> Check | None:
     if bench is None or not bench.valid:
         return invalid(name, limit, doubt(bench))
     speedup = case.run.speedup if case.run else None
-    if speedup is None:
+    reference = bench.reference
+    if speedup is None or case.run is None or reference is None:
         return invalid(name, limit, "no reference was timed beside it")
+    if reference.manifest and against in OPPONENTS:
+        other = f"it was timed against {reference.name}, another artifact, not against {against}"
+        return invalid(name, limit, f"{other}: run vitdeploy bench again")
     low, high = speedup.ci95
-    told = f"{speedup.ratio:.2f} times as fast as {bench.runs[0].name}, 95 % interval {low:.2f} to {high:.2f}"
+    told = f"{speedup.ratio:.2f} times as fast as {reference.name}, 95 % interval {low:.2f} to {high:.2f}"
+    told += f", batch {case.run.batch}" if case.run.batch != 1 else ""
     told += "" if bench.scenario == "single-stream" else f", {bench.scenario}"
     status: Status = "pass" if low >= limit else "fail" if high < limit else "invalid"
     if status == "invalid":

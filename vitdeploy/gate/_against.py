@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vitdeploy.evidence import Bench, Check, Interval, Status
+from vitdeploy.evidence import Bench, Check, Interval, Run, Status
 from vitdeploy.gate._case import MIB, Case, decide, doubt, fused_percent, invalid, unproven
 from vitdeploy.measure.baseline import Baseline, Timing, timing_of
 from vitdeploy.measure.statistics import quotient_interval
@@ -22,49 +22,59 @@ def against_baseline(
     machine: str,
     model_digest: str,
     recipe: Mapping[str, str] | None,
+    untimed: str,
 ) -> list[Check | None]:
     """Slow-down, fusion, size and memory against the baseline; one invalid check where it may not be compared with."""
-    limit = limits.max_slowdown_pct
     if baseline is None and interleaved is None:
         nothing = "there is no baseline to compare with: give --baseline"
-        return [] if limit is None else [invalid("slow-down", limit, nothing)]
-    limit = DEFAULT_MAX_SLOWDOWN_PCT if limit is None else limit
-    machine = case.bench.machine if case.bench and case.bench.machine else machine
-    if baseline and (why := _incomparable(case, baseline, interleaved, machine, model_digest, recipe)):
-        return [invalid("baseline", "comparable", why)]
-    growth = limits.max_growth_pct or DEFAULT_MAX_GROWTH_PCT
+        asked = {"slow-down": limits.max_slowdown_pct, "growth": limits.max_growth_pct}
+        return [invalid(name, limit, nothing) for name, limit in asked.items() if limit is not None]
+    limit = DEFAULT_MAX_SLOWDOWN_PCT if limits.max_slowdown_pct is None else limits.max_slowdown_pct
+    if baseline is not None:
+        data = case.evaluation.data_digest if case.evaluation else ""
+        why = incomparable(baseline, model_digest, recipe, data)
+        if why is None and interleaved is None and not untimed:
+            why = _elsewhere(case, baseline, machine)
+        if why is not None:
+            return [invalid("baseline", "comparable", why)]
     return [
-        _slowdown(case, limit, baseline, interleaved),
+        invalid("slow-down", limit, untimed) if untimed else _slowdown(case, limit, baseline, interleaved),
         _fused_as_before(case, baseline),
-        *(_grown(case, baseline, growth) if baseline is not None else ()),
+        *(_grown(case, baseline, interleaved, limits.max_growth_pct) if baseline is not None else ()),
     ]
 
 
-def _incomparable(
-    case: Case,
-    baseline: Baseline,
-    interleaved: Bench | None,
-    machine: str,
-    model_digest: str,
-    recipe: Mapping[str, str] | None,
+def incomparable(
+    baseline: Baseline, model_digest: str, recipe: Mapping[str, str] | None, data_digest: str
 ) -> str | None:
-    """Why two artifacts must not be compared. What was timed in turns was timed on one machine, this one."""
+    """Why an artifact must not be compared with the baseline, wherever both were measured; None when it may be.
+
+    Args:
+        baseline: what it would be held against.
+        model_digest: of the artifact's weights.
+        recipe: what of its recipe decides speed and accuracy; None: not compared.
+        data_digest: of what it was evaluated on; empty: it was not.
+    """
     if baseline.model_digest != model_digest:
         return "the baseline is of another model, or of other weights"
-    if interleaved is None and baseline.machine != machine:
+    if recipe is not None and baseline.recipe and (differ := _differing(baseline.recipe, recipe)):
+        return f"the baseline is of another recipe: {differ}; time the two with vitdeploy bench A B instead"
+    if baseline.data_digest and data_digest and baseline.data_digest != data_digest:
+        return "the baseline was evaluated on other data"
+    return None
+
+
+def _elsewhere(case: Case, baseline: Baseline, machine: str) -> str | None:
+    """Why stored speed-ups must not be compared: they are of another machine, or were taken in another way."""
+    machine = case.bench.machine if case.bench and case.bench.machine else machine
+    if baseline.machine != machine:
         return (
             f"the baseline was taken on another machine ({baseline.machine or 'unnamed'}, not {machine or 'unnamed'})"
         )
-    if recipe is not None and baseline.recipe and (differ := _differing(baseline.recipe, recipe)):
-        return f"the baseline is of another recipe: {differ}; time the two with vitdeploy bench A B instead"
-    if interleaved is None and baseline.timing is not None and case.bench is not None and case.bench.runs:
-        now = timing_of(case.bench)
-        if differ := _differing(_told(baseline.timing), _told(now)):
-            return f"the baseline was timed otherwise: {differ}"
-    data = case.evaluation.data_digest if case.evaluation else ""
-    if baseline.data_digest and data and baseline.data_digest != data:
-        return "the baseline was evaluated on other data"
-    return None
+    if baseline.timing is None or case.bench is None or not case.bench.runs:
+        return None
+    differ = _differing(_told(baseline.timing), _told(timing_of(case.bench)))
+    return f"the baseline was timed otherwise: {differ}" if differ else None
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
@@ -123,15 +133,31 @@ def _fused_as_before(case: Case, baseline: Baseline | None) -> Check | None:
     return Check(name=name, observed=percent, limit=before, status=status, why=why)
 
 
-def _grown(case: Case, baseline: Baseline, limit: float) -> Iterator[Check]:
-    """Files and peak memory, where the baseline knows them."""
+def _grown(case: Case, baseline: Baseline, interleaved: Bench | None, asked: float | None) -> Iterator[Check]:
+    """Files and peak memory, where the baseline knows them; where it does not, that is told if a limit was asked for.
+
+    A baseline that was timed in turns was started here as well, by the same process that started the artifact.
+    """
+    limit = DEFAULT_MAX_GROWTH_PCT if asked is None else asked
+    unknown = "the baseline does not know it: save it again"
     if baseline.size_bytes:
         yield _growth("size as before", case.size_bytes, baseline.size_bytes, limit, "the size is not known")
-    if baseline.peak_bytes:
-        startup = case.run.startup if case.run else None
-        peak = startup.peak_bytes if startup else None
-        why = case.unusable("bench") or "the peak memory was not measured"
-        yield _growth("memory as before", peak, baseline.peak_bytes, limit, why)
+    elif asked is not None:
+        yield invalid("size as before", limit, unknown)
+    unmeasured = "the peak memory was not measured"
+    if interleaved is None:
+        before, now = baseline.peak_bytes, _peak_bytes(case.run)
+        unmeasured = case.unusable("bench") or unmeasured
+    else:
+        before, now = _peak_bytes(interleaved.runs[0]) if interleaved.runs else None, _peak_bytes(interleaved.own)
+    if before:
+        yield _growth("memory as before", now, before, limit, unmeasured)
+    elif asked is not None or baseline.peak_bytes:
+        yield invalid("memory as before", limit, unknown if interleaved is None else unmeasured)
+
+
+def _peak_bytes(run: Run | None) -> int | None:
+    return run.startup.peak_bytes if run is not None and run.startup is not None else None
 
 
 def _growth(name: str, now: int | None, before: int, limit: float, unknown: str) -> Check:

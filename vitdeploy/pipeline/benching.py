@@ -12,21 +12,21 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
-from vitdeploy.evidence import Audit, Bench, Pair, Peak, Profile, Run, Scenario
+from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError, VitdeployError
+from vitdeploy.evidence import Bench, Pair, Profile, Scenario
 from vitdeploy.graph import structure as structures
-from vitdeploy.measure import latency, roofline, work
+from vitdeploy.measure import latency, roofline
 from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.profiling import profile as profile_of
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.pipeline import opponents
 from vitdeploy.pipeline.compiling import SITES
+from vitdeploy.pipeline.costs import with_costs
 from vitdeploy.pipeline.observing import observe, outside_only
-from vitdeploy.pipeline.prove import feeds, open_session
-from vitdeploy.pipeline.startup import startup
+from vitdeploy.pipeline.prove import feeds, open_session, with_streams
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Recipe, TargetSpec
-from vitdeploy.session import Array, Feeds, Session
+from vitdeploy.recipe import OPPONENTS, Recipe
+from vitdeploy.session import Array, Counters, Feeds, Session
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -
         TargetUnavailable: an artifact cannot run here.
     """
     plan = plan or Plan()
-    loaded = [_with_streams(artifacts.load(path), plan.streams) for path in paths]
+    loaded = [with_streams(artifacts.load(path), plan.streams) for path in paths]
     spec = loaded[0].manifest.recipe
     threads = plan.threads or threads_of(spec)
     batches = plan.batches or (spec.target.batch.opt,)
     pixels = [_images(loaded, batch) for batch in batches]
     try:
-        profiles = _opened_once(loaded, pixels[0], threads, progress, wanted=plan.profile)  # quick, and may refuse
+        counters = _opened_once(loaded, pixels[0], threads, progress, wanted=plan.profile)  # quick, and may refuse
     except TargetUnavailable as error:
         alone = _timed_outside(loaded, pixels[0], plan.seconds or spec.bench.seconds, error.message, progress)
         if alone is None:
@@ -83,8 +83,10 @@ def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -
     found = [_timed(loaded, images, threads, plan, progress) for images in pixels]
     with progress.step("Measure this host's peak again"):
         peaks = roofline.better(peaks, roofline.peaks(threads))
+    profiles = _profiles(found[0], loaded, counters)
     result = _joined(found).model_copy(update={"scenario": plan.scenario, "profiles": profiles})
-    result = _with_costs(result, loaded, threads, peaks, progress)
+    others = [artifacts.load(Path(name)) for name in _against(plan, spec) if name not in OPPONENTS]
+    result = with_costs(result, loaded, others, threads, peaks, progress)
     own, seconds = feeds(loaded[0], pixels[0]), plan.seconds or spec.bench.seconds
     beside = observe(loaded[0], partial(open_session, loaded[0], threads), own, seconds, progress)
     return _kept(loaded[0], result.model_copy(update=beside))
@@ -111,14 +113,8 @@ def threads_of(recipe: Recipe) -> int:
     return found or environment.available_cores()
 
 
-def _with_streams(artifact: Artifact, streams: int | None) -> Artifact:
-    """The artifact, to be opened with so many streams; a target that has none refuses the option by name."""
-    if streams is None:
-        return artifact
-    manifest = artifact.manifest
-    target = TargetSpec.model_validate({**manifest.recipe.target.model_dump(), "streams": streams})
-    recipe = manifest.recipe.model_copy(update={"target": target})
-    return Artifact(artifact.path, manifest.model_copy(update={"recipe": recipe}), artifact.digest)
+def _against(plan: Plan, recipe: Recipe) -> tuple[str, ...]:
+    return plan.against or (recipe.bench.against,)
 
 
 def _images(loaded: Sequence[Artifact], batch: int) -> Array:
@@ -142,20 +138,39 @@ def _images(loaded: Sequence[Artifact], batch: int) -> Array:
 
 def _opened_once(
     loaded: Sequence[Artifact], pixels: Array, threads: int, progress: Progress, *, wanted: bool
-) -> tuple[Profile, ...]:
-    """Open every artifact, so that a refusal comes before the minutes; profiles where they are wanted."""
-    found = []
+) -> list[Counters | None]:
+    """Open every artifact, so that a refusal comes before the minutes; its counters where they are wanted."""
+    found: list[Counters | None] = []
     for artifact in loaded:
         with open_session(artifact, threads, progress) as session:
-            if not wanted:
-                continue
-            with progress.step(f"Profile {session.name}"):
-                counters = session.profile(feeds(artifact, pixels))
-            if counters is None:
-                progress.warn(f"{session.name}: its engine has no counters, so there is no profile")
-            else:
-                found.append(profile_of(session.name, counters, structures.load(artifact.path / SITES)))
-    return tuple(found)
+            counters = None
+            if wanted:
+                with progress.step(f"Profile {session.name}"):
+                    counters = _counted(session, feeds(artifact, pixels), progress)
+        found.append(counters)
+    return found
+
+
+def _counted(session: Session, images: Feeds, progress: Progress) -> Counters | None:
+    """A profile that cannot be had is told, and costs nothing but itself."""
+    try:
+        counters = session.profile(images)
+    except VitdeployError as error:
+        progress.warn(f"{session.name} has no profile: {error.message}")
+        return None
+    if counters is None:
+        progress.warn(f"{session.name} has no profile: its engine has no counters")
+    return counters
+
+
+def _profiles(found: Bench, loaded: Sequence[Artifact], counters: Sequence[Counters | None]) -> tuple[Profile, ...]:
+    """By the names of the artifacts' runs, which stand last."""
+    own = zip(found.runs[-len(loaded) :], loaded, counters, strict=True)
+    return tuple(
+        profile_of(run.name, counted, structures.load(artifact.path / SITES))
+        for run, artifact, counted in own
+        if counted is not None
+    )
 
 
 def _timed(loaded: Sequence[Artifact], pixels: Array, threads: int, plan: Plan, progress: Progress) -> Bench:
@@ -164,52 +179,71 @@ def _timed(loaded: Sequence[Artifact], pixels: Array, threads: int, plan: Plan, 
     runs = runs_in_query(plan.scenario, batch)
     openers: list[latency.Opener] = []
     inputs: list[Feeds] = []
+    sides: list[Artifact | None] = []
     missing: list[str] = []
     with ExitStack() as stack:
-        for name in plan.against or (spec.against,):
+        for name in _against(plan, loaded[0].manifest.recipe):
             try:
-                session, images = stack.enter_context(opponents.opened(name, loaded[0], pixels, threads, progress))
+                other = stack.enter_context(opponents.opened(name, loaded[0], pixels, threads, progress))
             except (SourceError, MeasureError) as error:
                 missing.append(f"no {name} here, so no speed-up over it: {error.message}")
                 continue
-            openers.append(partial(Query, session, runs, closes=False))
-            inputs.append(images)
+            openers.append(partial(Query, other.session, runs, closes=False))
+            inputs.append(other.feeds)
+            sides.append(other.artifact)
         for artifact in loaded:
             openers.append(partial(_query, artifact, threads, runs))
             inputs.append(feeds(artifact, pixels))
         found = latency.measure_reopened(
             openers, inputs, batch=batch * runs, seconds=plan.seconds or spec.seconds, progress=progress
         )
-    return _completed(found, loaded, missing, batch)
+    return _completed(found, sides, loaded, missing, batch)
 
 
 def _query(artifact: Artifact, threads: int, runs: int) -> Session:
     return Query(open_session(artifact, threads), runs)
 
 
-def _completed(found: Bench, loaded: Sequence[Artifact], missing: Sequence[str], batch: int) -> Bench:
-    """Names that tell the artifacts apart, their ratios to the first of them, and no reference where there is none."""
-    others = len(found.runs) - len(loaded)
-    names = [run.name for run in found.runs]
+def _completed(
+    found: Bench, opposing: Sequence[Artifact | None], loaded: Sequence[Artifact], missing: Sequence[str], batch: int
+) -> Bench:
+    """Names that tell the runs apart, their ratios to the first artifact, and no reference where there is none."""
+    sides = [*opposing, *loaded]
+    names = _labels([run.name for run in found.runs], sides, len(opposing))
     runs = []
-    for number, run in enumerate(found.runs):
-        name = run.name
-        if number >= others and names.count(name) > 1:
-            name = f"{name} ({loaded[number - others].path.name})"
-        changed: dict[str, object] = {"name": name, "batch": batch}
-        if number >= others:
-            changed["manifest"] = loaded[number - others].digest
-        if missing and not others:  # the first artifact took the reference's place, which it is not
+    for run, name, side in zip(found.runs, names, sides, strict=True):
+        changed: dict[str, object] = {"name": name, "batch": batch, "manifest": side.digest if side else ""}
+        if missing and not opposing:  # the first artifact took the reference's place, which it is not
             changed["speedup"] = None
         runs.append(run.model_copy(update=changed))
+    first, *others = runs[len(opposing) :]
     pairs = [
         Pair(
-            name=run.name, over=runs[others].name, speedup=speedup_interval(runs[others].blocks, run.blocks, run.rounds)
+            name=run.name, over=first.name, batch=batch, speedup=speedup_interval(first.blocks, run.blocks, run.rounds)
         )
-        for run in runs[others + 1 :]
+        for run in others
     ]
     doubts = (*missing, *found.doubts)
     return found.model_copy(update={"runs": tuple(runs), "pairs": tuple(pairs), "doubts": doubts, "valid": not doubts})
+
+
+def _labels(names: Sequence[str], sides: Sequence[Artifact | None], opponents: int) -> list[str]:
+    """An opponent's folder is always told, another artifact's where its name is not the only one of its kind."""
+    folders = _told_apart([side.path.absolute() for side in sides if side is not None])
+    labels = []
+    for number, (name, side) in enumerate(zip(names, sides, strict=True)):
+        told = side is not None and (number < opponents or names.count(name) > 1)
+        labels.append(f"{name} ({folders[side.path.absolute()]})" if side is not None and told else name)
+    return labels
+
+
+def _told_apart(paths: Sequence[Path]) -> dict[Path, str]:
+    """Each path by as many of its last parts as tell it from the others."""
+    for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        short = {path: "/".join(path.parts[-count:]) for path in paths}
+        if len(set(short.values())) == len(short):
+            return short
+    return {path: str(path) for path in paths}
 
 
 def _joined(found: Sequence[Bench]) -> Bench:
@@ -226,39 +260,3 @@ def _joined(found: Sequence[Bench]) -> Bench:
             "seconds": sum(bench.seconds for bench in found),
         }
     )
-
-
-def _with_costs(
-    found: Bench, loaded: Sequence[Artifact], threads: int, peaks: dict[str, Peak], progress: Progress
-) -> Bench:
-    """Add efficiency to every run; start-up and size to the artifacts'."""
-    plain = work.in_float32(structures.load(loaded[0].path / SITES))
-    own = {artifact.digest: _work(artifact) for artifact in loaded}
-    cache = roofline.largest_cache()
-    streamed = cache is not None and max(w.weight_bytes for w in (plain, *own.values())) > cache
-    described = roofline.describe(
-        own[loaded[0].digest], threads, peaks, roofline.copy_gbs(threads) if streamed else None
-    )
-    costs = {a.digest: {"startup": startup(a, threads), "size_bytes": a.deployed_bytes} for a in loaded}
-    runs = []
-    for run in found.runs:
-        images = run.batch * runs_in_query(found.scenario, run.batch)
-        floor = roofline.floor_ms(own.get(run.manifest, plain), images, described) if _on_cpu(run) else None
-        share = None if floor is None else 100 * floor / run.p50_ms
-        if share is not None and share > 100:
-            progress.warn(f"{run.name} is faster than this host's measured peak allows: no efficiency is given")
-            share = None
-        more = {"floor_ms": floor, "efficiency_pct": share, **costs.get(run.manifest, {})}
-        runs.append(run.model_copy(update=more))
-    return found.model_copy(update={"runs": tuple(runs), "roofline": described})
-
-
-def _on_cpu(run: Run) -> bool:
-    """The peak is the CPU's; what runs elsewhere is not held against it."""
-    return run.effective.get("device", "CPU").upper().startswith("CPU")
-
-
-def _work(artifact: Artifact) -> work.Work:
-    audit, _ = artifact.read_evidence(Audit)
-    structure = structures.load(artifact.path / SITES)
-    return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.stored)

@@ -11,12 +11,13 @@ from typing import Any
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
-from vitdeploy.errors import UsageError, VitdeployError
+from vitdeploy.errors import TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
-from vitdeploy.gate import judge
+from vitdeploy.gate import incomparable, judge
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure import latency
 from vitdeploy.pipeline.benching import threads_of
+from vitdeploy.pipeline.costs import started
 from vitdeploy.pipeline.prove import feeds, inspect, open_session, same_images
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec, parse
@@ -36,11 +37,13 @@ def gate(
 ) -> Gate:
     """Judge an artifact by its stored evidence; `limits` win over the recipe's.
 
-    A baseline folder is timed against this artifact, interleaved, here and now; a baseline file is compared with.
+    A baseline folder is timed against this artifact, interleaved, here and now, unless it may not be compared with or
+    one of the two cannot run here; a baseline file is compared with.
 
     Raises:
         ArtifactError: the artifact or the baseline is damaged.
         RecipeError: a limit is not one.
+        MeasureError: a baseline is to be saved of a doubtful measurement; the verdict is written nevertheless.
     """
     if baseline is not None and save_baseline is not None and baseline.absolute() == save_baseline.absolute():
         raise UsageError(
@@ -51,12 +54,14 @@ def gate(
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     spec = parse(GateSpec, {**artifact.manifest.recipe.gate.model_dump(), **given}, where="limits")
     audit, bench, evaluation, missing = _evidence(artifact)
-    machine = environment.host().machine
-    known, interleaved = None, None
+    known, interleaved, untimed = None, None, ""
     if baseline is not None and baseline.is_dir():
-        known, interleaved = _against_folder(artifacts.load(baseline), artifact, progress)
+        old = artifacts.load(baseline)
+        known = _of_folder(old)
+        interleaved, untimed = _in_turns(old, known, artifact, evaluation, progress)
     elif baseline is not None:
         known = baselines.read(baseline)
+    recipe = artifact.manifest.recipe
     verdict = judge(
         audit,
         bench,
@@ -67,21 +72,23 @@ def gate(
         random_weights=artifact.random_weights,
         baseline=known,
         manifest=artifact.digest,
-        machine=machine,
+        machine=environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         interleaved=interleaved,
         size_bytes=artifact.deployed_bytes,
-        recipe=baselines.decisive(artifact.manifest.recipe),
+        recipe=baselines.decisive(recipe),
+        untimed=untimed,
+        against=recipe.bench.against,
     )
     artifact.write_evidence(verdict)
-    if save_baseline is not None:
-        baselines.write(save_baseline, _baseline(artifact, audit, bench, evaluation))
     if junit_file is not None:
         junit.write(verdict, junit_file)
     summary = summarize(audit, bench, evaluation, verdict, random_weights=artifact.random_weights)
     if markdown_file is not None:
         markdown.write(verdict, markdown_file, summary)
     github.publish(verdict, summary, sys.stderr)
+    if save_baseline is not None:
+        baselines.write(save_baseline, _baseline(artifact, audit, bench, evaluation))
     return verdict
 
 
@@ -101,26 +108,42 @@ def _evidence(artifact: Artifact) -> tuple[Audit | None, Bench | None, Eval | No
     return audit, bench, evaluation, missing
 
 
-def _against_folder(
-    baseline: Artifact, artifact: Artifact, progress: Progress
-) -> tuple[baselines.Baseline, Bench | None]:
-    """The baseline folder's own evidence, and both timed in turns."""
-    images = same_images([baseline, artifact])
-    spec = artifact.manifest.recipe
-    threads = threads_of(spec)
-    interleaved = latency.measure_reopened(
-        [partial(open_session, baseline, threads), partial(open_session, artifact, threads)],
-        [feeds(baseline, images), feeds(artifact, images)],
-        batch=spec.target.batch.opt,
-        seconds=spec.bench.seconds,
-        progress=progress,
-    )
+def _of_folder(baseline: Artifact) -> baselines.Baseline:
+    """What the folder's own evidence says; a doubtful measurement says nothing."""
     audit, bench, evaluation, _ = _evidence(baseline)
-    if audit is None:
-        raise UsageError(f"{baseline.path} has no audit", fix=f"Run vitdeploy inspect {baseline.path}.")
-    bench = bench if bench is not None and bench.valid else None
-    interleaved = interleaved.model_copy(update={"machine": environment.host().machine, "manifest": artifact.digest})
-    return _baseline(baseline, audit, bench, evaluation), interleaved
+    return _baseline(baseline, audit, bench if bench is not None and bench.valid else None, evaluation)
+
+
+def _in_turns(
+    baseline: Artifact, known: baselines.Baseline, artifact: Artifact, evaluation: Eval | None, progress: Progress
+) -> tuple[Bench | None, str]:
+    """Both timed and started here and now, the baseline first; or why they were not. Nothing is timed in vain."""
+    spec = artifact.manifest.recipe
+    for folder in (baseline, artifact):
+        if folder.manifest.stage != "artifact":
+            return None, f"{folder.path} is only a bundle: compile it on the device"
+    data = evaluation.data_digest if evaluation is not None else ""
+    if why := incomparable(known, artifact.manifest.model.digest, baselines.decisive(spec), data):
+        return None, why
+    threads, batch = threads_of(spec), spec.target.batch.opt
+    try:
+        images = same_images([baseline, artifact])
+        found = latency.measure_reopened(
+            [partial(open_session, baseline, threads), partial(open_session, artifact, threads)],
+            [feeds(baseline, images), feeds(artifact, images)],
+            batch=batch,
+            seconds=spec.bench.seconds,
+            progress=progress,
+        )
+    except (TargetUnavailable, UsageError) as error:
+        return None, error.message
+    with progress.step("Start both"):
+        runs = tuple(
+            run.model_copy(update={"manifest": side.digest, "startup": started(side, threads, batch, progress)})
+            for run, side in zip(found.runs, (baseline, artifact), strict=True)
+        )
+    told = {"runs": runs, "machine": environment.host().machine, "manifest": artifact.digest}
+    return found.model_copy(update=told), ""
 
 
 def _baseline(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from vitdeploy import targets
 from vitdeploy.artifact import Artifact
@@ -15,6 +17,7 @@ from vitdeploy.measure.statistics import percentile
 from vitdeploy.pipeline.compiling import compiled_of
 from vitdeploy.progress import Progress
 from vitdeploy.session import Feeds, Session
+from vitdeploy.targets import Outside
 
 _SHARE = 0.3  # of the time that the latencies took
 _MIN_S, _MAX_S = 1.0, 5.0
@@ -38,8 +41,9 @@ def observe(
         if meter is not None:
             with progress.step("Measure power"):
                 drawn = power.measure(lambda: session.run(feeds), share, meter)
-    outside = _outside(artifact, {name: value.shape for name, value in feeds.items()}, share, progress)
-    return {"device": tuple(found for found in (timed, outside) if found is not None), "power": drawn}
+    outside = _told_outside(artifact, feeds, share, progress)
+    beside = outside and _summed_up(outside.name, outside.name, outside.device_ms, outside.end_to_end_ms)
+    return {"device": tuple(found for found in (timed, beside) if found is not None), "power": drawn}
 
 
 def outside_only(artifact: Artifact, feeds: Feeds, seconds: float, why: str, progress: Progress) -> Bench | None:
@@ -47,10 +51,11 @@ def outside_only(artifact: Artifact, feeds: Feeds, seconds: float, why: str, pro
 
     Nothing was timed beside it, so there is no speed-up and the measurement is no valid comparison.
     """
-    timed = _outside(artifact, {name: value.shape for name, value in feeds.items()}, seconds, progress)
-    if timed is None:
+    found = _told_outside(artifact, feeds, seconds, progress)
+    if found is None:
         return None
-    batch = artifact.manifest.recipe.target.batch.opt
+    timed = _summed_up(found.name, found.name, found.device_ms, found.end_to_end_ms)
+    batch = len(next(iter(feeds.values())))
     run = Run(
         name=timed.name,
         batch=batch,
@@ -58,7 +63,7 @@ def outside_only(artifact: Artifact, feeds: Feeds, seconds: float, why: str, pro
         p50_ms=timed.end_to_end_p50_ms,
         p90_ms=timed.end_to_end_p90_ms,
         p99_ms=timed.end_to_end_p99_ms,
-        throughput_ips=round(batch * 1e3 / timed.end_to_end_p50_ms, 3),
+        throughput_ips=round(batch * 1e3 / float(np.mean(found.end_to_end_ms)), 3),
         speedup=None,
     )
     return Bench(valid=False, doubts=(f"timed by {timed.source} alone: {why}",), runs=(run,), device=(timed,))
@@ -79,17 +84,14 @@ def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime |
     return _summed_up(session.name, "session", device, waited, session.effective.get("cuda_graph", ""))
 
 
-def _outside(
-    artifact: Artifact, shapes: Mapping[str, tuple[int, ...]], seconds: float, progress: Progress
-) -> DeviceTime | None:
+def _told_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> Outside | None:
     """The backend's own stopwatch; that it fails says nothing against the artifact, and is told."""
     target = targets.find(artifact.manifest.recipe.target)
     try:
-        found = target.time_outside(compiled_of(artifact), shapes, seconds)
+        return target.time_outside(compiled_of(artifact), {name: value.shape for name, value in feeds.items()}, seconds)
     except VitdeployError as error:
         progress.warn(str(error))
         return None
-    return None if found is None else _summed_up(found.name, found.name, found.device_ms, found.end_to_end_ms)
 
 
 def _summed_up(

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -28,11 +29,18 @@ if TYPE_CHECKING:
 _IN_PYTORCH = ("pytorch-fp32", "torch-compile")
 
 
+@dataclass(frozen=True)
+class Opponent:
+    """An opened opponent, the images in the form that it takes, and which artifact it is; None: a plain model."""
+
+    session: Session
+    feeds: Feeds
+    artifact: Artifact | None = None
+
+
 @contextmanager
-def opened(
-    name: str, artifact: Artifact, pixels: Array, threads: int, progress: Progress
-) -> Iterator[tuple[Session, Feeds]]:
-    """The opponent's session, and the images in the form that it takes.
+def opened(name: str, artifact: Artifact, pixels: Array, threads: int, progress: Progress) -> Iterator[Opponent]:
+    """The opponent, until the end of the block.
 
     Args:
         name: one of `OPPONENTS`, or the folder of another artifact.
@@ -50,8 +58,7 @@ def opened(
     if name not in OPPONENTS:
         other = _artifact(name)
         with open_session(other, threads, progress) as session:
-            session.name = f"{session.name} ({other.path.name})"
-            yield session, feeds(other, pixels)
+            yield Opponent(session, feeds(other, pixels), other)
         return
     manifest = artifact.manifest
     runs_on = targets.find(manifest.recipe.target).runs_on
@@ -69,7 +76,7 @@ def opened(
             else:
                 session = _in_engine(name, _plain_graph(model, manifest, images, Path(folder) / "plain.onnx"), threads)
         with session:
-            yield session, images
+            yield Opponent(session, images)
 
 
 def _artifact(name: str) -> Artifact:

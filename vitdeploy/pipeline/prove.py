@@ -16,6 +16,7 @@ from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
 from vitdeploy.pipeline.compiling import SITES, compiled_of, store_audit, target_bundle
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import TargetSpec
 from vitdeploy.session import Array, Session
 
 
@@ -52,6 +53,16 @@ def same_images(loaded: Sequence[Artifact]) -> Array:
             "the artifacts take inputs of different shapes", fix="Compare those of one model and one batch."
         )
     return natural_image(0, first.preprocess, first.recipe.target.batch.opt)
+
+
+def with_streams(artifact: Artifact, streams: int | None) -> Artifact:
+    """The artifact, to be opened with so many streams; a target that has none refuses the option by name."""
+    if streams is None:
+        return artifact
+    manifest = artifact.manifest
+    target = TargetSpec.model_validate({**manifest.recipe.target.model_dump(), "streams": streams})
+    recipe = manifest.recipe.model_copy(update={"target": target})
+    return Artifact(artifact.path, manifest.model_copy(update={"recipe": recipe}), artifact.digest)
 
 
 def feeds(artifact: Artifact, pixels: Array) -> dict[str, Array]:

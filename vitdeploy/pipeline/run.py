@@ -55,7 +55,7 @@ def run(
     compiled = exported.stage == "artifact"
     evaluation = evaluate(out, None, progress) if compiled and _has_data(recipe) else None
     audit = prove.inspect(out)
-    bench = benching.bench([out], progress) if compiled else None
+    bench = benching.bench([out], progress, benching.Plan(profile=True)) if compiled else None
     gate = gating.gate(out, {}, progress)
     if not reporting.available():
         progress.warn("no report.html: pip install 'vitdeploy[report]', then vitdeploy report " + str(out))

@@ -16,23 +16,32 @@ from vitdeploy.evidence import Startup
 _TIMEOUT_S = 300
 
 
-def startup(artifact: Artifact, threads: int | None) -> Startup | None:
-    """Load time, time of the first inference and peak memory; None when that process fails."""
-    words = [sys.executable, "-m", "vitdeploy.pipeline.startup", str(artifact.path), str(threads or 0)]
+def startup(artifact: Artifact, threads: int, batch: int) -> Startup | str:
+    """Load time, time of the first inference and peak memory; or why that process did not tell."""
+    streams = artifact.manifest.recipe.target.options.get("streams") or 0
+    words = [sys.executable, "-m", "vitdeploy.pipeline.startup", str(artifact.path)]
+    words += [str(number) for number in (threads, batch, streams)]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
         return Startup.model_validate_json(done.stdout.splitlines()[-1])
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
-        return None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines()
+        ended = f"ended by signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"
+        return f"{ended}{f': {said[-1]}' if said else ''}"
+    except subprocess.TimeoutExpired:
+        return f"it took more than {_TIMEOUT_S} s"
+    except (OSError, ValueError, IndexError) as error:
+        return str(error) or "it told nothing"
 
 
-def _main(path: Path, threads: int | None) -> None:
+def _main(path: Path, threads: int, batch: int, streams: int | None) -> None:
     """Measure this process, which has done nothing else yet. The engine's libraries load before the clock runs."""
     from vitdeploy import artifact as artifacts
-    from vitdeploy.pipeline.prove import feeds, open_session, same_images
+    from vitdeploy.data.synthetic import natural_image
+    from vitdeploy.pipeline.prove import feeds, open_session, with_streams
 
-    artifact = artifacts.load(path)
-    images = feeds(artifact, same_images([artifact]))
+    artifact = with_streams(artifacts.load(path), streams)
+    images = feeds(artifact, natural_image(0, artifact.manifest.preprocess, batch))
     _import_engine(artifact.manifest.target.kind)
     engine_bytes = peak_bytes()
     start = time.perf_counter()
@@ -77,4 +86,5 @@ def peak_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), int(sys.argv[2]) or None)
+    _threads, _batch, _streams = (int(word) for word in sys.argv[2:])
+    _main(Path(sys.argv[1]), _threads, _batch, _streams or None)
