@@ -40,3 +40,11 @@ def test_threads_and_numbers() -> None:
     flat = np.zeros(12)
     found = doubts.of_runs([timed("a", flat, threads=2), timed("b", flat, threads=1, finite=False)])
     assert found == ("b: outputs are not finite", "b uses 1 threads, a 2")
+
+
+def test_what_an_engine_says_against_itself_is_a_doubt() -> None:
+    steady = np.zeros(30)
+    own = timed("tensorrt-fp16", steady, effective={"doubt": "its kernels were chosen in power mode 15W, this is MAXN"})
+    assert doubts.of_runs([timed("a", steady), own]) == (
+        "tensorrt-fp16: its kernels were chosen in power mode 15W, this is MAXN",
+    )

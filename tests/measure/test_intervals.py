@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitdeploy.evidence import Interval
-from vitdeploy.measure.intervals import half_width, percentile_intervals, sign_rank, speedup_interval
+from vitdeploy.measure.intervals import half_width, of_openings, percentile_intervals, sign_rank, speedup_interval
 from vitdeploy.measure.statistics import percentile, ratio_interval
 
 
@@ -69,3 +69,18 @@ def test_percentile_intervals_are_wider_than_those_of_single_samples() -> None:
     ((low, high),) = percentile_intervals(blocks, (50,))
     assert high - low > 0.3
     assert math.isfinite(low)
+
+
+def test_blocks_of_one_opening_count_as_one() -> None:
+    blocks = [[1.0], [2.0, 3.0], [4.0], [5.0]]
+    assert of_openings(blocks, (2, 2)) == [[1.0, 2.0, 3.0], [4.0, 5.0]]
+    assert of_openings(blocks, (4,)) == of_openings(blocks, ()) == blocks
+
+
+def test_percentiles_are_as_uncertain_as_the_openings_are() -> None:
+    rng = np.random.default_rng(0)
+    openings = rng.normal(10.0, 0.5, 10)
+    blocks = [rng.normal(mean, 0.05, 20).tolist() for mean in openings for _ in range(10)]
+    ((low, high),) = percentile_intervals(of_openings(blocks, (10,) * 10), (50,))
+    ((narrow_low, narrow_high),) = percentile_intervals(blocks, (50,))
+    assert high - low > 2 * (narrow_high - narrow_low)

@@ -229,6 +229,20 @@ def test_rapl_over_a_window() -> None:
     assert rail.watts * found.seconds == pytest.approx(4.0, rel=0.01)
 
 
+def test_a_monitor_that_stops_half_way_gives_no_figure() -> None:
+    readings = iter([10.0] * 8)
+
+    def watts() -> float:
+        try:
+            return next(readings)
+        except StopIteration:
+            raise OSError("gone") from None
+
+    found = measure(busy(0.01), 0.5, RailMeter([Rail("VDD_IN", watts)]))
+    assert found.rails == ()
+    assert "stopped answering: gone" in found.why
+
+
 def test_a_counter_that_stops_answering_is_a_reason() -> None:
     def reading() -> Iterator[float]:
         yield from (0.0, 1.0, 2.0)

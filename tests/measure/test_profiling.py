@@ -9,7 +9,7 @@ from tests.graphs import images, legacy, parsed
 from vitdeploy import passes
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.runner import OnnxSession, counters
-from vitdeploy.graph.structure import Structure
+from vitdeploy.graph.structure import AttentionSite, Linear, Structure
 from vitdeploy.measure.profiling import ROLES, profile
 from vitdeploy.passes import order
 from vitdeploy.session import Counters, OperatorTime, Session
@@ -78,3 +78,21 @@ def test_the_slower_half_of_the_runs_is_left_out_of_ort_counters() -> None:
     found = counters([*run(0, 100), *run(1000, 900), *run(3000, 110), *run(4000, 500)])
     assert (found.runs, found.total_ms) == (2, pytest.approx(0.105))
     assert found.operators == (OperatorTime("a", "Add", ("a",), pytest.approx(0.095)),)
+
+
+def test_the_nearest_name_decides_where_a_module_holds_all_of_its_attention() -> None:
+    """As torchvision's nn.MultiheadAttention exports it: the packed projection goes by the module's own name."""
+    module = "layers.0.self_attention"
+    site = AttentionSite(
+        name=module, nodes=(f"{module}/Attention/qk", f"{module}/Attention/softmax", f"{module}/Attention/pv"),
+        block=0, heads=3, head_size=16,
+    )  # fmt: skip
+    linears = (
+        Linear(name=module, nodes=(f"{module}/MatMul",), role="qkv", block=0, weight=(48, 144)),
+        Linear(name=f"{module}.out_proj", nodes=(f"{module}/MatMul_1",), role="proj", block=0, weight=(48, 48)),
+    )
+    found = Structure(attention=(site,), linears=linears, norms=())
+    kernels = {"MatMul": "qkv", "MatMul_1": "attention", "Attention/softmax": "attention", "Add": "qkv"}
+    counted = tuple(OperatorTime(f"{module}/{n}", "kernel", (f"{module}/{n}",), 1.0) for n in kernels)
+    told = profile("x", Counters(1, 4.0, counted), found)
+    assert {o.name.removeprefix(f"{module}/"): o.role for o in told.operators} == kernels

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from vitdeploy.environment import usable_cpus
+from vitdeploy.environment import available_cores, usable_cpus
+from vitdeploy.measure import power_sensors
 
 # A multi-threaded engine waits at a barrier for its slowest thread, so a busy core costs the two sides differently.
 # The kernel counts in ticks of 10 ms: in a block of a quarter of a second that is an uncertainty of 4 % on two cores.
@@ -51,9 +52,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Block:
-    """What happened during one block: shares of all cores that this process may use, switches per second and core.
+    """What happened during one block: shares of the cores that this process gets time on, switches per second and core.
 
-    `throttled`: how often a core was slowed down for heat or power, or the container stopped for its CPU quota.
+    `throttled`: how often a core was slowed down for heat or power, the board for over-current (Jetson), or the
+    container stopped for its CPU quota.
     """
 
     others: float
@@ -80,13 +82,18 @@ def snapshot() -> Snapshot:
 
 
 def between(before: Snapshot, after: Snapshot) -> Block:
-    """What happened from `before` to `after`."""
+    """What happened from `before` to `after`.
+
+    Under a CPU quota there are more cores than this process gets time on: others disturb it as far as they use more
+    than what is left over.
+    """
     wall, cores = max(after.wall - before.wall, 1e-9), len(_cores())
-    own = after.own - before.own
+    given = min(available_cores(), cores)
+    others = (after.busy - before.busy - (after.own - before.own)) / wall
     return Block(
-        others=max((after.busy - before.busy - own) / (wall * cores), 0.0),
+        others=max(others - (cores - given), 0.0) / given,
         steal=max((after.steal - before.steal) / (wall * cores), 0.0),
-        switches=(after.switches - before.switches) / (wall * cores),
+        switches=(after.switches - before.switches) / (wall * given),
         mhz=after.mhz,
         throttled=after.throttled - before.throttled,
     )
@@ -106,7 +113,7 @@ def doubts(blocks: Sequence[Block]) -> list[str]:
         found.append(f"threads were put aside {switches:.0f} times a second and core (limit {MAX_SWITCHES:.0f})")
     throttled = sum(block.throttled > 0 for block in blocks)
     if throttled > MAX_THROTTLED_SHARE * len(blocks):
-        found.append(f"the CPU was throttled, for heat or for a quota, in {throttled} of {len(blocks)} blocks")
+        found.append(f"the machine was throttled, for heat, power or a quota, in {throttled} of {len(blocks)} blocks")
     change = _clock_change([b.mhz for b in blocks if b.mhz])
     if abs(change) > MAX_CLOCK_CHANGE:
         found.append(f"the CPU clock moved by {change:+.0%} while timing (limit {MAX_CLOCK_CHANGE:.0%})")
@@ -150,11 +157,12 @@ def _involuntary_switches() -> int:
 
 
 def _throttle_events(cores: Sequence[int]) -> int:
-    """Since the start: of each core for heat or power (Intel), and of this container for its CPU quota (cgroup v2)."""
+    """So far: of cores for heat or power (Intel), of a Jetson for over-current, of a container for its quota."""
     names = [f"/sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count" for core in cores]
     counts = [_number(name) for name in names]
     quota = re.search(r"^nr_throttled (\d+)$", _text("/sys/fs/cgroup/cpu.stat"), re.MULTILINE)
-    return sum(counts) + (int(quota[1]) if quota else 0)
+    board = sum((power_sensors.throttle_events() or {}).values())
+    return sum(counts) + board + (int(quota[1]) if quota else 0)
 
 
 def _number(path: str) -> int:

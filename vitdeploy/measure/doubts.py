@@ -22,6 +22,7 @@ _MEDIAN_ERROR = 1.2533  # standard error of a median = sqrt(pi / 2) * sigma / sq
 def of_runs(runs: Sequence[Run]) -> tuple[str, ...]:
     """One line for each; a lone session is held against its own past."""
     found = [f"{run.name}: outputs are not finite" for run in runs if not run.finite]
+    found += [f"{run.name}: {run.effective['doubt']}" for run in runs if "doubt" in run.effective]
     reference, others = runs[0], runs[1:]
     if not others:
         medians = np.array([float(np.median(block)) for block in reference.blocks])

@@ -66,6 +66,14 @@ def half_width(interval: Interval) -> float:
     return math.log(high / low) / 2
 
 
+def of_openings(blocks: Sequence[Sequence[float]], rounds: Sequence[int]) -> Sequence[Sequence[float]]:
+    """The samples of each opening as one block: its blocks share what it drew. One opening stays in its blocks."""
+    if len(rounds) < 2:
+        return blocks
+    ends = np.cumsum(rounds)
+    return [[s for block in blocks[end - count : end] for s in block] for end, count in zip(ends, rounds, strict=True)]
+
+
 def percentile_intervals(
     blocks: Sequence[Sequence[float]], percents: Sequence[int], *, seed: int = 0
 ) -> list[tuple[float, float]]:

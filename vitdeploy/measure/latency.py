@@ -23,7 +23,7 @@ from vitdeploy import environment
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.measure import conditions, doubts
-from vitdeploy.measure.intervals import half_width, percentile_intervals, speedup_interval
+from vitdeploy.measure.intervals import half_width, of_openings, percentile_intervals, speedup_interval
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.measure.stopwatch import TARGET_BLOCKS, Ready, Samples, interleave, warm_up
 from vitdeploy.progress import Progress, Silent
@@ -191,7 +191,7 @@ class _Timing:
     def _run(self, number: int, session: Session) -> Run:
         reference, blocks, rounds = self.samples.blocks[0], self.samples.blocks[number], self.samples.rounds
         flat = [sample for block in blocks for sample in block]
-        p50, p90, p99 = percentile_intervals(blocks, (50, 90, 99), seed=self.seed)
+        p50, p90, p99 = percentile_intervals(of_openings(blocks, rounds), (50, 90, 99), seed=self.seed)
         return Run(
             name=session.name,
             batch=self.batch,

@@ -201,8 +201,10 @@ def integrate(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _fill(window: Window, samples: Sequence[Sample]) -> None:
+    if window.why:  # a part of the window is not the window
+        return
     if len(samples) < _MIN_SAMPLES:
-        window.why = window.why or f"only {len(samples)} readings in the window: measure longer"
+        window.why = f"only {len(samples)} readings in the window: measure longer"
         return
     window.seconds = samples[-1][0] - samples[0][0]
     window.joules = integrate(samples)

@@ -41,36 +41,41 @@ def profile(name: str, counters: Counters, structure: Structure) -> Profile:
 
 
 class _Parts:
-    """Node names -> part of the model."""
+    """Node names -> part of the model, the most telling kinds of node first."""
 
     def __init__(self, structure: Structure) -> None:
-        self._linears = {n: _OF_LINEARS.get(lin.role, "other") for lin in structure.linears for n in lin.nodes}
-        # A kernel that swallowed a bias goes by the name of the Add, which is in the linear's module.
-        self._linears |= {lin.name: _OF_LINEARS.get(lin.role, "other") for lin in structure.linears}
-        self._linears |= {lin.initializer: _OF_LINEARS.get(lin.role, "other") for lin in structure.linears}
-        self._sites = {n for site in structure.attention for n in (*site.nodes, site.name + CORE)}
-        self._norms = {n for norm in structure.norms for n in norm.nodes}
+        linears: dict[str, str] = {}
+        for linear in structure.linears:
+            # A kernel that swallowed a bias goes by the name of the Add, which is in the linear's module.
+            for name in (*linear.nodes, linear.name, linear.initializer):
+                linears[name] = _OF_LINEARS.get(linear.role, "other")
+        sites = {n: "attention" for site in structure.attention for n in (*site.nodes, site.name + CORE)}
+        norms = {n: "norm" for norm in structure.norms for n in norm.nodes}
+        self._known = [
+            (name, rank, role)
+            for rank, named in enumerate((linears, sites, norms))
+            for name, role in named.items()
+            if name
+        ]
 
     def role(self, kind: str, nodes: Iterable[str]) -> str:
         nodes = list(nodes)
-        for found in (self._linear(nodes), "attention" if self._any(nodes, self._sites) else None):
-            if found is not None:
-                return found
-        if self._any(nodes, self._norms) or _NORM_KINDS.search(kind):
+        found = [best for node in nodes if (best := self._nearest(node)) is not None]
+        if found:
+            return min(found)[1]
+        if _NORM_KINDS.search(kind):
             return "norm"
         if any(_MLP.search(n) for n in nodes):
             return "mlp"
         return "attention" if any(_ATTENTION.search(n) for n in nodes) else "other"
 
-    def _linear(self, nodes: list[str]) -> str | None:
-        for node in nodes:
-            for known, role in self._linears.items():
-                if known and _made_from(node, known):
-                    return role
-        return None
-
-    def _any(self, nodes: list[str], known: Iterable[str]) -> bool:
-        return any(_made_from(node, one) for node in nodes for one in known)
+    def _nearest(self, node: str) -> tuple[int, str] | None:
+        """Rank and role of the longest name that it was made from: a module's name may be that of all within."""
+        made_from = [(len(name), -rank, role) for name, rank, role in self._known if _made_from(node, name)]
+        if not made_from:
+            return None
+        _, rank, role = max(made_from)
+        return -rank, role
 
 
 def _made_from(kernel: str, node: str) -> bool:
