@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
 import tempfile
 import time
@@ -38,7 +37,7 @@ from vitdeploy.recipe import BenchSpec, GateSpec, TaskSpec
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 TABLE = Path(__file__).with_suffix(".md")
-SECONDS = 4.0  # of timing in each run of the gate
+SECONDS = BenchSpec().seconds  # of timing in each run of the gate: what users get
 SLOW_DOWN = 0.05
 DRAWS, SAMPLES, DISCORDANCE, MARGIN_PP = 2000, 10_000, 0.02, 0.5
 
@@ -113,7 +112,6 @@ def _slowing(opened: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _burn() -> None:
-    os.nice(0)
     while True:
         pass
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from vitdeploy.evidence import AttentionAudit, DeviceTime, Interval, KernelAudit, Metric, Power
+from vitdeploy.evidence import AttentionAudit, Bench, DeviceTime, Interval, KernelAudit, Metric, Power, Run
 
 NOTHING = "–"
+BETWEEN = "between operators"
+"""A profile's time that no operator counts."""
 
+_PLAIN = {
+    "pytorch-fp32": "FP32 PyTorch", "torch-compile": "torch.compile", "onnxruntime-fp32": "FP32 ONNX Runtime",
+    "openvino-fp32": "FP32 OpenVINO",
+}  # fmt: skip
 _METRICS = {
     "top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "delta1": "δ1",
     "abs_rel": "AbsRel", "rmse": "RMSE", "map": "mAP", "map50": "mAP at 0.5", "map75": "mAP at 0.75",
@@ -29,6 +36,29 @@ def speedup(interval: Interval | None) -> str:
         return NOTHING
     low, high = interval.ci95
     return f"{interval.ratio:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def side(name: str) -> str:
+    """What a run is of, as people say it: `FP32 PyTorch`; an artifact goes by its own name."""
+    return _PLAIN.get(name.removesuffix(" (plain)"), name)
+
+
+def run_name(run: Run, runs: Sequence[Run]) -> str:
+    """`openvino-int8`, and `openvino-int8 @ 8` in a sweep over batch sizes."""
+    return f"{run.name} @ {run.batch}" if len({other.batch for other in runs}) > 1 else run.name
+
+
+def asked(bench: Bench) -> str:
+    """How images were asked for: `batch 1`, `batch 1, offline`, `batches 1, 4, 8`."""
+    sizes = list(dict.fromkeys(run.batch for run in bench.runs))
+    told = f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"
+    return told if bench.scenario == "single-stream" else f"{told}, {bench.scenario}"
+
+
+def is_reference(run: Run, bench: Bench) -> bool:
+    """Whether others of its batch size are held against this run."""
+    beside = [other for other in bench.runs if other.batch == run.batch]
+    return run is beside[0] and any(other.speedup is not None for other in beside)
 
 
 def drop(metric: Metric) -> str:
@@ -78,6 +108,16 @@ def power(found: Power) -> str:
         for rail in found.rails
     )
     return "energy: " + "; ".join(rails) + (f"; {found.throttled}" if found.throttled else "")
+
+
+def share(part: float, whole: float) -> str:
+    """`7.1 %` of the whole."""
+    return f"{100 * part / whole:.1f} %" if whole else NOTHING
+
+
+def efficiency(percent: float | None) -> str:
+    """`61 %` of this host's measured peak."""
+    return NOTHING if percent is None else f"{percent:.0f} %"
 
 
 def observed(value: float | str | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from vitdeploy.evidence import Bench, Pair, Profile, Run
+from vitdeploy.evidence import Bench, Profile
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 from vitdeploy.report.tables import noted, table_of
@@ -25,17 +25,17 @@ def bench(found: Bench) -> list[Table]:
 
 def latencies(found: Bench) -> Table:
     """Side by side; the first run of a batch size is the reference. `peak`: the share of this host's peak."""
-    several = len({run.batch for run in found.runs}) > 1
-    title = f"Latency, {found.scenario}" if several else f"Latency, {_batch(found)}"
-    table = table_of(title, "", "p50 ms", "p90 ms", "p99 ms", "images/s", "peak", "speed-up, 95 %")
+    table = table_of(
+        f"Latency, {numbers.asked(found) if found.runs else 'nothing timed'}",
+        "", "p50 ms", "p90 ms", "p99 ms", "images/s", "peak", "speed-up, 95 %",
+    )  # fmt: skip
     table.padding = (0, 1, 0, 0)
     for run in found.runs:
-        name = f"{run.name} @ {run.batch}" if several else run.name
         figures = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
-        reference = run.speedup is None and len(found.runs) > 1 and run is _first_of_batch(found, run)
-        compared = "reference" if reference else numbers.speedup(run.speedup)
-        table.add_row(escape(name), *figures, _efficiency(run), compared)
-    return noted(table, [*(_pair(pair) for pair in found.pairs), *_notes(found)])
+        compared = "reference" if numbers.is_reference(run, found) else numbers.speedup(run.speedup)
+        name = escape(numbers.run_name(run, found.runs))
+        table.add_row(name, *figures, numbers.efficiency(run.efficiency_pct), compared)
+    return noted(table, [*_pairs(found), *_notes(found)])
 
 
 def costs(found: Bench) -> Table:
@@ -60,13 +60,15 @@ def profile(found: Profile) -> Table:
     title = f"{escape(found.name)}: {three_digits(found.total_ms)} ms a run by its engine's counters"
     table = table_of(title, "", "ms", "share")
     for role, ms in found.roles.items():
-        table.add_row(role, three_digits(ms), _share(ms, found))
+        table.add_row(role, three_digits(ms), numbers.share(ms, found.total_ms))
     if found.between_ms:
-        table.add_row("between operators", three_digits(found.between_ms), _share(found.between_ms, found))
+        table.add_row(numbers.BETWEEN, three_digits(found.between_ms), numbers.share(found.between_ms, found.total_ms))
     table.add_section()
     for operator in found.operators[:_SHOWN_OPERATORS]:
         table.add_row(
-            escape(f"{operator.name}  {operator.kind}"), three_digits(operator.ms), _share(operator.ms, found)
+            escape(f"{operator.name}  {operator.kind}"),
+            three_digits(operator.ms),
+            numbers.share(operator.ms, found.total_ms),
         )
     return table
 
@@ -83,24 +85,8 @@ def _notes(found: Bench) -> Iterator[str]:
     yield from (f"in doubt: {doubt}" for doubt in found.doubts)
 
 
-def _pair(pair: Pair) -> str:
-    return f"{pair.name} over {pair.over}: {numbers.speedup(pair.speedup)}"
-
-
-def _efficiency(run: Run) -> str:
-    return NOTHING if run.efficiency_pct is None else f"{run.efficiency_pct:.0f} %"
-
-
-def _share(ms: float, found: Profile) -> str:
-    return f"{100 * ms / found.total_ms:.1f} %"
-
-
-def _first_of_batch(found: Bench, run: Run) -> Run:
-    return next(other for other in found.runs if other.batch == run.batch)
-
-
-def _batch(found: Bench) -> str:
-    if not found.runs:
-        return "nothing timed"
-    told = f"batch {found.runs[0].batch}"
-    return told if found.scenario == "single-stream" else f"{told}, {found.scenario}"
+def _pairs(found: Bench) -> Iterator[str]:
+    several = len({run.batch for run in found.runs}) > 1
+    for pair in found.pairs:
+        at = f" @ {pair.batch}" if several else ""
+        yield f"{pair.name} over {pair.over}{at}: {numbers.speedup(pair.speedup)}"

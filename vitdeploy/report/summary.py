@@ -8,8 +8,6 @@ from vitdeploy.evidence import Audit, Bench, Eval, Gate, Metric, Run
 from vitdeploy.report import numbers
 from vitdeploy.report.numbers import NOTHING, three_digits
 
-_TITLES = {"pytorch-fp32": "FP32 PyTorch", "onnxruntime-fp32": "FP32 ONNX Runtime"}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -49,7 +47,7 @@ def summarize(
     name = f"{audit.target} {audit.precision}" if audit else deployed.name if deployed else "artifact"
     known = reference.name if reference else evaluation.reference if evaluation else ""
     return Summary(
-        reference=_TITLES.get(known, known or "FP32 PyTorch"),
+        reference=numbers.side(known or "pytorch-fp32"),
         artifact=name,
         rows=rows,
         notes=tuple(_notes(bench, evaluation, gate, random_weights=random_weights)),
@@ -84,6 +82,9 @@ def _accuracy(evaluation: Eval | None) -> list[Row]:
 
 def _notes(bench: Bench | None, evaluation: Eval | None, gate: Gate | None, *, random_weights: bool) -> list[str]:
     notes = ["random weights: accuracy means nothing"] if random_weights else []
+    if bench is not None and bench.own is not None:
+        asked = numbers.asked(bench.model_copy(update={"runs": (bench.own,)}))  # of a sweep, the first size is shown
+        notes += [f"latencies at {asked}"] if asked != "batch 1" else []
     if evaluation is not None and evaluation.metrics:
         notes.append(_paired(evaluation, next(iter(evaluation.metrics.values()))))
     reasons = [f"{check.name}: {check.why}" for check in gate.checks if check.status != "pass"] if gate else []

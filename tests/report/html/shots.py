@@ -1,4 +1,7 @@
-"""Screenshots of a report for the documentation: `python -m tests.report.html.shots REPORT FOLDER`."""
+"""Screenshots of a report for the documentation: `python -m tests.report.html.shots REPORT FOLDER [NAME]`.
+
+docs/images has those of `make demo` (NAME is report) and of the small SegFormer of tests/tasks/fixtures (segmentation).
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ _VIEWS: dict[str, tuple[int, Media, str, int]] = {
 }
 
 
-def take(report: Path, folder: Path) -> None:
-    """Write one PNG for each view."""
+def take(report: Path, folder: Path, name: str = "report") -> None:
+    """Write one PNG for each view, `NAME-VIEW.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as page:
-        for name, (width, media, section, height) in _VIEWS.items():
+        for view, (width, media, section, height) in _VIEWS.items():
             page.open(report, width=width, media=media)
             found = f"document.getElementById('{section}')"
             top = page.evaluate(f"{found}.getBoundingClientRect().top + scrollY - 16") if section else 0
             picture = Image.open(io.BytesIO(page.screenshot(top=top, height=height))).convert("RGB")
-            picture.save(folder / f"report-{name}.png", optimize=True)
+            picture.save(folder / f"{name}-{view}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    take(Path(sys.argv[1]), Path(sys.argv[2]))
+    take(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

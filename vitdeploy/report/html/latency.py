@@ -9,9 +9,9 @@ import numpy as np
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.measure.statistics import block_log_ratios
 from vitdeploy.report import numbers
-from vitdeploy.report.html import svg
+from vitdeploy.report.html import profile, svg
 from vitdeploy.report.html.markup import Markup, element, join
-from vitdeploy.report.html.parts import Figure, Section, Table
+from vitdeploy.report.html.parts import Figure, Part, Section, Table
 from vitdeploy.report.html.subject import Subject
 from vitdeploy.report.html.svg import Scale
 from vitdeploy.report.numbers import three_digits
@@ -29,7 +29,10 @@ def section(subject: Subject) -> Section:
     title, bench = "Latency", subject.bench
     if bench is None or not bench.runs:
         return Section("latency", title, missing=subject.why("bench"))
-    parts = [_table(bench)]
+    parts: list[Part] = [_table(bench)]
+    if bench.roofline is not None and any(run.efficiency_pct is not None for run in bench.runs):
+        parts.append(profile.peaks(bench.roofline))
+    parts += profile.parts(bench)
     sampled = [run for run in bench.runs if len(samples_of(run))]
     figures = [_distributions(sampled)] if sampled else []
     if subject.reference is not None and subject.run is not None and (steady := _ratio(subject.reference, subject.run)):
@@ -44,7 +47,10 @@ def _lede(subject: Subject) -> str:
     run, reference = subject.run, subject.reference
     if run is None:
         return ""
-    answers = f"{run.name} answers in {three_digits(run.p50_ms)} ms (median, batch {run.batch})"
+    asked = f"batch {run.batch}"
+    if subject.bench is not None and subject.bench.scenario != "single-stream":
+        asked += f", a whole query of {subject.bench.scenario}"
+    answers = f"{run.name} answers in {three_digits(run.p50_ms)} ms (median, {asked})"
     if reference is None or run.speedup is None:
         return f"{answers}. No FP32 reference was timed beside it, so there is no speed-up."
     low, high = run.speedup.ci95
@@ -55,13 +61,22 @@ def _lede(subject: Subject) -> str:
 
 
 def _table(bench: Bench) -> Table:
-    head = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up, 95 %", "samples", "threads")
+    head = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", "of the peak", "speed-up, 95 %", "samples", "threads")
     rows = []
-    for number, run in enumerate(bench.runs):
+    for run in bench.runs:
         latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
-        reference = not number and any(other.speedup is not None for other in bench.runs)
-        ratio = "reference" if reference else numbers.speedup(run.speedup)
-        rows.append((run.name, *latencies, ratio, f"{run.samples:,}", str(run.threads or numbers.NOTHING)))
+        ratio = "reference" if numbers.is_reference(run, bench) else numbers.speedup(run.speedup)
+        count, threads = f"{run.samples:,}", str(run.threads or numbers.NOTHING)
+        rows.append(
+            (
+                numbers.run_name(run, bench.runs),
+                *latencies,
+                numbers.efficiency(run.efficiency_pct),
+                ratio,
+                count,
+                threads,
+            )
+        )
     return Table(head, tuple(rows), numeric=frozenset(range(1, len(head))))
 
 
@@ -101,7 +116,8 @@ def _distributions(runs: Sequence[Run]) -> Figure:
     def draw(width: int) -> Markup:
         scale = Scale(low, high, 12, width - 12, log=log)
         rows = [
-            _ridge(run, density(s, edges), edges, scale, n) for n, (run, s) in enumerate(zip(runs, taken, strict=True))
+            _ridge(numbers.run_name(run, runs), run, density(s, edges), edges, scale, n)
+            for n, (run, s) in enumerate(zip(runs, taken, strict=True))
         ]
         bottom = len(runs) * (_RIDGE + 40) + 4
         axis = svg.x_axis(scale, 22, bottom, svg.plain, count=8 if width > svg.NARROW else 5)
@@ -112,7 +128,7 @@ def _distributions(runs: Sequence[Run]) -> Figure:
     return svg.figure(draw, f"Every sample of each side; the marks are p50, p90 and p99. Heights are relative.{tail}")
 
 
-def _ridge(run: Run, heights: Array, edges: Array, scale: Scale, number: int) -> Markup:
+def _ridge(name: str, run: Run, heights: Array, edges: Array, scale: Scale, number: int) -> Markup:
     base = number * (_RIDGE + 40) + _RIDGE + 34
     centres = (edges[1:] + edges[:-1]) / 2
     seen = np.flatnonzero(heights > 0.002)
@@ -122,12 +138,12 @@ def _ridge(run: Run, heights: Array, edges: Array, scale: Scale, number: int) ->
     curve = [(scale(x), base - _RIDGE * 0.86 * h) for x, h in zip(centres, heights, strict=True)]
     area = [(curve[0][0], base), *curve, (curve[-1][0], base)]
     marks = [
-        svg.line(scale(ms), base, scale(ms), base - reach, f"mark {name}")
-        for name, ms, reach in (("p50", run.p50_ms, _RIDGE), ("p90", run.p90_ms, 20), ("p99", run.p99_ms, 12))
+        svg.line(scale(ms), base, scale(ms), base - reach, f"mark {which}")
+        for which, ms, reach in (("p50", run.p50_ms, _RIDGE), ("p90", run.p90_ms, 20), ("p99", run.p99_ms, 12))
     ]
     told = f"p50 {three_digits(run.p50_ms)} · p90 {three_digits(run.p90_ms)} · p99 {three_digits(run.p99_ms)} ms"
     label = element(
-        "text", element("tspan", run.name, class_="strong"), "  ", element("tspan", told, class_="quiet"),
+        "text", element("tspan", name, class_="strong"), "  ", element("tspan", told, class_="quiet"),
         x=scale.start, y=base - _RIDGE - 8,
     )  # fmt: skip
     return element(

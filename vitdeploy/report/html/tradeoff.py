@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdeploy.evidence import Metric
+from vitdeploy.measure.baseline import timing_of
 from vitdeploy.report import numbers
 from vitdeploy.report.html import svg
 from vitdeploy.report.html.markup import Markup, element, join
@@ -81,6 +82,8 @@ def _unfit(subject: Subject) -> Missing | None:
         return Missing("random weights: accuracy means nothing", "Export it with trained weights.")
     if run.speedup is None:
         return Missing("no FP32 reference was timed beside it", again)
+    if bench.reference is not None and bench.reference.manifest:
+        return Missing("it was timed against another artifact, not against FP32", again)
     if not bench.valid:
         return Missing(f"its latencies are in doubt: {'; '.join(bench.doubts) or 'no reason was recorded'}", again)
     metric = found[1]
@@ -96,6 +99,10 @@ def _incomparable(subject: Subject, first: Subject) -> Missing | None:
         return Missing("it is another model", "Compare artifacts of one model.")
     if all(bench) and len({found.machine for found in bench if found is not None}) > 1:
         return Missing("it was timed on another machine", f"vitdeploy bench {subject.folder}")
+    if all(bench) and len({timing_of(found) for found in bench if found is not None}) > 1:
+        return Missing(
+            "it was timed against another reference, batch, threads or scenario", f"vitdeploy bench {subject.folder}"
+        )
     if all(evaluation) and len({found.data_digest for found in evaluation if found is not None}) > 1:
         return Missing("it was evaluated on other data", f"vitdeploy eval {subject.folder}")
     return None

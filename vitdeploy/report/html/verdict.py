@@ -71,17 +71,15 @@ def _row(check: Check) -> CheckRow:
 def _speed(subject: Subject) -> Tile:
     run, reference = subject.run, subject.reference
     if run is None:
-        return Tile("speed-up over FP32", "not measured", subject.why("bench").why, absent=True)
+        return Tile("speed-up", "not measured", subject.why("bench").why, absent=True)
     if run.speedup is None or reference is None:
-        return Tile(
-            "median latency", f"{three_digits(run.p50_ms)} ms", "no FP32 reference was timed beside it", absent=True
-        )
-    low, high = run.speedup.ci95
+        return Tile("median latency", f"{three_digits(run.p50_ms)} ms", "no reference was timed beside it", absent=True)
+    label, (low, high) = f"speed-up over {numbers.side(reference.name)}", run.speedup.ci95
     medians = f"{three_digits(run.p50_ms)} ms against {three_digits(reference.p50_ms)} ms"
     note = f"95 % interval {low:.2f} to {high:.2f}; {medians}"
     if subject.bench is not None and not subject.bench.valid:
-        return Tile("speed-up over FP32", f"{run.speedup.ratio:.2f}×", f"in doubt. {note}", absent=True)
-    return Tile("speed-up over FP32", f"{run.speedup.ratio:.2f}×", note)
+        return Tile(label, f"{run.speedup.ratio:.2f}×", f"in doubt. {note}", absent=True)
+    return Tile(label, f"{run.speedup.ratio:.2f}×", note)
 
 
 def _accuracy(subject: Subject) -> Tile:

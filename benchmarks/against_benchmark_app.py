@@ -1,0 +1,123 @@
+"""Does the stopwatch agree with OpenVINO's own? `vitdeploy`'s median latency over that of `benchmark_app`.
+
+    python -m benchmarks.against_benchmark_app [--rounds N] [--seconds S]
+
+One round opens the exported model, times it, closes it, and has `benchmark_app` do the same in a process of its own:
+same file, threads, hint and precision, one inference at a time. The order within a round is drawn. The ratio is the
+median over the rounds, with the sign test's 95 % interval. Writes benchmarks/against_benchmark_app.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.int8_fusion import save_crops
+from benchmarks.tables import machine, rows_of, written
+from vitdeploy import environment
+from vitdeploy import recipe as recipes
+from vitdeploy.artifact import Artifact, load
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.measure.intervals import speedup_interval
+from vitdeploy.measure.latency import measure
+from vitdeploy.pipeline.export import export
+from vitdeploy.pipeline.prove import feeds, open_session
+from vitdeploy.progress import Silent
+
+CASES = (
+    ("deit_tiny_patch16_224", "fp32", None),
+    ("deit_tiny_patch16_224", "fp32", 1),
+    ("deit_tiny_patch16_224", "int8", None),
+    ("vit_base_patch16_224", "fp32", None),
+)
+"""timm's name, the precision, and the threads; None: every core."""
+TABLE = Path(__file__).with_suffix(".md")
+COLUMNS = ("model", "threads", "vitdeploy (ms)", "benchmark_app (ms)", "vitdeploy over benchmark_app", "agree")
+_MEDIAN = re.compile(r"Median:\s+([0-9.]+) ms")
+_APP = "from openvino.tools.benchmark.main import main; main()"
+
+
+def main() -> None:
+    """Measure every case that the table lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="openings of each side (default: 20)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing in each (default: 3)")
+    given = parser.parse_args()
+    rows = rows_of(TABLE, COLUMNS)
+    for name, precision, asked in CASES:
+        threads = asked or environment.available_cores()
+        title = f"{name} {precision}", str(threads)
+        if title in {row[:2] for row in rows}:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = _compared(_exported(name, precision, Path(folder)), threads, given.rounds, given.seconds)
+        rows.append((*title, *found))
+        print(*rows[-1], sep=" | ", flush=True)
+        written(TABLE, _heading(given.rounds, given.seconds), COLUMNS, rows)
+
+
+def _exported(name: str, precision: str, folder: Path) -> Artifact:
+    calibration = None
+    if precision != "fp32":
+        save_crops(folder / "images")
+        calibration = str(folder / "images")
+    recipe = recipes.compose(
+        f"timm:{name}", target="openvino", precision=precision, weights="random", calibration=calibration
+    )
+    export(recipe, folder / "out", Silent())
+    return load(folder / "out")
+
+
+def _compared(artifact: Artifact, threads: int, rounds: int, seconds: float) -> tuple[str, ...]:
+    drawn = random.Random(0)
+    sides = {"ours": lambda: _ours(artifact, threads, seconds), "app": lambda: _app(artifact, threads, seconds)}
+    medians: dict[str, list[tuple[float, ...]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in drawn.sample(sorted(sides), len(sides)):
+            medians[side].append((sides[side](),))
+    # The time ratio of ours over theirs is how many times as fast theirs is.
+    ratio = speedup_interval(medians["ours"], medians["app"], [1] * rounds)
+    low, high = ratio.ci95
+    ours, app = (sorted(value for (value,) in medians[side])[rounds // 2] for side in ("ours", "app"))
+    agree = "yes" if low <= 1 <= high else f"no: {100 * (ratio.ratio - 1):+.1f} %"
+    return f"{ours:.3f}", f"{app:.2f}", f"{ratio.ratio:.3f} [{low:.3f}, {high:.3f}]", agree
+
+
+def _ours(artifact: Artifact, threads: int, seconds: float) -> float:
+    images = natural_image(0, artifact.manifest.preprocess, 1)
+    with open_session(artifact, threads) as session:
+        found = measure([session], [feeds(artifact, images)], batch=1, seconds=seconds)
+    return found.runs[0].p50_ms
+
+
+def _app(artifact: Artifact, threads: int, seconds: float) -> float:
+    asked = {"-d": "CPU", "-hint": "latency", "-api": "sync", "-nthreads": threads, "-infer_precision": "f32"}
+    asked["-t"] = max(round(seconds), 1)
+    command = [sys.executable, "-c", _APP, "-m", str(artifact.path / "model.xml")]
+    command += [str(part) for pair in asked.items() for part in pair]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = _MEDIAN.search(done.stdout)
+    if done.returncode or found is None:
+        sys.exit(f"benchmark_app told no median:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return float(found[1])
+
+
+def _heading(rounds: int, seconds: float) -> list[str]:
+    return [
+        "# The stopwatch against OpenVINO's own",
+        "",
+        "Median latency at batch 1, latency hint, float32 where nothing is quantized, of the same exported file, in",
+        f"{rounds} rounds of {seconds:g} s for each side. `agree`: the 95 % interval of the ratio holds 1.",
+        "Made by `python -m benchmarks.against_benchmark_app`.",
+        "",
+        machine("timm", "openvino"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
