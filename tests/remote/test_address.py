@@ -28,11 +28,18 @@ def test_an_address_becomes_words(url: str, words: str) -> None:
     assert address.parse(str(found)) == found
 
 
-@pytest.mark.parametrize("url", ["ssh://ci:hunter2@orin", "ssh://:hunter2@orin", "ssh://ci:hunter2@x@orin:22/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ssh://ci:hunter2@orin", "ssh://:hunter2@orin", "ssh://ci:hunter2@x@orin:22/", "ssh://ci:hunter2/x@orin",
+        "ci:hunter2@orin",
+    ],
+)  # fmt: skip
 def test_a_password_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(UsageError, match="has a password in it") as caught:
-        address.parse(url)
-    assert "hunter2" not in str(caught.value)
+    for read in (address.parse, hosts.find):
+        with pytest.raises(UsageError, match="has a password in it") as caught:
+            read(url)
+        assert "hunter2" not in str(caught.value) + caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,8 +21,11 @@ JETSON = {
     "nvpmodel": (
         'if [ "$1" = -q ]; then echo "NV Power Mode: MODE_$(cat $P/mode)"; cat $P/mode; else echo "$2" > $P/mode; fi'
     ),
+    # NVIDIA's ends with 0 after "Error: ..", and stores over nothing.
     "jetson_clocks": (
-        'case $1 in --store) cat $P/clocks > "$2";; --restore) cat "$2" > $P/clocks;; *) echo locked > $P/clocks;; esac'
+        'case $1 in --store) [ -e "$2" ] && { echo "Error: $2 exists"; exit 0; }; cat $P/clocks > "$2";; '
+        '--restore) [ -e $P/stuck ] && { echo "Error: Failed to restore $2"; exit 0; }; cat "$2" > $P/clocks;; '
+        "*) echo locked > $P/clocks;; esac"
     ),
 }
 
@@ -119,16 +123,44 @@ def test_a_power_mode_that_wants_a_restart_is_told(
     lab(power_mode=0)
     found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
     assert found["valid"] is False
-    assert "lab: power mode 0 was not set: nvpmodel stays in mode 2 15W" in found["doubts"]
+    assert "lab: power mode 0 was not set: nvpmodel stays in mode 2 15W: it wants a restart" in found["doubts"]
     assert state(power) == ("2", "free")
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("echo 'must be root' >&2; exit 1", "must be root"),
+        (
+            '[ "$1" = --store ] && echo x > "$2" || echo "Error: Failed to max GPU frequency!"',
+            "Error: Failed to max GPU frequency!",
+        ),
+    ],
+    ids=["exit code", "said so and ended well"],
+)
 def test_clocks_that_may_not_be_set_make_the_measurement_doubtful(
-    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path]
+    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path], line: str, told: str
 ) -> None:
-    script(far.folder / "bin" / "jetson_clocks", "echo 'must be root' >&2; exit 1")
+    script(far.folder / "bin" / "jetson_clocks", line)
     lab(lock_clocks=True)
     found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
     assert found["valid"] is False
-    assert "lab: clocks are not locked: must be root" in found["doubts"]
+    assert f"lab: clocks are not locked: {told}" in found["doubts"]
+    assert state(power) == ("2", "free")
+    shutil.rmtree(far.cache / "before", ignore_errors=True)
+
+
+def test_clocks_that_could_not_be_set_back_are_told_and_set_back_the_next_time(
+    lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
+    lab(lock_clocks=True)
+    (power / "stuck").touch()
+    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
+    assert any("the clocks could not be set back: Error: Failed to restore" in doubt for doubt in found["doubts"])
+    assert state(power) == ("2", "locked")
+    [listed] = answer(run("hosts", "lab", "--json"))["hosts"]
+    assert "the clocks could not be set back" in listed["why"]
+    (power / "stuck").unlink()
+    [listed] = answer(run("hosts", "lab", "--json"))["hosts"]
+    assert (listed["state"], listed["why"]) == ("ready", "")
     assert state(power) == ("2", "free")

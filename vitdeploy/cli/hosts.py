@@ -18,7 +18,9 @@ def hosts(
         list[str] | None,
         typer.Argument(metavar="[NAME|ssh://…]…", help="Only these. Default: all named ones.", show_default=False),
     ] = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Remove the files there that no running job needs.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove files there that no job needs, and whose results were fetched.")
+    ] = False,
 ) -> None:
     """List your remote hosts and their state: what they are, what runs there, who is at work on them.
 

@@ -35,19 +35,29 @@ class Address:
         return (*user, *port, "--", self.host)
 
 
+def refuse_password(text: str) -> None:
+    """Refuse a host with a password in it before anything is said about it: the message does not repeat it.
+
+    Raises:
+        UsageError: there is a colon before the last @, wherever that is.
+    """
+    userinfo, _, _ = text.removeprefix("ssh://").rpartition("@")
+    if ":" in userinfo:
+        raise UsageError(
+            "the host has a password in it: it would be in the shell's history and in every log",
+            fix="Leave it out and use a key: ssh-keygen, ssh-copy-id.",
+        )
+
+
 def parse(url: str) -> Address:
     """The address in a URL.
 
     Raises:
         UsageError: a password in it (which is not repeated), a path, or a name with characters that no name has.
     """
+    refuse_password(url)
     authority, _, path = url.removeprefix("ssh://").partition("/")
     userinfo, at, place = authority.rpartition("@")
-    if ":" in userinfo:
-        raise UsageError(
-            "the host URL has a password in it: it would be in the shell's history and in every log",
-            fix="Leave it out and use a key: ssh-keygen, ssh-copy-id.",
-        )
     if at and not _USER.fullmatch(userinfo):
         raise UsageError(f"{url!r}: {userinfo!r} is not a user name", fix=_FORM)
     if path or "?" in place or "#" in place:

@@ -60,7 +60,10 @@ class Device:
         raw = self._link.persistently(lambda: self._ask(["probe"]))
         if raw.get("interface") != INTERFACE or not _goes_with(str(raw.get("version"))):
             raise _mismatch(self._link.host, raw)
-        return _read(Probe, raw, self.name)
+        found = _read(Probe, raw, self.name)
+        for note in found.notes:
+            self._progress.warn(f"{self.name}: {note}")
+        return found
 
     def send(self, files: Iterable[tuple[Path, Placed]]) -> None:
         """Send what is not there yet; a cut transfer goes on where it was.

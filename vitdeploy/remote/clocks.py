@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vitdeploy.remote.messages import Care
+from vitdeploy.staging import atomic_file
 
 _TIMEOUT_S = 30
 
@@ -43,10 +44,15 @@ def restore(memory: Path) -> list[str]:
     notes = []
     stored, mode = memory / "clocks", memory / "power_mode"
     if stored.exists():  # before the power mode, whose clocks they are
-        notes += _done(_run("jetson_clocks", "--restore", str(stored)), stored, "the clocks could not be set back")
+        failed, _ = _run("jetson_clocks", "--restore", str(stored))
+        notes += _done(failed, stored, "the clocks could not be set back")
     if mode.exists():
-        wanted = mode.read_text(encoding="utf-8")
-        notes += _done(_switch(int(wanted)), mode, f"power mode {wanted} could not be set back")
+        before = mode.read_text(encoding="utf-8").strip()
+        if before.isdecimal():
+            notes += _done(_switch(int(before)), mode, f"power mode {before} could not be set back")
+        else:
+            notes += _done("", mode, "")
+            notes.append("which power mode there was before is not known: it was not written down whole")
     return notes
 
 
@@ -70,31 +76,39 @@ def _set_mode(wanted: int, memory: Path) -> list[str]:
         return []
     _remember(memory / "power_mode", str(found))
     failed = _switch(wanted)
-    if failed:
+    if not failed:
+        return []
+    if power_mode()[0] == found:
         (memory / "power_mode").unlink()
-        return [f"power mode {wanted} was not set: {failed}"]
-    return []
+    return [f"power mode {wanted} was not set: {failed}"]
 
 
 def _switch(wanted: int) -> str:
     """Why the mode is not that one now, or nothing. Some modes need a restart, for which nvpmodel only asks."""
-    failed = _run("nvpmodel", "-m", str(wanted))
+    failed, said = _run("nvpmodel", "-m", str(wanted))
     found, why = power_mode()
-    return failed or ("" if found == wanted else why if found is None else f"nvpmodel stays in mode {found} {why}")
+    if found == wanted:
+        return ""
+    stays = why if found is None else f"nvpmodel stays in mode {found} {why}"
+    return f"{stays}: it wants a restart" if re.search(r"reboot", said, re.IGNORECASE) else failed or stays
 
 
 def _lock_clocks(memory: Path) -> list[str]:
     if shutil.which("jetson_clocks") is None:
         return ["clocks are not locked: jetson_clocks is not installed"]
     stored = memory / "clocks"
+    if stored.exists():
+        return ["clocks are not locked: those of before are not set back yet"]
     memory.mkdir(parents=True, exist_ok=True)
-    failed = _run("jetson_clocks", "--store", str(stored)) or _run("jetson_clocks")
+    failed, _ = _run("jetson_clocks", "--store", str(stored))
+    if not failed:
+        failed, _ = _run("jetson_clocks")
     return [f"clocks are not locked: {failed}"] if failed else []
 
 
 def _remember(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -107,8 +121,11 @@ def _done(failed: str, path: Path, what: str) -> list[str]:
     return []
 
 
-def _run(*words: str) -> str:
-    """Run it as root without asking; why it failed, or nothing."""
+def _run(*words: str) -> tuple[str, str]:
+    """Run it as root without asking: why it failed, or nothing, and all that it said.
+
+    `jetson_clocks` ends with exit code 0 after "Error: Failed to restore ..", so what it says counts.
+    """
     as_root = () if os.geteuid() == 0 else ("sudo", "-n")
     try:
         done = subprocess.run(
@@ -116,14 +133,17 @@ def _run(*words: str) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             timeout=_TIMEOUT_S,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode:
-        return (done.stderr or done.stdout).strip().partition("\n")[0] or f"exit code {done.returncode}"
-    return ""
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return str(problem), ""
+    said = f"{done.stderr}\n{done.stdout}".strip()
+    error = re.search(r"^.*\b(?:error|failed)\b.*$", said, re.IGNORECASE | re.MULTILINE)
+    if error or done.returncode:
+        return error[0].strip() if error else said.partition("\n")[0] or f"exit code {done.returncode}", said
+    return "", said
 
 
 def _output(*words: str) -> str:

@@ -78,6 +78,7 @@ def find(text: str) -> Host:
     Raises:
         UsageError: neither.
     """
+    address.refuse_password(text)
     if text.startswith("ssh://"):
         found = address.parse(text)
         return Host(str(found), found)

@@ -7,7 +7,7 @@ work/         the files: where vitdeploy runs
 stdout        its --json
 stderr        what it says meanwhile
 ended.json    its exit code; without it and without a worker, the job is lost
-taken         somebody has the results
+taken         somebody has the results, or wants none any more
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _LOOK_S = 0.2
 # Taken results stay for a while: an equal command may be following the same job.
 _TAKEN_S = 600
 _FORGOTTEN_S = 7 * 86400
+_STOPS_WITHIN_S = 60
 
 
 class Jobs:
@@ -58,6 +59,7 @@ class Jobs:
         with self._one_by_one():
             self._tidy()
             folder = self._folder / name
+            _wait_for_the_end_of_a_cancelled_one(folder)
             if _alive(folder) or _waits_to_be_taken(folder):
                 return Started(job=name, resumed=True)
             shutil.rmtree(folder, ignore_errors=True)
@@ -123,8 +125,9 @@ class Jobs:
         (self.folder(name) / "taken").touch()
 
     def cancel(self, name: str) -> None:
-        """End the job, as Ctrl-C would."""
+        """End the job, as Ctrl-C would; nobody waits for what becomes of it."""
         folder = self.folder(name)
+        (folder / "taken").touch()
         if _alive(folder):
             with suppress(ProcessLookupError):
                 os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
@@ -134,10 +137,11 @@ class Jobs:
         return sum(_alive(folder) for folder in self._folder.iterdir())
 
     def clean(self) -> None:
-        """Remove every job that does not run."""
-        for folder in self._folder.iterdir():
-            if folder.is_dir() and not _alive(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove every job that does not run, but for results that somebody has yet to fetch."""
+        with self._one_by_one():  # nothing is being started meanwhile
+            for folder in self._folder.iterdir():
+                if folder.is_dir() and not _alive(folder) and not _waits_to_be_taken(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _one_by_one(self) -> Iterator[None]:
@@ -194,6 +198,15 @@ def _alive(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _wait_for_the_end_of_a_cancelled_one(folder: Path) -> None:
+    """So that the same command can start anew. A build stops at its next step, which may take some seconds."""
+    deadline = time.monotonic() + _STOPS_WITHIN_S
+    while _alive(folder) and (folder / "taken").exists():
+        if time.monotonic() > deadline:
+            raise RemoteError("the job that was interrupted has not stopped yet", fix="Try again in a minute.")
+        time.sleep(_LOOK_S)
 
 
 def _waits_to_be_taken(folder: Path) -> bool:

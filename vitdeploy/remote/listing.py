@@ -73,6 +73,6 @@ def _state(host: Host, *, clean: bool) -> HostState:
     except VitdeployError as error:
         return told.model_copy(update={"why": error.message, "fix": error.fix})
     if probe.busy is None:
-        return told.model_copy(update={"state": "ready", "device": probe})
+        return told.model_copy(update={"state": "ready", "device": probe, "why": "; ".join(probe.notes)})
     job = f"`{probe.busy.words[0]}` of {probe.busy.client}" if probe.busy.words else "somebody's job"
     return told.model_copy(update={"state": "busy", "device": probe, "why": job, "fix": "Your jobs will queue."})

@@ -158,7 +158,10 @@ class Holder(Message):
 
 
 class Probe(Message):
-    """A device: the vitdeploy that answers there, what it can do, and its state."""
+    """A device: the vitdeploy that answers there, what it can do, and its state.
+
+    `notes` is what could not be set back of what a killed job had set.
+    """
 
     interface: int
     version: str
@@ -168,3 +171,4 @@ class Probe(Message):
     condition: Condition
     busy: Holder | None = None
     queued: int = 0
+    notes: tuple[str, ...] = ()

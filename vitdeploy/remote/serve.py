@@ -25,8 +25,7 @@ class Server:
     def probe(self) -> Probe:
         """This device. If a job was killed before it set the clocks back, that is done now."""
         with lock.held_if_free() as free:
-            if free:
-                clocks.restore(self._cache / "before")
+            notes = clocks.restore(self._cache / "before") if free else []
         return Probe(
             interface=INTERFACE,
             version=version("vitdeploy"),
@@ -36,6 +35,7 @@ class Server:
             condition=condition(self._cache),
             busy=lock.holder(),
             queued=self.jobs.running(),
+            notes=tuple(notes),
         )
 
     def work(self, name: str, warn: Callable[[str], None]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from vitdeploy.errors import VitdeployError
 from vitdeploy.remote import clocks, jobs, lock
 from vitdeploy.remote.messages import Holder, Job
 
-_INTERRUPTED = 130
+_FAILED, _INTERRUPTED = 1, 130
 
 
 def work(folder: Path, cache: Path, warn: Callable[[str], None]) -> None:
@@ -26,6 +29,9 @@ def work(folder: Path, cache: Path, warn: Callable[[str], None]) -> None:
             code = _run(job, folder, device)
     except KeyboardInterrupt:
         pass  # the caller's wish, and `code` says so
+    except Exception as error:  # noqa: BLE001  whatever it is, its client has to hear of it: it is no interruption
+        code = _FAILED
+        _tell(folder, error)
     finally:
         jobs.end(folder, code, notes)
 
@@ -44,6 +50,15 @@ def _run(job: Job, folder: Path, device: int) -> int:
         except BaseException:
             child.terminate()
             raise
+
+
+def _tell(folder: Path, error: Exception) -> None:
+    """As vitdeploy's own --json tells an error; where even that cannot be written, the exit code has to do."""
+    known = error if isinstance(error, VitdeployError) else None
+    message = known.message if known else f"the job could not be run: {type(error).__name__}: {error}"
+    told = {"error": {"message": message, "fix": known.fix if known else "Look at its disk and memory."}}
+    with suppress(OSError):
+        (folder / "stdout").write_text(json.dumps(told), encoding="utf-8")
 
 
 def _who(holder: Holder | None) -> str:
