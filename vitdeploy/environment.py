@@ -66,7 +66,7 @@ def host() -> Host:
     cpuinfo = _read("/proc/cpuinfo")
     flags = set((_field(cpuinfo, "flags") or _field(cpuinfo, "Features") or "").split())
     return Host(
-        cpu=_field(cpuinfo, "model name") or _device_tree_model() or platform.processor() or platform.machine(),
+        cpu=_field(cpuinfo, "model name") or board_model() or platform.processor() or platform.machine(),
         isa=tuple(name for name in _ISA if name in flags),
         cores=available_cores(),
         memory_gib=round(_memory_bytes() / 2**30, 1),
@@ -131,7 +131,8 @@ def _l4t_release() -> str | None:
     return f"{found[1]}.{found[2]}" if found else first or None
 
 
-def _device_tree_model() -> str | None:
+def board_model() -> str | None:
+    """What an embedded board calls itself, such as `NVIDIA Jetson Orin NX ..`; None where there is no device tree."""
     return _read("/proc/device-tree/model").rstrip("\0\n") or None
 
 

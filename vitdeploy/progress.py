@@ -17,7 +17,7 @@ class Progress(Protocol):
         """One line that the user should read although the work goes on."""
 
     def relay(self, line: str) -> None:
-        """One line of what another machine says about its work."""
+        """One line of what another program says about its work: a machine over SSH, a compiler that takes minutes."""
 
 
 class Silent:

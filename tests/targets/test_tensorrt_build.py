@@ -70,7 +70,7 @@ def test_builds_and_tells_what_is_inside(tmp_path: Path) -> None:
     assert engine.version == trt.__version__
     assert attention_fusion(engine.layers, SITE).unfused == {}
     assert linear_precisions(engine.layers, {"out": ("out_proj",)}) == {"out": "fp16"}
-    assert "Building engine" in heard
+    assert "phase: Building engine" in heard
     assert not any(str(tmp_path) in line for line in (*engine.log_tail, engine.layer_plan))
 
 
@@ -137,12 +137,12 @@ def test_an_interrupt_stops_the_build_and_gets_through(tmp_path: Path, error: ty
 
     def listener(line: str) -> None:
         heard.append(line)
-        if line == "Building engine":
+        if line == "phase: Building engine":
             raise error
 
     with pytest.raises(error):
         build_engine(trt, saved(tmp_path), SM86, on_line=listener)
-    assert heard[-1] == "Building engine"
+    assert heard[-1] == "phase: Building engine"
 
 
 DEADLOCK = """

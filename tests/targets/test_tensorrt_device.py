@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.fakes.fixtures import RELEASES
 from vitdeploy import targets
 from vitdeploy.errors import CompileError, QuantizeError, RecipeError
 from vitdeploy.recipe import TargetSpec
+from vitdeploy.targets import _gpu
 from vitdeploy.targets._tensorrt_inspector import parse_inspector
 from vitdeploy.targets._tensorrt_plan import parse_plan
 from vitdeploy.targets._tensorrt_record import load_record
@@ -160,6 +162,34 @@ def test_precisions_are_known_where_shapes_vary(release: str, device: Device, gi
     assert audit.attention.fused == SITES
     assert ("N/A due to dynamic shapes" in (made.folder / "layers.txt").read_text()) == release.startswith("10")
     assert (made.folder / "layers.json").exists() == release.startswith("10")
+
+
+def test_engines_for_other_gpus_are_a_cards_business(device: Device, given: Given, tmp_path: Path) -> None:
+    device("11.4")
+    with pytest.raises(CompileError, match="hardware_compatibility on discrete GPUs only"):
+        compiled(given(), tmp_path / "out", hardware_compatibility="ampere-plus")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_build_says_what_it_is_at(release: str, device: Device, given: Given, tmp_path: Path) -> None:
+    trt = device(release)
+    said: list[str] = []
+    target().compile(given(), tmp_path, said.append)
+    assert said == [f"TensorRT {trt.__version__}: Building Engine"]
+
+
+def test_what_a_gpu_is_can_be_asked_while_another_has_all_of_its_memory(device: Device) -> None:
+    device("10.3", memory=0)
+    assert _gpu.gpu().multiprocessors == 8
+
+
+def test_a_library_that_does_not_load_is_not_available(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device("10.3")
+    monkeypatch.setattr("vitdeploy.targets.tensorrt.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # what `import` then raises is an ImportError
+    missing = target().unavailable()
+    assert missing is not None
+    assert missing.why.startswith("TensorRT does not load: ")
 
 
 def test_availability_names_what_is_missing(device: Device) -> None:

@@ -15,6 +15,7 @@ from tests.graphs import images
 from vitdeploy.errors import ArtifactError, MeasureError, TargetUnavailable
 from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.measure.profiling import profile
+from vitdeploy.targets import _gpu
 
 SITES = 2
 
@@ -127,6 +128,22 @@ def test_an_engine_without_room_to_run_says_so(device: Device, given: Given, tmp
         session.run({"input": images()})
 
 
+def test_a_nano_doubts_what_was_built_on_an_nx(
+    device: Device, given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both call their GPU Orin, and both have 8 multiprocessors."""
+    monkeypatch.setattr(_gpu, "board_model", lambda: "NVIDIA Jetson Orin NX")
+    device("10.3")
+    made = compiled(given(), tmp_path / "out")
+    monkeypatch.setattr(_gpu, "board_model", lambda: "NVIDIA Jetson Orin Nano")
+    with opened(made) as session:
+        assert (
+            session.effective["doubt"]
+            == "its kernels were chosen on NVIDIA Jetson Orin NX, this is NVIDIA Jetson Orin Nano"
+        )
+    assert [*(tmp_path / "cache").rglob("*Orin_NX*.timings")], "what was timed on one board is no news on another"
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_profile_tells_kernels_with_their_nodes(release: str, device: Device, given: Given, tmp_path: Path) -> None:
     trt = device(release)
@@ -157,6 +174,7 @@ def test_a_kernel_that_the_plan_does_not_name_keeps_its_name(device: Device, giv
     with opened(made) as session:
         counters = session.profile({"input": images()})
     assert counters is not None
+    assert counters.operators
     assert all(operator.nodes == (operator.name,) for operator in counters.operators)
 
 

@@ -131,7 +131,7 @@ def finish(
         return manifest, [note, *_rehearse(folder, manifest, target, progress)]
     bundle = target_bundle(folder, manifest)
     with progress.step(f"Compile with {target.name}"):
-        compiled = target.compile(bundle, folder)
+        compiled = target.compile(bundle, folder, progress.relay)
     record = manifest.target.model_copy(update={"backend": compiled.backend, "host": environment.host()})
     manifest = manifest.model_copy(update={"stage": "artifact", "target": record, "runs": compiled.runs})
     with progress.step("Audit what was compiled"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -104,8 +104,8 @@ class Target(Frozen, ABC):
         """The form of graph it compiles best."""
 
     @abstractmethod
-    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
-        """Compile into `workdir`."""
+    def compile(self, bundle: Bundle, workdir: Path, said: Callable[[str], None] | None = None) -> Compiled:
+        """Compile into `workdir`; `said` is told what a compiler that takes minutes is at."""
 
     @abstractmethod
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:

@@ -38,7 +38,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDevicePrimaryCtxRetain": (POINTER(_HANDLE), c_int),
     "cuDevicePrimaryCtxRelease_v2": (c_int,),
     "cuCtxSetCurrent": (_HANDLE,),
-    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuMemAlloc_v2": (POINTER(_POINTER), c_size_t),
     "cuMemFree_v2": (_POINTER,),
     "cuMemHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
@@ -69,11 +68,13 @@ class CudaError(MeasureError):
 class Cuda(Closing):
     """The first GPU that this process sees, in its primary context. Close it, or use it in a `with` block.
 
+    `context=False` is enough to ask what it is, and needs none of its memory.
+
     Raises:
         TargetUnavailable: there is no driver, or no GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, context: bool = True) -> None:
         try:
             self._lib = ctypes.CDLL(LIBRARY)
         except OSError as error:
@@ -91,11 +92,11 @@ class Cuda(Closing):
             raise TargetUnavailable(error.message, fix=_FIX_DRIVER) from None
         if not count.value:
             raise TargetUnavailable("the NVIDIA driver sees no GPU", fix=_FIX_DRIVER)
-        device, context = c_int(), c_void_p()
-        self._call("cuDeviceGet", byref(device), 0)
-        self._call("cuDevicePrimaryCtxRetain", byref(context), device)
-        self._device, self._context = device, context
-        self.activate()
+        self._device, self._context = c_int(), c_void_p()
+        self._call("cuDeviceGet", byref(self._device), 0)
+        if context:
+            self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
+            self.activate()
 
     def activate(self) -> None:
         """Make the context this thread's own: contexts belong to threads."""
@@ -220,7 +221,8 @@ class Cuda(Closing):
 
     def close(self) -> None:
         """Let go of the context."""
-        self._call("cuDevicePrimaryCtxRelease_v2", self._device)
+        if self._context.value:
+            self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
     def _attribute(self, number: int) -> int:
         value = c_int()

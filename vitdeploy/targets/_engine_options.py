@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 from pydantic import Field
 
+from vitdeploy.errors import CompileError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.recipe import Frozen
 from vitdeploy.targets import Bundle, Compiled
@@ -58,8 +60,19 @@ class EngineOptions(Frozen):
         *,
         compute_capabilities: tuple[str, ...] = (),
         gpu: Gpu | None = None,
+        said: Callable[[str], None] | None = None,
     ) -> Compiled:
-        """Build the engine with `trt`, the loaded `tensorrt` or `tensorrt_rtx`; see `compile_engine`."""
+        """Build the engine with `trt`, the loaded `tensorrt` or `tensorrt_rtx`; see `compile_engine`.
+
+        Raises:
+            CompileError: TensorRT refused the graph, the options or the machine.
+        """
+        if gpu is not None and gpu.integrated and self.hardware_compatibility != "none":
+            raise CompileError(
+                f"engines for other GPUs than {gpu.name} are not to be had on a Jetson: TensorRT supports "
+                "hardware_compatibility on discrete GPUs only",
+                fix="Leave the option out, and compile the bundle on each kind of board.",
+            )
         options = BuildOptions(
             compute_capabilities=compute_capabilities,
             workspace_bytes=self.workspace_bytes,
@@ -68,7 +81,7 @@ class EngineOptions(Frozen):
             hardware_level=self.hardware_compatibility,
             version_compatible=self.version_compatible,
         )
-        return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache)
+        return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache, said=said)
 
 
 def refuse_dla(device: str) -> str:

@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy.environment import power_mode
-from vitdeploy.errors import TargetUnavailable
+from vitdeploy.environment import board_model, power_mode
 from vitdeploy.targets._cuda import Cuda
 
 
@@ -20,13 +19,16 @@ class Gpu(BaseModel):
     multiprocessors: int
     integrated: bool
     memory_bytes: int
+    board: str | None = None
+    """A Jetson's own name: every Orin calls its GPU `Orin`, and an NX and a Nano have equally many multiprocessors."""
     power_mode: str | None = None
 
     @property
     def told(self) -> str:
         """In words."""
+        board = f", {self.board}" if self.board else ""
         mode = f", power mode {self.power_mode}" if self.power_mode else ""
-        return f"{self.name} ({self.sm}, {self.multiprocessors} multiprocessors{mode})"
+        return f"{self.name} ({self.sm}, {self.multiprocessors} multiprocessors{board}{mode})"
 
 
 def gpu() -> Gpu:
@@ -35,16 +37,9 @@ def gpu() -> Gpu:
     Raises:
         TargetUnavailable: there is none, or no driver.
     """
-    with Cuda() as cuda:
+    with Cuda(context=False) as cuda:
         facts: dict[str, Any] = {
             name: getattr(cuda, name) for name in ("name", "sm", "multiprocessors", "integrated", "memory_bytes")
         }
-    return Gpu(**facts, power_mode=power_mode())
-
-
-def gpu_or_none() -> Gpu | None:
-    """The first GPU, where there is one."""
-    try:
-        return gpu()
-    except TargetUnavailable:
-        return None
+    board = board_model() if facts["integrated"] else None
+    return Gpu(**facts, board=board, power_mode=power_mode())

@@ -1,7 +1,7 @@
 """Timing caches: what TensorRT measured of single kernels, kept so that the next build need not measure them again.
 
 It also makes builds alike: a kernel that was timed once is chosen again. Such timings are true for one TensorRT build
-on one GPU with its number of multiprocessors in one power mode, so each of them has a file of its own.
+on one GPU with its number of multiprocessors on one board in one power mode, so each of them has a file of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ def cache_file(api: Api, gpu: Gpu | None) -> Path | None:
     """Where the timings of this TensorRT on this GPU are; None where there is no use in keeping any."""
     if gpu is None or not api.keeps_timings:
         return None
-    parts = (api.backend, gpu.name, gpu.sm, f"{gpu.multiprocessors}mp", gpu.power_mode or "one-mode")
+    parts = (
+        api.backend, gpu.name, gpu.sm, f"{gpu.multiprocessors}mp", *([gpu.board] if gpu.board else []),
+        gpu.power_mode or "one-mode",
+    )  # fmt: skip
     name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)
     return _cache_folder() / f"{name}.timings"
 

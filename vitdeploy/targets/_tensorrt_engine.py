@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from vitdeploy.targets._tensorrt_attention import limit
 from vitdeploy.targets._tensorrt_cache import cache_file, store
 from vitdeploy.targets._tensorrt_kernels import count_kernels
 from vitdeploy.targets._tensorrt_layers import INSPECTED, LAYERS, stored_layers
+from vitdeploy.targets._tensorrt_log import PHASE
 from vitdeploy.targets._tensorrt_plan import attention_fusion, linear_precisions, norm_fusion
 from vitdeploy.targets._tensorrt_record import EngineRecord, load_record
 from vitdeploy.targets._tensorrt_session import engine_information
@@ -28,7 +30,14 @@ FROM_REHEARSAL = "it finds parse errors and lost fusions, it does not prove what
 
 
 def compile_engine(
-    trt: ModuleType, bundle: Bundle, workdir: Path, options: BuildOptions, *, gpu: Gpu | None, keep_timings: bool = True
+    trt: ModuleType,
+    bundle: Bundle,
+    workdir: Path,
+    options: BuildOptions,
+    *,
+    gpu: Gpu | None,
+    keep_timings: bool = True,
+    said: Callable[[str], None] | None = None,
 ) -> Compiled:
     """Build the engine of `bundle` into `workdir`, with its layer plan and what it belongs to.
 
@@ -39,6 +48,7 @@ def compile_engine(
         options: How to build; precision and profile are the bundle's.
         gpu: Of this machine, when the engine is built for it.
         keep_timings: Whether kernel timings are kept for the next build.
+        said: Told the phases of the build as they begin: on a board they take minutes.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine.
@@ -46,7 +56,12 @@ def compile_engine(
     api = Api(trt)
     timings = cache_file(api, gpu) if keep_timings else None
     options = replace(options, precision=bundle.precision, profile=_profile(bundle), timing_cache=timings)
-    built = build_engine(trt, bundle.graph, options)
+
+    def heard(line: str) -> None:
+        if said is not None and line.startswith(PHASE):
+            said(f"{api.product}: {line.removeprefix(PHASE)}")
+
+    built = build_engine(trt, bundle.graph, options, on_line=heard)
     notes = [*built.notes]
     if timings is not None and built.timings and (problem := store(timings, built.timings)):
         notes.append(problem)

@@ -9,6 +9,9 @@ from threading import Event
 from types import ModuleType
 from typing import Any
 
+PHASE = "phase: "
+"""Before the name of a phase of a build, among the lines of its log."""
+
 _TAIL_LINES = 100
 _TAIL_LINE_CHARS = 2_000  # a compiler error can carry a whole graph
 _ERRORS_SHOWN = 3
@@ -74,7 +77,7 @@ def monitor_for(trt: ModuleType, log: BuildLog) -> Any:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
-            log.lines.put(phase_name)
+            log.lines.put(f"{PHASE}{phase_name}")
 
         def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002
             return not log.cancelled.is_set()

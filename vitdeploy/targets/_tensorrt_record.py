@@ -43,13 +43,17 @@ class EngineRecord(BaseModel):
 
     def refusal(self, api: Api, gpu: Gpu) -> str | None:
         """Why this TensorRT on this GPU must not open the engine; None when it may."""
-        return self._foreign_version(api) or self._foreign_gpu(gpu)
+        return self._foreign_version(api) or self.foreign_gpu(gpu)
 
     def doubt(self, gpu: Gpu) -> str | None:
         """What makes it run worse than it could here."""
-        built = self.gpu.power_mode if self.gpu else None
-        if built and gpu.power_mode and built != gpu.power_mode:
-            return f"its kernels were chosen in power mode {built}, this board is in {gpu.power_mode}"
+        built = self.gpu
+        if built is None:
+            return None
+        if built.board and gpu.board and built.board != gpu.board:
+            return f"its kernels were chosen on {built.board}, this is {gpu.board}"
+        if built.power_mode and gpu.power_mode and built.power_mode != gpu.power_mode:
+            return f"its kernels were chosen in power mode {built.power_mode}, this board is in {gpu.power_mode}"
         return None
 
     def _foreign_version(self, api: Api) -> str | None:
@@ -62,7 +66,8 @@ class EngineRecord(BaseModel):
             return None
         return f"it was built by {self.backend}, and this machine has {api.backend}"
 
-    def _foreign_gpu(self, gpu: Gpu) -> str | None:
+    def foreign_gpu(self, gpu: Gpu) -> str | None:
+        """Why this GPU must not run the engine; None when it may."""
         if self.gpu is None:
             fits = not self.compute_capabilities or gpu.sm in self.compute_capabilities
             return (

@@ -14,8 +14,9 @@ from typing import Any
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
 from vitdeploy.targets import Outside
+from vitdeploy.targets._gpu import gpu
 from vitdeploy.targets._tensorrt_api import trtexec_with_transfers
-from vitdeploy.targets._tensorrt_record import load_record
+from vitdeploy.targets._tensorrt_record import EngineRecord, load_record
 
 _JETPACK = Path("/usr/src/tensorrt/bin/trtexec")
 _STARTS_WITHIN_S = 120  # reading an engine from an SD card
@@ -30,24 +31,23 @@ def time_with_trtexec(folder: Path, plan: str, shapes: Mapping[str, tuple[int, .
     """Times of the engine, inputs and outputs copied as an application does; None where there is no trtexec.
 
     Raises:
-        TargetUnavailable: the engine is of another TensorRT than this trtexec.
+        TargetUnavailable: the engine is of another TensorRT than this trtexec, or of another GPU.
         MeasureError: trtexec failed; with its own last error.
     """
     executable = find_trtexec()
     if executable is None:
         return None
     version = trtexec_version(executable)
-    built = load_record(folder).backend.partition(" ")[2]
-    if version.split(".")[:2] != built.split(".")[:2]:
-        raise TargetUnavailable(
-            f"{folder / plan} was built by TensorRT {built}, and {executable} is of {version}",
-            fix=f"Build it on this machine: vitdeploy compile {folder} -o NEW-DIR",
-        )
+    record = load_record(folder)
+    if why := _foreign(record, version, executable):
+        fix = f"Build it on this machine: vitdeploy compile {folder} -o NEW-DIR"
+        raise TargetUnavailable(f"{folder / plan} does not run here: {why}", fix=fix)
     with tempfile.TemporaryDirectory() as scratch:
         times = Path(scratch) / "times.json"
         command = [
             executable, f"--loadEngine={folder / plan}", f"--duration={math.ceil(seconds)}", f"--exportTimes={times}",
-            *trtexec_with_transfers(version), *_shapes(folder, shapes),
+            *trtexec_with_transfers(version), *_shapes(record, shapes),
+            *(["--versionCompatible"] if record.version_compatible else []),
         ]  # fmt: skip
         _run(command, seconds)
         return parse_times(times.read_text(encoding="utf-8"))
@@ -84,9 +84,18 @@ def parse_times(text: str) -> Outside:
     return Outside("trtexec", compute, latency)
 
 
-def _shapes(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _foreign(record: EngineRecord, version: str, executable: str) -> str | None:
+    """Its banner has no build number, so two numbers are compared; one of an engine that other versions may open."""
+    built = record.backend.partition(" ")[2]
+    told = 1 if record.version_compatible else 2
+    if version.split(".")[:told] != built.split(".")[:told]:
+        return f"it was built by TensorRT {built}, and {executable} is of {version}"
+    return record.foreign_gpu(gpu()) if record.gpu is not None or record.compute_capabilities else None
+
+
+def _shapes(record: EngineRecord, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Trtexec wants shapes for dynamic engines and takes none for others."""
-    if not load_record(folder).dynamic:
+    if not record.dynamic:
         return []
     return ["--shapes=" + ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())]
 

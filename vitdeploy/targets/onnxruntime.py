@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +55,12 @@ class OnnxRuntime(Target):
         """
         return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False, int8_weight_group=64)
 
-    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+    def compile(
+        self,
+        bundle: Bundle,
+        workdir: Path,
+        said: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
+    ) -> Compiled:
         """Open the graph once, so that a refusal shows now; the graph itself is what runs.
 
         Raises:

@@ -90,7 +90,12 @@ class OpenVINO(Target):
         """Primitives: its import of `Attention` adds a kernel a site when there is a bias."""
         return Dialect(opset=20, attention="primitives")
 
-    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+    def compile(
+        self,
+        bundle: Bundle,
+        workdir: Path,
+        said: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
+    ) -> Compiled:
         """Convert to IR and compile once, so that a refusal shows now.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -52,15 +52,19 @@ class TensorRT(EngineOptions, Target):
             gpu()
         except TargetUnavailable as error:
             return Availability(available=False, why=f"this machine has no NVIDIA GPU ({error.message})", fix=fix)
+        try:
+            _tensorrt()
+        except TargetUnavailable as error:
+            return Availability(available=False, why=error.message, fix=error.fix)
         return None
 
     def dialect(self) -> Dialect:
         """Clean primitives, see `DIALECT`."""
         return DIALECT
 
-    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+    def compile(self, bundle: Bundle, workdir: Path, said: Callable[[str], None] | None = None) -> Compiled:
         """Build the engine for this machine's GPU."""
-        return self.build(_tensorrt(), bundle, workdir, gpu=gpu())
+        return self.build(_tensorrt(), bundle, workdir, gpu=gpu(), said=said)
 
     def rehearse(self, bundle: Bundle) -> Audit | None:
         """Compile with TensorRT-RTX, where it is installed, and throw the engine away."""
@@ -101,7 +105,7 @@ def _tensorrt() -> ModuleType:
     try:
         import tensorrt as trt
     except (ImportError, OSError) as error:
-        raise CompileError(
+        raise TargetUnavailable(
             f"TensorRT does not load: {error}", fix="Install JetPack's python3-libnvinfer, or TensorRT's full wheels."
         ) from None
     return trt  # type: ignore[no-any-return]  # it has no stubs

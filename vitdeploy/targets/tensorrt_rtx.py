@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -83,11 +84,11 @@ class TensorRTRTX(EngineOptions, Target):
         """Clean primitives, see `DIALECT`."""
         return DIALECT
 
-    def compile(self, bundle: Bundle, workdir: Path) -> Compiled:
+    def compile(self, bundle: Bundle, workdir: Path, said: Callable[[str], None] | None = None) -> Compiled:
         """Build the engine ahead of time."""
         import tensorrt_rtx as trt
 
-        return self.build(trt, bundle, workdir, compute_capabilities=self.generations)
+        return self.build(trt, bundle, workdir, compute_capabilities=self.generations, said=said)
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""
