@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from tests.graphs import images, parsed
+from vitdeploy import artifact as artifacts
 from vitdeploy import environment, passes
+from vitdeploy import recipe as recipes
 from vitdeploy.errors import CompileError, UsageError
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
+from vitdeploy.pipeline.export import export
+from vitdeploy.pipeline.prove import inspect, open_session
 from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch, PrecisionSpec
@@ -60,6 +64,8 @@ def test_a_cpu_without_the_units_is_refused_with_what_it_can(monkeypatch: pytest
     with pytest.raises(UsageError, match="this CPU has no bfloat16") as caught:
         OpenVINO().check_precision("bf16")
     assert caught.value.fix == "It can do fp32, int8, int8-weights, int4-weights."
+    with pytest.raises(UsageError, match="this CPU has no bfloat16"):
+        OpenVINO().check_precision("int8-bf16")
     with pytest.raises(UsageError, match="this CPU has no INT8 dot products"):
         OpenVINO().check_precision("int8-dynamic")
     OpenVINO().check_precision("int8-weights")
@@ -104,3 +110,21 @@ def test_an_audit_does_not_believe_in_int8_products_that_do_not_happen(
     audit = found.audit(given, found.compile(given, tmp_path))
     assert (audit.linears.int8, audit.stored) == (0, {})
     assert audit.doubts == ("asked for int8 products, the engine unpacks the weights and computes in float32",)
+
+
+@pytest.mark.skipif(not environment.host().bfloat16_dot_product, reason="this CPU has no bfloat16")
+def test_what_is_not_int8_is_bfloat16(tmp_path: Path) -> None:
+    found = {}
+    for precision in ("int8", "int8-bf16"):
+        out = tmp_path / precision
+        export(recipes.compose("demo:digits", target="openvino", precision=precision), out, Silent())
+        with open_session(artifacts.load(out), 1) as session:
+            assert session.effective["inference_precision"] == ("bf16" if precision == "int8-bf16" else "f32")
+        found[precision] = inspect(out)
+    plain, around = found.values()
+    assert around.linears.int8 == plain.linears.int8 > 0
+    assert (plain.linears.fp32, around.linears.bf16) == (around.linears.bf16, plain.linears.fp32)
+    assert around.attention.fused == around.attention.sites > 0
+    assert around.doubts == ()
+    graphs = {(tmp_path / precision / "graph.onnx").read_bytes() for precision in found}
+    assert len(graphs) == 1, "what runs around the INT8 linears is the engine's business alone"

@@ -22,7 +22,9 @@ def _files(package: str) -> list[str]:
 
 _TARGETS = _files("targets")
 _TASKS = _files("tasks")
-_PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto"]
+_PRECISIONS = [
+    "fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto",
+]  # fmt: skip
 _INPUTS = ["normalized", "pixels", "uint8"]
 
 Model = Annotated[

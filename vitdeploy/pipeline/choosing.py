@@ -17,7 +17,7 @@ from vitdeploy.recipe import PrecisionSpec
 DEFAULT_MAX_DROP_PP = 0.5
 """What `auto` may lose, in points, unless told otherwise."""
 
-WORTH_TRYING = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "fp8")
+WORTH_TRYING = ("fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "fp8")
 """Of `auto`: weight-only precisions save memory, not time."""
 
 _GLANCE_SECONDS = 1.5

@@ -21,7 +21,7 @@ from vitdeploy.graph.runner import compare
 from vitdeploy.pipeline.inputs import load_example
 from vitdeploy.pipeline.usage import usage
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch
+from vitdeploy.recipe import STATIC, Batch
 from vitdeploy.targets import Bundle, Compiled, Target
 
 GRAPH = "graph.onnx"
@@ -175,7 +175,7 @@ def _parity_here(folder: Path, compiled: Compiled, target: Target, manifest: Man
 
 def _check_calibrated(bundle: Artifact) -> None:
     manifest = bundle.manifest
-    if manifest.target.precision in ("int8", "fp8") and not manifest.quantized.get("calibration"):
+    if manifest.target.precision in STATIC and not manifest.quantized.get("calibration"):
         raise QuantizeError(
             f"{bundle.path} is called {manifest.target.precision} and was never calibrated",
             fix="Export it again with --calibration DATA: ranges are never invented.",

@@ -20,7 +20,7 @@ from vitdeploy.pipeline.inputs import save_example
 from vitdeploy.pipeline.preparing import check_graph, prepare
 from vitdeploy.pipeline.quantizing import QUANTIZED
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Recipe
+from vitdeploy.recipe import STATIC, Recipe
 from vitdeploy.targets import Target
 
 
@@ -110,7 +110,7 @@ def _settle(recipe: Recipe, elsewhere: Elsewhere | None) -> tuple[Target, str]:
         _check_budget(recipe, precision)
     if elsewhere is None and not target.built_on_device:
         target.require()
-    if precision in ("int8", "fp8") and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
+    if precision in STATIC and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
         raise QuantizeError(
             f"{precision} needs calibration images: ranges are never invented",
             fix="Give --calibration DATA (a folder of images is enough)."

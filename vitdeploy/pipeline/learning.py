@@ -105,7 +105,7 @@ class Learned:
         tune_ranges = precision.kind != "int8-dynamic"
         with self._progress.step("Search migration and ranges" if tune_ranges else "Search migration"):
             choice, trials = search.choose(
-                lambda c: judge.sqnr_db(self._built(c, write)), alphas=alphas, tune_ranges=tune_ranges
+                lambda c: judge.sqnr_db(self.built(c, write)), alphas=alphas, tune_ranges=tune_ranges
             )
         ranges = {"ranges": choice.ranges, "bias_correction": "on" if choice.correct_bias else "off"}
         record = {
@@ -117,9 +117,10 @@ class Learned:
             "calibration_digest": calibration.digest,
             "calibration_images": str(calibration.images),
         }
-        return self._built(choice, write), choice, record
+        return self.built(choice, write), choice, record
 
-    def _built(self, choice: Choice, write: Write) -> Graph:
+    def built(self, choice: Choice, write: Write) -> Graph:
+        """The graph of a choice."""
         graph, observed = self.migrated(choice.alpha)
         write(graph, observed, choice)
         return graph

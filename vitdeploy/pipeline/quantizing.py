@@ -16,7 +16,7 @@ from vitdeploy.manifest import Placement
 from vitdeploy.pipeline.learning import Learned, Write, nodes_of
 from vitdeploy.pipeline.saturation import FULL_RANGE, largest_weight, weight_bits
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import PrecisionSpec
+from vitdeploy.recipe import STATIC, PrecisionSpec
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vitdeploy.search import Choice
 
 _WEIGHTS = ("int8-weights", "int4-weights")
-QUANTIZED = ("int8", "int8-dynamic", "fp8", *_WEIGHTS)
+QUANTIZED = (*STATIC, "int8-dynamic", *_WEIGHTS)
 """The precisions that quantize linear by linear, so that some can stay in float."""
 
 _NO_IMAGES = "none: it needs calibration images (--calibration)"
@@ -66,7 +66,7 @@ class Quantizer:
         self.calibration = calibration
         self.learned = Learned(graph, structure, calibration, progress)
         self._progress = progress
-        self._chosen: dict[PrecisionSpec, Choice] = {}
+        self._found: dict[PrecisionSpec, tuple[Choice, dict[str, str]]] = {}
 
     def quantize(self, precision: PrecisionSpec) -> Quantized:
         """A copy of the graph in this precision, and what was done.
@@ -101,7 +101,7 @@ class Quantizer:
             return self._left_to_the_engine(precision)
         if precision.kind == "int8-dynamic":
             return self._dynamic(precision)
-        if precision.kind in ("int8", "fp8"):
+        if precision.kind in STATIC:
             found = self._static(precision)
             if precision.attention:
                 found = self._with_attention(found)
@@ -136,9 +136,7 @@ class Quantizer:
             )
         calibration = self.learned.images()
         kept, everything = (place(self.structure, keep)[0] for keep in (precision.keep, ()))
-        choice = self._chosen.get(precision)
-        if choice is None:
-            choice = Choice() if precision.kind in _WEIGHTS else self._searched(precision, kept)[1]
+        choice = Choice() if precision.kind in _WEIGHTS else self._searched(precision, kept)[1]
         graph, observed = self.learned.migrated(choice.alpha)
         quantized = Graph(graph.model.clone())
         self._writer(precision, everything)(quantized, observed, choice)
@@ -218,9 +216,14 @@ class Quantizer:
         # for a tensor suffers more from outliers than a scale for each group of channels.
         stands_in = precision.kind == "int8-dynamic"
         write = self._dynamic_writer(placed) if stands_in else self._writer(precision, placed)
-        found = self.learned.searched(precision, write)
-        self._chosen[precision] = found[1]
-        return found
+        # What an engine computes around INT8 linears changes nothing about where their ranges should be.
+        same = precision.model_copy(update={"kind": "int8"}) if precision.kind == "int8-bf16" else precision
+        if same in self._found:
+            choice, record = self._found[same]
+            return self.learned.built(choice, write), choice, record
+        graph, choice, record = self.learned.searched(precision, write)
+        self._found[same] = choice, record
+        return graph, choice, record
 
     def _writer(self, precision: PrecisionSpec, placed: Sequence[Linear]) -> Write:
         """What quantizes these linears in this precision."""

@@ -14,7 +14,7 @@ NEVER_QUANTIZED = {"patch": "the patch embedding sees raw pixels and is a few pe
 """Attention cores, residual adds, LayerNorm and softmax are no linears and stay in float altogether: quantizing them
 costs up to 80 points of top-1 and breaks attention fusion on every backend."""
 
-_STORED = {"int8-dynamic": "int8", "int8-weights": "int8 weights", "int4-weights": "int4 weights"}
+_STORED = {"int8-bf16": "int8", "int8-dynamic": "int8", "int8-weights": "int8 weights", "int4-weights": "int4 weights"}
 _LINEAR = "a product with constant weights"
 _LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
 _RESIDUAL = "the residual stream carries the outliers: quantizing it costs points and breaks fusion"

@@ -11,6 +11,7 @@ from vitdeploy.recipe.composing import compose, target_options, with_target_opti
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
     OPPONENTS,
+    STATIC,
     Batch,
     BenchSpec,
     DataSpec,
@@ -29,6 +30,7 @@ from vitdeploy.recipe.schema import (
 
 __all__ = [
     "OPPONENTS",
+    "STATIC",
     "Batch",
     "BenchSpec",
     "DataSpec",

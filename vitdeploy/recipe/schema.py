@@ -13,8 +13,12 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from vitdeploy.frozen import Frozen
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto"]
-"""auto: the fastest of those that the target has, within `max_drop_pp`."""
+Precision = Literal[
+    "fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto",
+]  # fmt: skip
+"""auto: the fastest of those that the target has, within `max_drop_pp`. int8-bf16: what is not INT8 is bfloat16."""
+STATIC = ("int8", "int8-bf16", "fp8")
+"""Precisions whose ranges come from calibration images."""
 InputForm = Literal["normalized", "pixels", "uint8"]
 """What an artifact takes: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]

@@ -13,8 +13,8 @@ from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, rep
 PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
 _MIN_PROFILED_S = 1.0
 
-_COMPUTE = {"bf16": "bf16"}
-"""Precision -> the type to compute in; f32 for every other, what is not quantized included."""
+_COMPUTE = {"bf16": "bf16", "int8-bf16": "bf16"}
+"""Precision -> the type to compute in; f32 for every other. Of a quantized model, in what is not quantized."""
 _GROUP = 32
 """Of activations that share a scale when OpenVINO rounds them to int8 at run time: its own default."""
 

@@ -23,8 +23,10 @@ from vitdeploy.targets._match import audited, belongs
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession, compute_type, precision_hint, refused, version
 
 _MODEL = "model.xml"
+_BF16 = ("no bfloat16 (avx512_bf16 or amx_bf16)", lambda host: host.bfloat16_dot_product)
 _LACKING: Mapping[str, tuple[str, Callable[[environment.Host], bool]]] = {
-    "bf16": ("no bfloat16 (avx512_bf16 or amx_bf16)", lambda host: host.bfloat16_dot_product),
+    "bf16": _BF16,
+    "int8-bf16": _BF16,
     "int8-dynamic": ("no INT8 dot products (VNNI or AMX)", lambda host: host.int8_dot_product),
 }
 """Precisions that not every CPU has: what is missing there, and whether this one has it."""
@@ -40,7 +42,9 @@ class OpenVINO(Target):
     `streams`: inferences at a time, where the device lets one choose; None leaves it to the hint (latency: 1).
     """
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    precisions: ClassVar[tuple[str, ...]] = (
+        "fp32", "bf16", "int8", "int8-bf16", "int8-dynamic", "int8-weights", "int4-weights",
+    )  # fmt: skip
     device: str = "CPU"
     streams: Annotated[int, Field(ge=1)] | None = None
     hint: Literal["latency", "throughput"] = "latency"
@@ -82,7 +86,7 @@ class OpenVINO(Target):
         if precision not in able:
             which = "that" if host else "this"
             raise UsageError(
-                f"{which} CPU has {_LACKING[precision][0]}, and OpenVINO would compute {precision} in float32",
+                f"{which} CPU has {_LACKING[precision][0]}, and OpenVINO would compute in float32",
                 fix=f"It can do {', '.join(able)}.",
             )
 
