@@ -25,6 +25,7 @@ from vitdeploy.targets._match import audited, belongs
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
 _INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
+_BITS = {"int8-weights": "int8", "int4-weights": "int4"}
 _BLOCKS = "MatMulNBits"
 _FLOAT = {_BLOCKS, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -79,7 +80,7 @@ class OnnxRuntime(Target):
         fused, reasons = _fused_sites(bundle.structure, kernels)
         products = _products(bundle.structure, kernels)
         layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
-        stored = _stored(compiled.folder / compiled.runs, products)
+        stored = _stored(compiled.folder / compiled.runs, products, bundle.precision)
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return audited(
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
@@ -154,13 +155,18 @@ def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel
     return found
 
 
-def _stored(path: Path, products: Mapping[str, _Kernel]) -> dict[str, str]:
-    """Linear -> the type of the codes that its kernel unpacks: the profile does not tell, the node in the file does."""
-    import onnx
+def _stored(path: Path, products: Mapping[str, _Kernel], precision: str) -> dict[str, str]:
+    """Linear -> the type of the codes that its kernel unpacks: the profile does not tell, the node in the file does.
 
+    A device has no onnx to read it with. There the bundle's precision has to do, whose graph this is by its hash.
+    """
     blocks = {name: kernel.name for name, kernel in products.items() if kernel.op == _BLOCKS}
     if not blocks:
         return {}
+    if find_spec("onnx") is None:
+        return dict.fromkeys(blocks, _BITS.get(precision, "other"))
+    import onnx
+
     nodes = onnx.load(path, load_external_data=False).graph.node
     bits = {node.name: a.i for node in nodes if node.op_type == _BLOCKS for a in node.attribute if a.name == "bits"}
     found = {
