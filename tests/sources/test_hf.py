@@ -194,3 +194,12 @@ def test_rescaling_is_folded_into_the_statistics() -> None:
     )
     assert found.mean == pytest.approx((0.5,) * 3)
     assert found.std == pytest.approx((0.5,) * 3)
+
+
+def test_loading_draws_nothing_over_what_vitdeploy_says(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    load(ModelSpec(spec=f"hf:{folder}"))
+    assert "%" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled(), "whoever else uses transformers here keeps its bars"

@@ -17,7 +17,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import load
 from vitdeploy.graph.runner import compare
 from vitdeploy.recipe import Precision, TargetSpec
-from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets import Bundle, Compiled, Target, onnxruntime
 
 NAMES = targets.names()
 SITES, NORMS = 2, 5  # of the tiny ViT
@@ -129,6 +129,18 @@ def test_compiles_and_audits(name: str, precision: str, kind: str, bundle: Calla
         assert (counts[precision.partition("-")[0]], counts["other"]) == (linears - UNQUANTIZED, 0)
     else:
         assert counts[precision] == linears, audit.layers
+
+
+@pytest.mark.skipif(target("onnxruntime").unavailable() is not None, reason="onnxruntime is not installed here")
+def test_a_device_without_onnx_tells_how_weights_are_stored(
+    bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = target("onnxruntime", threads=1)
+    given = bundle(found, "int4-weights")
+    compiled = found.compile(given, given.graph.parent)
+    here = found.audit(given, compiled).stored
+    monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None if name == "onnx" else name)
+    assert found.audit(given, compiled).stored == here != {}
 
 
 def check_attention(audit: Audit, given: Bundle) -> None:

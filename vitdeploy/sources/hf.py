@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,18 +138,33 @@ def _random(argument: str, kind: Any, config: Any, attention: str | None) -> nn.
     return module
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Transformers draws a bar while it copies weights, over what vitdeploy says; off with it go those of downloads."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+
+
 def _from_file(module: Any, path: Path) -> nn.Module:
     """Through transformers, because it renames keys between the file and the module."""
     import torch
 
-    loaded, info = type(module).from_pretrained(
-        None,
-        config=module.config,
-        state_dict=_weights.read_state_dict(path),
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, with their names
-        dtype=torch.float32,
-    )
+    with _without_bars():
+        loaded, info = type(module).from_pretrained(
+            None,
+            config=module.config,
+            state_dict=_weights.read_state_dict(path),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            dtype=torch.float32,
+        )
     _weights.check_fit(
         path,
         missing=sorted(info["missing_keys"]),
@@ -166,15 +182,16 @@ def _pretrained(
 
     try:
         module: nn.Module
-        module, info = kind.from_pretrained(
-            _place(argument),
-            config=config,
-            local_files_only=local,
-            output_loading_info=True,
-            weights_only=True,
-            dtype=torch.float32,
-            **_options(attention),
-        )
+        with _without_bars() if Path(_place(argument)).is_dir() else nullcontext():
+            module, info = kind.from_pretrained(
+                _place(argument),
+                config=config,
+                local_files_only=local,
+                output_loading_info=True,
+                weights_only=True,
+                dtype=torch.float32,
+                **_options(attention),
+            )
     except Exception as error:  # hub, http, file and checkpoint errors alike
         raise _weights.unavailable(f"hf:{argument}", error if local or reachable else _OFFLINE) from error
     fresh = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
