@@ -78,7 +78,7 @@ def _notes(found: Bench) -> Iterator[str]:
     if roof is not None and roof.peaks:
         told = ", ".join(f"{kind} {peak.gops:,.0f}" for kind, peak in sorted(roof.peaks.items()))
         work = sum(roof.operations.values()) / 1e9
-        yield f"peak of {roof.threads} threads in 10⁹ operations/s: {told}; the model: {work:.2f} an image"
+        yield f"peak of {roof.threads} threads in 10⁹ operations/s: {told}; the model: {three_digits(work)} an image"
     yield from (numbers.device_time(told) for told in found.device)
     if found.power is not None:
         yield numbers.power(found.power)

@@ -27,7 +27,7 @@ def parts(bench: Bench) -> tuple[Part, ...]:
 def peaks(found: Roofline) -> Facts:
     """What efficiency is held against."""
     told = (f"{kind} {peak.gops:,.0f} ({peak.engine})" for kind, peak in sorted(found.peaks.items()))
-    work = (f"{kind} {count / 1e9:.2f}" for kind, count in sorted(found.operations.items()))
+    work = (f"{kind} {three_digits(count / 1e9)}" for kind, count in sorted(found.operations.items()))
     return Facts(
         (
             (f"Peak of {found.threads} threads", f"10⁹ operations a second, measured: {', '.join(told)}"),
@@ -72,7 +72,8 @@ def _bars(bench: Bench) -> Figure:
     return svg.figure(
         draw,
         f"Where the time of one run goes: {told}, by the engine's own counters, which slow it down a little. "
-        f"“{BETWEEN.capitalize()}” is what no operator counts: inputs and outputs handed over, the next one started.",
+        f"“{BETWEEN.capitalize()}” is what no operator counts: inputs and outputs handed over, the next one started, "
+        "and what is shorter than the microsecond that engines count in.",
     )
 
 
