@@ -148,7 +148,7 @@ def _heading(rounds: int, seconds: float) -> list[str]:
         "",
         "Median latency at batch 1, latency hint, float32 where nothing is quantized, of the same exported file, in",
         f"{rounds} rounds of {seconds:g} s for each side. `benchmark_app` tells what OpenVINO's request says of",
-        "itself, a caller also waits for inputs and outputs to be handed over. `agree`: the interval of the ratio holds 1.",
+        "itself, a caller also waits for inputs and outputs to be handed over. `agree`: the ratio's interval holds 1.",
         "For one thread it is asked with the hint `none`, which it wants then, and vitdeploy with `latency`.",
         "Made by `python -m benchmarks.against_benchmark_app`.",
         "",

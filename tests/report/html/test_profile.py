@@ -63,7 +63,7 @@ def test_efficiency_stands_with_what_it_is_held_against() -> None:
     assert [row[table.head.index("of the peak")] for row in table.rows] == ["61 %", "61 %"]
     facts = dict(next(part for part in found.parts if part.kind == "facts").rows)
     assert "fp32 312 (onnxruntime 1), int8 1,120 (openvino 1)" in facts["Peak of 2 threads"]
-    assert "fp32 0.30, int8 2.20" in facts["Products of the model"]
+    assert "fp32 0.300, int8 2.20" in facts["Products of the model"]
 
 
 def test_names_of_operators_are_inert() -> None:

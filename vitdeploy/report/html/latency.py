@@ -56,12 +56,16 @@ def _lede(subject: Subject) -> str:
     low, high = run.speedup.ci95
     return (
         f"{answers}, {reference.name} in {three_digits(reference.p50_ms)} ms: {run.speedup.ratio:.2f} times as fast, "
-        f"95 % interval {low:.2f} to {high:.2f}, both timed in turns on the same cores."
+        f"95 % interval {low:.2f} to {high:.2f}, both timed in turns{_on_threads(run)}."
     )
 
 
+def _on_threads(run: Run) -> str:
+    return f" on {run.threads} thread{'s' if run.threads > 1 else ''}" if run.threads else ""
+
+
 def _table(bench: Bench) -> Table:
-    head = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", "of the peak", "speed-up, 95 %", "samples", "threads")
+    head = ("", "p50 ms", "p90 ms", "p99 ms", "images/s", "of the peak", "speed-up, 95 %", "samples")
     rows = []
     for run in bench.runs:
         latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))

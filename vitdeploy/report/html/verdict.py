@@ -74,9 +74,9 @@ def _speed(subject: Subject) -> Tile:
         return Tile("speed-up", "not measured", subject.why("bench").why, absent=True)
     if run.speedup is None or reference is None:
         return Tile("median latency", f"{three_digits(run.p50_ms)} ms", "no reference was timed beside it", absent=True)
-    label, (low, high) = f"speed-up over {numbers.side(reference.name)}", run.speedup.ci95
+    label, (low, high) = "speed-up", run.speedup.ci95
     medians = f"{three_digits(run.p50_ms)} ms against {three_digits(reference.p50_ms)} ms"
-    note = f"95 % interval {low:.2f} to {high:.2f}; {medians}"
+    note = f"over {numbers.side(reference.name)}; 95 % interval {low:.2f} to {high:.2f}; {medians}"
     if subject.bench is not None and not subject.bench.valid:
         return Tile(label, f"{run.speedup.ratio:.2f}×", f"in doubt. {note}", absent=True)
     return Tile(label, f"{run.speedup.ratio:.2f}×", note)
