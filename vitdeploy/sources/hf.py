@@ -141,15 +141,16 @@ def _random(argument: str, kind: Any, config: Any, attention: str | None) -> nn.
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Transformers draws a bar while it copies weights, over what vitdeploy says; off with it go those of downloads."""
-    from transformers.utils import logging
+    from transformers import utils
 
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = utils.logging  # it has no types
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if drawn:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _from_file(module: Any, path: Path) -> nn.Module:
