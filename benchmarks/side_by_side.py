@@ -177,7 +177,7 @@ def _heading() -> list[str]:
         "  function (`benchmarks/hostile.py`).",
         "- *computes in*: where the CPU has it, OpenVINO takes bf16 for what is not quantized. What tools write for it",
         '  runs that way, as their users run it; "at f32" forbids it. For vitdeploy, which computes the rest in fp32:',
-        "  what auto chose; with random weights by speed alone.",
+        "  what auto chose; with random weights by speed alone. `int8-bf16` came later.",
         "- *attention fused*: sites that run as one kernel, by OpenVINO's runtime model and ONNX Runtime's profile.",
         "- *opset*: of `torch.onnx.export(dynamo=True)`. 20 is its default; 23 has an operator for attention, on which",
         "  ORT's quantizers end in an AssertionError: they got 20, NNCF 23.",
