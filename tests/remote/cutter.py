@@ -93,10 +93,10 @@ class Wire:
                     break
                 if there:
                     self.carried += len(piece)
-                    if self.bytes_per_second is not None:
-                        time.sleep(len(piece) / self.bytes_per_second)
                 else:
                     self.carried_back += len(piece)
+                if self.bytes_per_second is not None:
+                    time.sleep(len(piece) / self.bytes_per_second)
                 sink.sendall(piece)
         except OSError:
             pass

@@ -89,6 +89,7 @@ def test_a_link_cut_while_the_result_comes_back_goes_on_where_it_was(
 ) -> None:
     lab(port=wire.port)
     wire.cut_after(500_000, back=True)
+    wire.bytes_per_second = 1e6  # so that what was carried has arrived, and does not lie in a buffer that dies
     here = copy(bundle)
     found = run("compile", here, "--host", "lab", "--json")
     assert answer(found)["stage"] == "artifact"
