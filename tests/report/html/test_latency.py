@@ -38,6 +38,10 @@ def test_the_finding_is_one_sentence_with_its_interval() -> None:
     assert "openvino-int8 answers in 16.0 ms" in found.lede
     assert "1.50 times as fast, 95 % interval 1.47 to 1.53" in found.lede
     assert [part.kind for part in found.parts] == ["figure", "figure", "table"]
+    table = found.parts[-1]
+    assert table.kind == "table"
+    assert {len(row) for row in table.rows} == {len(table.head)}
+    assert "both timed in turns on 2 threads" in found.lede
     assert found.doubts == ()
 
 

@@ -70,17 +70,8 @@ def _table(bench: Bench) -> Table:
     for run in bench.runs:
         latencies = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
         ratio = "reference" if numbers.is_reference(run, bench) else numbers.speedup(run.speedup)
-        count, threads = f"{run.samples:,}", str(run.threads or numbers.NOTHING)
-        rows.append(
-            (
-                numbers.run_name(run, bench.runs),
-                *latencies,
-                numbers.efficiency(run.efficiency_pct),
-                ratio,
-                count,
-                threads,
-            )
-        )
+        name, share = numbers.run_name(run, bench.runs), numbers.efficiency(run.efficiency_pct)
+        rows.append((name, *latencies, share, ratio, f"{run.samples:,}"))
     return Table(head, tuple(rows), numeric=frozenset(range(1, len(head))))
 
 
