@@ -14,7 +14,7 @@ from vitdeploy.report.numbers import BETWEEN, three_digits
 
 _LONGEST = 40  # operators in the table
 _BAR, _GAP = 14, 12
-_BESIDE = 104  # for the figures behind the longest bar
+_BESIDE = 118  # for the figures behind the longest bar
 
 
 def parts(bench: Bench) -> tuple[Part, ...]:
@@ -61,8 +61,14 @@ def _bars(bench: Bench) -> Figure:
                     element(
                         "g",
                         element("rect", x=left, y=y, width=max(x(ms) - left, 1), height=_BAR - 2, class_="bar"),
-                        svg.text(x(ms) + 6, y + 10, f"{three_digits(ms)} ms", class_="strong"),
-                        svg.text(x(ms) + 64, y + 10, numbers.share(ms, profile.total_ms), class_="quiet"),
+                        element(
+                            "text",
+                            element("tspan", f"{three_digits(ms)} ms", class_="strong"),
+                            "  ",
+                            element("tspan", numbers.share(ms, profile.total_ms), class_="quiet"),
+                            x=x(ms) + 6,
+                            y=y + 10,
+                        ),
                         class_=f"series s{_series(profile.name, order)}",
                     )
                 )
