@@ -40,7 +40,7 @@ def against_baseline(
     return [
         invalid("slow-down", limit, untimed) if untimed else _slowdown(case, limit, baseline, interleaved),
         _fused_as_before(case, baseline),
-        *(_grown(case, baseline, interleaved, limits.max_growth_pct) if baseline is not None else ()),
+        *(_grown(case, baseline, interleaved, limits.max_growth_pct, untimed) if baseline is not None else ()),
     ]
 
 
@@ -133,10 +133,13 @@ def _fused_as_before(case: Case, baseline: Baseline | None) -> Check | None:
     return Check(name=name, observed=percent, limit=before, status=status, why=why)
 
 
-def _grown(case: Case, baseline: Baseline, interleaved: Bench | None, asked: float | None) -> Iterator[Check]:
+def _grown(
+    case: Case, baseline: Baseline, interleaved: Bench | None, asked: float | None, untimed: str
+) -> Iterator[Check]:
     """Files and peak memory, where the baseline knows them; where it does not, that is told if a limit was asked for.
 
-    A baseline that was timed in turns was started here as well, by the same process that started the artifact.
+    A baseline that was timed in turns was started here as well, by the same process that started the artifact; of one
+    that could not be, only what another machine may have measured is known.
     """
     limit = DEFAULT_MAX_GROWTH_PCT if asked is None else asked
     unknown = "the baseline does not know it: save it again"
@@ -145,15 +148,18 @@ def _grown(case: Case, baseline: Baseline, interleaved: Bench | None, asked: flo
     elif asked is not None:
         yield invalid("size as before", limit, unknown)
     unmeasured = "the peak memory was not measured"
-    if interleaved is None:
+    if untimed:
+        before, now, unknown = None, None, untimed
+    elif interleaved is None:
         before, now = baseline.peak_bytes, _peak_bytes(case.run)
         unmeasured = case.unusable("bench") or unmeasured
     else:
         before, now = _peak_bytes(interleaved.runs[0]) if interleaved.runs else None, _peak_bytes(interleaved.own)
+        unknown = unmeasured
     if before:
         yield _growth("memory as before", now, before, limit, unmeasured)
     elif asked is not None or baseline.peak_bytes:
-        yield invalid("memory as before", limit, unknown if interleaved is None else unmeasured)
+        yield invalid("memory as before", limit, unknown)
 
 
 def _peak_bytes(run: Run | None) -> int | None:

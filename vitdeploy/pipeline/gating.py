@@ -150,7 +150,7 @@ def _baseline(
     artifact: Artifact, audit: Audit | None, bench: Bench | None, evaluation: Eval | None
 ) -> baselines.Baseline:
     if audit is None:
-        raise UsageError(f"{artifact.path} has no audit to save", fix=f"Run vitdeploy inspect {artifact.path}.")
+        raise UsageError(f"{artifact.path} has no audit", fix=f"Run vitdeploy inspect {artifact.path}.")
     return baselines.make(
         audit,
         bench,
