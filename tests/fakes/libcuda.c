@@ -97,10 +97,14 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return INVALID_VALUE;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = gpu.memory; return OK; }
-int cuDevicePrimaryCtxRetain(void **out, int device) { (void)device; context++; *out = &context; return OK; }
+int cuDevicePrimaryCtxRetain(void **out, int device) { /* it takes memory of its own */
+    (void)device;
+    if (!gpu.memory) return OUT_OF_MEMORY;
+    context++, *out = &context;
+    return OK;
+}
 int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return context-- > 0 ? OK : INVALID_CONTEXT; }
 int cuCtxSetCurrent(void *given) { current = given; return given == &context ? OK : INVALID_CONTEXT; }
-int cuMemGetInfo_v2(size_t *available, size_t *total) { *available = *total = gpu.memory; return OK; }
 int cuMemAlloc_v2(uint64_t *out, size_t size) {
     void *address = NULL;
     int code = keep(size, DEVICE, &address);

@@ -13,9 +13,9 @@ import pytest
 from tests.fakes.compiling import Device, Given, audited, compiled, target
 from tests.fakes.fixtures import RELEASES
 from vitdeploy import targets
-from vitdeploy.errors import CompileError, QuantizeError, RecipeError
+from vitdeploy.errors import CompileError, MeasureError, QuantizeError, RecipeError
 from vitdeploy.recipe import TargetSpec
-from vitdeploy.targets import _gpu
+from vitdeploy.targets import _cuda, _gpu
 from vitdeploy.targets._tensorrt_inspector import parse_inspector
 from vitdeploy.targets._tensorrt_plan import parse_plan
 from vitdeploy.targets._tensorrt_record import load_record
@@ -180,6 +180,8 @@ def test_a_build_says_what_it_is_at(release: str, device: Device, given: Given, 
 
 def test_what_a_gpu_is_can_be_asked_while_another_has_all_of_its_memory(device: Device) -> None:
     device("10.3", memory=0)
+    with pytest.raises(MeasureError, match="out of memory"):
+        _cuda.Cuda()
     assert _gpu.gpu().multiprocessors == 8
 
 
