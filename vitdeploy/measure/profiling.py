@@ -71,11 +71,9 @@ class _Parts:
 
     def _nearest(self, node: str) -> tuple[int, str] | None:
         """Rank and role of the longest name that it was made from: a module's name may be that of all within."""
-        made_from = [(len(name), -rank, role) for name, rank, role in self._known if _made_from(node, name)]
-        if not made_from:
-            return None
-        _, rank, role = max(made_from)
-        return -rank, role
+        made_from = [known for known in self._known if _made_from(node, known[0])]
+        best = max(made_from, key=lambda known: (len(known[0]), -known[1]), default=None)
+        return None if best is None else best[1:]
 
 
 def _made_from(kernel: str, node: str) -> bool:

@@ -51,7 +51,7 @@ def restore(memory: Path) -> list[str]:
         if before.isdecimal():
             notes += _done(_switch(int(before)), mode, f"power mode {before} could not be set back")
         else:
-            notes += _done("", mode, "")
+            mode.unlink()
             notes.append("which power mode there was before is not known: it was not written down whole")
     return notes
 
@@ -101,7 +101,9 @@ def _lock_clocks(memory: Path) -> list[str]:
         return ["clocks are not locked: those of before are not set back yet"]
     memory.mkdir(parents=True, exist_ok=True)
     failed, _ = _run("jetson_clocks", "--store", str(stored))
-    if not failed:
+    if failed:
+        stored.unlink(missing_ok=True)  # half of it could never be set back
+    else:
         failed, _ = _run("jetson_clocks")
     return [f"clocks are not locked: {failed}"] if failed else []
 

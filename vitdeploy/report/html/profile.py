@@ -92,6 +92,6 @@ def _longest(profile: Profile) -> Table:
     shown = profile.operators[:_LONGEST]
     rows = tuple((o.name, o.kind, o.role, three_digits(o.ms), numbers.share(o.ms, profile.total_ms)) for o in shown)
     count = len(profile.operators)
-    title = f"The {len(shown)} longest of {count:,} operators" if count > len(shown) else f"All {count} operators"
+    title = f"the {len(shown)} longest of {count:,} operators" if count > len(shown) else f"all {count} operators"
     head = ("operator", "kernel", "part", "ms", "share")
-    return Table(head, rows, numeric=frozenset({3, 4}), title=f"{profile.name}: {title.lower()}", folded=True)
+    return Table(head, rows, numeric=frozenset({3, 4}), title=f"{profile.name}: {title}", folded=True)
