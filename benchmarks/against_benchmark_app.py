@@ -28,13 +28,13 @@ from benchmarks.tables import machine, rows_of, written
 from vitdeploy import environment
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, load
+from vitdeploy.commands.export import export
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Interval
 from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.latency import measure
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import feeds, open_session
 from vitdeploy.progress import Silent
+from vitdeploy.runtime.artifact_session import feeds, open_session
 from vitdeploy.session import Array, Feeds
 from vitdeploy.targets._openvino_session import OpenVINOSession
 

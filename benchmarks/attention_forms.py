@@ -21,12 +21,12 @@ from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.passes import order
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
-from vitdeploy.pipeline.preparing import Prepared, prepare
+from vitdeploy.pipeline.prepare import Prepared, prepare
 from vitdeploy.progress import Silent
 from vitdeploy.session import Session
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession

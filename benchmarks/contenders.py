@@ -21,15 +21,16 @@ from benchmarks.quantization import CALIBRATION_IMAGES, PEERS, Subject
 from benchmarks.venvs import ToolError, run_in
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
+from vitdeploy.commands.export import export
+from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import VitdeployError
-from vitdeploy.graph.runner import OnnxSession
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import inspect, open_session
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.progress import Silent
+from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.torch_session import TorchSession
 from vitdeploy.session import Array, Feeds, Session
-from vitdeploy.sources._torch import TorchSession
 
 INPUT = "pixel_values"
 _OPTIMUM = Path(__file__).with_name("optimum_peers.py")

@@ -13,7 +13,7 @@ from typing import Any
 
 import openvino as ov
 
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.session import Array, Feeds
 
 _ORT_ATTENTION = {"MultiHeadAttention", "Attention", "QAttention"}

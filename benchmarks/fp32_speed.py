@@ -17,21 +17,22 @@ from pathlib import Path
 import timm
 import torch
 
-from vitdeploy import environment, exporting, sources
+from vitdeploy import environment, sources
+from vitdeploy import onnx_export as exporting
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
+from vitdeploy.commands.export import export
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.measure.statistics import ratio_interval
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import open_session
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch
+from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.torch_session import TorchSession
 from vitdeploy.session import Array, Session
-from vitdeploy.sources._torch import TorchSession
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = (

@@ -28,12 +28,12 @@ import numpy.typing as npt
 
 from vitdeploy import environment, tasks
 from vitdeploy import recipe as recipes
-from vitdeploy.gate import judge
+from vitdeploy.commands import gate as gating
+from vitdeploy.commands.export import export
 from vitdeploy.measure.accuracy import paired
-from vitdeploy.pipeline import gating
-from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import BenchSpec, GateSpec, TaskSpec
+from vitdeploy.verdict import judge
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 TABLE = Path(__file__).with_suffix(".md")

@@ -24,16 +24,16 @@ import onnx_ir as ir
 from benchmarks.tables import machine, table
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
+from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.graph.dialect import CONTRIB, Dialect
 from vitdeploy.graph.model import Graph, array, operand, producer
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.passes import PassResult, order
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
-from vitdeploy.pipeline.preparing import Prepared, prepare
-from vitdeploy.pipeline.quantizing import quantize
+from vitdeploy.pipeline.prepare import Prepared, prepare
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Array

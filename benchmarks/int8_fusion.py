@@ -23,10 +23,10 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.tables import machine, rows_of, written
 from vitdeploy import recipe as recipes
+from vitdeploy.commands.export import export
+from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import Audit
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import inspect
 from vitdeploy.progress import Silent
 
 MODELS = {

@@ -23,16 +23,16 @@ from benchmarks.fp32_speed import stock_sessions
 from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
+from vitdeploy.commands.export import export
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench, Run
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.measure.statistics import ratio_interval
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import open_session
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Preprocess
+from vitdeploy.runtime.artifact_session import open_session
 
 MODELS = ("deit_tiny_patch16_224", "vit_base_patch16_224")
 TABLE = Path(__file__).with_suffix(".md")

@@ -31,19 +31,20 @@ from benchmarks.venvs import packages, run_in
 from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
-from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.artifact.layout import GRAPH
+from vitdeploy.commands.evaluate.evaluate import evaluate
+from vitdeploy.commands.export import export
+from vitdeploy.data.dataset import batches
+from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import fed
 from vitdeploy.evidence import Eval
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.accuracy import paired
-from vitdeploy.pipeline.compiling import GRAPH
-from vitdeploy.pipeline.evaluating import evaluate
-from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.report.numbers import drop
+from vitdeploy.render.numbers import drop
+from vitdeploy.runtime.torch_session import TorchSession
 from vitdeploy.session import Array
-from vitdeploy.sources._torch import TorchSession
 from vitdeploy.tasks.classification import Classification
 
 TABLE = Path(__file__).with_suffix(".md")

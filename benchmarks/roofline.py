@@ -18,10 +18,10 @@ from pathlib import Path
 from benchmarks.int8_fusion import save_crops
 from benchmarks.tables import machine, rows_of, table
 from vitdeploy import recipe as recipes
+from vitdeploy.commands.bench import bench as benching
+from vitdeploy.commands.export import export
 from vitdeploy.evidence import Bench, Profile, Run
 from vitdeploy.measure.profiling import ROLES
-from vitdeploy.pipeline import benching
-from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
 
 MODELS = ("deit_tiny_patch16_224", "vit_base_patch16_224")

@@ -22,14 +22,14 @@ from PIL import Image
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, targets
+from vitdeploy.commands.export import export
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Audit
-from vitdeploy.pipeline.compiling import target_bundle
-from vitdeploy.pipeline.export import export
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Preprocess, Recipe, TargetSpec
-from vitdeploy.targets._tensorrt_layers import LAYERS
-from vitdeploy.targets._tensorrt_record import load_record
+from vitdeploy.runtime.artifact_session import target_bundle
+from vitdeploy.targets._tensorrt.layers import LAYERS
+from vitdeploy.targets._tensorrt.record import load_record
 
 MODELS = {
     "DeiT-Tiny": ("timm:deit_tiny_patch16_224", 224),

@@ -28,7 +28,7 @@ from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.measure.latency import measure
 from vitdeploy.measure.statistics import ratio_interval
-from vitdeploy.report.numbers import drop, speedup
+from vitdeploy.render.numbers import drop, speedup
 from vitdeploy.session import Session
 
 TABLE = Path(__file__).with_suffix(".md")

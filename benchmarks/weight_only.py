@@ -25,16 +25,16 @@ import onnx_ir as ir
 from benchmarks.fashion_mnist import data as fashion
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
+from vitdeploy.calibrate.quantizer import quantize
+from vitdeploy.commands.evaluate.evaluate import evaluate
+from vitdeploy.commands.export import export
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.graph.model import Graph
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.passes import order
-from vitdeploy.pipeline.evaluating import evaluate
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.preparing import Prepared, prepare
-from vitdeploy.pipeline.quantizing import quantize
+from vitdeploy.pipeline.prepare import Prepared, prepare
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Session
@@ -93,7 +93,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 path, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 openvino = path.suffix == ".xml"

@@ -16,11 +16,11 @@ from torch import nn
 
 from vitdeploy import passes
 from vitdeploy.artifact import PassRecord
-from vitdeploy.exporting import disagreement
 from vitdeploy.graph.model import Graph
+from vitdeploy.graph.onnx_session import compare
 from vitdeploy.graph.recognize import recognize
-from vitdeploy.graph.runner import compare
 from vitdeploy.graph.structure import Structure
+from vitdeploy.onnx_export import disagreement
 from vitdeploy.passes import Pass, order
 from vitdeploy.session import Array
 

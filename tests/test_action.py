@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from vitdeploy import recipe as recipes
-from vitdeploy.pipeline.export import export
+from vitdeploy.commands.export import export
 from vitdeploy.progress import Silent
 
 ROOT = Path(__file__).parents[1]

@@ -12,15 +12,17 @@ HEAVY = (
     "openvino", "nncf", "tensorrt", "tensorrt_rtx", "tensorrt_libs", "pycocotools",
 )  # fmt: skip
 LIGHT = (
-    "artifact", "environment", "errors", "evidence", "gate", "recipe", "session", "cli", "cli.views", "targets",
-    "targets.onnxruntime", "targets.openvino", "targets.tensorrt", "targets.tensorrt_rtx", "tasks.classification",
-    "tasks.depth", "tasks.detection", "tasks.embedding", "tasks.segmentation", "measure.resampling",
-    "pipeline.evaluating",
-    "data.dataset", "data.preprocess", "measure.accuracy", "measure.baseline", "measure.latency", "measure.statistics",
-    "pipeline.compiling", "pipeline.doctor", "pipeline.gating", "pipeline.predict", "pipeline.prove", "pipeline.run",
-    "pipeline.attention_maps", "pipeline.reporting", "report.html", "report.html.page",
-    "pipeline.answers", "remote.commands", "remote.listing", "remote.serve",
-    "report.junit", "report.markdown", "report.summary", "report.tables",
+    "artifact", "artifact.layout", "artifact.staging", "cli", "cli.views",
+    "commands.bench.bench", "commands.bench.startup", "commands.compile", "commands.debug", "commands.doctor",
+    "commands.evaluate.evaluate", "commands.evaluate.recorded_reference", "commands.export", "commands.gate",
+    "commands.inspect.inspect", "commands.predict", "commands.report.attention_maps", "commands.report.report",
+    "commands.run", "data.dataset", "data.opening", "data.preprocess", "environment", "errors", "evidence",
+    "measure.accuracy", "measure.baseline", "measure.latency", "measure.resampling", "measure.statistics",
+    "pipeline.finish", "recipe", "recipe.shipped", "remote.device.serve", "remote.near.commands",
+    "remote.near.listing", "render.html", "render.html.page", "render.junit", "render.markdown", "render.summary",
+    "render.tables", "runtime.artifact_session", "session", "targets", "targets.onnxruntime", "targets.openvino",
+    "targets.tensorrt", "targets.tensorrt_rtx", "tasks.classification", "tasks.depth", "tasks.detection",
+    "tasks.embedding", "tasks.segmentation", "verdict",
 )  # fmt: skip
 
 
@@ -56,4 +58,4 @@ def test_the_public_names_come_when_they_are_asked_for() -> None:
 
 
 def test_doctor_asks_every_target_without_torch() -> None:
-    assert "torch" not in loaded_by("from vitdeploy.pipeline.doctor import doctor\ndoctor()")
+    assert "torch" not in loaded_by("from vitdeploy.commands.doctor import doctor\ndoctor()")

@@ -14,12 +14,14 @@ from PIL import Image
 
 import vitdeploy
 from vitdeploy import recipe as recipes
+from vitdeploy.commands import gate as gating
+from vitdeploy.commands.bench import bench as benching
+from vitdeploy.commands.compile import compile_bundle
+from vitdeploy.commands.evaluate.evaluate import evaluate
+from vitdeploy.commands.export import export
+from vitdeploy.commands.inspect import inspect as prove
+from vitdeploy.commands.run import run
 from vitdeploy.evidence import Bench
-from vitdeploy.pipeline import benching, gating, prove
-from vitdeploy.pipeline.compiling import compile_bundle
-from vitdeploy.pipeline.evaluating import evaluate
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.run import run
 from vitdeploy.progress import Silent
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vitdeploy import recipe as recipes
-from vitdeploy.pipeline.export import export
+from vitdeploy.commands.export import export
 from vitdeploy.progress import Silent
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def test_the_wheel_holds_recipes_and_assets(wheel: Path) -> None:
     assert len(shipped) >= 6
     assert shipped <= names
     assert {"vitdeploy/assets/digits.npz", "vitdeploy/assets/digits.safetensors", "vitdeploy/py.typed"} <= names
-    assert {"vitdeploy/report/html/templates/page.html", "vitdeploy/report/html/templates/style.css"} <= names
+    assert {"vitdeploy/render/html/templates/page.html", "vitdeploy/render/html/templates/style.css"} <= names
 
 
 def test_the_demo_runs_from_the_wheel_in_an_empty_directory(wheel: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
-    from vitdeploy.pipeline.predict import Deployed, Guess, Prediction
+    from vitdeploy.commands.predict import Deployed, Guess, Prediction
     from vitdeploy.progress import Progress
     from vitdeploy.recipe import Recipe
 
@@ -66,8 +66,8 @@ def export(
     """
     from vitdeploy import artifact as artifacts
     from vitdeploy import recipe as recipes
-    from vitdeploy.pipeline.export import default_folder
-    from vitdeploy.pipeline.export import export as run
+    from vitdeploy.commands.export import default_folder
+    from vitdeploy.commands.export import export as run
     from vitdeploy.progress import Silent
 
     base = recipes.read(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
@@ -87,7 +87,7 @@ def load(path: Path | str, *, threads: int | None = None) -> Deployed:
         ArtifactError: the folder is damaged.
         TargetUnavailable: it cannot run on this machine.
     """
-    from vitdeploy.pipeline.predict import Deployed
+    from vitdeploy.commands.predict import Deployed
 
     return Deployed(path, threads=threads)
 
@@ -96,9 +96,9 @@ def __getattr__(name: str) -> Any:
     """Public names, imported when they are asked for."""
     homes = {
         "Artifact": "artifact",
-        "Deployed": "pipeline.predict",
-        "Guess": "pipeline.predict",
-        "Prediction": "pipeline.predict",
+        "Deployed": "commands.predict",
+        "Guess": "commands.predict",
+        "Prediction": "commands.predict",
         "Recipe": "recipe",
         "VitdeployError": "errors",
     }

@@ -24,10 +24,10 @@ import torch
 from benchmarks.zoo import models
 from vitdeploy import environment
 from vitdeploy import recipe as recipes
+from vitdeploy.commands.export import export
+from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Audit
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import inspect
 from vitdeploy.progress import Silent
 
 TABLE = Path(__file__).parents[1] / "zoo.md"

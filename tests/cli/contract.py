@@ -26,19 +26,19 @@ from vitdeploy.cli import app
 SNAPSHOT = Path(__file__).with_name("contract.json")
 
 ANSWERS = {
-    "export": "vitdeploy.pipeline.compiling:Exported",
-    "compile": "vitdeploy.pipeline.compiling:Exported",
+    "export": "vitdeploy.pipeline.finish:Exported",
+    "compile": "vitdeploy.pipeline.finish:Exported",
     "inspect": "vitdeploy.evidence:Audit",
     "debug": "vitdeploy.evidence:Divergence",
     "bench": "vitdeploy.evidence:Bench",
     "eval": "vitdeploy.evidence:Eval",
-    "eval --save-reference": "vitdeploy.pipeline.answers:About",
+    "eval --save-reference": "vitdeploy.commands.evaluate.recorded_reference:About",
     "gate": "vitdeploy.evidence:Gate",
-    "predict": "vitdeploy.pipeline.predict:Prediction",
-    "report": "vitdeploy.pipeline.reporting:Reported",
-    "run": "vitdeploy.pipeline.run:Outcome",
-    "doctor": "vitdeploy.pipeline.doctor:Diagnosis",
-    "hosts": "vitdeploy.remote.listing:Listing",
+    "predict": "vitdeploy.commands.predict:Prediction",
+    "report": "vitdeploy.commands.report.report:Reported",
+    "run": "vitdeploy.commands.run:Outcome",
+    "doctor": "vitdeploy.commands.doctor:Diagnosis",
+    "hosts": "vitdeploy.remote.near.listing:Listing",
     "device probe": "vitdeploy.remote.messages:Probe",
 }
 """The model that each command prints with --json."""

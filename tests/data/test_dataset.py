@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeploy.data.dataset import Dataset, batches, open_dataset
+from vitdeploy.data.dataset import Dataset, batches
+from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tests import scenes
-from vitdeploy.data.dataset import Dataset, Form, form_of, open_dataset
+from vitdeploy.data.dataset import Dataset, Form
 from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, Label
+from vitdeploy.data.opening import form_of, open_dataset
 from vitdeploy.data.preprocess import view
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from vitdeploy.targets import _cuda, _gpu
+from vitdeploy.targets._tensorrt import cuda as _cuda
+from vitdeploy.targets._tensorrt import gpu as _gpu
 
 RELEASES = ("10.3", "10.16", "11.4")
 ORIN = {"name": "Orin", "sm": 87, "multiprocessors": 8, "integrated": True}

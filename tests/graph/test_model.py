@@ -13,9 +13,9 @@ import pytest
 
 from tests.graphs import expected, images, parsed, run, types
 from vitdeploy.errors import GraphError
-from vitdeploy.exporting import check, disagreement
 from vitdeploy.graph import model as models
 from vitdeploy.graph.model import Graph, array, load, operand
+from vitdeploy.onnx_export import check, disagreement
 
 SECRET = b"secret" * 1000
 

@@ -13,8 +13,8 @@ from tests.graphs import images, parsed, raised
 from vitdeploy import passes
 from vitdeploy.graph.dialect import FusedAttention
 from vitdeploy.graph.model import Graph
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.probabilities import with_taps
-from vitdeploy.graph.runner import OnnxSession
 from vitdeploy.graph.structure import AttentionSite, Structure
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.lower_multihead import LowerMultihead

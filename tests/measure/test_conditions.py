@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vitdeploy.measure import conditions, power_sensors
+from vitdeploy.measure import conditions
 from vitdeploy.measure.conditions import Block, Snapshot, between, doubts, settle, snapshot
+from vitdeploy.measure.power import sensors as power_sensors
 
 QUIET = Block(others=0.01, steal=0.0, switches=20.0, mhz=2600.0)
 

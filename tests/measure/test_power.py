@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitdeploy.measure import power, power_sensors
+from vitdeploy.measure import power
 from vitdeploy.measure.power import CounterMeter, RailMeter, TegrastatsMeter, counted, integrate, measure
-from vitdeploy.measure.power_sensors import Counter, Rail, rails, throttle_events, throttled
-from vitdeploy.measure.power_tegrastats import Stats, parse_line
+from vitdeploy.measure.power import sensors as power_sensors
+from vitdeploy.measure.power.sensors import Counter, Rail, rails, throttle_events, throttled
+from vitdeploy.measure.power.tegrastats import Stats, parse_line
 
 # Forms of tegrastats by module and JetPack: Orin Nano on 6, AGX Orin on 6 and 7, Thor on 7.
 ORIN_NANO = (

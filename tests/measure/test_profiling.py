@@ -7,13 +7,13 @@ from torch import nn
 
 from tests.graphs import images, legacy, parsed
 from vitdeploy import passes
+from vitdeploy.graph.onnx_session import OnnxSession, counters
 from vitdeploy.graph.recognize import recognize
-from vitdeploy.graph.runner import OnnxSession, counters
 from vitdeploy.graph.structure import AttentionSite, Linear, Structure
 from vitdeploy.measure.profiling import ROLES, profile
 from vitdeploy.passes import order
+from vitdeploy.runtime.torch_session import TorchSession
 from vitdeploy.session import Counters, OperatorTime, Session
-from vitdeploy.sources._torch import TorchSession
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 from vitdeploy.targets.openvino import OpenVINO
 

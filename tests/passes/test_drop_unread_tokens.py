@@ -11,9 +11,9 @@ from torch import nn
 
 from tests.graphs import apply, dynamo, images, legacy, parsed, raised, redrawn, run, types
 from vitdeploy import passes
+from vitdeploy.graph.blocks import parts
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.recognize import recognize
-from vitdeploy.graph.stream import parts
 from vitdeploy.passes import order
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.passes.remove_dead import RemoveDead

@@ -18,7 +18,7 @@ from torch.nn import functional
 from tests.graphs import dynamo, expected, legacy, parsed, run, types
 from vitdeploy import passes, plugins, targets
 from vitdeploy.graph.model import Graph
-from vitdeploy.graph.runner import compare
+from vitdeploy.graph.onnx_session import compare
 from vitdeploy.passes import order
 from vitdeploy.session import Array
 

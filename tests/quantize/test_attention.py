@@ -10,6 +10,7 @@ import pytest
 
 from tests.graphs import images, raised, run
 from vitdeploy import passes
+from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect, Int8Attention
 from vitdeploy.graph.model import Graph, operand
@@ -17,7 +18,6 @@ from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.structure import Structure
 from vitdeploy.passes import order
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
-from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration, Quantized
 from vitdeploy.quantize.attention import operands

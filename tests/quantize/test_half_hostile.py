@@ -20,7 +20,8 @@ from tests.quantize.hostile import (
     with_norms_written_out,
 )  # fmt: skip
 from vitdeploy import sources
-from vitdeploy.data.dataset import batches, open_dataset
+from vitdeploy.data.dataset import batches
+from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import fed
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
@@ -28,7 +29,7 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Linear, Structure
 from vitdeploy.passes import order
 from vitdeploy.passes import run as run_passes
-from vitdeploy.pipeline.inputs import calibration as make_calibration
+from vitdeploy.pipeline.calibration import calibration as make_calibration
 from vitdeploy.quantize import Calibration, Quantized, half
 from vitdeploy.recipe import ModelSpec, PrecisionSpec, Recipe
 from vitdeploy.session import Array

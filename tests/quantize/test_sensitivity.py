@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from tests.graphs import dynamo, images, raised, run
+from vitdeploy.calibrate.quantizer import Quantizer
+from vitdeploy.calibrate.search import Judge
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Linear
-from vitdeploy.pipeline.quantizing import Quantizer
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.sensitivity import measure
 from vitdeploy.recipe import PrecisionSpec, TaskSpec
-from vitdeploy.search import Judge
 from vitdeploy.session import Array
 from vitdeploy.tasks import find
 

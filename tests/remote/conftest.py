@@ -21,7 +21,7 @@ import pytest
 
 from tests.cli.conftest import Ended, exported, run
 from tests.remote.cutter import Wire
-from vitdeploy.remote import ssh
+from vitdeploy.remote.near import ssh
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "timm", "onnx", "onnx_ir", "onnxscript")
@@ -182,8 +182,8 @@ def lab(far: Far, named: Callable[[str], None], tmp_path: Path) -> Callable[...,
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits for OpenVINO, INT8, not compiled. Not to be changed: take a copy."""
     from vitdeploy import recipe as recipes
+    from vitdeploy.commands.export import Elsewhere, export
     from vitdeploy.environment import host
-    from vitdeploy.pipeline.export import Elsewhere, export
     from vitdeploy.progress import Silent
 
     out = tmp_path_factory.mktemp("bundle") / "digits"

@@ -19,7 +19,7 @@ from tests.cli.test_contract import answer
 from tests.remote.conftest import Far, on, process_of, script, sshd, wait_until, when, working
 from tests.remote.cutter import Wire
 from vitdeploy import artifact as artifacts
-from vitdeploy.remote import ssh
+from vitdeploy.remote.near import ssh
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]
 

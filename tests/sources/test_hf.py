@@ -17,9 +17,9 @@ transformers = pytest.importorskip("transformers")
 from vitdeploy.data.preprocess import apply  # noqa: E402
 from vitdeploy.errors import SourceError  # noqa: E402
 from vitdeploy.recipe import ModelSpec  # noqa: E402
+from vitdeploy.runtime.torch_session import named_outputs  # noqa: E402
 from vitdeploy.sources import LoadedModel, load  # noqa: E402
 from vitdeploy.sources._hf_preprocess import preprocess_of  # noqa: E402
-from vitdeploy.sources._torch import named_outputs  # noqa: E402
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 

@@ -16,8 +16,8 @@ import torch
 
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
+from vitdeploy.runtime.torch_session import named_outputs
 from vitdeploy.sources import load
-from vitdeploy.sources._torch import named_outputs
 
 PROGRAM = "models/model.json"
 Members = dict[str, bytes]

@@ -9,9 +9,9 @@ import pytest
 
 from tests.graphs import images, parsed
 from vitdeploy import passes, targets
+from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
-from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
 from vitdeploy.recipe import Batch, PrecisionSpec, TargetSpec

@@ -12,10 +12,10 @@ from tests.graphs import expected, images
 from vitdeploy import targets
 from vitdeploy.errors import CompileError, RecipeError, TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Audit
-from vitdeploy.exporting import disagreement
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import load
-from vitdeploy.graph.runner import compare
+from vitdeploy.graph.onnx_session import compare
+from vitdeploy.onnx_export import disagreement
 from vitdeploy.recipe import Precision, TargetSpec
 from vitdeploy.targets import Bundle, Compiled, Target, onnxruntime
 

@@ -12,14 +12,15 @@ from tests.graphs import images, parsed
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, passes
 from vitdeploy import recipe as recipes
+from vitdeploy.calibrate.quantizer import quantize
+from vitdeploy.commands.export import export
+from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import CompileError, UsageError
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
-from vitdeploy.pipeline.export import export
-from vitdeploy.pipeline.prove import inspect, open_session
-from vitdeploy.pipeline.quantizing import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch, PrecisionSpec
+from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.targets import Bundle, _openvino_session
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 from vitdeploy.targets.openvino import OpenVINO
@@ -86,7 +87,7 @@ def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
     bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
     """What ONNX Runtime makes of the same graph in float32 is what weight-only has to give."""
-    from vitdeploy.graph.runner import OnnxSession
+    from vitdeploy.graph.onnx_session import OnnxSession
 
     given = bundle("int8-weights", "int8-weights")
     compiled = OpenVINO(threads=1).compile(given, tmp_path)

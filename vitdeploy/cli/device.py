@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from vitdeploy.cli.app import app
-from vitdeploy.cli.common import command
+from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Below = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder of the jo
 @command(device)
 def probe(console: Console, cache: Cache = None) -> None:
     """Tell the version, what can run here, and the state that a measurement depends on."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     console.show(Server(cache).probe())
 
@@ -43,8 +43,8 @@ def probe(console: Console, cache: Cache = None) -> None:
 @command(device)
 def missing(console: Console, cache: Cache = None) -> None:
     """Tell which of the files with these sha256 (on stdin) are not here."""
+    from vitdeploy.remote.device.serve import Server
     from vitdeploy.remote.messages import Wanted
-    from vitdeploy.remote.serve import Server
 
     console.show(Server(cache).store.missing(_read(Wanted).blobs))
 
@@ -52,7 +52,7 @@ def missing(console: Console, cache: Cache = None) -> None:
 @command(device)
 def put(console: Console, cache: Cache = None) -> None:
     """Store files from stdin: for each a line of JSON (sha256, bytes, offset), then its bytes from the offset on."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     with os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as stream:
         console.show({"whole": Server(cache).store.receive(stream)})
@@ -61,8 +61,8 @@ def put(console: Console, cache: Cache = None) -> None:
 @command(device)
 def start(console: Console, cache: Cache = None) -> None:
     """Start the job on stdin, detached, or find it if it runs already."""
+    from vitdeploy.remote.device.serve import Server
     from vitdeploy.remote.messages import Job
-    from vitdeploy.remote.serve import Server
 
     server = Server(cache)
     console.show(server.jobs.start(_read(Job), server.store))
@@ -76,7 +76,7 @@ def follow(
     cache: Cache = None,
 ) -> None:
     """Repeat on stderr what the job says until it ends, then tell how it ended."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     console.show(Server(cache).jobs.follow(job, offset, sys.stderr.fileno(), sys.stdin.buffer))
 
@@ -84,7 +84,7 @@ def follow(
 @command(device)
 def results(console: Console, job: JobName, below: Below, cache: Cache = None) -> None:
     """List the files that the job left in FOLDER."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     console.show(Server(cache).jobs.results(job, below))
 
@@ -92,8 +92,8 @@ def results(console: Console, job: JobName, below: Below, cache: Cache = None) -
 @command(device)
 def get(console: Console, job: JobName, below: Below, cache: Cache = None) -> None:
     """Write the bytes of the files named on stdin to stdout, one after the other."""
+    from vitdeploy.remote.device.serve import Server
     from vitdeploy.remote.messages import Pieces
-    from vitdeploy.remote.serve import Server
 
     Server(cache).jobs.send(job, below, _read(Pieces), console.binary)
 
@@ -101,7 +101,7 @@ def get(console: Console, job: JobName, below: Below, cache: Cache = None) -> No
 @command(device)
 def take(console: Console, job: JobName, cache: Cache = None) -> None:
     """Note that the results were fetched: they may be removed."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     Server(cache).jobs.take(job)
     console.show({"job": job})
@@ -110,7 +110,7 @@ def take(console: Console, job: JobName, cache: Cache = None) -> None:
 @command(device)
 def cancel(console: Console, job: JobName, cache: Cache = None) -> None:
     """End the job, as Ctrl-C would."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     Server(cache).jobs.cancel(job)
     console.show({"job": job})
@@ -119,7 +119,7 @@ def cancel(console: Console, job: JobName, cache: Cache = None) -> None:
 @command(device)
 def clean(console: Console, cache: Cache = None) -> None:
     """Remove the files and jobs that nothing running needs."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     console.show({"freed_bytes": Server(cache).clean()})
 
@@ -127,7 +127,7 @@ def clean(console: Console, cache: Cache = None) -> None:
 @command(device)
 def work(console: Console, job: JobName, cache: Cache = None) -> None:
     """Do one job. `start` runs this as a process of its own."""
-    from vitdeploy.remote.serve import Server
+    from vitdeploy.remote.device.serve import Server
 
     Server(cache).work(job, console.warn)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli.app import app
-from vitdeploy.cli.common import command
+from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
@@ -29,7 +29,7 @@ def hosts(
     keys: cache (a folder there), power_mode (of nvpmodel) and lock_clocks (true), set while something is timed.
     """
     from vitdeploy.cli import views
-    from vitdeploy.remote.listing import listing
+    from vitdeploy.remote.near.listing import listing
 
     found = listing(names or [], console, clean=clean)
     console.show(found, *views.hosts(found))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitdeploy.cli.common import one_of
+from vitdeploy.cli.command import one_of
 
 if TYPE_CHECKING:
     from vitdeploy.evidence import Scenario

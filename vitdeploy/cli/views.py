@@ -11,18 +11,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy.report import numbers, speed, tables
-from vitdeploy.report.summary import summarize
+from vitdeploy.render import bench_tables as speed
+from vitdeploy.render import numbers, tables
+from vitdeploy.render.summary import summarize
 
 if TYPE_CHECKING:
+    from vitdeploy.commands.doctor import Diagnosis
+    from vitdeploy.commands.predict import Prediction
+    from vitdeploy.commands.report.report import Reported
+    from vitdeploy.commands.run import Outcome
     from vitdeploy.evidence import Audit
-    from vitdeploy.pipeline.compiling import Exported
-    from vitdeploy.pipeline.doctor import Diagnosis
-    from vitdeploy.pipeline.predict import Prediction
-    from vitdeploy.pipeline.reporting import Reported
-    from vitdeploy.pipeline.run import Outcome
-    from vitdeploy.remote.listing import Listing
+    from vitdeploy.pipeline.finish import Exported
     from vitdeploy.remote.messages import Probe
+    from vitdeploy.remote.near.listing import Listing
 
 _PERCENT_DIGITS = 1
 _FIRST = 4  # numbers of a vector that are shown

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from vitdeploy.environment import available_cores, usable_cpus
-from vitdeploy.measure import power_sensors
+from vitdeploy.measure.power import sensors
 
 # A multi-threaded engine waits at a barrier for its slowest thread, so a busy core costs the two sides differently.
 # The kernel counts in ticks of 10 ms: in a block of a quarter of a second that is an uncertainty of 4 % on two cores.
@@ -161,7 +161,7 @@ def _throttle_events(cores: Sequence[int]) -> int:
     names = [f"/sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count" for core in cores]
     counts = [_number(name) for name in names]
     quota = re.search(r"^nr_throttled (\d+)$", _text("/sys/fs/cgroup/cpu.stat"), re.MULTILINE)
-    board = sum((power_sensors.throttle_events() or {}).values())
+    board = sum((sensors.throttle_events() or {}).values())
     return sum(counts) + board + (int(quota[1]) if quota else 0)
 
 

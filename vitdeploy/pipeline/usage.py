@@ -6,8 +6,8 @@ from inspect import getdoc
 from math import prod
 
 from vitdeploy import tasks
+from vitdeploy.artifact.manifest import Manifest, Tensor, TensorSpec, Usage
 from vitdeploy.data.preprocess import resized_to
-from vitdeploy.manifest import Manifest, Tensor, TensorSpec, Usage
 from vitdeploy.recipe import InputForm, Preprocess
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}

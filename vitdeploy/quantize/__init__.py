@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vitdeploy.artifact.manifest import Placement
 from vitdeploy.graph.model import Graph
-from vitdeploy.manifest import Placement
 from vitdeploy.session import Array
 
 FEWEST_IMAGES = 16

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, dims
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.session import Array
 
 SAMPLED_ROWS = 512

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 
+from vitdeploy.artifact.manifest import FLOAT, Placement
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear, Structure
-from vitdeploy.manifest import FLOAT, Placement
 
 NEVER_QUANTIZED = {"patch": "the patch embedding sees raw pixels and is a few percent of the work"}
 """Attention cores, residual adds, LayerNorm and softmax are no linears and stay in float altogether: quantizing them

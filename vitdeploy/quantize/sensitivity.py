@@ -9,7 +9,7 @@ import numpy as np
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.graph.model import Graph
-from vitdeploy.graph.noise import Noise, decibels, mean_sqnr_db
+from vitdeploy.graph.sqnr import Noise, decibels, mean_sqnr_db
 from vitdeploy.graph.structure import Linear
 from vitdeploy.quantize.switched import Own, Switched
 from vitdeploy.session import Array

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
 from vitdeploy.graph.model import Graph, constant, only_consumer, operand
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.structure import Linear
 from vitdeploy.session import Array, Closing
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vitdeploy.pipeline.doctor import Diagnosis
+from vitdeploy.commands.doctor import Diagnosis
 
 INTERFACE = 1
 """Of these messages. Raise it when one changes so that the other side would misread it."""

@@ -17,6 +17,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
 from vitdeploy.session import Session
+from vitdeploy.targets._audit import audit_bundle as audit_bundle
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ class Target(Frozen, ABC):
     def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
         """Open what was compiled for `precision`, to run it here; the session is named TARGET-PRECISION."""
 
+    def open_plain(self, graph: Path, threads: int | None) -> Session | None:  # noqa: ARG002  CPU engines have it
+        """Open an ONNX file as it is, in float32, to compare with; None where this target does not offer that."""
+        return None
+
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:  # noqa: ARG002
         """Open the model so that it gives `tensors`, named as in `graph`, the target-ready graph, as well.
 
@@ -140,8 +145,8 @@ class Target(Frozen, ABC):
         Raises:
             CompileError: the backend refuses the graph.
         """
-        from vitdeploy.graph.runner import OnnxSession
-        from vitdeploy.graph.watch import with_outputs
+        from vitdeploy.graph.extra_outputs import with_outputs
+        from vitdeploy.graph.onnx_session import OnnxSession
 
         path = work / "watched.onnx"
         found = with_outputs(graph, tensors, path)

@@ -16,11 +16,11 @@ from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
-from vitdeploy.graph.runner import OnnxSession
+from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target, Watched
-from vitdeploy.targets._match import audited, belongs
+from vitdeploy.targets._audit import audited, belongs
 
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
@@ -93,9 +93,13 @@ class OnnxRuntime(Target):
         path = compiled.folder / compiled.runs
         return OnnxSession(path, threads=threads or self.threads, name=f"onnxruntime-{precision}")
 
+    def open_plain(self, graph: Path, threads: int | None) -> Session:
+        """Open an ONNX file as it is, in float32, to compare with."""
+        return OnnxSession(graph, threads=threads, name=f"{self.name}-fp32 (plain)")
+
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:  # noqa: ARG002
         """With all optimisations, as it runs; fusions that would swallow a watched tensor do not happen."""
-        from vitdeploy.graph.watch import with_outputs
+        from vitdeploy.graph.extra_outputs import with_outputs
 
         self.require()
         path = work / "watched.onnx"

@@ -19,7 +19,7 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.targets import Bundle, Compiled, Target, Watched
-from vitdeploy.targets._match import audited, belongs
+from vitdeploy.targets._audit import audited, belongs
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession, compute_type, precision_hint, refused, version
 
 _MODEL = "model.xml"
@@ -159,7 +159,7 @@ class OpenVINO(Target):
         return Watched(session, frozenset(found), "compiled", told)
 
     def open_plain(self, graph: Path, threads: int | None) -> OpenVINOSession:
-        """Open an ONNX file as it is, to compare with; float32."""
+        """Open an ONNX file as it is, in float32, to compare with."""
         return OpenVINOSession(graph, self.engine(threads=threads), name="openvino-fp32 (plain)")
 
     def engine(self, precision: str = "fp32", threads: int | None = None) -> Engine:

@@ -16,13 +16,13 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Outside, Target
-from vitdeploy.targets._engine_options import DIALECT, EngineOptions, refuse_dla
-from vitdeploy.targets._gpu import gpu
-from vitdeploy.targets._match import audited
-from vitdeploy.targets._tensorrt_api import Api
-from vitdeploy.targets._tensorrt_engine import FROM_REHEARSAL, audit_engine
-from vitdeploy.targets._tensorrt_session import open_engine
-from vitdeploy.targets._trtexec import time_with_trtexec
+from vitdeploy.targets._audit import audited
+from vitdeploy.targets._tensorrt.api import Api
+from vitdeploy.targets._tensorrt.engine import FROM_REHEARSAL, audit_engine
+from vitdeploy.targets._tensorrt.gpu import gpu
+from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.session import open_engine
+from vitdeploy.targets._tensorrt.trtexec import time_with_trtexec
 
 _REHEARSED_FOR = {"fp8": "sm89"}
 """The generation that a rehearsal compiles for: Ampere, as Jetson Orin is, and Ada where the precision needs it."""

@@ -15,11 +15,11 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._engine_options import DIALECT, EngineOptions, refuse_dla
-from vitdeploy.targets._gpu import gpu
-from vitdeploy.targets._tensorrt_api import Api
-from vitdeploy.targets._tensorrt_engine import audit_engine
-from vitdeploy.targets._tensorrt_session import open_engine
+from vitdeploy.targets._tensorrt.api import Api
+from vitdeploy.targets._tensorrt.engine import audit_engine
+from vitdeploy.targets._tensorrt.gpu import gpu
+from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.session import open_engine
 
 _FIRST_WITH = {"fp8": 89, "bf16": 80}
 """FP8: Ada, Hopper and Blackwell; Ampere (sm86, Jetson Orin's sm87) has none. BF16: from Ampere on, Turing has none."""

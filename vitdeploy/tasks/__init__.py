@@ -18,9 +18,9 @@ import numpy as np
 from vitdeploy import plugins
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, RecipeError
+from vitdeploy.evidence.predictions import Said
 from vitdeploy.recipe import Frozen, TaskSpec, parse
 from vitdeploy.session import Array
-from vitdeploy.tasks._said import Said
 
 Values = Mapping[str, Array]
 """Statistics by name, each (samples, …)."""

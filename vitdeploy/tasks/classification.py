@@ -9,9 +9,9 @@ import numpy as np
 
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
+from vitdeploy.evidence.predictions import Guess, Said
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of
-from vitdeploy.tasks._said import Guess, Said
 
 _TOP = 5
 _PERCENT = 100.0

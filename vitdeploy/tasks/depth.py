@@ -10,10 +10,10 @@ from pydantic import Field
 
 from vitdeploy.data.labels import DepthMap, Label
 from vitdeploy.errors import DataError
+from vitdeploy.evidence.predictions import Depths, Said
 from vitdeploy.session import Array
 from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples
 from vitdeploy.tasks._resize import bilinear
-from vitdeploy.tasks._said import Depths, Said
 
 _PERCENT = 100.0
 _DELTA = 1.25  # Eigen, Puhrsch & Fergus 2014: right is what is off by less than this factor

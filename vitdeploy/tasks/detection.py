@@ -10,9 +10,9 @@ from pydantic import Field
 
 from vitdeploy.data.labels import Boxes, Label
 from vitdeploy.errors import DataError
+from vitdeploy.evidence.predictions import Box, Said
 from vitdeploy.session import Array
 from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _coco, _outputs, check_count, finite_samples, name_of
-from vitdeploy.tasks._said import Box, Said
 
 _PERCENT = 100.0
 _SAME_BOX = 0.5  # overlap (IoU) from which on two boxes are about one object

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
+from vitdeploy.evidence.predictions import Said
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples
-from vitdeploy.tasks._said import Said
 
 _PERCENT = 100.0
 _PREFERRED = ("image_embeds", "pooler_output", "output")

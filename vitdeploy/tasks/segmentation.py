@@ -10,10 +10,10 @@ from pydantic import Field
 
 from vitdeploy.data.labels import ClassMask, Label
 from vitdeploy.errors import DataError
+from vitdeploy.evidence.predictions import Region, Said
 from vitdeploy.session import Array
 from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of
 from vitdeploy.tasks._resize import best_classes
-from vitdeploy.tasks._said import Region, Said
 
 _PERCENT = 100.0
 _SMALLEST_REGION = 0.001  # of the pixels: less is a speckle

@@ -1,0 +1,58 @@
+"""The search finds the best, prefers the simple, and says what it tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.graphs import images, raised
+from vitdeploy.calibrate.search import ALPHAS, Choice, Judge, choose
+from vitdeploy.graph.model import Graph, array
+from vitdeploy.quantize import Calibration
+
+
+def scored(best: Choice, step: float) -> Callable[[Choice], float]:
+    def score(choice: Choice) -> float:
+        away = abs((choice.alpha or 0.0) - (best.alpha or 0.0))
+        same = (choice.ranges == best.ranges) + (choice.correct_bias == best.correct_bias)
+        return 40.0 - step * away + step * same
+
+    return score
+
+
+@pytest.mark.parametrize("best", [Choice(), Choice(0.625, "mse"), Choice(0.25, "minmax", correct_bias=True)])
+def test_it_finds_the_best(best: Choice) -> None:
+    found, trials = choose(scored(best, 5.0))
+    assert found == best
+    assert [t.choice.alpha for t in trials[: len(ALPHAS)]] == list(ALPHAS)
+    assert len({t.choice for t in trials}) == len(trials)
+
+
+def test_noise_keeps_the_simple_way() -> None:
+    assert choose(scored(Choice(0.75, "mse"), 0.04))[0] == Choice()
+
+
+def test_a_given_strength_is_taken() -> None:
+    found, trials = choose(scored(Choice(), 5.0), alphas=(0.5,), tune_ranges=False)
+    assert (found, len(trials)) == (Choice(0.5), 1)
+
+
+def test_the_judge_hears_noise(exported: Callable[[str], bytes]) -> None:
+    graph, _, _ = raised(exported("dynamo"))
+    batches = [images(1, seed) for seed in range(4)]
+    judge = Judge(graph, Calibration(lambda: iter(batches), 4, 4, "test", "digest"))
+    assert judge.sqnr_db(graph) > 100
+
+    def noisy(share: float) -> Graph:
+        changed = Graph(graph.model.clone())
+        node = next(n for n in changed.nodes if n.name == "head/MatMul")
+        weight = array(node.inputs[1])
+        noise = np.random.default_rng(0).standard_normal(weight.shape) * weight.std() * share
+        node.replace_input_with(1, changed.initializer((weight + noise).astype(np.float32), "noisy"))
+        return changed
+
+    quiet, loud = (judge.sqnr_db(noisy(share)) for share in (0.01, 0.1))
+    assert quiet - loud == pytest.approx(20, abs=1)  # ten times the noise is 20 dB
+    assert judge.sqnr_db(noisy(np.inf)) == -np.inf

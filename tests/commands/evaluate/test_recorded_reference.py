@@ -1,0 +1,140 @@
+"""A reference that answered elsewhere makes the same pair as one that answers here; of something else it is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import run
+from tests.cli.test_contract import answer
+from vitdeploy.commands.evaluate import evaluate as evaluating
+from vitdeploy.commands.evaluate import recorded_reference as answers
+from vitdeploy.data.labels import Boxes, ClassMask, DepthMap
+from vitdeploy.errors import DataError, MeasureError
+from vitdeploy.progress import Silent
+
+LIMIT = 120
+
+
+class Listener(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("answers") / "digits"
+    answer(run("export", "demo:digits", "--target", "onnxruntime", "--precision", "int8-dynamic", "-o", out, "--json"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def reference(artifact: Path) -> Path:
+    path = artifact.parent / "reference.npz"
+    saved = answer(run("eval", artifact, "--save-reference", path, "--limit", LIMIT, "--json"))
+    assert saved.items() >= {"name": "pytorch-fp32", "task": "classification", "samples": LIMIT}.items()
+    return path
+
+
+def changed(path: Path, out: Path, **members: Callable[[Any], Any]) -> Path:
+    """A copy of the file with members replaced: `about`, or an array of the samples."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            key = Path(name).stem
+            with old.open(name) as source, new.open(name, "w") as sink:
+                if key not in members:
+                    shutil.copyfileobj(source, sink)
+                elif key == "about":
+                    sink.write(json.dumps(members[key](json.load(source))).encode())
+                else:
+                    np.lib.format.write_array(sink, members[key](np.lib.format.read_array(source)))
+    return out
+
+
+def test_the_pair_is_the_same_wherever_the_reference_answered(artifact: Path, reference: Path) -> None:
+    here = answer(run("eval", artifact, "--limit", LIMIT, "--json"))
+    assert answer(run("eval", artifact, "--limit", LIMIT, "--reference", reference, "--json")) == here
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "0"}, "about another model"),
+        ({"data": "0"}, "about another data"),
+        ({"task": "depth"}, "about another task"),
+    ],
+)
+def test_a_reference_about_something_else_is_refused(
+    artifact: Path, reference: Path, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    other = changed(reference, tmp_path / "other.npz", about=lambda told: {**told, **change})
+    with pytest.raises(MeasureError, match=message):
+        evaluating.evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
+
+
+@pytest.mark.parametrize("limit", [LIMIT - 1, LIMIT + 1, None])
+def test_other_samples_are_refused(artifact: Path, reference: Path, limit: int | None) -> None:
+    with pytest.raises(MeasureError, match=f"answered {LIMIT} samples, and these are not the same"):
+        evaluating.evaluate(artifact, None, Silent(), limit=limit, reference=reference)
+
+
+def test_samples_in_another_order_are_refused(artifact: Path, reference: Path, tmp_path: Path) -> None:
+    other = changed(reference, tmp_path / "other.npz", labels=lambda labels: np.roll(labels, 1))
+    with pytest.raises(MeasureError, match="are not the same"):
+        evaluating.evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
+
+
+def test_other_pixels_are_told(artifact: Path, reference: Path, tmp_path: Path) -> None:
+    def other(pixels: Any) -> Any:
+        assert len(set(pixels.tolist())) > LIMIT / 2, "each image has a digest of its own"
+        return np.where(np.arange(len(pixels)) < 7, pixels + 1, pixels)
+
+    listener = Listener()
+    path = changed(reference, tmp_path / "other.npz", pixels=other)
+    evaluating.evaluate(artifact, None, listener, limit=LIMIT, reference=path)
+    assert any(f"7 of {LIMIT} images have other pixels" in warning for warning in listener.warnings)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x05\x06" + bytes(18), b"nonsense"])
+def test_what_is_no_reference_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(DataError):
+        answers.Recorded(tmp_path / "x.npz")
+
+
+def test_a_newer_file_is_refused(reference: Path, tmp_path: Path) -> None:
+    newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": 2})
+    with pytest.raises(DataError, match="another schema"):
+        answers.Recorded(newer)
+
+
+def test_a_label_is_what_it_says_not_where_it_lies() -> None:
+    """Of each form: equal wherever the file is, different when one pixel, depth or box is."""
+    grid = np.arange(6).reshape(2, 3)
+    crowd = np.array([False])
+    box = np.array([[0.1, 0.1, 0.5, 0.5]])
+    for one, same, other in (
+        (3, 3, 4),
+        (ClassMask("a", grid), ClassMask("b", grid.copy()), ClassMask("a", grid + 1)),
+        (DepthMap("a", grid * 0.5), DepthMap("b", grid * 0.5), DepthMap("a", grid * 0.25)),
+        (
+            Boxes("a", box, np.array([1]), crowd),
+            Boxes("b", box.copy(), np.array([1]), crowd),
+            Boxes("a", box, np.array([2]), crowd),
+        ),
+    ):
+        digests = [answers._label_digest(label) for label in (one, same, other)]
+        assert digests[0] == digests[1] != digests[2]

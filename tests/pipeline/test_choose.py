@@ -1,0 +1,138 @@
+"""Which precision an export keeps, and what it says about the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.evidence import bench
+from vitdeploy import recipe as recipes
+from vitdeploy.artifact import Trial, load
+from vitdeploy.commands.export import export
+from vitdeploy.errors import QuantizeError, UsageError
+from vitdeploy.evidence import Bench, Interval
+from vitdeploy.pipeline.candidate import Workshop
+from vitdeploy.pipeline.finish import Exported
+from vitdeploy.progress import Silent
+
+Export = Callable[..., Exported]
+SMALL_VIT = """
+import timm, torch
+def build():
+    torch.manual_seed(0)
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=10)
+"""
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "artifact"
+
+
+@pytest.fixture
+def exported(out: Path) -> Export:
+    def run(model: str = "demo:digits", target: str = "onnxruntime", **flags: object) -> Exported:
+        return export(recipes.compose(model, target=target, **flags), out, Silent())  # type: ignore[arg-type]
+
+    return run
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, *ratios: float, valid: bool = True) -> None:
+    """Let the stopwatch say this about the candidates behind the first: what it says is no business of this test."""
+
+    def time(shop: Workshop, candidates: list[object], seconds: float) -> Bench:
+        assert len(candidates) == 1 + len(ratios)
+        one = bench().runs[0]
+        speedups = [None, *(Interval(ratio=r, ci95=(r - 0.05, r + 0.05)) for r in ratios)]
+        runs = tuple(one.model_copy(update={"speedup": speedup}) for speedup in speedups)
+        return Bench(valid=valid, doubts=() if valid else ("busy",), runs=runs)
+
+    monkeypatch.setattr(Workshop, "time", time)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "kept"), [((1.5, 1.2), "int8"), ((1.2, 1.5), "int8-dynamic"), ((1.04, 0.8), "fp32")]
+)
+def test_auto_keeps_the_fastest_and_nothing_slower_than_float(
+    ratios: tuple[float, ...], kept: str, exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, *ratios)
+    found = exported(precision="auto")
+    assert found.precision == load(out).manifest.target.precision == kept
+    assert [(t.precision, t.kept) for t in found.trials] == [
+        (kind, kind == kept) for kind in ("fp32", "int8", "int8-dynamic")
+    ]
+    assert [t.judged_by for t in found.trials] == [None, "labels", "labels"]
+    assert all(t.lost is not None and t.lost <= 0.5 for t in found.trials[1:])
+    assert found.faster_than_fp32 is (True if kept != "fp32" else None)
+
+
+def test_a_slower_precision_is_made_but_said_to_be_slower(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 0.8)
+    found = exported(precision="int8")
+    assert found.faster_than_fp32 is False
+    assert found.notes[0] == "int8 is slower than fp32 here, 0.80 [0.75, 0.85] ×: use --precision fp32"
+
+
+def test_a_doubtful_measurement_is_no_verdict(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 0.8, valid=False)
+    found = exported(precision="int8-dynamic")
+    assert found.faster_than_fp32 is None
+    assert found.notes[0] == "the comparison of speeds is in doubt: busy"
+
+
+def test_auto_keeps_float_when_the_stopwatch_is_in_doubt(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 1.5, 1.4, valid=False)
+    found = exported(precision="auto")
+    assert found.precision == "fp32"
+    assert [(t.kept, t.speedup, t.why) for t in found.trials] == [
+        (True, None, ""), (False, None, "its speed is in doubt"), (False, None, "its speed is in doubt")
+    ]  # fmt: skip
+    assert found.notes[-2:] == ("auto kept fp32", "the comparison of speeds is in doubt: busy")
+
+
+def test_without_images_auto_loses_no_accuracy_unseen(exported: Export, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(SMALL_VIT)
+    found = exported(f"python:{tmp_path}/small.py:build", precision="auto", image_size="32x32")
+    assert found.precision == "fp32"
+    why = {t.precision: t.why for t in found.trials}
+    assert why["int8"] == "what it loses cannot be judged without images"
+    assert why["int8-dynamic"] == "what it loses cannot be judged without images"
+
+
+def test_what_cannot_run_here_keeps_the_default(exported: Export) -> None:
+    found = exported(target="tensorrt", precision="auto")
+    assert (found.precision, found.stage) == ("fp16", "bundle")
+    assert found.notes[0].startswith("auto took fp16 without trying others, or judging what it loses: ")
+
+
+def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real search: the head alone is made to lose."""
+    from vitdeploy.pipeline.accuracy_budget import Budget
+
+    def judge(budget: Budget, candidate: object) -> Trial:
+        kept = "head" not in candidate.quantized  # type: ignore[attr-defined]
+        floats = candidate.float_linears  # type: ignore[attr-defined]
+        return Trial(precision="int8", float_linears=floats, lost=0.1 if kept else 2.0, judged_by="labels", images=9)
+
+    monkeypatch.setattr(Budget, "judge", judge)
+    timed(monkeypatch, 1.5)
+    found = exported(precision="int8", max_drop=0.5)
+    assert found.trials[-1].kept
+    assert found.trials[-1].lost == 0.1
+    manifest = load(out).manifest
+    assert manifest.placement["head"].rule.startswith("keep: ")
+    assert int(manifest.quantized["quantized"]) == 26 - found.trials[-1].float_linears
+
+
+def test_a_budget_needs_images_and_a_precision(exported: Export, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(SMALL_VIT)
+    with pytest.raises(QuantizeError, match="no images to judge --max-drop"):
+        exported(f"python:{tmp_path}/small.py:build", precision="int8-dynamic", max_drop=0.5)
+    with pytest.raises(UsageError, match="float32 loses nothing"):
+        exported(precision="fp32", max_drop=0.5)
+    with pytest.raises(UsageError, match="fp16 leaves no linear in float"):
+        exported(target="tensorrt", precision="fp16", max_drop=0.5)

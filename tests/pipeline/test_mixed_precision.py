@@ -1,0 +1,108 @@
+"""The smallest number of float linears that fits a budget, found in few steps, and nothing left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from vitdeploy.artifact import Trial
+from vitdeploy.pipeline.mixed_precision import fitted
+from vitdeploy.recipe import PrecisionSpec
+
+LINEARS = [f"blocks.{i}.mlp.fc[{i % 2}]" for i in range(36)]
+
+
+@dataclass
+class Made:
+    """A candidate that remembers what it keeps in float."""
+
+    precision: PrecisionSpec
+    shop: Shop
+    alpha: float | None = 0.25
+    kind: str = "int8"
+
+    @property
+    def float_linears(self) -> int:
+        return len(self.precision.keep)
+
+    def discard(self) -> None:
+        self.shop.on_disk.remove(self)
+
+
+@dataclass
+class Shop:
+    """Makes candidates; what is worst comes last in the model, so that the order is seen to count."""
+
+    made: list[PrecisionSpec] = field(default_factory=list)
+    on_disk: list[Any] = field(default_factory=list)
+
+    def make(self, precision: PrecisionSpec) -> Any:
+        self.made.append(precision)
+        self.on_disk.append(Made(precision, self))
+        return self.on_disk[-1]
+
+    def worst_first(self, candidate: Any) -> list[str]:
+        return LINEARS[::-1]
+
+
+@dataclass
+class Budget:
+    """Enough is enough: `needed` linears have to stay in float."""
+
+    needed: int
+    limit: float = 0.5
+
+    def judge(self, candidate: Any) -> Trial:
+        lost = 0.4 if candidate.float_linears >= self.needed else 0.6
+        return Trial(precision="int8", float_linears=candidate.float_linears, lost=lost)
+
+    def holds(self, trial: Trial) -> bool:
+        return trial.lost is not None and trial.lost <= self.limit
+
+
+Fit = Callable[..., tuple[Any, list[Trial], Shop]]
+
+
+@pytest.fixture
+def fit() -> Fit:
+    def run(needed: int, kind: Any = "int8") -> tuple[Any, list[Trial], Shop]:
+        shop = Shop()
+        found, trials = fitted(shop, PrecisionSpec(kind=kind), Budget(needed))  # type: ignore[arg-type]
+        return found, trials, shop
+
+    return run
+
+
+@pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 8, 13, 31, 32, 33, 35])
+def test_it_finds_the_fewest(needed: int, fit: Fit) -> None:
+    found, trials, shop = fit(needed)
+    assert found.float_linears == trials[-1].float_linears == needed
+    assert len(trials) <= 12
+    assert len({t.float_linears for t in trials}) == len(trials)
+    assert shop.on_disk == [found]
+
+
+def test_the_worst_stay_in_float_by_their_literal_names(fit: Fit) -> None:
+    found, _, _ = fit(2)
+    assert found.precision.keep == ("blocks.35.mlp.fc[[]1]", "blocks.34.mlp.fc[[]0]")
+
+
+def test_the_migration_is_searched_once(fit: Fit) -> None:
+    _, _, shop = fit(3)
+    assert [p.smooth_alpha for p in shop.made] == ["auto", *[0.25] * (len(shop.made) - 1)]
+
+
+def test_none_fits(fit: Fit) -> None:
+    found, trials, shop = fit(36)
+    assert found is None
+    assert trials[-1].why == "over the budget of 0.5"
+    assert max(t.float_linears for t in trials) == 35
+    assert shop.on_disk == []
+
+
+def test_a_precision_that_quantizes_no_linear_fits_or_does_not(fit: Fit) -> None:
+    found, trials, shop = fit(1, "fp16")
+    assert (found, [t.why for t in trials], shop.on_disk) == (None, ["over the budget of 0.5"], [])

@@ -1,0 +1,131 @@
+"""Files by their sha256: whole or not there, wherever a transfer is cut and whoever else sends."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from vitdeploy.errors import RemoteError
+from vitdeploy.remote.device.store import Store
+from vitdeploy.remote.messages import Blob, Header
+
+CONTENT = bytes(range(256)) * 40
+
+
+def blob(content: bytes = CONTENT) -> Blob:
+    return Blob(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def sent(content: bytes, offset: int = 0, upto: int | None = None) -> io.BytesIO:
+    """The stream of one file, cut after `upto` bytes."""
+    header = Header(**blob(content).model_dump(), offset=offset).model_dump_json().encode() + b"\n"
+    return io.BytesIO((header + content[offset:])[: None if upto is None else len(header) + upto])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5000, len(CONTENT) - 1])
+def test_a_cut_transfer_goes_on_where_it_was(tmp_path: Path, cut: int) -> None:
+    store = Store(tmp_path)
+    assert store.receive(sent(CONTENT, upto=cut)) == 0
+    [gap] = store.missing([blob()]).gaps
+    assert gap.have == cut
+    assert store.receive(sent(CONTENT, offset=cut)) == 1
+    assert store.missing([blob()]).gaps == ()
+    assert store.blob(blob().sha256).read_bytes() == CONTENT
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_cut_header_is_no_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.receive(io.BytesIO(sent(CONTENT).getvalue()[:40])) == 0
+    assert store.missing([blob()]).gaps[0].have == 0
+
+
+def test_many_files_and_an_empty_one_in_one_stream(tmp_path: Path) -> None:
+    store, contents = Store(tmp_path), [b"", b"a", b"\n{}\n", CONTENT]
+    assert store.receive(io.BytesIO(b"".join(sent(content).getvalue() for content in contents))) == 4
+    assert store.missing([blob(content) for content in contents]).gaps == ()
+
+
+def test_other_bytes_than_announced_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stream = sent(CONTENT).getvalue().replace(CONTENT, CONTENT[::-1])
+    with pytest.raises(RemoteError, match="arrived damaged"):
+        store.receive(io.BytesIO(stream))
+    assert store.missing([blob()]).gaps[0].have == 0
+
+
+def test_what_a_disk_has_lost_is_missing_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.receive(sent(CONTENT))
+    place = store.blob(blob().sha256)
+    place.chmod(0o644)
+    place.write_bytes(CONTENT[::-1])
+    assert len(store.missing([blob()]).gaps) == 1
+
+
+def test_two_who_send_the_same_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """One hangs in the middle; the other starts at 0 with a part of its own."""
+    store = Store(tmp_path)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as stream:
+            store.receive(stream)
+        os._exit(0)
+    os.close(reading)
+    os.write(writing, sent(CONTENT, upto=3000).getvalue())
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "partial" / blob().sha256).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    [gap] = store.missing([blob()]).gaps
+    assert gap.have == 0, "the other one's part is not this one's to go on with"
+    assert store.prune(days=0) == 0, "nor is it to be cleaned away"
+    assert (tmp_path / "partial" / blob().sha256).exists()
+    assert store.receive(sent(CONTENT)) == 1
+    os.write(writing, CONTENT[3000:])
+    os.close(writing)
+    assert os.wait()[1] == 0
+    assert store.missing([blob()]).gaps == ()
+    assert store.blob(blob().sha256).read_bytes() == CONTENT
+
+
+def test_what_nobody_used_for_long_goes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    for content in (b"old", b"new"):
+        store.receive(sent(content))
+    old = store.blob(blob(b"old").sha256)
+    os.utime(old, (1, 1))
+    assert store.prune() == 3
+    assert [gap.sha256 for gap in store.missing([blob(b"old"), blob(b"new")]).gaps] == [old.name]
+
+
+def test_a_job_gets_its_files_and_using_them_keeps_them(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    store.receive(sent(CONTENT))
+    os.utime(store.blob(blob().sha256), (1, 1))
+    store.place(blob(), tmp_path / "job" / "in" / "file")
+    assert (tmp_path / "job" / "in" / "file").read_bytes() == CONTENT
+    store.prune()
+    assert store.missing([blob()]).gaps == ()
+    with pytest.raises(RemoteError, match="has not been sent"):
+        store.place(blob(b"never"), tmp_path / "job" / "other")
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a\0b"])
+def test_a_path_that_leaves_the_job_is_refused(path: str) -> None:
+    from pydantic import ValidationError
+
+    from vitdeploy.remote.messages import Piece, Placed
+
+    with pytest.raises(ValidationError):
+        Placed(path=path, **blob().model_dump())
+    with pytest.raises(ValidationError):
+        Piece(path=path, offset=0)
+    with pytest.raises(ValidationError):
+        Blob(sha256="../../etc/passwd", bytes=1)

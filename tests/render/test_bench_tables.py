@@ -1,0 +1,48 @@
+"""Latency for a terminal: what was timed, what it costs, where the time goes."""
+
+from tests.evidence import bench, run
+from tests.render.test_tables import shown
+from vitdeploy.evidence import Interval, OperatorShare, Pair, Peak, Profile, Roofline, Startup
+from vitdeploy.render import bench_tables as speed
+
+TWICE = Interval(ratio=2.0, ci95=(1.9, 2.1))
+
+
+def all_of(found: object) -> str:
+    return "\n".join(shown(table) for table in speed.bench(found))  # type: ignore[arg-type]
+
+
+def test_efficiency_and_the_peak_it_is_of() -> None:
+    roof = Roofline(threads=2, peaks={"fp32": Peak(gops=177.0, engine="openvino 1")}, operations={"fp32": 2.5e9})
+    text = all_of(bench(roofline=roof, runs=(run("pytorch-fp32", 24.0, efficiency_pct=59.4), run("o", 19.0, TWICE))))
+    assert "59 %" in text
+    assert "peak of 2 threads in 10⁹ operations/s: fp32 177; the model: 2.50 an image" in text
+    assert "Start-up" not in text
+
+
+def test_batches_are_told_apart_and_each_has_its_reference() -> None:
+    runs = [one for b in (1, 8) for one in (run("pytorch-fp32", 24.0, batch=b), run("openvino", 12.0, TWICE, batch=b))]
+    text = all_of(bench(runs=tuple(runs)))
+    for part in ("pytorch-fp32 @ 1", "openvino @ 8"):
+        assert part in text
+    assert text.count("reference") == 2
+    swept = tuple(one.model_copy(update={"size_bytes": 5 << 20}) for one in runs if one.name == "openvino")
+    assert all_of(bench(runs=swept)).count("5.00 MiB") == 1  # it starts once, whatever the batch
+
+
+def test_pairs_scenario_and_costs() -> None:
+    startup = Startup(load_ms=364.2, first_ms=17.9, peak_bytes=200 << 20, engine_bytes=90 << 20)
+    own = run("openvino", 12.0, TWICE, startup=startup, size_bytes=5 << 20)
+    text = all_of(bench(runs=(own,), pairs=(Pair(name="b", over="a", speedup=TWICE),), scenario="offline"))
+    for part in ("batch 1, offline", "b over a: 2.00 [1.90, 2.10]", "364", "17.9", "200 MiB", "110 MiB", "5.00 MiB"):
+        assert part in text
+    assert "–" in all_of(bench(runs=(own.model_copy(update={"startup": None}),)))
+
+
+def test_where_the_time_goes() -> None:
+    operators = tuple(OperatorShare(name=f"op.{n}", kind="MatMul", role="mlp", ms=1.0) for n in range(20))
+    found = Profile(name="openvino", runs=30, total_ms=25.0, roles={"mlp": 20.0}, operators=operators, between_ms=5.0)
+    text = all_of(bench(profiles=(found,)))
+    for part in ("openvino: 25.0 ms a run", "80.0 %", "between operators", "20.0 %", "op.9"):
+        assert part in text
+    assert "op.10" not in text  # a screen holds ten; JSON has all

@@ -1,0 +1,267 @@
+"""Reading TensorRT's layer plan: recorded build logs, the older form of the lines, and damage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitdeploy.targets._tensorrt.inspector import parse_inspector
+from vitdeploy.targets._tensorrt.kernels import count_kernels
+from vitdeploy.targets._tensorrt.log import BuildLog
+from vitdeploy.targets._tensorrt.plan import (
+    PlanLayer,
+    PlanTensor,
+    attention_fusion,
+    is_fused_attention,
+    linear_precisions,
+    norm_fusion,
+    parse_plan,
+)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NODES = json.loads((FIXTURES / "nodes.json").read_text())
+LINES = {name: gzip.decompress((FIXTURES / f"{name}.txt.gz").read_bytes()).decode().split("\n") for name in NODES}
+FP16 = LINES["deit-tiny-fp16"]
+
+# The same two layers as TensorRT 10.3 writes them: `Format/Datatype`, constants among the inputs, separators.
+OLDER = (
+    "Name: _gemm_mha_v2_myl0_17, LayerType: kgen, Inputs: [ { Name: q_1, Dimensions: [4,40,64], Format/Datatype: Half }"
+    ", { Name: k_1, Dimensions: [4,64,40], Format/Datatype: Half }], Outputs: [ { Name: o, Dimensions: [4,40,64], "
+    "Format/Datatype: Half }], TacticName: _gemm_mha_v2_0x957a, StreamId: 0, "
+    "Metadata: [ONNX Layer: /l.0/mha/qk]\x1e[ONNX Layer: /l.0/mha/softmax]\x1e[ONNX Layer: /l.0/mha/pv]\n"
+    "Name: /l.0/mha/out/MatMul_myl0_18, LayerType: gemm, Inputs: [ { Name: o, Location: Device, Dimensions: [1,40,256]"
+    ", Format/Datatype: Row major Int8 format }, { Name: w_dconst, Dimensions: [256,256], Format/Datatype: Int8 }, "
+    "{ Name: alpha, Dimensions: [1], Format/Datatype: Float }], Outputs: [ { Name: y, Dimensions: [1,40,256], "
+    "Format/Datatype: Half }], TacticName: sm80_xmma_gemm_i8f16_tn, StreamId: 0, "
+    "Metadata: [ONNX Layer: /l.0/mha/out/MatMul]"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "fused", "linears"),
+    [
+        ("deit-tiny-fp32", 0, {"fp32": 50}),
+        ("deit-tiny-fp16", 12, {"fp16": 50}),
+        ("deit-tiny-int8-linears", 12, {"int8": 48, "fp16": 2}),  # patch embedding and head were left alone
+        ("deit-tiny-int8-every-matmul", 12, {"int8": 48, "fp16": 2}),
+        ("deit-tiny-fp8-linears", 12, {"fp8": 48, "fp16": 2}),
+        ("deit-2-blocks-int8-weights", 2, {"fp16": 10}),  # widened before they multiply
+        ("swin-tiny-fp16", 2, {"fp16": 53}),
+    ],
+)
+def test_recorded_plans(name: str, fused: int, linears: dict[str, int]) -> None:
+    layers = parse_plan(LINES[name])
+    sites = NODES[name]["attention"]
+
+    fusion = attention_fusion(layers, sites)
+    assert len(fusion.kernels) == fused
+    assert fusion.kernels.keys() | fusion.unfused.keys() == sites.keys()
+    assert len(set(fusion.kernels.values())) == fused, "no kernel stands for two sites"
+    assert sum(map(is_fused_attention, layers)) == fused
+
+    precisions = linear_precisions(layers, {linear: tuple(nodes) for linear, nodes in NODES[name]["linears"].items()})
+    assert Counter(precisions.values()) == linears
+
+
+def test_fields_of_a_layer() -> None:
+    layers = parse_plan((FIXTURES / "block0-fp16.txt").read_text().split("\n"))
+    linear, _, attention = layers[:3]
+
+    assert attention.name == "_gemm_mha_v2_myl0_5"
+    assert attention.kind == "kgen"
+    assert attention.tactic == "_gemm_mha_v2_0xba7f36183818e6fd55d44d3b60d0f5af"
+    assert attention.onnx_nodes == ("node_scaled_dot_product_attention", "node_Softmax_61", "node_MatMul_60")
+    assert attention.inputs[1] == PlanTensor("__myln_k_arg__bb1_8_myl0", "Half", (3, 64, 197))
+    assert attention.constants == ()
+    assert [tensor.shape for tensor in linear.constants] == [(1, 1, 576), (1, 192, 576)]
+    assert linear.kind == "runtime_fusion"
+    assert linear.tactic == ""
+
+
+def test_reasons_name_the_kernels() -> None:
+    name = "deit-tiny-fp32"
+    fusion = attention_fusion(parse_plan(LINES[name]), NODES[name]["attention"])
+
+    reason = fusion.unfused["node_Softmax_61"]
+    assert "node_Softmax_61 in __myl_MaxrSubExpSumDivMul_myl0_7 (kgen)" in reason
+    assert "node_MatMul_60 in node_MatMul_60_myl0_5 (gemm)" in reason, "the product, not the padding around it"
+    assert "FP32" in reason
+    swin = attention_fusion(parse_plan(LINES["swin-tiny-fp16"]), NODES["swin-tiny-fp16"]["attention"])
+    assert all("FP32" not in why for why in swin.unfused.values())
+
+
+def test_what_is_not_there_is_not_fused() -> None:
+    layers = parse_plan(FP16)
+    site = ("node_MatMul_60", "node_Softmax_61", "node_scaled_dot_product_attention")
+
+    assert attention_fusion(layers, {"a": ()}).unfused == {"a": "no ONNX node names to look for"}
+    assert attention_fusion(layers, {"a": ("x", "y")}).unfused == {"a": "not found in the plan: x, y"}
+    assert "x nowhere" in attention_fusion(layers, {"a": (*site, "x")}).unfused["a"]
+    assert attention_fusion([], {"a": site}).kernels == {}
+    assert linear_precisions(layers, {"a": ("x",), "b": (), "softmax": ("node_Softmax_61",)}) == dict.fromkeys(
+        ("a", "b", "softmax")
+    )
+    assert norm_fusion(layers, {"a": ()}).kernels == {}
+
+
+def test_sites_are_matched_by_name_not_by_order() -> None:
+    layers = parse_plan(FP16)
+    sites = NODES["deit-tiny-fp16"]["attention"]
+    swapped = dict(reversed(sites.items()))
+
+    assert attention_fusion(layers[::-1], swapped).kernels == attention_fusion(layers, sites).kernels
+    lost = [replace(layer, onnx_nodes=()) if is_fused_attention(layer) else layer for layer in layers]
+    assert attention_fusion(lost, sites).kernels == {}, "12 attention kernels, and no name that says whose"
+
+
+def test_one_kernel_of_another_kind_is_not_counted() -> None:
+    site = ("qk", "softmax", "pv")
+    unknown = PlanLayer("__myl_DotMaxrExpDot_myl0_1", "kgen", site, tactic="__myl_DotMaxrExpDot_0x1")
+    assert "not known as an attention kernel" in attention_fusion([unknown], {"a": site}).unfused["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tactic", "fused"),
+    [
+        ("_gemm_mha_v2_myl0_5", "_gemm_mha_v2_0xba7f", True),
+        ("_gemm_mha_v2_myl0_5", "", True),
+        ("_gemv_mha_v1_myl0_5", "_gemv_mha_v1_0x1", True),
+        ("__mye8037_gemm_mha_v2", "", True),
+        ("/encoder/mha/qk/MatMul_myl0_16", "sm80_xmma_gemm_f16f16", False),
+        ("mha_v2/MatMul_myl0_16", "", False),
+        ("_gemm_mha_v2_myl0_5", "__myelin_CASK_STUB", False),
+    ],
+)
+def test_attention_kernels_are_told_from_user_names(name: str, tactic: str, fused: bool) -> None:
+    assert is_fused_attention(PlanLayer(name, "kgen", tactic=tactic)) is fused
+
+
+def test_norms_are_one_kernel_or_tell_their_kernels() -> None:
+    fusion = norm_fusion(parse_plan(FP16), NODES["deit-tiny-fp16"]["norms"])
+    assert len(fusion.kernels) == 24
+    # The class token is selected in the middle of the last norm, which TensorRT splits there.
+    assert list(fusion.unfused) == ["node_layer_norm_24"]
+    assert fusion.unfused["node_layer_norm_24"].startswith("runs as 2 kernels")
+
+
+def test_older_form() -> None:
+    attention, linear = layers = parse_plan(OLDER.split("\n"))
+
+    assert attention.onnx_nodes == ("/l.0/mha/qk", "/l.0/mha/softmax", "/l.0/mha/pv")
+    assert [tensor.dtype for tensor in attention.inputs] == ["Half", "Half"]
+    assert linear.inputs[0] == PlanTensor("o", "Row major Int8 format", (1, 40, 256))
+    assert attention_fusion(layers, {"a": attention.onnx_nodes}).kernels == {"a": "_gemm_mha_v2_myl0_17"}
+    assert linear_precisions(layers, {"out": linear.onnx_nodes}) == {"out": "int8"}
+
+
+CONV = (  # a convolution of the kernel library, and the reformat kernel that quantizes for it, as 10.x writes them
+    "Name: patch/Q, LayerType: Reformat, Inputs: [ {{ Name: images, Location: Device, Dimensions: [1,3,32,32], "
+    "Format/Datatype: Row major linear FP32 }}], Outputs: [ {{ Name: q, Location: Device, Dimensions: [1,3,32,32], "
+    "Format/Datatype: Row major Int8 format }}], ParameterType: Reformat, Origin: QDQ, TacticValue: 0x3ea, "
+    "StreamId: 0, Metadata: [ONNX Layer: patch/Q]\n"
+    "Name: w + w/Q + patch, LayerType: CaskConvolution, Inputs: [ {{ Name: q, Location: Device, "
+    "Dimensions: [1,3,32,32], Format/Datatype: {activation} }}, {{ Name: r, Dimensions: [1,64,8,8], "
+    "Format/Datatype: Half }}], Outputs: [ {{ Name: y, Dimensions: [1,64,8,8], Format/Datatype: Half }}], "
+    'ParameterType: Convolution, Kernel: [4,4], Groups: 1, Weights: {{"Type": "{weights}", "Count": 3072}}, '
+    'Bias: {{"Type": "Float", "Count": 64}}, HasBias: 1, TacticName: sm80_xmma_fprop_implicit_gemm, '
+    "TacticValue: 0x9a, StreamId: 0, Metadata: [ONNX Layer: w/Q]\x1e[ONNX Layer: patch]"
+)
+
+
+@pytest.mark.parametrize(
+    ("activation", "weights", "precision"),
+    [
+        ("Thirty-two wide channel vectorized row major Int8 format", "Int8", "int8"),
+        ("Row major Int8 format", "Float", "fp32"),  # what only stores INT8 multiplies in what the weights are
+        ("Half", "Half", "fp16"),
+        ("N/A due to dynamic shapes", "Half", "fp16"),
+    ],
+)
+def test_weights_beside_the_tensors_count(activation: str, weights: str, precision: str) -> None:
+    layers = parse_plan(CONV.format(activation=activation, weights=weights).split("\n"))
+    assert layers[1].constants == (PlanTensor("weights", weights, (3072,)),)
+    assert linear_precisions(layers, {"patch": ("patch",)}) == {"patch": precision}
+    counted = count_kernels(layers)
+    assert (counted.casts, counted.reformats, counted.gemms) == (1, 0, {precision: 1})
+
+
+def test_the_inspector_tells_such_weights_too() -> None:
+    activation = {"Dimensions": [1, 3, 32, 32], "Format/Datatype": "Int8"}
+    entry = {"Name": "c", "LayerType": "CaskConvolution", "Inputs": [activation],
+             "Weights": {"Type": "Int8", "Count": 864}, "Metadata": "[ONNX Layer: patch]"}  # fmt: skip
+    layers = parse_inspector(json.dumps({"Layers": [entry]}))
+    assert linear_precisions(layers, {"patch": ("patch",)}) == {"patch": "int8"}
+
+
+def test_names_with_brackets_and_spaces() -> None:
+    names = ("/a b/[x,y] qk}", "layers[0]", "plain")
+    metadata = "".join(f"[ONNX Layer: {name}]" for name in names)
+    (layer,) = parse_plan([f"Name: x, LayerType: kgen, Inputs: [], Outputs: [], TacticName: t, Metadata: {metadata}"])
+    assert layer.onnx_nodes == names
+
+
+def test_the_last_plan_counts() -> None:
+    assert parse_plan(["Layers:", *FP16, "[V] [TRT] Layers:", *OLDER.split("\n")]) == parse_plan(OLDER.split("\n"))
+
+
+def test_build_log_keeps_the_plan_and_the_errors_only() -> None:
+    log = BuildLog()
+    for number in range(10_000):
+        log.add("VERBOSE", f"Registering layer: node_{number}")
+    log.add("VERBOSE", "Layers:\n" + OLDER + "\n\nI/O Tensors:\n Name: input, IOMode: Input")
+    log.add("ERROR", "IBuilder: it is broken\n")
+
+    assert parse_plan(log.layer_plan.split("\n")) == parse_plan(OLDER.split("\n")), "record separators survive"
+    assert list(log.tail) == ["ERROR: IBuilder: it is broken"]
+    assert log.last_errors() == "ERROR: IBuilder: it is broken"
+
+
+@given(st.data())
+def test_damaged_lines_never_crash_and_never_invent(data: st.DataObject) -> None:
+    line = data.draw(st.sampled_from([line for line in FP16 if line.startswith("Name: ")]))
+    (whole,) = parse_plan([line])
+    start = data.draw(st.integers(0, len(line)))
+    stop = data.draw(st.integers(start, len(line)))
+    rubbish = data.draw(st.text(max_size=30))
+
+    for damaged in (line[:start], line[:start] + line[stop:], line[:start] + rubbish + line[stop:]):
+        layers = parse_plan([damaged])
+        sites = {"site": whole.onnx_nodes}
+        attention_fusion(layers, sites)
+        norm_fusion(layers, sites)
+        linear_precisions(layers, sites)
+    for layer in parse_plan([line[:start]]):
+        assert set(layer.onnx_nodes) <= set(whole.onnx_nodes), "a name that was cut off is dropped, not guessed"
+
+
+_JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=8) | st.sampled_from(["Half", "[1,-1]", "[ONNX Layer: a]"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["Layers", "Name", "LayerType", "Inputs", "Dimensions", "Format/Datatype", "Metadata"]),
+            inner,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(_JSON.map(json.dumps) | st.text(max_size=40))
+def test_whatever_the_inspector_says_gives_layers_or_nothing(text: str) -> None:
+    layers = parse_inspector(text)
+    assert all(isinstance(layer.name, str) and isinstance(layer.kind, str) for layer in layers)
+    attention_fusion(layers, {"site": ("a",)})
+    linear_precisions(layers, {"site": ("a",)})
+
+
+@given(st.lists(st.text(st.sampled_from("Name: ,LayerTypInputs[]{}Metadata ONX\x1e\n0-"), max_size=200), max_size=5))
+def test_rubbish_gives_layers_or_nothing(lines: list[str]) -> None:
+    assert isinstance(parse_plan(lines), list)

@@ -1,0 +1,111 @@
+"""Which of several ways to quantize keeps the model's output best: tried one by one, on calibration images only."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from vitdeploy.graph.model import Graph
+from vitdeploy.graph.onnx_session import OnnxSession
+from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
+from vitdeploy.quantize import Calibration
+from vitdeploy.quantize.qdq import Ranges
+from vitdeploy.session import Array, finite
+
+ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
+SCORED_BATCHES = 16
+_STEP = 0.125
+_WORTH_DB = 0.1
+"""Less than it is noise between sixteen images; the simpler way then stays."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to quantize: migration strength (None: off), how ranges are taken, whether biases are corrected."""
+
+    alpha: float | None = None
+    ranges: Ranges = "minmax"
+    correct_bias: bool = False
+
+    def __str__(self) -> str:
+        migration = "no migration" if self.alpha is None else f"migration {self.alpha:g}"
+        return f"{migration}, {self.ranges} ranges{', bias correction' if self.correct_bias else ''}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A choice with the signal to noise ratio of the model's outputs in dB: 10 dB more is a tenth of the noise."""
+
+    choice: Choice
+    sqnr_db: float
+
+
+class Judge:
+    """Compares a graph's outputs with those of the float32 graph, on the first `SCORED_BATCHES` calibration batches."""
+
+    def __init__(self, graph: Graph, calibration: Calibration) -> None:
+        self._feed = graph.model.graph.inputs[0].name or ""
+        self._batches = list(islice(calibration.batches(), SCORED_BATCHES))
+        self._expected = self._run(graph)
+
+    def sqnr_db(self, graph: Graph) -> float:
+        """Signal to quantization noise over all outputs, each output weighing the same; minus infinity for NaN."""
+        found = self._run(graph)
+        if not all(finite(o) for o in found):
+            return -np.inf
+        noises = {name: Noise() for name in self._expected[0]}
+        for expected, outputs in zip(self._expected, found, strict=True):
+            for name, noise in noises.items():
+                noise.see(expected[name], outputs[name])
+        return mean_sqnr_db(noises.values())
+
+    def _run(self, graph: Graph) -> list[dict[str, Array]]:
+        with tempfile.TemporaryDirectory(prefix="vitdeploy-search-") as folder:
+            path = Path(folder) / "candidate.onnx"
+            graph.save(path)
+            # As it stands: optimised, Q/DQ graphs meet bugs of the optimiser (int8 activations, ONNX Runtime 1.32).
+            with OnnxSession(path, lean=True) as session:
+                return [session.run({self._feed: batch}) for batch in self._batches]
+
+
+def choose(
+    score: Callable[[Choice], float], *, alphas: Sequence[float | None] = ALPHAS, tune_ranges: bool = True
+) -> tuple[Choice, list[Trial]]:
+    """The best choice, and all that were tried, in order.
+
+    One thing after the other: migration strength on a coarse grid with "off" in it, then half a step to both sides of
+    the best; then clipped ranges; then bias correction. What gains less than 0.1 dB is left out.
+
+    Args:
+        score: the signal to noise ratio of a choice in dB.
+        alphas: the coarse grid; a single one is taken as given.
+        tune_ranges: whether ranges and biases are to be chosen too; a dynamic activation has neither.
+    """
+    trials: list[Trial] = []
+
+    def tried(choice: Choice) -> Trial:
+        trials.append(Trial(choice, score(choice)))
+        return trials[-1]
+
+    best = _best(tried(Choice(alpha=alpha)) for alpha in alphas)
+    if len(alphas) > 1 and best.choice.alpha is not None:
+        around = (best.choice.alpha - _STEP, best.choice.alpha + _STEP)
+        best = _best([best, *(tried(replace(best.choice, alpha=alpha)) for alpha in around)])
+    if tune_ranges:
+        best = _best([best, tried(replace(best.choice, ranges="mse"))])
+        best = _best([best, tried(replace(best.choice, correct_bias=True))])
+    return best.choice, trials
+
+
+def _best(trials: Iterable[Trial]) -> Trial:
+    """The first one that no other betters by enough."""
+    first, *rest = trials
+    for trial in rest:
+        if trial.sqnr_db > first.sqnr_db + _WORTH_DB:
+            first = trial
+    return first

@@ -1,0 +1,28 @@
+"""`vitdeploy recipes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitdeploy.cli.app import app
+from vitdeploy.cli.command import command
+from vitdeploy.cli.console import Console
+
+
+@command(app)
+def recipes(
+    console: Console,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one.", show_default=False)] = None,
+) -> None:
+    """List the shipped recipes, or print one."""
+    from vitdeploy.cli import views
+    from vitdeploy.recipe.shipped import shipped_recipe, shipped_recipes
+
+    if name is None:
+        listed = shipped_recipes()
+        console.show({"recipes": listed}, *views.recipes(listed))
+    else:
+        path, text = shipped_recipe(name)
+        console.show({"name": name, "path": str(path), "recipe": text}, text.rstrip())

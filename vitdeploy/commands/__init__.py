@@ -1,0 +1,1 @@
+"""One file or folder for each command of the command line, by its name."""

@@ -1,0 +1,110 @@
+"""The fastest matrix product that this host's engines reach: the peak of the roofline."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from vitdeploy import targets
+from vitdeploy.errors import VitdeployError
+from vitdeploy.evidence import Peak
+from vitdeploy.recipe import TargetSpec
+from vitdeploy.session import Array, Feeds, Session
+from vitdeploy.targets import Target
+
+# One product of 1024 x 1024 by 1024 x 4096: 8.6 GFLOP, weights of 16 MB. Larger ones are no faster.
+_M, _K, _N = 1024, 1024, 4096
+_OPERATIONS = 2.0 * _M * _K * _N
+_MIN_RUNS = 5
+_SECONDS = 0.4  # for each precision and engine
+
+
+def peaks(threads: int) -> dict[str, Peak]:
+    """The fastest product seen in float32 and in INT8 (u8 x s8), over the engines that are installed.
+
+    Empty without onnx, which writes the product down, or without an engine.
+    """
+    if find_spec("onnx") is None:
+        return {}
+    found: dict[str, Peak] = {}
+    with tempfile.TemporaryDirectory(prefix="vitdeploy-peak-") as folder:
+        for precision, target, path, image in _products(Path(folder)):
+            try:
+                session = target.open_plain(path, threads)
+                if session is None:
+                    continue
+                with session:
+                    gops = _OPERATIONS / _best_s(session, {"x": image}) / 1e9
+                    peak = Peak(gops=gops, engine=session.effective["engine"])
+            except VitdeployError:
+                continue  # an engine that does not take this product says nothing about the host
+            if precision not in found or peak.gops > found[precision].gops:
+                found[precision] = peak
+    return found
+
+
+def better(one: dict[str, Peak], other: dict[str, Peak]) -> dict[str, Peak]:
+    """The higher peak of each precision: a disturbed measurement only ever reads lower."""
+    return {
+        precision: max((p[precision] for p in (one, other) if precision in p), key=lambda peak: peak.gops)
+        for precision in {**one, **other}
+    }
+
+
+def _best_s(session: Session, feeds: Feeds) -> float:
+    best, start, runs = np.inf, time.perf_counter(), 0
+    while runs < _MIN_RUNS or time.perf_counter() - start < _SECONDS:
+        begin = time.perf_counter()
+        session.run(feeds)
+        best, runs = min(best, time.perf_counter() - begin), runs + 1
+    return best
+
+
+def _products(folder: Path) -> Iterator[tuple[str, Target, Path, Array]]:
+    """Precision, an engine of this CPU, the product in the form that it multiplies best, and its input."""
+    image = np.random.default_rng(0).random((_M, _K), np.float32)
+    for form in ("fp32", "qdq", "integer"):
+        _write(folder / f"{form}.onnx", form)
+    for name in targets.names():
+        target = targets.find(TargetSpec(kind=name))
+        if target.runs_on == "cpu" and target.unavailable() is None:
+            form = target.dialect().int8_linears
+            yield "fp32", target, folder / "fp32.onnx", image
+            pixels = (image * 255).astype(np.uint8)
+            yield "int8", target, folder / f"{form}.onnx", pixels if form == "integer" else image
+
+
+def _write(path: Path, form: str) -> None:
+    """A product of x (1024, 1024) and a constant (1024, 4096): float, with Q/DQ pairs around it, or in integers."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, (_K, _N), dtype=np.int8)
+    constants = {"w": codes.astype(np.float32) / 127} if form == "fp32" else {"w": codes, "zero": np.uint8(0)}
+    kind, result = TensorProto.FLOAT, TensorProto.FLOAT
+    if form == "fp32":
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    elif form == "integer":
+        kind, result = TensorProto.UINT8, TensorProto.INT32
+        nodes = [helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])]
+    else:
+        constants |= {"scale": np.float32(1 / 255), "w_scale": np.float32(1 / 127), "w_zero": np.int8(0)}
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+            helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["v"]),
+            helper.make_node("MatMul", ["d", "v"], ["y"]),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        form,
+        [helper.make_tensor_value_info("x", kind, [_M, _K])],
+        [helper.make_tensor_value_info("y", result, [_M, _N])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)

@@ -1,0 +1,222 @@
+"""Energy per inference: the power of every rail, integrated while the model runs alone, and while nothing runs.
+
+The window is one of its own, after the latencies were taken: reading a sensor takes a core's time for a moment.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
+
+from vitdeploy.evidence import Power, RailEnergy
+from vitdeploy.measure.power import sensors
+from vitdeploy.measure.power.sensors import Counter, Rail
+from vitdeploy.measure.power.tegrastats import parse_line
+
+_SAMPLE_S = 0.02  # an INA3221 converts a channel in a millisecond and averages sixteen of them
+_TEGRASTATS_MS = 100
+_MIN_SAMPLES = 5  # of a window; below it an integral is a guess
+
+Sample = tuple[float, Mapping[str, float]]
+"""When, in seconds, and the watts of each rail."""
+
+
+@dataclass
+class Window:
+    """What a meter saw while a block ran: joules by rail, or why there are none."""
+
+    seconds: float = 0.0
+    joules: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+
+
+class Meter(Protocol):
+    """A way to measure energy on this machine."""
+
+    source: str
+
+    def window(self) -> AbstractContextManager[Window]:
+        """Measure while the block runs; the window is filled in at its end."""
+
+
+def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
+    """Energy of one `run`, by rail, from running it for `seconds`; before that as long a look at the idle machine.
+
+    When the meter tells too little, the result says why and has no rails.
+
+    Args:
+        run: one inference.
+        seconds: of each of the two windows.
+        meter: see `find_meter`.
+    """
+    with meter.window() as idle:
+        time.sleep(seconds)
+    before = sensors.throttle_events()
+    with meter.window() as busy:
+        count, start = 0, time.perf_counter()
+        while (passed := time.perf_counter() - start) < seconds or not count:
+            run()
+            count += 1
+    throttled = sensors.throttled(before, sensors.throttle_events())
+    if not busy.joules:
+        return Power(source=meter.source, why=busy.why or f"{meter.source} gave no reading")
+    return Power(
+        source=meter.source,
+        rails=tuple(_rail(name, joules, busy, idle, passed / count) for name, joules in busy.joules.items()),
+        total=sensors.total_of(busy.joules),
+        seconds=round(busy.seconds, 3),
+        inferences=count,
+        throttled=throttled or "",
+    )
+
+
+def find_meter() -> tuple[Meter | None, str]:
+    """The best meter of this machine: the monitors themselves, tegrastats, RAPL; or None and why there is none."""
+    rails, no_rails = sensors.rails()
+    if rails:
+        return RailMeter(rails), ""
+    if shutil.which("tegrastats"):
+        return TegrastatsMeter(), ""
+    counters, no_counters = sensors.counters()
+    return (CounterMeter(counters), "") if counters else (None, f"{no_rails}; {no_counters}")
+
+
+class RailMeter:
+    """Samples power monitors from a thread."""
+
+    source = "hwmon"
+
+    def __init__(self, rails: Sequence[Rail]) -> None:
+        self._rails = rails
+
+    @contextmanager
+    def window(self) -> Iterator[Window]:
+        """See `Meter`."""
+        samples: list[Sample] = []
+        stop, window = threading.Event(), Window()
+
+        def sample() -> None:
+            while True:
+                try:
+                    samples.append((time.perf_counter(), {rail.name: rail.watts() for rail in self._rails}))
+                except (OSError, ValueError) as error:
+                    window.why = f"a power monitor stopped answering: {error}"
+                    return
+                if stop.wait(_SAMPLE_S):
+                    return
+
+        thread = threading.Thread(target=sample, name="power", daemon=True)
+        thread.start()
+        try:
+            yield window
+        finally:
+            stop.set()
+            thread.join()
+            _fill(window, samples)
+
+
+class TegrastatsMeter:
+    """Reads what tegrastats prints."""
+
+    source = "tegrastats"
+
+    @contextmanager
+    def window(self) -> Iterator[Window]:
+        """See `Meter`."""
+        samples: list[Sample] = []
+        window = Window()
+        command = ["tegrastats", "--interval", str(_TEGRASTATS_MS)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            lines = process.stdout
+
+            def read() -> None:
+                for line in lines or ():
+                    now, watts = time.perf_counter(), parse_line(line).watts
+                    samples.extend([(now, watts)] if watts else ())
+
+            thread = threading.Thread(target=read, name="power", daemon=True)
+            thread.start()
+            try:
+                yield window
+            finally:
+                process.terminate()
+                thread.join()
+                _fill(window, samples)
+
+
+class CounterMeter:
+    """Reads energy counters before and after."""
+
+    source = "rapl"
+
+    def __init__(self, counters: Sequence[Counter]) -> None:
+        self._counters = counters
+
+    @contextmanager
+    def window(self) -> Iterator[Window]:
+        """See `Meter`."""
+        window, start = Window(), time.perf_counter()
+        before = self._read(window)
+        try:
+            yield window
+        finally:
+            window.seconds = time.perf_counter() - start
+            after = self._read(window)
+            if not window.why:
+                pairs = zip(self._counters, before, after, strict=True)
+                window.joules = {c.name: counted(first, last, c.wraps_at) for c, first, last in pairs}
+
+    def _read(self, window: Window) -> list[float]:
+        try:
+            return [counter.joules() for counter in self._counters]
+        except (OSError, ValueError) as error:
+            window.why = f"an energy counter stopped answering: {error}"
+            return []
+
+
+def counted(before: float, after: float, wraps_at: float) -> float:
+    """Joules between two readings of a counter that may have started again once.
+
+    Twice is out of reach: at 300 W a counter of 262 kJ lasts a quarter of an hour, and a window some seconds.
+    """
+    return after - before if after >= before else after + wraps_at - before
+
+
+def integrate(samples: Sequence[Sample]) -> dict[str, float]:
+    """Joules by rail: trapezoids between samples; rails that are not in every sample are left out."""
+    names = set.intersection(*(set(watts) for _, watts in samples)) if samples else set()
+    steps = list(pairwise(samples))
+    return {
+        name: sum((end - start) * (a[name] + b[name]) / 2 for (start, a), (end, b) in steps)
+        for name in (samples[0][1] if samples else ())
+        if name in names
+    }
+
+
+def _fill(window: Window, samples: Sequence[Sample]) -> None:
+    if window.why:  # a part of the window is not the window
+        return
+    if len(samples) < _MIN_SAMPLES:
+        window.why = f"only {len(samples)} readings in the window: measure longer"
+        return
+    window.seconds = samples[-1][0] - samples[0][0]
+    window.joules = integrate(samples)
+
+
+def _rail(name: str, joules: float, busy: Window, idle: Window, period: float) -> RailEnergy:
+    """What one inference of `period` seconds took, and what the machine draws anyway, given apart."""
+    watts = joules / busy.seconds
+    resting = idle.joules.get(name)
+    return RailEnergy(
+        name=name,
+        watts=watts,
+        idle_watts=resting / idle.seconds if resting is not None and idle.seconds else None,
+        millijoules=1e3 * watts * period,
+    )

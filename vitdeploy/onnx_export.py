@@ -1,0 +1,200 @@
+"""PyTorch to ONNX: a ladder of exporters, each checked against PyTorch before its graph is used."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitdeploy.artifact import DISK_FULL, Attempt, ExportRecord, Parity
+from vitdeploy.errors import ExportError
+from vitdeploy.graph.onnx_session import OnnxSession, compare
+from vitdeploy.recipe import Batch
+from vitdeploy.session import Array, named_outputs
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST_COSINE = 0.9999
+LARGEST_RELATIVE_DIFFERENCE = 1e-3
+"""Of the largest reference value. Float32 reordering stays near 1e-6; a wrong attention scale is far above."""
+
+_DYNAMO_OPSET = 23  # emits `Attention` for every scaled_dot_product_attention
+_LEGACY_OPSET = 20  # the last one TorchScript's exporter writes; has Gelu and LayerNormalization
+
+Example = tuple[Array, Mapping[str, Array]]
+"""An input batch and PyTorch's outputs for it."""
+
+
+def export(
+    module: torch.nn.Module, examples: Sequence[Example], *, input_name: str, batch: Batch, path: Path
+) -> ExportRecord:
+    """Write `module` to `path` with the first exporter whose graph gives PyTorch's numbers on every example.
+
+    The dynamo exporter comes first: it keeps attention as one operator and module paths in node names. The legacy one
+    is the fall-back; what failed before it is in the record.
+
+    Args:
+        module: in eval mode, called with one NCHW float32 tensor.
+        examples: batches with PyTorch's outputs; the first one is traced. A dynamic batch wants two sizes.
+        input_name: the graph input's name.
+        batch: static, or the range of the first dimension.
+        path: the ONNX file to write; large weights go beside it.
+
+    Raises:
+        ExportError: no exporter made a graph with the same numbers.
+    """
+    failures: list[Attempt] = []
+    for exporter, opset, write in (("dynamo", _DYNAMO_OPSET, _dynamo), ("legacy", _LEGACY_OPSET, _legacy)):
+        try:
+            _write(write, module, examples[0], input_name, batch, path)
+            parity = check(path, examples, input_name)
+        except Exception as error:  # exporters fail in every way there is; the next one is tried, all are reported
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise  # no other exporter would do better, and what it left would hide why
+            failures.append(Attempt(exporter=exporter, error=_one_line(error)))
+        else:
+            if (reason := disagreement(parity)) is None:
+                return ExportRecord(exporter=exporter, opset=opset, fallbacks=tuple(failures), parity=parity)
+            failures.append(Attempt(exporter=exporter, error=reason))
+        _remove(path)
+    reasons = "; ".join(f"{f.exporter}: {f.error}" for f in failures)
+    raise ExportError(
+        f"no exporter could turn the model into ONNX ({reasons})",
+        fix="Mend the model, or export it yourself and pass FILE.onnx.",
+    )
+
+
+def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:
+    """The worst parity of the graph in `path` over all examples."""
+    with OnnxSession(path, lean=True) as session:
+        found = [
+            compare(reference, session.run({input_name: image}), batch=image.shape[0]) for image, reference in examples
+        ]
+    return Parity(
+        max_abs=max(p.max_abs for p in found),
+        reference_max=max(p.reference_max for p in found),
+        cosine=min(p.cosine for p in found),
+        finite=all(p.finite for p in found),
+        batches=tuple(b for p in found for b in p.batches),
+    )
+
+
+def disagreement(parity: Parity) -> str | None:
+    """Why these numbers are not the reference's, or None."""
+    if not parity.finite:
+        return "the outputs are not finite, or do not match in number or shape"
+    if parity.cosine < LEAST_COSINE or parity.max_abs > LARGEST_RELATIVE_DIFFERENCE * parity.reference_max:
+        return (
+            f"the numbers differ from PyTorch's: cosine {parity.cosine:.6f}, largest difference {parity.max_abs:.3g} "
+            f"where values reach {parity.reference_max:.3g}"
+        )
+    return None
+
+
+_Writer = Callable[["torch.nn.Module", "torch.Tensor", str, list[str], Batch, Path], None]
+
+
+def _write(
+    write: _Writer, module: torch.nn.Module, example: Example, input_name: str, batch: Batch, path: Path
+) -> None:
+    import torch
+
+    image, outputs = example
+
+    class Flat(torch.nn.Module):
+        """The model with a tuple of tensors as its output: mappings do not trace."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(named_outputs(self.model(image)).values())
+
+    single = list(outputs) == ["output"]
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        write(module if single else Flat(), torch.from_numpy(image), input_name, list(outputs), batch, path)
+
+
+def _dynamo(
+    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: list[str], batch: Batch, path: Path
+) -> None:
+    import torch
+
+    from vitdeploy.graph.model import Graph
+
+    dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
+    program = torch.onnx.export(
+        module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name], output_names=outputs,
+        dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
+    )  # fmt: skip
+    assert program is not None
+    # The optimiser's rules live as long as the process and keep the last graph they saw, and with it PyTorch's weights:
+    # those it started from (a folded one is in no list of the graph afterwards), and those it ended with.
+    weights = list(program.model.graph.initializers.values())
+    try:
+        program.optimize()
+        weights += program.model.graph.initializers.values()
+        Graph(program.model).save(path)
+    finally:
+        for value in weights:
+            value.const_value = None
+
+
+def _legacy(
+    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: list[str], batch: Batch, path: Path
+) -> None:
+    import torch
+
+    axes = None if batch.static else {name: {0: "batch"} for name in (input_name, *outputs)}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
+    try:
+        with _stdout_dropped():
+            torch.onnx.export(
+                module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
+                output_names=outputs, dynamic_axes=axes, do_constant_folding=True,
+            )  # fmt: skip
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _stdout_dropped() -> Iterator[None]:
+    """Drop what C++ code prints: the legacy exporter ends every failure with the whole TorchScript graph."""
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of things no user can act on; what fails is reported by the ladder."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _remove(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,0 +1,67 @@
+"""The images that export works with: examples to compare numbers on, and calibration batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitdeploy.data.preprocess import fed
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.errors import ExportError
+from vitdeploy.recipe import Batch, InputForm, Preprocess
+from vitdeploy.session import Array, Session, finite
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Batches of images with the reference's outputs: what every later graph is compared with.
+
+    `pixels` are uint8 NCHW.
+    """
+
+    input_name: str
+    preprocess: Preprocess
+    pixels: tuple[Array, ...]
+    outputs: tuple[dict[str, Array], ...]
+
+    def pairs(self, form: InputForm = "normalized") -> list[tuple[Array, dict[str, Array]]]:
+        """Inputs in the form that a graph takes, with the outputs it should give."""
+        inputs = [fed(pixels, self.preprocess, form) for pixels in self.pixels]
+        return list(zip(inputs, self.outputs, strict=True))
+
+
+def examples(reference: Session, input_name: str, preprocess: Preprocess, batch: Batch) -> Examples:
+    """Real-looking images and the reference's outputs; a dynamic batch is looked at in two sizes."""
+    sizes = [batch.opt] if batch.static else _two_sizes(batch)
+    pixels = [natural_image(seed, preprocess, size) for seed, size in enumerate(sizes)]
+    outputs = [reference.run({input_name: fed(images, preprocess, "normalized")}) for images in pixels]
+    if not all(finite(o) for o in outputs):
+        raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
+    return Examples(input_name, preprocess, tuple(pixels), tuple(outputs))
+
+
+def _two_sizes(batch: Batch) -> list[int]:
+    """Traced first: above 1, because exporters specialise a batch of 1."""
+    traced = max(batch.opt, min(2, batch.max))
+    return [traced, batch.min if batch.min != traced else batch.max]
+
+
+def save_example(path: Path, examples: Examples, form: InputForm) -> None:
+    """The first verified input with the reference's outputs, so that a device without PyTorch can check itself."""
+    path.parent.mkdir()
+    image, outputs = examples.pairs(form)[0]
+    arrays: dict[str, Any] = {"input": image, **{f"output.{name}": value for name, value in outputs.items()}}
+    np.savez(path, **arrays)
+
+
+def load_example(path: Path) -> tuple[Array, dict[str, Array]]:
+    """The input that `save_example` kept, and the reference's outputs by name."""
+    with np.load(path) as arrays:
+        outputs = {name.removeprefix("output."): arrays[name] for name in arrays.files if name.startswith("output.")}
+        return arrays["input"], outputs

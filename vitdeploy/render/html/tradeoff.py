@@ -1,0 +1,189 @@
+"""Speed against accuracy: what each artifact gained and lost, and which of them nothing else beats on both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitdeploy.evidence import Metric
+from vitdeploy.measure.baseline import timing_of
+from vitdeploy.render import numbers
+from vitdeploy.render.html import svg
+from vitdeploy.render.html.markup import Markup, element, join
+from vitdeploy.render.html.parts import Figure, Missing, Section, Table
+from vitdeploy.render.html.subject import Subject
+from vitdeploy.render.html.svg import Scale
+
+_REFERENCE = "FP32 reference"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One artifact: speed-up and drop with their 95 % intervals."""
+
+    number: int
+    name: str
+    speed: float
+    speed_ci: tuple[float, float]
+    drop: float
+    drop_ci: tuple[float, float]
+
+
+def section(subjects: Sequence[Subject]) -> Section:
+    """Speed-up over FP32 against the drop of the first metric.
+
+    Speed-ups, not latencies: each was measured in turns with its own reference, so they compare across measurements.
+    """
+    title = "Speed against accuracy"
+    points, left_out = points_of(subjects)
+    if not points:
+        name, gap = next(iter(left_out.items()))
+        return Section("tradeoff", title, missing=Missing(f"{name}: {gap.why}", gap.fix))
+    metric, unit = _metric(subjects)
+    rows = [("0", _REFERENCE, "1", "0", "reference")]
+    best = frontier(points)
+    for point in points:
+        low, high = point.speed_ci
+        speed = f"{point.speed:.2f} [{low:.2f}, {high:.2f}]"
+        drop = f"{point.drop:.2f} [{point.drop_ci[0]:.2f}, {point.drop_ci[1]:.2f}]"
+        rows.append((str(point.number), point.name, speed, drop, "yes" if point in best else "no"))
+    head = ("", "artifact", "speed-up, 95 %", f"{metric} drop ({unit}), 95 %", "on the frontier")
+    table = Table(head, tuple(rows), numeric=frozenset({2, 3}))
+    notes = tuple(f"{name} is not drawn: {gap.why}" for name, gap in left_out.items())
+    lede = _lede(points, best, metric, unit)
+    return Section("tradeoff", title, lede=lede, doubts=notes, parts=(_chart(points, best, metric, unit), table))
+
+
+def points_of(subjects: Sequence[Subject]) -> tuple[list[Point], dict[str, Missing]]:
+    """The artifacts that can be compared with the first one, and name -> why another cannot."""
+    points: list[Point] = []
+    left_out: dict[str, Missing] = {}
+    for number, subject in enumerate(subjects, 1):
+        run, found = subject.run, _first(subject)
+        gap = _unfit(subject) or _incomparable(subject, subjects[0])
+        if gap is not None or run is None or run.speedup is None or found is None:
+            left_out[subject.name] = gap or subject.why("bench")
+            continue
+        metric = found[1]
+        points.append(Point(number, subject.name, run.speedup.ratio, run.speedup.ci95, metric.drop, metric.ci95))
+    return points, left_out
+
+
+def _unfit(subject: Subject) -> Missing | None:
+    """Why a subject has no point at all, and what to do."""
+    bench, found, run = subject.bench, _first(subject), subject.run
+    again = f"vitdeploy bench {subject.folder}"
+    if bench is None or run is None:
+        return subject.why("bench")
+    if found is None:
+        return subject.why("eval")
+    if subject.manifest.model.weights == "random":
+        return Missing("random weights: accuracy means nothing", "Export it with trained weights.")
+    if run.speedup is None:
+        return Missing("no FP32 reference was timed beside it", again)
+    if bench.reference is not None and bench.reference.manifest:
+        return Missing("it was timed against another artifact, not against FP32", again)
+    if not bench.valid:
+        return Missing(f"its latencies are in doubt: {'; '.join(bench.doubts) or 'no reason was recorded'}", again)
+    metric = found[1]
+    if not all(map(math.isfinite, (metric.drop, *metric.ci95, run.speedup.ratio, *run.speedup.ci95))):
+        return Missing("its figures are not finite", f"vitdeploy inspect {subject.folder}")
+    return None
+
+
+def _incomparable(subject: Subject, first: Subject) -> Missing | None:
+    """Why a subject has no place beside the first one."""
+    bench, evaluation = (subject.bench, first.bench), (subject.evaluation, first.evaluation)
+    if subject.manifest.model.digest != first.manifest.model.digest:
+        return Missing("it is another model", "Compare artifacts of one model.")
+    if all(bench) and len({found.machine for found in bench if found is not None}) > 1:
+        return Missing("it was timed on another machine", f"vitdeploy bench {subject.folder}")
+    if all(bench) and len({timing_of(found) for found in bench if found is not None}) > 1:
+        return Missing(
+            "it was timed against another reference, batch, threads or scenario", f"vitdeploy bench {subject.folder}"
+        )
+    if all(evaluation) and len({found.data_digest for found in evaluation if found is not None}) > 1:
+        return Missing("it was evaluated on other data", f"vitdeploy eval {subject.folder}")
+    return None
+
+
+def _first(subject: Subject) -> tuple[str, Metric] | None:
+    """The metric that gates look at."""
+    return next(iter(subject.evaluation.metrics.items()), None) if subject.evaluation is not None else None
+
+
+def _metric(subjects: Sequence[Subject]) -> tuple[str, str]:
+    name, metric = next(found for subject in subjects if (found := _first(subject)) is not None)
+    return numbers.metric(name), metric.unit
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Points that no other, and not FP32 itself, beats on both counts: faster and losing less. Slowest first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.speed, p.drop)):
+        if point.drop < min((p.drop for p in kept), default=math.inf) and (point.speed > 1 or point.drop < 0):
+            kept.append(point)
+    return kept[::-1]
+
+
+def _lede(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str) -> str:
+    if not best:
+        return "Nothing here beats FP32 on either count."
+    fastest = best[-1]
+    loss = f"a {metric} drop of {fastest.drop:.2f} {unit}"
+    told = f"{fastest.name} is the fastest: {fastest.speed:.2f} times FP32 for {loss}."
+    others = len(points) - len(best)
+    return told + (f" {others} of {len(points)} are beaten on both counts." if others else "")
+
+
+def _chart(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str) -> Figure:
+    fastest = max(1.0, *(p.speed_ci[1] for p in points))
+    slowest = min(1.0, *(p.speed_ci[0] for p in points))
+    worst, least = max(0.0, *(p.drop_ci[1] for p in points)), min(0.0, *(p.drop_ci[0] for p in points))
+    room = 0.12 * ((worst - least) or 1.0)
+
+    def draw(width: int) -> Markup:
+        height = 300
+        pad = 0.07 * (fastest - slowest or 1.0)
+        x = Scale(max(slowest - pad, 0), fastest + pad, 56, width - 18)
+        y = Scale(least - room, worst + room, 24, height - 44)  # less lost is further up
+        grid = (
+            svg.y_axis(y, x.start, x.end, lambda v: svg.plain(-v + 0.0), count=5),
+            svg.x_axis(x, y.start, y.end, lambda v: f"{svg.plain(v)}×", count=8 if width > svg.NARROW else 4),
+            svg.text(x.end, height - 6, "speed-up over FP32 →", class_="quiet", anchor="end"),
+            svg.text(x.start - 44, 12, f"↑ {metric} against FP32 ({unit})", class_="quiet"),
+        )
+        marks = [_mark(point, x, y, on=point in best) for point in points]
+        origin = _badge(x(1.0), y(0.0), "0", "ref")
+        return svg.canvas(width, height, *grid, _steps(best, x, y), origin, *marks, label="Speed-up against accuracy")
+
+    told = (
+        "Up and to the right is better. Bars are 95 % intervals; the line joins what no other's estimate beats on both "
+        "counts. Where bars overlap, that may be chance."
+    )
+    return svg.figure(draw, told)
+
+
+def _steps(best: Sequence[Point], x: Scale, y: Scale) -> Markup:
+    """The frontier, from FP32 on."""
+    corners = [(x(1.0), y(0.0))] if not best or best[0].drop > 0 or best[0].speed < 1 else []
+    for point in best:
+        if corners:
+            corners.append((corners[-1][0], y(point.drop)) if point.speed < 1 else (x(point.speed), corners[-1][1]))
+        corners.append((x(point.speed), y(point.drop)))
+    return svg.path(corners, "frontier") if len(corners) > 1 else Markup("")
+
+
+def _mark(point: Point, x: Scale, y: Scale, *, on: bool) -> Markup:
+    cx, cy = x(point.speed), y(point.drop)
+    bars = (
+        svg.line(x(point.speed_ci[0]), cy, x(point.speed_ci[1]), cy, "whisker"),
+        svg.line(cx, y(point.drop_ci[0]), cx, y(point.drop_ci[1]), "whisker"),
+    )
+    return element("g", element("title", point.name), *bars, _badge(cx, cy, str(point.number), "on" if on else "off"))
+
+
+def _badge(cx: float, cy: float, content: str, class_: str) -> Markup:
+    circle = element("circle", cx=cx, cy=cy, r=9)
+    return element("g", join(circle, svg.text(cx, cy + 4, content, anchor="middle")), class_=f"badge {class_}")

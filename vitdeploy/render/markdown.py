@@ -1,0 +1,56 @@
+"""The gate and its evidence as Markdown, for a pull request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitdeploy.artifact import atomic_file
+from vitdeploy.errors import UsageError
+from vitdeploy.evidence import Gate
+from vitdeploy.render import numbers
+from vitdeploy.render.summary import Summary
+
+_SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
+
+
+def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> str:
+    """A heading with the verdict, the side-by-side table where there is one, and a row for every check."""
+    lines = [f"### {_cell(title)}: {_SIGNS[gate.verdict]}", ""]
+    if summary is not None:
+        lines += _table(["", summary.reference, summary.artifact], "lrr", [[*_row] for _row in _sides(summary)])
+        lines += [f"- {_cell(note)}" for note in summary.notes] + [""]
+    checks = [
+        [c.name, numbers.observed(c.observed), numbers.observed(c.limit), _SIGNS[c.status], c.why] for c in gate.checks
+    ]
+    lines += _table(["check", "observed", "limit", "status", "why"], "lrrll", checks)
+    return "\n".join(lines)
+
+
+def write(gate: Gate, path: Path, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> None:
+    """Write `render` to a file, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_text(render(gate, summary, title=title), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", fix="Name a file elsewhere.") from None
+
+
+def _sides(summary: Summary) -> list[tuple[str, str, str]]:
+    return [(row.label, row.reference, row.artifact) for row in summary.rows]
+
+
+def _table(head: list[str], align: str, rows: list[list[str]]) -> list[str]:
+    rule = ["---:" if side == "r" else "---" for side in align]
+    lines = [head, rule, *([_cell(value) for value in row] for row in rows)]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def _cell(text: str) -> str:
+    """One line that no character of a reason or a name can break out of."""
+    for sign in "\\`|<>[]*_":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())

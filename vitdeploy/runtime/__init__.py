@@ -1,0 +1,1 @@
+"""Open what runs: an artifact, the FP32 reference, a PyTorch module."""
