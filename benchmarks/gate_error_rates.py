@@ -33,7 +33,7 @@ from vitdeploy.commands.export import export
 from vitdeploy.measure.accuracy import paired
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import BenchSpec, GateSpec, TaskSpec
-from vitdeploy.verdict import judge
+from vitdeploy.verdict import Case, judge
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 TABLE = Path(__file__).with_suffix(".md")
@@ -142,10 +142,7 @@ def drawn(drop_pp: float, draws: int = DRAWS) -> dict[str, int]:
         deployed[kind < lost] = 0
         reference[(kind >= lost) & (kind < DISCORDANCE)] = 0
         found = paired("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
-        verdict = judge(
-            None, None, found, GateSpec(max_drop_pp=MARGIN_PP), missing={}, stage="artifact", random_weights=False,
-            baseline=None, manifest="",
-        )  # fmt: skip
+        verdict = judge(Case(None, None, found), GateSpec(max_drop_pp=MARGIN_PP))
         counts[verdict.verdict] += 1
     return counts
 

@@ -24,7 +24,6 @@ import onnx_ir as ir
 from benchmarks.tables import machine, table
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.data.preprocess import normalized
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.graph.dialect import CONTRIB, Dialect
@@ -34,6 +33,7 @@ from vitdeploy.measure.latency import measure
 from vitdeploy.passes import PassResult, order
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.pipeline.prepare import Prepared, prepare
+from vitdeploy.precision import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Array

@@ -25,7 +25,6 @@ import onnx_ir as ir
 from benchmarks.fashion_mnist import data as fashion
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
 from vitdeploy.data.preprocess import normalized
@@ -35,6 +34,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.passes import order
 from vitdeploy.pipeline.prepare import Prepared, prepare
+from vitdeploy.precision import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Session

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from tests.fakes.fixtures import device, driver
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from vitdeploy.artifact import Artifact
 
 __all__ = ["device", "driver", "exported", "vit"]
 
@@ -35,6 +40,54 @@ def _not_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gates that tests make are not those of the job that runs the tests."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Exported graphs of the user are not those of the tests. All workers of one run share theirs."""
+    os.environ["XDG_CACHE_HOME"] = str(shared_folder(tmp_path_factory) / "cache")
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run of pytest see."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    """Artifacts of `demo:digits` by the options of `export`, each made once a run. Not to be changed: take a copy."""
+    from vitdeploy import artifact as artifacts
+    from vitdeploy import recipe as recipes
+    from vitdeploy.commands.export import export
+    from vitdeploy.pipeline.graph_cache import GraphCache
+    from vitdeploy.progress import Silent
+
+    folder = shared_folder(tmp_path_factory)
+
+    @cache
+    def make(**options: Any) -> Artifact:
+        name = "-".join(f"{key}={value}" for key, value in sorted(options.items())).replace("/", "_").replace(":", ".")
+        out = folder / (name or "default")
+        with FileLock(f"{out}.lock"):
+            if not out.exists():
+                export(recipes.compose("demo:digits", **options), out, Silent(), cache=GraphCache())
+        return artifacts.load(out)
+
+    return make
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[Artifact], Artifact]:
+    """A copy of an artifact that a test may change."""
+    from vitdeploy import artifact as artifacts
+
+    def make(artifact: Artifact, name: str = "copy") -> Artifact:
+        return artifacts.load(Path(shutil.copytree(artifact.path, tmp_path / name / artifact.path.name)))
+
+    return make
 
 
 @pytest.fixture(scope="session")

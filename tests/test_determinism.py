@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import EXPORTS
 from tests.graphs import images, parsed
 from vitdeploy import passes
-from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
+from vitdeploy.precision import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec, TargetSpec
 from vitdeploy.targets import find

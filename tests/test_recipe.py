@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from vitdeploy import recipe as recipes
+from vitdeploy import sources
 from vitdeploy.errors import RecipeError
 from vitdeploy.recipe import Batch, Preprocess, Recipe, compose, parse, read
 
@@ -56,7 +57,7 @@ def test_the_digest_is_of_the_meaning(tmp_path: Path) -> None:
         ("preprocess: {size: [1, 1], meen: [0]}", "unknown key 'preprocess.meen' (did you mean 'mean'?)"),
         ("gate: {max_drop_pp: -1}", "gate.max_drop_pp should be greater than 0, not -1"),
         ("gate: {max_drop_pp: .nan}", "gate.max_drop_pp"),
-        ("precision: {kind: int9}", "not 'int9'"),
+        ("precision: {kind: int9}", "precision.kind: 'int9' is not one of bf16, fp16,"),
         ("precision: {smooth_alpha: 3}", "precision.smooth_alpha should be 'auto' or 'off' or should be less than"),
         ("preprocess: {size: [0, 3]}", "preprocess.size.0 should be greater than or equal to 1, not 0"),
         ("preprocess: {size: [3, 3], std: [0, 1, 1]}", "every std must be above 0"),
@@ -129,7 +130,7 @@ def test_paths_are_relative_to_the_recipe_and_names_stay(tmp_path: Path) -> None
     (tmp_path / "own-vit").mkdir()
 
     def anchored(text: str) -> Recipe:
-        return read(saved(tmp_path, f"target: {{kind: openvino}}\n{text}"))
+        return read(saved(tmp_path, f"target: {{kind: openvino}}\n{text}"), sources.anchor)
 
     assert anchored("model: nets/a.onnx").model.spec == str(tmp_path / "nets" / "a.onnx")
     assert anchored("model: /abs/a.pt2").model.spec == "/abs/a.pt2"
@@ -185,10 +186,10 @@ def test_recipes_do_not_change() -> None:
     "path", sorted((Path(recipes.__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_shipped_recipes_fit_their_target(path: Path) -> None:
-    from vitdeploy import targets, tasks
+    from vitdeploy import precision, targets, tasks
 
     recipe = read(path)
     target = targets.find(recipe.target)
-    target.check_precision(recipe.precision.kind or target.default_precision)
+    precision.check(recipe.precision.kind or target.default_precision, target)
     tasks.find(recipe.task)
     assert recipe.gate.model_dump(exclude_none=True), "a recipe without a limit proves nothing"

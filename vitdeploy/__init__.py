@@ -40,9 +40,10 @@ def export(
     output: Path | str | None = None,
     force: bool = False,
     verify: bool = False,
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Artifact:
-    """What `vitdeploy export` does, with the same names and defaults; returns the loaded artifact or bundle.
+    """Do what `vitdeploy export` does, with the same names and defaults, and return the artifact or bundle.
 
     Args:
         model: MODEL of the command line, such as "timm:deit_tiny_patch16_224"; the recipe's when it is None.
@@ -59,25 +60,26 @@ def export(
         output: the folder to write; ./MODEL-TARGET-PRECISION when it is None.
         force: replace `output` if it is an artifact.
         verify: check the numbers after every pass.
+        cache: use a graph that was exported before, and keep this one.
         progress: told what is going on.
 
     Raises:
         VitdeployError: with what happened and how to fix it; nothing half-written is left.
     """
-    from vitdeploy import artifact as artifacts
     from vitdeploy import recipe as recipes
-    from vitdeploy.commands.export import default_folder
+    from vitdeploy.commands.export import default_folder, read_recipe
     from vitdeploy.commands.export import export as run
+    from vitdeploy.pipeline.graph_cache import GraphCache
     from vitdeploy.progress import Silent
 
-    base = recipes.read(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
-    settled = recipes.compose(
+    base = read_recipe(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
+    composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
         calibration=calibration, batch=batch, image_size=image_size, task=task,
     )  # fmt: skip
-    out = Path(output) if output is not None else default_folder(settled)
-    run(settled, out, progress or Silent(), force=force, verify=verify)
-    return artifacts.load(out)
+    out = Path(output) if output is not None else default_folder(composed)
+    kept = GraphCache() if cache else None
+    return run(composed, out, progress or Silent(), force=force, verify=verify, cache=kept).artifact
 
 
 def load(path: Path | str, *, threads: int | None = None) -> Deployed:

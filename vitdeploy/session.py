@@ -49,6 +49,10 @@ class Session(Protocol):
     threads: int | None
     effective: Mapping[str, str]
 
+    @property
+    def device_ms(self) -> float | None:
+        """The time of the last run by the device's own clock, in milliseconds; None where it has none."""
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name, float32 or as the graph says; returns when they are on the host."""
 
@@ -93,6 +97,8 @@ class Closing(ABC):
 
 class SequentialSession(Closing):
     """What sessions share that answer one query after the other, and have no counters unless they say so."""
+
+    device_ms: float | None = None
 
     @abstractmethod
     def run(self, feeds: Feeds) -> dict[str, Array]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vitdeploy import targets
 from vitdeploy.evidence import Audit
+from vitdeploy.precision import kind_of
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled
@@ -30,4 +31,4 @@ def audited(bundle: Bundle, made: Compiled) -> Audit:
 
 
 def opened(made: Compiled, precision: str = "fp16") -> Session:
-    return target().open(made, precision, None)
+    return target().open(made, kind_of(precision).numbers, None)

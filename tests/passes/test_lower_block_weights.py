@@ -11,7 +11,7 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.passes.lower_block_weights import LowerBlockWeights
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.quantize import weights
-from vitdeploy.quantize.weights import Format
+from vitdeploy.quantize.weights import WeightStorage
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 5, 96)).astype(np.float32)
@@ -27,9 +27,12 @@ def linear(tail: str = "y = Add(p, b)") -> Graph:
     return parsed(text, w=W, b=B)
 
 
+STORAGES = [WeightStorage(bits, group) for bits, group in ((8, 32), (8, 16), (4, 32), (4, 64), (4, 16))]
+
+
 @pytest.mark.parametrize("tail", ["y = Add(p, b)", "y = Add(b, p)", "y = Neg(p)", "y = Add(p, x7)"])
-@pytest.mark.parametrize("form", [Format(8, 32), Format(8, 16), Format(4, 32), Format(4, 64), Format(4, 16)], ids=str)
-def test_the_numbers_stay(form: Format, tail: str) -> None:
+@pytest.mark.parametrize("form", STORAGES, ids=str)
+def test_the_numbers_stay(form: WeightStorage, tail: str) -> None:
     graph = linear(tail.replace("x7", "c"))
     if "c)" in tail.replace("x7", "c"):
         graph = linear("c = Softmax(p) y = Add(p, c)")  # no bias: it is no constant
@@ -63,11 +66,11 @@ def test_symmetric_int4_is_shifted() -> None:
 
 def test_what_has_no_blocks_is_refused() -> None:
     graph = linear()
-    weights.write(graph, ["MatMul.0"], Format(8))
+    weights.write(graph, ["MatMul.0"], WeightStorage(8))
     result = apply(LowerBlockWeights(), graph)
     assert (result.fired, list(result.refused.values())) == (0, ["its weight has no blocks along its inputs"])
     graph = linear()
-    weights.write(graph, ["MatMul.0"], Format(8, 96))
+    weights.write(graph, ["MatMul.0"], WeightStorage(8, 96))
     result = apply(LowerBlockWeights(), graph)
     assert (result.fired, next(iter(result.refused.values()))[:23]) == (0, "its blocks have 96 rows")
 
@@ -80,6 +83,6 @@ def test_a_quantized_activation_is_refused() -> None:
         }""",
         s=np.float32(0.03), z=np.uint8(120), w=W,
     )  # fmt: skip
-    weights.write(graph, ["MatMul.2"], Format(8, 32))
+    weights.write(graph, ["MatMul.2"], WeightStorage(8, 32))
     result = apply(LowerBlockWeights(), graph)
     assert (result.fired, list(result.refused.values())) == (0, ["its activation is quantized as well"])

@@ -12,11 +12,13 @@ from vitdeploy import recipe as recipes
 from vitdeploy import targets
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.graph.model import array, load
-from vitdeploy.pipeline.accuracy_budget import Budget
-from vitdeploy.pipeline.candidate import Candidate, Workshop
-from vitdeploy.pipeline.prepare import Prepared, prepare
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.calibration import judging_batches
+from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+from vitdeploy.pipeline.prepare import Options, Prepared, prepare
+from vitdeploy.precision import find
 from vitdeploy.progress import Silent
-from vitdeploy.recipe import Recipe
+from vitdeploy.recipe import Batch, PrecisionSpec, TargetSpec
 from vitdeploy.session import Array
 
 DIGITS = Path(__file__).parents[2] / "vitdeploy" / "assets" / "digits.npz"
@@ -27,23 +29,26 @@ CHANGES = {
 }
 
 
-def recipe(calibration: str = "demo:digits") -> Recipe:
-    return recipes.compose("demo:digits", target="onnxruntime", precision="int8-dynamic", calibration=calibration)
+FLOAT32 = find(PrecisionSpec(kind="fp32"))
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    spec = recipe()
-    return prepare(spec, targets.find(spec.target), tmp_path_factory.mktemp("work"), Silent(), calibrated=False)
+    recipe = recipes.compose("demo:digits", target="onnxruntime")
+    dialect = targets.find(recipe.target).dialect()
+    return prepare(recipe, dialect, tmp_path_factory.mktemp("work"), Silent(), Options())
 
 
 @pytest.fixture
-def shop(prepared: Prepared, tmp_path: Path) -> Callable[[str], Workshop]:
-    def make(calibration: str) -> Workshop:
-        spec = recipe(calibration)
-        return Workshop(prepared, spec, targets.find(spec.target), tmp_path, Silent())
+def builder(prepared: Prepared, tmp_path: Path) -> CandidateBuilder:
+    target = targets.find(TargetSpec(kind="onnxruntime"))
+    return CandidateBuilder(prepared, target, Batch(), "normalized", tmp_path, Silent())
 
-    return make
+
+def budget_of(builder: CandidateBuilder, data: str, *, emulated: bool = False) -> AccuracyBudget:
+    prepared = builder.prepared
+    batches = judging_batches(data, prepared.preprocess, prepared.labels, "normalized", 1)
+    return AccuracyBudget(builder, builder.make(FLOAT32), 0.5, batches, Silent(), emulated=emulated)
 
 
 @pytest.fixture(params=["labelled", "unlabelled", "labelled by others"])
@@ -62,8 +67,8 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
     return str(path), "labels" if request.param == "labelled" else "agreement"
 
 
-def changed(shop: Workshop, change: Callable[[Array], Array]) -> Candidate:
-    candidate = shop.make_plain("fp32")
+def changed(builder: CandidateBuilder, change: Callable[[Array], Array]) -> Candidate:
+    candidate = builder.make(FLOAT32)
     graph = load(candidate.folder / GRAPH)
     (head,) = (n for n in graph.nodes if n.name == "head/MatMul" or (n.name or "").startswith("head/Gemm"))
     for index in range(1, len(head.inputs)):
@@ -77,30 +82,25 @@ def changed(shop: Workshop, change: Callable[[Array], Array]) -> Candidate:
     ("nothing", 0, 0), ("the order of the classes", 90, 100), ("numbers that are none", 90, 100),
 ])  # fmt: skip
 def test_what_is_lost_is_seen(
-    change: str, least: float, most: float, data: tuple[str, str], shop: Callable[[str], Workshop]
+    change: str, least: float, most: float, data: tuple[str, str], builder: CandidateBuilder
 ) -> None:
     spec, by = data
-    made = shop(spec)
-    budget = Budget(made, made.make_plain("fp32"), 0.5, Silent())
-    trial = budget.judge(changed(made, CHANGES[change]))
+    budget = budget_of(builder, spec)
+    trial = budget.judge(changed(builder, CHANGES[change]))
     assert (trial.judged_by, trial.images) == (by, 64)
     assert trial.lost is not None
     assert least <= trial.lost <= most
     assert budget.holds(trial) == (change == "nothing")
 
 
-def test_what_cannot_run_here_is_judged_by_its_graph(shop: Callable[[str], Workshop]) -> None:
-    made = shop("demo:digits")
-    budget = Budget(made, made.make_plain("fp32"), 0.5, Silent(), emulated=True)
-    assert budget.judge(changed(made, CHANGES["nothing"])).lost == 0
-    assert budget.judge(changed(made, CHANGES["the order of the classes"])).lost == pytest.approx(100, abs=10)
+def test_what_cannot_run_here_is_judged_by_its_graph(builder: CandidateBuilder) -> None:
+    budget = budget_of(builder, "demo:digits", emulated=True)
+    assert budget.judge(changed(builder, CHANGES["nothing"])).lost == 0
+    assert budget.judge(changed(builder, CHANGES["the order of the classes"])).lost == pytest.approx(100, abs=10)
 
 
-def test_large_answers_are_judged_on_fewer_images(
-    shop: Callable[[str], Workshop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_answers_are_judged_on_fewer_images(builder: CandidateBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many for both sides, although answers that are not finite take no room."""
     monkeypatch.setattr("vitdeploy.pipeline.accuracy_budget._MOST_ANSWER_BYTES", 10 * 8)
-    made = shop("demo:digits")
-    budget = Budget(made, made.make_plain("fp32"), 0.5, Silent())
-    assert budget.judge(changed(made, CHANGES["numbers that are none"])).images == 11
+    budget = budget_of(builder, "demo:digits")
+    assert budget.judge(changed(builder, CHANGES["numbers that are none"])).images == 11

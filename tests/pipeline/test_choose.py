@@ -13,7 +13,8 @@ from vitdeploy.artifact import Trial, load
 from vitdeploy.commands.export import export
 from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.evidence import Bench, Interval
-from vitdeploy.pipeline.candidate import Workshop
+from vitdeploy.frozen import replace
+from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.progress import Silent
 
@@ -35,7 +36,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def exported(out: Path) -> Export:
     def run(model: str = "demo:digits", target: str = "onnxruntime", **flags: object) -> Exported:
-        return export(recipes.compose(model, target=target, **flags), out, Silent())  # type: ignore[arg-type]
+        return export(recipes.compose(model, target=target, **flags), out, Silent()).summary  # type: ignore[arg-type]
 
     return run
 
@@ -43,14 +44,14 @@ def exported(out: Path) -> Export:
 def timed(monkeypatch: pytest.MonkeyPatch, *ratios: float, valid: bool = True) -> None:
     """Let the stopwatch say this about the candidates behind the first: what it says is no business of this test."""
 
-    def time(shop: Workshop, candidates: list[object], seconds: float) -> Bench:
+    def time(builder: CandidateBuilder, candidates: list[object], seconds: float) -> Bench:
         assert len(candidates) == 1 + len(ratios)
         one = bench().runs[0]
         speedups = [None, *(Interval(ratio=r, ci95=(r - 0.05, r + 0.05)) for r in ratios)]
-        runs = tuple(one.model_copy(update={"speedup": speedup}) for speedup in speedups)
+        runs = tuple(replace(one, speedup=speedup) for speedup in speedups)
         return Bench(valid=valid, doubts=() if valid else ("busy",), runs=runs)
 
-    monkeypatch.setattr(Workshop, "time", time)
+    monkeypatch.setattr(CandidateBuilder, "time", time)
 
 
 @pytest.mark.parametrize(
@@ -111,21 +112,22 @@ def test_what_cannot_run_here_keeps_the_default(exported: Export) -> None:
 
 def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real search: the head alone is made to lose."""
-    from vitdeploy.pipeline.accuracy_budget import Budget
+    from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 
-    def judge(budget: Budget, candidate: object) -> Trial:
-        kept = "head" not in candidate.quantized  # type: ignore[attr-defined]
+    def judge(budget: AccuracyBudget, candidate: object) -> Trial:
+        kept = "head" not in candidate.quantized_names  # type: ignore[attr-defined]
         floats = candidate.float_linears  # type: ignore[attr-defined]
         return Trial(precision="int8", float_linears=floats, lost=0.1 if kept else 2.0, judged_by="labels", images=9)
 
-    monkeypatch.setattr(Budget, "judge", judge)
+    monkeypatch.setattr(AccuracyBudget, "judge", judge)
     timed(monkeypatch, 1.5)
     found = exported(precision="int8", max_drop=0.5)
     assert found.trials[-1].kept
     assert found.trials[-1].lost == 0.1
     manifest = load(out).manifest
     assert manifest.placement["head"].rule.startswith("keep: ")
-    assert int(manifest.quantized["quantized"]) == 26 - found.trials[-1].float_linears
+    assert manifest.quantized is not None
+    assert manifest.quantized.quantized == 26 - found.trials[-1].float_linears
 
 
 def test_a_budget_needs_images_and_a_precision(exported: Export, tmp_path: Path) -> None:

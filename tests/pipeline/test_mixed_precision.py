@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from vitdeploy.artifact import Trial
-from vitdeploy.pipeline.mixed_precision import fitted
+from vitdeploy.pipeline.mixed_precision import fit_budget
+from vitdeploy.precision import Precision, find
 from vitdeploy.recipe import PrecisionSpec
 
 LINEARS = [f"blocks.{i}.mlp.fc[{i % 2}]" for i in range(36)]
@@ -19,10 +20,10 @@ LINEARS = [f"blocks.{i}.mlp.fc[{i % 2}]" for i in range(36)]
 class Made:
     """A candidate that remembers what it keeps in float."""
 
-    precision: PrecisionSpec
+    precision: Precision
     shop: Shop
     alpha: float | None = 0.25
-    kind: str = "int8"
+    name: str = "int8"
 
     @property
     def float_linears(self) -> int:
@@ -36,10 +37,10 @@ class Made:
 class Shop:
     """Makes candidates; what is worst comes last in the model, so that the order is seen to count."""
 
-    made: list[PrecisionSpec] = field(default_factory=list)
+    made: list[Precision] = field(default_factory=list)
     on_disk: list[Any] = field(default_factory=list)
 
-    def make(self, precision: PrecisionSpec) -> Any:
+    def make(self, precision: Precision) -> Any:
         self.made.append(precision)
         self.on_disk.append(Made(precision, self))
         return self.on_disk[-1]
@@ -70,7 +71,7 @@ Fit = Callable[..., tuple[Any, list[Trial], Shop]]
 def fit() -> Fit:
     def run(needed: int, kind: Any = "int8") -> tuple[Any, list[Trial], Shop]:
         shop = Shop()
-        found, trials = fitted(shop, PrecisionSpec(kind=kind), Budget(needed))  # type: ignore[arg-type]
+        found, trials = fit_budget(shop, find(PrecisionSpec(kind=kind)), Budget(needed))  # type: ignore[arg-type]
         return found, trials, shop
 
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,22 +17,19 @@ from vitdeploy.passes.declare_opset import DeclareOpset
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.quantize import bfloat16, half
-from vitdeploy.recipe import PrecisionSpec
-
-BF16 = PrecisionSpec(kind="bf16")
 
 
 def test_typed_everything_but_the_edges_is_bfloat16(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     before = graph.weight_bytes()
-    record = bfloat16.quantize(graph, structure, BF16, typed=True).record
+    record = bfloat16.quantize(graph, structure, (), typed=True)
     apply(LowerPrimitives(), graph)
     inside = {v.dtype for node in graph.nodes if node.op_type != "Cast" for v in node.outputs}
     assert ir.DataType.FLOAT not in inside
     assert ir.DataType.FLOAT16 not in inside
     assert [v.dtype for v in (*graph.model.graph.inputs, *graph.model.graph.outputs)] == [ir.DataType.FLOAT] * 2
     assert graph.weight_bytes() < 0.55 * before
-    assert record["method"] == "bfloat16 throughout"
+    assert str(record) == "bfloat16 throughout"
     result = apply(DeclareOpset(opset=20), graph)
     assert (result.fired, graph.opset) == (1, 22)  # the first whose Conv takes bfloat16
     assert "Conv takes no bfloat16 at opset 20" in result.refused.values()
@@ -44,13 +40,13 @@ def test_stored_the_numbers_are_those_of_rounded_weights(exported: Callable[[str
     weight = array(next(n for n in graph.nodes if n.op_type == "MatMul").inputs[1])
     reference = run(graph, images())["output_0"]
     before = graph.weight_bytes()
-    record = bfloat16.quantize(graph, structure, PrecisionSpec(kind="bf16", keep=("head",)), typed=False).record
+    record = bfloat16.quantize(graph, structure, ("head",), typed=False)
     first = next(n for n in graph.nodes if n.op_type == "MatMul")
     cast = first.inputs[1].producer()
     assert cast is not None
     assert np.array_equal(array(cast.inputs[0]), weight.astype(ml_dtypes.bfloat16))
     assert types(graph).count("Cast") == 9
-    assert record["float32 weights: head"] == "keep: head"
+    assert (record.scope, record.float32) == ("weights", {"head": "keep: head"})
     apply(RemoveDead(), graph)  # the old weights
     assert graph.weight_bytes() < 0.6 * before
     y = run(graph, images())["output_0"]
@@ -74,9 +70,9 @@ def test_a_mask_of_the_lowest_float32_stays_finite() -> None:
 
 def test_keep_holds_and_must_match(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
-    record: Any = bfloat16.quantize(graph, structure, PrecisionSpec(kind="bf16", keep=("head",)), typed=True).record
+    record = bfloat16.quantize(graph, structure, ("head",), typed=True)
     heads = [n for n in graph.nodes if n.name in structure.linears[-1].nodes and n.op_type == "MatMul"]
     assert [n.outputs[0].dtype for n in heads] == [ir.DataType.FLOAT]
-    assert record["float32: head"] == "keep: head"
+    assert (record.scope, record.float32) == ("all", {"head": "keep: head"})
     with pytest.raises(QuantizeError, match="'haed' matches no linear"):
-        bfloat16.quantize(graph, structure, PrecisionSpec(kind="bf16", keep=("haed",)), typed=True)
+        bfloat16.quantize(graph, structure, ("haed",), typed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.quantize.hostile import (
     with_norms_written_out,
 )  # fmt: skip
 from vitdeploy import sources
+from vitdeploy.artifact.quantization import HalfPrecision
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import fed
@@ -29,12 +31,11 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Linear, Structure
 from vitdeploy.passes import order
 from vitdeploy.passes import run as run_passes
-from vitdeploy.pipeline.calibration import calibration as make_calibration
-from vitdeploy.quantize import Calibration, Quantized, half
-from vitdeploy.recipe import ModelSpec, PrecisionSpec, Recipe
+from vitdeploy.pipeline.calibration import open_calibration
+from vitdeploy.quantize import Calibration, half
+from vitdeploy.recipe import ModelSpec, Recipe
 from vitdeploy.session import Array
 
-FP16 = PrecisionSpec(kind="fp16")
 ERROR = 0.01
 """Of the largest logit; plain FP16 of the plain model is at 0.0014."""
 
@@ -50,11 +51,17 @@ def digits() -> SimpleNamespace:
     return SimpleNamespace(vit=model.module, calibration=read("calibration", 16), images=read("evaluation", 8))
 
 
-def quantized(
-    graph: Graph, structure: Structure, digits: SimpleNamespace, precision: PrecisionSpec = FP16
-) -> Quantized:
+@dataclass(frozen=True)
+class Halved:
+    """A graph in float16, and what stays in float32."""
+
+    graph: Graph
+    record: HalfPrecision
+
+
+def quantized(graph: Graph, structure: Structure, digits: SimpleNamespace, keep: tuple[str, ...] = ()) -> Halved:
     data = Calibration(lambda: (x[None] for x in digits.calibration), 16, 16, "digits", "digest")
-    return half.quantize(graph, structure, precision, data)
+    return Halved(graph, half.quantize(graph, structure, keep, data))
 
 
 def error(vit: Any, graph: Graph, x: Array) -> float:
@@ -81,9 +88,10 @@ def test_the_plain_model_is_float16_throughout(digits: SimpleNamespace) -> None:
     graph, structure = ready(digits.vit, digits.images[:1])
     result = quantized(graph, structure, digits)
     assert kept(result.graph) == []
-    assert result.record["method"] == "float16 throughout"
-    assert result.record["ranges"] == "16 calibration images (digits)"
-    assert "blocks.1.attn/Attention/scores" in result.record["largest"]
+    assert str(result.record) == "float16 throughout"
+    assert str(result.record.checked_on) == "16 calibration images (digits)"
+    assert result.record.largest_tensor == "blocks.1.attn/Attention/scores"
+    assert 0 < (result.record.largest or 0) < (result.record.limit or 0)
     assert error(digits.vit, result.graph, digits.images[:2]) < ERROR
 
 
@@ -95,9 +103,9 @@ def test_a_stream_beyond_float16_stays_float32(digits: SimpleNamespace) -> None:
     result = quantized(graph, structure, digits)
     assert error(vit, result.graph, digits.images) < ERROR
     linears = {linear.name: linear.role for linear in structure.linears}
-    said = {linears[n] for key in result.record if (n := key.removeprefix("float32: ")) in linears}
-    assert said == {"patch", "proj", "fc2"}
-    assert "9 LayerNormalization" in result.record["float32 besides"]
+    roles = {linears[name] for name in result.record.float32 if name in linears}
+    assert roles == {"patch", "proj", "fc2"}
+    assert result.record.float32_nodes["LayerNormalization"] == 9
     assert kept(result.graph, "Attention", "Gelu") == []
 
 
@@ -118,7 +126,7 @@ def test_hot_attention_stays_float32_alone_and_is_named(digits: SimpleNamespace)
     result = quantized(graph, structure, digits)
     assert error(vit, result.graph, digits.images) < ERROR
     assert kept(result.graph, "Attention") == ["blocks.1.attn/Attention"]
-    assert result.record["float32: blocks.1.attn"].startswith("blocks.1.attn/Attention/scores reaches 1")
+    assert result.record.float32["blocks.1.attn"].startswith("blocks.1.attn/Attention/scores reaches 1")
 
 
 def test_a_layer_norm_in_primitives_keeps_its_squares_in_float32(digits: SimpleNamespace) -> None:
@@ -157,25 +165,25 @@ def test_what_gains_nothing_is_refused() -> None:
     linear = Linear(name="head", nodes=(node.name or "",), role="head", block=None, weight=(32, 4))
     data = Calibration(lambda: iter([images()]), 1, 1, "test", "digest")
     with pytest.raises(QuantizeError, match=r"fp16 gains nothing: 1 of 1 linears, 100% .*head: .*reaches"):
-        half.quantize(graph, Structure(attention=(), linears=(linear,), norms=()), FP16, data)
+        half.quantize(graph, Structure(attention=(), linears=(linear,), norms=()), (), data)
 
 
 def test_without_any_image_the_record_says_so(digits: SimpleNamespace) -> None:
     graph, structure = ready(digits.vit, digits.images[:1])
-    assert half.quantize(graph, structure, FP16, None).record["ranges"] == "not measured: there were no images"
+    assert half.quantize(graph, structure, (), None).checked_on is None
 
 
 def test_keep_holds_for_fp16(digits: SimpleNamespace) -> None:
     graph, structure = ready(digits.vit, digits.images[:1])
-    result = quantized(graph, structure, digits, PrecisionSpec(kind="fp16", keep=("head",)))
+    result = quantized(graph, structure, digits, ("head",))
     assert kept(result.graph) == ["head/MatMul"]
-    assert result.record["float32: head"] == "keep: head"
+    assert result.record.float32 == {"head": "keep: head"}
 
 
 def test_without_data_images_are_made_up_and_the_record_says_so(digits: SimpleNamespace) -> None:
     recipe = Recipe.model_validate({"model": {"spec": "timm:x"}, "target": {"kind": "tensorrt", "batch": 3}})
     preprocess = sources.load(ModelSpec(spec="demo:digits"), size=None).preprocess
-    data = make_calibration(recipe, preprocess)
+    data = open_calibration(recipe.data, preprocess, recipe.target.input, recipe.target.batch.min)
     stream: Iterator[Array] = iter(data.batches())
     assert [x.shape for x in stream] == [(3, 1, 32, 32)] * 5
-    assert data.described == "15 synthetic images only: give --calibration to check on real data"
+    assert str(data.data) == "15 synthetic images only: give --calibration to check on real data"

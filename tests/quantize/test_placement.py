@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from vitdeploy.errors import QuantizeError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Int8Attention
 from vitdeploy.graph.structure import AttentionSite, Linear, Role, Structure
-from vitdeploy.quantize.placement import place, told, with_range
+from vitdeploy.quantize.placement import leave_silent, place, placements
 
 
 def structure(*linears: tuple[str, Role]) -> Structure:
@@ -66,29 +67,27 @@ def test_nothing_to_quantize_is_an_error(linears: tuple[tuple[str, Role], ...]) 
 
 def test_a_linear_whose_input_is_zero_on_all_images_has_no_range() -> None:
     placed, kept = place(VIT, ())
-    inputs = {node: f"x{number}" for number, linear in enumerate(placed) for node in linear.nodes}
-    ranged, floats = with_range(placed, kept, inputs, {"x1"})
+    ranged, floats = leave_silent(placed, kept, set(placed[1].nodes))
     assert [linear.name for linear in placed if linear not in ranged] == [placed[1].name]
     assert floats == {**kept, placed[1].name: "its input is 0 on every calibration image: there is no range"}
     with pytest.raises(QuantizeError, match="inputs of all linears are 0"):
-        with_range(placed, kept, inputs, set(inputs.values()))
+        leave_silent(placed, kept, {node for linear in placed for node in linear.nodes})
 
 
 @pytest.mark.parametrize(
-    ("kind", "kernel", "stored", "attention"),
+    ("stored", "kernel", "attention"),
     [
-        ("int8", None, "int8", "not offered for this target"),
-        ("int8", Int8Attention((64,), 512), "int8", "only on request"),
-        ("fp8", Int8Attention((64,), 512), "fp8", "more kernels"),
-        ("int8-dynamic", None, "int8", "not offered for this target"),
-        ("int4-weights", None, "int4 weights", "multiplies no weights"),
+        ("int8", None, "not offered for this target"),
+        ("int8", Int8Attention((64,), 512), "only on request"),
+        ("fp8", Int8Attention((64,), 512), "more kernels"),
+        ("int4 weights", None, "multiplies no weights"),
     ],
 )
-def test_every_site_is_told_with_the_rule(kind: str, kernel: Int8Attention | None, stored: str, attention: str) -> None:
+def test_every_site_has_its_rule(stored: str, kernel: Int8Attention | None, attention: str) -> None:
     site = AttentionSite(name="blocks.0.attn", nodes=("blocks.0.attn/Attention",), block=0)
-    whole = VIT.model_copy(update={"attention": (site,)})
+    whole = replace(VIT, attention=(site,))
     _, kept = place(whole, ("fc1",))
-    found = told(whole, kept, kind, Dialect(20, "primitives", int8_attention=kernel))
+    found = placements(whole, kept, stored, Dialect(20, "primitives", int8_attention=kernel))
     assert list(found) == [*(linear.name for linear in VIT.linears), "blocks.0.attn", "residual adds"]
     assert {name for name, placed in found.items() if placed.quantized} == {
         "blocks.0.attn.qkv",

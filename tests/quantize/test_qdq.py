@@ -11,7 +11,7 @@ from tests.graphs import images, raised, run, types
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, operand
 from vitdeploy.quantize.observe import SAMPLED_ROWS, Observed, observe
-from vitdeploy.quantize.qdq import Format, Kind, activation_format, affine, symmetric_codes, write
+from vitdeploy.quantize.qdq import Kind, PairOptions, activation_format, affine, symmetric_codes, write
 from vitdeploy.session import Array
 
 RNG = np.random.default_rng(0)
@@ -43,13 +43,13 @@ def test_clipping_pays_where_an_outlier_costs_the_rest() -> None:
     rows = RNG.standard_normal((512, 64)).astype(np.float32)
     rows[0, 0] = 30.0
     seen = Observed(rows.min(axis=0), rows.max(axis=0), rows)
-    whole = activation_format(seen, Format(), np.ones(64))
-    clipped = activation_format(seen, Format(ranges="mse"), np.ones(64))
+    whole = activation_format(seen, PairOptions(), np.ones(64))
+    clipped = activation_format(seen, PairOptions(ranges="mse"), np.ones(64))
     error = [float(((f.dequantized(rows) - rows) ** 2).sum()) for f in (whole, clipped)]
     assert error[1] <= error[0]
     important = np.zeros(64)
     important[0] = 1.0  # the weights read nothing but the outlier's channel
-    assert activation_format(seen, Format(ranges="mse"), important).scale >= clipped.scale
+    assert activation_format(seen, PairOptions(ranges="mse"), important).scale >= clipped.scale
 
 
 def test_scales_for_float16_are_numbers_of_float16() -> None:
@@ -86,8 +86,11 @@ def test_an_image_that_is_not_finite_names_the_linear(exported: Callable[[str], 
         observe(graph, inputs_of(graph).values(), [], 1)
 
 
-@pytest.mark.parametrize("form", [Format(), Format("int8"), Format("e4m3"), Format(correct_bias=True, ranges="mse")])
-def test_pairs_stand_where_they_are_asked_for(form: Format, exported: Callable[[str], bytes]) -> None:
+OPTIONS = [PairOptions(), PairOptions("int8"), PairOptions("e4m3"), PairOptions(correct_bias=True, ranges="mse")]
+
+
+@pytest.mark.parametrize("form", OPTIONS)
+def test_pairs_stand_where_they_are_asked_for(form: PairOptions, exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     x = images(1, 9)
     reference = run(graph, x)["output_0"]

@@ -19,10 +19,10 @@ from vitdeploy.quantize.switched import Switched
 BATCHES = [images(1, seed) for seed in range(4)]
 Write = Callable[[Graph, list[str], dict[str, Observed]], None]
 WRITERS: dict[str, Write] = {
-    "static": lambda g, names, seen: qdq.write(g, names, seen, qdq.Format()),
-    "static, bias corrected": lambda g, names, seen: qdq.write(g, names, seen, qdq.Format(correct_bias=True)),
-    "symmetric": lambda g, names, seen: qdq.write(g, names, seen, qdq.Format("int8")),
-    "fp8": lambda g, names, seen: qdq.write(g, names, seen, qdq.Format("e4m3")),
+    "static": lambda g, names, seen: qdq.write(g, names, seen, qdq.PairOptions()),
+    "static, bias corrected": lambda g, names, seen: qdq.write(g, names, seen, qdq.PairOptions(correct_bias=True)),
+    "symmetric": lambda g, names, seen: qdq.write(g, names, seen, qdq.PairOptions("int8")),
+    "fp8": lambda g, names, seen: qdq.write(g, names, seen, qdq.PairOptions("e4m3")),
     "dynamic": lambda g, names, _: dynamic.write(g, names, 127),
 }
 
@@ -68,7 +68,7 @@ def test_a_linear_tells_its_own_error(model: tuple[Graph, list[Linear], dict[str
     linear = next(one for one in linears if one.role == "head")
     node = next(n for n in graph.nodes if n.name == linear.nodes[0])
     written = Graph(graph.model.clone())
-    qdq.write(written, _nodes([linear]), observed, qdq.Format())
+    qdq.write(written, _nodes([linear]), observed, qdq.PairOptions())
     with Switched(graph, written, [linear]) as switched:
         outputs, own = switched.run(BATCHES[0], {linear.name})
         exact, _ = switched.run(BATCHES[0])

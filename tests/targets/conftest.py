@@ -9,9 +9,9 @@ import pytest
 
 from tests.graphs import images, parsed
 from vitdeploy import passes, targets
-from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
+from vitdeploy.precision import kind_of, quantize
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
 from vitdeploy.recipe import Batch, PrecisionSpec, TargetSpec
@@ -39,7 +39,7 @@ def bundle(exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFa
         return Bundle(
             graph=folder / "graph.onnx",
             structure=structure.located(node.name or "" for node in graph.nodes),
-            precision=precision,
+            numbers=kind_of(precision).numbers,
             batch=batch,
             input_name="input",
             input_shape=(batch.opt, 3, 32, 32),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from tests.graphs import expected, images
+from vitdeploy import precision as precisions
 from vitdeploy import targets
 from vitdeploy.errors import CompileError, RecipeError, TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Audit
@@ -16,7 +17,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import load
 from vitdeploy.graph.onnx_session import compare
 from vitdeploy.onnx_export import disagreement
-from vitdeploy.recipe import Precision, TargetSpec
+from vitdeploy.recipe import TargetSpec
 from vitdeploy.targets import Bundle, Compiled, Target, onnxruntime
 
 NAMES = targets.names()
@@ -34,7 +35,7 @@ def options(name: str, precision: str) -> dict[str, Any]:
 def lacking(name: str, precision: str) -> str | None:
     """Why this CPU cannot run a precision of the target."""
     try:
-        target(name, **options(name, precision)).check_precision(precision)
+        precisions.check(precision, target(name, **options(name, precision)))
     except UsageError as error:
         return error.message
     return None
@@ -60,16 +61,16 @@ def test_an_unknown_target_names_the_nearest() -> None:
 def test_a_target_says_what_it_can_do(name: str) -> None:
     found = target(name)
     assert found.name == name
-    assert set(found.precisions) <= set(get_args(Precision))
+    assert set(found.precisions) <= set(precisions.offered(found)) <= set(precisions.names())
     assert found.default_precision == found.precisions[0]
     dialect = found.dialect()
     assert isinstance(dialect, Dialect)
     assert 20 <= dialect.opset <= 22  # an Attention of opset 23 without a dedicated kernel fails a TensorRT build
-    for precision in found.precisions:
+    for precision in precisions.offered(found):
         assert lacking(name, precision) is None or "this CPU has no" in str(lacking(name, precision))
-    unable = next(p for p in get_args(Precision) if p not in (*found.precisions, "auto"))
+    unable = next(name for name in precisions.names() if name not in precisions.offered(found))
     with pytest.raises(UsageError, match=f"{name} cannot do {unable}. It can do {found.precisions[0]}"):
-        found.check_precision(unable)
+        precisions.check(unable, found)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,7 +96,7 @@ def available() -> Iterator[Any]:
     """Each target that can compile here, with each of its precisions; the others are said to be skipped."""
     for name in NAMES:
         missing = target(name).unavailable()
-        for precision in target(name).precisions:
+        for precision in precisions.offered(target(name)):
             why = missing.why if missing else lacking(name, precision)
             marks = [pytest.mark.skip(reason=why)] if why else []
             yield pytest.param(name, precision, marks=marks, id=f"{name}-{precision}")
@@ -115,6 +116,7 @@ def test_compiles_and_audits(name: str, precision: str, kind: str, bundle: Calla
 
     audit = found.audit(given, compiled)
     assert isinstance(audit, Audit)
+    assert audit == compiled.audit
     assert (audit.target, audit.precision, audit.backend) == (name, precision, compiled.backend)
     check_attention(audit, given)
     assert audit.layernorm.sites == len(given.structure.norms) >= NORMS
@@ -196,7 +198,7 @@ def test_what_openvino_runs_gives_the_models_numbers(vit: Any, bundle: Callable[
     assert disagreement(compare(expected(vit, images()), outputs, batch=1)) is None
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if target(n).unavailable() is None and n != "onnxruntime"])
+@pytest.mark.parametrize("name", [n for n in NAMES if target(n).unavailable() is None])
 def test_a_graph_that_does_not_compile_is_an_error_of_ours(name: str, bundle: Callable[..., Bundle]) -> None:
     found = target(name)
     given = bundle(found, "fp32")

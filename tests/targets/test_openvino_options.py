@@ -7,6 +7,7 @@ import pytest
 
 from tests.graphs import images
 from vitdeploy.errors import CompileError, RecipeError, TargetUnavailable
+from vitdeploy.graph.dialect import FLOAT32
 from vitdeploy.recipe import Batch, TargetSpec
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target, find
@@ -29,11 +30,11 @@ def bundle(graph: Path, batch: object = 1) -> Bundle:
     from vitdeploy.graph.structure import Structure
 
     empty = Structure(attention=(), linears=(), norms=())
-    return Bundle(graph, empty, "fp32", Batch.model_validate(batch), "input", (1, 3, 32, 32))
+    return Bundle(graph, empty, FLOAT32, Batch.model_validate(batch), "input", (1, 3, 32, 32))
 
 
 def opened(compiled: Compiled, **options: object) -> Session:
-    return target(**options).open(compiled, "fp32", None)
+    return target(**options).open(compiled, FLOAT32, None)
 
 
 def test_the_engine_says_what_it_uses(compiled: Compiled) -> None:

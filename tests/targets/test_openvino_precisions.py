@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from tests.graphs import images, parsed
-from vitdeploy import artifact as artifacts
 from vitdeploy import environment, passes
+from vitdeploy import precision as precisions
 from vitdeploy import recipe as recipes
-from vitdeploy.calibrate.quantizer import quantize
 from vitdeploy.commands.export import export
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import CompileError, UsageError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
+from vitdeploy.precision import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Batch, PrecisionSpec
 from vitdeploy.runtime.artifact_session import open_session
@@ -38,12 +39,13 @@ def bundle(exported: Callable[[str], bytes], tmp_path: Path) -> Callable[..., Bu
         passes.run([*order.raising(), *order.folding()], graph)
         structure = recognize(graph, {})
         dialect = OpenVINO().dialect()
-        spec = PrecisionSpec.model_validate({"kind": weights})
+        spec = PrecisionSpec(kind=weights)
         graph = quantize(graph, structure, spec, dialect, None, Silent()).graph
         passes.run(order.lowering(dialect), graph)
         graph.save(tmp_path / "graph.onnx")
         structure = structure.located(node.name or "" for node in graph.nodes)
-        return Bundle(tmp_path / "graph.onnx", structure, precision, Batch(), "input", (1, 3, 32, 32))
+        numbers = precisions.kind_of(precision).numbers
+        return Bundle(tmp_path / "graph.onnx", structure, numbers, Batch(), "input", (1, 3, 32, 32))
 
     return make
 
@@ -60,26 +62,26 @@ def test_another_type_than_the_one_asked_for_is_refused(
 
 
 def test_a_cpu_without_the_units_is_refused_with_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = environment.host().model_copy(update={"isa": ("avx2",)})
+    plain = replace(environment.host(), isa=("avx2",))
     monkeypatch.setattr(environment, "host", lambda: plain)
     with pytest.raises(UsageError, match="this CPU has no bfloat16") as caught:
-        OpenVINO().check_precision("bf16")
+        precisions.check("bf16", OpenVINO())
     assert caught.value.fix == "It can do fp32, int8, int8-weights, int4-weights."
     with pytest.raises(UsageError, match="this CPU has no bfloat16"):
-        OpenVINO().check_precision("int8-bf16")
+        precisions.check("int8-bf16", OpenVINO())
     with pytest.raises(UsageError, match="this CPU has no INT8 dot products"):
-        OpenVINO().check_precision("int8-dynamic")
-    OpenVINO().check_precision("int8-weights")
+        precisions.check("int8-dynamic", OpenVINO())
+    precisions.check("int8-weights", OpenVINO())
 
 
 def test_another_machine_is_asked_for_its_own_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = environment.host().model_copy(update={"isa": ("avx2",)})
-    able = plain.model_copy(update={"isa": ("avx2", "avx512_bf16")})
+    plain = replace(environment.host(), isa=("avx2",))
+    able = replace(plain, isa=("avx2", "avx512_bf16"))
     monkeypatch.setattr(environment, "host", lambda: plain)
-    OpenVINO().check_precision("bf16", able)
+    precisions.check("bf16", OpenVINO(), able)
     monkeypatch.setattr(environment, "host", lambda: able)
     with pytest.raises(UsageError, match="that CPU has no bfloat16"):
-        OpenVINO().check_precision("bf16", plain)
+        precisions.check("bf16", OpenVINO(), plain)
 
 
 @VNNI
@@ -93,7 +95,8 @@ def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
     compiled = OpenVINO(threads=1).compile(given, tmp_path)
     answers = []
     for precision, group in (("int8-weights", "0"), ("int8-dynamic", "32")):
-        with OpenVINOSession(tmp_path / compiled.runs, Engine("CPU", 1, precision=precision)) as session:
+        engine = Engine("CPU", 1, numbers=precisions.kind_of(precision).numbers)
+        with OpenVINOSession(tmp_path / compiled.runs, engine) as session:
             assert session.effective["dynamic_quantization_group"] == group
             answers.append(next(iter(session.run({"input": images()}).values())))
     with OnnxSession(given.graph, lean=True) as reference:
@@ -118,10 +121,11 @@ def test_what_is_not_int8_is_bfloat16(tmp_path: Path) -> None:
     found = {}
     for precision in ("int8", "int8-bf16"):
         out = tmp_path / precision
-        export(recipes.compose("demo:digits", target="openvino", precision=precision), out, Silent())
-        with open_session(artifacts.load(out), 1) as session:
+        recipe = recipes.compose("demo:digits", target="openvino", precision=precision)
+        artifact = export(recipe, out, Silent()).artifact
+        with open_session(artifact, 1) as session:
             assert session.effective["inference_precision"] == ("bf16" if precision == "int8-bf16" else "f32")
-        found[precision] = inspect(out)
+        found[precision] = inspect(artifact)
     plain, around = found.values()
     assert around.linears.int8 == plain.linears.int8 > 0
     assert (plain.linears.fp32, around.linears.bf16) == (around.linears.bf16, plain.linears.fp32)

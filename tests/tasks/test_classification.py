@@ -10,7 +10,7 @@ from vitdeploy import tasks
 from vitdeploy.errors import DataError, RecipeError
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.session import Array
-from vitdeploy.tasks import Task, settled
+from vitdeploy.tasks import Task, resolve
 
 
 @pytest.fixture
@@ -79,13 +79,13 @@ def test_one_class_and_another_order_are_doubtful(task: Task) -> None:
 
 def test_the_task_of_a_model_is_taken_unless_another_is_asked_for() -> None:
     own = TaskSpec.model_validate({"kind": "detection", "scores": "sigmoid"})
-    assert settled(TaskSpec(), None) == TaskSpec(kind="classification")
-    assert settled(TaskSpec(), own) == own
-    assert settled(TaskSpec(kind="detection"), own) == own
-    assert settled(TaskSpec.model_validate({"scores": "softmax"}), own).options == {"scores": "softmax"}
-    assert settled(TaskSpec(kind="embedding"), own) == TaskSpec(kind="embedding")
+    assert resolve(TaskSpec(), None) == TaskSpec(kind="classification")
+    assert resolve(TaskSpec(), own) == own
+    assert resolve(TaskSpec(kind="detection"), own) == own
+    assert resolve(TaskSpec.model_validate({"scores": "softmax"}), own).options == {"scores": "softmax"}
+    assert resolve(TaskSpec(kind="embedding"), own) == TaskSpec(kind="embedding")
     with pytest.raises(RecipeError, match="did you mean 'segmentation'"):
-        settled(TaskSpec(kind="segmentatoin"), own)
+        resolve(TaskSpec(kind="segmentatoin"), own)
 
 
 def test_logits_win_over_other_outputs(task: Task) -> None:

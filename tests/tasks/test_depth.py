@@ -124,7 +124,7 @@ def test_options_are_checked() -> None:
 
 
 def test_it_says_the_range() -> None:
-    said = _task(predicts="disparity").said({"d": FOUND}, None, (0, 0, 1, 1)).depth
-    assert said is not None
-    assert said.nearest == pytest.approx(FOUND[0].max())
-    assert said.farthest == pytest.approx(FOUND[0].min())
+    answer = _task(predicts="disparity").describe({"d": FOUND}, None, (0, 0, 1, 1)).depth
+    assert answer is not None
+    assert answer.nearest == pytest.approx(FOUND[0].max())
+    assert answer.farthest == pytest.approx(FOUND[0].min())

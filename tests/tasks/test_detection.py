@@ -193,7 +193,7 @@ def test_without_pycocotools_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_it_says_the_boxes_in_pixels_of_the_image() -> None:
-    said = _task().said(_outputs((*A, 1, 0.9), (*B, 0, 0.2)), ("ant", "bee", "cat"), (10.0, 0.0, 110.0, 200.0))
-    (box,) = said.boxes
+    answer = _task().describe(_outputs((*A, 1, 0.9), (*B, 0, 0.2)), ("ant", "bee", "cat"), (10.0, 0.0, 110.0, 200.0))
+    (box,) = answer.boxes
     assert (box.label, round(box.score, 2)) == ("bee", 0.9)
     assert box.box == pytest.approx((40, 30, 80, 50))

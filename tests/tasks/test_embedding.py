@@ -101,5 +101,5 @@ def test_no_better_than_chance_is_doubtful() -> None:
 
 
 def test_it_says_the_vector() -> None:
-    said = _task().said({"output": np.array([[3.0, 4.0]])}, None, (0, 0, 1, 1))
-    assert said.embedding == pytest.approx((0.6, 0.8))
+    answer = _task().describe({"output": np.array([[3.0, 4.0]])}, None, (0, 0, 1, 1))
+    assert answer.embedding == pytest.approx((0.6, 0.8))

@@ -144,5 +144,5 @@ def test_masks_without_a_labelled_pixel() -> None:
 def test_it_says_the_shares_of_the_classes() -> None:
     scores = np.zeros((1, 3, 4, 4), np.float32)
     scores[0, 0, 3], scores[0, 2, :3] = 1, 1
-    said = _task().said({"logits": scores}, ("sky", "road", "tree"), (0.0, 0.0, 8.0, 8.0))
-    assert [(r.label, round(r.share, 2)) for r in said.regions] == [("tree", 0.75), ("sky", 0.25)]
+    answer = _task().describe({"logits": scores}, ("sky", "road", "tree"), (0.0, 0.0, 8.0, 8.0))
+    assert [(r.label, round(r.share, 2)) for r in answer.regions] == [("tree", 0.75), ("sky", 0.25)]

@@ -7,6 +7,7 @@ import pytest
 from tests.evidence import audit, bench, evaluation, run
 from tests.verdict.test_judge import baseline, only, verdict
 from vitdeploy.evidence import Bench, Interval, Startup
+from vitdeploy.frozen import replace
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure.baseline import Timing
 from vitdeploy.recipe import GateSpec, Recipe
@@ -115,7 +116,7 @@ def test_a_speedup_over_another_artifact_is_no_speedup_over_float32() -> None:
     check = only(verdict(GateSpec(min_speedup=1.2), bench=found))
     assert check.status == "invalid"
     assert "openvino-int8 (old), another artifact, not against pytorch-fp32" in check.why
-    assert only(verdict(GateSpec(min_speedup=1.2), bench=found, against="/old")).status == "pass"
+    assert only(verdict(GateSpec(min_speedup=1.2), bench=found, against="/old", against_artifact=True)).status == "pass"
 
 
 def recipe(**more: Any) -> Recipe:
@@ -156,7 +157,7 @@ def test_limits_data_and_time_make_no_other_recipe() -> None:
     ],
 )
 def test_ratios_that_were_taken_otherwise_are_not_compared(change: dict[str, Any], told: str) -> None:
-    known = baseline(1.49, 1.5, 1.51, timing=TIMED.model_copy(update=change))
+    known = baseline(1.49, 1.5, 1.51, timing=replace(TIMED, **change))
     tight = bench(1.49, 1.5, 1.51)
     check = only(verdict(GateSpec(), baseline=known, bench=tight))
     assert (check.name, check.status) == ("baseline", "invalid")
@@ -173,7 +174,9 @@ def test_the_artifacts_own_run_is_judged_whatever_was_timed_beside_it() -> None:
         run("openvino-int8", 10.0, Interval(ratio=1.5, ci95=(1.49, 1.51)), manifest="m" * 64),
     )
     found = bench(runs=runs)
-    assert (found.own, found.reference) == (runs[2], runs[0])
+    assert found.own == replace(runs[2], role="artifact")
+    assert found.reference == replace(runs[0], role="reference")
+    assert [one.role for one in found.runs] == ["reference", "opponent", "artifact"]
     assert only(verdict(GateSpec(min_speedup=2), bench=found)).status == "fail"
     made = baselines.make(audit(), found, evaluation(), machine="host", model_digest="w", recipe_digest="r")
     assert made.speedup == runs[2].speedup

@@ -10,16 +10,16 @@ from vitdeploy.evidence import Bench, Check, Gate, Interval, Metric
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure.baseline import Baseline
 from vitdeploy.recipe import GateSpec
-from vitdeploy.verdict import judge
+from vitdeploy.verdict import Before, Case, judge
 
 ALL = GateSpec(max_drop_pp=0.5, min_speedup=1.2, min_fused_pct=100)
 
 
 def verdict(limits: GateSpec = ALL, **more: Any) -> Gate:
-    given: dict[str, Any] = {"audit": audit(), "bench": bench(), "evaluation": evaluation()}
-    facts = {"missing": {}, "stage": "artifact", "random_weights": False, "baseline": None, "manifest": MANIFEST}
-    facts["model_digest"] = "weights"
-    return judge(limits=limits, **(given | facts | more))
+    facts: dict[str, Any] = {"audit": audit(), "bench": bench(), "evaluation": evaluation()}
+    facts |= {"manifest": MANIFEST, "model_digest": "weights"} | more
+    earlier = {key: facts.pop(key) for key in ("baseline", "interleaved", "untimed") if key in facts}
+    return judge(Case(**facts), limits, Before(**earlier) if any(earlier.values()) else None)
 
 
 def only(gate: Gate) -> Check:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from vitdeploy.artifact import schema1
 from vitdeploy.artifact.layout import EVIDENCE, MANIFEST
 from vitdeploy.artifact.manifest import (
     SCHEMA,
@@ -24,7 +25,6 @@ from vitdeploy.artifact.manifest import (
     Parity,
     PassRecord,
     Placement,
-    Record,
     Refusal,
     TargetRecord,
     TensorSpec,
@@ -32,7 +32,8 @@ from vitdeploy.artifact.manifest import (
 )
 from vitdeploy.artifact.staging import DISK_FULL, atomic_file, refuse_existing, staged
 from vitdeploy.errors import ArtifactError
-from vitdeploy.evidence import Fact, FileEntry
+from vitdeploy.evidence import Evidence, FileEntry
+from vitdeploy.frozen import replace
 
 __all__ = [
     "DISK_FULL",
@@ -47,7 +48,6 @@ __all__ = [
     "Parity",
     "PassRecord",
     "Placement",
-    "Record",
     "Refusal",
     "TargetRecord",
     "TensorSpec",
@@ -60,12 +60,12 @@ __all__ = [
     "staged",
 ]
 
-FactT = TypeVar("FactT", bound=Fact)
+EvidenceT = TypeVar("EvidenceT", bound=Evidence)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded folder. `digest` is the sha256 of its manifest: evidence names it."""
+    """A folder that was loaded, or sealed just now. `digest` is the sha256 of its manifest: evidence names it."""
 
     path: Path
     manifest: Manifest
@@ -73,38 +73,34 @@ class Artifact:
 
     @property
     def random_weights(self) -> bool:
-        """Whether accuracy means nothing here."""
+        """Return whether accuracy means nothing here."""
         return self.manifest.model.weights == "random"
 
-    @property
-    def deployed_bytes(self) -> int | None:
-        """Of the files that the backend opens, weights beside the graph included; None in a bundle."""
-        if self.manifest.runs is None:
-            return None
-        stem = PurePosixPath(self.manifest.runs).with_suffix("").as_posix()
-        return sum(entry.bytes for entry in self.manifest.files if entry.path.startswith(f"{stem}."))
-
     def file(self, name: str) -> Path:
-        """A file of the folder by its manifest name."""
+        """Return the path of a file by its name in the manifest."""
         return self.path / name
 
-    def read_evidence(self, kind: type[FactT]) -> tuple[FactT | None, str]:
-        """The stored evidence of this kind, or None and why there is none that is about this manifest."""
-        name = kind.__name__.lower()
-        path = self.path / f"{name}.json"
+    def read_evidence(self, kind: type[EvidenceT]) -> tuple[EvidenceT | None, str]:
+        """Return the stored evidence of this kind; or None, and why there is none about this manifest."""
+        path = self.path / kind.file
         try:
-            found = kind.model_validate_json(path.read_bytes())
+            evidence = kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None, f"there is no {path.name}"
         except (OSError, ValidationError) as error:
             return None, f"{path.name} is not readable: {str(error).splitlines()[0]}"
-        if getattr(found, "manifest", None) != self.digest:
+        if evidence.manifest != self.digest:
             return None, f"{path.name} is about another manifest"
-        return found, ""
+        return evidence, ""
 
-    def write_evidence(self, evidence: Fact) -> None:
-        """Store evidence beside the manifest, whole or not at all."""
-        path = self.path / f"{type(evidence).__name__.lower()}.json"
+    def write_evidence(self, evidence: EvidenceT) -> EvidenceT:
+        """Store evidence in the folder, whole or not at all; return it with the digest of the manifest.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        evidence = replace(evidence, manifest=self.digest)
+        path = self.path / evidence.file
         try:
             with atomic_file(path) as temporary:
                 temporary.write_text(evidence.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -112,10 +108,15 @@ class Artifact:
             raise ArtifactError(
                 f"{path} cannot be written: {error.strerror}", fix="Free or unlock the folder."
             ) from None
+        return evidence
 
 
-def load(path: Path) -> Artifact:
-    """The artifact or bundle at `path`, verified.
+def load(path: Path, *, verify: bool = True) -> Artifact:
+    """Load the artifact or bundle at `path`.
+
+    Args:
+        path: its folder.
+        verify: whether every file is hashed; a process that was started by one that did need not do it again.
 
     Raises:
         ArtifactError: no such folder, not an artifact, another schema, or a file that is not what the manifest says.
@@ -128,28 +129,30 @@ def load(path: Path) -> Artifact:
     except OSError as error:
         raise ArtifactError(f"{path}/{MANIFEST} cannot be read: {error.strerror}", fix="Unlock the folder.") from None
     manifest = _parse_manifest(path, raw)
-    for entry in manifest.files:
-        _verify(path, entry)
+    if verify:
+        for entry in manifest.files:
+            _verify(path, entry)
     if manifest.runs is not None and manifest.runs not in {entry.path for entry in manifest.files}:
         raise ArtifactError(f"{path}: {manifest.runs!r} is not among its files", fix="Export it again.")
     return Artifact(path, manifest, hashlib.sha256(raw).hexdigest())
 
 
-def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Hash every file in `folder` and write its manifest; returns the manifest with the hashes."""
+def seal(folder: Path, manifest: Manifest) -> Artifact:
+    """Hash every file in `folder`, write its manifest, and return the artifact."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     entries = tuple(
         FileEntry(path=p.relative_to(folder).as_posix(), bytes=p.stat().st_size, sha256=file_digest(p))
         for p in paths
         if p.relative_to(folder).as_posix() not in EVIDENCE
     )
-    sealed = manifest.model_copy(update={"files": entries})
-    (folder / MANIFEST).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return sealed
+    sealed = replace(manifest, files=entries)
+    raw = (sealed.model_dump_json(indent=1) + "\n").encode()
+    (folder / MANIFEST).write_bytes(raw)
+    return Artifact(folder, sealed, hashlib.sha256(raw).hexdigest())
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """Return the sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -159,18 +162,23 @@ def file_digest(path: Path) -> str:
 
 def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     try:
-        version = json.loads(raw).get("schema_version")
+        facts = json.loads(raw)
+        version = facts.get("schema_version")
     except (ValueError, AttributeError):
         raise ArtifactError(f"{path}/manifest.json is not a manifest", fix="Export it again.") from None
-    if version != SCHEMA:
+    if version not in (1, SCHEMA):
         fix = "Update vitdeploy." if isinstance(version, int) and version > SCHEMA else "Export it again."
-        raise ArtifactError(f"{path} has manifest schema {version!r}, this vitdeploy reads {SCHEMA}", fix=fix)
+        raise ArtifactError(f"{path} has manifest schema {version!r}, this vitdeploy reads 1 to {SCHEMA}", fix=fix)
     try:
+        if version == 1:
+            raw = json.dumps(schema1.upgrade(facts)).encode()
         return Manifest.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(f"{path}/manifest.json: {where}: {first['msg']}", fix="Export it again.") from None
+    except ValueError as error:  # of schema 1
+        raise ArtifactError(f"{path}/manifest.json of schema 1: {error}", fix="Export it again.") from None
 
 
 def _verify(folder: Path, entry: FileEntry) -> None:

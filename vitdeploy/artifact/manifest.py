@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
-from vitdeploy.evidence import FileEntry, Interval
+from vitdeploy.evidence import Fact, FileEntry, Interval
 from vitdeploy.recipe import Preprocess, Recipe
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-class Record(BaseModel):
-    """A part of the manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class TensorSpec(Record):
+class TensorSpec(Fact):
     """A graph input or output; a dimension that varies is given by name."""
 
     name: str
@@ -28,7 +22,7 @@ class TensorSpec(Record):
     shape: tuple[int | str, ...]
 
 
-class ModelRecord(Record):
+class ModelRecord(Fact):
     """Where the model came from. `weights` is "pretrained", "random" or "file"; `digest` covers every tensor of it."""
 
     spec: str
@@ -37,7 +31,7 @@ class ModelRecord(Record):
     parameters: int
 
 
-class Parity(Record):
+class Parity(Fact):
     """How far the graph is from the reference on the same input."""
 
     max_abs: float
@@ -47,14 +41,14 @@ class Parity(Record):
     batches: tuple[int, ...]
 
 
-class Attempt(Record):
+class Attempt(Fact):
     """An exporter that failed, and what it said."""
 
     exporter: str
     error: str
 
 
-class ExportRecord(Record):
+class ExportRecord(Fact):
     """Which exporter made the graph, what failed before it, and how the numbers compare."""
 
     exporter: str
@@ -63,14 +57,14 @@ class ExportRecord(Record):
     parity: Parity
 
 
-class Refusal(Record):
+class Refusal(Fact):
     """A place where a pass could not fire, and why."""
 
     site: str
     reason: str
 
 
-class PassRecord(Record):
+class PassRecord(Fact):
     """How often a pass fired, and where it refused."""
 
     name: str
@@ -82,7 +76,7 @@ FLOAT = "float"
 """What `Placement` calls numbers that were left alone: float32, or float16 where that is all around."""
 
 
-class Placement(Record):
+class Placement(Fact):
     """Which numbers a site computes with (`int8`, `fp8`, `int8 weights` .. or `float`), and the rule that says so."""
 
     precision: str
@@ -94,7 +88,7 @@ class Placement(Record):
         return self.precision != FLOAT
 
 
-class TargetRecord(Record):
+class TargetRecord(Fact):
     """What the graph was compiled by and where; `backend` is None in a bundle."""
 
     kind: str
@@ -104,7 +98,7 @@ class TargetRecord(Record):
     host: Host | None = None
 
 
-class Trial(Record):
+class Trial(Fact):
     """A way to lower the precision that was tried.
 
     Attributes:
@@ -127,7 +121,7 @@ class Trial(Record):
     why: str = ""
 
 
-class Tensor(Record):
+class Tensor(Fact):
     """An input or output as code in any language meets it: row-major, without padding.
 
     `bytes` is for the shape at the optimised batch. `meaning` says what the numbers are.
@@ -141,7 +135,7 @@ class Tensor(Record):
     meaning: str
 
 
-class Usage(Record):
+class Usage(Fact):
     """How to feed and read what is in the folder without vitdeploy: tensors, preprocessing in order, a command."""
 
     inputs: tuple[Tensor, ...]
@@ -155,7 +149,7 @@ class Usage(Record):
     """A command that runs it."""
 
 
-class Manifest(Record):
+class Manifest(Fact):
     """Everything that is known about the folder."""
 
     schema_version: int = SCHEMA
@@ -165,8 +159,8 @@ class Manifest(Record):
     recipe_digest: str
     export: ExportRecord
     passes: tuple[PassRecord, ...]
-    quantized: Mapping[str, str] = {}
-    """What quantization did: method, data and its digest, what was tried."""
+    quantized: Quantization | None = None
+    """What lowering the precision did; None of a float32 graph."""
     placement: Mapping[str, Placement] = {}
     """What was quantized and what was not: linears and attention sites by name, and residual adds."""
     trials: tuple[Trial, ...] = ()
@@ -186,3 +180,11 @@ class Manifest(Record):
     """The file that the backend opens; None in a bundle."""
     versions: Mapping[str, str]
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def deployed_bytes(self) -> int | None:
+        """The size of the files that the backend opens, weights beside the graph included; None of a bundle."""
+        if self.runs is None:
+            return None
+        stem = PurePosixPath(self.runs).with_suffix("").as_posix()
+        return sum(entry.bytes for entry in self.files if entry.path.startswith(f"{stem}."))

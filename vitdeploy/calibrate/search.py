@@ -1,4 +1,4 @@
-"""Which of several ways to quantize keeps the model's output best: tried one by one, on calibration images only."""
+"""Search the way to quantize that keeps the model's outputs best, on calibration images only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitdeploy.artifact.quantization import SearchStep
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
@@ -21,7 +22,7 @@ ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
 SCORED_BATCHES = 16
 _STEP = 0.125
 _WORTH_DB = 0.1
-"""Less than it is noise between sixteen images; the simpler way then stays."""
+"""Less than this is noise between sixteen images; the simpler way is then taken."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,21 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ScoredChoice:
     """A choice with the signal to noise ratio of the model's outputs in dB: 10 dB more is a tenth of the noise."""
 
     choice: Choice
     sqnr_db: float
+
+    @property
+    def record(self) -> SearchStep:
+        """The same for the manifest."""
+        return SearchStep(
+            alpha=self.choice.alpha,
+            ranges=self.choice.ranges,
+            bias_correction=self.choice.correct_bias,
+            output_sqnr_db=self.sqnr_db if np.isfinite(self.sqnr_db) else None,
+        )
 
 
 class Judge:
@@ -54,12 +65,12 @@ class Judge:
         self._expected = self._run(graph)
 
     def sqnr_db(self, graph: Graph) -> float:
-        """Signal to quantization noise over all outputs, each output weighing the same; minus infinity for NaN."""
-        found = self._run(graph)
-        if not all(finite(o) for o in found):
+        """Return the signal to quantization noise over all outputs, each weighing the same; minus infinity for NaN."""
+        actual = self._run(graph)
+        if not all(finite(outputs) for outputs in actual):
             return -np.inf
         noises = {name: Noise() for name in self._expected[0]}
-        for expected, outputs in zip(self._expected, found, strict=True):
+        for expected, outputs in zip(self._expected, actual, strict=True):
             for name, noise in noises.items():
                 noise.see(expected[name], outputs[name])
         return mean_sqnr_db(noises.values())
@@ -68,15 +79,15 @@ class Judge:
         with tempfile.TemporaryDirectory(prefix="vitdeploy-search-") as folder:
             path = Path(folder) / "candidate.onnx"
             graph.save(path)
-            # As it stands: optimised, Q/DQ graphs meet bugs of the optimiser (int8 activations, ONNX Runtime 1.32).
+            # Not optimised: optimised, Q/DQ graphs meet bugs of the optimiser (int8 activations, ONNX Runtime 1.32).
             with OnnxSession(path, lean=True) as session:
                 return [session.run({self._feed: batch}) for batch in self._batches]
 
 
 def choose(
     score: Callable[[Choice], float], *, alphas: Sequence[float | None] = ALPHAS, tune_ranges: bool = True
-) -> tuple[Choice, list[Trial]]:
-    """The best choice, and all that were tried, in order.
+) -> tuple[Choice, list[ScoredChoice]]:
+    """Return the best choice, and all that were tried, in order.
 
     One thing after the other: migration strength on a coarse grid with "off" in it, then half a step to both sides of
     the best; then clipped ranges; then bias correction. What gains less than 0.1 dB is left out.
@@ -86,26 +97,26 @@ def choose(
         alphas: the coarse grid; a single one is taken as given.
         tune_ranges: whether ranges and biases are to be chosen too; a dynamic activation has neither.
     """
-    trials: list[Trial] = []
+    tried: list[ScoredChoice] = []
 
-    def tried(choice: Choice) -> Trial:
-        trials.append(Trial(choice, score(choice)))
-        return trials[-1]
+    def attempt(choice: Choice) -> ScoredChoice:
+        tried.append(ScoredChoice(choice, score(choice)))
+        return tried[-1]
 
-    best = _best(tried(Choice(alpha=alpha)) for alpha in alphas)
+    best = _best(attempt(Choice(alpha=alpha)) for alpha in alphas)
     if len(alphas) > 1 and best.choice.alpha is not None:
         around = (best.choice.alpha - _STEP, best.choice.alpha + _STEP)
-        best = _best([best, *(tried(replace(best.choice, alpha=alpha)) for alpha in around)])
+        best = _best([best, *(attempt(replace(best.choice, alpha=alpha)) for alpha in around)])
     if tune_ranges:
-        best = _best([best, tried(replace(best.choice, ranges="mse"))])
-        best = _best([best, tried(replace(best.choice, correct_bias=True))])
-    return best.choice, trials
+        best = _best([best, attempt(replace(best.choice, ranges="mse"))])
+        best = _best([best, attempt(replace(best.choice, correct_bias=True))])
+    return best.choice, tried
 
 
-def _best(trials: Iterable[Trial]) -> Trial:
-    """The first one that no other betters by enough."""
-    first, *rest = trials
-    for trial in rest:
-        if trial.sqnr_db > first.sqnr_db + _WORTH_DB:
-            first = trial
-    return first
+def _best(scored: Iterable[ScoredChoice]) -> ScoredChoice:
+    """Return the first one that no other is better than by enough."""
+    best, *rest = scored
+    for other in rest:
+        if other.sqnr_db > best.sqnr_db + _WORTH_DB:
+            best = other
+    return best

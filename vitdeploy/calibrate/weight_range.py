@@ -1,4 +1,4 @@
-"""How large INT8 weights may be on this CPU: with some instructions sums of their products saturate."""
+"""The range of INT8 weights on this CPU: with some instructions sums of their products saturate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _HALF_RANGE = 64
 
 
 def largest_weight() -> int:
-    """The largest code: half of the range where there are no INT8 dot products (VNNI)."""
+    """Return the largest code: half of the range where there are no INT8 dot products (VNNI)."""
     return FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
 
 
-def weight_bits(largest: int) -> str:
-    """For the manifest: the bits that codes up to `largest` take."""
-    return "8" if largest == FULL_RANGE else "7"
+def weight_bits(largest: int) -> int:
+    """Return the bits that codes up to `largest` take."""
+    return 8 if largest == FULL_RANGE else 7

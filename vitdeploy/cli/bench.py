@@ -36,25 +36,27 @@ def bench(
 
     Several folders are also compared with the first of them.
     """
-    from vitdeploy.commands.bench.bench import Plan, plan_batches
+    from vitdeploy.artifact import load as load_artifact
+    from vitdeploy.commands.bench.bench import Plan, parse_batches
     from vitdeploy.commands.bench.bench import bench as run_bench
-    from vitdeploy.recipe import OPPONENTS
-    from vitdeploy.render import bench_tables as speed
+    from vitdeploy.render import bench_tables
 
     plan = Plan(
         seconds=seconds,
         threads=threads,
         against=tuple(against or ()),
         scenario=options.scenario(scenario),
-        batches=plan_batches(batch),
+        batches=parse_batches(batch),
         streams=streams,
         profile=profile,
     )
+    loaded = [load_artifact(path) for path in artifacts]
     if host is not None:
+        from vitdeploy.commands.bench.opponents import opponent_names
         from vitdeploy.remote.near import commands
 
-        if folders := [name for name in plan.against if name not in OPPONENTS]:
-            raise typer.BadParameter(f"{folders[0]} stays here: name it as an artifact.", param_hint="--against")
+        if folders := [name for name in plan.against if name not in opponent_names()]:
+            raise typer.BadParameter(f"{folders[0]} is not sent there: give it as another DIR.", param_hint="--against")
         flags: dict[str, commands.Flag] = {
             "seconds": seconds,
             "threads": threads,
@@ -64,7 +66,7 @@ def bench(
             "streams": streams,
             "profile": profile,
         }
-        result = commands.bench_on(commands.find(host), artifacts, console, flags=flags)
+        result = commands.bench_on(commands.find(host), loaded, console, flags=flags)
     else:
-        result = run_bench(artifacts, console, plan)
-    console.show(result, *speed.bench(result))
+        result = run_bench(loaded, console, plan)
+    console.show(result, *bench_tables.bench(result))

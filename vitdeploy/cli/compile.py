@@ -17,7 +17,8 @@ from vitdeploy.cli.console import Console
 def compile_(
     console: Console,
     bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that export left at stage bundle.", show_default=False)
+        Path,
+        typer.Argument(metavar="BUNDLE", help="A folder that export could not compile here.", show_default=False),
     ],
     option: options.TargetOptions = None,
     dla: options.Dla = False,
@@ -25,17 +26,19 @@ def compile_(
     output: options.Out = None,
     force: options.Force = False,
 ) -> None:
-    """Finish on this device (or --host) what export could only prepare elsewhere. Default: in the bundle's folder."""
+    """Compile a bundle on this device (or on --host). By default the artifact takes the place of the bundle."""
     from vitdeploy import recipe as recipes
+    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.compile import compile_bundle
 
-    given = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
+    loaded = load_artifact(bundle)
     if host is not None:
         from vitdeploy.remote.near import commands
 
         flags: dict[str, commands.Flag] = {"option": option, "dla": dla}
-        result = commands.compile_on(commands.find(host), bundle, output, console, force=force, flags=flags)
+        summary = commands.compile_on(commands.find(host), loaded, output, console, force=force, flags=flags)
     else:
-        result = compile_bundle(bundle, output, console, force=force, options=given)
-    console.show(result, *views.exported(result))
+        given = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
+        summary = compile_bundle(loaded, output, console, force=force, options=given).summary
+    console.show(summary, *views.exported(summary))

@@ -21,10 +21,13 @@ def debug(
         typer.Option(metavar="DATA", help="Images; labels are not needed. Default: the recipe's.", show_default=False),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many to look at.")] = 8,
+    no_cache: options.NoCache = False,
 ) -> None:
     """Find where FP32 and the artifact part: tensor by tensor at block ends, then inside the first that is off."""
+    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.debug import debug as run_debug
     from vitdeploy.render import tables
 
-    result = run_debug(artifact, data, console, images=images)
-    console.show(result, tables.divergence(result))
+    cache = options.open_cache(no_cache=no_cache)
+    divergence = run_debug(load_artifact(artifact), data, console, images=images, cache=cache)
+    console.show(divergence, tables.divergence(divergence))

@@ -45,19 +45,21 @@ def eval_(
 
     With --host the reference answers here, the artifact there.
     """
-    from vitdeploy.commands.evaluate import evaluate as evaluating
+    from vitdeploy.artifact import load as load_artifact
+    from vitdeploy.commands.evaluate import evaluate as commands_evaluate
     from vitdeploy.render import tables
 
     if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
         raise typer.BadParameter("give only one of them.", param_hint="--reference, --save-reference and --host")
+    loaded = load_artifact(artifact)
     if save_reference is not None:
-        saved = evaluating.save_reference(artifact, data, save_reference, console, limit=limit)
-        console.show(saved, f"{saved.samples:,} answers of {saved.name} in {save_reference}")
+        saved = commands_evaluate.save_reference(loaded, data, save_reference, console, limit=limit)
+        console.show(saved, f"saved {saved.samples:,} answers of {saved.name} in {save_reference}")
         return
     if host is not None:
         from vitdeploy.remote.near import commands
 
-        result = commands.evaluate_on(commands.find(host), artifact, data, console, limit=limit)
+        evaluation = commands.evaluate_on(commands.find(host), loaded, data, console, limit=limit)
     else:
-        result = evaluating.evaluate(artifact, data, console, limit=limit, reference=reference)
-    console.show(result, tables.evaluation(result))
+        evaluation = commands_evaluate.evaluate(loaded, data, console, limit=limit, reference=reference)
+    console.show(evaluation, tables.evaluation(evaluation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,8 +34,14 @@ def export(
     output: options.Out = None,
     force: options.Force = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks.")
+        bool,
+        typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks them."),
     ] = False,
+    dump_graphs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the ONNX graph after each phase, for debugging.", show_default=False),
+    ] = None,
+    no_cache: options.NoCache = False,
 ) -> None:
     """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
 
@@ -45,12 +52,12 @@ def export(
         raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
-    from vitdeploy.commands.export import default_folder
+    from vitdeploy.commands.export import default_folder, read_recipe
     from vitdeploy.commands.export import export as run_export
 
-    settled = recipes.compose(
+    composed = recipes.compose(
         model,
-        base=recipes.read(recipe) if recipe is not None else None,
+        base=read_recipe(recipe) if recipe is not None else None,
         target=target,
         device="DLA" if dla else device,
         precision=precision,
@@ -62,12 +69,14 @@ def export(
         task=task,
         input_form=input_form,
     )
-    settled = recipes.with_target_options(settled, recipes.target_options(option or ()))
-    out = output or default_folder(settled)
+    composed = recipes.with_target_options(composed, recipes.target_options(option or ()))
+    out, cache = output or default_folder(composed), options.open_cache(no_cache=no_cache)
     if host is not None:
         from vitdeploy.remote.near import commands
 
-        result = commands.export_for(commands.find(host), settled, out, console, force=force, verify=verify)
+        summary = commands.export_for(
+            commands.find(host), composed, out, console, force=force, verify=verify, cache=cache, dumps=dump_graphs
+        )
     else:
-        result = run_export(settled, out, console, force=force, verify=verify)
-    console.show(result, *views.exported(result))
+        summary = run_export(composed, out, console, force=force, verify=verify, cache=cache, dumps=dump_graphs).summary
+    console.show(summary, *views.exported(summary))

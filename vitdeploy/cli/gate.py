@@ -67,6 +67,7 @@ def gate(
 
     Limits come from the recipe; flags win. Run eval and bench first. Inside GitHub Actions it annotates the job.
     """
+    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.gate import gate as run_gate
     from vitdeploy.render import tables
 
@@ -79,8 +80,8 @@ def gate(
         "max_memory_mib": max_memory,
         "max_growth_pct": max_growth,
     }
-    result = run_gate(
-        artifact,
+    verdict = run_gate(
+        load_artifact(artifact),
         limits,
         console,
         baseline=baseline,
@@ -88,5 +89,5 @@ def gate(
         junit_file=junit,
         markdown_file=markdown,
     )
-    console.show(result, tables.gate(result))
-    raise typer.Exit(EXIT_CODES[result.verdict])
+    console.show(verdict, tables.gate(verdict))
+    raise typer.Exit(EXIT_CODES[verdict.verdict])

@@ -17,22 +17,28 @@ def inspect(
     console: Console,
     artifact: options.Artifact,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Quantize each linear alone and show what it costs, worst first.")
+        bool,
+        typer.Option("--sensitivity", help="Quantize each linear alone and show what it costs, worst first."),
     ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Images for --sensitivity. Default: the recipe's.", show_default=False),
     ] = None,
+    no_cache: options.NoCache = False,
 ) -> None:
-    """Show the model's structure and the audit: attention fused k of n with reasons, precision of linears, sizes."""
+    """Show the structure of the model, and the audit: fused attention with reasons, precision of linears, sizes."""
     if calibration is not None and not sensitivity:
         raise typer.BadParameter("only --sensitivity looks at images.", param_hint="--calibration")
+    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.inspect.inspect import inspect as run_inspect
+    from vitdeploy.frozen import replace
 
-    result = run_inspect(artifact)
+    loaded = load_artifact(artifact)
+    audit = run_inspect(loaded)
     if sensitivity:
-        from vitdeploy.commands.inspect.sensitivity import sensitivity as run_sensitivity
+        from vitdeploy.commands.inspect.sensitivity import measure_sensitivity
 
-        result = result.model_copy(update={"sensitivity": run_sensitivity(artifact, calibration, console)})
-    console.show(result, *views.inspected(result))
+        cache = options.open_cache(no_cache=no_cache)
+        audit = replace(audit, sensitivity=measure_sensitivity(loaded, calibration, console, cache=cache))
+    console.show(audit, *views.inspected(audit))

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitdeploy.cli.command import one_of
+from vitdeploy.plugins import names_in
 
 if TYPE_CHECKING:
     from vitdeploy.evidence import Scenario
+    from vitdeploy.pipeline.graph_cache import GraphCache
 
 
-def _files(package: str) -> list[str]:
-    """The plug-ins of a package by their files: nothing is imported for `--help`."""
-    found = pkgutil.iter_modules([str(Path(__file__).parents[1] / package)])
-    return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
-
-
-_TARGETS = _files("targets")
-_TASKS = _files("tasks")
-_PRECISIONS = [
-    "fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto",
-]  # fmt: skip
+_TARGETS = names_in("targets")
+_TASKS = names_in("tasks")
+_PRECISIONS = [*names_in("precision"), "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
 
 Model = Annotated[
@@ -137,6 +130,10 @@ Out = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Export the model anew. Otherwise a graph that was exported before is used again."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
 Host = Annotated[
     str | None,
@@ -177,3 +174,12 @@ Streams = Annotated[
 def scenario(name: str) -> Scenario:
     """The scenario of a name that `one_of` has let through."""
     return next(known for known in _SCENARIOS if known == name)
+
+
+def open_cache(*, no_cache: bool) -> GraphCache | None:
+    """Return the user's cache of exported graphs; None with --no-cache."""
+    if no_cache:
+        return None
+    from vitdeploy.pipeline.graph_cache import GraphCache
+
+    return GraphCache()

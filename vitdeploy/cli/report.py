@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vitdeploy.cli import options
 from vitdeploy.cli.app import app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
@@ -42,10 +43,14 @@ def report(
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=0, max=8, help="Images whose attention is shown; 0 for none.")] = 3,
+    no_cache: options.NoCache = False,
 ) -> None:
     """Write one self-contained HTML page with the verdict and all evidence, and what is missing of it."""
+    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.report.report import report as run_report
 
-    result = run_report(artifacts, output, console, images=images, data=data)
-    console.show(result, *views.reported(result))
+    loaded = [load_artifact(path) for path in artifacts]
+    cache = options.open_cache(no_cache=no_cache)
+    page = run_report(loaded, output, console, images=images, data=data, cache=cache)
+    console.show(page, *views.reported(page))

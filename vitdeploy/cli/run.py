@@ -25,11 +25,15 @@ def run_(
     ] = None,
     output: options.Out = None,
     force: options.Force = False,
+    no_cache: options.NoCache = False,
 ) -> None:
     """Do all of it: export, inspect, eval, bench, gate, report. Exits like gate."""
     from vitdeploy.cli import views
     from vitdeploy.commands.run import run as run_all
 
-    result = run_all(recipe, output, console, weights=weights, calibration=calibration, data=data, force=force)
-    console.show(result, *views.outcome(result))
-    raise typer.Exit(EXIT_CODES[result.gate.verdict])
+    cache = options.open_cache(no_cache=no_cache)
+    outcome = run_all(
+        recipe, output, console, weights=weights, calibration=calibration, data=data, force=force, cache=cache
+    )
+    console.show(outcome, *views.outcome(outcome))
+    raise typer.Exit(EXIT_CODES[outcome.gate.verdict])

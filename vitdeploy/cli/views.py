@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vitdeploy import tasks
+from vitdeploy.recipe import TaskSpec
 from vitdeploy.render import bench_tables as speed
 from vitdeploy.render import numbers, tables
 from vitdeploy.render.summary import summarize
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from vitdeploy.pipeline.finish import Exported
     from vitdeploy.remote.messages import Probe
     from vitdeploy.remote.near.listing import Listing
-
-_PERCENT_DIGITS = 1
-_FIRST = 4  # numbers of a vector that are shown
 
 
 def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
@@ -56,12 +55,13 @@ def inspected(found: Audit) -> list[RenderableType]:
     return [*shown, *([tables.sensitivity(found.sensitivity)] if found.sensitivity is not None else [])]
 
 
-def predictions(found: Sequence[Prediction]) -> list[RenderableType]:
-    """What the model says about each image."""
+def predictions(answers: Sequence[Prediction]) -> list[RenderableType]:
+    """Return the answers about each image."""
     shown: list[RenderableType] = []
-    for prediction in found:
+    for prediction in answers:
         shown.append(Text(prediction.image, style="bold"))
-        shown += [f"  {escape(line)}" for line in _said(prediction)]
+        lines = tasks.find(TaskSpec(kind=prediction.task)).lines(prediction)
+        shown += [f"  {escape(line)}" for line in lines]
     return shown
 
 
@@ -74,24 +74,6 @@ def reported(found: Reported) -> list[RenderableType]:
     ]
     gaps = [section for section in found.sections if section.missing is not None]
     return [*lines, *(Text(f"  {s.name}: {s.missing}. {s.fix}", style="yellow") for s in gaps)]
-
-
-def _said(found: Prediction) -> list[str]:
-    """Classes or regions in percent, boxes with their places, the range of a depth map, or what a vector is like."""
-    if found.depth is not None:
-        depth = found.depth
-        return [f"nearest {depth.nearest:.3g}, median {depth.median:.3g}, farthest {depth.farthest:.3g}"]
-    if found.embedding:
-        first = ", ".join(f"{value:.3f}" for value in found.embedding[:_FIRST])
-        return [f"{len(found.embedding)} numbers of length 1: {first} …"]
-    if found.task == "detection" and not found.boxes:
-        return ["nothing that it is sure of"]
-    shares = [(guess.probability, guess.label, "") for guess in found.top]
-    shares += [(region.share, region.label, "") for region in found.regions]
-    for box in found.boxes:
-        left, top, right, bottom = box.box
-        shares.append((box.score, box.label, f"  {left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}"))
-    return [f"{100 * share:5.{_PERCENT_DIGITS}f} %  {label}{place}" for share, label, place in shares]
 
 
 def doctor(found: Diagnosis) -> list[RenderableType]:

@@ -1,4 +1,4 @@
-"""What can run on this machine."""
+"""`vitdeploy doctor`: what can run on this machine."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Diagnosis(BaseModel):
 
 
 def doctor() -> Diagnosis:
-    """Ask every target, and look at the host."""
+    """Ask every target whether it can run here, and look at the host."""
     from vitdeploy import targets  # NumPy comes with it, and a device that is asked for a file has no time for that
 
-    found = {name: targets.find(TargetSpec(kind=name)).unavailable() for name in targets.names()}
+    unavailable = {name: targets.find(TargetSpec(kind=name)).unavailable() for name in targets.names()}
     missing = [name for name in _EXPORT_NEEDS if find_spec(name) is None]
     host = environment.host()
     return Diagnosis(
-        targets={name: why or Availability(available=True) for name, why in found.items()},
+        targets={name: why or Availability(available=True) for name, why in unavailable.items()},
         export=Availability(
             available=not missing,
             why=f"not installed: {', '.join(missing)}" if missing else "",

@@ -1,7 +1,8 @@
-"""From a recipe to a folder: load, export, raise, quantize, lower, compile, audit."""
+"""`vitdeploy export`: from a recipe to a folder. Load, export, raise, quantize, lower, compile, audit."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import shutil
 import time
@@ -9,19 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import environment, targets
+from vitdeploy import environment, precision, sources, targets
+from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Manifest, TargetRecord
 from vitdeploy.artifact.layout import EXAMPLE, GRAPH
-from vitdeploy.calibrate.quantizer import QUANTIZED
 from vitdeploy.environment import Host
 from vitdeploy.errors import QuantizeError, UsageError
-from vitdeploy.pipeline.candidate import Workshop
-from vitdeploy.pipeline.choose import choose
+from vitdeploy.frozen import replace
+from vitdeploy.pipeline.calibration import judging_batches
+from vitdeploy.pipeline.candidate import CandidateBuilder
+from vitdeploy.pipeline.choose import Chosen, Request, choose_fastest, choose_given
+from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_example
-from vitdeploy.pipeline.finish import Exported, finish, summary
-from vitdeploy.pipeline.prepare import check_graph, prepare
+from vitdeploy.pipeline.finish import ExportResult, finish, summarize_export
+from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.prepare import Options, Prepared, check_graph, prepare
+from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import STATIC, Recipe
+from vitdeploy.recipe import AUTO, Recipe
 from vitdeploy.targets import Target
 
 
@@ -33,6 +39,15 @@ class Elsewhere:
     host: Host
 
 
+@dataclass(frozen=True)
+class _Order:
+    """A recipe with its defaults written out, the target, and the precision; None stands for auto."""
+
+    recipe: Recipe
+    target: Target
+    precision: Precision | None
+
+
 def export(
     recipe: Recipe,
     out: Path,
@@ -41,115 +56,161 @@ def export(
     force: bool = False,
     verify: bool = False,
     elsewhere: Elsewhere | None = None,
-) -> Exported:
+    cache: GraphCache | None = None,
+    dumps: Path | None = None,
+) -> ExportResult:
     """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
 
     With another machine in `elsewhere` it is a bundle in any case: the target need not be here, that machine's CPU has
     to have the precision, and what this one would be faster at decides nothing.
 
+    Args:
+        recipe: the model, the target and everything else.
+        out: the folder to write.
+        progress: told about the steps.
+        force: whether an artifact at `out` is replaced.
+        verify: whether the numbers are checked after every pass.
+        elsewhere: the machine that compiles and runs it, if that is not this one.
+        cache: where exported graphs are kept; None exports anew.
+        dumps: a folder for the graph after each phase; None writes none.
+
     Raises:
         VitdeployError: with nothing left behind.
     """
     started = time.monotonic()
-    target, asked = _settle(recipe, elsewhere)
-    recipe = _complete(recipe, asked)
+    order = _complete(recipe, elsewhere)
     artifacts.refuse_existing(out, force=force)
     with artifacts.staged(out, force=force) as folder:
         work = folder / "work"
         work.mkdir()
-        reduced = asked != "fp32"
-        prepared = prepare(recipe, target, work, progress, calibrated=reduced, half=reduced, verify=verify)
-        recipe = recipe.model_copy(update={"task": prepared.task})
-        chosen = choose(
-            Workshop(prepared, recipe, target, work, progress), progress, elsewhere.name if elsewhere else ""
+        reduced = order.precision is None or not order.precision.is_float32
+        options = Options(calibrated=reduced, half=reduced, verify=verify, cache=cache, dumps=GraphDumps(dumps))
+        prepared = prepare(order.recipe, order.target.dialect(), work, progress, options)
+        builder = CandidateBuilder(
+            prepared, order.target, order.recipe.target.batch, order.recipe.target.input, work, progress, options.dumps
         )
-        found = chosen.candidate
-        found.move(folder)
+        chosen = _choose(builder, order, elsewhere, progress)
+        compiled = builder.move(chosen.candidate, folder)
+        manifest = _manifest(order, prepared, chosen)
         examples = prepared.examples
-        manifest = Manifest(
-            stage="bundle",
-            model=prepared.model,
-            recipe=recipe,
-            recipe_digest=recipe.digest,
-            export=prepared.export,
-            passes=(*prepared.passes, *found.passes),
-            quantized=found.record,
-            placement=found.placement,
-            trials=chosen.trials,
-            target=TargetRecord(kind=target.name, device=target.device, precision=found.kind),
-            preprocess=prepared.preprocess,
-            labels=prepared.labels,
-            inputs=found.inputs,
-            outputs=found.outputs,
-            versions=environment.library_versions(),
-        )
-        del prepared
+        del prepared, builder
         gc.collect()
+        form, exact = order.recipe.target.input, chosen.candidate.precision.is_float32
         with progress.step("Compare the target-ready graph with the reference"):
-            parity = check_graph(folder / GRAPH, examples, found.kind, recipe.target.input)
-        save_example(folder / EXAMPLE, examples, recipe.target.input)
+            parity = check_graph(folder / GRAPH, examples, form, exact=exact)
+        save_example(folder / EXAMPLE, examples, form)
         shutil.rmtree(work)
-        manifest = manifest.model_copy(update={"graph_parity": parity})
-        manifest, notes = finish(folder, manifest, target, progress, out, here=elsewhere is None)
-    doubts = [value for key, value in found.record.items() if key.startswith("doubt: ")]
-    notes = [*doubts, *chosen.notes, *notes]
-    if verify and found.kind != "fp32":
-        told = "--verify compared the passes before quantization; those behind it change what FP32 computes"
-        notes = [*notes, told]
-    if not found.structure.attention:
-        notes = ["no attention site: nothing in it is recognised as a Vision Transformer", *notes]
-    return summary(out, manifest, time.monotonic() - started, notes)
+        manifest = replace(manifest, graph_parity=parity)
+        artifact, notes = finish(
+            folder, manifest, order.target, progress, out, here=elsewhere is None, compiled=compiled
+        )
+    notes = [*_notes(chosen, verify=verify), *notes]
+    summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
+    return ExportResult(dataclasses.replace(artifact, path=out), summary)
 
 
-def _settle(recipe: Recipe, elsewhere: Elsewhere | None) -> tuple[Target, str]:
-    """Find the target and the precision, and refuse early what would fail late."""
-    target = targets.find(recipe.target)
-    precision = recipe.precision.kind or target.default_precision
-    if precision != "auto":
-        target.check_precision(precision, elsewhere.host if elsewhere else None)
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML file; relative paths in it are taken from its folder.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or does not fit the schema.
+    """
+    return recipes.read(path, sources.anchor)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """Return `./MODEL-TARGET-PRECISION`, in characters that every file system takes."""
+    name = sources.short_name(recipe.model.spec)
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
+    kind = recipe.precision.kind or targets.find(recipe.target).default_precision
+    return Path(f"{safe or 'model'}-{recipe.target.kind}-{kind}")
+
+
+def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
+    """Write out what was left to defaults, so that the manifest tells everything; refuse early what would fail late."""
+    target, data = targets.find(recipe.target), recipe.data
+    kind = recipe.precision.kind or target.default_precision
+    own = sources.default_data(recipe.model.spec)
+    data = replace(data, calibration=data.calibration or own, evaluation=data.evaluation or own)
+    recipe = replace(recipe, data=data, precision=replace(recipe.precision, kind=kind))
+    chosen = None if kind == AUTO else precision.find(recipe.precision)
+    if chosen is not None:
+        precision.check(kind, target, elsewhere.host if elsewhere else None)
     if recipe.precision.max_drop_pp is not None:
-        _check_budget(recipe, precision)
+        _check_budget(chosen, target, has_images=data.calibration is not None)
     if elsewhere is None and not target.built_on_device:
         target.require()
-    if precision in STATIC and recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
+    if chosen is not None and chosen.needs_images and data.calibration is None:
+        dynamic = " Or use --precision int8-dynamic, which needs none."
         raise QuantizeError(
-            f"{precision} needs calibration images: ranges are never invented",
+            f"{kind} needs calibration images: ranges are never invented",
             fix="Give --calibration DATA (a folder of images is enough)."
-            + (" Or use --precision int8-dynamic, which needs none." if "int8-dynamic" in target.precisions else ""),
+            + (dynamic if "int8-dynamic" in precision.offered(target) else ""),
         )
-    return target, precision
+    return _Order(recipe, target, chosen)
 
 
-def _check_budget(recipe: Recipe, precision: str) -> None:
-    if precision == "fp32":
+def _check_budget(chosen: Precision | None, target: Target, *, has_images: bool) -> None:
+    """Refuse a --max-drop that cannot be kept or judged."""
+    if chosen is not None and chosen.is_float32:
         raise UsageError("float32 loses nothing, so there is no --max-drop to keep", fix="Ask for a lower --precision.")
-    if precision != "auto" and precision not in QUANTIZED:
+    if chosen is not None and not chosen.per_linear:
+        able = [n for n in precision.offered(target) if issubclass(precision.kind_of(n), precision.LinearPrecision)]
         raise UsageError(
-            f"{precision} leaves no linear in float, so it cannot keep a --max-drop",
-            fix=f"Ask for {', '.join(QUANTIZED)} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",
+            f"{chosen.name} leaves no linear in float, so it cannot keep a --max-drop",
+            fix=f"Ask for {', '.join(able)} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",
         )
-    if recipe.data.calibration is None and not recipe.model.spec.startswith("demo:"):
+    if not has_images:
         raise QuantizeError(
             "there are no images to judge --max-drop on",
             fix="Give --calibration DATA (with labels it is judged by them).",
         )
 
 
-def _complete(recipe: Recipe, precision: str) -> Recipe:
-    """Write out what was left to defaults, so that the manifest tells everything."""
-    data = recipe.data
-    if recipe.model.spec.startswith("demo:"):
-        spec = recipe.model.spec
-        data = data.model_copy(update={"calibration": data.calibration or spec, "evaluation": data.evaluation or spec})
-    return recipe.model_copy(
-        update={"data": data, "precision": recipe.precision.model_copy(update={"kind": precision})}
+def _choose(builder: CandidateBuilder, order: _Order, elsewhere: Elsewhere | None, progress: Progress) -> Chosen:
+    """Make the precision that the recipe asks for, or the fastest."""
+    recipe, prepared = order.recipe, builder.prepared
+    cannot = order.target.cannot_run() if elsewhere is None else None
+    untimed = f"it will run on {elsewhere.name}" if elsewhere else cannot.why if cannot is not None else ""
+    judging = None
+    if recipe.data.calibration is not None and (order.precision is None or recipe.precision.max_drop_pp is not None):
+        judging = judging_batches(
+            recipe.data.calibration, prepared.preprocess, prepared.labels, recipe.target.input, recipe.target.batch.min
+        )
+    request = Request(recipe.precision, untimed, judging)
+    if order.precision is None:
+        return choose_fastest(builder, request, progress)
+    return choose_given(builder, request, order.precision, progress)
+
+
+def _manifest(order: _Order, prepared: Prepared, chosen: Chosen) -> Manifest:
+    """Return the manifest of the bundle."""
+    recipe, candidate = replace(order.recipe, task=prepared.task), chosen.candidate
+    return Manifest(
+        stage="bundle",
+        model=prepared.model,
+        recipe=recipe,
+        recipe_digest=recipe.digest,
+        export=prepared.export,
+        passes=(*prepared.passes, *candidate.passes),
+        quantized=candidate.quantized.record,
+        placement=candidate.quantized.placement,
+        trials=chosen.trials,
+        target=TargetRecord(kind=order.target.name, device=order.target.device, precision=candidate.name),
+        preprocess=prepared.preprocess,
+        labels=prepared.labels,
+        inputs=candidate.inputs,
+        outputs=candidate.outputs,
+        versions=environment.library_versions(),
     )
 
 
-def default_folder(recipe: Recipe) -> Path:
-    """`./MODEL-TARGET-PRECISION`, in characters that every file system takes."""
-    spec = recipe.model.spec
-    name = Path(spec).stem if spec.endswith((".onnx", ".pt2")) else Path(spec.rpartition(":")[2]).name
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
-    precision = recipe.precision.kind or targets.find(recipe.target).default_precision
-    return Path(f"{safe or 'model'}-{recipe.target.kind}-{precision}")
+def _notes(chosen: Chosen, *, verify: bool) -> list[str]:
+    """Return what the user should know about the choice."""
+    candidate = chosen.candidate
+    notes = [*candidate.doubts, *chosen.notes]
+    if verify and not candidate.precision.is_float32:
+        notes.append("--verify compared the passes before quantization; those behind it change what FP32 computes")
+    if not candidate.structure.attention:
+        notes.insert(0, "no attention site: nothing in it is recognised as a Vision Transformer")
+    return notes

@@ -1,9 +1,10 @@
-"""Collect the stored evidence, judge it, and write the verdict where others look for it."""
+"""`vitdeploy gate`: collect the stored evidence, judge it, and write the verdict where others look for it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,33 @@ from typing import Any
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
-from vitdeploy.commands.bench.costs import started
+from vitdeploy.commands.bench.costs import measure_startup
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
+from vitdeploy.frozen import parse, replace
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure import latency
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import GateSpec, parse
+from vitdeploy.recipe import GateSpec
 from vitdeploy.render import github, junit, markdown
 from vitdeploy.render.summary import summarize
-from vitdeploy.runtime.artifact_session import feeds, open_session, same_images, threads_of
-from vitdeploy.verdict import incomparable, judge
+from vitdeploy.runtime.artifact_session import count_threads, feed, open_session, shared_images
+from vitdeploy.verdict import Before, Case, incomparable, judge
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The evidence stored beside an artifact, and why a piece of it is missing."""
+
+    audit: Audit | None
+    bench: Bench | None
+    evaluation: Eval | None
+    missing: Mapping[str, str]
 
 
 def gate(
-    path: Path,
+    artifact: Artifact,
     limits: Mapping[str, float | None],
     progress: Progress,
     *,
@@ -38,11 +50,11 @@ def gate(
     """Judge an artifact by its stored evidence; `limits` win over the recipe's.
 
     A baseline folder is timed against this artifact, interleaved, here and now, unless it may not be compared with or
-    one of the two cannot run here; a baseline file is compared with.
+    one of the two cannot run here; with a baseline file, stored figures are compared.
 
     Raises:
-        ArtifactError: the artifact or the baseline is damaged.
-        RecipeError: a limit is not one.
+        ArtifactError: the baseline is damaged.
+        RecipeError: a limit does not fit.
         MeasureError: a baseline is to be saved of a doubtful measurement; the verdict is written nevertheless.
     """
     if baseline is not None and save_baseline is not None and baseline.absolute() == save_baseline.absolute():
@@ -50,114 +62,109 @@ def gate(
             f"--baseline and --save-baseline are both {baseline}: it would be overwritten by what it judges",
             fix="Save to another file, and move it there once the verdict is in.",
         )
-    artifact = artifacts.load(path)
-    given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
-    spec = parse(GateSpec, {**artifact.manifest.recipe.gate.model_dump(), **given}, where="limits")
-    audit, bench, evaluation, missing = _evidence(artifact)
-    known, interleaved, untimed = None, None, ""
-    if baseline is not None and baseline.is_dir():
-        old = artifacts.load(baseline)
-        known = _of_folder(old)
-        interleaved, untimed = _in_turns(old, known, artifact, evaluation, progress)
-    elif baseline is not None:
-        known = baselines.read(baseline)
     recipe = artifact.manifest.recipe
-    verdict = judge(
-        audit,
-        bench,
-        evaluation,
-        spec,
-        missing=missing,
+    given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+    spec = parse(GateSpec, {**recipe.gate.model_dump(), **given}, where="limits")
+    stored = _read_evidence(artifact)
+    before = None if baseline is None else _read_before(baseline, artifact, stored.evaluation, progress)
+    case = Case(
+        stored.audit,
+        stored.bench,
+        stored.evaluation,
+        missing=stored.missing,
         stage=artifact.manifest.stage,
-        random_weights=artifact.random_weights,
-        baseline=known,
         manifest=artifact.digest,
         machine=environment.host().machine,
         model_digest=artifact.manifest.model.digest,
-        interleaved=interleaved,
-        size_bytes=artifact.deployed_bytes,
         recipe=baselines.decisive(recipe),
-        untimed=untimed,
+        size_bytes=artifact.manifest.deployed_bytes,
+        random_weights=artifact.random_weights,
         against=recipe.bench.against,
+        against_artifact=Path(recipe.bench.against).is_absolute(),
     )
-    artifact.write_evidence(verdict)
+    verdict = artifact.write_evidence(judge(case, spec, before))
     if junit_file is not None:
         junit.write(verdict, junit_file)
-    summary = summarize(audit, bench, evaluation, verdict, random_weights=artifact.random_weights)
+    summary = summarize(stored.audit, stored.bench, stored.evaluation, verdict, random_weights=artifact.random_weights)
     if markdown_file is not None:
         markdown.write(verdict, markdown_file, summary)
     github.publish(verdict, summary, sys.stderr)
     if save_baseline is not None:
-        baselines.write(save_baseline, _baseline(artifact, audit, bench, evaluation))
+        baselines.write(save_baseline, _make_baseline(artifact, stored))
     return verdict
 
 
-def _evidence(artifact: Artifact) -> tuple[Audit | None, Bench | None, Eval | None, dict[str, str]]:
+def _read_evidence(artifact: Artifact) -> _Stored:
     missing = {}
     audit: Audit | None = None
     try:
-        audit = inspect(artifact.path)
+        audit = inspect(artifact)
     except VitdeployError as error:
         missing["audit"] = error.message
-    bench, why = artifact.read_evidence(Bench)
+    bench, reason = artifact.read_evidence(Bench)
     if bench is None:
-        missing["bench"] = f"{why}: run vitdeploy bench {artifact.path}"
-    evaluation, why = artifact.read_evidence(Eval)
+        missing["bench"] = f"{reason}: run vitdeploy bench {artifact.path}"
+    evaluation, reason = artifact.read_evidence(Eval)
     if evaluation is None:
-        missing["eval"] = f"{why}: run vitdeploy eval {artifact.path}"
-    return audit, bench, evaluation, missing
+        missing["eval"] = f"{reason}: run vitdeploy eval {artifact.path}"
+    return _Stored(audit, bench, evaluation, missing)
 
 
-def _of_folder(baseline: Artifact) -> baselines.Baseline:
-    """What the folder's own evidence says; a doubtful measurement says nothing."""
-    audit, bench, evaluation, _ = _evidence(baseline)
-    return _baseline(baseline, audit, bench if bench is not None and bench.valid else None, evaluation)
-
-
-def _in_turns(
-    baseline: Artifact, known: baselines.Baseline, artifact: Artifact, evaluation: Eval | None, progress: Progress
-) -> tuple[Bench | None, str]:
-    """Both timed and started here and now, the baseline first; or why they were not. Nothing is timed in vain."""
-    spec = artifact.manifest.recipe
-    for folder in (baseline, artifact):
+def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progress: Progress) -> Before:
+    """Read a baseline: a file; or a folder, which is timed against the artifact."""
+    if not path.is_dir():
+        return Before(baselines.read(path))
+    earlier = artifacts.load(path)
+    stored = _read_evidence(earlier)
+    if stored.bench is not None and not stored.bench.valid:  # a doubtful measurement says nothing
+        stored = _Stored(stored.audit, None, stored.evaluation, stored.missing)
+    baseline = _make_baseline(earlier, stored)
+    recipe = artifact.manifest.recipe
+    for folder in (earlier, artifact):
         if folder.manifest.stage != "artifact":
-            return None, f"{folder.path} is only a bundle: compile it on the device"
+            return Before(baseline, untimed=f"{folder.path} is only a bundle: compile it on the device")
     data = evaluation.data_digest if evaluation is not None else ""
-    if why := incomparable(known, artifact.manifest.model.digest, baselines.decisive(spec), data):
-        return None, why
-    threads, batch = threads_of(spec), spec.target.batch.opt
+    if reason := incomparable(baseline, artifact.manifest.model.digest, baselines.decisive(recipe), data):
+        return Before(baseline, untimed=reason)
     try:
-        images = same_images([baseline, artifact])
-        found = latency.measure_reopened(
-            [partial(open_session, baseline, threads), partial(open_session, artifact, threads)],
-            [feeds(baseline, images), feeds(artifact, images)],
-            batch=batch,
-            seconds=spec.bench.seconds,
-            progress=progress,
-        )
+        return Before(baseline, interleaved=_time_in_turns(earlier, artifact, progress))
     except (TargetUnavailable, UsageError) as error:
-        return None, error.message
+        return Before(baseline, untimed=error.message)
+
+
+def _time_in_turns(earlier: Artifact, artifact: Artifact, progress: Progress) -> Bench:
+    """Time and start both here and now, the earlier one as the reference."""
+    recipe = artifact.manifest.recipe
+    threads, batch = count_threads(recipe), recipe.target.batch.opt
+    images = shared_images([earlier, artifact], batch)
+    bench = latency.measure_reopened(
+        [partial(open_session, earlier, threads), partial(open_session, artifact, threads)],
+        [feed(earlier, images), feed(artifact, images)],
+        batch=batch,
+        seconds=recipe.bench.seconds,
+        progress=progress,
+    )
     with progress.step("Start both"):
-        runs = tuple(
-            run.model_copy(update={"manifest": side.digest, "startup": started(side, threads, batch, progress)})
-            for run, side in zip(found.runs, (baseline, artifact), strict=True)
-        )
-    told = {"runs": runs, "machine": environment.host().machine, "manifest": artifact.digest}
-    return found.model_copy(update=told), ""
+        startups = [measure_startup(side, threads, batch, progress) for side in (earlier, artifact)]
+    reference, own = bench.runs
+    runs = (
+        replace(reference, role="reference", manifest=earlier.digest, startup=startups[0]),
+        replace(own, role="artifact", manifest=artifact.digest, startup=startups[1]),
+    )
+    return replace(bench, runs=runs, machine=environment.host().machine, manifest=artifact.digest)
 
 
-def _baseline(
-    artifact: Artifact, audit: Audit | None, bench: Bench | None, evaluation: Eval | None
-) -> baselines.Baseline:
-    if audit is None:
+def _make_baseline(artifact: Artifact, stored: _Stored) -> baselines.Baseline:
+    if stored.audit is None:
         raise UsageError(f"{artifact.path} has no audit", fix=f"Run vitdeploy inspect {artifact.path}.")
+    bench = stored.bench
     return baselines.make(
-        audit,
+        stored.audit,
         bench,
-        evaluation,
+        stored.evaluation,
         machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         recipe_digest=artifact.manifest.recipe_digest,
         recipe=baselines.decisive(artifact.manifest.recipe),
-        size_bytes=artifact.deployed_bytes,
+        size_bytes=artifact.manifest.deployed_bytes,
     )

@@ -1,4 +1,4 @@
-"""Run an artifact on images, with the model's own preprocessing and labels."""
+"""`vitdeploy predict`: run an artifact on images, with the model's own preprocessing and labels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
 from vitdeploy.data.preprocess import as_image, fed, open_image, pixels, upright, view
 from vitdeploy.errors import DataError
+from vitdeploy.evidence.predictions import Answer
 from vitdeploy.evidence.predictions import Guess as Guess
-from vitdeploy.evidence.predictions import Said
 from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.session import Array, Closing, finite
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 Image = str | Path | Array
 
 
-class Prediction(Said):
-    """What the model says about one image: `task` tells which of the fields it fills."""
+class Prediction(Answer):
+    """The model's answer about one image; `task` tells which of the fields it fills. A task may add its own."""
 
+    model_config = ConfigDict(frozen=True, extra="allow")
     image: str
     task: str
 
@@ -43,14 +45,14 @@ class Deployed(Closing):
         self._session = open_session(self.artifact, threads)
 
     def run(self, images: Array) -> dict[str, Array]:
-        """Outputs by name for NCHW `images` in the form that the artifact takes (`target.input` of its recipe).
+        """Return outputs by name for NCHW `images` in the form that the artifact takes (`target.input` of its recipe).
 
         The batch must be one that the artifact serves.
         """
         return self._session.run({self.artifact.manifest.inputs[0].name: images})
 
     def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
-        """What the model says about image files or (H, W, C) uint8 arrays, in the terms of its task.
+        """Return the model's answers about image files or (H, W, C) uint8 arrays, in the terms of its task.
 
         Raises:
             DataError: a file is no image, or is a folder; or the model's outputs are not of its task.
@@ -64,19 +66,19 @@ class Deployed(Closing):
 
     def _predict(self, image: Image) -> Prediction:
         manifest = self.artifact.manifest
-        raw = as_image(image) if isinstance(image, np.ndarray) else _opened(Path(image))
+        raw = as_image(image) if isinstance(image, np.ndarray) else _open(Path(image))
         batch = manifest.recipe.target.batch.min
         images = np.repeat(pixels(raw, manifest.preprocess)[None], batch, axis=0)
         outputs = self.run(fed(images, manifest.preprocess, manifest.recipe.target.input))
         name = "array" if isinstance(image, np.ndarray) else str(image)
         if not finite(outputs):
             raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
-        spec = manifest.recipe.task
-        said = tasks.find(spec).said(outputs, manifest.labels, view(*upright(raw), manifest.preprocess))
-        return Prediction(image=name, task=spec.kind or tasks.DEFAULT, **dict(said))
+        task = tasks.find(manifest.recipe.task)
+        answer = task.describe(outputs, manifest.labels, view(*upright(raw), manifest.preprocess))
+        return Prediction(image=name, task=task.name, **dict(answer))
 
 
-def _opened(path: Path) -> PILImage:
+def _open(path: Path) -> PILImage:
     if path.is_dir():
         raise DataError(f"{path} is a folder, not an image", fix=f"Name its files: {path}/*")
     return open_image(path)

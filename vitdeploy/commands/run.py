@@ -1,4 +1,4 @@
-"""All of it, from one recipe: export, inspect, eval, bench, gate, report."""
+"""`vitdeploy run`: all of it from one recipe. Export, inspect, eval, bench, gate, report."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import recipe as recipes
-from vitdeploy import targets, tasks
-from vitdeploy.commands import gate as gating
-from vitdeploy.commands.bench import bench as benching
+from vitdeploy import sources, targets, tasks
+from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import default_folder, export
-from vitdeploy.commands.inspect import inspect as prove
-from vitdeploy.commands.report import report as reporting
+from vitdeploy.commands.gate import gate
+from vitdeploy.commands.inspect.inspect import inspect
+from vitdeploy.commands.report.report import is_available, report
 from vitdeploy.data.opening import form_of, open_dataset
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline.finish import Exported
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Preprocess, Recipe
 from vitdeploy.recipe.shipped import find_recipe
 
 
 class Outcome(BaseModel):
-    """Everything that `run` found; what could not be measured is None and said in the gate."""
+    """All evidence that `run` made; what could not be measured is None, and the gate says why."""
 
     model_config = ConfigDict(frozen=True)
     export: Exported
@@ -44,29 +45,31 @@ def run(
     calibration: str | None = None,
     data: str | None = None,
     force: bool = False,
+    cache: GraphCache | None = None,
 ) -> Outcome:
     """Run the recipe in the file `name`, or the shipped recipe of that name; what else is given wins over it.
 
     Raises:
         VitdeployError: a step failed; what the steps before it wrote stays.
     """
-    recipe = recipes.compose(base=find_recipe(name), weights=weights, calibration=calibration, evaluation=data)
+    base = find_recipe(name, sources.anchor)
+    recipe = recipes.compose(base=base, weights=weights, calibration=calibration, evaluation=data)
     out = out or default_folder(recipe)
     _check_evaluation_data(recipe, progress)
-    exported = export(recipe, out, progress, force=force)
-    compiled = exported.stage == "artifact"
-    evaluation = evaluate(out, None, progress) if compiled and _has_data(recipe) else None
-    audit = prove.inspect(out)
-    bench = benching.bench([out], progress, benching.Plan(profile=True)) if compiled else None
-    gate = gating.gate(out, {}, progress)
-    if not reporting.available():
-        progress.warn("no report.html: pip install 'vitdeploy[report]', then vitdeploy report " + str(out))
-    page = reporting.report([out], None, progress).report if reporting.available() else None
-    return Outcome(export=exported, audit=audit, eval=evaluation, bench=bench, gate=gate, report=page)
-
-
-def _has_data(recipe: Recipe) -> bool:
-    return recipe.data.evaluation is not None or recipe.model.spec.startswith("demo:")
+    exported = export(recipe, out, progress, force=force, cache=cache)
+    artifact = exported.artifact
+    compiled = artifact.manifest.stage == "artifact"
+    has_data = artifact.manifest.recipe.data.evaluation is not None
+    evaluation = evaluate(artifact, None, progress) if compiled and has_data else None
+    audit = inspect(artifact)
+    timing = bench([artifact], progress, Plan(profile=True)) if compiled else None
+    verdict = gate(artifact, {}, progress)
+    page = None
+    if is_available():
+        page = report([artifact], None, progress, cache=cache).report
+    else:
+        progress.warn(f"no report.html: pip install 'vitdeploy[report]', then vitdeploy report {out}")
+    return Outcome(export=exported.summary, audit=audit, eval=evaluation, bench=timing, gate=verdict, report=page)
 
 
 def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:

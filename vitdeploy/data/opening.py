@@ -65,7 +65,7 @@ def _opened(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, s
         if form == "boxes":
             return open_boxes(spec, path, preprocess, labels)
         return (open_masks if form == "masks" else open_depth)(spec, path, preprocess)
-    if spec == _DEMO:
+    if comes_with_package(spec):
         with resources.as_file(resources.files("vitdeploy") / "assets" / "digits.npz") as file:
             arrays = read_npz(file)
         chosen = arrays[_DEMO_SPLIT[split]]
@@ -78,6 +78,11 @@ def _opened(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, s
         return open_npz(spec, path, preprocess, labels)
     what = "there is no" if not path.exists() else "it is no dataset:"
     raise DataError(f"{what} {spec}{did_you_mean(spec, [_DEMO])}", fix=_FORMS["classes"])
+
+
+def comes_with_package(spec: str) -> bool:
+    """Return whether DATA is a dataset that vitdeploy ships, and so is on every machine."""
+    return spec == _DEMO
 
 
 def form_of(spec: str) -> Form:

@@ -33,9 +33,7 @@ from vitdeploy.evidence.audit import (
     Sensitivity,
     Unfused,
 )
-from vitdeploy.evidence.fact import (
-    Fact,
-)
+from vitdeploy.evidence.fact import Evidence, Fact
 from vitdeploy.evidence.timing import (
     Bench,
     DeviceTime,
@@ -46,6 +44,7 @@ from vitdeploy.evidence.timing import (
     Power,
     Profile,
     RailEnergy,
+    Role,
     Roofline,
     Run,
     Scenario,
@@ -70,6 +69,7 @@ __all__ = [
     "DeviceTime",
     "Divergence",
     "Eval",
+    "Evidence",
     "EvidenceLevel",
     "Fact",
     "FileEntry",
@@ -88,6 +88,7 @@ __all__ = [
     "Power",
     "Profile",
     "RailEnergy",
+    "Role",
     "Roofline",
     "Run",
     "Scenario",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vitdeploy.evidence.audit import EvidenceLevel
-from vitdeploy.evidence.fact import Fact
+from vitdeploy.evidence.fact import Evidence, Fact
 
 
 class Metric(Fact):
@@ -25,12 +25,14 @@ class Metric(Fact):
     upper95: float
 
 
-class Eval(Fact):
+class Eval(Evidence):
     """Accuracy of both sides on the same samples; `doubts` say why it proves nothing (labels in another order …).
 
     `agreement` is the mean over samples of how far the two answers agree, from 0 to 1, and `flips` counts the samples
     whose answers are not the same; what that means is the task's.
     """
+
+    file: ClassVar[str] = "eval.json"
 
     task: str
     n: int
@@ -49,7 +51,6 @@ class Eval(Fact):
     nonfinite: int = 0
     """Samples for which the deployed side gave NaN or infinity."""
     doubts: tuple[str, ...] = ()
-    manifest: str = ""
 
 
 class Comparison(Fact):

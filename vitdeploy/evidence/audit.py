@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
-from vitdeploy.evidence.fact import Fact
+from vitdeploy.evidence.fact import Evidence, Fact
 
 EvidenceLevel = Literal["compiled", "rehearsed", "graph"]
 BlockKind = Literal["global", "windowed", "fewer queries", "fewer keys", "unraised"]
@@ -131,8 +131,10 @@ class LayerSensitivity(Fact):
     macs: int
 
 
-class Sensitivity(Fact):
+class Sensitivity(Evidence):
     """Every linear that can be quantized, the one that costs the outputs most first."""
+
+    file: ClassVar[str] = "sensitivity.json"
 
     precision: str
     layers: tuple[LayerSensitivity, ...]
@@ -140,11 +142,12 @@ class Sensitivity(Fact):
     calibration: str
     choice: str
     """How they were quantized: migration, ranges, bias correction."""
-    manifest: str = ""
 
 
-class Audit(Fact):
+class Audit(Evidence):
     """What the compiled thing does, read back from it."""
+
+    file: ClassVar[str] = "audit.json"
 
     target: str
     precision: str
@@ -161,7 +164,6 @@ class Audit(Fact):
     engine: KernelAudit | None = None
     """Of a TensorRT engine."""
     doubts: tuple[str, ...] = ()
-    manifest: str = ""
     files: tuple[FileEntry, ...] = ()
     """Filled when printed; the stored audit leaves it to the manifest."""
     structure: Outline | None = None

@@ -1,14 +1,8 @@
-"""What a model says about one image, as data that a script reads and a person understands."""
+"""The answers of a model about one image, as data that a script reads and a person understands."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
-
-class Fact(BaseModel):
-    """A part of an answer."""
-
-    model_config = ConfigDict(frozen=True)
+from vitdeploy.evidence.fact import Fact
 
 
 class Guess(Fact):
@@ -44,8 +38,8 @@ class Depths(Fact):
     farthest: float
 
 
-class Said(Fact):
-    """One answer; what is not of the model's task is empty.
+class Answer(Fact):
+    """The answer about one image; what is not of the model's task is empty.
 
     Attributes:
         top: the best classes of a classifier, best first.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from vitdeploy.evidence.fact import Fact
+from pydantic import model_validator
+
+from vitdeploy.evidence.fact import Evidence, Fact
 
 
 class Interval(Fact):
@@ -33,6 +35,10 @@ class Startup(Fact):
     first_ms: float
     peak_bytes: int | None = None
     engine_bytes: int | None = None
+
+
+Role = Literal["reference", "artifact", "opponent"]
+"""What the speed-ups are over, what the bench is about, and what else was timed against it."""
 
 
 class Run(Fact):
@@ -66,6 +72,8 @@ class Run(Fact):
     """floor / p50, in percent."""
     manifest: str = ""
     """Of the artifact that ran; empty for PyTorch and the plain engines."""
+    role: Role | None = None
+    """None where a stopwatch is used for something else than a bench."""
 
 
 class Pair(Fact):
@@ -180,8 +188,10 @@ class DeviceTime(Fact):
     """"yes", or why not."""
 
 
-class Bench(Fact):
-    """Interleaved latencies; the first run is the reference. `valid` is false when there are `doubts` about timing."""
+class Bench(Evidence):
+    """Interleaved latencies, each run with its role. `valid` is false when there are `doubts` about timing."""
+
+    file: ClassVar[str] = "bench.json"
 
     valid: bool
     doubts: tuple[str, ...]
@@ -190,7 +200,6 @@ class Bench(Fact):
     """Of artifacts that run on a device with a clock of its own."""
     power: Power | None = None
     machine: str = ""
-    manifest: str = ""
     scenario: Scenario = "single-stream"
     pairs: tuple[Pair, ...] = ()
     """Of artifacts against the first artifact."""
@@ -205,15 +214,33 @@ class Bench(Fact):
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_roles(cls, raw: Any) -> Any:
+        """Give the runs of an older vitdeploy, which had no roles, those that their places meant."""
+        runs = raw.get("runs") if isinstance(raw, dict) else None
+        if not runs or not all(isinstance(run, dict) and "role" not in run for run in runs):
+            return raw
+        manifest = raw.get("manifest")
+        marked = [i for i, run in enumerate(runs) if run.get("manifest") and run["manifest"] == manifest]
+        timed = [i for i in marked if runs[i].get("speedup")]
+        own = (timed or marked or [min(1, len(runs) - 1)])[0]
+        first = runs[0].get("name") if own else None
+
+        def role(place: int, run: Mapping[str, Any]) -> Role:
+            if run.get("name") == first:
+                return "reference"
+            return "artifact" if place == own or (place > own and run.get("manifest")) else "opponent"
+
+        roles = [role(place, run) for place, run in enumerate(runs)]
+        return {**raw, "runs": [{**run, "role": role} for run, role in zip(runs, roles, strict=True)]}
+
     @property
     def reference(self) -> Run | None:
-        """What the speed-ups are over; None when nothing was timed beside the artifact."""
-        return self.runs[0] if len(self.runs) > 1 and self.runs[0] is not self.own else None
+        """The run that the speed-ups are over; None when nothing was timed beside the artifact."""
+        return next((run for run in self.runs if run.role == "reference"), None)
 
     @property
     def own(self) -> Run | None:
         """The run of the artifact that this is about, at the first batch size; None when nothing was timed."""
-        marked = [run for run in self.runs if run.manifest and run.manifest == self.manifest]
-        if marked:  # what it is timed against may be a copy of it
-            return next((run for run in marked if run.speedup is not None), marked[0])
-        return self.runs[1] if len(self.runs) > 1 else self.runs[0] if self.runs else None
+        return next((run for run in self.runs if run.role == "artifact"), None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from vitdeploy.evidence.fact import Fact
+from vitdeploy.evidence.fact import Evidence, Fact
 from vitdeploy.evidence.timing import Bench
 
 Status = Literal["pass", "fail", "invalid"]
@@ -20,11 +20,12 @@ class Check(Fact):
     why: str
 
 
-class Gate(Fact):
+class Gate(Evidence):
     """The verdict: "fail" if any check fails, else "invalid" if any could not be decided, else "pass"."""
+
+    file: ClassVar[str] = "gate.json"
 
     verdict: Status
     checks: tuple[Check, ...]
-    manifest: str = ""
     timing: Bench | None = None
     """A baseline folder (first run) and the artifact, timed in turns for this verdict."""

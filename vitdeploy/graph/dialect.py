@@ -47,6 +47,38 @@ class Int8Attention:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """The types of numbers that a precision stores and computes in.
+
+    Attributes:
+        precision: its name, such as "int8-bf16".
+        weights: the type in which the weights of its linears are stored: "int8", "int4", "fp8" or a float type.
+        products: the type in which its linears multiply.
+        rest: the type in which everything else computes; "fp32" stands for the target's own float type.
+        dynamic: whether the engine takes the ranges of activations anew for each image.
+    """
+
+    precision: str
+    weights: str = "fp32"
+    products: str = "fp32"
+    rest: str = "fp32"
+    dynamic: bool = False
+
+    @property
+    def has_pairs(self) -> bool:
+        """Return whether the graph has Q/DQ pairs on activations."""
+        return self.products in ("int8", "fp8") and not self.dynamic
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Every type that something is computed in."""
+        return frozenset({self.products, self.rest})
+
+
+FLOAT32 = Numbers("fp32")
+
+
+@dataclass(frozen=True)
 class Dialect:
     """The form of graph that a compiler is fed.
 

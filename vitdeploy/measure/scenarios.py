@@ -38,6 +38,11 @@ class Query(Closing):
         self.threads: int | None = session.threads
         self.effective = session.effective
 
+    @property
+    def device_ms(self) -> float | None:
+        """The time of the last run by the device's own clock."""
+        return self._session.device_ms
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """The outputs of one batch: all batches of a query are alike."""
         if self._runs == 1:

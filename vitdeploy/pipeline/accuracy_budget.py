@@ -1,4 +1,4 @@
-"""What a precision loses, judged on images before it is chosen."""
+"""Judge what a precision loses, on images, before it is chosen."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.onnx_session import OnnxSession
-from vitdeploy.pipeline.calibration import JUDGED_IMAGES, judged
-from vitdeploy.pipeline.candidate import Candidate, Workshop
+from vitdeploy.pipeline.calibration import JUDGING_IMAGES, JudgingBatches
+from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.progress import Progress
 from vitdeploy.session import Array, Session
 
@@ -28,19 +28,24 @@ _BETTER_THAN_CHANCE = 2.0
 
 @dataclass(frozen=True)
 class _Answers:
-    """What one side said about the images, as the task reads its outputs; which were finite, and which were right.
+    """The answers of one side about the images, as the task reads its outputs.
 
-    `batches` and `classes` are how many of each there were.
+    Attributes:
+        answers: one for each image.
+        finite: (n,) bool, whether the outputs were free of NaN and infinity.
+        right: (n,) 0 or 1 where the images have labels that the task can judge; else None.
+        batches: how many there were.
+        classes: how many classes the labels have.
     """
 
-    said: list[Array]
+    answers: list[Array]
     finite: Array
     right: Array | None
     batches: int
     classes: int
 
 
-class Budget:
+class AccuracyBudget:
     """Judges candidates by the share of images on which they lose against `reference`, in points.
 
     With labels: top-1 of the reference minus top-1 of the candidate. Without: 100 · (1 - agreement), as the task
@@ -48,72 +53,80 @@ class Budget:
     """
 
     def __init__(
-        self, shop: Workshop, reference: Candidate, limit: float, progress: Progress, *, emulated: bool = False
+        self,
+        builder: CandidateBuilder,
+        reference: Candidate,
+        limit: float,
+        batches: JudgingBatches,
+        progress: Progress,
+        *,
+        emulated: bool = False,
     ) -> None:
         self.limit = limit
-        self._shop = shop
+        self._builder = builder
         self._reference = reference
+        self._batches = batches
         self._progress = progress
         self._emulated = emulated
-        self._task = tasks.find(shop.prepared.task)
-        self._stream = judged(shop.recipe, shop.prepared.preprocess, shop.prepared.labels)
+        self._task = tasks.find(builder.prepared.task)
 
     def judge(self, candidate: Candidate) -> Trial:
-        """What the candidate loses."""
+        """Measure what the candidate loses."""
         expected = self._expected
-        found = self._answers(candidate, expected.batches)
+        actual = self._run(candidate, expected.batches)
         by: Literal["labels", "agreement"] = "agreement"
-        if expected.right is not None and found.right is not None:
-            by, lost = "labels", float(expected.right.mean() - found.right.mean())
+        if expected.right is not None and actual.right is not None:
+            by, lost = "labels", float(expected.right.mean() - actual.right.mean())
         else:
-            agreed = self._task.agreed(expected.said, found.said, (expected.finite, found.finite))
+            agreed = self._task.agreed(expected.answers, actual.answers, (expected.finite, actual.finite))
             lost = 1 - float(agreed.mean())
         return Trial(
-            precision=candidate.kind,
+            precision=candidate.name,
             float_linears=candidate.float_linears,
             lost=round(_POINTS * lost, 3),
             judged_by=by,
-            images=len(expected.said),
+            images=len(expected.answers),
         )
 
     def holds(self, trial: Trial) -> bool:
-        """Whether it lost no more than the limit."""
+        """Return whether no more than the limit was lost."""
         return trial.lost is not None and trial.lost <= self.limit
 
     @cached_property
     def _expected(self) -> _Answers:
-        found = self._answers(self._reference)
-        if found.right is not None and found.right.mean() < _BETTER_THAN_CHANCE / found.classes:
-            return replace(found, right=None)
-        return found
+        answers = self._run(self._reference)
+        if answers.right is not None and answers.right.mean() < _BETTER_THAN_CHANCE / answers.classes:
+            return replace(answers, right=None)
+        return answers
 
-    def _answers(self, candidate: Candidate, batches: int | None = None) -> _Answers:
-        """About so many batches; of the reference, as many as `_MOST_ANSWER_BYTES` hold."""
-        said: list[Array] = []
+    def _run(self, candidate: Candidate, batches: int | None = None) -> _Answers:
+        """Run a candidate on so many batches; the reference on as many as `_MOST_ANSWER_BYTES` hold."""
+        answers: list[Array] = []
         finite: list[Array] = []
         right: list[Array] = []
         classes: set[int] = set()
         size = count = 0
-        title = f"Judge {candidate.kind} on images"
-        with self._open(candidate) as session, self._progress.step(title, JUDGED_IMAGES) as advance:
-            for images, labels in islice(self._stream(), batches):
-                outputs = session.run({self._shop.prepared.examples.input_name: images})
-                said += self._task.answers(outputs)
+        title = f"Judge {candidate.name} on images"
+        with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
+            for images, labels in islice(self._batches(), batches):
+                outputs = session.run({self._builder.prepared.examples.input_name: images})
+                answers += self._task.answers(outputs)
                 finite.append(tasks.finite_samples(outputs))
-                if labels is not None and self._shop.prepared.task.kind == "classification":
-                    right.append(self._task.statistics(outputs, labels).values["top1"])
+                judged = None if labels is None else self._task.right(outputs, labels)
+                if labels is not None and judged is not None:
+                    right.append(judged)
                     classes.update(label for label in labels if isinstance(label, int))
                 advance(len(images))
                 count += 1
-                size += sum(a.nbytes for a in said[-len(images) :])
+                size += sum(a.nbytes for a in answers[-len(images) :])
                 if batches is None and size > _MOST_ANSWER_BYTES:
                     break
-        if not said:
+        if not answers:
             raise QuantizeError(
                 "there is no image to judge the precision on", fix="Give --calibration a folder with images."
             )
         rights = np.concatenate(right) if right else None
-        return _Answers(said, np.concatenate(finite), rights, count, max(1, len(classes)))
+        return _Answers(answers, np.concatenate(finite), rights, count, max(1, len(classes)))
 
     def _open(self, candidate: Candidate) -> Session:
-        return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._shop.open(candidate)
+        return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._builder.open(candidate)

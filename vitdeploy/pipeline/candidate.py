@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy import environment
-from vitdeploy.artifact import PassRecord, Placement, TensorSpec
+from vitdeploy.artifact import PassRecord, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
+from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.structure import Structure
 from vitdeploy.measure import latency
+from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.prepare import Prepared
+from vitdeploy.precision import LinearPrecision, Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import PrecisionSpec, Recipe
+from vitdeploy.recipe import Batch, InputForm
 from vitdeploy.runtime.artifact_session import bundle_of
 from vitdeploy.session import Session
 from vitdeploy.targets import Compiled, Target
 
 if TYPE_CHECKING:
-    from vitdeploy.calibrate.quantizer import Quantizer
     from vitdeploy.graph.model import Graph
+    from vitdeploy.quantize import Quantized
 
 _SENSITIVITY_IMAGES = 8
 
@@ -36,70 +39,91 @@ _SENSITIVITY_IMAGES = 8
 class Candidate:
     """A target-ready graph in a folder of its own, and what made it.
 
-    `passes` are those that lowered it; `record` is what quantizing did, `placement` where, `alpha` its migration
-    strength (None: off).
+    Attributes:
+        precision: with its options.
+        folder: holds the graph, its sites, and what was compiled, and nothing else.
+        structure: sites and linears, as they are in the graph.
+        passes: those that lowered it.
+        quantized: what lowering the precision did, and where.
+        inputs: of the graph.
+        outputs: of the graph.
     """
 
-    precision: PrecisionSpec
+    precision: Precision
     folder: Path
     structure: Structure
     passes: tuple[PassRecord, ...]
-    record: Mapping[str, str]
-    placement: Mapping[str, Placement]
-    alpha: float | None
+    quantized: Quantized
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
-    def kind(self) -> str:
-        """The precision's name."""
-        return self.precision.kind or "fp32"
+    def name(self) -> str:
+        """The name of its precision."""
+        return self.precision.name
+
+    @property
+    def alpha(self) -> float | None:
+        """The strength of its migration; None where there is none."""
+        record = self.quantized.record
+        return record.migration.alpha if record is not None and record.migration is not None else None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why what its calibration showed may not hold for other images."""
+        return self.quantized.record.doubts if self.quantized.record is not None else ()
+
+    @property
+    def quantized_names(self) -> frozenset[str]:
+        """The names of what is not in float."""
+        return frozenset(name for name, place in self.quantized.placement.items() if place.quantized)
 
     @property
     def float_linears(self) -> int:
-        """Linears that stayed in float."""
-        return sum(linear.name not in self.quantized for linear in self.structure.linears) if self.placement else 0
-
-    @property
-    def quantized(self) -> frozenset[str]:
-        """The names of what is not in float."""
-        return frozenset(name for name, placed in self.placement.items() if placed.quantized)
-
-    def move(self, folder: Path) -> None:
-        """Move the graph and its sites to `folder`."""
-        for path in (*self.folder.glob(f"{GRAPH}*"), self.folder / SITES):
-            shutil.move(path, folder / path.name)
+        """The number of linears that stayed in float; 0 of a precision that does not go by linears."""
+        if not self.quantized.placement:
+            return 0
+        return sum(linear.name not in self.quantized_names for linear in self.structure.linears)
 
     def discard(self) -> None:
         """Free the disk."""
         shutil.rmtree(self.folder)
 
 
-class Workshop:
-    """Makes, compiles and times candidates of one prepared model. Works in `work`, which the caller removes."""
+class CandidateBuilder:
+    """Makes, compiles and times candidates of one prepared model for one target.
 
-    def __init__(self, prepared: Prepared, recipe: Recipe, target: Target, work: Path, progress: Progress) -> None:
+    Works in `work`, which the caller removes. Each candidate is compiled once, whatever is done with it.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        target: Target,
+        batch: Batch,
+        form: InputForm,
+        work: Path,
+        progress: Progress,
+        dumps: GraphDumps = NO_DUMPS,
+    ) -> None:
         self.prepared = prepared
-        self.recipe = recipe
         self.target = target
+        self.batch = batch
+        self.form = form
         self._work = work
         self._progress = progress
-        self._made = 0
+        self._dumps = dumps
+        self._count = 0
+        self._compiled: dict[Path, Compiled] = {}
 
     @cached_property
-    def quantizer(self) -> Quantizer:
-        """What lowers the precision; shared, so that the calibration images are looked at once."""
-        from vitdeploy.calibrate.quantizer import Quantizer
+    def calibrated(self) -> CalibratedGraph:
+        """The float32 graph with its calibration images, which are looked at once for all candidates."""
+        prepared = self.prepared
+        return CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, self._progress)
 
-        made = self.prepared
-        return Quantizer(made.graph, made.structure, self.target.dialect(), made.calibration, self._progress)
-
-    def make_plain(self, kind: str) -> Candidate:
-        """`make` without any option."""
-        return self.make(PrecisionSpec.model_validate({"kind": kind}))
-
-    def make(self, precision: PrecisionSpec) -> Candidate:
-        """Quantize and lower: the graph that the target's compiler is fed.
+    def make(self, precision: Precision) -> Candidate:
+        """Quantize and lower: make the graph that the target's compiler is fed.
 
         Raises:
             VitdeployError: the model cannot have this precision.
@@ -107,44 +131,63 @@ class Workshop:
         from vitdeploy import passes
         from vitdeploy.passes import order
 
-        found = self.quantizer.quantize(precision)
+        dialect = self.target.dialect()
+        quantized = precision.lower(self.calibrated, dialect)
+        graph = quantized.graph
+        self._dumps.write(f"{precision.name}-quantized", graph)
         with self._progress.step(f"Lower to what {self.target.name} compiles best"):
-            verifier = self.prepared.verifier if precision.kind == "fp32" else None
-            check = None if verifier is None else verifier(found.graph)
-            records = passes.run(order.lowering(self.target.dialect()), found.graph, check)
-        self._made += 1
-        folder = self._work / f"candidate{self._made}"
+            verifier = self.prepared.verifier if precision.is_float32 else None
+            records = passes.run(order.lowering(dialect), graph, None if verifier is None else verifier(graph))
+        self._dumps.write(f"{precision.name}-lowered", graph)
+        self._count += 1
+        folder = self._work / f"candidate{self._count}"
         folder.mkdir()
-        found.graph.save(folder / GRAPH)
-        structure = self.prepared.structure.located(node.name or "" for node in found.graph.nodes)
+        graph.save(folder / GRAPH)
+        structure = self.prepared.structure.located(node.name or "" for node in graph.nodes)
         structure.save(folder / SITES)
-        inputs, outputs = _signature(found.graph)
-        return Candidate(
-            precision, folder, structure, tuple(records), found.record, found.placement, found.alpha, inputs, outputs
-        )
+        inputs, outputs = _signature(graph)
+        return Candidate(precision, folder, structure, tuple(records), quantized, inputs, outputs)
 
-    def open(self, candidate: Candidate) -> Session:
-        """Compile a candidate and open it as it would run.
+    def compile(self, candidate: Candidate) -> Compiled:
+        """Compile and audit a candidate, unless that was done.
 
         Raises:
             CompileError: the backend refuses it.
         """
-        bundle = bundle_of(candidate.folder, candidate.kind, candidate.inputs[0], self.recipe.target.batch)
-        with self._progress.step(f"Compile {candidate.kind} with {self.target.name}"):
-            compiled: Compiled = self.target.compile(bundle, candidate.folder)
-        return self.target.open(compiled, candidate.kind, environment.available_cores())
+        if candidate.folder not in self._compiled:
+            bundle = bundle_of(candidate.folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
+            with self._progress.step(f"Compile {candidate.name} with {self.target.name}"):
+                self._compiled[candidate.folder] = self.target.compile(bundle, candidate.folder, self._progress.relay)
+        return self._compiled[candidate.folder]
+
+    def open(self, candidate: Candidate) -> Session:
+        """Open a candidate as it would run.
+
+        Raises:
+            CompileError: the backend refuses it.
+        """
+        return self.target.open(self.compile(candidate), candidate.precision.numbers, environment.available_cores())
+
+    def move(self, candidate: Candidate, folder: Path) -> Compiled | None:
+        """Move a candidate's files to `folder`; return what was compiled, in its new place, or None."""
+        for path in candidate.folder.iterdir():
+            shutil.move(path, folder / path.name)
+        compiled = self._compiled.get(candidate.folder)
+        return None if compiled is None else replace(compiled, folder=folder)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
-        """The linears that `candidate` quantizes, by name: first what adds most noise for the work that it saves."""
-        layers, _ = self.quantizer.sensitivity(candidate.precision, _SENSITIVITY_IMAGES)
-        quantized = [layer for layer in layers if layer.name in candidate.quantized]
+        """Return the linears that a candidate quantizes, first those that add most noise for the work they save."""
+        assert isinstance(candidate.precision, LinearPrecision)
+        dialect = self.target.dialect()
+        layers, _ = candidate.precision.measure_sensitivity(self.calibrated, dialect, _SENSITIVITY_IMAGES)
+        quantized = [layer for layer in layers if layer.name in candidate.quantized_names]
         noise = {layer.name: 10 ** (-layer.output_sqnr_db / 10) / max(1, layer.macs) for layer in quantized}
         return sorted(noise, key=lambda name: -noise[name])
 
-    def time(self, candidates: Iterable[Candidate], seconds: float) -> Bench:
+    def time(self, candidates: Sequence[Candidate], seconds: float) -> Bench:
         """Time candidates in turns; the first one is the reference."""
-        spec, preprocess = self.recipe.target, self.prepared.preprocess
-        image = fed(natural_image(0, preprocess, spec.batch.opt), preprocess, spec.input)
+        preprocess = self.prepared.preprocess
+        image = fed(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
             feeds = [{self.prepared.examples.input_name: image}] * len(sessions)

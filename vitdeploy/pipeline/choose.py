@@ -1,24 +1,25 @@
-"""Which precision becomes the artifact: inside the accuracy budget, and not slower than float without saying so."""
+"""Choose the precision that becomes the artifact: inside the accuracy budget, and not silently slower than float."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
 from vitdeploy.errors import QuantizeError, VitdeployError
-from vitdeploy.evidence import Availability, Bench, Interval
-from vitdeploy.pipeline.accuracy_budget import Budget
-from vitdeploy.pipeline.candidate import Candidate, Workshop
-from vitdeploy.pipeline.mixed_precision import fitted
+from vitdeploy.evidence import Bench, Interval
+from vitdeploy.frozen import replace
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.calibration import JudgingBatches
+from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+from vitdeploy.pipeline.mixed_precision import fit_budget
+from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec
 
 DEFAULT_MAX_DROP_PP = 0.5
-"""What `auto` may lose, in points, unless told otherwise."""
-
-WORTH_TRYING = ("fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "fp8")
-"""Of `auto`: weight-only precisions save memory, not time."""
+"""The points that `auto` may lose unless told otherwise."""
 
 _GLANCE_SECONDS = 1.5
 """To see whether a precision is slower than float, which shows at a glance; `bench` measures."""
@@ -28,160 +29,194 @@ _LONGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
+class Request:
+    """What is asked of a choice.
+
+    Attributes:
+        spec: the precision of the recipe; its kind is a name, or "auto".
+        untimed: why nothing can be timed here; empty where it can.
+        judging: images to judge accuracy on; None where there are none.
+    """
+
+    spec: PrecisionSpec
+    untimed: str = ""
+    judging: JudgingBatches | None = None
+
+
+@dataclass(frozen=True)
 class Chosen:
-    """What becomes the artifact, all that was tried, and what the user should know."""
+    """The candidate that becomes the artifact, all that was tried, and what the user should know."""
 
     candidate: Candidate
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def choose(shop: Workshop, progress: Progress, elsewhere: str = "") -> Chosen:
-    """Make what the recipe asks for: one precision, or the fastest; inside a budget, where there is one.
+def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progress) -> Chosen:
+    """Make every precision that can save time, and choose the fastest of those within the budget.
 
-    A precision below the target's default is timed against that default on this machine, where it can run here: float32
-    on CPUs, float16 on TensorRT. What will run `elsewhere`, another machine, is not timed here.
-
-    Raises:
-        QuantizeError: the asked precision cannot be had, or not inside the budget.
+    It is timed against the target's default on this machine: float32 on CPUs, float16 on TensorRT. Float is chosen
+    when nothing else is faster for sure, or where nothing can be timed here.
     """
-    asked, target = shop.recipe.precision, shop.target
-    base = target.default_precision
-    cannot = Availability(available=False, why=f"it will run on {elsewhere}") if elsewhere else target.cannot_run()
-    if asked.kind == "auto" and cannot is not None:
-        return _default(shop, base, cannot)
-    if asked.kind in ("fp32", base):
-        return Chosen(shop.make(asked))
-    limit = asked.max_drop_pp
-    if cannot is not None:
-        return _unmeasured(shop, asked, limit, cannot, progress)
-    reference = shop.make_plain(base)
-    if asked.kind == "auto":
-        return _fastest(shop, reference, limit or DEFAULT_MAX_DROP_PP, progress)
-    return _asked(shop, reference, asked, limit, progress)
-
-
-def _default(shop: Workshop, base: str, cannot: Availability) -> Chosen:
-    """Nothing can be timed: the target's default is the best guess, and said to be one."""
-    told = f"auto took {base} without trying others, or judging what it loses: {cannot.why}"
-    return Chosen(shop.make_plain(base), notes=(told,))
-
-
-def _unmeasured(
-    shop: Workshop, asked: PrecisionSpec, limit: float | None, cannot: Availability, progress: Progress
-) -> Chosen:
-    """What cannot run here is judged as ONNX Runtime computes it, and not timed."""
-    told = (f"whether {asked.kind} is faster than {shop.target.default_precision} is not known: {cannot.why}",)
-    if limit is None:
-        return Chosen(shop.make(asked), notes=told)
-    budget = Budget(shop, shop.make_plain("fp32"), limit, progress, emulated=True)
-    found, trials = fitted(shop, asked, budget)
-    if found is None:
-        raise _unfit(asked, trials)
-    kept = [t.model_copy(update={"kept": t is trials[-1]}) for t in trials]
-    judged = "its accuracy was judged as ONNX Runtime computes the graph on this CPU"
-    return Chosen(found, tuple(kept), (*told, judged))
-
-
-def _asked(
-    shop: Workshop, reference: Candidate, asked: PrecisionSpec, limit: float | None, progress: Progress
-) -> Chosen:
-    """One precision, inside its budget, and how it compares with float."""
-    if limit is None:
-        found = shop.make(asked)
-        trials = [Trial(precision=found.kind, float_linears=found.float_linears)]
-    else:
-        inside, trials = fitted(shop, asked, Budget(shop, reference, limit, progress))
-        if inside is None:
-            raise _unfit(asked, trials)
-        found = inside
-    with progress.step(f"Compare its speed with {reference.kind}"):
-        bench = shop.time([reference, found], _GLANCE_SECONDS)
-    ratio = bench.runs[1].speedup if bench.valid else None
-    trials[-1] = trials[-1].model_copy(update={"speedup": ratio, "kept": True})
-    notes = _slower(found, reference, ratio) + _doubts(bench)
-    return Chosen(found, tuple(trials), tuple(notes))
-
-
-def _fastest(shop: Workshop, reference: Candidate, limit: float, progress: Progress) -> Chosen:
-    """The fastest of all precisions that lose no more than the budget; float when none is faster."""
-    target, recipe = shop.target, shop.recipe
-    trials = [Trial(precision=reference.kind)]
-    inside = {0: reference}
-    budget, notes = _budget(shop, reference, limit, progress)
-    for kind in (k for k in WORTH_TRYING if k in target.precisions and k != reference.kind):
-        asked = recipe.precision.model_copy(update={"kind": kind})
+    base = builder.target.default_precision
+    reference = builder.make(_plain(base))
+    if request.untimed:
+        note = f"auto took {base} without trying others, or judging what it loses: {request.untimed}"
+        return Chosen(reference, notes=(note,))
+    limit = request.spec.max_drop_pp or DEFAULT_MAX_DROP_PP
+    budget, notes = _budget(builder, reference, limit, request.judging, progress)
+    trials = [Trial(precision=reference.name)]
+    within = {0: reference}
+    for name in (name for name in precisions.offered(builder.target) if name != base):
+        if not precisions.kind_of(name).saves_time:
+            continue
         try:
-            target.check_precision(kind)
-            found, tried = fitted(shop, asked, budget) if budget is not None else _unjudged(shop, asked)
+            precisions.check(name, builder.target)
+            candidate, tried = _try(builder, precisions.find(replace(request.spec, kind=name)), budget)
         except VitdeployError as error:  # what cannot be had here is no error of auto's
-            trials.append(Trial(precision=kind, why=error.message))
+            trials.append(Trial(precision=name, why=error.message))
             continue
         trials += tried
-        if found is not None:
-            inside[len(trials) - 1] = found
-    if len(inside) == 1:
-        trials[0] = trials[0].model_copy(update={"kept": True})
-        return Chosen(reference, tuple(trials), (*notes, f"auto kept {reference.kind}: nothing else was left to time"))
-    bench = _timed(shop, list(inside.values()), progress)
-    ratios = dict(zip(inside, (run.speedup if bench.valid else None for run in bench.runs), strict=True))
-    best = max(inside, key=lambda i: _gain(ratios[i]))  # the first, float, when the measurement decides nothing
-    for i, candidate in inside.items():
-        why = "" if i == best else _left(inside[best], reference, bench)
-        trials[i] = trials[i].model_copy(update={"speedup": ratios[i], "kept": i == best, "why": why})
-        if i != best:
-            candidate.discard()
-    told = _told(inside[best], reference, ratios[best]) if bench.valid else f"auto kept {reference.kind}"
-    return Chosen(inside[best], tuple(trials), (*notes, told, *_doubts(bench)))
+        if candidate is not None:
+            within[len(trials) - 1] = candidate
+    if len(within) == 1:
+        trials[0] = replace(trials[0], kept=True)
+        return Chosen(reference, tuple(trials), (*notes, f"auto kept {base}: nothing else was left to time"))
+    return _take_fastest(builder, within, trials, notes, progress)
 
 
-def _budget(shop: Workshop, reference: Candidate, limit: float, progress: Progress) -> tuple[Budget | None, list[str]]:
-    """What judges; None where accuracy means nothing, or there is nothing to judge on."""
-    if shop.prepared.model.weights == "random":
-        return None, ["random weights: precisions were chosen by speed alone, without a look at accuracy"]
-    if shop.recipe.data.calibration is None:
-        told = "auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"
-        return None, [told]
-    return Budget(shop, reference, limit, progress), []
+def choose_given(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
+    """Make the precision that was asked for, inside its budget where it has one, and compare its speed with float.
+
+    Raises:
+        QuantizeError: the model cannot have this precision, or not inside the budget.
+    """
+    base, limit = builder.target.default_precision, request.spec.max_drop_pp
+    if precision.is_float32 or precision.name == base:
+        return Chosen(builder.make(precision))
+    if request.untimed:
+        return _choose_untimed(builder, request, precision, progress)
+    reference = builder.make(_plain(base))
+    if limit is None:
+        candidate = builder.make(precision)
+        trials = [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
+    else:
+        assert request.judging is not None
+        budget = AccuracyBudget(builder, reference, limit, request.judging, progress)
+        candidate, trials = _require_within(builder, precision, budget)
+    with progress.step(f"Compare its speed with {base}"):
+        bench = builder.time([reference, candidate], _GLANCE_SECONDS)
+    ratio = bench.runs[1].speedup if bench.valid else None
+    trials[-1] = replace(trials[-1], speedup=ratio, kept=True)
+    return Chosen(candidate, tuple(trials), tuple(_slower(candidate, base, ratio) + _doubts(bench)))
 
 
-def _unjudged(shop: Workshop, asked: PrecisionSpec) -> tuple[Candidate | None, list[Trial]]:
-    """Without a budget: fine where accuracy means nothing; else nothing is lost unseen."""
-    if shop.prepared.model.weights != "random":
+def _choose_untimed(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
+    """Judge what cannot run here as ONNX Runtime computes it; do not time it."""
+    base, limit = builder.target.default_precision, request.spec.max_drop_pp
+    note = f"whether {precision.name} is faster than {base} is not known: {request.untimed}"
+    if limit is None:
+        return Chosen(builder.make(precision), notes=(note,))
+    assert request.judging is not None
+    float32 = builder.make(_plain("fp32"))
+    budget = AccuracyBudget(builder, float32, limit, request.judging, progress, emulated=True)
+    candidate, trials = _require_within(builder, precision, budget)
+    trials = [replace(trial, kept=trial is trials[-1]) for trial in trials]
+    judged = "its accuracy was judged as ONNX Runtime computes the graph on this CPU"
+    return Chosen(candidate, tuple(trials), (note, judged))
+
+
+def _require_within(
+    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget
+) -> tuple[Candidate, list[Trial]]:
+    candidate, trials = fit_budget(builder, precision, budget)
+    if candidate is None:
+        worst = trials[0]
+        raise QuantizeError(
+            f"{precision.name} loses {worst.lost:.2f} points of {worst.judged_by or 'accuracy'}, the budget is "
+            f"{budget.limit:g}, and no linear can be quantized within it",
+            fix="Raise --max-drop, give other --calibration images, or use --precision auto.",
+        )
+    return candidate, trials
+
+
+def _try(
+    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget | None
+) -> tuple[Candidate | None, list[Trial]]:
+    """Make a precision inside the budget; without a budget only where accuracy means nothing."""
+    if budget is not None:
+        return fit_budget(builder, precision, budget)
+    if builder.prepared.model.weights != "random":
         raise QuantizeError("what it loses cannot be judged without images", fix="Give --calibration DATA.")
-    found = shop.make(asked)
-    return found, [Trial(precision=found.kind, float_linears=found.float_linears)]
+    candidate = builder.make(precision)
+    return candidate, [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
 
 
-def _timed(shop: Workshop, candidates: Sequence[Candidate], progress: Progress) -> Bench:
-    """A short measurement; a longer one, when that is in doubt."""
-    with progress.step(f"Compare the speed of {', '.join(c.kind for c in candidates)}"):
-        bench = shop.time(candidates, _SECONDS)
-        return bench if bench.valid else shop.time(candidates, _LONGER_SECONDS)
+def _take_fastest(
+    builder: CandidateBuilder, within: dict[int, Candidate], trials: list[Trial], notes: list[str], progress: Progress
+) -> Chosen:
+    """Time candidates (by the place of their trial) and choose the fastest; float when the measurement decides nothing.
+
+    The first one is float.
+    """
+    reference, base = within[0], within[0].name
+    bench = _time(builder, list(within.values()), progress)
+    ratios = dict(zip(within, (run.speedup if bench.valid else None for run in bench.runs), strict=True))
+    best = max(within, key=lambda place: _gain(ratios[place]))
+    for place, candidate in within.items():
+        why = "" if place == best else _why_not(within[best], reference, bench)
+        trials[place] = replace(trials[place], speedup=ratios[place], kept=place == best, why=why)
+        if place != best:
+            candidate.discard()
+    verdict = _verdict(within[best], base, ratios[best]) if bench.valid else f"auto kept {base}"
+    return Chosen(within[best], tuple(trials), (*notes, verdict, *_doubts(bench)))
+
+
+def _budget(
+    builder: CandidateBuilder, reference: Candidate, limit: float, judging: JudgingBatches | None, progress: Progress
+) -> tuple[AccuracyBudget | None, list[str]]:
+    """Return what judges; None where accuracy means nothing, or there is nothing to judge on."""
+    if builder.prepared.model.weights == "random":
+        return None, ["random weights: precisions were chosen by speed alone, without a look at accuracy"]
+    if judging is None:
+        return None, ["auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"]
+    return AccuracyBudget(builder, reference, limit, judging, progress), []
+
+
+def _plain(name: str) -> Precision:
+    """Return a precision without any option."""
+    return precisions.find(PrecisionSpec(kind=name))
+
+
+def _time(builder: CandidateBuilder, candidates: Sequence[Candidate], progress: Progress) -> Bench:
+    """Time for a short while; longer, when that is in doubt."""
+    with progress.step(f"Compare the speed of {', '.join(c.name for c in candidates)}"):
+        bench = builder.time(candidates, _SECONDS)
+        return bench if bench.valid else builder.time(candidates, _LONGER_SECONDS)
 
 
 def _gain(ratio: Interval | None) -> float:
-    """A speed-up that the interval leaves no doubt about, else 1: what is not faster for sure is not taken."""
+    """Return a speed-up that the interval leaves no doubt about, else 1: what is not faster for sure is not taken."""
     return 1.0 if ratio is None or ratio.ci95[0] <= 1 else ratio.ratio
 
 
-def _left(best: Candidate, reference: Candidate, bench: Bench) -> str:
-    """Why what is within the budget was not kept."""
+def _why_not(best: Candidate, reference: Candidate, bench: Bench) -> str:
+    """Say why what is within the budget was not chosen."""
     if not bench.valid:
         return "its speed is in doubt"
-    return f"{best.kind} is faster" if best is not reference else f"not faster than {reference.kind}"
+    return f"{best.name} is faster" if best is not reference else f"not faster than {reference.name}"
 
 
-def _slower(found: Candidate, reference: Candidate, ratio: Interval | None) -> list[str]:
+def _slower(candidate: Candidate, base: str, ratio: Interval | None) -> list[str]:
     if ratio is None or ratio.ci95[1] >= 1:
         return []
-    return [f"{found.kind} is slower than {reference.kind} here, {_times(ratio)}: use --precision {reference.kind}"]
+    return [f"{candidate.name} is slower than {base} here, {_times(ratio)}: use --precision {base}"]
 
 
-def _told(found: Candidate, reference: Candidate, ratio: Interval | None) -> str:
+def _verdict(best: Candidate, base: str, ratio: Interval | None) -> str:
     if ratio is None:  # the reference's own
-        return f"auto kept {reference.kind}: nothing else is faster here within the budget"
-    return f"auto chose {found.kind}: {_times(ratio)} as fast as {reference.kind} on this machine"
+        return f"auto kept {base}: nothing else is faster here within the budget"
+    return f"auto chose {best.name}: {_times(ratio)} as fast as {base} on this machine"
 
 
 def _times(ratio: Interval) -> str:
@@ -190,12 +225,3 @@ def _times(ratio: Interval) -> str:
 
 def _doubts(bench: Bench) -> list[str]:
     return [] if bench.valid else [f"the comparison of speeds is in doubt: {'; '.join(bench.doubts)}"]
-
-
-def _unfit(asked: PrecisionSpec, trials: Sequence[Trial]) -> QuantizeError:
-    worst = trials[0]
-    return QuantizeError(
-        f"{asked.kind} loses {worst.lost:.2f} points of {worst.judged_by or 'accuracy'}, the budget is "
-        f"{asked.max_drop_pp:g}, and no linear can be quantized within it",
-        fix="Raise --max-drop, give other --calibration images, or use --precision auto.",
-    )

@@ -1,10 +1,10 @@
-"""The images that export works with: examples to compare numbers on, and calibration batches."""
+"""Example images with the reference's outputs: what every later graph is compared with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +14,10 @@ from vitdeploy.errors import ExportError
 from vitdeploy.recipe import Batch, InputForm, Preprocess
 from vitdeploy.session import Array, Session, finite
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Examples:
-    """Batches of images with the reference's outputs: what every later graph is compared with.
-
-    `pixels` are uint8 NCHW.
-    """
+    """Batches of images (`pixels`: uint8 NCHW) with the reference's outputs."""
 
     input_name: str
     preprocess: Preprocess
@@ -31,13 +25,17 @@ class Examples:
     outputs: tuple[dict[str, Array], ...]
 
     def pairs(self, form: InputForm = "normalized") -> list[tuple[Array, dict[str, Array]]]:
-        """Inputs in the form that a graph takes, with the outputs it should give."""
+        """Return inputs in the form that a graph takes, with the outputs it should give."""
         inputs = [fed(pixels, self.preprocess, form) for pixels in self.pixels]
         return list(zip(inputs, self.outputs, strict=True))
 
 
-def examples(reference: Session, input_name: str, preprocess: Preprocess, batch: Batch) -> Examples:
-    """Real-looking images and the reference's outputs; a dynamic batch is looked at in two sizes."""
+def make_examples(reference: Session, input_name: str, preprocess: Preprocess, batch: Batch) -> Examples:
+    """Run the reference on real-looking images; where the batch is dynamic, in two sizes.
+
+    Raises:
+        ExportError: the model itself gives NaN or infinity.
+    """
     sizes = [batch.opt] if batch.static else _two_sizes(batch)
     pixels = [natural_image(seed, preprocess, size) for seed, size in enumerate(sizes)]
     outputs = [reference.run({input_name: fed(images, preprocess, "normalized")}) for images in pixels]
@@ -47,13 +45,13 @@ def examples(reference: Session, input_name: str, preprocess: Preprocess, batch:
 
 
 def _two_sizes(batch: Batch) -> list[int]:
-    """Traced first: above 1, because exporters specialise a batch of 1."""
+    """Return the size to trace and another one. Exporters specialise a batch of 1, so a larger one is traced."""
     traced = max(batch.opt, min(2, batch.max))
     return [traced, batch.min if batch.min != traced else batch.max]
 
 
 def save_example(path: Path, examples: Examples, form: InputForm) -> None:
-    """The first verified input with the reference's outputs, so that a device without PyTorch can check itself."""
+    """Write the first input with the reference's outputs, so that a device without PyTorch can check itself."""
     path.parent.mkdir()
     image, outputs = examples.pairs(form)[0]
     arrays: dict[str, Any] = {"input": image, **{f"output.{name}": value for name, value in outputs.items()}}
@@ -61,7 +59,7 @@ def save_example(path: Path, examples: Examples, form: InputForm) -> None:
 
 
 def load_example(path: Path) -> tuple[Array, dict[str, Array]]:
-    """The input that `save_example` kept, and the reference's outputs by name."""
+    """Read what `save_example` wrote: the input, and the reference's outputs by name."""
     with np.load(path) as arrays:
         outputs = {name.removeprefix("output."): arrays[name] for name in arrays.files if name.startswith("output.")}
         return arrays["input"], outputs

@@ -1,8 +1,9 @@
-"""The last steps, on whatever machine they can be done: compile, audit, seal."""
+"""Compile, audit and seal an artifact, on the workstation or the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,16 +15,17 @@ from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, Trial
 from vitdeploy.artifact.layout import EXAMPLE
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit
+from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import compare
 from vitdeploy.pipeline.examples import load_example
-from vitdeploy.pipeline.usage import usage
+from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import target_bundle
-from vitdeploy.targets import Compiled, Target
+from vitdeploy.runtime.artifact_session import read_bundle
+from vitdeploy.targets import Bundle, Compiled, Target
 
 
 class Exported(BaseModel):
-    """What `export` and `compile` print."""
+    """The summary that `export` and `compile` print."""
 
     model_config = ConfigDict(frozen=True)
     artifact: str
@@ -41,79 +43,100 @@ class Exported(BaseModel):
     """None: not known, or no difference seen on this machine; `bench` looks closer."""
     notes: tuple[str, ...] = ()
     host: str = ""
-    """Where it was compiled, as --host named it, if not here."""
+    """The machine that it was compiled on, as --host named it, if not this one."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The artifact or bundle that a command made, and what it prints about it."""
+
+    artifact: Artifact
+    summary: Exported
 
 
 def finish(
-    folder: Path, manifest: Manifest, target: Target, progress: Progress, out: Path, *, here: bool = True
-) -> tuple[Manifest, list[str]]:
-    """Compile and audit in `folder` when the target can here, seal the folder, and store the audit.
+    folder: Path,
+    manifest: Manifest,
+    target: Target,
+    progress: Progress,
+    out: Path,
+    *,
+    here: bool = True,
+    compiled: Compiled | None = None,
+) -> tuple[Artifact, list[str]]:
+    """Compile and audit in `folder` where the target can do that here, seal the folder, and store the audit.
 
-    `out` is where the folder will be, for what users are told to do with it. Not `here`: another machine compiles it.
+    Args:
+        folder: the target-ready graph with its sites and the stored example.
+        manifest: of the bundle.
+        target: with its options.
+        progress: told about the steps.
+        out: where the folder will be, for what users are told to do with it.
+        here: whether it is compiled here at all; else another machine does it.
+        compiled: what was compiled already, in `folder`.
+
+    Returns:
+        The artifact or bundle, and what the user should know about it.
+
+    Raises:
+        TargetUnavailable: the target should be here and is not.
+        CompileError: the backend refuses the graph, or its engine gives NaN or infinity.
     """
-    manifest = manifest.model_copy(update={"usage": usage(manifest)})
+    manifest = replace(manifest, usage=describe_usage(manifest, target))
+    missing = target.unavailable() if here else None
+    if missing is not None and not target.built_on_device:
+        raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
     if not here:
-        artifacts.seal(folder, manifest)
-        return manifest, []
-    missing = target.unavailable()
+        return artifacts.seal(folder, manifest), []
+    bundle = read_bundle(folder, manifest)
     if missing is not None:
-        if not target.built_on_device:
-            raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
         note = f"this is a bundle, not an engine: {missing.why}. On the device run: vitdeploy compile {out}"
-        return manifest, [note, *_rehearse(folder, manifest, target, progress)]
-    bundle = target_bundle(folder, manifest)
-    with progress.step(f"Compile with {target.name}"):
-        compiled = target.compile(bundle, folder, progress.relay)
-    record = manifest.target.model_copy(update={"backend": compiled.backend, "host": environment.host()})
-    manifest = manifest.model_copy(update={"stage": "artifact", "target": record, "runs": compiled.runs})
-    with progress.step("Audit what was compiled"):
-        audit = target.audit(bundle, compiled)
+        artifact = artifacts.seal(folder, manifest)
+        return artifact, [note, *_rehearse(artifact, bundle, target, progress)]
+    if compiled is None:
+        with progress.step(f"Compile and audit with {target.name}"):
+            compiled = target.compile(bundle, folder, progress.relay)
+    audit = compiled.audit or target.audit(bundle, compiled)
     notes = [f"doubt: {doubt}" for doubt in audit.doubts]
+    parity = None
     if target.built_on_device:
         with progress.step("Run it on the stored example"):
-            parity = _parity_here(folder, compiled, target, manifest)
-        manifest = manifest.model_copy(update={"device_parity": parity})
+            parity = _compare_example(bundle, compiled, target)
         notes.append(f"on this device: cosine {parity.cosine:.6f} with FP32, largest difference {parity.max_abs:.2g}")
-    artifacts.seal(folder, manifest)
-    store_audit(artifacts.load(folder), audit)
-    return manifest, notes
+    record = replace(manifest.target, backend=compiled.backend, host=environment.host())
+    manifest = replace(manifest, stage="artifact", target=record, runs=compiled.runs, device_parity=parity)
+    artifact = artifacts.seal(folder, manifest)
+    artifact.write_evidence(audit)
+    return artifact, notes
 
 
-def _rehearse(folder: Path, manifest: Manifest, target: Target, progress: Progress) -> list[str]:
-    """Seal a bundle with what a like compiler makes of it, where there is one."""
+def _rehearse(bundle_folder: Artifact, bundle: Bundle, target: Target, progress: Progress) -> list[str]:
+    """Store what a like compiler makes of a bundle, where there is one, and say what it found."""
     with progress.step("Rehearse the build"):
-        audit = target.rehearse(target_bundle(folder, manifest))
-    artifacts.seal(folder, manifest)
+        audit: Audit | None = target.rehearse(bundle)
     if audit is None:
         return []
-    store_audit(artifacts.load(folder), audit)
+    bundle_folder.write_evidence(audit)
     return [*audit.doubts, f"rehearsed: attention fused {audit.attention.fused} of {audit.attention.sites}"]
 
 
-def _parity_here(folder: Path, compiled: Compiled, target: Target, manifest: Manifest) -> Parity:
-    """What was compiled against the reference's outputs that export stored: a device has no reference of its own.
+def _compare_example(bundle: Bundle, compiled: Compiled, target: Target) -> Parity:
+    """Compare what was compiled with the outputs that export stored: a device has no reference of its own.
 
     Raises:
         CompileError: it gives NaN or infinity, which no figure about it could make up for.
     """
-    precision = manifest.target.precision
-    image, expected = load_example(folder / EXAMPLE)
-    with target.open(compiled, precision, None) as session:
-        parity = compare(expected, session.run({manifest.inputs[0].name: image}), batch=len(image))
+    image, expected = load_example(compiled.folder / EXAMPLE)
+    with target.open(compiled, bundle.numbers, None) as session:
+        parity = compare(expected, session.run({bundle.input_name: image}), batch=len(image))
     if not parity.finite:
-        raise CompileError(f"the {precision} engine gives NaN or infinity on its example", fix="Use --precision fp32.")
+        name = bundle.numbers.precision
+        raise CompileError(f"the {name} engine gives NaN or infinity on its example", fix="Use --precision fp32.")
     return parity
 
 
-def store_audit(artifact: Artifact, audit: Audit) -> Audit:
-    """Keep the audit beside the manifest it is about."""
-    audit = audit.model_copy(update={"manifest": artifact.digest})
-    artifact.write_evidence(audit)
-    return audit
-
-
-def summary(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> Exported:
-    """What `export` and `compile` print about the folder."""
+def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> Exported:
+    """Return what `export` and `compile` print about a folder."""
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
@@ -128,13 +151,13 @@ def summary(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> 
         graph_parity=manifest.graph_parity,
         precision=manifest.target.precision,
         trials=manifest.trials,
-        faster_than_fp32=_faster(manifest.trials),
+        faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),
     )
 
 
-def _faster(trials: Iterable[Trial]) -> bool | None:
-    """Whether what was kept beats the target's own float graph, as far as its interval tells."""
+def _is_faster(trials: Iterable[Trial]) -> bool | None:
+    """Return whether what was kept beats the target's own float graph, as far as its interval tells."""
     ratio = next((t.speedup for t in trials if t.kept), None)
     if ratio is None or ratio.ci95[0] <= 1 <= ratio.ci95[1]:
         return None

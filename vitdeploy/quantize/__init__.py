@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from vitdeploy.artifact.manifest import Placement
+from vitdeploy.artifact.quantization import CalibrationData, Quantization
 from vitdeploy.graph.model import Graph
 from vitdeploy.session import Array
 
@@ -17,14 +19,13 @@ FEWEST_IMAGES = 16
 
 @dataclass(frozen=True)
 class Quantized:
-    """The graph with its precision lowered, what was done, for the manifest, and the migration strength (None: off).
+    """A graph with its precision lowered, and for the manifest what was done.
 
-    `placement` says of each site whether it was quantized, and by which rule.
+    `record` is None where nothing was. `placement` says of each site whether it was quantized, and by which rule.
     """
 
     graph: Graph
-    record: Mapping[str, str]
-    alpha: float | None = None
+    record: Quantization | None = None
     placement: Mapping[str, Placement] = field(default_factory=dict)
 
 
@@ -43,26 +44,25 @@ class Calibration:
     digest: str
     synthetic: bool = False
 
-    @property
-    def described(self) -> str:
-        """What the images are, for the manifest."""
-        if self.synthetic:
-            return f"{self.images} synthetic images only: give --calibration to check on real data"
-        return f"{self.images} calibration images ({self.spec})"
+    @cached_property
+    def data(self) -> CalibrationData:
+        """The record of these images, with the reasons why others may behave differently."""
+        return CalibrationData(
+            data=self.spec,
+            digest=self.digest,
+            images=self.images,
+            synthetic=self.synthetic,
+            doubts=() if self.synthetic else tuple(self._doubts()),
+        )
 
-    def doubts(self) -> list[str]:
-        """Why what was learned from these images may not hold for others."""
-        if self.synthetic:
-            return []
-        said = []
+    def _doubts(self) -> Iterator[str]:
         if self.images < FEWEST_IMAGES:
             images = "1 image" if self.images == 1 else f"{self.images} images"
-            said.append(f"calibrated on {images} of {self.spec}: 32 or more are usual")
-        if all(_plain(batch) for batch in self.batches()):  # stops at the first picture
-            said.append(f"every calibration image of {self.spec} is of one plain colour: others may fall out of range")
-        return said
+            yield f"calibrated on {images} of {self.spec}: 32 or more are usual"
+        if all(_is_plain(batch) for batch in self.batches()):  # stops at the first picture
+            yield f"every calibration image of {self.spec} is of one plain colour: others may fall out of range"
 
 
-def _plain(images: Array) -> bool:
-    """Whether each channel of each NCHW image has one value only."""
+def _is_plain(images: Array) -> bool:
+    """Return whether each channel of each NCHW image has one value only."""
     return not np.any(images.max(axis=(2, 3)) > images.min(axis=(2, 3)))

@@ -6,16 +6,15 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from vitdeploy.artifact.quantization import HalfPrecision
 from vitdeploy.graph.model import Graph, array, operand
 from vitdeploy.graph.structure import Structure
-from vitdeploy.quantize import Quantized
 from vitdeploy.quantize.half import convert
 from vitdeploy.quantize.placement import kept_by
 from vitdeploy.quantize.qdq import place_before
-from vitdeploy.recipe import PrecisionSpec
 
 
-def quantize(graph: Graph, structure: Structure, precision: PrecisionSpec, *, typed: bool) -> Quantized:
+def quantize(graph: Graph, structure: Structure, keep: tuple[str, ...], *, typed: bool) -> HalfPrecision:
     """Bring the raised `graph` to bfloat16, in place; no data is needed.
 
         x ─ MatMul(W)   ─▶   x ─ Cast bf16 ─ … MatMul(W bf16) … ─ Cast float32     typed: all in bf16 but the edges
@@ -27,28 +26,19 @@ def quantize(graph: Graph, structure: Structure, precision: PrecisionSpec, *, ty
     Args:
         graph: raised and folded.
         structure: its linears.
-        precision: `keep` names linears that stay in float32, where the graph says what is.
+        keep: roles or names of linears that stay in float32, where the graph says what does.
         typed: whether the types in the graph decide what is computed in which.
 
     Raises:
         QuantizeError: a `keep` entry matches nothing.
     """
-    kept = kept_by(structure, precision.keep)
+    kept = kept_by(structure, keep)
     nodes = {linear.name: linear.nodes for linear in structure.linears}
     if typed:
         convert(graph, {node for name in kept for node in nodes[name]}, ir.DataType.BFLOAT16)
-        method = "bfloat16 but for the linears named below" if kept else "bfloat16 throughout"
     else:
         _store(graph, {node for name in nodes if name not in kept for node in nodes[name]})
-        method = "weights in bfloat16, the engine computes in it"
-    return Quantized(
-        graph,
-        {
-            "method": method,
-            "edges": "float32 input and output",
-            **{f"float32{'' if typed else ' weights'}: {name}": rule for name, rule in kept.items()},
-        },
-    )
+    return HalfPrecision(dtype="bfloat16", scope="all" if typed else "weights", float32=kept)
 
 
 def _store(graph: Graph, names: set[str]) -> None:

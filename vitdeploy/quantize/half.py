@@ -13,13 +13,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from vitdeploy.artifact.quantization import HalfPrecision
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Structure
-from vitdeploy.quantize import Calibration, Quantized
+from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.overflow import (
     FLOAT32_INPUTS,
-    HEADROOM,
     LIMIT,
     in_half_range,
     too_large,
@@ -28,7 +28,6 @@ from vitdeploy.quantize.overflow import (
 )
 from vitdeploy.quantize.placement import kept_by
 from vitdeploy.quantize.ranges import LARGEST_HALF, Range, collect, masked
-from vitdeploy.recipe import PrecisionSpec
 
 LEAST_HALF_SHARE = 0.5
 """Of the linears' weights, which is of their arithmetic for each token. With less in half precision the casts eat what
@@ -38,8 +37,8 @@ _LARGEST_BFLOAT16 = (2 - 2**-7) * 2.0**127
 
 
 def quantize(
-    graph: Graph, structure: Structure, precision: PrecisionSpec, calibration: Calibration | None
-) -> Quantized:
+    graph: Graph, structure: Structure, keep: tuple[str, ...], calibration: Calibration | None
+) -> HalfPrecision:
     """Convert the raised `graph` to float16, in place, but for what would overflow there.
 
     Every activation, attention scores included, is measured on `calibration`. A tensor beyond `LIMIT` keeps the nodes
@@ -49,7 +48,7 @@ def quantize(
     Args:
         graph: raised and folded.
         structure: its linears and sites, which the record names.
-        precision: `keep` names linears that stay in float32 besides.
+        keep: roles or names of linears that stay in float32 besides.
         calibration: images. Where they are synthetic, or there are none and only constants are checked, the record
             says so.
 
@@ -57,23 +56,17 @@ def quantize(
         QuantizeError: an activation that is NaN or infinite in float32; or too little would be float16.
     """
     reasons = unfit_constants(graph)
-    measured = {"ranges": "not measured: there were no images"}
+    ranges: Mapping[str, Range] = {}
     if calibration is not None:
         probe = with_scores(graph)
         ranges = collect(probe, calibration.batches())
         reasons |= too_large(probe, ranges)
-        measured = _measured(ranges, calibration)
-    for linear, rule in kept_by(structure, precision.keep).items():
+    for linear, rule in kept_by(structure, keep).items():
         reasons.update(dict.fromkeys(_nodes_of(structure, linear), rule))
     _refuse_mostly_float32(structure, reasons)
-    record = {
-        "method": "float16 but for the nodes named below" if reasons else "float16 throughout",
-        "edges": "float32 input and output",
-        **measured,
-        **_explained(graph, structure, reasons),
-    }
+    record = _record(graph, structure, reasons, ranges, calibration)
     convert(graph, reasons)
-    return Quantized(graph, record)
+    return record
 
 
 def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.DataType.FLOAT16) -> None:
@@ -110,31 +103,32 @@ def _nodes_of(structure: Structure, linear: str) -> tuple[str, ...]:
     return next(entry.nodes for entry in structure.linears if entry.name == linear)
 
 
-def _measured(ranges: Mapping[str, Range], calibration: Calibration) -> dict[str, str]:
-    name, largest = max(ranges.items(), key=lambda item: item[1].magnitude)
-    return {
-        "ranges": calibration.described,
-        "calibration_digest": calibration.digest,
-        "largest": f"{largest.magnitude:.4g} ({name})",
-        "limit": f"{LIMIT:.0f}: float16's largest number with a headroom of {HEADROOM:g}",
-    }
-
-
-def _explained(graph: Graph, structure: Structure, reasons: Mapping[str, str]) -> dict[str, str]:
-    """Each site and linear that stays in float32 with its reason; of the other nodes how many."""
-    said = {}
+def _record(
+    graph: Graph,
+    structure: Structure,
+    reasons: Mapping[str, str],
+    ranges: Mapping[str, Range],
+    calibration: Calibration | None,
+) -> HalfPrecision:
+    """Name each site and linear that stays in float32 with its reason; count the other nodes."""
     entries = {node: entry.name for entry in (*structure.attention, *structure.linears) for node in entry.nodes}
+    sites: dict[str, str] = {}
     others: Counter[str] = Counter()
     for node in graph.nodes:
-        if node.name not in reasons:
-            continue
-        if node.name in entries:
-            said[f"float32: {entries[node.name]}"] = reasons[node.name]
-        else:
+        if node.name in reasons and node.name in entries:
+            sites[entries[node.name]] = reasons[node.name]
+        elif node.name in reasons:
             others[node.op_type] += 1
-    if others:
-        said["float32 besides"] = ", ".join(f"{count} {op_type}" for op_type, count in sorted(others.items()))
-    return said
+    tensor, largest = max(ranges.items(), key=lambda item: item[1].magnitude, default=("", None))
+    return HalfPrecision(
+        dtype="float16",
+        float32=sites,
+        float32_nodes=dict(sorted(others.items())),
+        largest=None if largest is None else float(largest.magnitude),
+        largest_tensor=tensor,
+        limit=None if largest is None else LIMIT,
+        checked_on=None if calibration is None else calibration.data,
+    )
 
 
 def _convert_nodes(graph: Graph, float32: Collection[str], to: ir.DataType) -> list[ir.Value]:

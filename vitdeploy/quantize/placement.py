@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence, Set
 from fnmatch import fnmatch
 
 from vitdeploy.artifact.manifest import FLOAT, Placement
@@ -14,7 +14,6 @@ NEVER_QUANTIZED = {"patch": "the patch embedding sees raw pixels and is a few pe
 """Attention cores, residual adds, LayerNorm and softmax are no linears and stay in float altogether: quantizing them
 costs up to 80 points of top-1 and breaks attention fusion on every backend."""
 
-_STORED = {"int8-bf16": "int8", "int8-dynamic": "int8", "int8-weights": "int8 weights", "int4-weights": "int4 weights"}
 _LINEAR = "a product with constant weights"
 _LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
 _RESIDUAL = "the residual stream carries the outliers: quantizing it costs points and breaks fusion"
@@ -26,7 +25,7 @@ _ATTENTION_WEIGHTS = "attention multiplies no weights"
 
 
 def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], dict[str, str]]:
-    """The linears to quantize, and for each that stays in float the rule.
+    """Choose the linears to quantize, and give for each that stays in float the rule.
 
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
@@ -41,68 +40,78 @@ def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], di
     return placed, kept
 
 
-def told(structure: Structure, kept: Mapping[str, str], kind: str, dialect: Dialect) -> dict[str, Placement]:
-    """Of each site, what becomes of it in precision `kind`, and why; `kept`: what stays in float, of `place`."""
-    stored = _STORED.get(kind, kind)
-    found = {
+def placements(structure: Structure, kept: Mapping[str, str], stored: str, dialect: Dialect) -> dict[str, Placement]:
+    """Return what becomes of each site, and by which rule.
+
+    Args:
+        structure: the linears and attention sites.
+        kept: linears that stay in float, with the rule, as `place` gives them.
+        stored: what the others become: "int8", "fp8", "int8 weights", "int4 weights".
+        dialect: says what the compiler can do with attention.
+    """
+    linears = {
         linear.name: Placement(precision=FLOAT, rule=kept[linear.name])
         if linear.name in kept
         else Placement(precision=stored, rule=_LAST if linear.role == "head" else _LINEAR)
         for linear in structure.linears
     }
-    rule = _attention_rule(kind, dialect)
-    found |= {site.name: Placement(precision=FLOAT, rule=rule) for site in structure.attention}
-    return {**found, "residual adds": Placement(precision=FLOAT, rule=_RESIDUAL)}
+    rule = _attention_rule(stored, dialect)
+    sites = {site.name: Placement(precision=FLOAT, rule=rule) for site in structure.attention}
+    return {**linears, **sites, "residual adds": Placement(precision=FLOAT, rule=_RESIDUAL)}
 
 
-def attention_told(structure: Structure, placed: Collection[str], left: Mapping[str, str]) -> dict[str, Placement]:
-    """The same of attention sites, where INT8 was asked for.
+def attention_placements(
+    structure: Structure, quantized: Collection[str], rules: Mapping[str, str]
+) -> dict[str, Placement]:
+    """Return what becomes of each attention site where INT8 attention was asked for.
 
     Args:
         structure: the sites.
-        placed: the names of the cores (`SITE/Attention`) that are INT8.
-        left: the others, with the rule.
+        quantized: the names of the cores (`SITE/Attention`) that are INT8.
+        rules: the other cores, with the rule that keeps them in float.
     """
-    found = {}
+    places = {}
     for site in structure.attention:
-        core = next((node for node in site.nodes if node in placed or node in left), None)
-        if core in placed:
-            found[site.name] = Placement(precision="int8", rule=_ATTENTION_COMPLETE)
+        core = next((node for node in site.nodes if node in quantized or node in rules), None)
+        if core in quantized:
+            places[site.name] = Placement(precision="int8", rule=_ATTENTION_COMPLETE)
         elif core is not None:
-            found[site.name] = Placement(precision=FLOAT, rule=left[core])
-    return found
+            places[site.name] = Placement(precision=FLOAT, rule=rules[core])
+    return places
 
 
-def _attention_rule(kind: str, dialect: Dialect) -> str:
-    if kind.endswith("-weights"):
+def _attention_rule(stored: str, dialect: Dialect) -> str:
+    if stored.endswith("weights"):
         return _ATTENTION_WEIGHTS
     if dialect.int8_attention is None:
         return _ATTENTION_ALONE
-    return _ATTENTION_FP8 if kind == "fp8" else _ATTENTION_ON_REQUEST
+    return _ATTENTION_FP8 if stored == "fp8" else _ATTENTION_ON_REQUEST
 
 
-def with_range(
-    placed: list[Linear], kept: dict[str, str], inputs: Mapping[str, str], silent: Collection[str]
+def leave_silent(
+    linears: Sequence[Linear], kept: Mapping[str, str], silent: Set[str]
 ) -> tuple[list[Linear], dict[str, str]]:
-    """The same, with linears left in float whose input no image moved: a range of zero says nothing of other images.
+    """Leave linears in float whose input is 0 on every image: such a range says nothing about other images.
 
     Args:
-        placed: as `place` gives it.
-        kept: likewise.
-        inputs: node of a linear -> its input.
-        silent: inputs that were 0 throughout.
+        linears: those to quantize, as `place` gives them.
+        kept: those that stay in float, with the rule.
+        silent: nodes whose input was 0 throughout.
+
+    Raises:
+        QuantizeError: no linear is left to quantize.
     """
-    still = {linear.name for linear in placed if any(inputs.get(node) in silent for node in linear.nodes)}
-    placed = [linear for linear in placed if linear.name not in still]
-    if not placed:
+    still = [linear.name for linear in linears if not silent.isdisjoint(linear.nodes)]
+    moving = [linear for linear in linears if linear.name not in still]
+    if not moving:
         raise QuantizeError(
             "the inputs of all linears are 0 on every calibration image", fix="Give --calibration with other images."
         )
-    return placed, kept | dict.fromkeys(still, "its input is 0 on every calibration image: there is no range")
+    return moving, {**kept, **dict.fromkeys(still, "its input is 0 on every calibration image: there is no range")}
 
 
 def kept_by(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
-    """The linears that `keep` (roles or name patterns) keeps in float32, each with its rule.
+    """Return the linears that `keep` (roles or name patterns) keeps in float32, each with its rule.
 
     Raises:
         QuantizeError: an entry matches nothing.

@@ -26,8 +26,8 @@ _LARGEST_E4M3 = 448.0
 
 
 @dataclass(frozen=True)
-class Format:
-    """How linears are quantized.
+class PairOptions:
+    """How the Q/DQ pairs of a linear are written.
 
     Attributes:
         kind: of the activations; weights are int8, or E4M3 like them.
@@ -76,30 +76,30 @@ def affine(low: float, high: float, kind: Kind) -> Affine:
     return Affine(kind, max(-low, high) / (127 if kind == "int8" else _LARGEST_E4M3) or 1.0)
 
 
-def activation_format(observed: Observed, form: Format, importance: Array) -> Affine:
+def activation_format(observed: Observed, options: PairOptions, importance: Array) -> Affine:
     """The format of a linear's input.
 
     Args:
         observed: what was seen of it.
-        form: kind and range method.
+        options: kind and range method.
         importance: the sum of squares of the weights that read each channel, (K,).
     """
     low, high = float(observed.low.min()), float(observed.high.max())
-    if form.ranges == "minmax":
-        return affine(low, high, form.kind)
-    candidates = [affine(low * share, high * share, form.kind) for share in _SHRINK]
+    if options.ranges == "minmax":
+        return affine(low, high, options.kind)
+    candidates = [affine(low * share, high * share, options.kind) for share in _SHRINK]
     errors = [
         float(((c.dequantized(observed.rows) - observed.rows) ** 2).mean(axis=0) @ importance) for c in candidates
     ]
     return candidates[int(np.argmin(errors))]
 
 
-def weight_codes(weight: Array, form: Format) -> tuple[Array, Array]:
+def weight_codes(weight: Array, options: PairOptions) -> tuple[Array, Array]:
     """Codes and float32 scales of a (K, N) weight: int8 with a scale for each output channel, E4M3 with one for all."""
-    if form.kind == "e4m3":
+    if options.kind == "e4m3":
         scale = np.float32(np.abs(weight).max() / _LARGEST_E4M3 or 1.0)
         return (weight / scale).astype(ml_dtypes.float8_e4m3fn), np.asarray(scale)
-    return symmetric_codes(weight, form.largest_weight, half_scales=form.kind == "int8")
+    return symmetric_codes(weight, options.largest_weight, half_scales=options.kind == "int8")
 
 
 def symmetric_codes(weight: Array, largest: int, *, half_scales: bool = False) -> tuple[Array, Array]:
@@ -114,7 +114,7 @@ def symmetric_codes(weight: Array, largest: int, *, half_scales: bool = False) -
     return np.clip(np.rint(weight / scale), -largest, largest).astype(np.int8), scale
 
 
-def write(graph: Graph, names: Iterable[str], observed: Mapping[str, Observed], form: Format) -> None:
+def write(graph: Graph, names: Iterable[str], observed: Mapping[str, Observed], options: PairOptions) -> None:
     """Put Q/DQ pairs on the MatMuls called `names`, in place.
 
         x ─ MatMul(W) ─ [Add b]   ─▶   x ─ Q ─ DQ ─ MatMul(W int8 ─ DQ) ─ [Add b']
@@ -128,10 +128,10 @@ def write(graph: Graph, names: Iterable[str], observed: Mapping[str, Observed], 
             readers.setdefault(operand(node, 0).name or "", []).append(node)
     for name, nodes in readers.items():
         importance = np.sum([(array(n.inputs[1]).astype(np.float64) ** 2).sum(axis=1) for n in nodes], axis=0)
-        found = activation_format(observed[name], form, importance)
+        found = activation_format(observed[name], options, importance)
         pair = pair_on(graph, nodes[0], 0, found)
         for node in nodes:
-            _write_weight(graph, node, observed[name], found, form)
+            _write_weight(graph, node, observed[name], found, options)
             node.replace_input_with(0, pair)
 
 
@@ -146,10 +146,10 @@ def pair_on(graph: Graph, node: ir.Node, index: int, found: Affine) -> ir.Value:
     return place_before(graph, tape, node, x, codes, result)
 
 
-def _write_weight(graph: Graph, node: ir.Node, seen: Observed, found: Affine, form: Format) -> None:
+def _write_weight(graph: Graph, node: ir.Node, seen: Observed, found: Affine, options: PairOptions) -> None:
     old = operand(node, 1)
     weight = array(old)
-    codes, scale = weight_codes(weight, form)
+    codes, scale = weight_codes(weight, options)
     tape = ir.tape.Tape()
     inputs = [
         tape.initializer(ir.tensor(codes, name=f"{node.name}/weight_codes")),
@@ -158,7 +158,7 @@ def _write_weight(graph: Graph, node: ir.Node, seen: Observed, found: Affine, fo
     axis = {"axis": 1} if scale.ndim else {}
     result = tape.op("DequantizeLinear", inputs, axis, name=f"{node.name}/weight_dequantize")
     node.replace_input_with(1, place_before(graph, tape, node, old, result))
-    if form.correct_bias:
+    if options.correct_bias:
         error = (found.dequantized(seen.rows) @ (codes.astype(np.float32) * scale) - seen.rows @ weight).mean(axis=0)
         _shift_bias(graph, node, -error)
 

@@ -10,14 +10,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph, array, operand
-from vitdeploy.graph.structure import Structure
-from vitdeploy.quantize import Quantized
 from vitdeploy.quantize.observe import Observed
-from vitdeploy.quantize.placement import place, told
 from vitdeploy.quantize.qdq import place_before
-from vitdeploy.recipe import PrecisionSpec
 from vitdeploy.session import Array
 
 SMALLEST_GROUP = 16
@@ -29,7 +24,7 @@ _DAMPING = 0.1
 
 
 @dataclass(frozen=True)
-class Format:
+class WeightStorage:
     """How a weight (K, N) is stored.
 
     Attributes:
@@ -41,7 +36,7 @@ class Format:
     group: int | None = None
 
     def rows(self, count: int) -> int:
-        """Rows in a group of a weight with `count` rows: the largest half, quarter .. of `group` that divides them."""
+        """Return the rows of a group: of `count` rows, the largest half, quarter … of `group` that divides them."""
         group = self.group or count
         while count % group and group > SMALLEST_GROUP:
             group //= 2
@@ -71,59 +66,17 @@ class Codes:
         return np.asarray(((codes - zero) * self.scale[:, None]).reshape(self.codes.shape))
 
 
-def quantize(
-    graph: Graph,
-    structure: Structure,
-    precision: PrecisionSpec,
-    dialect: Dialect,
-    observed: Mapping[str, Observed] | None,
-) -> Quantized:
-    """Store the weights of every placed linear of the raised `graph` in few bits, in place.
-
-    Args:
-        graph: raised and folded.
-        structure: its linears.
-        precision: bits, and for 4 of them the group; `keep` names linears that stay in float32.
-        dialect: how many inputs share a scale of 8 bits.
-        observed: what the linears' inputs are like, where there are calibration images: see `compensated`.
-
-    Raises:
-        QuantizeError: a `keep` entry matches nothing, or nothing is left.
-    """
-    placed, kept = place(structure, precision.keep)
-    form = format_of(precision, dialect)
-    write(graph, [name for linear in placed for name in linear.nodes], form, observed)
-    shared = "each output channel" if form.group is None else f"up to {form.group} inputs of an output channel"
-    dynamic = precision.kind == "int8-dynamic"
-    rounding = "nearest" if observed is None else "compensated on calibration images"
-    return Quantized(
-        graph,
-        {
-            "method": "weights only; the engine rounds activations to int8 at run time" if dynamic else "weights only",
-            "weights": f"{'uint4 with a zero point' if form.bits == 4 else 'int8, symmetric'}, a scale for {shared}",
-            "rounding": rounding,
-            "quantized": str(len(placed)),
-        },
-        placement=told(structure, kept, precision.kind or "", dialect),
-    )
-
-
-def format_of(precision: PrecisionSpec, dialect: Dialect) -> Format:
-    """How a precision stores weights for a compiler of `dialect`."""
-    return Format(4, precision.group) if precision.kind == "int4-weights" else Format(8, dialect.int8_weight_group)
-
-
-def encoded(weight: Array, form: Format) -> Codes:
+def encoded(weight: Array, storage: WeightStorage) -> Codes:
     """The codes of a (K, N) weight, each rounded to the nearest."""
     groups = np.split(
-        np.asarray(weight, np.float32), range(form.rows(len(weight)), len(weight), form.rows(len(weight)))
+        np.asarray(weight, np.float32), range(storage.rows(len(weight)), len(weight), storage.rows(len(weight)))
     )
-    steps = [_steps(group, form.bits) for group in groups]
-    codes = [_rounded(group, *found, form.bits) for group, found in zip(groups, steps, strict=True)]
-    return _codes(codes, steps, form)
+    steps = [_steps(group, storage.bits) for group in groups]
+    codes = [_rounded(group, *found, storage.bits) for group, found in zip(groups, steps, strict=True)]
+    return _codes(codes, steps, storage)
 
 
-def compensated(weight: Array, form: Format, inputs: Array) -> Codes:
+def compensated(weight: Array, storage: WeightStorage, inputs: Array) -> Codes:
     """The codes of a (K, N) weight; what rounding one row does to the output, the rows after it make up for.
 
     Frantar et al., GPTQ, 2023 (equations 2 and 3, by the Cholesky factor of the inverse Hessian), without reordering.
@@ -132,33 +85,33 @@ def compensated(weight: Array, form: Format, inputs: Array) -> Codes:
 
     Args:
         weight: of a linear, x · W.
-        form: bits and groups.
+        storage: bits and groups.
         inputs: a sample of what it is multiplied with, (rows, K).
     """
     left = np.array(weight, np.float32)
-    count, size = len(left), form.rows(len(left))
+    count, size = len(left), storage.rows(len(left))
     hessian = inputs.T.astype(np.float64) @ inputs / len(inputs)
     hessian[np.diag_indices(count)] += _DAMPING * max(float(np.trace(hessian)) / count, np.finfo(np.float32).tiny)
     factor = np.linalg.cholesky(np.linalg.inv(hessian)).T.astype(np.float32)
     codes, steps = [], []
     for start in range(0, count, size):
         end = start + size
-        found = _steps(left[start:end], form.bits)
+        found = _steps(left[start:end], storage.bits)
         scale, zero = found
         errors = np.empty_like(left[start:end])
         for row in range(start, end):
-            code = _rounded(left[row : row + 1], scale, zero, form.bits)
+            code = _rounded(left[row : row + 1], scale, zero, storage.bits)
             errors[row - start] = (left[row] - (code[0] - zero) * scale) / factor[row, row]
             left[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
             codes.append(code)
         left[end:] -= factor[start:end, end:].T @ errors
         steps.append(found)
-    return _codes(codes, steps, form)
+    return _codes(codes, steps, storage)
 
 
-def _codes(codes: list[Array], steps: list[tuple[Array, Array]], form: Format) -> Codes:
+def _codes(codes: list[Array], steps: list[tuple[Array, Array]], storage: WeightStorage) -> Codes:
     scale, zero = (np.stack(numbers) for numbers in zip(*steps, strict=True))
-    if form.bits == 4:
+    if storage.bits == 4:
         return Codes(np.concatenate(codes).astype(ml_dtypes.uint4), scale, zero.astype(ml_dtypes.uint4))
     return Codes(np.concatenate(codes).astype(np.int8), scale, None)
 
@@ -180,7 +133,9 @@ def _rounded(group: Array, scale: Array, zero: Array, bits: int) -> Array:
     return np.asarray(np.clip(np.rint(group / scale) + zero, low, high))
 
 
-def write(graph: Graph, names: Iterable[str], form: Format, observed: Mapping[str, Observed] | None = None) -> None:
+def write(
+    graph: Graph, names: Iterable[str], storage: WeightStorage, observed: Mapping[str, Observed] | None = None
+) -> None:
     """Store the weights of the MatMuls called `names` in few bits, in place.
 
         x ─ MatMul(W)   ─▶   x ─ MatMul(codes ─ DequantizeLinear)
@@ -191,10 +146,10 @@ def write(graph: Graph, names: Iterable[str], form: Format, observed: Mapping[st
     wanted = set(names)
     for node in [n for n in graph.nodes if n.name in wanted and n.op_type == "MatMul"]:
         old, seen = operand(node, 1), (observed or {}).get(operand(node, 0).name or "")
-        found = encoded(array(old), form) if seen is None else compensated(array(old), form, seen.rows)
+        found = encoded(array(old), storage) if seen is None else compensated(array(old), storage, seen.rows)
         tape = ir.tape.Tape()
-        scale, zero, axis = found.scale, found.zero, {"axis": 0, "block_size": form.rows(len(found.codes))}
-        if form.group is None:
+        scale, zero, axis = found.scale, found.zero, {"axis": 0, "block_size": storage.rows(len(found.codes))}
+        if storage.group is None:
             scale, zero, axis = scale[0], None if zero is None else zero[0], {"axis": 1}
         arrays = {"codes": found.codes, "scale": scale, "zero_point": zero}
         inputs = [

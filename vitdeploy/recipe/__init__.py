@@ -10,8 +10,8 @@ from vitdeploy.frozen import Frozen, parse
 from vitdeploy.recipe.composing import compose, target_options, with_target_options
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
-    OPPONENTS,
-    STATIC,
+    AUTO,
+    REFERENCE,
     Batch,
     BenchSpec,
     DataSpec,
@@ -20,7 +20,6 @@ from vitdeploy.recipe.schema import (
     Interpolation,
     Limit,
     ModelSpec,
-    Precision,
     PrecisionSpec,
     Preprocess,
     Recipe,
@@ -29,8 +28,8 @@ from vitdeploy.recipe.schema import (
 )
 
 __all__ = [
-    "OPPONENTS",
-    "STATIC",
+    "AUTO",
+    "REFERENCE",
     "Batch",
     "BenchSpec",
     "DataSpec",
@@ -40,7 +39,6 @@ __all__ = [
     "Interpolation",
     "Limit",
     "ModelSpec",
-    "Precision",
     "PrecisionSpec",
     "Preprocess",
     "Recipe",

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
-from vitdeploy.frozen import parse
-from vitdeploy.recipe.schema import OPPONENTS, Recipe
+from vitdeploy.frozen import parse, replace
+from vitdeploy.recipe.schema import Recipe
 
 
-def read(path: Path) -> Recipe:
-    """The recipe in the YAML file `path`; paths in it are relative to the file.
+def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: spec) -> Recipe:
+    """Read the recipe in the YAML file `path`; paths in it are relative to the file.
+
+    Args:
+        path: the file.
+        anchor_model: takes a model spec and the recipe's folder, and makes relative paths in the spec absolute:
+            `sources.anchor`. Which specs have paths in them is known to the sources alone.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or does not fit the schema.
@@ -25,37 +31,28 @@ def read(path: Path) -> Recipe:
         raise RecipeError(f"{path} cannot be read: {error.strerror}", fix="Give a recipe file.") from None
     except ValueError as error:  # not UTF-8, or not YAML
         problem = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{path} is not readable YAML: {problem}", fix="Mend the file.") from None
+        raise RecipeError(f"{path} is not readable YAML: {problem}", fix="Fix the YAML.") from None
     if not isinstance(raw, dict):
         raise RecipeError(f"{path} is not a mapping", fix="A recipe has at least the keys model and target.")
     recipe = parse(Recipe, raw, where=str(path))
-    return _anchor(recipe, path.resolve().parent)
+    folder = path.resolve().parent
+    recipe = _anchor(recipe, folder)
+    return replace(recipe, model=replace(recipe.model, spec=anchor_model(recipe.model.spec, folder)))
 
 
-def _anchor(recipe: Recipe, base: Path) -> Recipe:
-    """Paths relative to the recipe's folder become absolute; names with a scheme (`timm:`, `demo:`) stay."""
+def _anchor(recipe: Recipe, folder: Path) -> Recipe:
+    """Make paths relative to the recipe's folder absolute; names with a scheme (`demo:`) stay."""
 
-    def path(value: str | None) -> str | None:
-        return None if value is None or _is_name(value) else str(base / value)
+    def anchored(value: str | None) -> str | None:
+        return value if value is None or _is_name(value) else str(folder / value)
 
-    model = recipe.model
-    spec = model.spec
-    if spec.endswith((".onnx", ".pt2")):
-        spec = str(base / spec)
-    elif spec.startswith("python:") and spec.rpartition(":")[0].endswith(".py"):
-        file, _, factory = spec.removeprefix("python:").rpartition(":")
-        spec = f"python:{base / file}:{factory}"
-    elif spec.startswith("hf:") and (base / spec[3:]).is_dir():
-        spec = f"hf:{base / spec[3:]}"
-    weights = model.weights if model.weights in (None, "pretrained", "random") else str(base / str(model.weights))
-    paths = {name: path(getattr(recipe.data, name)) for name in ("calibration", "evaluation")}
-    data = recipe.data.model_copy(update={name: value for name, value in paths.items() if value is not None})
-    bench = recipe.bench
-    if bench.against not in OPPONENTS:
-        bench = bench.model_copy(update={"against": str(base / bench.against)})
-    return recipe.model_copy(
-        update={"model": model.model_copy(update={"spec": spec, "weights": weights}), "data": data, "bench": bench}
-    )
+    model, data, bench = recipe.model, recipe.data, recipe.bench
+    if model.weights not in (None, "pretrained", "random"):
+        model = replace(model, weights=str(folder / str(model.weights)))
+    data = replace(data, calibration=anchored(data.calibration), evaluation=anchored(data.evaluation))
+    if (folder / bench.against).is_dir():
+        bench = replace(bench, against=str(folder / bench.against))
+    return replace(recipe, model=model, data=data, bench=bench)
 
 
 def _is_name(value: str) -> bool:

@@ -12,18 +12,16 @@ import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from vitdeploy.frozen import Frozen
+from vitdeploy.plugins import did_you_mean, names_in
 
-Precision = Literal[
-    "fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "int8-weights", "int4-weights", "fp8", "auto",
-]  # fmt: skip
-"""auto: the fastest of those that the target has, within `max_drop_pp`. int8-bf16: what is not INT8 is bfloat16."""
-STATIC = ("int8", "int8-bf16", "fp8")
-"""Precisions whose ranges come from calibration images."""
+AUTO = "auto"
+"""The `--precision` that is none: the fastest of those that the target has, within the accuracy budget."""
+
 InputForm = Literal["normalized", "pixels", "uint8"]
 """What an artifact takes: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-OPPONENTS = ("pytorch-fp32", "torch-compile", "onnxruntime-fp32", "openvino-fp32")
-"""What an artifact is timed against: PyTorch eager or compiled, and the engines on the plain export."""
+REFERENCE = "pytorch-fp32"
+"""What an artifact is timed against unless the recipe says otherwise."""
 
 
 class Batch(Frozen):
@@ -140,19 +138,28 @@ class PrecisionSpec(Frozen):
     how many inputs of a linear share a scale; fewer are more exact and larger.
     """
 
-    kind: Precision | None = None
+    kind: str | None = None
+    """A file of `precision/`, or "auto": the fastest that the target has, within `max_drop_pp`."""
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
     attention: bool = False
     max_drop_pp: Annotated[float, Field(gt=0)] | None = None
     group: Literal[32, 64, 128] = 64
 
+    @field_validator("kind")
+    @classmethod
+    def _exists(cls, value: str | None) -> str | None:
+        choices = [*names_in("precision"), AUTO]
+        if value is not None and value not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
+        return value
+
 
 class BenchSpec(Frozen):
     """How latency is measured: against what, on how many threads, for about how many seconds."""
 
-    against: str = "pytorch-fp32"
-    """One of `OPPONENTS`, or the folder of another artifact."""
+    against: str = REFERENCE
+    """The name of an opponent (`commands.bench.opponents.names`), or the folder of another artifact."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seconds: Annotated[float, Field(gt=0)] = 10.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vitdeploy import tasks
 from vitdeploy.evidence import AttentionAudit, Bench, DeviceTime, Interval, KernelAudit, Metric, Power, Run
 
 NOTHING = "–"
@@ -14,11 +15,6 @@ BETWEEN = "between operators"
 _PLAIN = {
     "pytorch-fp32": "FP32 PyTorch", "torch-compile": "torch.compile", "onnxruntime-fp32": "FP32 ONNX Runtime",
     "openvino-fp32": "FP32 OpenVINO",
-}  # fmt: skip
-_METRICS = {
-    "top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "delta1": "δ1",
-    "abs_rel": "AbsRel", "rmse": "RMSE", "map": "mAP", "map50": "mAP at 0.5", "map75": "mAP at 0.75",
-    "recall1": "recall@1", "recall_k": "recall@k", "knn_agreement": "same neighbours",
 }  # fmt: skip
 
 
@@ -68,8 +64,9 @@ def drop(metric: Metric) -> str:
 
 
 def agreement_name(task: str) -> str:
-    """What the agreement of two models is called: only a classifier has one prediction that is the same or not."""
-    return "same prediction" if task == "classification" else "agreement"
+    """Return the name of the agreement of two models: only a classifier has one prediction that is the same or not."""
+    kind = tasks.kind_of(task)
+    return "agreement" if kind is None else kind.agreement_name
 
 
 def fused(attention: AttentionAudit) -> str:
@@ -81,8 +78,8 @@ def fused(attention: AttentionAudit) -> str:
 
 
 def metric(name: str) -> str:
-    """A metric's name as people write it."""
-    return _METRICS.get(name, name)
+    """Return a metric's name as people write it."""
+    return tasks.metric_names().get(name, name)
 
 
 def kernels(found: KernelAudit) -> str:

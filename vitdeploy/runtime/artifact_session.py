@@ -2,79 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitdeploy import environment, targets
+from vitdeploy import environment, precision, targets
 from vitdeploy.artifact import Artifact, Manifest, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.data.preprocess import fed
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import (
-    TargetUnavailable,
-    UsageError,
-)
+from vitdeploy.errors import TargetUnavailable, UsageError
+from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
+from vitdeploy.graph.dialect import Numbers
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, Recipe, TargetSpec
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled
 
 
-def target_bundle(folder: Path, manifest: Manifest) -> Bundle:
-    """What the target's compiler and audit are given."""
-    return bundle_of(folder, manifest.target.precision, manifest.inputs[0], manifest.recipe.target.batch)
-
-
-def bundle_of(folder: Path, precision: str, image: TensorSpec, batch: Batch) -> Bundle:
-    """The same, of a target-ready graph that is not an artifact yet."""
+def bundle_of(folder: Path, numbers: Numbers, image: TensorSpec, batch: Batch) -> Bundle:
+    """Return what the target's compiler is given of a target-ready graph in `folder`."""
     shape = (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
     return Bundle(
         graph=folder / GRAPH,
         structure=structures.load(folder / SITES),
-        precision=precision,
+        numbers=numbers,
         batch=batch,
         input_name=image.name,
         input_shape=shape,
     )
 
 
-def compiled_of(artifact: Artifact) -> Compiled:
-    """What was compiled into a loaded artifact."""
+def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
+    """Return what the target's compiler and audit are given of a bundle or artifact.
+
+    Raises:
+        UsageError: its precision is not known here.
+    """
+    numbers = precision.kind_of(manifest.target.precision).numbers
+    return bundle_of(folder, numbers, manifest.inputs[0], manifest.recipe.target.batch)
+
+
+def read_compiled(artifact: Artifact) -> Compiled:
+    """Return what was compiled into an artifact.
+
+    Raises:
+        UsageError: it is a bundle.
+    """
     manifest = artifact.manifest
     if manifest.runs is None or manifest.target.backend is None:
         raise UsageError(f"{artifact.path} is a bundle", fix=f"On the device run: vitdeploy compile {artifact.path}")
     return Compiled(artifact.path, manifest.runs, manifest.target.backend)
-
-
-def same_images(loaded: Sequence[Artifact]) -> Array:
-    """Images that all artifacts take, uint8 NCHW, at the batch the first is optimised for.
-
-    Raises:
-        UsageError: they take inputs of different shapes.
-    """
-    first = loaded[0].manifest
-    if any(a.manifest.inputs[0].shape != first.inputs[0].shape for a in loaded):
-        raise UsageError(
-            "the artifacts take inputs of different shapes", fix="Compare those of one model and one batch."
-        )
-    return natural_image(0, first.preprocess, first.recipe.target.batch.opt)
-
-
-def with_streams(artifact: Artifact, streams: int | None) -> Artifact:
-    """The artifact, to be opened with so many streams; a target that has none refuses the option by name."""
-    if streams is None:
-        return artifact
-    manifest = artifact.manifest
-    target = TargetSpec.model_validate({**manifest.recipe.target.model_dump(), "streams": streams})
-    recipe = manifest.recipe.model_copy(update={"target": target})
-    return Artifact(artifact.path, manifest.model_copy(update={"recipe": recipe}), artifact.digest)
-
-
-def feeds(artifact: Artifact, pixels: Array) -> dict[str, Array]:
-    """The images in the form that the artifact takes; turning them into it is no part of a timed run."""
-    manifest = artifact.manifest
-    return {manifest.inputs[0].name: fed(pixels, manifest.preprocess, manifest.recipe.target.input)}
 
 
 def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:
@@ -89,20 +68,57 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
             f"{artifact.path} is a bundle: nothing is compiled yet",
             fix=f"On the device run: vitdeploy compile {artifact.path}",
         )
-    if (
-        progress is not None
-        and manifest.quantized.get("weight_bits") == "8"
-        and not environment.host().int8_dot_product
-    ):
+    record = manifest.quantized
+    if record is not None and record.weight_bits == 8 and not environment.host().int8_dot_product and progress:
         progress.warn(
             f"{artifact.path} was quantized on a CPU with INT8 dot products; this one saturates sums of u8 x s8: its "
             "accuracy may be lower here, so evaluate it here, or export it on this machine"
         )
-    return targets.find(manifest.recipe.target).open(compiled_of(artifact), manifest.target.precision, threads)
+    numbers = precision.kind_of(manifest.target.precision).numbers
+    return targets.find(manifest.recipe.target).open(read_compiled(artifact), numbers, threads)
 
 
-def threads_of(recipe: Recipe) -> int:
-    """What the recipe says for measuring or for its target, else all cores that this process may use."""
+def set_streams(artifact: Artifact, streams: int | None) -> Artifact:
+    """Return the artifact, to be opened with so many streams.
+
+    Raises:
+        RecipeError: its target has no streams to choose.
+    """
+    if streams is None:
+        return artifact
+    manifest = artifact.manifest
+    target = TargetSpec.model_validate({**manifest.recipe.target.model_dump(), "streams": streams})
+    recipe = replace(manifest.recipe, target=target)
+    return dataclasses.replace(artifact, manifest=replace(manifest, recipe=recipe))
+
+
+def count_threads(recipe: Recipe) -> int:
+    """Return what the recipe says for measuring or for its target, else all cores that this process may use."""
     own = recipe.target.options.get("threads")
-    found = own if recipe.bench.threads == "auto" else recipe.bench.threads
-    return found or environment.available_cores()
+    threads = own if recipe.bench.threads == "auto" else recipe.bench.threads
+    return threads or environment.available_cores()
+
+
+def feed(artifact: Artifact, pixels: Array) -> dict[str, Array]:
+    """Return images (uint8 NCHW) in the form that the artifact takes; that is no part of a timed run."""
+    manifest = artifact.manifest
+    return {manifest.inputs[0].name: fed(pixels, manifest.preprocess, manifest.recipe.target.input)}
+
+
+def shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:
+    """Return images that all artifacts take: uint8 NCHW.
+
+    Raises:
+        UsageError: they take inputs of different shapes, or not this batch.
+    """
+    first = artifacts[0].manifest
+    if any(a.manifest.inputs[0].shape[1:] != first.inputs[0].shape[1:] for a in artifacts):
+        raise UsageError("the artifacts take inputs of different shapes", fix="Compare those of one model.")
+    for artifact in artifacts:
+        allowed = artifact.manifest.recipe.target.batch
+        if not allowed.min <= batch <= allowed.max:
+            raise UsageError(
+                f"{artifact.path} takes batches of {allowed}, not of {batch}",
+                fix="Give a --batch that all of them take, or export with --batch MIN:OPT:MAX.",
+            )
+    return natural_image(0, first.preprocess, batch)

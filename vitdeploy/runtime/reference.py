@@ -10,7 +10,7 @@ from vitdeploy.session import Session
 
 
 def open_reference(model: sources.LoadedModel, *, threads: int | None, device: str = "cpu") -> Session:
-    """The model as a session: PyTorch on `device`, or ONNX Runtime on the untouched graph of an ONNX source."""
+    """Open the model as a session: PyTorch on `device`, or ONNX Runtime on the untouched graph of an ONNX source."""
     if model.onnx is not None:
         return OnnxSession(model.onnx, threads=threads, name="onnxruntime-fp32")
     from vitdeploy.runtime.torch_session import TorchSession
@@ -19,23 +19,36 @@ def open_reference(model: sources.LoadedModel, *, threads: int | None, device: s
     return TorchSession(model.module, threads=threads, device=device)
 
 
-def rebuild_reference(manifest: Manifest, *, threads: int | None, runs_on: str = "cpu") -> Session:
-    """The reference of an artifact, opened; see `rebuild_model` and `device_for`."""
-    model = rebuild_model(manifest)
-    return open_reference(model, threads=threads, device=device_for(model, runs_on, same=False))
+def rebuild_reference(artifact: Artifact, threads: int | None) -> Session:
+    """Load the model of an artifact and open it, on the device where the artifact runs if that can be.
+
+    Raises:
+        SourceError: it cannot be rebuilt here.
+        MeasureError: it is another model now.
+    """
+    model = rebuild_model(artifact.manifest)
+    runs_on = targets.find(artifact.manifest.recipe.target).runs_on
+    return open_reference(model, threads=threads, device=choose_device(model, runs_on, same=False))
 
 
 def rebuild_model(manifest: Manifest) -> sources.LoadedModel:
-    """The model of an artifact, refused when it is not the one that was exported.
+    """Load the model of an artifact; refuse it when it is not the one that was exported.
 
     Raises:
         SourceError: the source cannot be had here (a file that moved, a library that is missing).
         MeasureError: it is another model now.
     """
-    recipe = manifest.recipe
-    model = sources.load(recipe.model, size=recipe.image_size)
+    try:
+        model = sources.load(manifest.recipe.model, size=manifest.recipe.image_size)
+    except ImportError as error:
+        raise missing_library(error) from None
     require_same_weights(manifest, model.digest)
     return model
+
+
+def missing_library(error: ImportError) -> SourceError:
+    """Return the error for a model library that a device does not have."""
+    return SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.")
 
 
 def require_same_weights(manifest: Manifest, digest: str) -> None:
@@ -51,38 +64,24 @@ def require_same_weights(manifest: Manifest, digest: str) -> None:
         )
 
 
-def device_for(model: sources.LoadedModel, wanted: str, *, same: bool) -> str:
-    """Where the reference runs: on "cuda" if the artifact does and PyTorch can; else on the CPU.
+def choose_device(model: sources.LoadedModel, runs_on: str, *, same: bool) -> str:
+    """Return where the reference runs: on "cuda" if the artifact does and PyTorch can; else on the CPU.
 
     Raises:
-        MeasureError: that is another device, and only the `same` would make a fair comparison.
+        MeasureError: that is another device than the artifact's, and only the `same` would make a fair comparison.
     """
-    if wanted == "cpu":
-        return wanted
+    if runs_on == "cpu":
+        return runs_on
     if model.onnx is not None:
-        why = "the reference of an ONNX file runs on the CPU"
+        reason = "the reference of an ONNX file runs on the CPU"
     else:
         import torch
 
         if torch.cuda.is_available():
-            return wanted
-        why = "PyTorch here has no CUDA"
+            return runs_on
+        reason = "PyTorch here has no CUDA"
     if same:
         raise MeasureError(
-            f"{why}, another device than the artifact's", fix="Install a PyTorch with CUDA, and export from PyTorch."
+            f"{reason}, another device than the artifact's", fix="Install a PyTorch with CUDA, and export from PyTorch."
         )
     return "cpu"
-
-
-def reference_of(artifact: Artifact, threads: int | None) -> Session:
-    """The FP32 reference of an artifact, opened.
-
-    Raises:
-        SourceError: it cannot be rebuilt here.
-        MeasureError: it is another model now.
-    """
-    try:
-        runs_on = targets.find(artifact.manifest.recipe.target).runs_on
-        return rebuild_reference(artifact.manifest, threads=threads, runs_on=runs_on)
-    except ImportError as error:
-        raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None

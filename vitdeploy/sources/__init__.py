@@ -41,6 +41,7 @@ class LoadedModel:
         input_name: "input" for torch models, "pixel_values" for Hugging Face, the graph's own name for ONNX.
         module: in eval mode, float32, without gradients; called with one NCHW float32 tensor.
         onnx: the graph's file.
+        code_digest: of what a module computes, weights aside (see `_code_digest`); empty for ONNX.
     """
 
     weights: WeightsOrigin
@@ -52,18 +53,43 @@ class LoadedModel:
     task: TaskSpec | None = None
     module: nn.Module | None = None
     onnx: Path | None = None
+    code_digest: str = ""
 
 
 class Source(Frozen, ABC):
-    """A way to get a model."""
+    """A way to get a model. `argument` is everywhere the spec without its scheme."""
 
     @abstractmethod
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The model that `argument` names (the spec without its scheme), for images of `size` (height, width).
+        """Load the model that `argument` names, for images of `size` (height, width).
 
         Raises:
             SourceError: no such model, no such weights, or weights or a size that do not fit it.
         """
+
+    def default_data(self, argument: str) -> str | None:  # noqa: ARG002  few models bring data
+        """Return DATA that comes with the model, to calibrate and evaluate on; None where there is none."""
+        return None
+
+    def short_name(self, argument: str) -> str:
+        """Return a short name of the model, from which the name of an output folder is made."""
+        return Path(argument.rpartition(":")[2]).name
+
+    def anchor(self, argument: str, folder: Path) -> str:  # noqa: ARG002  most arguments are no paths
+        """Return the argument with a relative path in it taken from `folder`: that of the recipe which names it."""
+        return argument
+
+
+class FileSource(Source, ABC):
+    """A model in one file, found by the suffix of its name: `onnxfile.py` opens `FILE.onnx`."""
+
+    def short_name(self, argument: str) -> str:
+        """Return the name of the file, without its suffix."""
+        return Path(argument).stem
+
+    def anchor(self, argument: str, folder: Path) -> str:
+        """Return the file, taken from `folder`."""
+        return str(folder / argument)
 
 
 def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel:
@@ -73,10 +99,9 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         SourceError: the spec has none of the known forms, or the model or its weights cannot be had.
         GraphError: an ONNX file that is damaged or has no image input.
     """
-    name, argument = _split(spec.spec)
+    source, argument = _find(spec.spec)
     try:
-        source = plugins.find(sys.modules[__name__], name, Source)  # type: ignore[type-abstract]
-        return source().load(argument, spec, size)
+        return source.load(argument, spec, size)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in _OWN_LIBRARIES:
@@ -87,8 +112,36 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         ) from None
 
 
+def default_data(spec: str) -> str | None:
+    """Return DATA that comes with the model of a spec; None where there is none."""
+    source, argument = _find(spec)
+    return source.default_data(argument)
+
+
+def short_name(spec: str) -> str:
+    """Return a short name of the model of a spec."""
+    source, argument = _find(spec)
+    return source.short_name(argument)
+
+
+def anchor(spec: str, folder: Path) -> str:
+    """Return a spec with a relative path in it taken from `folder`; one that no source knows stays as it is."""
+    try:
+        source, argument = _find(spec)
+    except SourceError:  # loading it will say so
+        return spec
+    anchored = source.anchor(argument, folder)
+    return anchored if argument == spec else f"{spec.partition(':')[0]}:{anchored}"
+
+
+def _find(spec: str) -> tuple[Source, str]:
+    """Return the source of a spec, and its argument."""
+    name, argument = _split(spec)
+    return plugins.find(sys.modules[__name__], name, Source)(), argument  # type: ignore[type-abstract]
+
+
 def _split(spec: str) -> tuple[str, str]:
-    """The plug-in's name and its argument."""
+    """Return the plug-in's name and its argument."""
     known = plugins.names(sys.modules[__name__])
     schemes = [name for name in known if not name.endswith(_FILE_PLUGIN)]
     scheme, colon, argument = spec.partition(":")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, WeightsOrigin
+from vitdeploy.sources._code_digest import code_digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -143,6 +144,7 @@ def finished(
         input_name=input_name,
         task=task,
         module=module,
+        code_digest=code_digest(module),
     )
 
 

@@ -45,3 +45,7 @@ class Demo(Source):
             ),
             labels=_digits_vit.LABELS,
         )
+
+    def default_data(self, argument: str) -> str | None:
+        """Return the digits, which come in two parts: one to calibrate on, one to evaluate on."""
+        return f"demo:{argument}"

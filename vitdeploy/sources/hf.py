@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy.errors import SourceError
+from vitdeploy.frozen import replace
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._hf_preprocess import image_size, preprocess_of
@@ -63,7 +64,7 @@ class Hf(Source):
         task = task_of(type(module).__name__, config, processor)
         preprocess = preprocess_of(argument, processor, config, size)
         if task is not None and task.kind in _WHOLE_IMAGE:
-            preprocess = preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0})
+            preprocess = replace(preprocess, resize="exact", crop_pct=1.0)
         _check_size(argument, module, preprocess.channels, preprocess.size)
         return _weights.finished(
             module,
@@ -73,6 +74,10 @@ class Hf(Source):
             input_name=_INPUT,
             task=task,
         )
+
+    def anchor(self, argument: str, folder: Path) -> str:
+        """Return the folder of a model, if there is one of that name in `folder`."""
+        return str(folder / argument) if (folder / argument).is_dir() else argument
 
 
 def _is_local(argument: str) -> bool:

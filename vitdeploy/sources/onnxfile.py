@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import LoadedModel, Source, _image
+from vitdeploy.sources import FileSource, LoadedModel, _image
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,7 +18,7 @@ _LARGEST_PIXELS = 1 << 26  # 8192 x 8192: 0.8 GiB in float32, and drawing an exa
 _CHUNK_BYTES = 1 << 20
 
 
-class OnnxFile(Source):
+class OnnxFile(FileSource):
     """An ONNX file with one image input; it carries its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:

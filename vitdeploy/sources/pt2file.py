@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import LoadedModel, Source, _image, _pt2_check, _weights
+from vitdeploy.sources import FileSource, LoadedModel, _image, _pt2_check, _weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ _AGAIN = "Export the model in eval mode with one NCHW float32 input, and save it
 _DROPOUTS = ("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
 
 
-class Pt2File(Source):
+class Pt2File(FileSource):
     """A torch.export archive with one image input; it carries its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:

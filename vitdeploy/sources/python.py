@@ -47,6 +47,11 @@ class Python(Source):
         preprocess, labels = _preprocess(module, argument, size), _labels(module, argument)
         return _weights.finished(module, weights=origin, preprocess=preprocess, labels=labels)
 
+    def anchor(self, argument: str, folder: Path) -> str:
+        """Return the file and its factory; modules stay as they are."""
+        file, _, factory = argument.rpartition(":")
+        return f"{folder / file}:{factory}" if file.endswith(".py") else argument
+
 
 @contextmanager
 def _own_folder(where: str) -> Iterator[None]:

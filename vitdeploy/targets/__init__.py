@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +14,7 @@ from vitdeploy import plugins
 from vitdeploy.environment import Host
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability, EvidenceLevel
-from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
 from vitdeploy.session import Session
@@ -26,7 +27,7 @@ class Bundle:
 
     graph: Path
     structure: Structure
-    precision: str
+    numbers: Numbers
     batch: Batch
     input_name: str
     input_shape: tuple[int, ...]
@@ -35,11 +36,15 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiler made: `runs` names the file in `folder` that the backend opens."""
+    """What a compiler made: `runs` names the file in `folder` that the backend opens.
+
+    `audit` is what a compiler read back from it at once; None of what was compiled earlier.
+    """
 
     folder: Path
     runs: str
     backend: str
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ class Target(Frozen, ABC):
     """A backend with its options. Final classes: one subclass a file."""
 
     precisions: ClassVar[tuple[str, ...]]
+    """The precisions that it takes, its default first. A precision may also name the target itself."""
+    engine_module: ClassVar[str]
+    """The Python module of its engine."""
+    install_hint: ClassVar[str] = ""
+    """How to install it on a device, where that is not `pip install` of an extra."""
     built_on_device: ClassVar[bool] = False
     """An engine belongs to one device: elsewhere the bundle is what can be made."""
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
@@ -105,8 +115,12 @@ class Target(Frozen, ABC):
         """The form of graph it compiles best."""
 
     @abstractmethod
-    def compile(self, bundle: Bundle, workdir: Path, said: Callable[[str], None] | None = None) -> Compiled:
-        """Compile into `workdir`; `said` is told what a compiler that takes minutes is at."""
+    def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
+        """Compile into `workdir`, and audit; `report` is told the phases of a compiler that takes minutes.
+
+        Raises:
+            CompileError: the backend refuses the graph.
+        """
 
     @abstractmethod
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
@@ -126,8 +140,8 @@ class Target(Frozen, ABC):
         return None
 
     @abstractmethod
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
-        """Open what was compiled for `precision`, to run it here; the session is named TARGET-PRECISION."""
+    def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
+        """Open what was compiled for these numbers, to run it here; the session is named TARGET-PRECISION."""
 
     def open_plain(self, graph: Path, threads: int | None) -> Session | None:  # noqa: ARG002  CPU engines have it
         """Open an ONNX file as it is, in float32, to compare with; None where this target does not offer that."""
@@ -161,10 +175,17 @@ class Target(Frozen, ABC):
         if missing is not None:
             raise TargetUnavailable(f"{self.name}: {missing.why}", fix=missing.fix)
 
-    def check_precision(self, precision: str, host: Host | None = None) -> None:  # noqa: ARG002  some CPUs lack units
-        """Refuse a precision it cannot do, with those it can; on `host`, if it will not run here."""
-        if precision not in self.precisions:
-            raise UsageError(f"{self.name} cannot do {precision}", fix=f"It can do {', '.join(self.precisions)}.")
+    def load_engine(self) -> None:
+        """Load the engine's libraries, so that opening a model after it costs what the model costs."""
+        importlib.import_module(self.engine_module)
+
+    def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:  # noqa: ARG002
+        """Return a command of the backend's own that runs what was compiled; None where it has none."""
+        return None
+
+    def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  some lack units
+        """Return why the device has no units for these numbers, None if it has; of `host`, if it will not run here."""
+        return None
 
 
 def names() -> list[str]:
@@ -172,16 +193,26 @@ def names() -> list[str]:
     return plugins.names(sys.modules[__name__])
 
 
+def kind_of(name: str) -> type[Target]:
+    """Return the class of a target.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    try:
+        return plugins.find(sys.modules[__name__], name, Target)  # type: ignore[type-abstract]
+    except LookupError as error:
+        raise UsageError(f"target {error}", fix="Choose one of them.") from None
+
+
 def find(spec: TargetSpec) -> Target:
-    """The target of a recipe, its options validated.
+    """Return the target of a recipe, its options validated.
 
     Raises:
         UsageError: there is no such target.
         RecipeError: an option does not fit.
     """
-    try:
-        kind = plugins.find(sys.modules[__name__], spec.kind, Target)  # type: ignore[type-abstract]
-    except LookupError as error:
-        raise UsageError(f"target {error}", fix="Choose one of them.") from None
     device = {} if spec.device is None else {"device": spec.device}
-    return parse(kind, {**device, **spec.options}, where=f"target {spec.kind}", beside=("kind", "batch", "input"))
+    return parse(
+        kind_of(spec.kind), {**device, **spec.options}, where=f"target {spec.kind}", beside=("kind", "batch", "input")
+    )

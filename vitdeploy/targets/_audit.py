@@ -55,7 +55,7 @@ def audited(
     sites = len(bundle.structure.norms)
     return Audit(
         target=name,
-        precision=bundle.precision,
+        precision=bundle.numbers.precision,
         attention=attention_audit(bundle.structure, fused, reasons, evidence),
         layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
         linears=linear_audit(bundle.structure, layers),
@@ -88,7 +88,7 @@ def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:
     reasons = {site.name: "not compiled yet: this is a bundle" for site in structure.attention}
     return Audit(
         target=target,
-        precision=bundle.precision,
+        precision=bundle.numbers.precision,
         attention=attention_audit(structure, {}, reasons, "graph"),
         layernorm=NormAudit(sites=len(structure.norms), fused=0),
         linears=LinearAudit(other=len(structure.linears)),

@@ -8,13 +8,14 @@ from typing import Any
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
+from vitdeploy.graph.dialect import FLOAT32, Numbers
 from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeated
 
 PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
 _MIN_PROFILED_S = 1.0
 
-_COMPUTE = {"bf16": "bf16", "int8-bf16": "bf16"}
-"""Precision -> the type to compute in; f32 for every other. Of a quantized model, in what is not quantized."""
+_COMPUTE = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""OpenVINO's names of the types to compute in. Of a quantized model, in what is not quantized."""
 _GROUP = 32
 """Of activations that share a scale when OpenVINO rounds them to int8 at run time: its own default."""
 
@@ -33,13 +34,13 @@ _READ_BACK = {
 
 @dataclass(frozen=True)
 class Engine:
-    """How OpenVINO is asked to run a model of a precision. `streams`: inferences at a time; None: as the hint says."""
+    """How OpenVINO is asked to run a model. `streams`: inferences at a time; None: as the hint says."""
 
     device: str = "CPU"
     threads: int | None = None
     streams: int | None = None
     hint: str = "latency"
-    precision: str = "fp32"
+    numbers: Numbers = FLOAT32
 
     def config(self) -> dict[str, Any]:
         """Properties for `compile_model`.
@@ -47,11 +48,11 @@ class Engine:
         Left alone, OpenVINO computes in bfloat16 on CPUs that have it, and rounds the activations of compressed
         linears to int8: nobody asked for either.
         """
-        wanted = compute_type(self.precision)
+        wanted = compute_type(self.numbers)
         config: dict[str, Any] = {"PERFORMANCE_HINT": self.hint.upper(), "INFERENCE_PRECISION_HINT": wanted}
         cpu = {
             "INFERENCE_NUM_THREADS": self.threads or available_cores(),
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if self.precision == "int8-dynamic" else 0,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if self.numbers.dynamic else 0,
         }
         if self.device.startswith("CPU"):
             config |= cpu
@@ -73,7 +74,7 @@ class Engine:
             compiled = ov.Core().compile_model(model, self.device, self.config() | more)
         except RuntimeError as error:
             raise refused(error) from error
-        wanted, effective = compute_type(self.precision), precision_hint(compiled)
+        wanted, effective = compute_type(self.numbers), precision_hint(compiled)
         if wanted != "f32" and effective != wanted:
             raise CompileError(
                 f"asked for {wanted}, OpenVINO computes in {effective} on this {self.device}",
@@ -85,6 +86,8 @@ class Engine:
 class OpenVINOSession(Closing):
     """A compiled model with one inference request; `run_all` uses as many as there are streams."""
 
+    device_ms: float | None = None
+
     def __init__(self, source: Any, engine: Engine, *, name: str = "", wanted: Collection[str] = ()) -> None:
         """`source` is a file, or what was read from one; tensors `wanted` go by that name, whatever else they have."""
         model = engine.compile(source)
@@ -93,7 +96,7 @@ class OpenVINOSession(Closing):
         self._request: Any = model.create_infer_request()
         self._queue: Any = None
         self._names = [tuple(output.get_names() & set(wanted)) or (output.get_any_name(),) for output in model.outputs]
-        self.name = name or f"openvino-{engine.precision}"
+        self.name = name or f"openvino-{engine.numbers.precision}"
         self.threads: int | None = read_property(model, "INFERENCE_NUM_THREADS") or engine.threads
         read = {key: _told(read_property(model, name)) for key, name in _READ_BACK.items()}
         self.effective: Mapping[str, str] = {
@@ -144,9 +147,9 @@ class OpenVINOSession(Closing):
         self._queue = self._request = self._model = None
 
 
-def compute_type(precision: str) -> str:
-    """What is asked for where nothing is quantized."""
-    return _COMPUTE.get(precision, "f32")
+def compute_type(numbers: Numbers) -> str:
+    """Return the type that is asked for where nothing is quantized."""
+    return _COMPUTE[numbers.rest]
 
 
 def version() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +15,7 @@ import numpy as np
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
@@ -25,7 +25,6 @@ from vitdeploy.targets._audit import audited, belongs
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
 _INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
-_BITS = {"int8-weights": "int8", "int4-weights": "int4"}
 _BLOCKS = "MatMulNBits"
 _FLOAT = {_BLOCKS, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -35,6 +34,7 @@ class OnnxRuntime(Target):
     """ONNX Runtime's CPU provider."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    engine_module: ClassVar[str] = "onnxruntime"
     device: str = "CPU"
 
     def unavailable(self) -> Availability | None:
@@ -60,9 +60,9 @@ class OnnxRuntime(Target):
         self,
         bundle: Bundle,
         workdir: Path,
-        said: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
+        report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Open the graph once, so that a refusal shows now; the graph itself is what runs.
+        """Run the graph once, so that a refusal shows now, and audit what ran; the graph itself is what is deployed.
 
         Raises:
             CompileError: ONNX Runtime refuses the graph.
@@ -71,7 +71,8 @@ class OnnxRuntime(Target):
 
         if bundle.graph.parent != workdir:
             raise CompileError("the graph is not in the artifact's folder", fix="Export it again.")
-        return Compiled(workdir, bundle.graph.name, f"onnxruntime {ort.__version__}")
+        compiled = Compiled(workdir, bundle.graph.name, f"onnxruntime {ort.__version__}")
+        return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Run once with profiling on: the kernels that really executed, by the names of the nodes they came from."""
@@ -80,18 +81,18 @@ class OnnxRuntime(Target):
         fused, reasons = _fused_sites(bundle.structure, kernels)
         products = _products(bundle.structure, kernels)
         layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
-        stored = _stored(compiled.folder / compiled.runs, products, bundle.precision)
+        stored = _stored(compiled.folder / compiled.runs, products, bundle.numbers)
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return audited(
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
             threads=threads,
         )  # fmt: skip
 
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:
+    def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
         """Open the graph with all optimisations."""
         self.require()
         path = compiled.folder / compiled.runs
-        return OnnxSession(path, threads=threads or self.threads, name=f"onnxruntime-{precision}")
+        return OnnxSession(path, threads=threads or self.threads, name=f"onnxruntime-{numbers.precision}")
 
     def open_plain(self, graph: Path, threads: int | None) -> Session:
         """Open an ONNX file as it is, in float32, to compare with."""
@@ -159,7 +160,7 @@ def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel
     return found
 
 
-def _stored(path: Path, products: Mapping[str, _Kernel], precision: str) -> dict[str, str]:
+def _stored(path: Path, products: Mapping[str, _Kernel], numbers: Numbers) -> dict[str, str]:
     """Linear -> the type of the codes that its kernel unpacks: the profile does not tell, the node in the file does.
 
     A device has no onnx to read it with. There the bundle's precision has to do, whose graph this is by its hash.
@@ -168,7 +169,7 @@ def _stored(path: Path, products: Mapping[str, _Kernel], precision: str) -> dict
     if not blocks:
         return {}
     if find_spec("onnx") is None:
-        return dict.fromkeys(blocks, _BITS.get(precision, "other"))
+        return dict.fromkeys(blocks, numbers.weights)
     import onnx
 
     nodes = onnx.load(path, load_external_data=False).graph.node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,22 +14,15 @@ from pydantic import Field, model_validator
 
 from vitdeploy import environment
 from vitdeploy.environment import available_cores
-from vitdeploy.errors import CompileError, UsageError
+from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
 from vitdeploy.graph.structure import Structure
 from vitdeploy.targets import Bundle, Compiled, Target, Watched
 from vitdeploy.targets._audit import audited, belongs
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession, compute_type, precision_hint, refused, version
 
 _MODEL = "model.xml"
-_BF16 = ("no bfloat16 (avx512_bf16 or amx_bf16)", lambda host: host.bfloat16_dot_product)
-_LACKING: Mapping[str, tuple[str, Callable[[environment.Host], bool]]] = {
-    "bf16": _BF16,
-    "int8-bf16": _BF16,
-    "int8-dynamic": ("no INT8 dot products (VNNI or AMX)", lambda host: host.int8_dot_product),
-}
-"""Precisions that not every CPU has: what is missing there, and whether this one has it."""
 _STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
 _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
@@ -43,8 +36,9 @@ class OpenVINO(Target):
     """
 
     precisions: ClassVar[tuple[str, ...]] = (
-        "fp32", "bf16", "int8", "int8-bf16", "int8-dynamic", "int8-weights", "int4-weights",
+        "fp32", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights",
     )  # fmt: skip
+    engine_module: ClassVar[str] = "openvino"
     device: str = "CPU"
     streams: Annotated[int, Field(ge=1)] | None = None
     hint: Literal["latency", "throughput"] = "latency"
@@ -76,19 +70,17 @@ class OpenVINO(Target):
                 )
         return None
 
-    def check_precision(self, precision: str, host: environment.Host | None = None) -> None:
+    def refuse_numbers(self, numbers: Numbers, host: environment.Host | None = None) -> str | None:
         """Refuse what the CPU has no kernels for: OpenVINO would compute in float32 and not say so."""
-        super().check_precision(precision, host)
-        if not self.device.startswith("CPU"):
-            return
         cpu = host or environment.host()
-        able = [p for p in self.precisions if p not in _LACKING or _LACKING[p][1](cpu)]
-        if precision not in able:
-            which = "that" if host else "this"
-            raise UsageError(
-                f"{which} CPU has {_LACKING[precision][0]}, and OpenVINO would compute in float32",
-                fix=f"It can do {', '.join(able)}.",
-            )
+        lacking = ""
+        if "bf16" in numbers.types and not cpu.bfloat16_dot_product:
+            lacking = "no bfloat16 (avx512_bf16 or amx_bf16)"
+        elif numbers.dynamic and not cpu.int8_dot_product:
+            lacking = "no INT8 dot products (VNNI or AMX)"
+        if not lacking or not self.device.startswith("CPU"):
+            return None
+        return f"{'that' if host else 'this'} CPU has {lacking}, and OpenVINO would compute in float32"
 
     def dialect(self) -> Dialect:
         """Primitives: its import of `Attention` adds a kernel a site when there is a bias."""
@@ -98,9 +90,9 @@ class OpenVINO(Target):
         self,
         bundle: Bundle,
         workdir: Path,
-        said: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
+        report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Convert to IR and compile once, so that a refusal shows now.
+        """Convert to IR, compile once, and audit what came out.
 
         Raises:
             CompileError: OpenVINO refuses the graph.
@@ -115,17 +107,17 @@ class OpenVINO(Target):
             model = ov.Core().read_model(bundle.graph)
             # Half-precision weights would save disk and change numbers behind the user's back.
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
-            self.engine(bundle.precision).compile(workdir / _MODEL)
         except RuntimeError as error:
             raise refused(error) from error
-        return Compiled(workdir, _MODEL, version())
+        compiled = Compiled(workdir, _MODEL, version())
+        return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the runtime model: what each kernel is, in which precision, and which nodes it was made from."""
         threads = self.threads or available_cores()
-        path, engine = compiled.folder / compiled.runs, self.engine(bundle.precision, threads)
+        path, engine = compiled.folder / compiled.runs, self.engine(bundle.numbers, threads)
         model = engine.compile(path)
-        rounds = bundle.precision == "int8-dynamic" and _rounds_activations(path, model, engine, bundle)
+        rounds = bundle.numbers.dynamic and _rounds_activations(path, model, engine, bundle)
         kernels = [_Kernel(op, rounds=rounds) for op in model.get_runtime_model().get_ordered_ops()]
         fused, reasons = _fused_sites(bundle.structure, kernels, threads)
         products = _products(bundle.structure, kernels)
@@ -134,13 +126,19 @@ class OpenVINO(Target):
             self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
             layers={name: kernel.precision for name, kernel in products.items()},
             stored={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
-            doubts=_doubts(bundle.precision, model, rounds=rounds),
+            doubts=_doubts(bundle.numbers, model, rounds=rounds),
         )  # fmt: skip
 
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> OpenVINOSession:
+    def load_engine(self) -> None:
+        """Load OpenVINO and its plug-ins."""
+        import openvino as ov
+
+        ov.Core().available_devices  # noqa: B018  loads the plug-ins
+
+    def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> OpenVINOSession:
         """Open with the hint; for latency that is one stream over all threads."""
         self.require()
-        return OpenVINOSession(compiled.folder / compiled.runs, self.engine(precision, threads))
+        return OpenVINOSession(compiled.folder / compiled.runs, self.engine(numbers, threads))
 
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:
         """The compiled model with more outputs. What is fused across one of them otherwise, is not."""
@@ -162,9 +160,9 @@ class OpenVINO(Target):
         """Open an ONNX file as it is, in float32, to compare with."""
         return OpenVINOSession(graph, self.engine(threads=threads), name="openvino-fp32 (plain)")
 
-    def engine(self, precision: str = "fp32", threads: int | None = None) -> Engine:
-        """How OpenVINO is asked to run; `threads` wins over the recipe's."""
-        return Engine(self.device, threads or self.threads, self.streams, self.hint, precision)
+    def engine(self, numbers: Numbers = FLOAT32, threads: int | None = None) -> Engine:
+        """Return how OpenVINO is asked to run; `threads` wins over the recipe's."""
+        return Engine(self.device, threads or self.threads, self.streams, self.hint, numbers)
 
 
 class _Kernel:
@@ -240,14 +238,14 @@ def _rounds_activations(path: Path, model: Any, engine: Engine, bundle: Bundle) 
     """Whether activations really are rounded to int8 at run time: no kernel's name tells, but the numbers do."""
     image = np.random.default_rng(0).standard_normal(bundle.input_shape).astype(np.float32)
     image = image.astype(model.input(0).get_element_type().to_dtype())
-    exact = replace(engine, precision="int8-weights").compile(path)
+    exact = replace(engine, numbers=replace(engine.numbers, dynamic=False)).compile(path)
     rounded, left = (m.create_infer_request().infer({0: image})[0] for m in (model, exact))
     return not np.array_equal(rounded, left)
 
 
-def _doubts(precision: str, model: Any, *, rounds: bool) -> Iterator[str]:
-    wanted, effective = compute_type(precision), precision_hint(model)
+def _doubts(numbers: Numbers, model: Any, *, rounds: bool) -> Iterator[str]:
+    wanted, effective = compute_type(numbers), precision_hint(model)
     if effective != wanted:
         yield f"asked for {wanted}, the engine computes in {effective}"
-    if precision == "int8-dynamic" and not rounds:
+    if numbers.dynamic and not rounds:
         yield "asked for int8 products, the engine unpacks the weights and computes in float32"

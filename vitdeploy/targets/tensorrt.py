@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +12,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
+from vitdeploy import frozen
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.dialect import Dialect, Numbers
+from vitdeploy.recipe import Batch
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Outside, Target
 from vitdeploy.targets._audit import audited
@@ -35,6 +38,11 @@ class TensorRT(EngineOptions, Target):
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
+    engine_module: ClassVar[str] = "tensorrt"
+    install_hint: ClassVar[str] = (
+        "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
+        "(python3 -m venv --system-site-packages)."
+    )
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     built_on_device: ClassVar[bool] = True
     device: Annotated[str, AfterValidator(refuse_dla)] = "GPU"
@@ -62,9 +70,10 @@ class TensorRT(EngineOptions, Target):
         """Clean primitives, see `DIALECT`."""
         return DIALECT
 
-    def compile(self, bundle: Bundle, workdir: Path, said: Callable[[str], None] | None = None) -> Compiled:
-        """Build the engine for this machine's GPU."""
-        return self.build(_tensorrt(), bundle, workdir, gpu=gpu(), said=said)
+    def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
+        """Build the engine for this machine's GPU, and audit it."""
+        compiled = self.build(_tensorrt(), bundle, workdir, gpu=gpu(), report=report)
+        return replace(compiled, audit=self.audit(bundle, compiled))
 
     def rehearse(self, bundle: Bundle) -> Audit | None:
         """Compile with TensorRT-RTX, where it is installed, and throw the engine away."""
@@ -72,7 +81,7 @@ class TensorRT(EngineOptions, Target):
             return None
         import tensorrt_rtx as trt
 
-        generation = _REHEARSED_FOR.get(bundle.precision, "sm86")
+        generation = _REHEARSED_FOR.get(bundle.numbers.products, "sm86")
         plain = EngineOptions(optimization_level=self.optimization_level)  # RTX has no say in the rest
         with tempfile.TemporaryDirectory() as folder:
             rehearsed = Compiled(Path(folder), "", Api(trt).backend)
@@ -86,15 +95,20 @@ class TensorRT(EngineOptions, Target):
                 audit = audited(
                     self.name, bundle, rehearsed, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
                 )
-        return audit.model_copy(update={"doubts": (doubt, *audit.doubts)})
+        return frozen.replace(audit, doubts=(doubt, *audit.doubts))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""
         return audit_engine(self.name, bundle, compiled)
 
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
+    def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this GPU; one of another TensorRT or GPU is refused before TensorRT sees it."""
-        return open_engine(_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{precision}")
+        return open_engine(_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")
+
+    def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:
+        """Return the call of trtexec that runs the engine."""
+        sizes = "x".join(str(size if isinstance(size, int) else batch.opt) for size in shape)
+        return "trtexec --loadEngine=engine.plan" + ("" if batch.static else f" --shapes={input_name}:{sizes}")
 
     def time_outside(self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float) -> Outside | None:
         """By trtexec, which JetPack brings: an independent stopwatch over the same engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -10,9 +11,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator
 
 from vitdeploy.environment import Host
-from vitdeploy.errors import TargetUnavailable, UsageError
+from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
 from vitdeploy.targets._tensorrt.api import Api
@@ -29,6 +30,7 @@ class TensorRTRTX(EngineOptions, Target):
     """Compile for `device`, a GPU generation such as sm86, or several: sm86,sm89."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
+    engine_module: ClassVar[str] = "tensorrt_rtx"
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"
 
@@ -55,19 +57,15 @@ class TensorRTRTX(EngineOptions, Target):
             )
         return None
 
-    def check_precision(self, precision: str, host: Host | None = None) -> None:
+    def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  GPUs are named
         """Refuse a number format for a GPU generation that has no such units."""
-        super().check_precision(precision, host)
-        numbers = {name: int(n) for name in self.generations if (n := name.removeprefix("sm")).isdecimal()}
-        first = _FIRST_WITH.get(precision, 0)
-        without = [name for name, number in numbers.items() if number < first]
-        if without:
-            able = [p for p in self.precisions if _FIRST_WITH.get(p, 0) <= min(numbers.values())]
-            names = ", ".join(without)
-            raise UsageError(
-                f"{names} has no {precision.upper()} units",
-                fix=f"Use --device sm{first} or later; {names} can do {', '.join(able)}.",
-            )
+        generations = {name: int(n) for name in self.generations if (n := name.removeprefix("sm")).isdecimal()}
+        for kind in sorted(numbers.types & _FIRST_WITH.keys()):
+            first = _FIRST_WITH[kind]
+            without = [name for name, number in generations.items() if number < first]
+            if without:
+                return f"{', '.join(without)} has no {kind.upper()} units, which come with sm{first}"
+        return None
 
     def cannot_run(self) -> Availability | None:
         """Compiling needs no GPU, running does, and one of a generation that was compiled for."""
@@ -84,19 +82,20 @@ class TensorRTRTX(EngineOptions, Target):
         """Clean primitives, see `DIALECT`."""
         return DIALECT
 
-    def compile(self, bundle: Bundle, workdir: Path, said: Callable[[str], None] | None = None) -> Compiled:
-        """Build the engine ahead of time."""
+    def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
+        """Build the engine ahead of time, and audit it."""
         import tensorrt_rtx as trt
 
-        return self.build(trt, bundle, workdir, compute_capabilities=self.generations, said=said)
+        compiled = self.build(trt, bundle, workdir, compute_capabilities=self.generations, report=report)
+        return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the layer plan that the build printed."""
         return audit_engine(self.name, bundle, compiled)
 
-    def open(self, compiled: Compiled, precision: str, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
+    def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this machine's GPU; one that it was not compiled for is refused."""
         self.require()
         import tensorrt_rtx as trt
 
-        return open_engine(trt, compiled.folder, compiled.runs, f"{self.name}-{precision}")
+        return open_engine(trt, compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")

@@ -1,4 +1,4 @@
-"""What a model is for: one task a file.
+"""Tasks: one file each, found by its name.
 
 A task reads a model's outputs as answers, so that two models can be compared without any label. With labels it turns
 answers into statistics of each sample, and those into metrics. Two models are compared by the metrics of the same
@@ -11,6 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from vitdeploy import plugins
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, RecipeError
-from vitdeploy.evidence.predictions import Said
+from vitdeploy.evidence.predictions import Answer
 from vitdeploy.recipe import Frozen, TaskSpec, parse
 from vitdeploy.session import Array
 
@@ -62,6 +63,15 @@ class Task(Frozen, ABC):
     """Statistics that only put others in order: rounding moves them, and a metric does not differ for that."""
     same_from: ClassVar[float] = 1.0
     """Two answers that agree less than this are a flip."""
+    metric_names: ClassVar[Mapping[str, str]] = {}
+    """Metric -> its name as people write it."""
+    agreement_name: ClassVar[str] = "agreement"
+    """The name of the agreement of two models."""
+
+    @property
+    def name(self) -> str:
+        """The name as users write it."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     @abstractmethod
     def answers(self, outputs: Mapping[str, Array]) -> Sequence[Array]:
@@ -131,10 +141,10 @@ class Task(Frozen, ABC):
         return []
 
     @abstractmethod
-    def said(
+    def describe(
         self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
-    ) -> Said:
-        """The answer about the first sample in words and numbers.
+    ) -> Answer:
+        """Return the answer about the first sample in words and numbers.
 
         Args:
             outputs: of a batch.
@@ -144,6 +154,18 @@ class Task(Frozen, ABC):
         Raises:
             DataError: the outputs are not of this task.
         """
+
+    @abstractmethod
+    def lines(self, answer: Answer) -> list[str]:
+        """Return an answer that `describe` gave as lines for people."""
+
+    def right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array | None:  # noqa: ARG002
+        """Return for each sample 0 or 1, whether the answer is right; None where answers are not right or wrong."""
+        return None
+
+    def describe_output(self, shape: tuple[int | str, ...], labels: tuple[str, ...] | None) -> str:  # noqa: ARG002
+        """Return what the numbers of an output are, for programs that read it; empty where that is not known."""
+        return ""
 
 
 def finite_samples(outputs: Mapping[str, Array]) -> Array:
@@ -164,6 +186,11 @@ def name_of(index: int, labels: tuple[str, ...] | None) -> str:
     return labels[index] if labels is not None and 0 <= index < len(labels) else str(index)
 
 
+def share_line(share: float, label: str) -> str:
+    """Return a share from 0 to 1 in percent, and a name."""
+    return f"{100 * share:5.1f} %  {label}"
+
+
 def _floating(array: Array) -> bool:
     return array.ndim > 0 and bool(np.issubdtype(array.dtype, np.floating))
 
@@ -172,21 +199,36 @@ def _samples(outputs: Mapping[str, Array]) -> int:
     return len(next(iter(outputs.values()))) if outputs else 0
 
 
-def settled(asked: TaskSpec, own: TaskSpec | None) -> TaskSpec:
-    """The task that was asked for, with what the model itself says about it; else the model's, else classification.
+def resolve(asked: TaskSpec, own: TaskSpec | None) -> TaskSpec:
+    """Return the task that was asked for, with what the model says about it; else the model's, else classification.
 
     Raises:
         RecipeError: there is no such task, or it has no such option.
     """
     kind = asked.kind or (own.kind if own is not None else None) or DEFAULT
     options = own.options if own is not None and own.kind == kind else {}
-    found = TaskSpec.model_validate({**options, **asked.options, "kind": kind})
-    find(found)
-    return found
+    spec = TaskSpec.model_validate({**options, **asked.options, "kind": kind})
+    find(spec)
+    return spec
+
+
+def kind_of(name: str) -> type[Task] | None:
+    """Return the class of a task; None where it is not known here."""
+    try:
+        return plugins.find(sys.modules[__name__], name, Task)  # type: ignore[type-abstract]
+    except LookupError:
+        return None
+
+
+@cache
+def metric_names() -> dict[str, str]:
+    """Return the names of all tasks' metrics as people write them."""
+    kinds = [kind_of(name) for name in plugins.names(sys.modules[__name__])]
+    return {metric: text for kind in kinds if kind is not None for metric, text in kind.metric_names.items()}
 
 
 def find(spec: TaskSpec) -> Task:
-    """The task of a recipe, its options validated.
+    """Return the task of a recipe, its options validated.
 
     Raises:
         RecipeError: there is no such task, or it has no such option.

@@ -9,9 +9,9 @@ import numpy as np
 
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
-from vitdeploy.evidence.predictions import Guess, Said
+from vitdeploy.evidence.predictions import Answer, Guess
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of
+from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of, share_line
 
 _TOP = 5
 _PERCENT = 100.0
@@ -24,8 +24,10 @@ class Classification(Task):
     `output` names the scores where the model has several outputs; by default "logits", else the first 2-D one.
     """
 
+    metric_names: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
     units: ClassVar[Mapping[str, str]] = {"top1": "points", "top5": "points"}
     binary: ClassVar[frozenset[str]] = frozenset(units)
+    agreement_name: ClassVar[str] = "same prediction"
     output: str | None = None
 
     def answers(self, outputs: Mapping[str, Array]) -> list[Array]:
@@ -66,6 +68,17 @@ class Classification(Task):
         outcomes = {name: values[name] for name in self.units if name in values}
         return lambda weights: {name: _PERCENT * float(np.average(o, weights=weights)) for name, o in outcomes.items()}
 
+    def right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array:
+        """Return whether the label is the best class."""
+        return np.asarray(self.statistics(outputs, labels).values["top1"])
+
+    def describe_output(self, shape: tuple[int | str, ...], labels: tuple[str, ...] | None) -> str:
+        """Return that a (batch, classes) output holds logits."""
+        if len(shape) != 2:
+            return ""
+        order = " in the order of `labels`" if labels is not None and shape[1] == len(labels) else ""
+        return f"logits{order}; softmax gives probabilities"
+
     def doubts(self, values: Values) -> list[str]:
         """One class only; predictions that follow the labels, in another order; no more right than by chance."""
         answers, truth = values["answer"], values["label"]
@@ -74,22 +87,26 @@ class Classification(Task):
             return [f"every label is class {present[0]}: a model that always says so would be right"]
         return _another_order(answers, truth) or _chance(values["top1"], len(present))
 
-    def said(
+    def describe(
         self,
         outputs: Mapping[str, Array],
         labels: tuple[str, ...] | None,
         view: tuple[float, float, float, float],  # noqa: ARG002  a class has no place
-    ) -> Said:
+    ) -> Answer:
         """The five best classes with their probabilities."""
-        scores = self._scores(outputs)[0].astype(np.float64)
-        exponentials = np.exp(scores - scores.max())
-        probabilities = exponentials / exponentials.sum()
+        from scipy.special import softmax
+
+        probabilities = softmax(self._scores(outputs)[0].astype(np.float64))
         best = np.argsort(-probabilities, kind="stable")[:_TOP]
-        return Said(
+        return Answer(
             top=tuple(
                 Guess(index=int(i), label=name_of(int(i), labels), probability=float(probabilities[i])) for i in best
             )
         )
+
+    def lines(self, answer: Answer) -> list[str]:
+        """Return a line for each class, in percent."""
+        return [share_line(guess.probability, guess.label) for guess in answer.top]
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
         what, fix = "(batch, classes)", "Classify with a classifier, or say what it is for: --task KIND."

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vitdeploy.data.labels import DepthMap, Label
 from vitdeploy.errors import DataError
-from vitdeploy.evidence.predictions import Depths, Said
+from vitdeploy.evidence.predictions import Answer, Depths
 from vitdeploy.session import Array
 from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples
 from vitdeploy.tasks._resize import bilinear
@@ -44,6 +44,7 @@ class Depth(Task):
     """
 
     data: ClassVar[Form] = "depth"
+    metric_names: ClassVar[Mapping[str, str]] = {"delta1": "δ1", "abs_rel": "AbsRel", "rmse": "RMSE"}
     units: ClassVar[Mapping[str, str]] = {"delta1": "points", "abs_rel": "points", "rmse": "m"}
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"abs_rel", "rmse"})
     same_from: ClassVar[float] = 0.99
@@ -95,17 +96,24 @@ class Depth(Task):
             "depth (task.predicts: disparity), or a model without a scale (task.align: median or affine)?"
         ]
 
-    def said(
+    def describe(
         self,
         outputs: Mapping[str, Array],
         labels: tuple[str, ...] | None,  # noqa: ARG002  depth has no classes
         view: tuple[float, float, float, float],  # noqa: ARG002  its range needs no size
-    ) -> Said:
+    ) -> Answer:
         """The range of what the model gives; of a disparity, the nearest is the largest."""
         values = self._maps(outputs)[0].astype(np.float64)
         low, middle, high = (float(v) for v in (values.min(), np.median(values), values.max()))
         near, far = (low, high) if self.predicts == "depth" else (high, low)
-        return Said(depth=Depths(nearest=near, median=middle, farthest=far))
+        return Answer(depth=Depths(nearest=near, median=middle, farthest=far))
+
+    def lines(self, answer: Answer) -> list[str]:
+        """Return the range of the depth map."""
+        depth = answer.depth
+        if depth is None:
+            return []
+        return [f"nearest {depth.nearest:.3g}, median {depth.median:.3g}, farthest {depth.farthest:.3g}"]
 
     def _errors(self, image: Array, label: Label, *, usable: bool) -> tuple[float, float, float, float]:
         """δ1, AbsRel, RMSE and the median ratio."""

@@ -10,9 +10,21 @@ from pydantic import Field
 
 from vitdeploy.data.labels import Boxes, Label
 from vitdeploy.errors import DataError
-from vitdeploy.evidence.predictions import Box, Said
+from vitdeploy.evidence.predictions import Answer, Box
 from vitdeploy.session import Array
-from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _coco, _outputs, check_count, finite_samples, name_of
+from vitdeploy.tasks import (
+    Form,
+    PerSample,
+    Task,
+    Values,
+    Weigh,
+    _coco,
+    _outputs,
+    check_count,
+    finite_samples,
+    name_of,
+    share_line,
+)
 
 _PERCENT = 100.0
 _SAME_BOX = 0.5  # overlap (IoU) from which on two boxes are about one object
@@ -34,6 +46,7 @@ class Detection(Task):
     """
 
     data: ClassVar[Form] = "boxes"
+    metric_names: ClassVar[Mapping[str, str]] = {"map": "mAP", "map50": "mAP at 0.5", "map75": "mAP at 0.75"}
     units: ClassVar[Mapping[str, str]] = {"map": "points", "map50": "points", "map75": "points"}
     order_only: ClassVar[frozenset[str]] = frozenset({"score"})
     output: str | None = None
@@ -99,9 +112,9 @@ class Detection(Task):
             "the model's class indices or names, and are the scores what task.scores says?"
         ]
 
-    def said(
+    def describe(
         self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
-    ) -> Said:
+    ) -> Answer:
         """The boxes with a score of at least `confident`."""
         top, left, bottom, right = view
         found = self.answers(outputs)[0]
@@ -111,7 +124,14 @@ class Detection(Task):
             x0, y0, x1, y1 = (float(v) for v in box[:4] * stretch + np.array([left, top] * 2))
             index = int(box[5])
             shown.append(Box(index=index, label=name_of(index, labels), score=float(box[4]), box=(x0, y0, x1, y1)))
-        return Said(boxes=tuple(shown))
+        return Answer(boxes=tuple(shown))
+
+    def lines(self, answer: Answer) -> list[str]:
+        """Return a line for each object: score, class, and its corners in pixels."""
+        if not answer.boxes:
+            return ["no object above the score that counts as sure"]
+        places = [" to ".join(f"{x:.0f},{y:.0f}" for x, y in (b.box[:2], b.box[2:])) for b in answer.boxes]
+        return [f"{share_line(b.score, b.label)}  {place}" for b, place in zip(answer.boxes, places, strict=True)]
 
     def _read(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
         """Probabilities (batch, queries, classes), and boxes (batch, queries, 4) by their corners."""
@@ -124,11 +144,9 @@ class Detection(Task):
                 f"{_outputs.listed(outputs)}",
                 fix=_FIX,
             )
-        if self.scores == "sigmoid":
-            probabilities = 1 / (1 + np.exp(-logits))
-        else:
-            exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            probabilities = (exponentials / exponentials.sum(axis=-1, keepdims=True))[..., :-1]
+        from scipy.special import expit, softmax
+
+        probabilities = expit(logits) if self.scores == "sigmoid" else softmax(logits, axis=-1)[..., :-1]
         centre, half = places[..., :2].astype(np.float64), places[..., 2:].astype(np.float64) / 2
         return probabilities, np.concatenate([centre - half, centre + half], axis=-1)
 

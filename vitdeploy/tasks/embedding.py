@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
-from vitdeploy.evidence.predictions import Said
+from vitdeploy.evidence.predictions import Answer
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples
 
@@ -18,6 +18,8 @@ _PERCENT = 100.0
 _PREFERRED = ("image_embeds", "pooler_output", "output")
 _ROWS = 512  # of the similarity matrix at a time
 _FIX = "Give a model without a classifier (timm: model.kwargs {num_classes: 0}), or name its output in task.output."
+
+_FIRST = 4  # numbers of a vector that are shown
 
 
 class Embedding(Task):
@@ -30,6 +32,9 @@ class Embedding(Task):
         k: how many neighbours are compared.
     """
 
+    metric_names: ClassVar[Mapping[str, str]] = {
+        "recall1": "recall@1", "recall_k": "recall@k", "knn_agreement": "same neighbours",
+    }  # fmt: skip
     units: ClassVar[Mapping[str, str]] = {
         "recall1": "points", "recall_k": "points", "knn_agreement": "points", "cosine": "points",
     }  # fmt: skip
@@ -96,14 +101,19 @@ class Embedding(Task):
             f"no more than chance ({_PERCENT * chance:.1f} %): are these the images and classes that it is for?"
         ]
 
-    def said(
+    def describe(
         self,
         outputs: Mapping[str, Array],
         labels: tuple[str, ...] | None,  # noqa: ARG002  a vector has no class
         view: tuple[float, float, float, float],  # noqa: ARG002  nor a place
-    ) -> Said:
+    ) -> Answer:
         """The vector, its length made 1."""
-        return Said(embedding=tuple(float(v) for v in self._vectors(outputs)[0]))
+        return Answer(embedding=tuple(float(v) for v in self._vectors(outputs)[0]))
+
+    def lines(self, answer: Answer) -> list[str]:
+        """Return how long the vector is, and its first numbers."""
+        first = ", ".join(f"{value:.3f}" for value in answer.embedding[:_FIRST])
+        return [f"{len(answer.embedding)} numbers of length 1: {first} …"]
 
     def _vectors(self, outputs: Mapping[str, Array]) -> Array:
         """(batch, size) float64, of length 1; a zero vector stays."""

@@ -10,9 +10,20 @@ from pydantic import Field
 
 from vitdeploy.data.labels import ClassMask, Label
 from vitdeploy.errors import DataError
-from vitdeploy.evidence.predictions import Region, Said
+from vitdeploy.evidence.predictions import Answer, Region
 from vitdeploy.session import Array
-from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of
+from vitdeploy.tasks import (
+    Form,
+    PerSample,
+    Task,
+    Values,
+    Weigh,
+    _outputs,
+    check_count,
+    finite_samples,
+    name_of,
+    share_line,
+)
 from vitdeploy.tasks._resize import best_classes
 
 _PERCENT = 100.0
@@ -35,6 +46,7 @@ class Segmentation(Task):
     """
 
     data: ClassVar[Form] = "masks"
+    metric_names: ClassVar[Mapping[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
     units: ClassVar[Mapping[str, str]] = {"miou": "points", "pixel_accuracy": "points"}
     same_from: ClassVar[float] = 0.99
     output: str | None = None
@@ -95,15 +107,19 @@ class Segmentation(Task):
             "the model's order of classes, and do they count from 0? (task.reduce_labels)"
         ]
 
-    def said(
+    def describe(
         self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
-    ) -> Said:
+    ) -> Answer:
         """The classes with their shares of the pixels, largest first."""
         top, left, bottom, right = view
         size = max(1, round(bottom - top)), max(1, round(right - left))
         shares = np.bincount(best_classes(self._scores(outputs)[0], size).ravel()) / (size[0] * size[1])
         largest = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= _SMALLEST_REGION]
-        return Said(regions=tuple(Region(index=i, label=name_of(i, labels), share=float(shares[i])) for i in largest))
+        return Answer(regions=tuple(Region(index=i, label=name_of(i, labels), share=float(shares[i])) for i in largest))
+
+    def lines(self, answer: Answer) -> list[str]:
+        """Return a line for each region, in percent of the pixels."""
+        return [share_line(region.share, region.label) for region in answer.regions]
 
     def _counts(self, scores: Array, label: Label, *, usable: bool) -> Array:
         if not isinstance(label, ClassMask):
@@ -147,7 +163,7 @@ def _combined(classes: Array, masks: Array) -> Array:
 
     Cheng, Schwing & Kirillov 2021, "Per-Pixel Classification is Not All You Need", section 3.4.
     """
-    exponentials = np.exp(classes - classes.max(axis=-1, keepdims=True))
-    probabilities = (exponentials / exponentials.sum(axis=-1, keepdims=True))[..., :-1]
-    combined: Array = np.einsum("bqc,bqhw->bchw", probabilities, 1 / (1 + np.exp(-masks)), optimize=True)
+    from scipy.special import expit, softmax
+
+    combined: Array = np.einsum("bqc,bqhw->bchw", softmax(classes, axis=-1)[..., :-1], expit(masks), optimize=True)
     return combined

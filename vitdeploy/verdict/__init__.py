@@ -1,4 +1,4 @@
-"""The gate: evidence and limits in, a verdict out. `judge` is pure.
+"""The gate's verdict: evidence and limits in, checks out. `judge` is pure.
 
 Every check passes, fails or is invalid (it could not be decided). Absent, stale or doubtful evidence is invalid, and so
 is a gate without limits: nothing happening is never a pass.
@@ -7,81 +7,47 @@ is a gate without limits: nothing happening is never a pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-from vitdeploy.evidence import Audit, Bench, Check, Eval, Gate, Status
-from vitdeploy.measure.baseline import Baseline
+from vitdeploy.evidence import Bench, Check, Eval, Gate, Status
 from vitdeploy.measure.statistics import required_samples
-from vitdeploy.recipe import OPPONENTS, GateSpec
+from vitdeploy.recipe import GateSpec
 from vitdeploy.verdict._baseline import against_baseline, incomparable
-from vitdeploy.verdict._case import MIB, Case, decide, doubt, fused_percent, invalid, unproven
+from vitdeploy.verdict._case import MIB, Before, Case, decide, first_doubt, fused_percent, invalid, unproven
 
-__all__ = ["incomparable", "judge"]
+__all__ = ["Before", "Case", "incomparable", "judge"]
 
 
-def judge(
-    audit: Audit | None,
-    bench: Bench | None,
-    evaluation: Eval | None,
-    limits: GateSpec,
-    *,
-    missing: Mapping[str, str],
-    stage: str,
-    random_weights: bool,
-    baseline: Baseline | None,
-    manifest: str,
-    machine: str = "",
-    model_digest: str = "",
-    interleaved: Bench | None = None,
-    size_bytes: int | None = None,
-    recipe: Mapping[str, str] | None = None,
-    untimed: str = "",
-    against: str = OPPONENTS[0],
-) -> Gate:
-    """Hold the evidence against the limits and, where there is one, against a baseline.
+def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
+    """Hold the evidence against the limits and, where there is one, against an earlier artifact.
 
     Args:
-        audit: what the compiled thing does.
-        bench: latencies; the first run is the reference, the second one this artifact.
-        evaluation: accuracy of both sides.
+        case: the artifact and the evidence about it.
         limits: what is not set is not judged.
-        missing: "audit", "bench" or "eval" -> why that evidence is absent or stale.
-        stage: "bundle" or "artifact".
-        random_weights: whether the weights are random, so that accuracy means nothing.
-        baseline: an earlier artifact to hold this one against.
-        manifest: digest of the manifest that all evidence must be about.
-        machine: where this artifact was measured; the bench's own word goes first.
-        model_digest: of this artifact's weights.
-        interleaved: the baseline (first run) and this artifact timed against each other, which beats two speed-ups
-            that were taken at different times.
-        size_bytes: of the files that are deployed.
-        recipe: what of the recipe decides speed and accuracy (`baseline.decisive`); None: not compared.
-        untimed: why a baseline that should have been timed in turns with this artifact was not.
-        against: what the recipe wants it timed against.
+        before: the earlier artifact.
     """
-    case = Case(audit, bench, evaluation, missing, stage, manifest, size_bytes)
+    interleaved = before.interleaved if before is not None else None
     checks = [
         _finite(case, interleaved),
-        _accuracy(case, limits.max_drop_pp, random_weights),
-        _speedup(case, limits.min_speedup, against),
+        _accuracy(case, limits.max_drop_pp),
+        _speedup(case, limits.min_speedup),
         _fused(case, limits.min_fused_pct),
         _size(case, limits.max_size_mib),
         _memory(case, limits.max_memory_mib),
-        *against_baseline(case, limits, baseline, interleaved, machine, model_digest, recipe, untimed),
+        *against_baseline(case, limits, before),
     ]
-    found = tuple(check for check in checks if check is not None)
-    if not found:
+    judged = tuple(check for check in checks if check is not None)
+    if not judged:
         why = (
             "no limits were given: give --max-drop, --min-speedup, --min-fused, --max-size, --max-memory or --baseline"
         )
-        found = (Check(name="limits", observed=None, limit="at least one", status="invalid", why=why),)
-    statuses = {check.status for check in found}
+        judged = (Check(name="limits", observed=None, limit="at least one", status="invalid", why=why),)
+    statuses = {check.status for check in judged}
     verdict: Status = "fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass"
-    return Gate(verdict=verdict, checks=found, manifest=manifest, timing=interleaved)
+    return Gate(verdict=verdict, checks=judged, manifest=case.manifest, timing=interleaved)
 
 
 def _finite(case: Case, interleaved: Bench | None) -> Check | None:
-    """Fails when this artifact ever gave NaN or infinity, whatever the limits are."""
+    """Fail when this artifact ever gave NaN or infinity, whatever the limits are."""
     evaluation = None if case.unusable("eval") else case.evaluation
     if evaluation is not None and evaluation.nonfinite:
         observed, why = evaluation.nonfinite, f"{evaluation.nonfinite} of {evaluation.n} samples gave NaN or infinity"
@@ -92,14 +58,14 @@ def _finite(case: Case, interleaved: Bench | None) -> Check | None:
     return Check(name="finite outputs", observed=observed, limit=0.0, status="fail", why=why)
 
 
-def _accuracy(case: Case, limit: float | None, random_weights: bool) -> Check | None:
-    """Non-inferiority: the whole one-sided interval of the drop has to stay below the limit."""
+def _accuracy(case: Case, limit: float | None) -> Check | None:
+    """Check for non-inferiority: the whole one-sided interval of the drop has to stay below the limit."""
     if limit is None:
         return None
     name, evaluation = "accuracy drop", case.evaluation
-    if why := case.unusable("eval"):
-        return invalid(name, limit, why)
-    if random_weights:
+    if reason := case.unusable("eval"):
+        return invalid(name, limit, reason)
+    if case.random_weights:
         return invalid(name, limit, "random weights: accuracy means nothing")
     if evaluation is None or not evaluation.n or not evaluation.metrics:
         return invalid(name, limit, "no sample was compared")
@@ -109,62 +75,63 @@ def _accuracy(case: Case, limit: float | None, random_weights: bool) -> Check | 
     if not all(map(math.isfinite, (drop.reference, drop.deployed, drop.drop, drop.lower95, drop.upper95))):
         return Check(name=name, observed=None, limit=limit, status="fail", why=f"{metric} is not finite")
     status = decide(drop.lower95, drop.upper95, limit)
-    told = f"{metric} dropped by {drop.drop:.2f} {drop.unit}"
+    sentence = f"{metric} dropped by {drop.drop:.2f} {drop.unit}"
     if status == "pass":
-        why = f"{told}, at most {drop.upper95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
+        why = f"{sentence}, at most {drop.upper95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
     elif status == "fail":
-        why = f"{told}, at least {drop.lower95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
+        why = f"{sentence}, at least {drop.lower95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
     else:
-        why = f"{told}, between {drop.lower95:.2f} and {drop.upper95:.2f}; {_needed(evaluation, drop.drop, limit)}"
+        needed = _samples_needed(evaluation, drop.drop, limit)
+        why = f"{sentence}, between {drop.lower95:.2f} and {drop.upper95:.2f}; {needed}"
     return Check(name=name, observed=drop.drop, limit=limit, status=status, why=why)
 
 
-def _needed(evaluation: Eval, drop: float, limit: float) -> str:
-    """How many samples would settle it; never fewer than twice those that did not."""
-    needed = required_samples(limit / 100, drop / 100, evaluation.discordance)
-    if needed is None:
-        return f"the drop is the limit itself: no number of samples will settle it ({evaluation.n:,} did not)"
-    return f"needs about {max(needed, 2 * evaluation.n):,} samples instead of {evaluation.n:,}"
+def _samples_needed(evaluation: Eval, drop: float, limit: float) -> str:
+    """Say how many samples would decide it: never fewer than twice those that did not."""
+    count = required_samples(limit / 100, drop / 100, evaluation.discordance)
+    if count is None:
+        return f"the drop is the limit itself: no number of samples will decide it ({evaluation.n:,} did not)"
+    return f"needs about {max(count, 2 * evaluation.n):,} samples instead of {evaluation.n:,}"
 
 
-def _speedup(case: Case, limit: float | None, against: str) -> Check | None:
+def _speedup(case: Case, limit: float | None) -> Check | None:
     if limit is None:
         return None
     name, bench = "speed-up", case.bench
-    if why := case.unusable("bench"):
-        return invalid(name, limit, why)
+    if reason := case.unusable("bench"):
+        return invalid(name, limit, reason)
     if bench is None or not bench.valid:
-        return invalid(name, limit, doubt(bench))
+        return invalid(name, limit, first_doubt(bench))
     speedup = case.run.speedup if case.run else None
     reference = bench.reference
     if speedup is None or case.run is None or reference is None:
         return invalid(name, limit, "no reference was timed beside it")
-    if reference.manifest and against in OPPONENTS:
-        other = f"it was timed against {reference.name}, another artifact, not against {against}"
+    if reference.manifest and not case.against_artifact:
+        other = f"it was timed against {reference.name}, another artifact, not against {case.against}"
         return invalid(name, limit, f"{other}: run vitdeploy bench again")
     low, high = speedup.ci95
-    told = f"{speedup.ratio:.2f} times as fast as {reference.name}, 95 % interval {low:.2f} to {high:.2f}"
-    told += f", batch {case.run.batch}" if case.run.batch != 1 else ""
-    told += "" if bench.scenario == "single-stream" else f", {bench.scenario}"
+    sentence = f"{speedup.ratio:.2f} times as fast as {reference.name}, 95 % interval {low:.2f} to {high:.2f}"
+    sentence += f", batch {case.run.batch}" if case.run.batch != 1 else ""
+    sentence += "" if bench.scenario == "single-stream" else f", {bench.scenario}"
     status: Status = "pass" if low >= limit else "fail" if high < limit else "invalid"
     if status == "invalid":
-        told += ": the limit is inside, measure longer (--seconds)"
-    return Check(name=name, observed=speedup.ratio, limit=limit, status=status, why=told)
+        sentence += ": the limit is inside, measure longer (--seconds)"
+    return Check(name=name, observed=speedup.ratio, limit=limit, status=status, why=sentence)
 
 
 def _fused(case: Case, limit: float | None) -> Check | None:
     if limit is None:
         return None
     name = "attention fused"
-    if why := case.unusable("audit") or unproven(case.audit):
-        return invalid(name, limit, why)
+    if reason := case.unusable("audit") or unproven(case.audit):
+        return invalid(name, limit, reason)
     percent, attention = fused_percent(case.audit)
     status: Status = "pass" if percent >= limit else "fail"
     return Check(name=name, observed=percent, limit=limit, status=status, why=attention)
 
 
 def _size(case: Case, limit: float | None) -> Check | None:
-    """Of the deployed files; known without running anything."""
+    """Check the size of the deployed files; it is known without running anything."""
     if limit is None:
         return None
     if case.stage != "artifact" or case.size_bytes is None:
@@ -175,12 +142,12 @@ def _size(case: Case, limit: float | None) -> Check | None:
 
 
 def _memory(case: Case, limit: float | None) -> Check | None:
-    """Peak resident memory of a process that opened the artifact and answered once."""
+    """Check the peak resident memory of a process that opened the artifact and answered once."""
     if limit is None:
         return None
     name = "memory (MiB)"
-    if why := case.unusable("bench"):
-        return invalid(name, limit, why)
+    if reason := case.unusable("bench"):
+        return invalid(name, limit, reason)
     startup = case.run.startup if case.run else None
     if startup is None or startup.peak_bytes is None:
         return invalid(name, limit, "the peak memory was not measured: run bench again on a system that tells it")

@@ -20,6 +20,7 @@ from vitdeploy.evidence import (
     Gate,
     Interval,
     LayerSensitivity,
+    Role,
     Run,
     Sensitivity,
 )
@@ -96,13 +97,14 @@ def runs(ratio: float = 1.5, blocks: int = 20) -> tuple[Run, Run]:
     """Two sides with raw samples."""
     rng = np.random.default_rng(0)
 
-    def side(name: str, ms: float, speedup: Interval | None) -> Run:
+    def side(name: str, ms: float, speedup: Interval | None, role: Role) -> Run:
         samples = ms * rng.lognormal(0.0, 0.03, (blocks, 8))
         told = tuple(tuple(float(x) for x in block) for block in samples)
-        return made.run(name, ms, speedup, blocks=told, threads=2, effective={"engine": name})
+        return made.run(name, ms, speedup, blocks=told, threads=2, effective={"engine": name}, role=role)
 
     interval = Interval(ratio=ratio, ci95=(0.98 * ratio, 1.02 * ratio))
-    return side("pytorch-fp32", 24.0, None), side("openvino-int8", 24.0 / ratio, interval)
+    artifact = side("openvino-int8", 24.0 / ratio, interval, "artifact")
+    return side("pytorch-fp32", 24.0, None, "reference"), artifact
 
 
 def bench(ratio: float = 1.5, *doubts: str, **more: Any) -> Bench:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.render.html.subjects import bench, runs, subject
+from vitdeploy.frozen import replace
 from vitdeploy.render.html.latency import density, samples_of, section
 
 
@@ -53,14 +54,14 @@ def test_doubts_are_told_and_absence_says_what_to_run() -> None:
 
 
 def test_without_samples_there_is_no_distribution_but_a_doubt() -> None:
-    bare = tuple(run.model_copy(update={"blocks": ()}) for run in runs())
+    bare = tuple(replace(run, blocks=()) for run in runs())
     found = section(subject(bench=bench(runs=bare)))
     assert [part.kind for part in found.parts] == ["table"]
     assert "no raw samples" in found.doubts[0]
 
 
 def test_without_a_reference_there_is_no_speedup() -> None:
-    alone = bench(1.5, "no FP32 reference here", runs=(runs()[0],))
+    alone = bench(1.5, "no FP32 reference here", runs=(replace(runs()[0], role="artifact"),))
     found = section(subject(bench=alone))
     assert "there is no speed-up" in found.lede
     assert [part.kind for part in found.parts] == ["figure", "table"]

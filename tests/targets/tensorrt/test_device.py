@@ -14,6 +14,7 @@ from tests.fakes.compiling import Device, Given, audited, compiled, target
 from tests.fakes.fixtures import RELEASES
 from vitdeploy import targets
 from vitdeploy.errors import CompileError, MeasureError, QuantizeError, RecipeError
+from vitdeploy.precision import kind_of
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.targets._tensorrt import cuda as _cuda
 from vitdeploy.targets._tensorrt import gpu as _gpu
@@ -117,7 +118,7 @@ def test_int8_without_calibration_is_refused(device: Device, given: Given, tmp_p
 
     device("10.3")
     with pytest.raises(QuantizeError, match="no Q/DQ pair"):
-        compiled(replace(given("fp16"), precision="int8"), tmp_path / "out")
+        compiled(replace(given("fp16"), numbers=kind_of("int8").numbers), tmp_path / "out")
 
 
 def test_a_node_that_this_version_cannot_parse_is_named(device: Device, given: Given, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.fixtures import CARD, ORIN
-from vitdeploy import targets
+from vitdeploy import precision, targets
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.targets import Bundle
@@ -36,13 +36,14 @@ def test_one_engine_for_several_generations(bundle: Callable[..., Bundle], tmp_p
 
 def test_fp8_where_there_are_units_for_it(bundle: Callable[..., Bundle], tmp_path: Path) -> None:
     found = target("sm89")
-    found.check_precision("fp8")
+    precision.check("fp8", found)
     given = bundle(found, "fp8")
     audit = found.audit(given, found.compile(given, tmp_path))
     assert (audit.attention.fused, audit.linears.fp8) == (SITES, len(given.structure.linears) - 1)
     with pytest.raises(UsageError, match=r"^sm86 has no FP8 units") as caught:
-        target("sm86,sm89").check_precision("fp8")
-    assert "sm89 or later" in caught.value.fix
+        precision.check("fp8", target("sm86,sm89"))
+    assert "sm89" in caught.value.message
+    assert caught.value.fix == "It can do fp16, fp32, bf16, int8."
 
 
 def test_an_unknown_generation_is_refused_with_those_it_knows() -> None:
@@ -63,7 +64,7 @@ def test_engines_run_on_their_generation_only(
     assert unfit is not None
     assert unfit.why.startswith("this is Orin (sm87, 8 multiprocessors")
     with pytest.raises(TargetUnavailable, match="it was compiled for sm86, and this is Orin"):
-        found.open(made, "fp16", None)
+        found.open(made, precision.kind_of("fp16").numbers, None)
     device(count=0)
     unfit = found.cannot_run()
     assert unfit is not None

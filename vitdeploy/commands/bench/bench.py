@@ -1,31 +1,30 @@
-"""Latency of artifacts against a reference: in turns, reopened, with what they cost and how near the peak they come."""
+"""`vitdeploy bench`: latency of artifacts against a reference, in turns, reopened; and what a run costs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import SITES
-from vitdeploy.commands.bench import host_peak, opponents
-from vitdeploy.commands.bench.costs import with_costs
-from vitdeploy.commands.bench.device_time import observe, outside_only
-from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError, VitdeployError
-from vitdeploy.evidence import Bench, Pair, Profile, Scenario
+from vitdeploy.commands.bench import host_peak
+from vitdeploy.commands.bench.costs import add_costs
+from vitdeploy.commands.bench.device_time import bench_outside, measure_alone
+from vitdeploy.commands.bench.opponents import Opponent, Opponents, loaded_artifacts
+from vitdeploy.errors import TargetUnavailable, UsageError, VitdeployError
+from vitdeploy.evidence import Bench, Interval, Pair, Profile, Role, Run, Scenario
+from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.measure import latency
 from vitdeploy.measure.intervals import speedup_interval
-from vitdeploy.measure.profiling import profile as profile_of
+from vitdeploy.measure.profiling import profile as make_profile
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import OPPONENTS, Recipe
-from vitdeploy.runtime.artifact_session import feeds, open_session, threads_of, with_streams
+from vitdeploy.runtime.artifact_session import count_threads, feed, open_session, set_streams, shared_images
 from vitdeploy.session import Array, Counters, Feeds, Session
 
 
@@ -33,8 +32,14 @@ from vitdeploy.session import Array, Counters, Feeds, Session
 class Plan:
     """How to measure; None is what the first artifact's recipe says.
 
-    `against`: opponents, the first of which is the reference. `batches`: sizes to try one after the other. `streams`:
-    inferences at a time, where the target lets one choose.
+    Attributes:
+        seconds: to measure.
+        threads: of all sides.
+        against: opponents, the first of which is the reference.
+        scenario: of LoadGen.
+        batches: sizes to try one after the other.
+        streams: inferences at a time, where the target lets one choose.
+        profile: whether to show where the time goes.
     """
 
     seconds: float | None = None
@@ -46,8 +51,8 @@ class Plan:
     profile: bool = False
 
 
-def plan_batches(text: str | None) -> tuple[int, ...]:
-    """`1,4,8` as sizes.
+def parse_batches(text: str | None) -> tuple[int, ...]:
+    """Read `1,4,8` as sizes.
 
     Raises:
         UsageError: that is no list of sizes.
@@ -58,94 +63,70 @@ def plan_batches(text: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def bench(paths: Sequence[Path], progress: Progress, plan: Plan | None = None) -> Bench:
-    """Latency of artifacts against the reference of the first one, interleaved; stored beside the first.
+def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None = None) -> Bench:
+    """Time artifacts against the reference of the first one, interleaved; stored beside the first.
 
     Raises:
         UsageError: the artifacts do not take the same input, or not these batches or streams.
         TargetUnavailable: an artifact cannot run here.
     """
     plan = plan or Plan()
-    loaded = [with_streams(artifacts.load(path), plan.streams) for path in paths]
-    spec = loaded[0].manifest.recipe
-    threads = plan.threads or threads_of(spec)
-    batches = plan.batches or (spec.target.batch.opt,)
-    pixels = [_images(loaded, batch) for batch in batches]
+    timed = [set_streams(artifact, plan.streams) for artifact in artifacts]
+    first, recipe = timed[0], timed[0].manifest.recipe
+    threads, seconds = plan.threads or count_threads(recipe), plan.seconds or recipe.bench.seconds
+    images = [shared_images(timed, batch) for batch in plan.batches or (recipe.target.batch.opt,)]
     try:
-        counters = _opened_once(loaded, pixels[0], threads, progress, wanted=plan.profile)  # quick, and may refuse
+        counters = _open_once(timed, images[0], threads, progress, profile=plan.profile)  # quick, and may refuse
     except TargetUnavailable as error:
-        alone = _timed_outside(loaded, pixels[0], plan.seconds or spec.bench.seconds, error.message, progress)
-        if alone is None:
+        alone = len(timed) == 1 and first.manifest.stage == "artifact"
+        outside = bench_outside(first, feed(first, images[0]), seconds, error.message, progress) if alone else None
+        if outside is None:
             raise
-        return _kept(loaded[0], alone)
+        return first.write_evidence(replace(outside, machine=environment.host().machine))
     with progress.step("Measure this host's peak"):
         peaks = host_peak.peaks(threads)
-    found = [_timed(loaded, images, threads, plan, progress) for images in pixels]
+    with ExitStack() as stack:
+        opponents = Opponents(first, images[0], threads, stack, progress)
+        opposing, missing = opponents.open_all(plan.against or (recipe.bench.against,))
+        contest = _Contest(timed, opposing, missing, threads, seconds, plan.scenario, progress)
+        result = _join([contest.time(pixels) for pixels in images])
+        others = loaded_artifacts(opposing)
     with progress.step("Measure this host's peak again"):
         peaks = host_peak.better(peaks, host_peak.peaks(threads))
-    profiles = _profiles(found[0], loaded, counters)
-    result = _joined(found).model_copy(update={"scenario": plan.scenario, "profiles": profiles})
-    others = [artifacts.load(Path(name)) for name in _against(plan, spec) if name not in OPPONENTS]
-    result = with_costs(result, loaded, others, threads, peaks, progress)
-    own, seconds = feeds(loaded[0], pixels[0]), plan.seconds or spec.bench.seconds
-    beside = observe(loaded[0], partial(open_session, loaded[0], threads), own, seconds, progress)
-    return _kept(loaded[0], result.model_copy(update=beside))
+    profiles = _profiles(result, timed, counters)
+    runs, roofline = add_costs(result.runs, plan.scenario, timed, others, threads, peaks, progress)
+    alone_ = measure_alone(first, partial(open_session, first, threads), feed(first, images[0]), seconds, progress)
+    return first.write_evidence(
+        replace(
+            result,
+            runs=runs,
+            roofline=roofline,
+            profiles=profiles,
+            scenario=plan.scenario,
+            device=alone_.device,
+            power=alone_.power,
+            machine=environment.host().machine,
+        )
+    )
 
 
-def _timed_outside(
-    loaded: Sequence[Artifact], pixels: Array, seconds: float, why: str, progress: Progress
-) -> Bench | None:
-    """What the backend's own stopwatch tells of a lone artifact that cannot be opened from Python."""
-    alone = len(loaded) == 1 and loaded[0].manifest.stage == "artifact"
-    return outside_only(loaded[0], feeds(loaded[0], pixels), seconds, why, progress) if alone else None
-
-
-def _kept(artifact: Artifact, found: Bench) -> Bench:
-    found = found.model_copy(update={"manifest": artifact.digest, "machine": environment.host().machine})
-    artifact.write_evidence(found)
-    return found
-
-
-def _against(plan: Plan, recipe: Recipe) -> tuple[str, ...]:
-    return plan.against or (recipe.bench.against,)
-
-
-def _images(loaded: Sequence[Artifact], batch: int) -> Array:
-    """Images that all artifacts take, uint8 NCHW.
-
-    Raises:
-        UsageError: they take inputs of different shapes, or not this batch.
-    """
-    first = loaded[0].manifest
-    if any(a.manifest.inputs[0].shape[1:] != first.inputs[0].shape[1:] for a in loaded):
-        raise UsageError("the artifacts take inputs of different shapes", fix="Compare those of one model.")
-    for artifact in loaded:
-        allowed = artifact.manifest.recipe.target.batch
-        if not allowed.min <= batch <= allowed.max:
-            raise UsageError(
-                f"{artifact.path} takes batches of {allowed}, not of {batch}",
-                fix="Give a --batch that all of them take, or export with --batch MIN:OPT:MAX.",
-            )
-    return natural_image(0, first.preprocess, batch)
-
-
-def _opened_once(
-    loaded: Sequence[Artifact], pixels: Array, threads: int, progress: Progress, *, wanted: bool
+def _open_once(
+    artifacts: Sequence[Artifact], pixels: Array, threads: int, progress: Progress, *, profile: bool
 ) -> list[Counters | None]:
-    """Open every artifact, so that a refusal comes before the minutes; its counters where they are wanted."""
-    found: list[Counters | None] = []
-    for artifact in loaded:
+    """Open every artifact, so that a refusal comes before the minutes; count its operators if a profile is wanted."""
+    every: list[Counters | None] = []
+    for artifact in artifacts:
         with open_session(artifact, threads, progress) as session:
             counters = None
-            if wanted:
+            if profile:
                 with progress.step(f"Profile {session.name}"):
-                    counters = _counted(session, feeds(artifact, pixels), progress)
-        found.append(counters)
-    return found
+                    counters = _count(session, feed(artifact, pixels), progress)
+        every.append(counters)
+    return every
 
 
-def _counted(session: Session, images: Feeds, progress: Progress) -> Counters | None:
-    """A profile that cannot be had is told, and costs nothing but itself."""
+def _count(session: Session, images: Feeds, progress: Progress) -> Counters | None:
+    """Run with counters; that there are none is a warning, and costs nothing but the profile."""
     try:
         counters = session.profile(images)
     except VitdeployError as error:
@@ -156,82 +137,102 @@ def _counted(session: Session, images: Feeds, progress: Progress) -> Counters | 
     return counters
 
 
-def _profiles(found: Bench, loaded: Sequence[Artifact], counters: Sequence[Counters | None]) -> tuple[Profile, ...]:
-    """By the names of the artifacts' runs, which stand last."""
-    own = zip(found.runs[-len(loaded) :], loaded, counters, strict=True)
+def _profiles(result: Bench, timed: Sequence[Artifact], counters: Sequence[Counters | None]) -> tuple[Profile, ...]:
+    """Return profiles by the names of the artifacts' runs at the first batch size."""
+    own = [run for run in result.runs if run.role == "artifact"][: len(timed)]
     return tuple(
-        profile_of(run.name, counted, structures.load(artifact.path / SITES))
-        for run, artifact, counted in own
+        make_profile(run.name, counted, structures.load(artifact.file(SITES)))
+        for run, artifact, counted in zip(own, timed, counters, strict=True)
         if counted is not None
     )
 
 
-def _timed(loaded: Sequence[Artifact], pixels: Array, threads: int, plan: Plan, progress: Progress) -> Bench:
-    """One batch size: opponents stay open, artifacts are opened anew in every round."""
-    spec, batch = loaded[0].manifest.recipe.bench, len(pixels)
-    runs = runs_in_query(plan.scenario, batch)
-    openers: list[latency.Opener] = []
-    inputs: list[Feeds] = []
-    sides: list[Artifact | None] = []
-    missing: list[str] = []
-    with ExitStack() as stack:
-        for name in _against(plan, loaded[0].manifest.recipe):
-            try:
-                other = stack.enter_context(opponents.opened(name, loaded[0], pixels, threads, progress))
-            except (SourceError, MeasureError) as error:
-                missing.append(f"no {name} here, so no speed-up over it: {error.message}")
-                continue
-            openers.append(partial(Query, other.session, runs, closes=False))
-            inputs.append(other.feeds)
-            sides.append(other.artifact)
-        for artifact in loaded:
-            openers.append(partial(_query, artifact, threads, runs))
-            inputs.append(feeds(artifact, pixels))
-        found = latency.measure_reopened(
-            openers, inputs, batch=batch * runs, seconds=plan.seconds or spec.seconds, progress=progress
+@dataclass(frozen=True)
+class _Contest:
+    """Opponents that stay open, and artifacts that are opened anew in every round.
+
+    Attributes:
+        timed: the artifacts that the bench is about.
+        opposing: the opened opponents by name; the first is the reference.
+        missing: opponents that cannot be had here, and why.
+        threads: of all sides.
+        seconds: for each batch size.
+        scenario: of LoadGen.
+        progress: told about the steps.
+    """
+
+    timed: Sequence[Artifact]
+    opposing: Mapping[str, Opponent]
+    missing: Mapping[str, str]
+    threads: int
+    seconds: float
+    scenario: Scenario
+    progress: Progress
+
+    def time(self, pixels: Array) -> Bench:
+        """Time one batch size."""
+        batch = len(pixels)
+        queries = runs_in_query(self.scenario, batch)
+        openers: list[latency.Opener] = [
+            partial(Query, opponent.session, queries, closes=False) for opponent in self.opposing.values()
+        ]
+        openers += [partial(self._query, artifact, queries) for artifact in self.timed]
+        inputs: list[Feeds] = [opponent.feed(pixels, self.timed[0]) for opponent in self.opposing.values()]
+        inputs += [feed(artifact, pixels) for artifact in self.timed]
+        measured = latency.measure_reopened(
+            openers, inputs, batch=batch * queries, seconds=self.seconds, progress=self.progress
         )
-    return _completed(found, sides, loaded, missing, batch)
+        runs = self._identify(measured.runs, batch)
+        missing = [f"no {name} here, so no speed-up over it: {why}" for name, why in self.missing.items()]
+        doubts = (*missing, *measured.doubts)
+        return replace(measured, runs=runs, pairs=self._pairs(runs, batch), doubts=doubts, valid=not doubts)
 
+    def _query(self, artifact: Artifact, queries: int) -> Session:
+        return Query(open_session(artifact, self.threads), queries)
 
-def _query(artifact: Artifact, threads: int, runs: int) -> Session:
-    return Query(open_session(artifact, threads), runs)
+    def _identify(self, runs: Sequence[Run], batch: int) -> tuple[Run, ...]:
+        """Give each run its role, a name that tells it from the others, and its batch.
 
-
-def _completed(
-    found: Bench, opposing: Sequence[Artifact | None], loaded: Sequence[Artifact], missing: Sequence[str], batch: int
-) -> Bench:
-    """Names that tell the runs apart, their ratios to the first artifact, and no reference where there is none."""
-    sides = [*opposing, *loaded]
-    names = _labels([run.name for run in found.runs], sides, len(opposing))
-    runs = []
-    for run, name, side in zip(found.runs, names, sides, strict=True):
-        changed: dict[str, object] = {"name": name, "batch": batch, "manifest": side.digest if side else ""}
-        if missing and not opposing:  # the first artifact took the reference's place, which it is not
-            changed["speedup"] = None
-        runs.append(run.model_copy(update=changed))
-    first, *others = runs[len(opposing) :]
-    pairs = [
-        Pair(
-            name=run.name, over=first.name, batch=batch, speedup=speedup_interval(first.blocks, run.blocks, run.rounds)
+        Without an opponent the first artifact took the place of the reference, which it is not.
+        """
+        sides = [*(opponent.artifact for opponent in self.opposing.values()), *self.timed]
+        names = _labels([run.name for run in runs], sides, len(self.opposing))
+        roles: list[Role] = ["reference" if place == 0 else "opponent" for place in range(len(self.opposing))]
+        roles += ["artifact" for _ in self.timed]
+        return tuple(
+            replace(
+                run,
+                name=name,
+                batch=batch,
+                manifest=side.digest if side else "",
+                role=role,
+                speedup=run.speedup if self.opposing else None,
+            )
+            for run, name, side, role in zip(runs, names, sides, roles, strict=True)
         )
-        for run in others
-    ]
-    doubts = (*missing, *found.doubts)
-    return found.model_copy(update={"runs": tuple(runs), "pairs": tuple(pairs), "doubts": doubts, "valid": not doubts})
+
+    def _pairs(self, runs: Sequence[Run], batch: int) -> tuple[Pair, ...]:
+        """Compare the other artifacts with the first."""
+        first, *others = [run for run in runs if run.role == "artifact"]
+
+        def over_first(run: Run) -> Interval:
+            return speedup_interval(first.blocks, run.blocks, run.rounds)
+
+        return tuple(Pair(name=run.name, over=first.name, batch=batch, speedup=over_first(run)) for run in others)
 
 
 def _labels(names: Sequence[str], sides: Sequence[Artifact | None], opponents: int) -> list[str]:
-    """An opponent's folder is always told, another artifact's where its name is not the only one of its kind."""
-    folders = _told_apart([side.path.absolute() for side in sides if side is not None])
+    """Add its folder to an opponent's name always, and to an artifact's where its name is not the only one."""
+    folders = _shortest([side.path.absolute() for side in sides if side is not None])
     labels = []
     for number, (name, side) in enumerate(zip(names, sides, strict=True)):
-        told = side is not None and (number < opponents or names.count(name) > 1)
-        labels.append(f"{name} ({folders[side.path.absolute()]})" if side is not None and told else name)
+        ambiguous = side is not None and (number < opponents or names.count(name) > 1)
+        labels.append(f"{name} ({folders[side.path.absolute()]})" if side is not None and ambiguous else name)
     return labels
 
 
-def _told_apart(paths: Sequence[Path]) -> dict[Path, str]:
-    """Each path by as many of its last parts as tell it from the others."""
+def _shortest(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return each path by as many of its last parts as tell it from the others."""
     for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
         short = {path: "/".join(path.parts[-count:]) for path in paths}
         if len(set(short.values())) == len(short):
@@ -239,17 +240,16 @@ def _told_apart(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: str(path) for path in paths}
 
 
-def _joined(found: Sequence[Bench]) -> Bench:
-    """Several batch sizes as one: runs after one another, doubts with their batch."""
-    if len(found) == 1:
-        return found[0]
-    doubts = tuple(f"batch {bench.runs[0].batch}: {doubt}" for bench in found for doubt in bench.doubts)
-    return found[0].model_copy(
-        update={
-            "valid": not doubts,
-            "doubts": doubts,
-            "runs": tuple(run for bench in found for run in bench.runs),
-            "pairs": tuple(pair for bench in found for pair in bench.pairs),
-            "seconds": sum(bench.seconds for bench in found),
-        }
+def _join(benches: Sequence[Bench]) -> Bench:
+    """Join several batch sizes into one: runs after one another, doubts with their batch."""
+    if len(benches) == 1:
+        return benches[0]
+    doubts = tuple(f"batch {bench.runs[0].batch}: {doubt}" for bench in benches for doubt in bench.doubts)
+    return replace(
+        benches[0],
+        valid=not doubts,
+        doubts=doubts,
+        runs=tuple(run for bench in benches for run in bench.runs),
+        pairs=tuple(pair for bench in benches for pair in bench.pairs),
+        seconds=sum(bench.seconds for bench in benches),
     )

@@ -1,76 +1,77 @@
-"""What a run costs beside its time: the share of this host's peak, start-up, memory and size."""
+"""The costs of a run beside its time: the share of this host's peak, start-up, memory and size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import SITES
-from vitdeploy.commands.bench.startup import startup
-from vitdeploy.evidence import Audit, Bench, Peak, Run, Startup
+from vitdeploy.commands.bench.startup import start_process
+from vitdeploy.evidence import Audit, Peak, Roofline, Run, Scenario, Startup
+from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.measure import roofline, work
 from vitdeploy.measure.scenarios import runs_in_query
 from vitdeploy.progress import Progress
 
 
-def with_costs(
-    found: Bench,
-    loaded: Sequence[Artifact],
-    others: Sequence[Artifact],
+def add_costs(
+    runs: Sequence[Run],
+    scenario: Scenario,
+    timed: Sequence[Artifact],
+    opposing: Sequence[Artifact],
     threads: int,
-    peaks: dict[str, Peak],
+    peaks: Mapping[str, Peak],
     progress: Progress,
-) -> Bench:
-    """Add efficiency to every run; start-up and size to those of artifacts.
+) -> tuple[tuple[Run, ...], Roofline]:
+    """Add efficiency to every run, and start-up and size to those of the timed artifacts.
 
     Args:
-        found: what was timed.
-        loaded: the artifacts.
-        others: artifacts that they were timed against.
+        runs: of all sides.
+        scenario: that they were timed in.
+        timed: the artifacts that the bench is about.
+        opposing: artifacts that they were timed against.
         threads: of all sides.
         peaks: of this host on these threads.
         progress: told what could not be measured.
     """
-    plain = work.in_float32(structures.load(loaded[0].path / SITES))
-    own = {artifact.digest: _work(artifact) for artifact in (*others, *loaded)}
+    plain = work.in_float32(structures.load(timed[0].file(SITES)))
+    works = {artifact.digest: _work(artifact) for artifact in (*opposing, *timed)}
     cache = roofline.largest_cache()
-    streamed = cache is not None and max(w.weight_bytes for w in (plain, *own.values())) > cache
+    streamed = cache is not None and max(w.weight_bytes for w in (plain, *works.values())) > cache
     described = roofline.describe(
-        own[loaded[0].digest], threads, peaks, roofline.copy_gbs(threads) if streamed else None
+        works[timed[0].digest], threads, dict(peaks), roofline.copy_gbs(threads) if streamed else None
     )
-    batch = found.runs[0].batch
-    costs = {
-        a.digest: {"startup": started(a, threads, batch, progress), "size_bytes": a.deployed_bytes} for a in loaded
-    }
-    runs = []
-    for run in found.runs:
-        images = run.batch * runs_in_query(found.scenario, run.batch)
-        floor = roofline.floor_ms(own.get(run.manifest, plain), images, described) if _on_cpu(run) else None
+    startups = {a.digest: measure_startup(a, threads, runs[0].batch, progress) for a in timed}
+    sizes = {a.digest: a.manifest.deployed_bytes for a in timed}
+    complete = []
+    for run in runs:
+        images = run.batch * runs_in_query(scenario, run.batch)
+        floor = roofline.floor_ms(works.get(run.manifest, plain), images, described) if _is_on_cpu(run) else None
         share = None if floor is None else 100 * floor / run.p50_ms
         if share is not None and share > 100:
             progress.warn(f"{run.name} is faster than this host's measured peak allows: no efficiency is given")
             share = None
-        more = {"floor_ms": floor, "efficiency_pct": share, **costs.get(run.manifest, {})}
-        runs.append(run.model_copy(update=more))
-    return found.model_copy(update={"runs": tuple(runs), "roofline": described})
+        startup, size = startups.get(run.manifest, run.startup), sizes.get(run.manifest, run.size_bytes)
+        complete.append(replace(run, floor_ms=floor, efficiency_pct=share, startup=startup, size_bytes=size))
+    return tuple(complete), described
 
 
-def started(artifact: Artifact, threads: int, batch: int, progress: Progress) -> Startup | None:
-    """Start-up in a process of its own; None, and a warning that says why, where that did not tell."""
-    found = startup(artifact, threads, batch)
-    if isinstance(found, str):
-        progress.warn(f"the start-up of {artifact.path} was not measured: {found}")
+def measure_startup(artifact: Artifact, threads: int, batch: int, progress: Progress) -> Startup | None:
+    """Start an artifact in a process of its own; None, and a warning that says why, where that told nothing."""
+    startup = start_process(artifact, threads, batch)
+    if isinstance(startup, str):
+        progress.warn(f"the start-up of {artifact.path} was not measured: {startup}")
         return None
-    return found
+    return startup
 
 
-def _on_cpu(run: Run) -> bool:
-    """The peak is the CPU's; what runs elsewhere is not held against it."""
+def _is_on_cpu(run: Run) -> bool:
+    """Return whether the CPU's peak applies; what runs elsewhere is not held against it."""
     return run.effective.get("device", "CPU").upper().startswith("CPU")
 
 
 def _work(artifact: Artifact) -> work.Work:
     audit, _ = artifact.read_evidence(Audit)
-    structure = structures.load(artifact.path / SITES)
+    structure = structures.load(artifact.file(SITES))
     return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.stored)

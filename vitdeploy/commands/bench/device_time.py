@@ -1,10 +1,10 @@
-"""Beside the latencies of `bench`: time on the device apart from time waited for, and energy. It runs alone here."""
+"""Time on the device apart from the time that a caller waits, and energy: measured while the artifact runs alone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from vitdeploy.evidence import Bench, DeviceTime, Power, Run
 from vitdeploy.measure import power
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import compiled_of
+from vitdeploy.runtime.artifact_session import read_compiled
 from vitdeploy.session import Feeds, Session
 from vitdeploy.targets import Outside
 
@@ -24,54 +24,74 @@ _MIN_S, _MAX_S = 1.0, 5.0
 _WARM_RUNS = 5
 
 
-def observe(
+@dataclass(frozen=True)
+class Alone:
+    """What was measured of one artifact while nothing else ran."""
+
+    device: tuple[DeviceTime, ...]
+    power: Power
+
+
+def measure_alone(
     artifact: Artifact, open_session: Callable[[], Session], feeds: Feeds, seconds: float, progress: Progress
-) -> dict[str, Any]:
-    """What a `Bench` also tells about its first artifact, as its fields: `device` and `power`."""
-    meter, why = power.find_meter()
+) -> Alone:
+    """Measure device time where the device has a clock, and energy where the board has a meter.
+
+    Args:
+        artifact: that runs.
+        open_session: opens it.
+        feeds: its inputs.
+        seconds: that the latencies took; a share of it is spent.
+        progress: told about the steps.
+    """
+    meter, reason = power.find_meter()
     on_device = targets.find(artifact.manifest.recipe.target).runs_on != "cpu"
     if meter is None and not on_device:  # nothing to look at: opening it once more may mean compiling it once more
-        return {"power": Power(why=why)}
+        return Alone((), Power(why=reason))
     share = min(max(_SHARE * seconds, _MIN_S), _MAX_S)
     with open_session() as session:
         for _ in range(_WARM_RUNS):
             session.run(feeds)
-        timed = _device_time(session, feeds, share)
-        drawn = Power(why=why)
+        own_clock = _device_time(session, feeds, share)
+        drawn = Power(why=reason)
         if meter is not None:
             with progress.step("Measure power"):
                 drawn = power.measure(lambda: session.run(feeds), share, meter)
-    outside = _told_outside(artifact, feeds, share, progress)
-    beside = outside and _summed_up(outside.name, outside.name, outside.device_ms, outside.end_to_end_ms)
-    return {"device": tuple(found for found in (timed, beside) if found is not None), "power": drawn}
+    outside = _time_outside(artifact, feeds, share, progress)
+    every = [] if own_clock is None else [own_clock]
+    if outside is not None:
+        every.append(_summarize(outside.name, outside.name, outside.device_ms, outside.end_to_end_ms))
+    return Alone(tuple(every), drawn)
 
 
-def outside_only(artifact: Artifact, feeds: Feeds, seconds: float, why: str, progress: Progress) -> Bench | None:
-    """What the backend's own stopwatch alone can tell where the artifact cannot be opened from Python; or None.
+def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, why: str, progress: Progress) -> Bench | None:
+    """Time an artifact that cannot be opened from Python with its backend's own program; None where there is none.
 
     Nothing was timed beside it, so there is no speed-up and the measurement is no valid comparison.
     """
-    found = _told_outside(artifact, feeds, seconds, progress)
-    if found is None:
+    outside = _time_outside(artifact, feeds, seconds, progress)
+    if outside is None:
         return None
-    timed = _summed_up(found.name, found.name, found.device_ms, found.end_to_end_ms)
+    times = _summarize(outside.name, outside.name, outside.device_ms, outside.end_to_end_ms)
     batch = len(next(iter(feeds.values())))
     run = Run(
-        name=timed.name,
+        name=times.name,
         batch=batch,
-        samples=timed.samples,
-        p50_ms=timed.end_to_end_p50_ms,
-        p90_ms=timed.end_to_end_p90_ms,
-        p99_ms=timed.end_to_end_p99_ms,
-        throughput_ips=round(batch * 1e3 / float(np.mean(found.end_to_end_ms)), 3),
+        samples=times.samples,
+        p50_ms=times.end_to_end_p50_ms,
+        p90_ms=times.end_to_end_p90_ms,
+        p99_ms=times.end_to_end_p99_ms,
+        throughput_ips=round(batch * 1e3 / float(np.mean(outside.end_to_end_ms)), 3),
         speedup=None,
+        manifest=artifact.digest,
+        role="artifact",
     )
-    return Bench(valid=False, doubts=(f"timed by {timed.source} alone: {why}",), runs=(run,), device=(timed,))
+    return Bench(valid=False, doubts=(f"timed by {times.source} alone: {why}",), runs=(run,), device=(times,))
 
 
 def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime | None:
-    """None where the session has no clock of the device's."""
-    if getattr(session, "device_ms", None) is None:
+    """Time runs by the device's own clock; None where the session has none."""
+    if session.device_ms is None:
         return None
     device: list[float] = []
     waited: list[float] = []
@@ -80,21 +100,22 @@ def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime |
         start = time.perf_counter_ns()
         session.run(feeds)
         waited.append((time.perf_counter_ns() - start) / 1e6)
-        device.append(float(session.device_ms))  # type: ignore[attr-defined]  # asked for above
-    return _summed_up(session.name, "session", device, waited, session.effective.get("cuda_graph", ""))
+        device.append(session.device_ms)
+    return _summarize(session.name, "session", device, waited, session.effective.get("cuda_graph", ""))
 
 
-def _told_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> Outside | None:
-    """The backend's own stopwatch; that it fails says nothing against the artifact, and is told."""
+def _time_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> Outside | None:
+    """Time with the backend's own program; that it fails says nothing against the artifact, and is a warning."""
     target = targets.find(artifact.manifest.recipe.target)
+    shapes = {name: value.shape for name, value in feeds.items()}
     try:
-        return target.time_outside(compiled_of(artifact), {name: value.shape for name, value in feeds.items()}, seconds)
+        return target.time_outside(read_compiled(artifact), shapes, seconds)
     except VitdeployError as error:
         progress.warn(str(error))
         return None
 
 
-def _summed_up(
+def _summarize(
     name: str, source: str, device: Sequence[float], waited: Sequence[float], cuda_graph: str = ""
 ) -> DeviceTime:
     return DeviceTime(

@@ -1,8 +1,7 @@
-"""What it costs to start: a process of its own opens an artifact and answers once."""
+"""Measure what it costs to start: a process of its own opens an artifact and answers once."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
@@ -16,8 +15,8 @@ from vitdeploy.evidence import Startup
 _TIMEOUT_S = 300
 
 
-def startup(artifact: Artifact, threads: int, batch: int) -> Startup | str:
-    """Load time, time of the first inference and peak memory; or why that process did not tell."""
+def start_process(artifact: Artifact, threads: int, batch: int) -> Startup | str:
+    """Return load time, time of the first inference and peak memory; or why the process did not report them."""
     streams = artifact.manifest.recipe.target.options.get("streams") or 0
     words = [sys.executable, "-m", "vitdeploy.commands.bench.startup", str(artifact.path)]
     words += [str(number) for number in (threads, batch, streams)]
@@ -25,58 +24,54 @@ def startup(artifact: Artifact, threads: int, batch: int) -> Startup | str:
         done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
         return Startup.model_validate_json(done.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines()
-        ended = f"ended by signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"
-        return f"{ended}{f': {said[-1]}' if said else ''}"
+        lines = error.stderr.strip().splitlines()
+        ending = f"ended by signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"
+        return f"{ending}{f': {lines[-1]}' if lines else ''}"
     except subprocess.TimeoutExpired:
         return f"it took more than {_TIMEOUT_S} s"
     except (OSError, ValueError, IndexError) as error:
-        return str(error) or "it told nothing"
+        return str(error) or "it printed nothing"
 
 
 def _main(path: Path, threads: int, batch: int, streams: int | None) -> None:
-    """Measure this process, which has done nothing else yet. The engine's libraries load before the clock runs."""
-    from vitdeploy import artifact as artifacts
-    from vitdeploy.data.synthetic import natural_image
-    from vitdeploy.runtime.artifact_session import feeds, open_session, with_streams
+    """Measure this process, which has done nothing else yet. The engine's libraries load before the clock runs.
 
-    artifact = with_streams(artifacts.load(path), streams)
-    images = feeds(artifact, natural_image(0, artifact.manifest.preprocess, batch))
-    _import_engine(artifact.manifest.target.kind)
+    The process that started this one has verified the artifact.
+    """
+    from vitdeploy import artifact as artifacts
+    from vitdeploy import targets
+    from vitdeploy.data.synthetic import natural_image
+    from vitdeploy.runtime.artifact_session import feed, open_session, set_streams
+
+    artifact = set_streams(artifacts.load(path, verify=False), streams)
+    images = feed(artifact, natural_image(0, artifact.manifest.preprocess, batch))
+    targets.find(artifact.manifest.recipe.target).load_engine()
     engine_bytes = peak_bytes()
     start = time.perf_counter()
     with open_session(artifact, threads) as session:
-        loaded = time.perf_counter()
+        opened = time.perf_counter()
         session.run(images)
         answered = time.perf_counter()
-    found = Startup(
-        load_ms=round(1e3 * (loaded - start), 2),
-        first_ms=round(1e3 * (answered - loaded), 3),
+    startup = Startup(
+        load_ms=round(1e3 * (opened - start), 2),
+        first_ms=round(1e3 * (answered - opened), 3),
         peak_bytes=peak_bytes(),
         engine_bytes=engine_bytes,
     )
-    sys.stdout.write(json.dumps(found.model_dump()) + "\n")
-
-
-def _import_engine(kind: str) -> None:
-    importlib.import_module(kind.replace("-", "_"))  # targets go by the name of their engine's module
-    if kind == "openvino":
-        import openvino as ov
-
-        ov.Core().available_devices  # noqa: B018  loads the plug-ins
+    sys.stdout.write(json.dumps(startup.model_dump()) + "\n")
 
 
 def peak_bytes() -> int | None:
-    """The largest resident memory of this process so far.
+    """Return the largest resident memory of this process so far.
 
     From /proc on Linux: `getrusage` starts a new program at the peak of the process that it was forked from.
     """
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+        match = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
-        found = None
-    if found:
-        return int(found[1]) << 10
+        match = None
+    if match:
+        return int(match[1]) << 10
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Accuracy of an artifact against its FP32 reference, on the same samples."""
+"""`vitdeploy eval`: accuracy of an artifact against its FP32 reference, on the same samples."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ from typing import Protocol
 
 import numpy as np
 
-from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact, Manifest, atomic_file
-from vitdeploy.commands.evaluate.recorded_reference import About, Recorded, Recorder
+from vitdeploy.commands.evaluate.recorded_reference import About, RecordedReference, Recorder
 from vitdeploy.data.dataset import Dataset, batches
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import fed
 from vitdeploy.errors import ArtifactError, DataError, UsageError
 from vitdeploy.evidence import Eval
+from vitdeploy.frozen import replace
 from vitdeploy.measure import accuracy
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import InputForm
 from vitdeploy.runtime.artifact_session import open_session
-from vitdeploy.runtime.reference import reference_of
+from vitdeploy.runtime.reference import rebuild_reference
 from vitdeploy.session import Array, Session
 from vitdeploy.tasks import PerSample, Task
 
 _TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; bounds memory whatever the image size
 _EVAL_BATCH = 1  # what an edge device serves, and what a static batch of 1 accepts
 
-Batch = tuple[Array, list[Label]]
+LabelledBatch = tuple[Array, list[Label]]
 
 
 class Side(Protocol):
-    """One of the two models that are compared: it runs here, or answered elsewhere."""
+    """One of the two models that are compared: it runs here, or it answered elsewhere before."""
 
     nonfinite: int
 
-    def see(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
+    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
         """Answer one batch of uint8 images; `size` is the batch that an artifact runs."""
 
     def values(self) -> tasks.Values:
-        """The statistics of all samples that it was shown."""
+        """Return the statistics of all samples that it was shown."""
 
 
 def evaluate(
-    path: Path, data: str | None, progress: Progress, *, limit: int | None = None, reference: Path | None = None
+    artifact: Artifact,
+    data: str | None,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    reference: Path | None = None,
 ) -> Eval:
-    """Accuracy of the artifact and of the FP32 reference on the same samples, paired; stored beside the artifact.
+    """Compare the accuracy of the artifact and of the FP32 reference on the same samples; stored beside the artifact.
 
     Args:
-        path: the artifact.
+        artifact: that runs here.
         data: DATA of the command line; the recipe's when it is None.
         progress: told what is going on.
         limit: stop after so many samples.
-        reference: what the reference answered elsewhere (`save_reference`); without it, it answers here.
+        reference: what the reference answered elsewhere (`save_reference`); without it, the reference runs here.
 
     Raises:
         UsageError: no data was named, on the command line or in the recipe.
@@ -64,77 +69,70 @@ def evaluate(
         SourceError: the reference cannot be rebuilt here.
         MeasureError: the saved reference is about another model or other samples.
     """
-    artifact = artifacts.load(path)
     manifest = artifact.manifest
-    task, dataset = _labelled(artifact, data)
+    task, dataset = _open_labelled(artifact, data)
     first: Side
     with ExitStack() as stack:
         if reference is not None:
-            first = recorded = stack.enter_context(Recorded(reference))
+            first = recorded = stack.enter_context(RecordedReference(reference))
             recorded.check_about(manifest, dataset)
             name = recorded.about.name
         deployed = stack.enter_context(open_session(artifact, None, progress))
         if reference is None:
             with progress.step(f"Load the reference {manifest.model.spec}"):
-                session = stack.enter_context(reference_of(artifact, None))
-            first, name = _Side(session, task, manifest, "normalized"), session.name
-        sides = (first, _Side(deployed, task, manifest, manifest.recipe.target.input))
-        agreement = _answered(sides, task, dataset, manifest, limit, progress)
+                session = stack.enter_context(rebuild_reference(artifact, None))
+            first, name = _RunningSide(session, task, manifest, "normalized"), session.name
+        sides = (first, _RunningSide(deployed, task, manifest, manifest.recipe.target.input))
+        agreement = _run_both(sides, task, dataset, manifest, limit, progress)
         if reference is not None and (note := recorded.note()):
             progress.warn(note)
     with progress.step("Compare both sides"):
-        found = accuracy.paired(
-            manifest.recipe.task.kind or tasks.DEFAULT,
-            task,
-            sides[0].values(),
-            sides[1].values(),
-            agreement,
-            nonfinite=sides[1].nonfinite,
+        evaluation = accuracy.paired(
+            task.name, task, sides[0].values(), sides[1].values(), agreement, nonfinite=sides[1].nonfinite
         )
-    found = found.model_copy(
-        update={
-            "reference": name,
-            "data": dataset.spec,
-            "data_digest": dataset.digest,
-            "skipped": len(dataset.skipped),
-            "manifest": artifact.digest,
-        }
-    )
-    for doubt in found.doubts:
+    for doubt in evaluation.doubts:
         progress.warn(doubt)
-    artifact.write_evidence(found)
-    return found
+    return artifact.write_evidence(
+        replace(
+            evaluation,
+            reference=name,
+            data=dataset.spec,
+            data_digest=dataset.digest,
+            skipped=len(dataset.skipped),
+        )
+    )
 
 
-def save_reference(path: Path, data: str | None, out: Path, progress: Progress, *, limit: int | None = None) -> About:
-    """Let the FP32 reference of an artifact or bundle answer, in a file for `evaluate` where PyTorch is not.
+def save_reference(
+    artifact: Artifact, data: str | None, out: Path, progress: Progress, *, limit: int | None = None
+) -> About:
+    """Run the FP32 reference of an artifact or bundle, and save its answers for `evaluate` where PyTorch is not.
 
     Raises:
         UsageError, DataError, SourceError: as `evaluate`.
         ArtifactError: `out` cannot be written.
     """
-    artifact = artifacts.load(path)
     manifest = artifact.manifest
-    task, dataset = _labelled(artifact, data)
+    task, dataset = _open_labelled(artifact, data)
     with progress.step(f"Load the reference {manifest.model.spec}"):
-        session = reference_of(artifact, None)
+        session = rebuild_reference(artifact, None)
     with session:
-        side = _Side(session, task, manifest, "normalized")
+        side = _RunningSide(session, task, manifest, "normalized")
         size = _batch_size(manifest)
         try:
             with atomic_file(out) as temporary, temporary.open("wb") as file:
                 recorder = Recorder(file)
                 with progress.step(f"Answer {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
                     for images, labels in batches(dataset, size, limit=limit):
-                        recorder.add(images, labels, side.see(images, labels, size))
+                        recorder.add(images, labels, side.answer(images, labels, size))
                         advance(len(labels))
                 return recorder.close(session.name, manifest, dataset, side.values())
         except OSError as error:
             raise ArtifactError(f"{out} cannot be written: {error.strerror}", fix="Save it elsewhere.") from None
 
 
-def _labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
-    """The task of an artifact, and the data to judge it on."""
+def _open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
+    """Return the task of an artifact, and the data to judge it on."""
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation
     task = tasks.find(manifest.recipe.task)
@@ -153,7 +151,7 @@ def _batch_size(manifest: Manifest) -> int:
     return batch.min if batch.static else _EVAL_BATCH
 
 
-def _answered(
+def _run_both(
     sides: tuple[Side, Side],
     task: Task,
     dataset: Dataset,
@@ -161,12 +159,12 @@ def _answered(
     limit: int | None,
     progress: Progress,
 ) -> Array:
-    """Let both sides answer every sample; how far they agree, sample by sample."""
+    """Let both sides answer every sample; return how far they agree, sample by sample."""
     size = _batch_size(manifest)
     agreement: list[Array] = []
     with progress.step(f"Evaluate on {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
         for turn in _turns(batches(dataset, size, limit=limit)):
-            first, second = ([side.see(images, labels, size) for images, labels in turn] for side in sides)
+            first, second = ([side.answer(images, labels, size) for images, labels in turn] for side in sides)
             agreement += [
                 task.agreed(a.answers, b.answers, (a.finite, b.finite)) for a, b in zip(first, second, strict=True)
             ]
@@ -174,13 +172,13 @@ def _answered(
     return np.concatenate(agreement)
 
 
-def _turns(stream: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """Batches in groups that one side answers before the other does.
+def _turns(stream: Iterable[LabelledBatch]) -> Iterator[list[LabelledBatch]]:
+    """Group batches so that one side answers a group before the other does.
 
     After a run an engine's threads go on spinning for milliseconds, ONNX Runtime's for 25: with the sides in turns
     image by image, each would run against the other's spinning threads, ten times slower.
     """
-    turn: list[Batch] = []
+    turn: list[LabelledBatch] = []
     size = 0
     for batch in stream:
         turn.append(batch)
@@ -192,30 +190,30 @@ def _turns(stream: Iterable[Batch]) -> Iterator[list[Batch]]:
         yield turn
 
 
-class _Side:
-    """One of the two models that are evaluated, and the statistics of what it has answered so far."""
+class _RunningSide:
+    """A model that runs here, and the statistics of its answers so far."""
 
     def __init__(self, session: Session, task: Task, manifest: Manifest, form: InputForm) -> None:
         self._session = session
         self._task = task
         self._input = manifest.inputs[0].name
         self._feed = partial(fed, preprocess=manifest.preprocess, form=form)
-        self._seen: list[tasks.Values] = []
+        self._values: list[tasks.Values] = []
         self.nonfinite = 0
 
-    def see(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
+    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
         """Answer one batch of uint8 images; a last, smaller one is filled up for a fixed batch and cut again."""
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
         outputs = self._session.run({self._input: self._feed(images)})
-        found = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
-        self.nonfinite += int((~found.finite).sum())
-        self._seen.append(found.values)
-        return found
+        statistics = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
+        self.nonfinite += int((~statistics.finite).sum())
+        self._values.append(statistics.values)
+        return statistics
 
     def values(self) -> tasks.Values:
-        """The statistics of all samples."""
-        if not self._seen:
+        """Return the statistics of all samples."""
+        if not self._values:
             raise DataError("no sample could be read", fix="Check the data folder.")
-        return {name: np.concatenate([seen[name] for seen in self._seen]) for name in self._seen[0]}
+        return {name: np.concatenate([values[name] for values in self._values]) for name in self._values[0]}

@@ -1,8 +1,8 @@
-"""What a reference answered on labelled data, sample by sample, in a file: a side of a comparison on another machine.
+"""The answers of a reference on labelled data, in a file: one side of a comparison on another machine.
 
 A device has no PyTorch. The reference answers where PyTorch is; the file stands for it on the device, where the
-artifact answers the same samples. Every sample's label and pixels are told by a digest, so that what is no pair is
-seen.
+artifact answers the same samples. The file holds a digest of every sample's label and pixels, so that samples that do
+not pair up are noticed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vitdeploy.data.dataset import Dataset
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, MeasureError
 from vitdeploy.session import Array
-from vitdeploy.tasks import DEFAULT, PerSample, Values
+from vitdeploy.tasks import PerSample, Values, find
 
 SCHEMA = 1
 _ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
@@ -44,7 +44,7 @@ class About(BaseModel):
 
 
 class Recorder:
-    """Writes a file of answers as they come: maps of thousands of images need no memory."""
+    """Writes answers to a file as they come: maps of thousands of images need no memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
@@ -52,19 +52,19 @@ class Recorder:
         self._pixels: list[int] = []
         self._labels: list[int] = []
 
-    def add(self, images: Array, labels: Sequence[Label], found: PerSample) -> None:
-        """The answers to one batch of uint8 images."""
-        for image, label, answer in zip(images, labels, found.answers, strict=True):
+    def add(self, images: Array, labels: Sequence[Label], statistics: PerSample) -> None:
+        """Add the answers to one batch of uint8 images."""
+        for image, label, answer in zip(images, labels, statistics.answers, strict=True):
             _write(self._zip, f"{_ANSWER}/{len(self._labels)}", np.asarray(answer))
             self._pixels.append(_digest(image))
             self._labels.append(_label_digest(label))
-        self._finite.append(found.finite)
+        self._finite.append(statistics.finite)
 
     def close(self, name: str, manifest: Manifest, dataset: Dataset, values: Values) -> About:
-        """Finish the file: statistics of all samples, and what it is about."""
-        told = About(
+        """Finish the file with the statistics of all samples, and return what it is about."""
+        about = About(
             name=name,
-            task=manifest.recipe.task.kind or DEFAULT,
+            task=find(manifest.recipe.task).name,
             model=manifest.model.digest,
             data=dataset.digest,
             samples=len(self._labels),
@@ -79,12 +79,12 @@ class Recorder:
             }
             for key, value in samples.items():
                 _write(file, f"{_SAMPLE}/{key}", value)
-            file.writestr(_ABOUT, told.model_dump_json())
-        return told
+            file.writestr(_ABOUT, about.model_dump_json())
+        return about
 
 
-class Recorded:
-    """A side that answered elsewhere; it gives its answers in the order in which it gave them there.
+class RecordedReference:
+    """A side that answered elsewhere; it repeats its answers in the order in which it gave them there.
 
     Use it in a `with` block. `about` tells what the answers are about.
 
@@ -111,7 +111,7 @@ class Recorded:
         self._other_pixels = 0
         self.nonfinite = 0
 
-    def __enter__(self) -> Recorded:
+    def __enter__(self) -> RecordedReference:
         return self
 
     def __exit__(
@@ -125,17 +125,17 @@ class Recorded:
         Raises:
             MeasureError: a comparison in pairs would pair what does not belong together.
         """
-        for what, known, wanted in (
+        for what, saved, expected in (
             ("model", self.about.model, manifest.model.digest),
-            ("task", self.about.task, manifest.recipe.task.kind or DEFAULT),
+            ("task", self.about.task, find(manifest.recipe.task).name),
             ("data", self.about.data, dataset.digest),
         ):
-            if known != wanted:
+            if saved != expected:
                 fix = "Save the reference again, of this artifact and this data."
                 raise MeasureError(f"the saved reference is about another {what}", fix=fix)
 
-    def see(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:  # noqa: ARG002  as a side that runs
-        """The answers to the next batch.
+    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:  # noqa: ARG002  as sides that run
+        """Return the answers to the next batch.
 
         Raises:
             MeasureError: other samples than it answered, or in another order.
@@ -150,7 +150,7 @@ class Recorded:
         return PerSample({}, answers, self._finite[span])
 
     def values(self) -> Values:
-        """The statistics of all samples.
+        """Return the statistics of all samples.
 
         Raises:
             MeasureError: it answered more samples than were asked for.
@@ -160,7 +160,7 @@ class Recorded:
         return self._values
 
     def note(self) -> str:
-        """What to know about the pairs; nothing when both sides were shown the same pixels."""
+        """Return what to know about the pairs; nothing when both sides were shown the same pixels."""
         if not self._other_pixels:
             return ""
         return (
@@ -195,5 +195,5 @@ def _write(file: zipfile.ZipFile, name: str, array: Array) -> None:
 
 def _read(file: zipfile.ZipFile, name: str) -> Array:
     with file.open(f"{name}.npy") as member:
-        found: Array = np.lib.format.read_array(member, allow_pickle=False)
-    return found
+        array: Array = np.lib.format.read_array(member, allow_pickle=False)
+    return array

@@ -1,37 +1,34 @@
-"""Evidence about an artifact: the audit, and how to open it. Latency is timed in `benching`."""
+"""`vitdeploy inspect`: the audit of an artifact, with the structure of its model."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from vitdeploy import artifact as artifacts
 from vitdeploy import targets
+from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import SITES
 from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Audit
+from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
-from vitdeploy.pipeline.finish import store_audit
-from vitdeploy.runtime.artifact_session import compiled_of, target_bundle
+from vitdeploy.runtime.artifact_session import read_bundle, read_compiled
 
 
-def inspect(path: Path) -> Audit:
-    """What the compiled thing does. The stored audit serves as long as it is about this manifest; else it is read anew.
+def inspect(artifact: Artifact) -> Audit:
+    """Return what the compiled thing does, as it was stored; read it anew where nothing is stored about this manifest.
 
     Raises:
         TargetUnavailable: it must be read anew and the backend is not here.
     """
-    artifact = artifacts.load(path)
-    audit, why = artifact.read_evidence(Audit)
-    if audit is None:
-        if artifact.manifest.stage == "bundle":
-            bundle = target_bundle(artifact.path, artifact.manifest)
-            audit = targets.audit_bundle(artifact.manifest.target.kind, bundle, artifact.digest)
-        else:
-            target = targets.find(artifact.manifest.recipe.target)
-            missing = target.unavailable()
-            if missing is not None:
-                raise TargetUnavailable(f"{why}, and it cannot be read anew here: {missing.why}", fix=missing.fix)
-            audit = store_audit(artifact, target.audit(target_bundle(path, artifact.manifest), compiled_of(artifact)))
-    structure = outline(structures.load(path / SITES))
-    return audit.model_copy(update={"files": artifact.manifest.files, "structure": structure})
+    manifest = artifact.manifest
+    audit, reason = artifact.read_evidence(Audit)
+    if audit is None and manifest.stage == "bundle":
+        audit = targets.audit_bundle(manifest.target.kind, read_bundle(artifact.path, manifest), artifact.digest)
+    elif audit is None:
+        target = targets.find(manifest.recipe.target)
+        missing = target.unavailable()
+        if missing is not None:
+            raise TargetUnavailable(f"{reason}, and it cannot be read anew here: {missing.why}", fix=missing.fix)
+        bundle = read_bundle(artifact.path, manifest)
+        audit = artifact.write_evidence(target.audit(bundle, read_compiled(artifact)))
+    structure = outline(structures.load(artifact.file(SITES)))
+    return replace(audit, files=manifest.files, structure=structure)

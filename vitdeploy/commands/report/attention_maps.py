@@ -21,7 +21,8 @@ from vitdeploy.data.preprocess import fed
 from vitdeploy.errors import DataError, GraphError
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.structure import AttentionSite, Structure
-from vitdeploy.pipeline.float32_graph import rebuild
+from vitdeploy.pipeline.float32_graph import rebuild_graph
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.render.html.attention import AttentionMaps, Site
 from vitdeploy.session import Array
@@ -38,7 +39,9 @@ _MOST_PREFIX_TOKENS = 8  # class, distillation and register tokens before the pa
 _LARGEST_MATRIX = 256  # a map of more queries or keys than that is averaged down: no eye sees more
 
 
-def attention_maps(artifact: Artifact, data: str | None, count: int, progress: Progress) -> AttentionMaps:
+def attention_maps(
+    artifact: Artifact, data: str | None, count: int, progress: Progress, cache: GraphCache | None = None
+) -> AttentionMaps:
     """Compare the attention of FP32 and of the artifact's graph on the first `count` images of the data.
 
     Args:
@@ -46,6 +49,7 @@ def attention_maps(artifact: Artifact, data: str | None, count: int, progress: P
         data: DATA; None takes what the artifact was evaluated or calibrated on.
         count: how many images.
         progress: told about the steps.
+        cache: where the float32 graph may have been kept.
 
     Raises:
         DataError: there are no images.
@@ -60,7 +64,7 @@ def attention_maps(artifact: Artifact, data: str | None, count: int, progress: P
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitdeploy-report-")))
         with progress.step("Read the artifact's attention"):
             deployed = _Side(_loaded(artifact.file(GRAPH)), structure, work / "deployed.onnx", stack)
-        reference = _Side(_float32(manifest, work, progress), structure, work / "reference.onnx", stack)
+        reference = _Side(_float32(manifest, work, progress, cache), structure, work / "reference.onnx", stack)
         left_out = {**reference.missing, **deployed.missing}
         shared = [site for site in structure.attention if site.name in reference.taps and site.name in deployed.taps]
         if not shared:
@@ -102,8 +106,8 @@ def _loaded(path: Path) -> Graph:
     return load(path)
 
 
-def _float32(manifest: Manifest, work: Path, progress: Progress) -> Graph:
-    """The model's float32 graph, exported anew, its attention in plain operators.
+def _float32(manifest: Manifest, work: Path, progress: Progress, cache: GraphCache | None) -> Graph:
+    """Return the model's float32 graph, its attention in plain operators.
 
     Raises:
         SourceError: the model cannot be had here.
@@ -111,7 +115,7 @@ def _float32(manifest: Manifest, work: Path, progress: Progress) -> Graph:
     """
     from vitdeploy.passes.lower_primitives import LowerPrimitives
 
-    prepared = rebuild(manifest, work, progress)
+    prepared = rebuild_graph(manifest, work, progress, cache=cache)
     LowerPrimitives().apply(prepared.graph)  # every version of ONNX Runtime gives the softmax of these
     return prepared.graph
 

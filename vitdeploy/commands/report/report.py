@@ -1,4 +1,4 @@
-"""Collect what is known about artifacts, look at their attention, and write the page."""
+"""`vitdeploy report`: collect what is known about artifacts, look at their attention, and write the page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import artifact as artifacts
-from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact, atomic_file
+from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact, EvidenceT, atomic_file
 from vitdeploy.artifact.layout import REPORT, SITES
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import UsageError, VitdeployError
-from vitdeploy.evidence import Audit, Bench, Eval, Fact, Gate, Sensitivity
+from vitdeploy.evidence import Audit, Bench, Eval, Evidence, Gate, Sensitivity
 from vitdeploy.graph import structure as structures
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.render import html
 from vitdeploy.render.html.attention import AttentionMaps
@@ -27,12 +27,13 @@ from vitdeploy.render.html.subject import Kind, Subject
 IMAGES = 3
 """Images whose attention is shown: enough to see a pattern, few enough for a phone."""
 
-_MAKES: dict[type[Fact], tuple[Kind, str]] = {
+_COMMANDS: dict[type[Evidence], tuple[Kind, str]] = {
     Bench: ("bench", "bench"),
     Eval: ("eval", "eval"),
     Gate: ("gate", "gate"),
     Sensitivity: ("sensitivity", "inspect --sensitivity"),
 }
+"""The section that a kind of evidence fills, and the command that makes it."""
 
 
 class SectionState(BaseModel):
@@ -46,7 +47,7 @@ class SectionState(BaseModel):
 
 
 class Reported(BaseModel):
-    """What `report` prints."""
+    """The summary that `report` prints."""
 
     model_config = ConfigDict(frozen=True)
     report: str
@@ -55,34 +56,39 @@ class Reported(BaseModel):
     sections: tuple[SectionState, ...]
 
 
-def available() -> bool:
-    """Whether the extra `report` is installed."""
+def is_available() -> bool:
+    """Return whether the extra `report` is installed."""
     return find_spec("jinja2") is not None
 
 
 def report(
-    paths: Sequence[Path], out: Path | None, progress: Progress, *, images: int = IMAGES, data: str | None = None
+    artifacts: Sequence[Artifact],
+    out: Path | None,
+    progress: Progress,
+    *,
+    images: int = IMAGES,
+    data: str | None = None,
+    cache: GraphCache | None = None,
 ) -> Reported:
     """Write the page about the first artifact, with the others beside it in speed against accuracy.
 
     Args:
-        paths: artifact folders.
+        artifacts: the first one is reported on.
         out: the file to write; None is `report.html` in the first folder.
         progress: told about the steps.
         images: whose attention is shown; 0 leaves it out.
         data: where these images come from; None is what the artifact was evaluated or calibrated on.
+        cache: where the float32 graph may have been kept.
 
     Raises:
-        ArtifactError: a folder is damaged.
         UsageError: the file cannot be written there, or Jinja is not installed.
     """
-    loaded = [artifacts.load(path) for path in paths]
-    out = out or paths[0] / REPORT
-    _check_place(out, loaded)
-    if not available():
+    out = out or artifacts[0].file(REPORT)
+    _check_place(out, artifacts)
+    if not is_available():
         raise UsageError("jinja2 is not installed", fix="pip install 'vitdeploy[report]'.")
-    subjects = [_subject(artifact) for artifact in loaded]
-    maps, missing = _attention(loaded[0], data, images, progress)
+    subjects = [_subject(artifact) for artifact in artifacts]
+    maps, missing = _attention(artifacts[0], data, images, progress, cache)
     if missing is not None:
         subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "attention": missing})
     page = compose(subjects, maps)
@@ -91,7 +97,7 @@ def report(
         with atomic_file(out) as temporary:
             temporary.write_bytes(text)
     except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Name a file elsewhere with -o.") from None
+        raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Name another file with -o.") from None
     states = tuple(
         SectionState(name=s.name, state="shown")
         if s.missing is None
@@ -101,13 +107,13 @@ def report(
     return Reported(report=str(out), bytes=len(text), verdict=page.head.verdict, sections=states)
 
 
-def _check_place(out: Path, loaded: Sequence[Artifact]) -> None:
-    """Refuse, before the work, a place where nothing can be written, or where an artifact has a file of its own."""
+def _check_place(out: Path, artifacts: Sequence[Artifact]) -> None:
+    """Refuse, before the work, a place that cannot be written, or that is a file of an artifact."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder", fix=f"Name a file: -o {out / REPORT}")
     if not out.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}", fix="Make it, or name a file elsewhere with -o.")
-    for artifact in loaded:
+        raise UsageError(f"there is no folder {out.parent}", fix="Create it, or name another file with -o.")
+    for artifact in artifacts:
         own = (MANIFEST, *EVIDENCE, *(entry.path for entry in artifact.manifest.files))
         if out.resolve() in {artifact.file(name).resolve() for name in own}:
             raise UsageError(f"{out} is a file of the artifact", fix="Name another file with -o.")
@@ -116,16 +122,16 @@ def _check_place(out: Path, loaded: Sequence[Artifact]) -> None:
 def _subject(artifact: Artifact) -> Subject:
     missing: dict[Kind, Missing] = {}
 
-    def stored(kind: type[artifacts.FactT]) -> artifacts.FactT | None:
-        found, why = artifact.read_evidence(kind)
-        if found is None:
-            name, command = _MAKES[kind]
-            missing[name] = Missing(why, _command(artifact, command))
-        return found
+    def read(kind: type[EvidenceT]) -> EvidenceT | None:
+        evidence, reason = artifact.read_evidence(kind)
+        if evidence is None:
+            name, command = _COMMANDS[kind]
+            missing[name] = Missing(reason, _command(artifact, command))
+        return evidence
 
     audit: Audit | None = None
     try:
-        audit = inspect(artifact.path)
+        audit = inspect(artifact)
     except VitdeployError as error:
         missing["audit"] = Missing(error.message, error.fix)
     return Subject(
@@ -135,16 +141,16 @@ def _subject(artifact: Artifact) -> Subject:
         manifest=artifact.manifest,
         structure=structures.load(artifact.file(SITES)),
         audit=audit,
-        bench=stored(Bench),
-        evaluation=stored(Eval),
-        gate=stored(Gate),
-        sensitivity=stored(Sensitivity),
+        bench=read(Bench),
+        evaluation=read(Eval),
+        gate=read(Gate),
+        sensitivity=read(Sensitivity),
         missing=missing,
     )
 
 
 def _command(artifact: Artifact, command: str) -> str:
-    """What makes a piece of evidence; a bundle has to be compiled before it can run."""
+    """Return the command that makes a piece of evidence; a bundle has to be compiled before it can run."""
     if artifact.manifest.stage == "bundle" and command in ("bench", "eval"):
         return f"vitdeploy compile {artifact.path}"
     needs_data = command == "eval" and artifact.manifest.recipe.data.evaluation is None
@@ -152,14 +158,14 @@ def _command(artifact: Artifact, command: str) -> str:
 
 
 def _attention(
-    artifact: Artifact, data: str | None, images: int, progress: Progress
+    artifact: Artifact, data: str | None, images: int, progress: Progress, cache: GraphCache | None
 ) -> tuple[AttentionMaps | None, Missing | None]:
-    """The maps, or why there are none: a page without them is still worth reading."""
+    """Return the maps, or why there are none: a page without them is still worth reading."""
     if not images:
         return None, Missing("attention maps were left out (--images 0)", f"vitdeploy report {artifact.path}")
     from vitdeploy.commands.report.attention_maps import attention_maps
 
     try:
-        return attention_maps(artifact, data, images, progress), None
+        return attention_maps(artifact, data, images, progress, cache), None
     except VitdeployError as error:
         return None, Missing(error.message, error.fix)

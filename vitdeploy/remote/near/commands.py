@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from vitdeploy import artifact as artifacts
+from vitdeploy import targets
 from vitdeploy.artifact import MANIFEST, Artifact
-from vitdeploy.commands.evaluate import evaluate as evaluating
+from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import Elsewhere, export
+from vitdeploy.data.opening import comes_with_package
 from vitdeploy.errors import DataError, RemoteError, TargetUnavailable
 from vitdeploy.evidence import Audit, Bench, Eval
+from vitdeploy.frozen import replace
 from vitdeploy.pipeline.finish import Exported
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.remote.messages import Care, Ended, Job, Placed, Probe
@@ -26,18 +30,21 @@ from vitdeploy.remote.near.ssh import Link
 __all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
 
 _INTERRUPTED = 130
-# What the target itself says is for a workstation that makes a bundle.
-_INSTALL = {
-    "tensorrt": "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
-    "(python3 -m venv --system-site-packages)."
-}
 Files = list[tuple[Path, Placed]]
 Flag = str | float | bool | Sequence[str] | None
 """The value of an option; several are the option again and again."""
 
 
 def export_for(
-    host: Host, recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False
+    host: Host,
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    force: bool = False,
+    verify: bool = False,
+    cache: GraphCache | None = None,
+    dumps: Path | None = None,
 ) -> Exported:
     """Export here, compile there. When the host fails, the bundle stays and can be compiled later.
 
@@ -49,20 +56,20 @@ def export_for(
     with _device(host, progress) as (_, probe):
         _require(probe, recipe.target.kind, host)
     there = Elsewhere(host.name, probe.doctor.host)
-    bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=there)
+    bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=there, cache=cache, dumps=dumps)
     try:
-        compiled = compile_on(host, out, None, progress)
+        compiled = compile_on(host, bundle.artifact, None, progress)
     except RemoteError as error:
         raise RemoteError(
             error.message, fix=f"{error.fix} The bundle is whole: vitdeploy compile {out} --host {host.name}"
         ) from None
-    notes = tuple(dict.fromkeys((*bundle.notes, *compiled.notes)))
-    return compiled.model_copy(update={"seconds": _since(started), "notes": notes})
+    notes = tuple(dict.fromkeys((*bundle.summary.notes, *compiled.notes)))
+    return replace(compiled, seconds=_since(started), notes=notes)
 
 
 def compile_on(
     host: Host,
-    source: Path,
+    bundle: Artifact,
     out: Path | None,
     progress: Progress,
     *,
@@ -77,7 +84,7 @@ def compile_on(
         RemoteError: the host cannot be reached, or it failed there; nothing here has changed.
     """
     started = time.monotonic()
-    bundle = artifacts.load(source)
+    source = bundle.path
     in_place = out is None or out.absolute() == source.absolute()
     if not in_place:
         artifacts.refuse_existing(out or source, force=force)
@@ -92,12 +99,11 @@ def compile_on(
         device.take(job)
     exported = Exported.model_validate(ended.result)
     about = (*exported.notes, *ended.notes, f"compiled on {_named(host, probe)}")
-    told = {"artifact": str(out or source), "seconds": _since(started), "notes": about, "host": host.name}
-    return exported.model_copy(update=told)
+    return replace(exported, artifact=str(out or source), seconds=_since(started), notes=about, host=host.name)
 
 
 def bench_on(
-    host: Host, paths: Sequence[Path], progress: Progress, *, flags: Mapping[str, Flag] | None = None
+    host: Host, timed: Sequence[Artifact], progress: Progress, *, flags: Mapping[str, Flag] | None = None
 ) -> Bench:
     """Latency on the host, stored beside the first artifact here. Without PyTorch there is no speed-up, and it says so.
 
@@ -106,43 +112,39 @@ def bench_on(
     Raises:
         RemoteError: as `compile_on`.
     """
-    loaded = [artifacts.load(path) for path in paths]
-    names = [f"artifact{number}" for number in range(len(loaded))]
-    files = [file for artifact, name in zip(loaded, names, strict=True) for file in _files_of(artifact, name)]
+    names = [f"artifact{number}" for number in range(len(timed))]
+    files = [file for artifact, name in zip(timed, names, strict=True) for file in _files_of(artifact, name)]
     with _device(host, progress) as (device, _):
-        job, ended = _run(device, ["bench", *names, *_words(flags)], files, paths[0], host.care)
+        job, ended = _run(device, ["bench", *names, *_words(flags)], files, timed[0].path, host.care)
         found = Bench.model_validate(ended.result)
-        _check_about(found, loaded[0], host)
+        _check_about(found, timed[0], host)
         device.take(job)
     # A clock that was to be locked and is not is a doubt as well.
     doubts = tuple(f"{host.name}: {doubt}" for doubt in (*found.doubts, *ended.notes))
-    found = found.model_copy(update={"valid": found.valid and not ended.notes, "doubts": doubts})
-    loaded[0].write_evidence(found)
-    return found
+    return timed[0].write_evidence(replace(found, valid=found.valid and not ended.notes, doubts=doubts))
 
 
-def evaluate_on(host: Host, path: Path, data: str | None, progress: Progress, *, limit: int | None = None) -> Eval:
+def evaluate_on(
+    host: Host, artifact: Artifact, data: str | None, progress: Progress, *, limit: int | None = None
+) -> Eval:
     """Accuracy on the host against the reference, which answers the same samples here; stored beside the artifact here.
 
     Raises:
         RemoteError: as `compile_on`.
         SourceError: the reference cannot be rebuilt here.
     """
-    artifact = artifacts.load(path)
     words = ["eval", "artifact", "--reference", "reference.npz", *_words({"limit": limit})]
     with _device(host, progress) as (device, _), tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.npz"
-        evaluating.save_reference(path, data, reference, progress, limit=limit)
+        save_reference(artifact, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
         there, labelled = _data(spec)
         files = [*_files_of(artifact, "artifact"), placed(reference, "reference.npz"), *labelled]
-        job, ended = _run(device, [*words, "--data", there], files, path, Care())
+        job, ended = _run(device, [*words, "--data", there], files, artifact.path, Care())
         found = Eval.model_validate(ended.result)
         _check_about(found, artifact, host)
         device.take(job)
-    found = found.model_copy(update={"data": spec})
-    artifact.write_evidence(found)
-    return found
+    return artifact.write_evidence(replace(found, data=spec))
 
 
 @contextmanager
@@ -158,7 +160,7 @@ def _require(probe: Probe, kind: str, host: Host) -> None:
     target = probe.doctor.targets.get(kind)
     if target is None or not target.available:
         why, fix = (target.why, target.fix) if target else ("it does not know this target", "Update vitdeploy there.")
-        there = f"There: {_INSTALL.get(kind, fix)}"
+        there = f"There: {targets.kind_of(kind).install_hint or fix}"
         raise TargetUnavailable(f'{host.name} cannot compile for {kind}: it says "{why}"', fix=there)
 
 
@@ -217,7 +219,7 @@ def _data(spec: str) -> tuple[str, Files]:
         return name, [placed(path, name)]
     if path.is_dir():
         return "data", [placed(file, f"data/{file.relative_to(path).as_posix()}") for file in _seen(path)]
-    if spec.startswith("demo:"):
+    if comes_with_package(spec):
         return spec, []
     raise DataError(f"{spec} cannot be sent: it is neither a file nor a folder", fix="Give a folder or an .npz.")
 

@@ -44,8 +44,8 @@ def recipe(subject: Subject) -> Section:
     if refused:
         parts.append(Table(("pass", "site", "reason"), refused, title=f"{len(refused)} refusals", folded=True))
     if manifest.quantized:
-        told = tuple((name, value) for name, value in manifest.quantized.items())
-        parts.append(Table(("quantization", ""), told, title="What quantization did", folded=True))
+        rows = tuple(manifest.quantized.rows())
+        parts.append(Table(("quantization", ""), rows, title="What quantization did", folded=True))
     if manifest.placement:
         placed = tuple((name, site.precision, site.rule) for name, site in manifest.placement.items())
         parts.append(Table(("site", "precision", "rule"), placed, title="Where, and by which rule", folded=True))

@@ -108,14 +108,13 @@ def _fused(subject: Subject) -> Tile:
 
 
 def _size(subject: Subject) -> Tile:
-    """What the device loads, against the weights in float32."""
+    """The size of what the device loads, against the weights in float32."""
     manifest = subject.manifest
     weights = numbers.size(_FP32_BYTES * manifest.model.parameters)
-    if manifest.runs is None:
+    deployed = manifest.deployed_bytes
+    if deployed is None:
         return Tile("size", "not compiled", f"a bundle; its weights are {weights} in FP32", absent=True)
-    stem = manifest.runs.rpartition(".")[0]
-    own = [f for f in manifest.files if f.path == manifest.runs or f.path in (f"{stem}.bin", f"{manifest.runs}.data")]
-    return Tile("size", numbers.size(sum(f.bytes for f in own)), f"of what runs; the weights are {weights} in FP32")
+    return Tile("size", numbers.size(deployed), f"of what runs; the weights are {weights} in FP32")
 
 
 def _warnings(subject: Subject) -> Iterator[str]:

@@ -34,7 +34,7 @@ class BuildOptions:
     """How to build.
 
     Attributes:
-        precision: what the graph is quantized to; INT8 and FP8 need Q/DQ pairs in it.
+        precision: the type that linears multiply in; INT8 and FP8 need Q/DQ pairs in the graph.
         compute_capabilities: such as `sm86`, TensorRT-RTX only. Empty: TensorRT builds for the GPU of this machine,
             TensorRT-RTX for its own default, a range of GPU generations.
         workspace_bytes: scratch memory that a kernel may use; None leaves TensorRT's default, all of the device.

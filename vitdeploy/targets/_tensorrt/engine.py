@@ -37,7 +37,7 @@ def compile_engine(
     *,
     gpu: Gpu | None,
     keep_timings: bool = True,
-    said: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Compiled:
     """Build the engine of `bundle` into `workdir`, with its layer plan and what it belongs to.
 
@@ -48,20 +48,20 @@ def compile_engine(
         options: How to build; precision and profile are the bundle's.
         gpu: Of this machine, when the engine is built for it.
         keep_timings: Whether kernel timings are kept for the next build.
-        said: Told the phases of the build as they begin: on a board they take minutes.
+        report: Told the phases of the build as they begin: on a board they take minutes.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine.
     """
     api = Api(trt)
     timings = cache_file(api, gpu) if keep_timings else None
-    options = replace(options, precision=bundle.precision, profile=_profile(bundle), timing_cache=timings)
+    options = replace(options, precision=bundle.numbers.products, profile=_profile(bundle), timing_cache=timings)
 
-    def heard(line: str) -> None:
-        if said is not None and line.startswith(PHASE):
-            said(f"{api.product}: {line.removeprefix(PHASE)}")
+    def pass_on(line: str) -> None:
+        if report is not None and line.startswith(PHASE):
+            report(f"{api.product}: {line.removeprefix(PHASE)}")
 
-    built = build_engine(trt, bundle.graph, options, on_line=heard)
+    built = build_engine(trt, bundle.graph, options, on_line=pass_on)
     notes = [*built.notes]
     if timings is not None and built.timings and (problem := store(timings, built.timings)):
         notes.append(problem)

@@ -60,7 +60,7 @@ class EngineOptions(Frozen):
         *,
         compute_capabilities: tuple[str, ...] = (),
         gpu: Gpu | None = None,
-        said: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> Compiled:
         """Build the engine with `trt`, the loaded `tensorrt` or `tensorrt_rtx`; see `compile_engine`.
 
@@ -81,7 +81,7 @@ class EngineOptions(Frozen):
             hardware_level=self.hardware_compatibility,
             version_compatible=self.version_compatible,
         )
-        return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache, said=said)
+        return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache, report=report)
 
 
 def refuse_dla(device: str) -> str:

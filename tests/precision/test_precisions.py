@@ -13,13 +13,14 @@ import pytest
 from tests.graphs import apply, expected, images, raised, refusals, run, types
 from vitdeploy import passes
 from vitdeploy.artifact.manifest import Placement
-from vitdeploy.calibrate.quantizer import quantize
+from vitdeploy.artifact.quantization import Migration
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph, load
 from vitdeploy.graph.structure import Structure
 from vitdeploy.passes import order
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
+from vitdeploy.precision import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration, Quantized
 from vitdeploy.recipe import PrecisionSpec
@@ -51,9 +52,11 @@ def test_q_dq_stands_on_the_placed_linears_only(int8: tuple[Quantized, Structure
     roles = [linears[n.name or ""] for n in graph.nodes if n.name in linears and _quantized(n)]
     assert sorted(roles) == sorted(["qkv", "proj", "fc1", "fc2"] * 2)
     assert types(graph).count("Attention") == 2
-    assert quantized.record["quantized"] == "8"
+    assert quantized.record is not None
+    assert quantized.record.quantized == 8
     assert quantized.placement["head"] == Placement(precision="float", rule="keep: head")
-    assert quantized.record["calibration_images"] == "8"
+    assert quantized.record.calibration is not None
+    assert (quantized.record.calibration.data, quantized.record.calibration.images) == ("test", 8)
     assert not any(_quantized(n) for n in graph.nodes if n.op_type in ("Attention", "LayerNormalization", "Gelu"))
 
 
@@ -112,29 +115,42 @@ def test_float32_is_left_alone(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     before = types(graph)
     found = quantize(graph, structure, PrecisionSpec(kind="fp32"), QDQ, None, Silent())
-    assert (types(found.graph), found.record) == (before, {})
+    assert (types(found.graph), found.record) == (before, None)
 
 
 def test_nothing_is_printed(exported: Callable[[str], bytes], capfd: pytest.CaptureFixture[str]) -> None:
     """`--json` owns stdout."""
     graph, structure, _ = raised(exported("legacy-17"))
     precision = PrecisionSpec(kind="int8", smooth_alpha="off", keep=("qkv", "proj", "fc1", "head"))
-    assert quantize(graph, structure, precision, QDQ, calibration(), Silent()).record["quantized"] == "2"
+    record = quantize(graph, structure, precision, QDQ, calibration(), Silent()).record
+    assert record is not None
+    assert record.quantized == 2
     assert capfd.readouterr().out == ""
 
 
 def test_the_record_tells_the_path(int8: tuple[Quantized, Structure, Path]) -> None:
     record = int8[0].record
-    assert record["tried"].startswith("no migration, minmax ranges: ")
-    assert {"migration", "ranges", "bias_correction", "output_sqnr_db", "weight_bits"} <= set(record)
+    assert record is not None
+    assert (record.tried[0].alpha, record.tried[0].ranges, record.tried[0].bias_correction) == (None, "minmax", False)
+    chosen = next(
+        step
+        for step in record.tried
+        if (step.ranges, step.bias_correction) == (record.ranges, record.bias_correction)
+        and step.alpha == (record.migration.alpha if record.migration else None)
+    )
+    assert record.output_sqnr_db == chosen.output_sqnr_db == max(step.output_sqnr_db or 0 for step in record.tried)
+    assert record.weight_bits in (7, 8)
+    assert dict(record.rows())["tried"].startswith("no migration, minmax ranges: ")
 
 
 def test_dynamic_migrates_when_it_has_images(exported: Callable[[str], bytes]) -> None:
     precision = PrecisionSpec(kind="int8-dynamic", smooth_alpha=0.5)
-    for given, said in ((calibration(), "alpha 0.5, inputs of 7 places"), (None, "none: it needs calibration images")):
+    for given, migration in ((calibration(), Migration(alpha=0.5, inputs=7)), (None, None)):
         graph, structure, _ = raised(exported("dynamo"))
         found = quantize(graph, structure, precision, Dialect(20, "multihead", "integer"), given, Silent())
-        assert found.record["migration"].startswith(said)
+        assert found.record is not None
+        assert found.record.migration == migration
+        assert found.record.migration_note == ("" if given else "none: it needs calibration images (--calibration)")
         assert types(found.graph).count("DynamicQuantizeMatMul") == 9
 
 
@@ -159,11 +175,14 @@ def test_dynamic_left_to_the_engine_migrates_too(exported: Callable[[str], bytes
     found = quantize(
         graph, structure, PrecisionSpec(kind="int8-dynamic", smooth_alpha=0.5), QDQ, calibration(), Silent()
     )
-    assert found.record["migration"] == "alpha 0.5, inputs of 7 places"
-    assert found.record["method"].startswith("weights only; the engine rounds")
+    assert found.record is not None
+    assert found.record.migration == Migration(alpha=0.5, inputs=7)
+    assert found.record.output_sqnr_db is None
+    assert found.record.method.startswith("weights only; the engine rounds")
     assert types(found.graph).count("DequantizeLinear") == 9
     passes.run(order.lowering(QDQ), found.graph)  # folds what migration multiplied
     moved = next(n for n in found.graph.nodes if n.name == norm.name)
     assert not np.allclose(moved.inputs[1].const_value.numpy(), before)  # type: ignore[union-attr]
     bare = quantize(graph, structure, PrecisionSpec(kind="int8-dynamic"), QDQ, None, Silent())
-    assert bare.record["migration"].startswith("none: it needs calibration images")
+    assert bare.record is not None
+    assert bare.record.migration_note.startswith("none: it needs calibration images")

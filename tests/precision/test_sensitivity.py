@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from tests.graphs import dynamo, images, raised, run
-from vitdeploy.calibrate.quantizer import Quantizer
-from vitdeploy.calibrate.search import Judge
+from vitdeploy import precision as precisions
+from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.search import Choice, Judge
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
+from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Linear
+from vitdeploy.precision import LinearPrecision
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.sensitivity import measure
@@ -31,9 +34,17 @@ BATCHES = [images(1, seed) for seed in range(8)]
 CALIBRATION = Calibration(lambda: iter(BATCHES), len(BATCHES), len(BATCHES), "test", "digest")
 
 
-def quantizer(model: bytes, dialect: Dialect = QDQ) -> Quantizer:
+def calibrated(model: bytes) -> CalibratedGraph:
     graph, structure, _ = raised(model)
-    return Quantizer(graph, structure, dialect, CALIBRATION, Silent())
+    return CalibratedGraph(graph, structure, CALIBRATION, Silent())
+
+
+def sensitivity(
+    graph: CalibratedGraph, spec: PrecisionSpec, count: int, agreement: Any = None, dialect: Dialect = QDQ
+) -> tuple[tuple[LayerSensitivity, ...], Choice]:
+    precision = precisions.find(spec)
+    assert isinstance(precision, LinearPrecision)
+    return precision.measure_sensitivity(graph, dialect, count, agreement)
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +61,19 @@ def hostile(vit: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", ["int8", "int8-dynamic"])
 def test_the_hostile_linear_is_the_worst_until_outliers_migrate(kind: Any, hostile: bytes) -> None:
-    made = quantizer(hostile, INTEGER)
-    off, choice = made.sensitivity(PrecisionSpec(kind=kind, smooth_alpha="off"), 8)
+    graph = calibrated(hostile)
+    off, choice = sensitivity(graph, PrecisionSpec(kind=kind, smooth_alpha="off"), 8, dialect=INTEGER)
     assert choice.alpha is None
     assert off[0].name == "blocks.1.mlp.fc1"
     assert [layer.output_sqnr_db for layer in off] == sorted(layer.output_sqnr_db for layer in off)
-    on, _ = made.sensitivity(PrecisionSpec(kind=kind, smooth_alpha=0.5), 8)
+    on, _ = sensitivity(graph, PrecisionSpec(kind=kind, smooth_alpha=0.5), 8, dialect=INTEGER)
     before, after = (next(x for x in found if x.name == off[0].name) for found in (off, on))
     assert after.output_sqnr_db > before.output_sqnr_db + 6
     assert after.sqnr_db > before.sqnr_db + 6
 
 
 def test_every_linear_is_told_with_its_work(exported: Callable[[str], bytes]) -> None:
-    found, _ = quantizer(exported("dynamo")).sensitivity(PrecisionSpec(kind="int8", keep=("head",)), 3)
+    found, _ = sensitivity(calibrated(exported("dynamo")), PrecisionSpec(kind="int8", keep=("head",)), 3)
     by_name = {layer.name: layer for layer in found}
     assert len(by_name) == 9  # what is kept in float is told too, all but the patch embedding
     assert (by_name["blocks.0.attn.qkv"].role, by_name["blocks.0.attn.qkv"].block) == ("qkv", 0)
@@ -72,11 +83,11 @@ def test_every_linear_is_told_with_its_work(exported: Callable[[str], bytes]) ->
 
 
 def test_one_linear_costs_what_a_graph_with_that_one_quantized_says(exported: Callable[[str], bytes]) -> None:
-    made = quantizer(exported("dynamo"))
-    precision = PrecisionSpec(kind="int8", smooth_alpha="off")
-    layers, choice = made.sensitivity(precision, 8)
+    made = calibrated(exported("dynamo"))
+    spec = PrecisionSpec(kind="int8", smooth_alpha="off")
+    layers, choice = sensitivity(made, spec, 8)
     others = tuple(linear.name for linear in made.structure.linears if linear.name not in ("patch_embed.proj", "head"))
-    alone = made.quantize(precision.model_copy(update={"keep": others})).graph
+    alone = precisions.find(replace(spec, keep=others)).lower(made, QDQ).graph
     if not choice.correct_bias and choice.ranges == "minmax":
         expected = Judge(made.graph, CALIBRATION).sqnr_db(alone)
         found = next(layer for layer in layers if layer.name == "head")
@@ -85,9 +96,9 @@ def test_one_linear_costs_what_a_graph_with_that_one_quantized_says(exported: Ca
 
 
 def test_agreement_is_the_tasks(exported: Callable[[str], bytes]) -> None:
-    made = quantizer(exported("dynamo"))
+    made = calibrated(exported("dynamo"))
     task = find(TaskSpec(kind="classification"))
-    layers, _ = made.sensitivity(PrecisionSpec(kind="int8"), 8, task.agreement)
+    layers, _ = sensitivity(made, PrecisionSpec(kind="int8"), 8, task.agreement)
     assert all(layer.agreement is not None and 0 <= layer.agreement <= 1 for layer in layers)
     assert max(layer.agreement or 0 for layer in layers) == 1
     broken, linear = _with_a_broken_head(made)
@@ -101,7 +112,7 @@ def _best(outputs: dict[str, Array]) -> int:
     return int(outputs["output_0"].argmax())
 
 
-def _with_a_broken_head(made: Quantizer) -> tuple[Graph, Linear]:
+def _with_a_broken_head(made: CalibratedGraph) -> tuple[Graph, Linear]:
     broken = Graph(made.graph.model.clone())
     linear = next(one for one in made.structure.linears if one.role == "head")
     node = next(n for n in broken.nodes if n.name == linear.nodes[0])
@@ -114,8 +125,8 @@ def test_a_dynamic_batch_counts_the_work_of_one_image(exported: Callable[[str], 
     graph, structure, _ = raised(exported("dynamo-batch"))
     pairs = [images(2, seed) for seed in range(3)]
     calibration = Calibration(lambda: iter(pairs), 3, 6, "test", "digest")
-    made = Quantizer(graph, structure, QDQ, calibration, Silent())
-    layers, _ = made.sensitivity(PrecisionSpec(kind="int8", smooth_alpha="off"), 4)
+    made = CalibratedGraph(graph, structure, calibration, Silent())
+    layers, _ = sensitivity(made, PrecisionSpec(kind="int8", smooth_alpha="off"), 4)
     found = {layer.name: layer.macs for layer in layers}
     assert found["blocks.1.mlp.fc1"] == 17 * 32 * 128
 
@@ -123,23 +134,28 @@ def test_a_dynamic_batch_counts_the_work_of_one_image(exported: Callable[[str], 
 def test_without_images_it_is_refused(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     with pytest.raises(QuantizeError, match="need calibration images"):
-        Quantizer(graph, structure, QDQ, None, Silent()).sensitivity(PrecisionSpec(kind="int8"), 8)
+        sensitivity(CalibratedGraph(graph, structure, None, Silent()), PrecisionSpec(kind="int8"), 8)
     with pytest.raises(QuantizeError, match="no calibration image"):
         measure(graph, graph, [structure.linears[-1]], iter(()))
 
 
-def test_a_precision_without_quantized_linears_is_refused(exported: Callable[[str], bytes]) -> None:
-    with pytest.raises(QuantizeError, match="fp16 quantizes no linear"):
-        quantizer(exported("dynamo")).sensitivity(PrecisionSpec(kind="fp16"), 8)
-
-
-def test_what_quantize_chose_is_not_searched_again(
+def test_what_lowering_chose_is_not_searched_again(
     exported: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, precision = quantizer(exported("dynamo")), PrecisionSpec(kind="int8")
-    alpha = made.quantize(precision).alpha
+    made, spec = calibrated(exported("dynamo")), PrecisionSpec(kind="int8")
+    record = precisions.find(spec).lower(made, QDQ).record
+    assert record is not None
     monkeypatch.setattr(Judge, "sqnr_db", lambda *_: pytest.fail("searched again"))
-    assert made.sensitivity(precision, 2)[1].alpha == alpha
+    alpha = sensitivity(made, spec, 2)[1].alpha
+    assert alpha == (record.migration.alpha if record.migration else None)
+
+
+def test_int8_and_int8_bf16_share_one_search(exported: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = calibrated(exported("dynamo"))
+    first = precisions.find(PrecisionSpec(kind="int8")).lower(made, QDQ)
+    monkeypatch.setattr(Judge, "sqnr_db", lambda *_: pytest.fail("searched again"))
+    second = precisions.find(PrecisionSpec(kind="int8-bf16")).lower(made, QDQ)
+    assert (first.record, first.placement) == (second.record, second.placement)
 
 
 def test_layers_survive_their_json() -> None:

@@ -10,14 +10,17 @@ import pytest
 
 from tests.graphs import images, raised, run
 from vitdeploy import passes
-from vitdeploy.calibrate.quantizer import quantize
+from vitdeploy.artifact.quantization import Int8Attention as Sites
 from vitdeploy.errors import QuantizeError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Int8Attention
 from vitdeploy.graph.model import Graph, operand
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.structure import Structure
 from vitdeploy.passes import order
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
+from vitdeploy.precision import quantize
+from vitdeploy.precision.int8 import Int8
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration, Quantized
 from vitdeploy.quantize.attention import operands
@@ -57,7 +60,8 @@ def test_all_that_it_multiplies_is_int8(exported: Callable[[str], bytes]) -> Non
     assert len(read) == 8
     for node, index in read:
         assert operand(node, index).producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
-    assert found.record["attention"] == "int8: q, k, v and probabilities of 2 of 2 sites"
+    assert found.record is not None
+    assert found.record.attention == Sites(sites=2, of=2)
 
 
 def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> None:
@@ -65,9 +69,10 @@ def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> No
     reference = run(raised(exported("dynamo"))[0], images(1, 9))["output_0"]
     y = run(found.graph, images(1, 9))["output_0"]
     assert 0 < np.abs(y - reference).max() < 0.1 * np.abs(reference).max()
-    told = {key: float(found.record[key]) for key in ("output_sqnr_db", "output_sqnr_db_without_attention")}
-    assert min(told.values()) > 30
-    assert told["output_sqnr_db"] != told["output_sqnr_db_without_attention"]
+    assert found.record is not None
+    both = found.record.output_sqnr_db, found.record.output_sqnr_db_without_attention
+    assert min(db or 0 for db in both) > 30
+    assert both[0] != both[1]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +90,12 @@ def test_the_kernel_s_rule_is_named_when_no_site_obeys_it(
 
 
 def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], bytes]) -> None:
-    found = quantized(exported("dynamo"), COMPLETE.model_copy(update={"keep": ("blocks.0.attn.proj",)}))
+    found = quantized(exported("dynamo"), replace(COMPLETE, keep=("blocks.0.attn.proj",)))
     first, second = (found.placement[f"blocks.{block}.attn"] for block in range(2))
     assert (first.precision, second.precision) == ("float", "int8")
     assert "what reads it is not quantized" in first.rule
-    assert found.record["attention"].endswith("of 1 of 2 sites")
+    assert found.record is not None
+    assert found.record.attention == Sites(sites=1, of=2)
 
 
 def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None:
@@ -104,7 +110,7 @@ def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None
     ("precision", "kernel"),
     [
         (COMPLETE, None),
-        (COMPLETE.model_copy(update={"kind": "fp8"}), KERNEL),
+        (replace(COMPLETE, kind="fp8"), KERNEL),
         (PrecisionSpec(kind="fp16", attention=True), KERNEL),
     ],
 )
@@ -130,4 +136,4 @@ def test_tensorrt_rtx_runs_it_as_one_kernel(exported: Callable[[str], bytes], tm
 def _bundle(graph: Graph, structure: Structure, folder: Path) -> Bundle:
     graph.save(folder / "graph.onnx")
     located = structure.located(node.name or "" for node in graph.nodes)
-    return Bundle(folder / "graph.onnx", located, "int8", Batch(), "input", (1, 3, 32, 32))
+    return Bundle(folder / "graph.onnx", located, Int8.numbers, Batch(), "input", (1, 3, 32, 32))

@@ -1,0 +1,184 @@
+"""The record of what quantization did, as the manifest keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from vitdeploy.evidence import Fact
+
+
+class CalibrationData(Fact):
+    """The images that ranges were taken from, or that only showed what overflows.
+
+    `data` is DATA of the command line and `digest` that of its contents. `synthetic` images are made up: they show
+    overflow that any image causes, and no more. `doubts` say why other images may behave differently.
+    """
+
+    data: str
+    digest: str
+    images: int
+    synthetic: bool = False
+    doubts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.synthetic:
+            return f"{self.images} synthetic images only: give --calibration to check on real data"
+        return f"{self.images} calibration images ({self.data})"
+
+
+class Migration(Fact):
+    """Outliers of activations were moved into the weights, with strength `alpha`, at so many `inputs` of linears."""
+
+    alpha: float
+    inputs: int
+
+
+class SearchStep(Fact):
+    """One way to quantize that was tried, and the signal to noise ratio of the model's outputs with it.
+
+    `alpha` is the strength of the migration; None is off. `output_sqnr_db` is None where the outputs were not finite.
+    """
+
+    alpha: float | None = None
+    ranges: Literal["minmax", "mse"] = "minmax"
+    bias_correction: bool = False
+    output_sqnr_db: float | None
+
+    def __str__(self) -> str:
+        migration = "no migration" if self.alpha is None else f"migration {self.alpha:g}"
+        correction = ", bias correction" if self.bias_correction else ""
+        noise = "not finite" if self.output_sqnr_db is None else f"{self.output_sqnr_db:.1f} dB"
+        return f"{migration}, {self.ranges} ranges{correction}: {noise}"
+
+
+class HalfPrecision(Fact):
+    """The part of the graph that is in 16-bit floats.
+
+    Attributes:
+        dtype: "float16" or "bfloat16".
+        scope: "all" of the graph but for its inputs and outputs, or only the "weights", where the engine computes in
+            this type by itself.
+        float32: sites and linears that stay in float32, with the reason.
+        float32_nodes: operator -> how many other nodes stay in float32.
+        largest: the largest activation seen, and `largest_tensor`, where it was.
+        limit: the largest activation that is trusted to float16.
+        checked_on: the images that showed the largest activation; None where there were none.
+    """
+
+    dtype: Literal["float16", "bfloat16"]
+    scope: Literal["all", "weights"] = "all"
+    float32: Mapping[str, str] = {}
+    float32_nodes: Mapping[str, int] = {}
+    largest: float | None = None
+    largest_tensor: str = ""
+    limit: float | None = None
+    checked_on: CalibrationData | None = None
+
+    def __str__(self) -> str:
+        if self.scope == "weights":
+            return f"weights in {self.dtype}, the engine computes in it"
+        exceptions = " but for the nodes named below" if self.float32 or self.float32_nodes else " throughout"
+        return f"{self.dtype}{exceptions}"
+
+
+class Int8Attention(Fact):
+    """How many of the attention sites multiply q, k, v and the probabilities in INT8."""
+
+    sites: int
+    of: int
+
+
+class Quantization(Fact):
+    """What lowering the precision did to the graph, with the numbers that led to it.
+
+    Attributes:
+        method: "static Q/DQ", "dynamic", "weights only" …, in words.
+        quantized: the number of linears that are quantized.
+        activations: the codes of quantized activations.
+        weights: how weights are stored where only they are quantized.
+        weight_bits: the bits that INT8 weights use: 7 on CPUs whose sums of products would saturate.
+        rounding: how the weights were rounded, where only they are quantized.
+        migration: None where outliers were left where they are.
+        migration_note: why there was no migration, where it was not a choice.
+        ranges: how the ranges of activations were taken.
+        bias_correction: whether the mean error of each linear was taken out of its bias.
+        output_sqnr_db: signal to quantization noise of the model's outputs in dB, on calibration images.
+        output_sqnr_db_without_attention: the same before attention was quantized too.
+        attention: attention sites in INT8, where they were asked for.
+        tried: every way that was tried, in order.
+        calibration: the images that ranges or roundings come from.
+        half: the part of the graph that is in 16-bit floats; None where there is none.
+    """
+
+    method: str
+    quantized: int = 0
+    activations: str = ""
+    weights: str = ""
+    weight_bits: int | None = None
+    rounding: str = ""
+    migration: Migration | None = None
+    migration_note: str = ""
+    ranges: Literal["minmax", "mse"] | None = None
+    bias_correction: bool | None = None
+    output_sqnr_db: float | None = None
+    output_sqnr_db_without_attention: float | None = None
+    attention: Int8Attention | None = None
+    tried: tuple[SearchStep, ...] = ()
+    calibration: CalibrationData | None = None
+    half: HalfPrecision | None = None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why what the images showed may not hold for others."""
+        data = (self.calibration, self.half.checked_on if self.half else None)
+        return tuple(dict.fromkeys(doubt for images in data if images is not None for doubt in images.doubts))
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield (name, value) pairs for people to read, without what does not apply."""
+        yield "method", self.method
+        if self.quantized:
+            yield "linears quantized", str(self.quantized)
+        yield from ((name, value) for name, value in _texts(self) if value)
+        if self.calibration is not None:
+            yield "calibration", str(self.calibration)
+            yield "calibration digest", self.calibration.digest
+        if self.tried:
+            yield "tried", "; ".join(map(str, self.tried))
+        if self.half is not None:
+            yield from _half_rows(self.half)
+        yield from (("doubt", doubt) for doubt in self.doubts)
+
+
+def _texts(record: Quantization) -> Iterator[tuple[str, str]]:
+    yield "activations", record.activations
+    yield "weights", record.weights
+    yield "bits of a weight", "" if record.weight_bits is None else str(record.weight_bits)
+    yield "rounding", record.rounding
+    if record.migration is not None:
+        yield "migration", f"strength {record.migration.alpha:g}, at {record.migration.inputs} inputs"
+    elif record.output_sqnr_db is not None or record.migration_note:
+        yield "migration", record.migration_note or "off"
+    yield "ranges", record.ranges or ""
+    yield "bias correction", "" if record.bias_correction is None else "on" if record.bias_correction else "off"
+    yield "outputs, signal to noise", _decibels(record.output_sqnr_db)
+    yield "outputs, without INT8 attention", _decibels(record.output_sqnr_db_without_attention)
+    if record.attention is not None:
+        yield "attention", f"INT8 at {record.attention.sites} of {record.attention.of} sites"
+
+
+def _half_rows(half: HalfPrecision) -> Iterator[tuple[str, str]]:
+    yield "16-bit floats", str(half)
+    if half.checked_on is not None:
+        yield "overflow checked on", str(half.checked_on)
+    elif half.dtype == "float16":
+        yield "overflow checked on", "constants only: there were no images"
+    if half.largest is not None:
+        yield "largest activation", f"{half.largest:.4g} ({half.largest_tensor}); trusted up to {half.limit or 0:.0f}"
+    yield from ((f"float32: {name}", reason) for name, reason in half.float32.items())
+    if half.float32_nodes:
+        yield "float32 besides", ", ".join(f"{count} {operator}" for operator, count in half.float32_nodes.items())
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} dB"

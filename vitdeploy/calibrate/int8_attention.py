@@ -1,0 +1,52 @@
+"""INT8 attention: Q/DQ pairs on q, k, v and the probabilities too, where attention then stays one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+from typing import TYPE_CHECKING
+
+from vitdeploy.artifact.quantization import Int8Attention
+from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.errors import QuantizeError
+from vitdeploy.frozen import replace
+from vitdeploy.graph.dialect import Dialect
+
+if TYPE_CHECKING:
+    from vitdeploy.quantize import Quantized
+
+_FIX = "Leave `attention` out of the recipe's precision."
+
+
+def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized: Quantized) -> Quantized:
+    """Quantize attention in a graph whose linears are quantized, in place, wherever the compiler has a kernel for it.
+
+    Raises:
+        QuantizeError: the compiler has none, or none for this model's attention.
+    """
+    from vitdeploy.graph.model import operand
+    from vitdeploy.passes.lower_primitives import LowerPrimitives
+    from vitdeploy.quantize import attention
+    from vitdeploy.quantize.placement import attention_placements
+    from vitdeploy.quantize.ranges import collect
+
+    if dialect.int8_attention is None:
+        raise QuantizeError(
+            "`attention: true` is not for this target: only TensorRT keeps quantized attention in one kernel", fix=_FIX
+        )
+    graph, record = quantized.graph, quantized.record
+    assert record is not None
+    cores, rules = attention.place(graph, dialect.int8_attention)
+    if not cores:
+        reason = next(iter(rules.values()), "there is none")
+        raise QuantizeError(f"no attention can be INT8 and stay fused: {reason}", fix=_FIX)
+    LowerPrimitives(only=frozenset(cores)).apply(graph)
+    names = {operand(node, index).name or "" for node, index in attention.operands(graph, cores)}
+    attention.write(graph, cores, collect(graph, calibrated.stream("Observe attention"), names))
+    record = replace(
+        record,
+        attention=Int8Attention(sites=len(cores), of=len(cores) + len(rules)),
+        output_sqnr_db=calibrated.judge.sqnr_db(graph),
+        output_sqnr_db_without_attention=record.output_sqnr_db,
+    )
+    sites = attention_placements(calibrated.structure, cores, rules)
+    return changed(quantized, record=record, placement={**quantized.placement, **sites})

@@ -1,0 +1,28 @@
+"""INT8 linears with ranges from calibration images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.static import StaticPrecision
+from vitdeploy.graph.dialect import Dialect, Numbers
+
+if TYPE_CHECKING:
+    from vitdeploy.quantize import Quantized
+
+
+class Int8(StaticPrecision):
+    """Q/DQ pairs on the linears; with `attention` on all that attention multiplies too, where it stays one kernel."""
+
+    numbers: ClassVar[Numbers] = Numbers("int8", weights="int8", products="int8")
+    attention: bool = False
+
+    def quantize_linears(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
+        """Put the pairs on the linears, and on attention if it was asked for."""
+        quantized = super().quantize_linears(calibrated, dialect)
+        if not self.attention:
+            return quantized
+        from vitdeploy.calibrate.int8_attention import quantize_attention
+
+        return quantize_attention(calibrated, dialect, quantized)

@@ -1,0 +1,23 @@
+"""INT8 weights; activations and products stay in float."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from vitdeploy.calibrate.weight_only import WeightPrecision
+from vitdeploy.graph.dialect import Dialect, Numbers
+
+if TYPE_CHECKING:
+    from vitdeploy.quantize.weights import WeightStorage
+
+
+class Int8Weights(WeightPrecision):
+    """A scale for each output channel, or for each group of inputs where the compiler wants it so."""
+
+    numbers: ClassVar[Numbers] = Numbers("int8-weights", weights="int8")
+
+    def storage(self, dialect: Dialect) -> WeightStorage:
+        """Return 8 bits, in the compiler's groups."""
+        from vitdeploy.quantize.weights import WeightStorage
+
+        return WeightStorage(8, dialect.int8_weight_group)
