@@ -63,7 +63,7 @@ def test_computes_what_it_cannot_fold(body: str, operators: list[str]) -> None:
     check(body, "uint8", ["Mul", "Add", *operators], d=RNG.standard_normal((6, 1, 4, 4)))
     graph = parsed(vit("y = Relu(x)"))
     refused = apply(folding("pixels"), graph).refused
-    assert refused == {"x": "no convolution alone reads the image: normalized before it"}
+    assert refused == {"x": "it is not read by one convolution alone: its normalization is computed in the graph"}
 
 
 def test_weights_for_float16_are_not_subnormal() -> None:

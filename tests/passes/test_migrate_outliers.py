@@ -81,9 +81,9 @@ def test_two_readers_share_one_factor() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (f"{NORM} m = MatMul(n, w) y = Add(m, n)", "Add.2 reads it, which is no linear"),
-        (f"{NORM} y = MatMul(w, n)", "MatMul.1 reads it, which is no linear"),
-        ("n = LayerNormalization(x, c2) y = MatMul(n, w)", "it has no scale for each channel"),
+        (f"{NORM} m = MatMul(n, w) y = Add(m, n)", "Add.2 reads it, which is not a linear"),
+        (f"{NORM} y = MatMul(w, n)", "MatMul.1 reads it, which is not a linear"),
+        ("n = LayerNormalization(x, c2) y = MatMul(n, w)", "it has no constant scale for each channel"),
     ],
 )
 def test_what_is_no_linear_stops_it(body: str, reason: str) -> None:

@@ -211,11 +211,11 @@ def test_refuses_with_a_reason_and_counts_the_site(name: str) -> None:
 OTHER_PRODUCTS = {
     "the map as second factor": (
         lambda q, k, v, x: (v.transpose(-2, -1) @ product(q, k).softmax(-1)).transpose(-2, -1),
-        "not the first factor of a plain product",
+        "not the left operand of a MatMul",
     ),
     "an einsum that is no product of matrices": (
         lambda q, k, v, x: torch.einsum("bhij,bhjd,bhid->bhid", product(q, k).softmax(-1), v, q),
-        "not the first factor of a plain product",
+        "not the left operand of a MatMul",
     ),
 }
 

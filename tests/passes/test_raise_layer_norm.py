@@ -237,7 +237,7 @@ def test_a_result_in_another_type_is_refused() -> None:
     body = f"{MEAN} c = Cast<to = 1>(d) {VARIANCE.replace('(d,', '(c,')} s = Sqrt(e) n = Div(c, s) {AFFINE}"
     graph = parsed(model(body, x=HALF), **constants())
     result = apply(RaiseLayerNorm(), graph)
-    assert list(result.refused.values()) == ["its result has another type than what it normalises"]
+    assert list(result.refused.values()) == ["its result has another data type than its input"]
     assert result.fired == 0
 
 
@@ -289,7 +289,10 @@ def test_a_mean_that_loses_its_axis_refuses_it() -> None:
     body = NORM.replace("keepdims = 1", "keepdims = 0")
     graph = parsed(model(f"{body} {AFFINE}", x=f"float[1,{C},{C}]"), **constants())
     result = apply(RaiseLayerNorm(), graph)
-    assert (result.fired, list(result.refused.values())) == (0, ["its mean loses the axis that it runs over"])
+    assert (result.fired, list(result.refused.values())) == (
+        0,
+        ["its mean drops the axis that it runs over (keepdims = 0)"],
+    )
 
 
 def test_a_weight_tells_the_number_of_channels() -> None:

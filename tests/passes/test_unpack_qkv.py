@@ -65,7 +65,7 @@ def test_moved_tokens_are_a_refusal() -> None:
     swapped = "f = Transpose<perm = [1, 0, 2]>(l) r = Reshape(f, shape)"
     model = packed("three_first").replace("r = Reshape(l, shape)", swapped).replace("batch,", f"{TOKENS},")
     result = apply(UnpackQkv(), graph_of(model, "three_first"))
-    assert (result.fired, list(result.refused.values())) == (0, ["its tokens are moved on the way"])
+    assert (result.fired, list(result.refused.values())) == (0, ["its tokens change their places"])
 
 
 @pytest.mark.parametrize("kind", [k for k in EXPORTS if k != "dynamo-20"])
