@@ -102,4 +102,4 @@ def test_a_site_without_its_softmax_is_missing_by_name(exported: Callable[[str],
     lost = structure.attention[0].model_copy(update={"name": "elsewhere", "nodes": ("elsewhere/Attention",)})
     _, taps, missing = with_taps(graph, structure.model_copy(update={"attention": (lost, structure.attention[1])}))
     assert [tap.site.name for tap in taps] == [structure.attention[1].name]
-    assert "its softmax is not in the graph" in missing["elsewhere"]
+    assert "the graph has no node that gives its softmax" in missing["elsewhere"]

@@ -128,7 +128,7 @@ def test_located_finds_a_cores_own_nodes() -> None:
         AttentionSite(name="gone", nodes=("y",), block=1),
     )
     names = ["blocks.1/Attention/qk", "blocks.1/Attention", "blocks.11/Attention/qk", "blocks.1/AttentionPool"]
-    located = Structure(attention=sites, linears=(), norms=()).located(names)
+    located = Structure(attention=sites, linears=(), norms=()).locate_attention(names)
     assert [site.nodes for site in located.attention] == [("blocks.1/Attention/qk", "blocks.1/Attention"), ("y",)]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.graphs import apply, dynamo, images, legacy, parsed, raised, redrawn, run, types
 from vitdeploy import passes
-from vitdeploy.graph.blocks import parts
+from vitdeploy.graph.blocks import find_parts
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
@@ -201,10 +201,10 @@ def _work(graph: Graph) -> int:
 
 def test_blocks_are_still_found(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
-    names = [part.name for part in parts(graph, structure)]
+    names = [part.name for part in find_parts(graph, structure)]
     passes.run([UnpackQkv(), DropUnreadTokens(), RemoveDead()], graph)
     found = recognize(graph, {})
-    assert [part.name for part in parts(graph, found)] == names
+    assert [part.name for part in find_parts(graph, found)] == names
     assert [site.tokens for site in found.attention] == [17, 1]
     assert [site.key_tokens for site in found.attention] == [17, 17]
     assert [linear.block for linear in found.linears] == [None, *[0] * 6, *[1] * 6, None]

@@ -66,10 +66,10 @@ def debug(path: Path, data: str | None, progress: Progress, *, images: int = IMA
         raise UsageError("there is nothing to compare on", fix="Give --data DATA: a folder of images, or an .npz.")
     feeds = _Feeds(artifact, spec, images)
     with tempfile.TemporaryDirectory(prefix="vitdeploy-debug-") as work:
-        from vitdeploy.graph.blocks import parts
+        from vitdeploy.graph.blocks import find_parts
 
         prepared = rebuild(artifact.manifest, Path(work), progress)
-        found = parts(prepared.graph, prepared.structure)
+        found = find_parts(prepared.graph, prepared.structure)
         sides = _Sides(artifact, prepared.graph, feeds, Path(work), progress)
         ends = sides.compared([part.end for part in found], "Compare block ends")
         if not ends.noises:
@@ -160,7 +160,7 @@ class _Sides:
                     if ours[name].shape != theirs[name].shape:
                         found.shapes[name] = f"its shape is {theirs[name].shape}, not {ours[name].shape}"
                         continue
-                    found.noises.setdefault(name, Noise()).see(ours[name], theirs[name])
+                    found.noises.setdefault(name, Noise()).add(ours[name], theirs[name])
                 advance(1)
             if not found.noises and not found.shapes and not self._feeds.count:
                 raise DataError("there is no image to compare on", fix="Give --data a folder with images.")
@@ -168,9 +168,9 @@ class _Sides:
 
     def first_nonfinite(self, part: Part) -> str | None:
         """The first tensor of all in this part of the target-ready graph that is NaN or infinite."""
-        from vitdeploy.graph.extra_outputs import computed
+        from vitdeploy.graph.extra_outputs import tensors_between
 
-        tensors = computed(self._artifact.file(GRAPH), part.start, part.end)
+        tensors = tensors_between(self._artifact.file(GRAPH), part.start, part.end)
         watched = self._watched(tensors)
         with watched.session as session:
             for feeds in self._feeds:

@@ -116,7 +116,7 @@ class Workshop:
         folder = self._work / f"candidate{self._made}"
         folder.mkdir()
         found.graph.save(folder / GRAPH)
-        structure = self.prepared.structure.located(node.name or "" for node in found.graph.nodes)
+        structure = self.prepared.structure.locate_attention(node.name or "" for node in found.graph.nodes)
         structure.save(folder / SITES)
         inputs, outputs = _signature(found.graph)
         return Candidate(
