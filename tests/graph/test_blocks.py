@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
 
 class Parallel(nn.Module):
-    """Attention and MLP read the same norm, and both are added at once, as in ViT-22B; its stream is an output too."""
+    """As in ViT-22B, attention and MLP read one norm and are added together; the stream is an output too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_pytorchs_encoder_with_norms_before_or_behind(norm_first: bool) -> None:
     assert [p.name for p in blocks] == ["encoder.layers.0", "encoder.layers.1"]
     assert all(p.spots[-1].kind == "sum" for p in blocks)
     norms = [s.layer for s in blocks[1].spots if s.kind == "norm"]
-    # Behind: the sum is where the block ends; its last norm is the first thing in what follows.
+    # With norms behind, the block ends at the sum, and its last norm is the first spot of the next part.
     first = "encoder.layers.1.norm1" if norm_first else "encoder.layers.0.norm2"
     assert (norms[0], stem.name, head.name) == (first, "stem", "head")
 

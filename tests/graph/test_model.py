@@ -1,4 +1,4 @@
-"""Loading refuses what is damaged or points elsewhere; saving keeps what was there."""
+"""Loading refuses damaged files and data outside the folder; saving keeps everything."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_what_is_saved_elsewhere_does_not_need_the_old_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside_node: bool, large: bool
 ) -> None:
-    """ViT-Base has external data in float32 and none in INT8; what stayed float32 pointed to the old file."""
+    """ViT-Base has external data in float32 and none in INT8; float32 tensors must not point to the old file."""
     if large:
         monkeypatch.setattr(models, "_EXTERNAL_ABOVE_BYTES", 100)
     (tmp_path / "weights.bin").write_bytes(np.full(100, 3, np.float32).tobytes())
@@ -131,7 +131,7 @@ def test_replace_keeps_the_name_of_what_it_takes_over() -> None:
     assert run(graph, np.zeros(2, np.float32))["y"].tolist() == [0.5, 0.5]
 
 
-def test_what_an_operator_lacks_is_named() -> None:
+def test_a_missing_input_of_an_operator_is_named() -> None:
     graph = Graph(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10))
     node = ir.node("MatMul", [ir.Value(name="x"), None], name="blocks.0/MatMul")
     with pytest.raises(GraphError, match=r"blocks\.0/MatMul \(MatMul\) has no input 1"):

@@ -1,4 +1,4 @@
-"""Signal, noise and what is not finite."""
+"""Signal, noise, and numbers that are not finite."""
 
 from __future__ import annotations
 

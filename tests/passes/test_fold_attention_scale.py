@@ -1,4 +1,4 @@
-"""An attention's scale goes into the columns of the weight that make its query, wherever they are."""
+"""The scale of an attention is folded into the columns of its query, in every packing order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def vit(q: str, k: str = "", v: str = "", *, linear: str = "m = MatMul(x, w) l =
 
 
 def check(model: str, fired: int, reason: str | None = None) -> Array:
-    """The columns that the pass scaled, as a mask; the numbers stay."""
+    """Return the columns that the pass scaled, as a mask, and check that the numbers are the same."""
     weight = draw(C, 3 * C)
     graph = parsed(model, **CONSTANTS, w=weight, b=draw(3 * C), gamma=draw(SIZE), square=draw(C, C))
     before, inputs = types(graph), [tokens(1), tokens(3)]
@@ -219,7 +219,7 @@ def test_a_query_that_no_linear_makes_is_refused() -> None:
     assert apply(FoldAttentionScale(), graph).refused == {"Attention.0": "its query is not the output of a linear"}
 
 
-def test_a_shared_weight_stays_the_other_linears() -> None:
+def test_a_weight_that_another_linear_shares_does_not_change() -> None:
     assert check(vit(GATHERED, tail="m2 = MatMul(x, w) r = ReduceMax<keepdims = 0>(m2) y = Add(o, r)"), 1).sum() == C
 
 

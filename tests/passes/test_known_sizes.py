@@ -35,8 +35,8 @@ def test_fixes_what_does_not_vary(name: str) -> None:
     body, sizes = FIXED[name]
     graph = parsed(model(body), **CONSTANTS)
     assert fold_fixed_sizes(graph) == 1
-    found = run(graph, X)["y"]
-    assert (found.shape, found.tolist()) == (np.shape(sizes), sizes)
+    result = run(graph, X)["y"]
+    assert (result.shape, result.tolist()) == (np.shape(sizes), sizes)
     assert "Identity" in types(graph)
 
 

@@ -39,7 +39,7 @@ def constants(**more: Any) -> dict[str, Any]:
 
 
 def lowered(model: str, **more: Any) -> tuple[Any, dict[str, str]]:
-    """The graph after the pass, with numbers like those before."""
+    """Return the graph after the pass, which must keep the numbers."""
     graph = parsed(model, **constants(**more))
     reference = run(graph, X)["y"]
     result = apply(LowerIntegerLinears(), graph)

@@ -63,7 +63,7 @@ def test_an_operator_that_the_opset_lacks_refuses_it(exported: Callable[[str], b
     assert len(result.refused) == 2
 
 
-def test_an_operator_that_meant_something_else_refuses_it() -> None:
+def test_an_operator_with_another_meaning_refuses_it() -> None:
     """Up to opset 20, GroupNormalization has a scale for each group; from 21 on, one for each channel."""
     scale = np.array([1, 2, 3, 4], np.float32)
     graph = parsed(model("y = GroupNormalization<num_groups = 2>(x, s, s)", 23), s=scale)
