@@ -28,7 +28,7 @@ _Use = tuple[ir.Node, int]
 
 
 class DropUnreadTokens(Pass):
-    """Compute values of which only a few tokens are read for those tokens alone.
+    """Compute only those tokens that are read.
 
         x ─ norm ─ q, k, v ─ Attention ─ proj ─ Add x ─ MLP ─ norm ─ Gather 0 ─ head
      ─▶ x ─ norm ─ k, v ─ Attention ─ proj ─ Add x₀ ─ MLP ─ norm ─ head              with q and x₀ of token 0
