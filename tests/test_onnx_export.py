@@ -1,4 +1,4 @@
-"""The ladder of exporters: the first graph with PyTorch's numbers wins, and a wrong one never does."""
+"""The first exporter whose graph gives PyTorch's numbers wins; a wrong graph never does."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_a_dynamic_batch_is_checked_at_every_size(vit: nn.Module, tmp_path: Path
 
 def test_an_export_keeps_no_weights(tmp_path: Path) -> None:
     module = tiny_vit()
-    kept = [weakref.ref(parameter) for parameter in module.parameters()]
+    weights = [weakref.ref(parameter) for parameter in module.parameters()]
     exported_to(module, tmp_path / "model.onnx")
     del module
     gc.collect()
-    assert [weight() for weight in kept if weight() is not None] == []
+    assert [weight() for weight in weights if weight() is not None] == []
 
 
 class Named(nn.Module):
-    """Returns what Hugging Face models return: tensors by name, and things that are none."""
+    """Returns tensors by name, and other things, as Hugging Face models do."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -76,16 +76,16 @@ def test_named_outputs_keep_their_names(vit: nn.Module, tmp_path: Path) -> None:
 
 
 class OneWay(nn.Module):
-    """Computes something else while `blind` exporters look on."""
+    """A model that computes other numbers while one of the `fooled` exporters traces it."""
 
-    def __init__(self, *blind: str) -> None:
+    def __init__(self, *fooled: str) -> None:
         super().__init__()
-        self.linear, self.blind = nn.Linear(WIDTH, 10), blind
+        self.linear, self.fooled = nn.Linear(WIDTH, 10), fooled
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x.flatten(1)[:, :WIDTH])
         exporter = "legacy" if torch.jit.is_tracing() else "dynamo" if torch.compiler.is_exporting() else None
-        return y + 1.0 if exporter in self.blind else y
+        return y + 1.0 if exporter in self.fooled else y
 
 
 def test_wrong_numbers_are_no_export(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_model_that_no_exporter_gets_right_leaves_nothing_behind(tmp_path: Pat
 
 
 class NoOperator(nn.Module):
-    """Calls what ONNX has no operator for."""
+    """A model that calls a function without an ONNX operator."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.svd(x)[1]

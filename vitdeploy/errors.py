@@ -7,6 +7,7 @@ VitdeployError                 what happened, and `fix`: what to do about it
 ├── DataError                  the images or labels cannot be had or do not serve
 ├── ExportError                PyTorch to ONNX failed, or the numbers differ
 ├── GraphError                 the ONNX file is damaged or not one vitdeploy can work on
+├── PassError                  a pass of the compiler failed unexpectedly: a bug
 ├── QuantizeError              the precision cannot be reached from this graph and data
 ├── CompileError               the backend refused the graph
 ├── TargetUnavailable          the backend, or the device it needs, is not on this machine
@@ -54,6 +55,10 @@ class ExportError(VitdeployError):
 
 class GraphError(VitdeployError):
     """An ONNX file that is damaged or outside of what vitdeploy can work on."""
+
+
+class PassError(VitdeployError):
+    """A pass of the compiler failed unexpectedly."""
 
 
 class QuantizeError(VitdeployError):

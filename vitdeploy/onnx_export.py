@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: a ladder of exporters, each checked against PyTorch before its graph is used."""
+"""Export PyTorch to ONNX: try one exporter after the other, and check each graph against PyTorch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 LEAST_COSINE = 0.9999
 LARGEST_RELATIVE_DIFFERENCE = 1e-3
-"""Of the largest reference value. Float32 reordering stays near 1e-6; a wrong attention scale is far above."""
+"""Relative to the largest reference value. Float32 reordering stays near 1e-6; a wrong attention scale is far above."""
 
 _DYNAMO_OPSET = 23  # emits `Attention` for every scaled_dot_product_attention
-_LEGACY_OPSET = 20  # the last one TorchScript's exporter writes; has Gelu and LayerNormalization
+_LEGACY_OPSET = 20  # the newest that TorchScript's exporter writes; has Gelu and LayerNormalization
 
 Example = tuple[Array, Mapping[str, Array]]
 """An input batch and PyTorch's outputs for it."""
@@ -33,29 +33,29 @@ Example = tuple[Array, Mapping[str, Array]]
 def export(
     module: torch.nn.Module, examples: Sequence[Example], *, input_name: str, batch: Batch, path: Path
 ) -> ExportRecord:
-    """Write `module` to `path` with the first exporter whose graph gives PyTorch's numbers on every example.
+    """Export `module` with the first exporter whose graph gives PyTorch's numbers on every example.
 
-    The dynamo exporter comes first: it keeps attention as one operator and module paths in node names. The legacy one
-    is the fall-back; what failed before it is in the record.
+    The dynamo exporter comes first, because it keeps attention as one operator and module paths in node names. The
+    legacy exporter is the fall-back. The record contains the failures before the one that succeeded.
 
     Args:
-        module: in eval mode, called with one NCHW float32 tensor.
-        examples: batches with PyTorch's outputs; the first one is traced. A dynamic batch wants two sizes.
-        input_name: the graph input's name.
-        batch: static, or the range of the first dimension.
-        path: the ONNX file to write; large weights go beside it.
+        module: the model in eval mode, called with one NCHW float32 tensor.
+        examples: batches with PyTorch's outputs; the first one is traced. A dynamic batch needs two sizes.
+        input_name: the name of the graph's input.
+        batch: a fixed batch size, or the range of the first dimension.
+        path: the ONNX file to write. Large weights go beside it.
 
     Raises:
-        ExportError: no exporter made a graph with the same numbers.
+        ExportError: no exporter wrote a graph with the same numbers.
     """
     failures: list[Attempt] = []
     for exporter, opset, write in (("dynamo", _DYNAMO_OPSET, _dynamo), ("legacy", _LEGACY_OPSET, _legacy)):
         try:
             _write(write, module, examples[0], input_name, batch, path)
             parity = check(path, examples, input_name)
-        except Exception as error:  # exporters fail in every way there is; the next one is tried, all are reported
+        except Exception as error:  # exporters raise all kinds of errors; try the next one, and report all failures
             if isinstance(error, OSError) and error.errno in DISK_FULL:
-                raise  # no other exporter would do better, and what it left would hide why
+                raise  # the next exporter would fail too, with an error that hides the reason
             failures.append(Attempt(exporter=exporter, error=_one_line(error)))
         else:
             if (reason := disagreement(parity)) is None:
@@ -65,27 +65,27 @@ def export(
     reasons = "; ".join(f"{f.exporter}: {f.error}" for f in failures)
     raise ExportError(
         f"no exporter could turn the model into ONNX ({reasons})",
-        fix="Mend the model, or export it yourself and pass FILE.onnx.",
+        fix="Change the model so that it exports, or export it yourself and pass FILE.onnx.",
     )
 
 
 def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:
-    """The worst parity of the graph in `path` over all examples."""
+    """Return the worst parity of the graph in `path` over all examples."""
     with OnnxSession(path, lean=True) as session:
-        found = [
+        parities = [
             compare(reference, session.run({input_name: image}), batch=image.shape[0]) for image, reference in examples
         ]
     return Parity(
-        max_abs=max(p.max_abs for p in found),
-        reference_max=max(p.reference_max for p in found),
-        cosine=min(p.cosine for p in found),
-        finite=all(p.finite for p in found),
-        batches=tuple(b for p in found for b in p.batches),
+        max_abs=max(p.max_abs for p in parities),
+        reference_max=max(p.reference_max for p in parities),
+        cosine=min(p.cosine for p in parities),
+        finite=all(p.finite for p in parities),
+        batches=tuple(b for p in parities for b in p.batches),
     )
 
 
 def disagreement(parity: Parity) -> str | None:
-    """Why these numbers are not the reference's, or None."""
+    """Return why these numbers do not count as the reference's, or None if they do."""
     if not parity.finite:
         return "the outputs are not finite, or do not match in number or shape"
     if parity.cosine < LEAST_COSINE or parity.max_abs > LARGEST_RELATIVE_DIFFERENCE * parity.reference_max:
@@ -107,7 +107,7 @@ def _write(
     image, outputs = example
 
     class Flat(torch.nn.Module):
-        """The model with a tuple of tensors as its output: mappings do not trace."""
+        """The model with a tuple of tensors as its output: mappings cannot be traced."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -116,9 +116,9 @@ def _write(
         def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return tuple(named_outputs(self.model(image)).values())
 
-    single = list(outputs) == ["output"]
-    with _quiet(), torch.inference_mode(False), torch.no_grad():
-        write(module if single else Flat(), torch.from_numpy(image), input_name, list(outputs), batch, path)
+    has_one_output = list(outputs) == ["output"]
+    with _warnings_off(), torch.inference_mode(False), torch.no_grad():
+        write(module if has_one_output else Flat(), torch.from_numpy(image), input_name, list(outputs), batch, path)
 
 
 def _dynamo(
@@ -134,8 +134,9 @@ def _dynamo(
         dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
     )  # fmt: skip
     assert program is not None
-    # The optimiser's rules live as long as the process and keep the last graph they saw, and with it PyTorch's weights:
-    # those it started from (a folded one is in no list of the graph afterwards), and those it ended with.
+    # The optimizer's rules live as long as the process. They keep the last graph that they saw, and with it PyTorch's
+    # weights. Both are released below: the weights before optimizing, because the graph no longer lists folded ones
+    # afterwards, and the weights after it.
     weights = list(program.model.graph.initializers.values())
     try:
         program.optimize()
@@ -152,34 +153,34 @@ def _legacy(
     import torch
 
     axes = None if batch.static else {name: {0: "batch"} for name in (input_name, *outputs)}
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
-        with _stdout_dropped():
+        with _stdout_off():
             torch.onnx.export(
                 module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
                 output_names=outputs, dynamic_axes=axes, do_constant_folding=True,
             )  # fmt: skip
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextlib.contextmanager
-def _stdout_dropped() -> Iterator[None]:
-    """Drop what C++ code prints: the legacy exporter ends every failure with the whole TorchScript graph."""
-    kept = os.dup(1)
+def _stdout_off() -> Iterator[None]:
+    """Discard what C++ code prints: when the legacy exporter fails, it prints the whole TorchScript graph."""
+    stdout = os.dup(1)
     try:
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 1)
+        with Path(os.devnull).open("wb") as devnull:
+            os.dup2(devnull.fileno(), 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters warn of things no user can act on; what fails is reported by the ladder."""
+def _warnings_off() -> Iterator[None]:
+    """Silence exporters' warnings, which users can do nothing about. Failures are reported by `export`."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from tests.graphs import WIDTH, dynamo, images, raised, redrawn, tokens
-from vitdeploy.graph.blocks import Part, parts
-from vitdeploy.graph.extra_outputs import computed, with_outputs
+from vitdeploy.graph.blocks import Part, find_parts
+from vitdeploy.graph.extra_outputs import tensors_between, with_outputs
 from vitdeploy.graph.model import Graph
 from vitdeploy.session import Array
 
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
 
 class Parallel(nn.Module):
-    """Attention and MLP read the same norm, and both are added at once, as in ViT-22B; its stream is an output too."""
+    """As in ViT-22B, attention and MLP read one norm and are added together; the stream is an output too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,13 +65,13 @@ def swin() -> nn.Module:
 
 def found(module: nn.Module, x: Array) -> list[Part]:
     graph, structure, _ = raised(dynamo(redrawn(module), x))
-    return parts(graph, structure)
+    return find_parts(graph, structure)
 
 
 def test_norms_before(exported: Callable[[str], bytes]) -> None:
     for kind in ("dynamo", "dynamo-batch", "legacy-17"):
         graph, structure, _ = raised(exported(kind))
-        stem, *blocks, head = parts(graph, structure)
+        stem, *blocks, head = find_parts(graph, structure)
         assert [(p.block, len(p.spots)) for p in blocks] == [(0, 9), (1, 9)], kind
         assert [p.start for p in (*blocks, head)] == [p.end for p in (stem, *blocks)]
         assert [s.kind for s in blocks[0].spots] == [
@@ -84,7 +84,7 @@ def test_norms_before(exported: Callable[[str], bytes]) -> None:
 def test_the_end_is_what_the_next_norm_reads(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     by_tensor = {v.name: v for node in graph.nodes for v in node.outputs}
-    for part in parts(graph, structure)[:-1]:
+    for part in find_parts(graph, structure)[:-1]:
         readers = {use.node.op_type for use in by_tensor[part.end].uses()}
         assert "LayerNormalization" in readers
         assert by_tensor[part.end].producer().op_type == "Add"
@@ -96,7 +96,7 @@ def test_pytorchs_encoder_with_norms_before_or_behind(norm_first: bool) -> None:
     assert [p.name for p in blocks] == ["encoder.layers.0", "encoder.layers.1"]
     assert all(p.spots[-1].kind == "sum" for p in blocks)
     norms = [s.layer for s in blocks[1].spots if s.kind == "norm"]
-    # Behind: the sum is where the block ends; its last norm is the first thing in what follows.
+    # With norms behind, the block ends at the sum, and its last norm is the first spot of the next part.
     first = "encoder.layers.1.norm1" if norm_first else "encoder.layers.0.norm2"
     assert (norms[0], stem.name, head.name) == (first, "stem", "head")
 
@@ -120,7 +120,7 @@ def test_branches_in_parallel_and_streams_that_are_outputs() -> None:
 
 def test_a_spot_reads_the_nearest_above(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
-    block = parts(graph, structure)[1]
+    block = find_parts(graph, structure)[1]
     reads = {spot.layer: spot.reads for spot in block.spots}
     tensors = {spot.layer: spot.tensor for spot in block.spots}
     assert reads["blocks.0.norm1"] == (block.start,)
@@ -137,14 +137,14 @@ def test_without_attention_it_is_one_part() -> None:
 
 def test_watched_tensors_are_given_and_missing_ones_left_out(exported: Callable[[str], bytes], tmp_path: Any) -> None:
     graph, structure, _ = raised(exported("dynamo"))
-    _, block, *_ = parts(graph, structure)
+    _, block, *_ = find_parts(graph, structure)
     path = tmp_path / "watched.onnx"
     assert with_outputs(graph, [block.end, "nowhere", "output_0"], path) == {block.end, "output_0"}
     assert [o.name for o in onnx.load(path).graph.output] == ["output_0", block.end]
     assert len(graph.model.graph.outputs) == 1, "the graph that was given stays as it was"
-    inside = computed(path, block.start, block.end)
+    inside = tensors_between(path, block.start, block.end)
     assert inside[-1] == block.end
     assert block.start not in inside
     assert {spot.tensor for spot in block.spots} <= set(inside)
     assert isinstance(graph, Graph)
-    assert np.all([name in computed(path, "input", block.end) for name in inside])
+    assert np.all([name in tensors_between(path, "input", block.end) for name in inside])

@@ -1,4 +1,4 @@
-"""Loading refuses what is damaged or points elsewhere; saving keeps what was there."""
+"""Loading refuses damaged files and data outside the folder; saving keeps everything."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, way: str, i
     secret.write_bytes(SECRET)
     (folder / "link").symlink_to(secret)
     location = {"relative": "../secret", "absolute": str(secret), "link": "link"}[way]
-    with pytest.raises(GraphError, match="'w' lies outside its folder"):
+    with pytest.raises(GraphError, match="'w' lies outside the folder of the model"):
         load(external(folder, location, inside_node=inside_node))
 
 
@@ -96,7 +96,7 @@ def test_what_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_what_is_saved_elsewhere_does_not_need_the_old_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside_node: bool, large: bool
 ) -> None:
-    """ViT-Base has external data in float32 and none in INT8; what stayed float32 pointed to the old file."""
+    """ViT-Base has external data in float32 and none in INT8; float32 tensors must not point to the old file."""
     if large:
         monkeypatch.setattr(models, "_EXTERNAL_ABOVE_BYTES", 100)
     (tmp_path / "weights.bin").write_bytes(np.full(100, 3, np.float32).tobytes())
@@ -131,10 +131,10 @@ def test_replace_keeps_the_name_of_what_it_takes_over() -> None:
     assert run(graph, np.zeros(2, np.float32))["y"].tolist() == [0.5, 0.5]
 
 
-def test_what_an_operator_lacks_is_named() -> None:
+def test_a_missing_input_of_an_operator_is_named() -> None:
     graph = Graph(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10))
     node = ir.node("MatMul", [ir.Value(name="x"), None], name="blocks.0/MatMul")
-    with pytest.raises(GraphError, match=r"blocks\.0/MatMul \(MatMul\) lacks its input 1"):
+    with pytest.raises(GraphError, match=r"blocks\.0/MatMul \(MatMul\) has no input 1"):
         operand(node, 1)
     with pytest.raises(GraphError, match="x is not a constant"):
         array(node.inputs[0])

@@ -1,4 +1,4 @@
-"""The plain runner, and the comparison that every parity check rests on."""
+"""The ONNX Runtime session, and the comparison that every parity check rests on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention probabilities read out of graphs: of every form of attention, equal to their definition."""
+"""The probabilities that are read out of every form of attention equal their definition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Probabilities = dict[str, Any]
 
 
 def read(graph: Graph, structure: Structure, path: Path, feeds: dict[str, Any]) -> Probabilities:
-    """What every tap gives."""
+    """The probabilities of every tap."""
     tapped, taps, missing = with_taps(graph, structure)
     assert missing == {}
     tapped.save(path)
@@ -42,9 +42,9 @@ def hand_written(
     rng = np.random.default_rng(0)
     kind = np.float16 if dtype == "float16" else np.float32
     feeds = {name: 2 * rng.standard_normal(shape).astype(kind) for name, shape in shapes.items()}
-    told = ", ".join(f"{dtype}[{','.join(map(str, shape))}] {name}" for name, shape in shapes.items())
+    inputs = ", ".join(f"{dtype}[{','.join(map(str, shape))}] {name}" for name, shape in shapes.items())
     graph = parsed(
-        f'<ir_version: 11, opset_import: ["" : 23]> vit ({told}) => ({dtype} y) {{ '
+        f'<ir_version: 11, opset_import: ["" : 23]> vit ({inputs}) => ({dtype} y) {{ '
         f"o = Attention<scale = 0.3>(q, k, v{'' if bias is None else ', bias'}) y = Identity(o) }}"
     )
     next(graph.nodes).name = "site/Attention"
@@ -61,33 +61,33 @@ def hand_written(
 def test_the_probabilities_are_those_of_the_definition(form: str, bias: tuple[int, ...] | None, tmp_path: Path) -> None:
     graph, structure, (feeds, expected) = hand_written(3, 6, 5, bias)
     passes.run(FORMS[form], graph)
-    found = read(graph, structure, tmp_path / "tapped.onnx", feeds)["site"]
-    assert found.shape == (1, 3, 6, 5)
-    assert np.abs(found - expected).max() < 1e-6
+    probabilities = read(graph, structure, tmp_path / "tapped.onnx", feeds)["site"]
+    assert probabilities.shape == (1, 3, 6, 5)
+    assert np.abs(probabilities - expected).max() < 1e-6
 
 
-def test_queries_that_were_dealt_to_two_heads_come_together_again(tmp_path: Path) -> None:
+def test_a_head_that_was_split_in_two_is_merged_again(tmp_path: Path) -> None:
     graph, structure, (feeds, expected) = hand_written(1, 6, 5, None, "float16")
     fit = FitAttention(kernel=FusedAttention(smallest=16, largest=64, multiple=8))
     assert [record.fired for record in passes.run([fit, LowerPrimitives()], graph)] == [1, 1]
-    found = read(graph, structure, tmp_path / "tapped.onnx", feeds)["site"]
-    assert found.shape == (1, 1, 6, 5)
-    assert np.abs(found - expected).max() < 4e-3, "a few steps of float16"
+    probabilities = read(graph, structure, tmp_path / "tapped.onnx", feeds)["site"]
+    assert probabilities.shape == (1, 1, 6, 5)
+    assert np.abs(probabilities - expected).max() < 4e-3, "a few steps of float16"
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "legacy-17"])
 def test_every_form_of_a_model_gives_the_same(exported: Callable[[str], bytes], exporter: str, tmp_path: Path) -> None:
-    seen = []
+    results = []
     for number, form in enumerate(FORMS.values()):
         graph, structure, _ = raised(exported(exporter))
         passes.run(form, graph)
         feed = {graph.model.graph.inputs[0].name or "": images(1)}
-        seen.append(read(graph, structure, tmp_path / f"{number}.onnx", feed))
-    assert len(seen[0]) == 2
-    for name, first in seen[0].items():
+        results.append(read(graph, structure, tmp_path / f"{number}.onnx", feed))
+    assert len(results[0]) == 2
+    for name, first in results[0].items():
         assert first.shape == (1, 2, 17, 17)
         assert np.abs(first.sum(-1) - 1).max() < 1e-5
-        assert all(np.abs(other[name] - first).max() < 1e-5 for other in seen[1:])
+        assert all(np.abs(other[name] - first).max() < 1e-5 for other in results[1:])
 
 
 def test_the_graph_itself_stays_as_it_is(exported: Callable[[str], bytes]) -> None:
@@ -102,4 +102,4 @@ def test_a_site_without_its_softmax_is_missing_by_name(exported: Callable[[str],
     lost = structure.attention[0].model_copy(update={"name": "elsewhere", "nodes": ("elsewhere/Attention",)})
     _, taps, missing = with_taps(graph, structure.model_copy(update={"attention": (lost, structure.attention[1])}))
     assert [tap.site.name for tap in taps] == [structure.attention[1].name]
-    assert "its softmax is not in the graph" in missing["elsewhere"]
+    assert "the graph has no node that gives its softmax" in missing["elsewhere"]

@@ -1,4 +1,4 @@
-"""A model in its own terms, whichever exporter wrote it."""
+"""The structure of a model is the same from every exporter."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Mlp(nn.Module):
 
 
 class QuickGelu(nn.Module):
-    """CLIP's."""
+    """CLIP's activation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.sigmoid(1.702 * x)
@@ -81,7 +81,7 @@ def test_both_linears_of_a_gate_are_fc1() -> None:
 
 
 class MixMlp(nn.Module):
-    """SegFormer's: a depthwise convolution between the first linear and the activation; and a head of two linears."""
+    """SegFormer's MLP, with a depthwise convolution before the activation, and a head of two linears."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,17 +122,17 @@ def test_it_is_stored_for_devices_without_onnx(tmp_path: Path, exported: Callabl
     assert structures.load(tmp_path / "sites.json") == structure
 
 
-def test_located_finds_a_cores_own_nodes() -> None:
+def test_locate_attention_finds_the_nodes_of_each_site() -> None:
     sites: Any = (
         AttentionSite(name="blocks.1", nodes=("x",), block=0),
         AttentionSite(name="gone", nodes=("y",), block=1),
     )
     names = ["blocks.1/Attention/qk", "blocks.1/Attention", "blocks.11/Attention/qk", "blocks.1/AttentionPool"]
-    located = Structure(attention=sites, linears=(), norms=()).located(names)
+    located = Structure(attention=sites, linears=(), norms=()).locate_attention(names)
     assert [site.nodes for site in located.attention] == [("blocks.1/Attention/qk", "blocks.1/Attention"), ("y",)]
 
 
-def test_a_gemm_that_stays_tells_its_size_in_the_order_of_the_product() -> None:
+def test_the_size_of_a_gemm_is_in_the_order_of_the_product() -> None:
     text = """<ir_version: 9, opset_import: ["" : 23]> g (float[2, 4] x) => (float[2, 6] y)
     { y = Gemm <transB = 1> (x, w) }"""
     [linear] = recognize(parsed(text, w=np.ones((6, 4), np.float32)), {}).linears

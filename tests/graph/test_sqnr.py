@@ -1,4 +1,4 @@
-"""Signal, noise and what is not finite."""
+"""Signal, noise, and numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_batches_add_up_to_the_whole() -> None:
     a = RNG.standard_normal((4, 5, 6)).astype(np.float32)
     b = a + 0.1 * RNG.standard_normal(a.shape).astype(np.float32)
     whole, parts = Noise(), Noise()
-    whole.see(a, b)
+    whole.add(a, b)
     for one in range(4):
-        parts.see(a[one], b[one])
+        parts.add(a[one], b[one])
     assert parts.sqnr_db == pytest.approx(whole.sqnr_db)
     assert whole.sqnr_db == pytest.approx(20, abs=1.5)
     assert parts.cosine == pytest.approx(float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)), rel=1e-6)
@@ -44,13 +44,13 @@ def test_batches_add_up_to_the_whole() -> None:
 def test_half_precision_is_summed_in_full() -> None:
     a = np.full(1000, 300.0, np.float16)  # its squares are beyond float16
     noise = Noise()
-    noise.see(a, a + np.float16(3))
+    noise.add(a, a + np.float16(3))
     assert noise.sqnr_db == pytest.approx(40, abs=0.1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_infinitely_far_and_counted(value: float) -> None:
     noise = Noise()
-    noise.see(np.ones(4), np.array([1, value, value, 1]))
-    noise.see(np.ones(4), np.ones(4))
+    noise.add(np.ones(4), np.array([1, value, value, 1]))
+    noise.add(np.ones(4), np.ones(4))
     assert (noise.sqnr_db, noise.nonfinite, noise.cosine) == (-MOST_DB, 2, 0.0)

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.graphs import images, legacy, parsed
 from vitdeploy import passes
-from vitdeploy.graph.onnx_session import OnnxSession, counters
+from vitdeploy.graph.onnx_session import OnnxSession, read_counters
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.structure import AttentionSite, Linear, Structure
 from vitdeploy.measure.profiling import ROLES, profile
@@ -31,7 +31,7 @@ def lowered(vit: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Lowered
     passes.run(order.lowering(dialect), graph)
     path = tmp_path_factory.mktemp("profile") / "graph.onnx"
     graph.save(path)
-    return path, structure.located(node.name or "" for node in graph.nodes)
+    return path, structure.locate_attention(node.name or "" for node in graph.nodes)
 
 
 def opened(engine: str, path: Path) -> Session:
@@ -75,7 +75,7 @@ def test_the_slower_half_of_the_runs_is_left_out_of_ort_counters() -> None:
         kernel = {"cat": "Node", "name": "a_kernel_time", "ts": start + 1, "dur": dur - 10, "args": {"op_name": "Add"}}
         return [{"name": "model_run", "ts": start, "dur": dur}, kernel]
 
-    found = counters([*run(0, 100), *run(1000, 900), *run(3000, 110), *run(4000, 500)])
+    found = read_counters([*run(0, 100), *run(1000, 900), *run(3000, 110), *run(4000, 500)])
     assert (found.runs, found.total_ms) == (2, pytest.approx(0.105))
     assert found.operators == (OperatorTime("a", "Add", ("a",), pytest.approx(0.095)),)
 

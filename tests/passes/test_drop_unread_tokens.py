@@ -1,4 +1,4 @@
-"""Tokens that nothing reads cost nothing, and no number changes."""
+"""Tokens that nothing reads are not computed, and no number changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.graphs import apply, dynamo, images, legacy, parsed, raised, redrawn, run, types
 from vitdeploy import passes
-from vitdeploy.graph.blocks import parts
+from vitdeploy.graph.blocks import find_parts
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
@@ -39,7 +39,7 @@ def graph_of(body: str) -> Graph:
 
 
 def tokens_of(graph: Graph, op: str) -> list[int | None]:
-    """The second size of what each of these operators gives."""
+    """The second size of the output of each of these operators."""
     return [(dims(node.outputs[0]) or (0, 0))[1] for node in graph.nodes if node.op_type == op]
 
 
@@ -93,7 +93,7 @@ REACH = {
 
 
 @pytest.mark.parametrize("form", list(REACH))
-def test_it_reaches_as_far_as_tokens_are_apart(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_selection_moves_up_through_operators_on_single_tokens(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, expected = REACH[form]
     monkeypatch.setitem(WEIGHTS, "positions0", WEIGHTS["positions"][0])
     monkeypatch.setitem(WEIGHTS, "heads2", np.array([-1, N, C]))
@@ -201,10 +201,10 @@ def _work(graph: Graph) -> int:
 
 def test_blocks_are_still_found(exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
-    names = [part.name for part in parts(graph, structure)]
+    names = [part.name for part in find_parts(graph, structure)]
     passes.run([UnpackQkv(), DropUnreadTokens(), RemoveDead()], graph)
-    found = recognize(graph, {})
-    assert [part.name for part in parts(graph, found)] == names
-    assert [site.tokens for site in found.attention] == [17, 1]
-    assert [site.key_tokens for site in found.attention] == [17, 17]
-    assert [linear.block for linear in found.linears] == [None, *[0] * 6, *[1] * 6, None]
+    new_structure = recognize(graph, {})
+    assert [part.name for part in find_parts(graph, new_structure)] == names
+    assert [site.tokens for site in new_structure.attention] == [17, 1]
+    assert [site.key_tokens for site in new_structure.attention] == [17, 17]
+    assert [linear.block for linear in new_structure.linears] == [None, *[0] * 6, *[1] * 6, None]

@@ -1,4 +1,4 @@
-"""Attention brought within a fused kernel's limits: what changes, the same numbers, and what stays."""
+"""Attention is padded and split for a fused kernel, and keeps its numbers."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def attention(
 
 def feeds(graph: Graph, batch: int = 2) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    made = {}
+    values = {}
     for value in graph.model.graph.inputs:
         shape = [n if isinstance(n, int) else batch for n in value.shape or ()]
         drawn = rng.standard_normal(shape)
-        made[value.name or ""] = drawn > -1 if str(value.dtype) == "BOOL" else drawn.astype(np.float16)
-    return made
+        values[value.name or ""] = drawn > -1 if str(value.dtype) == "BOOL" else drawn.astype(np.float16)
+    return values
 
 
 def softmax_of_scores(q: Any, k: Any, v: Any, bias: Any = None) -> Any:
@@ -95,7 +95,7 @@ def test_heads_are_padded_to_one_size(d: int, e: int, before: list[str], after: 
 
 @pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize("d", [16, 24])
-def test_queries_of_a_single_head_are_dealt_to_two(bias: str, d: int) -> None:
+def test_queries_of_a_single_head_are_split_in_two(bias: str, d: int) -> None:
     graph = attention("1", heads=1, d=str(d), e=16, bias=BIASES[bias])
     result = apply(FIT, graph)
     assert (result.fired, result.refused) == (1, {})
@@ -146,7 +146,7 @@ def test_an_odd_single_head_is_still_padded() -> None:
     check_numbers(graph)
 
 
-def test_only_targets_with_a_particular_kernel_ask_for_it() -> None:
+def test_only_targets_with_such_a_kernel_have_the_pass() -> None:
     plain = Dialect(opset=20, attention="primitives")
     assert not any(isinstance(p, FitAttention) for p in order.lowering(plain))
     fitted = order.lowering(Dialect(opset=20, attention="primitives", fused_attention=FIT.kernel))

@@ -1,4 +1,4 @@
-"""An attention's scale goes into the columns of the weight that make its query, wherever they are."""
+"""The scale of an attention is folded into the columns of its query, in every packing order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def vit(q: str, k: str = "", v: str = "", *, linear: str = "m = MatMul(x, w) l =
 
 
 def check(model: str, fired: int, reason: str | None = None) -> Array:
-    """The columns that the pass scaled, as a mask; the numbers stay."""
+    """Return the columns that the pass scaled, as a mask, and check that the numbers are the same."""
     weight = draw(C, 3 * C)
     graph = parsed(model, **CONSTANTS, w=weight, b=draw(3 * C), gamma=draw(SIZE), square=draw(C, C))
     before, inputs = types(graph), [tokens(1), tokens(3)]
@@ -157,14 +157,14 @@ REFUSED = {
         vit(GATHERED.replace("q = Gather", "p = Gather") + " r = Mul(p, gamma) q = Add(r, p)"),
         "Add.8 (Add) stands between its query and a linear",
     ),
-    "keys are queries": (vit(GATHERED.replace("take1", "take0")), "something else reads its query too"),
+    "keys are queries": (vit(GATHERED.replace("take1", "take0")), "another node reads its query too"),
     "query is read": (
         vit(GATHERED, tail="p = Add(o, q) y = Identity(p)"),
-        "something else reads its query too",
+        "another node reads its query too",
     ),
     "projection is read": (
         vit(GATHERED, tail="s = ReduceMax<keepdims = 0>(l) y = Add(o, s)"),
-        "something else reads its query too",
+        "another node reads its query too",
     ),
     "before the bias": (
         vit(GATHERED, tail="s = ReduceMax<keepdims = 0>(m) y = Add(o, s)"),
@@ -188,21 +188,21 @@ def test_refuses_a_shape_that_is_not_known() -> None:
     graph = parsed(model, **CONSTANTS, w=draw(C, 3 * C), b=draw(3 * C))
     result = apply(FoldAttentionScale(), graph)
     assert result.fired == 0
-    assert list(result.refused.values()) == ["its query's columns are not known: the shape of l is not known"]
+    assert list(result.refused.values()) == ["the columns of its query are not known: the shape of l is not known"]
 
 
 def test_refuses_when_something_reads_another_image_of_the_batch() -> None:
     tail = "s = Slice(l, from1, from2, from0) r = ReduceMax<keepdims = 0>(s) y = Add(o, r)"
     graph = parsed(vit(GATHERED, tail=tail), **CONSTANTS, w=draw(C, 3 * C), b=draw(3 * C))
     (reason,) = apply(FoldAttentionScale(), graph).refused.values()
-    assert reason == "its query's columns are not known: Slice.8 takes nothing of a batch of one"
+    assert reason == "the columns of its query are not known: Slice.8 gives an empty result for a batch of one"
 
 
 def test_refuses_a_choice_that_depends_on_the_image() -> None:
     tail = "n = Shape(o) s = Gather<axis = 2>(l, n) r = ReduceMax<keepdims = 0>(s) y = Add(o, r)"
     graph = parsed(vit(GATHERED, tail=tail), **CONSTANTS, w=draw(C, 3 * C), b=draw(3 * C))
     (reason,) = apply(FoldAttentionScale(), graph).refused.values()
-    assert reason == "its query's columns are not known: what Gather.9 does depends on the image"
+    assert reason == "the columns of its query are not known: how Gather.9 moves numbers depends on the image"
 
 
 def test_an_attention_without_a_stated_scale_is_refused() -> None:
@@ -216,10 +216,10 @@ def test_a_query_that_no_linear_makes_is_refused() -> None:
         f'<ir_version: 11, opset_import: ["" : 23]> vit ({shape} q, {shape} k) => (float y)'
         f" {{ y = Attention<scale = {SCALE}>(q, k, k) }}"
     )
-    assert apply(FoldAttentionScale(), graph).refused == {"Attention.0": "its query is no linear's output"}
+    assert apply(FoldAttentionScale(), graph).refused == {"Attention.0": "its query is not the output of a linear"}
 
 
-def test_a_shared_weight_stays_the_other_linears() -> None:
+def test_a_weight_that_another_linear_shares_does_not_change() -> None:
     assert check(vit(GATHERED, tail="m2 = MatMul(x, w) r = ReduceMax<keepdims = 0>(m2) y = Add(o, r)"), 1).sum() == C
 
 

@@ -1,4 +1,4 @@
-"""A batch normalization goes into the product beside it."""
+"""A batch normalization is folded into the product before or behind it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def vit(body: str, x: Array) -> str:
 
 
 def check(body: str, x: Array, fired: int, operators: list[str] | None = None, **constants: Array) -> None:
-    """Without `operators`: the graph must stay as it is."""
+    """Without `operators`, the graph must not change."""
     norm = {"gamma": draw(C), "beta": draw(C), "mean": draw(C), "var": 0.5 + draw(C) ** 2}
     graph = parsed(vit(body, x), **norm, **{"w": draw(C, C), "b": draw(C), **constants})
     before, reference = types(graph), run(graph, x)["y"]
@@ -109,7 +109,7 @@ def test_leaves_a_factor_or_shift_for_each_pixel_alone(f: tuple[int, ...], s: tu
     check(body, IMAGE, 0, w=draw(C, C, 1, 1), f=draw(*f), s=draw(*s))
 
 
-def test_leaves_a_factor_that_something_else_reads_alone() -> None:
+def test_leaves_a_factor_that_another_node_reads_alone() -> None:
     constants = {"w": draw(C, C, 1, 1), "f": draw(C, 1, 1), "s": draw(C, 1, 1)}
     check("c = Conv(x, w, b) m = Mul(c, f) a = Add(m, s) y = Mul(a, m)", IMAGE, 0, **constants)
     check("c = Conv(x, w, b) m = Mul(c, f) a = Add(m, s) y = Mul(a, c)", IMAGE, 0, **constants)

@@ -1,4 +1,4 @@
-"""What does not depend on the image goes: fills, paddings by nothing. What does stays."""
+"""Fills and empty paddings that do not depend on the image are folded; all others stay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_pad_by_nothing_goes(mode: str) -> None:
 
 
 def test_a_pad_by_a_computed_nothing_goes() -> None:
-    """As Swin's legacy export computes it: of a filled constant."""
+    """Swin's legacy export computes the padding from a filled constant."""
     graph = parsed(model("z = ConstantOfShape(n) c = Cast<to = 7>(z) p = Pad(x, c) y = Relu(p)"), n=np.array([6]))
     FoldConstants().apply(graph)
     assert types(graph) == ["Relu"]

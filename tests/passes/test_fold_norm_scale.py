@@ -1,4 +1,4 @@
-"""A factor behind a LayerNorm goes inside, when it is one for each channel."""
+"""A factor for each channel behind a LayerNorm is folded into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph takes pixels, and gives what it gave for the image that preprocessing made of them."""
+"""A graph that takes pixels gives the same numbers as before for the preprocessed image."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def check(body: str, form: InputForm, operators: list[str], *, half: bool = Fals
     reference = run(graph, fed(PIXELS, PREPROCESS, "normalized"))["y"]
     assert apply(folding(form, half=half), graph).fired == 1
     assert types(graph) == (["Cast"] if form == "uint8" else []) + operators
-    found = run(graph, fed(PIXELS, PREPROCESS, form))["y"]
-    assert np.abs(found - reference).max() < 1e-5 * np.abs(reference).max()
+    result = run(graph, fed(PIXELS, PREPROCESS, form))["y"]
+    assert np.abs(result - reference).max() < 1e-5 * np.abs(reference).max()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -63,7 +63,7 @@ def test_computes_what_it_cannot_fold(body: str, operators: list[str]) -> None:
     check(body, "uint8", ["Mul", "Add", *operators], d=RNG.standard_normal((6, 1, 4, 4)))
     graph = parsed(vit("y = Relu(x)"))
     refused = apply(folding("pixels"), graph).refused
-    assert refused == {"x": "no convolution alone reads the image: normalized before it"}
+    assert refused == {"x": "it is not read by one convolution alone: its normalization is computed in the graph"}
 
 
 def test_weights_for_float16_are_not_subnormal() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.graphs import Site, differs, expected, legacy, parsed, raised, redrawn, run, tokens, types
-from vitdeploy.passes._known_sizes import fix_sizes
+from vitdeploy.passes._known_sizes import fold_fixed_sizes
 
 X = np.zeros((3, 5, 7), np.float32)
 
@@ -34,9 +34,9 @@ FIXED = {
 def test_fixes_what_does_not_vary(name: str) -> None:
     body, sizes = FIXED[name]
     graph = parsed(model(body), **CONSTANTS)
-    assert fix_sizes(graph) == 1
-    found = run(graph, X)["y"]
-    assert (found.shape, found.tolist()) == (np.shape(sizes), sizes)
+    assert fold_fixed_sizes(graph) == 1
+    result = run(graph, X)["y"]
+    assert (result.shape, result.tolist()) == (np.shape(sizes), sizes)
     assert "Identity" in types(graph)
 
 
@@ -53,7 +53,7 @@ def test_fixes_what_does_not_vary(name: str) -> None:
 def test_leaves_what_varies(body: str, shape: str) -> None:
     graph = parsed(model(body, shape), **CONSTANTS)
     before = types(graph)
-    assert (fix_sizes(graph), types(graph)) == (0, before)
+    assert (fold_fixed_sizes(graph), types(graph)) == (0, before)
 
 
 def test_the_scale_of_attention_is_seen_with_a_dynamic_batch() -> None:

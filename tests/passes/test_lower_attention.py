@@ -174,7 +174,7 @@ HEADS_FIRST = "{0}h = Reshape({0}x, heads) {0} = Transpose<perm = [0, 2, 1, 3]>(
     [("qkv", []), ("q", []), ("kv", ["Transpose", "Reshape"]), ("", ["Transpose", "Reshape"])],
 )
 def test_multihead_reads_channels_last_where_it_can(channels_last: str, operators: list[str]) -> None:
-    """Keys and values only together: the operator takes both in the same form."""
+    """Keys and values only together, because the operator takes both in the same form."""
     inputs = ", ".join(
         f"float[{B},{N},{H * D}] {n}x" if n in channels_last else f"float[{B},{H},{N},{D}] {n}" for n in "qkv"
     )
@@ -186,8 +186,8 @@ def test_multihead_reads_channels_last_where_it_can(channels_last: str, operator
     graph = parsed(text, heads=np.array([0, 0, H, D]))
     assert apply(LowerMultihead(), graph).fired == 1
     apply(RemoveDead(), graph)
-    found = types(graph)
-    assert found[: found.index("MultiHeadAttention")] == operators
+    op_types = types(graph)
+    assert op_types[: op_types.index("MultiHeadAttention")] == operators
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((B, H, N, D)).astype(np.float32) for _ in "qkv")
     fed = {
@@ -198,7 +198,7 @@ def test_multihead_reads_channels_last_where_it_can(channels_last: str, operator
     assert np.abs(y - softmax_of_scores(q, k, v)).max() < 1e-5
 
 
-def test_multihead_does_not_read_what_is_taken_apart_otherwise() -> None:
+def test_multihead_does_not_read_what_is_split_in_another_way() -> None:
     """Heads and their channels swapped: (batch, tokens, size, heads) turned to (batch, heads, tokens, size)."""
     text = (
         f'<ir_version: 11, opset_import: ["" : 23]> vit (float[{B},{N},{H * D}] x) => (float y) {{ '
@@ -221,7 +221,7 @@ def test_the_vit_keeps_its_numbers(lowering: Pass, kind: str, vit: Any, exported
         assert differs(graph, images(batch), expected(vit, images(batch))) is None
 
 
-def test_an_inner_value_does_not_take_the_name_of_the_one_it_helps_to_make() -> None:
+def test_an_inner_value_does_not_take_the_name_of_the_result() -> None:
     graph = parsed(attention())
     (core,) = (n for n in graph.nodes if n.op_type == "Attention")
     core.name, core.outputs[0].name = "m/Attention", "m/Attention:0"  # as NameNodes leaves it

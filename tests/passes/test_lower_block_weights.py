@@ -68,7 +68,7 @@ def test_what_has_no_blocks_is_refused() -> None:
     graph = linear()
     weights.write(graph, ["MatMul.0"], WeightStorage(8))
     result = apply(LowerBlockWeights(), graph)
-    assert (result.fired, list(result.refused.values())) == (0, ["its weight has no blocks along its inputs"])
+    assert (result.fired, list(result.refused.values())) == (0, ["its weight has no blocks along its input channels"])
     graph = linear()
     weights.write(graph, ["MatMul.0"], WeightStorage(8, 96))
     result = apply(LowerBlockWeights(), graph)

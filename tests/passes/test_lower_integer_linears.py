@@ -39,7 +39,7 @@ def constants(**more: Any) -> dict[str, Any]:
 
 
 def lowered(model: str, **more: Any) -> tuple[Any, dict[str, str]]:
-    """The graph after the pass, with numbers like those before."""
+    """Return the graph after the pass, which must keep the numbers."""
     graph = parsed(model, **constants(**more))
     reference = run(graph, X)["y"]
     result = apply(LowerIntegerLinears(), graph)
@@ -80,10 +80,10 @@ ROWS = np.full(IN, 0.01, np.float32)
     ("model", "more", "reason"),
     [
         (linear(weight="w, ws, wz"), {"wz": np.arange(OUT, dtype=np.int8)}, "its weight is not symmetric"),
-        (linear(), {"w": np.ones((IN, OUT), np.uint8)}, "its weight is not a constant of int8"),
-        (linear(dq="<axis = 0>"), {"ws": ROWS}, "its weight has no single scale for each output channel"),
+        (linear(), {"w": np.ones((IN, OUT), np.uint8)}, "its weight is not an int8 constant"),
+        (linear(dq="<axis = 0>"), {"ws": ROWS}, "its weight does not have one scale for each output channel"),
         (linear(q="<axis = 2>"), {"s": ROWS, "z": np.zeros(IN, np.int8)}, "its activation has more than one scale"),
-        (linear(activation="s"), {}, "its activation has no zero point of 8 bits"),
+        (linear(activation="s"), {}, "its activation does not have a zero point of 8 bits"),
     ],
 )
 def test_refuses_with_a_reason(model: str, more: dict[str, Any], reason: str) -> None:

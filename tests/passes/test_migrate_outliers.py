@@ -17,12 +17,12 @@ RNG = np.random.default_rng(0)
 
 
 def maxima(graph: Graph) -> dict[str, Array]:
-    found = {}
+    largest = {}
     for node in graph.nodes:
         x = operand(node, 0)
         if node.op_type == "MatMul" and (shape := dims(x)) is not None and shape[-1] is not None:
-            found[x.name or ""] = np.exp(2 * RNG.standard_normal(shape[-1]))
-    return found
+            largest[x.name or ""] = np.exp(2 * RNG.standard_normal(shape[-1]))
+    return largest
 
 
 def block(body: str) -> Graph:
@@ -81,21 +81,21 @@ def test_two_readers_share_one_factor() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (f"{NORM} m = MatMul(n, w) y = Add(m, n)", "Add.2 reads it, which is no linear"),
-        (f"{NORM} y = MatMul(w, n)", "MatMul.1 reads it, which is no linear"),
-        ("n = LayerNormalization(x, c2) y = MatMul(n, w)", "it has no scale for each channel"),
+        (f"{NORM} m = MatMul(n, w) y = Add(m, n)", "Add.2 reads it, which is not a linear"),
+        (f"{NORM} y = MatMul(w, n)", "MatMul.1 reads it, which is not a linear"),
+        ("n = LayerNormalization(x, c2) y = MatMul(n, w)", "it has no constant scale for each channel"),
     ],
 )
-def test_what_is_no_linear_stops_it(body: str, reason: str) -> None:
+def test_a_reader_that_is_no_linear_stops_it(body: str, reason: str) -> None:
     graph = block(body.replace("n = LayerNormalization(x, c2)", "c2 = Abs(g) n = LayerNormalization(x, c2)"))
     result = apply(MigrateOutliers(maxima=maxima(graph), alpha=0.5), graph)
     assert (result.fired, list(result.refused.values())) == (0, [reason])
 
 
-def test_dead_channels_say_nothing() -> None:
+def test_dead_channels_have_no_factor_of_their_own() -> None:
     graph = block(f"{NORM} y = MatMul(n, w)")
-    seen = np.ones(C)
-    seen[3] = 0
-    (factor,) = MigrateOutliers(maxima={"n": seen}, alpha=0.5).factors(graph).values()
+    magnitudes = np.ones(C)
+    magnitudes[3] = 0
+    (factor,) = MigrateOutliers(maxima={"n": magnitudes}, alpha=0.5).factors(graph).values()
     assert np.isfinite(factor).all()
     assert factor[3] == pytest.approx(np.median(np.delete(factor, 3)))

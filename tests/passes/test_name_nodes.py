@@ -1,4 +1,4 @@
-"""Names that people recognise, unique, and nothing of this machine left."""
+"""Names are recognisable and unique, and no metadata of the exporting machine is left."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_nothing_of_the_exporting_machine_is_left(kind: str, exported: Callable[
 
 
 def test_the_exporter_does_leave_paths(exported: Callable[[str], bytes]) -> None:
-    """What the test above rests on."""
+    """The test above rests on this."""
     assert b".py" in exported("dynamo")

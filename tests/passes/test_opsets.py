@@ -63,12 +63,12 @@ def test_an_operator_that_the_opset_lacks_refuses_it(exported: Callable[[str], b
     assert len(result.refused) == 2
 
 
-def test_an_operator_that_meant_something_else_refuses_it() -> None:
+def test_an_operator_with_another_meaning_refuses_it() -> None:
     """Up to opset 20, GroupNormalization has a scale for each group; from 21 on, one for each channel."""
     scale = np.array([1, 2, 3, 4], np.float32)
     graph = parsed(model("y = GroupNormalization<num_groups = 2>(x, s, s)", 23), s=scale)
     result = apply(DeclareOpset(opset=20), graph)
-    assert (result.fired, list(result.refused.values())) == (1, ["GroupNormalization means something else at opset 20"])
+    assert (result.fired, list(result.refused.values())) == (1, ["GroupNormalization has another meaning at opset 20"])
     assert graph.opset == 21
 
 
@@ -92,7 +92,7 @@ def test_types_and_blocks_keep_it_as_high_as_they_need() -> None:
     codes = graph.initializer(np.zeros(4, ml_dtypes.int4), "codes")
     next(iter(graph.nodes)).replace_input_with(0, codes)
     result = apply(DeclareOpset(opset=20), graph)
-    assert (graph.opset, list(result.refused.values())) == (21, ["DequantizeLinear takes no int4 at opset 20"])
+    assert (graph.opset, list(result.refused.values())) == (21, ["DequantizeLinear does not take int4 at opset 20"])
 
 
 def test_an_opset_that_is_low_enough_stays() -> None:

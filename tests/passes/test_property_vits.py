@@ -55,7 +55,7 @@ class Kind:
 
 
 class Attention(nn.Module):
-    """An attention in the words of its `kind`."""
+    """An attention as its `kind` writes it."""
 
     def __init__(self, kind: Kind, width: int, tokens: int) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ def written(kind: Kind, module: nn.Module) -> bytes:
 
 
 def difference(graph: Graph, module: nn.Module, batch: int) -> float:
-    """The largest, over the largest number of the reference."""
+    """The largest difference, relative to the largest number of the reference."""
     parity = compare(expected(module, images(batch)), run(graph, images(batch)), batch=batch)
     return parity.max_abs / parity.reference_max if parity.finite else math.inf
 
@@ -263,7 +263,7 @@ def copy(graph: Graph) -> Graph:
 
 
 def zero(graph: Graph, site: int) -> Graph:
-    """The graph with one attention that gives zeros."""
+    """Return the graph with one attention that gives zeros."""
     core = [node for node in graph.nodes if node.op_type == "Attention"][site]
     tape, old = ir.tape.Tape(), core.outputs[0]
     nothing = tape.initializer(ir.tensor(np.zeros((), np.float32), name=f"{core.name}/nothing"))
@@ -277,7 +277,7 @@ def zero(graph: Graph, site: int) -> Graph:
 
 
 def check(kind: Kind) -> None:
-    """Raise, fold, and lower for every dialect; and see that a lost attention would have been noticed."""
+    """Raise, fold, and lower for every dialect, and check that a lost attention is noticed."""
     module = redrawn(Vit(kind))
     batches = (1, 3) if kind.dynamic else (1,)
     graph = parsed(written(kind, module))

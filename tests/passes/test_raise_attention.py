@@ -191,8 +191,8 @@ def check_raised(module: torch.nn.Module, model: bytes, scale: float) -> None:
     assert (types(graph).count("Attention"), types(graph).count("Softmax")) == (1, 0)
     (core,) = (node for node in graph.nodes if node.op_type == "Attention")
     assert core.attributes.get_float("scale", 0) == pytest.approx(scale)
-    (found,) = structure.attention
-    assert (found.heads, found.head_size, found.tokens) == (HEADS, SIZE, TOKENS)
+    (attention_site,) = structure.attention
+    assert (attention_site.heads, attention_site.head_size, attention_site.tokens) == (HEADS, SIZE, TOKENS)
     assert differs(graph, tokens(), expected(module, tokens())) is None
 
 
@@ -211,11 +211,11 @@ def test_refuses_with_a_reason_and_counts_the_site(name: str) -> None:
 OTHER_PRODUCTS = {
     "the map as second factor": (
         lambda q, k, v, x: (v.transpose(-2, -1) @ product(q, k).softmax(-1)).transpose(-2, -1),
-        "not the first factor of a plain product",
+        "not the left operand of a MatMul",
     ),
     "an einsum that is no product of matrices": (
         lambda q, k, v, x: torch.einsum("bhij,bhjd,bhid->bhid", product(q, k).softmax(-1), v, q),
-        "not the first factor of a plain product",
+        "not the left operand of a MatMul",
     ),
 }
 
@@ -297,7 +297,7 @@ def test_a_mask_that_does_more_stays(mask: str, stays: bool) -> None:
 
 
 def mask_of(graph: Graph) -> ir.Value | None:
-    """What the graph's one attention adds."""
+    """The mask of the only attention in the graph."""
     (core,) = (node for node in graph.nodes if node.op_type == "Attention")
     return core.inputs[3] if len(core.inputs) > 3 else None
 
@@ -329,7 +329,7 @@ def test_raises_every_exporters_vit(kind: str, vit: torch.nn.Module, exported: C
 
 
 def test_the_maximum_is_not_computed() -> None:
-    """A second product of q and k, for what the softmax does not see."""
+    """It needs a second product of q and k, and does not change the softmax."""
     graph, _, _ = raised(legacy(site(RAISED["the maximum taken away"][0]), tokens()))
     assert mask_of(graph) is None
     assert not {"ReduceMax", "Sub", "Expand"} & set(types(graph))
@@ -341,14 +341,14 @@ def test_the_keys_of_an_einsum_are_not_transposed_twice() -> None:
 
 
 def test_the_dynamo_exporters_batched_transpose_goes(exported: Callable[[str], bytes]) -> None:
-    """Keys are taken from before Reshape, Transpose, Reshape: no product pays for two transposes."""
+    """Reshape, Transpose, Reshape and the final Transpose would cancel out, so none of them is left."""
     graph, _, _ = raised(exported("dynamo-20"))
     assert [node.name for node in graph.nodes if (node.name or "").endswith("/transpose_k")] == []
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_parity_notices_one_broken_site(number: int, vit: torch.nn.Module, exported: Callable[[str], bytes]) -> None:
-    """What all these tests rest on: one attention that gives zeros does not pass for the model."""
+    """All these tests rest on this: a model in which one attention gives zeros fails the check."""
     graph, _, _ = raised(exported("dynamo"))
     core = [node for node in graph.nodes if node.op_type == "Attention"][number]
     core.attributes["scale"] = ir.AttrFloat32("scale", core.attributes.get_float("scale", 0.0) * 1.1)
@@ -366,7 +366,7 @@ def test_parity_notices_one_broken_site(number: int, vit: torch.nn.Module, expor
 
 
 class TwoInOne(torch.nn.Module):
-    """Two attentions in one module, without scopes of their own."""
+    """Two attentions in one module that share its scope."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q = x.reshape(-1, TOKENS, HEADS, SIZE).transpose(1, 2)

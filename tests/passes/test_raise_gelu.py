@@ -114,12 +114,12 @@ WRONG_END = {
 
 
 @pytest.mark.parametrize("name", WRONG_END)
-def test_refuses_what_becomes_no_gelu(name: str) -> None:
+def test_refuses_an_erf_without_the_rest_of_a_gelu(name: str) -> None:
     graph = parsed(model(WRONG_END[name]), **constants())
     before, numbers = types(graph), run(graph, X)["y"]
     result = apply(RaiseGelu(), graph)
     assert (result.fired, list(result.refused)) == (0, ["Erf.1"])
-    assert list(result.refused.values()) == ["what follows its erf is no GELU, or is read elsewhere"]
+    assert list(result.refused.values()) == ["no GELU follows its Erf, or another node reads a part of it"]
     assert types(graph) == before
     assert np.array_equal(run(graph, X)["y"], numbers)
 
@@ -135,7 +135,7 @@ def test_a_constant_that_adds_an_axis_refuses_it() -> None:
     assert (apply(RaiseGelu(), graph).fired, types(graph)) == (0, ["Div", "Erf", "Add", "Mul", "Mul"])
 
 
-def test_a_half_of_x_that_something_else_reads_stays() -> None:
+def test_a_half_of_x_that_another_node_reads_stays() -> None:
     graph = parsed(model(f"{U} h = Mul(x, half) g = Mul(h, p) y = Add(g, h)"), **constants())
     numbers = run(graph, X)["y"]
     assert (apply(RaiseGelu(), graph).fired, types(graph)) == (1, ["Mul", "Gelu", "Add"])
@@ -143,7 +143,7 @@ def test_a_half_of_x_that_something_else_reads_stays() -> None:
 
 
 def test_finds_x_behind_a_scaled_bias() -> None:
-    """The input is itself a sum with one number and a product with another."""
+    """The input x is a sum with one number and a product with another."""
     body = "b = Mul(x, three) z = Add(b, one) " + ERF["x · (1 + erf) · 0.5"].replace("(x,", "(z,")
     graph = parsed(model(body), **constants())
     assert (apply(RaiseGelu(), graph).fired, types(graph)) == (1, ["Mul", "Add", "Gelu"])
@@ -156,7 +156,7 @@ def test_a_graph_without_the_operator_stays() -> None:
 
 
 class Activations(torch.nn.Module):
-    """Every GELU that PyTorch users write, two in one module without a scope of their own."""
+    """Every GELU that PyTorch users write, two of them in one module that share its scope."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,9 +173,9 @@ class Activations(torch.nn.Module):
 def test_raises_both_exporters_gelus(exporter: object, opset: int) -> None:
     module = redrawn(Activations())
     graph, _, _ = raised(exporter(module, tokens(), opset=opset))  # type: ignore[operator]
-    found = [n for n in graph.nodes if n.op_type == "Gelu"]
-    assert [n.attributes.get_string("approximate", "none") for n in found] == ["none", "tanh", "none", "tanh"]
-    assert len({n.name for n in found}) == 4
-    assert [n.name for n in found][:2] == ["erf/Gelu", "tanh/Gelu"]
+    gelus = [n for n in graph.nodes if n.op_type == "Gelu"]
+    assert [n.attributes.get_string("approximate", "none") for n in gelus] == ["none", "tanh", "none", "tanh"]
+    assert len({n.name for n in gelus}) == 4
+    assert [n.name for n in gelus][:2] == ["erf/Gelu", "tanh/Gelu"]
     assert not {"Erf", "Tanh", "Pow"} & set(types(graph))
     assert differs(graph, tokens(), expected(module, tokens())) is None

@@ -44,12 +44,12 @@ def reference(gamma: Array | float = GAMMA, beta: Array | float = BETA, x: Array
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + EPSILON) * gamma + beta  # type: ignore[no-any-return]
 
 
-def check(graph: Graph, wanted: Array | dict[str, Array], operators: list[str], fired: int = 1) -> None:
+def check(graph: Graph, expected_outputs: Array | dict[str, Array], operators: list[str], fired: int = 1) -> None:
     result = apply(RaiseLayerNorm(), graph)
     assert (result.fired, result.refused) == (fired, {})
     assert types(graph) == operators
     outputs = run(graph, X)
-    for name, numbers in (wanted if isinstance(wanted, dict) else {"y": wanted}).items():
+    for name, numbers in (expected_outputs if isinstance(expected_outputs, dict) else {"y": expected_outputs}).items():
         assert outputs[name].shape == numbers.shape
         assert np.abs(outputs[name] - numbers).max() < 1e-5
 
@@ -237,7 +237,7 @@ def test_a_result_in_another_type_is_refused() -> None:
     body = f"{MEAN} c = Cast<to = 1>(d) {VARIANCE.replace('(d,', '(c,')} s = Sqrt(e) n = Div(c, s) {AFFINE}"
     graph = parsed(model(body, x=HALF), **constants())
     result = apply(RaiseLayerNorm(), graph)
-    assert list(result.refused.values()) == ["its result has another type than what it normalises"]
+    assert list(result.refused.values()) == ["its result has another data type than its input"]
     assert result.fired == 0
 
 
@@ -284,12 +284,15 @@ def test_a_normalised_value_that_is_returned_keeps_its_node() -> None:
     check(graph, {"y": reference(), "n": reference(1.0, 0.0)}, ["LayerNormalization", "Mul", "Add"])
 
 
-def test_a_mean_that_loses_its_axis_refuses_it() -> None:
+def test_a_mean_that_drops_its_axis_refuses_it() -> None:
     """With one image, it is broadcast over the tokens instead."""
     body = NORM.replace("keepdims = 1", "keepdims = 0")
     graph = parsed(model(f"{body} {AFFINE}", x=f"float[1,{C},{C}]"), **constants())
     result = apply(RaiseLayerNorm(), graph)
-    assert (result.fired, list(result.refused.values())) == (0, ["its mean loses the axis that it runs over"])
+    assert (result.fired, list(result.refused.values())) == (
+        0,
+        ["its mean drops the axis that it runs over (keepdims = 0)"],
+    )
 
 
 def test_a_weight_tells_the_number_of_channels() -> None:
@@ -305,7 +308,7 @@ def test_an_unknown_number_of_channels_refuses_it(tail: str) -> None:
 
 
 class PatchNorm(torch.nn.Module):
-    """Swin's: behind a Reshape to sizes that are computed."""
+    """Swin's norm behind a Reshape to sizes that are computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -334,7 +337,7 @@ class ParallelNorms(torch.nn.Module):
         return both + torch.nn.functional.layer_norm(torch.nn.functional.layer_norm(both, (32,)) + x, (32,))
 
 
-def test_norms_that_share_their_core_come_apart() -> None:
+def test_norms_that_share_mean_and_variance_become_one_node_each() -> None:
     module = redrawn(ParallelNorms())
     graph, structure, _ = raised(legacy(module, images(), opset=14))
     assert sorted(norm.name for norm in structure.norms) == [

@@ -1,4 +1,4 @@
-"""Gemm is MatMul and Add, when it is a plain linear."""
+"""A Gemm that is a plain linear becomes MatMul and Add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mixes heads between the two products is refused by name; queries may be learned."""
+"""Operators that mix heads between the two products are refused; learned queries are raised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TalkingHeads(nn.Module):
 
 
 class LearnedQueries(nn.Module):
-    """Attention of learned queries: DETR's first ones, a pooling head."""
+    """Attention with learned queries, as in DETR's first block and in pooling heads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The rest of a Reshape whose batch varies is a number; where it cannot be told, nothing changes."""
+"""The -1 of a Reshape whose batch varies is solved; where it cannot be known, nothing changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_solves_the_rest(name: str) -> None:
 
 
 def test_the_name_of_the_size_survives() -> None:
-    """So that a Reshape further down, which asks the same tensor for its batch, is solved as well."""
+    """A Reshape further down that reads the batch of the same tensor must be solved as well."""
     graph = parsed(
         model(
             f"{BATCH} t = Concat<axis = 0>(b, l2, l5, l_1) r = Reshape(x, t) p = Transpose<perm = [0, 2, 1, 3]>(r)"
@@ -56,7 +56,7 @@ def test_the_name_of_the_size_survives() -> None:
 @pytest.mark.parametrize(
     ("body", "shape"),
     [
-        # nothing is left to solve; a size of another name; a computed one; two that vary; a rest that is no number
+        # no -1; a size with another name; a computed size; two varying sizes; a -1 that is no whole number
         (f"{BATCH} t = Concat<axis = 0>(b, l5, l2) z = Slice(x, l0, l2, l2) y = Reshape(z, t)", "batch,5,8"),
         (f"{BATCH} z = Concat<axis = 0>(x, x) t = Concat<axis = 0>(b, l_1) y = Reshape(z, t)", "batch,5,8"),
         (f"{BATCH} d = Add(b, b) t = Concat<axis = 0>(d, l_1) y = Reshape(x, t)", "batch,5,8"),
@@ -66,7 +66,7 @@ def test_the_name_of_the_size_survives() -> None:
         (f"{BATCH} t = Concat<axis = 0>(b, l2, l_1) y = Reshape(x, t)", "batch,5,7"),
     ],
 )
-def test_leaves_what_it_cannot_tell(body: str, shape: str) -> None:
+def test_leaves_what_cannot_be_known(body: str, shape: str) -> None:
     graph = parsed(model(body, shape), **CONSTANTS)
     before = types(graph)
     assert (solve_reshapes(graph), types(graph)) == (0, before)

@@ -1,4 +1,4 @@
-"""Query, key and value get linears of their own, whatever order they were packed in."""
+"""Query, key and value get a linear each, in every packing order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def graph_of(model: str, shape: str) -> Graph:
 
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("batch", [1, 3])
-def test_any_packing_order_comes_apart(shape: str, batch: int) -> None:
+def test_any_packing_order_is_split(shape: str, batch: int) -> None:
     graph = graph_of(packed(shape), shape)
     x = tokens(batch)
     reference = run(graph, x)["y"]
@@ -55,7 +55,7 @@ def test_any_packing_order_comes_apart(shape: str, batch: int) -> None:
     assert apply(UnpackQkv(), graph).fired == 0
 
 
-def test_what_else_reads_the_packed_result_is_a_refusal() -> None:
+def test_another_reader_of_the_packed_result_is_a_refusal() -> None:
     graph = graph_of(packed("three_first", "s = ReduceSum<keepdims = 0>(l) y = Add(o, s)"), "three_first")
     result = apply(UnpackQkv(), graph)
     assert (result.fired, "reads MatMul.0 too" in next(iter(result.refused.values()))) == (0, True)
@@ -65,7 +65,7 @@ def test_moved_tokens_are_a_refusal() -> None:
     swapped = "f = Transpose<perm = [1, 0, 2]>(l) r = Reshape(f, shape)"
     model = packed("three_first").replace("r = Reshape(l, shape)", swapped).replace("batch,", f"{TOKENS},")
     result = apply(UnpackQkv(), graph_of(model, "three_first"))
-    assert (result.fired, list(result.refused.values())) == (0, ["its tokens are moved on the way"])
+    assert (result.fired, list(result.refused.values())) == (0, ["its tokens change their places"])
 
 
 @pytest.mark.parametrize("kind", [k for k in EXPORTS if k != "dynamo-20"])

@@ -32,7 +32,7 @@ def test_typed_everything_but_the_edges_is_bfloat16(exported: Callable[[str], by
     assert str(record) == "bfloat16 throughout"
     result = apply(DeclareOpset(opset=20), graph)
     assert (result.fired, graph.opset) == (1, 22)  # the first whose Conv takes bfloat16
-    assert "Conv takes no bfloat16 at opset 20" in result.refused.values()
+    assert "Conv does not take bfloat16 at opset 20" in result.refused.values()
 
 
 def test_stored_the_numbers_are_those_of_rounded_weights(exported: Callable[[str], bytes]) -> None:

@@ -72,7 +72,7 @@ class Judge:
         noises = {name: Noise() for name in self._expected[0]}
         for expected, outputs in zip(self._expected, actual, strict=True):
             for name, noise in noises.items():
-                noise.see(expected[name], outputs[name])
+                noise.add(expected[name], outputs[name])
         return mean_sqnr_db(noises.values())
 
     def _run(self, graph: Graph) -> list[dict[str, Array]]:

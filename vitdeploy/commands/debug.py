@@ -74,7 +74,7 @@ def debug(
         raise UsageError("there is nothing to compare on", fix="Give --data DATA: a folder of images, or an .npz.")
     feeds = _Feeds(artifact, spec, images)
     with tempfile.TemporaryDirectory(prefix="vitdeploy-debug-") as work:
-        from vitdeploy.graph.blocks import parts
+        from vitdeploy.graph.blocks import find_parts
 
         prepared = rebuild_graph(manifest, Path(work), progress, cache=cache)
         model_parts = parts(prepared.graph, prepared.structure)

@@ -1,1 +1,1 @@
-"""What a Vision Transformer looks like in ONNX: the loaded graph, its structure, the dialects of targets. No torch."""
+"""A Vision Transformer in ONNX: the loaded graph, its structure, and the dialects of targets. No torch."""

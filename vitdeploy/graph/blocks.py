@@ -1,4 +1,4 @@
-"""Where a model narrows to one tensor, which is where its blocks end, and what stands between two such places."""
+"""Split a model into stem, blocks and head, at the tensors that everything passes through."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from vitdeploy.graph.model import Graph, constant, only_consumer
 from vitdeploy.graph.recognize import linears_above
 from vitdeploy.graph.structure import Linear, Structure
 
-Kind = Literal["norm", "linear", "values", "attention", "sum", "end"]
-"""values: a linear that makes an attention's values; sum: of a residual; end: where the part ends, if nothing else."""
+SpotKind = Literal["norm", "linear", "values", "attention", "sum", "end"]
+"""values: a linear that computes the values of an attention. sum: of a residual. end: the end of a part that is none of
+the others."""
 
 _IN_BLOCKS = ("qkv", "proj", "fc1", "fc2")
 _MOVING = ("Reshape", "Transpose")
 _NO_DATA = {"Shape", "Size"}
-"""What they give depends on an image's size, not on the image."""
+"""Operators whose result depends on the size of an image and not on its pixels."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A tensor that says how far things are.
+    """A tensor at which two graphs of the same model can be compared.
 
     Attributes:
         tensor: its name.
-        layer: what computes it, in the model's words.
-        kind: what that is.
-        reads: the nearest spots above it by tensor, the start of its part among them.
+        layer: the module that computes it, by the name in the model.
+        kind: the kind of that layer.
+        reads: the tensors of the nearest spots above it, or the start of its part.
     """
 
     tensor: str
     layer: str
-    kind: Kind
+    kind: SpotKind
     reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a model from one tensor that everything passes through to the next.
+    """A stretch of a model between two tensors that everything passes through.
 
     Attributes:
-        name: `stem`, the block's module path, that of what merges patches between two stages, or `head`.
-        block: its number; None of what is no block.
+        name: `stem`, `head`, or the module path of a block or of the layers that merge patches between two stages.
+        block: the number of the block; None if the part is not a block.
         start, end: names of tensors.
-        spots: in the order they are computed; the end is the last.
+        spots: in the order in which they are computed; the last one is the end.
     """
 
     name: str
@@ -59,160 +60,170 @@ class Part:
     spots: tuple[Spot, ...]
 
 
-def parts(graph: Graph, structure: Structure) -> list[Part]:
-    """Stem, blocks, what merges between them, and head of a raised graph, in order; one part without an attention.
+def find_parts(graph: Graph, structure: Structure) -> list[Part]:
+    """Return the parts of a raised graph in order: stem, blocks, layers that merge patches, and head.
 
-    A block ends at the first tensor behind its linears through which all goes that the next block's attention, or the
-    model's output, is computed from: the sum of the residual stream. It is found by what reads what, so that models
-    with norms before, behind or between, parallel branches, and merging between stages read alike. A block whose end
-    cannot be found (several things leave it) is told together with the next.
+    A block ends at the first tensor behind its linears through which everything passes on its way to the next block's
+    attention, or to the model's output. That is the sum of the residual stream. Only the edges of the graph decide
+    this, so it works for norms before, behind or between the layers, for parallel branches, and for models that merge
+    patches between stages. A block without such an end, because several tensors leave it, is one part with the next
+    block. A model without attention is a single part.
     """
-    return _Flow(graph, structure).parts()
+    return _Flow(graph, structure).find_parts()
 
 
 class _Flow:
-    """What computes what in one graph, of that which depends on the image."""
+    """The nodes and values of one graph that depend on the image, and how they read each other."""
 
     def __init__(self, graph: Graph, structure: Structure) -> None:
         self._structure = structure
         self._main = graph.model.graph
         self._nodes = list(graph.nodes)
-        self._place = {node: number for number, node in enumerate(self._nodes)}
-        self._named = {node.name: node for node in self._nodes}
+        self._position = {node: number for number, node in enumerate(self._nodes)}
+        self._by_name = {node.name: node for node in self._nodes}
         depends: set[ir.Value] = set(self._main.inputs)
         for node in self._nodes:
             if node.op_type not in _NO_DATA and any(v in depends for v in node.inputs if v is not None):
                 depends.update(node.outputs)
         self._depends = depends
 
-    def parts(self) -> list[Part]:
+    def find_parts(self) -> list[Part]:
         outputs = [v for v in self._main.outputs if v in self._depends]
-        found: list[Part] = []
-        at = self._main.inputs[0]
-        for block, (start, end) in self._blocks().items():
-            if start is not None and start is not at:
-                merging = self._between(at, start)
-                if merging or not found:  # nothing but a norm between two blocks is told with the second
-                    found.append(self._part((self._path(merging) or "merge") if found else "stem", None, at, [start]))
-                    at = start
-            if end is not at:
-                found.append(self._part(self._path(self._products(block)) or f"block {block}", block, at, [end]))
-                at = end
-        if at not in outputs:
-            found.append(self._part("head" if found else "model", None, at, outputs))
-        return found
+        parts: list[Part] = []
+        part_start = self._main.inputs[0]
+        for block, (start, end) in self._find_blocks().items():
+            if start is not None and start is not part_start:
+                merging = self._linears_between(part_start, start)
+                if merging or not parts:  # a norm alone between two blocks belongs to the second
+                    name = (self._module_path(merging) or "merge") if parts else "stem"
+                    parts.append(self._make_part(name, None, part_start, [start]))
+                    part_start = start
+            if end is not part_start:
+                name = self._module_path(self._products_of(block)) or f"block {block}"
+                parts.append(self._make_part(name, block, part_start, [end]))
+                part_start = end
+        if part_start not in outputs:
+            parts.append(self._make_part("head" if parts else "model", None, part_start, outputs))
+        return parts
 
-    def _blocks(self) -> dict[int, tuple[ir.Value | None, ir.Value]]:
-        """Where each block starts, if that can be told, and where it ends."""
-        blocks = sorted({site.block for site in self._structure.attention})
-        found: dict[int, tuple[ir.Value | None, ir.Value]] = {}
-        for block, following in zip_longest(blocks, blocks[1:]):
-            places = [self._place[node] for node in self._products(block)]
-            for sinks in self._sinks(following) if places else ():
-                cuts = self._cuts(sinks)
-                start = next((v for place, v in reversed(cuts) if place < min(places)), None)
-                end = next((v for place, v in cuts if place > max(places)), None)
+    def _find_blocks(self) -> dict[int, tuple[ir.Value | None, ir.Value]]:
+        """Return the start and end of each block that has an end. A start that cannot be found is None."""
+        numbers = sorted({site.block for site in self._structure.attention})
+        blocks: dict[int, tuple[ir.Value | None, ir.Value]] = {}
+        for block, next_block in zip_longest(numbers, numbers[1:]):
+            positions = [self._position[node] for node in self._products_of(block)]
+            for sinks in self._possible_sinks(next_block) if positions else ():
+                cuts = self._find_cuts(sinks)
+                start = next((v for position, v in reversed(cuts) if position < min(positions)), None)
+                end = next((v for position, v in cuts if position > max(positions)), None)
                 if end is not None:
-                    found[block] = start, end
+                    blocks[block] = start, end
                     break
-        return found
+        return blocks
 
-    def _between(self, start: ir.Value, end: ir.Value) -> list[ir.Node]:
-        """The linears between two tensors: those that merge patches from one stage to the next."""
-        return [node for node in self._above([end], stop={start}) if node.name in self._linears]
+    def _linears_between(self, start: ir.Value, end: ir.Value) -> list[ir.Node]:
+        """Return the linears between two tensors, such as those that merge patches from one stage to the next."""
+        return [node for node in self._nodes_above([end], stop={start}) if node.name in self._linears]
 
-    def _sinks(self, block: int | None) -> Iterator[list[ir.Value]]:
-        """What comes of a block before this one: the inputs of its attention; or all outputs, or else one of them."""
+    def _possible_sinks(self, block: int | None) -> Iterator[list[ir.Value]]:
+        """Yield the values that the block before `block` computes: the inputs of its attention.
+
+        Without a next block they are all outputs of the model. If these have no common end, each output is tried alone.
+        """
         if block is not None:
             site = next(site for site in self._structure.attention if site.block == block)
-            node = self._named[site.nodes[0]]
+            node = self._by_name[site.nodes[0]]
             yield [v for v in node.inputs if v is not None and v in self._depends]
             return
         outputs = [v for v in self._main.outputs if v in self._depends]
         yield outputs
         yield from ([output] for output in outputs)
 
-    def _cuts(self, sinks: Iterable[ir.Value]) -> list[tuple[int, ir.Value]]:
-        """The tensors that everything passes through on its way to `sinks`, with the places of their nodes, in order.
+    def _find_cuts(self, sinks: Iterable[ir.Value]) -> list[tuple[int, ir.Value]]:
+        """Return the tensors that everything passes through on its way to `sinks`, in order, with their positions.
 
-        Going through the nodes in order, it is whenever only one tensor waits to be read.
+        The nodes are visited in order. After each one, the live values are those that a later node reads. A live value
+        that is the only one is a cut.
         """
         sinks = list(sinks)
-        needed = self._above(sinks)
-        waiting = Counter(v for node in needed for v in set(node.inputs) if v is not None and v in self._depends)
-        waiting.update(sinks)
-        alive = {v for v in self._main.inputs if waiting[v]}
-        found = []
-        for node in sorted(needed, key=self._place.__getitem__):
+        needed = self._nodes_above(sinks)
+        unread = Counter(v for node in needed for v in set(node.inputs) if v is not None and v in self._depends)
+        unread.update(sinks)
+        live = {v for v in self._main.inputs if unread[v]}
+        cuts = []
+        for node in sorted(needed, key=self._position.__getitem__):
             for value in {v for v in node.inputs if v is not None and v in self._depends}:
-                waiting[value] -= 1
-                if not waiting[value]:
-                    alive.discard(value)
-            alive.update(v for v in node.outputs if waiting[v])
-            if len(alive) == 1 and next(iter(alive)) in node.outputs:
-                found.append((self._place[node], next(iter(alive))))
-        return found
+                unread[value] -= 1
+                if not unread[value]:
+                    live.discard(value)
+            live.update(v for v in node.outputs if unread[v])
+            if len(live) == 1 and next(iter(live)) in node.outputs:
+                cuts.append((self._position[node], next(iter(live))))
+        return cuts
 
-    def _above(self, values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> set[ir.Node]:
-        """The nodes that `values` are computed by, up to those that make `stop`; of what depends on the image."""
-        found: set[ir.Node] = set()
+    def _nodes_above(self, values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> set[ir.Node]:
+        """Return the nodes that `values` are computed from and that depend on the image, up to the values `stop`."""
+        nodes: set[ir.Node] = set()
         pending = [v for v in values if v not in stop]
         while pending:
             node = pending.pop().producer()
-            if node is not None and node not in found and any(v in self._depends for v in node.outputs):
-                found.add(node)
+            if node is not None and node not in nodes and any(v in self._depends for v in node.outputs):
+                nodes.add(node)
                 pending += [v for v in node.inputs if v is not None and v in self._depends and v not in stop]
-        return found
+        return nodes
 
-    def _products(self, block: int) -> list[ir.Node]:
+    def _products_of(self, block: int) -> list[ir.Node]:
+        """Return the MatMul nodes of the linears of a block."""
         return [
-            self._named[linear.nodes[0]]
+            self._by_name[linear.nodes[0]]
             for linear in self._structure.linears
             if linear.block == block and linear.role in _IN_BLOCKS
         ]
 
-    def _path(self, products: Iterable[ir.Node]) -> str:
-        """The module that these linears are in."""
+    def _module_path(self, products: Iterable[ir.Node]) -> str:
+        """Return the path of the innermost module that contains these linears."""
         paths = [self._linears[node.name or ""].name.split(".") for node in products]
-        same = list(takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
-        return ".".join(level[0] for level in (same[:-1] if len(paths) == 1 else same))
+        common = list(takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
+        return ".".join(level[0] for level in (common[:-1] if len(paths) == 1 else common))
 
-    def _part(self, name: str, block: int | None, start: ir.Value, ends: list[ir.Value]) -> Part:
-        inside = sorted(self._above(ends, stop={start}), key=self._place.__getitem__)
-        marks = dict(self._marks(inside))
+    def _make_part(self, name: str, block: int | None, start: ir.Value, ends: list[ir.Value]) -> Part:
+        nodes = sorted(self._nodes_above(ends, stop={start}), key=self._position.__getitem__)
+        layers = dict(self._find_layers(nodes))
         for end in ends:
-            marks.setdefault(end, (name, "end"))
-        marks[ends[0]] = marks.pop(ends[0])  # a part is named and judged by its end, which stands last
-        stops = {start, *marks}
+            layers.setdefault(end, (name, "end"))
+        layers[ends[0]] = layers.pop(ends[0])  # moved to the last place: a part is judged by its end
+        stops = {start, *layers}
         spots = tuple(
-            Spot(value.name or "", layer, kind, self._nearest(value, stops)) for value, (layer, kind) in marks.items()
+            Spot(value.name or "", layer, kind, self._nearest_above(value, stops))
+            for value, (layer, kind) in layers.items()
         )
         return Part(name, block, start.name or "", ends[0].name or "", spots)
 
-    def _nearest(self, value: ir.Value, stops: Collection[ir.Value]) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        seen: set[ir.Value] = set()
+    def _nearest_above(self, value: ir.Value, stops: Collection[ir.Value]) -> tuple[str, ...]:
+        """Return the names of those `stops` from which `value` is computed without another stop in between."""
+        names: dict[str, None] = {}
+        visited: set[ir.Value] = set()
         node = value.producer()
         pending = list(node.inputs) if node is not None else []
         while pending:
             read = pending.pop()
-            if read is None or read in seen or read not in self._depends:
+            if read is None or read in visited or read not in self._depends:
                 continue
-            seen.add(read)
+            visited.add(read)
             if read in stops:
-                found[read.name or ""] = None
+                names[read.name or ""] = None
             elif (above := read.producer()) is not None:
                 pending += above.inputs
-        return tuple(found)
+        return tuple(names)
 
-    def _marks(self, nodes: Iterable[ir.Node]) -> Iterator[tuple[ir.Value, tuple[str, Kind]]]:
-        """The tensors to look at, each with what computes it."""
+    def _find_layers(self, nodes: Iterable[ir.Node]) -> Iterator[tuple[ir.Value, tuple[str, SpotKind]]]:
+        """Yield the tensors to compare, each with the name and the kind of the layer that computes it."""
         sums: Counter[str] = Counter()
         for node in nodes:
             name, output = node.name or "", node.outputs[0]
             if name in self._linears:
                 linear = self._linears[name]
-                yield _behind_bias(output), (linear.name, "values" if node in self._make_values else "linear")
+                yield _behind_bias(output), (linear.name, "values" if node in self._value_linears else "linear")
             elif name in self._sites:
                 yield _behind_moves(output), (self._sites[name], "attention")
             elif node.op_type == "LayerNormalization":
@@ -231,8 +242,8 @@ class _Flow:
         return {site.nodes[0]: site.name for site in self._structure.attention if site.refused is None}
 
     @cached_property
-    def _make_values(self) -> set[ir.Node]:
-        cores = [self._named[name] for name in self._sites]
+    def _value_linears(self) -> set[ir.Node]:
+        cores = [self._by_name[name] for name in self._sites]
         return {node for core in cores for node in linears_above([core.inputs[2]])}
 
 
@@ -244,7 +255,7 @@ def _behind_bias(output: ir.Value) -> ir.Value:
 
 
 def _behind_moves(output: ir.Value) -> ir.Value:
-    """Where the heads are together again: lowering may move them in another way, or not at all."""
+    """Return the value behind the operators that merge the heads: lowering may write those in another way."""
     while (node := only_consumer(output, *_MOVING)) is not None:
         output = node.outputs[0]
     return output

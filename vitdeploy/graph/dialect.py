@@ -1,4 +1,4 @@
-"""What a target compiles best, as a value: the passes lower to it, quantization stays inside it."""
+"""The dialect of a target: the form of graph that it compiles best."""
 
 from __future__ import annotations
 
@@ -9,37 +9,43 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """What a compiler's fused attention kernel takes: one head size for q, k and v, and more than one score matrix.
+    """The head sizes that a compiler's fused attention kernel takes.
+
+    The kernel needs one head size for q, k and v, and more than one score matrix.
 
     Attributes:
-        smallest: head size.
-        largest: head size.
-        multiple: of which the head size is one.
+        smallest: the smallest head size.
+        largest: the largest head size.
+        multiple: the step between head sizes.
     """
 
     smallest: int
     largest: int
     multiple: int
 
-    def fitted(self, sizes: Sequence[int | None]) -> int | None:
-        """The head size that q, k and v of `sizes` can be padded to; None when there is none, or one is unknown."""
+    def padded_size(self, sizes: Sequence[int | None]) -> int | None:
+        """Return the head size to which q, k and v of these `sizes` can be padded.
+
+        Return None if they are too large, or if one of them is unknown.
+        """
         known = [size for size in sizes if size is not None]
         size = max(self.smallest, -(-max(known, default=0) // self.multiple) * self.multiple)
         return size if len(known) == len(sizes) and size <= self.largest else None
 
-    @property
-    def told(self) -> str:
-        """The head sizes, in words."""
+    def describe(self) -> str:
+        """Return the head sizes in words."""
         return f"{self.smallest} to {self.largest} in steps of {self.multiple}"
 
 
 @dataclass(frozen=True)
 class Int8Attention:
-    """Where a compiler's fused attention kernel takes q, k, v and the probabilities in INT8, all four or none.
+    """The attentions for which a compiler has a fused INT8 kernel.
+
+    The kernel takes q, k, v and the probabilities in INT8: all four, or none.
 
     Attributes:
-        head_sizes: that have a kernel.
-        tokens: the most queries or keys.
+        head_sizes: the head sizes with a kernel.
+        tokens: the largest number of queries or keys.
     """
 
     head_sizes: tuple[int, ...]
@@ -80,22 +86,23 @@ FLOAT32 = Numbers("fp32")
 
 @dataclass(frozen=True)
 class Dialect:
-    """The form of graph that a compiler is fed.
+    """The form of graph that a compiler gets.
 
     Attributes:
         opset: the ai.onnx opset of the target-ready graph.
         attention: "primitives" (Mul, Transpose, MatMul, Add, Softmax, MatMul) or "multihead"
             (com.microsoft.MultiHeadAttention).
-        int8_linears: "qdq" (Q/DQ pairs around MatMul, which the compiler fuses) or "integer"
-            (QuantizeLinear and com.microsoft.MatMulIntegerToFloat, written out).
-        packed_qkv: whether one linear for q, k and v stays one. Not for TensorRT, which takes its result apart inside
-            the weights, where that breaks the Q/DQ pairs: the three then multiply in FP16. Not for ONNX Runtime, which
-            would copy each part out of the packed result.
-        activation_codes: of quantized activations.
-        int8_weight_group: inputs that share a scale where only the weight is INT8; None: one for each output channel.
+        int8_linears: "qdq" (Q/DQ pairs around MatMul, which the compiler fuses) or "integer" (QuantizeLinear and
+            com.microsoft.MatMulIntegerToFloat as explicit nodes).
+        packed_qkv: whether one linear for q, k and v stays one. False for TensorRT and ONNX Runtime. TensorRT splits
+            the weights of such a linear, which breaks the Q/DQ pairs, and all three parts then multiply in FP16. ONNX
+            Runtime would copy each part out of the packed result.
+        activation_codes: the integer type of quantized activations.
+        int8_weight_group: how many input channels share a scale where only the weight is INT8. None: one scale for
+            each output channel.
         half_around: whether everything that is not quantized is float16.
-        fused_attention: what attention is padded to, where a fused kernel is particular; None where it is not.
-        int8_attention: where attention may be INT8 and stays fused; None where it never does.
+        fused_attention: the head sizes to which attention is padded for a fused kernel. None: no padding is needed.
+        int8_attention: the attentions that stay fused in INT8. None: there are none.
     """
 
     opset: int
@@ -110,7 +117,7 @@ class Dialect:
 
 
 CANONICAL_OPSET = 23
-"""The opset of the raised graph: the first with `Attention`."""
+"""The opset of the raised graph: the first one with `Attention`."""
 
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""

@@ -1,4 +1,4 @@
-"""The one representation: an ONNX graph in memory, with its big tensors left on disk where they are."""
+"""The one representation of a model: an ONNX graph in memory, whose large tensors stay on disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from onnx_ir.passes.common import ShapeInferencePass, TopologicalSortPass
 from vitdeploy.errors import GraphError
 
 _EXTERNAL_ABOVE_BYTES = 256 << 20
-"""Weights beyond this go to `graph.onnx.data`: protobuf serialises in memory, twice, and ends at 2 GB."""
+"""Larger weights go to `graph.onnx.data`: protobuf serialises in memory, twice, and cannot exceed 2 GB."""
 
 _EXTERNAL_TENSOR_BYTES = 1 << 10
-"""Smaller tensors stay in the graph file: ONNX shape inference must see the shapes and axes."""
+"""Smaller tensors stay in the graph file, because ONNX shape inference must see shapes and axes."""
 
 
 @dataclass
@@ -44,14 +44,15 @@ class Graph:
         self.model.opset_imports[""] = value
 
     def infer_shapes(self) -> None:
-        """Fill in value shapes and types as far as ONNX shape inference gets."""
+        """Fill in the shapes and types of values as far as ONNX shape inference can."""
         TopologicalSortPass()(self.model)
         ShapeInferencePass()(self.model)
 
     def replace(self, old_nodes: list[ir.Node], tape: ir.tape.Tape, old: ir.Value, new: ir.Value) -> None:
-        """Put what `tape` recorded in the place of `old_nodes` (inserted after the first); `new` takes over `old`.
+        """Replace `old_nodes` by the nodes on `tape`, and the value `old` by `new`.
 
-        New values are named after their nodes, so that engine plans and error messages read well.
+        The new nodes are inserted behind the first of `old_nodes`. New values are named after their nodes, so that
+        engine plans and error messages are readable.
         """
         name = old.name
         new.shape, new.type = old.shape, old.type
@@ -66,22 +67,25 @@ class Graph:
         new.name = name
 
     def initializer(self, numbers: npt.NDArray[Any], name: str) -> ir.Value:
-        """A new constant. Exporters share equal ones between nodes: what changes numbers gives them to a new one."""
+        """Add a new constant.
+
+        Exporters share equal constants between nodes, so a rewrite that changes numbers needs a new constant for them.
+        """
         tensor = ir.tensor(numbers, name=name)
         value = ir.Value(name=name, shape=ir.Shape(numbers.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.model.graph.register_initializer(value)
         return value
 
     def weight_bytes(self) -> int:
-        """Bytes of all initializers."""
+        """Return the bytes of all initializers."""
         return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
 
     def save(self, path: Path) -> None:
-        """Write the graph; weights go beside it as `NAME.data` when they are large."""
+        """Write the graph. Large weights go to `NAME.data` beside it."""
         large = self.weight_bytes() > _EXTERNAL_ABOVE_BYTES
-        if not large:  # what was loaded from a data file would go on pointing to it, wherever `path` is
+        if not large:  # tensors from a data file would still point to that file, wherever `path` is
             ir.external_data.load_to_model(self.model)
-        # A tensor is read while it is written: the graph must not be saved over the data that backs it.
+        # Tensors are read while they are written, so `path` must not be the file that they come from.
         ir.save(
             self.model,
             path,
@@ -91,7 +95,7 @@ class Graph:
 
 
 def load(path: Path) -> Graph:
-    """The graph in `path`, its external data memory-mapped.
+    """Load the graph in `path`, with its external data memory-mapped.
 
     Raises:
         GraphError: the file is missing, truncated, or not ONNX; or its external data is missing or outside its folder.
@@ -102,7 +106,7 @@ def load(path: Path) -> Graph:
         ir.external_data.set_base_dir(model.graph, path.parent)  # as ir.load does
     except FileNotFoundError:
         raise GraphError(f"there is no file {path}", fix="Check the path.") from None
-    except Exception as error:  # noqa: BLE001  protobuf and onnx_ir raise types of their own: all mean the same here
+    except Exception as error:  # noqa: BLE001  protobuf and onnx_ir raise many types that mean the same here
         reason = _root_cause(error)
         raise GraphError(
             f"{path} is not a readable ONNX file: {reason}", fix="Save it again, and check its size."
@@ -110,16 +114,16 @@ def load(path: Path) -> Graph:
     if not model.graph.outputs or "" not in model.opset_imports:
         raise GraphError(f"{path} is not a complete ONNX model: it has no outputs or no opset", fix="Save it again.")
     counts = Counter(tensor.name for tensor in proto.graph.initializer)
-    if len(counts) < len(proto.graph.initializer):  # onnx_ir takes the last, ONNX Runtime the first
+    if len(counts) < len(proto.graph.initializer):  # onnx_ir would read the last one, ONNX Runtime the first
         name = counts.most_common(1)[0][0]
-        raise GraphError(f"{path} has {counts[name]} initializers named {name!r}", fix="Save it again, with one.")
+        raise GraphError(f"{path} has {counts[name]} initializers named {name!r}", fix="Save it with unique names.")
     _check_external_data(model, path)
-    _read_inside_nodes(model)
+    _load_node_tensors(model)
     return Graph(model)
 
 
 def _root_cause(error: BaseException) -> str:
-    """onnx_ir wraps what went wrong in the graphs and nodes around it."""
+    """Return the first line of the innermost error: onnx_ir wraps it once for each graph and node around it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]
@@ -131,7 +135,8 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         file = Path(tensor.path).resolve()
         if not file.is_relative_to(folder):
             raise GraphError(
-                f"{path}: the data of {tensor.name!r} lies outside its folder", fix="Refused: save the model again."
+                f"{path}: the data of {tensor.name!r} lies outside the folder of the model",
+                fix="Save the model again, with its data beside it.",
             )
         if not file.is_file():
             raise GraphError(f"{path}: its data file {tensor.location} is missing", fix=f"Copy it into {folder}.")
@@ -140,17 +145,17 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """Everything that names a file: initializers, and tensors inside nodes, of all graphs and functions."""
+    """Yield the tensors that are stored in files: initializers and node attributes of all graphs and functions."""
     graphs = [*model.graphs(), *model.functions.values()]
     values = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
     attributes = [a for graph in graphs for node in graph for a in node.attributes.values() if a.value is not None]
-    inside = [t for a in attributes if a.type == ir.AttributeType.TENSOR for t in [a.as_tensor()]]
-    inside += [t for a in attributes if a.type == ir.AttributeType.TENSORS for t in a.as_tensors()]
-    yield from (t for t in [*values, *inside] if isinstance(t, ir.ExternalTensor))
+    in_nodes = [t for a in attributes if a.type == ir.AttributeType.TENSOR for t in [a.as_tensor()]]
+    in_nodes += [t for a in attributes if a.type == ir.AttributeType.TENSORS for t in a.as_tensors()]
+    yield from (t for t in [*values, *in_nodes] if isinstance(t, ir.ExternalTensor))
 
 
-def _read_inside_nodes(model: ir.Model) -> None:
-    """Read what nodes keep in data files: saving moves the data of initializers only."""
+def _load_node_tensors(model: ir.Model) -> None:
+    """Load tensors of node attributes from data files: saving moves the data of initializers only."""
     for graph in [*model.graphs(), *model.functions.values()]:
         for node in graph:
             for name, attribute in node.attributes.items():
@@ -160,17 +165,17 @@ def _read_inside_nodes(model: ir.Model) -> None:
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The constant behind a value (initializer or Constant node), or None."""
+    """Return the constant behind a value (initializer or Constant node), or None."""
     if value is None:
         return None
     return ir.convenience.get_const_tensor(value)
 
 
 def array(value: ir.Value | None) -> npt.NDArray[Any]:
-    """The numbers behind a value that is known to be constant.
+    """Return the numbers behind a value that must be constant.
 
     Raises:
-        GraphError: it is not.
+        GraphError: it is not constant.
     """
     tensor = constant(value)
     if tensor is None:
@@ -179,31 +184,34 @@ def array(value: ir.Value | None) -> npt.NDArray[Any]:
 
 
 def operand(node: ir.Node, index: int) -> ir.Value:
-    """An input that the operator requires.
+    """Return an input that the operator requires.
 
     Raises:
-        GraphError: the node lacks it, which the ONNX checker would refuse.
+        GraphError: the node does not have it. The ONNX checker would refuse such a node.
     """
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
-        raise GraphError(f"node {node.name} ({node.op_type}) lacks its input {index}", fix="Save the model again.")
+        raise GraphError(f"node {node.name} ({node.op_type}) has no input {index}", fix="Save the model again.")
     return value
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """The number behind a value if it is a constant with one element."""
+    """Return the number behind a value if it is a constant with one element."""
     tensor = constant(value)
     return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node that makes `value`, if its type is one of `op_types` (any type if none is given)."""
+    """Return the node that computes `value`, if its type is one of `op_types` (any type if none is given)."""
     node = value.producer() if value is not None else None
     return node if node is not None and (not op_types or node.op_type in op_types) else None
 
 
 def only_consumer(value: ir.Value, *op_types: str) -> ir.Node | None:
-    """The one node that reads `value`, if there is one, it is no graph output, and its type fits."""
+    """Return the only node that reads `value`, if its type is one of `op_types` (any type if none is given).
+
+    Return None if there are other readers, or if `value` is a graph output.
+    """
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
         return None
@@ -212,7 +220,7 @@ def only_consumer(value: ir.Value, *op_types: str) -> ir.Node | None:
 
 
 def bias_behind(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """The `Add` that alone reads what `product` gives, and the constant vector that it adds; None if there is none."""
+    """Return the `Add` that is the only reader of `product`, and the constant vector that it adds, or None."""
     output = product.outputs[0]
     add = only_consumer(output, "Add")
     bias = None if add is None else next((v for v in add.inputs if v is not output), None)
@@ -223,7 +231,7 @@ def bias_behind(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
 
 
 def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """The shape as far as it is known: None for a dimension that varies; None when even the rank is unknown."""
+    """Return the shape, with None for each size that varies; None if even the rank is unknown."""
     if value is None or value.shape is None:
         return None
     return tuple(d if isinstance(d, int) else None for d in value.shape)

@@ -1,4 +1,4 @@
-"""Run an ONNX file as it stands, on this CPU: for checking numbers, and as the plain reference of an ONNX source."""
+"""Run an ONNX file in ONNX Runtime on this CPU, to check numbers and as the reference of an ONNX source."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _PREAMBLE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|\w+\.cc:\d+ \w+ |"
     r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])"
 )
-PROFILED_RUNS = 20  # enough for a mean; counters are means over them
-_MIN_PROFILED_S = 0.2  # a small model runs more often
-_QUIET = 4  # ONNX Runtime's severity "fatal": its warnings are about optimisations, its errors are raised as well
+PROFILED_RUNS = 20  # counters are means over these runs
+_MIN_PROFILED_S = 0.2  # a small model runs more often than that
+_FATAL = 4  # ONNX Runtime's log severity: its warnings are about optimisations, and its errors are raised anyway
 
 
 class OnnxSession(SequentialSession):
     """An ONNX file in ONNX Runtime on the CPU.
 
-    `lean` leaves out optimisation and weight prepacking: slower, but a third of the memory; for one-off checks.
-    `profile` writes the executed kernels to a JSON file, whose path `end_profile` returns.
+    Args:
+        lean: leave out optimisation and weight prepacking: slower, but a third of the memory. For one-off checks.
+        profile: prefix of a JSON file to which the executed kernels are written. `end_profile` returns its path.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class OnnxSession(SequentialSession):
                 "onnxruntime is not installed", fix="Install it: pip install 'vitdeploy[onnxruntime]'."
             ) from None
         options = ort.SessionOptions()
-        options.log_severity_level = _QUIET
+        options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads or available_cores()
         if lean:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -54,71 +55,74 @@ class OnnxSession(SequentialSession):
             options.profile_file_prefix = str(profile)
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's own types vary by version; all mean that it refused the graph
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's types vary by version; all mean that it refuses the graph
             raise CompileError(
                 f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}", fix=_fix(error)
             ) from None
         self._path, self._file = path, path.name
         self.name = name or "onnxruntime"
-        used = self._session.get_session_options()
-        self.threads: int | None = used.intra_op_num_threads
+        effective = self._session.get_session_options()
+        self.threads: int | None = effective.intra_op_num_threads
         self.effective: Mapping[str, str] = {
             "engine": f"onnxruntime {ort.__version__}",
             "provider": ", ".join(p.removesuffix("ExecutionProvider") for p in self._session.get_providers()),
-            "threads": str(used.intra_op_num_threads),
-            "optimization": used.graph_optimization_level.name,
+            "threads": str(effective.intra_op_num_threads),
+            "optimization": effective.graph_optimization_level.name,
         }
         self._outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Outputs by name; where `outputs` are named, only these are kept, and only what they need is computed.
+        """Return all outputs by name, or only `outputs`. Only what they need is computed then.
 
         Raises:
-            CompileError: the feeds do not fit, or an operator finds that its operands do not.
+            CompileError: the feeds do not fit the graph, or the operands of an operator do not fit each other.
         """
-        wanted = self._outputs if outputs is None else list(outputs)
+        names = self._outputs if outputs is None else list(outputs)
         try:
-            found = self._session.run(wanted, dict(feeds))
+            results = self._session.run(names, dict(feeds))
         except Exception as error:  # noqa: BLE001  as above
-            raise self._refusal(feeds, error) from None
-        return dict(zip(wanted, found, strict=True))
+            raise self._run_error(feeds, error) from None
+        return dict(zip(names, results, strict=True))
 
-    def _refusal(self, feeds: Feeds, error: Exception) -> CompileError:
-        for wanted in self._session.get_inputs():
-            given = feeds[wanted.name].shape if wanted.name in feeds else ()
-            batch = wanted.shape[0] if wanted.shape else None
-            if given and isinstance(batch, int) and given[0] != batch:
+    def _run_error(self, feeds: Feeds, error: Exception) -> CompileError:
+        for graph_input in self._session.get_inputs():
+            shape = feeds[graph_input.name].shape if graph_input.name in feeds else ()
+            batch = graph_input.shape[0] if graph_input.shape else None
+            if shape and isinstance(batch, int) and shape[0] != batch:
                 return CompileError(
-                    f"{self._file} takes batches of {batch}, not of {given[0]}",
+                    f"{self._file} takes batches of {batch}, not of {shape[0]}",
                     fix=f"Give --batch {batch}, or export it with a dynamic batch.",
                 )
-        fed = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        return CompileError(f"{self._file} does not run on {fed}: {_first_line(error)}", fix=_CHECK)
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        return CompileError(f"{self._file} does not run on {shapes}: {_first_line(error)}", fix=_CHECK)
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Time by kernel, from a second session with the profiler on."""
+        """Return the time of each kernel, from a second session with the profiler on."""
         with tempfile.TemporaryDirectory(prefix="vitdeploy-profile-") as folder:
-            where = Path(folder) / "run"
-            with OnnxSession(self._path, threads=self.threads, profile=where, name=self.name) as session:
+            prefix = Path(folder) / "run"
+            with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
                 session.run(feeds)
                 repeated(lambda: session.run(feeds), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S)
                 events = json.loads(session.end_profile().read_text(encoding="utf-8"))
-        return counters(events)
+        return read_counters(events)
 
     def end_profile(self) -> Path:
-        """Stop profiling; the JSON file of executed kernels."""
+        """Stop profiling, and return the path of the JSON file."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        """Free the session."""
+        """Free ONNX Runtime's session."""
         del self._session
 
 
-def counters(events: list[dict[str, Any]]) -> Counters:
-    """Means over the faster half of the runs in a profile of ONNX Runtime: what disturbed the others is no operator."""
-    whole = sorted((e["dur"], e["ts"]) for e in events if e.get("name") == "model_run")
-    spans = [(ts, ts + dur) for dur, ts in whole[: -(-len(whole) // 2)]]
-    spent: dict[str, float] = {}
+def read_counters(events: list[dict[str, Any]]) -> Counters:
+    """Return mean times over the faster half of the runs in a profile of ONNX Runtime.
+
+    The slower half was disturbed by other things than the operators.
+    """
+    model_runs = sorted((e["dur"], e["ts"]) for e in events if e.get("name") == "model_run")
+    spans = [(ts, ts + dur) for dur, ts in model_runs[: -(-len(model_runs) // 2)]]
+    times_ms: dict[str, float] = {}
     kinds: dict[str, str] = {}
     for event in events:
         name = event.get("name", "")
@@ -126,18 +130,18 @@ def counters(events: list[dict[str, Any]]) -> Counters:
             continue
         if any(start <= event["ts"] < end for start, end in spans):
             name = name.removesuffix("_kernel_time")
-            spent[name] = spent.get(name, 0.0) + event["dur"] / 1e3
+            times_ms[name] = times_ms.get(name, 0.0) + event["dur"] / 1e3
             kinds[name] = event.get("args", {}).get("op_name", "")
     runs = len(spans)
-    operators = tuple(OperatorTime(name, kinds[name], (name,), ms / runs) for name, ms in spent.items())
+    operators = tuple(OperatorTime(name, kinds[name], (name,), ms / runs) for name, ms in times_ms.items())
     return Counters(runs, sum(end - start for start, end in spans) / 1e3 / runs, operators)
 
 
 def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch: int) -> Parity:
-    """How far `other` is from `reference`, over all outputs they share, matched by name or else by order.
+    """Compare all outputs of `other` with `reference`, matched by name or else by order.
 
-    The cosine is taken over all numbers as one vector, in float64. Outputs that are not finite, or do not match in
-    number or shape, are infinitely far: comparing nothing is never agreement.
+    The cosine is taken over all numbers as one vector, in float64. If outputs are not finite, or do not match in number
+    or shape, the difference is infinite, so that a comparison of nothing never passes.
     """
     pairs = list(zip(reference.values(), other.values(), strict=False))
     if set(reference) <= set(other):
@@ -158,12 +162,12 @@ def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch
 
 
 def _first_line(error: Any) -> str:
-    """What ONNX Runtime says, without its error codes, file names and C++ source lines."""
+    """Return the message of ONNX Runtime, without its error codes, file names and C++ source lines."""
     text = _PREAMBLE.sub("", " ".join(str(error).split()))
     return text[:300].rstrip(". ")
 
 
 def _fix(error: Any) -> str:
     if "Could not find an implementation" in str(error):
-        return "There is no CPU kernel for that type: export the model in float32."
+        return "ONNX Runtime has no CPU kernel for this data type: export the model in float32."
     return _CHECK

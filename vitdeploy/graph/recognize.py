@@ -1,4 +1,4 @@
-"""Recognise a model's structure in its raised graph."""
+"""Recognise the structure of a model in its raised graph."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from vitdeploy.errors import GraphError
 from vitdeploy.graph.model import Graph, constant, dims, only_consumer, producer
 from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure
 
-# Between a linear and the operator that gives it its role stand only these: they move or shift numbers, no more.
 _TRANSPARENT = {
     "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul",
     "QuantizeLinear", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
+"""Operators that may stand between a linear and the operator that decides its role."""
+
 _ACTIVATIONS = {"Elu", "Erf", "Gelu", "HardSwish", "Relu", "Sigmoid", "Softplus", "Tanh"}
 _PRODUCTS = {"Clip", "MatMul", "Pow", "Where"}
 _CORES = {"Attention", "Softmax"}
 
 
 def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
-    """Read the structure from a raised graph; `refused` maps softmax nodes that stayed unraised to the reason.
+    """Read the structure of a raised graph. `refused` gives the reason for each softmax node that was not raised.
 
     Raises:
-        GraphError: there is control flow, which could hide an attention from everything that is said of the model.
+        GraphError: the graph has control flow. An attention inside of it would be missing from all results.
     """
     for node in graph.nodes:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             raise GraphError(
-                f"node {node.name!r} is {node.op_type}: the image decides what runs, and what is inside stays unseen",
+                f"node {node.name!r} is {node.op_type}, and the operators inside control flow cannot be checked",
                 fix="Export the model without branches and loops that depend on data.",
             )
     cores = [n for n in graph.nodes if n.op_type == "Attention" or (n.name or "") in refused]
@@ -40,21 +41,23 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
     norms = tuple(
         Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"
     )
-    found = Structure(
+    structure = Structure(
         attention=tuple(_site(node, block, refused, batch) for block, node in enumerate(cores)),
         linears=tuple(_linears(graph, cores, batch)),
         norms=norms,
     )
-    return found if batch is not None else _counted(found, graph, cores, refused)
+    return structure if batch is not None else _count_for_one_image(structure, graph, cores, refused)
 
 
-def _counted(found: Structure, graph: Graph, cores: list[ir.Node], refused: Mapping[str, str]) -> Structure:
-    """Where the batch varies: how many windows and rows one image makes, read from the shapes of one image."""
-    with _one_image(graph):
+def _count_for_one_image(
+    structure: Structure, graph: Graph, cores: list[ir.Node], refused: Mapping[str, str]
+) -> Structure:
+    """Fill in how many windows and rows one image makes, which a graph with a varying batch does not tell."""
+    with _batch_of_one(graph):
         windows = [_site(node, block, refused, 1).windows for block, node in enumerate(cores)]
         rows = [linear.rows for linear in _linears(graph, cores, 1)]
-    sites, linears = zip(found.attention, windows, strict=True), zip(found.linears, rows, strict=True)
-    return found.model_copy(
+    sites, linears = zip(structure.attention, windows, strict=True), zip(structure.linears, rows, strict=True)
+    return structure.model_copy(
         update={
             "attention": tuple(site.model_copy(update={"windows": count}) for site, count in sites),
             "linears": tuple(linear.model_copy(update={"rows": count}) for linear, count in linears),
@@ -63,14 +66,14 @@ def _counted(found: Structure, graph: Graph, cores: list[ir.Node], refused: Mapp
 
 
 @contextmanager
-def _one_image(graph: Graph) -> Iterator[None]:
-    """The graph's shapes as they are for a batch of one, and afterwards as they were."""
+def _batch_of_one(graph: Graph) -> Iterator[None]:
+    """Give the graph the shapes of a batch of one, and restore the old shapes afterwards."""
     values = [*graph.model.graph.inputs, *(o for n in graph.model.graph.all_nodes() for o in n.outputs)]
     before = [(value, value.shape) for value in values]
     try:
         for value, shape in before:
-            produced = value.producer() is not None
-            value.shape = None if produced or shape is None else ir.Shape([1, *shape[1:]])
+            is_input = value.producer() is None
+            value.shape = ir.Shape([1, *shape[1:]]) if is_input and shape is not None else None
         graph.infer_shapes()
         yield
     finally:
@@ -79,7 +82,7 @@ def _one_image(graph: Graph) -> Iterator[None]:
 
 
 def scope(node: ir.Node) -> str:
-    """The module path a node's name begins with: `blocks.0.attn` of `blocks.0.attn/Softmax`."""
+    """Return the module path in a node's name: `blocks.0.attn` for `blocks.0.attn/Softmax`."""
     return (node.name or "").rpartition("/")[0]
 
 
@@ -87,7 +90,7 @@ def _site(node: ir.Node, block: int, refused: Mapping[str, str], batch: int | No
     name = node.name or ""
     if name in refused:
         return AttentionSite(name=name, nodes=(name,), block=block, refused=refused[name])
-    query, key, value = (_four(dims(v)) for v in node.inputs[:3])
+    query, key, value = (_as_4d(dims(v)) for v in node.inputs[:3])
     sequences, heads, tokens, head_size = query
     return AttentionSite(
         name=name.removesuffix(CORE),
@@ -103,12 +106,12 @@ def _site(node: ir.Node, block: int, refused: Mapping[str, str], batch: int | No
     )
 
 
-def _four(shape: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
+def _as_4d(shape: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
     return shape if shape is not None and len(shape) == 4 else (None,) * 4
 
 
 def _bias(core: ir.Node) -> Bias | None:
-    """What is added to the scores or taken from them."""
+    """Return the kind of bias or mask that the scores get."""
     if core.attributes.get_int("is_causal"):
         return "causal"
     bias = core.inputs[3] if len(core.inputs) > 3 else None
@@ -116,13 +119,15 @@ def _bias(core: ir.Node) -> Bias | None:
         return None
     if bias.dtype == ir.DataType.BOOL:
         return "mask"
-    return "window bias" if (_four(dims(bias))[0] or 1) > 1 else "bias"
+    return "window bias" if (_as_4d(dims(bias))[0] or 1) > 1 else "bias"
 
 
 def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[Linear]:
-    """Every linear in order, with its block: the attention that it feeds, or else the last one before it."""
-    feeding = {id(node): block for block, core in enumerate(cores) for node in _above(_operands(core))[0]}
-    activated = {id(n) for node in graph.nodes if weight_of(node) is not None for n in _activated_by(node)}
+    """Yield every linear in order. Its block is that of the attention that it feeds, or else of the last one before."""
+    feeding = {
+        id(node): block for block, core in enumerate(cores) for node in _search_above(_attention_operands(core))[0]
+    }
+    activated = {id(n) for node in graph.nodes if weight_of(node) is not None for n in _linears_before_activation(node)}
     order = {id(core): block for block, core in enumerate(cores)}
     block: int | None = None
     for node in graph.nodes:
@@ -131,21 +136,21 @@ def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[
         if weight is None:
             continue
         role = _role(node, feeds_attention=id(node) in feeding, is_activated=id(node) in activated)
-        at = None if role in ("patch", "head") else feeding.get(id(node), block)
+        linear_block = None if role in ("patch", "head") else feeding.get(id(node), block)
         yield Linear(
             name=_linear_name(node),
             nodes=(node.name or "",),
             role=role,
-            block=at,
+            block=linear_block,
             weight=weight,
             size=_size(node, weight),
             rows=_rows(node, batch),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
-            bias=_bias_add(node),
+            bias=_bias_add_name(node),
         )
 
 
-def _bias_add(node: ir.Node) -> str:
+def _bias_add_name(node: ir.Node) -> str:
     add = only_consumer(node.outputs[0], "Add")
     if add is None or all(constant(v) is None for v in add.inputs):
         return ""
@@ -153,7 +158,7 @@ def _bias_add(node: ir.Node) -> str:
 
 
 def weight_of(node: ir.Node) -> tuple[int, ...] | None:
-    """The shape of a linear's constant weight, or None when `node` is no linear."""
+    """Return the shape of a linear's constant weight, or None if `node` is not a linear."""
     if node.domain != "" or len(node.inputs) < 2:
         return None
     if node.op_type == "Conv":
@@ -167,7 +172,7 @@ def weight_of(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
-    """A convolution is a linear over patches when its stride is its kernel."""
+    """Return the shape of the weight if the convolution is a linear over patches: its stride is its kernel size."""
     tensor = constant(node.inputs[1])
     strides = node.attributes.get_ints("strides", ())
     if tensor is None or not strides or tuple(strides) != tuple(tensor.shape[2:]) or max(strides) == 1:
@@ -176,7 +181,7 @@ def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
-    """K x N of a linear whose weight is stored as (K, N), (N, K) in a Gemm, or (N, channels, height, width)."""
+    """Return K x N of a linear with a weight (K, N), (N, K) in a Gemm, or (N, channels, height, width) in a Conv."""
     if node.op_type == "Conv":
         return math.prod(weight[1:]), weight[0]
     transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB"))
@@ -184,7 +189,7 @@ def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _rows(node: ir.Node, batch: int | None) -> int | None:
-    """Vectors that one image gives a linear: of N results each, so all others of its output's dimensions."""
+    """Count the rows (tokens or patches) that one image feeds through the linear."""
     shape = dims(node.outputs[0])
     if not shape:
         return None
@@ -205,26 +210,26 @@ def _role(node: ir.Node, *, feeds_attention: bool, is_activated: bool) -> Role:
         return "patch"
     if feeds_attention:
         return "qkv"
-    ends = _ends_graph(node.outputs[0])
-    if not ends and (is_activated or _reached(node.outputs[0], _ACTIVATIONS)):
+    is_at_end = _is_at_end(node.outputs[0])
+    if not is_at_end and (is_activated or _reaches(node.outputs[0], _ACTIVATIONS)):
         return "fc1"
-    _, seen = _above([node.inputs[0]], _ACTIVATIONS)
-    if seen & _CORES:
+    _, op_types = _search_above([node.inputs[0]], _ACTIVATIONS)
+    if op_types & _CORES:
         return "proj"
-    if ends:  # before fc2: some heads are MLPs
+    if is_at_end:  # checked before fc2, because some heads are MLPs
         return "head"
-    return "fc2" if seen & _ACTIVATIONS else "other"
+    return "fc2" if op_types & _ACTIVATIONS else "other"
 
 
-def _operands(core: ir.Node) -> list[ir.Value | None]:
-    """What an attention reads: q, k and v, or the scores and v around a softmax that stayed unraised."""
+def _attention_operands(core: ir.Node) -> list[ir.Value | None]:
+    """Return q, k and v of an attention; the scores and v around a softmax that was not raised."""
     if core.op_type == "Attention":
         return list(core.inputs[:3])
     return [core.inputs[0], *(product.inputs[1] for product in _products(core.outputs[0]))]
 
 
 def _products(attention_map: ir.Value) -> Iterator[ir.Node]:
-    """The products that read the attention map, directly or through what only guards or converts it."""
+    """Yield the products that read the attention map, directly or through operators that guard or convert it."""
     for node in (use.node for use in attention_map.uses()):
         if node.op_type == "MatMul":
             yield node
@@ -232,67 +237,67 @@ def _products(attention_map: ir.Value) -> Iterator[ir.Node]:
             yield from _products(node.outputs[0])
 
 
-def _activated_by(node: ir.Node) -> list[ir.Node]:
-    """The linears that `node` reads through an activation, in however many operators that is written."""
-    linears, seen = _above([node.inputs[0]], _ACTIVATIONS)
-    return linears if seen & _ACTIVATIONS and not seen & _CORES else []
+def _linears_before_activation(node: ir.Node) -> list[ir.Node]:
+    """Return the linears that `node` reads through an activation, which may be several operators."""
+    linears, op_types = _search_above([node.inputs[0]], _ACTIVATIONS)
+    return linears if op_types & _ACTIVATIONS and not op_types & _CORES else []
 
 
 def linears_above(values: list[ir.Value | None]) -> list[ir.Node]:
-    """The linears that reach `values` through what only moves, shifts or multiplies numbers."""
-    return _above(values)[0]
+    """Return the linears that reach `values` through operators that only move, shift or multiply numbers."""
+    return _search_above(values)[0]
 
 
-def _above(values: list[ir.Value | None], through: Collection[str] = ()) -> tuple[list[ir.Node], set[str]]:
-    """The linears that reach `values`, and the types of all operators from there up to them.
+def _search_above(values: list[ir.Value | None], through: Collection[str] = ()) -> tuple[list[ir.Node], set[str]]:
+    """Return the linears that reach `values`, and the types of all operators between them and `values`.
 
-    The way goes through operators that move or shift numbers, products of two computed tensors, depthwise convolutions
-    (SegFormer has one within its MLP, MViT behind its queries), and `through`.
+    The search goes through operators that move or shift numbers, products of two computed tensors, depthwise
+    convolutions (SegFormer has one in its MLP, MViT has one behind its queries), and operators of `through`.
     """
-    linears, seen_types, pending, seen = [], set(), list(values), set()
+    linears, op_types, pending, visited = [], set(), list(values), set()
     while pending:
         node = producer(pending.pop())
-        if node is None or id(node) in seen:
+        if node is None or id(node) in visited:
             continue
-        seen.add(id(node))
-        seen_types.add(node.op_type)
+        visited.add(id(node))
+        op_types.add(node.op_type)
         if weight_of(node) is not None:
             linears.append(node)
         elif node.op_type in _TRANSPARENT | _PRODUCTS or node.op_type in through or _is_depthwise(node):
             pending += node.inputs
-    return linears, seen_types
+    return linears, op_types
 
 
 def _is_depthwise(node: ir.Node) -> bool:
-    """Whether it is a convolution that leaves channels apart."""
+    """Return whether `node` is a convolution that keeps channels apart."""
     weight = constant(node.inputs[1]) if node.op_type == "Conv" and len(node.inputs) > 1 else None
     return weight is not None and weight.shape[1] == 1 and (node.attributes.get_int("group") or 1) > 1
 
 
-def _reached(value: ir.Value, op_types: set[str], depth: int = 4) -> bool:
-    """Whether `value` runs into one of `op_types` through its bias and activations written as several operators."""
+def _reaches(value: ir.Value, op_types: set[str], depth: int = 4) -> bool:
+    """Return whether `value` reaches one of `op_types` through its bias, casts, Q/DQ and constant factors."""
     if depth == 0:
         return False
     for use in value.uses():
         if use.node.op_type in op_types:
             return True
         is_bias = use.node.op_type in ("Add", "Mul", "Div") and any(constant(v) is not None for v in use.node.inputs)
-        if (is_bias or use.node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast")) and _reached(
+        if (is_bias or use.node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast")) and _reaches(
             use.node.outputs[0], op_types, depth - 1
         ):
             return True
     return False
 
 
-def _ends_graph(value: ir.Value) -> bool:
-    """Whether nothing but a bias, an activation and what moves numbers stands between `value` and a graph output."""
+def _is_at_end(value: ir.Value) -> bool:
+    """Return whether only a bias, activations and moving operators stand between `value` and the graph outputs."""
     if value.is_graph_output():
         return True
     uses = [use.node for use in value.uses()]
-    return bool(uses) and all(_is_tail(n) and _ends_graph(n.outputs[0]) for n in uses)
+    return bool(uses) and all(_is_tail(n) and _is_at_end(n.outputs[0]) for n in uses)
 
 
 def _is_tail(node: ir.Node) -> bool:
-    if node.op_type == "Add":  # of a bias; that of a residual ends a block, not the model
+    if node.op_type == "Add":  # an Add of a bias; the Add of a residual ends a block and not the model
         return any(constant(value) is not None for value in node.inputs)
     return node.op_type in _TRANSPARENT | _ACTIVATIONS | {"Softmax"}

@@ -1,6 +1,6 @@
-"""What an ONNX file that somebody else made must be before anything is claimed about it.
+"""Check a foreign ONNX file: refuse what is inconsistent, and what would make results about the model false.
 
-Each check names the node or tensor. What passes here can still fail in ONNX Runtime, which runs it next.
+Each error names the node or tensor. A file that passes may still fail in ONNX Runtime, which runs it next.
 """
 
 from __future__ import annotations
@@ -28,142 +28,142 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def screen(model: ir.Model, path: Path) -> None:
-    """Refuse a graph that is inconsistent, or about which claims would be false.
+    """Refuse a graph that is inconsistent, or about which results would be false.
 
     Raises:
-        GraphError: with the first thing that is wrong.
+        GraphError: the first problem.
     """
-    _versions(model, path)
+    _check_versions(model, path)
     for node in model.graph.all_nodes():
-        _operator(node, model, path)
-        _numbers(node, path)
-        _operands(node, path)
-    _names(model, path)
-    _outputs(model.graph, path)
+        _check_operator(node, model, path)
+        _check_data_types(node, path)
+        _check_inputs(node, path)
+    _check_names(model, path)
+    _check_outputs(model.graph, path)
 
 
 def check_declared(model: ir.Model, outputs: Mapping[str, Array], path: Path) -> None:
-    """Refuse outputs that are declared in another shape than they come in: runtimes only warn, engines go by it.
+    """Refuse a graph whose outputs have other shapes than it declares. Runtimes only warn, engines rely on them.
 
     Args:
         model: the graph in `path`.
-        outputs: what it really computes, by name.
-        path: for the message.
+        outputs: what the graph computes, by name.
+        path: the file, for the message.
 
     Raises:
-        GraphError: with the first output that is declared wrongly.
+        GraphError: the first output with a wrong shape.
     """
     for value in model.graph.outputs:
-        declared, found = dims(value), list(outputs[str(value.name)].shape)
-        if declared and not (len(declared) == len(found) and all(map(_same, declared, found))):
+        declared, computed = dims(value), list(outputs[str(value.name)].shape)
+        if declared and not (len(declared) == len(computed) and all(map(_fits, declared, computed))):
             raise GraphError(
-                f"{path} declares its output {value.name}{value.shape}, and computes {found}",
-                fix="Export it again, or declare the shape that it has.",
+                f"{path} declares the output {value.name}{value.shape} but computes {computed}",
+                fix="Export it again, or correct the declared shape.",
             )
 
 
-def _same(declared: int | None, found: int) -> bool:
-    return declared in (None, found)
+def _fits(declared: int | None, computed: int) -> bool:
+    return declared in (None, computed)
 
 
-def _versions(model: ir.Model, path: Path) -> None:
+def _check_versions(model: ir.Model, path: Path) -> None:
     newest = onnx.defs.onnx_opset_version()
     opset, version = model.opset_imports[""], model.ir_version
     if opset > newest or version > onnx.IR_VERSION:
         raise GraphError(
-            f"{path} is opset {opset} in ONNX IR {version}, onnx {onnx.__version__} knows up to opset {newest} in IR "
-            f"{onnx.IR_VERSION}",
-            fix="Export it with opset 18 or later, but no newer than that; or update onnx and onnxruntime.",
+            f"{path} has opset {opset} and ONNX IR {version}, but onnx {onnx.__version__} reads at most opset {newest} "
+            f"and IR {onnx.IR_VERSION}",
+            fix="Export it with opset 18 or later, but not newer than that, or update onnx and onnxruntime.",
         )
 
 
-def _operator(node: ir.Node, model: ir.Model, path: Path) -> None:
-    """An operator that every target can be expected to know, and that gives the same numbers each time."""
-    told = f"{path}: node {_called(node)}"
+def _check_operator(node: ir.Node, model: ir.Model, path: Path) -> None:
+    """Refuse an operator that is not standard ONNX, or that gives random numbers."""
+    prefix = f"{path}: node {_describe(node)}"
     if node.op_identifier() in model.functions:
         return
     if node.domain == CONTRIB:
         raise GraphError(
-            f"{told} is {node.op_type} of {CONTRIB}, which only ONNX Runtime has, and which hides what it was made of",
-            fix="Give the model as it was exported, before ONNX Runtime optimised it.",
+            f"{prefix} is {node.op_type} of {CONTRIB}, which only ONNX Runtime has and which hides other operators",
+            fix="Use the model as it was exported, before ONNX Runtime optimised it.",
         )
     if node.domain not in _STANDARD:
         raise GraphError(
-            f"{told} is {node.op_type} of {node.domain}, which is not an operator of ONNX",
-            fix="Export the model with standard operators, or write that one as an ONNX function.",
+            f"{prefix} is {node.op_type} of {node.domain}, which is not an operator of ONNX",
+            fix="Export the model with standard operators, or define this operator as an ONNX function.",
         )
     if not onnx.defs.has(node.op_type):
-        raise GraphError(f"{told} is {node.op_type}, which ONNX does not have", fix="Export the model again.")
-    if node.op_type in _RANDOM or _trains(node):
+        raise GraphError(f"{prefix} is {node.op_type}, which is not an operator of ONNX", fix="Export the model again.")
+    if node.op_type in _RANDOM or _is_training_dropout(node):
         raise GraphError(
-            f"{told} ({node.op_type}) draws random numbers: one image would give many answers",
+            f"{prefix} ({node.op_type}) draws random numbers: the same image gives a different answer each time",
             fix="Export the model in eval mode.",
         )
 
 
-def _trains(node: ir.Node) -> bool:
-    """Dropout that drops."""
+def _is_training_dropout(node: ir.Node) -> bool:
     flag = constant(node.inputs[2]) if node.op_type == "Dropout" and len(node.inputs) > 2 else None
     return flag is not None and bool(flag.numpy().any())
 
 
-def _numbers(node: ir.Node, path: Path) -> None:
-    """Float32, because the given graph is the FP32 reference that everything is compared with."""
+def _check_data_types(node: ir.Node, path: Path) -> None:
+    """Refuse any precision but float32, because the file is the FP32 reference that everything is compared with."""
     if node.op_type in _QUANTIZED:
         raise GraphError(
-            f"{path} is quantized already (node {_called(node)} is {node.op_type}): there is no FP32 to compare with",
-            fix="Give the float32 model; it is quantized here.",
+            f"{path} is quantized already (node {_describe(node)} is {node.op_type}), so there is no FP32 to compare "
+            "with",
+            fix="Use the float32 model: vitdeploy quantizes it.",
         )
     dtype = node.inputs[1].dtype if node.op_type in _WEIGHTED and len(node.inputs) > 1 and node.inputs[1] else None
     if dtype is not None and dtype in _OTHER_FLOATS:
         raise GraphError(
-            f"{path}: node {_called(node)} ({node.op_type}) computes in {dtype.name.lower()}: there is no FP32 to "
+            f"{path}: node {_describe(node)} ({node.op_type}) computes in {dtype.name.lower()}, so there is no FP32 to "
             "compare with",
-            fix="Give the float32 model; its precision is lowered here.",
+            fix="Use the float32 model: vitdeploy lowers its precision.",
         )
 
 
-def _operands(node: ir.Node, path: Path) -> None:
+def _check_inputs(node: ir.Node, path: Path) -> None:
     for value in node.inputs:
         if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
             raise GraphError(
-                f"{path}: node {_called(node)} ({node.op_type}) reads {value.name!r}, which nothing makes",
-                fix="Save the model again; sparse initializers have to be made dense.",
+                f"{path}: node {_describe(node)} ({node.op_type}) reads {value.name!r}, which nothing computes",
+                fix="Save the model again, with dense initializers instead of sparse ones.",
             )
 
 
-def _names(model: ir.Model, path: Path) -> None:
+def _check_names(model: ir.Model, path: Path) -> None:
     counts = Counter(node.name for node in model.graph if node.name)
-    double = next((name for name, count in counts.items() if count > 1), None)
-    if double is not None:
+    duplicate = next((name for name, count in counts.items() if count > 1), None)
+    if duplicate is not None:
         raise GraphError(
-            f"{path}: {counts[double]} nodes are named {double!r}, and ONNX Runtime runs no such graph",
-            fix="Give each node its own name, or none.",
+            f"{path}: {counts[duplicate]} nodes are named {duplicate!r}, and ONNX Runtime does not run such a graph",
+            fix="Give each node a unique name, or no name.",
         )
 
 
-def _outputs(graph: ir.Graph, path: Path) -> None:
-    reached, branches = _reached(graph)
+def _check_outputs(graph: ir.Graph, path: Path) -> None:
+    reached, has_branches = _reach_from_inputs(graph)
     for value in graph.outputs:
         if value.is_graph_input():
-            raise GraphError(f"{path}: its output {value.name!r} is its input", fix="Remove it from the outputs.")
-    if not branches and not any(value in reached for value in graph.outputs):
+            raise GraphError(f"{path}: the output {value.name!r} is an input too", fix="Remove it from the outputs.")
+    if not has_branches and not any(value in reached for value in graph.outputs):
         raise GraphError(
-            f"{path}: no output depends on the image", fix="Export the model again: it was traced wrongly."
+            f"{path}: no output depends on the image", fix="Export the model again: the exporter traced it wrongly."
         )
 
 
-def _reached(graph: ir.Graph) -> tuple[set[ir.Value], bool]:
-    """What is computed from the inputs, and whether branches may hide some of it."""
+def _reach_from_inputs(graph: ir.Graph) -> tuple[set[ir.Value], bool]:
+    """Return the values that are computed from the inputs, and whether branches may compute more of them."""
     reached = {value for value in graph.inputs if not value.is_initializer()}
     pending = list(reached)
     while pending:
         for node in pending.pop().consumers():
-            fresh = [value for value in node.outputs if value not in reached]
-            reached.update(fresh)
-            pending += fresh
+            new_values = [value for value in node.outputs if value not in reached]
+            reached.update(new_values)
+            pending += new_values
     return reached, any(node.graph is not graph for node in graph.all_nodes())
 
 
-def _called(node: ir.Node) -> str:
-    return repr(node.name) if node.name else f"that makes {node.outputs[0].name!r}"
+def _describe(node: ir.Node) -> str:
+    return repr(node.name) if node.name else f"that computes {node.outputs[0].name!r}"

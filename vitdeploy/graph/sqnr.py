@@ -1,4 +1,4 @@
-"""How far one tensor is from another, summed up over batches."""
+"""Signal-to-quantization-noise ratio of tensors, summed up over batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from vitdeploy.session import Array
 
 MOST_DB = 200.0
-"""Where nothing differs, or nothing is right: float32 itself resolves 150 dB. A ratio stays a number that JSON has."""
+"""The limit for tensors that are equal, or that have nothing in common: a ratio must be a number that JSON can hold.
+Float32 itself resolves 150 dB."""
 
 
 def decibels(signal: float, noise: float) -> float:
-    """10 · log10(signal / noise), both energies, within ± `MOST_DB`: 10 dB less is ten times the noise.
+    """Return 10 · log10(signal / noise) of two energies, within ± `MOST_DB`. 10 dB less is ten times the noise.
 
-    Energies that are not finite give -`MOST_DB`; no noise gives `MOST_DB`, and so does no signal without noise.
+    Energies that are not finite give -`MOST_DB`. No noise gives `MOST_DB`, even without a signal.
     """
     if not (math.isfinite(signal) and math.isfinite(noise)):
         return -MOST_DB
@@ -30,16 +31,16 @@ def decibels(signal: float, noise: float) -> float:
 
 @dataclass
 class Noise:
-    """What was seen so far of a tensor and of what should be the same. Energies are sums of squares, in float64.
+    """Sums over all batches of a reference tensor and another that should equal it. Energies are sums of squares.
 
     Attributes:
         signal: energy of the reference.
-        other: energy of what is compared with it.
-        product: sum of both, multiplied.
+        other: energy of the other tensor.
+        product: sum of the products of both, number by number.
         noise: energy of the difference.
         max_abs: the largest difference.
         reference_max: the largest magnitude of the reference.
-        nonfinite: how many numbers of the compared tensor are NaN or infinite where the reference's are not.
+        nonfinite: how many numbers of the other tensor are NaN or infinite where the reference is finite.
     """
 
     signal: float = 0.0
@@ -50,12 +51,12 @@ class Noise:
     reference_max: float = 0.0
     nonfinite: int = 0
 
-    def see(self, reference: Array, other: Array) -> None:
-        """Add one batch; both of one shape, of any float type."""
+    def add(self, reference: Array, other: Array) -> None:
+        """Add one batch. Both tensors have the same shape, and any float type. Sums are in float64."""
         a, b = (x.astype(np.float64).ravel() for x in (reference, other))
-        bad = ~np.isfinite(b)
-        if bad.any():
-            self.nonfinite += int((bad & np.isfinite(a)).sum())
+        is_nonfinite = ~np.isfinite(b)
+        if is_nonfinite.any():
+            self.nonfinite += int((is_nonfinite & np.isfinite(a)).sum())
             self.noise = self.max_abs = math.inf
             return
         difference = a - b
@@ -68,16 +69,16 @@ class Noise:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to noise ratio, see `decibels`."""
+        """The signal-to-noise ratio, see `decibels`."""
         return decibels(self.signal, self.noise)
 
     @property
     def cosine(self) -> float:
-        """Of the angle between both, as two long vectors; 0 when one of them is 0 or not finite."""
+        """The cosine of the angle between both as vectors; 0 if one of them is 0 or not finite."""
         norm = math.sqrt(self.signal * self.other)
         return self.product / norm if norm and math.isfinite(self.noise) else 0.0
 
 
 def mean_sqnr_db(noises: Iterable[Noise]) -> float:
-    """Of several tensors, each weighing the same: of the mean of noise / signal."""
+    """Return the ratio of several tensors with equal weights: that of the mean of noise / signal."""
     return max(-MOST_DB, -10 * float(np.log10(np.mean([10 ** (-noise.sqnr_db / 10) for noise in noises]))))

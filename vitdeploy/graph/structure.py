@@ -1,7 +1,7 @@
-"""The model in its own terms: attention sites, linears by role, LayerNorms, blocks.
+"""The structure of a model: attention sites, linears by role, LayerNorms, blocks.
 
-It is stored as `sites.json`, so that a light device can audit an engine without onnx: engines keep ONNX node names,
-and each entry lists its own.
+It is stored as `sites.json`, so that a light device can audit an engine without onnx. Engines keep the names of ONNX
+nodes, and each entry here lists the names of its nodes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "head", "other"]
 Bias = Literal["bias", "window bias", "mask", "causal"]
-"""What attention scores get: numbers added, other numbers in each window (Swin's shift), or a selection of keys."""
+"""Added to attention scores: numbers, or different numbers in each window (Swin's shift). Or a selection of keys."""
 
 CORE = "/Attention"
-"""An attention core's nodes are named `SITE/Attention` in the raised graph and `SITE/Attention/…` after lowering."""
+"""The nodes of a site are named `SITE/Attention` in the raised graph, and `SITE/Attention/…` after lowering."""
 
 
 class _Entry(BaseModel):
@@ -27,10 +27,13 @@ class _Entry(BaseModel):
 
 
 class AttentionSite(_Entry):
-    """One attention: softmax(q kᵀ · scale + bias) v. `refused`: why it could not be raised to the canonical form.
+    """One attention: softmax(q kᵀ · scale + bias) v. Sizes are None if they are unknown before run time, or if refused.
 
-    `tokens` are the queries of one window; `windows` is how many separate sequences one image makes: 1 for global
-    attention, 64 in Swin's first stage. None: not known before run time, or not canonical.
+    Attributes:
+        tokens: the number of queries in one window.
+        key_tokens: the number of keys in one window.
+        windows: how many separate sequences one image makes: 1 for global attention, 64 in Swin's first stage.
+        refused: why the attention could not be raised to the canonical form; None if it was.
     """
 
     block: int
@@ -50,15 +53,15 @@ class Linear(_Entry):
     role: Role
     block: int | None
     weight: tuple[int, ...]
-    """Its shape as stored."""
+    """The shape of the weight as stored."""
     size: tuple[int, int] | None = None
-    """K x N: what it multiplies sums K numbers for each of N results, whatever the weight's layout."""
+    """K x N: each of the N results is a sum of K products, whatever the layout of the weight."""
     rows: int | None = None
-    """How many vectors of K numbers one image gives it: tokens, or patches. None: not known before run time."""
+    """Rows of K numbers (tokens or patches) that one image feeds through it. None: not known before run time."""
     initializer: str = ""
-    """The weight's name: OpenVINO names a kernel that makes a graph output after that output, not after its node."""
+    """The name of the weight. OpenVINO names a kernel after a graph output that it computes and not after its node."""
     bias: str = ""
-    """The Add behind it, if there is one: OpenVINO names a kernel that adds a bias after that."""
+    """The name of the Add of the bias, if there is one. OpenVINO names a kernel that adds a bias after it."""
 
 
 class Norm(_Entry):
@@ -66,31 +69,31 @@ class Norm(_Entry):
 
 
 class Structure(BaseModel):
-    """What the model is made of."""
+    """The parts of a model that are recognised."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     attention: tuple[AttentionSite, ...]
     linears: tuple[Linear, ...]
     norms: tuple[Norm, ...]
 
-    def located(self, names: Iterable[str]) -> Structure:
-        """The same structure with the attention cores' nodes picked from `names`, those of a lowered graph."""
+    def locate_attention(self, names: Iterable[str]) -> Structure:
+        """Return the structure with the attention nodes of a lowered graph, whose node names are `names`."""
         names = list(names)
         sites = tuple(
-            site.model_copy(update={"nodes": tuple(n for n in names if _of_core(n, site.name)) or site.nodes})
+            site.model_copy(update={"nodes": tuple(n for n in names if _belongs_to(n, site.name)) or site.nodes})
             for site in self.attention
         )
         return self.model_copy(update={"attention": sites})
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the structure as JSON."""
         path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Structure:
-    """The structure that `save` wrote."""
+    """Read a structure that `save` wrote."""
     return Structure.model_validate_json(path.read_bytes())
 
 
-def _of_core(node_name: str, site: str) -> bool:
+def _belongs_to(node_name: str, site: str) -> bool:
     return node_name == site + CORE or node_name.startswith(f"{site}{CORE}/")

@@ -1,4 +1,4 @@
-"""What the lowering passes share about `Attention` nodes."""
+"""Find canonical `Attention` nodes, and check whether a pass can lower them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import onnx_ir as ir
 
 from vitdeploy.graph.model import Graph, dims
 
+MASKED = -65504.0
+"""The score of a masked key: the lowest float16, so that an FP16 graph can hold it. Its exponential is 0."""
+
 
 def attention_cores(graph: Graph) -> list[ir.Node]:
-    """The canonical attentions of a raised graph."""
+    """Return the canonical attentions of a raised graph."""
     return [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]
 
 
 def scale_of(core: ir.Node) -> float:
-    """The scale that raising made explicit."""
+    """Return the scale, which raising made explicit."""
     return core.attributes.get_float("scale", 1.0)
 
 
-def unsupported(core: ir.Node) -> str | None:
-    """Why this attention is more than softmax(q kᵀ · scale + bias) v on 4-D operands, or None."""
+def unsupported_reason(core: ir.Node) -> str | None:
+    """Return why this attention is more than softmax(q kᵀ · scale + bias) v on 4-D operands, or None if it is not."""
     shapes = [dims(v) for v in core.inputs[:3]]
     if any(s is None or len(s) != 4 for s in shapes):
         return "its operands are not 4-D (batch, heads, tokens, head size)"

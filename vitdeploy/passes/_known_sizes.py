@@ -1,4 +1,4 @@
-"""Fold the sizes that are fixed although the batch is not."""
+"""Fold sizes that are fixed in graphs whose batch varies."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from vitdeploy.graph.model import Graph, array, constant, producer
 from vitdeploy.session import Array
 
 
-def fix_sizes(graph: Graph) -> int:
-    """Replace each Slice or Gather of a Shape that picks only fixed sizes by a constant; how many there were.
+def fold_fixed_sizes(graph: Graph) -> int:
+    """Replace each Slice or Gather of a Shape that picks only fixed sizes by a constant. Return how many there were.
 
         q (batch, heads, tokens, 64) ─ Shape ─ Slice [-1:] ─ Cast ─ Sqrt   ─▶   [64] ─ Cast ─ Sqrt
 
-    The optimizer folds a Shape only whole. With a dynamic batch, PyTorch's legacy exporter so computes the scale of
-    every attention at run time, where no pass and no fused kernel can see what it is. Folding the chain behind the
-    constant is left to the optimizer.
+    The optimizer folds a Shape only if all its sizes are fixed. For a dynamic batch, PyTorch's legacy exporter computes
+    the scale of every attention from a Shape. That happens at run time, where no pass and no fused kernel can read it.
+    The optimizer folds the operators behind the new constant.
     """
     picks = [n for n in graph.nodes if n.op_type in ("Gather", "Slice") and producer(n.inputs[0], "Shape") is not None]
     if not picks:
@@ -24,7 +24,7 @@ def fix_sizes(graph: Graph) -> int:
     graph.infer_shapes()
     fixed = 0
     for node in picks:
-        sizes = picked(node.outputs[0])
+        sizes = picked_sizes(node.outputs[0])
         if sizes is None or not all(isinstance(size, int) for size in sizes.flat):
             continue
         tape = ir.tape.Tape()
@@ -35,21 +35,24 @@ def fix_sizes(graph: Graph) -> int:
     return fixed
 
 
-def picked(value: ir.Value | None) -> Array | None:
-    """The sizes, known or named, that `value` picks from a Shape; or None when it cannot be told which."""
+def picked_sizes(value: ir.Value | None) -> Array | None:
+    """Return the sizes that `value` picks from a Shape: numbers, or names of sizes that vary.
+
+    Return None if `value` does not come from a Shape, or if which sizes it picks is not constant.
+    """
     node = producer(value, "Gather", "Shape", "Slice")
     shape = node if node is None or node.op_type == "Shape" else producer(node.inputs[0], "Shape")
-    whole = shape.inputs[0].shape if shape is not None and shape.inputs[0] is not None else None
-    if node is None or shape is None or whole is None:
+    dimensions = shape.inputs[0].shape if shape is not None and shape.inputs[0] is not None else None
+    if node is None or shape is None or dimensions is None:
         return None
-    kept = list(whole)[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", len(whole))]
-    sizes = np.array(kept, object)
+    start, end = shape.attributes.get_int("start", 0), shape.attributes.get_int("end", len(dimensions))
+    sizes = np.array(list(dimensions)[start:end], object)
     if node is shape:
         return sizes
     if any(v is not None and constant(v) is None for v in node.inputs[1:]):
         return None
-    options = [array(v) if v is not None else None for v in node.inputs[1:]]
+    operands = [array(v) if v is not None else None for v in node.inputs[1:]]
     if node.op_type == "Gather":
-        return np.asarray(sizes[options[0]], object)
-    start, end, _, step = (int(o.reshape(-1)[0]) if o is not None else None for o in [*options, None, None][:4])
-    return np.asarray(sizes[start:end:step], object)
+        return np.asarray(sizes[operands[0]], object)
+    first, last, _, step = (int(o.reshape(-1)[0]) if o is not None else None for o in [*operands, None, None][:4])
+    return np.asarray(sizes[first:last:step], object)

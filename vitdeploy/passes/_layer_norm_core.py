@@ -1,4 +1,4 @@
-"""Find the LayerNorm that ends in a division, however it is written."""
+"""Match the LayerNorm that ends in a division, in every form that exporters write."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from vitdeploy.graph.model import array, constant, dims, only_consumer, operand,
 
 
 @dataclass(frozen=True)
-class Core:
+class NormMatch:
     """A normalisation without its affine part: `output` = (x − mean) / √(variance + ε) over the channels of x.
 
-    `nodes` are those that go, the last one first; `attributes` and `scale` are of the operator.
+    Attributes:
+        nodes: the nodes to remove, the last one first.
+        attributes: of the `LayerNormalization` to write.
+        scale: the scale of a `LayerNormalization` that is in the graph already, unless it is all ones.
     """
 
     nodes: list[ir.Node]
@@ -26,11 +29,11 @@ class Core:
     scale: ir.Value | None = None
 
 
-def _channels(shape: tuple[int | None, ...], end: ir.Node) -> int | None:
-    """The size of the last axis; where inference lost it, the size of the weight behind.
+def _count_channels(shape: tuple[int | None, ...], end: ir.Node) -> int | None:
+    """Return the size of the last axis; where shape inference lost it, the size of the weight behind `end`.
 
-    A weight of more than one number could only be another size than the channels if there were one channel, of which
-    every norm is zero.
+    A weight with more than one number can differ in size from the channels only if there is a single channel. Every
+    norm over a single channel is zero.
     """
     multiply = only_consumer(end.outputs[0], "Mul")
     weights = [t for v in multiply.inputs if (t := constant(v)) is not None and t.size > 1] if multiply else []
@@ -39,7 +42,7 @@ def _channels(shape: tuple[int | None, ...], end: ir.Node) -> int | None:
 
 @dataclass(frozen=True)
 class _Quotient:
-    """numerator / √variance, and the nodes in between."""
+    """numerator / √variance, and the nodes that compute the root or its reciprocal."""
 
     numerator: ir.Value
     variance: ir.Value
@@ -47,8 +50,8 @@ class _Quotient:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """(x − mean) / √(mean((x − mean)²) + ε) over any axes, and the nodes above its division."""
+class _Norm:
+    """(x − mean) / √(mean((x − mean)²) + ε) over any axes, its ReduceMean nodes, and all nodes above its division."""
 
     x: ir.Value
     epsilon: float
@@ -56,67 +59,75 @@ class _Found:
     nodes: list[ir.Node]
 
 
-def match(end: ir.Node) -> Core | str | None:
-    """The norm whose division `end` is; None if it is no such thing; the reason if it is one that does not fit."""
-    found = next((f for quotient in _quotients(end) if (f := _found(quotient)) is not None), None)
-    if found is None:
+def match_norm(end: ir.Node) -> NormMatch | str | None:
+    """Match the norm whose division is `end`.
+
+    Return the reason if `LayerNormalization` cannot express it, and None if it is not a norm.
+    """
+    norms = (_match_mean_and_variance(quotient) for quotient in _match_quotients(end))
+    norm = next((norm for norm in norms if norm is not None), None)
+    if norm is None:
         return None
-    x, shape = found.x, dims(found.x)
-    channels = _channels(shape, end) if shape else None
+    x, shape = norm.x, dims(norm.x)
+    channels = _count_channels(shape, end) if shape else None
     if not shape or channels is None:
         return "the number of its channels is not known"
-    for mean in found.means:
+    for mean in norm.means:
         if (axes := _axes(mean, len(shape))) != (len(shape) - 1,):
             return f"it normalises over axes {axes} of {len(shape)}, not over the last"
         if not mean.attributes.get_int("keepdims", 1):
-            return "its mean loses the axis that it runs over"
-    nodes = list(dict.fromkeys([end, *found.nodes]))
+            return "its mean drops the axis that it runs over (keepdims = 0)"
+    nodes = list(dict.fromkeys([end, *norm.nodes]))
     inside = set(nodes)
     for node in nodes[1:]:
         value = node.outputs[0]
         if value.is_graph_output() or any(use.node not in inside for use in value.uses()):
-            return f"its {node.op_type} ({node.name}) is read by something else"
+            return f"its {node.op_type} ({node.name}) is read by another node"
     if len(dims(end.outputs[0]) or ()) != len(shape):
-        return "its epsilon adds an axis"
-    casts = _without_casts(x, end)
-    if casts is None:
-        return "its result has another type than what it normalises"
-    source, last = casts
+        return "its epsilon adds an axis to the result"
+    cast_ends = _skip_casts(x, end)
+    if cast_ends is None:
+        return "its result has another data type than its input"
+    source, last = cast_ends
     if last is not end:
         nodes.insert(0, last)
-    return Core(nodes, source, last.outputs[0], channels, {"axis": -1, "epsilon": found.epsilon})
+    return NormMatch(nodes, source, last.outputs[0], channels, {"axis": -1, "epsilon": norm.epsilon})
 
 
-def _quotients(end: ir.Node) -> list[_Quotient]:
-    """The ways to read `end` as a quotient by a root: Div by it, or Mul by its reciprocal on either side."""
+def _match_quotients(end: ir.Node) -> list[_Quotient]:
+    """Return all ways to read `end` as a division by a root: Div by it, or Mul by its reciprocal on either side."""
     if end.domain != "" or end.op_type not in ("Div", "Mul"):
         return []
     a, b = operand(end, 0), operand(end, 1)
-    sides = [(a, _root(b, 0.5))] if end.op_type == "Div" else [(a, _reciprocal_root(b)), (b, _reciprocal_root(a))]
+    if end.op_type == "Div":
+        sides = [(a, _match_power(b, 0.5))]
+    else:
+        sides = [(a, _match_reciprocal_root(b)), (b, _match_reciprocal_root(a))]
     return [_Quotient(numerator, root[0], root[1]) for numerator, root in sides if root is not None]
 
 
-def _root(value: ir.Value, exponent: float) -> tuple[ir.Value, list[ir.Node]] | None:
-    """What `value` is the power `exponent` of."""
+def _match_power(value: ir.Value, exponent: float) -> tuple[ir.Value, list[ir.Node]] | None:
+    """Return the base if `value` is a power with this exponent, and the node that computes it."""
     node = producer(value, "Pow", "Sqrt")
     fits = node is not None and (exponent == 0.5 if node.op_type == "Sqrt" else scalar(node.inputs[1]) == exponent)
     return (operand(node, 0), [node]) if node is not None and fits else None
 
 
-def _reciprocal_root(value: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
+def _match_reciprocal_root(value: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
+    """Return v if `value` is 1 / √v, and the nodes that compute it."""
     node = producer(value, "Div", "Pow", "Reciprocal")
     if node is None:
         return None
     if node.op_type == "Pow":
-        return _root(value, -0.5)
+        return _match_power(value, -0.5)
     if node.op_type == "Div" and scalar(node.inputs[0]) != 1:
         return None
-    root = _root(operand(node, 1 if node.op_type == "Div" else 0), 0.5)
+    root = _match_power(operand(node, 1 if node.op_type == "Div" else 0), 0.5)
     return (root[0], [node, *root[1]]) if root is not None else None
 
 
-def _found(quotient: _Quotient) -> _Found | None:
-    """The quotient as a norm, when the numerator and the variance are of one x."""
+def _match_mean_and_variance(quotient: _Quotient) -> _Norm | None:
+    """Return the quotient as a norm if its numerator and its variance are of the same x."""
     add = producer(quotient.variance, "Add")
     if add is None:
         return None
@@ -129,17 +140,20 @@ def _found(quotient: _Quotient) -> _Found | None:
     if square.op_type == "Pow" and scalar(square.inputs[1]) != 2:
         return None
     factors = square.inputs if square.op_type == "Mul" else square.inputs[:1]
-    # Some exporters write the difference once for the numerator and once for the variance.
-    centred = [_centred(value) for value in (quotient.numerator, *factors)]
-    same = [c for c in centred if c is not None and centred[0] is not None and c[0] is centred[0][0]]
-    if len(same) < len(centred):
+    # Some exporters write x − mean(x) once for the numerator and once for the variance.
+    matches = [_match_centred(value) for value in (quotient.numerator, *factors)]
+    centred = [m for m in matches if m is not None and matches[0] is not None and m[0] is matches[0][0]]
+    if len(centred) < len(matches):
         return None
-    nodes = [*quotient.nodes, add, mean, square, *(node for _, nodes in same for node in nodes)]
-    return _Found(same[0][0], epsilon, [mean, *(nodes[-1] for _, nodes in same)], nodes)
+    nodes = [*quotient.nodes, add, mean, square, *(node for _, nodes in centred for node in nodes)]
+    return _Norm(centred[0][0], epsilon, [mean, *(nodes[-1] for _, nodes in centred)], nodes)
 
 
-def _centred(value: ir.Value | None) -> tuple[ir.Value, list[ir.Node]] | None:
-    """What x − mean(x) is of, and its nodes, the mean last; PyTorch casts float16 to float32 after the difference."""
+def _match_centred(value: ir.Value | None) -> tuple[ir.Value, list[ir.Node]] | None:
+    """Return x if `value` is x − mean(x), and its nodes, the ReduceMean last.
+
+    PyTorch casts float16 to float32 after the subtraction.
+    """
     cast = producer(value, "Cast")
     subtract = producer(cast.inputs[0] if cast is not None else value, "Sub")
     mean = producer(subtract.inputs[1], "ReduceMean") if subtract is not None else None
@@ -149,17 +163,18 @@ def _centred(value: ir.Value | None) -> tuple[ir.Value, list[ir.Node]] | None:
 
 
 def _axes(mean: ir.Node, rank: int) -> tuple[int, ...]:
-    """The axes that a ReduceMean runs over, counted from the first."""
-    given = mean.attributes.get_ints("axes", ())
+    """Return the axes that a ReduceMean runs over, counted from the first."""
+    axes = mean.attributes.get_ints("axes", ())
     if len(mean.inputs) > 1 and mean.inputs[1] is not None:
-        given = tuple(np.atleast_1d(array(mean.inputs[1]))) if constant(mean.inputs[1]) is not None else ()
-    return tuple(sorted(int(axis) % rank for axis in given)) or tuple(range(rank))
+        axes = tuple(np.atleast_1d(array(mean.inputs[1]))) if constant(mean.inputs[1]) is not None else ()
+    return tuple(sorted(int(axis) % rank for axis in axes)) or tuple(range(rank))
 
 
-def _without_casts(x: ir.Value, end: ir.Node) -> tuple[ir.Value, ir.Node] | None:
-    """The value before a Cast that only serves the norm, and the last node with it: the Cast back; or None.
+def _skip_casts(x: ir.Value, end: ir.Node) -> tuple[ir.Value, ir.Node] | None:
+    """Return the value before a Cast that only serves the norm, and the Cast back behind the norm.
 
-    The Casts stay, outside, when the affine part is computed in the wider type too.
+    Without such Casts, return x and `end`. Where the affine part is computed in the wider type too, the Casts stay.
+    Return None where the data types of x and the result differ.
     """
     back = only_consumer(end.outputs[0], "Cast")
     to = ir.DataType(back.attributes.get_int("to", 0)) if back is not None else None

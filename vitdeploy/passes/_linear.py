@@ -1,4 +1,4 @@
-"""A product with a constant weight and its bias, and how to give it other numbers: what the folding passes share."""
+"""Match linears (a product with a constant weight, and its bias), and give them other numbers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vitdeploy.session import Array
 
 
 @dataclass(frozen=True)
-class Linear:
-    """x W + b: a MatMul or a Conv with a constant weight, and the Add of its bias where that is a node of its own.
+class LinearMatch:
+    """x W + b: a MatMul or Conv with a constant weight, and the Add of its bias if that is a separate node.
 
     Attributes:
         product: the MatMul or the Conv.
         add: the Add behind it, if it adds one constant to each channel.
-        axis: the output's axis of channels, counted from the front.
+        axis: the output's channel axis, counted from the front.
         weight: (inputs, channels) of a MatMul, (channels, inputs / groups, ...) of a Conv.
         bias: (channels,), or None.
     """
@@ -31,7 +31,7 @@ class Linear:
 
     @property
     def output(self) -> ir.Value:
-        """What the product gives, with its bias."""
+        """The output, bias included."""
         return (self.add or self.product).outputs[0]
 
     @property
@@ -40,38 +40,42 @@ class Linear:
         return int(self.weight.shape[0 if self.product.op_type == "Conv" else -1])
 
 
-def linear_of(product: ir.Node | None) -> Linear | None:
-    """The linear around a MatMul or a Conv, with the Add behind it; None if its numbers are not constant."""
+def match_linear(product: ir.Node | None) -> LinearMatch | None:
+    """Match a MatMul or Conv with constant numbers, and the Add of its bias."""
     if product is None or product.domain != "" or product.op_type not in ("MatMul", "Conv"):
         return None
     weight, rank = constant(product.inputs[1]), len(dims(product.outputs[0]) or ())
-    inner = product.inputs[2] if len(product.inputs) > 2 else None
-    if weight is None or not rank or (inner is not None and constant(inner) is None):
+    conv_bias = product.inputs[2] if len(product.inputs) > 2 else None
+    if weight is None or not rank or (conv_bias is not None and constant(conv_bias) is None):
         return None
     if product.op_type == "MatMul" and len(weight.shape) != 2:
         return None
     axis = 1 if product.op_type == "Conv" else rank - 1
-    linear = Linear(product, None, axis, array(product.inputs[1]), None if inner is None else array(inner))
+    bias = None if conv_bias is None else array(conv_bias)
+    linear = LinearMatch(product, None, axis, array(product.inputs[1]), bias)
     add = only_consumer(product.outputs[0], "Add")
-    added = None if add is None else per_channel(_other_input(add, product.outputs[0]), rank, axis, linear.channels)
-    if added is None:
+    other = None if add is None else _other_input(add, product.outputs[0])
+    summand = broadcast_per_channel(other, rank, axis, linear.channels)
+    if summand is None:
         return linear
-    bias = added.astype(np.float64) + (0.0 if linear.bias is None else linear.bias)
-    return Linear(product, add, axis, linear.weight, bias)
+    return LinearMatch(product, add, axis, linear.weight, summand.astype(np.float64) + (0.0 if bias is None else bias))
 
 
-def linear_ending_at(value: ir.Value) -> Linear | None:
-    """The linear that gives `value`, if nothing of it is read before its bias is added."""
+def match_linear_ending_at(value: ir.Value) -> LinearMatch | None:
+    """Match the linear whose output is `value`."""
     add = producer(value, "Add")
     products = [producer(value)] if add is None else [producer(v, "MatMul", "Conv") for v in add.inputs]
-    found = (linear_of(product) for product in products)
-    return next((linear for linear in found if linear is not None and linear.output is value), None)
+    linears = (match_linear(product) for product in products)
+    return next((linear for linear in linears if linear is not None and linear.output is value), None)
 
 
-def linear_behind(value: ir.Value, axis: int) -> Linear | None:
-    """The linear whose channels are the `axis` of `value`, through what only moves them, if nothing else reads it."""
+def match_linear_above(value: ir.Value, axis: int) -> LinearMatch | None:
+    """Match the linear whose channels arrive on the `axis` of `value`.
+
+    The operators in between may only move the channels. No value on the way may have a second reader.
+    """
     while only_consumer(value) is not None:
-        linear = linear_ending_at(value)
+        linear = match_linear_ending_at(value)
         if linear is not None:
             return linear if linear.axis == axis else None
         node = producer(value, "Transpose", "Reshape", "Flatten")
@@ -83,22 +87,25 @@ def linear_behind(value: ir.Value, axis: int) -> Linear | None:
 
 
 def _axis_before(node: ir.Node, axis: int) -> int | None:
-    """Where the channels, which `node` gives on `axis`, are in its input; None if it splits or mixes them."""
+    """Return the input axis of the channels that `node` gives on `axis`; None if it splits or mixes them."""
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
     if before is None or after is None:
         return None
     if node.op_type == "Transpose":
         return int(node.attributes.get_ints("perm", range(len(after))[::-1])[axis])
-    kept = axis == len(after) - 1 and before[-1] == after[-1] is not None
-    return len(before) - 1 if kept else None
+    is_kept = axis == len(after) - 1 and before[-1] == after[-1] is not None
+    return len(before) - 1 if is_kept else None
 
 
 def _other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
     return next((v for v in node.inputs if v is not value), None)
 
 
-def per_channel(value: ir.Value | None, rank: int, axis: int, channels: int) -> Array | None:
-    """The constant behind `value` as (channels,), if broadcasting repeats it over everything but `axis`."""
+def broadcast_per_channel(value: ir.Value | None, rank: int, axis: int, channels: int) -> Array | None:
+    """Return the constant behind `value` as (channels,).
+
+    Return None if it is not constant, or if it varies along any other axis of a tensor of this rank than `axis`.
+    """
     tensor = constant(value)
     if tensor is None or len(tensor.shape) > rank:
         return None
@@ -109,20 +116,24 @@ def per_channel(value: ir.Value | None, rank: int, axis: int, channels: int) -> 
     return None
 
 
-def scale_outputs(graph: Graph, linear: Linear, factor: Array, shift: Array | None = None) -> bool:
-    """Make it (x W + b) · factor + shift, both (channels,), and say whether the numbers' type can hold that."""
+def scale_outputs(graph: Graph, linear: LinearMatch, factor: Array, shift: Array | None = None) -> bool:
+    """Turn x W + b into (x W + b) · factor + shift, both (channels,).
+
+    Return False, and change nothing, if the data type of the weight cannot hold the new numbers.
+    """
     factor = factor.astype(np.float64)
     columns = factor.reshape(-1, *[1] * (linear.weight.ndim - 1)) if linear.product.op_type == "Conv" else factor
     bias = None if linear.bias is None else linear.bias * factor
     if shift is not None:
         bias = shift if bias is None else bias + shift
-    return rewrite(graph, linear, operand(linear.product, 0), linear.weight * columns, bias)
+    return rewrite_linear(graph, linear, operand(linear.product, 0), linear.weight * columns, bias)
 
 
-def rewrite(graph: Graph, linear: Linear, x: ir.Value, weight: Array, bias: Array | None) -> bool:
-    """Let the linear read `x` and give it other numbers, unless its type cannot hold them.
+def rewrite_linear(graph: Graph, linear: LinearMatch, x: ir.Value, weight: Array, bias: Array | None) -> bool:
+    """Let the linear read `x`, and give it another weight and bias.
 
-    Exporters share equal constants between nodes: the new ones are this linear's own.
+    The old constants stay as they are, because exporters share equal constants between nodes. Return False, and change
+    nothing, if the data type of the weight cannot hold the new numbers.
     """
     dtype, product, tape = linear.weight.dtype, linear.product, ir.tape.Tape()
     with np.errstate(over="ignore"):
@@ -130,7 +141,7 @@ def rewrite(graph: Graph, linear: Linear, x: ir.Value, weight: Array, bias: Arra
     if not all(n is None or np.isfinite(n).all() for n in numbers):
         return False
     inputs = [
-        tape.initializer(ir.tensor(n, name=_unused(graph, f"{product.name}/{label}_folded")))
+        tape.initializer(ir.tensor(n, name=_unused_name(graph, f"{product.name}/{label}_folded")))
         for label, n in zip(("weight", "bias"), numbers, strict=True)
         if n is not None
     ]
@@ -148,17 +159,17 @@ def rewrite(graph: Graph, linear: Linear, x: ir.Value, weight: Array, bias: Arra
     return True
 
 
-def _unused(graph: Graph, name: str) -> str:
-    """`name`, or with a number behind it when an earlier folding took it."""
-    taken, number, free = graph.model.graph.initializers, 1, name
-    while free in taken:
+def _unused_name(graph: Graph, name: str) -> str:
+    """Return `name`, with a number if an earlier folding took it."""
+    taken, number, unused = graph.model.graph.initializers, 1, name
+    while unused in taken:
         number += 1
-        free = f"{name}_{number}"
-    return free
+        unused = f"{name}_{number}"
+    return unused
 
 
 def bypass(graph: Graph, node: ir.Node, index: int = 0) -> None:
-    """Let the readers of `node` read its input `index`, which nothing else reads."""
+    """Remove `node`: its readers read its input `index` instead. Nothing else may read that input."""
     old, new = node.outputs[0], operand(node, index)
     name = old.name if old.is_graph_output() else new.name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

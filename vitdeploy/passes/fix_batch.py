@@ -1,4 +1,4 @@
-"""Make a varying batch size a fixed one."""
+"""Fix the batch size of a graph whose batch varies."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from vitdeploy.passes import Pass, PassResult
 
 
 class FixBatch(Pass):
-    """An artifact for one batch size has no use for a dimension that varies: shapes become constants.
+    """Give the first dimension of each input a fixed size, so that shapes become constants.
 
         image [batch, 3, 224, 224]   ─▶   image [1, 3, 224, 224]
 
-    Fires once for each input whose first dimension varies. Other dimensions are left as they are, and so is a fixed
-    batch of another size.
+    Fires once for each input whose first dimension varies. Left alone: all other dimensions, and a batch that is fixed
+    already, even to another size.
     """
 
     batch: int
 
     def apply(self, graph: Graph) -> PassResult:
-        """Fix it, and infer all other shapes anew: those of the file still speak of a batch that varies."""
+        """Fix the batch, and infer all other shapes again, because those in the file still have a batch that varies."""
         fired = 0
         for value in graph.model.graph.inputs:
             if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):

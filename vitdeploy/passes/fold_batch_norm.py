@@ -9,12 +9,19 @@ import onnx_ir as ir
 
 from vitdeploy.graph.model import Graph, array, constant, dims, only_consumer, operand, producer
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._linear import bypass, linear_behind, linear_of, per_channel, rewrite, scale_outputs
+from vitdeploy.passes._linear import (
+    broadcast_per_channel,
+    bypass,
+    match_linear,
+    match_linear_above,
+    rewrite_linear,
+    scale_outputs,
+)
 from vitdeploy.session import Array
 
 
 class FoldBatchNorm(Pass):
-    """In inference a BatchNormalization is one factor and one shift for each channel.
+    """Fold a BatchNormalization, which in inference is a factor and a shift for each channel.
 
         x ─ Conv(W, b) ─ BatchNormalization          ─▶   x ─ Conv(W·f, b·f + s)
         x ─ Conv(W, b) ─ Mul f ─ Add s               ─▶   the same
@@ -22,22 +29,25 @@ class FoldBatchNorm(Pass):
                                                      ─▶   x ─ MatMul(W·f) ─ Add s ─ Reshape ─ Reshape
         x ─ BatchNormalization ─ MatMul(W)           ─▶   x ─ MatMul(f·W) ─ Add s·W
 
-    with f = γ / √(σ² + ε) and s = β - μ·f. Left alone: a product or a norm whose output something else reads too,
-    a norm in training mode, and a norm before a convolution, whose padding would be shifted too.
+    with f = γ / √(σ² + ε) and s = β - μ·f. Left alone: a product or a norm whose output another node reads too, a norm
+    in training mode, and a norm before a convolution, because its zero padding would be shifted too.
     """
 
     def apply(self, graph: Graph) -> PassResult:
         """Fold every such norm."""
         fired = 0
         for node in [n for n in graph.nodes if n.op_type in ("BatchNormalization", "Add") and n.domain == ""]:
-            norm = _batch_norm(node) if node.op_type == "BatchNormalization" else _decomposed(node)
+            norm = _match_batch_norm(node) if node.op_type == "BatchNormalization" else _match_decomposed(node)
             if norm is not None:
-                fired += _into_the_product_before(graph, norm) or _into_the_linear_behind(graph, norm)
+                fired += _fold_into_linear_before(graph, norm) or _fold_into_linear_behind(graph, norm)
         return PassResult(fired)
 
 
 class _Norm(NamedTuple):
-    """x · factor + shift for each channel of axis 1; `nodes` from the first to the last."""
+    """x · factor + shift for each channel on axis 1.
+
+    `nodes` are in order; the x of each is its input of that number in `indices`.
+    """
 
     nodes: list[ir.Node]
     indices: list[int]
@@ -45,30 +55,30 @@ class _Norm(NamedTuple):
     shift: Array
 
 
-def _batch_norm(node: ir.Node) -> _Norm | None:
-    numbers = [constant(v) for v in node.inputs[1:5]]
-    others = [v for v in node.outputs[1:] if v.uses() or v.is_graph_output()]
+def _match_batch_norm(node: ir.Node) -> _Norm | None:
+    tensors = [constant(v) for v in node.inputs[1:5]]
+    read_statistics = [v for v in node.outputs[1:] if v.uses() or v.is_graph_output()]
     training = node.attributes.get_int("training_mode", 0)
-    if len(numbers) < 4 or None in numbers or others or training:
+    if len(tensors) < 4 or None in tensors or read_statistics or training:
         return None
     scale, bias, mean, variance = (array(v).astype(np.float64) for v in node.inputs[1:5])
     factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     return _Norm([node], [0], factor, bias - mean * factor)
 
 
-def _decomposed(add: ir.Node) -> _Norm | None:
-    """The norm written as Mul and Add behind a Conv."""
+def _match_decomposed(add: ir.Node) -> _Norm | None:
+    """Match a norm that is written as Mul and Add behind a Conv."""
     for index in (0, 1):
         multiply = producer(add.inputs[index], "Mul")
         if multiply is None or only_consumer(multiply.outputs[0]) is None:
             continue
         for inner in (0, 1):
-            conv = linear_of(producer(multiply.inputs[inner], "Conv"))
+            conv = match_linear(producer(multiply.inputs[inner], "Conv"))
             if conv is None:
                 continue
             rank = len(dims(multiply.outputs[0]) or ())
             factor, shift = (
-                per_channel(v, rank, conv.axis, conv.channels)
+                broadcast_per_channel(v, rank, conv.axis, conv.channels)
                 for v in (multiply.inputs[1 - inner], add.inputs[1 - index])
             )
             if factor is not None and shift is not None:
@@ -76,8 +86,8 @@ def _decomposed(add: ir.Node) -> _Norm | None:
     return None
 
 
-def _into_the_product_before(graph: Graph, norm: _Norm) -> bool:
-    linear = linear_behind(operand(norm.nodes[0], norm.indices[0]), axis=1)
+def _fold_into_linear_before(graph: Graph, norm: _Norm) -> bool:
+    linear = match_linear_above(operand(norm.nodes[0], norm.indices[0]), axis=1)
     if linear is None or not scale_outputs(graph, linear, norm.factor, norm.shift):
         return False
     for node, index in zip(norm.nodes, norm.indices, strict=True):
@@ -85,15 +95,15 @@ def _into_the_product_before(graph: Graph, norm: _Norm) -> bool:
     return True
 
 
-def _into_the_linear_behind(graph: Graph, norm: _Norm) -> bool:
-    """Only of a matrix (batch, channels): there the norm's channels are what the product sums over."""
+def _fold_into_linear_behind(graph: Graph, norm: _Norm) -> bool:
+    """Fold a norm of a matrix (batch, channels), where the linear sums over the channels of the norm."""
     x, output = operand(norm.nodes[0], 0), norm.nodes[-1].outputs[0]
-    linear = linear_of(only_consumer(output, "MatMul"))
+    linear = match_linear(only_consumer(output, "MatMul"))
     if linear is None or len(dims(x) or ()) != 2:
         return False
     weight = linear.weight.astype(np.float64)
     bias = norm.shift @ weight + (0.0 if linear.bias is None else linear.bias)
-    if not rewrite(graph, linear, x, norm.factor[:, None] * weight, bias):
+    if not rewrite_linear(graph, linear, x, norm.factor[:, None] * weight, bias):
         return False
     graph.model.graph.remove(norm.nodes, safe=True)
     return True

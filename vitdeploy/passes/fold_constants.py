@@ -1,4 +1,4 @@
-"""Compute at export time what does not depend on the image."""
+"""Compute everything that does not depend on the image at export time."""
 
 from __future__ import annotations
 
@@ -8,45 +8,44 @@ from onnxscript import optimizer
 
 from vitdeploy.graph.model import Graph, array, constant, operand
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._known_sizes import fix_sizes
+from vitdeploy.passes._known_sizes import fold_fixed_sizes
 from vitdeploy.passes._reshape_sizes import solve_reshapes
 
 _LARGEST_RESULT_ELEMENTS = 1 << 24
-"""64 MiB of float32: bias tables of Swin (49 x 49 x heads x windows) fit, a whole embedding matrix is left alone."""
-
+"""64 MiB of float32. Swin's bias tables fit (49 x 49 x heads x windows), a whole embedding matrix does not."""
 
 _LARGEST_FILL_ELEMENTS = 1 << 18
-"""A map of the pixels that Swin numbers its windows on (56 x 56, at 1,024 pixels 256 x 256) fits."""
+"""The map of positions on which Swin numbers its windows fits: 56 x 56, or 256 x 256 for images of 1,024 pixels."""
 
 
 class FoldConstants(Pass):
-    """Shape arithmetic, bias tables and identities away.
+    """Fold shape arithmetic and bias tables, and remove operators that do nothing.
 
         Shape ─▶ Gather ─▶ Concat ─▶ Reshape          Reshape(·, [1, 197, 192])
         table ─▶ Gather ─▶ Transpose ─▶ Add      ─▶   Add(·, bias)
         Pad by nothing ─▶ Reshape                     Reshape
 
-    The optimizer's default keeps tensors above a small size unfolded. Swin then computes its relative-position bias
-    at run time, and TensorRT fuses 2 of 12 attentions instead of 12.
+    By default the optimizer folds small tensors only. Swin then computes its relative position bias at run time, and
+    TensorRT fuses 2 of its 12 attentions instead of 12.
     """
 
     def apply(self, graph: Graph) -> PassResult:
-        """Fold; `fired` counts the nodes that went."""
+        """Fold; `fired` counts the nodes that are gone."""
         before = graph.model.graph.num_nodes()
-        while True:  # a shape that becomes known makes others known; each round takes nodes away, so this ends
+        while True:  # one known shape makes others known; this ends because each round removes nodes
             optimizer.optimize_ir(
                 graph.model, input_size_limit=_LARGEST_RESULT_ELEMENTS, output_size_limit=_LARGEST_RESULT_ELEMENTS
             )
-            if not _fill_shapes(graph) + _drop_pads(graph) + fix_sizes(graph) + solve_reshapes(graph):
+            if not _fill_shapes(graph) + _drop_pads(graph) + fold_fixed_sizes(graph) + solve_reshapes(graph):
                 break
         return PassResult(max(0, before - graph.model.graph.num_nodes()))
 
 
 def _fill_shapes(graph: Graph) -> int:
-    """Replace each small `ConstantOfShape` of a known shape by its value; how many there were.
+    """Replace each small `ConstantOfShape` of a known shape by its value. Return how many there were.
 
-    The optimizer leaves them to keep models small. In the padding arithmetic of a legacy Swin export they hide that
-    nothing is padded, and with it every shape that follows.
+    The optimizer leaves them alone to keep models small. In the padding arithmetic of a legacy Swin export they hide
+    that nothing is padded, and so every shape behind the Pad.
     """
     filled = 0
     for node in [n for n in graph.nodes if n.op_type == "ConstantOfShape"]:
@@ -56,18 +55,18 @@ def _fill_shapes(graph: Graph) -> int:
         value = node.attributes.get("value")
         fill = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
         tape = ir.tape.Tape()
-        whole = tape.initializer(ir.tensor(np.full(shape.numpy(), fill), name=f"{node.name}/value"))
-        result = tape.op("Identity", [whole], name=f"{node.name}/filled")  # folded away in the next round
+        filled_tensor = tape.initializer(ir.tensor(np.full(shape.numpy(), fill), name=f"{node.name}/value"))
+        result = tape.op("Identity", [filled_tensor], name=f"{node.name}/filled")  # folded away in the next round
         graph.replace([node], tape, node.outputs[0], result)
         filled += 1
     return filled
 
 
 def _drop_pads(graph: Graph) -> int:
-    """Make each Pad by nothing an Identity; how many there were.
+    """Replace each Pad that adds nothing by an Identity. Return how many there were.
 
-    Swin pads to whole windows even where there is nothing to pad. It costs a layer, and shape inference loses the batch
-    at it.
+    Swin pads to whole windows even where there is nothing to pad. Such a Pad costs a layer, and shape inference loses
+    the batch size at it.
     """
     dropped = 0
     for node in [n for n in graph.nodes if n.op_type == "Pad" and n.domain == "" and len(n.inputs) > 1]:

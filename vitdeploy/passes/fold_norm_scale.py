@@ -1,4 +1,4 @@
-"""Fold a constant factor behind a LayerNormalization into its affine part."""
+"""Fold a constant factor behind a LayerNormalization into its scale and bias."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vitdeploy.session import Array
 
 
 class FoldNormScale(Pass):
-    """What outlier migration multiplies after a LayerNorm costs nothing once it is inside.
+    """Fold the factor that outlier migration puts behind a LayerNorm into its scale and bias.
 
         x ─ LayerNormalization(γ, β) ─ Mul s   ─▶   x ─ LayerNormalization(γ·s, β·s)
 
-    A LayerNorm whose output something else reads too is left alone, and so is a factor that varies over tokens.
+    Left alone: a LayerNorm whose output another node reads too, and a factor that varies over tokens.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -29,17 +29,17 @@ class FoldNormScale(Pass):
             factor = constant(next((v for v in multiply.inputs if v is not norm.outputs[0]), None))
             shape = dims(norm.outputs[0])
             rank = len(shape) if shape is not None else None
-            if factor is None or not _one_a_channel(factor.numpy().shape, array(norm.inputs[1]).shape, rank):
+            if factor is None or not _is_per_channel(factor.numpy().shape, array(norm.inputs[1]).shape, rank):
                 continue
             _rewrite(graph, norm, multiply, factor.numpy().reshape(-1))
             fired += 1
         return PassResult(fired)
 
 
-def _one_a_channel(factor: tuple[int, ...], scale: tuple[int, ...], rank: int | None) -> bool:
-    """Whether a factor of this shape is one number, or one for each entry of a LayerNorm's 1-D scale.
+def _is_per_channel(factor: tuple[int, ...], scale: tuple[int, ...], rank: int | None) -> bool:
+    """Return whether a factor of this shape is one number, or one number for each entry of the norm's 1-D scale.
 
-    One of a higher rank than the norm's would add an axis to the result.
+    A factor of a higher rank than the norm's output would add an axis to the result, so it does not count.
     """
     if len(factor) > 1 and (rank is None or len(factor) > rank):
         return False
@@ -49,7 +49,7 @@ def _one_a_channel(factor: tuple[int, ...], scale: tuple[int, ...], rank: int | 
 def _rewrite(graph: Graph, norm: ir.Node, multiply: ir.Node, factor: Array) -> None:
     tape = ir.tape.Tape()
     affine: list[ir.Value | None] = []
-    # Exporters share equal constants between nodes: the folded ones are new.
+    # The old constants stay as they are: exporters share equal constants between nodes.
     for label, value in zip(("scale", "bias"), norm.inputs[1:], strict=False):
         if value is None:
             affine.append(None)

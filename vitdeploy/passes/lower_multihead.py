@@ -1,4 +1,4 @@
-"""Write each attention as ONNX Runtime's own operator, which runs as one kernel."""
+"""Lower each attention to ONNX Runtime's MultiHeadAttention, which runs as one kernel."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import onnx_ir as ir
 from vitdeploy.graph.dialect import CONTRIB
 from vitdeploy.graph.model import Graph, dims, only_consumer, producer
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention import attention_cores, scale_of, unsupported
+from vitdeploy.passes._attention import attention_cores, scale_of, unsupported_reason
 
 
 class LowerMultihead(Pass):
-    """`Attention` becomes `com.microsoft.MultiHeadAttention`; the reshapes and transposes around it go.
+    """Replace `Attention` by `com.microsoft.MultiHeadAttention`, without the reshapes and transposes around it.
 
         x (B, N, H·d) ─ Reshape ─ Transpose ─ q, k, v (B, H, N, d) ─ Attention ─ Transpose ─ Reshape
      ─▶ x (B, N, H·d) ─ q, k, v ─ MultiHeadAttention (B, N, H·d)
 
-    k and v that do not come from (batch, tokens, channels), after a rotary embedding for example, are taken as they
-    are; only the query is then brought to that form. A boolean mask, and what `unsupported` names, is left to the
-    standard operator, which ONNX Runtime runs as one kernel too.
+    k and v may not come from (batch, tokens, channels), for example after a rotary embedding. The operator then takes
+    them as they are, and only q is brought to that form. Refused: a boolean mask, and what `unsupported_reason` names.
+    These stay the standard operator, which ONNX Runtime runs as one kernel too.
     """
 
     def apply(self, graph: Graph) -> PassResult:
-        """Lower every core."""
+        """Lower every attention."""
         refused, fired = {}, 0
         for core in attention_cores(graph):
-            reason = unsupported(core) or _not_multihead(core)
+            reason = unsupported_reason(core) or _multihead_refusal(core)
             if reason:
                 refused[core.name or ""] = reason
                 continue
@@ -37,7 +37,8 @@ class LowerMultihead(Pass):
         return PassResult(fired, refused)
 
 
-def _not_multihead(core: ir.Node) -> str | None:
+def _multihead_refusal(core: ir.Node) -> str | None:
+    """Return why MultiHeadAttention cannot express this attention, or None."""
     q, v = dims(core.inputs[0]), dims(core.inputs[2])
     bias = core.inputs[3] if len(core.inputs) > 3 else None
     if q is None or v is None or None in (q[1], q[3], v[3]):
@@ -56,11 +57,11 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     def ints(label: str, values: list[int]) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(values, np.int64), name=f"{name}/{label}"))
 
-    query = _channels_last(core.inputs[0])
+    query = _find_channels_last(core.inputs[0])
     if query is None:
         tokens_first = tape.op("Transpose", [core.inputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/transpose_q")
         query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * size])], name=f"{name}/merge_q")
-    keys, values = (_channels_last(v) for v in core.inputs[1:3])
+    keys, values = (_find_channels_last(v) for v in core.inputs[1:3])
     if keys is None or values is None:  # the operator takes both in the same form
         keys, values = core.inputs[1:3]
     inputs: list[ir.Value | None] = [query, keys, values]
@@ -73,16 +74,16 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     merged = tape.op(
         "MultiHeadAttention", inputs, {"num_heads": heads, "scale": scale_of(core)}, domain=CONTRIB, name=name
     )
-    if (merging := _merges_heads(core, heads * size)) is not None:
-        graph.replace([core, *merging], tape, merging[-1].outputs[0], merged)
+    if (merge := _match_merge_of_heads(core, heads * size)) is not None:
+        graph.replace([core, *merge], tape, merge[-1].outputs[0], merged)
         return
     split = tape.op("Reshape", [merged, ints("split", [0, 0, heads, size])], name=f"{name}/split")
     result = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]}, name=f"{name}/heads_first")
     graph.replace([core], tape, core.outputs[0], result)
 
 
-def _channels_last(value: ir.Value | None) -> ir.Value | None:
-    """(batch, tokens, heads · size), if `value` is just that taken apart to (batch, heads, tokens, size)."""
+def _find_channels_last(value: ir.Value | None) -> ir.Value | None:
+    """Return the (batch, tokens, heads · size) that `value` splits into (batch, heads, tokens, size), or None."""
     transpose = producer(value, "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
         return None
@@ -97,8 +98,8 @@ def _channels_last(value: ir.Value | None) -> ir.Value | None:
     return reshape.inputs[0]
 
 
-def _merges_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:
-    """Transpose and Reshape to (batch, tokens, channels) if they follow the core, and nothing else reads it."""
+def _match_merge_of_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:
+    """Match Transpose and Reshape to (batch, tokens, channels) behind the core, if nothing else reads its output."""
     transpose = only_consumer(core.outputs[0], "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
         return None

@@ -1,4 +1,4 @@
-"""Write each attention as the plain operators that OpenVINO and TensorRT recognise and fuse."""
+"""Lower each attention to the plain operators that OpenVINO and TensorRT recognise and fuse."""
 
 from __future__ import annotations
 
@@ -7,35 +7,32 @@ import onnx_ir as ir
 
 from vitdeploy.graph.model import Graph
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention import attention_cores, scale_of, unsupported
-
-_MASKED = -65504.0
-"""What a masked score becomes: the lowest float16, so that the FP16 graph holds it too; its exponential is 0."""
+from vitdeploy.passes._attention import MASKED, attention_cores, scale_of, unsupported_reason
 
 
 class LowerPrimitives(Pass):
-    """`Attention` becomes a chain with the scale on q, before the first product, as TensorRT's rules want it.
+    """Replace `Attention` by its plain operators, with the scale on q, as TensorRT's fusion rules require.
 
         q, k, v, [bias]        q ─ Mul scale ─────┐
            Attention(scale) ─▶ k ─ Transpose ─ MatMul ─ [Add bias] ─ Softmax ─ MatMul ─ v
 
-    A scale of 1, as folding leaves it, is not written. With a bias this form is leaner than the operator: OpenVINO's
-    import of `Attention` adds a kernel a site, and TensorRT-RTX needs 12 layers where `Attention` needs 24. Attentions
-    with options beyond that (causal, soft cap, cached keys, fewer key heads) are left alone and refused.
+    A scale of 1, which folding leaves, is not written. With a bias this form compiles to fewer kernels:
+    OpenVINO's import of `Attention` adds a kernel for each site, and TensorRT-RTX needs 12 layers where `Attention`
+    needs 24. Left alone and refused: attentions with further options (causal, soft cap, cached keys, fewer key heads).
 
     Attributes:
-        only: the names of the cores to lower; None for all.
+        only: the names of the attentions to lower; None for all.
     """
 
     only: frozenset[str] | None = None
 
     def apply(self, graph: Graph) -> PassResult:
-        """Lower every core."""
+        """Lower every attention."""
         refused, fired = {}, 0
         for core in attention_cores(graph):
             if self.only is not None and core.name not in self.only:
                 continue
-            if reason := unsupported(core):
+            if reason := unsupported_reason(core):
                 refused[core.name or ""] = reason
                 continue
             _lower(graph, core)
@@ -58,7 +55,7 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     scores = tape.op("MatMul", [scaled, keys], name=f"{name}/qk")
     if bias is not None:
         if bias.dtype == ir.DataType.BOOL:
-            bias = tape.op("Where", [bias, number("zero", 0.0), number("masked", _MASKED)], name=f"{name}/mask")
+            bias = tape.op("Where", [bias, number("zero", 0.0), number("masked", MASKED)], name=f"{name}/mask")
         scores = tape.op("Add", [scores, bias], name=f"{name}/bias")
     probabilities = tape.op("Softmax", [scores], {"axis": -1}, name=f"{name}/softmax")
     result = tape.op("MatMul", [probabilities, v], name=f"{name}/pv")

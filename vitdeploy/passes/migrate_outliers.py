@@ -1,4 +1,4 @@
-"""Move activation outliers out of what is quantized, into the weights around it."""
+"""Move activation outliers into the weights before and behind them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from pydantic import ConfigDict
 from vitdeploy.graph.model import Graph, array, constant, dims, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores
-from vitdeploy.passes._linear import Linear, linear_ending_at, linear_of, rewrite, scale_outputs
-from vitdeploy.passes._moved import MOVING, arrivals, follow
+from vitdeploy.passes._linear import LinearMatch, match_linear, match_linear_ending_at, rewrite_linear, scale_outputs
+from vitdeploy.passes._trace_channels import MOVING, Arrival, trace, trace_channels
 from vitdeploy.session import Array
 
-_LEAST = 1e-5
-"""Below it a channel is dead, and says nothing about the factor that it wants."""
+_DEAD_BELOW = 1e-5
+"""A channel whose magnitudes stay below this is dead: no factor can be computed from them."""
 
 
 class MigrateOutliers(Pass):
-    """A few channels a hundred times as large as the rest leave the rest two of 256 steps; so make all alike.
+    """Divide activation channels by a factor each, so that all have magnitudes of the same order.
 
         x ─ LayerNormalization(γ, β) ─ MatMul(W)   ─▶   x ─ LayerNormalization(γ/s, β/s) ─ MatMul(s·W)
         MatMul(V) ─ Attention ─ MatMul(P)          ─▶   MatMul(V/s) ─ Attention ─ MatMul(s·P)
 
-    s = max|X|^α / max|W|^(1-α) for each channel, where W are all the weights that read it (Xiao et al., SmoothQuant,
-    2023, equation 4). Both forms are free at run time. Left alone and refused: a norm that something else than a linear
-    reads (a residual in a post-norm model), a value that more than one attention reads. The second product of an MLP
-    has an activation function before it, which no factor passes.
+    If a few channels are a hundred times as large as the rest, the rest have two of the 256 quantization steps. The
+    factor is s = max|X|^α / max|W|^(1-α) for each channel, where W are all the weights that read it (Xiao et al.,
+    SmoothQuant, 2023, equation 4). Both forms cost nothing at run time. Left alone and refused: a norm that anything
+    else than linears reads (a residual in a post-norm model), and values that more than one attention reads. The input
+    of an MLP's second linear cannot be migrated: a factor cannot move through the activation function before it.
 
     Attributes:
-        maxima: the largest magnitude of each channel, (K,), of each linear's input by its name, over calibration data.
-        alpha: how much of the difficulty goes to the weights, from 0 to 1; one for all, or by the input's name.
+        maxima: the largest magnitude of each channel over the calibration data, (K,), by the name of a linear's input.
+        alpha: the share of the outliers that goes to the weights, from 0 to 1: one for all, or by the input's name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -42,45 +43,48 @@ class MigrateOutliers(Pass):
     alpha: float | Mapping[str, float]
 
     def apply(self, graph: Graph) -> PassResult:
-        """Migrate wherever it can be done."""
+        """Migrate wherever that is possible."""
         refused: dict[str, str] = {}
         fired = 0
-        for source in _sources(graph, refused):
+        for source in _find_sources(graph, refused):
             factor = self._factor(source)
             if factor is None:
                 continue
             source.divide(graph, factor)
             for reader in source.readers:
                 columns = factor[reader.channels][:, None]
-                linear = linear_of(reader.product)
+                linear = match_linear(reader.product)
                 assert linear is not None
-                rewrite(graph, linear, operand(linear.product, 0), linear.weight * columns, linear.bias)
+                rewrite_linear(graph, linear, operand(linear.product, 0), linear.weight * columns, linear.bias)
             fired += 1
         return PassResult(fired, refused)
 
     def factors(self, graph: Graph) -> dict[str, Array]:
-        """By what each linear's input will be divided, (K,), by its name: statistics need not be taken again."""
-        found = {}
-        for source in _sources(graph, {}):
+        """Return the divisors, (K,), by the name of a linear's input.
+
+        Calibration statistics can be divided by them, instead of being collected again.
+        """
+        factors = {}
+        for source in _find_sources(graph, {}):
             factor = self._factor(source)
             if factor is not None:
-                found.update({reader.name: factor[reader.channels] for reader in source.readers})
-        return found
+                factors.update({reader.name: factor[reader.channels] for reader in source.readers})
+        return factors
 
     def _factor(self, source: _Source) -> Array | None:
-        """(channels,) of the source; None when nothing was measured, or nothing shall move."""
-        known = [reader for reader in source.readers if reader.name in self.maxima]
-        if not known:
+        """Return s, (channels,) of the source; None without calibration data or without an alpha."""
+        measured = [reader for reader in source.readers if reader.name in self.maxima]
+        if not measured:
             return None
-        alpha = self.alpha if isinstance(self.alpha, float) else self.alpha.get(known[0].name)
+        alpha = self.alpha if isinstance(self.alpha, float) else self.alpha.get(measured[0].name)
         if alpha is None:
             return None
         activation, weight = (np.zeros(source.channels) for _ in range(2))
-        for reader in known:
+        for reader in measured:
             np.maximum.at(activation, reader.channels, np.asarray(self.maxima[reader.name], np.float64))
         for reader in source.readers:
             np.maximum.at(weight, reader.channels, np.abs(reader.weight).max(axis=1).astype(np.float64))
-        alive = (activation > _LEAST) & (weight > _LEAST)
+        alive = (activation > _DEAD_BELOW) & (weight > _DEAD_BELOW)
         factor = np.ones(source.channels)
         factor[alive] = activation[alive] ** alpha / weight[alive] ** (1 - alpha)
         if alive.any():
@@ -90,7 +94,7 @@ class MigrateOutliers(Pass):
 
 @dataclass(frozen=True)
 class _Reader:
-    """A linear that reads a source: its K input channels are these channels of the source."""
+    """A linear that reads a source. Its K input channels are the `channels` of the source."""
 
     product: ir.Node
     weight: Array
@@ -98,25 +102,25 @@ class _Reader:
 
     @property
     def name(self) -> str:
-        """Of its input."""
+        """The name of the linear's input."""
         return operand(self.product, 0).name or ""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What can be divided by a factor for each channel: a LayerNormalization, or the linear that makes the values."""
+    """A node whose channels can be divided by factors: a LayerNormalization, or the linear that computes the values."""
 
-    node: ir.Node | Linear
+    node: ir.Node | LinearMatch
     channels: int
     readers: list[_Reader]
     columns: Array | None = None
-    """Of the linear: which of its output channels the source's channels are."""
+    """For a linear: the output channels that are the channels of the source."""
 
     def divide(self, graph: Graph, factor: Array) -> None:
-        if isinstance(self.node, Linear):
-            whole = np.ones(self.node.channels)
-            whole[self.columns] = 1 / factor
-            scale_outputs(graph, self.node, whole)
+        if isinstance(self.node, LinearMatch):
+            factors = np.ones(self.node.channels)
+            factors[self.columns] = 1 / factor
+            scale_outputs(graph, self.node, factors)
             return
         for index in (1, 2):
             value = self.node.inputs[index] if index < len(self.node.inputs) else None
@@ -126,67 +130,69 @@ class _Source:
                 self.node.replace_input_with(index, graph.initializer((numbers / factor).astype(numbers.dtype), name))
 
 
-def _sources(graph: Graph, refused: dict[str, str]) -> Iterator[_Source]:
+def _find_sources(graph: Graph, refused: dict[str, str]) -> Iterator[_Source]:
+    """Find sources one by one: migrating one replaces linears that the next may have. Write refusals to `refused`."""
     for norm in [n for n in graph.nodes if n.op_type == "LayerNormalization"]:
-        found = _norm(norm)
-        if isinstance(found, str):
-            refused[norm.name or ""] = found
+        source = _match_norm(norm)
+        if isinstance(source, str):
+            refused[norm.name or ""] = source
         else:
-            yield found
+            yield source
     for core in attention_cores(graph):
-        found = _values(core)
-        if isinstance(found, str):
-            refused[core.name or ""] = found
+        source = _match_values(core)
+        if isinstance(source, str):
+            refused[core.name or ""] = source
         else:
-            yield found
+            yield source
 
 
-def _norm(norm: ir.Node) -> _Source | str:
+def _match_norm(norm: ir.Node) -> _Source | str:
     scale = constant(norm.inputs[1]) if len(norm.inputs) > 1 else None
     if scale is None or len(scale.shape) != 1 or any(v is not None and constant(v) is None for v in norm.inputs[2:]):
-        return "it has no scale for each channel"
+        return "it has no constant scale for each channel"
     rank = len(dims(norm.outputs[0]) or ())
     try:
-        readers = _readers(list(arrivals(norm.outputs[0], rank - 1)))
+        readers = _match_readers(list(trace_channels(norm.outputs[0], rank - 1)))
     except ValueError as error:
         return f"its channels are not known: {error}"
     return readers if isinstance(readers, str) else _Source(norm, scale.size, readers)
 
 
-def _values(core: ir.Node) -> _Source | str:
-    """The linear that makes the values of an attention, and the one that reads what attention makes of them."""
+def _match_values(core: ir.Node) -> _Source | str:
+    """Match the linear that computes the values of an attention, and the linear behind the attention."""
     value = operand(core, 2)
-    while (linear := linear_ending_at(value)) is None:
+    while (linear := match_linear_ending_at(value)) is None:
         node = producer(value)
         if node is None or node.op_type not in MOVING or node.domain != "":
-            return "its values are no linear's output"
+            return "its values are not the output of a linear"
         value = operand(node, 0)
     try:
-        seen = list(arrivals(linear.output, linear.axis))
-        mine = [numbers for reader, index, numbers in seen if reader is core and index == 2]
-        others = [numbers for reader, index, numbers in seen if not (reader is core and index == 2)]
+        arrivals = list(trace_channels(linear.output, linear.axis))
+        values = [channels for reader, index, channels in arrivals if reader is core and index == 2]
+        others = [channels for reader, index, channels in arrivals if not (reader is core and index == 2)]
         shape = [1 if n is None and i == 0 else int(n or 0) for i, n in enumerate(dims(core.outputs[0]) or ())]
-        columns = np.unique(mine[0]) if len(mine) == 1 else np.zeros(0, int)
-        if not columns.size or not all(shape) or any(np.isin(numbers, columns).any() for numbers in others):
-            return "something else reads its values too"
-        if (mine[0] != mine[0][:1, :, :1, :]).any():
+        columns = np.unique(values[0]) if len(values) == 1 else np.zeros(0, int)
+        if not columns.size or not all(shape) or any(np.isin(channels, columns).any() for channels in others):
+            return "another node reads its values too"
+        first_token = values[0][:1, :, :1, :]
+        if (values[0] != first_token).any():
             return "its channels are not the same for each token"
-        carried = np.broadcast_to(np.searchsorted(columns, mine[0][:1, :, :1, :]), shape)
-        readers = _readers(list(follow(core.outputs[0], carried)))
+        output_channels = np.broadcast_to(np.searchsorted(columns, first_token), shape)
+        readers = _match_readers(list(trace(core.outputs[0], output_channels)))
     except ValueError as error:
         return f"its channels are not known: {error}"
     return readers if isinstance(readers, str) else _Source(linear, len(columns), readers, columns)
 
 
-def _readers(seen: list[tuple[ir.Node | None, int, Array]]) -> list[_Reader] | str:
-    """The linears that read, if nothing else does."""
+def _match_readers(arrivals: list[Arrival]) -> list[_Reader] | str:
+    """Return the linears where the channels arrive, or why not all of these readers are linears."""
     readers = []
-    for node, index, numbers in seen:
-        linear = linear_of(node) if node is not None and node.op_type == "MatMul" and index == 0 else None
+    for node, index, numbers in arrivals:
+        linear = match_linear(node) if node is not None and node.op_type == "MatMul" and index == 0 else None
         if linear is None:
-            return f"{node.name if node is not None else 'the output'} reads it, which is no linear"
+            return f"{node.name if node is not None else 'the output'} reads it, which is not a linear"
         channels = numbers.reshape(-1, numbers.shape[-1])
         if (channels != channels[:1]).any():
-            return f"{linear.product.name} reads other channels for each token"
+            return f"{linear.product.name} reads different channels for each token"
         readers.append(_Reader(linear.product, linear.weight, channels[0]))
     return readers or "nothing reads it"

@@ -1,4 +1,4 @@
-"""Name every node after the module it came from, then drop what exporters leave behind."""
+"""Name every node after its module, and remove the metadata that exporters write."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from vitdeploy.passes import Pass, PassResult
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_MODULE = "_empty_nn_module_stack"
-"""How torch.export begins the scope of what it computes itself, such as the batch size."""
+"""The start of a scope that torch.export gives to its own computations, such as the batch size."""
 
 
 class NameNodes(Pass):
-    """Give nodes unique names that people recognise in an engine plan, and strip metadata.
+    """Give nodes unique names that people recognise in an engine plan, and remove metadata.
 
         node_MatMul_38  {name_scopes: ['', 'blocks.0', 'blocks.0.attn.proj', 'linear_1'], stack_trace: /home/…}
      ─▶ blocks.0.attn.proj/MatMul
 
-    Values are named after their nodes (`blocks.0.attn.proj/MatMul:0`), because some engines name a kernel after what
-    it computes. Names that are already unique and come without module scopes (the legacy exporter writes paths itself)
-    stay.
-    Stack traces hold local paths: without them the same model gives the same bytes on every machine.
+    Values are named after their nodes (`blocks.0.attn.proj/MatMul:0`), because some engines name a kernel after its
+    output. Left alone: names that are unique and come without module scopes. The legacy exporter writes such names, and
+    they are module paths already. Stack traces contain local paths, so without them the same model gives the same bytes
+    on every machine.
     """
 
     def apply(self, graph: Graph) -> PassResult:
-        """Rename and strip."""
-        taken: Counter[str] = Counter()
+        """Rename nodes and remove metadata."""
+        counts: Counter[str] = Counter()
         renamed = 0
         for node in graph.model.graph.all_nodes():
-            scoped = _scoped_name(node)
-            wanted = scoped or (node.name or "").strip("/") or node.op_type
-            name = f"{wanted}_{taken[wanted]}" if taken[wanted] else wanted
-            while name != wanted and taken[name]:
-                taken[wanted] += 1
-                name = f"{wanted}_{taken[wanted]}"
-            taken[wanted] += 1
-            if name != wanted:
-                taken[name] += 1
+            base = _scoped_name(node) or (node.name or "").strip("/") or node.op_type
+            name = f"{base}_{counts[base]}" if counts[base] else base
+            while name != base and counts[name]:
+                counts[base] += 1
+                name = f"{base}_{counts[base]}"
+            counts[base] += 1
+            if name != base:
+                counts[name] += 1
             renamed += node.name != name
             node.name = name
             _name_outputs(node)
@@ -58,7 +57,7 @@ def _name_outputs(node: ir.Node) -> None:
 
 
 def _scoped_name(node: ir.Node) -> str | None:
-    """`blocks.0.attn/Softmax` from the module scopes the dynamo exporter records, or None."""
+    """Return a name such as `blocks.0.attn/Softmax` from the dynamo exporter's module scopes, or None without them."""
     try:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, ""))
     except (ValueError, SyntaxError):

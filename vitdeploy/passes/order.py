@@ -1,4 +1,4 @@
-"""The whole compiler, as three readable lists."""
+"""The whole compiler, as three lists of passes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from vitdeploy.passes.unpack_qkv import UnpackQkv
 
 
 def raising(batch: int | None = None) -> list[Pass]:
-    """From any exporter's graph to the canonical form; `batch` is the one size it will serve, if it is only one."""
+    """Return the passes from any exporter's graph to the canonical form. `batch` is the batch size if it is fixed."""
     return [
         *([] if batch is None else [FixBatch(batch=batch)]),
         RaiseOpset(),
-        NameNodes(),  # early: what is refused below is named in the model's own words
+        NameNodes(),  # early, so that refusals below use the module names of the model
         FoldConstants(),  # shape arithmetic must be gone before attention is matched
         RaiseLayerNorm(),
         RaiseGelu(),
@@ -44,30 +44,31 @@ def raising(batch: int | None = None) -> list[Pass]:
 
 
 def folding(pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True) -> list[Pass]:
-    """Into the weights, before they are quantized, whatever only scales or shifts a linear.
+    """Return the passes that fold scales and shifts into the weights, before these are quantized.
 
-    `pixels` lets the graph take them, where the artifact shall; `packed_qkv` says whether the target wants q, k and v
-    in one linear where the model has them so.
+    Args:
+        pixels: the pass that lets the graph take pixels, for an artifact that does.
+        packed_qkv: whether one linear for q, k and v stays one.
     """
     return [
         *([] if pixels is None else [pixels]),
-        FoldBatchNorm(),  # first: it takes a factor and the shift behind it together
+        FoldBatchNorm(),  # first: it folds a factor together with the shift behind it
         FoldLayerScale(),
-        FoldConstants(),  # again: LeViT reshapes to a matrix for each norm, and back
-        FoldAttentionScale(),  # last: what stood between a query and its linear may be gone
+        FoldConstants(),  # again: LeViT reshapes to a matrix and back around each norm, which is gone now
+        FoldAttentionScale(),  # late: the passes above remove nodes between a query and its linear
         *([] if packed_qkv else [UnpackQkv()]),
-        DropUnreadTokens(),  # behind it: queries of their own need fewer tokens too
+        DropUnreadTokens(),  # after unpacking: a linear for the queries alone can drop tokens too
         RemoveDead(),
     ]
 
 
 def lowering(dialect: Dialect) -> list[Pass]:
-    """From the canonical form, quantized or not, to what the target compiles best."""
+    """Return the passes from the canonical form, quantized or not, to the form that the target compiles best."""
     attention: Pass = LowerMultihead() if dialect.attention == "multihead" else LowerPrimitives()
     kernel = dialect.fused_attention
     integer: list[Pass] = [LowerIntegerLinears(), LowerBlockWeights()] if dialect.int8_linears == "integer" else []
     return [
-        FoldNormScale(),  # before the linears change: it looks for the factor right behind the LayerNorm
+        FoldNormScale(),  # before the linears change: it expects the factor right behind the LayerNorm
         *([] if kernel is None else [FitAttention(kernel=kernel)]),  # while an attention is still one node
         attention,
         *integer,

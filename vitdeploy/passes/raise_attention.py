@@ -1,4 +1,4 @@
-"""Bring every attention to one form: the standard `Attention` operator of opset 23, 4-D, with its scale explicit."""
+"""Bring every attention to one form: the standard `Attention` operator of opset 23, in 4-D, with an explicit scale."""
 
 from __future__ import annotations
 
@@ -11,65 +11,69 @@ from vitdeploy.graph.model import Graph, dims, operand
 from vitdeploy.graph.recognize import scope
 from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention_bias import additive, covering, is_idle, one_bias
-from vitdeploy.passes._attention_site import Site, match
+from vitdeploy.passes._attention import attention_cores
+from vitdeploy.passes._attention_bias import broadcast_mask, is_idle, make_additive, merge_biases
+from vitdeploy.passes._attention_site import AttentionMatch, match_attention
 from vitdeploy.passes._einsum import raise_products
 
 
 class RaiseAttention(Pass):
-    """softmax(q kᵀ · scale + bias) v, however it is written, becomes one node.
+    """Replace softmax(q kᵀ · scale + bias) v, in every form that exporters write, by one node.
 
         q ─ [Mul s] ─┐
         k ─ [Mul s] ─ Transpose ─ MatMul ─ [Mul|Div s] ─ [Add bias] ─ Softmax ─ MatMul      q, k, v, [bias]
         v ───────────────────────────────────────────────────────────────┘             ─▶      Attention(scale)
 
-    A factor below the bias scales the bias too. Several biases, scores filled with a very low number, and Swin's mask
-    over windows between two Reshapes are added up; a factor for each head goes to q. Both products may be an Einsum. A
-    constant mask that lets every key pass goes, and another boolean one becomes numbers to add. A softmax that no
-    product of two computed tensors feeds, or whose result multiplies nothing computed, is not an attention and is not
-    mentioned. One that is an attention but does not fit is left alone and refused with the reason.
+    A factor behind the bias scales the bias too. Several biases are added up to one. A bias can also be scores that
+    are filled with a very low number, or Swin's window mask between two Reshapes. A factor for each head moves to q.
+    Both products may be an Einsum. A constant mask that lets every key pass is removed. Any other constant boolean mask
+    becomes numbers to add.
+
+    A softmax is an attention if a product of two computed tensors feeds it and its result is multiplied by a computed
+    tensor. Any other softmax is left alone. An attention that `Attention` cannot express is left alone and refused
+    with the reason.
     """
 
     def apply(self, graph: Graph) -> PassResult:
-        """Raise every site; sites the exporter already wrote as `Attention` count as raised."""
+        """Raise every attention. Those that the exporter wrote as `Attention` count as raised."""
         refused: dict[str, str] = {}
-        for core in [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]:
-            _settle_mask(graph, core)
+        for core in attention_cores(graph):
+            _normalize_mask(graph, core)
         raise_products(graph)
         for softmax in [n for n in graph.nodes if n.op_type == "Softmax"]:
-            site = match(softmax)
-            if isinstance(site, str):
-                refused[softmax.name or ""] = site
-            elif site is not None:
-                _rewrite(graph, site)
+            match = match_attention(softmax)
+            if isinstance(match, str):
+                refused[softmax.name or ""] = match
+            elif match is not None:
+                _rewrite(graph, match)
         graph.infer_shapes()
-        cores = [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]
+        cores = attention_cores(graph)
         _name_sites(cores)
         for core in cores:
-            _state_scale(core)
+            _set_scale(core)
         return PassResult(len(cores), refused)
 
 
-def _rewrite(graph: Graph, site: Site) -> None:
-    tape, name = ir.tape.Tape(), site.softmax.name or ""  # unique, where a scope may hold several sites
-    k = site.k
-    if site.k_is_transposed:
+def _rewrite(graph: Graph, match: AttentionMatch) -> None:
+    tape, name = ir.tape.Tape(), match.softmax.name or ""  # unique, unlike the scope, which may hold several sites
+    k = match.k
+    if match.k_is_transposed:
         k = tape.op("Transpose", [k], {"perm": [0, 1, 3, 2]}, name=f"{name}/transpose_k")
-    q = site.q
-    if site.head_scale is not None:  # (q kᵀ) · s = (q · s) kᵀ, head by head
-        q = tape.op("Mul", [q, site.head_scale], name=f"{name}/head_scale")
-        q.shape, q.type = site.q.shape, site.q.type
-    inputs = [q, k, site.v]
-    if (bias := one_bias(tape, site.v, site.biases, site.softmax.outputs[0], name)) is not None:
+    q = match.q
+    if match.head_scale is not None:  # (q kᵀ) · s = (q · s) kᵀ, head by head
+        q = tape.op("Mul", [q, match.head_scale], name=f"{name}/head_scale")
+        q.shape, q.type = match.q.shape, match.q.type
+    inputs = [q, k, match.v]
+    if (bias := merge_biases(tape, match.v, match.biases, match.softmax.outputs[0], name)) is not None:
         inputs.append(bias)
     # Named after its module for `_name_sites`, which gives the final name.
-    new = tape.op("Attention", inputs, {"scale": site.scale}, name=scope(site.softmax) + CORE)
-    graph.replace([site.output], tape, site.output.outputs[0], new)
+    new = tape.op("Attention", inputs, {"scale": match.scale}, name=scope(match.softmax) + CORE)
+    graph.replace([match.output], tape, match.output.outputs[0], new)
     RemoveUnusedNodesPass()(graph.model)
 
 
-def _settle_mask(graph: Graph, core: ir.Node) -> None:
-    """Give an attention that the exporter wrote the mask that `one_bias` would, or none if that lets all pass."""
+def _normalize_mask(graph: Graph, core: ir.Node) -> None:
+    """Bring the mask of an exporter's `Attention` to the form that `merge_biases` gives; remove it if it is idle."""
     mask, q, k = core.inputs[3] if len(core.inputs) > 3 else None, dims(core.inputs[0]), dims(core.inputs[1])
     if mask is None or q is None or k is None or len(q) != 4 or len(k) != 4:
         return
@@ -77,19 +81,20 @@ def _settle_mask(graph: Graph, core: ir.Node) -> None:
         core.replace_input_with(3, None)
         return
     tape, name = ir.tape.Tape(), core.name or ""
-    whole = covering(tape, additive(tape, mask, operand(core, 0).dtype, name), (q[2], k[2]), name)
-    if whole is mask:
+    numbers = make_additive(tape, mask, operand(core, 0).dtype, name)
+    new_mask = broadcast_mask(tape, numbers, (q[2], k[2]), name)
+    if new_mask is mask:
         return
     for initializer in tape.initializers:
         graph.model.graph.register_initializer(initializer)
     for node in tape.nodes:
         node.outputs[0].name = f"{node.name}:0"
     graph.model.graph.insert_before(core, tape.nodes)
-    core.replace_input_with(3, whole)
+    core.replace_input_with(3, new_mask)
 
 
 def _name_sites(cores: list[ir.Node]) -> None:
-    """`MODULE/Attention` for each; a module with several attentions numbers them: `MODULE.1/Attention`."""
+    """Name each attention `MODULE/Attention`, and further ones of the same module `MODULE.1/Attention` and so on."""
     taken: set[str] = set()
     for core in cores:
         module = name = scope(core) or "attention"
@@ -101,8 +106,8 @@ def _name_sites(cores: list[ir.Node]) -> None:
         core.name = name + CORE
 
 
-def _state_scale(core: ir.Node) -> None:
-    """Write the default scale 1/√d out, so that later passes need not know it."""
+def _set_scale(core: ir.Node) -> None:
+    """Write out the default scale 1/√d, so that later passes need not compute it."""
     shape = dims(core.inputs[0])
     if core.attributes.get("scale") is None and shape is not None and len(shape) == 4 and shape[3]:
         core.attributes["scale"] = ir.AttrFloat32("scale", 1 / math.sqrt(shape[3]))

@@ -1,4 +1,4 @@
-"""Write every linear as MatMul + Add."""
+"""Replace every linear that is a Gemm by MatMul and Add."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from vitdeploy.passes import Pass, PassResult
 
 
 class RaiseLinear(Pass):
-    """A `Gemm` with a constant weight is the linear that others write as two operators.
+    """Replace a `Gemm` with a constant weight by the two operators that most exporters write.
 
         x ─ Gemm(W, b, transB=1)   ─▶   x ─ MatMul(Wᵀ) ─ Add(b)
 
-    A Gemm that scales (alpha, beta) or transposes its input, or whose weight is computed, is left alone.
+    Left alone: a Gemm that scales (alpha, beta) or transposes its input, and a Gemm whose weight is computed.
     """
 
     def apply(self, graph: Graph) -> PassResult:
         """Raise every plain Gemm."""
         taken = {n.name for n in graph.nodes}
-        gemms = [n for n in graph.nodes if n.op_type == "Gemm" and n.domain == "" and _plain(n)]
+        gemms = [n for n in graph.nodes if n.op_type == "Gemm" and n.domain == "" and _is_plain(n)]
         for node in gemms:
             name = (node.name or "").removesuffix("/Gemm")
             _rewrite(graph, node, node.name or "" if taken & {f"{name}/MatMul", f"{name}/Add"} else name)
         return PassResult(len(gemms))
 
 
-def _plain(node: ir.Node) -> bool:
+def _is_plain(node: ir.Node) -> bool:
     attributes = node.attributes
-    unscaled = attributes.get_float("alpha", 1.0) == attributes.get_float("beta", 1.0) == 1.0
+    is_unscaled = attributes.get_float("alpha", 1.0) == attributes.get_float("beta", 1.0) == 1.0
     rank = len(dims(node.inputs[0]) or ())
-    return unscaled and not attributes.get_int("transA", 0) and constant(node.inputs[1]) is not None and rank == 2
+    return is_unscaled and not attributes.get_int("transA", 0) and constant(node.inputs[1]) is not None and rank == 2
 
 
 def _rewrite(graph: Graph, node: ir.Node, name: str) -> None:

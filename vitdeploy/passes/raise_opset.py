@@ -1,4 +1,4 @@
-"""Bring the graph to the opset that has `Attention`."""
+"""Convert the graph to the opset that has `Attention`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RaiseOpset(Pass):
         ReduceMean(axes=[-1])          ReduceMean(x, axes)
         opset 17                ─▶     opset 23
 
-    A newer graph is left as it is: its operators are a superset.
+    Left alone: a newer graph, because its operators are a superset.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -33,14 +33,14 @@ class RaiseOpset(Pass):
             return PassResult(0)
         before = graph.opset
         reason = "an operator in it has no conversion"
-        _LOG.disabled = True  # it warns of its fall-back, which works, and of its failure, which is an error below
+        _LOG.disabled = True  # it warns of its fall-back, which works, and of failures, which are raised below
         try:
             version_converter.convert_version(graph.model, CANONICAL_OPSET, fallback=True)
-        except Exception as error:  # noqa: BLE001  the converters raise RuntimeError, ValueError and types of their own
+        except Exception as error:  # noqa: BLE001  the converters raise RuntimeError, ValueError and other types
             reason = " ".join(str(error).split())[:200]
         finally:
             _LOG.disabled = False
-        if graph.opset < CANONICAL_OPSET:  # the fall-back leaves the graph as it was when it fails
+        if graph.opset < CANONICAL_OPSET:  # a fall-back that fails leaves the graph unchanged
             raise GraphError(
                 f"the graph does not convert from opset {before} to {CANONICAL_OPSET}: {reason}",
                 fix="Export the model again with opset 18 or later.",

@@ -1,4 +1,4 @@
-"""Drop what nothing reads."""
+"""Remove nodes and constants that nothing reads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vitdeploy.passes import Pass, PassResult
 
 
 class RemoveDead(Pass):
-    """Nodes, constants and operator domains that rewrites left without a reader.
+    """Remove the nodes, constants and operator domains that rewrites left without a reader.
 
-    Weights that only a removed node read would otherwise be written to disk twice.
+    Otherwise old weights would be written to disk beside the new ones.
     """
 
     def apply(self, graph: Graph) -> PassResult:
-        """Remove; `fired` counts constants and nodes."""
+        """Remove them; `fired` counts constants and nodes."""
         main = graph.model.graph
         before = main.num_nodes() + len(main.initializers)
         RemoveUnusedNodesPass()(graph.model)

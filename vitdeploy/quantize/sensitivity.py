@@ -75,7 +75,7 @@ class _Seen:
         self._noise, self._signal = self._noise + own.noise, self._signal + own.signal
         self._numbers += own.numbers
         for name, value in reference.items():
-            self._outputs.setdefault(name, Noise()).see(value, outputs[name])
+            self._outputs.setdefault(name, Noise()).add(value, outputs[name])
         if agreement is not None:
             self._agreed.append(agreement(reference, outputs))
 
