@@ -135,5 +135,5 @@ def test_tensorrt_rtx_runs_it_as_one_kernel(exported: Callable[[str], bytes], tm
 
 def _bundle(graph: Graph, structure: Structure, folder: Path) -> Bundle:
     graph.save(folder / "graph.onnx")
-    located = structure.located(node.name or "" for node in graph.nodes)
+    located = structure.locate_attention(node.name or "" for node in graph.nodes)
     return Bundle(folder / "graph.onnx", located, Int8.numbers, Batch(), "input", (1, 3, 32, 32))

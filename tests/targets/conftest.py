@@ -38,7 +38,7 @@ def bundle(exported: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFa
         batch = Batch.model_validate("1:2:4" if kind.endswith("batch") else 1)
         return Bundle(
             graph=folder / "graph.onnx",
-            structure=structure.located(node.name or "" for node in graph.nodes),
+            structure=structure.locate_attention(node.name or "" for node in graph.nodes),
             numbers=kind_of(precision).numbers,
             batch=batch,
             input_name="input",

@@ -43,7 +43,7 @@ def bundle(exported: Callable[[str], bytes], tmp_path: Path) -> Callable[..., Bu
         graph = quantize(graph, structure, spec, dialect, None, Silent()).graph
         passes.run(order.lowering(dialect), graph)
         graph.save(tmp_path / "graph.onnx")
-        structure = structure.located(node.name or "" for node in graph.nodes)
+        structure = structure.locate_attention(node.name or "" for node in graph.nodes)
         numbers = precisions.kind_of(precision).numbers
         return Bundle(tmp_path / "graph.onnx", structure, numbers, Batch(), "input", (1, 3, 32, 32))
 

@@ -77,7 +77,7 @@ def debug(
         from vitdeploy.graph.blocks import find_parts
 
         prepared = rebuild_graph(manifest, Path(work), progress, cache=cache)
-        model_parts = parts(prepared.graph, prepared.structure)
+        model_parts = find_parts(prepared.graph, prepared.structure)
         sides = _Sides(artifact, prepared.graph, feeds, Path(work), progress)
         ends = sides.compare([part.end for part in model_parts], "Compare block ends")
         if not ends.noises:
@@ -170,7 +170,7 @@ class _Sides:
                     if ours[name].shape != theirs[name].shape:
                         compared.shapes[name] = f"its shape is {theirs[name].shape}, not {ours[name].shape}"
                         continue
-                    compared.noises.setdefault(name, Noise()).see(ours[name], theirs[name])
+                    compared.noises.setdefault(name, Noise()).add(ours[name], theirs[name])
                 advance(1)
             if not compared.noises and not compared.shapes and not self._feeds.count:
                 raise DataError("there is no image to compare on", fix="Give --data a folder with images.")
@@ -178,9 +178,9 @@ class _Sides:
 
     def first_nonfinite(self, part: Part) -> str | None:
         """Return the first tensor in this part of the target-ready graph that is NaN or infinite."""
-        from vitdeploy.graph.extra_outputs import computed
+        from vitdeploy.graph.extra_outputs import tensors_between
 
-        tensors = computed(self._artifact.file(GRAPH), part.start, part.end)
+        tensors = tensors_between(self._artifact.file(GRAPH), part.start, part.end)
         watched = self._watch(tensors)
         with watched.session as session:
             for feeds in self._feeds:

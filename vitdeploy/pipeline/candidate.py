@@ -143,7 +143,7 @@ class CandidateBuilder:
         folder = self._work / f"candidate{self._count}"
         folder.mkdir()
         graph.save(folder / GRAPH)
-        structure = self.prepared.structure.located(node.name or "" for node in graph.nodes)
+        structure = self.prepared.structure.locate_attention(node.name or "" for node in graph.nodes)
         structure.save(folder / SITES)
         inputs, outputs = _signature(graph)
         return Candidate(precision, folder, structure, tuple(records), quantized, inputs, outputs)
