@@ -30,7 +30,7 @@ from vitdeploy import environment, tasks
 from vitdeploy import recipe as recipes
 from vitdeploy.commands import gate as gating
 from vitdeploy.commands.export import export
-from vitdeploy.measure.accuracy import paired
+from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import BenchSpec, GateSpec, TaskSpec
 from vitdeploy.verdict import judge
@@ -141,7 +141,7 @@ def drawn(drop_pp: float, draws: int = DRAWS) -> dict[str, int]:
         reference, deployed = np.ones(SAMPLES), np.ones(SAMPLES)
         deployed[kind < lost] = 0
         reference[(kind >= lost) & (kind < DISCORDANCE)] = 0
-        found = paired("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
+        found = compare_accuracy("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
         verdict = judge(
             None, None, found, GateSpec(max_drop_pp=MARGIN_PP), missing={}, stage="artifact", random_weights=False,
             baseline=None, manifest="",

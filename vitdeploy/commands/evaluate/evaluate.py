@@ -83,7 +83,7 @@ def evaluate(
         if reference is not None and (note := recorded.note()):
             progress.warn(note)
     with progress.step("Compare both sides"):
-        found = accuracy.paired(
+        found = accuracy.compare_accuracy(
             manifest.recipe.task.kind or tasks.DEFAULT,
             task,
             sides[0].values(),
