@@ -76,7 +76,7 @@ def gate(
         model_digest=artifact.manifest.model.digest,
         interleaved=interleaved,
         size_bytes=artifact.deployed_bytes,
-        recipe=baselines.decisive(recipe),
+        recipe=baselines.decisive_keys(recipe),
         untimed=untimed,
         against=recipe.bench.against,
     )
@@ -123,7 +123,7 @@ def _in_turns(
         if folder.manifest.stage != "artifact":
             return None, f"{folder.path} is only a bundle: compile it on the device"
     data = evaluation.data_digest if evaluation is not None else ""
-    if why := incomparable(known, artifact.manifest.model.digest, baselines.decisive(spec), data):
+    if why := incomparable(known, artifact.manifest.model.digest, baselines.decisive_keys(spec), data):
         return None, why
     threads, batch = threads_of(spec), spec.target.batch.opt
     try:
@@ -158,6 +158,6 @@ def _baseline(
         machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         recipe_digest=artifact.manifest.recipe_digest,
-        recipe=baselines.decisive(artifact.manifest.recipe),
+        recipe=baselines.decisive_keys(artifact.manifest.recipe),
         size_bytes=artifact.deployed_bytes,
     )

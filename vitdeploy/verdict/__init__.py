@@ -55,7 +55,7 @@ def judge(
         interleaved: the baseline (first run) and this artifact timed against each other, which beats two speed-ups
             that were taken at different times.
         size_bytes: of the files that are deployed.
-        recipe: what of the recipe decides speed and accuracy (`baseline.decisive`); None: not compared.
+        recipe: what of the recipe decides speed and accuracy (`baseline.decisive_keys`); None: not compared.
         untimed: why a baseline that should have been timed in turns with this artifact was not.
         against: what the recipe wants it timed against.
     """

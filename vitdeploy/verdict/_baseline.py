@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vitdeploy.evidence import Bench, Check, Interval, Run, Status
-from vitdeploy.measure.baseline import Baseline, Timing, timing_of
+from vitdeploy.measure.baseline import Baseline, Timing, describe_timing
 from vitdeploy.measure.statistics import quotient_interval
 from vitdeploy.recipe import GateSpec
 from vitdeploy.verdict._case import MIB, Case, decide, doubt, fused_percent, invalid, unproven
@@ -73,7 +73,7 @@ def _elsewhere(case: Case, baseline: Baseline, machine: str) -> str | None:
         )
     if baseline.timing is None or case.bench is None or not case.bench.runs:
         return None
-    differ = _differing(_told(baseline.timing), _told(timing_of(case.bench)))
+    differ = _differing(_told(baseline.timing), _told(describe_timing(case.bench)))
     return f"the baseline was timed otherwise: {differ}" if differ else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdeploy.evidence import Metric
-from vitdeploy.measure.baseline import timing_of
+from vitdeploy.measure.baseline import describe_timing
 from vitdeploy.render import numbers
 from vitdeploy.render.html import svg
 from vitdeploy.render.html.markup import Markup, element, join
@@ -99,7 +99,7 @@ def _incomparable(subject: Subject, first: Subject) -> Missing | None:
         return Missing("it is another model", "Compare artifacts of one model.")
     if all(bench) and len({found.machine for found in bench if found is not None}) > 1:
         return Missing("it was timed on another machine", f"vitdeploy bench {subject.folder}")
-    if all(bench) and len({timing_of(found) for found in bench if found is not None}) > 1:
+    if all(bench) and len({describe_timing(found) for found in bench if found is not None}) > 1:
         return Missing(
             "it was timed against another reference, batch, threads or scenario", f"vitdeploy bench {subject.folder}"
         )
