@@ -75,8 +75,8 @@ def debug(path: Path, data: str | None, progress: Progress, *, images: int = IMA
         if not ends.noises:
             raise MeasureError("no block end is in what runs", fix="Export it again with this version.")
         blocks, steps = _blocks(found, ends)
-        at = divergence.first_apart(steps)
-        shown = at if at is not None else divergence.most_added(steps)
+        at = divergence.find_divergence(steps)
+        shown = at if at is not None else divergence.find_noisiest(steps)
         assert shown is not None
         layers, culprit = _inside(found[shown], sides)
         apart, layer = at is not None, None if culprit is None else layers[culprit]
@@ -219,8 +219,8 @@ def _inside(part: Part, sides: _Sides) -> tuple[list[Comparison], int | None]:
         step = Step(sqnr, _before(spot, part, found), alike=spot.kind in ("linear", "values", "attention"))
         steps.append(step)
         rows.append(_row(spot.layer, spot.tensor, spot.kind, step, found, skipped))
-    at = divergence.first_apart(steps)
-    return rows, at if at is not None else divergence.most_added(steps)
+    at = divergence.find_divergence(steps)
+    return rows, at if at is not None else divergence.find_noisiest(steps)
 
 
 def _skipped(spot: Spot, part: Part, sides: _Sides) -> str:

@@ -126,11 +126,6 @@ class Profile(Fact):
     operators: tuple[OperatorShare, ...]
     between_ms: float = 0.0
 
-    @property
-    def accounted_pct(self) -> float:
-        """How much of the wall time the operators add up to."""
-        return 100 * sum(self.roles.values()) / self.total_ms if self.total_ms else 0.0
-
 
 Scenario = Literal["single-stream", "multi-stream", "offline"]
 

@@ -32,12 +32,12 @@ def with_costs(
         peaks: of this host on these threads.
         progress: told what could not be measured.
     """
-    plain = work.in_float32(structures.load(loaded[0].path / SITES))
+    plain = work.count_float32_work(structures.load(loaded[0].path / SITES))
     own = {artifact.digest: _work(artifact) for artifact in (*others, *loaded)}
-    cache = roofline.largest_cache()
+    cache = roofline.read_largest_cache()
     streamed = cache is not None and max(w.weight_bytes for w in (plain, *own.values())) > cache
     described = roofline.describe(
-        own[loaded[0].digest], threads, peaks, roofline.copy_gbs(threads) if streamed else None
+        own[loaded[0].digest], threads, peaks, roofline.measure_copy_gbs(threads) if streamed else None
     )
     batch = found.runs[0].batch
     costs = {
@@ -73,4 +73,6 @@ def _on_cpu(run: Run) -> bool:
 def _work(artifact: Artifact) -> work.Work:
     audit, _ = artifact.read_evidence(Audit)
     structure = structures.load(artifact.path / SITES)
-    return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.stored)
+    return (
+        work.count_float32_work(structure) if audit is None else work.count_work(structure, audit.layers, audit.stored)
+    )
