@@ -1,4 +1,4 @@
-"""What every piece of evidence is."""
+"""The base class of all evidence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Fact(BaseModel):
-    """An immutable piece of evidence. Unknown keys are dropped on reading: a newer vitdeploy may have written more."""
+    """An immutable piece of evidence. Unknown keys, which a newer vitdeploy may have written, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")

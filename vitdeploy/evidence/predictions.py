@@ -1,14 +1,8 @@
-"""What a model says about one image, as data that a script reads and a person understands."""
+"""A model's answer about one image, for scripts and for people."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
-
-class Fact(BaseModel):
-    """A part of an answer."""
-
-    model_config = ConfigDict(frozen=True)
+from vitdeploy.evidence.fact import Fact
 
 
 class Guess(Fact):
@@ -20,7 +14,7 @@ class Guess(Fact):
 
 
 class Region(Fact):
-    """A class with its share of the pixels."""
+    """A class with its share of the pixels, from 0 to 1."""
 
     index: int
     label: str
@@ -37,7 +31,7 @@ class Box(Fact):
 
 
 class Depths(Fact):
-    """The range of a depth map, in the model's unit: metres, or whatever it was trained on."""
+    """The range of a depth map, in the unit that the model was trained on: metres, or another one."""
 
     nearest: float
     median: float
@@ -45,14 +39,14 @@ class Depths(Fact):
 
 
 class Said(Fact):
-    """One answer; what is not of the model's task is empty.
+    """One answer. The fields of other tasks are empty.
 
     Attributes:
         top: the best classes of a classifier, best first.
         regions: the classes of a segmentation, largest first.
-        boxes: the objects of a detector that pass its threshold, best first.
+        boxes: the objects of a detector that pass its threshold, highest score first.
         depth: the range of a depth map.
-        embedding: the vector, its length made 1.
+        embedding: the vector, scaled to length 1.
     """
 
     top: tuple[Guess, ...] = ()

@@ -1,1 +1,1 @@
-"""Latency and accuracy, measured so that the numbers can be trusted. The stopwatch knows no model."""
+"""Measure latency, energy and accuracy, and find the reasons to doubt a measurement. The stopwatch knows no model."""
