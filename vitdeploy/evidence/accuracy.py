@@ -10,9 +10,10 @@ from vitdeploy.evidence.fact import Fact
 
 
 class Metric(Fact):
-    """A metric of both sides on the same samples: the drop, its two-sided 95 % interval and one-sided 95 % bounds.
+    """A metric of both sides on the same samples, with the drop and its bounds.
 
-    The drop is reference - deployed, or deployed - reference if lower is better: above 0 is always worse.
+    The drop is reference - deployed, or deployed - reference if lower is better: above 0 is always worse. `ci95` is its
+    two-sided interval, `lower95` and `upper95` are one-sided bounds.
     """
 
     reference: float
@@ -26,7 +27,7 @@ class Metric(Fact):
 
 
 class Eval(Fact):
-    """Accuracy of both sides on the same samples; `doubts` are reasons to distrust it (labels in another order …).
+    """Accuracy of both sides on the same samples; `doubts` are reasons to distrust it.
 
     `agreement` is the mean agreement of the two answers to a sample, from 0 to 1. `flips` is the number of samples with
     different answers. The task defines when two answers agree.
@@ -71,7 +72,7 @@ class Comparison(Fact):
 
 
 class Divergence(Fact):
-    """The first block where FP32 and the artifact diverge, and the first layer in it; None if they do not."""
+    """The first block and layer where FP32 and the artifact diverge; None if they do not."""
 
     target: str
     precision: str

@@ -16,7 +16,7 @@ class Interval(Fact):
 
 
 class WarmUp(Fact):
-    """The runs before the first one that counts; `steady` is False if their latency still changed at the end."""
+    """The runs that do not count; `steady` is False if the latency still changed at their end."""
 
     runs: int
     seconds: float
@@ -112,7 +112,7 @@ class Roofline(Fact):
 
 
 class OperatorShare(Fact):
-    """An operator of a profile: its kind of kernel, the part of the model that it computes, and its time in one run."""
+    """An operator of a profile: its kind of kernel, its part of the model, its time in one run."""
 
     name: str
     kind: str
@@ -121,7 +121,7 @@ class OperatorShare(Fact):
 
 
 class Profile(Fact):
-    """The time of one run by operator, from the engine's own counters; `roles` sums it by part of the model.
+    """The time of one run by operator and by part of the model (`roles`), from the engine's own counters.
 
     `total_ms` is the wall time of the same runs, with counters on. `between_ms` is the part of it that belongs to no
     operator: the engine passes inputs and outputs, and starts the next operator.
@@ -167,7 +167,7 @@ class Power(Fact):
 
 
 class DeviceTime(Fact):
-    """Time on the device by its own clock, and the time that a caller waits in all (end to end).
+    """Time on the device by its own clock, and the caller's time, end to end.
 
     `source` is "session" (CUDA events around the engine, without copies) or "trtexec".
     """
@@ -217,7 +217,7 @@ class Bench(Fact):
 
     @property
     def own(self) -> Run | None:
-        """The run of the artifact that this evidence is about, at the first batch size; None if nothing was timed."""
+        """The run of the artifact itself, at the first batch size; None if nothing was timed."""
         candidates = [run for run in self.runs if run.manifest and run.manifest == self.manifest]
         if candidates:  # the reference may be a copy of the artifact, with the same manifest
             return next((run for run in candidates if run.speedup is not None), candidates[0])

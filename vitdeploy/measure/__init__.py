@@ -1,1 +1,1 @@
-"""Measure latency, energy and accuracy, and find the reasons to doubt a measurement. The stopwatch knows no model."""
+"""Latency, energy and accuracy, and the reasons to doubt a measurement. The stopwatch knows no model."""

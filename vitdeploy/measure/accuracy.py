@@ -1,4 +1,4 @@
-"""Accuracy of two models on the same samples. Pairing the samples makes the error of the difference far smaller."""
+"""Accuracy of two models on the same samples: pairing makes the error of the difference far smaller."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def compare_accuracy(
 
 
 def _count_samples(reference: Values, deployed: Values, agreement: Array) -> int:
-    """Return the number of samples, once it is checked that both sides have the same ones."""
+    """Check that both sides have the same samples, and count them."""
     if list(reference) != list(deployed) or not reference:
         message = (
             "the two sides have different statistics: "
@@ -107,7 +107,7 @@ def _resample_drops(task: Task, names: list[str], reference: Values, deployed: V
 
 
 def _largest_loss(unit: str, name: str, reference: Values, deployed: Values) -> float:
-    """Return the most that one sample can lose: 100 points, or the largest value of any sample for other units."""
+    """Return the most that one sample can lose: 100 points, or the largest value of any sample."""
     if unit == POINTS or name not in reference:
         return _PERCENT
     return float(max(np.abs(reference[name]).max(), np.abs(deployed[name]).max()))

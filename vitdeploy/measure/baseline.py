@@ -122,9 +122,8 @@ def write(path: Path, baseline: Baseline) -> None:
         with atomic_file(path) as temporary:
             temporary.write_text(baseline.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(
-            f"{path} cannot be written: {error.strerror}", fix="Save the baseline to another file."
-        ) from None
+        message = f"{path} cannot be written: {error.strerror}"
+        raise ArtifactError(message, fix="Save the baseline to another file.") from None
 
 
 def read(path: Path) -> Baseline:

@@ -1,4 +1,4 @@
-"""The state of the machine while sessions are timed, and the reasons to doubt a timing that follow from it.
+"""The state of the machine during a timing, and the doubts that follow from it.
 
 All counters are read between turns, never while a run is timed. They are judged by their median over the blocks: a
 speed-up is a median over blocks too, so a disturbance in a few blocks does not move it.
@@ -140,7 +140,7 @@ def find_doubts(blocks: Sequence[Block]) -> list[str]:
 
 
 def settle() -> None:
-    """Wait until the threads of the engine that ran last are asleep, at most a quarter of a second.
+    """Wait until the threads of the previous engine sleep, at most a quarter of a second.
 
     Worker threads spin for a while after a run, waiting for the next one. A side that is timed meanwhile would share
     its cores with them.
@@ -176,7 +176,7 @@ def _count_involuntary_switches() -> int:
 
 
 def _count_throttle_events(cores: Sequence[int]) -> int:
-    """Count those of the cores (Intel: heat, power), of a Jetson (over-current) and of a container (CPU quota)."""
+    """Count those of the cores (Intel), of the board (Jetson) and of the container (CPU quota)."""
     names = [f"/sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count" for core in cores]
     counts = [_read_number(name) for name in names]
     quota = re.search(r"^nr_throttled (\d+)$", _read_text("/sys/fs/cgroup/cpu.stat"), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The step at which two computations of the same thing diverge, by the noise of each step. Knows no model."""
+"""Find the step at which two computations of the same thing diverge. Knows no model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Step:
 
     @property
     def added(self) -> float:
-        """The noise of its result that is not in its inputs, as a share of the signal's energy."""
+        """The noise that its inputs do not have, as a share of the signal's energy."""
         return 0.0 if self.sqnr_db is None else max(0.0, noise_share(self.sqnr_db) - noise_share(self.before_db))
 
 
@@ -52,7 +52,7 @@ def noise_share(sqnr_db: float) -> float:
 
 
 def find_divergence(steps: Sequence[Step]) -> int | None:
-    """Return the index of the step where both computations diverge, by `RULE`; None if they do not."""
+    """Return the index of the step that diverges, by `RULE`; None if none does."""
     for number, step in enumerate(steps):
         if step.sqnr_db is None:
             continue
@@ -70,7 +70,7 @@ def find_noisiest(steps: Sequence[Step]) -> int | None:
 
 
 def _stands_out(number: int, steps: Sequence[Step]) -> bool:
-    """Compare a step with the others, without itself: of two steps, it would be half of the median."""
+    """Compare a step with the others only: of two steps, it would be half of the median."""
     others = [s.added for i, s in enumerate(steps) if i != number and s.alike and s.sqnr_db is not None]
     added = steps[number].added
     return (

@@ -1,6 +1,6 @@
-"""Intervals of latencies and of their ratios, for samples taken in blocks, and blocks taken in rounds.
+"""Intervals of latencies and of their ratios.
 
-Each round opens the models anew.
+Samples are taken in blocks, and blocks in rounds; each round opens the models anew.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def speedup_interval(
 
 
 def sign_rank(count: int) -> int:
-    """Return r: the median lies between the r-th smallest and the r-th largest of `count` values, with 95 % confidence.
+    """Return the rank r of the median's 95 % interval, from the r-th smallest to the r-th largest value.
 
-    The inverted sign test, valid for any distribution: r is the largest rank with P(Binomial(count, 1/2) < r) <= 2.5 %
+    The inverted sign test, valid for any distribution: r is the largest with P(Binomial(count, 1/2) < r) <= 2.5 %
     (Hollander, Wolfe & Chicken 2014, section 3.6). The confidence is lower for fewer than 6 values. The interval
     ignores one outlier on either side from 9 values on, and two from 12 on.
     """
@@ -73,7 +73,7 @@ def half_width(interval: Interval) -> float:
 
 
 def join_rounds(blocks: Sequence[Sequence[float]], rounds: Sequence[int]) -> Sequence[Sequence[float]]:
-    """Join the blocks of each round, whose samples resemble each other. With fewer than two rounds, keep the blocks."""
+    """Join the blocks of each round; with fewer than two rounds, keep the blocks."""
     if len(rounds) < 2:
         return blocks
     ends = np.cumsum(rounds)
@@ -105,7 +105,7 @@ def percentile_intervals(
 
 
 def _draw_percentiles(values: Array, block_of: Array, counts: Array, percents: Sequence[int]) -> list[list[Array]]:
-    """Return the percentiles of every draw: a list by chunk of draws, and in it an array for each percentile.
+    """Return the percentiles of all draws, by chunk of draws and percentile.
 
     Args:
         values: all samples, ascending.

@@ -56,7 +56,7 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Bench:
-    """Time open sessions in turns for about `seconds`; the first one is the reference of the speed-ups.
+    """Time open sessions in turns; the first one is the reference of the speed-ups.
 
     A turn waits until the threads of the previous side sleep, runs for some milliseconds without counting, then times
     at least three runs. There are at least `MIN_BLOCKS` blocks, however slow the model. It can be interrupted at any

@@ -71,12 +71,12 @@ class _Parts:
         return "attention" if any(_ATTENTION.search(n) for n in nodes) else "other"
 
     def _find_nearest(self, node: str) -> tuple[int, str] | None:
-        """Return rank and role of the longest name that a node's name begins with: a module's name begins all in it."""
+        """Return rank and role of the longest known name that a node's name begins with."""
         matches = [entry for entry in self._named if _begins_with(node, entry[0])]
         longest = max(matches, key=lambda entry: (len(entry[0]), -entry[1]), default=None)
         return None if longest is None else longest[1:]
 
 
 def _begins_with(kernel: str, node: str) -> bool:
-    """Return True if a kernel's name is the node's, or the node's with a suffix as engines add it."""
+    """Return True if a kernel has the node's name, alone or with an engine's suffix."""
     return kernel == node or (kernel.startswith(node) and kernel[len(node)] in "/:_")

@@ -26,7 +26,7 @@ Metrics = Callable[[Array], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Drop:
-    """The drop of a metric in its own unit, with a two-sided 95 % interval and one-sided 95 % bounds."""
+    """The drop of a metric in its unit, with its 95 % interval and one-sided 95 % bounds."""
 
     reference: float
     deployed: float
@@ -48,12 +48,13 @@ def paired_drops(
     differing: Mapping[str, int],
     seed: int = 0,
 ) -> dict[str, Drop]:
-    """Return the drop of each metric, with its paired bootstrap interval: both sides on the same draws of samples.
+    """Return the drop of each metric, with its paired bootstrap interval.
 
-    The interval is the expanded percentile interval (Hesterberg 2015, The American Statistician 69, 371-386): its
-    levels are those of Student's t, widened by sqrt(n / (n - 1)), because the percentile interval of few samples is too
-    narrow. If a metric differs for fewer than `FEW` samples, its interval reaches at least as far as that of a
-    proportion with no discordant sample, z² / (n + z²) (Tango 1998), times the most that one sample can lose.
+    Both sides are computed on the same draws of samples. The interval is the expanded percentile interval (Hesterberg
+    2015, The American Statistician 69, 371-386): its levels are those of Student's t, widened by sqrt(n / (n - 1)),
+    because the percentile interval of few samples is too narrow. If a metric differs for fewer than `FEW` samples, its
+    interval reaches at least as far as that of a proportion with no discordant sample, z² / (n + z²) (Tango 1998),
+    times the most that one sample can lose.
 
     Args:
         reference: metrics of the reference.
@@ -87,10 +88,10 @@ def paired_drops(
 
 
 def swap_p_value(both: Metrics, name: str, n: int, *, seed: int = 0) -> float:
-    """Return the p-value of a difference of metric `name`: its probability if both models are equally good.
+    """Return the p-value of the difference of metric `name`, by random swaps.
 
-    If they are, it does not matter which model gave which answer to a sample. So the sides are swapped at random,
-    sample by sample (approximate randomization, Noreen 1989).
+    If both models are equally good, it does not matter which model gave which answer to a sample. So the sides are
+    swapped at random, sample by sample (approximate randomization, Noreen 1989).
 
     Args:
         both: metrics of the statistics of both sides, concatenated: first the n samples of the reference.
@@ -132,7 +133,7 @@ def _draw_weights(n: int, seed: int) -> Iterator[Array]:
 
 
 def _expanded_quantiles(values: Array, n: int, drop: float) -> tuple[float, float, float, float]:
-    """Return the 2.5 %, 5 %, 95 % and 97.5 % quantiles, at expanded levels; `drop` if there is nothing to expand."""
+    """Return the 2.5, 5, 95 and 97.5 % quantiles at expanded levels; `drop` if there are no values."""
     if n < 2 or not len(values):
         return drop, drop, drop, drop
     from scipy.stats import norm, t

@@ -22,10 +22,13 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def measure_copy_gbs(threads: int) -> float:
-    """Measure the bandwidth of copies larger than any cache, in 10^9 bytes a second; reads and writes both count.
+    """Measure the bandwidth of copies larger than any cache, in 10^9 bytes a second.
 
     Args:
         threads: number of copies at a time.
+
+    Returns:
+        The bandwidth of reads and writes together.
     """
     pairs = [(np.ones(_COPY_BYTES, np.uint8), np.empty(_COPY_BYTES, np.uint8)) for _ in range(threads)]
     best = np.inf
@@ -38,7 +41,7 @@ def measure_copy_gbs(threads: int) -> float:
 
 
 def read_largest_cache() -> int | None:
-    """Return the bytes of the first core's largest cache; None if the system does not report it."""
+    """Return the bytes of the first core's largest cache; None if it is not reported."""
     sizes = []
     for path in _CACHES.glob("index*/size"):
         text = path.read_text(encoding="ascii").strip()
@@ -62,7 +65,7 @@ def describe(work: Work, threads: int, peaks: dict[str, Peak], copy_gbs: float |
 
 
 def floor_ms(work: Work, images: int, roofline: Roofline) -> float | None:
-    """Return the least time for `images` images, in ms; None if a peak or a part of the work is not known."""
+    """Return the least time for `images` images in ms; None if a peak or some work is unknown."""
     if work.unknown or not work.operations or not set(work.operations) <= set(roofline.peaks):
         return None
     compute = sum(images * count / roofline.peaks[kind].gops / 1e6 for kind, count in work.operations.items())

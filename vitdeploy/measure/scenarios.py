@@ -1,4 +1,4 @@
-"""LoadGen's scenarios, which say how images arrive, as far as one machine can play them in a few seconds.
+"""LoadGen's scenarios of how images arrive, shortened to a few seconds on one machine.
 
 As MLPerf Inference defines them (mlcommons/inference, loadgen):
 

@@ -84,7 +84,7 @@ def quotient_interval(numerator: Interval, denominator: Interval) -> Interval:
 
 
 def robust_spread(values: Array) -> float:
-    """Return 1.4826 * MAD (median absolute deviation), an estimate of the standard deviation that ignores outliers."""
+    """Return 1.4826 * MAD (median absolute deviation), a standard deviation that ignores outliers."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
@@ -136,10 +136,10 @@ class PairedDrop:
         return float(binomtest(self.lost, self.lost + self.gained, 0.5).pvalue)
 
     def bound(self, z: float) -> float:
-        """Return the drop for which Tango's score statistic is -z: above the estimate for z > 0, below it for z < 0.
+        """Return the drop at which Tango's score statistic is -z.
 
-        Tango (1998), Statistics in Medicine 17, 891-908. Without any discordant sample the bound is z² / (n + z²), so
-        the interval never shrinks to a point.
+        It is above the estimate for z > 0, and below it for z < 0 (Tango 1998, Statistics in Medicine 17, 891-908).
+        Without any discordant sample it is z² / (n + z²), so the interval never shrinks to a point.
         """
         if z < 0:
             return -PairedDrop(self.n, self.gained, self.lost, self.deployed, self.reference).bound(-z)
@@ -190,11 +190,11 @@ def paired_drop(reference: Array, deployed: Array) -> PairedDrop:
 
 
 def required_samples(margin: float, drop: float, discordance: float) -> int | None:
-    """Return the number of samples to decide on which side of `margin` the drop lies: one-sided at 95 %, power 0.9.
+    """Return the number of samples that decides on which side of `margin` the drop is.
 
-    n = (z_0.95 + z_0.9)² (discordance - drop²) / (margin - drop)², the normal approximation for paired proportions
-    (Lachenbruch & Lynch 1998, Statistics in Medicine 17, 2207-2217). It is at least z² (1 - margin) / margin, the
-    number for a test without any discordant sample.
+    For a one-sided 95 % test of power 0.9, n = (z_0.95 + z_0.9)² (discordance - drop²) / (margin - drop)², the normal
+    approximation for paired proportions (Lachenbruch & Lynch 1998, Statistics in Medicine 17, 2207-2217). It is at
+    least z² (1 - margin) / margin, the number for a test without any discordant sample.
 
     Args:
         margin: the largest drop that is allowed, as a fraction.

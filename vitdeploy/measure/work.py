@@ -72,7 +72,7 @@ def count_float32_work(structure: Structure) -> Work:
 
 
 def _count_rows(linear: Linear, structure: Structure) -> int | None:
-    """Return a linear's rows as stored, or the tokens of its attention block; None if neither is known."""
+    """Return a linear's rows, or the tokens of its attention block; None if neither is known."""
     if linear.rows is not None:
         return linear.rows
     if linear.block is None or linear.role not in ("qkv", "proj", "fc1", "fc2"):

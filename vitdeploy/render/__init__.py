@@ -1,1 +1,1 @@
-"""Evidence for people and other tools: tables, Markdown, JUnit, HTML. Nothing is measured or judged here."""
+"""Evidence for people and other tools: tables, Markdown, JUnit, HTML. Nothing is judged here."""

@@ -14,7 +14,7 @@ _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 
 
 def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> str:
-    """Return a heading with the verdict, the side-by-side table if there is a summary, and a row for every check."""
+    """Return the verdict as a heading, the summary as a table if there is one, and all checks."""
     lines = [f"### {_cell(title)}: {_SIGNS[gate.verdict]}", ""]
     if summary is not None:
         rows = [[row.label, row.reference, row.artifact] for row in summary.rows]
@@ -49,7 +49,7 @@ def _table(head: list[str], align: str, rows: list[list[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Escape a text for a cell, so that no character of it can end the cell or start other Markdown."""
+    """Escape a text so that it cannot end its cell or start other Markdown."""
     for sign in "\\`|<>[]*_":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

@@ -68,12 +68,12 @@ def drop(metric: Metric) -> str:
 
 
 def agreement_name(task: str) -> str:
-    """Return the name of the agreement of two models. Only a classifier has a prediction that is the same or not."""
+    """Return the name of the agreement: only a classifier has one prediction that is the same or not."""
     return "same prediction" if task == "classification" else "agreement"
 
 
 def fused(attention: AttentionAudit) -> str:
-    """Return the fused sites, and the kind of evidence if it is not the compiled model: `12 of 12 (graph)`."""
+    """Return the fused sites, with the evidence unless it is the compiled model: `12 of 12 (graph)`."""
     if not attention.sites:
         return "no attention site"
     text = f"{attention.fused} of {attention.sites}"

@@ -41,7 +41,7 @@ _GAP = (0, 1, 0, 0)  # between columns: the sizes of a ViT-L then fit 80 columns
 
 
 def structure(outline: Outline) -> Group:
-    """Return a table of the blocks, with equal ones in one row and K×N of their linears, then all linears by role."""
+    """Return the blocks, with equal ones in one row, then all linears by role."""
     linears = Text.assemble((f"{sum(outline.linears.values())} linears", "bold"), f": {_by_role(outline)}", "\n")
     if not outline.blocks:
         return Group("no attention site: the model was not recognised as a Vision Transformer", linears)
@@ -95,7 +95,7 @@ def _by_role(outline: Outline) -> str:
 
 
 def trials(trials: Sequence[Trial]) -> Table:
-    """Return the precisions that were tried: the accuracy and speed of each, and the one that was kept."""
+    """Return the precisions that were tried, and the one that was kept."""
     table = make_table(None, "precision", "in float", "points lost", "times as fast", "result", right=(1, 2, 3))
     for trial in trials:
         table.add_row(
@@ -170,7 +170,7 @@ def sensitivity(sensitivity: Sensitivity) -> Table:
 
 
 def divergence(divergence: Divergence) -> Group:
-    """Return the comparison of the blocks, then of the layers of the block where FP32 and the artifact diverge."""
+    """Return the comparison of all blocks, then of the layers in the block that diverges."""
     title = f"At the end of each block, on {divergence.images} images of {divergence.data}"
     blocks = _comparisons(title, divergence.blocks, divergence.block)
     block = next((row.name for row in divergence.blocks if row.tensor == divergence.layers[-1].tensor), "")
@@ -228,7 +228,7 @@ def gate(gate: Gate) -> Table:
 
 
 def doctor(targets: Mapping[str, Availability]) -> Table:
-    """Return the targets that can run on this machine; for the others, the reason and what to do."""
+    """Return the targets that can run here; for the others, the reason and what to do."""
     table = make_table("Targets on this machine", "target", "runs", "if not: reason, and what to do", right=())
     for name, target in targets.items():
         sign = Text("yes", style="green") if target.available else Text("no", style="yellow")

@@ -1,6 +1,6 @@
-"""Energy per inference: the power of every rail, integrated while the model runs alone and while the machine is idle.
+"""Energy per inference by power rail, under load and idle.
 
-This is measured after the latencies, not during them, because reading a sensor takes CPU time.
+It is measured after the latencies, not during them, because reading a sensor takes CPU time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Sample = tuple[float, Mapping[str, float]]
 
 @dataclass
 class Window:
-    """The energy that a meter measured while a block ran: joules by rail, or the reason why there are none."""
+    """The joules that a meter measured by rail, or the reason why there are none."""
 
     seconds: float = 0.0
     joules: dict[str, float] = field(default_factory=dict)
@@ -43,13 +43,14 @@ class Meter(Protocol):
     source: str
 
     def window(self) -> AbstractContextManager[Window]:
-        """Measure while the block runs; the window is filled in at the end of the block."""
+        """Measure while the block runs, and fill in the window at its end."""
 
 
 def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
-    """Measure the energy of one `run` by rail: the idle machine for `seconds`, then repeated runs for `seconds`.
+    """Measure the energy of one `run`, by rail.
 
-    If the meter gives too few readings, the result has no rails and says why.
+    The machine idles for `seconds`, then it repeats `run` for `seconds`. If the meter gives too few readings, the
+    result has no rails and says why.
 
     Args:
         run: runs one inference.
@@ -78,7 +79,7 @@ def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
 
 
 def find_meter() -> tuple[Meter | None, str]:
-    """Return the best meter of this machine (power monitors, tegrastats, RAPL), or None and the reason."""
+    """Return the best meter of this machine, or None and the reason."""
     rails, no_rails = sensors.find_rails()
     if rails:
         return RailMeter(rails), ""
@@ -182,9 +183,9 @@ class CounterMeter:
 
 
 def subtract_readings(before: float, after: float, wraps_at: float) -> float:
-    """Return the joules between two readings of a counter, which may have started again at 0 once in between.
+    """Return the joules between two readings of a counter that may have wrapped once.
 
-    It cannot do so twice: at 300 W a counter of 262 kJ lasts a quarter of an hour, and a window takes some seconds.
+    It cannot wrap twice: at 300 W a counter of 262 kJ lasts a quarter of an hour, and a window takes some seconds.
     """
     return after - before if after >= before else after + wraps_at - before
 

@@ -30,7 +30,7 @@ class Rail:
 
 @dataclass(frozen=True)
 class Counter:
-    """An energy counter: its name, the function that reads it, and the joules at which it starts again at 0."""
+    """An energy counter: its name, the function that reads it, and the joules at which it wraps."""
 
     name: str
     joules: Callable[[], float]
@@ -98,7 +98,7 @@ def read_throttle_events(root: Path | None = None) -> Mapping[str, int] | None:
 
 
 def describe_throttling(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> str | None:
-    """Return what throttled the board between two readings; None if nothing did, or the board does not count it."""
+    """Return what throttled the board between two readings; None if nothing is known to have."""
     if before is None or after is None:
         return None
     growth = {name: count - before.get(name, 0) for name, count in after.items()}
@@ -112,7 +112,7 @@ def find_total(names: Mapping[str, object]) -> str | None:
 
 
 def _list_rails(folder: Path) -> list[Rail]:
-    """Return the rails of a monitor: its own power reading, or voltage times current of each labelled channel."""
+    """Return a monitor's rails: its own power, or voltage times current of each labelled channel."""
     power = folder / "power1_input"
     if power.exists():
         labels = ("label", "power1_label", "in1_label")

@@ -22,7 +22,7 @@ _NO_RAILS = ("RAM", "SWAP", "IRAM")
 
 @dataclass(frozen=True)
 class Stats:
-    """The figures of one line: watts by rail, the GPU's load in percent and clocks in MHz, temperatures in °C."""
+    """Watts by rail, the GPU's load in percent and clocks in MHz, temperatures in °C."""
 
     watts: Mapping[str, float] = field(default_factory=dict)
     gpu_percent: int | None = None

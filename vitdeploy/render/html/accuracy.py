@@ -1,4 +1,4 @@
-"""The section on accuracy: the drop of every metric on the same samples, with its interval and the limit."""
+"""The section on accuracy: the drop of every metric, with its interval and the limit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _lede(evaluation: Eval) -> str:
 
 
 def _comparable(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the metrics that are finite and have the unit of the first one, so that one axis fits all."""
+    """Return the finite metrics with the unit of the first one, so that one axis fits all."""
     unit = next(iter(metrics.values())).unit
     return {name: m for name, m in metrics.items() if m.unit == unit and all(map(math.isfinite, (m.drop, *m.ci95)))}
 

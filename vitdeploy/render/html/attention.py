@@ -59,7 +59,7 @@ _LARGE_DRIFT = 0.05  # total variation distance with the full colour, unless the
 
 
 def section(maps: AttentionMaps | None, missing: Missing) -> Section:
-    """Show how much attention changed by block and head, and the maps of two sites: the most changed and the last."""
+    """Show how much attention changed, and the maps of the most changed and of the last site."""
     title = "Attention"
     if maps is None or not maps.sites or not maps.images:
         return Section("attention", title, missing=missing)

@@ -1,4 +1,4 @@
-"""The section on fusion and precision of every attention and every linear, as read from the compiled model."""
+"""The section on fusion and precision of every attention and every linear."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EVIDENCE = {
 
 
 def section(subject: Subject) -> Section:
-    """Show a grid: a row for attention and one for each role of linears, a column for each block."""
+    """Show a grid: rows for attention and for linears by role, columns for blocks."""
     title, audit = "Fusion and precision", subject.audit
     if audit is None:
         return Section("fusion", title, missing=subject.find_gap("audit"))
@@ -86,7 +86,7 @@ def _attention(site: AttentionSite, audit: Audit) -> tuple[str, str]:
 
 
 def _linears(linears: Sequence[Linear], audit: Audit) -> Markup:
-    """Return one cell for all linears of a role and block: q, k and v may be separate."""
+    """Draw one cell for all linears of a role and block: q, k and v may be separate."""
     if not linears:
         return cell(class_="none", title="no such linear in this block")
     precisions = [_precision(linear, audit) for linear in linears]
@@ -122,8 +122,5 @@ def _unfused(audit: Audit) -> tuple[Table, ...]:
     counts = Counter(site.reason for site in audit.attention.unfused)
     first = {site.reason: site.site for site in reversed(audit.attention.unfused)}
     rows = tuple((str(count), first[reason], reason) for reason, count in counts.most_common())
-    return (
-        (Table(("sites", "for example", "reason why they are not fused"), rows, numeric=frozenset({0})),)
-        if rows
-        else ()
-    )
+    head = ("sites", "for example", "reason why they are not fused")
+    return (Table(head, rows, numeric=frozenset({0})),) if rows else ()

@@ -1,4 +1,4 @@
-"""A grid of cells with the blocks from left to right. It fits any width, however many blocks there are."""
+"""A grid of cells, with the blocks from left to right, that fits any width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_TICKS = 12
 
 
 def grid(rows: Sequence[str], columns: Sequence[int], cell: Callable[[int, int], Markup], *, label: str) -> Markup:
-    """Draw `cell(row, column)` for each index, with the names of the rows on the left and the block numbers below."""
+    """Draw `cell(row, column)` for each index, with names of the rows and block numbers below."""
     step = -(-len(columns) // _MOST_TICKS)
     lines = [
         element("div", element("b", name), *(cell(r, c) for c in range(len(columns))), class_="line")

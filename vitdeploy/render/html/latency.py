@@ -35,11 +35,8 @@ def section(subject: Subject) -> Section:
     parts += profile.parts(bench)
     sampled = [run for run in bench.runs if len(samples_of(run))]
     figures = [_distributions(sampled)] if sampled else []
-    if (
-        subject.reference is not None
-        and subject.run is not None
-        and (ratios := _ratios(subject.reference, subject.run))
-    ):
+    reference, run = subject.reference, subject.run
+    if reference is not None and run is not None and (ratios := _ratios(reference, run)):
         figures.append(ratios)
     doubts = list(bench.doubts)
     if not sampled:
@@ -86,7 +83,7 @@ def samples_of(run: Run) -> Array:
 
 
 def density(samples: Array, edges: Array) -> Array:
-    """Estimate the density of samples in each bin between `edges`, scaled to a largest value of 1; shape (bins,).
+    """Estimate the density of samples in each bin, scaled to a maximum of 1; shape (bins,).
 
     It is a histogram smoothed by a Gaussian of Silverman's width (1986, Density Estimation, eq. 3.31). The width is
     measured in bins, so with logarithmic bins it is the density of the logarithm.

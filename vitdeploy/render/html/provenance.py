@@ -1,4 +1,4 @@
-"""The sections on the environment that the figures were taken in, and on the recipe of the artifact."""
+"""The sections on the environment of the measurements and on the recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHORT = 16  # digits of a digest: enough to compare by eye
 
 
 def environment(subject: Subject) -> Section:
-    """Show the machine it was compiled on, the one it was timed on, and the versions of all libraries."""
+    """Show the machines of compilation and timing, and the versions of the libraries."""
     manifest = subject.manifest
     host = manifest.target.host
     parts: list[Part] = []
@@ -35,7 +35,7 @@ def environment(subject: Subject) -> Section:
 
 
 def recipe(subject: Subject) -> Section:
-    """Show the recipe, the rewrites of the passes, the choices of quantization, and the files with their hashes."""
+    """Show the recipe, the work of the passes, the choices of quantization, and the files."""
     manifest = subject.manifest
     parts: list[Part] = [Code(manifest.recipe.to_yaml())]
     passes = tuple((p.name, str(p.fired), str(len(p.refused) or numbers.NOTHING)) for p in manifest.passes)

@@ -20,7 +20,7 @@ _ROW = 22
 
 
 def section(subject: Subject) -> Section:
-    """Show the damage of each linear to the model's output when it alone is quantized, the worst first."""
+    """Show the damage that each linear does when it alone is quantized."""
     title, sensitivity = "Sensitivity", subject.sensitivity
     ranked = _rank(sensitivity) if sensitivity is not None else []
     if sensitivity is None or not ranked:
@@ -40,7 +40,7 @@ def section(subject: Subject) -> Section:
 
 
 def _rank(sensitivity: Sensitivity) -> list[LayerSensitivity]:
-    """Sort the worst first, without those that have no finite figure because the output did not change at all."""
+    """Sort the worst first. A linear that does not change the output has no finite figure and is left out."""
     finite = [layer for layer in sensitivity.layers if math.isfinite(layer.output_sqnr_db)]
     return sorted(finite, key=lambda layer: layer.output_sqnr_db)
 

@@ -1,4 +1,4 @@
-"""The section on speed against accuracy: the artifacts, and the frontier of those that no other beats on both."""
+"""The section on speed against accuracy, with the frontier of the best artifacts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def section(subjects: Sequence[Subject]) -> Section:
 
 
 def make_points(subjects: Sequence[Subject]) -> tuple[list[Point], dict[str, Missing]]:
-    """Return the artifacts that can be compared with the first one, and name -> the reason why another cannot."""
+    """Return the artifacts that can be drawn, and for each other name the reason why not."""
     points: list[Point] = []
     left_out: dict[str, Missing] = {}
     for number, subject in enumerate(subjects, 1):
@@ -72,7 +72,7 @@ def make_points(subjects: Sequence[Subject]) -> tuple[list[Point], dict[str, Mis
 
 
 def _find_gap(subject: Subject) -> Missing | None:
-    """Return why a subject cannot be drawn at all, and what to do; None if it can."""
+    """Return why a subject cannot be drawn, and what to do; None if it can."""
     bench, first, run = subject.bench, _first_metric(subject), subject.run
     again = f"vitdeploy bench {subject.folder}"
     if bench is None or run is None:
@@ -94,7 +94,7 @@ def _find_gap(subject: Subject) -> Missing | None:
 
 
 def _find_mismatch(subject: Subject, first: Subject) -> Missing | None:
-    """Return why a subject cannot be compared with the first one, and what to do; None if it can."""
+    """Return why a subject cannot be compared with the first one; None if it can."""
     benches, evaluations = (subject.bench, first.bench), (subject.evaluation, first.evaluation)
     again = f"vitdeploy bench {subject.folder}"
     if subject.manifest.model.digest != first.manifest.model.digest:
@@ -119,7 +119,7 @@ def _metric(subjects: Sequence[Subject]) -> tuple[str, str]:
 
 
 def find_frontier(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other one, nor FP32, beats on both speed and accuracy; slowest first."""
+    """Return the points that nothing, FP32 included, beats on both axes; slowest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.speed, p.drop)):
         if point.drop < min((p.drop for p in best), default=math.inf) and (point.speed > 1 or point.drop < 0):
@@ -133,10 +133,9 @@ def _lede(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str
     fastest = best[-1]
     loss = f"a {metric} drop of {fastest.drop:.2f} {unit}"
     lede = f"{fastest.name} is the fastest: {fastest.speed:.2f} times as fast as FP32, with {loss}."
-    others = len(points) - len(best)
-    return lede + (
-        f" Artifacts that are beaten on both speed and accuracy: {others} of {len(points)}." if others else ""
-    )
+    beaten = len(points) - len(best)
+    others = f" Artifacts that are beaten on both speed and accuracy: {beaten} of {len(points)}."
+    return lede + (others if beaten else "")
 
 
 def _chart(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str) -> Figure:
@@ -162,7 +161,7 @@ def _chart(points: Sequence[Point], best: Sequence[Point], metric: str, unit: st
 
     caption = (
         "Up and to the right is better. The bars are 95 % intervals. The line is the frontier: it joins the artifacts "
-        "that no other one beats on both speed and accuracy. Where bars overlap, this may be by chance."
+        "that no other one beats on both speed and accuracy. Where bars overlap, the order may be by chance."
     )
     return svg.figure(draw, caption)
 

@@ -51,7 +51,7 @@ def _sentence(verdict: Word, checks: tuple[Check, ...]) -> str:
 
 
 def _find_newer_evidence(subject: Subject) -> str | None:
-    """Return the command that was run after the gate: its figure differs from the one that the gate observed."""
+    """Return the command that changed a figure after the gate; None if none did."""
     observed = {check.name: check.observed for check in subject.gate.checks} if subject.gate is not None else {}
     run, evaluation = subject.run, subject.evaluation
     speed = run.speedup.ratio if run is not None and run.speedup is not None else None
