@@ -30,7 +30,7 @@ from vitdeploy import environment, tasks
 from vitdeploy import recipe as recipes
 from vitdeploy.commands import gate as gating
 from vitdeploy.commands.export import export
-from vitdeploy.measure.accuracy import paired
+from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import BenchSpec, GateSpec, TaskSpec
 from vitdeploy.verdict import Case, judge

@@ -39,7 +39,7 @@ from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import fed
 from vitdeploy.evidence import Eval
 from vitdeploy.graph.onnx_session import OnnxSession
-from vitdeploy.measure.accuracy import paired
+from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.render.numbers import drop
@@ -91,7 +91,7 @@ class Subject:
         task, n = Classification(), len(logits)
         before, after = ({"logits": x[:n]} for x in (reference, logits))
         first, second = (task.statistics(x, labels[:n]) for x in (before, after))
-        return paired("classification", task, first.values, second.values, task.agreement(before, after))
+        return compare_accuracy("classification", task, first.values, second.values, task.agreement(before, after))
 
 
 Way = Callable[[Subject, Path], tuple[Eval, str]]

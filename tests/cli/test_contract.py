@@ -93,7 +93,7 @@ def test_inspect_sensitivity(openvino_int8: Path, copy: Callable[[Path], Path]) 
     assert (found["precision"], len(found["layers"])) == ("int8", 17)
     assert json.loads((artifact / "sensitivity.json").read_text()) == found
     text = run("inspect", artifact, "--sensitivity", "--quiet").out
-    assert "one linear at a time" in text
+    assert "each linear alone in int8" in text
     assert "█" in text
     assert answer(run("inspect", artifact, "--json"))["sensitivity"] is None
 
@@ -328,7 +328,7 @@ def test_bench_shows_where_the_time_goes(onnxruntime_fp32: Path, copy: Callable[
     artifact = copy(onnxruntime_fp32)
     found = run("bench", artifact, *flags)
     assert found.code == 0, found.err
-    for part in ("onnxruntime-fp32", "(plain)", "Start-up", "peak of 1 threads", "by its engine's counters", "mlp"):
+    for part in ("onnxruntime-fp32", "(plain)", "Start-up", "peak of 1 threads", "by the engine's own counters", "mlp"):
         assert part in found.out
     refused = run("bench", artifact, "--batch", "1:4", "--json")
     assert refused.code == 1

@@ -93,7 +93,7 @@ def test_a_baseline_that_cannot_be_saved_leaves_the_verdict(artifact: Path, tmp_
     found = artifacts.load(artifact)
     found.write_evidence(bench(2, 2, 2, "other processes used 40% of the CPU", manifest=found.digest))
     page = tmp_path / "gate.md"
-    with pytest.raises(MeasureError, match="a doubtful measurement makes no baseline"):
+    with pytest.raises(MeasureError, match="the latencies are in doubt, so no baseline is made of them"):
         gating.gate(artifact, {"min_fused_pct": 100.0}, Silent(), save_baseline=tmp_path / "b.json", markdown_file=page)
     assert "pass" in page.read_text()
     assert not (tmp_path / "b.json").exists()

@@ -1,4 +1,4 @@
-"""Two models on the same samples: shares by Tango and McNemar, everything else by drawing again."""
+"""Two models on the same samples: Tango and McNemar for shares, a paired bootstrap for everything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from vitdeploy import tasks
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Eval
-from vitdeploy.measure.accuracy import paired
+from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.measure.statistics import paired_drop
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.session import Array
@@ -30,7 +30,7 @@ def _outcomes(top1: Array, top5: Array | None = None) -> Values:
 
 
 def test_metrics_in_points_with_flips_and_agreement() -> None:
-    found = paired("classification", _task(), _outcomes(TOP1), _outcomes(OTHER), ALIKE)
+    found = compare_accuracy("classification", _task(), _outcomes(TOP1), _outcomes(OTHER), ALIKE)
     top1 = found.metrics["top1"]
     assert (top1.reference, top1.deployed) == (pytest.approx(80), pytest.approx(70))
     assert (top1.drop, top1.unit, top1.better) == (pytest.approx(10), "points", "higher")
@@ -52,7 +52,7 @@ def test_a_metric_of_the_whole_corpus() -> None:
     second = rng.binomial(first, 0.95)
     sides = [{"counts": np.stack([right, right + np.roll(there - right, 1, 1), there], 2)} for right in (first, second)]
     alike = rng.uniform(0.98, 1, 60)
-    found = paired("segmentation", _task("segmentation"), sides[0], sides[1], alike, nonfinite=2)
+    found = compare_accuracy("segmentation", _task("segmentation"), sides[0], sides[1], alike, nonfinite=2)
     task = _task("segmentation")
     miou = found.metrics["miou"]
     assert miou.reference == task.aggregate(sides[0])["miou"]
@@ -72,7 +72,7 @@ def test_the_discordance_gives_the_samples_that_a_mean_needs() -> None:
     first = rng.uniform(80, 90, 400)
     lost = rng.normal(5, 5, 400)
     sides = [{"delta1": d, "abs_rel": d / 10, "rmse": rmse, "ratio": ratio} for d in (first, first - lost)]
-    found = paired("depth", _task("depth"), sides[0], sides[1], np.ones(400))
+    found = compare_accuracy("depth", _task("depth"), sides[0], sides[1], np.ones(400))
     assert found.discordance == pytest.approx(np.mean((lost / 100) ** 2), rel=0.1)  # variance and mean alike
     assert found.metrics["delta1"].drop == pytest.approx(lost.mean())
     assert found.metrics["abs_rel"].drop == pytest.approx(-lost.mean() / 10)  # an error that fell
@@ -80,12 +80,12 @@ def test_the_discordance_gives_the_samples_that_a_mean_needs() -> None:
     assert found.metrics["rmse"].unit == "m"
 
 
-def test_how_much_differs_is_asked_for_each_metric() -> None:
+def test_differing_samples_are_counted_for_each_metric() -> None:
     """Every image's RMSE moves a little; not one pixel crosses δ1's threshold, and its interval must not be a point."""
     rng = np.random.default_rng(2)
     delta1, rmse = rng.uniform(80, 90, 40), rng.random(40)
     sides = [{"delta1": delta1, "abs_rel": r, "rmse": r, "ratio": np.ones(40)} for r in (rmse, rmse + 1e-6)]
-    found = paired("depth", _task("depth"), sides[0], sides[1], np.ones(40)).metrics
+    found = compare_accuracy("depth", _task("depth"), sides[0], sides[1], np.ones(40)).metrics
     assert found["delta1"].upper95 == pytest.approx(100 * 1.6448536**2 / (40 + 1.6448536**2))
     assert found["rmse"].upper95 < 1e-5
 
@@ -99,29 +99,29 @@ def test_scores_that_only_rounding_moved_are_no_difference() -> None:
         "objects": (hit > 0).sum(axis=1, keepdims=True) + 1,
     }  # fmt: skip
     sides = [{"score": score, **rest}, {"score": score * (1 - 1e-7), **rest}]
-    found = paired("detection", _task("detection"), sides[0], sides[1], np.ones(40)).metrics["map"]
+    found = compare_accuracy("detection", _task("detection"), sides[0], sides[1], np.ones(40)).metrics["map"]
     assert found.drop == 0 < found.reference
     assert found.upper95 == pytest.approx(100 * 1.6448536**2 / (40 + 1.6448536**2))
 
 
-def test_doubts_about_the_reference_are_told() -> None:
+def test_doubts_about_the_reference_are_reported() -> None:
     values = {**_outcomes(TOP1), "label": np.zeros(10, int)}
-    assert "every label is class 0" in paired("classification", _task(), values, values, ALIKE).doubts[0]
+    assert "every label is class 0" in compare_accuracy("classification", _task(), values, values, ALIKE).doubts[0]
 
 
 @pytest.mark.parametrize(
     ("reference", "deployed", "agreement", "match"),
     [
-        ({}, {}, ALIKE, "other statistics"),
-        (_outcomes(TOP1), {"top1": TOP1}, ALIKE, "other statistics"),
+        ({}, {}, ALIKE, "different statistics"),
+        (_outcomes(TOP1), {"top1": TOP1}, ALIKE, "different statistics"),
         (_outcomes(TOP1[:0]), _outcomes(TOP1[:0]), ALIKE[:0], "no sample"),
-        (_outcomes(TOP1), _outcomes(TOP1[:5]), ALIKE, "not of the same samples"),
-        (_outcomes(TOP1), _outcomes(TOP1), ALIKE[:5], "not of the same samples"),
-        (_outcomes(TOP1), _outcomes(TOP1[:, None]), ALIKE, "not of the same samples"),
+        (_outcomes(TOP1), _outcomes(TOP1[:5]), ALIKE, "different samples"),
+        (_outcomes(TOP1), _outcomes(TOP1), ALIKE[:5], "different samples"),
+        (_outcomes(TOP1), _outcomes(TOP1[:, None]), ALIKE, "different samples"),
         (_outcomes(TOP1), _outcomes(TOP1 * 0.5), ALIKE, "0 or 1"),
     ],
 )
-def test_refuses_what_is_no_pair(reference: Values, deployed: Values, agreement: Array, match: str) -> None:
+def test_refuses_sides_that_are_no_pair(reference: Values, deployed: Values, agreement: Array, match: str) -> None:
     with pytest.raises(MeasureError, match=match) as error:
-        paired("classification", _task(), reference, deployed, agreement)
+        compare_accuracy("classification", _task(), reference, deployed, agreement)
     assert error.value.fix

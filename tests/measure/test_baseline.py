@@ -10,17 +10,17 @@ FACTS = {"machine": "host", "model_digest": "weights", "recipe_digest": "recipe"
 
 
 def test_written_and_read_back(tmp_path: Path) -> None:
-    made = baseline.make(audit(), bench(), evaluation(), **FACTS)
-    assert (made.fused, made.sites, made.target, made.precision) == (12, 12, "openvino", "int8")
-    assert made.speedup == bench().runs[1].speedup
-    baseline.write(tmp_path / "b.json", made)
-    assert baseline.read(tmp_path / "b.json") == made
+    stored = baseline.make(audit(), bench(), evaluation(), **FACTS)
+    assert (stored.fused, stored.sites, stored.target, stored.precision) == (12, 12, "openvino", "int8")
+    assert stored.speedup == bench().runs[1].speedup
+    baseline.write(tmp_path / "b.json", stored)
+    assert baseline.read(tmp_path / "b.json") == stored
     assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
 
 
-def test_what_was_not_measured_stays_empty() -> None:
-    made = baseline.make(audit(12, 12, "graph"), None, None, **FACTS)
-    assert (made.speedup, made.metrics, made.fused) == (None, {}, None)
+def test_fields_without_evidence_stay_empty() -> None:
+    partial = baseline.make(audit(12, 12, "graph"), None, None, **FACTS)
+    assert (partial.speedup, partial.metrics, partial.fused) == (None, {}, None)
 
 
 def test_a_doubtful_measurement_makes_no_baseline() -> None:

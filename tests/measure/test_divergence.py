@@ -1,10 +1,10 @@
-"""Where two computations part: gradual decline is nobody's fault, a step is."""
+"""Two computations diverge at a step that adds much noise, not in a gradual decline."""
 
 from __future__ import annotations
 
 import pytest
 
-from vitdeploy.measure.divergence import Step, first_apart, most_added
+from vitdeploy.measure.divergence import Step, find_divergence, find_noisiest
 
 
 def chain(*sqnr: float | None) -> list[Step]:
@@ -35,22 +35,22 @@ def chain(*sqnr: float | None) -> list[Step]:
     ],
 )
 def test_the_first_step_that_is_off(sqnr: tuple[float | None, ...], at: int | None) -> None:
-    assert first_apart(chain(*sqnr)) == at
+    assert find_divergence(chain(*sqnr)) == at
 
 
 def test_only_what_is_alike_is_compared() -> None:
     """Sums add nothing, and would make every other step stand out; a head is no block."""
     linears = [Step(36.0, 200.0), Step(36.5, 200.0), Step(35.0, 36.0)]
     sums = [Step(45.0, 36.0, alike=False) for _ in range(5)]
-    assert first_apart([*linears, *sums]) is None
-    assert first_apart([Step(s.sqnr_db, s.before_db) for s in (*linears, *sums)]) == 0
+    assert find_divergence([*linears, *sums]) is None
+    assert find_divergence([Step(s.sqnr_db, s.before_db) for s in (*linears, *sums)]) == 0
     blocks = chain(53.0, 50.1, 48.4, 47.2)
-    assert first_apart([*blocks, Step(31.4, 47.2, alike=False)]) is None
-    assert first_apart([*blocks, Step(31.4, 47.2)]) == 4
-    assert first_apart([*blocks, Step(19.0, 47.2, alike=False)]) == 4, "under the limit all the same"
+    assert find_divergence([*blocks, Step(31.4, 47.2, alike=False)]) is None
+    assert find_divergence([*blocks, Step(31.4, 47.2)]) == 4
+    assert find_divergence([*blocks, Step(19.0, 47.2, alike=False)]) == 4, "under the limit all the same"
 
 
-def test_most_added() -> None:
-    assert most_added(chain(200.0, 40.0, 39.0, 30.0, 29.9)) == 3
-    assert most_added(chain(None, 30.0)) == 1
-    assert most_added(chain(None)) is None
+def test_the_noisiest_step() -> None:
+    assert find_noisiest(chain(200.0, 40.0, 39.0, 30.0, 29.9)) == 3
+    assert find_noisiest(chain(None, 30.0)) == 1
+    assert find_noisiest(chain(None)) is None

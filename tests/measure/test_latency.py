@@ -20,7 +20,7 @@ QUIET = conditions.Block(others=0.0, steal=0.0, switches=0.0, mhz=None)
 
 
 class Clock:
-    """Time that passes only when a session runs, so that what is tested is the stopwatch and not this machine."""
+    """Time that passes only while a session runs, so that the tests do not depend on this machine."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -54,8 +54,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     monkeypatch.setattr(stopwatch, "time", clock)
     monkeypatch.setattr(latency, "time", clock)
     monkeypatch.setattr(conditions, "settle", lambda: None)
-    monkeypatch.setattr(conditions, "snapshot", lambda: None)
-    monkeypatch.setattr(conditions, "between", lambda before, after: QUIET)
+    monkeypatch.setattr(conditions, "take_snapshot", lambda: None)
+    monkeypatch.setattr(conditions, "describe_block", lambda before, after: QUIET)
     return clock
 
 
@@ -74,11 +74,13 @@ def test_ratio_throughput_and_raw_samples(clock: Clock) -> None:
     assert Bench.model_validate_json(bench.model_dump_json()) == bench
 
 
-def test_the_ratio_holds_while_the_machine_changes_its_mood(clock: Clock) -> None:
-    def mood(ms: float) -> object:
+def test_the_ratio_is_stable_while_the_machine_changes_its_speed(clock: Clock) -> None:
+    def changing(ms: float) -> object:
         return lambda number, now: ms * (2 + math.sin(now))
 
-    bench = measure([Fake(clock, "a", mood(15.0)), Fake(clock, "b", mood(10.0))], [FEED] * 2, batch=1, seconds=20)
+    bench = measure(
+        [Fake(clock, "a", changing(15.0)), Fake(clock, "b", changing(10.0))], [FEED] * 2, batch=1, seconds=20
+    )
     assert bench.valid, bench.doubts
     assert bench.runs[1].speedup is not None
     assert bench.runs[1].speedup.ratio == pytest.approx(1.5, rel=0.03)
@@ -101,34 +103,34 @@ def test_the_first_run_of_a_turn_is_not_counted(clock: Clock) -> None:
     last: list[str] = []
 
     def slow_after(name: str, ms: float) -> object:
-        def taken(number: int, now: float) -> float:
+        def latency_ms(number: int, now: float) -> float:
             switched = not last or last[-1] != name
             last.append(name)
             return 10 * ms if switched else ms
 
-        return taken
+        return latency_ms
 
     bench = measure([Fake(clock, n, slow_after(n, 20.0)) for n in ("a", "b")], [FEED] * 2, batch=1, seconds=4)
     assert {sample for run in bench.runs for block in run.blocks for sample in block} == {20.0}
 
 
-def test_a_slow_model_still_gets_its_blocks(clock: Clock) -> None:
-    said: list[str] = []
+def test_a_slow_model_gets_the_least_number_of_blocks(clock: Clock) -> None:
+    warnings: list[str] = []
 
     class Listener(Silent):
         def warn(self, message: str) -> None:
-            said.append(message)
+            warnings.append(message)
 
     bench = measure(
         [Fake(clock, "a", 900.0), Fake(clock, "b", 600.0)], [FEED] * 2, batch=1, seconds=1, progress=Listener()
     )
     assert [len(run.blocks) for run in bench.runs] == [MIN_BLOCKS, MIN_BLOCKS]
     assert {len(block) for run in bench.runs for block in run.blocks} == {MIN_RUNS}
-    assert bench.valid  # a thin p99 does not spoil a ratio: it is a warning
-    assert "p99 of 30 samples" in said[0]
+    assert bench.valid  # too few samples for a p99 are a warning, no doubt about the ratio
+    assert "p99 of 30 samples" in warnings[0]
 
 
-def test_a_turn_of_a_fast_model_is_not_over_at_once(clock: Clock) -> None:
+def test_a_turn_of_a_fast_model_has_a_least_length(clock: Clock) -> None:
     bench = measure([Fake(clock, "a", 0.05), Fake(clock, "b", 0.1)], [FEED] * 2, batch=1, seconds=1)
     assert min(sum(block) for run in bench.runs for block in run.blocks) >= 19.9
 
@@ -156,7 +158,7 @@ def test_warm_up_is_bounded(clock: Clock) -> None:
     assert (slow.warm_up.runs, slow.run_s) == (2, 3.0)  # the first one allocates, so there is always a second
 
 
-def test_timing_ends_when_the_interval_is_narrow_and_never_before_the_time_is_up_otherwise(clock: Clock) -> None:
+def test_timing_ends_when_the_interval_is_narrow_or_the_time_is_up(clock: Clock) -> None:
     steady = measure([Fake(clock, n, 20.0) for n in "ab"], [FEED] * 2, batch=1, seconds=20, narrow=0.005)
     assert steady.stopped == "narrow"
     assert len(steady.runs[0].blocks) == 2 * MIN_BLOCKS
@@ -177,7 +179,7 @@ class Opened(Fake):
 
 
 def rounds(clock: Clock, factor: object, seconds: float = 12.0) -> Bench:
-    """b, opened anew in every round with a latency of its own, over a."""
+    """Time a, and b with a latency that changes each time it is opened."""
     count = 0
 
     def opened() -> Opened:
@@ -196,7 +198,7 @@ def test_every_round_opens_anew(clock: Clock) -> None:
     assert bench.seconds < 12
 
 
-def test_what_openings_differ_by_widens_the_interval(clock: Clock) -> None:
+def test_differences_between_openings_widen_the_interval(clock: Clock) -> None:
     bench = rounds(clock, lambda number: 1.01 if number % 2 else 0.99)
     assert bench.stopped == "time"
     assert MIN_ROUNDS < len(bench.runs[1].rounds) <= MAX_ROUNDS
@@ -206,7 +208,7 @@ def test_what_openings_differ_by_widens_the_interval(clock: Clock) -> None:
     assert bench.valid
 
 
-def test_where_opening_takes_long_there_are_fewer_rounds(clock: Clock) -> None:
+def test_models_that_open_slowly_get_fewer_rounds(clock: Clock) -> None:
     def slowly(number: int) -> float:
         clock.ns += int(4e9)
         return 1.01 if number % 2 else 0.99
@@ -216,13 +218,13 @@ def test_where_opening_takes_long_there_are_fewer_rounds(clock: Clock) -> None:
     assert bench.seconds < 12
 
 
-def test_one_opening_that_went_wrong_is_borne(clock: Clock) -> None:
+def test_the_interval_ignores_one_slow_opening(clock: Clock) -> None:
     bench = rounds(clock, lambda number: 1.2 if number == 3 else 1.0 + 1e-3 * (number % 3))
     assert bench.runs[1].speedup is not None
     assert bench.runs[1].speedup.ci95[0] > 1 / 1.02
 
 
-def test_the_cores_that_were_used_are_told(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cores_that_were_used_are_recorded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "usable_cpus", lambda: (3,))
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     bench = measure([Fake(clock, "a", 10.0)], [FEED], batch=1, seconds=2)
@@ -238,16 +240,16 @@ def test_percentiles_have_intervals(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "told"),
+    ("a", "b", "message"),
     [
         (10.0, lambda number, now: 8.0 if now < 6 else 7.0, "drifted by +14%"),
         (10.0, lambda number, now: 8.0 * (1.5 + 0.5 * math.sin(3 * now)), "varies by"),
     ],
 )
-def test_doubts_about_the_ratio(clock: Clock, a: object, b: object, told: str) -> None:
+def test_doubts_about_the_ratio(clock: Clock, a: object, b: object, message: str) -> None:
     bench = measure([Fake(clock, "a", a), Fake(clock, "b", b)], [FEED] * 2, batch=1, seconds=10)
     assert not bench.valid
-    assert told in bench.doubts[0]
+    assert message in bench.doubts[0]
     assert "the speed-up of b" in bench.doubts[0]
 
 
@@ -256,11 +258,11 @@ def test_doubts_about_one_session_alone(clock: Clock) -> None:
     assert any("the latency of a drifted" in doubt for doubt in bench.doubts)
 
 
-def test_doubt_when_the_sides_use_other_threads(clock: Clock) -> None:
+def test_doubt_when_the_sides_use_different_threads(clock: Clock) -> None:
     one = Fake(clock, "b", 10.0)
     one.threads = 1
     bench = measure([Fake(clock, "a", 10.0), one], [FEED] * 2, batch=1, seconds=2)
-    assert bench.doubts == ("b uses 1 threads, a 2",)
+    assert bench.doubts == ("b uses 1 threads, but a uses 2",)
     one.threads = None  # an engine that does not say, or a GPU
     assert measure([Fake(clock, "a", 10.0), one], [FEED] * 2, batch=1, seconds=2).valid
 
@@ -272,7 +274,7 @@ def test_doubt_when_outputs_are_not_finite(clock: Clock) -> None:
 
 
 def test_doubts_about_the_machine_are_passed_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditions, "between", lambda before, after: conditions.Block(0.5, 0.0, 0.0, None))
+    monkeypatch.setattr(conditions, "describe_block", lambda before, after: conditions.Block(0.5, 0.0, 0.0, None))
     bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0)], [FEED] * 2, batch=1, seconds=2)
     assert "other processes used 50%" in bench.doubts[0]
 
@@ -286,18 +288,18 @@ def test_nothing_to_time_is_an_error(clock: Clock, count: int, batch: int, secon
 
 
 def test_garbage_collection_is_off_while_timing_and_back_after_an_interrupt(clock: Clock) -> None:
-    seen = []
+    enabled = []
 
     def interrupted(number: int, now: float) -> float:
-        seen.append(gc.isenabled())
+        enabled.append(gc.isenabled())
         if number == 200:
             raise KeyboardInterrupt
         return 10.0
 
     with pytest.raises(KeyboardInterrupt):
         measure([Fake(clock, "a", interrupted)], [FEED], batch=1, seconds=60)
-    assert seen[0]
-    assert not seen[-1]
+    assert enabled[0]
+    assert not enabled[-1]
     assert gc.isenabled()
 
 

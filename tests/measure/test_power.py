@@ -1,4 +1,4 @@
-"""Energy per inference, from sensors of every form a Jetson has had, counters that wrap, and machines without any."""
+"""Energy per inference, from the sensors of every Jetson, counters that wrap, and machines without sensors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitdeploy.measure import power
-from vitdeploy.measure.power import CounterMeter, RailMeter, TegrastatsMeter, counted, integrate, measure
+from vitdeploy.measure.power import CounterMeter, RailMeter, TegrastatsMeter, integrate, measure, subtract_readings
 from vitdeploy.measure.power import sensors as power_sensors
-from vitdeploy.measure.power.sensors import Counter, Rail, rails, throttle_events, throttled
+from vitdeploy.measure.power.sensors import Counter, Rail, describe_throttling, find_rails, read_throttle_events
 from vitdeploy.measure.power.tegrastats import Stats, parse_line
 
 # Forms of tegrastats by module and JetPack: Orin Nano on 6, AGX Orin on 6 and 7, Thor on 7.
@@ -102,16 +102,16 @@ def test_rails_of_ina3221_and_ina238(tmp_path: Path) -> None:
     monitor(tmp_path, 0, "nvme", temp1_input=40000)
     ina3221(tmp_path)
     monitor(tmp_path, 2, "ina238", label="VIN", power1_input=30_500_000, in1_input=19_900, curr1_input=1500)
-    found, why = rails(tmp_path)
-    assert why == ""
+    found, reason = find_rails(tmp_path)
+    assert reason == ""
     assert {rail.name: round(rail.watts(), 3) for rail in found} == {
         "VDD_IN": 4.769, "VDD_CPU_GPU_CV": 0.675, "VDD_SOC": 1.468, "VIN": 30.5,
     }  # fmt: skip
 
 
 def test_no_monitor_is_a_reason(tmp_path: Path) -> None:
-    found, why = rails(tmp_path)
-    assert (found, why) == ((), "this machine has no power monitor (INA3221, INA238)")
+    found, reason = find_rails(tmp_path)
+    assert (found, reason) == ((), "this machine has no power monitor (INA3221, INA238)")
 
 
 def test_a_monitor_that_does_not_answer_is_a_reason(tmp_path: Path) -> None:
@@ -119,20 +119,23 @@ def test_a_monitor_that_does_not_answer_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "hwmon1" / "curr1_input").write_text("\n")
     for number in (2, 3):
         (tmp_path / "hwmon1" / f"curr{number}_input").write_text("rubbish\n")
-    found, why = rails(tmp_path)
+    found, reason = find_rails(tmp_path)
     assert found == ()
-    assert why.startswith("the power monitor hwmon1 cannot be read: could not convert")
+    assert reason.startswith("the power monitor hwmon1 cannot be read: could not convert")
 
 
 def test_throttling_is_seen_in_the_counters(tmp_path: Path) -> None:
-    assert throttle_events(tmp_path) is None
+    assert read_throttle_events(tmp_path) is None
     folder = monitor(tmp_path, 3, "soctherm_oc", oc1_event_cnt=2, oc2_event_cnt=0, oc3_event_cnt="?", oc1_throt_en=1)
-    before = throttle_events(tmp_path)
+    before = read_throttle_events(tmp_path)
     assert before == {"oc1": 2, "oc2": 0}
-    assert throttled(before, throttle_events(tmp_path)) is None
+    assert describe_throttling(before, read_throttle_events(tmp_path)) is None
     (folder / "oc1_event_cnt").write_text("5\n")
-    assert throttled(before, throttle_events(tmp_path)) == "the board throttled itself for over-current: oc1 3 times"
-    assert throttled(None, before) is None, "without a reading before nothing is known"
+    assert (
+        describe_throttling(before, read_throttle_events(tmp_path))
+        == "the board throttled itself for over-current: oc1 3 times"
+    )
+    assert describe_throttling(None, before) is None, "without a reading before nothing is known"
 
 
 @given(st.text(max_size=20))
@@ -142,7 +145,7 @@ def test_no_counter_file_crashes(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = monitor(Path(folder), 0, "soctherm_oc", oc1_event_cnt="")
         (path / "oc1_event_cnt").write_text(text, encoding="utf-8")
-        assert throttle_events(Path(folder)) is None or throttle_events(Path(folder))
+        assert read_throttle_events(Path(folder)) is None or read_throttle_events(Path(folder))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["in1_input", "in1_label", "curr1_input", "power1_input", "label"]),
@@ -155,8 +158,8 @@ def test_no_monitor_crashes_and_none_gives_what_is_no_number(files: list[tuple[s
         path = monitor(Path(folder), 0, "ina3221")
         for name, text in files:
             (path / name).write_text(text, encoding="utf-8")
-        found, why = rails(Path(folder))
-        assert bool(found) != bool(why)
+        found, reason = find_rails(Path(folder))
+        assert bool(found) != bool(reason)
         assert all(math.isfinite(rail.watts()) for rail in found)
 
 
@@ -171,17 +174,17 @@ def test_rapl_counts_packages_and_memory_once(tmp_path: Path) -> None:
     domain(tmp_path, "intel-rapl:0", "package-0", 5_000_000)
     domain(tmp_path, "intel-rapl:0:0", "core", 1)
     domain(tmp_path, "intel-rapl:0:1", "dram", 2_000_000)
-    found, why = power_sensors.counters(tmp_path)
-    assert why == ""
+    found, reason = power_sensors.find_counters(tmp_path)
+    assert reason == ""
     assert [counter.joules() for counter in found] == [5.0, 2.0]
     assert found[0].name == "package-0"
     assert found[0].wraps_at == pytest.approx(262_143.33)
-    assert power_sensors.counters(tmp_path / "none") == ((), "this machine shows no RAPL counters")
+    assert power_sensors.find_counters(tmp_path / "none") == ((), "this machine has no RAPL energy counters")
 
 
 @pytest.mark.parametrize(("before", "after", "joules"), [(1.0, 3.5, 2.5), (99.0, 1.0, 2.0), (5.0, 5.0, 0.0)])
 def test_a_counter_that_wrapped(before: float, after: float, joules: float) -> None:
-    assert counted(before, after, 100.0) == joules
+    assert subtract_readings(before, after, 100.0) == joules
 
 
 def test_energy_is_the_area_under_power() -> None:
@@ -218,7 +221,7 @@ def test_a_meter_that_says_too_little_is_a_reason() -> None:
 
     assert "stopped answering: gone" in measure(busy(0.01), 0.1, RailMeter([Rail("VDD_IN", fails)])).why
     short = measure(busy(0.001), 0.001, RailMeter([Rail("VDD_IN", lambda: 1.0)]))
-    assert "readings in the window" in short.why
+    assert "readings: measure longer" in short.why
     assert short.rails == ()
 
 
@@ -272,6 +275,6 @@ def test_a_machine_without_any_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("HWMON", "POWERCAP"):
         monkeypatch.setattr(power_sensors, name, tmp_path / "none")
     monkeypatch.setenv("PATH", str(tmp_path))
-    meter, why = power.find_meter()
+    meter, reason = power.find_meter()
     assert meter is None
-    assert why == "this machine has no power monitor (INA3221, INA238); this machine shows no RAPL counters"
+    assert reason == "this machine has no power monitor (INA3221, INA238); this machine has no RAPL energy counters"

@@ -1,4 +1,4 @@
-"""Intervals of drops of any metric: what they cover, and when they must not shrink to a point."""
+"""Intervals of the drop of any metric: their coverage, and their least width."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def images(rng: np.random.Generator, n: int, error: float) -> tuple[Array, Array
     hard = rng.beta(1, 4, size=(n, 1))
     first = rng.binomial(truth, 1 - 0.5 * hard)
     second = rng.binomial(first, 1 - error * rng.beta(1, 3, size=(n, 1)))
-    wrong = [np.roll(truth - right, 1, axis=1) for right in (first, second)]  # taken for the next class
+    wrong = [np.roll(truth - right, 1, axis=1) for right in (first, second)]  # confused with the next class
     sides = [np.stack([right, right + more, truth], axis=2) for right, more in zip((first, second), wrong, strict=True)]
     return sides[0], sides[1]
 
@@ -72,7 +72,7 @@ def test_a_mean_has_the_interval_of_students_t() -> None:
     assert paired_drops(mean(first), mean(second), 12, differing={"m": 12}, **ONE)["m"] == found
 
 
-def test_for_errors_a_drop_is_what_they_grew() -> None:
+def test_the_drop_of_an_error_is_its_growth() -> None:
     rng = np.random.default_rng(2)
     first = rng.random(50)
     found = paired_drops(mean(first), mean(first + 0.1), 50, differing={"m": 50}, signs={"m": -1.0}, spans={"m": 1.0})[
@@ -94,10 +94,10 @@ def test_without_a_difference_the_interval_has_the_width_of_a_proportion(n: int)
 
 
 def test_draws_for_which_a_metric_is_not_defined_are_left_out() -> None:
-    known = np.array([1.0, 0, 0, 0])  # three of four images have no label
+    labelled = np.array([1.0, 0, 0, 0])  # three of four images have no label
 
     def metric(weights: Array) -> Mapping[str, float]:
-        return {"m": 50.0 if weights @ known else np.nan}
+        return {"m": 50.0 if weights @ labelled else np.nan}
 
     assert paired_drops(metric, metric, 4, differing={"m": 20}, **ONE)["m"].ci95 == (0, 0)
     with pytest.raises(ValueError, match="no samples"):
@@ -112,7 +112,7 @@ def test_swapping_sides_is_uniform_where_nothing_differs(monkeypatch: pytest.Mon
     assert 0.42 <= np.mean(np.array(p_values) <= 0.5) <= 0.58
 
 
-def test_swapping_sides_finds_what_differs() -> None:
+def test_swapping_sides_finds_a_difference() -> None:
     first = np.random.default_rng(4).normal(size=40)
     assert swap_p_value(mean(np.concatenate([first, first - 0.5])), "m", 40) == 0.001
     assert swap_p_value(mean(np.concatenate([first, first])), "m", 40) == 1

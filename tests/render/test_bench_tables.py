@@ -1,4 +1,4 @@
-"""Latency for a terminal: what was timed, what it costs, where the time goes."""
+"""Latency for a terminal: latencies, start-up and size, profiles."""
 
 from tests.evidence import bench, run
 from tests.render.test_tables import shown
@@ -12,15 +12,16 @@ def all_of(found: object) -> str:
     return "\n".join(shown(table) for table in speed.bench(found))  # type: ignore[arg-type]
 
 
-def test_efficiency_and_the_peak_it_is_of() -> None:
+def test_efficiency_and_the_measured_peak() -> None:
     roof = Roofline(threads=2, peaks={"fp32": Peak(gops=177.0, engine="openvino 1")}, operations={"fp32": 2.5e9})
     text = all_of(bench(roofline=roof, runs=(run("pytorch-fp32", 24.0, efficiency_pct=59.4), run("o", 19.0, TWICE))))
     assert "59 %" in text
-    assert "peak of 2 threads in 10⁹ operations/s: fp32 177; the model: 2.50 an image" in text
+    assert "share of the measured peak of 2 threads (fp32 177 × 10⁹ operations a second)" in " ".join(text.split())
+    assert "the model needs 2.50 × 10⁹ operations an image" in text
     assert "Start-up" not in text
 
 
-def test_batches_are_told_apart_and_each_has_its_reference() -> None:
+def test_each_batch_size_is_named_and_has_its_reference() -> None:
     runs = [one for b in (1, 8) for one in (run("pytorch-fp32", 24.0, batch=b), run("openvino", 12.0, TWICE, batch=b))]
     text = all_of(bench(runs=tuple(runs)))
     for part in ("pytorch-fp32 @ 1", "openvino @ 8"):
@@ -34,12 +35,20 @@ def test_pairs_scenario_and_costs() -> None:
     startup = Startup(load_ms=364.2, first_ms=17.9, peak_bytes=200 << 20, engine_bytes=90 << 20)
     own = run("openvino", 12.0, TWICE, startup=startup, size_bytes=5 << 20)
     text = all_of(bench(runs=(own,), pairs=(Pair(name="b", over="a", speedup=TWICE),), scenario="offline"))
-    for part in ("batch 1, offline", "b over a: 2.00 [1.90, 2.10]", "364", "17.9", "200 MiB", "110 MiB", "5.00 MiB"):
+    for part in (
+        "batch 1, offline",
+        "b over a: 2.00 [1.90, 2.10] times as fast",
+        "364",
+        "17.9",
+        "200 MiB",
+        "110 MiB",
+        "5.00 MiB",
+    ):
         assert part in text
     assert "–" in all_of(bench(runs=(own.model_copy(update={"startup": None}),)))
 
 
-def test_where_the_time_goes() -> None:
+def test_a_profile() -> None:
     operators = tuple(OperatorShare(name=f"op.{n}", kind="MatMul", role="mlp", ms=1.0) for n in range(20))
     found = Profile(name="openvino", runs=30, total_ms=25.0, roles={"mlp": 20.0}, operators=operators, between_ms=5.0)
     text = all_of(bench(profiles=(found,)))

@@ -26,7 +26,7 @@ def test_figures() -> None:
     assert [numbers.size(n) for n in (12, 2048, 23_456_789, 5 << 30)] == ["12 B", "2.00 KiB", "22.4 MiB", "5.00 GiB"]
 
 
-def test_fusion_says_what_it_rests_on() -> None:
+def test_fusion_names_its_evidence() -> None:
     assert numbers.fused(audit().attention) == "12 of 12"
     assert numbers.fused(audit(12, 12, "graph").attention) == "12 of 12 (graph)"
     assert numbers.fused(audit(0, 0).attention) == "no attention site"

@@ -22,10 +22,10 @@ def test_everything_side_by_side() -> None:
     assert rows["top-1 drop, 95 % interval (points)"] == ("–", "0.10 [-0.15, 0.35]")
     assert rows["attention fused (sites)"] == ("–", "12 of 12")
     assert rows["verdict"] == ("–", "FAIL")
-    assert "10,000 samples of val, paired: the drop is at most 0.30 points" in found.notes[0]
+    assert "on 10,000 samples of val, the drop is at most 0.30 points" in found.notes[0]
 
 
-def test_what_is_absent_is_said() -> None:
+def test_missing_evidence_has_its_row() -> None:
     rows = sides(summarize(None, None, None, None))
     assert rows == {
         "latency (ms)": ("not measured", "not measured"),
@@ -44,7 +44,7 @@ def test_without_a_reference() -> None:
     assert found.notes == ("doubt: no FP32 reference here",)
 
 
-def test_random_weights_come_first_and_a_doubt_is_told_once() -> None:
+def test_random_weights_come_first_and_a_doubt_is_shown_once() -> None:
     found = summarize(audit(), bench(1, 1, 1, "it drifted", "threads differ"), None, GATE, random_weights=True)
     assert found.notes == (
         "random weights: accuracy means nothing",

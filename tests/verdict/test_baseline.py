@@ -134,7 +134,7 @@ def recipe(**more: Any) -> Recipe:
     ],
 )
 def test_another_recipe_is_no_regression(more: dict[str, Any], told: str) -> None:
-    before, now = baselines.decisive(recipe()), baselines.decisive(recipe(**more))
+    before, now = baselines.decisive_keys(recipe()), baselines.decisive_keys(recipe(**more))
     check = only(verdict(GateSpec(), baseline=baseline(1.49, 1.5, 1.51, recipe=before), recipe=now))
     assert (check.name, check.status) == ("baseline", "invalid")
     assert told in check.why
@@ -143,7 +143,7 @@ def test_another_recipe_is_no_regression(more: dict[str, Any], told: str) -> Non
 
 def test_limits_data_and_time_make_no_other_recipe() -> None:
     other = recipe(gate={"max_drop_pp": 1}, data={"evaluation": "x"}, bench={"seconds": 3})
-    assert baselines.decisive(other) == baselines.decisive(recipe())
+    assert baselines.decisive_keys(other) == baselines.decisive_keys(recipe())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.evidence import bench, run
 from tests.verdict.test_judge import verdict
 from vitdeploy import tasks
 from vitdeploy.evidence import Bench
-from vitdeploy.measure.accuracy import paired
+from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.latency import MAX_ROUNDS
 from vitdeploy.recipe import GateSpec, TaskSpec
@@ -88,7 +88,9 @@ def test_accuracy_is_judged_as_the_power_calculation_says(
         reference, deployed = np.ones(SAMPLES), np.ones(SAMPLES)
         deployed[kind < lost] = 0
         reference[(kind >= lost) & (kind < DISCORDANCE)] = 0
-        evaluated = paired("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
+        evaluated = compare_accuracy(
+            "classification", task, outcomes(reference), outcomes(deployed), reference == deployed
+        )
         evaluated = evaluated.model_copy(update={"manifest": "m" * 64})
         found.append(verdict(GateSpec(max_drop_pp=MARGIN), evaluation=evaluated).verdict)
     assert passes[0] <= found.count("pass") / DRAWS <= passes[1]

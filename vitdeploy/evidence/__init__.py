@@ -1,11 +1,11 @@
-"""The evidence: what was read back or measured, typed.
+"""The evidence: typed records of what was measured, or read back from a compiled model.
 
-This file is the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json`, `gate.json` and
-`sensitivity.json` beside an artifact's manifest.
+These classes are the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json`, `gate.json`
+and `sensitivity.json` beside an artifact's manifest. Keys are never removed or renamed; new ones may be added.
 
-Keys stay; more may be added. Latencies are milliseconds; a speed-up is reference time / artifact time (above 1 is
-faster); a drop is reference - deployed in the metric's unit, deployed - reference for errors (above 0 is worse).
-`manifest` is the sha256 of the manifest.json that the evidence is about: evidence about another manifest is stale.
+Latencies are in milliseconds. A speed-up is reference time / artifact time: above 1 is faster. A drop is reference -
+deployed in the metric's unit, or deployed - reference for errors: above 0 is worse. `manifest` is the sha256 of the
+manifest.json that the evidence is about; evidence about another manifest is stale.
 """
 
 from __future__ import annotations

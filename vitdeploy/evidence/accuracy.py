@@ -1,4 +1,4 @@
-"""How near it is to FP32."""
+"""Accuracy compared with FP32, and the place where the two diverge."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from vitdeploy.evidence.fact import Evidence, Fact
 
 
 class Metric(Fact):
-    """A metric on both sides, paired: the drop with its two-sided 95 % interval and one-sided 95 % bounds.
+    """A metric of both sides on the same samples, with the drop and its bounds.
 
-    Of an error, where lower is better, the drop is deployed - reference: above 0 is always worse.
+    The drop is reference - deployed, or deployed - reference if lower is better: above 0 is always worse. `ci95` is its
+    two-sided interval, `lower95` and `upper95` are one-sided bounds.
     """
 
     reference: float
@@ -28,8 +29,8 @@ class Metric(Fact):
 class Eval(Evidence):
     """Accuracy of both sides on the same samples; `doubts` say why it proves nothing (labels in another order …).
 
-    `agreement` is the mean over samples of how far the two answers agree, from 0 to 1, and `flips` counts the samples
-    whose answers are not the same; what that means is the task's.
+    `agreement` is the mean agreement of the two answers to a sample, from 0 to 1. `flips` is the number of samples with
+    different answers. The task defines when two answers agree.
     """
 
     file: ClassVar[str] = "eval.json"
@@ -40,23 +41,23 @@ class Eval(Evidence):
     agreement: float
     flips: int
     p_value: float
-    """Of the first metric's difference, by `test`: exact McNemar, or swapping the two sides' answers at random."""
+    """Of the first metric's difference, by `test`: exact McNemar, or random swaps of the two sides' answers."""
     test: str = "McNemar"
     reference: str = ""
     data: str = ""
     data_digest: str = ""
     skipped: int = 0
     discordance: float = 0.0
-    """The share of samples with different outcomes; of other metrics the mean square of what one sample changes."""
+    """The share of samples with different outcomes; for other metrics, the mean square of one sample's difference."""
     nonfinite: int = 0
-    """Samples for which the deployed side gave NaN or infinity."""
+    """Number of samples for which the deployed side gave NaN or infinity."""
     doubts: tuple[str, ...] = ()
 
 
 class Comparison(Fact):
-    """One tensor of FP32 and of the artifact, over all images. None: it cannot be compared, `note` says why.
+    """One tensor of FP32 and of the artifact, over all images. If it cannot be compared, `note` says why.
 
-    `adds_db`: the ratio of signal to the noise that was not yet in what it is computed from.
+    `adds_db` is the ratio of the signal to the noise that is in this tensor but not in the inputs it is computed from.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Comparison(Fact):
 
 
 class Divergence(Fact):
-    """Where FP32 and the artifact part: the first block, and the first layer in it; None if they do not."""
+    """The first block and layer where FP32 and the artifact diverge; None if they do not."""
 
     target: str
     precision: str
@@ -81,11 +82,11 @@ class Divergence(Fact):
     why: str
     rule: str
     blocks: tuple[Comparison, ...]
-    """At the end of each: stem, blocks, head."""
+    """Comparisons at the end of each part: stem, blocks, head."""
     layers: tuple[Comparison, ...]
-    """Of `block`; of the one that adds most noise, if they do not part."""
+    """Comparisons within `block`, or within the block that adds most noise if `block` is None."""
     images: int
     data: str
     evidence: EvidenceLevel
     how: str
-    """What ran as the artifact."""
+    """The thing that ran as the artifact, in words."""

@@ -1,4 +1,4 @@
-"""What the compiled thing is: attention, linears, kernels, and the model's outline."""
+"""The audit of a compiled model: attention, linears, kernels, and the model's outline."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BlockKind = Literal["global", "windowed", "fewer queries", "fewer keys", "unrais
 
 
 class Unfused(Fact):
-    """An attention site that is not one kernel, and why."""
+    """An attention site that does not run as one kernel, and the reason."""
 
     site: str
     reason: str
 
 
 class AttentionAudit(Fact):
-    """Attention sites of the model, and those that run as one kernel (`kernels`: site -> kernel)."""
+    """The number of attention sites, and of those that run as one kernel (`kernels`: site -> kernel)."""
 
     sites: int
     fused: int
@@ -29,19 +29,19 @@ class AttentionAudit(Fact):
 
     @property
     def percent(self) -> float | None:
-        """Fused sites in percent; None when the model has no attention site."""
+        """Fused sites in percent; None if the model has no attention site."""
         return 100.0 * self.fused / self.sites if self.sites else None
 
 
 class NormAudit(Fact):
-    """LayerNorms of the model, and those that run as one kernel."""
+    """The number of LayerNorms, and of those that run as one kernel."""
 
     sites: int
     fused: int
 
 
 class LinearAudit(Fact):
-    """How many linears (the patch embedding is one) run in which precision; `other`: the engine does not tell."""
+    """The number of linears by precision, patch embedding included; `other`: the engine does not report it."""
 
     int8: int = 0
     fp8: int = 0
@@ -52,17 +52,17 @@ class LinearAudit(Fact):
 
 
 class KernelAudit(Fact):
-    """What a TensorRT engine is made of, from its own layer plan."""
+    """The kernels of a TensorRT engine, from its own layer plan."""
 
     kernels: int
     attention: int
-    """Fused attention kernels."""
+    """Number of fused attention kernels."""
     gemms: Mapping[str, int]
-    """Matrix products and convolutions by the precision they multiply in; `other`: the plan does not tell."""
+    """Matrix products and convolutions by the precision they multiply in; `other`: the plan does not say."""
     reformats: int
-    """Kernels that only move numbers: copies into another layout, transposes, slices."""
+    """Number of kernels that only move data: copies into another layout, transposes, slices."""
     casts: int
-    """Kernels that only change the type of numbers."""
+    """Number of kernels that only convert data to another type."""
 
 
 class FileEntry(Fact):
@@ -74,20 +74,21 @@ class FileEntry(Fact):
 
 
 class LinearGroup(Fact):
-    """Linears of one role and size: each sums K numbers for each of N results."""
+    """Linears of one role and size: each has K inputs and N outputs."""
 
     role: str
     count: int
     k: int
     n: int
     names: tuple[str, ...] = ()
-    """Of those outside of attention blocks; within, they are in sites.json."""
+    """Names of linears outside of attention blocks; sites.json has the others."""
 
 
 class BlockGroup(Fact):
-    """Consecutive attention blocks that are alike; `first` and `last` count from 0.
+    """Consecutive attention blocks of one form; `first` and `last` count from 0.
 
-    `linears` are those of one block. Within a window all `queries` see all `keys`. None: not known, or not raised.
+    `linears` are those of one block. Within a window, all `queries` attend to all `keys`. None: not known, or the
+    attention was not raised.
     """
 
     first: int
@@ -104,22 +105,24 @@ class BlockGroup(Fact):
 
 
 class Outline(Fact):
-    """The model in its own terms, as it was recognised in its graph."""
+    """The structure of a model, as it was recognised in its graph."""
 
     blocks: tuple[BlockGroup, ...]
     linears: Mapping[str, int]
-    """role -> how many in the whole model"""
+    """role -> number of linears in the whole model"""
     outside: tuple[LinearGroup, ...]
-    """Linears that belong to no block, or to the way between two: patch embedding, merging, heads."""
+    """Linears outside of attention blocks, or between two of them: patch embedding, merging, heads."""
     layernorms: int
 
 
 class LayerSensitivity(Fact):
-    """What a linear costs when it alone is quantized.
+    """The damage done when one linear alone is quantized.
 
-    Signal to noise ratios in dB, over the same images: of the linear's own output, and of the model's outputs; 10 dB
-    less is ten times the noise. `agreement`: share of images for which the model still says the same, from 0 to 1; None
-    where its task cannot tell. `macs`: its multiply-accumulates for one image.
+    Attributes:
+        sqnr_db: signal to noise ratio of the linear's own output; 10 dB less is ten times the noise.
+        output_sqnr_db: signal to noise ratio of the model's outputs, over the same images.
+        agreement: share of images with the same answer as FP32, from 0 to 1; None if the task has no such answer.
+        macs: multiply-accumulate operations of the linear for one image.
     """
 
     name: str
@@ -157,23 +160,23 @@ class Audit(Evidence):
     layers: Mapping[str, str] = {}
     """linear -> precision"""
     stored: Mapping[str, str] = {}
-    """linear -> the type (int8, int4) that its weights have in memory, where it multiplies in another one"""
+    """linear -> the type of its weights in memory (int8, int4), if it multiplies in another one"""
     threads: int | None = None
-    """OpenVINO fuses or not depending on the threads, so an audit names them."""
+    """Number of threads of the audit: what OpenVINO fuses depends on it."""
     backend: str = ""
     engine: KernelAudit | None = None
-    """Of a TensorRT engine."""
+    """The kernels, if it is a TensorRT engine."""
     doubts: tuple[str, ...] = ()
     files: tuple[FileEntry, ...] = ()
-    """Filled when printed; the stored audit leaves it to the manifest."""
+    """Only in printed audits; in the artifact folder, the manifest has it."""
     structure: Outline | None = None
-    """Filled when printed; the stored audit leaves it to sites.json."""
+    """Only in printed audits; in the artifact folder, sites.json has it."""
     sensitivity: Sensitivity | None = None
-    """Filled when printed, if it was asked for; stored apart."""
+    """Only in printed audits, with --sensitivity; in the artifact folder, sensitivity.json has it."""
 
 
 class Availability(Fact):
-    """Whether a target can run here; if not, why and what to do."""
+    """A target's availability on this machine; if it cannot run, the reason and what to do."""
 
     available: bool
     why: str = ""

@@ -14,7 +14,7 @@ class Guess(Fact):
 
 
 class Region(Fact):
-    """A class with its share of the pixels."""
+    """A class with its share of the pixels, from 0 to 1."""
 
     index: int
     label: str
@@ -31,7 +31,7 @@ class Box(Fact):
 
 
 class Depths(Fact):
-    """The range of a depth map, in the model's unit: metres, or whatever it was trained on."""
+    """The range of a depth map, in the unit that the model was trained on: metres, or another one."""
 
     nearest: float
     median: float
@@ -44,9 +44,9 @@ class Answer(Fact):
     Attributes:
         top: the best classes of a classifier, best first.
         regions: the classes of a segmentation, largest first.
-        boxes: the objects of a detector that pass its threshold, best first.
+        boxes: the objects of a detector that pass its threshold, highest score first.
         depth: the range of a depth map.
-        embedding: the vector, its length made 1.
+        embedding: the vector, scaled to length 1.
     """
 
     top: tuple[Guess, ...] = ()

@@ -1,4 +1,4 @@
-"""How long it takes, what that costs in energy, and where the time goes."""
+"""Latencies, energy, start-up, profiles, and the peak of the machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vitdeploy.evidence.fact import Evidence, Fact
 
 
 class Interval(Fact):
-    """A ratio with its 95 % interval: a bootstrap over blocks, or ranks over openings of the model."""
+    """A ratio with its 95 % interval: a bootstrap over blocks, or the sign test over rounds."""
 
     ratio: float
     ci95: tuple[float, float]
 
 
 class WarmUp(Fact):
-    """Runs before the first one that counts. `steady`: whether they had settled when the time for them was up."""
+    """The runs that do not count; `steady` is False if the latency still changed at their end."""
 
     runs: int
     seconds: float
@@ -26,9 +26,13 @@ class WarmUp(Fact):
 
 
 class Startup(Fact):
-    """A process of its own that opens the model and answers once. Bytes are resident memory at its peak.
+    """The start-up of a separate process that opens the model and answers once.
 
-    `engine_bytes`: of the same process before it opened the model: the interpreter and the engine's libraries.
+    Attributes:
+        load_ms: time to open the model.
+        first_ms: time of the first answer.
+        peak_bytes: peak resident memory.
+        engine_bytes: resident memory before the model was opened: the interpreter and the engine's libraries.
     """
 
     load_ms: float
@@ -42,7 +46,7 @@ Role = Literal["reference", "artifact", "opponent"]
 
 
 class Run(Fact):
-    """Latency of one side. `blocks` keeps every raw sample, in ms, block by block in the order taken."""
+    """Latency of one side. `blocks` has every raw sample in ms, block by block, in the order taken."""
 
     name: str
     batch: int
@@ -55,19 +59,19 @@ class Run(Fact):
     threads: int | None = None
     effective: Mapping[str, str] = {}
     finite: bool = True
-    """Whether every output was free of NaN and infinity."""
+    """False if an output held NaN or infinity."""
     blocks: tuple[tuple[float, ...], ...] = ()
     p50_ci95: tuple[float, float] | None = None
     p90_ci95: tuple[float, float] | None = None
     p99_ci95: tuple[float, float] | None = None
     rounds: tuple[int, ...] = ()
-    """How many of the blocks belong to each opening of the model, in order."""
+    """Number of blocks of each opening of the model, in order."""
     warm_up: WarmUp | None = None
     startup: Startup | None = None
     size_bytes: int | None = None
-    """Of the files that are deployed."""
+    """Size of the deployed files."""
     floor_ms: float | None = None
-    """What the model's arithmetic takes at the measured peak of this host; see `Roofline`."""
+    """Time that the model's arithmetic takes at the measured peak of this host; see `Roofline`."""
     efficiency_pct: float | None = None
     """floor / p50, in percent."""
     manifest: str = ""
@@ -77,7 +81,7 @@ class Run(Fact):
 
 
 class Pair(Fact):
-    """How many times as fast as the run `over` the run `name` is."""
+    """The speed-up of run `name` over run `over`."""
 
     name: str
     over: str
@@ -86,23 +90,27 @@ class Pair(Fact):
 
 
 class Peak(Fact):
-    """The fastest matrix product seen on these threads: 10^9 operations a second (a multiply-add is two)."""
+    """The speed of the fastest matrix product, in 10^9 operations a second (a multiply-add is two)."""
 
     gops: float
     engine: str
 
 
 class Roofline(Fact):
-    """What the model asks of a machine for one image, and what this host can do on these threads.
+    """The work of the model for one image, and the peak of this host on these threads.
 
-    `operations`: precision -> of all products with weights and of attention. `weight_bytes`: as stored by precision.
-    `activation_bytes`: in and out of every product, float32. `unknown`: linears whose number of rows is not known.
+    Attributes:
+        peaks: precision -> fastest matrix product.
+        operations: precision -> operations of all linears and of attention.
+        weight_bytes: bytes of the weights as stored.
+        activation_bytes: bytes in and out of all products, in float32.
+        unknown: linears whose number of rows is not known, so that their work is not counted.
     """
 
     threads: int
     peaks: Mapping[str, Peak]
     copy_gbs: float | None = None
-    """10^9 bytes a second, read and written, of a copy that no cache holds."""
+    """Bandwidth of copies larger than any cache, in 10^9 bytes a second; reads and writes both count."""
     cache_bytes: int | None = None
     """The largest cache of one core."""
     operations: Mapping[str, float] = {}
@@ -112,7 +120,7 @@ class Roofline(Fact):
 
 
 class OperatorShare(Fact):
-    """An operator of the profile: what kind of kernel it is, which part of the model it computes, its time a run."""
+    """An operator of a profile: its kind of kernel, its part of the model, its time in one run."""
 
     name: str
     kind: str
@@ -121,10 +129,10 @@ class OperatorShare(Fact):
 
 
 class Profile(Fact):
-    """Where the time of one run goes, by the engine's own counters; `roles` sums the operators by part of the model.
+    """The time of one run by operator and by part of the model (`roles`), from the engine's own counters.
 
-    `total_ms` is the wall time of the same runs, counters on. `between_ms` of it is no operator's: the engine hands
-    over inputs and outputs and starts the next operator.
+    `total_ms` is the wall time of the same runs, with counters on. `between_ms` is the part of it that belongs to no
+    operator: the engine passes inputs and outputs, and starts the next operator.
     """
 
     name: str
@@ -134,17 +142,12 @@ class Profile(Fact):
     operators: tuple[OperatorShare, ...]
     between_ms: float = 0.0
 
-    @property
-    def accounted_pct(self) -> float:
-        """How much of the wall time the operators add up to."""
-        return 100 * sum(self.roles.values()) / self.total_ms if self.total_ms else 0.0
-
 
 Scenario = Literal["single-stream", "multi-stream", "offline"]
 
 
 class RailEnergy(Fact):
-    """A power rail: mean power under load and idle, and energy of one inference (idle power is part of it)."""
+    """A power rail: mean power under load and idle, and the energy of one inference (idle power included)."""
 
     name: str
     watts: float
@@ -153,11 +156,13 @@ class RailEnergy(Fact):
 
 
 class Power(Fact):
-    """Energy of the first artifact, measured while it runs alone; without rails, `why` says why.
+    """Energy of the first artifact, measured while it runs alone.
 
-    `source`: "hwmon" (power monitors), "tegrastats" or "rapl" (a CPU's own counters). `total`: the rail that feeds all
-    others; None where there is none, and rails may then neither be added up nor taken for the whole. `throttled`: what
-    slowed the board down meanwhile; empty: nothing that it counts.
+    Attributes:
+        source: "hwmon" (power monitors), "tegrastats" or "rapl" (a CPU's own counters).
+        total: the rail that feeds all others. If it is None, the rails must not be added up or taken for the whole.
+        throttled: what slowed the board down meanwhile; empty if it counted nothing.
+        why: the reason, if there are no rails.
     """
 
     source: str = ""
@@ -170,9 +175,9 @@ class Power(Fact):
 
 
 class DeviceTime(Fact):
-    """Where a caller's time goes: work on the device by its own clock, and all that the caller waits for.
+    """Time on the device by its own clock, and the caller's time, end to end.
 
-    `source`: "session" (CUDA events around the engine, copies left out) or "trtexec".
+    `source` is "session" (CUDA events around the engine, without copies) or "trtexec".
     """
 
     name: str
@@ -185,7 +190,7 @@ class DeviceTime(Fact):
     end_to_end_p90_ms: float
     end_to_end_p99_ms: float
     cuda_graph: str = ""
-    """"yes", or why not."""
+    """"yes", or the reason why there is none."""
 
 
 class Bench(Evidence):
@@ -197,20 +202,20 @@ class Bench(Evidence):
     doubts: tuple[str, ...]
     runs: tuple[Run, ...]
     device: tuple[DeviceTime, ...] = ()
-    """Of artifacts that run on a device with a clock of its own."""
+    """Device times of artifacts that run on a device with its own clock."""
     power: Power | None = None
     machine: str = ""
     scenario: Scenario = "single-stream"
     pairs: tuple[Pair, ...] = ()
-    """Of artifacts against the first artifact."""
+    """Speed-ups of the other artifacts over the first one."""
     stopped: Literal["narrow", "time", ""] = ""
-    """Why timing ended: the intervals were narrow enough, or the time was up."""
+    """The reason why timing ended: the intervals were narrow enough, or the time was up."""
     seconds: float = 0.0
-    """Spent timing, warm-up aside."""
+    """Time spent timing, without warm-up."""
     cpus: tuple[int, ...] = ()
-    """Logical CPUs that this process may use."""
+    """Indices of the logical CPUs that this process may use."""
     pinned: bool = False
-    """Whether these are fewer than the machine has: `taskset`, a container's cpuset."""
+    """True if these are fewer than the machine has (`taskset`, a container's cpuset)."""
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
 

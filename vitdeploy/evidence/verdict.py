@@ -1,4 +1,4 @@
-"""What limits make of all that."""
+"""The gate's verdict and its checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Status = Literal["pass", "fail", "invalid"]
 
 
 class Check(Fact):
-    """One limit, judged."""
+    """One limit, the figure that was observed, and the result of their comparison."""
 
     name: str
     observed: float | str | None
@@ -28,4 +28,4 @@ class Gate(Evidence):
     verdict: Status
     checks: tuple[Check, ...]
     timing: Bench | None = None
-    """A baseline folder (first run) and the artifact, timed in turns for this verdict."""
+    """The timing made for this verdict: a baseline folder (first run) and the artifact, in turns."""

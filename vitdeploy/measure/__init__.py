@@ -1,1 +1,1 @@
-"""Latency and accuracy, measured so that the numbers can be trusted. The stopwatch knows no model."""
+"""Latency, energy and accuracy, and the reasons to doubt a measurement. The stopwatch knows no model."""

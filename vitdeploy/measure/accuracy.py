@@ -1,4 +1,4 @@
-"""Accuracy of two models on the same samples. Pairing them makes the error of the difference far smaller."""
+"""Accuracy of two models on the same samples: pairing makes the error of the difference far smaller."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ POINTS = "points"
 _PERCENT = 100.0  # outcomes of 0 and 1 are reported in percent, their differences in points
 
 
-def paired(kind: str, task: Task, reference: Values, deployed: Values, agreement: Array, *, nonfinite: int = 0) -> Eval:
-    """The evidence that two models are equally good, or how much the second one lost.
+def compare_accuracy(
+    kind: str, task: Task, reference: Values, deployed: Values, agreement: Array, *, nonfinite: int = 0
+) -> Eval:
+    """Compare the accuracy of a reference and a deployed model, sample by sample.
 
-    Metrics that are shares of right answers get Tango's interval and McNemar's test; all others are drawn again
-    in pairs.
+    Metrics that are shares of right answers get Tango's interval and McNemar's test. All others get a paired bootstrap
+    and a randomization test.
 
     Args:
         kind: the task's name.
-        task: computes the metrics, the same way on both sides.
-        reference: the statistics of the reference, samples first.
-        deployed: those of the other model, samples in the same order.
-        agreement: how far the two answers agree, sample by sample.
+        task: computes the metrics of both sides.
+        reference: per-sample statistics of the reference; the first axis is the sample.
+        deployed: the same statistics of the deployed model, samples in the same order.
+        agreement: how far the two answers to each sample agree, from 0 to 1; shape (samples,).
         nonfinite: samples for which the deployed model gave NaN or infinity.
 
     Raises:
-        MeasureError: no samples, or sides that do not describe the same samples.
-        DataError: no sample has a label to compare with.
+        MeasureError: there are no samples, or the sides do not describe the same samples.
+        DataError: no sample has a label.
     """
-    n = _check(reference, deployed, agreement)
+    n = _count_samples(reference, deployed, agreement)
     reference, deployed = task.paired(reference, deployed)
-    whole = task.aggregate(reference)
-    binary = [name for name in whole if name in task.binary]
-    shares = {name: _share(name, reference[name], deployed[name]) for name in binary}
-    others = [name for name in whole if name not in shares]
-    drops = _drops(task, others, reference, deployed, n) if others else {}
+    names = list(task.aggregate(reference))
+    shares = {name: _compare_outcomes(name, reference[name], deployed[name]) for name in names if name in task.binary}
+    others = [name for name in names if name not in shares]
+    drops = _resample_drops(task, others, reference, deployed, n) if others else {}
     metrics = {
-        name: _of_share(shares[name], task.units[name]) if name in shares else _of_drop(drops[name], name, task)
-        for name in whole
+        name: _share_metric(shares[name], task.units[name]) if name in shares else _drop_metric(drops[name], name, task)
+        for name in names
     }
-    first = next(iter(whole))
+    first = names[0]
     if first in shares:
         p_value, discordance = shares[first].p_value, shares[first].discordance
     else:
@@ -66,52 +67,53 @@ def paired(kind: str, task: Task, reference: Values, deployed: Values, agreement
     )
 
 
-def _check(reference: Values, deployed: Values, agreement: Array) -> int:
-    """The number of samples."""
+def _count_samples(reference: Values, deployed: Values, agreement: Array) -> int:
+    """Check that both sides have the same samples, and count them."""
     if list(reference) != list(deployed) or not reference:
         message = (
-            f"the sides have other statistics: {', '.join(reference) or 'none'} and {', '.join(deployed) or 'none'}"
+            "the two sides have different statistics: "
+            f"{', '.join(reference) or 'none'} and {', '.join(deployed) or 'none'}"
         )
         raise MeasureError(message, fix="Evaluate both with the same task.")
     counts = {len(values) for values in (*reference.values(), *deployed.values(), agreement)}
     if counts == {0}:
-        raise MeasureError("no sample was compared", fix="Give data with at least one labelled image.")
+        raise MeasureError("there is no sample to compare", fix="Give data with at least one labelled image.")
     if len(counts) > 1 or any(reference[name].shape != deployed[name].shape for name in reference):
-        raise MeasureError("the two sides are not of the same samples", fix="Evaluate both on the same data again.")
+        raise MeasureError("the two sides have different samples", fix="Evaluate both again on the same data.")
     return len(agreement)
 
 
-def _share(name: str, reference: Array, deployed: Array) -> PairedDrop:
+def _compare_outcomes(name: str, reference: Array, deployed: Array) -> PairedDrop:
     try:
         return paired_drop(reference, deployed)
     except ValueError as error:
-        raise MeasureError(f"{name}: {error}", fix="Evaluate both sides on the same data again.") from None
+        raise MeasureError(f"{name}: {error}", fix="Evaluate both again on the same data.") from None
 
 
-def _drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
+def _resample_drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
     signs = {name: -1.0 if name in task.lower_is_better else 1.0 for name in names}
-    spans = {name: _span(task.units[name], name, reference, deployed) for name in names}
+    spans = {name: _largest_loss(task.units[name], name, reference, deployed) for name in names}
     compared = [key for key in reference if key not in task.order_only]
     differs = {key: (reference[key] != deployed[key]).reshape(n, -1).any(axis=1) for key in compared}
-    anyhow: Array = np.logical_or.reduce(list(differs.values()))
+    differs_anywhere: Array = np.logical_or.reduce(list(differs.values()))
     return paired_drops(
         task.weigher(reference),
         task.weigher(deployed),
         n,
         signs=signs,
         spans=spans,
-        differing={name: int(differs.get(name, anyhow).sum()) for name in names},
+        differing={name: int(differs.get(name, differs_anywhere).sum()) for name in names},
     )
 
 
-def _span(unit: str, name: str, reference: Values, deployed: Values) -> float:
-    """The most that one sample can lose: all of a percentage, else as much as the worst sample seen has."""
+def _largest_loss(unit: str, name: str, reference: Values, deployed: Values) -> float:
+    """Return the most that one sample can lose: 100 points, or the largest value of any sample."""
     if unit == POINTS or name not in reference:
         return _PERCENT
     return float(max(np.abs(reference[name]).max(), np.abs(deployed[name]).max()))
 
 
-def _of_share(drop: PairedDrop, unit: str) -> Metric:
+def _share_metric(drop: PairedDrop, unit: str) -> Metric:
     low, high = drop.ci95
     return Metric(
         reference=_PERCENT * drop.reference,
@@ -124,7 +126,7 @@ def _of_share(drop: PairedDrop, unit: str) -> Metric:
     )
 
 
-def _of_drop(drop: Drop, name: str, task: Task) -> Metric:
+def _drop_metric(drop: Drop, name: str, task: Task) -> Metric:
     return Metric(
         reference=drop.reference,
         deployed=drop.deployed,

@@ -1,4 +1,4 @@
-"""What an artifact measured, kept in one small file, so that later artifacts can be held against it."""
+"""The baseline: one small file with an artifact's measurements, to which later artifacts are compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = 1
 
 
 class Timing(Fact):
-    """How speed was measured: ratios taken otherwise are no ratios of the same thing."""
+    """The conditions of a speed-up. Two speed-ups can be compared only if these are equal."""
 
     reference: str
     batch: int
@@ -27,7 +27,7 @@ class Timing(Fact):
 
 
 class Baseline(Fact):
-    """What `--save-baseline` keeps of an artifact, so that later ones can be held against it."""
+    """The measurements of one artifact, as `gate --save-baseline` stores them."""
 
     schema_version: int = SCHEMA
     machine: str
@@ -41,35 +41,36 @@ class Baseline(Fact):
     sites: int | None = None
     fused: int | None = None
     recipe: Mapping[str, str] = {}
-    """What of the recipe decides speed and accuracy, as `decisive` flattens it."""
+    """The keys of the recipe that decide speed and accuracy; see `decisive_keys`."""
     timing: Timing | None = None
     size_bytes: int | None = None
     peak_bytes: int | None = None
 
 
-def decisive(recipe: Recipe) -> dict[str, str]:
-    """The keys of a recipe that two artifacts must share to be compared, flattened: `target.batch` -> `1`.
+def decisive_keys(recipe: Recipe) -> dict[str, str]:
+    """Return the recipe keys that decide speed and accuracy, flattened: `target.batch` -> `1`.
 
-    Limits, data paths and how long to measure are not among them; the model is compared by its weights.
+    Two artifacts can be compared only if these are equal. Limits, data paths and the measuring time are not among them.
+    The model is not either: it is compared by its weights.
     """
-    found = {"model.image_size": recipe.model.image_size, "task": recipe.task.kind}
+    keys = {"model.image_size": recipe.model.image_size, "task": recipe.task.kind}
     parts = {"preprocess": recipe.preprocess, "target": recipe.target, "precision": recipe.precision}
     for name, part in parts.items():
-        found |= {f"{name}.{key}": value for key, value in (part.model_dump(mode="json") if part else {}).items()}
-    return {key: json.dumps(value, sort_keys=True) for key, value in found.items() if value is not None}
+        keys |= {f"{name}.{key}": value for key, value in (part.model_dump(mode="json") if part else {}).items()}
+    return {key: json.dumps(value, sort_keys=True) for key, value in keys.items() if value is not None}
 
 
-def timing_of(bench: Bench) -> Timing | None:
-    """How the artifact was timed; None where no reference was timed beside it."""
-    reference, own = bench.reference, bench.own
-    if reference is None or own is None:
+def describe_timing(bench: Bench) -> Timing | None:
+    """Return how the artifact was timed; None if no reference was timed beside it."""
+    reference, run = bench.reference, bench.own
+    if reference is None or run is None:
         return None
     return Timing(
         reference=reference.name,
-        batch=own.batch,
-        threads=own.threads,
+        batch=run.batch,
+        threads=run.threads,
         scenario=bench.scenario,
-        streams=own.effective.get("streams", ""),
+        streams=run.effective.get("streams", ""),
     )
 
 
@@ -84,58 +85,59 @@ def make(
     recipe: Mapping[str, str] | None = None,
     size_bytes: int | None = None,
 ) -> Baseline:
-    """The baseline of an artifact; what was not measured stays empty.
+    """Make the baseline of an artifact. Fields without evidence stay empty.
 
     Raises:
-        MeasureError: the latencies are doubtful: everything later would be held against a wrong figure.
+        MeasureError: the latencies are doubtful, and later artifacts would be compared to a wrong figure.
     """
     if bench is not None and not bench.valid:
-        message = f"a doubtful measurement makes no baseline: {'; '.join(bench.doubts)}"
+        message = f"the latencies are in doubt, so no baseline is made of them: {'; '.join(bench.doubts)}"
         raise MeasureError(message, fix="Run `vitdeploy bench` again while the machine is quiet.")
-    own = bench.own if bench is not None else None
+    run = bench.own if bench is not None else None
     return Baseline(
         machine=machine,
         target=audit.target,
         precision=audit.precision,
         model_digest=model_digest,
         recipe_digest=recipe_digest,
-        speedup=own.speedup if own else None,
+        speedup=run.speedup if run else None,
         metrics=evaluation.metrics if evaluation else {},
         data_digest=evaluation.data_digest if evaluation else "",
         sites=audit.attention.sites if audit.attention.evidence == "compiled" else None,
         fused=audit.attention.fused if audit.attention.evidence == "compiled" else None,
         recipe=recipe or {},
-        timing=timing_of(bench) if bench else None,
+        timing=describe_timing(bench) if bench else None,
         size_bytes=size_bytes,
-        peak_bytes=own.startup.peak_bytes if own and own.startup else None,
+        peak_bytes=run.startup.peak_bytes if run and run.startup else None,
     )
 
 
 def write(path: Path, baseline: Baseline) -> None:
-    """Write the file of `--save-baseline`, whole or not at all.
+    """Write a baseline to a file, atomically.
 
     Raises:
-        ArtifactError: it cannot be written there.
+        ArtifactError: the file cannot be written.
     """
     try:
         with atomic_file(path) as temporary:
             temporary.write_text(baseline.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written: {error.strerror}", fix="Save the baseline elsewhere.") from None
+        message = f"{path} cannot be written: {error.strerror}"
+        raise ArtifactError(message, fix="Save the baseline to another file.") from None
 
 
 def read(path: Path) -> Baseline:
-    """The baseline in the file `path`.
+    """Read a baseline from a file.
 
     Raises:
-        ArtifactError: no such file, not a baseline, or one of another schema.
+        ArtifactError: there is no such file, or it is not a baseline of this schema.
     """
     fix = "Make one with `vitdeploy gate DIR --save-baseline FILE`."
     try:
-        found = Baseline.model_validate_json(path.read_bytes())
+        baseline = Baseline.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactError(f"{path} is not a baseline: {str(error).splitlines()[0]}", fix=fix) from None
-    if found.schema_version != SCHEMA:
-        message = f"{path} has baseline schema {found.schema_version}, this vitdeploy reads {SCHEMA}"
-        raise ArtifactError(message, fix="Update vitdeploy." if found.schema_version > SCHEMA else fix)
-    return found
+    if baseline.schema_version != SCHEMA:
+        message = f"{path} has baseline schema {baseline.schema_version}, this vitdeploy reads schema {SCHEMA}"
+        raise ArtifactError(message, fix="Update vitdeploy." if baseline.schema_version > SCHEMA else fix)
+    return baseline

@@ -1,7 +1,7 @@
-"""What else the machine did while the stopwatch ran: the reasons to doubt a timing.
+"""The state of the machine during a timing, and the doubts that follow from it.
 
-Everything is read between turns, never while a run is timed, and judged by its median over the blocks: a speed-up is
-a median over blocks too, so what disturbed a few of them did not move it.
+All counters are read between turns, never while a run is timed. They are judged by their median over the blocks: a
+speed-up is a median over blocks too, so a disturbance in a few blocks does not move it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,41 @@ import psutil
 from vitdeploy.environment import available_cores, usable_cpus
 from vitdeploy.measure.power import sensors
 
-# A multi-threaded engine waits at a barrier for its slowest thread, so a busy core costs the two sides differently.
-# The kernel counts in ticks of 10 ms: in a block of a quarter of a second that is an uncertainty of 4 % on two cores.
+# A multi-threaded engine waits for its slowest thread, so a busy core slows the two sides by different amounts.
+# The kernel counts CPU time in ticks of 10 ms: an uncertainty of 4 % for a block of 0.25 s on two cores.
 MAX_OTHERS_SHARE = 0.15
-# Stolen time is invisible to the guest's scheduler, so less of it already hurts.
+# The guest's scheduler cannot see stolen time and cannot work around it, so the limit is lower.
 MAX_STEAL_SHARE = 0.05
-# Per second and core. The scheduler's slice is about 3 ms: threads that share their core with somebody are put aside
-# 150 to 300 times a second; on quiet cores it happens 20 to 40 times, with ONNX Runtime's spinning threads up to 120
-# (measured on 2 cores, Linux 6). What a process next door takes shows in MAX_OTHERS_SHARE long before.
+# Involuntary context switches per second and core. The scheduler's time slice is about 3 ms: a thread that shares its
+# core is interrupted 150 to 300 times a second. On quiet cores it is 20 to 40 times, or up to 120 with ONNX Runtime's
+# spinning threads (measured on 2 cores, Linux 6). Another process exceeds MAX_OTHERS_SHARE long before this limit.
 MAX_SWITCHES = 200.0
-# Clocks move the compute-bound side more than the memory-bound one.
+# A change of clock affects a compute-bound side more than a memory-bound one.
 MAX_CLOCK_CHANGE = 0.10
-# A block in which a core was throttled timed something else; medians over the blocks bear a few of them.
+# A block with a throttled core timed a slower machine. The median over the blocks tolerates a few of them.
 MAX_THROTTLED_SHARE = 0.2
 
-_QUIET_SHARE = 0.10  # of one core: an engine's threads have gone to sleep
-_LOOK_S = 0.002  # long against a timer's resolution, short against the spinning
+_QUIET_SHARE = 0.10  # of one core: below it, the engine's threads are asleep
+_POLL_S = 0.002  # long compared with a timer's resolution, short compared with the spinning
 _MAX_SETTLE_S = 0.25  # Intel's OpenMP spins for 200 ms (KMP_BLOCKTIME), ONNX Runtime for about 25, libgomp for about 5
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counters at one moment, in seconds of all cores that this process may use."""
+    """Counters at one moment. Times are in seconds, summed over the cores that this process may use.
+
+    Attributes:
+        wall: the clock.
+        this_process: CPU time of this process, all threads.
+        busy: CPU time of all processes, this one included.
+        steal: time that the hypervisor gave to other guests.
+        switches: involuntary context switches of this process.
+        mhz: the CPU's clock; None if the system does not report it.
+        throttled: throttling events so far, see `Block`.
+    """
 
     wall: float
-    own: float
+    this_process: float
     busy: float
     steal: float
     switches: int
@@ -52,10 +62,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Block:
-    """What happened during one block: shares of the cores that this process gets time on, switches per second and core.
+    """The state of the machine during one block.
 
-    `throttled`: how often a core was slowed down for heat or power, the board for over-current (Jetson), or the
-    container stopped for its CPU quota.
+    Attributes:
+        others: CPU time of other processes, as a share of the cores that this process gets time on.
+        steal: time that the hypervisor gave to other guests, as a share of the cores.
+        switches: involuntary context switches of this process, per second and core.
+        mhz: the CPU's clock at the end of the block.
+        throttled: how often a core was slowed down for heat or power, the board for over-current (Jetson), or the
+            container was stopped for its CPU quota.
     """
 
     others: float
@@ -65,72 +80,76 @@ class Block:
     throttled: int = 0
 
 
-def snapshot() -> Snapshot:
-    """The counters now."""
+def take_snapshot() -> Snapshot:
+    """Read the counters now."""
     cores = _cores()
     times = psutil.cpu_times(percpu=True)
-    mine = [times[core] for core in cores if core < len(times)]
+    usable = [times[core] for core in cores if core < len(times)]
     return Snapshot(
         wall=time.perf_counter(),
-        own=time.process_time(),
-        busy=sum(t.user + t.system + _optional(t, "nice", "irq", "softirq") for t in mine),
-        steal=sum(_optional(t, "steal") for t in mine),
-        switches=_involuntary_switches(),
-        mhz=_clock_mhz(),
-        throttled=_throttle_events(cores),
+        this_process=time.process_time(),
+        busy=sum(t.user + t.system + _optional(t, "nice", "irq", "softirq") for t in usable),
+        steal=sum(_optional(t, "steal") for t in usable),
+        switches=_count_involuntary_switches(),
+        mhz=_read_clock_mhz(),
+        throttled=_count_throttle_events(cores),
     )
 
 
-def between(before: Snapshot, after: Snapshot) -> Block:
-    """What happened from `before` to `after`.
+def describe_block(before: Snapshot, after: Snapshot) -> Block:
+    """Return the state of the machine between two snapshots.
 
-    Under a CPU quota there are more cores than this process gets time on: others disturb it as far as they use more
-    than what is left over.
+    Under a CPU quota there are more cores than this process gets time on. Other processes then count only as far as
+    they use more than the cores that the quota leaves free.
     """
     wall, cores = max(after.wall - before.wall, 1e-9), len(_cores())
-    given = min(available_cores(), cores)
-    others = (after.busy - before.busy - (after.own - before.own)) / wall
+    granted = min(available_cores(), cores)
+    others = (after.busy - before.busy - (after.this_process - before.this_process)) / wall
     return Block(
-        others=max(others - (cores - given), 0.0) / given,
+        others=max(others - (cores - granted), 0.0) / granted,
         steal=max((after.steal - before.steal) / (wall * cores), 0.0),
-        switches=(after.switches - before.switches) / (wall * given),
+        switches=(after.switches - before.switches) / (wall * granted),
         mhz=after.mhz,
         throttled=after.throttled - before.throttled,
     )
 
 
-def doubts(blocks: Sequence[Block]) -> list[str]:
-    """One line for each condition that was not good enough to time in; none when all were."""
-    found = []
+def find_doubts(blocks: Sequence[Block]) -> list[str]:
+    """Return one line for each condition that makes a timing doubtful."""
+    reasons = []
     others, steal, switches = (
         float(np.median([getattr(b, k) for b in blocks])) for k in ("others", "steal", "switches")
     )
     if others > MAX_OTHERS_SHARE:
-        found.append(f"other processes used {others:.0%} of the CPU while timing (limit {MAX_OTHERS_SHARE:.0%})")
+        reasons.append(f"other processes used {others:.0%} of the CPU while timing (limit {MAX_OTHERS_SHARE:.0%})")
     if steal > MAX_STEAL_SHARE:
-        found.append(f"the hypervisor took {steal:.0%} of the CPU while timing (limit {MAX_STEAL_SHARE:.0%})")
+        reasons.append(f"the hypervisor took {steal:.0%} of the CPU while timing (limit {MAX_STEAL_SHARE:.0%})")
     if switches > MAX_SWITCHES:
-        found.append(f"threads were put aside {switches:.0f} times a second and core (limit {MAX_SWITCHES:.0f})")
+        reasons.append(
+            f"other processes interrupted each core {switches:.0f} times a second (limit {MAX_SWITCHES:.0f})"
+        )
     throttled = sum(block.throttled > 0 for block in blocks)
     if throttled > MAX_THROTTLED_SHARE * len(blocks):
-        found.append(f"the machine was throttled, for heat, power or a quota, in {throttled} of {len(blocks)} blocks")
+        reasons.append(
+            f"the machine was slowed down in {throttled} of {len(blocks)} blocks, for heat, power or a CPU quota"
+        )
     change = _clock_change([b.mhz for b in blocks if b.mhz])
     if abs(change) > MAX_CLOCK_CHANGE:
-        found.append(f"the CPU clock moved by {change:+.0%} while timing (limit {MAX_CLOCK_CHANGE:.0%})")
-    return found
+        reasons.append(f"the CPU clock changed by {change:+.0%} while timing (limit {MAX_CLOCK_CHANGE:.0%})")
+    return reasons
 
 
 def settle() -> None:
-    """Sleep until the threads of the engine that ran last have gone to sleep too, or for a quarter of a second.
+    """Wait until the threads of the previous engine sleep, at most a quarter of a second.
 
-    Worker threads spin after a run in the hope of the next one, and a side that is timed meanwhile shares its cores
-    with them.
+    Worker threads spin for a while after a run, waiting for the next one. A side that is timed meanwhile would share
+    its cores with them.
     """
     deadline = time.perf_counter() + _MAX_SETTLE_S
     while time.perf_counter() < deadline:
-        wall, own = time.perf_counter(), time.process_time()
-        time.sleep(_LOOK_S)
-        if time.process_time() - own < _QUIET_SHARE * (time.perf_counter() - wall):
+        wall, cpu = time.perf_counter(), time.process_time()
+        time.sleep(_POLL_S)
+        if time.process_time() - cpu < _QUIET_SHARE * (time.perf_counter() - wall):
             return
 
 
@@ -144,11 +163,11 @@ def _cores() -> Sequence[int]:
 
 
 def _optional(times: object, *names: str) -> float:
-    return sum(float(getattr(times, name, 0.0)) for name in names)  # which ones there are depends on the system
+    return sum(float(getattr(times, name, 0.0)) for name in names)  # not every system has all of them
 
 
-def _involuntary_switches() -> int:
-    """Of all threads of this process, where the system counts them."""
+def _count_involuntary_switches() -> int:
+    """Count those of all threads of this process; 0 where the system does not."""
     try:
         import resource
     except ImportError:
@@ -156,30 +175,30 @@ def _involuntary_switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _throttle_events(cores: Sequence[int]) -> int:
-    """So far: of cores for heat or power (Intel), of a Jetson for over-current, of a container for its quota."""
+def _count_throttle_events(cores: Sequence[int]) -> int:
+    """Count those of the cores (Intel), of the board (Jetson) and of the container (CPU quota)."""
     names = [f"/sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count" for core in cores]
-    counts = [_number(name) for name in names]
-    quota = re.search(r"^nr_throttled (\d+)$", _text("/sys/fs/cgroup/cpu.stat"), re.MULTILINE)
-    board = sum((sensors.throttle_events() or {}).values())
+    counts = [_read_number(name) for name in names]
+    quota = re.search(r"^nr_throttled (\d+)$", _read_text("/sys/fs/cgroup/cpu.stat"), re.MULTILINE)
+    board = sum((sensors.read_throttle_events() or {}).values())
     return sum(counts) + board + (int(quota[1]) if quota else 0)
 
 
-def _number(path: str) -> int:
-    text = _text(path).strip()
+def _read_number(path: str) -> int:
+    text = _read_text(path).strip()
     return int(text) if text.isdigit() else 0
 
 
-def _text(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
 
 
-def _clock_mhz() -> float | None:
+def _read_clock_mhz() -> float | None:
     try:
-        clock = getattr(psutil.cpu_freq(), "current", None)  # the whole is None on some systems
+        clock = getattr(psutil.cpu_freq(), "current", None)  # cpu_freq() is None on some systems
     except (OSError, NotImplementedError):
         return None
     return float(clock) if clock else None

@@ -1,4 +1,7 @@
-"""Intervals of latencies and of their ratios, where samples come in blocks and blocks in openings of the model."""
+"""Intervals of latencies and of their ratios.
+
+Samples are taken in blocks, and blocks in rounds; each round opens the models anew.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from vitdeploy.evidence import Interval
 from vitdeploy.measure.statistics import Array, block_log_ratios, ratio_interval
 
-_ONE_SIDE = 0.025
+_TAIL = 0.025
 _PERCENTILE_DRAWS = 1000
 _CHUNK = 4_000_000  # draws x samples held at once: 32 MB
 
@@ -22,26 +25,29 @@ def speedup_interval(
     *,
     seed: int = 0,
 ) -> Interval:
-    """How many times as fast `other` is, with its 95 % interval.
+    """Return how many times as fast `other` is, with its 95 % interval.
 
-    Within one opening of the two models: `ratio_interval`, a bootstrap over blocks. Over several openings: the median
-    of their medians, with the sign test's interval over the openings, because the blocks of one opening share what
-    that opening drew (where buffers lie, which core a thread woke on), and a bootstrap over blocks would not see it.
-    Opening a model anew moves its ratio to itself by 0.5 to 1 %, and once in forty openings by 20 %, far more than
-    blocks say. (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable Time"; Mytkowicz et al. 2009, "Producing
-    Wrong Data Without Doing Anything Obviously Wrong!".)
+    Within one round: `ratio_interval`, a bootstrap over blocks. Over several rounds: the median of the rounds' medians,
+    with the sign test's interval over the rounds. The blocks of one round share what its opening of the models drew
+    (where buffers lie, on which core a thread woke), and a bootstrap over blocks cannot see that. Opening a model anew
+    changes its ratio to itself by 0.5 to 1 %, and once in forty openings by 20 %, far more than the spread of blocks.
+    (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable Time"; Mytkowicz et al. 2009, "Producing Wrong Data
+    Without Doing Anything Obviously Wrong!".)
 
     Args:
         reference: samples of the reference, block by block.
         other: samples of the other side, taken in the same blocks.
-        rounds: how many blocks belong to each opening; none or one: all to one.
+        rounds: number of blocks of each round, in order; fewer than two: all blocks are of one round.
         seed: of the bootstrap.
+
+    Raises:
+        ValueError: the rounds do not add up to the blocks.
     """
     if len(rounds) < 2:
         return ratio_interval(reference, other, seed=seed)
     logs = block_log_ratios(reference, other)
     if sum(rounds) != len(logs):
-        raise ValueError(f"{len(logs)} blocks are not {sum(rounds)}")
+        raise ValueError(f"there are {len(logs)} blocks, but the rounds have {sum(rounds)}")
     medians = np.sort([np.median(part) for part in np.split(logs, np.cumsum(rounds)[:-1])])
     rank = sign_rank(len(medians))
     low, center, high = float(medians[rank - 1]), float(np.median(medians)), float(medians[-rank])
@@ -49,25 +55,25 @@ def speedup_interval(
 
 
 def sign_rank(count: int) -> int:
-    """r, so that the r-th smallest and r-th largest of `count` values hold their median with 95 % confidence at least.
+    """Return the rank r of the median's 95 % interval, from the r-th smallest to the r-th largest value.
 
-    The sign test turned around: P(Binomial(count, 1/2) < r) <= 2.5 %, whatever the distribution (Hollander, Wolfe &
-    Chicken 2014, section 3.6). From 6 values on; one outlier does no harm from 9 on, two from 12 on.
+    The inverted sign test, valid for any distribution: r is the largest with P(Binomial(count, 1/2) < r) <= 2.5 %
+    (Hollander, Wolfe & Chicken 2014, section 3.6). The confidence is lower for fewer than 6 values. The interval
+    ignores one outlier on either side from 9 values on, and two from 12 on.
     """
-    below, rank = 0.0, 0
-    while (below := below + math.comb(count, rank) / 2**count) <= _ONE_SIDE:
-        rank += 1
-    return max(rank, 1)
+    from scipy.stats import binom
+
+    return max(int(binom.ppf(_TAIL, count, 0.5)), 1)
 
 
 def half_width(interval: Interval) -> float:
-    """Half the interval's width as a fraction of the ratio."""
+    """Return half the interval's width, as a fraction of the ratio."""
     low, high = interval.ci95
     return math.log(high / low) / 2
 
 
-def of_openings(blocks: Sequence[Sequence[float]], rounds: Sequence[int]) -> Sequence[Sequence[float]]:
-    """The samples of each opening as one block: its blocks share what it drew. One opening stays in its blocks."""
+def join_rounds(blocks: Sequence[Sequence[float]], rounds: Sequence[int]) -> Sequence[Sequence[float]]:
+    """Join the blocks of each round; with fewer than two rounds, keep the blocks."""
     if len(rounds) < 2:
         return blocks
     ends = np.cumsum(rounds)
@@ -77,32 +83,40 @@ def of_openings(blocks: Sequence[Sequence[float]], rounds: Sequence[int]) -> Seq
 def percentile_intervals(
     blocks: Sequence[Sequence[float]], percents: Sequence[int], *, seed: int = 0
 ) -> list[tuple[float, float]]:
-    """95 % bootstrap intervals of nearest-rank percentiles, blocks resampled as a whole.
+    """Return 95 % bootstrap intervals of nearest-rank percentiles; whole blocks are resampled.
 
-    Samples of one block resemble each other, so that resampling single ones would give intervals that are too narrow
-    (cluster bootstrap: Davison & Hinkley 1997, section 3.8). An interval of p99 ends at the largest sample seen.
+    Samples of one block resemble each other, so resampling single ones would give intervals that are too narrow
+    (cluster bootstrap: Davison & Hinkley 1997, section 3.8). No interval reaches beyond the largest sample.
 
     Args:
         blocks: samples by block.
-        percents: which percentiles, 1 to 100.
+        percents: the percentiles, 1 to 100.
         seed: of the resampling.
     """
     values = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
-    owner = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
+    block_of = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
     order = np.argsort(values, kind="stable")
-    values, owner = values[order], owner[order]
+    values, block_of = values[order], block_of[order]
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), size=_PERCENTILE_DRAWS)
-    found = [np.concatenate(parts) for parts in zip(*_drawn(values, owner, counts, percents), strict=True)]
-    return [(float(low), float(high)) for low, high in (np.percentile(f, [2.5, 97.5], method="nearest") for f in found)]
+    chunks = _draw_percentiles(values, block_of, counts, percents)
+    draws = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+    return [(float(low), float(high)) for low, high in (np.percentile(d, [2.5, 97.5], method="nearest") for d in draws)]
 
 
-def _drawn(values: Array, owner: Array, counts: Array, percents: Sequence[int]) -> list[list[Array]]:
-    """The percentiles of each draw, by chunk of draws and percentile."""
+def _draw_percentiles(values: Array, block_of: Array, counts: Array, percents: Sequence[int]) -> list[list[Array]]:
+    """Return the percentiles of all draws, by chunk of draws and percentile.
+
+    Args:
+        values: all samples, ascending.
+        block_of: the index of each sample's block.
+        counts: how often each block was drawn; shape (draws, blocks).
+        percents: the percentiles.
+    """
     chunk = max(1, _CHUNK // len(values))
     parts = []
     for start in range(0, len(counts), chunk):
-        below = np.cumsum(counts[start : start + chunk][:, owner], axis=1)
+        below = np.cumsum(counts[start : start + chunk][:, block_of], axis=1)
         ranks = [-(-below[:, -1] * percent // 100) for percent in percents]
         parts.append([values[(below >= rank[:, None]).argmax(axis=1)] for rank in ranks])
     return parts

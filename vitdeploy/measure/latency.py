@@ -1,11 +1,11 @@
-"""Interleaved latencies of any number of sessions, and whether the comparison can be trusted.
+"""Interleaved latencies of any number of sessions, and the reasons to doubt the comparison.
 
-On a shared machine the latency of one side moves by a factor of two within minutes, while the ratio of two sides that
-are timed in turns holds. So every block times each side once, in random order, and a speed-up is a statistic over the
-blocks. All raw samples are kept.
+On a shared machine the latency of one side changes by a factor of two within minutes, but the ratio of two sides that
+are timed in turns is stable. So every block times each side once, in random order, and a speed-up is a statistic over
+the blocks. All raw samples are kept.
 
-`measure` times sessions that are open. `measure_reopened` opens them anew several times, because two openings of one
-model differ by up to 1 %, which blocks within one opening cannot show: a gate with a limit of 2 % needs to know.
+`measure` times open sessions. `measure_reopened` opens them anew several times: two openings of one model differ by up
+to 1 %, which the blocks of one opening cannot show, and which matters to a gate with a limit of 2 %.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from vitdeploy import environment
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.measure import conditions, doubts
-from vitdeploy.measure.intervals import half_width, of_openings, percentile_intervals, speedup_interval
+from vitdeploy.measure.intervals import half_width, join_rounds, percentile_intervals, speedup_interval
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.measure.stopwatch import TARGET_BLOCKS, Ready, Samples, interleave, warm_up
 from vitdeploy.progress import Progress, Silent
 from vitdeploy.session import Feeds, Session, finite
 
-MIN_BLOCKS = 10  # below it a bootstrap interval over blocks means little; slow models take the time that this takes
-# Openings: fewer than 6 have no 95 % interval; 20 bear five that went wrong. Openings of one model differ by 1 %,
-# blocks of one opening by 0.5 %: many short rounds say more than few long ones.
+MIN_BLOCKS = 10  # fewer give no useful bootstrap interval, so a slow model takes longer than asked for
+# Fewer than 6 rounds have no 95 % interval; the interval of 20 ignores five outliers. Openings of one model differ by
+# 1 %, blocks of one opening by 0.5 %, so many short rounds tell more than few long ones.
 MIN_ROUNDS, MAX_ROUNDS = 6, 20
 MIN_P99_SAMPLES = 100  # p99 of fewer is their maximum
-NARROW = 0.005  # half an interval that is narrow enough: a quarter of the gate's default limit of 2 %
+NARROW = 0.005  # half the width of a narrow interval: a quarter of the gate's default limit of 2 %
 
-_LOOK_EVERY = 10  # blocks between two looks at the width
-_MIN_BLOCKS_A_ROUND = 2
-_MOST_IN_ALL = 3  # times the time to measure: where opening takes long, there are fewer rounds
-_WARM_UP_SHARE = 0.1  # of the time to measure, for each side, but at least _MIN_WARM_UP_S
+_BLOCKS_PER_CHECK = 10  # blocks between two checks of the intervals' widths
+_MIN_BLOCKS_PER_ROUND = 2
+_MAX_TOTAL = 3  # times the measuring time, opening included: models that open slowly get fewer rounds
+_WARM_UP_SHARE = 0.1  # of the measuring time, for each side, but at least _MIN_WARM_UP_S
 _MIN_WARM_UP_S = 0.5
 
 Opener = Callable[[], Session]
@@ -56,33 +56,34 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Bench:
-    """Time open sessions in turns for about `seconds`; the first one is the reference of the speed-ups.
+    """Time open sessions in turns; the first one is the reference of the speed-ups.
 
-    A turn waits until the threads of the side before it sleep, runs in for some milliseconds, then times at least three
-    runs. There are at least `MIN_BLOCKS` blocks, however slow the model. Interrupt it at any time.
+    A turn waits until the threads of the previous side sleep, runs for some milliseconds without counting, then times
+    at least three runs. There are at least `MIN_BLOCKS` blocks, however slow the model. It can be interrupted at any
+    time.
 
     Args:
-        sessions: what to time, opened.
-        feeds: the inputs of each session: the same images, in the form that it takes.
+        sessions: the open sessions.
+        feeds: the inputs of each session: the same images, in the form that the session takes.
         batch: images per run, for the throughput.
-        seconds: time to spend at most, warm-up aside.
-        narrow: stop as soon as half of every speed-up's interval is below this fraction of it; None: never. Stopping
-            on width alone, whatever the ratio, leaves the coverage as it is (Chow & Robbins 1965).
+        seconds: time to spend, without the warm-up.
+        narrow: stop early when half the width of every speed-up's interval is at most this fraction of the speed-up;
+            None: do not. Stopping on the width alone does not change the coverage (Chow & Robbins 1965).
         seed: of the order inside a block and of the bootstrap.
-        progress: told about the time that has passed, in percent.
+        progress: receives the time that has passed, in percent.
 
     Raises:
-        MeasureError: nothing to time.
+        MeasureError: there is nothing to time.
     """
     timing = _Timing(feeds, batch, seconds, narrow, seed, progress or Silent(), len(sessions))
 
-    def enough(blocks: int, passed_s: float) -> bool:
-        tell(min(blocks / MIN_BLOCKS, passed_s / seconds))
-        looks = blocks >= 2 * MIN_BLOCKS and blocks % _LOOK_EVERY == 0
-        return (looks and timing.narrow_enough()) or (blocks >= MIN_BLOCKS and passed_s >= seconds)
+    def is_enough(blocks: int, passed_s: float) -> bool:
+        report(min(blocks / MIN_BLOCKS, passed_s / seconds))
+        check = blocks >= 2 * MIN_BLOCKS and blocks % _BLOCKS_PER_CHECK == 0
+        return (check and timing.is_narrow()) or (blocks >= MIN_BLOCKS and passed_s >= seconds)
 
-    with _percent(timing.progress) as tell:
-        timing.add_round(sessions, seconds, enough)
+    with _percent_done(timing.progress) as report:
+        timing.add_round(sessions, seconds, is_enough)
     return timing.result(sessions)
 
 
@@ -96,37 +97,37 @@ def measure_reopened(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Bench:
-    """Like `measure`, in `MIN_ROUNDS` to `MAX_ROUNDS` rounds, each of which opens all sides anew in random order.
+    """Measure in `MIN_ROUNDS` to `MAX_ROUNDS` rounds; each opens all sides anew, in random order.
 
-    Speed-ups then have intervals over the rounds. Opening is not counted in `seconds`, but after three times as long in
-    all no further round begins.
+    Speed-ups have intervals over the rounds. `seconds` does not include the opening, but no further round begins once
+    three times `seconds` have passed in all. The other arguments are those of `measure`.
 
     Raises:
-        MeasureError: nothing to time.
+        MeasureError: there is nothing to time.
     """
     timing = _Timing(feeds, batch, seconds, narrow, seed, progress or Silent(), len(openers))
     share_s = seconds / MAX_ROUNDS
 
-    def enough(blocks: int, passed_s: float) -> bool:
-        return blocks >= _MIN_BLOCKS_A_ROUND and passed_s >= share_s
+    def is_enough(blocks: int, passed_s: float) -> bool:
+        return blocks >= _MIN_BLOCKS_PER_ROUND and passed_s >= share_s
 
-    until = time.perf_counter() + _MOST_IN_ALL * seconds
-    with _percent(timing.progress) as tell:
+    until = time.perf_counter() + _MAX_TOTAL * seconds
+    with _percent_done(timing.progress) as report:
         for done in range(1, MAX_ROUNDS + 1):
             with ExitStack() as stack:
                 opened = {side: stack.enter_context(openers[side]()) for side in timing.rng.permutation(len(openers))}
                 sessions = [opened[side] for side in range(len(openers))]
-                timing.add_round(sessions, share_s, enough)
-            tell(done / MAX_ROUNDS)
+                timing.add_round(sessions, share_s, is_enough)
+            report(done / MAX_ROUNDS)
             out_of_time = timing.samples.seconds >= seconds or time.perf_counter() >= until
-            if done >= MIN_ROUNDS and (out_of_time or timing.narrow_enough()):
+            if done >= MIN_ROUNDS and (out_of_time or timing.is_narrow()):
                 break
-        tell(1.0)
+        report(1.0)
     return timing.result(sessions)
 
 
 class _Timing:
-    """One measurement while it goes on: what was timed so far, and what it comes to."""
+    """A measurement in progress: the samples so far, and the evidence made of them."""
 
     def __init__(
         self,
@@ -140,47 +141,48 @@ class _Timing:
     ) -> None:
         if not sides or batch < 1 or not 0 < seconds < math.inf:
             message = f"there is nothing to time: {sides} sessions, batch {batch}, {seconds} s"
-            raise MeasureError(message, fix="Give at least one session, one image and some time.")
+            raise MeasureError(message, fix="Give at least one session, a batch of at least 1, and a time above 0 s.")
         self.feeds, self.batch, self.seconds, self.narrow, self.seed = feeds, batch, seconds, narrow, seed
         self.progress = progress
         self.rng = np.random.default_rng(seed)
         self.samples = Samples([[] for _ in range(sides)])
         self.stopped: Stopped = "time"
-        self._clean = [True] * sides
-        self._warm: list[Ready] = []
+        self._finite = [True] * sides
+        self._first_warm_ups: list[Ready] = []
 
-    def add_round(self, sessions: Sequence[Session], share_s: float, enough: Callable[[int, float], bool]) -> None:
+    def add_round(self, sessions: Sequence[Session], share_s: float, is_enough: Callable[[int, float], bool]) -> None:
         """Warm up, then time blocks until there are enough."""
         sides = list(zip(sessions, self.feeds, strict=True))
-        self._clean = [c and finite(s.run(own)) for c, (s, own) in zip(self._clean, sides, strict=True)]
+        outputs_finite = [finite(session.run(inputs)) for session, inputs in sides]
+        self._finite = [before and now for before, now in zip(self._finite, outputs_finite, strict=True)]
         limit_s = max(_WARM_UP_SHARE * share_s, _MIN_WARM_UP_S)
-        warm = [warm_up(session, own, limit_s) for session, own in sides]
-        self._warm = self._warm or warm  # the first opening is the cold one
-        runs = [ready.runs_per_turn(self.seconds / len(sides) / TARGET_BLOCKS) for ready in warm]
-        interleave(sessions, self.feeds, runs, self.samples, self.rng, enough)
+        warm_ups = [warm_up(session, inputs, limit_s) for session, inputs in sides]
+        self._first_warm_ups = self._first_warm_ups or warm_ups  # only the first opening is cold
+        runs = [ready.runs_per_turn(self.seconds / len(sides) / TARGET_BLOCKS) for ready in warm_ups]
+        interleave(sessions, self.feeds, runs, self.samples, self.rng, is_enough)
 
-    def narrow_enough(self) -> bool:
-        """Whether every speed-up is known well enough to stop."""
+    def is_narrow(self) -> bool:
+        """Return True if the interval of every speed-up is narrow enough to stop."""
         reference, *others = self.samples.blocks
         if self.narrow is None or not others:
             return False
-        found = (speedup_interval(reference, other, self.samples.rounds, seed=self.seed) for other in others)
-        if all(half_width(interval) <= self.narrow for interval in found):
+        intervals = (speedup_interval(reference, other, self.samples.rounds, seed=self.seed) for other in others)
+        if all(half_width(interval) <= self.narrow for interval in intervals):
             self.stopped = "narrow"
         return self.stopped == "narrow"
 
     def result(self, sessions: Sequence[Session]) -> Bench:
-        """The evidence; sessions may be closed by now."""
+        """Return the evidence. The sessions may be closed."""
         runs = tuple(self._run(number, session) for number, session in enumerate(sessions))
         for run in runs:
             if run.samples < MIN_P99_SAMPLES:
-                told = f"p99 of {run.samples} samples is their maximum; measure longer for a better one"
-                self.progress.warn(f"{run.name}: {told}")
-        found = (*doubts.of_runs(runs), *conditions.doubts(self.samples.around))
+                warning = f"the p99 of {run.samples} samples is their maximum; measure longer for a better p99"
+                self.progress.warn(f"{run.name}: {warning}")
+        reasons = (*doubts.find_doubts(runs), *conditions.find_doubts(self.samples.conditions))
         cpus = environment.usable_cpus()
         return Bench(
-            valid=not found,
-            doubts=found,
+            valid=not reasons,
+            doubts=reasons,
             runs=runs,
             stopped=self.stopped,
             seconds=round(self.samples.seconds, 3),
@@ -191,7 +193,7 @@ class _Timing:
     def _run(self, number: int, session: Session) -> Run:
         reference, blocks, rounds = self.samples.blocks[0], self.samples.blocks[number], self.samples.rounds
         flat = [sample for block in blocks for sample in block]
-        p50, p90, p99 = percentile_intervals(of_openings(blocks, rounds), (50, 90, 99), seed=self.seed)
+        p50, p90, p99 = percentile_intervals(join_rounds(blocks, rounds), (50, 90, 99), seed=self.seed)
         return Run(
             name=session.name,
             batch=self.batch,
@@ -203,26 +205,26 @@ class _Timing:
             speedup=speedup_interval(reference, blocks, rounds, seed=self.seed) if number else None,
             threads=session.threads,
             effective=dict(session.effective),
-            finite=self._clean[number],
+            finite=self._finite[number],
             blocks=tuple(tuple(block) for block in blocks),
             p50_ci95=p50,
             p90_ci95=p90,
             p99_ci95=p99,
             rounds=tuple(rounds),
-            warm_up=self._warm[number].warm_up,
+            warm_up=self._first_warm_ups[number].warm_up,
         )
 
 
 @contextmanager
-def _percent(progress: Progress) -> Iterator[Callable[[float], None]]:
-    """A step that is told what fraction is done."""
-    with progress.step("timing in turns", 100) as advance:
-        told = 0
+def _percent_done(progress: Progress) -> Iterator[Callable[[float], None]]:
+    """Show a step in percent; yield a function that takes the fraction that is done."""
+    with progress.step("Time the sessions in turns", 100) as advance:
+        shown = 0
 
-        def tell(fraction: float) -> None:
-            nonlocal told
-            now = max(told, int(100 * min(fraction, 1.0)))
-            advance(now - told)
-            told = now
+        def report(fraction: float) -> None:
+            nonlocal shown
+            percent = max(shown, int(100 * min(fraction, 1.0)))
+            advance(percent - shown)
+            shown = percent
 
-        yield tell
+        yield report

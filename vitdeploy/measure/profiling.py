@@ -1,4 +1,4 @@
-"""An engine's counters in the model's own terms: which part of the model each operator computes."""
+"""A profile by part of the model, from an engine's counters of its operators."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from vitdeploy.session import Counters
 ROLES = ("qkv", "attention", "mlp", "norm", "other")
 
 _OF_LINEARS = {"qkv": "qkv", "proj": "attention", "fc1": "mlp", "fc2": "mlp"}
-_NORM_KINDS = re.compile(r"LayerNorm|^MVN\b")  # OpenVINO's MVN has lost the name of what it was made from
+_NORM_KINDS = re.compile(r"LayerNorm|^MVN\b")  # an MVN of OpenVINO has lost the name of its LayerNorm
 _MLP = re.compile(r"(^|[./])(mlp|ffn|intermediate|feed_forward)([./]|$)", re.IGNORECASE)
 _ATTENTION = re.compile(r"(^|[./])\w*attn|(^|[./])\w*attention", re.IGNORECASE)
 
 
 def profile(name: str, counters: Counters, structure: Structure) -> Profile:
-    """Operators by part of the model, the longest first.
+    """Assign each operator to a part of the model; the slowest operator comes first.
 
-    An operator that several nodes were fused into belongs to the most telling of them: a linear, then attention, then
-    a norm; what only moves or adds numbers is placed by the module path in its name.
+    An operator that was fused from several nodes belongs to the most specific of them: a linear, then attention, then a
+    norm. An operator that only moves or adds numbers is assigned by the module path in its name.
     """
-    where = _Parts(structure)
+    parts = _Parts(structure)
     operators = tuple(
-        OperatorShare(name=o.name, kind=o.kind, role=where.role(o.kind, o.nodes), ms=o.ms)
+        OperatorShare(name=o.name, kind=o.kind, role=parts.role(o.kind, o.nodes), ms=o.ms)
         for o in sorted(counters.operators, key=lambda o: -o.ms)
     )
     roles = {role: sum(o.ms for o in operators if o.role == role) for role in ROLES}
-    between = counters.total_ms - sum(roles.values())  # below 0 where operators run at the same time
+    between = counters.total_ms - sum(roles.values())  # below 0 if operators run at the same time
     return Profile(
         name=name,
         runs=counters.runs,
@@ -41,41 +41,42 @@ def profile(name: str, counters: Counters, structure: Structure) -> Profile:
 
 
 class _Parts:
-    """Node names -> part of the model, the most telling kinds of node first."""
+    """The part of the model that each node name belongs to."""
 
     def __init__(self, structure: Structure) -> None:
         linears: dict[str, str] = {}
         for linear in structure.linears:
-            # A kernel that swallowed a bias goes by the name of the Add, which is in the linear's module.
+            # A kernel that was fused with its bias has the name of the Add, which is in the linear's module.
             for name in (*linear.nodes, linear.name, linear.initializer):
                 linears[name] = _OF_LINEARS.get(linear.role, "other")
         sites = {n: "attention" for site in structure.attention for n in (*site.nodes, site.name + CORE)}
         norms = {n: "norm" for norm in structure.norms for n in norm.nodes}
-        self._known = [
+        self._named = [  # a lower rank is more specific
             (name, rank, role)
-            for rank, named in enumerate((linears, sites, norms))
-            for name, role in named.items()
+            for rank, roles in enumerate((linears, sites, norms))
+            for name, role in roles.items()
             if name
         ]
 
     def role(self, kind: str, nodes: Iterable[str]) -> str:
+        """Return the role of an operator, by its kind and the names of its nodes."""
         nodes = list(nodes)
-        found = [best for node in nodes if (best := self._nearest(node)) is not None]
-        if found:
-            return min(found)[1]
+        candidates = [nearest for node in nodes if (nearest := self._find_nearest(node)) is not None]
+        if candidates:
+            return min(candidates)[1]
         if _NORM_KINDS.search(kind):
             return "norm"
         if any(_MLP.search(n) for n in nodes):
             return "mlp"
         return "attention" if any(_ATTENTION.search(n) for n in nodes) else "other"
 
-    def _nearest(self, node: str) -> tuple[int, str] | None:
-        """Rank and role of the longest name that it was made from: a module's name may be that of all within."""
-        made_from = [known for known in self._known if _made_from(node, known[0])]
-        best = max(made_from, key=lambda known: (len(known[0]), -known[1]), default=None)
-        return None if best is None else best[1:]
+    def _find_nearest(self, node: str) -> tuple[int, str] | None:
+        """Return rank and role of the longest known name that a node's name begins with."""
+        matches = [entry for entry in self._named if _begins_with(node, entry[0])]
+        longest = max(matches, key=lambda entry: (len(entry[0]), -entry[1]), default=None)
+        return None if longest is None else longest[1:]
 
 
-def _made_from(kernel: str, node: str) -> bool:
-    """Whether a kernel's name is the node's, or begins with it as engines write what they fused."""
+def _begins_with(kernel: str, node: str) -> bool:
+    """Return True if a kernel has the node's name, alone or with an engine's suffix."""
     return kernel == node or (kernel.startswith(node) and kernel[len(node)] in "/:_")

@@ -1,7 +1,7 @@
-"""What this host can do on these threads, measured, and how near a model comes to it.
+"""The measured peak of this host, and how near a model comes to it.
 
-The floor of a model is its arithmetic at the measured peak of each precision: no kernel is faster. Where no cache holds
-its weights, reading them once at the measured bandwidth is a floor too. Efficiency is floor / median.
+The floor of a model is the least time that its arithmetic takes, at the measured peak of each precision. If the weights
+fit into no cache, reading them once at the measured bandwidth is a floor too. Efficiency is floor / median latency.
 (Williams, Waterman & Patterson 2009, "Roofline: An Insightful Visual Performance Model".)
 """
 
@@ -16,16 +16,23 @@ import numpy as np
 from vitdeploy.evidence import Peak, Roofline
 from vitdeploy.measure.work import Work
 
-_COPY_BYTES = 64 << 20  # for each thread: beyond any cache
+_COPY_BYTES = 64 << 20  # for each thread: larger than any cache
 _COPIES = 5
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-def copy_gbs(threads: int) -> float:
-    """10^9 bytes a second, read and written, of `threads` copies at a time that no cache holds."""
+def measure_copy_gbs(threads: int) -> float:
+    """Measure the bandwidth of copies larger than any cache, in 10^9 bytes a second.
+
+    Args:
+        threads: number of copies at a time.
+
+    Returns:
+        The bandwidth of reads and writes together.
+    """
     pairs = [(np.ones(_COPY_BYTES, np.uint8), np.empty(_COPY_BYTES, np.uint8)) for _ in range(threads)]
     best = np.inf
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the interpreter while it copies
+    with ThreadPoolExecutor(threads) as pool:  # NumPy releases the GIL while it copies
         for _ in range(_COPIES):
             start = time.perf_counter()
             list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), pairs))
@@ -33,8 +40,8 @@ def copy_gbs(threads: int) -> float:
     return 2.0 * _COPY_BYTES * threads / best / 1e9
 
 
-def largest_cache() -> int | None:
-    """Bytes of the largest cache of the first core; None where the system does not tell."""
+def read_largest_cache() -> int | None:
+    """Return the bytes of the first core's largest cache; None if it is not reported."""
     sizes = []
     for path in _CACHES.glob("index*/size"):
         text = path.read_text(encoding="ascii").strip()
@@ -43,13 +50,13 @@ def largest_cache() -> int | None:
     return max(sizes, default=None)
 
 
-def describe(work: Work, threads: int, measured: dict[str, Peak], bandwidth: float | None) -> Roofline:
-    """The evidence."""
+def describe(work: Work, threads: int, peaks: dict[str, Peak], copy_gbs: float | None) -> Roofline:
+    """Make the evidence of a model's work and this host's peaks."""
     return Roofline(
         threads=threads,
-        peaks=measured,
-        copy_gbs=bandwidth,
-        cache_bytes=largest_cache(),
+        peaks=peaks,
+        copy_gbs=copy_gbs,
+        cache_bytes=read_largest_cache(),
         operations=work.operations,
         weight_bytes=work.weight_bytes,
         activation_bytes=work.activation_bytes,
@@ -58,7 +65,7 @@ def describe(work: Work, threads: int, measured: dict[str, Peak], bandwidth: flo
 
 
 def floor_ms(work: Work, images: int, roofline: Roofline) -> float | None:
-    """The least time for `images` images in ms; None when a peak or a part of the work is not known."""
+    """Return the least time for `images` images in ms; None if a peak or some work is unknown."""
     if work.unknown or not work.operations or not set(work.operations) <= set(roofline.peaks):
         return None
     compute = sum(images * count / roofline.peaks[kind].gops / 1e6 for kind, count in work.operations.items())

@@ -1,9 +1,13 @@
-"""How images arrive: LoadGen's scenarios, as far as one machine in a few seconds can play them.
+"""LoadGen's scenarios of how images arrive, shortened to a few seconds on one machine.
 
-Definitions of MLPerf Inference (mlcommons/inference, loadgen): single-stream asks for one image as soon as the last is
-answered, and reports p90; multi-stream asks for eight images in one query as soon as the last query is answered, and
-reports p99 of the query; offline hands over all images at once and reports images a second. LoadGen runs at least
-600 s, and offline at least 24,576 images: what is measured here is comparable between the sides, but no MLPerf result.
+As MLPerf Inference defines them (mlcommons/inference, loadgen):
+
+- single-stream sends one image as soon as the previous one is answered, and reports p90.
+- multi-stream sends a query of eight images as soon as the previous query is answered, and reports p99 of the queries.
+- offline sends all images at once, and reports images a second.
+
+LoadGen runs for at least 600 s, and offline with at least 24,576 images. The measurements here are much shorter: the
+sides can be compared with each other, but the figures are no MLPerf results.
 """
 
 from __future__ import annotations
@@ -13,22 +17,19 @@ from collections.abc import Mapping, Sequence
 from vitdeploy.evidence import Scenario
 from vitdeploy.session import Array, Closing, Counters, Feeds, Session
 
-SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline")
 IMAGES: Mapping[Scenario, int] = {"multi-stream": 8, "offline": 32}
-"""In one query; single-stream asks for one batch, whatever its size."""
-
-REPORTED: Mapping[Scenario, str] = {"single-stream": "p90", "multi-stream": "p99", "offline": "images/s"}
+"""Images of one query. A query of single-stream is one batch, whatever its size."""
 
 
 def runs_in_query(scenario: Scenario, batch: int) -> int:
-    """How many batches make a query."""
+    """Return the number of batches of one query."""
     return -(-IMAGES.get(scenario, batch) // batch)
 
 
 class Query(Closing):
-    """A session whose one run answers a whole query.
+    """A session of which one run answers a whole query.
 
-    `closes`: whether leaving the `with` block closes the session too; a reference that takes long to load is kept.
+    `closes` is False for a reference that takes long to load: then leaving the `with` block keeps its session open.
     """
 
     def __init__(self, session: Session, runs: int, *, closes: bool = True) -> None:
@@ -44,7 +45,7 @@ class Query(Closing):
         return self._session.device_ms
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """The outputs of one batch: all batches of a query are alike."""
+        """Run a whole query and return the outputs of one batch; all batches of a query are equal."""
         if self._runs == 1:
             return self._session.run(feeds)
         if self._first is None:
@@ -54,13 +55,13 @@ class Query(Closing):
 
     def run_all(self, feeds: Sequence[Feeds]) -> None:
         """Answer all queries."""
-        self._session.run_all([one for one in feeds for _ in range(self._runs)])
+        self._session.run_all([batch for batch in feeds for _ in range(self._runs)])
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Of one batch."""
+        """Profile one batch."""
         return self._session.profile(feeds)
 
     def close(self) -> None:
-        """Close the session, unless it is kept."""
+        """Close the session, unless it is to stay open."""
         if self._closes:
             self._session.close()

@@ -1,10 +1,11 @@
-"""The statistics behind every claim: percentiles, the interval of a ratio, paired differences. Pure functions."""
+"""Statistics of latencies and accuracies: percentiles, the interval of a ratio, paired differences. Pure functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,37 +16,36 @@ from vitdeploy.evidence import Interval
 Array = npt.NDArray[Any]
 
 # Standard normal quantiles: one-sided 95 %, two-sided 95 %, power 0.9.
-Z_ONE_SIDED = 1.6448536269514722
-Z_TWO_SIDED = 1.959963984540054
-Z_POWER_90 = 1.2815515655446004
+Z_ONE_SIDED, Z_TWO_SIDED, Z_POWER_90 = (NormalDist().inv_cdf(p) for p in (0.95, 0.975, 0.9))
 
 RESAMPLES = 4000  # the Monte Carlo error of a 2.5 % quantile is then 0.25 % of probability
-_BISECTIONS = 60  # halves [-1, 1] down to the resolution of a double
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
-    """The smallest sample that at least `percent` % of the samples do not exceed (nearest rank).
+    """Return the smallest sample that at least `percent` % of the samples do not exceed (nearest rank).
 
-    Nearest rank, not interpolation: the figure is a latency that happened, and a tail that was sampled too thinly
-    reads as its maximum instead of something lower. p99 of fewer than 100 samples is their maximum.
+    Nearest rank instead of interpolation: the result is a latency that was measured, and with too few samples in the
+    tail it is the maximum, never something lower. p99 of fewer than 100 samples is their maximum.
 
     Raises:
-        ValueError: no samples, or a percentage outside of 1 … 100.
+        ValueError: there are no samples, or the percentage is not in 1 … 100.
     """
     if not samples or not 1 <= percent <= 100:
-        raise ValueError(f"no {percent}th percentile of {len(samples)} samples")
+        raise ValueError(f"{len(samples)} samples have no percentile {percent}")
+    # In integers: np.percentile(method="inverted_cdf") takes percent / 100 in floating point, and gives the 8th of 100
+    # samples as their 7th percentile.
     rank = -(-percent * len(samples) // 100)
     return sorted(samples)[rank - 1]
 
 
 def block_log_ratios(reference: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Array:
-    """log(median of the reference / median of the other), block by block; shape (blocks,).
+    """Return log(median of the reference / median of the other) of each block; shape (blocks,).
 
     Raises:
-        ValueError: the two sides do not have the same number of blocks, or have none.
+        ValueError: the two sides have different numbers of blocks, or none.
     """
     if len(reference) != len(other) or not reference:
-        raise ValueError(f"{len(reference)} and {len(other)} blocks are not pairs")
+        raise ValueError(f"blocks are not pairs: {len(reference)} of the reference, {len(other)} of the other side")
     pairs = zip(reference, other, strict=True)
     return np.array([math.log(float(np.median(a)) / float(np.median(b))) for a, b in pairs])
 
@@ -53,16 +53,16 @@ def block_log_ratios(reference: Sequence[Sequence[float]], other: Sequence[Seque
 def ratio_interval(
     reference: Sequence[Sequence[float]], other: Sequence[Sequence[float]], *, seed: int = 0
 ) -> Interval:
-    """How many times faster `other` is, with its 95 % bootstrap interval over blocks.
+    """Return how many times as fast `other` is, with its 95 % bootstrap interval over blocks.
 
-    The estimate is the median of the per-block ratios of medians: a block that another process disturbed moves it
-    little. Blocks are resampled as pairs (percentile bootstrap, Efron & Tibshirani 1993, ch. 13); of the median this
-    keeps its coverage from 10 blocks on, where that of the mean falls short.
+    The estimate is the median over the blocks of their ratios of medians, so a disturbed block changes it little.
+    Blocks are resampled as pairs (percentile bootstrap, Efron & Tibshirani 1993, ch. 13). The interval of this median
+    keeps its coverage from 10 blocks on; that of a mean does not.
 
     Args:
         reference: samples of the reference, block by block.
         other: samples of the other side, taken in the same blocks.
-        seed: of the resampling, so that the same samples give the same interval.
+        seed: of the resampling; the same samples and seed give the same interval.
     """
     logs = block_log_ratios(reference, other)
     draws = np.random.default_rng(seed).integers(0, len(logs), size=(RESAMPLES, len(logs)))
@@ -71,10 +71,10 @@ def ratio_interval(
 
 
 def quotient_interval(numerator: Interval, denominator: Interval) -> Interval:
-    """The quotient of two independent ratios with its 95 % interval.
+    """Return the quotient of two independent ratios, with its 95 % interval.
 
-    On the log scale the distances to the ends add as squares (MOVER: Zou & Donner 2008, Statistics in Medicine 27,
-    1693-1702), which keeps the intervals' asymmetry.
+    On the log scale the squares of the distances to the ends are added (MOVER: Zou & Donner 2008, Statistics in
+    Medicine 27, 1693-1702). This keeps the asymmetry of the intervals.
     """
     a, (a_low, a_high) = math.log(numerator.ratio), map(math.log, numerator.ci95)
     b, (b_low, b_high) = math.log(denominator.ratio), map(math.log, denominator.ci95)
@@ -84,15 +84,15 @@ def quotient_interval(numerator: Interval, denominator: Interval) -> Interval:
 
 
 def robust_spread(values: Array) -> float:
-    """The standard deviation as 1.4826 * MAD: what the bulk of the values does, outliers aside."""
+    """Return 1.4826 * MAD (median absolute deviation), a standard deviation that ignores outliers."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
 @dataclass(frozen=True)
 class PairedDrop:
-    """0/1 outcomes of two models on the same samples; fractions, not percent.
+    """0/1 outcomes of two models on the same samples, as fractions (not percent).
 
-    `lost`: samples that the reference got right and the other wrong; `gained`: the other way round.
+    `lost` counts the samples that only the reference got right, `gained` those that only the deployed model got right.
     """
 
     n: int
@@ -128,7 +128,7 @@ class PairedDrop:
 
     @property
     def p_value(self) -> float:
-        """Exact McNemar test: two-sided binomial test of `lost` among the discordant samples; 1 when there are none."""
+        """Exact McNemar test: two-sided binomial test of `lost` among the discordant samples; 1 if there are none."""
         if not self.lost + self.gained:
             return 1.0
         from scipy.stats import binomtest
@@ -136,21 +136,28 @@ class PairedDrop:
         return float(binomtest(self.lost, self.lost + self.gained, 0.5).pvalue)
 
     def bound(self, z: float) -> float:
-        """Where Tango's score statistic reaches |z|, above the drop for z > 0, below it for z < 0.
+        """Return the drop at which Tango's score statistic is -z.
 
-        Tango (1998), Statistics in Medicine 17, 891-908. Without any discordant sample the bound is z² / (n + z²), so
-        the interval never collapses to a point.
+        It is above the estimate for z > 0, and below it for z < 0 (Tango 1998, Statistics in Medicine 17, 891-908).
+        Without any discordant sample it is z² / (n + z²), so the interval never shrinks to a point.
         """
         if z < 0:
             return -PairedDrop(self.n, self.gained, self.lost, self.deployed, self.reference).bound(-z)
-        return _bisect(lambda delta: self._score(delta) <= -z, self.drop, 1.0)
+        if self.lost == self.n:
+            return 1.0
+        from scipy.optimize import brentq
+
+        return float(brentq(lambda delta: self._score(delta) + z, self.drop, 1.0))
 
     def _score(self, delta: float) -> float:
-        """(lost - gained - n delta) / its standard error, with the nuisance probability at its constrained maximum."""
+        """Return (lost - gained - n delta) / its standard error, for a true drop of delta.
+
+        P(gained) is its most likely value, given P(lost) - P(gained) = delta.
+        """
         n, b, c = self.n, self.lost, self.gained
         linear = (2 * n - b + c) * delta - b - c
         root = math.sqrt(max(linear * linear + 8 * n * c * delta * (1 - delta), 0.0))
-        gained = (root - linear) / (4 * n)  # the likelihood's maximum for P(gained), given P(lost) - P(gained) = delta
+        gained = (root - linear) / (4 * n)
         variance = n * (2 * gained + delta * (1 - delta))
         distance = b - c - n * delta
         if variance <= 0:
@@ -166,10 +173,10 @@ def paired_drop(reference: Array, deployed: Array) -> PairedDrop:
         deployed: 0/1 per sample, shape (n,), in the same order.
 
     Raises:
-        ValueError: no samples, other shapes, or values besides 0 and 1.
+        ValueError: there are no samples, the shapes differ, or there are values besides 0 and 1.
     """
     if reference.shape != deployed.shape or reference.ndim != 1 or not reference.size:
-        raise ValueError(f"shapes {reference.shape} and {deployed.shape} are not pairs of samples")
+        raise ValueError(f"shapes {reference.shape} and {deployed.shape} are not those of pairs of samples")
     if not (np.isin(reference, (0, 1)).all() and np.isin(deployed, (0, 1)).all()):
         raise ValueError("outcomes must be 0 or 1")
     ref, dep = reference.astype(bool), deployed.astype(bool)
@@ -183,33 +190,22 @@ def paired_drop(reference: Array, deployed: Array) -> PairedDrop:
 
 
 def required_samples(margin: float, drop: float, discordance: float) -> int | None:
-    """How many samples a one-sided 95 % test needs to settle, with power 0.9, on which side of `margin` the drop is.
+    """Return the number of samples that decides on which side of `margin` the drop is.
 
-    n = (z_0.95 + z_0.9)² (discordance - drop²) / (margin - drop)², the normal approximation for paired proportions
-    (Lachenbruch & Lynch 1998, Statistics in Medicine 17, 2207-2217), and never less than what a test without a single
-    discordant sample needs, z² (1 - margin) / margin.
+    For a one-sided 95 % test of power 0.9, n = (z_0.95 + z_0.9)² (discordance - drop²) / (margin - drop)², the normal
+    approximation for paired proportions (Lachenbruch & Lynch 1998, Statistics in Medicine 17, 2207-2217). It is at
+    least z² (1 - margin) / margin, the number for a test without any discordant sample.
 
     Args:
         margin: the largest drop that is allowed, as a fraction.
-        drop: the drop to expect, as a fraction.
+        drop: the expected drop, as a fraction.
         discordance: the fraction of samples with different outcomes.
 
     Returns:
-        The number of samples; None when the drop is the margin itself, which no number of samples can settle.
+        The number of samples; None if the drop equals the margin, which no number of samples can decide.
     """
     if math.isclose(margin, drop, abs_tol=1e-12):
         return None
     least = Z_ONE_SIDED**2 * (1 - margin) / margin
     variance = max(discordance - drop * drop, 0.0)
     return math.ceil(max(least, (Z_ONE_SIDED + Z_POWER_90) ** 2 * variance / (margin - drop) ** 2))
-
-
-def _bisect(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The border between `inside`, where `beyond` is false, and `outside`."""
-    for _ in range(_BISECTIONS):
-        middle = (inside + outside) / 2
-        if beyond(middle):
-            outside = middle
-        else:
-            inside = middle
-    return outside

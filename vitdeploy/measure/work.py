@@ -1,4 +1,4 @@
-"""What a model asks of a machine for one image: operations and bytes, from its structure."""
+"""The work of a model for one image: its operations and bytes, from its structure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ _FLOAT_BYTES = 4.0
 
 @dataclass(frozen=True)
 class Work:
-    """Operations by precision (a multiply-add is two), bytes of weights as stored, bytes in and out of products.
+    """The work of a model for one image.
 
-    `unknown` names the linears and sites whose sizes are not known before run time: their work is missing here.
+    Attributes:
+        operations: precision -> operations of all products; a multiply-add is two.
+        weight_bytes: bytes of the weights as stored.
+        activation_bytes: bytes in and out of all products, in float32.
+        unknown: linears and attention sites whose sizes are not known before run time. Their work is not counted.
     """
 
     operations: Mapping[str, float]
@@ -26,19 +30,19 @@ class Work:
 
     @property
     def total(self) -> float:
-        """All operations."""
+        """The operations of all precisions."""
         return sum(self.operations.values())
 
 
-def of(structure: Structure, precisions: Mapping[str, str], stored: Mapping[str, str] | None = None) -> Work:
-    """The products of one image: linears in the precision that was read back for them, attention in float32.
+def count_work(structure: Structure, precisions: Mapping[str, str], stored: Mapping[str, str] | None = None) -> Work:
+    """Count the products of one image: linears in their own precision, attention in float32.
 
-    Norms, softmax and activations are a percent of the arithmetic and are left out, so a floor made of this is one.
+    Norms, softmax and activations are about 1 % of the arithmetic. They are left out, so the result is a lower bound.
 
     Args:
-        structure: sites and linears with their sizes.
-        precisions: linear -> precision that it multiplies in, from the audit; float32 where it is silent.
-        stored: linear -> type of its weights, where the kernel itself unpacks them.
+        structure: attention sites and linears, with their sizes.
+        precisions: linear -> precision that it multiplies in, from the audit; float32 for those not named.
+        stored: linear -> type of its weights in memory, if the kernel unpacks them.
     """
     operations: defaultdict[str, float] = defaultdict(float)
     weights = activations = 0.0
@@ -47,28 +51,28 @@ def of(structure: Structure, precisions: Mapping[str, str], stored: Mapping[str,
         precision = precisions.get(linear.name, "fp32")
         k, n = linear.size or (0, 0)
         weights += k * n * _WEIGHT_BYTES.get((stored or {}).get(linear.name, precision), _FLOAT_BYTES)
-        rows = _rows(linear, structure)
+        rows = _count_rows(linear, structure)
         if rows is None or not k:
             unknown.append(linear.name)
             continue
         operations[precision] += 2.0 * rows * k * n
         activations += rows * (k + n) * _FLOAT_BYTES
     for site in structure.attention:
-        own = _attention(site)
-        if own is None:
+        products = _count_attention(site)
+        if products is None:
             unknown.append(site.name)
             continue
-        operations["fp32"] += own
+        operations["fp32"] += products
     return Work(dict(operations), weights, activations, tuple(unknown))
 
 
-def in_float32(structure: Structure) -> Work:
-    """The same model before anything was quantized: what the FP32 reference does."""
-    return of(structure, {})
+def count_float32_work(structure: Structure) -> Work:
+    """Count the work of the FP32 reference, which has no quantized linear."""
+    return count_work(structure, {})
 
 
-def _rows(linear: Linear, structure: Structure) -> int | None:
-    """As stored; else, for a linear within an attention block, the tokens of its site."""
+def _count_rows(linear: Linear, structure: Structure) -> int | None:
+    """Return a linear's rows, or the tokens of its attention block; None if neither is known."""
     if linear.rows is not None:
         return linear.rows
     if linear.block is None or linear.role not in ("qkv", "proj", "fc1", "fc2"):
@@ -79,8 +83,8 @@ def _rows(linear: Linear, structure: Structure) -> int | None:
     return site.tokens * site.windows
 
 
-def _attention(site: AttentionSite) -> float | None:
-    """Both products, scores and their sum over the values."""
+def _count_attention(site: AttentionSite) -> float | None:
+    """Count the operations of both products: queries × keys, and probabilities × values."""
     sizes = (site.heads, site.tokens, site.key_tokens, site.head_size, site.value_size, site.windows)
     if None in sizes:
         return None

@@ -1,1 +1,1 @@
-"""Evidence for people and for other tools: tables, Markdown, JUnit. Nothing is computed here."""
+"""Evidence for people and other tools: tables, Markdown, JUnit, HTML. Nothing is judged here."""

@@ -1,4 +1,4 @@
-"""Latency as tables for a terminal; they are right at 80 columns."""
+"""Latency as tables for a terminal; they fit 80 columns."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from rich.table import Table
 from vitdeploy.evidence import Bench, Profile
 from vitdeploy.render import numbers
 from vitdeploy.render.numbers import NOTHING, three_digits
-from vitdeploy.render.tables import noted, table_of
+from vitdeploy.render.tables import add_notes, make_table
 
 _SHOWN_OPERATORS = 10
 
 
-def bench(found: Bench) -> list[Table]:
-    """Latencies, then what the artifacts cost, then profiles."""
-    shown = [latencies(found)]
-    if any(run.startup or run.size_bytes for run in found.runs):
-        shown.append(costs(found))
-    return [*shown, *(profile(one) for one in found.profiles)]
+def bench(result: Bench) -> list[Table]:
+    """Return tables of latencies, then of start-up and size, then of profiles."""
+    shown = [latencies(result)]
+    if any(run.startup or run.size_bytes for run in result.runs):
+        shown.append(costs(result))
+    return [*shown, *(profile(one) for one in result.profiles)]
 
 
-def latencies(found: Bench) -> Table:
-    """Side by side; the first run of a batch size is the reference. `peak`: the share of this host's peak."""
-    table = table_of(
-        f"Latency, {numbers.asked(found) if found.runs else 'nothing timed'}",
+def latencies(bench: Bench) -> Table:
+    """Return latencies side by side; the first run of each batch size is the reference. `peak` is the efficiency."""
+    table = make_table(
+        f"Latency, {numbers.batches(bench) if bench.runs else 'nothing timed'}",
         "", "p50 ms", "p90 ms", "p99 ms", "images/s", "peak", "speed-up, 95 %",
     )  # fmt: skip
     table.padding = (0, 1, 0, 0)
-    for run in found.runs:
+    for run in bench.runs:
         figures = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
-        compared = "reference" if numbers.is_reference(run, found) else numbers.speedup(run.speedup)
-        name = escape(numbers.run_name(run, found.runs))
-        table.add_row(name, *figures, numbers.efficiency(run.efficiency_pct), compared)
-    return noted(table, [*_pairs(found), *_notes(found)])
+        speedup = "reference" if numbers.is_reference(run, bench) else numbers.speedup(run.speedup)
+        name = escape(numbers.run_name(run, bench.runs))
+        table.add_row(name, *figures, numbers.efficiency(run.efficiency_pct), speedup)
+    return add_notes(table, [*_pairs(bench), *_notes(bench)])
 
 
-def costs(found: Bench) -> Table:
-    """Start-up, memory and size of what is deployed."""
-    table = table_of("Start-up", "", "load ms", "first ms", "peak memory", "of it the model", "files")
+def costs(bench: Bench) -> Table:
+    """Return start-up time, memory, and size of the deployed files."""
+    table = make_table("Start-up and size", "", "load ms", "first ms", "peak memory", "of which model", "files")
     table.padding = (0, 1, 0, 0)
-    batch = found.runs[0].batch  # a sweep starts each of them once
-    for run in found.runs:
+    batch = bench.runs[0].batch  # a sweep over batch sizes starts each artifact once
+    for run in bench.runs:
         if run.batch != batch or (run.startup is None and run.size_bytes is None):
             continue
         start = run.startup
@@ -55,38 +55,37 @@ def costs(found: Bench) -> Table:
     return table
 
 
-def profile(found: Profile) -> Table:
-    """Where the time goes: by part of the model, then the longest operators."""
-    title = f"{escape(found.name)}: {three_digits(found.total_ms)} ms a run by its engine's counters"
-    table = table_of(title, "", "ms", "share")
-    for role, ms in found.roles.items():
-        table.add_row(role, three_digits(ms), numbers.share(ms, found.total_ms))
-    if found.between_ms:
-        table.add_row(numbers.BETWEEN, three_digits(found.between_ms), numbers.share(found.between_ms, found.total_ms))
+def profile(profile: Profile) -> Table:
+    """Return the time of one run by part of the model, then its slowest operators."""
+    total_ms = profile.total_ms
+    title = f"{escape(profile.name)}: {three_digits(total_ms)} ms a run, by the engine's own counters"
+    table = make_table(title, "", "ms", "share")
+    for role, ms in profile.roles.items():
+        table.add_row(role, three_digits(ms), numbers.share(ms, total_ms))
+    if profile.between_ms:
+        table.add_row(numbers.BETWEEN, three_digits(profile.between_ms), numbers.share(profile.between_ms, total_ms))
     table.add_section()
-    for operator in found.operators[:_SHOWN_OPERATORS]:
-        table.add_row(
-            escape(f"{operator.name}  {operator.kind}"),
-            three_digits(operator.ms),
-            numbers.share(operator.ms, found.total_ms),
-        )
+    for operator in profile.operators[:_SHOWN_OPERATORS]:
+        name = escape(f"{operator.name}  {operator.kind}")
+        table.add_row(name, three_digits(operator.ms), numbers.share(operator.ms, total_ms))
     return table
 
 
-def _notes(found: Bench) -> Iterator[str]:
-    roof = found.roofline
+def _notes(bench: Bench) -> Iterator[str]:
+    roof = bench.roofline
     if roof is not None and roof.peaks:
-        told = ", ".join(f"{kind} {peak.gops:,.0f}" for kind, peak in sorted(roof.peaks.items()))
+        peaks = ", ".join(f"{kind} {peak.gops:,.0f}" for kind, peak in sorted(roof.peaks.items()))
         work = sum(roof.operations.values()) / 1e9
-        yield f"peak of {roof.threads} threads in 10⁹ operations/s: {told}; the model: {three_digits(work)} an image"
-    yield from (numbers.device_time(told) for told in found.device)
-    if found.power is not None:
-        yield numbers.power(found.power)
-    yield from (f"in doubt: {doubt}" for doubt in found.doubts)
+        yield f"peak: share of the measured peak of {roof.threads} threads ({peaks} × 10⁹ operations a second)"
+        yield f"the model needs {three_digits(work)} × 10⁹ operations an image"
+    yield from (numbers.device_time(time) for time in bench.device)
+    if bench.power is not None:
+        yield numbers.power(bench.power)
+    yield from (f"doubt: {doubt}" for doubt in bench.doubts)
 
 
-def _pairs(found: Bench) -> Iterator[str]:
-    several = len({run.batch for run in found.runs}) > 1
-    for pair in found.pairs:
-        at = f" @ {pair.batch}" if several else ""
-        yield f"{pair.name} over {pair.over}{at}: {numbers.speedup(pair.speedup)}"
+def _pairs(bench: Bench) -> Iterator[str]:
+    is_sweep = len({run.batch for run in bench.runs}) > 1
+    for pair in bench.pairs:
+        batch = f" @ {pair.batch}" if is_sweep else ""
+        yield f"{pair.name} over {pair.over}{batch}: {numbers.speedup(pair.speedup)} times as fast"

@@ -1,4 +1,4 @@
-"""What GitHub Actions shows: annotations at the job, and the job's summary page. Elsewhere nothing happens."""
+"""Annotations and a summary page for GitHub Actions; nothing happens elsewhere."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _LEVELS = {"pass": "notice", "fail": "error", "invalid": "warning"}
 
 
 def commands(gate: Gate) -> Iterator[str]:
-    """One workflow command for each check that did not pass; one notice when all did.
+    """Yield a workflow command for each check that did not pass, or one notice if all did.
 
-    `::error title=…::…`, escaped as the runner wants it (actions/toolkit, packages/core/src/command.ts).
+    `::error title=…::…`, escaped as the runner expects it (actions/toolkit, packages/core/src/command.ts).
     """
     for check in gate.checks:
         if check.status != "pass":
-            yield f"::{_LEVELS[check.status]} title={_property(f'vitdeploy gate: {check.name}')}::{_data(check.why)}"
+            title = _escape_property(f"vitdeploy gate: {check.name}")
+            yield f"::{_LEVELS[check.status]} title={title}::{_escape_data(check.why)}"
     if gate.verdict == "pass":
         yield f"::notice title=vitdeploy gate::{len(gate.checks)} checks passed"
 
 
 def publish(gate: Gate, summary: Summary | None, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
-    """Inside GitHub Actions: annotations to `stream`, which the runner reads, and Markdown to the summary page.
+    """Print annotations to `stream`, which the runner reads, and append Markdown to the job's summary page.
 
     Raises:
         UsageError: GITHUB_STEP_SUMMARY names a file that cannot be written.
@@ -42,12 +43,13 @@ def publish(gate: Gate, summary: Summary | None, stream: TextIO, environment: Ma
             with Path(page).open("a", encoding="utf-8") as file:
                 file.write(markdown.render(gate, summary) + "\n")
         except OSError as error:
-            raise UsageError(f"GITHUB_STEP_SUMMARY {page}: {error.strerror}", fix="Unset it.") from None
+            message = f"GITHUB_STEP_SUMMARY names {page}, which cannot be written: {error.strerror}"
+            raise UsageError(message, fix="Unset it, or name another file.") from None
 
 
-def _data(text: str) -> str:
+def _escape_data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+def _escape_property(text: str) -> str:
+    return _escape_data(text).replace(":", "%3A").replace(",", "%2C")

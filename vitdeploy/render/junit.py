@@ -1,4 +1,4 @@
-"""The gate as a JUnit file: CI systems show one test for each check."""
+"""The gate as a JUnit file, in which CI systems show one test for each check."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vitdeploy.evidence import Gate
 from vitdeploy.render import numbers
 
 _SUITE = "vitdeploy gate"
-_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
 def render(gate: Gate) -> bytes:
-    """UTF-8 XML: a check that fails is a `failure`, one that could not be decided an `error`."""
+    """Return UTF-8 XML. A check that fails is a `failure`; one that cannot be decided is an `error`."""
     statuses = [check.status for check in gate.checks]
     counts = {"tests": len(statuses), "failures": statuses.count("fail"), "errors": statuses.count("invalid")}
     attributes = {"name": _SUITE, **{name: str(count) for name, count in counts.items()}}
@@ -24,28 +24,30 @@ def render(gate: Gate) -> bytes:
     suite = ET.SubElement(root, "testsuite", attributes)
     for check in gate.checks:
         case = ET.SubElement(suite, "testcase", classname="vitdeploy.verdict", name=_clean(check.name))
-        told = f"observed {numbers.observed(check.observed)}, limit {numbers.observed(check.limit)}"
+        figures = f"observed {numbers.observed(check.observed)}, limit {numbers.observed(check.limit)}"
         if check.status == "pass":
-            ET.SubElement(case, "system-out").text = _clean(f"{told}: {check.why}")
+            ET.SubElement(case, "system-out").text = _clean(f"{figures}: {check.why}")
         else:
             kind = "failure" if check.status == "fail" else "error"
-            ET.SubElement(case, kind, message=_clean(check.why), type=check.status).text = _clean(told)
+            ET.SubElement(case, kind, message=_clean(check.why), type=check.status).text = _clean(figures)
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
 def write(gate: Gate, path: Path) -> None:
-    """Write `render` to a file, whole or not at all.
+    """Write the XML to a file, atomically.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError: the file cannot be written.
     """
     try:
         with atomic_file(path) as temporary:
             temporary.write_bytes(render(gate))
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", fix="Name a file elsewhere.") from None
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", fix="Choose another file with --junit."
+        ) from None
 
 
 def _clean(text: str) -> str:
-    return _NO_XML.sub("?", text)
+    return _NOT_IN_XML.sub("?", text)

@@ -14,33 +14,32 @@ _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 
 
 def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> str:
-    """A heading with the verdict, the side-by-side table where there is one, and a row for every check."""
+    """Return the verdict as a heading, the summary as a table if there is one, and all checks."""
     lines = [f"### {_cell(title)}: {_SIGNS[gate.verdict]}", ""]
     if summary is not None:
-        lines += _table(["", summary.reference, summary.artifact], "lrr", [[*_row] for _row in _sides(summary)])
+        rows = [[row.label, row.reference, row.artifact] for row in summary.rows]
+        lines += _table(["", summary.reference, summary.artifact], "lrr", rows)
         lines += [f"- {_cell(note)}" for note in summary.notes] + [""]
     checks = [
         [c.name, numbers.observed(c.observed), numbers.observed(c.limit), _SIGNS[c.status], c.why] for c in gate.checks
     ]
-    lines += _table(["check", "observed", "limit", "status", "why"], "lrrll", checks)
+    lines += _table(["check", "observed", "limit", "status", "reason"], "lrrll", checks)
     return "\n".join(lines)
 
 
 def write(gate: Gate, path: Path, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> None:
-    """Write `render` to a file, whole or not at all.
+    """Write the Markdown to a file, atomically.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError: the file cannot be written.
     """
     try:
         with atomic_file(path) as temporary:
             temporary.write_text(render(gate, summary, title=title), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", fix="Name a file elsewhere.") from None
-
-
-def _sides(summary: Summary) -> list[tuple[str, str, str]]:
-    return [(row.label, row.reference, row.artifact) for row in summary.rows]
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", fix="Choose another file with --markdown."
+        ) from None
 
 
 def _table(head: list[str], align: str, rows: list[list[str]]) -> list[str]:
@@ -50,7 +49,7 @@ def _table(head: list[str], align: str, rows: list[list[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """One line that no character of a reason or a name can break out of."""
+    """Escape a text so that it cannot end its cell or start other Markdown."""
     for sign in "\\`|<>[]*_":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Numbers as people read them: three significant digits, the unit in the header or behind the figure."""
+"""Numbers as text for people: three significant digits, with the unit in the header or behind the figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vitdeploy.evidence import AttentionAudit, Bench, DeviceTime, Interval, Kern
 
 NOTHING = "–"
 BETWEEN = "between operators"
-"""A profile's time that no operator counts."""
+"""The name of the time in a profile that belongs to no operator."""
 
 _PLAIN = {
     "pytorch-fp32": "FP32 PyTorch", "torch-compile": "torch.compile", "onnxruntime-fp32": "FP32 ONNX Runtime",
@@ -19,7 +19,7 @@ _PLAIN = {
 
 
 def three_digits(value: float) -> str:
-    """`0.123`, `1.23`, `12.3`, `123`, `12,345`: three significant digits, no exponent."""
+    """Format a number with three significant digits and no exponent: `0.123`, `1.23`, `12.3`, `123`, `12,345`."""
     if not math.isfinite(value):
         return str(value)
     magnitude = math.floor(math.log10(abs(value))) if value else 0
@@ -27,7 +27,7 @@ def three_digits(value: float) -> str:
 
 
 def speedup(interval: Interval | None) -> str:
-    """`1.92 [1.88, 1.95]`: the ratio and its 95 % interval."""
+    """Format a ratio with its 95 % interval: `1.92 [1.88, 1.95]`."""
     if interval is None:
         return NOTHING
     low, high = interval.ci95
@@ -35,30 +35,30 @@ def speedup(interval: Interval | None) -> str:
 
 
 def side(name: str) -> str:
-    """What a run is of, as people say it: `FP32 PyTorch`; an artifact goes by its own name."""
+    """Return the name of a run for people: `FP32 PyTorch` for a reference; an artifact keeps its own name."""
     return _PLAIN.get(name.removesuffix(" (plain)"), name)
 
 
 def run_name(run: Run, runs: Sequence[Run]) -> str:
-    """`openvino-int8`, and `openvino-int8 @ 8` in a sweep over batch sizes."""
+    """Return the name of a run, with its batch size in a sweep: `openvino-int8`, `openvino-int8 @ 8`."""
     return f"{run.name} @ {run.batch}" if len({other.batch for other in runs}) > 1 else run.name
 
 
-def asked(bench: Bench) -> str:
-    """How images were asked for: `batch 1`, `batch 1, offline`, `batches 1, 4, 8`."""
+def batches(bench: Bench) -> str:
+    """Return batch sizes and scenario: `batch 1`, `batch 1, offline`, `batches 1, 4, 8`."""
     sizes = list(dict.fromkeys(run.batch for run in bench.runs))
-    told = f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"
-    return told if bench.scenario == "single-stream" else f"{told}, {bench.scenario}"
+    text = f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"
+    return text if bench.scenario == "single-stream" else f"{text}, {bench.scenario}"
 
 
 def is_reference(run: Run, bench: Bench) -> bool:
-    """Whether others of its batch size are held against this run."""
-    beside = [other for other in bench.runs if other.batch == run.batch]
-    return run is beside[0] and any(other.speedup is not None for other in beside)
+    """Return True if this run is the reference of the other runs of its batch size."""
+    of_batch = [other for other in bench.runs if other.batch == run.batch]
+    return run is of_batch[0] and any(other.speedup is not None for other in of_batch)
 
 
 def drop(metric: Metric) -> str:
-    """`0.31 [0.02, 0.60]`: the drop and its 95 % interval, in the metric's unit."""
+    """Format a drop with its 95 % interval, in the metric's unit: `0.31 [0.02, 0.60]`."""
     low, high = metric.ci95
     return f"{_signless_zero(metric.drop)} [{_signless_zero(low)}, {_signless_zero(high)}]"
 
@@ -70,11 +70,11 @@ def agreement_name(task: str) -> str:
 
 
 def fused(attention: AttentionAudit) -> str:
-    """`12 of 12`, and what it rests on where that is not the compiled thing."""
+    """Return the fused sites, with the evidence unless it is the compiled model: `12 of 12 (graph)`."""
     if not attention.sites:
         return "no attention site"
-    told = f"{attention.fused} of {attention.sites}"
-    return told if attention.evidence == "compiled" else f"{told} ({attention.evidence})"
+    text = f"{attention.fused} of {attention.sites}"
+    return text if attention.evidence == "compiled" else f"{text} ({attention.evidence})"
 
 
 def metric(name: str) -> str:
@@ -82,48 +82,48 @@ def metric(name: str) -> str:
     return tasks.metric_names().get(name, name)
 
 
-def kernels(found: KernelAudit) -> str:
-    """`138: 12 attention, 48 int8 and 2 fp16 products, 14 only copy, 1 only cast`."""
-    products = " and ".join(f"{count} {precision}" for precision, count in found.gemms.items())
-    parts = [f"{found.attention} attention", f"{products or 0} products", f"{found.reformats} only copy"]
-    return f"{found.kernels}: {', '.join(parts)}, {found.casts} only cast"
+def kernels(audit: KernelAudit) -> str:
+    """Summarize an engine's kernels: `138: 12 attention, 48 int8 and 2 fp16 products, 14 only copy, 1 only cast`."""
+    products = " and ".join(f"{count} {precision}" for precision, count in audit.gemms.items())
+    parts = [f"{audit.attention} attention", f"{products or 0} products", f"{audit.reformats} only copy"]
+    return f"{audit.kernels}: {', '.join(parts)}, {audit.casts} only cast"
 
 
-def device_time(found: DeviceTime) -> str:
-    """`tensorrt-fp16: 4.99 ms on the device of 5.29 ms waited for (session)`."""
-    device, waited = three_digits(found.device_p50_ms), three_digits(found.end_to_end_p50_ms)
-    return f"{found.name}: {device} ms on the device of {waited} ms waited for ({found.source})"
+def device_time(time: DeviceTime) -> str:
+    """Format median times: `tensorrt-fp16: 4.99 ms on the device, 5.29 ms end to end (session)`."""
+    on_device, end_to_end = three_digits(time.device_p50_ms), three_digits(time.end_to_end_p50_ms)
+    return f"{time.name}: {on_device} ms on the device, {end_to_end} ms end to end ({time.source})"
 
 
-def power(found: Power) -> str:
-    """`energy: VDD_IN 49.9 mJ a run at 10.0 W (idle 4.50 W); ..`, or why it is not known."""
-    if not found.rails:
-        return f"energy not measured: {found.why}"
+def power(power: Power) -> str:
+    """Format the energy by rail: `energy: VDD_IN 49.9 mJ a run at 10.0 W (idle 4.50 W); …`, or say why not."""
+    if not power.rails:
+        return f"energy not measured: {power.why}"
     rails = (
         f"{rail.name} {three_digits(rail.millijoules)} mJ a run at {three_digits(rail.watts)} W"
         + (f" (idle {three_digits(rail.idle_watts)} W)" if rail.idle_watts is not None else "")
-        for rail in found.rails
+        for rail in power.rails
     )
-    return "energy: " + "; ".join(rails) + (f"; {found.throttled}" if found.throttled else "")
+    return "energy: " + "; ".join(rails) + (f"; {power.throttled}" if power.throttled else "")
 
 
 def share(part: float, whole: float) -> str:
-    """`7.1 %` of the whole."""
+    """Format a share of the whole: `7.1 %`."""
     return f"{100 * part / whole:.1f} %" if whole else NOTHING
 
 
 def efficiency(percent: float | None) -> str:
-    """`61 %` of this host's measured peak."""
+    """Format the share of this host's measured peak: `61 %`."""
     return NOTHING if percent is None else f"{percent:.0f} %"
 
 
 def observed(value: float | str | None) -> str:
-    """An observed figure or a limit of a check."""
+    """Format an observed figure or a limit of a check."""
     return NOTHING if value is None else value if isinstance(value, str) else three_digits(value)
 
 
 def size(count: int) -> str:
-    """Bytes in KiB, MiB or GiB."""
+    """Format bytes in B, KiB, MiB or GiB."""
     value, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB"):
         if value < 1024:

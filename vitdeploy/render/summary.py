@@ -1,4 +1,4 @@
-"""The one table that answers the question: FP32 and the artifact side by side."""
+"""The summary: latency, accuracy, fusion and verdict of FP32 and the artifact, side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitdeploy.render.numbers import NOTHING, three_digits
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a label and both sides, as text."""
+    """One row of the table: a label and both sides, as text."""
 
     label: str
     reference: str
@@ -20,7 +20,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The headers of both sides, the rows, and what to keep in mind."""
+    """The table: the headers of both sides, the rows, and notes."""
 
     reference: str
     artifact: str
@@ -36,7 +36,7 @@ def summarize(
     *,
     random_weights: bool = False,
 ) -> Summary:
-    """What is known about an artifact; evidence that is absent gives a row that says so, never no row."""
+    """Summarize an artifact. Missing evidence gives a row that says so; no row is left out."""
     reference, deployed = (bench.reference, bench.own) if bench else (None, None)
     rows = (
         *_latency(reference, deployed),
@@ -45,9 +45,9 @@ def summarize(
         Row("verdict", NOTHING, gate.verdict.upper() if gate else "not judged"),
     )
     name = f"{audit.target} {audit.precision}" if audit else deployed.name if deployed else "artifact"
-    known = reference.name if reference else evaluation.reference if evaluation else ""
+    reference_name = reference.name if reference else evaluation.reference if evaluation else ""
     return Summary(
-        reference=numbers.side(known or "pytorch-fp32"),
+        reference=numbers.side(reference_name or "pytorch-fp32"),
         artifact=name,
         rows=rows,
         notes=tuple(_notes(bench, evaluation, gate, random_weights=random_weights)),
@@ -83,17 +83,17 @@ def _accuracy(evaluation: Eval | None) -> list[Row]:
 def _notes(bench: Bench | None, evaluation: Eval | None, gate: Gate | None, *, random_weights: bool) -> list[str]:
     notes = ["random weights: accuracy means nothing"] if random_weights else []
     if bench is not None and bench.own is not None:
-        asked = numbers.asked(bench.model_copy(update={"runs": (bench.own,)}))  # of a sweep, the first size is shown
-        notes += [f"latencies at {asked}"] if asked != "batch 1" else []
+        batch = numbers.batches(bench.model_copy(update={"runs": (bench.own,)}))  # a sweep shows its first size
+        notes += [f"latencies at {batch}"] if batch != "batch 1" else []
     if evaluation is not None and evaluation.metrics:
-        notes.append(_paired(evaluation, next(iter(evaluation.metrics.values()))))
+        notes.append(_bound(evaluation, next(iter(evaluation.metrics.values()))))
     reasons = [f"{check.name}: {check.why}" for check in gate.checks if check.status != "pass"] if gate else []
     doubts = bench.doubts if bench else ()
     notes += [f"doubt: {doubt}" for doubt in doubts if not any(doubt in reason for reason in reasons)]
     return notes + reasons
 
 
-def _paired(evaluation: Eval, metric: Metric) -> str:
+def _bound(evaluation: Eval, metric: Metric) -> str:
     data = f" of {evaluation.data}" if evaluation.data else ""
     bound = f"the drop is at most {metric.upper95:.2f} {metric.unit} with 95 % confidence"
-    return f"{evaluation.n:,} samples{data}, paired: {bound}, {evaluation.test} p = {evaluation.p_value:.2g}"
+    return f"on {evaluation.n:,} samples{data}, {bound} (p = {evaluation.p_value:.2g}, {evaluation.test})"

@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe: a page as a browser lays it out, with what it complains and asks for.
+"""Headless Chromium over its debugging pipe: the layout of a page, its requests, and the errors it logs.
 
 The protocol (chromedevtools.github.io/devtools-protocol) is JSON between null bytes, on descriptors 3 and 4.
 """
@@ -23,12 +23,12 @@ Media = Literal["light", "dark", "print"]
 
 
 def find() -> str | None:
-    """The browser on PATH, if there is one."""
+    """Return the path of the browser, if there is one on PATH."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One page in one browser. `requests` are all addresses that it asked for, `complaints` what it logged."""
+    """One page in one browser. `requests` has all addresses that it requested, `complaints` all that it logged."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._in, self._out = os.fdopen(to_browser, "wb"), os.fdopen(from_browser, "rb")
@@ -41,16 +41,16 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Close the pipe."""
         self._in.close()
         self._out.close()
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """One command to the page, and its result."""
+        """Send a command to the page and return its result."""
         return self._send(method, session=self._session, **parameters)
 
     def open(self, path: Path, *, width: int, media: Media = "light") -> None:
-        """Show a file, `width` CSS pixels wide; waits until it is loaded."""
+        """Show a file, `width` CSS pixels wide, and wait until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
         )
@@ -61,13 +61,13 @@ class Browser:
             pass
 
     def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression gives, as JSON."""
+        """Evaluate a JavaScript expression and return its value, by way of JSON."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def screenshot(self, *, top: float = 0, height: float | None = None) -> bytes:
-        """The page from `top` on as PNG, to its end unless a height is given."""
+        """Return a PNG of the page from `top` on, to its end unless a height is given."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         rest = size["height"] - top
         clip = {"x": 0, "y": top, "width": size["width"], "height": min(height or rest, rest), "scale": 1}
@@ -75,7 +75,7 @@ class Browser:
         return base64.b64decode(found["data"])
 
     def pdf(self) -> bytes:
-        """The page as it is printed."""
+        """Print the page."""
         return base64.b64decode(self.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)["data"])
 
     def _send(self, method: str, *, session: str | None = None, **parameters: Any) -> Any:
@@ -89,27 +89,27 @@ class Browser:
         return answer["result"]
 
     def _read(self) -> dict[str, Any]:
-        """The next message; events are noted on the way."""
+        """Read the next message; requests and errors among the events are recorded."""
         while b"\0" not in self._buffer:
             piece = os.read(self._out.fileno(), 1 << 16)
             assert piece, "the browser ended"
             self._buffer += piece
         raw, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(raw)
-        told = message.get("params", {})
+        event = message.get("params", {})
         match message.get("method"):
             case "Network.requestWillBeSent":
-                self.requests.append(told["request"]["url"])
+                self.requests.append(event["request"]["url"])
             case "Log.entryAdded":
-                self.complaints.append(told["entry"]["text"])
+                self.complaints.append(event["entry"]["text"])
             case "Runtime.consoleAPICalled" | "Runtime.exceptionThrown":
-                self.complaints.append(json.dumps(told))
+                self.complaints.append(json.dumps(event))
         return message
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Start a browser with a profile of its own, and end it.
+    """Start a browser with its own profile, and end it.
 
     Raises:
         FileNotFoundError: there is none.
@@ -120,7 +120,7 @@ def browser() -> Iterator[Browser]:
     read_here, write_there = os.pipe()
     read_there, write_here = os.pipe()
 
-    def wire() -> None:  # in the child: what it reads is 3, what it writes is 4
+    def wire() -> None:  # in the child: it reads from descriptor 3 and writes to 4
         inward, outward = os.dup(read_there), os.dup(write_there)
         os.dup2(inward, 3)
         os.dup2(outward, 4)

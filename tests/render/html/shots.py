@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.render.html.chromium import DESK, PHONE, Media, browser
 
-# name -> width, medium, the section to begin with, height: what keeps each below 200 kB
+# name -> width, medium, the section to begin with, height (so that each file stays below 200 kB)
 _VIEWS: dict[str, tuple[int, Media, str, int]] = {
     "light": (DESK, "light", "", 1480),
     "dark": (DESK, "dark", "fusion", 1480),

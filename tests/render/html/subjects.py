@@ -1,4 +1,4 @@
-"""A subject for tests of the page: a ViT of three blocks with good evidence, unless told otherwise."""
+"""A subject for tests of the page: a ViT of three blocks, by default with good evidence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests import evidence as made
+from tests import evidence as stored
 from vitdeploy.artifact import ExportRecord, Manifest, ModelRecord, Parity, PassRecord, Refusal, TargetRecord
 from vitdeploy.environment import Host
 from vitdeploy.evidence import (
@@ -76,7 +76,7 @@ def structure() -> Structure:
 
 
 def audit(unfused: dict[str, str] | None = None, **layers: str) -> Audit:
-    """Everything fused and INT8 but what is named."""
+    """An audit with everything fused and in INT8, except what is named."""
     found = structure()
     known = {linear.name: "int8" for linear in found.linears} | {"patch": "fp32"} | layers
     sites = [site.name for site in found.attention]
@@ -90,11 +90,11 @@ def audit(unfused: dict[str, str] | None = None, **layers: str) -> Audit:
             "kernels": {site: "Subgraph" for site in sites if site not in (unfused or {})},
         }
     )
-    return made.audit().model_copy(update={"attention": attention, "layers": known})
+    return stored.audit().model_copy(update={"attention": attention, "layers": known})
 
 
 def runs(ratio: float = 1.5, blocks: int = 20) -> tuple[Run, Run]:
-    """Two sides with raw samples."""
+    """Two runs with raw samples."""
     rng = np.random.default_rng(0)
 
     def side(name: str, ms: float, speedup: Interval | None, role: Role) -> Run:
@@ -146,7 +146,7 @@ def maps(images: int = 2, difference: float = 0.01) -> AttentionMaps:
 
 
 def subject(name: str = "deit", **more: Any) -> Subject:
-    """`none=True` leaves all evidence out."""
+    """Make a subject; `none=True` leaves all evidence out."""
     bare = more.pop("none", False)
     facts: dict[str, Any] = {
         "folder": name,
@@ -163,7 +163,7 @@ def subject(name: str = "deit", **more: Any) -> Subject:
         },
     }  # fmt: skip
     if not bare:
-        evaluation: Eval = made.evaluation(data="val")
+        evaluation: Eval = stored.evaluation(data="val")
         facts |= {
             "audit": audit(),
             "bench": bench(),

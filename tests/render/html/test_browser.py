@@ -1,4 +1,4 @@
-"""The page as a browser lays it out: on a phone, in the dark, printed; without a request or a complaint."""
+"""The page in a browser: on a phone, in the dark theme, printed; it requests nothing and logs no error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_nothing_is_wider_than_the_screen(chromium: Browser, pages: dict[str, Pa
     assert chromium.evaluate(outside) == []
 
 
-def test_it_asks_for_nothing_and_complains_about_nothing(chromium: Browser, pages: dict[str, Path]) -> None:
+def test_it_requests_nothing_and_logs_nothing(chromium: Browser, pages: dict[str, Path]) -> None:
     chromium.requests.clear()
     chromium.complaints.clear()
     for path in pages.values():
@@ -65,7 +65,7 @@ def test_it_asks_for_nothing_and_complains_about_nothing(chromium: Browser, page
     assert chromium.complaints == []
 
 
-def test_the_watch_sees_what_it_watches_for(chromium: Browser, tmp_path: Path) -> None:
+def test_the_browser_reports_requests_errors_and_width(chromium: Browser, tmp_path: Path) -> None:
     path = tmp_path / "noisy.html"
     path.write_text(
         '<img src="http://127.0.0.1:9/x.png"><p style="width:2000px">wide<script>console.error("no")</script>'

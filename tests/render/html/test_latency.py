@@ -1,4 +1,4 @@
-"""Distributions are of the samples, and what was not measured is said."""
+"""Distributions of the samples, and sections without evidence."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_the_density_peaks_where_the_samples_are() -> None:
 
 
 def test_two_modes_stay_two() -> None:
-    """A side that the machine throttled half of the time must not look like one that is steady in between."""
+    """A side that was throttled half of the time must not look like a steady one in between."""
     samples = np.concatenate([np.full(500, 3.0), np.full(500, 7.0)]) + np.random.default_rng(0).normal(0, 0.02, 1000)
     found = density(samples, np.linspace(0, 10, 241))
     assert found[120] < 0.6 * min(found[72], found[168])
@@ -34,7 +34,7 @@ def test_samples_that_are_no_times_are_left_out() -> None:
     assert samples_of(run).tolist() == [1.0, 2.0]
 
 
-def test_the_finding_is_one_sentence_with_its_interval() -> None:
+def test_the_result_has_its_interval() -> None:
     found = section(subject())
     assert "openvino-int8 answers in 16.0 ms" in found.lede
     assert "1.50 times as fast, 95 % interval 1.47 to 1.53" in found.lede
@@ -42,11 +42,11 @@ def test_the_finding_is_one_sentence_with_its_interval() -> None:
     table = found.parts[-1]
     assert table.kind == "table"
     assert {len(row) for row in table.rows} == {len(table.head)}
-    assert "both timed in turns on 2 threads" in found.lede
+    assert "Both were timed in turns on 2 threads" in found.lede
     assert found.doubts == ()
 
 
-def test_doubts_are_told_and_absence_says_what_to_run() -> None:
+def test_doubts_are_shown_and_missing_evidence_says_what_to_run() -> None:
     assert section(subject(bench=bench(1.5, "it drifted"))).doubts == ("it drifted",)
     gap = section(subject(none=True)).missing
     assert gap is not None

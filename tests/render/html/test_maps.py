@@ -28,7 +28,7 @@ def cells(body: str, line: int) -> list[str]:
     return re.findall(r'<span class="cell (\w+)"', lines[line])
 
 
-def test_every_block_shows_what_became_of_it() -> None:
+def test_every_block_shows_fusion_and_precision() -> None:
     found = fusion.section(subject(audit=audit({"blocks.1.attn": "runs as parts"}, **{"blocks.2.attn.qkv": "fp16"})))
     body = drawing(found)
     assert cells(body, 0) == ["fused", "unfused", "fused"]
@@ -40,7 +40,7 @@ def test_every_block_shows_what_became_of_it() -> None:
     assert reasons.rows == (("1", "blocks.1.attn", "runs as parts"),)
 
 
-def test_what_the_audit_does_not_name_is_not_known() -> None:
+def test_sites_and_linears_that_the_audit_does_not_name_are_unknown() -> None:
     found = fusion.section(subject(audit=plain_audit(3, 3)))
     assert cells(drawing(found), 0) == ["unknown"] * 3
     assert cells(drawing(found), 1) == ["unknown"] * 3
@@ -67,13 +67,13 @@ def test_no_finite_sensitivity_is_a_gap() -> None:
     assert "inspect --sensitivity" in found.missing.fix
 
 
-def test_attention_tells_where_it_moved_most() -> None:
+def test_attention_names_the_head_that_changed_most() -> None:
     found = attention.section(maps(), GAP)
     assert "block 2, head 0: 3.00 %" in found.lede
     assert len(found.parts) == 2, "the last block is the one that moved most"
 
 
-def test_without_maps_the_reason_stands_there() -> None:
+def test_without_maps_the_section_says_why() -> None:
     assert attention.section(None, GAP).missing == GAP
 
 

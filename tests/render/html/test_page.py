@@ -1,4 +1,4 @@
-"""The page as a file: what is absent is told, what is foreign is escaped, equal evidence gives equal bytes."""
+"""The page as a file: missing evidence is named, foreign text is escaped, equal evidence gives equal bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_sections_stand_in_this_order_and_every_tag_is_closed() -> None:
     assert [a["id"] for tag, a in tags.seen if tag == "section"] == ["verdict", *SECTIONS]
 
 
-def test_nothing_absent_is_silent() -> None:
+def test_missing_evidence_says_what_to_run() -> None:
     found = compose([subject(none=True)], None)
     gaps = {section.name: section.missing.fix for section in found.sections if section.missing is not None}
     assert gaps == {

@@ -1,4 +1,4 @@
-"""Where the time goes is told part by part, and adds up to the run."""
+"""Profiles by part of the model, and the measured peak."""
 
 import re
 
@@ -56,14 +56,14 @@ def test_a_side_has_the_colour_that_it_has_in_the_distributions() -> None:
     assert re.findall(r'class="series (s\d)"', bars.wide)[:2] == ["s1", "s0"]
 
 
-def test_efficiency_stands_with_what_it_is_held_against() -> None:
+def test_efficiency_is_explained_by_the_peak() -> None:
     runs = tuple(run.model_copy(update={"efficiency_pct": 61.2}) for run in bench().runs)
     found = section(subject(bench=bench(runs=runs, roofline=ROOFLINE)))
     table = next(part for part in found.parts if part.kind == "table")
     assert [row[table.head.index("of the peak")] for row in table.rows] == ["61 %", "61 %"]
     facts = dict(next(part for part in found.parts if part.kind == "facts").rows)
     assert "fp32 312 (onnxruntime 1), int8 1,120 (openvino 1)" in facts["Peak of 2 threads"]
-    assert "fp32 0.300, int8 2.20" in facts["Products of the model"]
+    assert "fp32 0.300, int8 2.20" in facts["Work of the model"]
 
 
 def test_names_of_operators_are_inert() -> None:

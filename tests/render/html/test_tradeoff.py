@@ -1,4 +1,4 @@
-"""The frontier, and what may not be compared."""
+"""The frontier, and artifacts that cannot be compared."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.evidence import evaluation
 from tests.render.html.subjects import bench, manifest, subject
-from vitdeploy.render.html.tradeoff import Point, frontier, points_of, section
+from vitdeploy.render.html.tradeoff import Point, find_frontier, make_points, section
 
 
 def point(number: int, speed: float, drop: float) -> Point:
@@ -14,14 +14,14 @@ def point(number: int, speed: float, drop: float) -> Point:
 
 
 def on_the_frontier(*points: Point) -> list[int]:
-    return [p.number for p in frontier(points)]
+    return [p.number for p in find_frontier(points)]
 
 
-def test_what_another_beats_on_both_counts_is_off() -> None:
+def test_a_point_that_another_beats_on_both_is_off() -> None:
     assert on_the_frontier(point(1, 2.0, 0.5), point(2, 3.0, 0.4), point(3, 4.0, 1.0)) == [2, 3]
 
 
-def test_what_fp32_itself_beats_is_off() -> None:
+def test_a_point_that_fp32_beats_is_off() -> None:
     assert on_the_frontier(point(1, 0.8, 0.1), point(2, 1.5, 0.1)) == [2]
     assert on_the_frontier(point(1, 0.8, -0.2)) == [1], "slower, but it gained accuracy"
 
@@ -55,8 +55,8 @@ def test_good_subjects_are_drawn() -> None:
         ({"evaluation": evaluation(drop=float("nan"))}, "not finite"),
     ],
 )
-def test_what_cannot_be_compared_is_left_out_by_name(change: dict[str, Any], why: str) -> None:
-    points, left_out = points_of([subject("a"), subject("b", **change)])
+def test_incomparable_artifacts_are_left_out_by_name(change: dict[str, Any], why: str) -> None:
+    points, left_out = make_points([subject("a"), subject("b", **change)])
     assert [p.name for p in points] == ["a"]
     assert why in left_out["b"].why
     assert left_out["b"].fix

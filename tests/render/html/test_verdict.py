@@ -23,7 +23,7 @@ def test_good_evidence() -> None:
     assert found.missing is None
 
 
-def test_nothing_known_looks_like_nothing() -> None:
+def test_without_evidence_no_figure_stands_out() -> None:
     found = head(subject(none=True))
     assert found.verdict == "not judged"
     assert found.missing is not None
@@ -68,9 +68,9 @@ def test_a_doubtful_figure_does_not_stand_out(change: dict[str, Any], number: in
     assert note in tile.note
 
 
-def test_a_limit_that_was_not_set_is_told() -> None:
+def test_a_limit_that_was_not_set_is_named() -> None:
     only = gate().model_copy(update={"checks": gate().checks[2:]})
     bare = manifest(recipe=manifest().recipe.model_copy(update={"gate": type(manifest().recipe.gate)()}))
     found = head(subject(gate=only, manifest=bare))
     assert "No limit was set for accuracy or speed" in found.warnings[0]
-    assert found.sentence == "The one limit that was set holds."
+    assert found.sentence == "The only limit holds."

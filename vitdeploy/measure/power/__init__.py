@@ -1,6 +1,6 @@
-"""Energy per inference: the power of every rail, integrated while the model runs alone, and while nothing runs.
+"""Energy per inference by power rail, under load and idle.
 
-The window is one of its own, after the latencies were taken: reading a sensor takes a core's time for a moment.
+It is measured after the latencies, not during them, because reading a sensor takes CPU time.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from vitdeploy.measure.power.tegrastats import parse_line
 
 _SAMPLE_S = 0.02  # an INA3221 converts a channel in a millisecond and averages sixteen of them
 _TEGRASTATS_MS = 100
-_MIN_SAMPLES = 5  # of a window; below it an integral is a guess
+_MIN_SAMPLES = 5  # of a window; with fewer, an integral is a guess
 
 Sample = tuple[float, Mapping[str, float]]
-"""When, in seconds, and the watts of each rail."""
+"""The time in seconds, and the watts of each rail."""
 
 
 @dataclass
 class Window:
-    """What a meter saw while a block ran: joules by rail, or why there are none."""
+    """The joules that a meter measured by rail, or the reason why there are none."""
 
     seconds: float = 0.0
     joules: dict[str, float] = field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
 
 class Meter(Protocol):
@@ -43,34 +43,35 @@ class Meter(Protocol):
     source: str
 
     def window(self) -> AbstractContextManager[Window]:
-        """Measure while the block runs; the window is filled in at its end."""
+        """Measure while the block runs, and fill in the window at its end."""
 
 
 def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
-    """Energy of one `run`, by rail, from running it for `seconds`; before that as long a look at the idle machine.
+    """Measure the energy of one `run`, by rail.
 
-    When the meter tells too little, the result says why and has no rails.
+    The machine idles for `seconds`, then it repeats `run` for `seconds`. If the meter gives too few readings, the
+    result has no rails and says why.
 
     Args:
-        run: one inference.
-        seconds: of each of the two windows.
+        run: runs one inference.
+        seconds: length of each of the two windows.
         meter: see `find_meter`.
     """
     with meter.window() as idle:
         time.sleep(seconds)
-    before = sensors.throttle_events()
+    before = sensors.read_throttle_events()
     with meter.window() as busy:
         count, start = 0, time.perf_counter()
         while (passed := time.perf_counter() - start) < seconds or not count:
             run()
             count += 1
-    throttled = sensors.throttled(before, sensors.throttle_events())
+    throttled = sensors.describe_throttling(before, sensors.read_throttle_events())
     if not busy.joules:
-        return Power(source=meter.source, why=busy.why or f"{meter.source} gave no reading")
+        return Power(source=meter.source, why=busy.reason or f"{meter.source} gave no reading")
     return Power(
         source=meter.source,
-        rails=tuple(_rail(name, joules, busy, idle, passed / count) for name, joules in busy.joules.items()),
-        total=sensors.total_of(busy.joules),
+        rails=tuple(_describe_rail(name, joules, busy, idle, passed / count) for name, joules in busy.joules.items()),
+        total=sensors.find_total(busy.joules),
         seconds=round(busy.seconds, 3),
         inferences=count,
         throttled=throttled or "",
@@ -78,18 +79,18 @@ def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
 
 
 def find_meter() -> tuple[Meter | None, str]:
-    """The best meter of this machine: the monitors themselves, tegrastats, RAPL; or None and why there is none."""
-    rails, no_rails = sensors.rails()
+    """Return the best meter of this machine, or None and the reason."""
+    rails, no_rails = sensors.find_rails()
     if rails:
         return RailMeter(rails), ""
     if shutil.which("tegrastats"):
         return TegrastatsMeter(), ""
-    counters, no_counters = sensors.counters()
+    counters, no_counters = sensors.find_counters()
     return (CounterMeter(counters), "") if counters else (None, f"{no_rails}; {no_counters}")
 
 
 class RailMeter:
-    """Samples power monitors from a thread."""
+    """Samples power monitors in a thread."""
 
     source = "hwmon"
 
@@ -98,7 +99,7 @@ class RailMeter:
 
     @contextmanager
     def window(self) -> Iterator[Window]:
-        """See `Meter`."""
+        """Measure while the block runs."""
         samples: list[Sample] = []
         stop, window = threading.Event(), Window()
 
@@ -107,7 +108,7 @@ class RailMeter:
                 try:
                     samples.append((time.perf_counter(), {rail.name: rail.watts() for rail in self._rails}))
                 except (OSError, ValueError) as error:
-                    window.why = f"a power monitor stopped answering: {error}"
+                    window.reason = f"a power monitor stopped answering: {error}"
                     return
                 if stop.wait(_SAMPLE_S):
                     return
@@ -123,13 +124,13 @@ class RailMeter:
 
 
 class TegrastatsMeter:
-    """Reads what tegrastats prints."""
+    """Reads the output of tegrastats."""
 
     source = "tegrastats"
 
     @contextmanager
     def window(self) -> Iterator[Window]:
-        """See `Meter`."""
+        """Measure while the block runs."""
         samples: list[Sample] = []
         window = Window()
         command = ["tegrastats", "--interval", str(_TEGRASTATS_MS)]
@@ -152,7 +153,7 @@ class TegrastatsMeter:
 
 
 class CounterMeter:
-    """Reads energy counters before and after."""
+    """Reads energy counters before and after the block."""
 
     source = "rapl"
 
@@ -161,7 +162,7 @@ class CounterMeter:
 
     @contextmanager
     def window(self) -> Iterator[Window]:
-        """See `Meter`."""
+        """Measure while the block runs."""
         window, start = Window(), time.perf_counter()
         before = self._read(window)
         try:
@@ -169,28 +170,28 @@ class CounterMeter:
         finally:
             window.seconds = time.perf_counter() - start
             after = self._read(window)
-            if not window.why:
+            if not window.reason:
                 pairs = zip(self._counters, before, after, strict=True)
-                window.joules = {c.name: counted(first, last, c.wraps_at) for c, first, last in pairs}
+                window.joules = {c.name: subtract_readings(first, last, c.wraps_at) for c, first, last in pairs}
 
     def _read(self, window: Window) -> list[float]:
         try:
             return [counter.joules() for counter in self._counters]
         except (OSError, ValueError) as error:
-            window.why = f"an energy counter stopped answering: {error}"
+            window.reason = f"an energy counter stopped answering: {error}"
             return []
 
 
-def counted(before: float, after: float, wraps_at: float) -> float:
-    """Joules between two readings of a counter that may have started again once.
+def subtract_readings(before: float, after: float, wraps_at: float) -> float:
+    """Return the joules between two readings of a counter that may have wrapped once.
 
-    Twice is out of reach: at 300 W a counter of 262 kJ lasts a quarter of an hour, and a window some seconds.
+    It cannot wrap twice: at 300 W a counter of 262 kJ lasts a quarter of an hour, and a window takes some seconds.
     """
     return after - before if after >= before else after + wraps_at - before
 
 
 def integrate(samples: Sequence[Sample]) -> dict[str, float]:
-    """Joules by rail: trapezoids between samples; rails that are not in every sample are left out."""
+    """Return joules by rail, by the trapezoidal rule. Rails that are missing in a sample are left out."""
     names = set.intersection(*(set(watts) for _, watts in samples)) if samples else set()
     steps = list(pairwise(samples))
     return {
@@ -201,22 +202,22 @@ def integrate(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _fill(window: Window, samples: Sequence[Sample]) -> None:
-    if window.why:  # a part of the window is not the window
+    if window.reason:  # the meter stopped before the end of the window
         return
     if len(samples) < _MIN_SAMPLES:
-        window.why = f"only {len(samples)} readings in the window: measure longer"
+        window.reason = f"the power sensor gave only {len(samples)} readings: measure longer"
         return
     window.seconds = samples[-1][0] - samples[0][0]
     window.joules = integrate(samples)
 
 
-def _rail(name: str, joules: float, busy: Window, idle: Window, period: float) -> RailEnergy:
-    """What one inference of `period` seconds took, and what the machine draws anyway, given apart."""
+def _describe_rail(name: str, joules: float, busy: Window, idle: Window, period: float) -> RailEnergy:
+    """Return power under load and idle, and the energy of one inference of `period` seconds (idle power included)."""
     watts = joules / busy.seconds
-    resting = idle.joules.get(name)
+    idle_joules = idle.joules.get(name)
     return RailEnergy(
         name=name,
         watts=watts,
-        idle_watts=resting / idle.seconds if resting is not None and idle.seconds else None,
+        idle_watts=idle_joules / idle.seconds if idle_joules is not None and idle.seconds else None,
         millijoules=1e3 * watts * period,
     )

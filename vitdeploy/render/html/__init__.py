@@ -1,4 +1,4 @@
-"""The report as one HTML file: no script, no font, no request; what it shows is in it."""
+"""The report as one self-contained HTML file: no script, no font, no request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(page: Page) -> str:
-    """The page as HTML. Everything that is not `Markup` is escaped.
+    """Render the page as HTML. Everything that is not `Markup` is escaped.
 
     Raises:
         UsageError: Jinja is not installed.

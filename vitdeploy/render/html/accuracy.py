@@ -1,4 +1,4 @@
-"""Accuracy: how much every metric lost on the same samples, with its interval and the limit."""
+"""The section on accuracy: the drop of every metric, with its interval and the limit."""
 
 from __future__ import annotations
 
@@ -17,45 +17,46 @@ _ROW = 46
 
 
 def section(subject: Subject) -> Section:
-    """Both sides on the same samples, paired."""
-    title, found = "Accuracy", subject.evaluation
-    if found is None or not found.metrics or not found.n:
-        return Section("accuracy", title, missing=subject.why("eval"))
+    """Compare the accuracy of both sides on the same samples."""
+    title, evaluation = "Accuracy", subject.evaluation
+    if evaluation is None or not evaluation.metrics or not evaluation.n:
+        return Section("accuracy", title, missing=subject.find_gap("eval"))
     doubts = []
     if subject.manifest.model.weights == "random":
         doubts.append("random weights: accuracy means nothing")
-    if found.nonfinite:
-        doubts.append(f"{found.nonfinite:,} of {found.n:,} samples gave NaN or infinity")
-    if found.skipped:
-        doubts.append(f"{found.skipped:,} samples could not be read and were skipped")
+    if evaluation.nonfinite:
+        doubts.append(f"{evaluation.nonfinite:,} of {evaluation.n:,} samples gave NaN or infinity")
+    if evaluation.skipped:
+        doubts.append(f"{evaluation.skipped:,} samples could not be read and were skipped")
     limit = subject.manifest.recipe.gate.max_drop_pp
-    drawn = _comparable(found.metrics)
-    figures = (_chart(drawn, limit),) if drawn else ()
-    return Section("accuracy", title, lede=_lede(found), doubts=tuple(doubts), parts=(*figures, _table(found)))
+    comparable = _comparable(evaluation.metrics)
+    figures = (_chart(comparable, limit),) if comparable else ()
+    parts = (*figures, _table(evaluation))
+    return Section("accuracy", title, lede=_lede(evaluation), doubts=tuple(doubts), parts=parts)
 
 
-def _lede(found: Eval) -> str:
-    name, metric = next(iter(found.metrics.items()))
-    data = f" of {found.data}" if found.data else ""
+def _lede(evaluation: Eval) -> str:
+    name, metric = next(iter(evaluation.metrics.items()))
+    data = f" of {evaluation.data}" if evaluation.data else ""
     change = f"{numbers.metric(name)} went from {metric.reference:.2f} to {metric.deployed:.2f}"
     return (
-        f"On {found.n:,} samples{data}, {change}: "
-        f"with 95 % confidence it lost at most {metric.upper95:.2f} {metric.unit}. "
-        f"{100 * found.agreement:.2f} % of the predictions are the same."
+        f"On {evaluation.n:,} samples{data}, {change}. "
+        f"With 95 % confidence, it is at most {metric.upper95:.2f} {metric.unit} worse. "
+        f"{100 * evaluation.agreement:.2f} % of the predictions are the same."
     )
 
 
 def _comparable(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Those that share the first one's unit, so that one axis serves all, and are numbers."""
+    """Return the finite metrics with the unit of the first one, so that one axis fits all."""
     unit = next(iter(metrics.values())).unit
     return {name: m for name, m in metrics.items() if m.unit == unit and all(map(math.isfinite, (m.drop, *m.ci95)))}
 
 
-def _table(found: Eval) -> Table:
-    head = ("", "reference", "deployed", "drop, 95 %", "at most", "unit")
+def _table(evaluation: Eval) -> Table:
+    head = ("", "FP32", "artifact", "drop, 95 % interval", "drop at most, 95 %", "unit")
     rows = tuple(
         (numbers.metric(name), f"{m.reference:.2f}", f"{m.deployed:.2f}", numbers.drop(m), f"{m.upper95:.2f}", m.unit)
-        for name, m in found.metrics.items()
+        for name, m in evaluation.metrics.items()
     )
     return Table(head, rows, numeric=frozenset(range(1, 5)))
 
@@ -78,10 +79,10 @@ def _chart(metrics: Mapping[str, Metric], limit: float | None) -> Figure:
                 svg.text(x(limit) - 6, bottom - 6, f"limit {limit:g}", class_="limit", anchor="end"),
             ]
         axis = svg.x_axis(x, 8, bottom, svg.plain, count=8 if width > svg.NARROW else 5)
-        told = svg.text(width - 12, bottom + 34, f"drop in {unit} (right of 0 is worse)", anchor="end", class_="quiet")
-        return svg.canvas(width, bottom + 42, axis, *marks, *rows, told, label="Drop of each metric")
+        name = svg.text(width - 12, bottom + 34, f"drop in {unit} (right of 0 is worse)", anchor="end", class_="quiet")
+        return svg.canvas(width, bottom + 42, axis, *marks, *rows, name, label="Drop of each metric")
 
-    return svg.figure(draw, "Drop against FP32 on the same samples, with its two-sided 95 % interval.")
+    return svg.figure(draw, "The drop of each metric against FP32 on the same samples, with its 95 % interval.")
 
 
 def _interval(name: str, metric: Metric, x: Scale, top: float) -> Markup:

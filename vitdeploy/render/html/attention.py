@@ -1,4 +1,4 @@
-"""Attention maps as plain arrays, and how the page shows them. What makes them is in `pipeline/attention_maps.py`."""
+"""The section on attention maps, from plain arrays. `commands/report/attention_maps.py` computes them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vitdeploy.session import Array
 
 @dataclass(frozen=True)
 class Site:
-    """One attention site on both sides, for every image.
+    """The attention maps of one site, for every image, in FP32 and in the artifact.
 
     Attributes:
         name: the site.
-        block: its place, from 0.
-        what: what a map shows, such as "what the first token attends to".
-        on_image: whether a map lies on the image's patches; else it is queries × keys.
-        reference: FP32's maps, (images, rows, columns), each value the share of attention that a cell gets.
-        deployed: the artifact's, same shape.
-        drift: total variation distance between both sides' probabilities by head, (heads,): 0 is equal, 1 disjoint.
+        block: the index of its block, from 0.
+        what: a title of the maps, such as "what the first token attends to".
+        on_image: True if a map has a cell for each patch of the image; else its cells are queries × keys.
+        reference: maps of FP32, (images, rows, columns); each value is the share of attention that a cell gets.
+        deployed: maps of the artifact, same shape.
+        drift: total variation distance of both sides' probabilities by head, (heads,): 0 is equal, 1 is disjoint.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Site:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What was compared: images (height, width, channels) uint8, sites in order, and sites left out with the reason."""
+    """Images (height, width, channels) uint8, the compared sites in order, and (site, reason) of those left out."""
 
     data: str
     images: tuple[Array, ...]
@@ -49,26 +49,27 @@ class AttentionMaps:
 
 
 _LEAST_DIFFERENCE = 0.01
-"""Of a map's largest value: differences below are drawn as none, or rounding would look like damage."""
+"""The full colour of a difference stands for at least this share of the map's largest value. Otherwise rounding would
+look like damage."""
 
-_LEAST_TOLD = 1e-5
-"""Of attention: float32 itself moves that much when a graph is written otherwise."""
+_LEAST_SHOWN = 1e-5
+"""A smaller share of attention is shown as "below": in float32, an equivalent graph changes that much by rounding."""
 
-_MUCH = 0.05  # total variation distance; cells are full from here on, or from the largest where that is more
+_LARGE_DRIFT = 0.05  # total variation distance with the full colour, unless the largest one is more
 
 
 def section(maps: AttentionMaps | None, missing: Missing) -> Section:
-    """How far attention moved, by block and head, and where it looks in two sites of interest."""
+    """Show how much attention changed, and the maps of the most changed and of the last site."""
     title = "Attention"
     if maps is None or not maps.sites or not maps.images:
         return Section("attention", title, missing=missing)
     worst = max(maps.sites, key=lambda site: float(site.drift.max()))
     head = int(worst.drift.argmax())
     lede = (
-        f"On {len(maps.images)} images of {maps.data} attention moved most in block {worst.block}, head {head}: "
-        f"{_percent(float(worst.drift[head]))} of its weight went to other tokens."
+        f"On {len(maps.images)} images of {maps.data}, attention changed most in block {worst.block}, head {head}: "
+        f"{_percent(float(worst.drift[head]))} of it moved to other tokens."
     )
-    notes = tuple(f"{name} is not compared: {why}" for name, why in maps.left_out)
+    notes = tuple(f"{name} is not compared: {reason}" for name, reason in maps.left_out)
     shown = [maps.sites[-1]] if worst is maps.sites[-1] else [worst, maps.sites[-1]]
     parts = (_drift(maps.sites), *(_side_by_side(site, maps) for site in shown))
     return Section("attention", title, lede=lede, doubts=notes, parts=parts)
@@ -76,19 +77,19 @@ def section(maps: AttentionMaps | None, missing: Missing) -> Section:
 
 def _drift(sites: Sequence[Site]) -> Drawing:
     heads = max(len(site.drift) for site in sites)
-    full = max(_MUCH, *(float(site.drift.max()) for site in sites))
+    full = max(_LARGE_DRIFT, *(float(site.drift.max()) for site in sites))
 
     def at(row: int, column: int) -> Markup:
         site = sites[column]
         if row >= len(site.drift):
-            return cell(class_="none", told=f"block {site.block} has {len(site.drift)} heads")
+            return cell(class_="none", title=f"block {site.block} has {len(site.drift)} heads")
         value = float(site.drift[row])
-        return cell(shade(value / full), class_="damage", told=f"block {site.block}, head {row}: {_percent(value)}")
+        return cell(shade(value / full), class_="damage", title=f"block {site.block}, head {row}: {_percent(value)}")
 
-    drawn = grid([f"head {n}" for n in range(heads)], [s.block for s in sites], at, label="Attention moved, by head")
+    drawn = grid([f"head {n}" for n in range(heads)], [s.block for s in sites], at, label="Changed attention by head")
     scale = element("span", "0", element("i", class_="damage"), _percent(full), class_="ramp")
-    told = "attention that went to other tokens (total variation distance, mean over queries and images) "
-    return Drawing(join(drawn, element("p", told, scale, class_="legend")))
+    legend = "attention that moved to other tokens (total variation distance, mean over queries and images) "
+    return Drawing(join(drawn, element("p", legend, scale, class_="legend")))
 
 
 def _side_by_side(site: Site, maps: AttentionMaps) -> Drawing:
@@ -98,12 +99,12 @@ def _side_by_side(site: Site, maps: AttentionMaps) -> Drawing:
     heads = ("image", "FP32", "artifact", "difference")
     rows = [element("div", *(element("b", name) for name in heads), class_="maps-head")]
     for number, pixels in enumerate(maps.images):
-        where = f"image {number}, block {site.block}"
+        place = f"image {number}, block {site.block}"
         cells = (
             raster.image(pixels, f"image {number}"),
-            raster.heat(site.reference[number], top, f"FP32, {where}"),
-            raster.heat(site.deployed[number], top, f"artifact, {where}"),
-            raster.difference(difference[number], reach, f"difference, {where}"),
+            raster.heat(site.reference[number], top, f"FP32, {place}"),
+            raster.heat(site.deployed[number], top, f"artifact, {place}"),
+            raster.difference(difference[number], reach, f"difference, {place}"),
         )
         rows.append(element("div", *cells, class_="maps-row"))
     ramps = (
@@ -115,4 +116,4 @@ def _side_by_side(site: Site, maps: AttentionMaps) -> Drawing:
 
 
 def _percent(share: float) -> str:
-    return f"{three_digits(100 * share)} %" if share >= _LEAST_TOLD or not share else f"below {100 * _LEAST_TOLD:g} %"
+    return f"{three_digits(100 * share)} %" if share >= _LEAST_SHOWN or not share else f"below {100 * _LEAST_SHOWN:g} %"

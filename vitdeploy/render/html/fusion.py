@@ -1,4 +1,4 @@
-"""The fusion map: what became of every attention and every linear, block by block, as read from the compiled thing."""
+"""The section on fusion and precision of every attention and every linear."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _LEGEND = {
     **{name: name for name in _KNOWN},
     "unknown": "not known",
 }
-_MEANING = {
+_EVIDENCE = {
     "compiled": "read from the compiled model",
-    "rehearsed": "from a rehearsal with another compiler, not from what the device runs",
-    "graph": "only a bundle: nothing is compiled yet, so nothing is known to be fused",
+    "rehearsed": "from a test build with another compiler, not from the engine that the device runs",
+    "graph": "this is a bundle: nothing is compiled yet, so it is not known what will be fused",
 }
 
 
 def section(subject: Subject) -> Section:
-    """Rows are attention and the linears by role, columns are blocks."""
+    """Show a grid: rows for attention and for linears by role, columns for blocks."""
     title, audit = "Fusion and precision", subject.audit
     if audit is None:
-        return Section("fusion", title, missing=subject.why("audit"))
+        return Section("fusion", title, missing=subject.find_gap("audit"))
     blocks = list(subject.structure.attention)
     doubts = list(audit.doubts)
     if audit.attention.evidence != "compiled":
-        doubts.insert(0, _MEANING[audit.attention.evidence])
+        doubts.insert(0, _EVIDENCE[audit.attention.evidence])
     if not blocks:
-        doubts.append("no attention site: nothing in it is recognised as a Vision Transformer")
+        doubts.append("no attention site: the model was not recognised as a Vision Transformer")
     parts: tuple[Part, ...] = (_map(subject, audit, blocks), *_outside(subject, audit), *_unfused(audit))
     return Section("fusion", title, lede=_lede(audit), doubts=tuple(doubts), parts=parts)
 
@@ -50,10 +50,11 @@ def _lede(audit: Audit) -> str:
     threads = f" on {audit.threads} threads" if audit.threads else ""
     if not attention.sites:
         return f"No attention site was recognised. Linears: {linears}."
-    where = _MEANING[attention.evidence] if attention.evidence == "compiled" else attention.evidence
+    proven = attention.evidence == "compiled"
+    evidence = _EVIDENCE["compiled"] if proven else f"not proven: {attention.evidence} evidence only"
     return (
         f"{attention.fused} of {attention.sites} attention sites and {norms.fused} of {norms.sites} LayerNorms run as "
-        f"one kernel{threads} ({where}). Linears: {linears}."
+        f"one kernel{threads} ({evidence}). Linears: {linears}."
     )
 
 
@@ -64,35 +65,35 @@ def _map(subject: Subject, audit: Audit, blocks: Sequence[AttentionSite]) -> Dra
     def at(row: int, column: int) -> Markup:
         site = blocks[column]
         if not row:
-            kind, told = _attention(site, audit)
-            return cell(class_=kind, told=f"{site.name}: {told}")
+            kind, explanation = _attention(site, audit)
+            return cell(class_=kind, title=f"{site.name}: {explanation}")
         return _linears([n for n in within if n.role == rows[row] and n.block == site.block], audit)
 
-    seen = {_precision(linear, audit) for linear in within} | {_attention(site, audit)[0] for site in blocks}
+    kinds = {_precision(linear, audit) for linear in within} | {_attention(site, audit)[0] for site in blocks}
     drawn = grid(rows, [site.block for site in blocks], at, label="Fusion and precision by block")
-    return Drawing(join(drawn, legend(*((kind, told) for kind, told in _LEGEND.items() if kind in seen))))
+    return Drawing(join(drawn, legend(*((kind, meaning) for kind, meaning in _LEGEND.items() if kind in kinds))))
 
 
 def _attention(site: AttentionSite, audit: Audit) -> tuple[str, str]:
-    """What became of a site, and the kernel or the reason."""
+    """Return fused, unfused or unknown, and the kernel or the reason."""
     kernel = audit.attention.kernels.get(site.name)
     reason = next((u.reason for u in audit.attention.unfused if u.site == site.name), None)
     if audit.attention.evidence == "graph":
-        return "unknown", "nothing compiled yet"
+        return "unknown", "nothing is compiled yet"
     if reason is not None:
         return "unfused", reason
     return ("fused", kernel) if kernel is not None else ("unknown", "the audit does not name it")
 
 
-def _linears(found: Sequence[Linear], audit: Audit) -> Markup:
-    """One cell; several linears of a role (q, k and v apart) share it."""
-    if not found:
-        return cell(class_="none", told="no such linear in this block")
-    known = [_precision(linear, audit) for linear in found]
-    told = ", ".join(f"{linear.name}: {name}" for linear, name in zip(found, known, strict=True))
-    if len(set(known)) == 1:
-        return cell(class_=known[0], told=told)
-    return cell(*(element("i", class_=f"cell {name}") for name in known), class_="several", told=told)
+def _linears(linears: Sequence[Linear], audit: Audit) -> Markup:
+    """Draw one cell for all linears of a role and block: q, k and v may be separate."""
+    if not linears:
+        return cell(class_="none", title="no such linear in this block")
+    precisions = [_precision(linear, audit) for linear in linears]
+    title = ", ".join(f"{linear.name}: {name}" for linear, name in zip(linears, precisions, strict=True))
+    if len(set(precisions)) == 1:
+        return cell(class_=precisions[0], title=title)
+    return cell(*(element("i", class_=f"cell {name}") for name in precisions), class_="several", title=title)
 
 
 def _precision(linear: Linear, audit: Audit) -> str:
@@ -101,7 +102,7 @@ def _precision(linear: Linear, audit: Audit) -> str:
 
 
 def _outside(subject: Subject, audit: Audit) -> tuple[Table, ...]:
-    """Patch embedding, heads, merging: linears of no block's own."""
+    """List the linears that belong to no block: patch embedding, merging, heads."""
     outside = [linear for linear in subject.structure.linears if linear.role not in ROLES]
     rows = tuple(
         (
@@ -112,13 +113,14 @@ def _outside(subject: Subject, audit: Audit) -> tuple[Table, ...]:
         )
         for n in outside
     )
-    head = ("outside of the blocks", "role", "K × N", "runs in")
+    head = ("linears outside of the blocks", "role", "inputs × outputs", "precision")
     return (Table(head, rows, numeric=frozenset({2})),) if rows else ()
 
 
 def _unfused(audit: Audit) -> tuple[Table, ...]:
-    """Why attention is not one kernel: each reason once, with how many sites share it."""
+    """List each reason why attention is not one kernel, with the number of its sites."""
     counts = Counter(site.reason for site in audit.attention.unfused)
     first = {site.reason: site.site for site in reversed(audit.attention.unfused)}
     rows = tuple((str(count), first[reason], reason) for reason, count in counts.most_common())
-    return (Table(("sites", "such as", "why not fused"), rows, numeric=frozenset({0})),) if rows else ()
+    head = ("sites", "for example", "reason why they are not fused")
+    return (Table(head, rows, numeric=frozenset({0})),) if rows else ()

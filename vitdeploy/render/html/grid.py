@@ -1,4 +1,4 @@
-"""A grid of cells, blocks from left to right: as wide as its place, however many blocks there are."""
+"""A grid of cells, with the blocks from left to right, that fits any width."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from vitdeploy.render.html.markup import Markup, element
 
 _MOST_TICKS = 12
-"""Block numbers that fit below the cells on a phone."""
+"""The number of block numbers that fit below the cells on a phone."""
 
 
 def grid(rows: Sequence[str], columns: Sequence[int], cell: Callable[[int, int], Markup], *, label: str) -> Markup:
-    """`cell(row, column)` by index, with the rows' names on the left and the blocks' numbers below."""
+    """Draw `cell(row, column)` for each index, with names of the rows and block numbers below."""
     step = -(-len(columns) // _MOST_TICKS)
     lines = [
         element("div", element("b", name), *(cell(r, c) for c in range(len(columns))), class_="line")
@@ -24,20 +24,20 @@ def grid(rows: Sequence[str], columns: Sequence[int], cell: Callable[[int, int],
     )
 
 
-def cell(*inside: Markup, class_: str, told: str) -> Markup:
-    """One cell, whose words come up under the pointer."""
-    return element("span", *inside, class_=f"cell {class_}", title=told)
+def cell(*inside: Markup, class_: str, title: str) -> Markup:
+    """Draw one cell; a browser shows its title under the pointer."""
+    return element("span", *inside, class_=f"cell {class_}", title=title)
 
 
 def shade(share: float) -> Markup:
-    """A filling between nothing (0) and all (1)."""
+    """Fill a cell with a colour between transparent (0) and full (1)."""
     return element("i", style=f"opacity:{min(max(share, 0.0), 1.0):.3f}")
 
 
 def legend(*entries: tuple[str, str]) -> Markup:
-    """(class of a cell, what it means) side by side."""
+    """Draw a legend of (class of a cell, its meaning) pairs, side by side."""
     return element(
         "p",
-        *(element("span", element("i", class_=f"cell {class_}"), told) for class_, told in entries),
+        *(element("span", element("i", class_=f"cell {class_}"), meaning) for class_, meaning in entries),
         class_="legend",
     )

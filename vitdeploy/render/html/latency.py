@@ -1,4 +1,4 @@
-"""Latency: how the samples of each side are distributed, and whether the ratio held over the measurement."""
+"""The section on latency: the distribution of each side's samples, and the speed-up in each block."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from vitdeploy.render.numbers import three_digits
 from vitdeploy.session import Array
 
 _BINS = 240
-_LOG_ABOVE = 8.0  # medians further apart than this leave the faster side a needle on a linear axis
-_TAIL = 1.15  # the axis ends this far beyond the largest p99; samples beyond it are counted in the caption
+_LOG_ABOVE = 8.0  # ratio of medians above which the axis is logarithmic: the faster side would be too narrow to see
+_TAIL = 1.15  # the axis ends at this many times the largest p99; the caption counts the samples beyond it
 _RIDGE = 62  # height of one distribution
-_LEAST_SPAN = 0.05  # of the ratio: an axis cut any closer would make a storm of a steady measurement
+_LEAST_SPAN = 0.05  # of the ratio: a smaller span of the axis would make a steady measurement look noisy
 
 
 def section(subject: Subject) -> Section:
-    """Latencies of everything that was timed in turns."""
+    """Show the latencies of everything that was timed in turns."""
     title, bench = "Latency", subject.bench
     if bench is None or not bench.runs:
-        return Section("latency", title, missing=subject.why("bench"))
+        return Section("latency", title, missing=subject.find_gap("bench"))
     parts: list[Part] = [_table(bench)]
     if bench.roofline is not None and any(run.efficiency_pct is not None for run in bench.runs):
         parts.append(profile.peaks(bench.roofline))
     parts += profile.parts(bench)
     sampled = [run for run in bench.runs if len(samples_of(run))]
     figures = [_distributions(sampled)] if sampled else []
-    if subject.reference is not None and subject.run is not None and (steady := _ratio(subject.reference, subject.run)):
-        figures.append(steady)
+    reference, run = subject.reference, subject.run
+    if reference is not None and run is not None and (ratios := _ratios(reference, run)):
+        figures.append(ratios)
     doubts = list(bench.doubts)
     if not sampled:
-        doubts.append("bench.json holds no raw samples: no distribution can be drawn")
+        doubts.append("bench.json has no raw samples, so their distribution cannot be shown")
     return Section("latency", title, lede=_lede(subject), doubts=tuple(doubts), parts=(*figures, *parts))
 
 
@@ -47,16 +48,16 @@ def _lede(subject: Subject) -> str:
     run, reference = subject.run, subject.reference
     if run is None:
         return ""
-    asked = f"batch {run.batch}"
+    query = f"batch {run.batch}"
     if subject.bench is not None and subject.bench.scenario != "single-stream":
-        asked += f", a whole query of {subject.bench.scenario}"
-    answers = f"{run.name} answers in {three_digits(run.p50_ms)} ms (median, {asked})"
+        query += f", a whole query of the {subject.bench.scenario} scenario"
+    answers = f"{run.name} answers in {three_digits(run.p50_ms)} ms (median, {query})"
     if reference is None or run.speedup is None:
         return f"{answers}. No FP32 reference was timed beside it, so there is no speed-up."
     low, high = run.speedup.ci95
     return (
         f"{answers}, {reference.name} in {three_digits(reference.p50_ms)} ms: {run.speedup.ratio:.2f} times as fast, "
-        f"95 % interval {low:.2f} to {high:.2f}, both timed in turns{_on_threads(run)}."
+        f"95 % interval {low:.2f} to {high:.2f}. Both were timed in turns{_on_threads(run)}."
     )
 
 
@@ -76,16 +77,16 @@ def _table(bench: Bench) -> Table:
 
 
 def samples_of(run: Run) -> Array:
-    """All samples in ms that are numbers above 0."""
-    found = np.array([ms for block in run.blocks for ms in block], np.float64)
-    return found[np.isfinite(found) & (found > 0)]
+    """Return all samples in ms that are finite and above 0."""
+    samples = np.array([ms for block in run.blocks for ms in block], np.float64)
+    return samples[np.isfinite(samples) & (samples > 0)]
 
 
 def density(samples: Array, edges: Array) -> Array:
-    """How often a sample falls near each bin between `edges`, its largest value 1; shape (bins,).
+    """Estimate the density of samples in each bin, scaled to a maximum of 1; shape (bins,).
 
-    A histogram smoothed by a Gaussian of Silverman's width (1986, Density Estimation, eq. 3.31), in the bins' own
-    spacing: on a logarithmic axis that is a density of the logarithm.
+    It is a histogram smoothed by a Gaussian of Silverman's width (1986, Density Estimation, eq. 3.31). The width is
+    measured in bins, so with logarithmic bins it is the density of the logarithm.
     """
     counts, _ = np.histogram(samples, edges)
     if not counts.any():
@@ -99,20 +100,20 @@ def density(samples: Array, edges: Array) -> Array:
 
 
 def _distributions(runs: Sequence[Run]) -> Figure:
-    taken = [samples_of(run) for run in runs]
-    medians = [float(np.median(samples)) for samples in taken]
+    sides = [samples_of(run) for run in runs]
+    medians = [float(np.median(samples)) for samples in sides]
     log = max(medians) / min(medians) > _LOG_ABOVE
     high = _TAIL * max(run.p99_ms for run in runs)
-    low = 0.8 * min(float(samples.min()) for samples in taken) if log else 0.0
+    low = 0.8 * min(float(samples.min()) for samples in sides) if log else 0.0
     edges = np.geomspace(low, high, _BINS + 1) if log else np.linspace(low, high, _BINS + 1)
-    beyond = sum(int((samples > high).sum()) for samples in taken)
-    slowest = max(float(samples.max()) for samples in taken)
+    beyond = sum(int((samples > high).sum()) for samples in sides)
+    slowest = max(float(samples.max()) for samples in sides)
 
     def draw(width: int) -> Markup:
         scale = Scale(low, high, 12, width - 12, log=log)
         rows = [
             _ridge(numbers.run_name(run, runs), run, density(s, edges), edges, scale, n)
-            for n, (run, s) in enumerate(zip(runs, taken, strict=True))
+            for n, (run, s) in enumerate(zip(runs, sides, strict=True))
         ]
         bottom = len(runs) * (_RIDGE + 40) + 4
         axis = svg.x_axis(scale, 22, bottom, svg.plain, count=8 if width > svg.NARROW else 5)
@@ -120,25 +121,28 @@ def _distributions(runs: Sequence[Run]) -> Figure:
         return svg.canvas(width, bottom + 42, axis, name, *rows, label="Distribution of latencies")
 
     tail = f" {beyond:,} samples lie beyond the axis, the slowest at {three_digits(slowest)} ms." if beyond else ""
-    return svg.figure(draw, f"Every sample of each side; the marks are p50, p90 and p99. Heights are relative.{tail}")
+    caption = (
+        f"The distribution of all samples of each side, with marks at p50, p90 and p99. Heights are relative.{tail}"
+    )
+    return svg.figure(draw, caption)
 
 
 def _ridge(name: str, run: Run, heights: Array, edges: Array, scale: Scale, number: int) -> Markup:
     base = number * (_RIDGE + 40) + _RIDGE + 34
     centres = (edges[1:] + edges[:-1]) / 2
-    seen = np.flatnonzero(heights > 0.002)
-    if len(seen):
-        first, last = max(int(seen[0]) - 1, 0), min(int(seen[-1]) + 2, len(heights))
+    visible = np.flatnonzero(heights > 0.002)
+    if len(visible):
+        first, last = max(int(visible[0]) - 1, 0), min(int(visible[-1]) + 2, len(heights))
         heights, centres = heights[first:last], centres[first:last]
     curve = [(scale(x), base - _RIDGE * 0.86 * h) for x, h in zip(centres, heights, strict=True)]
     area = [(curve[0][0], base), *curve, (curve[-1][0], base)]
     marks = [
-        svg.line(scale(ms), base, scale(ms), base - reach, f"mark {which}")
-        for which, ms, reach in (("p50", run.p50_ms, _RIDGE), ("p90", run.p90_ms, 20), ("p99", run.p99_ms, 12))
+        svg.line(scale(ms), base, scale(ms), base - length, f"mark {percentile}")
+        for percentile, ms, length in (("p50", run.p50_ms, _RIDGE), ("p90", run.p90_ms, 20), ("p99", run.p99_ms, 12))
     ]
-    told = f"p50 {three_digits(run.p50_ms)} · p90 {three_digits(run.p90_ms)} · p99 {three_digits(run.p99_ms)} ms"
+    figures = f"p50 {three_digits(run.p50_ms)} · p90 {three_digits(run.p90_ms)} · p99 {three_digits(run.p99_ms)} ms"
     label = element(
-        "text", element("tspan", name, class_="strong"), "  ", element("tspan", told, class_="quiet"),
+        "text", element("tspan", name, class_="strong"), "  ", element("tspan", figures, class_="quiet"),
         x=scale.start, y=base - _RIDGE - 8,
     )  # fmt: skip
     return element(
@@ -147,13 +151,13 @@ def _ridge(name: str, run: Run, heights: Array, edges: Array, scale: Scale, numb
     )  # fmt: skip
 
 
-def _ratio(reference: Run, run: Run) -> Figure | None:
-    """The speed-up block by block; None where the samples do not say it."""
-    sides = (reference, run)
-    told = all(
-        side.blocks and all(side.blocks) and len(samples_of(side)) == sum(map(len, side.blocks)) for side in sides
+def _ratios(reference: Run, run: Run) -> Figure | None:
+    """Draw the speed-up in each block; return None if samples are missing or are no times."""
+    complete = all(
+        side.blocks and all(side.blocks) and len(samples_of(side)) == sum(map(len, side.blocks))
+        for side in (reference, run)
     )
-    if run.speedup is None or not told or len(reference.blocks) != len(run.blocks):
+    if run.speedup is None or not complete or len(reference.blocks) != len(run.blocks):
         return None
     ratios = np.exp(block_log_ratios(reference.blocks, run.blocks))
     (low, high), middle = run.speedup.ci95, run.speedup.ratio
@@ -180,6 +184,7 @@ def _ratio(reference: Run, run: Run) -> Figure | None:
         return svg.canvas(width, height, element("g", *parts, class_="series s1"), label="Speed-up in each block")
 
     caption = (
-        f"Speed-up in each of {len(ratios)} blocks, in the order taken; the band is the 95 % interval of the whole."
+        f"The speed-up in each of {len(ratios)} blocks, in the order taken. The line is the speed-up over all blocks, "
+        "the band its 95 % interval."
     )
     return svg.figure(draw, caption)

@@ -1,4 +1,4 @@
-"""HTML and SVG elements as text that is escaped once, when it is made."""
+"""HTML and SVG elements as text, which is escaped once, when an element is made."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import html
 
 
 class Markup(str):
-    """Text that is markup already: templates and `element` take it as it is, and escape every other string."""
+    """Text that is already markup. Templates and `element` insert it unchanged and escape every other string."""
 
     __slots__ = ()
 
     def __html__(self) -> str:
-        """What Jinja asks for: it is safe."""
+        """Tell Jinja that this is safe markup."""
         return self
 
 
 def element(tag: str, *children: str, **attributes: str | float | None) -> Markup:
-    """`<tag attributes>children</tag>`, with everything in it escaped that is not `Markup`.
+    """Return `<tag attributes>children</tag>`. Everything that is not `Markup` is escaped.
 
-    A trailing underscore of an attribute is dropped (`class_`), others become hyphens (`stroke_width`); None leaves the
-    attribute out. Numbers keep two decimals: a hundredth of a pixel.
+    In attribute names, a trailing underscore is dropped (`class_`), and others become hyphens (`stroke_width`). None
+    leaves an attribute out. Numbers have two decimals: a hundredth of a pixel.
     """
-    given = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{html.escape(_number(value))}"'
+    pairs = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{html.escape(_format(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{tag}{given}>{join(*children)}</{tag}>")
+    return Markup(f"<{tag}{pairs}>{join(*children)}</{tag}>")
 
 
 def join(*parts: str) -> Markup:
-    """Parts one after the other; what is not `Markup` is escaped."""
+    """Concatenate parts. Everything that is not `Markup` is escaped."""
     return Markup("".join(part if isinstance(part, Markup) else html.escape(part) for part in parts))
 
 
-def _number(value: str | float) -> str:
+def _format(value: str | float) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""The whole page from what is known: every section is there, and says what to run where its evidence is not."""
+"""The whole page. Every section is always there; one without evidence says what to run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitdeploy.render.html.subject import Subject
 
 
 def compose(subjects: Sequence[Subject], maps: AttentionMaps | None) -> Page:
-    """The report on the first subject; the others are beside it in the trade-off of speed and accuracy."""
+    """Make the report of the first subject. The others appear only in the section on speed against accuracy."""
     subject = subjects[0]
     return Page(
         head=verdict.head(subject),
@@ -21,7 +21,7 @@ def compose(subjects: Sequence[Subject], maps: AttentionMaps | None) -> Page:
             tradeoff.section(subjects),
             fusion.section(subject),
             sensitivity.section(subject),
-            attention.section(maps, subject.why("attention")),
+            attention.section(maps, subject.find_gap("attention")),
             provenance.environment(subject),
             provenance.recipe(subject),
         ),

@@ -1,4 +1,4 @@
-"""What the page is made of: sections and their parts, as values that the template lays out."""
+"""Sections of the page and their parts, as values that the template lays out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitdeploy.render.html.markup import Markup
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart drawn for a desk and for a phone."""
+    """A chart, drawn once for a wide screen and once for a phone."""
 
     wide: Markup
     narrow: Markup
@@ -21,7 +21,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Something that fits every width by itself: a grid of cells, rows of images."""
+    """A drawing that fits any width: a grid of cells, or rows of images."""
 
     body: Markup
     caption: str = ""
@@ -30,7 +30,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; `numeric` columns are set to the right. `folded` under its title until asked for."""
+    """Rows of text. `numeric` columns are aligned right. If `folded`, only the title shows until it is opened."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -51,7 +51,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Code:
-    """Text as it stands."""
+    """Preformatted text."""
 
     text: str
     kind: Literal["code"] = "code"
@@ -62,7 +62,7 @@ Part = Figure | Drawing | Table | Facts | Code
 
 @dataclass(frozen=True)
 class Missing:
-    """Evidence that is not there: why, and what to run."""
+    """Missing evidence: the reason, and what to run."""
 
     why: str
     fix: str
@@ -70,9 +70,9 @@ class Missing:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. With `missing` it says so in the place of what it would show.
+    """A section of the page. With `missing`, it says so instead of showing figures.
 
-    `lede` is the finding in one sentence, `doubts` is what makes it doubtful.
+    `lede` is the result in one or two sentences; `doubts` are the reasons to distrust it.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure of the first screen. `absent` ones look it."""
+    """One figure of the first screen. With `absent`, it is shown in grey."""
 
     label: str
     value: str
@@ -98,7 +98,7 @@ Word = Literal["pass", "fail", "invalid", "not judged", "out of date"]
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One limit, judged."""
+    """One check of the gate, as text."""
 
     name: str
     observed: str
@@ -109,7 +109,7 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class Head:
-    """The first screen: what it is about, the verdict, the figures that matter, and what to keep in mind."""
+    """The first screen: the artifact, the verdict, the main figures, and warnings."""
 
     name: str
     model: str

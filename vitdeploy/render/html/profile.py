@@ -1,4 +1,4 @@
-"""Where the time of one run goes, by the engine's own counters: part by part of the model, side by side."""
+"""Profiles: the time of one run by part of the model, from the engine's own counters, side by side."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from vitdeploy.render.numbers import BETWEEN, three_digits
 
 _LONGEST = 40  # operators in the table
 _BAR, _GAP = 14, 12
-_BESIDE = 118  # for the figures behind the longest bar
+_FIGURES = 118  # pixels for the figures behind the longest bar
 
 
 def parts(bench: Bench) -> tuple[Part, ...]:
-    """Nothing where nothing was profiled."""
+    """Make the chart and the tables; nothing if nothing was profiled."""
     if not bench.profiles:
         return ()
     return (_bars(bench), *(_longest(profile) for profile in bench.profiles))
 
 
-def peaks(found: Roofline) -> Facts:
-    """What efficiency is held against."""
-    told = (f"{kind} {peak.gops:,.0f} ({peak.engine})" for kind, peak in sorted(found.peaks.items()))
-    work = (f"{kind} {three_digits(count / 1e9)}" for kind, count in sorted(found.operations.items()))
+def peaks(roofline: Roofline) -> Facts:
+    """Explain the efficiency: the measured peak, and the arithmetic of the model."""
+    gops = (f"{kind} {peak.gops:,.0f} ({peak.engine})" for kind, peak in sorted(roofline.peaks.items()))
+    work = (f"{kind} {three_digits(count / 1e9)}" for kind, count in sorted(roofline.operations.items()))
     return Facts(
         (
-            (f"Peak of {found.threads} threads", f"10⁹ operations a second, measured: {', '.join(told)}"),
-            ("Products of the model", f"10⁹ operations an image: {', '.join(work)}"),
-            ("Of the peak", "the time that these products would take at that peak, as a share of the median"),
+            (f"Peak of {roofline.threads} threads", f"measured, in 10⁹ operations a second: {', '.join(gops)}"),
+            ("Work of the model", f"matrix products, in 10⁹ operations an image: {', '.join(work)}"),
+            (
+                "Of the peak",
+                "the least time that this work takes at the measured peak, as a share of the median latency",
+            ),
         )
     )
 
@@ -50,7 +53,7 @@ def _bars(bench: Bench) -> Figure:
 
     def draw(width: int) -> Markup:
         left = 132 if width > svg.NARROW else 112
-        x = Scale(0.0, longest, left, width - _BESIDE)
+        x = Scale(0.0, longest, left, width - _FIGURES)
         drawn: list[str] = []
         for number, name in enumerate(rows):
             top = _GAP + step * number
@@ -74,17 +77,17 @@ def _bars(bench: Bench) -> Figure:
                 )
         return svg.canvas(width, _GAP + step * len(rows), *drawn, label="Time of one run by part of the model")
 
-    told = "; ".join(f"{p.name} {three_digits(p.total_ms)} ms" for p in profiles)
+    totals = "; ".join(f"{p.name} {three_digits(p.total_ms)} ms" for p in profiles)
     return svg.figure(
         draw,
-        f"Where the time of one run goes: {told}, by the engine's own counters, which slow it down a little. "
-        f"“{BETWEEN.capitalize()}” is what no operator counts: inputs and outputs handed over, the next one started, "
-        "and what is shorter than the microsecond that engines count in.",
+        f"The time of one run by part of the model: {totals}. The times come from the engine's own counters, which "
+        f"slow it down a little. “{BETWEEN.capitalize()}” is time that no operator counts: passing inputs and outputs, "
+        "starting the next operator, and times below the counters' resolution of a microsecond.",
     )
 
 
 def _series(name: str, order: Sequence[str]) -> int:
-    """The colour that this side has in the distributions."""
+    """Return the number of the colour that this side has in the distributions."""
     return min(order.index(name), 5) if name in order else 1
 
 
@@ -93,5 +96,5 @@ def _longest(profile: Profile) -> Table:
     rows = tuple((o.name, o.kind, o.role, three_digits(o.ms), numbers.share(o.ms, profile.total_ms)) for o in shown)
     count = len(profile.operators)
     title = f"the {len(shown)} longest of {count:,} operators" if count > len(shown) else f"all {count} operators"
-    head = ("operator", "kernel", "part", "ms", "share")
+    head = ("operator", "kernel", "part of the model", "ms", "share")
     return Table(head, rows, numeric=frozenset({3, 4}), title=f"{profile.name}: {title}", folded=True)

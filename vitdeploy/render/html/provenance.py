@@ -1,4 +1,4 @@
-"""Where the figures come from: the environment, and the recipe that made the artifact."""
+"""The sections on the environment of the measurements and on the recipe."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from vitdeploy.render import numbers
 from vitdeploy.render.html.parts import Code, Facts, Missing, Part, Section, Table
 from vitdeploy.render.html.subject import Subject
 
-_SHORT = 16  # digits of a digest that anyone compares by eye
+_SHORT = 16  # digits of a digest: enough to compare by eye
 
 
 def environment(subject: Subject) -> Section:
-    """The machine it was compiled on, the one it was timed on, and every library's version."""
+    """Show the machines of compilation and timing, and the versions of the libraries."""
     manifest = subject.manifest
     host = manifest.target.host
     parts: list[Part] = []
     missing: Missing | None = None
     if host is None:
         missing = Missing(
-            "nothing is compiled yet, so there is no device to name", f"vitdeploy compile {subject.folder}"
+            "nothing is compiled yet, so there is no machine to describe", f"vitdeploy compile {subject.folder}"
         )
     else:
         parts.append(Facts(_host(host, manifest.target.backend), title="Compiled on"))
     if subject.bench is not None and host is not None:
         same = subject.bench.machine == host.machine
-        told = "the same machine" if same else "another machine than the one it was compiled on"
-        rows = [("machine", f"{told} ({subject.bench.machine or 'not recorded'})")]
+        which = "the machine it was compiled on" if same else "not the machine it was compiled on"
+        rows = [("machine", f"{which} ({subject.bench.machine or 'not recorded'})")]
         rows += [(run.name, _effective(run)) for run in subject.bench.runs]
         parts.append(Facts(tuple(rows), title="Timed on"))
     versions = tuple((name, version) for name, version in manifest.versions.items())
@@ -35,20 +35,24 @@ def environment(subject: Subject) -> Section:
 
 
 def recipe(subject: Subject) -> Section:
-    """The recipe in full, what the passes did, what quantization chose, and the files with their hashes."""
+    """Show the recipe, the work of the passes, the choices of quantization, and the files."""
     manifest = subject.manifest
     parts: list[Part] = [Code(manifest.recipe.to_yaml())]
     passes = tuple((p.name, str(p.fired), str(len(p.refused) or numbers.NOTHING)) for p in manifest.passes)
-    parts.append(Table(("pass", "fired", "refused"), passes, numeric=frozenset({1, 2}), title="Passes", folded=True))
+    parts.append(
+        Table(("pass", "rewrites", "refusals"), passes, numeric=frozenset({1, 2}), title="Graph passes", folded=True)
+    )
     refused = tuple((p.name, r.site, r.reason) for p in manifest.passes for r in p.refused)
     if refused:
-        parts.append(Table(("pass", "site", "reason"), refused, title=f"{len(refused)} refusals", folded=True))
+        title = f"Graph passes: the reasons of {len(refused)} refusal{'s' if len(refused) > 1 else ''}"
+        parts.append(Table(("pass", "place", "reason"), refused, title=title, folded=True))
     if manifest.quantized:
         rows = tuple(manifest.quantized.rows())
         parts.append(Table(("quantization", ""), rows, title="What quantization did", folded=True))
     if manifest.placement:
-        placed = tuple((name, site.precision, site.rule) for name, site in manifest.placement.items())
-        parts.append(Table(("site", "precision", "rule"), placed, title="Where, and by which rule", folded=True))
+        placement = tuple((name, site.precision, site.rule) for name, site in manifest.placement.items())
+        title = "Precision of each site, and the rule that decided it"
+        parts.append(Table(("site", "precision", "rule"), placement, title=title, folded=True))
     files = tuple((f.path, numbers.size(f.bytes), f.sha256[:_SHORT]) for f in manifest.files)
     parts.append(Table(("file", "size", "sha256"), files, numeric=frozenset({1}), title="Files", folded=True))
     lede = f"Recipe digest {manifest.recipe_digest[:_SHORT]}; weights digest {manifest.model.digest[:_SHORT]}."
@@ -69,5 +73,5 @@ def _host(host: Host, backend: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def _effective(run: Run) -> str:
-    told = {"threads": str(run.threads), **run.effective} if run.threads else dict(run.effective)
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items()) or "not recorded"
+    settings = {"threads": str(run.threads), **run.effective} if run.threads else dict(run.effective)
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()) or "not recorded"

@@ -1,4 +1,4 @@
-"""Sensitivity: which linears the precision hurts most."""
+"""The section on sensitivity: the linears that the precision damages most."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from vitdeploy.render.html.subject import Subject
 from vitdeploy.render.html.svg import Scale
 from vitdeploy.render.numbers import NOTHING, three_digits
 
-_SHOWN = 12  # of the most sensitive; the table has them all
+_SHOWN = 12  # linears in the chart; the table has all
 _ROW = 22
 
 
 def section(subject: Subject) -> Section:
-    """Each linear's damage to the output when it alone is quantized, the worst first."""
-    title, found = "Sensitivity", subject.sensitivity
-    ranked = _ranked(found) if found is not None else []
-    if found is None or not ranked:
-        return Section("sensitivity", title, missing=subject.why("sensitivity"))
+    """Show the damage that each linear does when it alone is quantized."""
+    title, sensitivity = "Sensitivity", subject.sensitivity
+    ranked = _rank(sensitivity) if sensitivity is not None else []
+    if sensitivity is None or not ranked:
+        return Section("sensitivity", title, missing=subject.find_gap("sensitivity"))
     worst = ranked[0]
     lede = (
-        f"{worst.name} is the most sensitive: with it alone quantized, the output keeps a signal to noise ratio of "
-        f"{worst.output_sqnr_db:.1f} dB. Lower is worse. {found.precision} on {found.images} images of "
-        f"{found.calibration}: {found.choice}."
+        f"{worst.name} is the most sensitive linear: with it alone quantized, the signal to noise ratio (SQNR) of the "
+        f"model's output is {worst.output_sqnr_db:.1f} dB; lower is worse. Measured in {sensitivity.precision} on "
+        f"{sensitivity.images} images of {sensitivity.calibration}, with {sensitivity.choice}."
     )
     doubts = []
-    if len(ranked) < len(found.layers):
-        doubts.append(f"{len(found.layers) - len(ranked)} of {len(found.layers)} linears have no finite figure")
-    parts = (_map(subject, ranked), _bars(ranked[:_SHOWN]), _table(found.layers))
+    count = len(sensitivity.layers)
+    if len(ranked) < count:
+        doubts.append(f"{count - len(ranked)} of {count} linears have no finite figure")
+    parts = (_map(subject, ranked), _bars(ranked[:_SHOWN]), _table(sensitivity.layers))
     return Section("sensitivity", title, lede=lede, doubts=tuple(doubts), parts=parts)
 
 
-def _ranked(found: Sensitivity) -> list[LayerSensitivity]:
-    """The worst first; a layer that left the output alone to the last bit has no finite figure."""
-    known = [layer for layer in found.layers if math.isfinite(layer.output_sqnr_db)]
-    return sorted(known, key=lambda layer: layer.output_sqnr_db)
+def _rank(sensitivity: Sensitivity) -> list[LayerSensitivity]:
+    """Sort the worst first. A linear that does not change the output has no finite figure and is left out."""
+    finite = [layer for layer in sensitivity.layers if math.isfinite(layer.output_sqnr_db)]
+    return sorted(finite, key=lambda layer: layer.output_sqnr_db)
 
 
 def _map(subject: Subject, ranked: Sequence[LayerSensitivity]) -> Drawing:
@@ -50,11 +51,11 @@ def _map(subject: Subject, ranked: Sequence[LayerSensitivity]) -> Drawing:
     low, high = ranked[0].output_sqnr_db, ranked[-1].output_sqnr_db
 
     def at(row: int, column: int) -> Markup:
-        own = [n for n in ranked if n.role == rows[row] and n.block == blocks[column]]
-        if not own:
-            return cell(class_="none", told="not measured")
-        share = (high - own[0].output_sqnr_db) / (high - low) if high > low else 0.0
-        return cell(shade(share), class_="damage", told=f"{own[0].name}: {own[0].output_sqnr_db:.1f} dB")
+        layer = next((n for n in ranked if n.role == rows[row] and n.block == blocks[column]), None)  # the worst
+        if layer is None:
+            return cell(class_="none", title="not measured")
+        share = (high - layer.output_sqnr_db) / (high - low) if high > low else 0.0
+        return cell(shade(share), class_="damage", title=f"{layer.name}: {layer.output_sqnr_db:.1f} dB")
 
     scale = element("span", f"{high:.0f} dB", element("i", class_="damage"), f"{low:.0f} dB", class_="ramp")
     drawn = grid(rows, blocks, at, label="Sensitivity by block") if rows and blocks else Markup("")
@@ -79,21 +80,21 @@ def _bars(ranked: Sequence[LayerSensitivity]) -> Figure:
                 svg.text(x(layer.output_sqnr_db) + 6, y + 13, f"{layer.output_sqnr_db:.1f}", class_="quiet"),
             ]
         axis = svg.x_axis(x, 4, bottom, svg.plain, count=6 if width > svg.NARROW else 3)
-        told = svg.text(width - 12, bottom + 34, "output SQNR, dB (short is worse)", anchor="end", class_="quiet")
-        parts = element("g", axis, *rows, told, class_="series s1")
+        unit = svg.text(width - 12, bottom + 34, "output SQNR in dB (shorter is worse)", anchor="end", class_="quiet")
+        parts = element("g", axis, *rows, unit, class_="series s1")
         return svg.canvas(width, bottom + 42, parts, label="The most sensitive linears")
 
     return svg.figure(draw, f"The {len(ranked)} most sensitive linears, each quantized alone.")
 
 
 def _table(layers: Sequence[LayerSensitivity]) -> Table:
-    def told(value: float | None, factor: float = 1.0) -> str:
+    def figure(value: float | None, factor: float = 1.0) -> str:
         return NOTHING if value is None or not math.isfinite(value) else three_digits(factor * value)
 
     rows = tuple(
         (
-            n.name, n.role, NOTHING if n.block is None else str(n.block), told(n.sqnr_db), told(n.output_sqnr_db),
-            told(n.agreement, 100.0),
+            n.name, n.role, NOTHING if n.block is None else str(n.block), figure(n.sqnr_db), figure(n.output_sqnr_db),
+            figure(n.agreement, 100.0),
         )
         for n in layers
     )  # fmt: skip

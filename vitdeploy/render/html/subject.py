@@ -1,4 +1,4 @@
-"""An artifact with the evidence that is about it, and why a piece of it is absent."""
+"""An artifact with its evidence, and the reasons for missing evidence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["audit", "bench", "eval", "gate", "sensitivity", "attention"]
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that the page may say about one folder; `missing` has an entry for each piece that is None."""
+    """An artifact folder and its evidence; `missing` has an entry for each piece of evidence that is None."""
 
     folder: str
     name: str
@@ -32,22 +32,22 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """`openvino int8`: what was compiled, for what."""
+        """Target and precision: `openvino int8`."""
         return f"{self.manifest.target.kind} {self.manifest.target.precision}"
 
     @property
     def reference(self) -> Run | None:
-        """The timed reference; None when the artifacts were timed without one."""
-        own = self.run
-        return self.bench.reference if self.bench is not None and own is not None and own.speedup is not None else None
+        """The timing of the reference; None if the artifact was timed without one."""
+        run = self.run
+        return self.bench.reference if self.bench is not None and run is not None and run.speedup is not None else None
 
     @property
     def run(self) -> Run | None:
-        """This artifact's timing."""
+        """The timing of this artifact."""
         return self.bench.own if self.bench is not None else None
 
-    def why(self, kind: Kind) -> Missing:
-        """Why a piece is absent, and what to run; a piece that is there but holds nothing has no entry."""
+    def find_gap(self, kind: Kind) -> Missing:
+        """Return why a piece of evidence is missing, and what to run. A piece without an entry exists but is empty."""
         command = "inspect --sensitivity" if kind == "sensitivity" else "inspect" if kind == "audit" else kind
         return self.missing.get(
             kind, Missing(f"{kind}.json holds nothing to show", f"vitdeploy {command} {self.folder}")

@@ -1,4 +1,4 @@
-"""Speed against accuracy: what each artifact gained and lost, and which of them nothing else beats on both."""
+"""The section on speed against accuracy, with the frontier of the best artifacts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdeploy.evidence import Metric
-from vitdeploy.measure.baseline import timing_of
+from vitdeploy.measure.baseline import describe_timing
 from vitdeploy.render import numbers
 from vitdeploy.render.html import svg
 from vitdeploy.render.html.markup import Markup, element, join
@@ -31,53 +31,54 @@ class Point:
 
 
 def section(subjects: Sequence[Subject]) -> Section:
-    """Speed-up over FP32 against the drop of the first metric.
+    """Show the speed-up over FP32 against the drop of the first metric.
 
-    Speed-ups, not latencies: each was measured in turns with its own reference, so they compare across measurements.
+    These are speed-ups, not latencies: each was measured in turns with its own reference, so the speed-ups of separate
+    measurements can be compared.
     """
     title = "Speed against accuracy"
-    points, left_out = points_of(subjects)
+    points, left_out = make_points(subjects)
     if not points:
         name, gap = next(iter(left_out.items()))
         return Section("tradeoff", title, missing=Missing(f"{name}: {gap.why}", gap.fix))
     metric, unit = _metric(subjects)
     rows = [("0", _REFERENCE, "1", "0", "reference")]
-    best = frontier(points)
+    best = find_frontier(points)
     for point in points:
         low, high = point.speed_ci
         speed = f"{point.speed:.2f} [{low:.2f}, {high:.2f}]"
         drop = f"{point.drop:.2f} [{point.drop_ci[0]:.2f}, {point.drop_ci[1]:.2f}]"
         rows.append((str(point.number), point.name, speed, drop, "yes" if point in best else "no"))
-    head = ("", "artifact", "speed-up, 95 %", f"{metric} drop ({unit}), 95 %", "on the frontier")
+    head = ("", "artifact", "speed-up, 95 % interval", f"{metric} drop ({unit}), 95 % interval", "on the frontier")
     table = Table(head, tuple(rows), numeric=frozenset({2, 3}))
     notes = tuple(f"{name} is not drawn: {gap.why}" for name, gap in left_out.items())
     lede = _lede(points, best, metric, unit)
     return Section("tradeoff", title, lede=lede, doubts=notes, parts=(_chart(points, best, metric, unit), table))
 
 
-def points_of(subjects: Sequence[Subject]) -> tuple[list[Point], dict[str, Missing]]:
-    """The artifacts that can be compared with the first one, and name -> why another cannot."""
+def make_points(subjects: Sequence[Subject]) -> tuple[list[Point], dict[str, Missing]]:
+    """Return the artifacts that can be drawn, and for each other name the reason why not."""
     points: list[Point] = []
     left_out: dict[str, Missing] = {}
     for number, subject in enumerate(subjects, 1):
-        run, found = subject.run, _first(subject)
-        gap = _unfit(subject) or _incomparable(subject, subjects[0])
-        if gap is not None or run is None or run.speedup is None or found is None:
-            left_out[subject.name] = gap or subject.why("bench")
+        run, first = subject.run, _first_metric(subject)
+        gap = _find_gap(subject) or _find_mismatch(subject, subjects[0])
+        if gap is not None or run is None or run.speedup is None or first is None:
+            left_out[subject.name] = gap or subject.find_gap("bench")
             continue
-        metric = found[1]
+        metric = first[1]
         points.append(Point(number, subject.name, run.speedup.ratio, run.speedup.ci95, metric.drop, metric.ci95))
     return points, left_out
 
 
-def _unfit(subject: Subject) -> Missing | None:
-    """Why a subject has no point at all, and what to do."""
-    bench, found, run = subject.bench, _first(subject), subject.run
+def _find_gap(subject: Subject) -> Missing | None:
+    """Return why a subject cannot be drawn, and what to do; None if it can."""
+    bench, first, run = subject.bench, _first_metric(subject), subject.run
     again = f"vitdeploy bench {subject.folder}"
     if bench is None or run is None:
-        return subject.why("bench")
-    if found is None:
-        return subject.why("eval")
+        return subject.find_gap("bench")
+    if first is None:
+        return subject.find_gap("eval")
     if subject.manifest.model.weights == "random":
         return Missing("random weights: accuracy means nothing", "Export it with trained weights.")
     if run.speedup is None:
@@ -86,55 +87,55 @@ def _unfit(subject: Subject) -> Missing | None:
         return Missing("it was timed against another artifact, not against FP32", again)
     if not bench.valid:
         return Missing(f"its latencies are in doubt: {'; '.join(bench.doubts) or 'no reason was recorded'}", again)
-    metric = found[1]
+    metric = first[1]
     if not all(map(math.isfinite, (metric.drop, *metric.ci95, run.speedup.ratio, *run.speedup.ci95))):
         return Missing("its figures are not finite", f"vitdeploy inspect {subject.folder}")
     return None
 
 
-def _incomparable(subject: Subject, first: Subject) -> Missing | None:
-    """Why a subject has no place beside the first one."""
-    bench, evaluation = (subject.bench, first.bench), (subject.evaluation, first.evaluation)
+def _find_mismatch(subject: Subject, first: Subject) -> Missing | None:
+    """Return why a subject cannot be compared with the first one; None if it can."""
+    benches, evaluations = (subject.bench, first.bench), (subject.evaluation, first.evaluation)
+    again = f"vitdeploy bench {subject.folder}"
     if subject.manifest.model.digest != first.manifest.model.digest:
-        return Missing("it is another model", "Compare artifacts of one model.")
-    if all(bench) and len({found.machine for found in bench if found is not None}) > 1:
-        return Missing("it was timed on another machine", f"vitdeploy bench {subject.folder}")
-    if all(bench) and len({timing_of(found) for found in bench if found is not None}) > 1:
-        return Missing(
-            "it was timed against another reference, batch, threads or scenario", f"vitdeploy bench {subject.folder}"
-        )
-    if all(evaluation) and len({found.data_digest for found in evaluation if found is not None}) > 1:
+        return Missing("it is made of another model", "Compare artifacts of one model.")
+    if all(benches) and len({bench.machine for bench in benches if bench is not None}) > 1:
+        return Missing("it was timed on another machine", again)
+    if all(benches) and len({describe_timing(bench) for bench in benches if bench is not None}) > 1:
+        return Missing("it was timed with another reference, batch size, number of threads or scenario", again)
+    if all(evaluations) and len({result.data_digest for result in evaluations if result is not None}) > 1:
         return Missing("it was evaluated on other data", f"vitdeploy eval {subject.folder}")
     return None
 
 
-def _first(subject: Subject) -> tuple[str, Metric] | None:
-    """The metric that gates look at."""
+def _first_metric(subject: Subject) -> tuple[str, Metric] | None:
+    """Return the first metric with its name; gates judge this one."""
     return next(iter(subject.evaluation.metrics.items()), None) if subject.evaluation is not None else None
 
 
 def _metric(subjects: Sequence[Subject]) -> tuple[str, str]:
-    name, metric = next(found for subject in subjects if (found := _first(subject)) is not None)
+    name, metric = next(first for subject in subjects if (first := _first_metric(subject)) is not None)
     return numbers.metric(name), metric.unit
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
-    """Points that no other, and not FP32 itself, beats on both counts: faster and losing less. Slowest first."""
-    kept: list[Point] = []
+def find_frontier(points: Sequence[Point]) -> list[Point]:
+    """Return the points that nothing, FP32 included, beats on both axes; slowest first."""
+    best: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.speed, p.drop)):
-        if point.drop < min((p.drop for p in kept), default=math.inf) and (point.speed > 1 or point.drop < 0):
-            kept.append(point)
-    return kept[::-1]
+        if point.drop < min((p.drop for p in best), default=math.inf) and (point.speed > 1 or point.drop < 0):
+            best.append(point)
+    return best[::-1]
 
 
 def _lede(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str) -> str:
     if not best:
-        return "Nothing here beats FP32 on either count."
+        return "No artifact here is faster or more accurate than FP32."
     fastest = best[-1]
     loss = f"a {metric} drop of {fastest.drop:.2f} {unit}"
-    told = f"{fastest.name} is the fastest: {fastest.speed:.2f} times FP32 for {loss}."
-    others = len(points) - len(best)
-    return told + (f" {others} of {len(points)} are beaten on both counts." if others else "")
+    lede = f"{fastest.name} is the fastest: {fastest.speed:.2f} times as fast as FP32, with {loss}."
+    beaten = len(points) - len(best)
+    others = f" Artifacts that are beaten on both speed and accuracy: {beaten} of {len(points)}."
+    return lede + (others if beaten else "")
 
 
 def _chart(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str) -> Figure:
@@ -158,15 +159,15 @@ def _chart(points: Sequence[Point], best: Sequence[Point], metric: str, unit: st
         origin = _badge(x(1.0), y(0.0), "0", "ref")
         return svg.canvas(width, height, *grid, _steps(best, x, y), origin, *marks, label="Speed-up against accuracy")
 
-    told = (
-        "Up and to the right is better. Bars are 95 % intervals; the line joins what no other's estimate beats on both "
-        "counts. Where bars overlap, that may be chance."
+    caption = (
+        "Up and to the right is better. The bars are 95 % intervals. The line is the frontier: it joins the artifacts "
+        "that no other one beats on both speed and accuracy. Where bars overlap, the order may be by chance."
     )
-    return svg.figure(draw, told)
+    return svg.figure(draw, caption)
 
 
 def _steps(best: Sequence[Point], x: Scale, y: Scale) -> Markup:
-    """The frontier, from FP32 on."""
+    """Draw the frontier as steps, from FP32 on."""
     corners = [(x(1.0), y(0.0))] if not best or best[0].drop > 0 or best[0].speed < 1 else []
     for point in best:
         if corners:

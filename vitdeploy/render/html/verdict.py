@@ -1,4 +1,4 @@
-"""The first screen: what was decided, by which limits, and the four figures that matter."""
+"""The first screen: the verdict, the limits it rests on, and the four main figures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LIMITS = {"max_drop_pp": "accuracy", "min_speedup": "speed", "min_fused_pct": "
 
 
 def head(subject: Subject) -> Head:
-    """Verdict, tiles, checks and warnings of one artifact."""
+    """Make the first screen of one artifact: verdict, tiles, checks and warnings."""
     manifest, gate = subject.manifest, subject.gate
-    stale = _superseded(subject)
+    stale = _find_newer_evidence(subject)
     verdict: Word = "not judged" if gate is None else "out of date" if stale else gate.verdict
     missing = None
     if gate is None:
-        missing = subject.why("gate")
+        missing = subject.find_gap("gate")
     elif stale:
         missing = Missing(f"the verdict ({gate.verdict}) was given before {stale}", f"vitdeploy gate {subject.folder}")
     device, batch = manifest.target.device, manifest.recipe.target.batch
@@ -40,26 +40,26 @@ def head(subject: Subject) -> Head:
 
 
 def _sentence(verdict: Word, checks: tuple[Check, ...]) -> str:
-    held = sum(check.status == "pass" for check in checks)
+    passed, failed = (sum(check.status == status for check in checks) for status in ("pass", "fail"))
     return {
-        "pass": f"All {len(checks)} limits hold." if len(checks) > 1 else "The one limit that was set holds.",
-        "fail": f"{sum(check.status == 'fail' for check in checks)} of {len(checks)} limits are broken.",
-        "invalid": f"It could not be decided: {held} of {len(checks)} limits are known to hold.",
+        "pass": f"All {len(checks)} limits hold." if len(checks) > 1 else "The only limit holds.",
+        "fail": f"Limits that do not hold: {failed} of {len(checks)}.",
+        "invalid": f"The evidence is not enough to decide. Limits that are known to hold: {passed} of {len(checks)}.",
         "not judged": "No gate has judged this artifact.",
-        "out of date": "Something was measured again after the gate had judged.",
+        "out of date": "There are newer measurements than the ones that the gate judged.",
     }[verdict]
 
 
-def _superseded(subject: Subject) -> str | None:
-    """What was measured anew after the gate: its checks then hold another figure than the evidence."""
-    seen = {check.name: check.observed for check in subject.gate.checks} if subject.gate is not None else {}
+def _find_newer_evidence(subject: Subject) -> str | None:
+    """Return the command that changed a figure after the gate; None if none did."""
+    observed = {check.name: check.observed for check in subject.gate.checks} if subject.gate is not None else {}
     run, evaluation = subject.run, subject.evaluation
     speed = run.speedup.ratio if run is not None and run.speedup is not None else None
     drop = next(iter(evaluation.metrics.values())).drop if evaluation is not None and evaluation.metrics else None
-    for name, now, what in (("speed-up", speed, "the last bench"), ("accuracy drop", drop, "the last eval")):
-        then = seen.get(name)
+    for name, now, command in (("speed-up", speed, "the last bench"), ("accuracy drop", drop, "the last eval")):
+        then = observed.get(name)
         if isinstance(then, float) and now is not None and not math.isclose(then, now, rel_tol=1e-9, abs_tol=1e-12):
-            return what
+            return command
     return None
 
 
@@ -71,7 +71,7 @@ def _row(check: Check) -> CheckRow:
 def _speed(subject: Subject) -> Tile:
     run, reference = subject.run, subject.reference
     if run is None:
-        return Tile("speed-up", "not measured", subject.why("bench").why, absent=True)
+        return Tile("speed-up", "not measured", subject.find_gap("bench").why, absent=True)
     if run.speedup is None or reference is None:
         return Tile("median latency", f"{three_digits(run.p50_ms)} ms", "no reference was timed beside it", absent=True)
     label, (low, high) = "speed-up", run.speedup.ci95
@@ -83,27 +83,28 @@ def _speed(subject: Subject) -> Tile:
 
 
 def _accuracy(subject: Subject) -> Tile:
-    found = subject.evaluation
-    if found is None or not found.metrics:
-        return Tile("accuracy drop", "not evaluated", subject.why("eval").why, absent=True)
-    name, metric = next(iter(found.metrics.items()))
+    evaluation = subject.evaluation
+    if evaluation is None or not evaluation.metrics:
+        return Tile("accuracy drop", "not evaluated", subject.find_gap("eval").why, absent=True)
+    name, metric = next(iter(evaluation.metrics.items()))
     label, value = f"{numbers.metric(name)} drop", f"{metric.drop:.2f}".replace("-0.00", "0.00").replace("-", "−")
     if subject.manifest.model.weights == "random":
         return Tile(label, "means nothing", "random weights", absent=True)
-    if not math.isfinite(metric.drop) or found.nonfinite:
-        return Tile(label, value, f"{found.nonfinite:,} samples gave NaN or infinity", absent=True)
-    return Tile(label, value, f"{metric.unit}; at most {metric.upper95:.2f} with 95 % confidence, {found.n:,} samples")
+    if not math.isfinite(metric.drop) or evaluation.nonfinite:
+        return Tile(label, value, f"{evaluation.nonfinite:,} samples gave NaN or infinity", absent=True)
+    bound = f"{metric.unit}; at most {metric.upper95:.2f} with 95 % confidence"
+    return Tile(label, value, f"{bound}, on {evaluation.n:,} samples")
 
 
 def _fused(subject: Subject) -> Tile:
     audit = subject.audit
     if audit is None:
-        return Tile("attention fused", "not audited", subject.why("audit").why, absent=True)
+        return Tile("attention fused", "not audited", subject.find_gap("audit").why, absent=True)
     attention = audit.attention
     if not attention.sites:
-        return Tile("attention fused", "no site", "no attention was recognised", absent=True)
+        return Tile("attention fused", "none", "no attention was recognised", absent=True)
     proven = attention.evidence == "compiled"
-    note = "read from what was compiled" if proven else f"not proven: {attention.evidence} evidence only"
+    note = "read from the compiled model" if proven else f"not proven: {attention.evidence} evidence only"
     return Tile("attention fused", f"{attention.fused} of {attention.sites}", note, absent=not proven)
 
 
@@ -121,13 +122,13 @@ def _warnings(subject: Subject) -> Iterator[str]:
     if subject.manifest.model.weights == "random":
         yield "Random weights: speed and fusion are real, accuracy means nothing."
     if subject.manifest.stage == "bundle":
-        yield f"This is a bundle: nothing is compiled yet. On the device run vitdeploy compile {subject.folder}"
+        yield f"This is a bundle: nothing is compiled yet. Run on the device: vitdeploy compile {subject.folder}"
     if subject.bench is not None and not subject.bench.valid:
         yield f"The latencies are in doubt: {'; '.join(subject.bench.doubts) or 'no reason was recorded'}."
     if subject.gate is not None:
         limits = subject.manifest.recipe.gate
         names = {check.name for check in subject.gate.checks}
         judged = {"accuracy": "accuracy drop", "speed": "speed-up", "fusion": "attention fused"}
-        open_ = [what for key, what in _LIMITS.items() if getattr(limits, key) is None and judged[what] not in names]
-        if open_:
-            yield f"No limit was set for {' or '.join(open_)}: the verdict says nothing about it."
+        unset = [what for key, what in _LIMITS.items() if getattr(limits, key) is None and judged[what] not in names]
+        if unset:
+            yield f"No limit was set for {' or '.join(unset)}, so the verdict does not cover this."
