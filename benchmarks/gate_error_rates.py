@@ -141,7 +141,7 @@ def drawn(drop_pp: float, draws: int = DRAWS) -> dict[str, int]:
         reference, deployed = np.ones(SAMPLES), np.ones(SAMPLES)
         deployed[kind < lost] = 0
         reference[(kind >= lost) & (kind < DISCORDANCE)] = 0
-        found = paired("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
+        found = compare_accuracy("classification", task, outcomes(reference), outcomes(deployed), reference == deployed)
         verdict = judge(Case(None, None, found), GateSpec(max_drop_pp=MARGIN_PP))
         counts[verdict.verdict] += 1
     return counts

@@ -83,8 +83,8 @@ def debug(
         if not ends.noises:
             raise MeasureError("no block end is in what runs", fix="Export it again with this version.")
         blocks, steps = _compare_blocks(model_parts, ends)
-        place = divergence.first_apart(steps)
-        shown = place if place is not None else divergence.most_added(steps)
+        place = divergence.find_divergence(steps)
+        shown = place if place is not None else divergence.find_noisiest(steps)
         assert shown is not None
         layers, culprit = _compare_inside(model_parts[shown], sides)
         apart, layer, part = place is not None, None if culprit is None else layers[culprit], model_parts[shown]
@@ -229,8 +229,8 @@ def _compare_inside(part: Part, sides: _Sides) -> tuple[list[Comparison], int | 
         step = Step(sqnr, _noise_before(spot, part, tensors), alike=spot.kind in ("linear", "values", "attention"))
         steps.append(step)
         rows.append(_row(spot.layer, spot.tensor, spot.kind, step, tensors, skipped))
-    at = divergence.first_apart(steps)
-    return rows, at if at is not None else divergence.most_added(steps)
+    at = divergence.find_divergence(steps)
+    return rows, at if at is not None else divergence.find_noisiest(steps)
 
 
 def _why_skipped(spot: Spot, part: Part, sides: _Sides) -> str:

@@ -76,7 +76,7 @@ def gate(
         manifest=artifact.digest,
         machine=environment.host().machine,
         model_digest=artifact.manifest.model.digest,
-        recipe=baselines.decisive(recipe),
+        recipe=baselines.decisive_keys(recipe),
         size_bytes=artifact.manifest.deployed_bytes,
         random_weights=artifact.random_weights,
         against=recipe.bench.against,
@@ -124,7 +124,7 @@ def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progre
         if folder.manifest.stage != "artifact":
             return Before(baseline, untimed=f"{folder.path} is only a bundle: compile it on the device")
     data = evaluation.data_digest if evaluation is not None else ""
-    if reason := incomparable(baseline, artifact.manifest.model.digest, baselines.decisive(recipe), data):
+    if reason := incomparable(baseline, artifact.manifest.model.digest, baselines.decisive_keys(recipe), data):
         return Before(baseline, untimed=reason)
     try:
         return Before(baseline, interleaved=_time_in_turns(earlier, artifact, progress))
@@ -165,6 +165,6 @@ def _make_baseline(artifact: Artifact, stored: _Stored) -> baselines.Baseline:
         machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         recipe_digest=artifact.manifest.recipe_digest,
-        recipe=baselines.decisive(artifact.manifest.recipe),
+        recipe=baselines.decisive_keys(artifact.manifest.recipe),
         size_bytes=artifact.manifest.deployed_bytes,
     )

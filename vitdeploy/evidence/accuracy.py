@@ -27,7 +27,7 @@ class Metric(Fact):
 
 
 class Eval(Evidence):
-    """Accuracy of both sides on the same samples; `doubts` say why it proves nothing (labels in another order …).
+    """Accuracy of both sides on the same samples; `doubts` are reasons to distrust it.
 
     `agreement` is the mean agreement of the two answers to a sample, from 0 to 1. `flips` is the number of samples with
     different answers. The task defines when two answers agree.

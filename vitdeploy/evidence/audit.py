@@ -135,7 +135,7 @@ class LayerSensitivity(Fact):
 
 
 class Sensitivity(Evidence):
-    """Every linear that can be quantized, the one that costs the outputs most first."""
+    """Every linear that can be quantized, the most damaging first."""
 
     file: ClassVar[str] = "sensitivity.json"
 
@@ -144,11 +144,11 @@ class Sensitivity(Evidence):
     images: int
     calibration: str
     choice: str
-    """How they were quantized: migration, ranges, bias correction."""
+    """How the linears were quantized: migration, ranges, bias correction."""
 
 
 class Audit(Evidence):
-    """What the compiled thing does, read back from it."""
+    """The kernels and precisions of a compiled model, read back from it."""
 
     file: ClassVar[str] = "audit.json"
 

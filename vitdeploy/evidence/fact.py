@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Fact(BaseModel):
-    """An immutable record. Unknown keys are dropped on reading: a newer vitdeploy may have written more."""
+    """An immutable piece of evidence. Unknown keys, which a newer vitdeploy may have written, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -1,4 +1,4 @@
-"""The answers of a model about one image, as data that a script reads and a person understands."""
+"""A model's answer about one image, for scripts and for people."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Depths(Fact):
 
 
 class Answer(Fact):
-    """The answer about one image; what is not of the model's task is empty.
+    """One answer. The fields of other tasks are empty.
 
     Attributes:
         top: the best classes of a classifier, best first.

@@ -75,7 +75,7 @@ class Run(Fact):
     efficiency_pct: float | None = None
     """floor / p50, in percent."""
     manifest: str = ""
-    """Of the artifact that ran; empty for PyTorch and the plain engines."""
+    """sha256 of the artifact's manifest; empty for PyTorch and the plain engines."""
     role: Role | None = None
     """None where a stopwatch is used for something else than a bench."""
 
@@ -194,7 +194,7 @@ class DeviceTime(Fact):
 
 
 class Bench(Evidence):
-    """Interleaved latencies, each run with its role. `valid` is false when there are `doubts` about timing."""
+    """Interleaved latencies, each run with its role. `valid` is false if there are `doubts` about them."""
 
     file: ClassVar[str] = "bench.json"
 
@@ -242,10 +242,10 @@ class Bench(Evidence):
 
     @property
     def reference(self) -> Run | None:
-        """The run that the speed-ups are over; None when nothing was timed beside the artifact."""
+        """The run that speed-ups are relative to; None if nothing was timed beside the artifact."""
         return next((run for run in self.runs if run.role == "reference"), None)
 
     @property
     def own(self) -> Run | None:
-        """The run of the artifact that this is about, at the first batch size; None when nothing was timed."""
+        """The run of the artifact that this is about, at the first batch size; None if nothing was timed."""
         return next((run for run in self.runs if run.role == "artifact"), None)

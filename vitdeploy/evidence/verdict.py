@@ -21,7 +21,7 @@ class Check(Fact):
 
 
 class Gate(Evidence):
-    """The verdict: "fail" if any check fails, else "invalid" if any could not be decided, else "pass"."""
+    """The verdict: "fail" if any check fails, else "invalid" if any cannot be decided, else "pass"."""
 
     file: ClassVar[str] = "gate.json"
 

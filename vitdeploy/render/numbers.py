@@ -64,7 +64,7 @@ def drop(metric: Metric) -> str:
 
 
 def agreement_name(task: str) -> str:
-    """Return the name of the agreement of two models: only a classifier has one prediction that is the same or not."""
+    """Return the name of the agreement: only a classifier has one prediction that is the same or not."""
     kind = tasks.kind_of(task)
     return "agreement" if kind is None else kind.agreement_name
 
@@ -78,7 +78,7 @@ def fused(attention: AttentionAudit) -> str:
 
 
 def metric(name: str) -> str:
-    """Return a metric's name as people write it."""
+    """Return the usual name of a metric: `top-1` for `top1`."""
     return tasks.metric_names().get(name, name)
 
 

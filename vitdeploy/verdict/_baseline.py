@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vitdeploy.evidence import Check, Interval, Run, Status
-from vitdeploy.measure.baseline import Baseline, Timing, timing_of
+from vitdeploy.measure.baseline import Baseline, Timing, describe_timing
 from vitdeploy.measure.statistics import quotient_interval
 from vitdeploy.recipe import GateSpec
 from vitdeploy.verdict._case import MIB, Before, Case, decide, first_doubt, fused_percent, invalid, unproven
@@ -65,7 +65,7 @@ def _measured_otherwise(case: Case, baseline: Baseline) -> str | None:
         )
     if baseline.timing is None or case.bench is None or not case.bench.runs:
         return None
-    differ = _differing(_texts(baseline.timing), _texts(timing_of(case.bench)))
+    differ = _differing(_texts(baseline.timing), _texts(describe_timing(case.bench)))
     return f"the baseline was timed otherwise: {differ}" if differ else None
 
 

@@ -35,12 +35,12 @@ def add_costs(
         peaks: of this host on these threads.
         progress: told what could not be measured.
     """
-    plain = work.in_float32(structures.load(timed[0].file(SITES)))
+    plain = work.count_float32_work(structures.load(timed[0].file(SITES)))
     works = {artifact.digest: _work(artifact) for artifact in (*opposing, *timed)}
-    cache = roofline.largest_cache()
+    cache = roofline.read_largest_cache()
     streamed = cache is not None and max(w.weight_bytes for w in (plain, *works.values())) > cache
     described = roofline.describe(
-        works[timed[0].digest], threads, dict(peaks), roofline.copy_gbs(threads) if streamed else None
+        works[timed[0].digest], threads, dict(peaks), roofline.measure_copy_gbs(threads) if streamed else None
     )
     startups = {a.digest: measure_startup(a, threads, runs[0].batch, progress) for a in timed}
     sizes = {a.digest: a.manifest.deployed_bytes for a in timed}
@@ -74,4 +74,6 @@ def _is_on_cpu(run: Run) -> bool:
 def _work(artifact: Artifact) -> work.Work:
     audit, _ = artifact.read_evidence(Audit)
     structure = structures.load(artifact.file(SITES))
-    return work.in_float32(structure) if audit is None else work.of(structure, audit.layers, audit.stored)
+    if audit is None:
+        return work.count_float32_work(structure)
+    return work.count_work(structure, audit.layers, audit.stored)

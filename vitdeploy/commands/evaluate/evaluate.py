@@ -87,7 +87,7 @@ def evaluate(
         if reference is not None and (note := recorded.note()):
             progress.warn(note)
     with progress.step("Compare both sides"):
-        evaluation = accuracy.paired(
+        evaluation = accuracy.compare_accuracy(
             task.name, task, sides[0].values(), sides[1].values(), agreement, nonfinite=sides[1].nonfinite
         )
     for doubt in evaluation.doubts:

@@ -48,7 +48,7 @@ def recipe(subject: Subject) -> Section:
         parts.append(Table(("pass", "place", "reason"), refused, title=title, folded=True))
     if manifest.quantized:
         rows = tuple(manifest.quantized.rows())
-        parts.append(Table(("quantization", ""), rows, title="What quantization did", folded=True))
+        parts.append(Table(("choice", "value"), rows, title="Quantization", folded=True))
     if manifest.placement:
         placement = tuple((name, site.precision, site.rule) for name, site in manifest.placement.items())
         title = "Precision of each site, and the rule that decided it"

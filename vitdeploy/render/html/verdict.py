@@ -109,13 +109,13 @@ def _fused(subject: Subject) -> Tile:
 
 
 def _size(subject: Subject) -> Tile:
-    """The size of what the device loads, against the weights in float32."""
+    """Compare the size of the files that the device loads with the weights in float32."""
     manifest = subject.manifest
     weights = numbers.size(_FP32_BYTES * manifest.model.parameters)
     deployed = manifest.deployed_bytes
     if deployed is None:
-        return Tile("size", "not compiled", f"a bundle; its weights are {weights} in FP32", absent=True)
-    return Tile("size", numbers.size(deployed), f"of what runs; the weights are {weights} in FP32")
+        return Tile("size", "not compiled", f"this is a bundle; its weights are {weights} in FP32", absent=True)
+    return Tile("size", numbers.size(deployed), f"of the files that run; the weights are {weights} in FP32")
 
 
 def _warnings(subject: Subject) -> Iterator[str]:
