@@ -99,8 +99,8 @@ def runs(ratio: float = 1.5, blocks: int = 20) -> tuple[Run, Run]:
 
     def side(name: str, ms: float, speedup: Interval | None, role: Role) -> Run:
         samples = ms * rng.lognormal(0.0, 0.03, (blocks, 8))
-        told = tuple(tuple(float(x) for x in block) for block in samples)
-        return made.run(name, ms, speedup, blocks=told, threads=2, effective={"engine": name}, role=role)
+        raw = tuple(tuple(float(x) for x in block) for block in samples)
+        return stored.run(name, ms, speedup, blocks=raw, threads=2, effective={"engine": name}, role=role)
 
     interval = Interval(ratio=ratio, ci95=(0.98 * ratio, 1.02 * ratio))
     artifact = side("openvino-int8", 24.0 / ratio, interval, "artifact")
