@@ -274,9 +274,9 @@ def test_an_existing_output_folder_is_kept(onnxruntime_fp32: Path, copy: Callabl
     Path("photos").mkdir()
     Path("photos/cat.jpg").touch()
     before = {p: p.read_bytes() for p in artifact.rglob("*") if p.is_file()}
-    assert "exists. Use --force to replace it, or -o" in refused(*DIGITS, "-o", artifact)
+    assert "exists. Use --force to replace it, or choose another folder with -o." in refused(*DIGITS, "-o", artifact)
     assert "photos exists and is not an artifact" in refused(*DIGITS, "-o", "photos", "--force")
-    assert "photos/cat.jpg is a file. Use -o elsewhere" in refused(*DIGITS, "-o", "photos/cat.jpg/a")
+    assert "photos/cat.jpg is a file. Choose another folder with -o" in refused(*DIGITS, "-o", "photos/cat.jpg/a")
     assert "cannot do fp8" in refused(*DIGITS, "-o", artifact, "--force", "--precision", "fp8")
     assert {p: p.read_bytes() for p in artifact.rglob("*") if p.is_file()} == before
 
