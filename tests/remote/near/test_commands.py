@@ -20,7 +20,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.progress import Silent
 from vitdeploy.remote.near import hosts
-from vitdeploy.remote.near.client import Device, placed
+from vitdeploy.remote.near.client import Device, job_file
 from vitdeploy.remote.near.ssh import Link
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]
@@ -66,7 +66,7 @@ def test_what_is_there_is_not_sent_again(far: Far, bundle: Path, tmp_path: Path)
 
 def test_a_target_that_is_not_there_is_refused_before_the_work(far: Far, tmp_path: Path) -> None:
     found = on(far, "export", "demo:digits", "--target", "tensorrt", "-o", tmp_path / "a")
-    assert f'{far.url} cannot compile for tensorrt: it says "TensorRT is not installed here"' in found.error
+    assert f'{far.url} cannot compile for tensorrt; it reports: "TensorRT is not installed here"' in found.error
     assert "Export to ONNX" not in found.err
     assert not (tmp_path / "a").exists()
 
@@ -138,7 +138,7 @@ def test_a_name_that_is_not_text_is_refused(far: Far, artifact: Path, copy: Call
         Image.new("L", (32, 32)).save(data / label / "x.png")
     (data / "0" / "x.png").rename(data / "0" / os.fsdecode(b"\xff.png"))
     found = on(far, "eval", here, "--data", data)
-    assert "cannot be sent: its name is not UTF-8. Rename it." in found.error
+    assert "cannot be sent: its name is not UTF-8. Rename the file." in found.error
 
 
 def test_equal_files_are_sent_once_also_after_a_cut(lab: Callable[..., Far], wire: Wire, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_equal_files_are_sent_once_also_after_a_cut(lab: Callable[..., Far], wir
     wire.bytes_per_second = 800_000
     cutting = when(lambda: any(part.stat().st_size > 400_000 for part in far.cache.glob("partial/*")), wire.cut)
     with Link(hosts.find("lab"), Silent()) as link:
-        Device(link, Silent()).send([placed(tmp_path / name, name) for name in "ab"])
+        Device(link, Silent()).send([job_file(tmp_path / name, name) for name in "ab"])
     cutting.join()
     assert wire.cuts == 1
     assert wire.carried < 1_500_000

@@ -1,4 +1,4 @@
-"""What `--host` does for each command: prepare here, run vitdeploy there, bring the result back and check it."""
+"""The commands with `--host`: prepare here, run vitdeploy on the host, fetch the result and check it."""
 
 from __future__ import annotations
 
@@ -18,50 +18,55 @@ from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
-from vitdeploy.remote.messages import Care, Ended, Job, Placed, Probe
-from vitdeploy.remote.near.client import Device, client_name, placed
-from vitdeploy.remote.near.hosts import Host, find
+from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
+from vitdeploy.remote.near.client import Device, client_name, job_file
+from vitdeploy.remote.near.hosts import RemoteHost, find
 from vitdeploy.remote.near.ssh import Link
 
 __all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
 
 _INTERRUPTED = 130
-# What the target itself says is for a workstation that makes a bundle.
+_OUT_OF_MEMORY = "; the system does that when memory runs out"
+_FREE_MEMORY = "Free memory on the device or add swap, then run the command again."
+# The target's own fix is for a workstation that makes a bundle.
 _INSTALL = {
     "tensorrt": "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
     "(python3 -m venv --system-site-packages)."
 }
-Files = list[tuple[Path, Placed]]
+Files = list[tuple[Path, JobFile]]
 Flag = str | float | bool | Sequence[str] | None
-"""The value of an option; several are the option again and again."""
+"""The value of an option; a sequence repeats the option for each value."""
 
 
 def export_for(
-    host: Host, recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False
+    host: RemoteHost, recipe: Recipe, out: Path, progress: Progress, *, force: bool = False, verify: bool = False
 ) -> Exported:
-    """Export here, compile there. When the host fails, the bundle stays and can be compiled later.
+    """Export here, compile on the host. If the host fails, the bundle stays and can be compiled later.
 
     Raises:
-        TargetUnavailable: the target is not on that host; said before the minutes of exporting.
+        TargetUnavailable: the target is not on that host; checked before the export, which takes minutes.
+        RemoteError: the host cannot be reached, or it failed; the fix says how to compile the bundle later.
     """
     started = time.monotonic()
     artifacts.refuse_existing(out, force=force)
     with _device(host, progress) as (_, probe):
         _require(probe, recipe.target.kind, host)
-    there = Elsewhere(host.name, probe.doctor.host)
-    bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=there)
+    elsewhere = Elsewhere(host.name, probe.doctor.host)
+    bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=elsewhere)
     try:
         compiled = compile_on(host, out, None, progress)
     except RemoteError as error:
         raise RemoteError(
-            error.message, fix=f"{error.fix} The bundle is whole: vitdeploy compile {out} --host {host.name}"
+            error.message,
+            fix=f"{error.fix} The export itself is complete. To compile it later: "
+            f"vitdeploy compile {out} --host {host.name}",
         ) from None
     notes = tuple(dict.fromkeys((*bundle.notes, *compiled.notes)))
-    return compiled.model_copy(update={"seconds": _since(started), "notes": notes})
+    return compiled.model_copy(update={"seconds": _seconds_since(started), "notes": notes})
 
 
 def compile_on(
-    host: Host,
+    host: RemoteHost,
     source: Path,
     out: Path | None,
     progress: Progress,
@@ -69,12 +74,13 @@ def compile_on(
     force: bool = False,
     flags: Mapping[str, Flag] | None = None,
 ) -> Exported:
-    """Compile a bundle on the host; the artifact comes back in the bundle's place unless `out` names another.
+    """Compile a bundle on the host. The artifact replaces the bundle here, or becomes the folder `out`.
 
-    `flags` are those of `compile` that decide what is done there.
+    `flags` are passed on to `compile` on the host.
 
     Raises:
-        RemoteError: the host cannot be reached, or it failed there; nothing here has changed.
+        RemoteError: the host cannot be reached, or it failed; nothing here has changed.
+        TargetUnavailable: the target is not on that host.
     """
     started = time.monotonic()
     bundle = artifacts.load(source)
@@ -84,24 +90,25 @@ def compile_on(
     with _device(host, progress) as (device, probe):
         _require(probe, bundle.manifest.target.kind, host)
         files = _files_of(bundle, "bundle")
-        words = ["compile", "bundle", "-o", "artifact", *_words(flags)]
-        job, ended = _run(device, words, files, source, host.care)
+        words = ["compile", "bundle", "-o", "artifact", *_to_words(flags)]
+        job, end = _run(device, words, files, source, host.clocks)
         with artifacts.staged(out or source, force=force or in_place) as folder:
             device.fetch(job, "artifact", folder, known=[path for path, _ in files])
             _check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
-    exported = Exported.model_validate(ended.result)
-    about = (*exported.notes, *ended.notes, f"compiled on {_named(host, probe)}")
-    told = {"artifact": str(out or source), "seconds": _since(started), "notes": about, "host": host.name}
-    return exported.model_copy(update=told)
+    exported = Exported.model_validate(end.result)
+    notes = (*exported.notes, *end.notes, f"compiled on {_describe(host, probe)}")
+    changes = {"artifact": str(out or source), "seconds": _seconds_since(started), "notes": notes, "host": host.name}
+    return exported.model_copy(update=changes)
 
 
 def bench_on(
-    host: Host, paths: Sequence[Path], progress: Progress, *, flags: Mapping[str, Flag] | None = None
+    host: RemoteHost, paths: Sequence[Path], progress: Progress, *, flags: Mapping[str, Flag] | None = None
 ) -> Bench:
-    """Latency on the host, stored beside the first artifact here. Without PyTorch there is no speed-up, and it says so.
+    """Measure latency on the host and store it beside the first artifact here.
 
-    `flags` are those of `bench` that decide what is done there.
+    The host has no PyTorch, so there is no speed-up over it, and a doubt says so. `flags` are passed on to `bench` on
+    the host.
 
     Raises:
         RemoteError: as `compile_on`.
@@ -110,146 +117,156 @@ def bench_on(
     names = [f"artifact{number}" for number in range(len(loaded))]
     files = [file for artifact, name in zip(loaded, names, strict=True) for file in _files_of(artifact, name)]
     with _device(host, progress) as (device, _):
-        job, ended = _run(device, ["bench", *names, *_words(flags)], files, paths[0], host.care)
-        found = Bench.model_validate(ended.result)
-        _check_about(found, loaded[0], host)
+        job, end = _run(device, ["bench", *names, *_to_words(flags)], files, paths[0], host.clocks)
+        bench = Bench.model_validate(end.result)
+        _check_subject(bench, loaded[0], host)
         device.take(job)
-    # A clock that was to be locked and is not is a doubt as well.
-    doubts = tuple(f"{host.name}: {doubt}" for doubt in (*found.doubts, *ended.notes))
-    found = found.model_copy(update={"valid": found.valid and not ended.notes, "doubts": doubts})
-    loaded[0].write_evidence(found)
-    return found
+    # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
+    doubts = tuple(f"{host.name}: {doubt}" for doubt in (*bench.doubts, *end.notes))
+    bench = bench.model_copy(update={"valid": bench.valid and not end.notes, "doubts": doubts})
+    loaded[0].write_evidence(bench)
+    return bench
 
 
-def evaluate_on(host: Host, path: Path, data: str | None, progress: Progress, *, limit: int | None = None) -> Eval:
-    """Accuracy on the host against the reference, which answers the same samples here; stored beside the artifact here.
+def evaluate_on(
+    host: RemoteHost, path: Path, data: str | None, progress: Progress, *, limit: int | None = None
+) -> Eval:
+    """Measure accuracy on the host, and store it beside the artifact here.
+
+    The reference runs here, on the same samples.
 
     Raises:
         RemoteError: as `compile_on`.
         SourceError: the reference cannot be rebuilt here.
     """
     artifact = artifacts.load(path)
-    words = ["eval", "artifact", "--reference", "reference.npz", *_words({"limit": limit})]
+    words = ["eval", "artifact", "--reference", "reference.npz", *_to_words({"limit": limit})]
     with _device(host, progress) as (device, _), tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.npz"
         evaluating.save_reference(path, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
-        there, labelled = _data(spec)
-        files = [*_files_of(artifact, "artifact"), placed(reference, "reference.npz"), *labelled]
-        job, ended = _run(device, [*words, "--data", there], files, path, Care())
-        found = Eval.model_validate(ended.result)
-        _check_about(found, artifact, host)
+        remote_spec, data_files = _data_files(spec)
+        files = [*_files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *data_files]
+        job, end = _run(device, [*words, "--data", remote_spec], files, path, ClockSettings())
+        evaluation = Eval.model_validate(end.result)
+        _check_subject(evaluation, artifact, host)
         device.take(job)
-    found = found.model_copy(update={"data": spec})
-    artifact.write_evidence(found)
-    return found
+    evaluation = evaluation.model_copy(update={"data": spec})
+    artifact.write_evidence(evaluation)
+    return evaluation
 
 
 @contextmanager
-def _device(host: Host, progress: Progress) -> Iterator[tuple[Device, Probe]]:
+def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Probe]]:
     with Link(host, progress) as link:
         device = Device(link, progress)
-        with progress.step(f"Look at {host.name}"):
+        with progress.step(f"Connect to {host.name}"):
             probe = device.probe()
         yield device, probe
 
 
-def _require(probe: Probe, kind: str, host: Host) -> None:
+def _require(probe: Probe, kind: str, host: RemoteHost) -> None:
     target = probe.doctor.targets.get(kind)
     if target is None or not target.available:
-        why, fix = (target.why, target.fix) if target else ("it does not know this target", "Update vitdeploy there.")
-        there = f"There: {_INSTALL.get(kind, fix)}"
-        raise TargetUnavailable(f'{host.name} cannot compile for {kind}: it says "{why}"', fix=there)
-
-
-def _run(device: Device, words: Sequence[str], files: Files, about: Path, care: Care) -> tuple[str, Ended]:
-    """Send, start, follow; what failed there fails here."""
-    device.send(files)
-    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(about), care=care)
-    name = device.start(job)
-    ended = device.follow(name)
-    if ended.state == "done" and ended.code == 0 and ended.result is not None:
-        return name, ended
-    device.take(name)  # the next time it starts anew
-    if ended.state == "lost":
-        with suppress(RemoteError):
-            device.probe()  # which sets back the clocks that the job could not
-        why = "the device was restarted" if ended.rebooted else "the process was killed, as when memory runs out"
-        fix = "Run the command again." if ended.rebooted else "Free memory there or add swap, then run it again."
-        raise RemoteError(f"{device.name} lost the job: {why}", fix=fix)
-    if ended.code == _INTERRUPTED:
-        raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")
-    if (ended.code or 0) < 0:
-        raise RemoteError(
-            f"`{words[0]}` was killed on {device.name} (signal {-(ended.code or 0)}), as when memory runs out",
-            fix="Free memory there or add swap, then run it again.",
+        why, fix = (
+            (target.why, target.fix) if target else ("this vitdeploy does not know the target", "Update vitdeploy.")
         )
-    told: dict[str, Any] = (ended.result or {}).get("error", {})
+        raise TargetUnavailable(
+            f'{host.name} cannot compile for {kind}; it reports: "{why}"',
+            fix=f"On {host.name}: {_INSTALL.get(kind, fix)}",
+        )
+
+
+def _run(device: Device, words: Sequence[str], files: Files, about: Path, clocks: ClockSettings) -> tuple[str, JobEnd]:
+    """Send the files, start the job and follow it. Return its name and its end; raise if it failed."""
+    device.send(files)
+    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(about), care=clocks)
+    name = device.start(job)
+    end = device.follow(name)
+    if end.state == "done" and end.code == 0 and end.result is not None:
+        return name, end
+    device.take(name)  # so that the same command starts anew
+    if end.state == "lost":
+        with suppress(RemoteError):
+            device.probe()  # restores the clocks that the lost job left changed
+        if end.rebooted:
+            raise RemoteError(f"{device.name} was restarted during the job", fix="Run the command again.")
+        raise RemoteError(f"the job was killed on {device.name}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY)
+    if end.code == _INTERRUPTED:
+        raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")
+    if end.code is not None and end.code < 0:
+        raise RemoteError(
+            f"`{words[0]}` was killed on {device.name} by signal {-end.code}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY
+        )
+    error: dict[str, Any] = (end.result or {}).get("error", {})
     raise RemoteError(
-        f"{device.name}: {told.get('message', f'`vitdeploy {words[0]}` ended with exit code {ended.code}')}",
-        fix=told.get("fix", "Run it there by hand."),
+        f"{device.name}: {error.get('message', f'`vitdeploy {words[0]}` ended with exit code {end.code}')}",
+        fix=error.get("fix", "Log in there and run the same command."),
     )
 
 
-def _words(flags: Mapping[str, Flag] | None) -> list[str]:
-    """Options as words: what is None or False is left out, and what begins with a dash is no option of its own."""
+def _to_words(flags: Mapping[str, Flag] | None) -> list[str]:
+    """Write options as words, without those that are None or False.
+
+    `--option=value` is one word, so a value that begins with a dash is not read as an option.
+    """
     words = []
     for name, value in (flags or {}).items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool) or value is None:
             words += [option] if value else []
         else:
-            several = value if isinstance(value, (list, tuple)) else [value]
-            words += [f"{option}={one}" for one in several]
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += [f"{option}={value}" for value in values]
     return words
 
 
 def _files_of(artifact: Artifact, folder: str) -> Files:
     names = [MANIFEST, *(entry.path for entry in artifact.manifest.files)]
-    return [placed(artifact.file(name), f"{folder}/{name}") for name in names]
+    return [job_file(artifact.file(name), f"{folder}/{name}") for name in names]
 
 
-def _data(spec: str) -> tuple[str, Files]:
-    """What DATA is called there, and the files it is made of; what ships with vitdeploy is there already."""
+def _data_files(spec: str) -> tuple[str, Files]:
+    """Return the host's name for DATA, and the files to send. Data that ships with vitdeploy needs no files."""
     path = Path(spec).expanduser()
     if path.is_file():
         name = f"data{path.suffix}"
-        return name, [placed(path, name)]
+        return name, [job_file(path, name)]
     if path.is_dir():
-        return "data", [placed(file, f"data/{file.relative_to(path).as_posix()}") for file in _seen(path)]
+        return "data", [job_file(file, f"data/{file.relative_to(path).as_posix()}") for file in _visible_files(path)]
     if spec.startswith("demo:"):
         return spec, []
     raise DataError(f"{spec} cannot be sent: it is neither a file nor a folder", fix="Give a folder or an .npz.")
 
 
-def _seen(folder: Path) -> Iterator[Path]:
-    """The files that a dataset in this folder may be made of, also where a class is a link to a folder elsewhere."""
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """List the files that a dataset in `folder` may read, also where a class is a symbolic link to another folder."""
     for entry in sorted(folder.iterdir()):
         if not entry.name.startswith("."):
             below = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
             yield from (file for file in below if file.is_file() and not file.name.startswith("."))
 
 
-def _check_compiled(compiled: Artifact, bundle: Artifact, host: Host) -> None:
-    """What came back was made from what was sent."""
-    asked, got = bundle.manifest, compiled.manifest
-    graph = {entry.path: entry.sha256 for entry in asked.files if entry.path.startswith("graph.onnx")}
-    returned = {entry.path: entry.sha256 for entry in got.files}
-    same = all(returned.get(path) == sha256 for path, sha256 in graph.items())
-    if got.stage != "artifact" or got.model.digest != asked.model.digest or not same:
-        raise RemoteError(f"{host.name} sent back another model", fix="Run the command again.")
+def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> None:
+    """Check that the artifact was made from the bundle that was sent."""
+    sent, received = bundle.manifest, compiled.manifest
+    graph = {entry.path: entry.sha256 for entry in sent.files if entry.path.startswith("graph.onnx")}
+    digests = {entry.path: entry.sha256 for entry in received.files}
+    same = all(digests.get(path) == sha256 for path, sha256 in graph.items())
+    if received.stage != "artifact" or received.model.digest != sent.model.digest or not same:
+        raise RemoteError(f"{host.name} sent back an artifact of another model", fix="Run the command again.")
     if compiled.read_evidence(Audit)[0] is None:
-        raise RemoteError(f"{host.name} sent back no audit", fix="Run the command again.")
+        raise RemoteError(f"{host.name} sent back an artifact without an audit", fix="Run the command again.")
 
 
-def _check_about(found: Bench | Eval, artifact: Artifact, host: Host) -> None:
-    if found.manifest != artifact.digest:
-        raise RemoteError(f"{host.name} measured another artifact", fix="Run the command again.")
+def _check_subject(evidence: Bench | Eval, artifact: Artifact, host: RemoteHost) -> None:
+    if evidence.manifest != artifact.digest:
+        raise RemoteError(f"{host.name} measured another artifact than the one sent", fix="Run the command again.")
 
 
-def _since(started: float) -> float:
+def _seconds_since(started: float) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def _named(host: Host, probe: Probe) -> str:
+def _describe(host: RemoteHost, probe: Probe) -> str:
     return f"{host.name} ({probe.condition.module or probe.doctor.host.cpu})"
