@@ -1,4 +1,4 @@
-"""Datasets: every form, every way in which data does not serve."""
+"""Datasets: every form, and every mistake in the data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_folders_by_number(tmp_path: Path) -> None:
     for name in ("2", "10"):
         _fill(tmp_path / name, 1)
     assert _labels(_open(tmp_path)) == [2, 10]
-    with pytest.raises(DataError, match="class '10' has index 10, the model has 3 classes"):
+    with pytest.raises(DataError, match="class '10' has index 10, but the model has 3 classes"):
         _open(tmp_path, labels=("a", "b", "c"))
 
 
@@ -148,7 +148,7 @@ GOOD = np.zeros((3, 8, 8), np.uint8)
         ({"images": GOOD.astype(np.float32), "labels": np.zeros(3, int)}, "float32"),
         ({"images": np.zeros((3, 4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "not uint8 NHWC"),
         ({"images": GOOD[:0], "labels": np.zeros(0, int)}, "no images"),
-        ({"labels": np.zeros(3, int)}, "but no images"),
+        ({"labels": np.zeros(3, int)}, "has no array `images`; its arrays: labels"),
         ({"images": GOOD, "labels": np.zeros(2, int)}, "not 3 integers"),
         ({"images": GOOD, "labels": np.zeros(3)}, "not 3 integers"),
         ({"images": GOOD, "labels": np.array([0, 1, 2])}, "the model has 2 classes"),
@@ -167,7 +167,7 @@ def test_a_truncated_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=GOOD)
     whole = (tmp_path / "d.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(whole[:100])
-    with pytest.raises(DataError, match=r"not an \.npz, or it is truncated"):
+    with pytest.raises(DataError, match=r"not an \.npz file, or it is truncated"):
         _open(tmp_path / "d.npz")
 
 

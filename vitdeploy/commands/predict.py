@@ -10,7 +10,7 @@ import numpy as np
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
-from vitdeploy.data.preprocess import as_image, fed, open_image, pixels, upright, view
+from vitdeploy.data.preprocess import as_image, fed, open_image, to_pixels, upright_size, visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Guess as Guess
 from vitdeploy.evidence.predictions import Said
@@ -66,13 +66,13 @@ class Deployed(Closing):
         manifest = self.artifact.manifest
         raw = as_image(image) if isinstance(image, np.ndarray) else _opened(Path(image))
         batch = manifest.recipe.target.batch.min
-        images = np.repeat(pixels(raw, manifest.preprocess)[None], batch, axis=0)
+        images = np.repeat(to_pixels(raw, manifest.preprocess)[None], batch, axis=0)
         outputs = self.run(fed(images, manifest.preprocess, manifest.recipe.target.input))
         name = "array" if isinstance(image, np.ndarray) else str(image)
         if not finite(outputs):
             raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
         spec = manifest.recipe.task
-        said = tasks.find(spec).said(outputs, manifest.labels, view(*upright(raw), manifest.preprocess))
+        said = tasks.find(spec).said(outputs, manifest.labels, visible_area(*upright_size(raw), manifest.preprocess))
         return Prediction(image=name, task=spec.kind or tasks.DEFAULT, **dict(said))
 
 

@@ -14,7 +14,7 @@ from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import default_folder, export
 from vitdeploy.commands.inspect import inspect as prove
 from vitdeploy.commands.report import report as reporting
-from vitdeploy.data.opening import form_of, open_dataset
+from vitdeploy.data.opening import guess_form, open_dataset
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.progress import Progress
@@ -80,5 +80,5 @@ def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
         return
     unused = Preprocess(size=(1, 1))  # no image is read here
     with progress.step("Look at the evaluation data"):
-        form = tasks.find(recipe.task).data if recipe.task.kind is not None else form_of(spec)
+        form = tasks.find(recipe.task).data if recipe.task.kind is not None else guess_form(spec)
         open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation", form=form)
