@@ -25,7 +25,7 @@ from benchmarks.tables import machine, table
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.calibrate.quantizer import quantize
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.graph.dialect import CONTRIB, Dialect
 from vitdeploy.graph.model import Graph, array, operand, producer
@@ -146,7 +146,7 @@ class Bench:
         """A picture as the model takes it."""
         prepared = next(iter(self._prepared.values()))
         pixels = natural_image(0, prepared.preprocess, 1)
-        return {prepared.examples.input_name: normalized(pixels, prepared.preprocess)}
+        return {prepared.examples.input_name: normalize(pixels, prepared.preprocess)}
 
     def write(self, form: Form) -> Path:
         """Quantize and lower in this form."""

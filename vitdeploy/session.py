@@ -111,7 +111,7 @@ class SequentialSession(Closing):
         return None
 
 
-def repeated(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int, float]:
+def repeat(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int, float]:
     """Call `run` for a profile: at least `runs` times and `seconds` long, with limits for slow models.
 
     A slow model runs at least five times. After that it stops as soon as ten seconds are over.
@@ -127,7 +127,7 @@ def repeated(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[i
     return done, total_s
 
 
-def finite(outputs: Mapping[str, Array]) -> bool:
+def is_finite(outputs: Mapping[str, Array]) -> bool:
     """Return True if no floating-point output has NaN or infinity in it."""
     return all(np.isfinite(a).all() for a in outputs.values() if np.issubdtype(a.dtype, np.floating))
 

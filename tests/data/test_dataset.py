@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitdeploy.data.dataset import Dataset, batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 
@@ -203,7 +203,7 @@ def test_the_demo_is_as_accurate_as_its_weights_say() -> None:
     dataset = open_dataset("demo:digits", model.preprocess, labels=model.labels, need_labels=True, split="evaluation")
     with torch.inference_mode():
         right = sum(
-            int((model.module(torch.tensor(normalized(pixels, model.preprocess))).argmax(1).numpy() == labels).sum())
+            int((model.module(torch.tensor(normalize(pixels, model.preprocess))).argmax(1).numpy() == labels).sum())
             for pixels, labels in batches(dataset, 100)
         )
     assert right / len(dataset) > 0.97

@@ -40,7 +40,7 @@ def refuse_existing(out: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a new folder beside `out`. It becomes `out` when the block ends well, and is removed otherwise.
 
     Raises:

@@ -15,7 +15,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.qdq import Ranges
-from vitdeploy.session import Array, finite
+from vitdeploy.session import Array, is_finite
 
 ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
 SCORED_BATCHES = 16
@@ -56,7 +56,7 @@ class Judge:
     def sqnr_db(self, graph: Graph) -> float:
         """Signal to quantization noise over all outputs, each output weighing the same; minus infinity for NaN."""
         found = self._run(graph)
-        if not all(finite(o) for o in found):
+        if not all(is_finite(o) for o in found):
             return -np.inf
         noises = {name: Noise() for name in self._expected[0]}
         for expected, outputs in zip(self._expected, found, strict=True):

@@ -54,7 +54,7 @@ def export(
     target, asked = _settle(recipe, elsewhere)
     recipe = _complete(recipe, asked)
     artifacts.refuse_existing(out, force=force)
-    with artifacts.staged(out, force=force) as folder:
+    with artifacts.atomic_folder(out, force=force) as folder:
         work = folder / "work"
         work.mkdir()
         reduced = asked != "fp32"

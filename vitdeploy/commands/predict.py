@@ -10,12 +10,12 @@ import numpy as np
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
-from vitdeploy.data.preprocess import as_image, fed, open_image, to_pixels, upright_size, visible_area
+from vitdeploy.data.preprocess import as_image, open_image, to_input, to_pixels, upright_size, visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Guess as Guess
 from vitdeploy.evidence.predictions import Said
 from vitdeploy.runtime.artifact_session import open_session
-from vitdeploy.session import Array, Closing, finite
+from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -67,9 +67,9 @@ class Deployed(Closing):
         raw = as_image(image) if isinstance(image, np.ndarray) else _opened(Path(image))
         batch = manifest.recipe.target.batch.min
         images = np.repeat(to_pixels(raw, manifest.preprocess)[None], batch, axis=0)
-        outputs = self.run(fed(images, manifest.preprocess, manifest.recipe.target.input))
+        outputs = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
         name = "array" if isinstance(image, np.ndarray) else str(image)
-        if not finite(outputs):
+        if not is_finite(outputs):
             raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
         spec = manifest.recipe.task
         said = tasks.find(spec).said(outputs, manifest.labels, visible_area(*upright_size(raw), manifest.preprocess))

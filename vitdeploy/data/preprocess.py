@@ -52,7 +52,7 @@ def apply(image: Image | Array, preprocess: Preprocess) -> Array:
     Raises:
         DataError: an array that is not a uint8 image.
     """
-    return normalized(to_pixels(image, preprocess), preprocess)
+    return normalize(to_pixels(image, preprocess), preprocess)
 
 
 def to_pixels(image: Image | Array, preprocess: Preprocess) -> Array:
@@ -89,17 +89,17 @@ def channels_first(image: Array) -> Array:
     return np.ascontiguousarray((image[:, :, None] if image.ndim == 2 else image).transpose(2, 0, 1))
 
 
-def normalized(pixels: Array, preprocess: Preprocess) -> Array:
+def normalize(pixels: Array, preprocess: Preprocess) -> Array:
     """Turn uint8 (..., channels, height, width) into float32: scale to [0, 1], then (x - mean) / std."""
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std))
     values: Array = (pixels.astype(np.float32) / np.float32(MAX_BYTE) - mean) / std
     return values
 
 
-def fed(pixels: Array, preprocess: Preprocess, form: InputForm) -> Array:
+def to_input(pixels: Array, preprocess: Preprocess, form: InputForm) -> Array:
     """Turn uint8 (..., channels, height, width) into the artifact's input (see `InputForm`)."""
     if form == "normalized":
-        return normalized(pixels, preprocess)
+        return normalize(pixels, preprocess)
     return pixels if form == "uint8" else pixels.astype(np.float32)
 
 

@@ -27,7 +27,7 @@ from vitdeploy.measure.intervals import half_width, of_openings, percentile_inte
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.measure.stopwatch import TARGET_BLOCKS, Ready, Samples, interleave, warm_up
 from vitdeploy.progress import Progress, Silent
-from vitdeploy.session import Feeds, Session, finite
+from vitdeploy.session import Feeds, Session, is_finite
 
 MIN_BLOCKS = 10  # below it a bootstrap interval over blocks means little; slow models take the time that this takes
 # Openings: fewer than 6 have no 95 % interval; 20 bear five that went wrong. Openings of one model differ by 1 %,
@@ -152,7 +152,7 @@ class _Timing:
     def add_round(self, sessions: Sequence[Session], share_s: float, enough: Callable[[int, float], bool]) -> None:
         """Warm up, then time blocks until there are enough."""
         sides = list(zip(sessions, self.feeds, strict=True))
-        self._clean = [c and finite(s.run(own)) for c, (s, own) in zip(self._clean, sides, strict=True)]
+        self._clean = [c and is_finite(s.run(own)) for c, (s, own) in zip(self._clean, sides, strict=True)]
         limit_s = max(_WARM_UP_SHARE * share_s, _MIN_WARM_UP_S)
         warm = [warm_up(session, own, limit_s) for session, own in sides]
         self._warm = self._warm or warm  # the first opening is the cold one

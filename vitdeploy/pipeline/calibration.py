@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import DataError, QuantizeError
 from vitdeploy.recipe import Preprocess, Recipe
@@ -44,7 +44,7 @@ def calibration(recipe: Recipe, preprocess: Preprocess) -> Calibration:
     def stream() -> Iterable[Array]:
         for number, (batch, _) in enumerate(batches(dataset, size, limit=count * size)):
             if number < count and len(batch) == size:
-                yield fed(batch, preprocess, recipe.target.input)
+                yield to_input(batch, preprocess, recipe.target.input)
 
     return Calibration(stream, count, count * size, recipe.data.calibration, dataset.digest)
 
@@ -68,7 +68,7 @@ def judged(
     def stream() -> Iterator[tuple[Array, list[Label] | None]]:
         for images, labels in batches(dataset, size, limit=JUDGED_IMAGES):
             if len(images) == size:
-                yield fed(images, preprocess, recipe.target.input), labels if labelled else None
+                yield to_input(images, preprocess, recipe.target.input), labels if labelled else None
 
     return stream
 
@@ -80,6 +80,8 @@ def _synthetic(recipe: Recipe, preprocess: Preprocess) -> Calibration:
     count = max(1, SYNTHETIC_IMAGES // size)
 
     def stream() -> Iterable[Array]:
-        return (fed(natural_image(seed, preprocess, size), preprocess, recipe.target.input) for seed in range(count))
+        return (
+            to_input(natural_image(seed, preprocess, size), preprocess, recipe.target.input) for seed in range(count)
+        )
 
     return Calibration(stream, count, count * size, "synthetic", "", synthetic=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy import environment
 from vitdeploy.artifact import PassRecord, Placement, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.structure import Structure
@@ -144,7 +144,7 @@ class Workshop:
     def time(self, candidates: Iterable[Candidate], seconds: float) -> Bench:
         """Time candidates in turns; the first one is the reference."""
         spec, preprocess = self.recipe.target, self.prepared.preprocess
-        image = fed(natural_image(0, preprocess, spec.batch.opt), preprocess, spec.input)
+        image = to_input(natural_image(0, preprocess, spec.batch.opt), preprocess, spec.input)
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
             feeds = [{self.prepared.examples.input_name: image}] * len(sessions)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ExportError
 from vitdeploy.recipe import Batch, InputForm, Preprocess
-from vitdeploy.session import Array, Session, finite
+from vitdeploy.session import Array, Session, is_finite
 
 if TYPE_CHECKING:
     pass
@@ -32,7 +32,7 @@ class Examples:
 
     def pairs(self, form: InputForm = "normalized") -> list[tuple[Array, dict[str, Array]]]:
         """Inputs in the form that a graph takes, with the outputs it should give."""
-        inputs = [fed(pixels, self.preprocess, form) for pixels in self.pixels]
+        inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
         return list(zip(inputs, self.outputs, strict=True))
 
 
@@ -40,8 +40,8 @@ def examples(reference: Session, input_name: str, preprocess: Preprocess, batch:
     """Real-looking images and the reference's outputs; a dynamic batch is looked at in two sizes."""
     sizes = [batch.opt] if batch.static else _two_sizes(batch)
     pixels = [natural_image(seed, preprocess, size) for seed, size in enumerate(sizes)]
-    outputs = [reference.run({input_name: fed(images, preprocess, "normalized")}) for images in pixels]
-    if not all(finite(o) for o in outputs):
+    outputs = [reference.run({input_name: to_input(images, preprocess, "normalized")}) for images in pixels]
+    if not all(is_finite(o) for o in outputs):
         raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
     return Examples(input_name, preprocess, tuple(pixels), tuple(outputs))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from vitdeploy import environment, targets
 from vitdeploy.artifact import Artifact, Manifest, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import (
     TargetUnavailable,
@@ -74,7 +74,7 @@ def with_streams(artifact: Artifact, streams: int | None) -> Artifact:
 def feeds(artifact: Artifact, pixels: Array) -> dict[str, Array]:
     """The images in the form that the artifact takes; turning them into it is no part of a timed run."""
     manifest = artifact.manifest
-    return {manifest.inputs[0].name: fed(pixels, manifest.preprocess, manifest.recipe.target.input)}
+    return {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
 
 
 def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:

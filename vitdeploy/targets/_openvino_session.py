@@ -8,7 +8,7 @@ from typing import Any
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
-from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeated
+from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeat
 
 PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
 _MIN_PROFILED_S = 1.0
@@ -124,7 +124,7 @@ class OpenVINOSession(Closing):
         made_from = {op.get_friendly_name(): _made_from(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)
         request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
-        runs, total_s = repeated(
+        runs, total_s = repeat(
             lambda: request.infer(inputs, share_inputs=True), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S
         )
         operators = tuple(  # the counters are means over all runs since the model was compiled

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from vitdeploy import artifact as artifacts
 from vitdeploy import sources, targets
 from vitdeploy.artifact import Artifact, Manifest
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.progress import Progress
@@ -66,7 +66,7 @@ def opened(name: str, artifact: Artifact, pixels: Array, threads: int, progress:
         raise MeasureError(
             f"{name} runs on the CPU, another device than the artifact's", fix="Time against pytorch-fp32."
         )
-    images = {manifest.inputs[0].name: normalized(pixels, manifest.preprocess)}
+    images = {manifest.inputs[0].name: normalize(pixels, manifest.preprocess)}
     with progress.step(f"Load {name} of {manifest.model.spec}"):
         model = _rebuilt(manifest)
     with tempfile.TemporaryDirectory(prefix="vitdeploy-plain-") as folder:

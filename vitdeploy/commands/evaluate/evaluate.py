@@ -17,7 +17,7 @@ from vitdeploy.commands.evaluate.recorded_reference import About, Recorded, Reco
 from vitdeploy.data.dataset import Dataset, batches
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import ArtifactError, DataError, UsageError
 from vitdeploy.evidence import Eval
 from vitdeploy.measure import accuracy
@@ -199,7 +199,7 @@ class _Side:
         self._session = session
         self._task = task
         self._input = manifest.inputs[0].name
-        self._feed = partial(fed, preprocess=manifest.preprocess, form=form)
+        self._feed = partial(to_input, preprocess=manifest.preprocess, form=form)
         self._seen: list[tasks.Values] = []
         self.nonfinite = 0
 
