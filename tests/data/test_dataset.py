@@ -186,9 +186,9 @@ def test_demo_splits_do_not_meet() -> None:
 def test_batches_stop_at_the_limit() -> None:
     digits = Preprocess(size=(32, 32), mean=(0.5,), std=(0.5,), channels=1)
     dataset = open_dataset("demo:digits", digits, labels=None, need_labels=True, split="evaluation")
-    found = list(batches(dataset, 8, limit=20))
-    assert [len(labels) for _, labels in found] == [8, 8, 4]
-    assert found[0][0].shape == (8, 1, 32, 32)
+    loaded = list(batches(dataset, 8, limit=20))
+    assert [len(labels) for _, labels in loaded] == [8, 8, 4]
+    assert loaded[0][0].shape == (8, 1, 32, 32)
     assert sum(len(labels) for _, labels in batches(dataset, 64)) == 600
 
 

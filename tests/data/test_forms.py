@@ -36,19 +36,19 @@ def _open(
 
 def _read(dataset: Dataset) -> dict[int, Label]:
     """Labels by the number in their names."""
-    found = {}
+    labels_by_number = {}
     for sample in dataset:
         assert isinstance(sample.label, (ClassMask, DepthMap, Boxes))
         assert sample.image.shape[1:] in ((16, 16), (24, 24))
-        found[int(Path(sample.label.name).stem)] = sample.label
-    return found
+        labels_by_number[int(Path(sample.label.name).stem)] = sample.label
+    return labels_by_number
 
 
 @pytest.mark.parametrize("form", ["masks", "depth"])
 def test_dense_labels_keep_the_resolution_of_their_image(folder: Path, form: Form) -> None:
-    found = _read(_open(folder, form))
-    assert sorted(found) == list(range(COUNT))
-    for number, label in found.items():
+    labels_by_number = _read(_open(folder, form))
+    assert sorted(labels_by_number) == list(range(COUNT))
+    for number, label in labels_by_number.items():
         expected = scenes.scene(number)
         if isinstance(label, ClassMask):
             np.testing.assert_array_equal(label.classes, expected.mask)
@@ -60,11 +60,11 @@ def test_dense_labels_keep_the_resolution_of_their_image(folder: Path, form: For
 def test_boxes_are_shares_of_the_input(folder: Path) -> None:
     for number, label in _read(_open(folder, "boxes")).items():
         assert isinstance(label, Boxes)
-        wanted = [
+        shares = [
             (x / scenes.WIDTH, y / scenes.HEIGHT, (x + w) / scenes.WIDTH, (y + h) / scenes.HEIGHT)
             for x, y, w, h, _ in scenes.scene(number).boxes
         ]
-        np.testing.assert_allclose(label.boxes, wanted)
+        np.testing.assert_allclose(label.boxes, shares)
         assert label.classes.tolist() == [kind for *_, kind in scenes.scene(number).boxes]
         assert not label.crowd.any()
 
@@ -101,8 +101,8 @@ def test_an_object_out_of_view_is_none(folder: Path) -> None:
 
 def test_categories_are_classes_by_name_else_by_id(folder: Path) -> None:
     def classes(labels: tuple[str, ...] | None) -> set[int]:
-        found = _read(_open(folder, "boxes", labels=labels))
-        return {int(c) for label in found.values() if isinstance(label, Boxes) for c in label.classes}
+        labels_by_number = _read(_open(folder, "boxes", labels=labels))
+        return {int(c) for label in labels_by_number.values() if isinstance(label, Boxes) for c in label.classes}
 
     assert classes(None) <= {0, 1, 2}
     assert classes(("N/A", "diamond", "N/A", "disc", "square")) <= {1, 3, 4}

@@ -23,9 +23,9 @@ from vitdeploy.remote.near.address import Address
     ],
 )
 def test_an_address_becomes_words(url: str, words: str) -> None:
-    found = address.parse(url)
-    assert " ".join(found.words) == words
-    assert address.parse(str(found)) == found
+    parsed = address.parse(url)
+    assert " ".join(parsed.words) == words
+    assert address.parse(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize(
