@@ -12,7 +12,7 @@ from types import TracebackType
 class Wire:
     """Forwards connections to `port` on the loopback.
 
-    `cut()` ends all open connections. `cut_after(n)` ends each later one after n bytes to the port, or from it (`back`).
+    `cut()` ends all open connections. `cut_after(n)` ends later ones after n bytes to the port, or from it (`back`).
     `cuts` counts the ends.
     """
 
