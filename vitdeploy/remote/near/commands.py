@@ -11,7 +11,7 @@ from typing import Any
 
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import MANIFEST, Artifact
-from vitdeploy.commands.evaluate import evaluate as evaluating
+from vitdeploy.commands.evaluate import evaluate
 from vitdeploy.commands.export import Elsewhere, export
 from vitdeploy.errors import DataError, RemoteError, TargetUnavailable
 from vitdeploy.evidence import Audit, Bench, Eval
@@ -143,7 +143,7 @@ def evaluate_on(
     words = ["eval", "artifact", "--reference", "reference.npz", *_to_words({"limit": limit})]
     with _device(host, progress) as (device, _), tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.npz"
-        evaluating.save_reference(path, data, reference, progress, limit=limit)
+        evaluate.save_reference(path, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
         remote_spec, data_files = _data_files(spec)
         files = [*_files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *data_files]
@@ -167,13 +167,14 @@ def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Prob
 
 def _require(probe: Probe, kind: str, host: RemoteHost) -> None:
     target = probe.doctor.targets.get(kind)
-    if target is None or not target.available:
-        why, fix = (
-            (target.why, target.fix) if target else ("this vitdeploy does not know the target", "Update vitdeploy.")
-        )
+    if target is None:
         raise TargetUnavailable(
-            f'{host.name} cannot compile for {kind}; it reports: "{why}"',
-            fix=f"On {host.name}: {_INSTALL.get(kind, fix)}",
+            f"the vitdeploy on {host.name} does not know the target {kind}", fix=f"Update vitdeploy on {host.name}."
+        )
+    if not target.available:
+        raise TargetUnavailable(
+            f'{host.name} cannot compile for {kind}; it reports: "{target.why}"',
+            fix=f"On {host.name}: {_INSTALL.get(kind, target.fix)}",
         )
 
 
@@ -217,7 +218,7 @@ def _to_words(flags: Mapping[str, Flag] | None) -> list[str]:
             words += [option] if value else []
         else:
             values = value if isinstance(value, (list, tuple)) else [value]
-            words += [f"{option}={value}" for value in values]
+            words += [f"{option}={item}" for item in values]
     return words
 
 
