@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.dialect import Dialect
@@ -77,7 +77,7 @@ def _measured(model: str, forms: list[Form], seconds: float) -> Bench:
         work = Path(folder)
         prepared = prepare(recipe, targets.find(recipe.target), work, Silent(), calibrated=False)
         sessions = [stack.enter_context(_session(form, prepared, work / f"{i}.onnx")) for i, form in enumerate(forms)]
-        image = normalized(natural_image(0, prepared.preprocess, 1), prepared.preprocess)
+        image = normalize(natural_image(0, prepared.preprocess, 1), prepared.preprocess)
         return measure(sessions, [{prepared.examples.input_name: image}] * len(sessions), batch=1, seconds=seconds)
 
 

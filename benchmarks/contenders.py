@@ -23,7 +23,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
 from vitdeploy.commands.export import export
 from vitdeploy.commands.inspect.inspect import inspect
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import VitdeployError
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -91,7 +91,7 @@ class Case:
             preprocess = self.subject.model.preprocess
             pixels = natural_image(0, preprocess, _SPEED_IMAGES)
             np.savez(self.folder / "calibration.npz", images=pixels.transpose(0, 2, 3, 1))
-            return normalized(pixels, preprocess)
+            return normalize(pixels, preprocess)
         calibration, test = fashion.calibration_subset(fashion.read_split("train")), fashion.read_split("test")
         for name, images in (("calibration", calibration), ("test", test)):
             np.savez(self.folder / f"{name}.npz", images=images.images, labels=images.labels)

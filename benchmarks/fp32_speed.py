@@ -22,7 +22,7 @@ from vitdeploy import onnx_export as exporting
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
 from vitdeploy.commands.export import export
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -65,7 +65,7 @@ def _measure(name: str, seconds: float) -> Bench:
     threads = environment.available_cores()
     spec = recipes.compose(f"timm:{name}", target="onnxruntime", weights="random").model
     model = sources.load(spec)
-    image = normalized(natural_image(0, model.preprocess, 1), model.preprocess)
+    image = normalize(natural_image(0, model.preprocess, 1), model.preprocess)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         sessions = stock_sessions(name, model, image, Path(folder), threads)
         for target in ("onnxruntime", "openvino"):

@@ -146,7 +146,7 @@ class Bench:
         """A picture as the model takes it."""
         prepared = next(iter(self._prepared.values()))
         pixels = natural_image(0, prepared.preprocess, 1)
-        return {prepared.examples.input_name: normalized(pixels, prepared.preprocess)}
+        return {prepared.examples.input_name: normalize(pixels, prepared.preprocess)}
 
     def write(self, form: Form) -> Path:
         """Quantize and lower in this form."""

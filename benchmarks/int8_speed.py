@@ -24,7 +24,7 @@ from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
 from vitdeploy.commands.export import export
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -69,7 +69,7 @@ def _measured(name: str, seconds: float) -> tuple[Bench, str]:
     """The measurement, and which precision `auto` chose."""
     threads = environment.available_cores()
     model = sources.load(recipes.compose(f"timm:{name}", target="onnxruntime", weights="random").model)
-    image = normalized(natural_image(0, model.preprocess, 1), model.preprocess)
+    image = normalize(natural_image(0, model.preprocess, 1), model.preprocess)
     chosen = ""
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)

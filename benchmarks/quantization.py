@@ -36,7 +36,7 @@ from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.evidence import Eval
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.accuracy import compare_accuracy
@@ -75,7 +75,7 @@ class Subject:
         name = self.calibration if split == "calibration" else self.evaluation
         dataset = open_dataset(name, self.model.preprocess, labels=None, need_labels=True, split=split)
         pixels, labels = zip(*batches(dataset, 1, limit), strict=True)
-        return fed(np.concatenate(pixels), self.model.preprocess, "normalized"), np.concatenate(labels)
+        return to_input(np.concatenate(pixels), self.model.preprocess, "normalized"), np.concatenate(labels)
 
     @cached_property
     def test(self) -> tuple[Array, Array, Array]:

@@ -27,7 +27,7 @@ from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -143,7 +143,7 @@ def _speed(model: str, engine: str, seconds: float) -> list[str]:
         prepared = prepare(recipe, target, work, Silent(), calibrated=False)
         files = [_written(way, prepared, target, work / f"way{index}.onnx") for index, way in enumerate(ways)]
         name = prepared.examples.input_name
-        image = normalized(natural_image(0, prepared.preprocess, 1), prepared.preprocess)
+        image = normalize(natural_image(0, prepared.preprocess, 1), prepared.preprocess)
         del prepared
         memory = [_memory_mib(file, name, way) for file, way in zip(files, ways, strict=True)]
         sessions = [stack.enter_context(_opened(file, way)) for file, way in zip(files, ways, strict=True)]

@@ -1,4 +1,4 @@
-"""What a measurement depends on is read from the host, and named in a stable digest."""
+"""The facts that measurements depend on are read from the host, and named in a stable digest."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def make(**more: Any) -> Host:
 
 
 def test_this_host() -> None:
-    found = environment.host()
-    assert found.cpu
-    assert found.python == platform.python_version()
-    assert 1 <= found.cores <= (os.cpu_count() or 1)
-    assert found.memory_gib == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.1)
-    assert found == environment.host()
+    host = environment.host()
+    assert host.cpu
+    assert host.python == platform.python_version()
+    assert 1 <= host.cores <= (os.cpu_count() or 1)
+    assert host.memory_gib == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.1)
+    assert host == environment.host()
 
 
 def test_cores_are_those_this_process_may_use() -> None:
-    own = os.sched_getaffinity(0)
+    cpus = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, {min(own)})
+        os.sched_setaffinity(0, {min(cpus)})
         assert environment.available_cores() == 1
     finally:
-        os.sched_setaffinity(0, own)
+        os.sched_setaffinity(0, cpus)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_int8_products_accumulate_exactly_with_dot_product_instructions(isa: tup
 
 def test_a_jetson_is_read_from_its_device_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_read", lambda path: JETSON.get(path, ""))
-    found = environment.host()
-    assert found.cpu == "NVIDIA Jetson Orin Nano Developer Kit"
-    assert found.isa == ("asimd", "asimddp", "asimdhp")
-    assert found.jetpack == "36.4.7"
-    assert found.int8_dot_product
+    host = environment.host()
+    assert host.cpu == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert host.isa == ("asimd", "asimddp", "asimdhp")
+    assert host.jetpack == "36.4.7"
+    assert host.int8_dot_product
 
 
 @pytest.mark.parametrize(("release", "shown"), [("", None), ("# R39 (new form)\nmore", "# R39 (new form)")])
@@ -96,7 +96,7 @@ def test_an_unknown_release_is_shown_as_it_stands(
 
 
 def test_versions_are_those_of_the_installed_libraries() -> None:
-    found = environment.library_versions()
-    assert found["numpy"] == metadata.version("numpy")
-    assert set(found) <= set(environment.LIBRARIES)
-    assert all(found.values())
+    versions = environment.library_versions()
+    assert versions["numpy"] == metadata.version("numpy")
+    assert set(versions) <= set(environment.LIBRARIES)
+    assert all(versions.values())

@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = (
     "torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnx_ir", "onnxscript", "onnxruntime",
-    "openvino", "nncf", "tensorrt", "tensorrt_rtx", "tensorrt_libs", "pycocotools",
+    "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_libs", "pycocotools",
 )  # fmt: skip
 LIGHT = (
     "artifact", "artifact.layout", "artifact.staging", "cli", "cli.views",

@@ -62,11 +62,11 @@ def test_the_digest_is_of_the_meaning(tmp_path: Path) -> None:
         ("preprocess: {size: [0, 3]}", "preprocess.size.0 should be greater than or equal to 1, not 0"),
         ("preprocess: {size: [3, 3], std: [0, 1, 1]}", "every std must be above 0"),
         ("preprocess: {size: [3, 3], channels: 1}", "mean and std need 1 values each"),
-        ("gate: 3", "gate is 3, not a mapping. Give it keys of its own: max_drop_pp, min_speedup"),
+        ("gate: 3", "gate is 3, not a mapping. Write it with its keys: max_drop_pp, min_speedup"),
         ("bench: {threads: 0}", "bench.threads"),
         ("data: {calibration: 3}", "data.calibration should be a valid string, not 3"),
-        ("model: demo:digits", "line 3: the key 'model' is there twice"),
-        ("gate: {min_speedup: 1, min_speedup: 2}", "line 3: the key 'min_speedup' is there twice"),
+        ("model: demo:digits", "line 3: the key 'model' is given twice"),
+        ("gate: {min_speedup: 1, min_speedup: 2}", "line 3: the key 'min_speedup' is given twice"),
         ("task: [", "is not readable YAML: line 4"),
         ("task: !!python/object/apply:os.system ['true']", "line 3: could not determine a constructor"),
     ],
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_one_line_that_names_it(tmp_path: Path, text: str, 
 @pytest.mark.parametrize(("text", "message"), [
     ("", "is not a mapping"), ("- a", "is not a mapping"), ("model: demo:digits", "'target' is missing"),
     ("model: {weights: x}\ntarget: {kind: openvino}", "'model.spec' is missing"),
-    ("model: demo:digits\ntarget: openvino", "target is 'openvino', not a mapping. Give it keys of its own: kind,"),
+    ("model: demo:digits\ntarget: openvino", "target is 'openvino', not a mapping. Write it with its keys: kind,"),
 ])  # fmt: skip
 def test_what_is_missing_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:

@@ -1,4 +1,4 @@
-"""The fingerprint of this host: what a measurement or an engine depends on, read without any heavy library."""
+"""The fingerprint of this host: the facts that measurements and engines depend on, read without any heavy library."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 LIBRARIES = (
     "vitdeploy", "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript",
-    "onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt-rtx",
+    "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
+"""Distributions whose versions decide numbers or engines; the manifest names those that are installed."""
 
 # The instruction sets that decide which INT8 and half-precision kernels a CPU runs.
 _ISA = (
@@ -26,7 +27,7 @@ _ISA = (
 
 
 class Host(BaseModel):
-    """A host as far as speed and engines depend on it. `cores` are those this process may use."""
+    """The facts about a host that speed and engines depend on. `cores` are those that this process may use."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,17 +40,17 @@ class Host(BaseModel):
     gpu: str | None = None
     jetpack: str | None = None
     power_mode: str | None = None
-    """A Jetson's, such as MAXN_SUPER: it bounds clocks and cores."""
+    """Of a Jetson, such as MAXN_SUPER. It limits clocks and cores."""
 
     @property
     def machine(self) -> str:
-        """A short digest of what latencies depend on: results of different machines must not be mixed."""
+        """A short digest of the facts that latencies depend on. Results of different machines must not be mixed."""
         facts = json.dumps([self.cpu, self.isa, self.cores, self.gpu, self.jetpack, *filter(None, [self.power_mode])])
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     @property
     def int8_dot_product(self) -> bool:
-        """Whether u8 x s8 products accumulate in int32 in one instruction (VNNI, AMX, or Arm's dot product).
+        """True if one instruction adds u8 x s8 products in int32 (VNNI, AMX, or Arm's dot product).
 
         Without it AVX2 adds pairs of products in int16, which saturates: 255 * 127 * 2 > 32767.
         """
@@ -57,12 +58,12 @@ class Host(BaseModel):
 
     @property
     def bfloat16_dot_product(self) -> bool:
-        """Whether products of bfloat16 are one instruction, so that computing in it is more than storing in it."""
+        """True if one instruction multiplies bfloat16, so that it is not only a storage format."""
         return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(self.isa))
 
 
 def host() -> Host:
-    """This host."""
+    """Read the facts about this host."""
     cpuinfo = _read("/proc/cpuinfo")
     flags = set((_field(cpuinfo, "flags") or _field(cpuinfo, "Features") or "").split())
     return Host(
@@ -79,7 +80,7 @@ def host() -> Host:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on: its affinity, bounded by the container's CPU quota."""
+    """Count the cores that this process may use: its affinity, limited by the container's CPU quota."""
     cores = len(usable_cpus())
     quota = _read("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
@@ -88,27 +89,27 @@ def available_cores() -> int:
 
 
 def power_mode() -> str | None:
-    """A Jetson's power mode by its name; None elsewhere, or where nobody tells."""
+    """Return the name of a Jetson's power mode; None on other machines, or when it cannot be read."""
     if not _read("/etc/nv_tegra_release"):
         return None
     try:
-        told = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=5, check=False).stdout
+        output = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
-        told = ""
-    named = re.search(r"NV Power Mode:\s*(\S+)", told)
-    kept = re.search(r"pmode:0*(\d+)", _read("/var/lib/nvpmodel/status"))
-    return named[1] if named else f"mode {kept[1]}" if kept else None
+        output = ""
+    name = re.search(r"NV Power Mode:\s*(\S+)", output)
+    number = re.search(r"pmode:0*(\d+)", _read("/var/lib/nvpmodel/status"))
+    return name[1] if name else f"mode {number[1]}" if number else None
 
 
 def usable_cpus() -> tuple[int, ...]:
-    """The logical CPUs that this process may run on, by number."""
+    """List the numbers of the logical CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide numbers or engines, of those installed; read without importing them."""
+    """Return the versions of the installed `LIBRARIES`, without importing them."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -125,14 +126,14 @@ def _nvidia_gpu() -> str | None:
 
 
 def _l4t_release() -> str | None:
-    """`36.4.7` from `# R36 (release), REVISION: 4.7, …`; an unknown form is given as it stands, never an error."""
-    first = _read("/etc/nv_tegra_release").partition("\n")[0]
-    found = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", first)
-    return f"{found[1]}.{found[2]}" if found else first or None
+    """`36.4.7` from `# R36 (release), REVISION: 4.7, …`; a line in another form is returned unchanged."""
+    line = _read("/etc/nv_tegra_release").partition("\n")[0]
+    release = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", line)
+    return f"{release[1]}.{release[2]}" if release else line or None
 
 
 def board_model() -> str | None:
-    """What an embedded board calls itself, such as `NVIDIA Jetson Orin NX ..`; None where there is no device tree."""
+    """Return the name of an embedded board, such as `NVIDIA Jetson Orin NX ..`; None without a device tree."""
     return _read("/proc/device-tree/model").rstrip("\0\n") or None
 
 
@@ -141,8 +142,8 @@ def _memory_bytes() -> int:
 
 
 def _field(text: str, key: str) -> str | None:
-    found = re.search(rf"^{re.escape(key)}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else None
+    value = re.search(rf"^{re.escape(key)}\s*:\s*(.+)$", text, re.MULTILINE)
+    return value[1].strip() if value else None
 
 
 def _read(path: str) -> str:

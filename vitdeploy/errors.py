@@ -1,19 +1,19 @@
 """Every error a user can cause, as one tree.
 
 VitdeployError                 what happened, and `fix`: what to do about it
-├── UsageError                 an argument that no command can serve (a source, a size, an output folder)
+├── UsageError                 an argument that cannot be used (a source, a size, an output folder)
 ├── RecipeError                a recipe that does not parse: unknown key, wrong type, missing file
-├── SourceError                the model cannot be had: unknown name, no weights, weights that do not fit
-├── DataError                  the images or labels cannot be had or do not serve
+├── SourceError                the model cannot be loaded: unknown name, no weights, weights that do not fit
+├── DataError                  the images or labels are missing, damaged, or do not fit the model
 ├── ExportError                PyTorch to ONNX failed, or the numbers differ
 ├── GraphError                 the ONNX file is damaged or not one vitdeploy can work on
 ├── PassError                  a pass of the compiler failed unexpectedly: a bug
 ├── QuantizeError              the precision cannot be reached from this graph and data
 ├── CompileError               the backend refused the graph
 ├── TargetUnavailable          the backend, or the device it needs, is not on this machine
-├── RemoteError                a host cannot be reached, or what was asked of it failed there
-├── ArtifactError              a folder on disk that is damaged, foreign or from a newer version
-└── MeasureError               a measurement that could not be made at all (a doubtful one is not an error)
+├── RemoteError                a host cannot be reached, or a job failed there
+├── ArtifactError              a folder on disk is damaged, foreign, or from a newer version
+└── MeasureError               a measurement was impossible (a doubtful one is not an error)
 
 The command line prints one of these as one line and exits with 1.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 
 class VitdeployError(Exception):
-    """What went wrong, where, and how to fix it; `str()` gives both in one line."""
+    """The base of all: `message` says what went wrong and where, `fix` what to do; `str()` gives both in one line."""
 
     def __init__(self, message: str, *, fix: str) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class VitdeployError(Exception):
 
 
 class UsageError(VitdeployError):
-    """An argument that no command can serve."""
+    """An argument that cannot be used."""
 
 
 class RecipeError(VitdeployError):
@@ -42,11 +42,11 @@ class RecipeError(VitdeployError):
 
 
 class SourceError(VitdeployError):
-    """The model or its weights cannot be had."""
+    """The model or its weights cannot be loaded."""
 
 
 class DataError(VitdeployError):
-    """Images or labels cannot be had or do not serve."""
+    """Images or labels are missing, damaged, or do not fit the model."""
 
 
 class ExportError(VitdeployError):
@@ -54,7 +54,7 @@ class ExportError(VitdeployError):
 
 
 class GraphError(VitdeployError):
-    """An ONNX file that is damaged or outside of what vitdeploy can work on."""
+    """An ONNX file that is damaged, or that vitdeploy cannot work on."""
 
 
 class PassError(VitdeployError):
@@ -62,7 +62,7 @@ class PassError(VitdeployError):
 
 
 class QuantizeError(VitdeployError):
-    """The precision cannot be reached from this graph and this data."""
+    """The precision is not possible for this graph and this data."""
 
 
 class CompileError(VitdeployError):
@@ -74,7 +74,7 @@ class TargetUnavailable(VitdeployError):
 
 
 class RemoteError(VitdeployError):
-    """A host that cannot be reached, or where what was asked of it failed."""
+    """A host cannot be reached, or a job failed there."""
 
 
 class ArtifactError(VitdeployError):
@@ -82,4 +82,4 @@ class ArtifactError(VitdeployError):
 
 
 class MeasureError(VitdeployError):
-    """A measurement that could not be made at all."""
+    """A measurement that was impossible."""

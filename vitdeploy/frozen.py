@@ -1,4 +1,4 @@
-"""Immutable, closed values, and mappings parsed into them: what does not fit becomes one line that names the key."""
+"""Immutable values with a fixed set of keys, and a parser whose errors name the key in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitdeploy.plugins import did_you_mean
 
 
 class Frozen(BaseModel):
-    """An immutable value that accepts no key it does not know."""
+    """An immutable value. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,12 +41,16 @@ else:
 
 
 def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tuple[str, ...] = ()) -> FrozenT:
-    """`raw` as a `kind`; the first thing that does not fit becomes one line that names the key.
+    """Parse `raw` into a `kind`. The first problem becomes one line that names the key.
 
-    `beside`: keys of the same mapping that somebody else has read, for the hint at the nearest known key.
+    Args:
+        kind: the class of the result.
+        raw: keys and values.
+        where: the start of an error message, such as the file and the section.
+        beside: further keys of the same mapping, which were read before; an error suggests them too.
 
     Raises:
-        RecipeError: unknown key (with the nearest known one), missing key, or a value that does not fit.
+        RecipeError: an unknown key (with the nearest known one), a missing key, or a value that does not fit.
     """
     try:
         return kind.model_validate(raw)
@@ -61,25 +65,25 @@ def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tu
             message, fix = f"{where}: {'.'.join(loc)!r} is missing", "Add it."
         elif first["type"] in ("model_type", "dict_type"):
             message = f"{where}: {'.'.join(loc) or 'it'} is {first['input']!r}, not a mapping"
-            fix = f"Give it keys of its own: {', '.join(_keys_at(kind, loc))}."
+            fix = f"Write it with its keys: {', '.join(_keys_at(kind, loc))}."
         else:
-            message, fix = f"{where}: {_misfit(kind, error)}", "Correct it."
+            message, fix = f"{where}: {_describe_value_error(kind, error)}", "Correct the value."
         raise RecipeError(message, fix=fix) from None
 
 
-def _misfit(kind: type[BaseModel], error: ValidationError) -> str:
-    """`gate.max_drop_pp should be greater than 0, not -1`; of a union, what each of its forms wants."""
+def _describe_value_error(kind: type[BaseModel], error: ValidationError) -> str:
+    """`gate.max_drop_pp should be greater than 0, not -1`; for a union, the demands of all its members."""
     errors = error.errors(include_url=False)
-    field = _field_of(kind, errors[0]["loc"])
-    wanted = [e["msg"].removeprefix("Value error, ") for e in errors if _field_of(kind, e["loc"]) == field]
-    if all(text.startswith("Input ") for text in wanted):
-        forms = " or ".join(text.removeprefix("Input ") for text in wanted)
-        return f"{field or 'it'} {forms}, not {errors[0]['input']!r}"
-    return f"{field}: {wanted[0]}" if field else wanted[0]
+    field = _field_name(kind, errors[0]["loc"])
+    messages = [e["msg"].removeprefix("Value error, ") for e in errors if _field_name(kind, e["loc"]) == field]
+    if all(message.startswith("Input ") for message in messages):
+        demands = " or ".join(message.removeprefix("Input ") for message in messages)
+        return f"{field or 'it'} {demands}, not {errors[0]['input']!r}"
+    return f"{field}: {messages[0]}" if field else messages[0]
 
 
-def _field_of(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """The dotted name of the field, without the union members that pydantic appends."""
+def _field_name(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """The dotted name of a field, without the union members that pydantic appends."""
 
     def parts() -> Iterator[str]:
         for depth, part in enumerate(loc):

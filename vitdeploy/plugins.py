@@ -1,4 +1,4 @@
-"""Find a target, source or task by its file name: adding one is adding a file."""
+"""Plug-ins found by their file name: to add a target, source or task, add a file."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ def names_in(folder: str) -> list[str]:
 
 
 def names(package: ModuleType) -> list[str]:
-    """The plug-ins of `package` as users write them: `tensorrt_rtx.py` is `tensorrt-rtx`, `_x.py` is private."""
+    """List the plug-ins of `package` as users write them: `tensorrt_rtx.py` is `tensorrt-rtx`, `_x.py` is private."""
     return sorted(
         m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
     )
 
 
 def find(package: ModuleType, name: str, base: type[T]) -> type[T]:
-    """The one concrete subclass of `base` that the file `name` of `package` defines.
+    """Return the one subclass of `base` that the file `name` of `package` defines.
 
     Raises:
-        LookupError: no such file; the message names the nearest.
+        LookupError: there is no such file. The message names the nearest.
+        TypeError: the file defines none, or more than one.
     """
     known = names(package)
     if name not in known:
         raise LookupError(f"{name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
     module = importlib.import_module(f"{package.__name__}.{name.replace('-', '_')}")
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise TypeError(f"{module.__name__} must define exactly one {base.__name__}, it defines {len(found)}")
-    return found[0]
+    if len(classes) != 1:
+        raise TypeError(f"{module.__name__} must define exactly one {base.__name__}, it defines {len(classes)}")
+    return classes[0]
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known word is near."""
+    """Return ` (did you mean 'x'?)`, or an empty string if no known word is similar."""
     near = get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,4 +1,7 @@
-"""What runs a model, whoever does: a compiled artifact, PyTorch, plain ONNX Runtime. The stopwatch sees only this."""
+"""The interface of everything that runs a model: a compiled artifact, PyTorch, plain ONNX Runtime.
+
+The stopwatch knows only this interface.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _MIN_RUNS, _MAX_PROFILED_S = 5, 10.0
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """One operator by an engine's counters: its name and kind, the ONNX nodes it was made from, milliseconds a run."""
+    """One operator in an engine's counters: its name and kind, its ONNX nodes, and milliseconds per run."""
 
     name: str
     kind: str
@@ -35,7 +38,7 @@ class OperatorTime:
 
 @dataclass(frozen=True)
 class Counters:
-    """What an engine counted in `runs` runs; `total_ms` is their wall time, a run."""
+    """An engine's counters over `runs` runs; `total_ms` is the mean wall time of one run."""
 
     runs: int
     total_ms: float
@@ -43,7 +46,7 @@ class Counters:
 
 
 class Session(Protocol):
-    """An opened model. `effective` says what the engine really uses (threads, precision), read back from it."""
+    """An opened model. `effective` holds the settings that the engine really uses, read back from it."""
 
     name: str
     threads: int | None
@@ -54,15 +57,15 @@ class Session(Protocol):
         """The time of the last run by the device's own clock, in milliseconds; None where it has none."""
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, float32 or as the graph says; returns when they are on the host."""
+        """Return the outputs by name, in float32 or the graph's own type, once they are on the host."""
 
     def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """Answer all of them, as many at a time as the engine has streams; returns when the last is done."""
+        """Run all of them, as many at a time as the engine has streams. Return when the last is done."""
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Time per operator, by the engine's own counters; None where it has none.
+        """Measure the time per operator with the engine's own counters; None if it has none.
 
-        Counters slow a run down, so the model is opened once more for it; the timed session stays as it is.
+        Counters slow a run down, so this opens the model once more and leaves the timed session alone.
         """
 
     def close(self) -> None:
@@ -78,11 +81,11 @@ class Session(Protocol):
 
 
 class Closing(ABC):
-    """What holds something until it is closed, by hand or at the end of a `with` block."""
+    """Base of classes that hold a resource until `close()` or the end of a `with` block."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is held."""
+        """Free the resource."""
 
     def __enter__(self) -> Self:
         """Use it in a `with` block."""
@@ -96,7 +99,7 @@ class Closing(ABC):
 
 
 class SequentialSession(Closing):
-    """What sessions share that answer one query after the other, and have no counters unless they say so."""
+    """Base of sessions that answer one query after the other. Without an override they have no counters."""
 
     device_ms: float | None = None
 
@@ -105,20 +108,22 @@ class SequentialSession(Closing):
         """See `Session`."""
 
     def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """One after the other."""
-        for one in feeds:
-            self.run(one)
+        """Run one after the other."""
+        for query in feeds:
+            self.run(query)
 
-    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  as all sessions
-        """None: there are no counters."""
+    def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  the signature that all sessions share
+        """Return None: there are no counters."""
         return None
 
 
-def repeated(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int, float]:
-    """Run so often and for so long, for a profile; a slow model five times at least, but not for more than ten seconds.
+def repeat(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int, float]:
+    """Call `run` for a profile: at least `runs` times and `seconds` long, with limits for slow models.
+
+    A slow model runs at least five times. After that it stops as soon as ten seconds are over.
 
     Returns:
-        How often, and the seconds in all.
+        The number of calls, and the seconds of all of them together.
     """
     done, total_s = 0, 0.0
     while done < _MIN_RUNS or ((done < runs or total_s < seconds) and total_s < _MAX_PROFILED_S):
@@ -128,16 +133,17 @@ def repeated(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[i
     return done, total_s
 
 
-def finite(outputs: Mapping[str, Array]) -> bool:
-    """Whether every floating output is free of NaN and infinity."""
+def is_finite(outputs: Mapping[str, Array]) -> bool:
+    """Return True if no floating-point output has NaN or infinity in it."""
     return all(np.isfinite(a).all() for a in outputs.values() if np.issubdtype(a.dtype, np.floating))
 
 
 def named_outputs(result: Any) -> dict[str, Any]:
-    """The tensors that a model returned, by name: the one rule for the reference and for the exported graph.
+    """Name the tensors that a model returns. The reference and the exported graph share this rule.
 
-    A tensor is "output"; a mapping (such as a Hugging Face ModelOutput) keeps its keys; a tuple counts "output_0", ….
-    What is not a tensor (None, nested tuples of hidden states) is left out. No torch here: what has a `dtype` is one.
+    A single tensor is "output". A mapping (such as a Hugging Face ModelOutput) keeps its keys. A tuple becomes
+    "output_0", "output_1", …. Everything that is not a tensor (None, nested tuples of hidden states) is left out. This
+    file does not import torch, so an object with a `dtype` counts as a tensor.
 
     Raises:
         SourceError: there is no tensor in it.

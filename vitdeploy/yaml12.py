@@ -1,6 +1,6 @@
-"""YAML as people read it: scalars by the core schema of YAML 1.2. In PyYAML's 1.1, `off` is False and `1:4:8` is 3848.
+"""YAML with the scalars of YAML 1.2's core schema. In PyYAML's YAML 1.1, `off` is False and `1:4:8` is 3848.
 
-Data only: nothing that a tag names is constructed.
+A file is data only: tags never construct Python objects.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import yaml
 
 
 def loads(text: str) -> Any:
-    """What `text` holds.
+    """Parse `text`.
 
     Raises:
-        ValueError: it is not YAML, or a key is there twice; the message says where.
+        ValueError: it is not YAML, or a mapping has a key twice. The message has the line.
     """
     try:
         return yaml.load(text, _CoreLoader)  # noqa: S506  a SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(_problem(error)) from None
+        raise ValueError(_describe(error)) from None
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """A key that is given twice is an error: PyYAML would silently take the last."""
+    """A SafeLoader that refuses a key given twice. PyYAML would silently take the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
+        keys = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
 
 
@@ -55,8 +55,8 @@ _CoreLoader.add_implicit_resolver(
 )
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    """`line 3: expected ',' or ']'`; what has no line is said as it stands."""
+def _describe(error: yaml.YAMLError) -> str:
+    """`line 3: expected ',' or ']'`; an error without a line keeps its own text."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return str(error)

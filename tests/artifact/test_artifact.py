@@ -72,7 +72,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def fail(out: Path, error: BaseException, *, force: bool = False) -> None:
     """Write a whole artifact, and fail."""
-    with artifacts.staged(out, force=force) as inside:
+    with artifacts.atomic_folder(out, force=force) as inside:
         write(inside)
         raise error
 
@@ -183,7 +183,7 @@ def test_evidence_is_read_back_only_if_it_is_about_this_manifest(folder: Path) -
 
 def test_staged_appears_when_the_block_ends(tmp_path: Path) -> None:
     out = tmp_path / "new" / "deep" / "a"
-    with artifacts.staged(out) as inside:
+    with artifacts.atomic_folder(out) as inside:
         write(inside)
         assert not out.exists()
         assert inside.parent == out.parent, "a rename is atomic on one file system only"
@@ -209,7 +209,7 @@ def test_staged_keeps_the_old_one_when_the_new_one_fails(folder: Path) -> None:
 
 def test_staged_replaces_with_force(folder: Path) -> None:
     (folder / "bench.json").write_text("old evidence")
-    with artifacts.staged(folder, force=True) as inside:
+    with artifacts.atomic_folder(folder, force=True) as inside:
         write(inside)
     assert left_in(folder.parent) == {"a"}
     assert not (folder / "bench.json").exists()
@@ -225,13 +225,13 @@ def test_the_old_one_comes_back_when_it_cannot_be_replaced(folder: Path) -> None
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_named(tmp_path: Path, number: int) -> None:
-    with pytest.raises(ArtifactError, match=f"the disk of {tmp_path} is full"), artifacts.staged(tmp_path / "a"):
+    with pytest.raises(ArtifactError, match=f"the disk of {tmp_path} is full"), artifacts.atomic_folder(tmp_path / "a"):
         raise OSError(number, "full")
     assert left_in(tmp_path) == set()
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="broken"), artifacts.staged(tmp_path / "a"):
+    with pytest.raises(OSError, match="broken"), artifacts.atomic_folder(tmp_path / "a"):
         raise OSError(errno.EIO, "broken")
 
 

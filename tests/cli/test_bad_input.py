@@ -183,8 +183,8 @@ def test_data_that_does_not_serve(onnxruntime_fp32: Path, images: Callable[..., 
         ("empty", "empty has no images in it. Put images there"),
         (images(), "has no labels. Put the images into one sub-folder per class"),
         ("unlabelled.npz", "unlabelled.npz has no labels"),
-        ("eleven.npz", "its labels go from 0 to 10, the model has 10 classes"),
-        ("broken.npz", "broken.npz is not an .npz, or it is truncated"),
+        ("eleven.npz", "its labels go from 0 to 10, but the model has 10 classes"),
+        ("broken.npz", "broken.npz is not an .npz file, or it is truncated"),
         ("demo:digit", "did you mean 'demo:digits'?"),
     ):
         assert part in refused("eval", onnxruntime_fp32, "--data", data)
@@ -204,7 +204,7 @@ def test_one_corrupt_image_is_skipped_with_a_count_and_more_are_refused(
     damaged.write_bytes(damaged.read_bytes()[:200])
     line = refused("eval", artifact, "--data", root)
     assert "2 of 8 images cannot be read" in line
-    assert "Replace or remove them" in line
+    assert "Replace or remove the damaged images" in line
     assert not (artifact / "eval.json").exists()
 
 
@@ -274,9 +274,9 @@ def test_an_existing_output_folder_is_kept(onnxruntime_fp32: Path, copy: Callabl
     Path("photos").mkdir()
     Path("photos/cat.jpg").touch()
     before = {p: p.read_bytes() for p in artifact.rglob("*") if p.is_file()}
-    assert "exists. Use --force to replace it, or -o" in refused(*DIGITS, "-o", artifact)
+    assert "exists. Use --force to replace it, or choose another folder with -o." in refused(*DIGITS, "-o", artifact)
     assert "photos exists and is not an artifact" in refused(*DIGITS, "-o", "photos", "--force")
-    assert "photos/cat.jpg is a file. Use -o elsewhere" in refused(*DIGITS, "-o", "photos/cat.jpg/a")
+    assert "photos/cat.jpg is a file. Choose another folder with -o" in refused(*DIGITS, "-o", "photos/cat.jpg/a")
     assert "cannot do fp8" in refused(*DIGITS, "-o", artifact, "--force", "--precision", "fp8")
     assert {p: p.read_bytes() for p in artifact.rglob("*") if p.is_file()} == before
 

@@ -263,7 +263,7 @@ def test_run_does_all_of_it_wherever_it_is_called(tmp_path: Path, monkeypatch: p
 
 
 def test_quiet_is_silent(tmp_path: Path) -> None:
-    """In a process of its own, because OpenVINO and NNCF have much to say."""
+    """In a process of its own, because OpenVINO prints a lot."""
     words = ("export", "demo:digits", "--target", "openvino", "--precision", "int8", "-o", tmp_path / "a")
     found = spawn(*words, "--json", "--quiet")
     assert answer(found)["stage"] == "artifact"

@@ -46,7 +46,7 @@ def test_export(tmp_path: Path, signals: list[int]) -> None:
     process = start("export", "demo:digits", "--target", "onnxruntime", "-o", tmp_path / "new" / "a")
     rest = interrupted(process, "Run the FP32 reference", *signals, writes=f"{tmp_path}/new/.a.partial-*")
     assert process.returncode == 130
-    assert rest.splitlines()[-1] == "note: interrupted; nothing half-written is left behind"
+    assert rest.splitlines()[-1] == "note: interrupted; no incomplete files are left behind"
     assert "Traceback" not in rest
     assert listing(tmp_path) == []
 

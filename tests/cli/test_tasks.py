@@ -169,7 +169,7 @@ def test_data_of_another_task_is_told_in_one_line(
     assert "has no folder images/ in it" in run("eval", artifacts("segformer"), "--data", classes).error
     spoilt = Path(shutil.copytree(data, tmp_path / "spoilt"))
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(spoilt / "masks" / "0000.png")
-    assert "is 5x5, its image" in run("eval", artifacts("segformer"), "--data", spoilt).error
+    assert "is 5x5, but its image" in run("eval", artifacts("segformer"), "--data", spoilt).error
     Image.fromarray(np.full((48, 64), 9, np.uint8)).save(spoilt / "masks" / "0000.png")
     assert "class 9 is none of the model's 4" in run("eval", artifacts("segformer"), "--data", spoilt).error
 

@@ -1,4 +1,4 @@
-"""Datasets: every form, every way in which data does not serve."""
+"""Datasets: every form, and every mistake in the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitdeploy.data.dataset import Dataset, batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 
@@ -53,7 +53,7 @@ def test_folders_by_number(tmp_path: Path) -> None:
     for name in ("2", "10"):
         _fill(tmp_path / name, 1)
     assert _labels(_open(tmp_path)) == [2, 10]
-    with pytest.raises(DataError, match="class '10' has index 10, the model has 3 classes"):
+    with pytest.raises(DataError, match="class '10' has index 10, but the model has 3 classes"):
         _open(tmp_path, labels=("a", "b", "c"))
 
 
@@ -148,7 +148,7 @@ GOOD = np.zeros((3, 8, 8), np.uint8)
         ({"images": GOOD.astype(np.float32), "labels": np.zeros(3, int)}, "float32"),
         ({"images": np.zeros((3, 4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "not uint8 NHWC"),
         ({"images": GOOD[:0], "labels": np.zeros(0, int)}, "no images"),
-        ({"labels": np.zeros(3, int)}, "but no images"),
+        ({"labels": np.zeros(3, int)}, "has no array `images`; its arrays: labels"),
         ({"images": GOOD, "labels": np.zeros(2, int)}, "not 3 integers"),
         ({"images": GOOD, "labels": np.zeros(3)}, "not 3 integers"),
         ({"images": GOOD, "labels": np.array([0, 1, 2])}, "the model has 2 classes"),
@@ -167,7 +167,7 @@ def test_a_truncated_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=GOOD)
     whole = (tmp_path / "d.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(whole[:100])
-    with pytest.raises(DataError, match=r"not an \.npz, or it is truncated"):
+    with pytest.raises(DataError, match=r"not an \.npz file, or it is truncated"):
         _open(tmp_path / "d.npz")
 
 
@@ -186,9 +186,9 @@ def test_demo_splits_do_not_meet() -> None:
 def test_batches_stop_at_the_limit() -> None:
     digits = Preprocess(size=(32, 32), mean=(0.5,), std=(0.5,), channels=1)
     dataset = open_dataset("demo:digits", digits, labels=None, need_labels=True, split="evaluation")
-    found = list(batches(dataset, 8, limit=20))
-    assert [len(labels) for _, labels in found] == [8, 8, 4]
-    assert found[0][0].shape == (8, 1, 32, 32)
+    loaded = list(batches(dataset, 8, limit=20))
+    assert [len(labels) for _, labels in loaded] == [8, 8, 4]
+    assert loaded[0][0].shape == (8, 1, 32, 32)
     assert sum(len(labels) for _, labels in batches(dataset, 64)) == 600
 
 
@@ -203,7 +203,7 @@ def test_the_demo_is_as_accurate_as_its_weights_say() -> None:
     dataset = open_dataset("demo:digits", model.preprocess, labels=model.labels, need_labels=True, split="evaluation")
     with torch.inference_mode():
         right = sum(
-            int((model.module(torch.tensor(normalized(pixels, model.preprocess))).argmax(1).numpy() == labels).sum())
+            int((model.module(torch.tensor(normalize(pixels, model.preprocess))).argmax(1).numpy() == labels).sum())
             for pixels, labels in batches(dataset, 100)
         )
     assert right / len(dataset) > 0.97

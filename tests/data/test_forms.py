@@ -1,4 +1,4 @@
-"""Masks, depths and boxes beside images: every form, and every way in which they do not fit."""
+"""Masks, depths and boxes beside images: every form, and every mistake in them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 from tests import scenes
 from vitdeploy.data.dataset import Dataset, Form
 from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, Label
-from vitdeploy.data.opening import form_of, open_dataset
-from vitdeploy.data.preprocess import view
+from vitdeploy.data.opening import guess_form, open_dataset
+from vitdeploy.data.preprocess import visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 
@@ -36,19 +36,19 @@ def _open(
 
 def _read(dataset: Dataset) -> dict[int, Label]:
     """Labels by the number in their names."""
-    found = {}
+    labels_by_number = {}
     for sample in dataset:
         assert isinstance(sample.label, (ClassMask, DepthMap, Boxes))
         assert sample.image.shape[1:] in ((16, 16), (24, 24))
-        found[int(Path(sample.label.name).stem)] = sample.label
-    return found
+        labels_by_number[int(Path(sample.label.name).stem)] = sample.label
+    return labels_by_number
 
 
 @pytest.mark.parametrize("form", ["masks", "depth"])
 def test_dense_labels_keep_the_resolution_of_their_image(folder: Path, form: Form) -> None:
-    found = _read(_open(folder, form))
-    assert sorted(found) == list(range(COUNT))
-    for number, label in found.items():
+    labels_by_number = _read(_open(folder, form))
+    assert sorted(labels_by_number) == list(range(COUNT))
+    for number, label in labels_by_number.items():
         expected = scenes.scene(number)
         if isinstance(label, ClassMask):
             np.testing.assert_array_equal(label.classes, expected.mask)
@@ -60,21 +60,21 @@ def test_dense_labels_keep_the_resolution_of_their_image(folder: Path, form: For
 def test_boxes_are_shares_of_the_input(folder: Path) -> None:
     for number, label in _read(_open(folder, "boxes")).items():
         assert isinstance(label, Boxes)
-        wanted = [
+        shares = [
             (x / scenes.WIDTH, y / scenes.HEIGHT, (x + w) / scenes.WIDTH, (y + h) / scenes.HEIGHT)
             for x, y, w, h, _ in scenes.scene(number).boxes
         ]
-        np.testing.assert_allclose(label.boxes, wanted)
+        np.testing.assert_allclose(label.boxes, shares)
         assert label.classes.tolist() == [kind for *_, kind in scenes.scene(number).boxes]
         assert not label.crowd.any()
 
 
 def test_the_view_of_a_centre_crop() -> None:
     # 48 x 64 becomes 32 x 42, of which 24 x 24 in the middle stay.
-    top, left, bottom, right = view(scenes.HEIGHT, scenes.WIDTH, CROP)
+    top, left, bottom, right = visible_area(scenes.HEIGHT, scenes.WIDTH, CROP)
     assert (top, bottom) == (6, 42)
     assert (left, right) == pytest.approx((9 * 64 / 42, 33 * 64 / 42))
-    assert view(scenes.HEIGHT, scenes.WIDTH, WHOLE) == (0, 0, scenes.HEIGHT, scenes.WIDTH)
+    assert visible_area(scenes.HEIGHT, scenes.WIDTH, WHOLE) == (0, 0, scenes.HEIGHT, scenes.WIDTH)
 
 
 def test_labels_are_cropped_as_the_model_sees_the_image(folder: Path) -> None:
@@ -101,8 +101,8 @@ def test_an_object_out_of_view_is_none(folder: Path) -> None:
 
 def test_categories_are_classes_by_name_else_by_id(folder: Path) -> None:
     def classes(labels: tuple[str, ...] | None) -> set[int]:
-        found = _read(_open(folder, "boxes", labels=labels))
-        return {int(c) for label in found.values() if isinstance(label, Boxes) for c in label.classes}
+        labels_by_number = _read(_open(folder, "boxes", labels=labels))
+        return {int(c) for label in labels_by_number.values() if isinstance(label, Boxes) for c in label.classes}
 
     assert classes(None) <= {0, 1, 2}
     assert classes(("N/A", "diamond", "N/A", "disc", "square")) <= {1, 3, 4}
@@ -135,8 +135,8 @@ def test_the_digest_follows_the_labels(folder: Path) -> None:
 def test_to_calibrate_masks_are_no_images(folder: Path) -> None:
     dataset = open_dataset(str(folder), WHOLE, labels=None, need_labels=False, split="calibration")
     assert (len(dataset), dataset.labelled) == (COUNT, False)
-    assert form_of(str(folder)) == "masks"
-    assert form_of(str(folder / "images")) == "classes"
+    assert guess_form(str(folder)) == "masks"
+    assert guess_form(str(folder / "images")) == "classes"
 
 
 def _json(change: dict[str, Any] | str) -> Any:
@@ -166,22 +166,22 @@ _BOX = {"id": 9, "image_id": 0, "category_id": 0, "bbox": [1, 1, -4, 4]}
 @pytest.mark.parametrize(
     ("form", "spoil", "message"),
     [
-        ("masks", lambda f: (f / "masks" / "0003.png").unlink(), r"0003.png has no masks/0003 beside it"),
-        ("masks", _save("masks/0001.png", _SMALL), r"masks/0001.png is 5x7, its image .*0001.png is 48x64"),
-        ("masks", _save("masks/0001.png", np.zeros((48, 64, 3), np.uint8)), "a picture in RGB, not a mask"),
+        ("masks", lambda f: (f / "masks" / "0003.png").unlink(), r"0003.png has no label masks/0003"),
+        ("masks", _save("masks/0001.png", _SMALL), r"masks/0001.png is 5x7, but its image .*0001.png is 48x64"),
+        ("masks", _save("masks/0001.png", np.zeros((48, 64, 3), np.uint8)), "an image in mode RGB, not a mask"),
         ("masks", lambda f: (f / "masks" / "0001.png").write_bytes(b"x"), "0001.png is not an image"),
-        ("depth", _save("depth/0001.npy", np.zeros((5, 7))), "0001.npy is 5x7, its image .* is 48x64"),
-        ("depth", _save("depth/0001.npy", np.zeros((1, 48, 64))), r"float64 \(1, 48, 64\), not \(height, width\)"),
+        ("depth", _save("depth/0001.npy", np.zeros((5, 7))), "0001.npy is 5x7, but its image .* is 48x64"),
+        ("depth", _save("depth/0001.npy", np.zeros((1, 48, 64))), r"float64 \(1, 48, 64\), not numbers of shape"),
         ("depth", _save("depth/0001.npy", np.array([{}])), "pickled objects"),
-        ("depth", lambda f: (f / "depth" / "0001.npy").write_bytes(b"x"), "no plain array"),
+        ("depth", lambda f: (f / "depth" / "0001.npy").write_bytes(b"x"), "cannot be read as a plain array"),
         ("boxes", lambda f: (f / "annotations.json").unlink(), r"there is no .*annotations.json"),
         ("boxes", _json("{"), "not readable JSON"),
         ("boxes", _json("[]"), "it is a list"),
-        ("boxes", _json({"categories": [{"id": 0}]}), "not COCO's form: KeyError 'name'"),
-        ("boxes", _json({"annotations": [{**_BOX, "image_id": 77}]}), "not COCO's form: KeyError 77"),
-        ("boxes", _json({"annotations": [_BOX]}), r"annotation 9 has the box \[1, 1, -4, 4\]"),
+        ("boxes", _json({"categories": [{"id": 0}]}), "not in COCO's format: KeyError 'name'"),
+        ("boxes", _json({"annotations": [{**_BOX, "image_id": 77}]}), "not in COCO's format: KeyError 77"),
+        ("boxes", _json({"annotations": [_BOX]}), r"the box of annotation 9 is not valid: \[1, 1, -4, 4\]"),
         ("boxes", _json({"images": [{"id": 0, "file_name": "no.png"}], "annotations": []}), "no.png, which is not in"),
-        ("boxes", _json({"images": [{"id": 0, "file_name": "../a.png"}], "annotations": []}), "leaves its folder"),
+        ("boxes", _json({"images": [{"id": 0, "file_name": "../a.png"}], "annotations": []}), "is outside of images/"),
         ("boxes", _json({"images": [], "annotations": []}), "has no images"),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeploy.data.preprocess import apply, fed, normalized, open_image, pixels
+from vitdeploy.data.preprocess import apply, normalize, open_image, to_input, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 
@@ -124,12 +124,12 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
 
 def test_the_forms_of_input_are_the_same_image() -> None:
     preprocess = Preprocess(size=(6, 8))
-    raw = pixels(_image(20, 30), preprocess)
+    raw = to_pixels(_image(20, 30), preprocess)
     assert (raw.shape, raw.dtype) == ((3, 6, 8), np.uint8)
-    np.testing.assert_array_equal(fed(raw, preprocess, "normalized"), apply(_image(20, 30), preprocess))
-    np.testing.assert_array_equal(fed(raw, preprocess, "uint8"), raw)
-    as_float = fed(raw, preprocess, "pixels")
+    np.testing.assert_array_equal(to_input(raw, preprocess, "normalized"), apply(_image(20, 30), preprocess))
+    np.testing.assert_array_equal(to_input(raw, preprocess, "uint8"), raw)
+    as_float = to_input(raw, preprocess, "pixels")
     assert as_float.dtype == np.float32
     np.testing.assert_array_equal(as_float, raw)
     batch = np.stack([raw, raw])
-    np.testing.assert_array_equal(normalized(batch, preprocess)[1], normalized(raw, preprocess))
+    np.testing.assert_array_equal(normalize(batch, preprocess)[1], normalize(raw, preprocess))

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.graphs import apply, parsed, run, types
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import GraphError
 from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
 from vitdeploy.recipe import InputForm, Preprocess
@@ -33,7 +33,7 @@ def folding(form: InputForm, *, half: bool = False) -> FoldPreprocessing:
 def check(body: str, form: InputForm, operators: list[str], *, half: bool = False, **constants: Array) -> None:
     weights = {"w": RNG.standard_normal((5, 3, 4, 4)), "b": RNG.standard_normal(5), **constants}
     graph = parsed(vit(body), **{name: np.asarray(a, np.float32) for name, a in weights.items()})
-    reference = run(graph, fed(PIXELS, PREPROCESS, "normalized"))["y"]
+    reference = run(graph, to_input(PIXELS, PREPROCESS, "normalized"))["y"]
     assert apply(folding(form, half=half), graph).fired == 1
     assert types(graph) == (["Cast"] if form == "uint8" else []) + operators
     result = run(graph, fed(PIXELS, PREPROCESS, form))["y"]

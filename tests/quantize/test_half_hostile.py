@@ -24,7 +24,7 @@ from vitdeploy import sources
 from vitdeploy.artifact.quantization import HalfPrecision
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph
@@ -46,7 +46,7 @@ def digits() -> SimpleNamespace:
 
     def read(split: Any, count: int) -> Array:
         data = open_dataset("demo:digits", model.preprocess, labels=None, need_labels=False, split=split)
-        return np.concatenate([fed(x, model.preprocess, "normalized") for x, _ in batches(data, 1, limit=count)])
+        return np.concatenate([to_input(x, model.preprocess, "normalized") for x, _ in batches(data, 1, limit=count)])
 
     return SimpleNamespace(vit=model.module, calibration=read("calibration", 16), images=read("evaluation", 8))
 

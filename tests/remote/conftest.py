@@ -1,4 +1,4 @@
-"""A far side: a real sshd on the loopback, and a vitdeploy of its own without torch behind it."""
+"""A far side: a real sshd on the loopback, with a vitdeploy without torch behind it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Far:
 
     @property
     def url(self) -> str:
-        """The straight way there."""
+        """The direct way there."""
         return self.through(self.port)
 
     def through(self, port: int) -> str:
@@ -58,8 +58,8 @@ class Far:
 def far_venv(request: pytest.FixtureRequest) -> Path:
     """The light base with two runtimes, in the versions of constraints.txt. Packages are kept between runs."""
     pinned = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes())
-    kept = request.config.cache.mkdir(f"far-side-{sys.version_info.minor}-{pinned.hexdigest()[:12]}")
-    venv = Path(kept) / "venv"
+    folder = request.config.cache.mkdir(f"far-side-{sys.version_info.minor}-{pinned.hexdigest()[:12]}")
+    venv = Path(folder) / "venv"
     python = venv / "bin" / "python"
     pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
     if not (venv / "whole").exists():
@@ -68,11 +68,11 @@ def far_venv(request: pytest.FixtureRequest) -> Path:
         subprocess.run([*pip, f"{ROOT}[openvino,onnxruntime]"], check=True, capture_output=True)
         (venv / "whole").touch()
     subprocess.run([*pip, "--no-deps", "--force-reinstall", ROOT], check=True, capture_output=True)
-    found = subprocess.run(
+    heavy = subprocess.run(
         [python, "-c", f"import importlib.util as u; print(*[n for n in {HEAVY} if u.find_spec(n)])"],
         cwd="/", capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert not found.stdout.strip(), "the far side is light"
+    assert not heavy.stdout.strip(), "the far side is light"
     return venv
 
 
@@ -151,8 +151,8 @@ def near(
 @pytest.fixture
 def wire(far: Far) -> Iterator[Wire]:
     """A way to the far side that can be cut."""
-    with Wire(far.port) as found:
-        yield found
+    with Wire(far.port) as wire:
+        yield wire
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def named(near: Path) -> Callable[[str], None]:
 
 @pytest.fixture
 def lab(far: Far, named: Callable[[str], None], tmp_path: Path) -> Callable[..., Far]:
-    """Name the far side `lab`, with a cache that nobody else uses, and other things as they are said."""
+    """Name the far side `lab`, with a cache of its own and further settings of hosts.yaml."""
 
     def name(*, port: int | None = None, **settings: object) -> Far:
         cache = tmp_path / "far-cache"
@@ -214,7 +214,7 @@ def on(far: Far, *words: object) -> Ended:
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait for something that another process does."""
+    """Wait for something that another process does, named by `what` if it does not happen."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"
@@ -229,7 +229,7 @@ def script(path: Path, *lines: str) -> str:
 
 
 def working(far: Far) -> bool:
-    """Whether a job is past the queue: its vitdeploy writes."""
+    """True if a job has the lock: its vitdeploy has started."""
     return any((job / "stdout").exists() and not (job / "ended.json").exists() for job in far.jobs())
 
 
@@ -258,8 +258,8 @@ def _sshd() -> str | None:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
         return port
 
 

@@ -12,8 +12,8 @@ from types import TracebackType
 class Wire:
     """Forwards connections to `port` on the loopback.
 
-    `cut()` ends those that stand; `cut_after(n)` ends each one when it has carried n bytes there, or `back` from there.
-    `cuts` counts.
+    `cut()` ends all open connections. `cut_after(n)` ends later ones after n bytes to the port, or from it (`back`).
+    `cuts` counts the ends.
     """
 
     def __init__(self, port: int) -> None:
@@ -41,7 +41,7 @@ class Wire:
         self.cut()
 
     def cut_after(self, count: int, *, times: int = 1, then_to: int | None = None, back: bool = False) -> None:
-        """Cut the next connections after `count` bytes on the way there (or back); lead later ones to another port."""
+        """Cut the next connections after `count` bytes to the port (or from it). Lead later ones to another port."""
         self._limit, self._cuts_left, self._then_to, self._limit_is_back = count, times, then_to, back
 
     def then_to(self, port: int) -> None:
@@ -49,7 +49,7 @@ class Wire:
         self._to = port
 
     def cut(self) -> None:
-        """Cut what is open now."""
+        """Cut all open connections."""
         for end in list(self._open):
             self._close(end)
         self.cuts += 1
@@ -76,7 +76,7 @@ class Wire:
             threading.Thread(target=self._copy, args=(far, near, False), daemon=True).start()
 
     def _spent(self, passed: int) -> bool:
-        """Whether a connection ends here, after so many bytes."""
+        """Decide if a connection ends now, after `passed` bytes."""
         if self._limit is None or not self._cuts_left or passed <= self._limit:
             return False
         self._cuts_left -= 1

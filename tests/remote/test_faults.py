@@ -1,4 +1,4 @@
-"""What goes wrong between two machines, for real: cut links, wrong keys, full disks, killed processes."""
+"""Real faults between two machines: cut links, wrong keys, full disks, killed processes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_a_link_cut_in_mid_upload_goes_on_where_it_was(
     assert total > 1_500_000, "there has to be something to cut"
     wire.bytes_per_second = 800_000  # else all is under way before vitdeploy has started over there
     cutting = when(lambda: any(part.stat().st_size > total / 2 for part in far.cache.glob("partial/*")), wire.cut)
-    found = run("compile", here, "--host", "lab", "--json")
+    result = run("compile", here, "--host", "lab", "--json")
     cutting.join()
-    assert answer(found)["stage"] == "artifact"
+    assert answer(result)["stage"] == "artifact"
     assert wire.cuts == 1
-    assert "the link to lab dropped" in found.err
+    assert "the connection to lab dropped" in result.err
     assert wire.carried < 1.3 * total, "what had arrived was not sent again"
     artifacts.load(here)
 
@@ -58,13 +58,13 @@ def test_a_link_cut_in_mid_build_loses_nothing(
     far = lab(port=wire.port)
     here = copy(bundle)
     cutting = when(lambda: working(far), wire.cut)
-    found = run("compile", here, "--host", "lab", "--json")
+    result = run("compile", here, "--host", "lab", "--json")
     cutting.join()
-    assert answer(found)["stage"] == "artifact"
+    assert answer(result)["stage"] == "artifact"
     assert wire.cuts == 1
-    assert "the link to lab dropped" in found.err
+    assert "the connection to lab dropped" in result.err
     assert len(far.jobs()) == 1, "it was followed again, not started again"
-    steps = re.findall(r"lab: ✓ (.*?) \d", found.err)
+    steps = re.findall(r"lab: ✓ (.*?) \d", result.err)
     assert steps == ["Compile with openvino", "Audit what was compiled"], "each line of progress came once"
 
 
@@ -78,7 +78,7 @@ def test_what_was_said_before_a_cut_is_not_said_again(
     wire.cut()
     out, rest = client.communicate(timeout=60)
     assert json.loads(out)["runs"]
-    assert "the link to lab dropped" in rest
+    assert "the connection to lab dropped" in rest
     title = heard.rpartition("✓ ")[2].rsplit(" ", 2)[0]
     assert not re.search(rf"lab: ✓ {re.escape(title)} \d", rest)
     assert "lab: ✓ " in rest, "what came later was heard"
@@ -91,13 +91,13 @@ def test_a_link_cut_while_the_result_comes_back_goes_on_where_it_was(
     wire.cut_after(500_000, back=True)
     wire.bytes_per_second = 1e6  # so that what was carried has arrived, and does not lie in a buffer that dies
     here = copy(bundle)
-    found = run("compile", here, "--host", "lab", "--json")
-    assert answer(found)["stage"] == "artifact"
+    result = run("compile", here, "--host", "lab", "--json")
+    assert answer(result)["stage"] == "artifact"
     assert wire.cuts == 1
-    assert "the link to lab dropped" in found.err
-    made = sum(path.stat().st_size for path in here.glob("model.*"))
-    assert made > 700_000
-    assert wire.carried_back < 1.4 * made, "what had arrived did not come again"
+    assert "the connection to lab dropped" in result.err
+    model_bytes = sum(path.stat().st_size for path in here.glob("model.*"))
+    assert model_bytes > 700_000
+    assert wire.carried_back < 1.4 * model_bytes, "what had arrived did not come again"
     artifacts.load(here)
 
 
@@ -111,12 +111,12 @@ def test_a_client_that_dies_finds_its_job_again(
     wait_until(lambda: working(far), "the job runs")
     first.kill()
     first.communicate()
-    found = run(*words)
-    assert answer(found)["runs"][0]["samples"] >= 30
-    assert "is at this job already: following it" in found.err
+    result = run(*words)
+    assert answer(result)["runs"][0]["samples"] >= 30
+    assert "lab already has this job from an earlier run: waiting for its result" in result.err
     assert len(far.jobs()) == 1
     again = run(*words)
-    assert answer(again)["runs"] != answer(found)["runs"], "once taken, a result does not serve again"
+    assert answer(again)["runs"] != answer(result)["runs"], "once taken, a result does not serve again"
 
 
 def test_ctrl_c_ends_the_job_there(lab: Callable[..., Far], artifact: Path, copy: Callable[[Path], Path]) -> None:
@@ -126,9 +126,9 @@ def test_ctrl_c_ends_the_job_there(lab: Callable[..., Far], artifact: Path, copy
         client = start(*words)
         wait_until(lambda: working(far), "the job runs")
         client.send_signal(signal.SIGINT)
-        _, said = client.communicate(timeout=30)
+        _, stderr = client.communicate(timeout=30)
         assert client.returncode == 130
-        assert "was interrupted on" not in said
+        assert "was interrupted on" not in stderr
         [job] = far.jobs()
         wait_until(lambda job=job: (job / "ended.json").exists(), "the job ends")  # type: ignore[misc]
         assert json.loads((job / "ended.json").read_text())["code"] == 130
@@ -161,7 +161,7 @@ def test_two_clients_at_once_queue_and_both_are_right(
 
 @pytest.mark.parametrize(
     ("victims", "message"),
-    [("child", "`bench` was killed on lab \\(signal 9\\)"), ("both", "lab lost the job: the process was killed")],
+    [("child", "`bench` was killed on lab by signal 9;"), ("both", "the job was killed on lab;")],
 )
 def test_a_job_that_is_killed_is_told_and_frees_the_device(
     lab: Callable[..., Far], artifact: Path, copy: Callable[[Path], Path], victims: str, message: str
@@ -176,11 +176,11 @@ def test_a_job_that_is_killed_is_told_and_frees_the_device(
     killing = when(lambda: working(far), kill)
     here = copy(artifact)
     before = listing(here)
-    found = run("bench", here, "--seconds", "60", "--host", "lab")
+    result = run("bench", here, "--seconds", "60", "--host", "lab")
     killing.join()
-    assert found.code == 1
-    assert re.search(message, found.error)
-    assert "memory" in found.error
+    assert result.code == 1
+    assert re.search(message, result.error)
+    assert "memory" in result.error
     assert listing(here) == before
     wait_until(lambda: answer(run("hosts", "lab", "--json"))["hosts"][0]["state"] == "ready", "the lock is free")
     assert answer(run("bench", here, "--seconds", "0.2", "--host", "lab", "--json"))["runs"]
@@ -194,10 +194,10 @@ def test_another_host_key_is_refused(
     before = listing(here)
     with sshd(tmp_path / "impostor", keys, far.venv, "other_host") as port:
         lab(port=port)
-        found = run("compile", here, "--host", "lab")
-    assert found.code == 1
-    assert "lab shows another host key than before" in found.error
-    assert "ssh-keygen -R" in found.error
+        result = run("compile", here, "--host", "lab")
+    assert result.code == 1
+    assert "lab shows another host key than before" in result.error
+    assert "ssh-keygen -R" in result.error
     assert listing(here) == before
     assert "Accepted" not in (tmp_path / "impostor" / "sshd.log").read_text()
 
@@ -218,8 +218,8 @@ def test_a_host_key_that_changes_in_the_middle_is_refused(
     with sshd(tmp_path / "impostor", keys, far.venv, "other_host") as port:
         wire.cut_after(600_000, then_to=port)
         started = time.monotonic()
-        found = run("compile", here, "--host", "lab")
-    assert "lab shows another host key than before" in found.error
+        result = run("compile", here, "--host", "lab")
+    assert "lab shows another host key than before" in result.error
     assert time.monotonic() - started < ssh.PATIENCE_S
 
 
@@ -227,26 +227,26 @@ def test_a_host_key_that_changes_in_the_middle_is_refused(
     ("file", "content", "message"),
     [
         ("known_hosts", "", "is not among your known hosts"),
-        ("config", "IdentityFile {keys}/stranger", "does not let you in"),
+        ("config", "IdentityFile {keys}/stranger", "refuses the login"),
     ],
 )
 def test_who_is_not_known_does_not_get_in(
     far: Far, near: Path, keys: Path, artifact: Path, file: str, content: str, message: str
 ) -> None:
-    kept = (near / file).read_text() if content else ""
+    original = (near / file).read_text() if content else ""
     line = content.format(keys=keys)
-    (near / file).write_text(re.sub("IdentityFile .*", line, kept) if kept else "")
-    found = on(far, "bench", artifact)
-    assert found.code == 1
-    assert message in found.error
-    assert "ssh" in found.error.partition(message)[2], "what to do"
+    (near / file).write_text(re.sub("IdentityFile .*", line, original) if original else "")
+    result = on(far, "bench", artifact)
+    assert result.code == 1
+    assert message in result.error
+    assert "ssh" in result.error.partition(message)[2], "what to do"
 
 
 def test_nobody_there(artifact: Path) -> None:
-    found = run("bench", artifact, "--host", "ssh://127.0.0.1:1")
-    assert found.code == 1
-    assert "cannot be reached" in found.error
-    assert "Connection refused" in found.error
+    result = run("bench", artifact, "--host", "ssh://127.0.0.1:1")
+    assert result.code == 1
+    assert "cannot be reached" in result.error
+    assert "Connection refused" in result.error
 
 
 def test_a_host_that_stays_away_is_given_up(
@@ -261,9 +261,9 @@ def test_a_host_that_stays_away_is_given_up(
 
     leaving = when(lambda: working(far), leave)
     here = copy(artifact)
-    found = run("compile", here, "--host", "lab")
+    result = run("compile", here, "--host", "lab")
     leaving.join()
-    assert "lab cannot be reached" in found.error
+    assert "lab cannot be reached" in result.error
 
 
 def test_a_full_disk_there_is_told(
@@ -274,9 +274,9 @@ def test_a_full_disk_there_is_told(
     there = lab(command=wrapper)
     here = copy(artifact)
     before = listing(here)
-    found = run("compile", here, "--host", "lab")
-    assert found.code == 1
-    assert f"lab: the disk of {there.cache} is full" in found.error
+    result = run("compile", here, "--host", "lab")
+    assert result.code == 1
+    assert f"lab: the disk of {there.cache} is full" in result.error
     assert listing(here) == before
     assert list((there.cache / "partial").iterdir()) == [], "nothing half-sent fills it further"
 
@@ -299,17 +299,17 @@ def test_a_disk_without_room_is_told_before_anything_is_sent(
 ) -> None:
     with disk_of("1m", tmp_path / "far-cache"):
         lab()
-        found = run("compile", artifact, "-o", tmp_path / "out", "--host", "lab")
-        assert "the disk of lab is full" in found.error
-        assert "--clean" in found.error
+        result = run("compile", artifact, "-o", tmp_path / "out", "--host", "lab")
+        assert "the disk of lab is full" in result.error
+        assert "--clean" in result.error
         assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_gets_full_in_mid_build_is_told(lab: Callable[..., Far], artifact: Path, tmp_path: Path) -> None:
     with disk_of("2500k", tmp_path / "far-cache"):
         far = lab()
-        found = run("compile", artifact, "-o", tmp_path / "out", "--host", "lab")
-        assert re.search("error: lab: .*(full|No space left)", found.error)
+        result = run("compile", artifact, "-o", tmp_path / "out", "--host", "lab")
+        assert re.search("error: lab: .*(full|No space left)", result.error)
         assert not (tmp_path / "out").exists()
         [job] = far.jobs()
         assert not list((job / "work").glob("*artifact*")), "nothing half-written fills it further"
@@ -320,11 +320,11 @@ def test_a_disk_that_gets_full_in_mid_build_is_told(lab: Callable[..., Far], art
     [
         (
             ['PYTHONPATH={old} exec {far} "$@"'],
-            "lab has vitdeploy 0.0.7, this is .* -m pip install --upgrade 'vitdeploy==",
+            "lab has vitdeploy 0.0.7, which does not work together with .* -m pip install --upgrade 'vitdeploy==",
         ),
-        (['shift; exec {far} deviate "$@"'], "they do not go together"),
+        (['shift; exec {far} deviate "$@"'], "lab has an older vitdeploy, which does not work together with"),
         (['echo "Segmentation fault" >&2; exit 139'], "does not answer in JSON: Segmentation fault"),
-        (['exec /nowhere/vitdeploy "$@"'], "lab has no"),
+        (['exec /nowhere/vitdeploy "$@"'], "lab has no command"),
     ],
     ids=["older", "without device", "broken", "missing"],
 )
@@ -336,9 +336,9 @@ def test_a_vitdeploy_that_does_not_fit_is_told_with_the_way_to_update(
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: vitdeploy\nVersion: 0.0.7\n")
     filled = (line.format(old=old.parent, far=far.venv / "bin" / "vitdeploy") for line in lines)
     lab(command=script(tmp_path / "wrapper", *filled))
-    found = run("bench", artifact, "--host", "lab")
-    assert found.code == 1
-    assert re.search(message, found.error)
+    result = run("bench", artifact, "--host", "lab")
+    assert result.code == 1
+    assert re.search(message, result.error)
     listed = answer(run("hosts", "lab", "--json"))["hosts"][0]
     assert listed["state"] == "unusable"
     assert listed["fix"]
@@ -347,11 +347,11 @@ def test_a_vitdeploy_that_does_not_fit_is_told_with_the_way_to_update(
 def test_what_a_login_prints_does_no_harm(
     lab: Callable[..., Far], far: Far, artifact: Path, bundle: Path, copy: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    """Answers are found behind it; files that it damages are refused."""
+    """Answers are found after it; files that it damages are refused."""
     lab(command=script(tmp_path / "chatty", "echo 'Welcome to {the} lab'", f'exec {far.venv}/bin/vitdeploy "$@"'))
     assert answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))["runs"]
     here = copy(bundle)
     before = listing(here)
-    found = run("compile", here, "--host", "lab")
-    assert "arrived damaged" in found.error
+    result = run("compile", here, "--host", "lab")
+    assert "was damaged on the way from lab" in result.error
     assert listing(here) == before

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests import scenes
-from vitdeploy.data.preprocess import normalized, pixels
+from vitdeploy.data.preprocess import normalize, to_pixels
 from vitdeploy.recipe import Preprocess
 
 SIDE = 48
@@ -118,7 +118,7 @@ def _trained(kind: Any, config: Any, loss: Loss, steps: int) -> Any:
 def _train(model: nn.Module, loss: Loss, steps: int) -> None:
     preprocess = Preprocess(size=(SIDE, SIDE), resize="exact")
     seen = [scenes.scene(_FIRST + i) for i in range(_SEEN)]
-    images = torch.tensor(np.stack([normalized(pixels(one.image, preprocess), preprocess) for one in seen]))
+    images = torch.tensor(np.stack([normalize(to_pixels(one.image, preprocess), preprocess) for one in seen]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     drawn = torch.Generator().manual_seed(0)

@@ -30,7 +30,7 @@ from vitdeploy.artifact.manifest import (
     TensorSpec,
     Trial,
 )
-from vitdeploy.artifact.staging import DISK_FULL, atomic_file, refuse_existing, staged
+from vitdeploy.artifact.staging import DISK_FULL, atomic_file, atomic_folder, refuse_existing
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Evidence, FileEntry
 from vitdeploy.frozen import replace
@@ -53,11 +53,11 @@ __all__ = [
     "TensorSpec",
     "Trial",
     "atomic_file",
+    "atomic_folder",
     "file_digest",
     "load",
     "refuse_existing",
     "seal",
-    "staged",
 ]
 
 EvidenceT = TypeVar("EvidenceT", bound=Evidence)

@@ -14,40 +14,41 @@ from vitdeploy.artifact.layout import MANIFEST
 from vitdeploy.errors import ArtifactError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_BELOW_BYTES = 1 << 20  # a disk with less free than this is why a library failed to write, whatever it says
+_FULL_BELOW_BYTES = 1 << 20  # with less free space than this, a failed write is blamed on the disk, whatever it says
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
-    """Refuse an output folder that exists, before any work is done; `force` only replaces what vitdeploy made.
+    """Refuse an output folder that exists, before any work is done. `force` allows to replace an artifact.
 
     Raises:
         ArtifactError: the folder exists and may not be replaced.
     """
-    blocking = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
-    if blocking is not None:
-        raise ArtifactError(f"{out} cannot be a folder: {blocking} is a file", fix="Use -o elsewhere.")
+    file = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
+    if file is not None:
+        raise ArtifactError(f"{out} cannot be a folder: {file} is a file", fix="Choose another folder with -o.")
     if not os.path.lexists(out):
         return
     if not force:
-        raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or -o for another folder.")
+        raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or choose another folder with -o.")
     if out.is_mount():
         raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
     if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
         raise ArtifactError(
-            f"{out} exists and is not an artifact", fix="--force replaces artifacts only; use another -o."
+            f"{out} exists and is not an artifact",
+            fix="--force replaces artifacts only. Choose another folder with -o.",
         )
 
 
 @contextmanager
-def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """A new folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside `out`. It becomes `out` when the block ends well, and is removed otherwise.
 
     Raises:
-        ArtifactError: `out` exists (see `refuse_existing`), or the disk is full.
+        ArtifactError: `out` exists (see `refuse_existing`), may not be written, or the disk is full.
     """
     out = out.absolute()
     refuse_existing(out, force=force)
-    made = _make_parents(out.parent)
+    new_parents = _make_parents(out.parent)
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
@@ -56,24 +57,26 @@ def staged(out: Path, *, force: bool = False) -> Iterator[Path]:
         _sync(folder)
         _replace(folder, out)
     except BaseException as error:
-        full = _disk_full(error, out.parent)
+        full = _is_disk_full(error, out.parent)  # asked before the removal frees space
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:
+        for parent in new_parents:
             with suppress(OSError):
                 parent.rmdir()
         if full:
             raise ArtifactError(
-                f"the disk of {out.parent} is full", fix="Free some space, or use -o elsewhere."
+                f"the disk of {out.parent} is full", fix="Free some space, or choose another folder with -o."
             ) from error
         if isinstance(error, PermissionError):
-            raise ArtifactError(f"{error.filename} may not be written", fix="Use -o for a folder of yours.") from None
+            raise ArtifactError(
+                f"no permission to write {error.filename}", fix="Choose a folder of your own with -o."
+            ) from None
         raise
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that becomes `path` when the block ends well."""
+    """Yield a temporary file beside `path`. It becomes `path` when the block ends well, and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield temporary
@@ -83,12 +86,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def _make_parents(folder: Path) -> list[Path]:
-    """Create `folder`; those that did not exist are returned, innermost first."""
+    """Create `folder` and its parents. Return those that did not exist, innermost first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{folder} cannot be created: {error.strerror}", fix="Use -o elsewhere.") from None
+        raise ArtifactError(
+            f"{folder} cannot be created: {error.strerror}", fix="Choose another folder with -o."
+        ) from None
     return missing
 
 
@@ -103,7 +108,7 @@ def _sync(folder: Path) -> None:
 
 
 def _replace(folder: Path, out: Path) -> None:
-    """Put `folder` in the place of `out`; the old one goes only after the new one stands."""
+    """Move `folder` to `out`. An older `out` is removed only after the new one is in place."""
     if not out.exists():
         folder.rename(out)
         return
@@ -119,7 +124,7 @@ def _replace(folder: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _disk_full(error: BaseException, folder: Path) -> bool:
+def _is_disk_full(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
     return isinstance(error, Exception) and shutil.disk_usage(folder).free < _FULL_BELOW_BYTES

@@ -16,7 +16,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.qdq import Ranges
-from vitdeploy.session import Array, finite
+from vitdeploy.session import Array, is_finite
 
 ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
 SCORED_BATCHES = 16

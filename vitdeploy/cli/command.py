@@ -1,4 +1,4 @@
-"""What every command has: --json, --quiet, --traceback, and one place where errors become a line and an exit code."""
+"""The parts that all commands share: --json, --quiet, --traceback, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from vitdeploy.plugins import did_you_mean
 
 _Json = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.", rich_help_panel="Output"),
+    typer.Option(
+        "--json", help="Print one JSON object on stdout. Everything else goes to stderr.", rich_help_panel="Output"
+    ),
 ]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel="Output")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress on stderr.", rich_help_panel="Output")]
 _Traceback = Annotated[
-    bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel="Output")
+    bool, typer.Option("--traceback", help="Print the Python traceback of an error.", rich_help_panel="Output")
 ]
 _COMMON = {"json": _Json, "quiet": _Quiet, "traceback": _Traceback}
 
 EXIT_CODES = {"pass": 0, "fail": 1, "invalid": 3}
-"""Of the gate's verdicts."""
+"""The exit codes of the gate's verdicts."""
 
 _results: TextIO | None = None
-"""Where results go: set once by `run_app`, which moves stdout itself out of the libraries' reach."""
+"""The stream for results. `run_app` sets it once, and redirects stdout itself so that libraries cannot write to it."""
 
 _interrupted: float | None = None
-"""When the last signal arrived."""
+"""The time of the last signal."""
 _CLEANING_UP_SECONDS = 5.0
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command with the common options; its `console` parameter is filled in.
+    """Register a function as a command with the common options, and pass it a `console`.
 
-    An error becomes one line and exit code 1, Ctrl-C exit code 130; exit codes the function raises stay.
+    An error becomes one line and exit code 1, Ctrl-C exit code 130. Exit codes that the function raises stay.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.name != "console"]
+        specific = [p for p in signature.parameters.values() if p.name != "console"]
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
             for key, annotation in _COMMON.items()
@@ -56,7 +58,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 function(console=console, **arguments)
 
         # Typer reads a command's options from its signature.
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + common
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in specific] + common
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -67,7 +69,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
-    """A check that an option's value is one of `choices`; anything else is wrong usage (exit 2)."""
+    """Return a callback that checks an option's value against `choices`. Another value is wrong usage (exit code 2)."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
@@ -81,20 +83,20 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
 def run_app(app: typer.Typer) -> NoReturn:
     """Run the command line of this process and exit with its code.
 
-    Libraries print what they like to stdout, from Python and from C++: the descriptor goes to stderr for the whole run,
-    and results go to a copy of the real one. SIGTERM ends like Ctrl-C does, so that a killed CI job cleans up too.
+    Libraries print to stdout, from Python and from C++. So for the whole run the descriptor of stdout leads to stderr,
+    and results go to a copy of the real stdout. SIGTERM works like Ctrl-C, so that a cancelled CI job cleans up too.
     """
-    global _results  # the one stream that this process owns
+    global _results  # a process has only one stdout
     if not _only_prints_help(sys.argv[1:]):
         _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # started with nohup or in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup and in the background it stays ignored
             signal.signal(number, _interrupt)
     try:
         app()
     finally:
-        # The exit code stands. While Python shuts down it gives signals back to the system, which would replace it.
+        # The exit code is final. While Python shuts down, a signal's default action would replace it.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
@@ -104,8 +106,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants
-    """Interrupt the work, not the cleaning up after it: `timeout` signals twice, and so do impatient people."""
-    global _interrupted  # signals are the process's own
+    """Interrupt the work, but not the cleanup after it: `timeout` and impatient people signal twice."""
+    global _interrupted  # signals belong to the whole process
     now = time.monotonic()
     if _interrupted is None or now - _interrupted > _CLEANING_UP_SECONDS:
         _interrupted = now

@@ -1,4 +1,4 @@
-"""What the command line shows: one JSON object or tables on stdout; progress, warnings and errors on stderr."""
+"""The output of the command line: one JSON object or tables on stdout; progress, warnings and errors on stderr."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _FAILED, _INTERRUPTED = 1, 130
 
 
 class Console:
-    """One command's output. It is the `Progress` that the library reports to.
+    """The output of one command, and the `Progress` that the library reports to.
 
-    `interrupted` tells whether a signal has come. Where it comes inside a library's callback or destructor, Python
-    drops the exception, and the work would go on: every step asks again.
+    `interrupted` returns True after a signal. If the signal arrives inside a library's callback or destructor, Python
+    drops its exception and the work goes on. So every step asks once more when it ends.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Console:
         self._err = RichConsole(stderr=True, highlight=False)
 
     def show(self, result: BaseModel | dict[str, Any], *renderables: RenderableType) -> None:
-        """Print the result: as JSON, or as what people read."""
+        """Print the result: as JSON, or as the renderables that people read."""
         if self.json:
             from pydantic import BaseModel as Model
             from pydantic_core import to_json
@@ -58,11 +58,11 @@ class Console:
             console.print(renderable)
 
     def warn(self, message: str) -> None:
-        """One line that should be read although the work goes on."""
+        """Print one line that the user should read although the work goes on."""
         self._err.print(f"[yellow]note:[/] {escape(message)}", soft_wrap=True)
 
     def relay(self, line: str) -> None:
-        """What another machine says about its work; its notes are worth reading even where progress is not wanted."""
+        """Print a line of another program. With --quiet only its notes are printed."""
         if not self.quiet or "note:" in line:
             self._err.print(escape(line), soft_wrap=True)
 
@@ -72,7 +72,7 @@ class Console:
         return self._out.buffer
 
     def fail(self, message: str, fix: str) -> None:
-        """The one line of an error."""
+        """Print an error as one line, and with --json as an object too."""
         line = " ".join(f"{message.rstrip('.')}. {fix}".split())
         self._err.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
         if self.json:
@@ -80,32 +80,30 @@ class Console:
 
     @contextmanager
     def errors_as_lines(self, *, traceback: bool) -> Iterator[None]:
-        """What goes wrong inside becomes one line and an exit code; usage errors and exits pass through."""
+        """Turn an error inside the block into one line and an exit code. Usage errors and exits pass through."""
         try:
             yield
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
-            raise  # a reader that went away, such as `| head`, is Click's to end quietly
+            raise  # BrokenPipeError: Click ends quietly when the reader is gone, such as `| head`
         except KeyboardInterrupt:
-            self.warn("interrupted; nothing half-written is left behind")
+            self.warn("interrupted; no incomplete files are left behind")
             raise typer.Exit(_INTERRUPTED) from None
         except VitdeployError as error:
-            self._trace(traceback)
+            if traceback:
+                tracebacks.print_exc()
             self.fail(error.message, error.fix)
             raise typer.Exit(_FAILED) from None
         except Exception as error:  # noqa: BLE001  the last place where a traceback can become a line
-            self._trace(traceback)
+            if traceback:
+                tracebacks.print_exc()
             lines = str(error).strip().splitlines() or [""]
-            fix = "Report it." if traceback else "Run again with --traceback and report it."
+            fix = "Report this error." if traceback else "Run the command again with --traceback, and report the error."
             self.fail(f"unexpected {type(error).__name__}: {lines[0][:300]}", fix)
             raise typer.Exit(_FAILED) from None
 
-    def _trace(self, wanted: bool) -> None:
-        if wanted:
-            tracebacks.print_exc()
-
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """A bar while it runs on a terminal, and a line with its time when it is done."""
+        """Show a progress bar on a terminal, and a line with the elapsed time when the step is done."""
         started = time.monotonic()
         if self.quiet:
             yield lambda _: None
@@ -121,8 +119,8 @@ class Console:
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        counted = [BarColumn(), MofNCompleteColumn()] if total else []
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), *counted, TimeElapsedColumn()]
+        count = [BarColumn(), MofNCompleteColumn()] if total else []
+        columns = [SpinnerColumn(), TextColumn("{task.description}"), *count, TimeElapsedColumn()]
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(escape(title), total=total)
             yield lambda done: bar.advance(task, done)

@@ -1,4 +1,4 @@
-"""`vitdeploy device …`: what answers on the far side of `--host`. JSON on stdin, one JSON object on stdout."""
+"""`vitdeploy device …`: the device's side of `--host`. JSON on stdin, one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     MessageT = TypeVar("MessageT", bound=BaseModel)
 
 device = typer.Typer(
-    help="What answers on the far side of --host. Not for typing by hand: each command reads JSON on stdin.",
+    help="The device's side of --host. vitdeploy itself calls these commands over SSH; each reads JSON on stdin.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -28,13 +28,13 @@ Cache = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Where files and jobs are kept. Default: ~/.cache/vitdeploy.", show_default=False),
 ]
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `start` named it.", show_default=False)]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The name that `start` returned.", show_default=False)]
 Below = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder of the job.", show_default=False)]
 
 
 @command(device)
 def probe(console: Console, cache: Cache = None) -> None:
-    """Tell the version, what can run here, and the state that a measurement depends on."""
+    """Report the version, the targets, and the device's state."""
     from vitdeploy.remote.device.serve import Server
 
     console.show(Server(cache).probe())
@@ -42,11 +42,11 @@ def probe(console: Console, cache: Cache = None) -> None:
 
 @command(device)
 def missing(console: Console, cache: Cache = None) -> None:
-    """Tell which of the files with these sha256 (on stdin) are not here."""
+    """Report which of the files with the sha256 on stdin are missing here."""
     from vitdeploy.remote.device.serve import Server
-    from vitdeploy.remote.messages import Wanted
+    from vitdeploy.remote.messages import NeededBlobs
 
-    console.show(Server(cache).store.missing(_read(Wanted).blobs))
+    console.show(Server(cache).store.find_missing(_read(NeededBlobs).blobs))
 
 
 @command(device)
@@ -60,7 +60,7 @@ def put(console: Console, cache: Cache = None) -> None:
 
 @command(device)
 def start(console: Console, cache: Cache = None) -> None:
-    """Start the job on stdin, detached, or find it if it runs already."""
+    """Start the job on stdin in the background, or find it if it runs already."""
     from vitdeploy.remote.device.serve import Server
     from vitdeploy.remote.messages import Job
 
@@ -72,10 +72,10 @@ def start(console: Console, cache: Cache = None) -> None:
 def follow(
     console: Console,
     job: JobName,
-    offset: Annotated[int, typer.Option(min=0, help="Bytes that are known already.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Bytes of the output to skip.")] = 0,
     cache: Cache = None,
 ) -> None:
-    """Repeat on stderr what the job says until it ends, then tell how it ended."""
+    """Repeat the job's output on stderr until it ends, then report how it ended."""
     from vitdeploy.remote.device.serve import Server
 
     console.show(Server(cache).jobs.follow(job, offset, sys.stderr.fileno(), sys.stdin.buffer))
@@ -91,16 +91,16 @@ def results(console: Console, job: JobName, below: Below, cache: Cache = None) -
 
 @command(device)
 def get(console: Console, job: JobName, below: Below, cache: Cache = None) -> None:
-    """Write the bytes of the files named on stdin to stdout, one after the other."""
+    """Write the contents of the files named on stdin to stdout, one after the other."""
     from vitdeploy.remote.device.serve import Server
-    from vitdeploy.remote.messages import Pieces
+    from vitdeploy.remote.messages import FileParts
 
-    Server(cache).jobs.send(job, below, _read(Pieces), console.binary)
+    Server(cache).jobs.send(job, below, _read(FileParts), console.binary)
 
 
 @command(device)
 def take(console: Console, job: JobName, cache: Cache = None) -> None:
-    """Note that the results were fetched: they may be removed."""
+    """Record that the results were fetched, so that they may be removed."""
     from vitdeploy.remote.device.serve import Server
 
     Server(cache).jobs.take(job)
@@ -126,14 +126,14 @@ def clean(console: Console, cache: Cache = None) -> None:
 
 @command(device)
 def work(console: Console, job: JobName, cache: Cache = None) -> None:
-    """Do one job. `start` runs this as a process of its own."""
+    """Run one job. `start` runs this command as a process of its own."""
     from vitdeploy.remote.device.serve import Server
 
     Server(cache).work(job, console.warn)
 
 
 def _read(kind: type[MessageT]) -> MessageT:
-    """The message on stdin.
+    """Read the message on stdin.
 
     Raises:
         UsageError: it is not of this kind.
@@ -145,5 +145,8 @@ def _read(kind: type[MessageT]) -> MessageT:
     try:
         return kind.model_validate_json(sys.stdin.buffer.read())
     except ValidationError as error:
-        told = str(error).splitlines()
-        raise UsageError(f"stdin is no {kind.__name__}: {' '.join(told[1:3])}", fix="Update vitdeploy here.") from None
+        lines = str(error).splitlines()
+        raise UsageError(
+            f"stdin is not a valid {kind.__name__}: {' '.join(lines[1:3])}",
+            fix="Install the same version of vitdeploy on both sides.",
+        ) from None

@@ -1,4 +1,4 @@
-"""`vitdeploy hosts`."""
+"""`vitdeploy hosts`: the remote hosts and their state."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ def hosts(
     console: Console,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|ssh://…]…", help="Only these. Default: all named ones.", show_default=False),
+        typer.Argument(
+            metavar="[NAME|ssh://…]…", help="Only these. Default: all hosts in hosts.yaml.", show_default=False
+        ),
     ] = None,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Remove files there that no job needs, and whose results were fetched.")
+        bool,
+        typer.Option(
+            "--clean", help="Remove files from the hosts, except those of running jobs and results not yet fetched."
+        ),
     ] = False,
 ) -> None:
-    """List your remote hosts and their state: what they are, what runs there, who is at work on them.
+    """List your remote hosts: their hardware, the targets they support, and whether they are busy.
 
-    Hosts are named in hosts.yaml of your configuration folder, one a line: `NAME: ssh://USER@HOST[:PORT]`. Where
-    vitdeploy is not on the PATH there, a mapping: `NAME: {url: ssh://…, command: ~/venv/bin/vitdeploy}`. Its other
-    keys: cache (a folder there), power_mode (of nvpmodel) and lock_clocks (true), set while something is timed.
+    Name hosts in the file hosts.yaml of your configuration folder, one per line: `NAME: ssh://USER@HOST[:PORT]`. If
+    vitdeploy is not on a host's PATH, write a mapping: `NAME: {url: ssh://…, command: ~/venv/bin/vitdeploy}`. Further
+    keys of the mapping: cache (a folder on the host), and two settings for the time of a job: power_mode (a number of
+    nvpmodel) and lock_clocks (true).
     """
     from vitdeploy.cli import views
-    from vitdeploy.remote.near.listing import listing
+    from vitdeploy.remote.near.listing import list_hosts
 
-    found = listing(names or [], console, clean=clean)
-    console.show(found, *views.hosts(found))
+    listing = list_hosts(names or [], console, clean=clean)
+    console.show(listing, *views.hosts(listing))

@@ -43,7 +43,7 @@ def compile_bundle(
     _check_calibrated(bundle)
     target.require()
     in_place = out is None or out.absolute() == source.absolute()
-    with artifacts.staged(out or source, force=force or in_place) as folder:
+    with artifacts.atomic_folder(out or source, force=force or in_place) as folder:
         for entry in bundle.manifest.files:
             if is_in_bundle(entry.path):
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)

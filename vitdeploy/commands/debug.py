@@ -17,7 +17,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import DataError, MeasureError, UsageError
 from vitdeploy.evidence import Comparison, Divergence
 from vitdeploy.measure import divergence
@@ -140,7 +140,7 @@ class _Feeds:
         for pixels, _ in islice(stream, self.count):
             short = self.size - len(pixels)
             filled = np.concatenate([pixels, np.repeat(pixels[-1:], short, axis=0)]) if short else pixels
-            yield {manifest.inputs[0].name: fed(filled, manifest.preprocess, manifest.recipe.target.input)}
+            yield {manifest.inputs[0].name: to_input(filled, manifest.preprocess, manifest.recipe.target.input)}
 
 
 class _Sides:

@@ -80,7 +80,7 @@ def export(
     started = time.monotonic()
     order = _complete(recipe, elsewhere)
     artifacts.refuse_existing(out, force=force)
-    with artifacts.staged(out, force=force) as folder:
+    with artifacts.atomic_folder(out, force=force) as folder:
         work = folder / "work"
         work.mkdir()
         reduced = order.precision is None or not order.precision.is_float32

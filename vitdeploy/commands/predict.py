@@ -11,12 +11,12 @@ from pydantic import ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
-from vitdeploy.data.preprocess import as_image, fed, open_image, pixels, upright, view
+from vitdeploy.data.preprocess import as_image, open_image, to_input, to_pixels, upright_size, visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.evidence.predictions import Guess as Guess
 from vitdeploy.runtime.artifact_session import open_session
-from vitdeploy.session import Array, Closing, finite
+from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -68,10 +68,10 @@ class Deployed(Closing):
         manifest = self.artifact.manifest
         raw = as_image(image) if isinstance(image, np.ndarray) else _open(Path(image))
         batch = manifest.recipe.target.batch.min
-        images = np.repeat(pixels(raw, manifest.preprocess)[None], batch, axis=0)
-        outputs = self.run(fed(images, manifest.preprocess, manifest.recipe.target.input))
+        images = np.repeat(to_pixels(raw, manifest.preprocess)[None], batch, axis=0)
+        outputs = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
         name = "array" if isinstance(image, np.ndarray) else str(image)
-        if not finite(outputs):
+        if not is_finite(outputs):
             raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
         task = tasks.find(manifest.recipe.task)
         answer = task.describe(outputs, manifest.labels, view(*upright(raw), manifest.preprocess))

@@ -83,5 +83,5 @@ def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
         return
     unused = Preprocess(size=(1, 1))  # no image is read here
     with progress.step("Look at the evaluation data"):
-        form = tasks.find(recipe.task).data if recipe.task.kind is not None else form_of(spec)
+        form = tasks.find(recipe.task).data if recipe.task.kind is not None else guess_form(spec)
         open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation", form=form)

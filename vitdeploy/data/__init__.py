@@ -1,1 +1,1 @@
-"""Images and labels: datasets, and the one preprocessing that every stage shares."""
+"""Images and labels: datasets, and the preprocessing that every stage shares."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitdeploy.data.dataset import Sample, shuffled
-from vitdeploy.data.preprocess import channels_first, pixels
+from vitdeploy.data.dataset import Sample, shuffle
+from vitdeploy.data.preprocess import channels_first, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
@@ -19,7 +19,7 @@ _FIX = "Save it with numpy.savez(path, images=uint8 NHWC or NHW, labels=integers
 
 
 class ArrayDataset:
-    """A Dataset over arrays. Images of the model's size and channels are not resampled, others are preprocessed."""
+    """A Dataset over arrays. Images of the model's size and channels are used as they are, others are preprocessed."""
 
     def __init__(
         self, spec: str, images: Array, labels: Array | None, preprocess: Preprocess, classes: tuple[str, ...] | None
@@ -37,32 +37,31 @@ class ArrayDataset:
         return len(self._images)
 
     def __iter__(self) -> Iterator[Sample]:
-        for index in shuffled(len(self)):
+        for index in shuffle(len(self)):
             label = int(self._labels[index]) if self._labels is not None else None
             yield Sample(self._pixels(self._images[index]), label)
 
     def _pixels(self, image: Array) -> Array:
-        grey = image.ndim == 2
-        as_is = image.shape[:2] == self._preprocess.size and grey == (self._preprocess.channels == 1)
-        if as_is:
+        if image.shape[:2] != self._preprocess.size:
+            return to_pixels(image, self._preprocess)
+        if (image.ndim == 2) == (self._preprocess.channels == 1):
             return channels_first(image)
-        if image.shape[:2] == self._preprocess.size:  # only the colours differ
-            return pixels(image, self._preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0}))
-        return pixels(image, self._preprocess)
+        # Only grey or colour has to be changed, so nothing is resized or cropped.
+        return to_pixels(image, self._preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0}))
 
 
 def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None) -> ArrayDataset:
-    """The dataset in `path`; label indices are checked against the model's class `names` where they are known.
+    """Open the dataset in `path`. Check the label indices against the model's class `names`, if they are known.
 
     Raises:
         DataError: the file is damaged, has pickled objects, or arrays of another type or shape.
     """
     arrays = read_npz(path)
     if "images" not in arrays:
-        raise DataError(f"{spec} has {', '.join(arrays) or 'nothing'} in it, but no images", fix=_FIX)
+        raise DataError(f"{spec} has no array `images`; its arrays: {', '.join(arrays) or 'none'}", fix=_FIX)
     images, labels = arrays["images"], arrays.get("labels")
-    colour = images.ndim == 4 and images.shape[3] in (1, 3)
-    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+    has_channels = images.ndim == 4 and images.shape[3] in (1, 3)
+    if images.dtype != np.uint8 or not (images.ndim == 3 or has_channels):
         raise DataError(f"{spec}: its images are {images.dtype} {images.shape}, not uint8 NHWC or NHW", fix=_FIX)
     if not images.size:
         raise DataError(f"{spec} has no images in it", fix=_FIX)
@@ -72,19 +71,19 @@ def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ..
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of the file; nothing is unpickled.
+    """Read all arrays of the file. Nothing is unpickled.
 
     Raises:
         DataError: the file is damaged or has pickled objects.
     """
     if not zipfile.is_zipfile(path):  # numpy would leave the file open
-        raise DataError(f"{path} is not an .npz, or it is truncated", fix=_FIX)
+        raise DataError(f"{path} is not an .npz file, or it is truncated", fix=_FIX)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = "it has pickled objects in it" if "allow_pickle" in str(error) else " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is not a plain .npz: {reason}", fix=_FIX) from None
+        reason = "it contains pickled objects" if "allow_pickle" in str(error) else " ".join(str(error).split())[:200]
+        raise DataError(f"{path} cannot be read as a plain .npz file: {reason}", fix=_FIX) from None
 
 
 def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] | None) -> None:
@@ -92,8 +91,10 @@ def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] |
         raise DataError(f"{spec}: its labels are {labels.dtype} {labels.shape}, not {count} integers", fix=_FIX)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (names is not None and high >= len(names)):
-        known = f"the model has {len(names)} classes" if names is not None else "an index is at least 0"
-        raise DataError(f"{spec}: its labels go from {low} to {high}, {known}", fix="Use the model's class indices.")
+        limit = f"the model has {len(names)} classes" if names is not None else "an index is at least 0"
+        raise DataError(
+            f"{spec}: its labels go from {low} to {high}, but {limit}", fix="Use the model's class indices."
+        )
 
 
 def _digest(images: Array, labels: Array | None) -> str:

@@ -7,110 +7,110 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from vitdeploy.data.dataset import Sample, shuffled
+from vitdeploy.data.dataset import Sample, shuffle
 from vitdeploy.data.labels import Label
-from vitdeploy.data.preprocess import open_image, pixels
+from vitdeploy.data.preprocess import open_image, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Known = TypeVar("Known")
-"""What is known about an image before it is opened: a class, the file of a mask."""
+LabelSource = TypeVar("LabelSource")
+"""The source of an image's label, available before the image is opened: a class index, or the file of a mask."""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-_DAMAGED_SHARE = 0.01
-_HASHED_BYTES = 2 << 30  # beyond, names and sizes stand for the contents: hashing ImageNet takes longer than using it
+_MAX_DAMAGED_SHARE = 0.01
+_MAX_HASHED_BYTES = 2 << 30  # beyond this, names and sizes stand for the contents: hashing ImageNet takes too long
 _CHUNK_BYTES = 1 << 20
 
 
-class FolderDataset(Generic[Known]):
+class FolderDataset(Generic[LabelSource]):
     """A Dataset over image files, read one at a time.
 
     Args:
         spec: DATA as the user wrote it.
         root: the folder that all names are relative to.
-        files: images, each with what is known about it.
-        preprocess: what the model wants.
+        files: images, each with the source of its label, or None.
+        preprocess: the model's preprocessing.
         classes: class names in the order of the indices.
-        label: the label of an opened image, from what is known about it; a label that does not serve is an error.
+        make_label: makes a label from an image's path, the opened image and its label source.
     """
 
     def __init__(
         self,
         spec: str,
         root: Path,
-        files: Sequence[tuple[Path, Known]],
+        files: Sequence[tuple[Path, LabelSource]],
         preprocess: Preprocess,
         classes: tuple[str, ...] | None,
-        label: Callable[[Path, Image, Known], Label | None],
+        make_label: Callable[[Path, Image, LabelSource], Label | None],
     ) -> None:
         self.spec = spec
-        self.labelled = all(known is not None for _, known in files)
+        self.labelled = all(source is not None for _, source in files)
         self.classes = classes
         self.skipped: list[str] = []
         self.digest = _digest(root, files)
         self._files = files
         self._preprocess = preprocess
-        self._label = label
+        self._make_label = make_label
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __iter__(self) -> Iterator[Sample]:
         self.skipped.clear()
-        for index in shuffled(len(self)):
-            path, known = self._files[index]
+        for index in shuffle(len(self)):
+            path, source = self._files[index]
             try:
                 image = open_image(path)
             except DataError as error:
                 self._skip(error)
                 continue
-            yield Sample(pixels(image, self._preprocess), self._label(path, image, known))
+            yield Sample(to_pixels(image, self._preprocess), self._make_label(path, image, source))
 
     def _skip(self, error: DataError) -> None:
         self.skipped.append(error.message)
-        if len(self.skipped) > max(1, _DAMAGED_SHARE * len(self)):
+        if len(self.skipped) > max(1, _MAX_DAMAGED_SHARE * len(self)):
             raise DataError(
-                f"{self.spec}: {len(self.skipped)} of {len(self)} images cannot be read, the last one: {error.message}",
-                fix="Replace or remove them.",
+                f"{self.spec}: {len(self.skipped)} of {len(self)} images cannot be read. The last one: {error.message}",
+                fix="Replace or remove the damaged images.",
             )
 
 
 def open_folder(
     spec: str, root: Path, preprocess: Preprocess, names: tuple[str, ...] | None
 ) -> FolderDataset[int | None]:
-    """The images below `root`. With one sub-folder per class they have labels, without sub-folders they have none.
+    """Open the images below `root`. They have labels if there is one sub-folder per class.
 
-    A sub-folder's class is the index of its name among the model's class `names` if all are there; the number, if all
-    are numbers; else their order.
+    If the model's class `names` contain all names of sub-folders, a sub-folder's class is the index of its name there.
+    Otherwise it is its name if all names are numbers, and its place in alphabetical order if not.
 
     Raises:
-        DataError: no images, or a class that the model does not have.
+        DataError: there are no images, or there is a class that the model does not have.
     """
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    loose = images_in(p for p in root.iterdir() if p.is_file())
+    loose_images = filter_images(p for p in root.iterdir() if p.is_file())
     files: list[tuple[Path, int | None]]
-    if folders and not loose:
+    if folders and not loose_images:
         indices = _class_indices(spec, [f.name for f in folders], names)
-        files = [(path, indices[f.name]) for f in folders for path in images_in(f.rglob("*"))]
-        classes = names if names and set(indices) <= set(names) else _names(indices)
+        files = [(path, indices[f.name]) for f in folders for path in filter_images(f.rglob("*"))]
+        classes = names if names and set(indices) <= set(names) else _class_names(indices)
     else:
-        files = [(path, None) for path in images_in(root.rglob("*"))]
+        files = [(path, None) for path in filter_images(root.rglob("*"))]
         classes = None
     check_any(spec, files)
-    return FolderDataset(spec, root, files, preprocess, classes, lambda _path, _image, known: known)
+    return FolderDataset(spec, root, files, preprocess, classes, lambda _path, _image, index: index)
 
 
 def check_any(spec: str, files: Sequence[object]) -> None:
-    """Raise when there are no images."""
+    """Raise a DataError if there are no images."""
     if not files:
         raise DataError(f"{spec} has no images in it", fix=f"Put images there: {', '.join(sorted(SUFFIXES))}.")
 
 
-def images_in(paths: Iterator[Path]) -> list[Path]:
-    """The image files among `paths`, in a fixed order."""
+def filter_images(paths: Iterator[Path]) -> list[Path]:
+    """Return the image files among `paths`, in a fixed order."""
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
@@ -124,27 +124,27 @@ def _class_indices(spec: str, folders: list[str], names: tuple[str, ...] | None)
     highest = max(indices, key=lambda folder: indices[folder])
     if names and indices[highest] >= len(names):
         raise DataError(
-            f"{spec}: class {highest!r} has index {indices[highest]}, the model has {len(names)} classes",
-            fix="Name the sub-folders by the model's labels or class indices.",
+            f"{spec}: class {highest!r} has index {indices[highest]}, but the model has {len(names)} classes",
+            fix="Name the sub-folders after the model's labels, or after class indices.",
         )
     return indices
 
 
-def _names(indices: dict[str, int]) -> tuple[str, ...] | None:
-    """The folders' names as class names, if they are all classes from 0 on."""
+def _class_names(indices: dict[str, int]) -> tuple[str, ...] | None:
+    """The names of the folders as class names, if their indices are 0, 1, 2, … without a gap."""
     by_index = sorted(indices, key=lambda folder: indices[folder])
     return tuple(by_index) if [indices[f] for f in by_index] == list(range(len(by_index))) else None
 
 
 def _digest(root: Path, files: Sequence[tuple[Path, object]]) -> str:
-    """sha256 over names, contents and labels; a label that is a file counts with its contents."""
+    """sha256 of names, contents and labels. A label that is a file counts with its contents."""
     sizes = [path.stat().st_size for path, _ in files]
-    contents = sum(sizes) < _HASHED_BYTES
+    hash_contents = sum(sizes) < _MAX_HASHED_BYTES
     sha = hashlib.sha256()
-    for (path, known), size in zip(files, sizes, strict=True):
-        label = f"file of {known.stat().st_size}" if isinstance(known, Path) else known
+    for (path, source), size in zip(files, sizes, strict=True):
+        label = f"file of {source.stat().st_size}" if isinstance(source, Path) else source
         sha.update(f"{path.relative_to(root).as_posix()}:{size}:{label};".encode(errors="surrogateescape"))
-        for file in (path, known) if contents else ():
+        for file in (path, source) if hash_contents else ():
             if isinstance(file, Path):
                 with file.open("rb") as stream:
                     while chunk := stream.read(_CHUNK_BYTES):

@@ -1,6 +1,6 @@
-"""Images with labels: a folder (read one by one), an `.npz`, or the demo's digits.
+"""Datasets of images with labels: a folder (read one by one), an `.npz`, or the demo's digits.
 
-What a folder looks like depends on the task, by the form of its labels:
+The layout of a folder depends on the form of the labels, which the task decides:
 
     classes    CLASS/*.jpg                             one sub-folder per class
     masks      images/*.jpg  masks/*.png               a class for each pixel, by the same name
@@ -28,21 +28,21 @@ _SHUFFLE_SEED = 0
 
 @dataclass(frozen=True)
 class Sample:
-    """One image at the model's size, uint8 (channels, height, width), and what is true about it where that is known."""
+    """One image at the model's size, uint8 (channels, height, width), and its label if it has one."""
 
     image: Array
     label: Label | None
 
 
 class Dataset(Protocol):
-    """Samples in one fixed, shuffled order: the first few are of all classes, so a limit still represents the whole.
+    """Samples in one fixed, shuffled order, so that the first few already come from all classes.
 
     Attributes:
         spec: DATA as the user wrote it.
-        digest: sha256 of what the samples are made from; equal data, equal digest, wherever it lies.
-        labelled: whether every sample has a label.
-        classes: class names in the order of the indices, where the data names them.
-        skipped: images that could not be read so far, with the reason.
+        digest: sha256 of the data that the samples are made from. Equal data has an equal digest in every place.
+        labelled: True if every sample has a label.
+        classes: class names in the order of the indices, if the data names them.
+        skipped: one message for each image that could not be read so far.
     """
 
     spec: str
@@ -52,7 +52,7 @@ class Dataset(Protocol):
     skipped: list[str]
 
     def __len__(self) -> int:
-        """Samples, damaged ones included."""
+        """Count the samples, including damaged ones."""
 
     def __iter__(self) -> Iterator[Sample]:
         """Read the samples one by one.
@@ -63,18 +63,18 @@ class Dataset(Protocol):
 
 
 def batches(dataset: Dataset, size: int, limit: int | None = None) -> Iterator[tuple[Array, list[Label]]]:
-    """Batches of `size` samples (the last may be smaller): uint8 NCHW, and their labels (-1 where there is none).
+    """Yield batches of `size` samples: uint8 NCHW, and their labels (-1 without a label). The last may be smaller.
 
     Raises:
         DataError: not one sample could be read.
     """
     images: list[Array] = []
     labels: list[Label] = []
-    seen = 0
+    count = 0
     for sample in dataset:
-        if limit is not None and seen >= limit:
+        if limit is not None and count >= limit:
             break
-        seen += 1
+        count += 1
         images.append(sample.image)
         labels.append(-1 if sample.label is None else sample.label)
         if len(images) == size:
@@ -82,10 +82,10 @@ def batches(dataset: Dataset, size: int, limit: int | None = None) -> Iterator[t
             images, labels = [], []
     if images:
         yield np.stack(images), labels
-    if not seen and limit != 0:
+    if not count and limit != 0:
         raise DataError(f"{dataset.spec}: no sample could be read", fix="Check the files.")
 
 
-def shuffled(count: int) -> list[int]:
-    """The fixed order in which datasets are read."""
+def shuffle(count: int) -> list[int]:
+    """Return the numbers below `count` in the fixed order in which every dataset is read."""
     return [int(i) for i in np.random.default_rng(_SHUFFLE_SEED).permutation(count)]

@@ -1,4 +1,4 @@
-"""What is true about an image: a class, a map of classes, of depth, or boxes."""
+"""Labels of an image: a class, a map of classes, a map of depths, or boxes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Boxes:
         name: the image's file, for messages.
         boxes: float64 (objects, 4): left, top, right, bottom as shares of the model's input, from 0 to 1.
         classes: integers (objects,).
-        crowd: bool (objects,): a group that is neither to be found nor to be held against the model.
+        crowd: bool (objects,): True for a group of objects. Missing it or finding it changes no score.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Open a dataset by the name that users give it."""
+"""Datasets opened by the name that users give them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DEMO = "demo:digits"
 _DEMO_SPLIT: dict[Split, str] = {"calibration": "calibration", "evaluation": "test"}
 _FORMS: dict[Form, str] = {
     "classes": "Give a folder with one sub-folder per class, an .npz with images and labels, or demo:digits.",
-    "masks": "Give a folder with images/ and, by the same names, masks/ of class indices (PNG).",
-    "depth": "Give a folder with images/ and, by the same names, depth/ (.npy in metres, or 16-bit PNG).",
-    "boxes": "Give a folder with images/ and annotations.json in COCO's form.",
+    "masks": "Give a folder with images/ and masks/. Masks are PNGs of class indices, named as the images.",
+    "depth": "Give a folder with images/ and depth/. Depth maps are .npy (metres) or 16-bit PNG, named as the images.",
+    "boxes": "Give a folder with images/ and annotations.json in COCO's format.",
 }
 _IMAGES = "images"
-_BESIDE: dict[Form, str] = {"masks": "masks", "depth": "depth", "boxes": "annotations.json"}
+_LABELS: dict[Form, str] = {"masks": "masks", "depth": "depth", "boxes": "annotations.json"}
 
 
 def open_dataset(
@@ -35,20 +35,20 @@ def open_dataset(
     split: Split,
     form: Form = "classes",
 ) -> Dataset:
-    """The dataset that `spec` (DATA of the command line) names.
+    """Open the dataset that `spec` (DATA of the command line) names.
 
     Args:
         spec: a folder, an `.npz` file, or `demo:digits`.
-        preprocess: what the model wants; its size is given to every image, unless an array is of that size already.
-        labels: the model's class names; folders are matched with them, and label indices checked against them.
-        need_labels: whether data without labels is an error.
-        split: which part of `demo:digits`; other data has one part.
-        form: of the labels; without a need for them, any folder of images serves.
+        preprocess: the model's preprocessing. Arrays that are already of the model's size are not resized.
+        labels: the model's class names. Folders are matched with them, and label indices are checked against them.
+        need_labels: True if data without labels is an error.
+        split: the part of `demo:digits` to open; other data has one part only.
+        form: the form of the labels. If labels are not needed, any folder of images will do.
 
     Raises:
-        DataError: the data is missing, empty, of another form, or has no labels where they are needed.
+        DataError: the data is missing, empty, of another form, or has no labels although they are needed.
     """
-    dataset = _opened(spec, preprocess, labels, split, form if need_labels else "classes")
+    dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes")
     if need_labels and not dataset.labelled:
         raise DataError(
             f"{spec} has no labels", fix="Put the images into one sub-folder per class, or add labels to the .npz."
@@ -56,28 +56,29 @@ def open_dataset(
     return dataset
 
 
-def _opened(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form) -> Dataset:
+def _open(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form) -> Dataset:
     path = Path(spec).expanduser()
     if form != "classes":
         if not path.is_dir() or not (path / _IMAGES).is_dir():
-            what = f"there is no {spec}" if not path.exists() else f"{spec} has no folder images/ in it"
-            raise DataError(what, fix=_FORMS[form])
+            message = f"there is no {spec}" if not path.exists() else f"{spec} has no folder images/ in it"
+            raise DataError(message, fix=_FORMS[form])
         if form == "boxes":
             return open_boxes(spec, path, preprocess, labels)
         return (open_masks if form == "masks" else open_depth)(spec, path, preprocess)
     if comes_with_package(spec):
         with resources.as_file(resources.files("vitdeploy") / "assets" / "digits.npz") as file:
             arrays = read_npz(file)
-        chosen = arrays[_DEMO_SPLIT[split]]
-        images, truth = arrays["images"][chosen], arrays["labels"][chosen]
-        return ArrayDataset(spec, images, truth, preprocess, classes=tuple("0123456789"))
+        indices = arrays[_DEMO_SPLIT[split]]
+        images, digits = arrays["images"][indices], arrays["labels"][indices]
+        return ArrayDataset(spec, images, digits, preprocess, classes=tuple("0123456789"))
     if path.is_dir():
-        path = path / _IMAGES if form_of(spec) != "classes" else path  # to calibrate, masks are no images
+        path = path / _IMAGES if guess_form(spec) != "classes" else path  # masks are not images to calibrate with
         return open_folder(spec, path, preprocess, labels)
     if path.suffix == ".npz" and path.is_file():
         return open_npz(spec, path, preprocess, labels)
-    what = "there is no" if not path.exists() else "it is no dataset:"
-    raise DataError(f"{what} {spec}{did_you_mean(spec, [_DEMO])}", fix=_FORMS["classes"])
+    hint = did_you_mean(spec, [_DEMO])
+    message = f"there is no {spec}{hint}" if not path.exists() else f"{spec} is neither a folder nor an .npz file{hint}"
+    raise DataError(message, fix=_FORMS["classes"])
 
 
 def comes_with_package(spec: str) -> bool:
@@ -88,5 +89,5 @@ def comes_with_package(spec: str) -> bool:
 def form_of(spec: str) -> Form:
     """The form that labels seem to have; of a folder with several, the first."""
     path = Path(spec).expanduser()
-    found = [form for form, name in _BESIDE.items() if (path / _IMAGES).is_dir() and (path / name).exists()]
-    return found[0] if found else "classes"
+    forms = [form for form, name in _LABELS.items() if (path / _IMAGES).is_dir() and (path / name).exists()]
+    return forms[0] if forms else "classes"

@@ -1,6 +1,6 @@
-"""From an image to the model's input, once for calibration, evaluation, reference and runtime.
+"""From an image to the model's input: one implementation for calibration, evaluation, reference and runtime.
 
-The same numbers as the evaluation transforms of timm and torchvision on the same image, without needing torch.
+It gives the same numbers as the evaluation transforms of timm and torchvision, and does not need torch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MAX_BYTE = 255
 
 
 def open_image(path: Path) -> Image:
-    """The image in `path`, decoded.
+    """Open and decode an image.
 
     Raises:
-        DataError: the file is missing, is no image, or is damaged.
+        DataError: the file is missing, is not an image, or is damaged.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -38,76 +38,76 @@ def open_image(path: Path) -> Image:
         raise DataError(f"there is no image {path}", fix="Check the path.") from None
     except UnidentifiedImageError:
         raise DataError(f"{path} is not an image", fix="Give JPEG, PNG or another format that Pillow reads.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them Pillow's, by format
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, by image format
         raise DataError(f"{path} is damaged: {' '.join(str(error).split())}", fix="Replace the file.") from None
 
 
 def apply(image: Image | Array, preprocess: Preprocess) -> Array:
-    """`image` as the model reads it: float32 (channels, height, width).
+    """Preprocess an image for the model: float32 (channels, height, width).
 
     Args:
         image: a Pillow image, or uint8 (height, width) or (height, width, 1 or 3).
-        preprocess: what the model wants.
+        preprocess: the model's preprocessing.
 
     Raises:
         DataError: an array that is not a uint8 image.
     """
-    return normalized(pixels(image, preprocess), preprocess)
+    return normalize(to_pixels(image, preprocess), preprocess)
 
 
-def pixels(image: Image | Array, preprocess: Preprocess) -> Array:
-    """`image` at the model's size, before any arithmetic: uint8 (channels, height, width).
+def to_pixels(image: Image | Array, preprocess: Preprocess) -> Array:
+    """Bring an image to the model's size, before any arithmetic: uint8 (channels, height, width).
 
-    Orientation from EXIF, RGB or grey, resize, centre crop.
+    The steps are: turn it as EXIF says, convert to RGB or grey, resize, crop the centre.
 
     Raises:
         DataError: an array that is not a uint8 image.
     """
-    cropped = _cropped(_resized(_in_mode(image, preprocess.channels), preprocess), preprocess.size)
+    cropped = _crop_centre(_resize(_convert(image, preprocess.channels), preprocess), preprocess.size)
     return channels_first(np.asarray(cropped))
 
 
-def view(height: int, width: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Top, left, bottom and right of what the model sees of an upright image, in its pixels."""
+def visible_area(height: int, width: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
+    """Return the area of an upright image that the model sees: top, left, bottom and right in the image's pixels."""
     resized_height, resized_width = _resized_size(height, width, preprocess)
     rows, columns = preprocess.size
-    top, left = _corner(resized_height, resized_width, preprocess.size)
-    down, across = height / resized_height, width / resized_width
-    return top * down, left * across, (top + rows) * down, (left + columns) * across
+    top, left = _centre_corner(resized_height, resized_width, preprocess.size)
+    y_scale, x_scale = height / resized_height, width / resized_width
+    return top * y_scale, left * x_scale, (top + rows) * y_scale, (left + columns) * x_scale
 
 
-def upright(image: Image) -> tuple[int, int]:
-    """Height and width after turning the image as its EXIF data says."""
+def upright_size(image: Image) -> tuple[int, int]:
+    """Return height and width after turning the image as its EXIF data says."""
     from PIL import ImageOps
 
-    turned: Image = ImageOps.exif_transpose(image)
-    return turned.height, turned.width
+    upright: Image = ImageOps.exif_transpose(image)
+    return upright.height, upright.width
 
 
 def channels_first(image: Array) -> Array:
-    """(height, width) or (height, width, channels) as (channels, height, width)."""
+    """Transpose (height, width) or (height, width, channels) to (channels, height, width)."""
     return np.ascontiguousarray((image[:, :, None] if image.ndim == 2 else image).transpose(2, 0, 1))
 
 
-def normalized(pixels: Array, preprocess: Preprocess) -> Array:
-    """uint8 (..., channels, height, width) as float32: [0, 1], then (x - mean) / std."""
+def normalize(pixels: Array, preprocess: Preprocess) -> Array:
+    """Turn uint8 (..., channels, height, width) into float32: scale to [0, 1], then (x - mean) / std."""
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std))
-    scaled: Array = (pixels.astype(np.float32) / np.float32(MAX_BYTE) - mean) / std
-    return scaled
+    values: Array = (pixels.astype(np.float32) / np.float32(MAX_BYTE) - mean) / std
+    return values
 
 
-def fed(pixels: Array, preprocess: Preprocess, form: InputForm) -> Array:
-    """uint8 (..., channels, height, width) as the artifact takes it: see `InputForm`."""
+def to_input(pixels: Array, preprocess: Preprocess, form: InputForm) -> Array:
+    """Turn uint8 (..., channels, height, width) into the artifact's input (see `InputForm`)."""
     if form == "normalized":
-        return normalized(pixels, preprocess)
+        return normalize(pixels, preprocess)
     return pixels if form == "uint8" else pixels.astype(np.float32)
 
 
 def as_image(array: Array) -> Image:
-    """A uint8 array as a Pillow image.
+    """Turn a uint8 array into a Pillow image.
 
     Raises:
-        DataError: another type or shape.
+        DataError: the array has another type or shape.
     """
     from PIL import Image
 
@@ -121,21 +121,22 @@ def as_image(array: Array) -> Image:
     return Image.fromarray(array)
 
 
-def _in_mode(image: Image | Array, channels: int) -> Image:
+def _convert(image: Image | Array, channels: int) -> Image:
+    """Turn the image upright, and convert it to RGB or to 8-bit grey."""
     from PIL import ImageOps
 
-    opened = as_image(image) if isinstance(image, np.ndarray) else image
+    original = as_image(image) if isinstance(image, np.ndarray) else image
     mode = "L" if channels == 1 else "RGB"
-    turned: Image = ImageOps.exif_transpose(opened)
-    if turned.mode.startswith("I") or turned.mode == "F":
+    upright: Image = ImageOps.exif_transpose(original)
+    if upright.mode.startswith("I") or upright.mode == "F":
         # Pillow would clip 16-bit grey at 255: an X-ray becomes white.
-        turned = _eight_bit(turned)
-    if turned.mode == "P" and "transparency" in turned.info:
-        turned = turned.convert("RGBA")  # the same colours; Pillow warns on the direct way
-    return turned if turned.mode == mode else turned.convert(mode)
+        upright = _to_eight_bits(upright)
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # gives the same colours; a direct conversion to RGB makes Pillow warn
+    return upright if upright.mode == mode else upright.convert(mode)
 
 
-def _eight_bit(image: Image) -> Image:
+def _to_eight_bits(image: Image) -> Image:
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
@@ -143,13 +144,13 @@ def _eight_bit(image: Image) -> Image:
     return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
 
 
-def resized_to(preprocess: Preprocess) -> tuple[int, int]:
-    """Height and width before the centre is cropped: size / crop_pct."""
+def size_before_crop(preprocess: Preprocess) -> tuple[int, int]:
+    """Return height and width before the centre is cropped: size / crop_pct."""
     height, width = (int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
     return height, width
 
 
-def _resized(image: Image, preprocess: Preprocess) -> Image:
+def _resize(image: Image, preprocess: Preprocess) -> Image:
     from PIL import Image
 
     height, width = _resized_size(image.height, image.width, preprocess)
@@ -159,15 +160,16 @@ def _resized(image: Image, preprocess: Preprocess) -> Image:
 
 
 def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Each side at size / crop_pct ("exact"), or the tighter side, keeping the aspect ratio ("shortest")."""
-    target = resized_to(preprocess)
-    return _covering(height, width, target) if preprocess.resize == "shortest" else target
+    """Compute the size after resizing: exactly size / crop_pct ("exact"), or just covering that ("shortest")."""
+    target = size_before_crop(preprocess)
+    return _cover(height, width, target) if preprocess.resize == "shortest" else target
 
 
-def _covering(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
-    """Height and width scaled so that they just cover `target`.
+def _cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
+    """Scale height and width, with their ratio kept, until they just cover `target`.
 
-    A square target rounds the longer side down, as torchvision's Resize does; another rounds, as timm does.
+    For a square target the longer side is rounded down, as in torchvision's Resize. Otherwise it is rounded to the
+    nearest, as in timm.
     """
     if target[0] == target[1]:
         side = target[0]
@@ -176,14 +178,14 @@ def _covering(height: int, width: int, target: tuple[int, int]) -> tuple[int, in
     return max(target[0], round(height / ratio)), max(target[1], round(width / ratio))
 
 
-def _cropped(image: Image, size: tuple[int, int]) -> Image:
+def _crop_centre(image: Image, size: tuple[int, int]) -> Image:
     height, width = size
     if (image.height, image.width) == size:
         return image
-    top, left = _corner(image.height, image.width, size)
+    top, left = _centre_corner(image.height, image.width, size)
     return image.crop((left, top, left + width, top + height))
 
 
-def _corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+def _centre_corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     """Top and left of the centre crop."""
     return round((height - size[0]) / 2), round((width - size[1]) / 2)

@@ -1,10 +1,10 @@
-"""Images made up when there are none: their statistics are like those of photographs, so activations look real."""
+"""Made-up images for when there are none. Activations are realistic, as their statistics are those of photographs."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from vitdeploy.data.preprocess import pixels
+from vitdeploy.data.preprocess import to_pixels
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
@@ -17,14 +17,14 @@ _MIDDLE = 118.0  # mean byte of ImageNet
 
 
 def natural_image(seed: int, preprocess: Preprocess, batch: int) -> Array:
-    """A batch of coloured 1/f noise: uint8 (batch, channels, height, width).
+    """Generate a batch of coloured 1/f noise: uint8 (batch, channels, height, width).
 
-    The same seed gives the same images, whatever the batch.
+    Image number n depends on the seed and n only, not on the size of the batch.
     """
-    return np.stack([pixels(_bytes(seed, index, preprocess.size), preprocess) for index in range(batch)])
+    return np.stack([to_pixels(_coloured_noise(seed, index, preprocess.size), preprocess) for index in range(batch)])
 
 
-def _bytes(seed: int, index: int, size: tuple[int, int]) -> Array:
+def _coloured_noise(seed: int, index: int, size: tuple[int, int]) -> Array:
     height, width = size
     generator = np.random.default_rng((seed, index))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
@@ -35,6 +35,6 @@ def _bytes(seed: int, index: int, size: tuple[int, int]) -> Array:
     for _ in range(4):
         field = np.fft.irfft2(np.fft.rfft2(generator.standard_normal((height, width))) * amplitude, s=(height, width))
         fields.append(field / max(float(field.std()), np.finfo(np.float64).tiny))
-    shared, *own = fields
-    colours = np.stack([_SHARED * shared + np.sqrt(1 - _SHARED**2) * colour for colour in own], axis=-1)
+    shared, *separate = fields
+    colours = np.stack([_SHARED * shared + np.sqrt(1 - _SHARED**2) * colour for colour in separate], axis=-1)
     return np.clip(_MIDDLE + _CONTRAST * colours, 0, 255).astype(np.uint8)

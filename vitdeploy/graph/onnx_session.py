@@ -14,7 +14,7 @@ import numpy as np
 from vitdeploy.artifact import Parity
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, finite, repeated
+from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, is_finite, repeat
 
 _CHECK = "Check the model with onnx.checker, or update onnxruntime."
 _PREAMBLE = re.compile(
@@ -102,7 +102,7 @@ class OnnxSession(SequentialSession):
             prefix = Path(folder) / "run"
             with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
                 session.run(feeds)
-                repeated(lambda: session.run(feeds), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S)
+                repeat(lambda: session.run(feeds), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S)
                 events = json.loads(session.end_profile().read_text(encoding="utf-8"))
         return read_counters(events)
 
@@ -147,7 +147,7 @@ def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch
     if set(reference) <= set(other):
         pairs = [(value, other[name]) for name, value in reference.items()]
     matched = bool(pairs) and len(pairs) == len(reference) and all(a.shape == b.shape for a, b in pairs)
-    if not matched or not finite(reference) or not finite(other):
+    if not matched or not is_finite(reference) or not is_finite(other):
         return Parity(max_abs=float("inf"), reference_max=0.0, cosine=0.0, finite=False, batches=(batch,))
     a = np.concatenate([x.astype(np.float64).ravel() for x, _ in pairs])
     b = np.concatenate([y.astype(np.float64).ravel() for _, y in pairs])

@@ -27,7 +27,7 @@ from vitdeploy.measure.intervals import half_width, join_rounds, percentile_inte
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.measure.stopwatch import TARGET_BLOCKS, Ready, Samples, interleave, warm_up
 from vitdeploy.progress import Progress, Silent
-from vitdeploy.session import Feeds, Session, finite
+from vitdeploy.session import Feeds, Session, is_finite
 
 MIN_BLOCKS = 10  # fewer give no useful bootstrap interval, so a slow model takes longer than asked for
 # Fewer than 6 rounds have no 95 % interval; the interval of 20 ignores five outliers. Openings of one model differ by

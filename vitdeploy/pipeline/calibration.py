@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import DataError, QuantizeError
 from vitdeploy.recipe import DataSpec, InputForm, Preprocess

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ExportError
 from vitdeploy.recipe import Batch, InputForm, Preprocess
-from vitdeploy.session import Array, Session, finite
+from vitdeploy.session import Array, Session, is_finite
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def make_examples(reference: Session, input_name: str, preprocess: Preprocess, b
     """
     sizes = [batch.opt] if batch.static else _two_sizes(batch)
     pixels = [natural_image(seed, preprocess, size) for seed, size in enumerate(sizes)]
-    outputs = [reference.run({input_name: fed(images, preprocess, "normalized")}) for images in pixels]
-    if not all(finite(o) for o in outputs):
+    outputs = [reference.run({input_name: to_input(images, preprocess, "normalized")}) for images in pixels]
+    if not all(is_finite(o) for o in outputs):
         raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
     return Examples(input_name, preprocess, tuple(pixels), tuple(outputs))
 

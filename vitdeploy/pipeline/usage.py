@@ -7,7 +7,7 @@ from math import prod
 
 from vitdeploy import tasks
 from vitdeploy.artifact.manifest import Manifest, Tensor, TensorSpec, Usage
-from vitdeploy.data.preprocess import resized_to
+from vitdeploy.data.preprocess import size_before_crop
 from vitdeploy.recipe import InputForm, Preprocess
 from vitdeploy.targets import Target
 
@@ -55,7 +55,7 @@ def _steps(preprocess: Preprocess, form: InputForm) -> list[str]:
     height, width = preprocess.size
     colours = "RGB" if preprocess.channels > 1 else "one grey channel"
     steps = [f"decode to 8-bit {colours}"]
-    tall, wide = resized_to(preprocess)
+    tall, wide = size_before_crop(preprocess)
     how = "exactly" if preprocess.resize == "exact" else "as small as covers, keeping the aspect ratio,"
     steps.append(f"resize {how} {tall} x {wide} (height x width; {preprocess.interpolation}, antialiased)")
     if preprocess.resize == "shortest" or (tall, wide) != (height, width):

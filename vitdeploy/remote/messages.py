@@ -1,4 +1,4 @@
-"""What the two sides say to each other: the JSON that `vitdeploy device …` reads on stdin and prints on stdout."""
+"""The messages between the two sides: the JSON that `vitdeploy device …` reads on stdin and prints on stdout."""
 
 from __future__ import annotations
 
@@ -12,99 +12,100 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from vitdeploy.commands.doctor import Diagnosis
 
 INTERFACE = 1
-"""Of these messages. Raise it when one changes so that the other side would misread it."""
+"""The version of these messages. Raise it when one changes so that the other side would misread it."""
 
 
 class Message(BaseModel):
-    """A frozen message. Unknown keys are dropped: a newer side may say more."""
+    """A frozen message. Unknown keys are dropped, because a newer side may send more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def _inside(path: str) -> str:
+def _check_path(path: str) -> str:
     name = PurePosixPath(path)
     if not name.parts or name.is_absolute() or ".." in name.parts or "\0" in path:
         raise ValueError(f"{path!r} leaves the folder")
     return path
 
 
-def _digest(text: str) -> str:
+def _check_sha256(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError(f"{text!r} is not a sha256")
     return text
 
 
-InnerPath = Annotated[str, AfterValidator(_inside)]
+InnerPath = Annotated[str, AfterValidator(_check_path)]
 """A relative POSIX path that stays below its folder."""
-Sha256 = Annotated[str, AfterValidator(_digest)]
+Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 
 
 class Blob(Message):
-    """Contents, whatever their name."""
+    """The contents of a file, without its name."""
 
     sha256: Sha256
     bytes: int = Field(ge=0)
 
 
-class Wanted(Message):
-    """Contents that a job will need: which of them are missing?"""
+class NeededBlobs(Message):
+    """All contents that a job will need. The device answers with those that it does not have."""
 
     blobs: tuple[Blob, ...]
 
 
-class Gap(Blob):
-    """Contents that are not there; the first `have` bytes are, from a transfer that was cut."""
+class MissingBlob(Blob):
+    """Contents that the device does not have. It has the first `have` bytes, from an interrupted transfer."""
 
     have: int = 0
 
 
-class Missing(Message):
-    """What has to be sent, and the free bytes where it will lie."""
+class MissingBlobs(Message):
+    """The contents to send, and the free bytes on the device's disk."""
 
-    gaps: tuple[Gap, ...]
+    gaps: tuple[MissingBlob, ...]
     free_bytes: int
 
 
-class Header(Blob):
-    """One line before the bytes of a file on its way: which, and from where on."""
+class FileHeader(Blob):
+    """The line before the bytes of a file in a transfer. The bytes start at `offset`."""
 
     offset: int = Field(ge=0)
 
 
-class Placed(Blob):
-    """A file of a job's folder."""
+class JobFile(Blob):
+    """A file in the folder of a job."""
 
     path: InnerPath
 
 
-class Care(Message):
-    """What is to be set on the device while the job runs, and set back after it. Nothing unless asked for."""
+class ClockSettings(Message):
+    """Power mode and clocks to set while the job runs, and to restore after it. The default changes nothing."""
 
     power_mode: int | None = None
     lock_clocks: bool = False
 
 
 class Job(Message):
-    """What is to be done: `vitdeploy WORDS… --json` in a folder with these files. One client's equal jobs are one."""
+    """A command to run: `vitdeploy WORDS… --json` in a folder with these files. Equal jobs of one client are one."""
 
     words: tuple[str, ...]
-    files: tuple[Placed, ...]
+    files: tuple[JobFile, ...]
     client: str
-    """Who asks, for the queue: user, host and folder."""
-    care: Care = Care()
+    """User, host and folder of the client, shown to others who wait."""
+    care: ClockSettings = ClockSettings()
 
 
-class Started(Message):
-    """The job's name; `resumed` when it ran already, or ended while nobody listened."""
+class JobStart(Message):
+    """The name of a job. `resumed`: it was running already, or had ended while nobody listened."""
 
     job: str
     resumed: bool
 
 
-class Ended(Message):
-    """How a job ended. `lost`: its process is gone without an exit code, killed or with the device.
+class JobEnd(Message):
+    """The end of a job. `lost`: its process is gone without an exit code, because it or the device was stopped.
 
-    `result` is what it printed with --json, `notes` what could not be done as asked (clocks that stayed unlocked).
+    `result` is what it printed with --json. `notes` says which settings failed, such as clocks that stayed unlocked.
+    `rebooted` is true when a lost job was lost with the device.
     """
 
     state: Literal["done", "lost"]
@@ -114,27 +115,27 @@ class Ended(Message):
     rebooted: bool = False
 
 
-class Results(Message):
-    """The files that a job left in a folder of its."""
+class ResultFiles(Message):
+    """Files that a job left in one of its folders."""
 
-    files: tuple[Placed, ...]
+    files: tuple[JobFile, ...]
 
 
-class Piece(Message):
-    """A file of a job to be sent from `offset` on."""
+class FilePart(Message):
+    """A file of a job, to be sent from byte `offset` on."""
 
     path: InnerPath
     offset: int = Field(ge=0)
 
 
-class Pieces(Message):
-    """Files to be sent, one after the other."""
+class FileParts(Message):
+    """Files to send, one after the other."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[FilePart, ...]
 
 
 class Condition(Message):
-    """The state that a measurement depends on; what cannot be read is None, and `unknown` says why."""
+    """The device's state that a measurement depends on. A value that cannot be read is None; `unknown` says why."""
 
     module: str | None = None
     l4t: str | None = None
@@ -149,8 +150,8 @@ class Condition(Message):
     unknown: Mapping[str, str] = {}
 
 
-class Holder(Message):
-    """Who holds the device's lock, since when (Unix time)."""
+class LockHolder(Message):
+    """The job that holds the device's lock: its client, its command, and since when (Unix time)."""
 
     client: str
     words: tuple[str, ...]
@@ -158,9 +159,9 @@ class Holder(Message):
 
 
 class Probe(Message):
-    """A device: the vitdeploy that answers there, what it can do, and its state.
+    """A device: its vitdeploy, its targets and its state.
 
-    `notes` is what could not be set back of what a killed job had set.
+    `notes` lists settings of a killed job that could not be restored.
     """
 
     interface: int
@@ -169,6 +170,6 @@ class Probe(Message):
     cache: str
     doctor: Diagnosis
     condition: Condition
-    busy: Holder | None = None
+    busy: LockHolder | None = None
     queued: int = 0
     notes: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from vitdeploy import environment, precision, targets
 from vitdeploy.artifact import Artifact, Manifest, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.frozen import replace

@@ -127,7 +127,7 @@ class OpenVINOSession(Closing):
         made_from = {op.get_friendly_name(): _made_from(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)
         request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
-        runs, total_s = repeated(
+        runs, total_s = repeat(
             lambda: request.infer(inputs, share_inputs=True), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S
         )
         operators = tuple(  # the counters are means over all runs since the model was compiled

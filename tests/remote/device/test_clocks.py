@@ -1,4 +1,4 @@
-"""Power mode and clocks over there: set only where asked and allowed, and set back whatever happens."""
+"""Power mode and clocks of the device: changed only on request, and restored whatever happens."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def power(far: Far) -> Iterator[Path]:
     (folder / "mode").write_text("2\n")
     (folder / "clocks").write_text("free\n")
     (folder / "log").write_text("")
-    made = [
+    scripts = [
         script(far.folder / "bin" / name, f"P={folder}", f'echo "{name} $*" >> $P/log', line)
         for name, line in JETSON.items()
     ]
     # This test need not be root's.
-    made.append(script(far.folder / "bin" / "sudo", "shift", 'exec "$@"'))
+    scripts.append(script(far.folder / "bin" / "sudo", "shift", 'exec "$@"'))
     yield folder
-    for path in made:
+    for path in scripts:
         with suppress(FileNotFoundError):
             Path(path).unlink()
 
@@ -55,15 +55,15 @@ def state(power: Path) -> tuple[str, str]:
     return (power / "mode").read_text().strip(), (power / "clocks").read_text().strip()
 
 
-def test_clocks_are_set_while_it_is_timed_and_set_back(
+def test_clocks_are_changed_while_it_is_timed_and_restored(
     lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
 ) -> None:
     far = lab(power_mode=0, lock_clocks=True)
-    seen = []
-    watching = when(lambda: working(far), lambda: seen.append(state(power)))
+    states = []
+    watching = when(lambda: working(far), lambda: states.append(state(power)))
     assert answer(run("bench", copy(artifact), "--seconds", "1", "--host", "lab", "--json"))["runs"]
     watching.join()
-    assert seen == [("0", "locked")]
+    assert states == [("0", "locked")]
     assert state(power) == ("2", "free")
     assert answer(run("hosts", "lab", "--json"))["hosts"][0]["device"]["condition"]["power_mode"] == "2 MODE_2"
 
@@ -78,26 +78,26 @@ def test_clocks_are_not_touched_unless_asked(
 
 
 @pytest.mark.parametrize("victims", [1, 2], ids=["child", "worker and child"])
-def test_clocks_are_set_back_even_after_a_kill(
+def test_clocks_are_restored_even_after_a_kill(
     lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path], victims: int
 ) -> None:
-    """The worker does it for its child; for a killed worker, the client that waits for it does."""
+    """The worker restores them when its child is killed; when the worker is killed too, the client asks for it."""
     far = lab(power_mode=0, lock_clocks=True)
-    seen = []
+    states = []
 
     def kill() -> None:
-        seen.append(state(power))
+        states.append(state(power))
         for victim in process_of(far)[-victims:]:
             os.kill(victim, signal.SIGKILL)
 
     killing = when(lambda: working(far), kill)
     assert run("bench", copy(artifact), "--seconds", "60", "--host", "lab").code == 1
     killing.join()
-    assert seen == [("0", "locked")]
+    assert states == [("0", "locked")]
     assert state(power) == ("2", "free")
 
 
-def test_clocks_are_set_back_by_the_next_one_when_all_were_killed(
+def test_clocks_are_restored_by_the_next_client_when_all_were_killed(
     lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
 ) -> None:
     far = lab(power_mode=0, lock_clocks=True)
@@ -112,23 +112,24 @@ def test_clocks_are_set_back_by_the_next_one_when_all_were_killed(
     assert state(power) == ("2", "free")
 
 
-def test_a_power_mode_that_wants_a_restart_is_told(
+def test_a_power_mode_that_needs_a_restart_is_reported(
     lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path]
 ) -> None:
-    """Then nvpmodel asks whether it may, changes nothing, and exits with 0."""
+    """nvpmodel then asks whether it may restart, changes nothing, and exits with 0."""
     script(
         far.folder / "bin" / "nvpmodel",
         "echo 'NV Power Mode: 15W'; echo 2; echo 'REBOOT NOW? y/n'; read answer; exit 0",
     )
     lab(power_mode=0)
-    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
-    assert found["valid"] is False
-    assert "lab: power mode 0 was not set: nvpmodel stays in mode 2 15W: it wants a restart" in found["doubts"]
+    bench = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
+    assert bench["valid"] is False
+    message = "lab: power mode 0 was not set: nvpmodel stays in mode 2 15W: the mode needs a restart of the device"
+    assert message in bench["doubts"]
     assert state(power) == ("2", "free")
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reason"),
     [
         ("echo 'must be root' >&2; exit 1", "must be root"),
         (
@@ -139,27 +140,27 @@ def test_a_power_mode_that_wants_a_restart_is_told(
     ids=["exit code", "said so and ended well"],
 )
 def test_clocks_that_may_not_be_set_make_the_measurement_doubtful(
-    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path], line: str, told: str
+    lab: Callable[..., Far], power: Path, far: Far, artifact: Path, copy: Callable[[Path], Path], line: str, reason: str
 ) -> None:
     script(far.folder / "bin" / "jetson_clocks", line)
     lab(lock_clocks=True)
-    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
-    assert found["valid"] is False
-    assert f"lab: clocks are not locked: {told}" in found["doubts"]
+    bench = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
+    assert bench["valid"] is False
+    assert f"lab: the clocks are not locked: {reason}" in bench["doubts"]
     assert state(power) == ("2", "free")
     shutil.rmtree(far.cache / "before", ignore_errors=True)
 
 
-def test_clocks_that_could_not_be_set_back_are_told_and_set_back_the_next_time(
+def test_clocks_that_could_not_be_restored_are_reported_and_restored_the_next_time(
     lab: Callable[..., Far], power: Path, artifact: Path, copy: Callable[[Path], Path]
 ) -> None:
     lab(lock_clocks=True)
     (power / "stuck").touch()
-    found = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
-    assert any("the clocks could not be set back: Error: Failed to restore" in doubt for doubt in found["doubts"])
+    bench = answer(run("bench", copy(artifact), "--seconds", "0.2", "--host", "lab", "--json"))
+    assert any("the clocks could not be restored: Error: Failed to restore" in doubt for doubt in bench["doubts"])
     assert state(power) == ("2", "locked")
     [listed] = answer(run("hosts", "lab", "--json"))["hosts"]
-    assert "the clocks could not be set back" in listed["why"]
+    assert "the clocks could not be restored" in listed["why"]
     (power / "stuck").unlink()
     [listed] = answer(run("hosts", "lab", "--json"))["hosts"]
     assert (listed["state"], listed["why"]) == ("ready", "")

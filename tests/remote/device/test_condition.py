@@ -1,10 +1,10 @@
-"""What is read of a device: forms of a Jetson's /sys, and reasons where there is nothing."""
+"""The state read from a device: a Jetson's /sys, and reasons for what cannot be read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vitdeploy.remote.device.condition import condition
+from vitdeploy.remote.device.condition import read_condition
 
 
 def put(root: Path, **files: str) -> None:
@@ -31,16 +31,16 @@ def test_an_orin(tmp_path: Path) -> None:
             "sys__class__devfreq__17000000.gpu__cur_freq": "624750000\n",
         },
     )
-    found = condition(tmp_path, tmp_path)
-    assert found.module == "NVIDIA Jetson Orin Nano Developer Kit"
-    assert (found.temperature_c, found.cpu_mhz, found.gpu_mhz) == (51.25, 1510.4, 624.75)
-    assert not {"module", "temperature_c", "cpu_mhz", "gpu_mhz"} & set(found.unknown)
+    state = read_condition(tmp_path, tmp_path)
+    assert state.module == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert (state.temperature_c, state.cpu_mhz, state.gpu_mhz) == (51.25, 1510.4, 624.75)
+    assert not {"module", "temperature_c", "cpu_mhz", "gpu_mhz"} & set(state.unknown)
 
 
 def test_what_cannot_be_read_has_a_reason_and_is_no_zero(tmp_path: Path) -> None:
-    found = condition(tmp_path, tmp_path / "nothing")
-    assert (found.module, found.temperature_c, found.cpu_mhz, found.gpu_mhz) == (None, None, None, None)
-    assert {"module", "temperature_c", "cpu_mhz", "gpu_mhz"} <= set(found.unknown)
-    assert all(found.unknown.values())
-    assert found.disk_free_gib is not None
-    assert found.disk_free_gib > 0
+    state = read_condition(tmp_path, tmp_path / "nothing")
+    assert (state.module, state.temperature_c, state.cpu_mhz, state.gpu_mhz) == (None, None, None, None)
+    assert {"module", "temperature_c", "cpu_mhz", "gpu_mhz"} <= set(state.unknown)
+    assert all(state.unknown.values())
+    assert state.disk_free_gib is not None
+    assert state.disk_free_gib > 0

@@ -1,4 +1,4 @@
-"""Files by their sha256: whole or not there, wherever a transfer is cut and whoever else sends."""
+"""Files by their sha256: complete or missing, wherever a transfer is cut and whoever else sends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from vitdeploy.errors import RemoteError
 from vitdeploy.remote.device.store import Store
-from vitdeploy.remote.messages import Blob, Header
+from vitdeploy.remote.messages import Blob, FileHeader
 
 CONTENT = bytes(range(256)) * 40
 
@@ -23,7 +23,7 @@ def blob(content: bytes = CONTENT) -> Blob:
 
 def sent(content: bytes, offset: int = 0, upto: int | None = None) -> io.BytesIO:
     """The stream of one file, cut after `upto` bytes."""
-    header = Header(**blob(content).model_dump(), offset=offset).model_dump_json().encode() + b"\n"
+    header = FileHeader(**blob(content).model_dump(), offset=offset).model_dump_json().encode() + b"\n"
     return io.BytesIO((header + content[offset:])[: None if upto is None else len(header) + upto])
 
 
@@ -31,10 +31,10 @@ def sent(content: bytes, offset: int = 0, upto: int | None = None) -> io.BytesIO
 def test_a_cut_transfer_goes_on_where_it_was(tmp_path: Path, cut: int) -> None:
     store = Store(tmp_path)
     assert store.receive(sent(CONTENT, upto=cut)) == 0
-    [gap] = store.missing([blob()]).gaps
+    [gap] = store.find_missing([blob()]).gaps
     assert gap.have == cut
     assert store.receive(sent(CONTENT, offset=cut)) == 1
-    assert store.missing([blob()]).gaps == ()
+    assert store.find_missing([blob()]).gaps == ()
     assert store.blob(blob().sha256).read_bytes() == CONTENT
     assert list((tmp_path / "partial").iterdir()) == []
 
@@ -42,21 +42,21 @@ def test_a_cut_transfer_goes_on_where_it_was(tmp_path: Path, cut: int) -> None:
 def test_a_cut_header_is_no_file(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.receive(io.BytesIO(sent(CONTENT).getvalue()[:40])) == 0
-    assert store.missing([blob()]).gaps[0].have == 0
+    assert store.find_missing([blob()]).gaps[0].have == 0
 
 
 def test_many_files_and_an_empty_one_in_one_stream(tmp_path: Path) -> None:
     store, contents = Store(tmp_path), [b"", b"a", b"\n{}\n", CONTENT]
     assert store.receive(io.BytesIO(b"".join(sent(content).getvalue() for content in contents))) == 4
-    assert store.missing([blob(content) for content in contents]).gaps == ()
+    assert store.find_missing([blob(content) for content in contents]).gaps == ()
 
 
 def test_other_bytes_than_announced_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     stream = sent(CONTENT).getvalue().replace(CONTENT, CONTENT[::-1])
-    with pytest.raises(RemoteError, match="arrived damaged"):
+    with pytest.raises(RemoteError, match="was damaged on the way"):
         store.receive(io.BytesIO(stream))
-    assert store.missing([blob()]).gaps[0].have == 0
+    assert store.find_missing([blob()]).gaps[0].have == 0
 
 
 def test_what_a_disk_has_lost_is_missing_again(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_a_disk_has_lost_is_missing_again(tmp_path: Path) -> None:
     place = store.blob(blob().sha256)
     place.chmod(0o644)
     place.write_bytes(CONTENT[::-1])
-    assert len(store.missing([blob()]).gaps) == 1
+    assert len(store.find_missing([blob()]).gaps) == 1
 
 
 def test_two_who_send_the_same_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_two_who_send_the_same_do_not_disturb_each_other(tmp_path: Path) -> None
     while not (tmp_path / "partial" / blob().sha256).exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    [gap] = store.missing([blob()]).gaps
+    [gap] = store.find_missing([blob()]).gaps
     assert gap.have == 0, "the other one's part is not this one's to go on with"
     assert store.prune(days=0) == 0, "nor is it to be cleaned away"
     assert (tmp_path / "partial" / blob().sha256).exists()
@@ -91,7 +91,7 @@ def test_two_who_send_the_same_do_not_disturb_each_other(tmp_path: Path) -> None
     os.write(writing, CONTENT[3000:])
     os.close(writing)
     assert os.wait()[1] == 0
-    assert store.missing([blob()]).gaps == ()
+    assert store.find_missing([blob()]).gaps == ()
     assert store.blob(blob().sha256).read_bytes() == CONTENT
 
 
@@ -102,7 +102,7 @@ def test_what_nobody_used_for_long_goes(tmp_path: Path) -> None:
     old = store.blob(blob(b"old").sha256)
     os.utime(old, (1, 1))
     assert store.prune() == 3
-    assert [gap.sha256 for gap in store.missing([blob(b"old"), blob(b"new")]).gaps] == [old.name]
+    assert [gap.sha256 for gap in store.find_missing([blob(b"old"), blob(b"new")]).gaps] == [old.name]
 
 
 def test_a_job_gets_its_files_and_using_them_keeps_them(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_a_job_gets_its_files_and_using_them_keeps_them(tmp_path: Path) -> None:
     store.place(blob(), tmp_path / "job" / "in" / "file")
     assert (tmp_path / "job" / "in" / "file").read_bytes() == CONTENT
     store.prune()
-    assert store.missing([blob()]).gaps == ()
-    with pytest.raises(RemoteError, match="has not been sent"):
+    assert store.find_missing([blob()]).gaps == ()
+    with pytest.raises(RemoteError, match="is not on the device"):
         store.place(blob(b"never"), tmp_path / "job" / "other")
 
 
@@ -121,11 +121,11 @@ def test_a_job_gets_its_files_and_using_them_keeps_them(tmp_path: Path) -> None:
 def test_a_path_that_leaves_the_job_is_refused(path: str) -> None:
     from pydantic import ValidationError
 
-    from vitdeploy.remote.messages import Piece, Placed
+    from vitdeploy.remote.messages import FilePart, JobFile
 
     with pytest.raises(ValidationError):
-        Placed(path=path, **blob().model_dump())
+        JobFile(path=path, **blob().model_dump())
     with pytest.raises(ValidationError):
-        Piece(path=path, offset=0)
+        FilePart(path=path, offset=0)
     with pytest.raises(ValidationError):
         Blob(sha256="../../etc/passwd", bytes=1)

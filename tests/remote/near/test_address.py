@@ -1,4 +1,4 @@
-"""Where a host is: what is an address, what is refused, and that names reach ssh as names."""
+"""Addresses of hosts: which are valid, which are refused, and that names reach ssh as names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitdeploy.errors import RecipeError, UsageError
-from vitdeploy.remote.messages import Care
+from vitdeploy.remote.messages import ClockSettings
 from vitdeploy.remote.near import address, hosts
 from vitdeploy.remote.near.address import Address
 
@@ -23,9 +23,9 @@ from vitdeploy.remote.near.address import Address
     ],
 )
 def test_an_address_becomes_words(url: str, words: str) -> None:
-    found = address.parse(url)
-    assert " ".join(found.words) == words
-    assert address.parse(str(found)) == found
+    parsed = address.parse(url)
+    assert " ".join(parsed.words) == words
+    assert address.parse(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,8 @@ def test_hosts_are_read_from_the_users_file(write: Callable[[str], Path]) -> Non
     assert hosts.config_file() == path
     assert hosts.find("orin").address == Address("orin", "ci")
     thor = hosts.find("thor")
-    assert (thor.command, thor.cache, thor.care) == ("~/v/bin/vitdeploy", "/ssd", Care(power_mode=0, lock_clocks=True))
+    assert (thor.command, thor.cache) == ("~/v/bin/vitdeploy", "/ssd")
+    assert thor.clocks == ClockSettings(power_mode=0, lock_clocks=True)
     assert hosts.find("ssh://elsewhere").name == "ssh://elsewhere"
 
 
@@ -91,14 +92,14 @@ def test_hosts_are_read_from_the_users_file(write: Callable[[str], Path]) -> Non
         ("orin: http://orin", "does not begin with ssh://"),
         ("orin: {url: ssh://orin, power_mode: fast}", "power_mode"),
         ("orin: ssh://orin\norin: ssh://orin", "twice"),
-        ("'a b': ssh://orin", "is not a name for a host"),
+        ("'a b': ssh://orin", "is not a valid name for a host"),
         ("orin: [", "line 1"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_place(write: Callable[[str], Path], text: str, message: str) -> None:
     path = write(text)
     with pytest.raises(RecipeError, match=message) as caught:
-        hosts.named()
+        hosts.read_hosts()
     assert str(path) in str(caught.value)
 
 
@@ -108,5 +109,5 @@ def test_an_unknown_name_is_refused_with_the_nearest(write: Callable[[str], Path
         hosts.find("orim")
     with pytest.raises(UsageError, match="or write ssh://ci@orin"):
         hosts.find("ci@orin")
-    with pytest.raises(UsageError, match="http:// is not a way"):
+    with pytest.raises(UsageError, match="cannot be reached by http://, only by ssh://"):
         hosts.find("http://orin")

@@ -1,4 +1,4 @@
-"""The whole way: over a real sshd to a vitdeploy without torch, and back."""
+"""Every command with --host: over a real sshd to a vitdeploy without torch, and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.progress import Silent
 from vitdeploy.remote.near import hosts
-from vitdeploy.remote.near.client import Device, placed
+from vitdeploy.remote.near.client import Device, job_file
 from vitdeploy.remote.near.ssh import Link
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]
@@ -30,11 +30,11 @@ def test_compile_brings_the_artifact_back_into_the_bundles_place(
     far: Far, bundle: Path, copy: Callable[[Path], Path]
 ) -> None:
     here = copy(bundle)
-    found = on(far, "compile", here, "--option", "threads=1")
-    compiled = answer(found)
+    result = on(far, "compile", here, "--option", "threads=1")
+    compiled = answer(result)
     assert (compiled["artifact"], compiled["stage"]) == (str(here), "artifact")
     assert any(note.startswith(f"compiled on {far.url}") for note in compiled["notes"])
-    assert f"{far.url}: ✓ Compile with openvino" in found.err, "what is said there is shown here"
+    assert f"{far.url}: ✓ Compile with openvino" in result.err, "what is said there is shown here"
     loaded = artifacts.load(here)
     assert loaded.manifest.recipe.target.options["threads"] == 1, "what decides the work goes there"
     assert {"model.xml", "model.bin"} <= {entry.path for entry in loaded.manifest.files}
@@ -65,29 +65,29 @@ def test_what_is_there_is_not_sent_again(far: Far, bundle: Path, tmp_path: Path)
 
 
 def test_a_target_that_is_not_there_is_refused_before_the_work(far: Far, tmp_path: Path) -> None:
-    found = on(far, "export", "demo:digits", "--target", "tensorrt", "-o", tmp_path / "a")
-    assert f'{far.url} cannot compile for tensorrt: it says "TensorRT is not installed here"' in found.error
-    assert "Export to ONNX" not in found.err
+    result = on(far, "export", "demo:digits", "--target", "tensorrt", "-o", tmp_path / "a")
+    assert f'{far.url} cannot compile for tensorrt; it reports: "TensorRT is not installed here"' in result.error
+    assert "Export to ONNX" not in result.err
     assert not (tmp_path / "a").exists()
 
 
 def test_bench_there_has_no_speedup_and_says_why(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:
     here = copy(artifact)
-    found = answer(on(far, "bench", here, "--seconds", "0.3", "--threads", "1"))
-    [timed] = found["runs"]
+    result = answer(on(far, "bench", here, "--seconds", "0.3", "--threads", "1"))
+    [timed] = result["runs"]
     assert (timed["name"], timed["speedup"], timed["threads"]) == ("onnxruntime-fp32", None, 1)
     assert timed["samples"] >= 30
-    assert found["valid"] is False
-    assert "no pytorch-fp32 here, so no speed-up over it" in found["doubts"][0]
+    assert result["valid"] is False
+    assert "no pytorch-fp32 here, so no speed-up over it" in result["doubts"][0]
     stored, _ = artifacts.load(here).read_evidence(Bench)
-    assert stored == Bench.model_validate(found)
+    assert stored == Bench.model_validate(result)
 
 
 def test_what_bench_is_asked_here_it_does_there(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:
     flags = ("--seconds", "0.2", "--threads", "1", "--scenario", "multi-stream", "--profile")
-    found = answer(on(far, "bench", copy(artifact), *flags))
-    assert found["scenario"] == "multi-stream"
-    assert found["profiles"][0]["name"] == "onnxruntime-fp32"
+    result = answer(on(far, "bench", copy(artifact), *flags))
+    assert result["scenario"] == "multi-stream"
+    assert result["profiles"][0]["name"] == "onnxruntime-fp32"
     refused = on(far, "bench", artifact, "--against", str(artifact))
     assert refused.code == 2
     assert "stays here" in refused.err
@@ -137,8 +137,8 @@ def test_a_name_that_is_not_text_is_refused(far: Far, artifact: Path, copy: Call
         (data / label).mkdir(parents=True)
         Image.new("L", (32, 32)).save(data / label / "x.png")
     (data / "0" / "x.png").rename(data / "0" / os.fsdecode(b"\xff.png"))
-    found = on(far, "eval", here, "--data", data)
-    assert "cannot be sent: its name is not UTF-8. Rename it." in found.error
+    result = on(far, "eval", here, "--data", data)
+    assert "cannot be sent: its name is not UTF-8. Rename the file." in result.error
 
 
 def test_equal_files_are_sent_once_also_after_a_cut(lab: Callable[..., Far], wire: Wire, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_equal_files_are_sent_once_also_after_a_cut(lab: Callable[..., Far], wir
     wire.bytes_per_second = 800_000
     cutting = when(lambda: any(part.stat().st_size > 400_000 for part in far.cache.glob("partial/*")), wire.cut)
     with Link(hosts.find("lab"), Silent()) as link:
-        Device(link, Silent()).send([placed(tmp_path / name, name) for name in "ab"])
+        Device(link, Silent()).send([job_file(tmp_path / name, name) for name in "ab"])
     cutting.join()
     assert wire.cuts == 1
     assert wire.carried < 1_500_000
@@ -175,10 +175,10 @@ def test_an_npz_goes_there_too(far: Far, artifact: Path, copy: Callable[[Path], 
 
 def test_hosts_shows_what_a_host_is(far: Far, named: Callable[[str], None]) -> None:
     named(f"lab: {far.url}\ngone: ssh://127.0.0.1:1\n")
-    found = {host["name"]: host for host in answer(run("hosts", "--json"))["hosts"]}
-    assert (found["lab"]["state"], found["gone"]["state"]) == ("ready", "unreachable")
-    assert "cannot be reached" in found["gone"]["why"]
-    device = found["lab"]["device"]
+    listed = {host["name"]: host for host in answer(run("hosts", "--json"))["hosts"]}
+    assert (listed["lab"]["state"], listed["gone"]["state"]) == ("ready", "unreachable")
+    assert "cannot be reached" in listed["gone"]["why"]
+    device = listed["lab"]["device"]
     assert device["doctor"]["targets"]["openvino"]["available"]
     assert not device["doctor"]["export"]["available"]
     assert device["condition"]["memory_free_gib"] > 0
@@ -203,7 +203,7 @@ def test_hosts_clean_frees_the_disk(far: Far, bundle: Path, named: Callable[[str
 
 
 def test_without_hosts_the_file_is_named(near: Path) -> None:
-    found = run("hosts")
-    assert found.code == 0
-    assert "hosts.yaml" in found.out.replace("\n", "")
+    result = run("hosts")
+    assert result.code == 0
+    assert "hosts.yaml" in result.out.replace("\n", "")
     assert json.loads(run("hosts", "--json").out)["hosts"] == []

@@ -16,7 +16,7 @@ from vitdeploy.commands.evaluate.recorded_reference import About, RecordedRefere
 from vitdeploy.data.dataset import Dataset, batches
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import ArtifactError, DataError, UsageError
 from vitdeploy.evidence import Eval
 from vitdeploy.frozen import replace

@@ -17,7 +17,7 @@ from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import DataError, GraphError
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.structure import AttentionSite, Structure
@@ -73,7 +73,7 @@ def attention_maps(
         with progress.step("Compare attention maps", len(images)) as advance:
             seen: dict[str, list[_Pair]] = {}
             for image in images:
-                feed = fed(image, manifest.preprocess, manifest.recipe.target.input)
+                feed = to_input(image, manifest.preprocess, manifest.recipe.target.input)
                 sides = zip(reference.run(feed, shared), deployed.run(feed, shared), strict=True)
                 for (name, ours), (_, theirs) in sides:
                     seen.setdefault(name, []).append(_pair(ours, theirs, manifest.preprocess.size))

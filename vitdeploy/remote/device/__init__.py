@@ -1,1 +1,1 @@
-"""The far side of `--host`: store files, run jobs one at a time, report the device's state."""
+"""The device's side of `--host`: store files, run jobs one at a time, report the device's state."""

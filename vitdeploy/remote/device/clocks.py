@@ -1,7 +1,7 @@
-"""Power mode and clocks of a Jetson while a job runs: set only where asked and allowed, set back whatever happens.
+"""Power mode and clocks of a Jetson while a job runs: changed only on request, and restored whatever happens.
 
-What was there before is written down first. When the process that set it is killed, the next one that holds the device
-sets it back.
+The old settings are written to disk first. If the process that changed them is killed, the next one that holds the
+device restores them.
 """
 
 from __future__ import annotations
@@ -15,100 +15,107 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vitdeploy.artifact.staging import atomic_file
-from vitdeploy.remote.messages import Care
+from vitdeploy.remote.messages import ClockSettings
 
 _TIMEOUT_S = 30
 
 
 @contextmanager
-def cared_for(care: Care, memory: Path) -> Iterator[list[str]]:
-    """Set what is asked for; the notes that are yielded say what could not be.
+def apply(settings: ClockSettings, backup: Path) -> Iterator[list[str]]:
+    """Apply `settings` for the block, then restore the old ones. Yield notes about settings that failed.
+
+    Notes about the restoring are appended when the block ends.
 
     Args:
-        care: what is asked for.
-        memory: a folder for what was there before.
+        settings: the power mode and clocks that the job asks for.
+        backup: a folder for the old settings.
     """
-    notes = restore(memory)
+    notes = restore(backup)
     try:
-        if care.power_mode is not None:
-            notes += _set_mode(care.power_mode, memory)
-        if care.lock_clocks:
-            notes += _lock_clocks(memory)
+        if settings.power_mode is not None:
+            notes += _set_mode(settings.power_mode, backup)
+        if settings.lock_clocks:
+            notes += _lock_clocks(backup)
         yield notes
     finally:
-        notes += restore(memory)
+        notes += restore(backup)
 
 
-def restore(memory: Path) -> list[str]:
-    """Set back what was written down and is not set back yet; what failed is noted, and kept for the next time."""
+def restore(backup: Path) -> list[str]:
+    """Restore the settings saved in `backup`. Return a note for each failure; those stay saved for the next time."""
     notes = []
-    stored, mode = memory / "clocks", memory / "power_mode"
-    if stored.exists():  # before the power mode, whose clocks they are
-        failed, _ = _run("jetson_clocks", "--restore", str(stored))
-        notes += _done(failed, stored, "the clocks could not be set back")
+    clocks, mode = backup / "clocks", backup / "power_mode"
+    if clocks.exists():  # before the power mode: the clocks were saved in the mode that is set now
+        failure, _ = _run_as_root("jetson_clocks", "--restore", str(clocks))
+        notes += _discard_or_report(clocks, failure, "the clocks could not be restored")
     if mode.exists():
-        before = mode.read_text(encoding="utf-8").strip()
-        if before.isdecimal():
-            notes += _done(_switch(int(before)), mode, f"power mode {before} could not be set back")
+        number = mode.read_text(encoding="utf-8").strip()
+        if number.isdecimal():
+            notes += _discard_or_report(mode, _switch_mode(int(number)), f"power mode {number} could not be restored")
         else:
             mode.unlink()
-            notes.append("which power mode there was before is not known: it was not written down whole")
+            notes.append("the old power mode could not be restored: the file with its number is damaged")
     return notes
 
 
-def power_mode() -> tuple[int | None, str]:
-    """The number of the power mode and its name, or None and why it is not known."""
+def read_power_mode() -> tuple[int | None, str]:
+    """Return the number of the power mode and its name, or None and the reason why it is unknown."""
     if shutil.which("nvpmodel") is None:
         return None, "nvpmodel is not installed"
-    said = _output("nvpmodel", "-q")
-    number = re.search(r"^\s*(\d+)\s*$", said, re.MULTILINE)
-    name = re.search(r"NV Power Mode:\s*(\S+)", said)
+    output = _read_output("nvpmodel", "-q")
+    number = re.search(r"^\s*(\d+)\s*$", output, re.MULTILINE)
+    name = re.search(r"NV Power Mode:\s*(\S+)", output)
     if number is None:
-        return None, f"nvpmodel -q says {said.strip()[:100]!r}"
+        return None, f"nvpmodel -q prints {output.strip()[:100]!r}"
     return int(number[1]), name[1] if name else ""
 
 
-def _set_mode(wanted: int, memory: Path) -> list[str]:
-    found, why = power_mode()
-    if found is None:
-        return [f"power mode {wanted} was not set: {why}"]
-    if found == wanted:
+def _set_mode(mode: int, backup: Path) -> list[str]:
+    old, reason = read_power_mode()
+    if old is None:
+        return [f"power mode {mode} was not set: {reason}"]
+    if old == mode:
         return []
-    _remember(memory / "power_mode", str(found))
-    failed = _switch(wanted)
-    if not failed:
+    _save(backup / "power_mode", str(old))
+    failure = _switch_mode(mode)
+    if not failure:
         return []
-    if power_mode()[0] == found:
-        (memory / "power_mode").unlink()
-    return [f"power mode {wanted} was not set: {failed}"]
+    if read_power_mode()[0] == old:
+        (backup / "power_mode").unlink()
+    return [f"power mode {mode} was not set: {failure}"]
 
 
-def _switch(wanted: int) -> str:
-    """Why the mode is not that one now, or nothing. Some modes need a restart, for which nvpmodel only asks."""
-    failed, said = _run("nvpmodel", "-m", str(wanted))
-    found, why = power_mode()
-    if found == wanted:
+def _switch_mode(mode: int) -> str:
+    """Switch the power mode. Return why that failed, or an empty string.
+
+    Some modes need a restart. nvpmodel then only asks whether it may restart.
+    """
+    failure, output = _run_as_root("nvpmodel", "-m", str(mode))
+    current, name_or_reason = read_power_mode()
+    if current == mode:
         return ""
-    stays = why if found is None else f"nvpmodel stays in mode {found} {why}"
-    return f"{stays}: it wants a restart" if re.search(r"reboot", said, re.IGNORECASE) else failed or stays
+    state = name_or_reason if current is None else f"nvpmodel stays in mode {current} {name_or_reason}"
+    if re.search(r"reboot", output, re.IGNORECASE):
+        return f"{state}: the mode needs a restart of the device"
+    return failure or state
 
 
-def _lock_clocks(memory: Path) -> list[str]:
+def _lock_clocks(backup: Path) -> list[str]:
     if shutil.which("jetson_clocks") is None:
-        return ["clocks are not locked: jetson_clocks is not installed"]
-    stored = memory / "clocks"
-    if stored.exists():
-        return ["clocks are not locked: those of before are not set back yet"]
-    memory.mkdir(parents=True, exist_ok=True)
-    failed, _ = _run("jetson_clocks", "--store", str(stored))
-    if failed:
-        stored.unlink(missing_ok=True)  # half of it could never be set back
+        return ["the clocks are not locked: jetson_clocks is not installed"]
+    clocks = backup / "clocks"
+    if clocks.exists():
+        return ["the clocks are not locked: an earlier job's clocks must be restored first"]
+    backup.mkdir(parents=True, exist_ok=True)
+    failure, _ = _run_as_root("jetson_clocks", "--store", str(clocks))
+    if failure:
+        clocks.unlink(missing_ok=True)  # a file that is cut short could never be restored
     else:
-        failed, _ = _run("jetson_clocks")
-    return [f"clocks are not locked: {failed}"] if failed else []
+        failure, _ = _run_as_root("jetson_clocks")
+    return [f"the clocks are not locked: {failure}"] if failure else []
 
 
-def _remember(path: Path, text: str) -> None:
+def _save(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -116,22 +123,23 @@ def _remember(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _done(failed: str, path: Path, what: str) -> list[str]:
-    if failed:
-        return [f"{what}: {failed}"]
-    path.unlink(missing_ok=True)
+def _discard_or_report(saved: Path, failure: str, message: str) -> list[str]:
+    """Remove the saved setting after it was restored; after a failure, keep it and return a note."""
+    if failure:
+        return [f"{message}: {failure}"]
+    saved.unlink(missing_ok=True)
     return []
 
 
-def _run(*words: str) -> tuple[str, str]:
-    """Run it as root without asking: why it failed, or nothing, and all that it said.
+def _run_as_root(*words: str) -> tuple[str, str]:
+    """Run a command as root, without a password prompt. Return why it failed (or an empty string) and its output.
 
-    `jetson_clocks` ends with exit code 0 after "Error: Failed to restore ..", so what it says counts.
+    `jetson_clocks` ends with exit code 0 after "Error: Failed to restore ..", so its output decides as well.
     """
-    as_root = () if os.geteuid() == 0 else ("sudo", "-n")
+    sudo = () if os.geteuid() == 0 else ("sudo", "-n")
     try:
-        done = subprocess.run(
-            [*as_root, *words],
+        process = subprocess.run(
+            [*sudo, *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -141,18 +149,18 @@ def _run(*words: str) -> tuple[str, str]:
         )
     except (OSError, subprocess.TimeoutExpired) as problem:
         return str(problem), ""
-    said = f"{done.stderr}\n{done.stdout}".strip()
-    error = re.search(r"^.*\b(?:error|failed)\b.*$", said, re.IGNORECASE | re.MULTILINE)
-    if error or done.returncode:
-        return error[0].strip() if error else said.partition("\n")[0] or f"exit code {done.returncode}", said
-    return "", said
+    output = f"{process.stderr}\n{process.stdout}".strip()
+    error = re.search(r"^.*\b(?:error|failed)\b.*$", output, re.IGNORECASE | re.MULTILINE)
+    if error or process.returncode:
+        return error[0].strip() if error else output.partition("\n")[0] or f"exit code {process.returncode}", output
+    return "", output
 
 
-def _output(*words: str) -> str:
+def _read_output(*words: str) -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return done.stdout or done.stderr
+    return process.stdout or process.stderr

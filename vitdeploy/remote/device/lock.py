@@ -1,4 +1,4 @@
-"""One job at a time on a device: a lock that all users share, and that dies with its holder."""
+"""One job at a time on a device: a lock that all users share, and that ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vitdeploy.remote.messages import Holder, Job
+from vitdeploy.remote.messages import Job, LockHolder
 
-_FOLDERS = ("/run/lock", "/tmp")  # noqa: S108  both belong to everybody, as the device does
+_FOLDERS = ("/run/lock", "/tmp")  # noqa: S108  all users share the device, so the folder must be open to all
 _NAME = "vitdeploy.lock"
 _MAX_BYTES = 1 << 16
 
 
 @contextmanager
-def held(job: Job, waiting: Callable[[Holder | None], None]) -> Iterator[int]:
-    """Hold the device; the descriptor that holds it is yielded, so that a child may hold it too.
+def hold(job: Job, on_wait: Callable[[LockHolder | None], None]) -> Iterator[int]:
+    """Wait for the device's lock and hold it for the block.
 
-    `waiting` is called with the holder, if there is one, before this waits for its end.
+    Args:
+        job: written into the lock file, so that others see who holds it.
+        on_wait: called once before waiting, with the holder if it is known.
+
+    Yields:
+        The descriptor of the lock. A child that inherits it holds the lock too.
     """
     descriptor = _open()
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting(_read(descriptor))
+            on_wait(_read(descriptor))
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        _write(descriptor, Holder(client=job.client, words=job.words, since=time.time()))
+        _write(descriptor, LockHolder(client=job.client, words=job.words, since=time.time()))
         yield descriptor
         _write(descriptor, None)
     finally:
@@ -39,8 +44,8 @@ def held(job: Job, waiting: Callable[[Holder | None], None]) -> Iterator[int]:
 
 
 @contextmanager
-def held_if_free() -> Iterator[bool]:
-    """Hold the device if nobody else does."""
+def try_hold() -> Iterator[bool]:
+    """Hold the device's lock for the block if nobody else does. Yield True if this process holds it."""
     descriptor = _open()
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,14 +57,14 @@ def held_if_free() -> Iterator[bool]:
         os.close(descriptor)
 
 
-def holder() -> Holder | None:
-    """Who holds the device; None when it is free."""
-    with held_if_free() as free:
+def read_holder() -> LockHolder | None:
+    """Return the job that holds the device's lock; None when the device is free."""
+    with try_hold() as free:
         if free:
             return None
     descriptor = _open()
     try:
-        return _read(descriptor) or Holder(client="somebody", words=(), since=time.time())
+        return _read(descriptor) or LockHolder(client="an unknown user", words=(), since=time.time())
     finally:
         os.close(descriptor)
 
@@ -72,23 +77,23 @@ def _open() -> int:
         return os.open(path, os.O_RDWR | flags)
     except FileNotFoundError:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
-        os.fchmod(descriptor, 0o666)  # whatever the umask: the next one is another user
+        os.fchmod(descriptor, 0o666)  # despite the umask: the next job may be another user's
         return descriptor
     except PermissionError:
-        return os.open(path, os.O_RDONLY | flags)  # can be locked all the same
+        return os.open(path, os.O_RDONLY | flags)  # flock works on a read-only descriptor too
 
 
-def _read(descriptor: int) -> Holder | None:
+def _read(descriptor: int) -> LockHolder | None:
     try:
-        return Holder.model_validate_json(os.pread(descriptor, _MAX_BYTES, 0))
+        return LockHolder.model_validate_json(os.pread(descriptor, _MAX_BYTES, 0))
     except (ValidationError, OSError):
         return None
 
 
-def _write(descriptor: int, found: Holder | None) -> None:
+def _write(descriptor: int, lock_holder: LockHolder | None) -> None:
     try:
         os.ftruncate(descriptor, 0)
-        if found is not None:
-            os.pwrite(descriptor, found.model_dump_json().encode()[:_MAX_BYTES], 0)
+        if lock_holder is not None:
+            os.pwrite(descriptor, lock_holder.model_dump_json().encode()[:_MAX_BYTES], 0)
     except OSError:
-        return  # of another user: who holds it stays untold
+        return  # the file is another user's: the lock works, only the holder's name is missing

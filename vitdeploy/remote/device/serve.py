@@ -1,4 +1,4 @@
-"""The far side as one object: its store, its jobs, its state."""
+"""Everything that `vitdeploy device` can do, as one object: the store, the jobs, the device's state."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from importlib.metadata import version
 
 from vitdeploy.commands.doctor import doctor
 from vitdeploy.remote.device import clocks, lock, worker
-from vitdeploy.remote.device.condition import condition
+from vitdeploy.remote.device.condition import read_condition
 from vitdeploy.remote.device.jobs import Jobs
 from vitdeploy.remote.device.store import Store, cache_folder
 from vitdeploy.remote.messages import INTERFACE, Probe
 
 
 class Server:
-    """What `vitdeploy device` works on; `cache` is where everything lies."""
+    """The device's side of `--host`. Files and jobs are in the folder `cache`."""
 
     def __init__(self, cache: str | None) -> None:
         self._cache = cache_folder(cache)
@@ -23,8 +23,8 @@ class Server:
         self.jobs = Jobs(self._cache)
 
     def probe(self) -> Probe:
-        """This device. If a job was killed before it set the clocks back, that is done now."""
-        with lock.held_if_free() as free:
+        """Describe this device. If a killed job left changed clocks behind, restore them first."""
+        with lock.try_hold() as free:
             notes = clocks.restore(self._cache / "before") if free else []
         return Probe(
             interface=INTERFACE,
@@ -32,18 +32,18 @@ class Server:
             python=sys.executable,
             cache=str(self._cache),
             doctor=doctor(),
-            condition=condition(self._cache),
-            busy=lock.holder(),
-            queued=self.jobs.running(),
+            condition=read_condition(self._cache),
+            busy=lock.read_holder(),
+            queued=self.jobs.count_alive(),
             notes=tuple(notes),
         )
 
     def work(self, name: str, warn: Callable[[str], None]) -> None:
-        """Do a job in this process; `warn` is told what its client should know meanwhile."""
+        """Run a job in this process. `warn` shows a line to its client."""
         self.store.prune()
         worker.work(self.jobs.folder(name), self._cache, warn)
 
     def clean(self) -> int:
-        """Remove all that no running job needs; the bytes that became free."""
+        """Remove everything that no running job needs. Return the bytes that became free."""
         self.jobs.clean()
         return self.store.prune(days=0)

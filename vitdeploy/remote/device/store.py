@@ -1,4 +1,4 @@
-"""Files by their sha256, on the device: what is there is never sent again, and a transfer that was cut goes on."""
+"""The device's store of files by sha256. A stored file is never sent again; an interrupted transfer is continued."""
 
 from __future__ import annotations
 
@@ -17,139 +17,154 @@ from pydantic import ValidationError
 
 from vitdeploy.artifact import DISK_FULL, file_digest
 from vitdeploy.errors import RemoteError
-from vitdeploy.remote.messages import Blob, Gap, Header, Missing
+from vitdeploy.remote.messages import Blob, FileHeader, MissingBlob, MissingBlobs
 
 _CHUNK = 1 << 20
-_KEPT_DAYS = 30  # files that no job has used for so long are removed
-_TOO_LARGE = 27  # EFBIG: a limit on file sizes (ulimit -f), another way to be full
+_KEPT_DAYS = 30  # a file that no job has used for so long is removed
+_FILE_TOO_LARGE = 27  # EFBIG: the user's limit on file sizes (ulimit -f); for a transfer it is like a full disk
 
 
-def cache_folder(wanted: str | None) -> Path:
-    """Where files and jobs lie: `wanted`, else `~/.cache/vitdeploy`."""
-    return Path(wanted).expanduser() if wanted else platformdirs.user_cache_path("vitdeploy")
+def cache_folder(path: str | None) -> Path:
+    """Return the folder of files and jobs: `path`, or `~/.cache/vitdeploy`."""
+    return Path(path).expanduser() if path else platformdirs.user_cache_path("vitdeploy")
 
 
 class Store:
-    """The files below a folder: `blobs/` whole and verified, `partial/` on the way."""
+    """Files below a folder: complete and verified in `blobs/`, incomplete in `partial/`."""
 
     def __init__(self, folder: Path) -> None:
         self._blobs = folder / "blobs"
         self._partial = folder / "partial"
         try:
-            for made in (self._blobs, self._partial):
-                made.mkdir(parents=True, exist_ok=True)
+            for subfolder in (self._blobs, self._partial):
+                subfolder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RemoteError(f"{folder} cannot be used: {error.strerror}", fix="Name another `cache:`.") from None
+            raise RemoteError(
+                f"{folder} cannot be used: {error.strerror}",
+                fix="Set `cache:` of this host in hosts.yaml to a folder that you may write.",
+            ) from None
 
     def blob(self, sha256: str) -> Path:
-        """The place of a file."""
+        """Return the path of a stored file, whether it exists or not."""
         return self._blobs / sha256[:2] / sha256
 
-    def missing(self, wanted: Iterable[Blob]) -> Missing:
-        """Of `wanted`, what is not here or no longer what it was; and how much of it a cut transfer has left."""
-        gaps = [Gap(**blob.model_dump(), have=self._have(blob)) for blob in wanted if not self._intact(blob)]
-        return Missing(gaps=tuple(gaps), free_bytes=shutil.disk_usage(self._partial).free)
+    def find_missing(self, needed: Iterable[Blob]) -> MissingBlobs:
+        """Check which of the `needed` contents are missing or damaged, and how many bytes of each are here."""
+        gaps = [
+            MissingBlob(**blob.model_dump(), have=self._count_partial(blob))
+            for blob in needed
+            if not self._is_intact(blob)
+        ]
+        return MissingBlobs(gaps=tuple(gaps), free_bytes=shutil.disk_usage(self._partial).free)
 
     def receive(self, stream: BufferedIOBase) -> int:
-        """Store files from a stream of headers and bytes until it ends; how many became whole.
+        """Store files from a stream of headers and bytes until it ends. Return how many are complete now.
 
-        A stream that ends in the middle leaves the part for the next one.
+        A stream that ends inside a file leaves the received part for the next transfer.
 
         Raises:
-            RemoteError: the disk is full (the part is removed), or bytes that are not those of the header.
+            RemoteError: the disk is full (the part is removed), or the bytes do not match the header's sha256.
         """
-        whole = 0
+        complete = 0
         while line := stream.readline():
             try:
-                header = Header.model_validate_json(line)
+                header = FileHeader.model_validate_json(line)
             except ValidationError:
-                return whole  # a header that was cut
+                return complete  # the stream ended inside a header
             try:
-                whole += self._receive_one(header, stream)
+                complete += self._receive_file(header, stream)
             except OSError as error:
-                if error.errno in (*DISK_FULL, _TOO_LARGE):
+                if error.errno in (*DISK_FULL, _FILE_TOO_LARGE):
                     (self._partial / header.sha256).unlink(missing_ok=True)
                     raise RemoteError(
                         f"the disk of {self._partial.parent} is full",
-                        fix="Free some space there, or name another `cache:`.",
+                        fix="Free some space on the device, or set `cache:` of this host in hosts.yaml to another "
+                        "disk.",
                     ) from None
                 raise
-        return whole
+        return complete
 
-    def place(self, blob: Blob, where: Path) -> None:
-        """Put the file into a job's folder: a hard link, or a copy where that cannot be.
+    def place(self, blob: Blob, path: Path) -> None:
+        """Put a stored file at `path`: as a hard link, or as a copy where links are impossible.
 
         Raises:
-            RemoteError: it is not here.
+            RemoteError: the file is not stored here.
         """
         source = self.blob(blob.sha256)
-        where.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.utime(source)  # when it was last used
+            os.utime(source)  # the time of the last use, for `prune`
             try:
-                os.link(source, where)
+                os.link(source, path)
             except OSError:
-                shutil.copyfile(source, where)
+                shutil.copyfile(source, path)
         except FileNotFoundError:
-            raise RemoteError(f"{blob.sha256[:12]} has not been sent", fix="Run the command again.") from None
+            raise RemoteError(
+                f"a file that the job needs is not on the device (sha256 {blob.sha256[:12]})",
+                fix="Run the command again.",
+            ) from None
 
     def prune(self, *, days: float = _KEPT_DAYS) -> int:
-        """Remove what no job has used for `days`; the bytes that became free."""
+        """Remove files that no job has used for `days`. Return the bytes that became free."""
         freed = 0
         oldest = time.time() - days * 86400
         for path in (*self._blobs.rglob("*"), *self._partial.iterdir()):
-            with suppress(FileNotFoundError):  # another one prunes too
-                found = path.stat()
-                if path.is_file() and found.st_mtime <= oldest and not _on_its_way(path):
+            with suppress(FileNotFoundError):  # another process prunes at the same time
+                stat = path.stat()
+                if path.is_file() and stat.st_mtime <= oldest and not _is_being_written(path):
                     path.unlink()
-                    freed += found.st_size if found.st_nlink == 1 else 0
+                    freed += stat.st_size if stat.st_nlink == 1 else 0
         return freed
 
-    def _intact(self, blob: Blob) -> bool:
+    def _is_intact(self, blob: Blob) -> bool:
         path = self.blob(blob.sha256)
         if not path.is_file():
             return False
         if path.stat().st_size == blob.bytes and file_digest(path) == blob.sha256:
             return True
-        path.unlink(missing_ok=True)  # a disk that lost it, or somebody who wrote into it
+        path.unlink(missing_ok=True)  # the disk lost data, or somebody changed the file
         return False
 
-    def _have(self, blob: Blob) -> int:
-        """Bytes to go on from; none while somebody else is writing them: then this transfer is one of its own."""
+    def _count_partial(self, blob: Blob) -> int:
+        """Count the bytes to continue from. While another client sends the same file, this is 0: start anew."""
         try:
-            with (self._partial / blob.sha256).open("rb") as file, _locked(file) as mine:
+            with (self._partial / blob.sha256).open("rb") as file, _try_lock(file) as locked:
                 size = os.fstat(file.fileno()).st_size
-                return size if mine and size <= blob.bytes else 0
+                return size if locked and size <= blob.bytes else 0
         except FileNotFoundError:
             return 0
 
-    def _receive_one(self, header: Header, stream: BufferedIOBase) -> int:
+    def _receive_file(self, header: FileHeader, stream: BufferedIOBase) -> int:
         path = self._partial / header.sha256
-        with path.open("ab") as file, _locked(file) as mine:
-            if mine and os.fstat(file.fileno()).st_size >= header.offset:
+        with path.open("ab") as file, _try_lock(file) as locked:
+            if locked and os.fstat(file.fileno()).st_size >= header.offset:
                 return self._write(header, stream, file, path)
         if header.offset:
-            raise RemoteError(f"{header.sha256[:12]} is being sent by somebody else", fix="Run the command again.")
-        own = path.with_name(f"{header.sha256}.{os.getpid()}")
+            raise RemoteError(
+                f"another client is sending the same file (sha256 {header.sha256[:12]})", fix="Run the command again."
+            )
+        private = path.with_name(f"{header.sha256}.{os.getpid()}")
         try:
-            with own.open("ab") as file, _locked(file):
-                return self._write(header, stream, file, own)
+            with private.open("ab") as file, _try_lock(file):
+                return self._write(header, stream, file, private)
         finally:
-            own.unlink(missing_ok=True)
+            private.unlink(missing_ok=True)
 
-    def _write(self, header: Header, stream: BufferedIOBase, file: BinaryIO, path: Path) -> int:
+    def _write(self, header: FileHeader, stream: BufferedIOBase, file: BinaryIO, path: Path) -> int:
         file.truncate(header.offset)
-        left = header.bytes - header.offset
-        while left > 0 and (piece := stream.read1(min(left, _CHUNK))):
-            file.write(piece)
-            left -= len(piece)
+        remaining = header.bytes - header.offset
+        while remaining > 0 and (chunk := stream.read1(min(remaining, _CHUNK))):
+            file.write(chunk)
+            remaining -= len(chunk)
         file.flush()
-        if left:
+        if remaining:
             return 0
         os.fsync(file.fileno())
         if file_digest(path) != header.sha256:
             path.unlink()
-            raise RemoteError(f"{header.sha256[:12]} arrived damaged", fix="Run the command again.")
+            raise RemoteError(
+                f"a file was damaged on the way (sha256 {header.sha256[:12]})", fix="Run the command again."
+            )
         final = self.blob(header.sha256)
         final.parent.mkdir(exist_ok=True)
         path.chmod(0o444)
@@ -157,15 +172,14 @@ class Store:
         return 1
 
 
-def _on_its_way(path: Path) -> bool:
-    """Whether somebody writes it now."""
-    with path.open("rb") as file, _locked(file) as mine:
-        return not mine
+def _is_being_written(path: Path) -> bool:
+    with path.open("rb") as file, _try_lock(file) as locked:
+        return not locked
 
 
 @contextmanager
-def _locked(file: BinaryIO) -> Iterator[bool]:
-    """Whether this process alone writes the file; the lock ends with the file."""
+def _try_lock(file: BinaryIO) -> Iterator[bool]:
+    """Lock the file if no other process has. Yield True if it worked; closing the file ends the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The process that does one job on the device: waits for its turn, runs vitdeploy, sets clocks back, notes the end."""
+"""The process that runs one job on the device: wait for the lock, run vitdeploy, restore clocks, record the end."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 
 from vitdeploy.errors import VitdeployError
 from vitdeploy.remote.device import clocks, jobs, lock
-from vitdeploy.remote.messages import Holder, Job
+from vitdeploy.remote.messages import Job, LockHolder
 
 _FAILED, _INTERRUPTED = 1, 130
 
 
 def work(folder: Path, cache: Path, warn: Callable[[str], None]) -> None:
-    """Do the job in `folder`. Its exit code is written down in any case but SIGKILL."""
+    """Run the job in `folder`. Its exit code is recorded in every case but SIGKILL."""
     job = Job.model_validate_json((folder / "job.json").read_bytes())
     code, notes = _INTERRUPTED, list[str]()
     try:
         with (
-            lock.held(job, lambda holder: warn(f"waiting for the device: {_who(holder)}")) as device,
-            clocks.cared_for(job.care, cache / "before") as notes,
+            lock.hold(job, lambda holder: warn(f"waiting for the device: {_describe_holder(holder)}")) as device,
+            clocks.apply(job.care, cache / "before") as notes,
         ):
             code = _run(job, folder, device)
     except KeyboardInterrupt:
-        pass  # the caller's wish, and `code` says so
-    except Exception as error:  # noqa: BLE001  whatever it is, its client has to hear of it: it is no interruption
+        pass  # the client cancelled the job; `code` says so
+    except Exception as error:  # noqa: BLE001  the client must hear of every failure, and not as an interruption
         code = _FAILED
-        _tell(folder, error)
+        _write_error(folder, error)
     finally:
-        jobs.end(folder, code, notes)
+        jobs.write_end(folder, code, notes)
 
 
 def _run(job: Job, folder: Path, device: int) -> int:
-    """Vitdeploy as a child, which holds the device as well: it may outlive a killed worker."""
+    """Run vitdeploy as a child. It holds the device's lock too, because it may outlive a killed worker."""
     command = [sys.executable, "-m", "vitdeploy", *job.words, "--json"]
     with (
         (folder / "stdout").open("wb") as out,
@@ -52,16 +52,17 @@ def _run(job: Job, folder: Path, device: int) -> int:
             raise
 
 
-def _tell(folder: Path, error: Exception) -> None:
-    """As vitdeploy's own --json tells an error; where even that cannot be written, the exit code has to do."""
-    known = error if isinstance(error, VitdeployError) else None
-    message = known.message if known else f"the job could not be run: {type(error).__name__}: {error}"
-    told = {"error": {"message": message, "fix": known.fix if known else "Look at its disk and memory."}}
+def _write_error(folder: Path, error: Exception) -> None:
+    """Write the error as vitdeploy's --json does. If the disk refuses that, the exit code alone says it."""
+    message = f"the job could not be started: {type(error).__name__}: {error}"
+    fix = "Check the device's free disk space and memory."
+    if isinstance(error, VitdeployError):
+        message, fix = error.message, error.fix
     with suppress(OSError):
-        (folder / "stdout").write_text(json.dumps(told), encoding="utf-8")
+        (folder / "stdout").write_text(json.dumps({"error": {"message": message, "fix": fix}}), encoding="utf-8")
 
 
-def _who(holder: Holder | None) -> str:
+def _describe_holder(holder: LockHolder | None) -> str:
     if holder is None or not holder.words:
-        return "somebody else's job"
-    return f"`{holder.words[0]}` of {holder.client}, running for {max(0, time.time() - holder.since):.0f} s"
+        return "another user's job is running"
+    return f"`{holder.words[0]}` of {holder.client} has been running for {max(0, time.time() - holder.since):.0f} s"

@@ -1,4 +1,4 @@
-"""Where a host is: `ssh://user@host[:port]`."""
+"""The address of a host: `ssh://user@host[:port]`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from vitdeploy.errors import UsageError
 
-_FORM = "Write ssh://USER@HOST or ssh://USER@HOST:PORT; all else belongs into ~/.ssh/config."
-# What a shell or an option parser would read otherwise is no name: ssh puts both into the user's ProxyCommands.
+_FORM = "Write ssh://USER@HOST or ssh://USER@HOST:PORT. Put everything else into ~/.ssh/config."
+# No characters that a shell or an option parser would act on: ssh inserts both names into the user's ProxyCommand.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]")
@@ -17,7 +17,7 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True)
 class Address:
-    """A destination of ssh; user and port are ssh's own defaults where they are None."""
+    """A destination for ssh. With None for user or port, ssh uses its own defaults."""
 
     host: str
     user: str | None = None
@@ -29,45 +29,45 @@ class Address:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """For the command line of ssh."""
+        """The arguments for ssh's command line."""
         user = ("-l", self.user) if self.user else ()
         port = ("-p", str(self.port)) if self.port else ()
         return (*user, *port, "--", self.host)
 
 
 def refuse_password(text: str) -> None:
-    """Refuse a host with a password in it before anything is said about it: the message does not repeat it.
+    """Refuse a host with a password in it. Call it first: its message is the only one that does not repeat the text.
 
     Raises:
-        UsageError: there is a colon before the last @, wherever that is.
+        UsageError: there is a colon before the last @.
     """
     userinfo, _, _ = text.removeprefix("ssh://").rpartition("@")
     if ":" in userinfo:
         raise UsageError(
-            "the host has a password in it: it would be in the shell's history and in every log",
-            fix="Leave it out and use a key: ssh-keygen, ssh-copy-id.",
+            "the host has a password in it, which the shell's history and logs would keep",
+            fix="Remove it and log in with a key: ssh-keygen creates one, ssh-copy-id installs it on the host.",
         )
 
 
 def parse(url: str) -> Address:
-    """The address in a URL.
+    """Parse an `ssh://` URL.
 
     Raises:
-        UsageError: a password in it (which is not repeated), a path, or a name with characters that no name has.
+        UsageError: it has a password (which is not repeated), a path, or forbidden characters in a name.
     """
     refuse_password(url)
     authority, _, path = url.removeprefix("ssh://").partition("/")
-    userinfo, at, place = authority.rpartition("@")
+    userinfo, at, host_port = authority.rpartition("@")
     if at and not _USER.fullmatch(userinfo):
-        raise UsageError(f"{url!r}: {userinfo!r} is not a user name", fix=_FORM)
-    if path or "?" in place or "#" in place:
-        raise UsageError(f"{url!r} has more than a user, a host and a port in it", fix=_FORM)
-    bracketed = _IPV6.match(place)
+        raise UsageError(f"{url!r}: {userinfo!r} is not a valid user name", fix=_FORM)
+    if path or "?" in host_port or "#" in host_port:
+        raise UsageError(f"{url!r} contains more than a user, a host and a port", fix=_FORM)
+    bracketed = _IPV6.match(host_port)
     name, colon, port = (
-        (bracketed[1], *place[bracketed.end() :].partition(":")[1:]) if bracketed else place.partition(":")
+        (bracketed[1], *host_port[bracketed.end() :].partition(":")[1:]) if bracketed else host_port.partition(":")
     )
     if not bracketed and not _NAME.fullmatch(name):
-        raise UsageError(f"{url!r}: {name!r} is not a host name", fix=_FORM)
+        raise UsageError(f"{url!r}: {name!r} is not a valid host name", fix=_FORM)
     if colon and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT):
-        raise UsageError(f"{url!r}: {port!r} is not a port", fix=_FORM)
+        raise UsageError(f"{url!r}: {port!r} is not a valid port", fix=_FORM)
     return Address(name, userinfo or None, int(port) if colon else None)

@@ -1,4 +1,4 @@
-"""A device as the near side sees it: files go there by their sha256, jobs run there, results come back verified."""
+"""A device, seen from the near side: send files by their sha256, run jobs, fetch verified results."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from vitdeploy.progress import Progress
 from vitdeploy.remote.messages import (
     INTERFACE,
     Blob,
-    Ended,
-    Gap,
-    Header,
+    FileHeader,
+    FilePart,
+    FileParts,
     Job,
+    JobEnd,
+    JobFile,
+    JobStart,
     Message,
-    Missing,
-    Piece,
-    Pieces,
-    Placed,
+    MissingBlob,
+    MissingBlobs,
+    NeededBlobs,
     Probe,
-    Results,
-    Started,
-    Wanted,
+    ResultFiles,
 )
-from vitdeploy.remote.near.hosts import Host
+from vitdeploy.remote.near.hosts import RemoteHost
 from vitdeploy.remote.near.ssh import Call, Link, LinkDropped
 
 _CHUNK = 1 << 18
 _KIB = 1024
-_TIMEOUT_S = 600  # of an answer, which may hash all that is there; sending and following take as long as they take
-_ROUNDS = 5  # of asking what is missing: more than one only when another client sends the same files
+_TIMEOUT_S = 600  # for one answer, before which the device may hash all files; sending and following have no limit
+_MAX_ROUNDS = 5  # of asking what is missing; more than one only if another client sends the same files
 
 MessageT = TypeVar("MessageT", bound=Message)
 
 
 class Device:
-    """A host with vitdeploy on it, over an open link."""
+    """A host with vitdeploy on it, behind an open link."""
 
     def __init__(self, link: Link, progress: Progress) -> None:
         self._link = link
@@ -52,53 +52,55 @@ class Device:
         self.name = link.host.name
 
     def probe(self) -> Probe:
-        """Its state.
+        """Ask for the device's state, and show its notes.
 
         Raises:
-            RemoteError: no vitdeploy there, or one that does not go with this one; the fix says how to update it.
+            RemoteError: there is no vitdeploy, or an incompatible version; the fix says how to update it.
         """
         raw = self._link.persistently(lambda: self._ask(["probe"]))
-        if raw.get("interface") != INTERFACE or not _goes_with(str(raw.get("version"))):
-            raise _mismatch(self._link.host, raw)
-        found = _read(Probe, raw, self.name)
-        for note in found.notes:
+        if raw.get("interface") != INTERFACE or not _is_compatible(str(raw.get("version"))):
+            raise _version_error(self._link.host, raw)
+        probe = _parse(Probe, raw, self.name)
+        for note in probe.notes:
             self._progress.warn(f"{self.name}: {note}")
-        return found
+        return probe
 
-    def send(self, files: Iterable[tuple[Path, Placed]]) -> None:
-        """Send what is not there yet; a cut transfer goes on where it was.
+    def send(self, files: Iterable[tuple[Path, JobFile]]) -> None:
+        """Send the files that the device does not have. An interrupted transfer is continued.
 
         Raises:
-            RemoteError: there is not enough room.
+            RemoteError: the device's disk has not enough room.
         """
-        here = {placed.sha256: path for path, placed in files}
-        contents = {placed.sha256: _blob(placed) for _, placed in files}  # equal files are sent once
-        wanted = Wanted(blobs=tuple(contents.values()))
-        for _ in range(_ROUNDS):
-            if self._link.persistently(lambda: self._send_missing(wanted, here)):
+        paths = {file.sha256: path for path, file in files}
+        contents = {file.sha256: Blob(sha256=file.sha256, bytes=file.bytes) for _, file in files}  # each only once
+        needed = NeededBlobs(blobs=tuple(contents.values()))
+        for _ in range(_MAX_ROUNDS):
+            if self._link.persistently(lambda: self._send_missing(needed, paths)):
                 return
-        raise RemoteError(f"{self.name} does not keep what it is sent", fix="Look at its disk.")
+        raise RemoteError(
+            f"{self.name} received all files, but some of them are missing there again", fix="Check the device's disk."
+        )
 
     def start(self, job: Job) -> str:
-        """Start the job, or find it running; its name."""
-        started = _read(Started, self._link.persistently(lambda: self._ask(["start"], job)), self.name)
-        if started.resumed:
-            self._progress.warn(f"{self.name} is at this job already: following it")
-        return started.job
+        """Start the job, or find the equal one that runs already. Return its name."""
+        start = _parse(JobStart, self._link.persistently(lambda: self._ask(["start"], job)), self.name)
+        if start.resumed:
+            self._progress.warn(f"{self.name} already has this job from an earlier run: waiting for its result")
+        return start.job
 
-    def follow(self, job: str) -> Ended:
-        """Relay what the job says until it ends, however often the link drops; Ctrl-C ends the job too."""
-        heard = 0
+    def follow(self, job: str) -> JobEnd:
+        """Show the job's output until it ends, however often the link drops. Ctrl-C ends the job too."""
+        offset = 0
 
-        def listen() -> Ended:
-            nonlocal heard
-            with self._link.calling(self._words(["follow", job, "--offset", str(heard)])) as call:
+        def listen() -> JobEnd:
+            nonlocal offset
+            with self._link.calling(self._words(["follow", job, "--offset", str(offset)])) as call:
                 call.read_stdout()
                 for line in call.stderr:
-                    if line.endswith(b"\n"):  # half a line will come again, whole
-                        heard += len(line)
-                        self._hear(line)
-            return _read(Ended, self._answer(call), self.name)
+                    if line.endswith(b"\n"):  # an incomplete line will be sent again
+                        offset += len(line)
+                        self._relay(line)
+            return _parse(JobEnd, self._read_answer(call), self.name)
 
         try:
             return self._link.persistently(listen)
@@ -106,197 +108,199 @@ class Device:
             try:
                 self._ask(["cancel", job])
             except (LinkDropped, RemoteError):
-                self._progress.warn(f"{self.name} could not be told to stop: it goes on with job {job}")
+                self._progress.warn(f"{self.name} did not get the request to stop: job {job} goes on there")
             raise
 
     def fetch(self, job: str, below: str, into: Path, known: Iterable[Path] = ()) -> list[str]:
-        """The files that the job left in its folder `below`, verified; what `known` files hold is copied from them.
+        """Fetch and verify the files in the job's folder `below`. Return their names.
+
+        Args:
+            job: the job's name.
+            below: a folder of the job.
+            into: a local folder for the files.
+            known: local files; a result with the same contents is copied from them.
 
         Raises:
-            RemoteError: what arrived is not what was there.
+            RemoteError: a file was damaged on the way.
         """
-        found = _read(Results, self._link.persistently(lambda: self._ask(["results", job, below])), self.name)
+        results = _parse(ResultFiles, self._link.persistently(lambda: self._ask(["results", job, below])), self.name)
         local = {file_digest(path): path for path in known}
-        wanted = [file for file in found.files if file.sha256 not in local]
-        for file in found.files:
-            place = into / file.path
-            place.parent.mkdir(parents=True, exist_ok=True)
+        remote = [file for file in results.files if file.sha256 not in local]
+        for file in results.files:
+            path = into / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
             if file.sha256 in local:
-                shutil.copyfile(local[file.sha256], place)
+                shutil.copyfile(local[file.sha256], path)
             else:
-                place.touch()
-        kib = sum(file.bytes for file in wanted) // _KIB
+                path.touch()
+        kib = sum(file.bytes for file in remote) // _KIB
         with self._progress.step(f"Fetch {kib:,} KiB from {self.name}", max(1, kib)) as advance:
-            self._link.persistently(lambda: self._get(job, below, wanted, into, _counted(advance)))
-        for file in wanted:
+            self._link.persistently(lambda: self._get(job, below, remote, into, _in_kib(advance)))
+        for file in remote:
             if file_digest(into / file.path) != file.sha256:
                 raise RemoteError(
-                    f"{file.path} of {self.name} arrived damaged",
-                    fix="Does a login there print something (`ssh HOST true` must print nothing)?",
+                    f"{file.path} was damaged on the way from {self.name}",
+                    fix="Check that a login prints nothing: `ssh HOST true` must have no output.",
                 )
-        return [file.path for file in found.files]
+        return [file.path for file in results.files]
 
     def take(self, job: str) -> None:
-        """Tell that the results are here."""
+        """Tell the device that the results have arrived."""
         self._link.persistently(lambda: self._ask(["take", job]))
 
     def clean(self) -> int:
-        """Remove what nothing running there needs; the bytes that became free."""
+        """Remove everything from the device that no running job needs. Return the bytes that became free."""
         freed: int = self._link.persistently(lambda: self._ask(["clean"]))["freed_bytes"]
         return freed
 
-    def _hear(self, line: bytes) -> None:
-        """Pass on a line of the job. Its error comes as the result, too."""
+    def _relay(self, line: bytes) -> None:
+        """Show a line of the job, except its error: that comes with the result."""
         text = line.decode(errors="replace").rstrip()
         if not text.startswith("error:"):
             self._progress.relay(f"{self.name}: {text}")
 
-    def _send_missing(self, wanted: Wanted, here: dict[str, Path]) -> bool:
-        """Ask what is missing and send it; whether nothing is missing any more, each file hashed there."""
-        missing = _read(Missing, self._ask(["missing"], wanted), self.name)
+    def _send_missing(self, needed: NeededBlobs, paths: dict[str, Path]) -> bool:
+        """Ask which contents are missing and send them. Return True once the device has them all, verified."""
+        missing = _parse(MissingBlobs, self._ask(["missing"], needed), self.name)
         if not missing.gaps:
             return True
-        left = sum(gap.bytes - gap.have for gap in missing.gaps)
-        if left > missing.free_bytes:
+        size = sum(gap.bytes - gap.have for gap in missing.gaps)
+        if size > missing.free_bytes:
             raise RemoteError(
-                f"the disk of {self.name} is full: {left // _KIB:,} KiB are to be sent, {missing.free_bytes // _KIB:,} "
-                "are free",
+                f"the disk of {self.name} is full: the files to send have {size // _KIB:,} KiB, and "
+                f"{missing.free_bytes // _KIB:,} KiB are free",
                 fix=f"Free some space: vitdeploy hosts {self.name} --clean.",
             )
-        title = f"Send {left // _KIB:,} KiB to {self.name}"
+        title = f"Send {size // _KIB:,} KiB to {self.name}"
         with (
-            self._progress.step(title, max(1, left // _KIB)) as advance,
+            self._progress.step(title, max(1, size // _KIB)) as advance,
             self._link.calling(self._words(["put"])) as call,
         ):
             call.read_stdout()
             call.read_stderr()
-            call.feed(_stream(missing.gaps, here, _counted(advance)))
-        return self._answer(call).get("whole") == len(missing.gaps)
+            call.feed(_stream(missing.gaps, paths, _in_kib(advance)))
+        return self._read_answer(call).get("whole") == len(missing.gaps)
 
-    def _get(self, job: str, below: str, wanted: Sequence[Placed], into: Path, arrived: Callable[[int], None]) -> None:
-        """Fetch what is not here yet of each file; `arrived` counts bytes."""
-        have = {file.path: (into / file.path).stat().st_size for file in wanted}
-        rest = [file for file in wanted if have[file.path] < file.bytes]
-        if not rest:
+    def _get(self, job: str, below: str, files: Sequence[JobFile], into: Path, advance: Callable[[int], None]) -> None:
+        """Fetch the rest of each file that is incomplete in `into`. Call `advance` with the bytes just received."""
+        sizes = {file.path: (into / file.path).stat().st_size for file in files}
+        incomplete = [file for file in files if sizes[file.path] < file.bytes]
+        if not incomplete:
             return
-        pieces = Pieces(pieces=tuple(Piece(path=file.path, offset=have[file.path]) for file in rest))
+        parts = FileParts(pieces=tuple(FilePart(path=file.path, offset=sizes[file.path]) for file in incomplete))
         with self._link.calling(self._words(["get", job, below])) as call:
             call.read_stderr()
-            call.feed([pieces.model_dump_json().encode()])
-            for file in rest:
+            call.feed([parts.model_dump_json().encode()])
+            for file in incomplete:
                 with (into / file.path).open("ab") as out:
-                    left = file.bytes - have[file.path]
-                    while left and (piece := call.stdout.read(min(left, _CHUNK))):
-                        out.write(piece)
-                        left -= len(piece)
-                        arrived(len(piece))
+                    remaining = file.bytes - sizes[file.path]
+                    while remaining and (chunk := call.stdout.read(min(remaining, _CHUNK))):
+                        out.write(chunk)
+                        remaining -= len(chunk)
+                        advance(len(chunk))
             call.stdout.close()
 
     def _ask(self, words: Sequence[str], message: Message | None = None) -> dict[str, Any]:
-        """One question, one JSON object as the answer."""
+        """Run one `vitdeploy device` command with `message` on stdin. Return its JSON object."""
         with self._link.calling(self._words(words), timeout=_TIMEOUT_S) as call:
             call.read_stdout()
             call.read_stderr()
             call.feed([message.model_dump_json().encode()] if message else [])
-        return self._answer(call)
+        return self._read_answer(call)
 
-    def _answer(self, call: Call) -> dict[str, Any]:
-        """The JSON object, which what a login prints may stand before."""
+    def _read_answer(self, call: Call) -> dict[str, Any]:
+        """Parse the JSON object on stdout. A login may have printed text before it."""
         text = call.out.result().decode(errors="replace") if call.out else ""
-        said = call.said.result() if call.said else ""
+        errors = call.errors.result() if call.errors else ""
         start = 0 if text.startswith("{") else text.find("\n{") + 1
         try:
-            found: dict[str, Any] = dict(json.loads(text[start:]))
+            answer: dict[str, Any] = dict(json.loads(text[start:]))
         except (ValueError, TypeError):
-            if "No such command" in said:
-                raise _mismatch(self._link.host, {}) from None
-            last = (said or text).strip().splitlines()[-1:] or [f"exit code {call.code}"]
+            if "No such command" in errors:
+                raise _version_error(self._link.host, {}) from None
+            last = (errors or text).strip().splitlines()[-1:] or [f"exit code {call.code}"]
             raise RemoteError(
                 f"{self._link.host.command} on {self.name} does not answer in JSON: {last[0]}",
-                fix="Run `vitdeploy doctor` there by hand.",
+                fix="Log in there and run `vitdeploy doctor`.",
             ) from None
-        if "error" in found:
-            raise RemoteError(f"{self.name}: {found['error']['message']}", fix=found["error"]["fix"])
-        return found
+        if "error" in answer:
+            raise RemoteError(f"{self.name}: {answer['error']['message']}", fix=answer["error"]["fix"])
+        return answer
 
     def _words(self, words: Sequence[str]) -> list[str]:
         cache = ["--cache", self._link.host.cache] if self._link.host.cache else []
         return ["device", *words, *cache, "--json"]
 
 
-def _stream(gaps: Iterable[Gap], here: dict[str, Path], sent: Callable[[int], None]) -> Iterator[bytes]:
-    """For each file its header, and its bytes from where they are missing; `sent` counts bytes."""
+def _stream(gaps: Iterable[MissingBlob], paths: dict[str, Path], advance: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield for each file a header and the missing bytes. Call `advance` with the bytes just taken."""
     for gap in gaps:
-        yield Header(sha256=gap.sha256, bytes=gap.bytes, offset=gap.have).model_dump_json().encode() + b"\n"
-        with here[gap.sha256].open("rb") as file:
+        yield FileHeader(sha256=gap.sha256, bytes=gap.bytes, offset=gap.have).model_dump_json().encode() + b"\n"
+        with paths[gap.sha256].open("rb") as file:
             file.seek(gap.have)
-            while piece := file.read(_CHUNK):
-                yield piece
-                sent(len(piece))
+            while chunk := file.read(_CHUNK):
+                yield chunk
+                advance(len(chunk))
 
 
-def _counted(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Counts bytes for a bar that counts KiB."""
+def _in_kib(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Turn a progress bar's `advance` in KiB into one that takes bytes."""
     done = 0
 
-    def count(length: int) -> None:
+    def advance_bytes(count: int) -> None:
         nonlocal done
-        advance((done + length) // _KIB - done // _KIB)
-        done += length
+        advance((done + count) // _KIB - done // _KIB)
+        done += count
 
-    return count
+    return advance_bytes
 
 
-def placed(path: Path, name: str) -> tuple[Path, Placed]:
-    """A file and its place in a job's folder.
+def job_file(path: Path, name: str) -> tuple[Path, JobFile]:
+    """Describe the local file `path` as the file `name` of a job. Return both.
 
     Raises:
-        DataError: its name cannot be told in JSON.
+        DataError: its name cannot be written in JSON.
     """
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{str(path)!r} cannot be sent: its name is not UTF-8", fix="Rename it.") from None
-    return path, Placed(path=name, bytes=path.stat().st_size, sha256=file_digest(path))
+        raise DataError(f"{str(path)!r} cannot be sent: its name is not UTF-8", fix="Rename the file.") from None
+    return path, JobFile(path=name, bytes=path.stat().st_size, sha256=file_digest(path))
 
 
 def client_name(path: Path) -> str:
-    """Who asks: equal commands of one client about one folder are one job."""
+    """Name the client of a command about `path`. Equal commands of one client about one folder are one job."""
     import getpass
     import socket
 
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # an id without a name, as in containers
+    except (KeyError, OSError):  # a user id without a name, as in containers
         user = str(os.getuid())
     folder = os.fsencode(path.absolute()).decode(errors="backslashreplace")
     return f"{user}@{socket.gethostname()}:{folder}"
 
 
-def _blob(found: Placed) -> Blob:
-    return Blob(sha256=found.sha256, bytes=found.bytes)
-
-
-def _goes_with(other: str) -> bool:
+def _is_compatible(version: str) -> bool:
     """Before 1.0 a minor version may change anything."""
-    return other.split(".")[:2] == __version__.split(".")[:2]
+    return version.split(".")[:2] == __version__.split(".")[:2]
 
 
-def _mismatch(host: Host, raw: dict[str, Any]) -> RemoteError:
-    found = raw.get("version", "an older one")
-    python = raw.get("python", "python3")
+def _version_error(host: RemoteHost, probe: dict[str, Any]) -> RemoteError:
+    version = f"vitdeploy {probe['version']}" if "version" in probe else "an older vitdeploy"
+    python = probe.get("python", "python3")
     return RemoteError(
-        f"{host.name} has vitdeploy {found}, this is {__version__}: they do not go together",
+        f"{host.name} has {version}, which does not work together with {__version__} here",
         fix=f"Update it there: {python} -m pip install --upgrade 'vitdeploy=={__version__}'",
     )
 
 
-def _read(kind: type[MessageT], raw: dict[str, Any], name: str) -> MessageT:
+def _parse(kind: type[MessageT], raw: dict[str, Any], name: str) -> MessageT:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
         raise RemoteError(
-            f"{name} gives an answer that this vitdeploy does not understand ({kind.__name__}.{where})",
-            fix="Use the same version on both sides.",
+            f"this vitdeploy does not understand an answer of {name} ({kind.__name__}.{where})",
+            fix="Install the same version of vitdeploy on both sides.",
         ) from None

@@ -1,4 +1,4 @@
-"""What `--host` does for each command: prepare here, run vitdeploy there, bring the result back and check it."""
+"""The commands with `--host`: prepare here, run vitdeploy on the host, fetch the result and check it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
-from vitdeploy.remote.messages import Care, Ended, Job, Placed, Probe
-from vitdeploy.remote.near.client import Device, client_name, placed
-from vitdeploy.remote.near.hosts import Host, find
+from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
+from vitdeploy.remote.near.client import Device, client_name, job_file
+from vitdeploy.remote.near.hosts import RemoteHost, find
 from vitdeploy.remote.near.ssh import Link
 
 __all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
@@ -32,7 +32,7 @@ __all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
 _INTERRUPTED = 130
 Files = list[tuple[Path, Placed]]
 Flag = str | float | bool | Sequence[str] | None
-"""The value of an option; several are the option again and again."""
+"""The value of an option; a sequence repeats the option for each value."""
 
 
 def export_for(
@@ -46,10 +46,11 @@ def export_for(
     cache: GraphCache | None = None,
     dumps: Path | None = None,
 ) -> Exported:
-    """Export here, compile there. When the host fails, the bundle stays and can be compiled later.
+    """Export here, compile on the host. If the host fails, the bundle stays and can be compiled later.
 
     Raises:
-        TargetUnavailable: the target is not on that host; said before the minutes of exporting.
+        TargetUnavailable: the target is not on that host; checked before the export, which takes minutes.
+        RemoteError: the host cannot be reached, or it failed; the fix says how to compile the bundle later.
     """
     started = time.monotonic()
     artifacts.refuse_existing(out, force=force)
@@ -61,7 +62,9 @@ def export_for(
         compiled = compile_on(host, bundle.artifact, None, progress)
     except RemoteError as error:
         raise RemoteError(
-            error.message, fix=f"{error.fix} The bundle is whole: vitdeploy compile {out} --host {host.name}"
+            error.message,
+            fix=f"{error.fix} The export itself is complete. To compile it later: "
+            f"vitdeploy compile {out} --host {host.name}",
         ) from None
     notes = tuple(dict.fromkeys((*bundle.summary.notes, *compiled.notes)))
     return replace(compiled, seconds=_since(started), notes=notes)
@@ -76,12 +79,13 @@ def compile_on(
     force: bool = False,
     flags: Mapping[str, Flag] | None = None,
 ) -> Exported:
-    """Compile a bundle on the host; the artifact comes back in the bundle's place unless `out` names another.
+    """Compile a bundle on the host. The artifact replaces the bundle here, or becomes the folder `out`.
 
-    `flags` are those of `compile` that decide what is done there.
+    `flags` are passed on to `compile` on the host.
 
     Raises:
-        RemoteError: the host cannot be reached, or it failed there; nothing here has changed.
+        RemoteError: the host cannot be reached, or it failed; nothing here has changed.
+        TargetUnavailable: the target is not on that host.
     """
     started = time.monotonic()
     source = bundle.path
@@ -91,9 +95,9 @@ def compile_on(
     with _device(host, progress) as (device, probe):
         _require(probe, bundle.manifest.target.kind, host)
         files = _files_of(bundle, "bundle")
-        words = ["compile", "bundle", "-o", "artifact", *_words(flags)]
-        job, ended = _run(device, words, files, source, host.care)
-        with artifacts.staged(out or source, force=force or in_place) as folder:
+        words = ["compile", "bundle", "-o", "artifact", *_to_words(flags)]
+        job, end = _run(device, words, files, source, host.clocks)
+        with artifacts.atomic_folder(out or source, force=force or in_place) as folder:
             device.fetch(job, "artifact", folder, known=[path for path, _ in files])
             _check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
@@ -105,9 +109,10 @@ def compile_on(
 def bench_on(
     host: Host, timed: Sequence[Artifact], progress: Progress, *, flags: Mapping[str, Flag] | None = None
 ) -> Bench:
-    """Latency on the host, stored beside the first artifact here. Without PyTorch there is no speed-up, and it says so.
+    """Measure latency on the host and store it beside the first artifact here.
 
-    `flags` are those of `bench` that decide what is done there.
+    The host has no PyTorch, so there is no speed-up over it, and a doubt says so. `flags` are passed on to `bench` on
+    the host.
 
     Raises:
         RemoteError: as `compile_on`.
@@ -148,15 +153,15 @@ def evaluate_on(
 
 
 @contextmanager
-def _device(host: Host, progress: Progress) -> Iterator[tuple[Device, Probe]]:
+def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Probe]]:
     with Link(host, progress) as link:
         device = Device(link, progress)
-        with progress.step(f"Look at {host.name}"):
+        with progress.step(f"Connect to {host.name}"):
             probe = device.probe()
         yield device, probe
 
 
-def _require(probe: Probe, kind: str, host: Host) -> None:
+def _require(probe: Probe, kind: str, host: RemoteHost) -> None:
     target = probe.doctor.targets.get(kind)
     if target is None or not target.available:
         why, fix = (target.why, target.fix) if target else ("it does not know this target", "Update vitdeploy there.")
@@ -186,37 +191,68 @@ def _run(device: Device, words: Sequence[str], files: Files, about: Path, care: 
             f"`{words[0]}` was killed on {device.name} (signal {-(ended.code or 0)}), as when memory runs out",
             fix="Free memory there or add swap, then run it again.",
         )
-    told: dict[str, Any] = (ended.result or {}).get("error", {})
+    if not target.available:
+        raise TargetUnavailable(
+            f'{host.name} cannot compile for {kind}; it reports: "{target.why}"',
+            fix=f"On {host.name}: {_INSTALL.get(kind, target.fix)}",
+        )
+
+
+def _run(device: Device, words: Sequence[str], files: Files, about: Path, clocks: ClockSettings) -> tuple[str, JobEnd]:
+    """Send the files, start the job and follow it. Return its name and its end; raise if it failed."""
+    device.send(files)
+    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(about), care=clocks)
+    name = device.start(job)
+    end = device.follow(name)
+    if end.state == "done" and end.code == 0 and end.result is not None:
+        return name, end
+    device.take(name)  # so that the same command starts anew
+    if end.state == "lost":
+        with suppress(RemoteError):
+            device.probe()  # restores the clocks that the lost job left changed
+        if end.rebooted:
+            raise RemoteError(f"{device.name} was restarted during the job", fix="Run the command again.")
+        raise RemoteError(f"the job was killed on {device.name}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY)
+    if end.code == _INTERRUPTED:
+        raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")
+    if end.code is not None and end.code < 0:
+        raise RemoteError(
+            f"`{words[0]}` was killed on {device.name} by signal {-end.code}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY
+        )
+    error: dict[str, Any] = (end.result or {}).get("error", {})
     raise RemoteError(
-        f"{device.name}: {told.get('message', f'`vitdeploy {words[0]}` ended with exit code {ended.code}')}",
-        fix=told.get("fix", "Run it there by hand."),
+        f"{device.name}: {error.get('message', f'`vitdeploy {words[0]}` ended with exit code {end.code}')}",
+        fix=error.get("fix", "Log in there and run the same command."),
     )
 
 
-def _words(flags: Mapping[str, Flag] | None) -> list[str]:
-    """Options as words: what is None or False is left out, and what begins with a dash is no option of its own."""
+def _to_words(flags: Mapping[str, Flag] | None) -> list[str]:
+    """Write options as words, without those that are None or False.
+
+    `--option=value` is one word, so a value that begins with a dash is not read as an option.
+    """
     words = []
     for name, value in (flags or {}).items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool) or value is None:
             words += [option] if value else []
         else:
-            several = value if isinstance(value, (list, tuple)) else [value]
-            words += [f"{option}={one}" for one in several]
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += [f"{option}={item}" for item in values]
     return words
 
 
 def _files_of(artifact: Artifact, folder: str) -> Files:
     names = [MANIFEST, *(entry.path for entry in artifact.manifest.files)]
-    return [placed(artifact.file(name), f"{folder}/{name}") for name in names]
+    return [job_file(artifact.file(name), f"{folder}/{name}") for name in names]
 
 
-def _data(spec: str) -> tuple[str, Files]:
-    """What DATA is called there, and the files it is made of; what ships with vitdeploy is there already."""
+def _data_files(spec: str) -> tuple[str, Files]:
+    """Return the host's name for DATA, and the files to send. Data that ships with vitdeploy needs no files."""
     path = Path(spec).expanduser()
     if path.is_file():
         name = f"data{path.suffix}"
-        return name, [placed(path, name)]
+        return name, [job_file(path, name)]
     if path.is_dir():
         return "data", [placed(file, f"data/{file.relative_to(path).as_posix()}") for file in _seen(path)]
     if comes_with_package(spec):
@@ -224,34 +260,34 @@ def _data(spec: str) -> tuple[str, Files]:
     raise DataError(f"{spec} cannot be sent: it is neither a file nor a folder", fix="Give a folder or an .npz.")
 
 
-def _seen(folder: Path) -> Iterator[Path]:
-    """The files that a dataset in this folder may be made of, also where a class is a link to a folder elsewhere."""
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """List the files that a dataset in `folder` may read, also where a class is a symbolic link to another folder."""
     for entry in sorted(folder.iterdir()):
         if not entry.name.startswith("."):
             below = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
             yield from (file for file in below if file.is_file() and not file.name.startswith("."))
 
 
-def _check_compiled(compiled: Artifact, bundle: Artifact, host: Host) -> None:
-    """What came back was made from what was sent."""
-    asked, got = bundle.manifest, compiled.manifest
-    graph = {entry.path: entry.sha256 for entry in asked.files if entry.path.startswith("graph.onnx")}
-    returned = {entry.path: entry.sha256 for entry in got.files}
-    same = all(returned.get(path) == sha256 for path, sha256 in graph.items())
-    if got.stage != "artifact" or got.model.digest != asked.model.digest or not same:
-        raise RemoteError(f"{host.name} sent back another model", fix="Run the command again.")
+def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> None:
+    """Check that the artifact was made from the bundle that was sent."""
+    sent, received = bundle.manifest, compiled.manifest
+    graph = {entry.path: entry.sha256 for entry in sent.files if entry.path.startswith("graph.onnx")}
+    digests = {entry.path: entry.sha256 for entry in received.files}
+    same = all(digests.get(path) == sha256 for path, sha256 in graph.items())
+    if received.stage != "artifact" or received.model.digest != sent.model.digest or not same:
+        raise RemoteError(f"{host.name} sent back an artifact of another model", fix="Run the command again.")
     if compiled.read_evidence(Audit)[0] is None:
-        raise RemoteError(f"{host.name} sent back no audit", fix="Run the command again.")
+        raise RemoteError(f"{host.name} sent back an artifact without an audit", fix="Run the command again.")
 
 
-def _check_about(found: Bench | Eval, artifact: Artifact, host: Host) -> None:
-    if found.manifest != artifact.digest:
-        raise RemoteError(f"{host.name} measured another artifact", fix="Run the command again.")
+def _check_subject(evidence: Bench | Eval, artifact: Artifact, host: RemoteHost) -> None:
+    if evidence.manifest != artifact.digest:
+        raise RemoteError(f"{host.name} measured another artifact than the one sent", fix="Run the command again.")
 
 
-def _since(started: float) -> float:
+def _seconds_since(started: float) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def _named(host: Host, probe: Probe) -> str:
+def _describe(host: RemoteHost, probe: Probe) -> str:
     return f"{host.name} ({probe.condition.module or probe.doctor.host.cpu})"

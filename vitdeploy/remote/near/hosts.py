@@ -1,4 +1,4 @@
-"""The hosts that a user has named, in `hosts.yaml` of vitdeploy's configuration folder."""
+"""The hosts that a user has named in `hosts.yaml`, in vitdeploy's configuration folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError, UsageError
 from vitdeploy.frozen import Frozen, parse
 from vitdeploy.plugins import did_you_mean
-from vitdeploy.remote.messages import Care
+from vitdeploy.remote.messages import ClockSettings
 from vitdeploy.remote.near import address
 from vitdeploy.remote.near.address import Address
 
@@ -28,35 +28,35 @@ class _Entry(Frozen):
 
 
 @dataclass(frozen=True)
-class Host:
-    """A host and how to work on it.
+class RemoteHost:
+    """A host and how to run vitdeploy on it.
 
     Attributes:
         name: as the user wrote it.
-        address: where ssh finds it.
-        command: vitdeploy there: on the PATH, an absolute path, or one below `~/`.
-        cache: where it keeps files and jobs; None is `~/.cache/vitdeploy`.
-        care: what is set there while something is timed.
+        address: the destination for ssh.
+        command: vitdeploy on the host: a name on its PATH, an absolute path, or a path below `~/`.
+        cache: the folder of files and jobs on the host; None is `~/.cache/vitdeploy`.
+        clocks: power mode and clocks to set while a job runs.
     """
 
     name: str
     address: Address
     command: str = "vitdeploy"
     cache: str | None = None
-    care: Care = field(default_factory=Care)
+    clocks: ClockSettings = field(default_factory=ClockSettings)
 
 
 def config_file() -> Path:
-    """Where hosts are named; it need not exist."""
+    """Return the path of the file that names hosts. The file may not exist."""
     return platformdirs.user_config_path("vitdeploy") / "hosts.yaml"
 
 
-def named() -> dict[str, Host]:
-    """The named hosts; none when there is no file.
+def read_hosts() -> dict[str, RemoteHost]:
+    """Read the named hosts. Without a file there are none.
 
     Raises:
         RecipeError: the file is not a mapping of hosts.
-        UsageError: a URL in it is none.
+        UsageError: a URL in it is not valid.
     """
     path = config_file()
     try:
@@ -64,39 +64,44 @@ def named() -> dict[str, Host]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}", fix="Correct it.") from None
+        fix = "Correct the YAML." if isinstance(error, ValueError) else "Make the file readable."
+        raise RecipeError(f"{path} cannot be read: {error}", fix=fix) from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path} is not a mapping of hosts", fix="Write for each host: NAME: ssh://USER@HOST")
-    return {str(name): _host(path, str(name), entry) for name, entry in raw.items()}
+        raise RecipeError(f"{path} is not a mapping of hosts", fix="Write one line per host: NAME: ssh://USER@HOST")
+    return {str(name): _parse_entry(path, str(name), entry) for name, entry in raw.items()}
 
 
-def find(text: str) -> Host:
-    """The host of `--host`: a URL, or a name from the file.
+def find(text: str) -> RemoteHost:
+    """Return the host that `--host` names: a URL, or a name from the file.
 
     Raises:
-        UsageError: neither.
+        UsageError: `text` is not a valid URL, and not a known name.
     """
     address.refuse_password(text)
     if text.startswith("ssh://"):
-        found = address.parse(text)
-        return Host(str(found), found)
+        destination = address.parse(text)
+        return RemoteHost(str(destination), destination)
     if "://" in text:
-        raise UsageError(f"{text.partition('://')[0]}:// is not a way to a host", fix="Write ssh://USER@HOST.")
-    known = named()
+        raise UsageError(
+            f"a host cannot be reached by {text.partition('://')[0]}://, only by ssh://", fix="Write ssh://USER@HOST."
+        )
+    known = read_hosts()
     if text not in known:
-        hint = f"or write ssh://{text}" if re.fullmatch(r"[\w.@-]+", text) else "or write ssh://USER@HOST"
+        url = f"ssh://{text}" if re.fullmatch(r"[\w.@-]+", text) else "ssh://USER@HOST"
         raise UsageError(
             f"there is no host {text!r} in {config_file()}{did_you_mean(text, list(known))}",
-            fix=f"Name it there (NAME: ssh://USER@HOST), {hint}.",
+            fix=f"Add it there (NAME: ssh://USER@HOST), or write {url}.",
         )
     return known[text]
 
 
-def _host(path: Path, name: str, raw: object) -> Host:
+def _parse_entry(path: Path, name: str, raw: object) -> RemoteHost:
     if not _NAME.fullmatch(name):
-        raise RecipeError(f"{path}: {name!r} is not a name for a host", fix="Use letters, digits, '.', '_' and '-'.")
+        raise RecipeError(
+            f"{path}: {name!r} is not a valid name for a host", fix="Use letters, digits, '.', '_' and '-'."
+        )
     where = f"{path}: {name}"
     fields = {"url": raw} if isinstance(raw, str) else raw
     if not isinstance(fields, dict):
@@ -104,5 +109,5 @@ def _host(path: Path, name: str, raw: object) -> Host:
     entry = parse(_Entry, fields, where=where)
     if not entry.url.startswith("ssh://"):
         raise RecipeError(f"{where}: its url does not begin with ssh://", fix="Write ssh://USER@HOST.")
-    care = Care(power_mode=entry.power_mode, lock_clocks=entry.lock_clocks)
-    return Host(name, address.parse(entry.url), entry.command, entry.cache, care)
+    settings = ClockSettings(power_mode=entry.power_mode, lock_clocks=entry.lock_clocks)
+    return RemoteHost(name, address.parse(entry.url), entry.command, entry.cache, settings)

@@ -1,4 +1,4 @@
-"""The named hosts and their state, asked all at once."""
+"""The state of remote hosts, asked all at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vitdeploy.progress import Progress, Silent
 from vitdeploy.remote.messages import Probe
 from vitdeploy.remote.near import hosts
 from vitdeploy.remote.near.client import Device
-from vitdeploy.remote.near.hosts import Host
+from vitdeploy.remote.near.hosts import RemoteHost
 from vitdeploy.remote.near.ssh import Link
 
-_AT_ONCE = 8
+_PARALLEL = 8
 
 
 class HostState(BaseModel):
-    """A host now: "ready", "busy" with somebody's job, "unusable" (no fitting vitdeploy), or "unreachable"."""
+    """A host: "ready", "busy" with a job, "unusable" (no compatible vitdeploy), or "unreachable"."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -30,49 +30,51 @@ class HostState(BaseModel):
     fix: str = ""
     device: Probe | None = None
     freed_bytes: int | None = None
-    """By --clean."""
+    """Freed by --clean."""
 
 
 class Listing(BaseModel):
-    """What `vitdeploy hosts` prints."""
+    """The output of `vitdeploy hosts`: the file that names hosts, and the state of each."""
 
     model_config = ConfigDict(frozen=True)
     file: str
     hosts: tuple[HostState, ...]
 
 
-def listing(names: Sequence[str], progress: Progress, *, clean: bool = False) -> Listing:
-    """The state of these hosts (names or URLs); of all that are named when there are none.
+def list_hosts(names: Sequence[str], progress: Progress, *, clean: bool = False) -> Listing:
+    """Ask these hosts (names or URLs) for their state; without names, ask all hosts of the file.
 
     Args:
         names: as `--host` takes them.
-        progress: told what is going on.
-        clean: remove what nothing running there needs.
+        progress: shows the step.
+        clean: also remove everything there that no running job needs.
 
     Raises:
         UsageError: an unknown name.
         RecipeError: the hosts file is damaged.
     """
-    found = [hosts.find(name) for name in names] or list(hosts.named().values())
-    if not found:
+    chosen = [hosts.find(name) for name in names] or list(hosts.read_hosts().values())
+    if not chosen:
         return Listing(file=str(hosts.config_file()), hosts=())
-    with progress.step(f"Ask {len(found)} host{'s' if len(found) != 1 else ''}"), ThreadPoolExecutor(_AT_ONCE) as pool:
-        states = tuple(pool.map(lambda host: _state(host, clean=clean), found))
+    title = f"Ask {len(chosen)} host{'s' if len(chosen) != 1 else ''}"
+    with progress.step(title), ThreadPoolExecutor(_PARALLEL) as pool:
+        states = tuple(pool.map(lambda host: _ask_state(host, clean=clean), chosen))
     return Listing(file=str(hosts.config_file()), hosts=states)
 
 
-def _state(host: Host, *, clean: bool) -> HostState:
-    told = HostState(name=host.name, url=str(host.address), state="unreachable")
+def _ask_state(host: RemoteHost, *, clean: bool) -> HostState:
+    state = HostState(name=host.name, url=str(host.address), state="unreachable")
     try:
         with Link(host, Silent()) as link:
-            told = told.model_copy(update={"state": "unusable"})
+            state = state.model_copy(update={"state": "unusable"})
             device = Device(link, Silent())
             if clean:
-                told = told.model_copy(update={"freed_bytes": device.clean()})
+                state = state.model_copy(update={"freed_bytes": device.clean()})
             probe = device.probe()
     except VitdeployError as error:
-        return told.model_copy(update={"why": error.message, "fix": error.fix})
+        return state.model_copy(update={"why": error.message, "fix": error.fix})
     if probe.busy is None:
-        return told.model_copy(update={"state": "ready", "device": probe, "why": "; ".join(probe.notes)})
-    job = f"`{probe.busy.words[0]}` of {probe.busy.client}" if probe.busy.words else "somebody's job"
-    return told.model_copy(update={"state": "busy", "device": probe, "why": job, "fix": "Your jobs will queue."})
+        return state.model_copy(update={"state": "ready", "device": probe, "why": "; ".join(probe.notes)})
+    job = f"`{probe.busy.words[0]}` of {probe.busy.client}" if probe.busy.words else "another user's job"
+    fix = "Your jobs will wait in the queue."
+    return state.model_copy(update={"state": "busy", "device": probe, "why": job, "fix": fix})

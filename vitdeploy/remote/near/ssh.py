@@ -1,8 +1,8 @@
-"""One connection of the system's ssh, multiplexed, and opened again when it drops.
+"""One multiplexed connection of the system's ssh, opened again when it drops.
 
-The user's own configuration, agent and known hosts are honoured, and how strictly host keys are checked is left to
-them; nothing is ever asked for (BatchMode). What users choose never reaches the shell over there: it travels as JSON
-on stdin. The few words that do are quoted.
+The user's own ssh configuration, agent and known hosts apply, and decide how strictly host keys are checked. ssh never
+prompts (BatchMode). Text that users choose never reaches the remote shell: it travels as JSON on stdin. The few words
+on the remote command line are quoted.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import IO, TypeVar
 
 from vitdeploy.errors import RemoteError
 from vitdeploy.progress import Progress
-from vitdeploy.remote.near.hosts import Host
+from vitdeploy.remote.near.hosts import RemoteHost
 
 PATIENCE_S = 300.0
-"""How long a dropped link is tried again: a device that reboots needs a minute or two."""
+"""Seconds of trying to connect again after the link has dropped. A device that reboots needs a minute or two."""
 CONNECT_S = 15
 _MAX_DROPS = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-_SSH_FAILED = 255  # ssh's own exit code, for whatever went wrong between here and there
+_SSH_FAILED = 255  # ssh's own exit code for every failure of the connection
 _NOT_FOUND = (126, 127)
 
-# Nothing that the user's configuration may add to a login is wanted here, and a dead link is noticed after 15 seconds.
+# These override what the user's configuration may add to a login, and detect a dead link after 15 seconds.
 _OPTIONS = (
     "-T", "-x", "-a",
     "-o", "BatchMode=yes",
@@ -44,10 +44,10 @@ _OPTIONS = (
     "-o", "LogLevel=ERROR",
 )  # fmt: skip
 _LONGEST_FOLDER = 50
-_PERSIST_S = 60  # a master whose client was killed goes away by itself
+_PERSIST_S = 60  # a master whose client was killed ends by itself
 
-# A login without a terminal has a short PATH, and `~` means nothing in quotes.
-_FIND = (
+# A login without a terminal has a short PATH, and a shell does not expand `~` inside quotes.
+_FIND_AND_RUN = (
     "PATH=$PATH:$HOME/.local/bin:/opt/vitdeploy/bin; export PATH; c=$1; shift; "
     'case $c in "~/"*) c=$HOME/${c#??};; esac; exec "$c" "$@"'
 )
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class LinkDropped(Exception):
-    """The connection ended before the command did; `reason` is ssh's last line."""
+    """The connection ended before the command did. `reason` is the last line of ssh's log."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -64,10 +64,10 @@ class LinkDropped(Exception):
 
 
 class Call:
-    """A command that runs over there.
+    """A command that runs on the device, with its three streams.
 
-    Of two pipes that are read one after the other, the second can fill up and keep the command from ending, so each
-    one that a caller does not read itself is read in the background.
+    If two pipes are read one after the other, the second can fill up and block the command. So a pipe that the caller
+    does not read itself is read in the background.
     """
 
     def __init__(self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], pool: ThreadPoolExecutor) -> None:
@@ -76,28 +76,28 @@ class Call:
         self.stderr = stderr
         self.code = 0
         self.out: Future[bytes] | None = None
-        self.said: Future[str] | None = None
+        self.errors: Future[str] | None = None
         self._pool = pool
 
-    def feed(self, pieces: Iterable[bytes]) -> None:
-        """Write all of stdin. A command that ends before it has read everything says why itself."""
+    def feed(self, chunks: Iterable[bytes]) -> None:
+        """Write all of stdin. If the command ends before it has read everything, its own output says why."""
         with suppress(BrokenPipeError), self.stdin:
-            for piece in pieces:
-                self.stdin.write(piece)
+            for chunk in chunks:
+                self.stdin.write(chunk)
 
     def read_stdout(self) -> None:
         """Read all of stdout in the background, into `out`."""
         self.out = self._pool.submit(self.stdout.read)
 
     def read_stderr(self) -> None:
-        """Read all of stderr in the background, into `said`."""
-        self.said = self._pool.submit(lambda: self.stderr.read().decode(errors="replace"))
+        """Read all of stderr in the background, into `errors`."""
+        self.errors = self._pool.submit(lambda: self.stderr.read().decode(errors="replace"))
 
 
 class Link:
-    """The way to a host. Use it in a `with` block."""
+    """The connection to a host. Use it in a `with` block."""
 
-    def __init__(self, host: Host, progress: Progress) -> None:
+    def __init__(self, host: RemoteHost, progress: Progress) -> None:
         self.host = host
         self._progress = progress
         self._folder = Path()
@@ -105,8 +105,8 @@ class Link:
 
     def __enter__(self) -> Link:
         if shutil.which("ssh") is None:
-            raise RemoteError("there is no ssh on this machine", fix="Install OpenSSH's client.")
-        # 0700: who reaches the socket is logged in.
+            raise RemoteError("there is no `ssh` command on this machine", fix="Install OpenSSH's client.")
+        # mkdtemp's mode is 0700: whoever reaches the socket in this folder is logged in.
         self._folder = Path(tempfile.mkdtemp(prefix="vitdeploy-ssh-", dir=_short_folder()))
         try:
             self._connect()
@@ -123,17 +123,17 @@ class Link:
 
     @contextmanager
     def calling(self, words: Sequence[str], *, timeout: float | None = None) -> Iterator[Call]:
-        """`vitdeploy WORDS…` over there, its three streams open. When the block has ended, so has the command.
+        """Run `vitdeploy WORDS…` on the host during the block, and wait for its end after it.
 
         Raises:
             LinkDropped: the connection ended first.
-            RemoteError: there is no vitdeploy, or the host cannot be reached.
+            RemoteError: there is no vitdeploy, it did not answer in time, or the host cannot be reached.
         """
         if not self._control("check"):
             self._connect()
         log = self._new_log()
-        there = shlex.join(["sh", "-c", _FIND, "sh", self.host.command, *words])
-        command = [*self._ssh("-o", "ControlMaster=no", "-E", str(log)), there]
+        remote_command = shlex.join(["sh", "-c", _FIND_AND_RUN, "sh", self.host.command, *words])
+        command = [*self._ssh("-o", "ControlMaster=no", "-E", str(log)), remote_command]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, ThreadPoolExecutor(2) as pool:
             assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -142,25 +142,25 @@ class Link:
                 yield call
                 call.code = process.wait(timeout)
             except BaseException as error:
-                process.kill()  # a signal may have reached this process alone
+                process.kill()  # a signal may have reached this process but not its child
                 if isinstance(error, subprocess.TimeoutExpired):
-                    message = f"{self.host.name} does not answer for {timeout:.0f} s"
-                    raise RemoteError(message, fix="Look what it does.") from None
+                    message = f"{self.host.name} has not answered for {timeout:.0f} s"
+                    raise RemoteError(message, fix="Check what is running there.") from None
                 raise
-        said = call.said.result() if call.said else ""
-        self._check(call.code, log.read_text(errors="replace"), said)
+        errors = call.errors.result() if call.errors else ""
+        self._check(call.code, log.read_text(errors="replace"), errors)
 
     def _check(self, code: int, log: str, stderr: str) -> None:
         if code == _SSH_FAILED or code < 0:
             raise LinkDropped(_last_line(log) or "the connection ended")
         if code in _NOT_FOUND:
             raise RemoteError(
-                f"{self.host.name} has no {self.host.command!r}: {_last_line(stderr)}",
-                fix="Install it there (pip install vitdeploy), or say where it is: `command:` in the hosts file.",
+                f"{self.host.name} has no command {self.host.command!r}: {_last_line(stderr)}",
+                fix="Install it there (pip install vitdeploy), or set `command:` of this host in hosts.yaml.",
             )
 
     def persistently(self, work: Callable[[], T]) -> T:
-        """Do `work`, and again when the link drops meanwhile: `work` finds out itself what was reached before.
+        """Call `work`, and call it again each time the link drops. It must continue where it stopped.
 
         Raises:
             RemoteError: the host cannot be reached again in time.
@@ -170,11 +170,11 @@ class Link:
                 return work()
             except (LinkDropped, _Unreachable) as drop:
                 reason = drop.reason if isinstance(drop, LinkDropped) else drop.message
-                self._progress.warn(f"the link to {self.host.name} dropped ({reason}); connecting again")
+                self._progress.warn(f"the connection to {self.host.name} dropped ({reason}); connecting again")
                 self._connect_again()
         raise RemoteError(
-            f"the link to {self.host.name} dropped {_MAX_DROPS} times",
-            fix="Use a steadier network; what is done stays.",
+            f"the connection to {self.host.name} dropped {_MAX_DROPS} times",
+            fix="Use a more stable network and run the command again. Files that were sent are kept there.",
         )
 
     def _connect_again(self) -> None:
@@ -195,18 +195,20 @@ class Link:
         log = self._new_log()
         command = self._ssh("-M", "-N", "-f", "-o", f"ControlPersist={_PERSIST_S}", "-E", str(log))
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 check=False, timeout=4 * CONNECT_S,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise _Unreachable(f"{self.host.name} does not answer", fix="Is it on, and busy with something?") from None
-        if done.returncode:
-            raise _why(self.host, log.read_text(errors="replace"))
+            raise _Unreachable(
+                f"{self.host.name} does not answer", fix="Check that it is switched on, and not overloaded."
+            ) from None
+        if process.returncode:
+            raise _connect_error(self.host, log.read_text(errors="replace"))
 
     def _control(self, verb: str) -> bool:
-        done = subprocess.run(self._ssh("-O", verb), capture_output=True, check=False)
-        return done.returncode == 0
+        """Send a command to the master connection. Return True if it worked."""
+        return subprocess.run(self._ssh("-O", verb), capture_output=True, check=False).returncode == 0
 
     def _ssh(self, *options: str) -> list[str]:
         address = self.host.address.words
@@ -220,44 +222,46 @@ class Link:
 
 
 class _Unreachable(RemoteError):
-    """Cannot be reached now; may be in a while."""
+    """The host cannot be reached now. A later try may work."""
 
 
-def _why(host: Host, log: str) -> RemoteError:
-    """What ssh said, as an error with something to do about it."""
-    said, name = _last_line(log), host.name
-    look_up = host.address.host if host.address.port in (None, 22) else f"'[{host.address.host}]:{host.address.port}'"
+def _connect_error(host: RemoteHost, log: str) -> RemoteError:
+    """Turn ssh's log into an error with a fix."""
+    reason, name = _last_line(log), host.name
+    key_name = host.address.host if host.address.port in (None, 22) else f"'[{host.address.host}]:{host.address.port}'"
     if "IDENTIFICATION HAS CHANGED" in log or "REVOKED HOST KEY" in log:
         return RemoteError(
-            f"{name} shows another host key than before: it was set up anew, or somebody is in between",
-            fix=f"If you know why, forget the old one (ssh-keygen -R {look_up}) and log in once by hand.",
+            f"{name} shows another host key than before: it was reinstalled, or somebody intercepts the connection",
+            fix=f"If it was reinstalled, remove the old key (ssh-keygen -R {key_name}) and log in once by hand.",
         )
     if "Host key verification failed" in log:
         return RemoteError(
-            f"{name} is not among your known hosts",
-            fix=f"Log in once by hand and compare its key: ssh {_by_hand(host)}",
+            f"the host key of {name} is not among your known hosts",
+            fix=f"Log in once by hand and compare the key that ssh shows: ssh {_ssh_arguments(host)}",
         )
     if "Permission denied" in log or "Too many authentication failures" in log:
         return RemoteError(
-            f"{name} does not let you in: {said}",
-            fix=f"Give it your public key (ssh-copy-id {_by_hand(host)}), and load the key into ssh-agent if it has a "
-            "passphrase.",
+            f"{name} refuses the login: {reason}",
+            fix=f"Install your public key there: ssh-copy-id {_ssh_arguments(host)}. If the key has a passphrase, load "
+            "it with ssh-add.",
         )
     return _Unreachable(
-        f"{name} cannot be reached: {said or 'ssh does not say why'}", fix=f"Does `ssh {_by_hand(host)}` work?"
+        f"{name} cannot be reached: {reason or 'ssh gives no reason'}",
+        fix=f"Check that the device is on, and that this command works: ssh {_ssh_arguments(host)}",
     )
 
 
-def _by_hand(host: Host) -> str:
+def _ssh_arguments(host: RemoteHost) -> str:
+    """The arguments that a user gives ssh or ssh-copy-id."""
     user = f"{host.address.user}@" if host.address.user else ""
     port = f"-p {host.address.port} " if host.address.port else ""
     return f"{port}{user}{host.address.host}"
 
 
 def _short_folder() -> str:
-    """For a socket: the system takes about 100 characters of a path, and ssh adds some of its own."""
-    usual = tempfile.gettempdir()
-    return usual if len(usual) < _LONGEST_FOLDER else "/tmp"  # noqa: S108  mkdtemp makes one that is nobody else's
+    """A folder for the socket. The system allows paths of about 100 characters, and ssh adds some of its own."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) < _LONGEST_FOLDER else "/tmp"  # noqa: S108  mkdtemp makes a private one in it
 
 
 def _last_line(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, SequentialSession, repeated
+from vitdeploy.session import Array, Counters, Feeds, SequentialSession, repeat
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.cuda import Cuda, CudaError
 from vitdeploy.targets._tensorrt.gpu import gpu
@@ -120,7 +120,7 @@ class TensorRTSession(SequentialSession):
 
         run()  # the first one sets up
         times.ms.clear()
-        runs, total_s = repeated(run, runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)
+        runs, total_s = repeat(run, runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)
         return times.counters(runs, total_s, stored_layers(self._plan.parent))
 
     def close(self) -> None:
