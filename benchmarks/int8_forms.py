@@ -24,7 +24,7 @@ import onnx_ir as ir
 from benchmarks.tables import machine, table
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.graph.dialect import CONTRIB, Dialect
 from vitdeploy.graph.model import Graph, array, operand, producer

@@ -6,9 +6,9 @@ VitdeployError                 what happened, and `fix`: what to do about it
 ├── SourceError                the model cannot be loaded: unknown name, no weights, weights that do not fit
 ├── DataError                  the images or labels are missing, damaged, or do not fit the model
 ├── ExportError                PyTorch to ONNX failed, or the numbers differ
-├── GraphError                 the ONNX file is damaged or not one vitdeploy can work on
+├── GraphError                 the ONNX file is damaged, or vitdeploy cannot work on it
 ├── PassError                  a pass of the compiler failed unexpectedly: a bug
-├── QuantizeError              the precision cannot be reached from this graph and data
+├── QuantizeError              the precision is not possible for this graph and this data
 ├── CompileError               the backend refused the graph
 ├── TargetUnavailable          the backend, or the device it needs, is not on this machine
 ├── RemoteError                a host cannot be reached, or a job failed there

@@ -36,7 +36,7 @@ def check(body: str, form: InputForm, operators: list[str], *, half: bool = Fals
     reference = run(graph, to_input(PIXELS, PREPROCESS, "normalized"))["y"]
     assert apply(folding(form, half=half), graph).fired == 1
     assert types(graph) == (["Cast"] if form == "uint8" else []) + operators
-    result = run(graph, fed(PIXELS, PREPROCESS, form))["y"]
+    result = run(graph, to_input(PIXELS, PREPROCESS, form))["y"]
     assert np.abs(result - reference).max() < 1e-5 * np.abs(reference).max()
 
 

@@ -67,7 +67,7 @@ class Judge:
     def sqnr_db(self, graph: Graph) -> float:
         """Return the signal to quantization noise over all outputs, each weighing the same; minus infinity for NaN."""
         actual = self._run(graph)
-        if not all(finite(outputs) for outputs in actual):
+        if not all(is_finite(outputs) for outputs in actual):
             return -np.inf
         noises = {name: Noise() for name in self._expected[0]}
         for expected, outputs in zip(self._expected, actual, strict=True):

@@ -74,7 +74,7 @@ class Deployed(Closing):
         if not is_finite(outputs):
             raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
         task = tasks.find(manifest.recipe.task)
-        answer = task.describe(outputs, manifest.labels, view(*upright(raw), manifest.preprocess))
+        answer = task.describe(outputs, manifest.labels, visible_area(*upright_size(raw), manifest.preprocess))
         return Prediction(image=name, task=task.name, **dict(answer))
 
 

@@ -14,7 +14,7 @@ from vitdeploy.commands.export import default_folder, export
 from vitdeploy.commands.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.report.report import is_available, report
-from vitdeploy.data.opening import form_of, open_dataset
+from vitdeploy.data.opening import guess_form, open_dataset
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache

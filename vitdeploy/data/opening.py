@@ -86,8 +86,8 @@ def comes_with_package(spec: str) -> bool:
     return spec == _DEMO
 
 
-def form_of(spec: str) -> Form:
-    """The form that labels seem to have; of a folder with several, the first."""
+def guess_form(spec: str) -> Form:
+    """Guess the form of the labels from the files beside `images/`; the first form wins if there are several."""
     path = Path(spec).expanduser()
     forms = [form for form, name in _LABELS.items() if (path / _IMAGES).is_dir() and (path / name).exists()]
     return forms[0] if forms else "classes"

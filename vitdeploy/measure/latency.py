@@ -153,7 +153,7 @@ class _Timing:
     def add_round(self, sessions: Sequence[Session], share_s: float, is_enough: Callable[[int, float], bool]) -> None:
         """Warm up, then time blocks until there are enough."""
         sides = list(zip(sessions, self.feeds, strict=True))
-        outputs_finite = [finite(session.run(inputs)) for session, inputs in sides]
+        outputs_finite = [is_finite(session.run(inputs)) for session, inputs in sides]
         self._finite = [before and now for before, now in zip(self._finite, outputs_finite, strict=True)]
         limit_s = max(_WARM_UP_SHARE * share_s, _MIN_WARM_UP_S)
         warm_ups = [warm_up(session, inputs, limit_s) for session, inputs in sides]

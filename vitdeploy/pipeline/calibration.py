@@ -55,7 +55,7 @@ def open_calibration(data: DataSpec, preprocess: Preprocess, form: InputForm, si
     def stream() -> Iterable[Array]:
         for number, (batch, _) in enumerate(batches(dataset, size, limit=count * size)):
             if number < count and len(batch) == size:
-                yield fed(batch, preprocess, form)
+                yield to_input(batch, preprocess, form)
 
     return Calibration(stream, count, count * size, data.calibration, dataset.digest)
 
@@ -84,7 +84,7 @@ def judging_batches(
     def stream() -> Iterator[tuple[Array, list[Label] | None]]:
         for images, labels in batches(dataset, size, limit=JUDGING_IMAGES):
             if len(images) == size:
-                yield fed(images, preprocess, form), labels if labelled else None
+                yield to_input(images, preprocess, form), labels if labelled else None
 
     return stream
 
@@ -95,6 +95,6 @@ def _synthetic(preprocess: Preprocess, form: InputForm, size: int) -> Calibratio
     count = max(1, SYNTHETIC_IMAGES // size)
 
     def stream() -> Iterable[Array]:
-        return (fed(natural_image(seed, preprocess, size), preprocess, form) for seed in range(count))
+        return (to_input(natural_image(seed, preprocess, size), preprocess, form) for seed in range(count))
 
     return Calibration(stream, count, count * size, "synthetic", "", synthetic=True)

@@ -14,7 +14,7 @@ from vitdeploy import environment
 from vitdeploy.artifact import PassRecord, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.calibrate.calibrated import CalibratedGraph
-from vitdeploy.data.preprocess import fed
+from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.structure import Structure
@@ -187,7 +187,7 @@ class CandidateBuilder:
     def time(self, candidates: Sequence[Candidate], seconds: float) -> Bench:
         """Time candidates in turns; the first one is the reference."""
         preprocess = self.prepared.preprocess
-        image = fed(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
+        image = to_input(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
             feeds = [{self.prepared.examples.input_name: image}] * len(sessions)

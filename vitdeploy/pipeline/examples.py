@@ -26,7 +26,7 @@ class Examples:
 
     def pairs(self, form: InputForm = "normalized") -> list[tuple[Array, dict[str, Array]]]:
         """Return inputs in the form that a graph takes, with the outputs it should give."""
-        inputs = [fed(pixels, self.preprocess, form) for pixels in self.pixels]
+        inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
         return list(zip(inputs, self.outputs, strict=True))
 
 

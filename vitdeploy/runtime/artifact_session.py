@@ -102,7 +102,7 @@ def count_threads(recipe: Recipe) -> int:
 def feed(artifact: Artifact, pixels: Array) -> dict[str, Array]:
     """Return images (uint8 NCHW) in the form that the artifact takes; that is no part of a timed run."""
     manifest = artifact.manifest
-    return {manifest.inputs[0].name: fed(pixels, manifest.preprocess, manifest.recipe.target.input)}
+    return {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
 
 
 def shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:

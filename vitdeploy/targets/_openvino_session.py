@@ -9,7 +9,7 @@ from typing import Any
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.graph.dialect import FLOAT32, Numbers
-from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeated
+from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeat
 
 PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
 _MIN_PROFILED_S = 1.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from vitdeploy import artifact as artifacts
 from vitdeploy import sources, targets
 from vitdeploy.artifact import Artifact
-from vitdeploy.data.preprocess import normalized
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.progress import Progress
@@ -57,7 +57,7 @@ class Opponent:
         """Return images (uint8 NCHW) in the form that the opponent takes."""
         if self.artifact is not None:
             return feed(self.artifact, pixels)
-        return {self.input_name: normalized(pixels, about.manifest.preprocess)}
+        return {self.input_name: normalize(pixels, about.manifest.preprocess)}
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Opponents:
         assert self._model.module is not None
         manifest = self.artifact.manifest
         path = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="vitdeploy-plain-"))) / "plain.onnx"
-        name, image = manifest.inputs[0].name, normalized(self.pixels, manifest.preprocess)
+        name, image = manifest.inputs[0].name, normalize(self.pixels, manifest.preprocess)
         expected = TorchSession(self._model.module).run({name: image})
         batch = manifest.recipe.target.batch
         onnx_export.export(self._model.module, [(image, expected)], input_name=name, batch=batch, path=path)

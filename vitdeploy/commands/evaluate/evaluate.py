@@ -197,7 +197,7 @@ class _RunningSide:
         self._session = session
         self._task = task
         self._input = manifest.inputs[0].name
-        self._feed = partial(fed, preprocess=manifest.preprocess, form=form)
+        self._feed = partial(to_input, preprocess=manifest.preprocess, form=form)
         self._values: list[tasks.Values] = []
         self.nonfinite = 0
 

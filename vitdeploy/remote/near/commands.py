@@ -30,13 +30,15 @@ from vitdeploy.remote.near.ssh import Link
 __all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
 
 _INTERRUPTED = 130
-Files = list[tuple[Path, Placed]]
+_OUT_OF_MEMORY = "; the system does that when memory runs out"
+_FREE_MEMORY = "Free memory on the device or add swap, then run the command again."
+Files = list[tuple[Path, JobFile]]
 Flag = str | float | bool | Sequence[str] | None
 """The value of an option; a sequence repeats the option for each value."""
 
 
 def export_for(
-    host: Host,
+    host: RemoteHost,
     recipe: Recipe,
     out: Path,
     progress: Progress,
@@ -56,8 +58,8 @@ def export_for(
     artifacts.refuse_existing(out, force=force)
     with _device(host, progress) as (_, probe):
         _require(probe, recipe.target.kind, host)
-    there = Elsewhere(host.name, probe.doctor.host)
-    bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=there, cache=cache, dumps=dumps)
+    elsewhere = Elsewhere(host.name, probe.doctor.host)
+    bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=elsewhere, cache=cache, dumps=dumps)
     try:
         compiled = compile_on(host, bundle.artifact, None, progress)
     except RemoteError as error:
@@ -67,11 +69,11 @@ def export_for(
             f"vitdeploy compile {out} --host {host.name}",
         ) from None
     notes = tuple(dict.fromkeys((*bundle.summary.notes, *compiled.notes)))
-    return replace(compiled, seconds=_since(started), notes=notes)
+    return replace(compiled, seconds=_seconds_since(started), notes=notes)
 
 
 def compile_on(
-    host: Host,
+    host: RemoteHost,
     bundle: Artifact,
     out: Path | None,
     progress: Progress,
@@ -101,13 +103,13 @@ def compile_on(
             device.fetch(job, "artifact", folder, known=[path for path, _ in files])
             _check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
-    exported = Exported.model_validate(ended.result)
-    about = (*exported.notes, *ended.notes, f"compiled on {_named(host, probe)}")
-    return replace(exported, artifact=str(out or source), seconds=_since(started), notes=about, host=host.name)
+    exported = Exported.model_validate(end.result)
+    notes = (*exported.notes, *end.notes, f"compiled on {_describe(host, probe)}")
+    return replace(exported, artifact=str(out or source), seconds=_seconds_since(started), notes=notes, host=host.name)
 
 
 def bench_on(
-    host: Host, timed: Sequence[Artifact], progress: Progress, *, flags: Mapping[str, Flag] | None = None
+    host: RemoteHost, timed: Sequence[Artifact], progress: Progress, *, flags: Mapping[str, Flag] | None = None
 ) -> Bench:
     """Measure latency on the host and store it beside the first artifact here.
 
@@ -120,36 +122,38 @@ def bench_on(
     names = [f"artifact{number}" for number in range(len(timed))]
     files = [file for artifact, name in zip(timed, names, strict=True) for file in _files_of(artifact, name)]
     with _device(host, progress) as (device, _):
-        job, ended = _run(device, ["bench", *names, *_words(flags)], files, timed[0].path, host.care)
-        found = Bench.model_validate(ended.result)
-        _check_about(found, timed[0], host)
+        job, end = _run(device, ["bench", *names, *_to_words(flags)], files, timed[0].path, host.clocks)
+        bench = Bench.model_validate(end.result)
+        _check_subject(bench, timed[0], host)
         device.take(job)
-    # A clock that was to be locked and is not is a doubt as well.
-    doubts = tuple(f"{host.name}: {doubt}" for doubt in (*found.doubts, *ended.notes))
-    return timed[0].write_evidence(replace(found, valid=found.valid and not ended.notes, doubts=doubts))
+    # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
+    doubts = tuple(f"{host.name}: {doubt}" for doubt in (*bench.doubts, *end.notes))
+    return timed[0].write_evidence(replace(bench, valid=bench.valid and not end.notes, doubts=doubts))
 
 
 def evaluate_on(
-    host: Host, artifact: Artifact, data: str | None, progress: Progress, *, limit: int | None = None
+    host: RemoteHost, artifact: Artifact, data: str | None, progress: Progress, *, limit: int | None = None
 ) -> Eval:
-    """Accuracy on the host against the reference, which answers the same samples here; stored beside the artifact here.
+    """Measure accuracy on the host, and store it beside the artifact here.
+
+    The reference runs here, on the same samples.
 
     Raises:
         RemoteError: as `compile_on`.
         SourceError: the reference cannot be rebuilt here.
     """
-    words = ["eval", "artifact", "--reference", "reference.npz", *_words({"limit": limit})]
+    words = ["eval", "artifact", "--reference", "reference.npz", *_to_words({"limit": limit})]
     with _device(host, progress) as (device, _), tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.npz"
         save_reference(artifact, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
-        there, labelled = _data(spec)
-        files = [*_files_of(artifact, "artifact"), placed(reference, "reference.npz"), *labelled]
-        job, ended = _run(device, [*words, "--data", there], files, artifact.path, Care())
-        found = Eval.model_validate(ended.result)
-        _check_about(found, artifact, host)
+        remote_spec, data_files = _data_files(spec)
+        files = [*_files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *data_files]
+        job, end = _run(device, [*words, "--data", remote_spec], files, artifact.path, ClockSettings())
+        evaluation = Eval.model_validate(end.result)
+        _check_subject(evaluation, artifact, host)
         device.take(job)
-    return artifact.write_evidence(replace(found, data=spec))
+    return artifact.write_evidence(replace(evaluation, data=spec))
 
 
 @contextmanager
@@ -163,38 +167,14 @@ def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Prob
 
 def _require(probe: Probe, kind: str, host: RemoteHost) -> None:
     target = probe.doctor.targets.get(kind)
-    if target is None or not target.available:
-        why, fix = (target.why, target.fix) if target else ("it does not know this target", "Update vitdeploy there.")
-        there = f"There: {targets.kind_of(kind).install_hint or fix}"
-        raise TargetUnavailable(f'{host.name} cannot compile for {kind}: it says "{why}"', fix=there)
-
-
-def _run(device: Device, words: Sequence[str], files: Files, about: Path, care: Care) -> tuple[str, Ended]:
-    """Send, start, follow; what failed there fails here."""
-    device.send(files)
-    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(about), care=care)
-    name = device.start(job)
-    ended = device.follow(name)
-    if ended.state == "done" and ended.code == 0 and ended.result is not None:
-        return name, ended
-    device.take(name)  # the next time it starts anew
-    if ended.state == "lost":
-        with suppress(RemoteError):
-            device.probe()  # which sets back the clocks that the job could not
-        why = "the device was restarted" if ended.rebooted else "the process was killed, as when memory runs out"
-        fix = "Run the command again." if ended.rebooted else "Free memory there or add swap, then run it again."
-        raise RemoteError(f"{device.name} lost the job: {why}", fix=fix)
-    if ended.code == _INTERRUPTED:
-        raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")
-    if (ended.code or 0) < 0:
-        raise RemoteError(
-            f"`{words[0]}` was killed on {device.name} (signal {-(ended.code or 0)}), as when memory runs out",
-            fix="Free memory there or add swap, then run it again.",
+    if target is None:
+        raise TargetUnavailable(
+            f"the vitdeploy on {host.name} does not know the target {kind}", fix=f"Update vitdeploy on {host.name}."
         )
     if not target.available:
         raise TargetUnavailable(
             f'{host.name} cannot compile for {kind}; it reports: "{target.why}"',
-            fix=f"On {host.name}: {_INSTALL.get(kind, target.fix)}",
+            fix=f"On {host.name}: {targets.kind_of(kind).install_hint or target.fix}",
         )
 
 
@@ -254,7 +234,7 @@ def _data_files(spec: str) -> tuple[str, Files]:
         name = f"data{path.suffix}"
         return name, [job_file(path, name)]
     if path.is_dir():
-        return "data", [placed(file, f"data/{file.relative_to(path).as_posix()}") for file in _seen(path)]
+        return "data", [job_file(file, f"data/{file.relative_to(path).as_posix()}") for file in _visible_files(path)]
     if comes_with_package(spec):
         return spec, []
     raise DataError(f"{spec} cannot be sent: it is neither a file nor a folder", fix="Give a folder or an .npz.")
