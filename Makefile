@@ -48,5 +48,7 @@ $(BIN)/python:
 # The constraints name the tested versions; without them pip takes whatever was released today.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt "torch>=2.9" "torchvision>=0.24"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all]" --group dev
+# A new venv has the pip of its Python, which may not know --group (pip 25.1).
 	@touch $@
+	$(BIN)/python -m pip install -q -c constraints.txt "pip>=25.1"
