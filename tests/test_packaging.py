@@ -72,6 +72,12 @@ def versions(python: str | Path, *path: Path) -> list[str]:
     return "".join(said).splitlines()
 
 
+def test_a_release_refuses_a_tag_that_is_not_its_version() -> None:
+    done = subprocess.run([ROOT / ".ci" / "release", "v0.0.7"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"the tag is v0.0.7, but vitdeploy/__init__.py has {__version__}" in done.stderr
+
+
 def test_the_demo_runs_from_the_wheel_in_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
     site, empty = tmp_path / "site", tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
