@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jetson-wheels demo test zoo lint format clean
+.PHONY: help setup jetson-wheels demo test test-long zoo lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -17,8 +17,13 @@ setup: $(STAMP) ## create .venv and install vitdeploy with all extras, editable 
 demo: setup ## the demo recipe end to end: export, audit, measure, gate; leaves build/demo
 	$(BIN)/vitdeploy run demo -o build/demo --force
 
-test: lint ## everything CI checks: lint, types, layers, tests (PYTEST_FLAGS="-n 2 -m 'not slow'" to be quick)
-	$(BIN)/pytest $(PYTEST_FLAGS)
+test: lint ## everything CI checks: lint, types, layers, tests with coverage (CONTRIBUTING.md says how to be quick)
+	@rm -f .coverage
+	$(BIN)/pytest --cov --cov-report= -m "not long" $(PYTEST_FLAGS)
+	@[ ! -f .coverage ] || echo "lines of vitdeploy covered: $$($(BIN)/coverage report --format=total) %"
+
+test-long: setup ## the tests marked `long`, which CI runs once a week
+	$(BIN)/pytest -m long $(PYTEST_FLAGS)
 
 jetson-wheels: setup ## whether the light base has wheels for a Jetson (asks the package index)
 	$(BIN)/python .ci/jetson_wheels.py
@@ -38,15 +43,17 @@ format: setup ## fix what ruff can fix, and format
 	$(BIN)/ruff format .
 
 clean: ## remove build outputs and caches; .venv stays
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info
 	find vitdeploy tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# A new venv has the pip of its Python, which may not know --group (pip 25.1).
 # torch first and alone: what is installed after it then settles on this build, and no other one is fetched on the way.
 # The constraints name the tested versions; without them pip takes whatever was released today.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt "pip>=25.1"
 	$(BIN)/python -m pip install -q -c constraints.txt "torch>=2.9" "torchvision>=0.24"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all]" --group dev
 	@touch $@

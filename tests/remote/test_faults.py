@@ -331,10 +331,10 @@ def test_a_disk_that_gets_full_in_mid_build_is_told(lab: Callable[..., Far], art
 def test_a_vitdeploy_that_does_not_fit_is_told_with_the_way_to_update(
     lab: Callable[..., Far], far: Far, artifact: Path, tmp_path: Path, lines: list[str], message: str
 ) -> None:
-    old = tmp_path / "old" / "vitdeploy-0.0.7.dist-info"
-    old.mkdir(parents=True)
-    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: vitdeploy\nVersion: 0.0.7\n")
-    filled = (line.format(old=old.parent, far=far.venv / "bin" / "vitdeploy") for line in lines)
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "sitecustomize.py").write_text("import vitdeploy\n\nvitdeploy.__version__ = '0.0.7'\n")
+    filled = (line.format(old=old, far=far.venv / "bin" / "vitdeploy") for line in lines)
     lab(command=script(tmp_path / "wrapper", *filled))
     result = run("bench", artifact, "--host", "lab")
     assert result.code == 1

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vitdeploy import __version__
+
 app = typer.Typer(
     name="vitdeploy",
     help="Get Vision Transformers onto edge devices: export, fuse, quantize, compile, and prove the result.",
@@ -20,9 +22,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"vitdeploy {version('vitdeploy')}")
+        typer.echo(f"vitdeploy {__version__}")
         raise typer.Exit
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 
+from vitdeploy import __version__
 from vitdeploy.commands.doctor import doctor
 from vitdeploy.remote.device import clocks, lock, worker
 from vitdeploy.remote.device.condition import read_condition
@@ -28,7 +28,7 @@ class Server:
             notes = clocks.restore(self._cache / "before") if free else []
         return Probe(
             interface=INTERFACE,
-            version=version("vitdeploy"),
+            version=__version__,
             python=sys.executable,
             cache=str(self._cache),
             doctor=doctor(),
