@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +15,39 @@ from onnx import numpy_helper
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import recipe as recipes
+from vitdeploy.artifact import Artifact
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.debug import debug
 from vitdeploy.commands.export import export
 from vitdeploy.errors import DataError, UsageError
 from vitdeploy.evidence import Divergence
+from vitdeploy.frozen import replace
 from vitdeploy.measure.divergence import LIMIT_DB
 from vitdeploy.progress import Silent
-from vitdeploy.recipe import Recipe
+from vitdeploy.recipe import DataSpec
 
 HOSTILE = f"python:{Path(__file__).parents[1] / 'hostile_digits.py'}:build"
 BLOCK = "blocks.2"  # hostile_digits.BLOCK
 TARGETS = ["openvino", "onnxruntime"]
 
 
-def settled(model: str, target: str, precision: str, alpha: Any = "auto") -> Recipe:
-    recipe = recipes.compose(model, target=target, precision=precision, calibration="demo:digits")
-    return recipe.model_copy(update={"precision": recipe.precision.model_copy(update={"smooth_alpha": alpha})})
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def exported(demo: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
     """Artifacts by model, target and precision, each made once. Take a copy to change one."""
-    made: dict[tuple[Any, ...], Path] = {}
 
-    def make(*key: Any) -> Path:
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("debug") / "artifact"
-            export(settled(*key), made[key], Silent())
-        return made[key]
+    @cache
+    def make(model: str, target: str, precision: str, alpha: Any = "auto") -> Artifact:
+        if model == "demo:digits":
+            return demo(target=target, precision=precision)
+        recipe = recipes.compose(model, target=target, precision=precision, calibration="demo:digits")
+        recipe = replace(recipe, precision=replace(recipe.precision, smooth_alpha=alpha))
+        return export(recipe, tmp_path_factory.mktemp("debug") / "artifact", Silent()).artifact
 
     return make
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_sound_artifact_parts_nowhere(target: str, exported: Callable[..., Path]) -> None:
+def test_a_sound_artifact_parts_nowhere(target: str, exported: Callable[..., Artifact]) -> None:
     found = debug(exported("demo:digits", target, "int8"), "demo:digits", Silent(), images=4)
     assert (found.block, found.layer, found.evidence, found.images) == (None, None, "compiled", 4)
     assert [row.name for row in found.blocks] == ["stem", *(f"blocks.{n}" for n in range(4)), "head"]
@@ -60,7 +59,7 @@ def test_a_sound_artifact_parts_nowhere(target: str, exported: Callable[..., Pat
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_hostile_block_is_named_when_nothing_migrates(target: str, exported: Callable[..., Path]) -> None:
+def test_the_hostile_block_is_named_when_nothing_migrates(target: str, exported: Callable[..., Artifact]) -> None:
     found = debug(exported(HOSTILE, target, "int8", "off"), "demo:digits", Silent())
     assert found.block == BLOCK, found.why
     assert found.layer is not None
@@ -70,7 +69,9 @@ def test_the_hostile_block_is_named_when_nothing_migrates(target: str, exported:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("layer", ["blocks.1.mlp.fc1", "blocks.3.attn.proj", "head"])
-def test_a_scale_that_is_off_is_found(layer: str, target: str, exported: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_scale_that_is_off_is_found(
+    layer: str, target: str, exported: Callable[..., Artifact], tmp_path: Path
+) -> None:
     found = debug(_with_a_wrong_scale(exported("demo:digits", target, "int8"), tmp_path, layer), None, Silent())
     assert (found.block, found.layer) == (layer if layer == "head" else layer[: len(BLOCK)], layer), found.why
     rows = {row.name: row for row in found.layers}
@@ -81,7 +82,7 @@ def test_a_scale_that_is_off_is_found(layer: str, target: str, exported: Callabl
         assert all(row.sqnr_db is None and "migration" in row.note for row in norms)
 
 
-def _with_a_wrong_scale(artifact: Path, folder: Path, layer: str) -> Path:
+def _with_a_wrong_scale(artifact: Artifact, folder: Path, layer: str) -> Artifact:
     """Its weight dequantizes to 1.3 times what it should; compiled and sealed as if that were right."""
 
     def change(numbers: np.ndarray) -> np.ndarray:
@@ -90,22 +91,23 @@ def _with_a_wrong_scale(artifact: Path, folder: Path, layer: str) -> Path:
     return _tampered(artifact, folder, f"{layer}/MatMul/weight_scale", change)
 
 
-def _tampered(artifact: Path, folder: Path, initializer: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    copy = Path(shutil.copytree(artifact, folder / "tampered"))
+def _tampered(
+    artifact: Artifact, folder: Path, initializer: str, change: Callable[[np.ndarray], np.ndarray]
+) -> Artifact:
+    copy = Path(shutil.copytree(artifact.path, folder / "tampered"))
     model = onnx.load(copy / "graph.onnx")
     [tensor] = [t for t in model.graph.initializer if t.name == initializer]
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), initializer))
     onnx.save(model, copy / "graph.onnx")
-    manifest = artifacts.load(artifact).manifest
-    artifacts.seal(copy, manifest)
-    if manifest.stage == "artifact":
-        compile_bundle(copy, None, Silent())
-    return copy
+    tampered = artifacts.seal(copy, artifact.manifest)
+    if artifact.manifest.stage == "artifact":
+        return compile_bundle(tampered, None, Silent()).artifact
+    return tampered
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_what_cannot_run_here_is_run_as_its_graph_says(
-    precision: str, exported: Callable[..., Path], tmp_path: Path
+    precision: str, exported: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     bundle = exported("demo:digits", "tensorrt", precision)
     found = debug(bundle, None, Silent(), images=2)
@@ -118,14 +120,14 @@ def test_what_cannot_run_here_is_run_as_its_graph_says(
         assert (found.block, found.layer) == ("blocks.1", "blocks.1.mlp.fc1")
 
 
-def test_the_first_tensor_that_is_not_finite_is_named(exported: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_first_tensor_that_is_not_finite_is_named(exported: Callable[..., Artifact], tmp_path: Path) -> None:
     def spoil(numbers: np.ndarray) -> np.ndarray:
         spoilt = numbers.copy()
         spoilt.flat[0] = np.nan
         return spoilt
 
     artifact = exported("demo:digits", "onnxruntime", "fp32")
-    names = {t.name for t in onnx.load(artifact / "graph.onnx").graph.initializer}
+    names = {t.name for t in onnx.load(artifact.path / "graph.onnx").graph.initializer}
     weight = next(name for name in names if "blocks.1.mlp.fc2" in name and "bias" in name)
     found = debug(_tampered(artifact, tmp_path, weight, spoil), None, Silent(), images=2)
     assert (found.block, found.layer) == ("blocks.1", "blocks.1.mlp.fc2")
@@ -134,23 +136,22 @@ def test_the_first_tensor_that_is_not_finite_is_named(exported: Callable[..., Pa
     assert found.blocks[2].max_abs is None
 
 
-def test_float32_on_another_engine_differs_by_rounding_alone(exported: Callable[..., Path]) -> None:
+def test_float32_on_another_engine_differs_by_rounding_alone(exported: Callable[..., Artifact]) -> None:
     found = debug(exported("demo:digits", "openvino", "fp32"), None, Silent(), images=2)
     assert found.block is None
     assert all(row.sqnr_db is not None and row.sqnr_db > 100 for row in found.blocks)
     assert all(row.sqnr_db is not None for row in found.layers), "nothing migrates in float32"
 
 
-def test_images_are_needed(exported: Callable[..., Path], tmp_path: Path) -> None:
+def test_images_are_needed(
+    exported: Callable[..., Artifact], copy: Callable[[Artifact], Artifact], tmp_path: Path
+) -> None:
     artifact = exported("demo:digits", "onnxruntime", "fp32")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
         debug(artifact, str(tmp_path / "empty"), Silent())
-    bare = Path(shutil.copytree(artifact, tmp_path / "bare"))
-    manifest = artifacts.load(bare).manifest
-    recipe = manifest.recipe.model_copy(
-        update={"data": manifest.recipe.data.model_copy(update={"calibration": None, "evaluation": None})}
-    )
-    artifacts.seal(bare, manifest.model_copy(update={"recipe": recipe}))
+    bare = copy(artifact)
+    recipe = replace(bare.manifest.recipe, data=DataSpec())
+    bare = artifacts.seal(bare.path, replace(bare.manifest, recipe=recipe))
     with pytest.raises(UsageError, match="nothing to compare on"):
         debug(bare, None, Silent())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from tests.fakes.fixtures import RELEASES
 from vitdeploy import artifact as artifacts
 from vitdeploy import recipe as recipes
+from vitdeploy import targets
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.evaluate.evaluate import evaluate
@@ -24,8 +26,9 @@ from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.predict import Deployed
 from vitdeploy.errors import QuantizeError, RecipeError, TargetUnavailable
 from vitdeploy.evidence import Audit
-from vitdeploy.pipeline.finish import Exported
-from vitdeploy.pipeline.usage import usage
+from vitdeploy.frozen import replace
+from vitdeploy.pipeline.finish import ExportResult
+from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.targets import tensorrt
@@ -37,16 +40,13 @@ Device = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Exported]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ExportResult]:
     """The digits as bundles, by precision, each made once."""
-    made: dict[str, tuple[Path, Exported]] = {}
 
-    def bundle(precision: str) -> tuple[Path, Exported]:
-        if precision not in made:
-            out = tmp_path_factory.mktemp("bundle") / precision
-            recipe = recipes.compose("demo:digits", target="tensorrt", precision=precision, batch="1:2:4")
-            made[precision] = (out, export(recipe, out, QUIET))
-        return made[precision]
+    @cache
+    def bundle(precision: str) -> ExportResult:
+        recipe = recipes.compose("demo:digits", target="tensorrt", precision=precision, batch="1:2:4")
+        return export(recipe, tmp_path_factory.mktemp("bundle") / precision, QUIET)
 
     return bundle
 
@@ -54,15 +54,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_workstation_rehearses_the_build(precision: str, exported: Any) -> None:
     rtx = pytest.importorskip("tensorrt_rtx")
-    path, told = exported(precision)
-    assert told.stage == "bundle"
-    audit = inspect(path)
+    result = exported(precision)
+    bundle, summary = result.artifact, result.summary
+    assert summary.stage == "bundle"
+    audit = inspect(bundle)
     assert (audit.attention.evidence, audit.attention.fused, audit.attention.sites) == ("rehearsed", SITES, SITES)
     assert audit.backend == f"tensorrt-rtx {rtx.__version__}"
     assert "does not prove what TensorRT does" in audit.doubts[0]
-    assert any(f"attention fused {SITES} of {SITES}" in note for note in told.notes)
-    assert not (path / "engine.plan").exists()
-    verdict = gate(path, {"min_fused_pct": 100.0}, QUIET)
+    assert any(f"attention fused {SITES} of {SITES}" in note for note in summary.notes)
+    assert not (bundle.path / "engine.plan").exists()
+    verdict = gate(bundle, {"min_fused_pct": 100.0}, QUIET)
     assert (verdict.verdict, verdict.checks[0].status) == ("invalid", "invalid"), "a rehearsal is no proof"
 
 
@@ -70,36 +71,36 @@ def test_a_failed_rehearsal_is_told_and_leaves_a_bundle(tmp_path: Path, monkeypa
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setattr(tensorrt, "_REHEARSED_FOR", {"fp16": "sm13"})
     recipe = recipes.compose("demo:digits", target="tensorrt")
-    told = export(recipe, tmp_path / "out", QUIET)
-    assert told.stage == "bundle"
-    assert any("the rehearsal failed" in note and "sm13" in note for note in told.notes)
-    assert inspect(tmp_path / "out").attention.fused == 0
+    result = export(recipe, tmp_path / "out", QUIET)
+    bundle, summary = result.artifact, result.summary
+    assert summary.stage == "bundle"
+    assert any("the rehearsal failed" in note and "sm13" in note for note in summary.notes)
+    assert inspect(bundle).attention.fused == 0
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_device_finishes_and_proves_it(release: str, device: Device, exported: Any, tmp_path: Path) -> None:
     device(release)
-    out = tmp_path / "out"
-    told = compile_bundle(exported("fp16")[0], out, QUIET)
-    assert told.stage == "artifact"
-    artifact = artifacts.load(out)
+    result = compile_bundle(exported("fp16").artifact, tmp_path / "out", QUIET)
+    artifact, summary = result.artifact, result.summary
+    assert summary.stage == "artifact"
     parity = artifact.manifest.device_parity
     assert parity is not None
     assert parity.cosine > 0.999
-    assert any(note.startswith("on this device: cosine 0.999") or "cosine 1.0" in note for note in told.notes)
+    assert any(note.startswith("on this device: cosine 0.999") or "cosine 1.0" in note for note in summary.notes)
     audit, _ = artifact.read_evidence(Audit)
     assert audit is not None
     assert (audit.attention.fused, audit.attention.evidence) == (SITES, "compiled")
-    verdict = gate(out, {"min_fused_pct": 100.0}, QUIET)
+    verdict = gate(artifact, {"min_fused_pct": 100.0}, QUIET)
     assert verdict.verdict == "pass"
-    assert evaluate(out, None, QUIET, limit=40).agreement == 1.0
-    with Deployed(out) as deployed:
+    assert evaluate(artifact, None, QUIET, limit=40).agreement == 1.0
+    with Deployed(artifact.path) as deployed:
         image = np.zeros((8, 8), np.uint8)
         assert len(deployed.predict(image)[0].top) == 5
 
 
 def test_a_cxx_user_finds_what_to_feed(exported: Any) -> None:
-    manifest = json.loads((exported("fp16")[0] / "manifest.json").read_text())
+    manifest = json.loads((exported("fp16").artifact.path / "manifest.json").read_text())
     usage = manifest["usage"]
     (image,) = usage["inputs"]
     assert (image["dtype"], image["layout"], image["shape"][1:]) == (
@@ -117,53 +118,53 @@ def test_a_cxx_user_finds_what_to_feed(exported: Any) -> None:
 
 
 def test_what_the_outputs_are_is_the_tasks_to_say(exported: Any) -> None:
-    manifest = artifacts.load(exported("fp16")[0]).manifest
-    assert usage(manifest).answers == "classification: A class for each image, out of (batch, classes) scores."
+    manifest = exported("fp16").artifact.manifest
+    target = targets.find(manifest.recipe.target)
+    assert (
+        describe_usage(manifest, target).answers
+        == "classification: A class for each image, out of (batch, classes) scores."
+    )
     vectors = TaskSpec.model_validate({"kind": "embedding"})
-    told = usage(manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"task": vectors})}))
-    assert told.answers.startswith("embedding: A vector for each image")
-    assert [output.meaning for output in told.outputs] == [""], "numbers of an embedding are no logits"
+    usage = describe_usage(replace(manifest, recipe=replace(manifest.recipe, task=vectors)), target)
+    assert usage.answers.startswith("embedding: A vector for each image")
+    assert [output.meaning for output in usage.outputs] == [""], "numbers of an embedding are no logits"
 
 
 def test_options_are_the_devices_to_choose(device: Device, exported: Any, tmp_path: Path) -> None:
     trt = device("10.3")
     given = recipes.target_options(["workspace_bytes=268435456", "optimization_level=1"])
-    compile_bundle(exported("fp16")[0], tmp_path / "out", QUIET, options=given)
+    compiled = compile_bundle(exported("fp16").artifact, tmp_path / "out", QUIET, options=given).artifact
     assert trt.built[-1] | {"workspace": 1 << 28, "level": 1} == trt.built[-1]
-    kept = artifacts.load(tmp_path / "out").manifest
+    kept = compiled.manifest
     assert kept.recipe.target.options == given
     assert kept.recipe_digest == kept.recipe.digest
     with pytest.raises(RecipeError, match=r"workspace_byte.*did you mean 'workspace_bytes'"):
-        compile_bundle(exported("fp16")[0], tmp_path / "no", QUIET, options={"workspace_byte": 1})
+        compile_bundle(exported("fp16").artifact, tmp_path / "no", QUIET, options={"workspace_byte": 1})
     for wrong in ("workspace_bytes", "=1"):
         with pytest.raises(RecipeError, match="is not KEY=VALUE"):
             recipes.target_options([wrong])
 
 
-def test_an_int8_bundle_that_was_never_calibrated_is_refused(device: Device, exported: Any, tmp_path: Path) -> None:
+def test_an_int8_bundle_that_was_never_calibrated_is_refused(
+    device: Device, exported: Any, copy: Any, tmp_path: Path
+) -> None:
     device("10.3")
-    path = exported("fp16")[0]
-    manifest = artifacts.load(path).manifest
-    claimed = manifest.model_copy(update={"target": manifest.target.model_copy(update={"precision": "int8"})})
-    before = (path / "manifest.json").read_text()
-    try:
-        artifacts.seal(path, claimed)
-        with pytest.raises(QuantizeError, match="is called int8 and was never calibrated"):
-            compile_bundle(path, tmp_path / "out", QUIET)
-    finally:
-        (path / "manifest.json").write_text(before)
+    bundle = copy(exported("fp16").artifact)
+    target = replace(bundle.manifest.target, precision="int8")
+    claimed = artifacts.seal(bundle.path, replace(bundle.manifest, target=target))
+    with pytest.raises(QuantizeError, match="is called int8 and was never calibrated"):
+        compile_bundle(claimed, tmp_path / "out", QUIET)
 
 
 def test_bench_tells_the_devices_time_from_the_callers(
     device: Device, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = device("10.3").cuda
-    out = tmp_path / "out"
-    compile_bundle(exported("fp16")[0], out, QUIET)
+    artifact = compile_bundle(exported("fp16").artifact, tmp_path / "out", QUIET).artifact
     monkeypatch.setenv("PATH", str(FAKES), prepend=":")
     monkeypatch.setenv("FAKE_TRTEXEC", "10.3")
     monkeypatch.setenv("FAKE_TRTEXEC_SEEN", str(tmp_path / "seen"))
-    found = bench([out], QUIET, Plan(seconds=0.3))
+    found = bench([artifact], QUIET, Plan(seconds=0.3))
     own, outside = found.device
     assert (own.source, own.cuda_graph, outside.source) == ("session", "yes", "trtexec")
     assert 0 < own.device_p50_ms < own.end_to_end_p50_ms
@@ -174,21 +175,20 @@ def test_bench_tells_the_devices_time_from_the_callers(
         assert "PyTorch here has no CUDA, another device than the artifact's" in found.doubts[0]
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # a board without the Python bindings
-    alone = bench([out], QUIET, Plan(seconds=0.3))
+    alone = bench([artifact], QUIET, Plan(seconds=0.3))
     assert [run.name for run in alone.runs] == ["trtexec"]
     assert (alone.valid, alone.runs[0].speedup) == (False, None)
     assert "timed by trtexec alone: TensorRT does not load" in alone.doubts[0]
 
     cuda.fakeDevice(b"Orin", 1, 87, 16, 1, 8 << 30)
     with pytest.raises(TargetUnavailable, match="TensorRT does not load"):  # an AGX Orin is not timed by trtexec either
-        bench([out], QUIET, Plan(seconds=0.3))
+        bench([artifact], QUIET, Plan(seconds=0.3))
 
 
 def test_an_engine_is_proven_where_it_was_built_only(device: Device, exported: Any, tmp_path: Path) -> None:
     device("10.3")
-    out = tmp_path / "out"
-    compile_bundle(exported("fp16")[0], out, QUIET)
+    artifact = compile_bundle(exported("fp16").artifact, tmp_path / "out", QUIET).artifact
     device("10.16")
     with pytest.raises(TargetUnavailable, match=r"built by tensorrt 10\.3\.0, and this machine has tensorrt 10\.16"):
-        bench([out], QUIET, Plan(seconds=0.1))
-    assert inspect(out).attention.fused == SITES, "what it is can be read anywhere"
+        bench([artifact], QUIET, Plan(seconds=0.1))
+    assert inspect(artifact).attention.fused == SITES, "what it is can be read anywhere"

@@ -14,8 +14,11 @@ import pytest
 
 from tests.cli.conftest import run
 from tests.cli.test_contract import answer
-from vitdeploy.commands.evaluate import evaluate as evaluating
-from vitdeploy.commands.evaluate import recorded_reference as answers
+from vitdeploy import artifact as artifacts
+from vitdeploy.artifact import Artifact
+from vitdeploy.commands.evaluate import recorded_reference
+from vitdeploy.commands.evaluate.evaluate import evaluate
+from vitdeploy.commands.evaluate.recorded_reference import RecordedReference
 from vitdeploy.data.labels import Boxes, ClassMask, DepthMap
 from vitdeploy.errors import DataError, MeasureError
 from vitdeploy.progress import Silent
@@ -34,16 +37,15 @@ class Listener(Silent):
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("answers") / "digits"
-    answer(run("export", "demo:digits", "--target", "onnxruntime", "--precision", "int8-dynamic", "-o", out, "--json"))
-    return out
+def artifact(demo: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    made = demo(target="onnxruntime", precision="int8-dynamic")
+    return artifacts.load(Path(shutil.copytree(made.path, tmp_path_factory.mktemp("answers") / "digits")))
 
 
 @pytest.fixture(scope="module")
-def reference(artifact: Path) -> Path:
-    path = artifact.parent / "reference.npz"
-    saved = answer(run("eval", artifact, "--save-reference", path, "--limit", LIMIT, "--json"))
+def reference(artifact: Artifact) -> Path:
+    path = artifact.path.parent / "reference.npz"
+    saved = answer(run("eval", artifact.path, "--save-reference", path, "--limit", LIMIT, "--json"))
     assert saved.items() >= {"name": "pytorch-fp32", "task": "classification", "samples": LIMIT}.items()
     return path
 
@@ -63,9 +65,9 @@ def changed(path: Path, out: Path, **members: Callable[[Any], Any]) -> Path:
     return out
 
 
-def test_the_pair_is_the_same_wherever_the_reference_answered(artifact: Path, reference: Path) -> None:
-    here = answer(run("eval", artifact, "--limit", LIMIT, "--json"))
-    assert answer(run("eval", artifact, "--limit", LIMIT, "--reference", reference, "--json")) == here
+def test_the_pair_is_the_same_wherever_the_reference_answered(artifact: Artifact, reference: Path) -> None:
+    here = answer(run("eval", artifact.path, "--limit", LIMIT, "--json"))
+    assert answer(run("eval", artifact.path, "--limit", LIMIT, "--reference", reference, "--json")) == here
 
 
 @pytest.mark.parametrize(
@@ -77,33 +79,33 @@ def test_the_pair_is_the_same_wherever_the_reference_answered(artifact: Path, re
     ],
 )
 def test_a_reference_about_something_else_is_refused(
-    artifact: Path, reference: Path, tmp_path: Path, change: dict[str, str], message: str
+    artifact: Artifact, reference: Path, tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     other = changed(reference, tmp_path / "other.npz", about=lambda told: {**told, **change})
     with pytest.raises(MeasureError, match=message):
-        evaluating.evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
+        evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
 
 
 @pytest.mark.parametrize("limit", [LIMIT - 1, LIMIT + 1, None])
-def test_other_samples_are_refused(artifact: Path, reference: Path, limit: int | None) -> None:
+def test_other_samples_are_refused(artifact: Artifact, reference: Path, limit: int | None) -> None:
     with pytest.raises(MeasureError, match=f"answered {LIMIT} samples, and these are not the same"):
-        evaluating.evaluate(artifact, None, Silent(), limit=limit, reference=reference)
+        evaluate(artifact, None, Silent(), limit=limit, reference=reference)
 
 
-def test_samples_in_another_order_are_refused(artifact: Path, reference: Path, tmp_path: Path) -> None:
+def test_samples_in_another_order_are_refused(artifact: Artifact, reference: Path, tmp_path: Path) -> None:
     other = changed(reference, tmp_path / "other.npz", labels=lambda labels: np.roll(labels, 1))
     with pytest.raises(MeasureError, match="are not the same"):
-        evaluating.evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
+        evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
 
 
-def test_other_pixels_are_told(artifact: Path, reference: Path, tmp_path: Path) -> None:
+def test_other_pixels_are_told(artifact: Artifact, reference: Path, tmp_path: Path) -> None:
     def other(pixels: Any) -> Any:
         assert len(set(pixels.tolist())) > LIMIT / 2, "each image has a digest of its own"
         return np.where(np.arange(len(pixels)) < 7, pixels + 1, pixels)
 
     listener = Listener()
     path = changed(reference, tmp_path / "other.npz", pixels=other)
-    evaluating.evaluate(artifact, None, listener, limit=LIMIT, reference=path)
+    evaluate(artifact, None, listener, limit=LIMIT, reference=path)
     assert any(f"7 of {LIMIT} images have other pixels" in warning for warning in listener.warnings)
 
 
@@ -112,13 +114,13 @@ def test_what_is_no_reference_is_refused(tmp_path: Path, content: bytes | None) 
     if content is not None:
         (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError):
-        answers.Recorded(tmp_path / "x.npz")
+        RecordedReference(tmp_path / "x.npz")
 
 
 def test_a_newer_file_is_refused(reference: Path, tmp_path: Path) -> None:
     newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": 2})
     with pytest.raises(DataError, match="another schema"):
-        answers.Recorded(newer)
+        RecordedReference(newer)
 
 
 def test_a_label_is_what_it_says_not_where_it_lies() -> None:
@@ -136,5 +138,5 @@ def test_a_label_is_what_it_says_not_where_it_lies() -> None:
             Boxes("a", box, np.array([2]), crowd),
         ),
     ):
-        digests = [answers._label_digest(label) for label in (one, same, other)]
+        digests = [recorded_reference._label_digest(label) for label in (one, same, other)]
         assert digests[0] == digests[1] != digests[2]

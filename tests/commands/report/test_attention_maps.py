@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from vitdeploy import artifact, recipe
-from vitdeploy.commands.export import export
+from vitdeploy.artifact import Artifact
 from vitdeploy.commands.report import attention_maps as looking
 from vitdeploy.commands.report.attention_maps import attention_maps, patch_grid
 from vitdeploy.errors import DataError, GraphError
+from vitdeploy.frozen import replace
 from vitdeploy.progress import Silent
+from vitdeploy.recipe import DataSpec
 
 
 @pytest.mark.parametrize(
@@ -76,10 +77,10 @@ def test_sides_of_different_shape_are_refused() -> None:
         ("tensorrt", "fp16", 1e-2),
     ],
 )
-def test_attention_of_an_artifact_stays_near_fp32(target: str, precision: str, most: float, tmp_path: Path) -> None:
-    out = tmp_path / "digits"
-    export(recipe.compose("demo:digits", target=target, precision=precision), out, Silent())
-    found = attention_maps(artifact.load(out), None, 2, Silent())
+def test_attention_of_an_artifact_stays_near_fp32(
+    target: str, precision: str, most: float, demo: Callable[..., Artifact]
+) -> None:
+    found = attention_maps(demo(target=target, precision=precision), None, 2, Silent())
     assert (found.data, len(found.images), len(found.sites)) == ("demo:digits", 2, 4)
     assert found.images[0].shape == (32, 32, 1)
     assert found.left_out == ()
@@ -91,13 +92,11 @@ def test_attention_of_an_artifact_stays_near_fp32(target: str, precision: str, m
         assert 0.9 < site.reference[0].sum() <= 1
 
 
-def test_an_artifact_that_takes_pixels_is_fed_pixels(tmp_path: Path) -> None:
-    out = tmp_path / "digits"
-    export(recipe.compose("demo:digits", target="openvino", input_form="uint8", batch="2"), out, Silent())
-    loaded = artifact.load(out)
-    found = attention_maps(loaded, None, 1, Silent())
+def test_an_artifact_that_takes_pixels_is_fed_pixels(demo: Callable[..., Artifact]) -> None:
+    artifact = demo(target="openvino", input_form="uint8", batch="2")
+    found = attention_maps(artifact, None, 1, Silent())
     assert max(site.drift.max() for site in found.sites) < 1e-4
-    bare = loaded.manifest.recipe.model_copy(update={"data": recipe.DataSpec()})
-    without = artifact.Artifact(out, loaded.manifest.model_copy(update={"recipe": bare}), "")
+    without_data = replace(artifact.manifest.recipe, data=DataSpec())
+    without = Artifact(artifact.path, replace(artifact.manifest, recipe=without_data), "")
     with pytest.raises(DataError, match="Give --data DATA"):
         attention_maps(without, None, 1, Silent())
