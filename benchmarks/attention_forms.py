@@ -77,8 +77,10 @@ def _measured(model: str, forms: list[Form], seconds: float) -> Bench:
         work = Path(folder)
         prepared = prepare(recipe, targets.find(recipe.target), work, Silent(), calibrated=False)
         sessions = [stack.enter_context(_session(form, prepared, work / f"{i}.onnx")) for i, form in enumerate(forms)]
-        image = normalize(natural_image(0, prepared.preprocess, 1), prepared.preprocess)
-        return measure(sessions, [{prepared.examples.input_name: image}] * len(sessions), batch=1, seconds=seconds)
+        image = normalize(natural_image(0, prepared.facts.preprocess, 1), prepared.facts.preprocess)
+        return measure(
+            sessions, [{prepared.facts.examples.input_name: image}] * len(sessions), batch=1, seconds=seconds
+        )
 
 
 def _session(form: Form, prepared: Prepared, path: Path) -> Session:

@@ -145,8 +145,8 @@ class Bench:
     def image(self) -> dict[str, Array]:
         """A picture as the model takes it."""
         prepared = next(iter(self._prepared.values()))
-        pixels = natural_image(0, prepared.preprocess, 1)
-        return {prepared.examples.input_name: normalize(pixels, prepared.preprocess)}
+        pixels = natural_image(0, prepared.facts.preprocess, 1)
+        return {prepared.facts.examples.input_name: normalize(pixels, prepared.facts.preprocess)}
 
     def write(self, form: Form) -> Path:
         """Quantize and lower in this form."""

@@ -142,8 +142,8 @@ def _speed(model: str, engine: str, seconds: float) -> list[str]:
         work = Path(folder)
         prepared = prepare(recipe, target, work, Silent(), calibrated=False)
         files = [_written(way, prepared, target, work / f"way{index}.onnx") for index, way in enumerate(ways)]
-        name = prepared.examples.input_name
-        image = normalize(natural_image(0, prepared.preprocess, 1), prepared.preprocess)
+        name = prepared.facts.examples.input_name
+        image = normalize(natural_image(0, prepared.facts.preprocess, 1), prepared.facts.preprocess)
         del prepared
         memory = [_memory_mib(file, name, way) for file, way in zip(files, ways, strict=True)]
         sessions = [stack.enter_context(_opened(file, way)) for file, way in zip(files, ways, strict=True)]

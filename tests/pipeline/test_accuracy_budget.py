@@ -13,12 +13,12 @@ from vitdeploy import targets
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.graph.model import array, load
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
-from vitdeploy.pipeline.calibration import judging_batches
+from vitdeploy.pipeline.calibration import open_images
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.precision import find
 from vitdeploy.progress import Silent
-from vitdeploy.recipe import Batch, PrecisionSpec, TargetSpec
+from vitdeploy.recipe import Batch, DataSpec, PrecisionSpec, TargetSpec
 from vitdeploy.session import Array
 
 DIGITS = Path(__file__).parents[2] / "vitdeploy" / "assets" / "digits.npz"
@@ -47,7 +47,9 @@ def builder(prepared: Prepared, tmp_path: Path) -> CandidateBuilder:
 
 def budget_of(builder: CandidateBuilder, data: str, *, emulated: bool = False) -> AccuracyBudget:
     prepared = builder.prepared
-    batches = judging_batches(data, prepared.preprocess, prepared.labels, "normalized", 1)
+    facts = prepared.facts
+    _, batches = open_images(DataSpec(calibration=data), facts.preprocess, facts.labels, "normalized", 1)
+    assert batches is not None
     return AccuracyBudget(builder, builder.make(FLOAT32), 0.5, batches, Silent(), emulated=emulated)
 
 

@@ -17,6 +17,7 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.finish import ExportResult, finish, summarize_export
 from vitdeploy.progress import Progress
+from vitdeploy.runtime.artifact_session import read_bundle
 
 
 def compile_bundle(
@@ -49,7 +50,7 @@ def compile_bundle(
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / entry.path, folder / entry.path)
         manifest = replace(bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest)
-        artifact, notes = finish(folder, manifest, target, progress, out or source)
+        artifact, notes = finish(read_bundle(folder, manifest), manifest, target, progress, out or source)
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out or source), summary)
 

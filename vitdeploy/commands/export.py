@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import environment, precision, sources, targets
+from vitdeploy import precision, sources, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact import Manifest, TargetRecord
 from vitdeploy.artifact.layout import EXAMPLE, GRAPH
 from vitdeploy.environment import Host
 from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.calibration import judging_batches
 from vitdeploy.pipeline.candidate import CandidateBuilder
-from vitdeploy.pipeline.choose import Chosen, Request, choose_fastest, choose_given
+from vitdeploy.pipeline.choose import Chosen, Request, choose
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_example
-from vitdeploy.pipeline.finish import ExportResult, finish, summarize_export
+from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
 from vitdeploy.pipeline.graph_cache import GraphCache
-from vitdeploy.pipeline.prepare import Options, Prepared, check_graph, prepare
+from vitdeploy.pipeline.prepare import Options, check_graph, prepare
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import AUTO, Recipe
@@ -41,11 +39,19 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class _Order:
-    """A recipe with its defaults written out, the target, and the precision; None stands for auto."""
+    """A recipe with its defaults written out, and what follows from it.
+
+    Attributes:
+        recipe: complete.
+        target: with its options.
+        precision: None for "auto".
+        untimed: the reason why nothing can be timed here; empty if it can.
+    """
 
     recipe: Recipe
     target: Target
     precision: Precision | None
+    untimed: str
 
 
 def export(
@@ -86,23 +92,21 @@ def export(
         reduced = order.precision is None or not order.precision.is_float32
         options = Options(calibrated=reduced, half=reduced, verify=verify, cache=cache, dumps=GraphDumps(dumps))
         prepared = prepare(order.recipe, order.target.dialect(), work, progress, options)
-        builder = CandidateBuilder(
-            prepared, order.target, order.recipe.target.batch, order.recipe.target.input, work, progress, options.dumps
-        )
-        chosen = _choose(builder, order, elsewhere, progress)
-        compiled = builder.move(chosen.candidate, folder)
-        manifest = _manifest(order, prepared, chosen)
-        examples = prepared.examples
-        del prepared, builder
+        facts, spec = prepared.facts, order.recipe.target
+        builder = CandidateBuilder(prepared, order.target, spec.batch, spec.input, work, progress, options.dumps)
+        request = Request(order.recipe.precision, order.untimed, prepared.judging)
+        chosen = choose(builder, request, order.precision, progress)
+        bundle, compiled = builder.move(chosen.candidate, folder)
+        del prepared, builder  # their graphs take as much memory as the model
         gc.collect()
-        form, exact = order.recipe.target.input, chosen.candidate.precision.is_float32
+        save_example(folder / EXAMPLE, facts.examples, spec.input)
         with progress.step("Compare the target-ready graph with the reference"):
-            parity = check_graph(folder / GRAPH, examples, form, exact=exact)
-        save_example(folder / EXAMPLE, examples, form)
+            exact = chosen.candidate.precision.is_float32
+            parity = check_graph(folder / GRAPH, facts.examples, spec.input, exact=exact)
         shutil.rmtree(work)
-        manifest = replace(manifest, graph_parity=parity)
+        manifest = draft_manifest(order.recipe, order.target, facts, chosen, parity)
         artifact, notes = finish(
-            folder, manifest, order.target, progress, out, here=elsewhere is None, compiled=compiled
+            bundle, manifest, order.target, progress, out, here=elsewhere is None, compiled=compiled
         )
     notes = [*_notes(chosen, verify=verify), *notes]
     summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
@@ -128,14 +132,15 @@ def default_folder(recipe: Recipe) -> Path:
 
 def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     """Write out what was left to defaults, so that the manifest tells everything; refuse early what would fail late."""
-    target, data = targets.find(recipe.target), recipe.data
+    own, data = sources.default_data(recipe.model.spec), recipe.data
+    target = targets.find(recipe.target)
     kind = recipe.precision.kind or target.default_precision
-    own = sources.default_data(recipe.model.spec)
     data = replace(data, calibration=data.calibration or own, evaluation=data.evaluation or own)
     recipe = replace(recipe, data=data, precision=replace(recipe.precision, kind=kind))
     chosen = None if kind == AUTO else precision.find(recipe.precision)
     if chosen is not None:
         precision.check(kind, target, elsewhere.host if elsewhere else None)
+    untimed = _why_untimed(target, elsewhere)
     if recipe.precision.max_drop_pp is not None:
         _check_budget(chosen, target, has_images=data.calibration is not None)
     if elsewhere is None and not target.built_on_device:
@@ -147,7 +152,7 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
             fix="Give --calibration DATA (a folder of images is enough)."
             + (dynamic if "int8-dynamic" in precision.offered(target) else ""),
         )
-    return _Order(recipe, target, chosen)
+    return _Order(recipe, target, chosen, untimed)
 
 
 def _check_budget(chosen: Precision | None, target: Target, *, has_images: bool) -> None:
@@ -155,10 +160,10 @@ def _check_budget(chosen: Precision | None, target: Target, *, has_images: bool)
     if chosen is not None and chosen.is_float32:
         raise UsageError("float32 loses nothing, so there is no --max-drop to keep", fix="Ask for a lower --precision.")
     if chosen is not None and not chosen.per_linear:
-        able = [n for n in precision.offered(target) if issubclass(precision.kind_of(n), precision.LinearPrecision)]
+        able = ", ".join(precision.offered(target, per_linear=True))
         raise UsageError(
             f"{chosen.name} leaves no linear in float, so it cannot keep a --max-drop",
-            fix=f"Ask for {', '.join(able)} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",
+            fix=f"Ask for {able} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",
         )
     if not has_images:
         raise QuantizeError(
@@ -167,42 +172,12 @@ def _check_budget(chosen: Precision | None, target: Target, *, has_images: bool)
         )
 
 
-def _choose(builder: CandidateBuilder, order: _Order, elsewhere: Elsewhere | None, progress: Progress) -> Chosen:
-    """Make the precision that the recipe asks for, or the fastest."""
-    recipe, prepared = order.recipe, builder.prepared
-    cannot = order.target.cannot_run() if elsewhere is None else None
-    untimed = f"it will run on {elsewhere.name}" if elsewhere else cannot.why if cannot is not None else ""
-    judging = None
-    if recipe.data.calibration is not None and (order.precision is None or recipe.precision.max_drop_pp is not None):
-        judging = judging_batches(
-            recipe.data.calibration, prepared.preprocess, prepared.labels, recipe.target.input, recipe.target.batch.min
-        )
-    request = Request(recipe.precision, untimed, judging)
-    if order.precision is None:
-        return choose_fastest(builder, request, progress)
-    return choose_given(builder, request, order.precision, progress)
-
-
-def _manifest(order: _Order, prepared: Prepared, chosen: Chosen) -> Manifest:
-    """Return the manifest of the bundle."""
-    recipe, candidate = replace(order.recipe, task=prepared.task), chosen.candidate
-    return Manifest(
-        stage="bundle",
-        model=prepared.model,
-        recipe=recipe,
-        recipe_digest=recipe.digest,
-        export=prepared.export,
-        passes=(*prepared.passes, *candidate.passes),
-        quantized=candidate.quantized.record,
-        placement=candidate.quantized.placement,
-        trials=chosen.trials,
-        target=TargetRecord(kind=order.target.name, device=order.target.device, precision=candidate.name),
-        preprocess=prepared.preprocess,
-        labels=prepared.labels,
-        inputs=candidate.inputs,
-        outputs=candidate.outputs,
-        versions=environment.library_versions(),
-    )
+def _why_untimed(target: Target, elsewhere: Elsewhere | None) -> str:
+    """Return the reason why nothing can be timed here; empty if it can."""
+    if elsewhere is not None:
+        return f"it will run on {elsewhere.name}"
+    cannot = target.cannot_run()
+    return "" if cannot is None else cannot.why
 
 
 def _notes(chosen: Chosen, *, verify: bool) -> list[str]:

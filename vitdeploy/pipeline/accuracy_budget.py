@@ -68,7 +68,7 @@ class AccuracyBudget:
         self._batches = batches
         self._progress = progress
         self._emulated = emulated
-        self._task = tasks.find(builder.prepared.task)
+        self._task = tasks.find(builder.prepared.facts.task)
 
     def judge(self, candidate: Candidate) -> Trial:
         """Measure what the candidate loses."""
@@ -80,12 +80,14 @@ class AccuracyBudget:
         else:
             agreed = self._task.agreed(expected.answers, actual.answers, (expected.finite, actual.finite))
             lost = 1 - float(agreed.mean())
+        points = round(_POINTS * lost, 3)
         return Trial(
             precision=candidate.name,
             float_linears=candidate.float_linears,
-            lost=round(_POINTS * lost, 3),
+            lost=points,
             judged_by=by,
             images=len(expected.answers),
+            why="" if points <= self.limit else f"over the budget of {self.limit:g}",
         )
 
     def holds(self, trial: Trial) -> bool:
@@ -109,7 +111,7 @@ class AccuracyBudget:
         title = f"Judge {candidate.name} on images"
         with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
             for images, labels in islice(self._batches(), batches):
-                outputs = session.run({self._builder.prepared.examples.input_name: images})
+                outputs = session.run({self._builder.prepared.facts.examples.input_name: images})
                 answers += self._task.answers(outputs)
                 finite.append(tasks.finite_samples(outputs))
                 judged = None if labels is None else self._task.right(outputs, labels)

@@ -1,4 +1,4 @@
-"""Calibration images for ranges, and images to judge a precision on."""
+"""Calibration images: batches to take ranges from, and batches to judge a precision on."""
 
 from __future__ import annotations
 
@@ -18,33 +18,47 @@ if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration
 
 JUDGING_IMAGES = 256
-"""On which a precision is judged before it is chosen: those that ranges were taken from, and as many that were not."""
+"""Images that a precision is judged on before it is chosen: those that gave the ranges, and as many others."""
 
 SYNTHETIC_IMAGES = 16
-"""Made up where no data is given and ranges are only checked, not used: enough to show what overflows on any image."""
+"""Images that are made up if no data is given. They only check for overflow, which shows on any image."""
 
 JudgingBatches = Callable[[], Iterator[tuple[Array, list[Label] | None]]]
 """Streams batches anew at each call: images in the graph's form, and their labels or None."""
 
 
-def open_calibration(data: DataSpec, preprocess: Preprocess, form: InputForm, size: int) -> Calibration:
-    """Return calibration batches, streamed; of made-up images where the recipe names no data.
+def open_images(
+    data: DataSpec, preprocess: Preprocess, names: tuple[str, ...] | None, form: InputForm, size: int
+) -> tuple[Calibration, JudgingBatches | None]:
+    """Open the calibration images of a recipe once, for both uses; both are streamed.
+
+    Without data, calibration images are made up, and there is nothing to judge on.
 
     Args:
         data: of the recipe.
-        preprocess: what the model wants.
+        preprocess: of the model.
+        names: of the model's classes, if they are known.
         form: in which the graph takes images.
         size: of a batch.
 
+    Returns:
+        Batches to take ranges from, and batches to judge a precision on. The latter have labels if the data has them
+        and they can be the model's class indices.
+
     Raises:
-        DataError: the data is missing or of another form.
+        DataError: the data is missing or has another form.
         QuantizeError: there are fewer images than a batch needs.
     """
     from vitdeploy.quantize import Calibration
 
     if data.calibration is None:
-        return _synthetic(preprocess, form, size)
-    dataset = open_dataset(data.calibration, preprocess, labels=None, need_labels=False, split="calibration")
+        return _synthetic(preprocess, form, size), None
+    try:
+        dataset = open_dataset(data.calibration, preprocess, labels=names, need_labels=False, split="calibration")
+        labelled = dataset.labelled
+    except DataError:  # the folders are not classes of the model, but the images can be used
+        dataset = open_dataset(data.calibration, preprocess, labels=None, need_labels=False, split="calibration")
+        labelled = False
     images = min(len(dataset), data.calibration_images)
     count = images // size
     if count == 0:
@@ -52,41 +66,17 @@ def open_calibration(data: DataSpec, preprocess: Preprocess, form: InputForm, si
             f"{data.calibration} has {images} images, a batch needs {size}", fix="Add images, or lower --batch."
         )
 
-    def stream() -> Iterable[Array]:
+    def calibrate() -> Iterable[Array]:
         for number, (batch, _) in enumerate(batches(dataset, size, limit=count * size)):
             if number < count and len(batch) == size:
                 yield to_input(batch, preprocess, form)
 
-    return Calibration(stream, count, count * size, data.calibration, dataset.digest)
+    def judge() -> Iterator[tuple[Array, list[Label] | None]]:
+        for batch, labels in batches(dataset, size, limit=JUDGING_IMAGES):
+            if len(batch) == size:
+                yield to_input(batch, preprocess, form), labels if labelled else None
 
-
-def judging_batches(
-    spec: str, preprocess: Preprocess, names: tuple[str, ...] | None, form: InputForm, size: int
-) -> JudgingBatches:
-    """Return what streams batches to judge a precision on.
-
-    Labels count where the data has them and they can be the model's class indices.
-
-    Args:
-        spec: DATA of the command line.
-        preprocess: what the model wants.
-        names: the model's classes, where they are known.
-        form: in which the graph takes images.
-        size: of a batch.
-    """
-    try:
-        dataset = open_dataset(spec, preprocess, labels=names, need_labels=False, split="calibration")
-        labelled = dataset.labelled
-    except DataError:  # the folders are no classes of the model: images all the same
-        dataset = open_dataset(spec, preprocess, labels=None, need_labels=False, split="calibration")
-        labelled = False
-
-    def stream() -> Iterator[tuple[Array, list[Label] | None]]:
-        for images, labels in batches(dataset, size, limit=JUDGING_IMAGES):
-            if len(images) == size:
-                yield to_input(images, preprocess, form), labels if labelled else None
-
-    return stream
+    return Calibration(calibrate, count, count * size, data.calibration, dataset.digest), judge
 
 
 def _synthetic(preprocess: Preprocess, form: InputForm, size: int) -> Calibration:

@@ -26,7 +26,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm
 from vitdeploy.runtime.artifact_session import bundle_of
 from vitdeploy.session import Session
-from vitdeploy.targets import Compiled, Target
+from vitdeploy.targets import Bundle, Compiled, Target
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
@@ -168,12 +168,13 @@ class CandidateBuilder:
         """
         return self.target.open(self.compile(candidate), candidate.precision.numbers, environment.available_cores())
 
-    def move(self, candidate: Candidate, folder: Path) -> Compiled | None:
-        """Move a candidate's files to `folder`; return what was compiled, in its new place, or None."""
+    def move(self, candidate: Candidate, folder: Path) -> tuple[Bundle, Compiled | None]:
+        """Move a candidate's files to `folder`; return its bundle there, and what was compiled, if anything was."""
         for path in candidate.folder.iterdir():
             shutil.move(path, folder / path.name)
         compiled = self._compiled.get(candidate.folder)
-        return None if compiled is None else replace(compiled, folder=folder)
+        bundle = bundle_of(folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
+        return bundle, None if compiled is None else replace(compiled, folder=folder)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
         """Return the linears that a candidate quantizes, first those that add most noise for the work they save."""
@@ -186,11 +187,11 @@ class CandidateBuilder:
 
     def time(self, candidates: Sequence[Candidate], seconds: float) -> Bench:
         """Time candidates in turns; the first one is the reference."""
-        preprocess = self.prepared.preprocess
-        image = to_input(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
+        preprocess, name = self.prepared.facts.preprocess, self.prepared.facts.examples.input_name
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
-            feeds = [{self.prepared.examples.input_name: image}] * len(sessions)
+            image = to_input(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
+            feeds = [{name: image}] * len(sessions)
             return latency.measure(sessions, feeds, batch=len(image), seconds=seconds)
 
 

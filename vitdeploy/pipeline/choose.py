@@ -52,6 +52,17 @@ class Chosen:
     notes: tuple[str, ...] = ()
 
 
+def choose(builder: CandidateBuilder, request: Request, precision: Precision | None, progress: Progress) -> Chosen:
+    """Make the precision that the recipe asks for, or the fastest if `precision` is None ("auto").
+
+    Raises:
+        QuantizeError: the model cannot have this precision, or not inside the budget.
+    """
+    if precision is None:
+        return choose_fastest(builder, request, progress)
+    return choose_given(builder, request, precision, progress)
+
+
 def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progress) -> Chosen:
     """Make every precision that can save time, and choose the fastest of those within the budget.
 
@@ -92,10 +103,11 @@ def choose_given(builder: CandidateBuilder, request: Request, precision: Precisi
         QuantizeError: the model cannot have this precision, or not inside the budget.
     """
     base, limit = builder.target.default_precision, request.spec.max_drop_pp
-    if precision.is_float32 or precision.name == base:
-        return Chosen(builder.make(precision))
-    if request.untimed:
+    comparable = not precision.is_float32 and precision.name != base
+    if comparable and request.untimed:
         return _choose_untimed(builder, request, precision, progress)
+    if not comparable:
+        return Chosen(builder.make(precision))
     reference = builder.make(_plain(base))
     if limit is None:
         candidate = builder.make(precision)
@@ -115,15 +127,15 @@ def _choose_untimed(builder: CandidateBuilder, request: Request, precision: Prec
     """Judge what cannot run here as ONNX Runtime computes it; do not time it."""
     base, limit = builder.target.default_precision, request.spec.max_drop_pp
     note = f"whether {precision.name} is faster than {base} is not known: {request.untimed}"
-    if limit is None:
-        return Chosen(builder.make(precision), notes=(note,))
-    assert request.judging is not None
-    float32 = builder.make(_plain("fp32"))
-    budget = AccuracyBudget(builder, float32, limit, request.judging, progress, emulated=True)
-    candidate, trials = _require_within(builder, precision, budget)
-    trials = [replace(trial, kept=trial is trials[-1]) for trial in trials]
-    judged = "its accuracy was judged as ONNX Runtime computes the graph on this CPU"
-    return Chosen(candidate, tuple(trials), (note, judged))
+    if limit is not None:
+        assert request.judging is not None
+        float32 = builder.make(_plain("fp32"))
+        budget = AccuracyBudget(builder, float32, limit, request.judging, progress, emulated=True)
+        candidate, trials = _require_within(builder, precision, budget)
+        trials = [replace(trial, kept=trial is trials[-1]) for trial in trials]
+        judged = "its accuracy was judged as ONNX Runtime computes the graph on this CPU"
+        return Chosen(candidate, tuple(trials), (note, judged))
+    return Chosen(builder.make(precision), notes=(note,))
 
 
 def _require_within(
@@ -146,7 +158,7 @@ def _try(
     """Make a precision inside the budget; without a budget only where accuracy means nothing."""
     if budget is not None:
         return fit_budget(builder, precision, budget)
-    if builder.prepared.model.weights != "random":
+    if builder.prepared.facts.model.weights != "random":
         raise QuantizeError("what it loses cannot be judged without images", fix="Give --calibration DATA.")
     candidate = builder.make(precision)
     return candidate, [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
@@ -176,7 +188,7 @@ def _budget(
     builder: CandidateBuilder, reference: Candidate, limit: float, judging: JudgingBatches | None, progress: Progress
 ) -> tuple[AccuracyBudget | None, list[str]]:
     """Return what judges; None where accuracy means nothing, or there is nothing to judge on."""
-    if builder.prepared.model.weights == "random":
+    if builder.prepared.facts.model.weights == "random":
         return None, ["random weights: precisions were chosen by speed alone, without a look at accuracy"]
     if judging is None:
         return None, ["auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"]

@@ -12,7 +12,9 @@ from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ExportError
 from vitdeploy.recipe import Batch, InputForm, Preprocess
-from vitdeploy.session import Array, Session, is_finite
+from vitdeploy.runtime.reference import open_reference
+from vitdeploy.session import Array, is_finite
+from vitdeploy.sources import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,20 @@ class Examples:
         return list(zip(inputs, self.outputs, strict=True))
 
 
-def make_examples(reference: Session, input_name: str, preprocess: Preprocess, batch: Batch) -> Examples:
-    """Run the reference on real-looking images; where the batch is dynamic, in two sizes.
+def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch) -> Examples:
+    """Run the FP32 reference on real-looking images; in two batch sizes if the batch is dynamic.
 
     Raises:
         ExportError: the model itself gives NaN or infinity.
     """
     sizes = [batch.opt] if batch.static else _two_sizes(batch)
     pixels = [natural_image(seed, preprocess, size) for seed, size in enumerate(sizes)]
-    outputs = [reference.run({input_name: to_input(images, preprocess, "normalized")}) for images in pixels]
+    with open_reference(model, threads=None) as reference:
+        inputs = [{model.input_name: to_input(images, preprocess, "normalized")} for images in pixels]
+        outputs = [reference.run(feeds) for feeds in inputs]
     if not all(is_finite(o) for o in outputs):
         raise ExportError("the model itself gives NaN or infinity", fix="Check its weights and preprocessing.")
-    return Examples(input_name, preprocess, tuple(pixels), tuple(outputs))
+    return Examples(model.input_name, preprocess, tuple(pixels), tuple(outputs))
 
 
 def _two_sizes(batch: Batch) -> list[int]:

@@ -11,16 +11,18 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment
-from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, Trial
+from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TargetRecord, Trial
 from vitdeploy.artifact.layout import EXAMPLE
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import compare
+from vitdeploy.pipeline.choose import Chosen
 from vitdeploy.pipeline.examples import load_example
+from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import read_bundle
+from vitdeploy.recipe import Recipe
 from vitdeploy.targets import Bundle, Compiled, Target
 
 
@@ -54,8 +56,39 @@ class ExportResult:
     summary: Exported
 
 
+def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen, parity: Parity) -> Manifest:
+    """Return the manifest of a bundle.
+
+    Args:
+        recipe: with its defaults written out.
+        target: that it is for.
+        facts: about the prepared model.
+        chosen: the candidate, and what was tried.
+        parity: of the target-ready graph with the reference.
+    """
+    recipe, candidate = replace(recipe, task=facts.task), chosen.candidate
+    return Manifest(
+        stage="bundle",
+        model=facts.model,
+        recipe=recipe,
+        recipe_digest=recipe.digest,
+        export=facts.export,
+        graph_parity=parity,
+        passes=(*facts.passes, *candidate.passes),
+        quantized=candidate.quantized.record,
+        placement=candidate.quantized.placement,
+        trials=chosen.trials,
+        target=TargetRecord(kind=target.name, device=target.device, precision=candidate.name),
+        preprocess=facts.preprocess,
+        labels=facts.labels,
+        inputs=candidate.inputs,
+        outputs=candidate.outputs,
+        versions=environment.library_versions(),
+    )
+
+
 def finish(
-    folder: Path,
+    bundle: Bundle,
     manifest: Manifest,
     target: Target,
     progress: Progress,
@@ -64,16 +97,16 @@ def finish(
     here: bool = True,
     compiled: Compiled | None = None,
 ) -> tuple[Artifact, list[str]]:
-    """Compile and audit in `folder` where the target can do that here, seal the folder, and store the audit.
+    """Compile and audit in the bundle's folder if the target can do that here, seal the folder, and store the audit.
 
     Args:
-        folder: the target-ready graph with its sites and the stored example.
+        bundle: the target-ready graph, in a folder with its sites and the stored example.
         manifest: of the bundle.
         target: with its options.
         progress: told about the steps.
         out: where the folder will be, for what users are told to do with it.
         here: whether it is compiled here at all; else another machine does it.
-        compiled: what was compiled already, in `folder`.
+        compiled: what was compiled already, in the bundle's folder.
 
     Returns:
         The artifact or bundle, and what the user should know about it.
@@ -82,13 +115,13 @@ def finish(
         TargetUnavailable: the target should be here and is not.
         CompileError: the backend refuses the graph, or its engine gives NaN or infinity.
     """
+    folder = bundle.graph.parent
     manifest = replace(manifest, usage=describe_usage(manifest, target))
     missing = target.unavailable() if here else None
     if missing is not None and not target.built_on_device:
         raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
     if not here:
         return artifacts.seal(folder, manifest), []
-    bundle = read_bundle(folder, manifest)
     if missing is not None:
         note = f"this is a bundle, not an engine: {missing.why}. On the device run: vitdeploy compile {out}"
         artifact = artifacts.seal(folder, manifest)

@@ -39,5 +39,5 @@ def rebuild_graph(
         prepared = prepare(recipe, dialect, work, progress, options)
     except ImportError as error:
         raise missing_library(error) from None
-    require_same_weights(manifest, prepared.model.digest)
+    require_same_weights(manifest, prepared.facts.model.digest)
     return prepared

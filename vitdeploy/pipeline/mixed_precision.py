@@ -29,7 +29,7 @@ def fit_budget(
         return first, trials
     if not precision.per_linear:
         first.discard()
-        return None, [_mark_over(trials[0], budget)]
+        return None, trials
     order = builder.worst_first(first)
     fixed = replace(precision, smooth_alpha="off" if first.alpha is None else first.alpha)
     first.discard()
@@ -47,7 +47,7 @@ def fit_budget(
     counts = [*_powers_of_two(len(order) - 1), len(order) - 1]  # one has to be quantized, or it is float
     place = next((i for i, count in enumerate(counts) if count > 0 and fits(count)), None)
     if place is None:
-        return None, [*trials[:-1], _mark_over(trials[-1], budget)]
+        return None, trials
     low, high = counts[place - 1] if place else 0, counts[place]  # low does not fit, high does
     while high - low > 1:
         middle = (low + high) // 2
@@ -57,10 +57,6 @@ def fit_budget(
             candidate.discard()
     final = next(t for t in trials if t.float_linears == fitting[high].float_linears and budget.holds(t))
     return fitting[high], [*(t for t in trials if t is not final), final]
-
-
-def _mark_over(trial: Trial, budget: AccuracyBudget) -> Trial:
-    return replace(trial, why=f"over the budget of {budget.limit:g}")
 
 
 def _powers_of_two(below: int) -> list[int]:

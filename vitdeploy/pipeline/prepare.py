@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,12 @@ from vitdeploy.artifact import ExportRecord, ModelRecord, Parity, PassRecord
 from vitdeploy.errors import ExportError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
-from vitdeploy.pipeline.calibration import open_calibration
+from vitdeploy.pipeline.calibration import JudgingBatches, open_images
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples
 from vitdeploy.pipeline.graph_cache import GraphCache, cache_key
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, TaskSpec
-from vitdeploy.runtime.reference import open_reference
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
@@ -52,31 +51,47 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """Everything about a prepared model but its graph and its images, which take memory.
+
+    Attributes:
+        model: its spec, weights and size.
+        export: how it became an ONNX graph.
+        passes: what raised and folded the graph.
+        preprocess: from an image to the model's input.
+        labels: class names, if they are known.
+        task: what the recipe or else the model says it is for.
+        examples: images with the reference's outputs.
+    """
+
+    model: ModelRecord
+    export: ExportRecord
+    passes: tuple[PassRecord, ...]
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    task: TaskSpec
+    examples: Examples
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """The model as one graph in float32, raised and folded, and what is known about it.
+    """The model as one graph in float32, raised and folded.
 
     Attributes:
         graph: quantizing and lowering change it in place: clone it to do more than one.
         structure: sites, linears and norms of the graph.
-        passes: what raised and folded it.
-        examples: images with the reference's outputs.
-        calibration: images for ranges; None where they were not asked for.
-        model, export, preprocess, labels: for the manifest.
-        task: what the recipe or else the model says it is for.
+        calibration: images to take ranges from; None unless they were asked for.
+        judging: images to judge a precision on; None if there are none.
         verifier: None without --verify.
+        facts: what else is known about it.
     """
 
     graph: Graph
     structure: Structure
-    passes: list[PassRecord]
-    examples: Examples
     calibration: Calibration | None
-    model: ModelRecord
-    export: ExportRecord
-    preprocess: Preprocess
-    labels: tuple[str, ...] | None
-    task: TaskSpec
+    judging: JudgingBatches | None
     verifier: Verifier | None
+    facts: Facts
 
 
 def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, options: Options) -> Prepared:
@@ -92,15 +107,20 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
     Raises:
         SourceError: the model or its weights cannot be had.
         ExportError: no exporter takes the model, or a graph differs from it.
+        DataError, QuantizeError: the calibration images cannot be used.
     """
+    from vitdeploy.graph.model import load
+    from vitdeploy.graph.recognize import recognize
+
     batch, form = recipe.target.batch, recipe.target.input
     with progress.step(f"Load {recipe.model.spec}"):
         model = sources.load(recipe.model, size=recipe.image_size)
-    preprocess, task = recipe.preprocess or model.preprocess, tasks.resolve(recipe.task, model.task)
-    # Opened before the minutes of work that come first: a wrong path is told at once.
-    calibration = open_calibration(recipe.data, preprocess, form, batch.min) if options.calibrated else None
-    with progress.step("Run the FP32 reference"), open_reference(model, threads=None) as reference:
-        examples = make_examples(reference, model.input_name, preprocess, batch)
+    task, preprocess = tasks.resolve(recipe.task, model.task), recipe.preprocess or model.preprocess
+    calibration = judging = None
+    if options.calibrated:  # opened before the minutes of work that come first: a wrong path shows at once
+        calibration, judging = open_images(recipe.data, preprocess, model.labels, form, batch.min)
+    with progress.step("Run the FP32 reference"):
+        examples = make_examples(model, preprocess, batch)
     path, record = _export(model, examples, batch, work, progress, options.cache)
     described = ModelRecord(
         spec=recipe.model.spec, weights=model.weights, digest=model.digest, parameters=model.parameters
@@ -108,16 +128,15 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
     labels = model.labels
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
     gc.collect()
-    folding = _Folding(dialect, batch, form, examples, work, options)
-    graph, passes, verifier = folding.apply(path, progress)
-    structure = _recognize(graph, passes)
+    graph = load(path)
+    passes, verifier = _Folding(dialect, batch, form, examples, work, options).apply(graph, progress)
+    structure = recognize(graph, {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"})
     if options.calibrated:
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, form, exact=True)
-    return Prepared(
-        graph, structure, passes, examples, calibration, described, record, preprocess, labels, task, verifier
-    )
+    facts = Facts(described, record, tuple(passes), preprocess, labels, task, examples)
+    return Prepared(graph, structure, calibration, judging, verifier, facts)
 
 
 def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool) -> Parity:
@@ -151,34 +170,35 @@ def _export(
     progress: Progress,
     cache: GraphCache | None,
 ) -> tuple[Path, ExportRecord]:
-    """Return the model as an ONNX file: its own, one that was kept, or one that is exported now."""
+    """Return the model as an ONNX file: the user's own, one from the cache, or one that is exported now."""
     from vitdeploy import onnx_export
 
-    if model.onnx is not None:
-        with progress.step("Read the ONNX file and run it"):
-            return model.onnx, _record_of_file(model.onnx, examples)
-    assert model.module is not None
-    key = cache_key(model, tuple(pixels.shape for pixels in examples.pixels), batch)
-    if cache is not None and (kept := cache.fetch(key, work)) is not None:
-        return kept
-    path, name = work / "exported.onnx", examples.input_name
-    with progress.step("Export to ONNX and compare with the reference"):
-        record = onnx_export.export(model.module, examples.pairs(), input_name=name, batch=batch, path=path)
-    if cache is not None:
-        cache.keep(key, path, record)
-    return path, record
+    if model.module is not None:
+        key = cache_key(model, tuple(pixels.shape for pixels in examples.pixels), batch)
+        if cache is not None and (cached := cache.fetch(key, work)) is not None:
+            return cached
+        path, pairs = work / "exported.onnx", examples.pairs()
+        with progress.step("Export to ONNX and compare with the reference"):
+            record = onnx_export.export(model.module, pairs, input_name=examples.input_name, batch=batch, path=path)
+        if cache is not None:
+            cache.keep(key, path, record)
+        return path, record
+    assert model.onnx is not None
+    with progress.step("Read the ONNX file and run it"):
+        return model.onnx, _check_file(model.onnx, examples)
 
 
-def _record_of_file(path: Path, examples: Examples) -> ExportRecord:
-    """Check a user's ONNX file against ONNX Runtime's run of it untouched."""
+def _check_file(path: Path, examples: Examples) -> ExportRecord:
+    """Check a user's ONNX file against ONNX Runtime's run of it."""
     from vitdeploy import onnx_export
     from vitdeploy.graph.model import load
     from vitdeploy.graph.screening import check_declared
 
+    pairs = examples.pairs()
+    parity = onnx_export.check(path, pairs, examples.input_name)
     graph = load(path)
-    for _, outputs in examples.pairs():
+    for _, outputs in pairs:
         check_declared(graph.model, outputs, path)
-    parity = onnx_export.check(path, examples.pairs(), examples.input_name)
     return ExportRecord(exporter="none", opset=graph.opset, parity=parity)
 
 
@@ -193,15 +213,14 @@ class _Folding:
     work: Path
     options: Options
 
-    def apply(self, path: Path, progress: Progress) -> tuple[Graph, list[PassRecord], Verifier | None]:
-        """Return the graph in `path` raised and folded, what was done, and what verifies the passes to come."""
+    def apply(self, graph: Graph, progress: Progress) -> tuple[list[PassRecord], Verifier | None]:
+        """Raise and fold the graph in place; return what was done, and what verifies the passes to come."""
         from vitdeploy import passes
-        from vitdeploy.graph.model import load
         from vitdeploy.passes import order
 
-        graph, dumps = load(path), self.options.dumps
-        dumps.write("exported", graph)
+        dumps = self.options.dumps
         raising, folding = (self._verifier(graph, form) for form in ("normalized", self.form))
+        dumps.write("exported", graph)
         with progress.step("Raise attention and fold constants"):
             records = passes.run(order.raising(self.batch.opt if self.batch.static else None), graph, raising)
         dumps.write("raised", graph)
@@ -209,7 +228,7 @@ class _Folding:
             pixels = _pixels(self.form, self.examples.preprocess, half=self.options.half and self.dialect.half_around)
             records += passes.run(order.folding(pixels, packed_qkv=self.dialect.packed_qkv), graph, folding)
         dumps.write("folded", graph)
-        return graph, records, partial(self._verifier, form=self.form) if self.options.verify else None
+        return records, partial(self._verifier, form=self.form) if self.options.verify else None
 
     def _verifier(self, graph: Graph, form: InputForm) -> Callable[[str], None] | None:
         """Return what checks the numbers after a pass, and names the first pass that breaks them."""
@@ -226,12 +245,6 @@ class _Folding:
                 raise ExportError(f"pass {name} breaks the model: {reason}", fix="Report it with the model's name.")
 
         return verify
-
-
-def _recognize(graph: Graph, passes: Iterable[PassRecord]) -> Structure:
-    from vitdeploy.graph.recognize import recognize
-
-    return recognize(graph, {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"})
 
 
 def _pixels(form: InputForm, preprocess: Preprocess, *, half: bool) -> FoldPreprocessing | None:

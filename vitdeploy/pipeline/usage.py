@@ -25,6 +25,7 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
     colours = "RGB" if manifest.preprocess.channels > 1 else "grey"
     image = manifest.inputs[0]
     meaning = f"{colours} images: {_IMAGES[form]}"
+    command = target.command_to_try(image.name, image.shape, batch)
     task = tasks.find(manifest.recipe.task)
     summary = (getdoc(task) or "").partition("\n")[0]
     return Usage(
@@ -39,7 +40,7 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
         answers=f"{task.name}: {summary}",
         preprocessing=tuple(_steps(manifest.preprocess, form)),
         batch=str(batch),
-        try_it=target.command_to_try(image.name, image.shape, batch),
+        try_it=command,
     )
 
 

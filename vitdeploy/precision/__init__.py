@@ -59,10 +59,16 @@ def find(spec: PrecisionSpec) -> Precision:
     return kind.model_validate({key: value for key, value in dict(spec).items() if key in kind.model_fields})
 
 
-def offered(target: Target) -> list[str]:
-    """Return the precisions of a target, its default first: those that it names, and those that name it."""
+def offered(target: Target, *, per_linear: bool = False) -> list[str]:
+    """Return the precisions of a target, its default first: those that it names, and those that name it.
+
+    Args:
+        target: with its device.
+        per_linear: only precisions that can leave single linears in float.
+    """
     claiming = [name for name in names() if target.name in kind_of(name).targets and name not in target.precisions]
-    return [*target.precisions, *claiming]
+    every = [*target.precisions, *claiming]
+    return [name for name in every if issubclass(kind_of(name), LinearPrecision)] if per_linear else every
 
 
 def check(name: str, target: Target, host: Host | None = None) -> None:

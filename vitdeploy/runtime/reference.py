@@ -11,12 +11,12 @@ from vitdeploy.session import Session
 
 def open_reference(model: sources.LoadedModel, *, threads: int | None, device: str = "cpu") -> Session:
     """Open the model as a session: PyTorch on `device`, or ONNX Runtime on the untouched graph of an ONNX source."""
-    if model.onnx is not None:
-        return OnnxSession(model.onnx, threads=threads, name="onnxruntime-fp32")
-    from vitdeploy.runtime.torch_session import TorchSession
+    if model.module is not None:
+        from vitdeploy.runtime.torch_session import TorchSession
 
-    assert model.module is not None
-    return TorchSession(model.module, threads=threads, device=device)
+        return TorchSession(model.module, threads=threads, device=device)
+    assert model.onnx is not None
+    return OnnxSession(model.onnx, threads=threads, name="onnxruntime-fp32")
 
 
 def rebuild_reference(artifact: Artifact, threads: int | None) -> Session:

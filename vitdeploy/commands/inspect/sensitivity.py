@@ -63,7 +63,7 @@ def measure_sensitivity(
     with tempfile.TemporaryDirectory(prefix="vitdeploy-sensitivity-") as work:
         prepared = rebuild_graph(manifest, Path(work), progress, calibration=data, cache=cache)
         calibrated = CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, progress)
-        agreement = _agreement(manifest.recipe.task, prepared.examples.outputs)
+        agreement = _agreement(manifest.recipe.task, prepared.facts.examples.outputs)
         layers, choice = chosen.measure_sensitivity(calibrated, dialect, images, agreement)
         looked_at = min(images, calibrated.require_images().images)
     return artifact.write_evidence(
