@@ -93,6 +93,7 @@ def test_what_is_lost_is_seen(
     assert trial.lost is not None
     assert least <= trial.lost <= most
     assert budget.holds(trial) == (change == "nothing")
+    assert trial.why == ("" if change == "nothing" else "over the budget of 0.5")
 
 
 def test_what_cannot_run_here_is_judged_by_its_graph(builder: CandidateBuilder) -> None:
