@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from PIL import Image
 
 import vitdeploy
 from vitdeploy import recipe as recipes
-from vitdeploy.commands import gate as gating
-from vitdeploy.commands.bench import bench as benching
+from vitdeploy.artifact import Artifact
+from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
-from vitdeploy.commands.inspect import inspect as prove
+from vitdeploy.commands.gate import gate
+from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.run import run
 from vitdeploy.evidence import Bench
 from vitdeploy.progress import Silent
@@ -53,21 +55,20 @@ def test_demo_passes_its_gate(tmp_path: Path) -> None:
 def test_every_attention_of_deit_fuses_and_keeps_its_numbers(target: str, tmp_path: Path) -> None:
     if target == "tensorrt-rtx":
         pytest.importorskip("tensorrt_rtx")
-    out = tmp_path / "deit"
-    exported = export(recipes.compose(DEIT, target=target, weights="random"), out, Silent())
-    assert exported.weights == "random"
-    assert exported.parity.cosine >= 0.9999
-    assert exported.graph_parity is not None
-    assert exported.graph_parity.cosine >= 0.9999
-    attention = prove.inspect(out).attention
+    result = export(recipes.compose(DEIT, target=target, weights="random"), tmp_path / "deit", Silent())
+    summary = result.summary
+    assert summary.weights == "random"
+    assert summary.parity.cosine >= 0.9999
+    assert summary.graph_parity is not None
+    assert summary.graph_parity.cosine >= 0.9999
+    attention = inspect(result.artifact).attention
     assert (attention.fused, attention.sites, attention.evidence) == (12, 12, "compiled")
 
 
-def test_a_range_of_batches_runs_at_its_ends(tmp_path: Path) -> None:
-    out = tmp_path / "digits"
-    exported = export(recipes.compose("demo:digits", target="onnxruntime", batch="1:4:8"), out, Silent())
-    assert len(set(exported.parity.batches)) == 2
-    with vitdeploy.load(out) as model:
+def test_a_range_of_batches_runs_at_its_ends(demo: Callable[..., Artifact]) -> None:
+    artifact = demo(target="onnxruntime", batch="1:4:8")
+    assert len(set(artifact.manifest.export.parity.batches)) == 2
+    with vitdeploy.load(artifact.path) as model:
         for batch in (1, 8):
             (logits,) = model.run(np.zeros((batch, 1, 32, 32), np.float32)).values()
             assert logits.shape == (batch, 10)
@@ -81,7 +82,6 @@ def test_int8_of_a_real_classifier_keeps_its_accuracy(target: str, tmp_path: Pat
     )
     if made.returncode:
         pytest.skip(made.stderr.strip())
-    out = tmp_path / "fashion"
     recipe = recipes.compose(
         f"python:{FASHION / 'model.py'}:build",
         target=target,
@@ -89,18 +89,17 @@ def test_int8_of_a_real_classifier_keeps_its_accuracy(target: str, tmp_path: Pat
         weights=str(FASHION / "vit.safetensors"),
         calibration=str(data / "calibration.npz"),
     )
-    export(recipe, out, Silent())
-    found = evaluate(out, str(data / "test.npz"), Silent(), limit=1000)
-    assert found.metrics["top1"].reference > 85
-    gate = gating.gate(out, {"max_drop_pp": 2.0, "min_fused_pct": 100}, Silent())
-    assert gate.verdict == "pass", gate
+    artifact = export(recipe, tmp_path / "fashion", Silent()).artifact
+    evaluation = evaluate(artifact, str(data / "test.npz"), Silent(), limit=1000)
+    assert evaluation.metrics["top1"].reference > 85
+    verdict = gate(artifact, {"max_drop_pp": 2.0, "min_fused_pct": 100}, Silent())
+    assert verdict.verdict == "pass", verdict
 
 
-def test_dynamic_int8_needs_no_calibration(tmp_path: Path) -> None:
-    out = tmp_path / "digits"
-    export(recipes.compose("demo:digits", target="onnxruntime", precision="int8-dynamic"), out, Silent())
-    assert prove.inspect(out).linears.int8 == 25  # q, k and v have a linear each
-    assert evaluate(out, None, Silent()).agreement > 0.98
+def test_dynamic_int8_needs_no_calibration(demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact]) -> None:
+    artifact = copy(demo(target="onnxruntime", precision="int8-dynamic"))
+    assert inspect(artifact).linears.int8 == 25  # q, k and v have a linear each
+    assert evaluate(artifact, None, Silent()).agreement > 0.98
 
 
 def test_predictions_are_the_digits_in_the_images(tmp_path: Path) -> None:
@@ -122,35 +121,36 @@ def test_predictions_are_the_digits_in_the_images(tmp_path: Path) -> None:
 def test_without_tensorrt_the_bundle_says_what_to_do(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed here")
-    out = tmp_path / "bundle"
-    exported = export(recipes.compose("demo:digits", target="tensorrt"), out, Silent())
-    assert exported.stage == "bundle"
-    assert any("vitdeploy compile" in note for note in exported.notes)
+    result = export(recipes.compose("demo:digits", target="tensorrt"), tmp_path / "bundle", Silent())
+    bundle = result.artifact
+    assert result.summary.stage == "bundle"
+    assert any("vitdeploy compile" in note for note in result.summary.notes)
     rehearsed = importlib.util.find_spec("tensorrt_rtx") is not None
-    assert prove.inspect(out).attention.evidence == ("rehearsed" if rehearsed else "graph")
-    gate = gating.gate(out, {"min_fused_pct": 100}, Silent())
-    assert gate.verdict == "invalid"
+    assert inspect(bundle).attention.evidence == ("rehearsed" if rehearsed else "graph")
+    assert gate(bundle, {"min_fused_pct": 100}, Silent()).verdict == "invalid"
     before = sorted(p.name for p in tmp_path.rglob("*"))
     with pytest.raises(vitdeploy.VitdeployError, match="TensorRT is not installed here"):
-        compile_bundle(out, None, Silent())
+        compile_bundle(bundle, None, Silent())
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
-def test_benching_two_artifacts_times_both_against_the_reference(tmp_path: Path) -> None:
-    paths = [tmp_path / "a", tmp_path / "b"]
-    for path, target in zip(paths, ("openvino", "onnxruntime"), strict=True):
-        export(recipes.compose("demo:digits", target=target), path, Silent())
-    found = benching.bench(paths, Silent(), benching.Plan(seconds=1))
+def test_benching_two_artifacts_times_both_against_the_reference(
+    demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact]
+) -> None:
+    artifacts = [copy(demo(target=target)) for target in ("openvino", "onnxruntime")]
+    found = bench(artifacts, Silent(), Plan(seconds=1))
     assert [r.name for r in found.runs] == ["pytorch-fp32", "openvino-fp32", "onnxruntime-fp32"]
+    assert [r.role for r in found.runs] == ["reference", "artifact", "artifact"]
     assert found.runs[0].speedup is None
     assert all(r.speedup is not None for r in found.runs[1:])
-    stored = Bench.model_validate(json.loads((paths[0] / "bench.json").read_text()))
+    stored = Bench.model_validate(json.loads((artifacts[0].path / "bench.json").read_text()))
     assert stored == found
 
 
-def test_a_baseline_judges_what_comes_after_it(tmp_path: Path) -> None:
-    out = tmp_path / "digits"
-    export(recipes.compose("demo:digits", target="openvino"), out, Silent())
-    gate = gating.gate(out, {"max_slowdown_pct": 50.0}, Silent(), baseline=out)
-    assert {check.name for check in gate.checks} >= {"slow-down"}
-    assert gate.verdict in ("pass", "invalid")
+def test_a_baseline_judges_what_comes_after_it(
+    demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact]
+) -> None:
+    artifact = copy(demo(target="openvino"))
+    verdict = gate(artifact, {"max_slowdown_pct": 50.0}, Silent(), baseline=artifact.path)
+    assert {check.name for check in verdict.checks} >= {"slow-down"}
+    assert verdict.verdict in ("pass", "invalid")

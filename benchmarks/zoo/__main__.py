@@ -93,15 +93,14 @@ def _row(name: str, route: str, spec: str, target: str, sites: int, out: Path) -
     size = "x".join(str(n) for n in models.MODELS[name].size)
     recipe = recipes.compose(spec, target=target, image_size=size)
     if route == "module":
-        kwargs = {"model": recipe.model.model_copy(update={"kwargs": {"name": name}})}
-        recipe = recipe.model_copy(update=kwargs)
+        recipe = replace(recipe, model=replace(recipe.model, kwargs={"name": name}))
     try:
-        exported = export(recipe, out, Silent())
-        audit = inspect(out)
+        result = export(recipe, out, Silent())
+        audit = inspect(result.artifact)
     except VitdeployError as error:
         return _failed(name, route, target, sites, time.monotonic() - started, f"error: {error.message[:200]}")
-    refused = {r.site: r.reason for p in exported.passes for r in p.refused if p.name == "raise-attention"}
-    parity = exported.graph_parity
+    refused = {r.site: r.reason for p in result.summary.passes for r in p.refused if p.name == "raise-attention"}
+    parity = result.summary.graph_parity
     difference = parity.max_abs / parity.reference_max if parity is not None else float("nan")
     notes = _notes(audit, refused)
     if audit.attention.sites != sites:
