@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.cli.conftest import Ended, listing, run
 from vitdeploy import artifact as artifacts
+from vitdeploy.artifact.quantization import CalibrationData
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -47,10 +48,13 @@ def export(target: str, precision: str, data: object, *more: object, model: str 
     return run("export", model, *words, *more)
 
 
-def done(found: Ended) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the export printed, and what the manifest says of the quantization."""
+def done(found: Ended) -> tuple[dict[str, Any], CalibrationData]:
+    """What the export printed, and what the manifest says about the images."""
     assert found.code == 0, found.err
-    return json.loads(found.out), dict(artifacts.load(Path("a")).manifest.quantized)
+    record = artifacts.load(Path("a")).manifest.quantized
+    assert record is not None
+    assert record.calibration is not None
+    return json.loads(found.out), record.calibration
 
 
 def agreement() -> float:
@@ -64,21 +68,21 @@ def agreement() -> float:
 
 def test_one_image_is_called_into_question_and_works(images: Callable[..., Path]) -> None:
     folder = images(1)
-    printed, record = done(export("openvino", "int8", folder))
+    printed, calibration = done(export("openvino", "int8", folder))
     said = [note for note in printed["notes"] if note.startswith("calibrated on 1 image of")]
     assert len(said) == 1
-    assert said[0] in record.values()
-    assert record["calibration_images"] == "1"
+    assert said[0] in calibration.doubts
+    assert calibration.images == 1
     assert agreement() > 0.9
 
 
 @pytest.mark.parametrize(("target", "precision"), [("openvino", "int8"), ("onnxruntime", "int4-weights")])
 def test_black_images_are_called_into_question_and_the_artifact_is_right(target: str, precision: str) -> None:
     np.savez("black.npz", images=np.zeros((40, 32, 32), np.uint8))
-    printed, record = done(export(target, precision, "black.npz"))
+    printed, calibration = done(export(target, precision, "black.npz"))
     said = "every calibration image of black.npz is of one plain colour: others may fall out of range"
     assert said in printed["notes"]
-    assert said in record.values()
+    assert said in calibration.doubts
     assert agreement() > 0.5, "less exact, but no wreck"
 
 
@@ -107,8 +111,8 @@ def test_floats_are_no_images(kind: float) -> None:
 @pytest.mark.parametrize("shape", [(20, 64, 48, 3), (20, 16, 16), (20, 32, 32, 1)])
 def test_images_of_another_size_or_colour_are_preprocessed(shape: tuple[int, ...]) -> None:
     np.savez("other.npz", images=np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
-    printed, record = done(export("onnxruntime", "int8-dynamic", "other.npz"))
-    assert record["calibration_images"] == "20"
+    printed, calibration = done(export("onnxruntime", "int8-dynamic", "other.npz"))
+    assert calibration.images == 20
     assert not [note for note in printed["notes"] if "calibrat" in note]
 
 
@@ -125,8 +129,8 @@ def test_the_number_of_calibration_images_is_an_option_of_the_recipe() -> None:
         "model: demo:digits\ntarget: {kind: openvino}\nprecision: {kind: int8}\ndata: {calibration_images: 40}\n"
     )
     found = run("export", "demo:digits", "--recipe", "r.yaml", "-o", "a", "--json")
-    _, record = done(found)
-    assert record["calibration_images"] == "40"
+    _, calibration = done(found)
+    assert calibration.images == 40
     Path("r.yaml").write_text("model: demo:digits\ntarget: {kind: openvino}\ndata: {calibration_images: 0}\n")
     assert "calibration_images should be greater than or equal to 1" in run("run", "r.yaml").error
 
@@ -149,7 +153,7 @@ def test_a_precision_that_the_target_cannot_do_names_those_it_can(target: str, p
 
 def test_bf16_needs_units() -> None:
     found = run("export", "demo:digits", "--target", "tensorrt-rtx", "--device", "sm75", "--precision", "bf16")
-    assert "sm75 has no BF16 units. Use --device sm80 or later; sm75 can do fp16, fp32, int8." in found.error
+    assert "sm75 has no BF16 units, which come with sm80. It can do fp16, fp32, int8." in found.error
 
 
 def test_a_colour_image_in_a_folder_feeds_a_grey_model(tmp_path: Path) -> None:
@@ -158,5 +162,5 @@ def test_a_colour_image_in_a_folder_feeds_a_grey_model(tmp_path: Path) -> None:
     for number in range(2):
         pixels = np.random.default_rng(number).integers(0, 255, (50, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    _, record = done(export("onnxruntime", "int8-dynamic", folder))
-    assert record["calibration_images"] == "2"
+    _, calibration = done(export("onnxruntime", "int8-dynamic", folder))
+    assert calibration.images == 2

@@ -250,7 +250,7 @@ def test_a_newer_schema(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) ->
     raw = json.loads((artifact / "manifest.json").read_text())
     (artifact / "manifest.json").write_text(json.dumps({**raw, "schema_version": 99}))
     line = refused("inspect", artifact)
-    assert "has manifest schema 99, this vitdeploy reads 1. Update vitdeploy." in line
+    assert "has manifest schema 99, this vitdeploy reads 1 to 2. Update vitdeploy." in line
 
 
 def test_other_folders_are_no_artifacts() -> None:
