@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 import vitdeploy
+from tests.counting import Counts, counts, digest_of_graph
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact import Artifact
+from vitdeploy.artifact import Artifact, load
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.evaluate.evaluate import evaluate
@@ -24,15 +25,23 @@ from vitdeploy.commands.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.run import run
 from vitdeploy.evidence import Bench
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Silent
 
 ROOT = Path(__file__).parents[1]
 FASHION = ROOT / "benchmarks" / "fashion_mnist"
+__all__ = ["counts"]
+
 DEIT = "timm:deit_tiny_patch16_224"
 
 
-def test_demo_passes_its_gate(tmp_path: Path) -> None:
-    outcome = run("demo", tmp_path / "demo", Silent())
+def test_demo_passes_its_gate_and_does_nothing_twice(counts: Counts, tmp_path: Path) -> None:
+    outcome = run("demo", tmp_path / "demo", Silent(), cache=GraphCache(tmp_path / "cache"))
+    hashed, exported = dict(counts.hashed), counts.exported
+    artifact = load(tmp_path / "demo")
+    assert exported == 1, "the report takes the float32 graph from the cache"
+    assert all(hashed[Path(entry.path).name] <= 2 for entry in artifact.manifest.files), hashed
+    assert counts.compiled[digest_of_graph(artifact)] == 1
     assert outcome.audit.attention.fused == outcome.audit.attention.sites == 4
     assert outcome.audit.attention.evidence == "compiled"
     assert outcome.audit.linears.int8 == 17
