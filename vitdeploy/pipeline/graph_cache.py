@@ -1,7 +1,7 @@
 """Exported float32 graphs, kept so that a model is exported once for all its targets, precisions and commands.
 
 A graph is kept under a digest of all that decides it: the weights, the code and settings of the model, the versions of
-the libraries, and how it is exported. The numbers of a graph are compared with the model's again wherever it is used.
+the libraries, and how it is exported. Its numbers are compared with the model's again wherever it is used.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class GraphCache:
                 inside.rename(self.folder / key)  # fails where somebody else has kept it meanwhile
         with suppress(OSError):
             self._drop_oldest()
+
+    def discard(self, key: str) -> None:
+        """Remove a graph, if it is there."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def _drop_oldest(self) -> None:
         places = [place for place in self.folder.iterdir() if not place.name.startswith(".")]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vitdeploy import sources, tasks
 from vitdeploy.artifact import ExportRecord, ModelRecord, Parity, PassRecord
-from vitdeploy.errors import ExportError
+from vitdeploy.errors import ExportError, VitdeployError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.pipeline.calibration import JudgingBatches, open_images
@@ -23,6 +25,7 @@ from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, TaskSpec
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
+    from vitdeploy.onnx_export import Example
     from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
     from vitdeploy.quantize import Calibration
 
@@ -175,9 +178,9 @@ def _export(
 
     if model.module is not None:
         key = cache_key(model, tuple(pixels.shape for pixels in examples.pixels), batch)
-        if cache is not None and (cached := cache.fetch(key, work)) is not None:
-            return cached
         path, pairs = work / "exported.onnx", examples.pairs()
+        if cache is not None and (cached := _fetch(cache, key, pairs, examples.input_name, work)) is not None:
+            return cached
         with progress.step("Export to ONNX and compare with the reference"):
             record = onnx_export.export(model.module, pairs, input_name=examples.input_name, batch=batch, path=path)
         if cache is not None:
@@ -186,6 +189,25 @@ def _export(
     assert model.onnx is not None
     with progress.step("Read the ONNX file and run it"):
         return model.onnx, _check_file(model.onnx, examples)
+
+
+def _fetch(
+    cache: GraphCache, key: str, pairs: Sequence[Example], input_name: str, work: Path
+) -> tuple[Path, ExportRecord] | None:
+    """Return a cached graph that still has the model's numbers; discard one that has not."""
+    from vitdeploy import onnx_export
+
+    if (cached := cache.fetch(key, work)) is None:
+        return None
+    path, record = cached
+    with suppress(VitdeployError):  # a damaged file
+        parity = onnx_export.check(path, pairs, input_name)
+        if onnx_export.disagreement(parity) is None:
+            return path, replace(record, parity=parity)
+    cache.discard(key)
+    for file in work.glob(f"{path.name}*"):
+        file.unlink()
+    return None
 
 
 def _check_file(path: Path, examples: Examples) -> ExportRecord:

@@ -10,29 +10,32 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from torch import nn
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_IN_WEIGHTS = ("_parameters", "_buffers", "_modules")
 _DEEPEST = 6
 """Levels of nested settings that are read: a configuration holds lists of small records at most."""
 _INSTALLED = tuple(str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def code_digest(module: nn.Module) -> str:
-    """Return the sha256 of everything but tensors that decides what `module` computes.
+    """Return the sha256 of everything but parameters and buffers that decides what `module` computes.
 
-    That is the tree of sub-modules with their plain attributes and configurations; and the code of every method, as it
-    is now, also where it was replaced after its class was defined. Of code that is not an installed library, it is also
-    the files that hold it, and the functions and constants that it uses. The versions of libraries are not in it.
+    That is the tree of sub-modules with their attributes (arrays and unregistered tensors among them) and
+    configurations; and the code of every method, as it is now, also where it was replaced after its class was defined.
+    Of code that is not an installed library, it is also the files that hold it, and the functions and constants that it
+    uses. The versions of libraries are not in it.
     """
-    import torch
-
     sha = hashlib.sha256()
     walk = _Walk()
     for name, part in module.named_modules():
         sha.update(f"{name}:{_qualified(type(part))};".encode())
-        for line in walk.settings(vars(part), (torch.nn.Module, torch.Tensor)):
+        attributes = {key: value for key, value in vars(part).items() if key not in _IN_WEIGHTS}
+        for line in walk.settings(attributes):
             sha.update(line.encode())
         for base in type(part).__mro__:
             if not (base.__module__ or "").startswith("torch.nn.modules"):
@@ -58,10 +61,10 @@ class _Walk:
             self._seen.add(id(value))
             self._pending.append(value)
 
-    def settings(self, values: Mapping[str, Any], skipped: tuple[type, ...], depth: int = 0) -> Iterator[str]:
-        """Yield what plain attributes say, in the order of their names; code among them is noted."""
+    def settings(self, values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+        """Yield what attributes say, in the order of their names; code among them is noted."""
         for name in sorted(map(str, values)):
-            yield from self._setting(name, values.get(name), skipped, depth)
+            yield from self._setting(name, values.get(name), depth)
 
     def code(self) -> Iterator[str]:
         """Yield what the noted code says, in an order that does not depend on memory addresses."""
@@ -72,18 +75,22 @@ class _Walk:
         for file in sorted(self._files):
             yield f"{Path(file).name}:{hashlib.sha256(Path(file).read_bytes()).hexdigest()};"
 
-    def _setting(self, name: str, value: Any, skipped: tuple[type, ...], depth: int) -> Iterator[str]:
-        if isinstance(value, skipped) or depth > _DEEPEST:
+    def _setting(self, name: str, value: Any, depth: int) -> Iterator[str]:
+        import torch
+
+        if isinstance(value, torch.nn.Module) or depth > _DEEPEST:
             return
         if isinstance(value, _PLAIN):
             yield f"{name}={value!r};"
+        elif isinstance(value, (torch.Tensor, np.ndarray)):
+            yield f"{name}={_digest_of_array(value)};"
         elif isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
-                yield from self._setting(f"{name}[{index}]", item, skipped, depth + 1)
+                yield from self._setting(f"{name}[{index}]", item, depth + 1)
         elif isinstance(value, (set, frozenset)):
             yield f"{name}={sorted(map(repr, value))};"
         elif isinstance(value, Mapping):
-            for line in self.settings(value, skipped, depth + 1):
+            for line in self.settings(value, depth + 1):
                 yield f"{name}.{line}"
         elif isinstance(value, (type, FunctionType, MethodType)):
             self.add(value)
@@ -93,7 +100,7 @@ class _Walk:
             self.add(type(value))
             state = vars(value) if hasattr(value, "__dict__") else {}
             parts = {key: getattr(value, key) for key in ("func", "args", "keywords") if hasattr(value, key)}
-            for line in self.settings({**state, **parts}, skipped, depth + 1):
+            for line in self.settings({**state, **parts}, depth + 1):
                 yield f"{name}.{line}"
 
     def _read(self, value: type | FunctionType | ModuleType) -> Iterator[str]:
@@ -119,8 +126,8 @@ class _Walk:
             value = function.__globals__[name]
             if isinstance(value, (type, FunctionType, MethodType, ModuleType)):
                 self.add(value)
-            elif isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset)):
-                for line in self.settings({name: value}, ()):
+            elif isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset, np.ndarray)):
+                for line in self.settings({name: value}):
                     yield f"{function.__module__}.{line}"
         for cell in function.__closure__ or ():
             self.add(cell.cell_contents)
@@ -157,6 +164,12 @@ def _digest(code: CodeType) -> str:
             sha.update((str(sorted(map(repr, const))) if isinstance(const, frozenset) else repr(const)).encode())
     sha.update(" ".join((*code.co_names, *code.co_freevars)).encode())
     return sha.hexdigest()
+
+
+def _digest_of_array(array: Any) -> str:
+    """Return the sha256 of the numbers of a tensor or array, with their type and shape."""
+    numbers = array if isinstance(array, np.ndarray) else array.detach().cpu().float().numpy()
+    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + numbers.tobytes()).hexdigest()
 
 
 def _qualified(value: Any) -> str:
