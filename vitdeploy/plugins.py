@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from difflib import get_close_matches
@@ -16,6 +17,19 @@ def names_in(folder: str) -> list[str]:
     """Return the plug-ins of a folder of this package by their files alone: nothing is imported."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent / folder)])
     return sorted(m.name.replace("_", "-") for m in modules if not m.name.startswith("_"))
+
+
+def forms_in(folder: str) -> list[str]:
+    """Return what users write for each plug-in of a folder: the words in backticks that its docstring begins with.
+
+    The files are read and not imported, because `--help` has no time for that.
+    """
+    forms = []
+    for name in names_in(folder):
+        file = Path(__file__).parent / folder / f"{name.replace('-', '_')}.py"
+        docstring = ast.get_docstring(ast.parse(file.read_bytes())) or ""
+        forms.append(docstring.split("`")[1] if docstring.startswith("`") else name)
+    return forms
 
 
 def names(package: ModuleType) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitdeploy.cli.command import one_of
-from vitdeploy.plugins import names_in
+from vitdeploy.plugins import forms_in, names_in
 
 if TYPE_CHECKING:
     from vitdeploy.evidence import Scenario
@@ -25,8 +25,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="timm:NAME · hf:NAME_OR_DIR · torchvision:NAME · python:FILE_OR_MODULE:FACTORY · FILE.onnx · "
-        "FILE.pt2 · demo:digits",
+        help=" · ".join(forms_in("sources")),
     ),
 ]
 Artifact = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact folder.", show_default=False)]

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 WeightsOrigin = Literal["pretrained", "random", "file", "own"]
 
-_FORMS = (
-    "timm:NAME, hf:NAME_OR_DIR, torchvision:NAME, python:FILE_OR_MODULE:FACTORY, FILE.onnx, FILE.pt2 or demo:digits"
-)
 _FILE_PLUGIN = "file"  # the plug-in of FILE.onnx is onnxfile.py, of FILE.pt2 pt2file.py
 _LIBRARIES = {"transformers": "hf"}  # library -> extra that brings it; all others come with "export"
 _OWN_LIBRARIES = {
@@ -151,4 +148,4 @@ def _split(spec: str) -> tuple[str, str]:
     if by_suffix in known:
         return by_suffix, spec
     hint = plugins.did_you_mean(scheme, schemes) if colon else ""
-    raise SourceError(f"{spec!r} is not a model{hint}", fix=f"Give {_FORMS}.")
+    raise SourceError(f"{spec!r} is not a model{hint}", fix=f"Give {', '.join(plugins.forms_in('sources'))}.")
