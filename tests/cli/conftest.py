@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 from typer.testing import CliRunner
 
+from vitdeploy.artifact import Artifact
 from vitdeploy.cli import app
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -102,15 +103,15 @@ def small_cnn(path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def openvino_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def openvino_int8(demo: Callable[..., Artifact]) -> Path:
     """Not to be changed: take a copy."""
-    return exported(tmp_path_factory.mktemp("openvino"), "demo:digits --target openvino --precision int8")
+    return demo(target="openvino", precision="int8").path
 
 
 @pytest.fixture(scope="session")
-def onnxruntime_fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnxruntime_fp32(demo: Callable[..., Artifact]) -> Path:
     """Not to be changed: take a copy."""
-    return exported(tmp_path_factory.mktemp("onnxruntime"), "demo:digits --target onnxruntime")
+    return demo(target="onnxruntime").path
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def copy(tmp_path: Path) -> Callable[[Path], Path]:
     """A copy of an artifact that a test may change."""
 
     def make(artifact: Path) -> Path:
-        return Path(shutil.copytree(artifact, tmp_path / "in" / artifact.parent.name))
+        return Path(shutil.copytree(artifact, tmp_path / "in" / artifact.name))
 
     return make
 
