@@ -23,7 +23,7 @@ from vitdeploy.graph.structure import Linear
 from vitdeploy.precision import LinearPrecision
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
-from vitdeploy.quantize.sensitivity import measure
+from vitdeploy.quantize.sensitivity import measure_linears
 from vitdeploy.recipe import PrecisionSpec, TaskSpec
 from vitdeploy.session import Array
 from vitdeploy.tasks import find
@@ -102,7 +102,7 @@ def test_agreement_is_the_tasks(exported: Callable[[str], bytes]) -> None:
     assert all(layer.agreement is not None and 0 <= layer.agreement <= 1 for layer in layers)
     assert max(layer.agreement or 0 for layer in layers) == 1
     broken, linear = _with_a_broken_head(made)
-    [worst] = measure(made.graph, broken, [linear], BATCHES, agreement=task.agreement)
+    [worst] = measure_linears(made.graph, broken, [linear], BATCHES, agreement=task.agreement)
     expected = np.mean([_best(run(made.graph, b)) == _best(run(broken, b)) for b in BATCHES])
     assert worst.agreement == pytest.approx(expected)
     assert expected < 1
@@ -136,7 +136,7 @@ def test_without_images_it_is_refused(exported: Callable[[str], bytes]) -> None:
     with pytest.raises(QuantizeError, match="need calibration images"):
         sensitivity(CalibratedGraph(graph, structure, None, Silent()), PrecisionSpec(kind="int8"), 8)
     with pytest.raises(QuantizeError, match="no calibration image"):
-        measure(graph, graph, [structure.linears[-1]], iter(()))
+        measure_linears(graph, graph, [structure.linears[-1]], iter(()))
 
 
 def test_what_lowering_chose_is_not_searched_again(

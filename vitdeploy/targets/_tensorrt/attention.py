@@ -8,13 +8,13 @@ of 16 to 256 that 8 divides. Attention is padded to those; it saves TensorRT-RTX
 
 from __future__ import annotations
 
-from vitdeploy.graph.dialect import FusedAttention, Int8Attention
+from vitdeploy.graph.dialect import FusedAttention, Int8AttentionKernel
 from vitdeploy.graph.structure import AttentionSite
 from vitdeploy.recipe import Batch
 
 FUSED = FusedAttention(smallest=16, largest=256, multiple=8)
 
-INT8 = Int8Attention(head_sizes=(16, 32, 64), tokens=512)
+INT8 = Int8AttentionKernel(head_sizes=(16, 32, 64), tokens=512)
 """As TensorRT's guide says it, and TensorRT-RTX 1.7 does it (sm86): with Q/DQ on q, k, v and the probabilities, and a
 quantized reader, it fuses just there, with a bias or without, and saves a kernel a site. Some of them only, head sizes
 of 24, 48, 80, 128 or 256, 513 tokens, or a reader in float: no kernel. FP8 (sm89) fuses everywhere, but takes three
