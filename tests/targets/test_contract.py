@@ -61,14 +61,14 @@ def test_an_unknown_target_names_the_nearest() -> None:
 def test_a_target_says_what_it_can_do(name: str) -> None:
     found = target(name)
     assert found.name == name
-    assert set(found.precisions) <= set(precisions.offered(found)) <= set(precisions.names())
+    assert set(found.precisions) <= set(precisions.names_for(found)) <= set(precisions.names())
     assert found.default_precision == found.precisions[0]
     dialect = found.dialect()
     assert isinstance(dialect, Dialect)
     assert 20 <= dialect.opset <= 22  # an Attention of opset 23 without a dedicated kernel fails a TensorRT build
-    for precision in precisions.offered(found):
+    for precision in precisions.names_for(found):
         assert lacking(name, precision) is None or "this CPU has no" in str(lacking(name, precision))
-    unable = next(name for name in precisions.names() if name not in precisions.offered(found))
+    unable = next(name for name in precisions.names() if name not in precisions.names_for(found))
     with pytest.raises(UsageError, match=f"{name} cannot do {unable}. It can do {found.precisions[0]}"):
         precisions.check(unable, found)
 
@@ -96,7 +96,7 @@ def available() -> Iterator[Any]:
     """Each target that can compile here, with each of its precisions; the others are said to be skipped."""
     for name in NAMES:
         missing = target(name).unavailable()
-        for precision in precisions.offered(target(name)):
+        for precision in precisions.names_for(target(name)):
             why = missing.why if missing else lacking(name, precision)
             marks = [pytest.mark.skip(reason=why)] if why else []
             yield pytest.param(name, precision, marks=marks, id=f"{name}-{precision}")
@@ -152,7 +152,7 @@ def check_attention(audit: Audit, given: Bundle) -> None:
     assert attention.sites == SITES == attention.fused + len(attention.unfused)
     named = {*attention.kernels, *(u.site for u in attention.unfused)}
     assert named == {site.name for site in given.structure.attention}
-    assert all(u.reason and u.reason != "not found in what was compiled" for u in attention.unfused)
+    assert all(u.reason and u.reason != "not found in the compiled model" for u in attention.unfused)
 
 
 def test_onnxruntime_and_openvino_fuse_every_site(bundle: Callable[..., Bundle]) -> None:

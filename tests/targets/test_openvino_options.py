@@ -79,7 +79,7 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are(device: str) -> 
     ("options", "told"),
     [
         ({"device": "AUTO", "streams": 2}, "streams cannot be chosen on AUTO"),
-        ({"device": "NPU", "threads": 2}, "threads are the CPU's"),
+        ({"device": "NPU", "threads": 2}, "threads can be chosen on CPUs only"),
         ({"streams": 0}, "streams"),
         ({"hint": "fastest"}, "hint"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.tensorrt import module
 from vitdeploy.errors import CompileError
-from vitdeploy.targets._tensorrt.api import Api, release, trtexec_with_transfers
+from vitdeploy.targets._tensorrt.api import Api, release, trtexec_flags
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,10 @@ from vitdeploy.targets._tensorrt.api import Api, release, trtexec_with_transfers
 )
 def test_what_each_version_can_do(version: str, weak: bool, complete: bool, opset: int) -> None:
     api = Api(module(version))
-    told = (api.has_weak_typing, api.strong_typing_is_complete, api.newest_opset)
+    told = (api.has_weak_typing, api.has_complete_strong_typing, api.newest_opset)
     assert told == (weak, complete, opset)
     assert api.backend == f"tensorrt {api.version}"
-    assert api.keeps_timings
+    assert api.has_timing_cache
     assert api.compute_capabilities == ()
     strong = api.network_flags("strong")
     assert strong == 1 << int(api.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -31,7 +31,7 @@ def test_tensorrt_rtx_is_asked_too() -> None:
     api = Api(trt)
     assert api.is_rtx
     assert api.product.startswith("TensorRT-RTX 1.")
-    assert (api.has_weak_typing, api.strong_typing_is_complete, api.keeps_timings) == (False, True, False)
+    assert (api.has_weak_typing, api.has_complete_strong_typing, api.has_timing_cache) == (False, True, False)
     with pytest.raises(CompileError, match="no hardware compatibility level"):
         api.set_hardware_level(object(), "ampere-plus")
 
@@ -65,6 +65,6 @@ def test_versions_compare_as_numbers(text: str, numbers: tuple[int, ...]) -> Non
 
 
 def test_trtexec_flags_of_10_are_the_defaults_of_11() -> None:
-    assert trtexec_with_transfers("10.3.0") == ("--useCudaGraph", "--useSpinWait")
-    assert trtexec_with_transfers("10.16.2") == ("--useCudaGraph", "--useSpinWait")
-    assert trtexec_with_transfers("11.0.0") == ("--includeDataTransfers",)
+    assert trtexec_flags("10.3.0") == ("--useCudaGraph", "--useSpinWait")
+    assert trtexec_flags("10.16.2") == ("--useCudaGraph", "--useSpinWait")
+    assert trtexec_flags("11.0.0") == ("--includeDataTransfers",)

@@ -21,7 +21,7 @@ from vitdeploy.targets._tensorrt import gpu as _gpu
 from vitdeploy.targets._tensorrt.inspector import parse_inspector
 from vitdeploy.targets._tensorrt.plan import parse_plan
 from vitdeploy.targets._tensorrt.record import load_record
-from vitdeploy.targets._tensorrt.session import engine_information
+from vitdeploy.targets._tensorrt.session import inspect_engine
 
 SITES, NORMS = 2, 5
 
@@ -63,7 +63,7 @@ def test_only_10_3_falls_back_to_weak_typing_and_says_so(device: Device, given: 
     made = compiled(bundle, tmp_path / "10.3")
     assert [(build["strong"], build["flags"]) for build in trt.built] == [(True, []), (False, ["INT8", "FP16"])]
     assert load_record(made.folder).typing == "weak"
-    assert audited(bundle, made).doubts[0].startswith("built weakly typed, where TensorRT chooses the precision")
+    assert audited(bundle, made).doubts[0].startswith("built weakly typed (TensorRT chooses the precision")
     with pytest.raises(CompileError, match="did not build"):
         compiled(bundle, tmp_path / "strict", typing="strong")
 
@@ -141,7 +141,7 @@ def test_the_inspector_tells_what_the_log_told(device: Device, given: Given, tmp
         trt = device(release)
         made = compiled(bundle, tmp_path / release)
         logged = parse_plan((made.folder / "layers.txt").read_text().split("\n"))
-        inspected = parse_inspector(engine_information(trt, (made.folder / made.runs).read_bytes()))
+        inspected = parse_inspector(inspect_engine(trt, (made.folder / made.runs).read_bytes()))
         assert inspected == logged
         assert len(logged) > 20
 
@@ -184,7 +184,7 @@ def test_what_a_gpu_is_can_be_asked_while_another_has_all_of_its_memory(device: 
     device("10.3", memory=0)
     with pytest.raises(MeasureError, match="out of memory"):
         _cuda.Cuda()
-    assert _gpu.gpu().multiprocessors == 8
+    assert _gpu.find_gpu().multiprocessors == 8
 
 
 def test_a_library_that_does_not_load_is_not_available(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_an_engine_of_which_nothing_is_known_is_refused(device: Device, given: G
     device("10.3")
     made = compiled(given(), tmp_path / "out")
     (made.folder / "engine.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="does not tell what its engine was built for"):
+    with pytest.raises(ArtifactError, match="has no readable record of what its engine was built for"):
         opened(made)
 
 
@@ -183,5 +183,5 @@ def test_no_room_for_a_profile_is_an_error_and_not_an_empty_one(device: Device, 
     made = compiled(given(), tmp_path / "out")
     with opened(made) as session:
         trt.faults.add("context")
-        with pytest.raises(MeasureError, match="does not open once more for its profile"):
+        with pytest.raises(MeasureError, match="does not open a second time for its profile"):
             session.profile({"input": images()})

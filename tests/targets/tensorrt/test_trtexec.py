@@ -16,7 +16,7 @@ from vitdeploy.errors import MeasureError, TargetUnavailable
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.targets import Compiled
-from vitdeploy.targets._tensorrt.trtexec import find_trtexec, parse_times, time_with_trtexec, trtexec_version
+from vitdeploy.targets._tensorrt.trtexec import find_trtexec, parse_times, read_version, time_with_trtexec
 
 FAKES = Path(__file__).parents[2] / "fakes"
 
@@ -58,7 +58,7 @@ def test_each_version_is_asked_for_the_same(
     seen = trtexec(release)
     made = built(tmp_path / "out", f"tensorrt {version}.9", dynamic=True)
     target = targets.find(TargetSpec(kind="tensorrt"))
-    found = target.time_outside(made, {"input": (2, 3, 32, 32)}, 2.5)
+    found = target.time_externally(made, {"input": (2, 3, 32, 32)}, 2.5)
     assert found is not None
     assert (found.name, len(found.device_ms)) == ("trtexec", 200)
     assert (percentile(found.device_ms, 50), percentile(found.device_ms, 99)) == (4.99, 5.97)
@@ -81,7 +81,7 @@ def test_a_fixed_engine_is_given_no_shapes(trtexec: Any, tmp_path: Path) -> None
 def test_another_version_is_refused_by_name(trtexec: Any, tmp_path: Path) -> None:
     seen = trtexec("11.4")
     built(tmp_path / "out", "tensorrt 10.3.0")
-    with pytest.raises(TargetUnavailable, match=r"built by TensorRT 10\.3\.0, and .*trtexec is of 11\.4\.1"):
+    with pytest.raises(TargetUnavailable, match=r"built by TensorRT 10\.3\.0, and .*trtexec is of TensorRT 11\.4\.1"):
         time_with_trtexec(tmp_path / "out", "engine.plan", {}, 1)
     assert not seen.exists()
 
@@ -103,7 +103,7 @@ def test_the_fake_refuses_what_a_version_does_not_have(trtexec: Any, tmp_path: P
     from vitdeploy.targets._tensorrt.trtexec import _run
 
     trtexec("11.4")
-    assert trtexec_version("trtexec") == "11.4.1"
+    assert read_version("trtexec") == "11.4.1"
     with pytest.raises(MeasureError, match="Unknown option: --fp16"):
         _run(["trtexec", "--loadEngine=x", "--fp16"], 1)
     assert "deprecated" in _run(["trtexec", "--useCudaGraph", f"--exportTimes={tmp_path / 't'}"], 1)
