@@ -1,4 +1,4 @@
-"""The search finds the best, prefers the simple, and says what it tried."""
+"""The search finds the best way, prefers the simple one, and lists what it tried."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_given_strength_is_taken() -> None:
     assert (found, len(trials)) == (Choice(0.5), 1)
 
 
-def test_the_judge_hears_noise(exported: Callable[[str], bytes]) -> None:
+def test_the_judge_measures_noise(exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     batches = [images(1, seed) for seed in range(4)]
     judge = Judge(graph, Calibration(lambda: iter(batches), 4, 4, "test", "digest"))

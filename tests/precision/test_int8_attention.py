@@ -1,4 +1,4 @@
-"""INT8 attention: all that it multiplies or nothing, and only where TensorRT then still runs one kernel."""
+"""INT8 attention: all operands or none, and only where TensorRT still runs one kernel."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dialect(kernel: Int8AttentionKernel | None = KERNEL) -> Dialect:
 
 
 def folded(model: bytes, *, whole: bool = True) -> tuple[Graph, Structure]:
-    """Scales of attention are in the weights, as the kernel wants it; `whole`: with tokens that nothing reads."""
+    """Scales of attention are in the weights, as the kernel needs it. `whole`: tokens that nothing reads stay."""
     graph, _, _ = raised(model)
     passes.run([p for p in order.folding() if not (whole and isinstance(p, DropUnreadTokens))], graph)
     return graph, recognize(graph, {})
@@ -52,7 +52,7 @@ def quantized(
     return quantize(graph, structure, precision, dialect(kernel), CALIBRATION, Silent())
 
 
-def test_all_that_it_multiplies_is_int8(exported: Callable[[str], bytes]) -> None:
+def test_all_operands_are_int8(exported: Callable[[str], bytes]) -> None:
     found = quantized(exported("dynamo"))
     cores = [
         f"{name}/Attention" for name, placed in found.placement.items() if name.endswith("attn") and placed.quantized
@@ -116,7 +116,7 @@ def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None
         (PrecisionSpec(kind="fp16", attention=True), KERNEL),
     ],
 )
-def test_elsewhere_it_is_refused(
+def test_other_targets_and_precisions_refuse_it(
     exported: Callable[[str], bytes], precision: PrecisionSpec, kernel: Int8AttentionKernel | None
 ) -> None:
     with pytest.raises(QuantizeError, match=r"`attention: true` is not for"):

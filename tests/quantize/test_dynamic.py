@@ -1,4 +1,4 @@
-"""Dynamic INT8: the codes' formula, and the operator that uses them."""
+"""Dynamic INT8: the formula of the codes, and the operator that uses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_codes_are_symmetric_with_one_scale_for_each_output_channel(largest: int
     assert np.array_equal(quantize_symmetric(-WEIGHT, largest)[0], -codes)
 
 
-def test_every_placed_linear_becomes_one_operator(vit: Any, exported: Callable[[str], bytes]) -> None:
+def test_every_selected_linear_becomes_one_operator(vit: Any, exported: Callable[[str], bytes]) -> None:
     graph, structure, _ = raised(exported("dynamo"))
     apply(LowerMultihead(), graph)
     reference = run(graph, images())["output_0"]
@@ -63,7 +63,7 @@ def test_an_add_that_is_no_bias_stays(exported: Callable[[str], bytes]) -> None:
 
 
 def test_what_several_linears_read_is_quantized_once(exported: Callable[[str], bytes]) -> None:
-    """The same numbers as with a quantization each."""
+    """The numbers are those of separate quantizations."""
     graph, structure, _ = raised(exported("dynamo"))
     packed = Graph(graph.model.clone())
     names = [name for linear in select_linears(structure, ())[0] for name in linear.nodes]

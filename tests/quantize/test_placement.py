@@ -1,4 +1,4 @@
-"""Which linears drop precision, and the rule that decided it."""
+"""The choice of linears to quantize, and the rule that decided it."""
 
 from __future__ import annotations
 

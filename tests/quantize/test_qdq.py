@@ -1,4 +1,4 @@
-"""Scales, codes and Q/DQ pairs, from what was observed."""
+"""Scales, codes and Q/DQ pairs, from statistics of the inputs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_scales_for_float16_are_numbers_of_float16() -> None:
     assert (scale.astype(np.float16).astype(np.float32) == scale).all()
 
 
-def test_observation_is_of_every_row_and_does_not_grow(exported: Callable[[str], bytes]) -> None:
+def test_statistics_cover_every_row_and_do_not_grow(exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     name = inputs_of(graph)["blocks.0.mlp.fc1/MatMul"]
 
@@ -90,7 +90,7 @@ OPTIONS = [PairOptions(), PairOptions("int8"), PairOptions("e4m3"), PairOptions(
 
 
 @pytest.mark.parametrize("form", OPTIONS)
-def test_pairs_stand_where_they_are_asked_for(form: PairOptions, exported: Callable[[str], bytes]) -> None:
+def test_pairs_are_written_on_the_named_linears(form: PairOptions, exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     x = images(1, 9)
     reference = run(graph, x)["output_0"]

@@ -1,4 +1,4 @@
-"""Ranges are numpy's, over all batches; what is not finite is named; a mask is no activation."""
+"""Ranges equal numpy's over all batches, tensors that are not finite are named, and masks do not count."""
 
 from __future__ import annotations
 

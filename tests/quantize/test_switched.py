@@ -1,4 +1,4 @@
-"""Switches: all off is the float32 model, all on the quantized one, one on is that linear alone."""
+"""All switches off give the float32 model, all on the quantized one, one on quantizes that linear alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_switches_give_the_numbers_of_the_graphs_they_stand_for(
     assert np.abs(run(quantized(linears), BATCHES[0])["output_0"] - float32).max() > 1e-4 * np.abs(float32).max()
 
 
-def test_a_linear_tells_its_own_error(model: tuple[Graph, list[Linear], dict[str, InputStatistics]]) -> None:
+def test_the_error_of_a_linear_alone(model: tuple[Graph, list[Linear], dict[str, InputStatistics]]) -> None:
     """Against the same product written in numpy."""
     graph, linears, observed = model
     linear = next(one for one in linears if one.role == "head")

@@ -1,4 +1,4 @@
-"""Weight-only INT8 and INT4: the codes' formula, what compensation gains, and the pair that is written."""
+"""Weight-only INT8 and INT4: the formula of the codes, the gain of compensation, and the written nodes."""
 
 from __future__ import annotations
 

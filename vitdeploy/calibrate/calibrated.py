@@ -35,7 +35,7 @@ class SearchResult:
 
     @property
     def sqnr_db(self) -> float | None:
-        """The signal-to-noise ratio of the model's outputs with the best way, in dB; None if it is not finite."""
+        """The best signal-to-noise ratio of the model's outputs, in dB; None if it is not finite."""
         return next(step.record.output_sqnr_db for step in self.tried if step.choice == self.choice)
 
 
@@ -93,7 +93,7 @@ class CalibratedGraph:
 
     @cached_property
     def statistics(self) -> Mapping[str, InputStatistics]:
-        """Statistics of the inputs of all linears over the calibration images, by the names of the inputs."""
+        """Statistics of the inputs of all linears over the calibration images, by input name."""
         from vitdeploy.graph.model import operand
         from vitdeploy.quantize.observe import collect_statistics
         from vitdeploy.quantize.placement import select_linears
@@ -121,7 +121,7 @@ class CalibratedGraph:
         return Judge(self.graph, self.require_images())
 
     def migrate(self, alpha: float | None) -> tuple[Graph, Mapping[str, InputStatistics]]:
-        """Return a copy of the graph with its outliers moved into the weights, and the statistics of its inputs."""
+        """Return a copy with outliers moved into the weights, and the statistics of its inputs."""
         graph = self.copy()
         if alpha is None:
             return graph, self.statistics
@@ -132,7 +132,7 @@ class CalibratedGraph:
         return graph, {**self.statistics, **divided}
 
     def search(self, writer: Writer, alphas: Alphas, *, tune_ranges: bool = True) -> SearchResult:
-        """Find the way to quantize with `writer` whose outputs are nearest to those of float32; each search runs once.
+        """Find the way to quantize with `writer` that changes the outputs least. Each search runs once.
 
         Args:
             writer: quantizes linears in a copy of the graph.

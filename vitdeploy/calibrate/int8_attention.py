@@ -1,4 +1,4 @@
-"""INT8 attention: Q/DQ pairs on q, k, v and the probabilities too, where attention then stays one kernel."""
+"""INT8 attention: Q/DQ pairs on q, k, v and the probabilities, where it stays one kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIX = "Leave `attention` out of the recipe's precision."
 
 
 def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized: Quantized) -> Quantized:
-    """Quantize attention in a graph with quantized linears, in place, wherever the compiler has a kernel for it.
+    """Quantize attention in place, wherever the compiler has a kernel for it. Linears are quantized already.
 
     Raises:
         QuantizeError: the compiler has none, or none for this model's attention.

@@ -31,11 +31,11 @@ class Precision(Frozen, ABC):
     """
 
     is_float32: ClassVar[bool] = False
-    """Whether it changes nothing, so that no accuracy can be lost."""
+    """True for the precision that changes nothing."""
     needs_images: ClassVar[bool] = False
-    """Whether its ranges come from calibration images. It is refused without them."""
+    """True if its ranges come from calibration images. It is refused without them."""
     saves_time: ClassVar[bool] = True
-    """Whether it makes models faster, so that `auto` tries it. Others save only memory."""
+    """False if it saves only memory. `auto` does not try it then."""
     numbers: ClassVar[Numbers]
     """The types that it stores and computes in. They carry its name, which is the name of its file."""
     targets: ClassVar[tuple[str, ...]] = ()

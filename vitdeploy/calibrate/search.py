@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ScoredChoice:
-    """A choice, and the signal-to-noise ratio of the model's outputs in dB. 10 dB more is a tenth of the noise."""
+    """A choice with its signal-to-noise ratio in dB. 10 dB more is a tenth of the noise."""
 
     choice: Choice
     sqnr_db: float

@@ -47,7 +47,7 @@ class StaticPrecision(LinearPrecision, ABC):
         from vitdeploy.quantize import Quantized
         from vitdeploy.quantize.placement import keep_zero_inputs, record_placement, select_linears
 
-        linears, kept = keep_zero_inputs(*select_linears(calibrated.structure, self.keep), calibrated.zero_nodes)
+        linears, rules = keep_zero_inputs(*select_linears(calibrated.structure, self.keep), calibrated.zero_nodes)
         writer = self.writer(linears, dialect)
         result = calibrated.search(writer, self.alphas())
         record = Quantization(
@@ -59,7 +59,7 @@ class StaticPrecision(LinearPrecision, ABC):
         return Quantized(
             calibrated.write(writer, result.choice),
             calibrated.record_search(record, result),
-            record_placement(calibrated.structure, kept, self.numbers.weights, dialect),
+            record_placement(calibrated.structure, rules, self.numbers.weights, dialect),
         )
 
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> PairWriter:

@@ -72,7 +72,7 @@ def quantize_weights(
     from vitdeploy.quantize import Quantized
     from vitdeploy.quantize.placement import record_placement, select_linears
 
-    linears, kept = select_linears(calibrated.structure, keep)
+    linears, rules = select_linears(calibrated.structure, keep)
     writer = WeightWriter(node_names(linears), storage)
     record = Quantization(
         method=method,
@@ -86,7 +86,7 @@ def quantize_weights(
     else:
         graph = calibrated.copy()
         writer.write(graph, {}, Choice())
-    return Quantized(graph, record, record_placement(calibrated.structure, kept, stored, dialect))
+    return Quantized(graph, record, record_placement(calibrated.structure, rules, stored, dialect))
 
 
 def _describe_storage(storage: WeightStorage) -> str:

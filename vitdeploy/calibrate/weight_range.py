@@ -10,7 +10,7 @@ _HALF_RANGE = 64
 
 
 def largest_weight() -> int:
-    """Return the largest code of a weight: half of the range on CPUs without INT8 dot products (VNNI)."""
+    """Return the largest code of a weight. Without INT8 dot products (VNNI) it is half as large."""
     return FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
 
 

@@ -1,4 +1,4 @@
-"""Writers of quantized linears. Equal writers do the same, so that they share the result of one search."""
+"""Writers of quantized linears. Equal writers share the result of one search."""
 
 from __future__ import annotations
 

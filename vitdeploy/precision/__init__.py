@@ -60,7 +60,7 @@ def find(spec: PrecisionSpec) -> Precision:
 
 
 def names_for(target: Target, *, per_linear: bool = False) -> list[str]:
-    """List the precisions of a target, its default first: those that it names, and those that name it.
+    """List the precisions of a target, its default first: named by it, or naming it.
 
     Args:
         target: with its device.

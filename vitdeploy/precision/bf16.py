@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class BFloat16(Precision):
-    """The whole graph in bfloat16 for TensorRT; elsewhere its weights, and the engine computes in bfloat16 by itself.
+    """The whole graph in bfloat16, or only its weights for engines that compute in bfloat16 by themselves.
 
-    TensorRT takes the type of each computation from the graph.
+    TensorRT takes the type of each computation from the graph, so it needs the first.
     """
 
     numbers: ClassVar[Numbers] = Numbers("bf16", weights="bf16", products="bf16", rest="bf16")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Int8(StaticPrecision):
-    """Q/DQ pairs on the linears; with `attention`, also on the operands of attention where it stays one kernel."""
+    """Q/DQ pairs on the linears; with `attention`, also on attention that stays one kernel."""
 
     numbers: ClassVar[Numbers] = Numbers("int8", weights="int8", products="int8")
     attention: bool = False

@@ -78,7 +78,7 @@ class Int8Dynamic(LinearPrecision):
                 calibrated, dialect, _storage(dialect), stored="int8", keep=self.keep, method=_BY_ENGINE,
                 alpha=choice.alpha,
             )  # fmt: skip
-        linears, kept = select_linears(calibrated.structure, self.keep)
+        linears, rules = select_linears(calibrated.structure, self.keep)
         writer = DynamicWriter(node_names(linears), largest_weight())
         if result is None:
             graph = calibrated.copy()
@@ -87,7 +87,7 @@ class Int8Dynamic(LinearPrecision):
             graph = calibrated.write(writer, choice)
         bits = weight_bits(writer.largest_weight)
         record = Quantization(method="dynamic", weight_bits=bits, quantized=len(linears))
-        return Quantized(graph, record, record_placement(calibrated.structure, kept, "int8", dialect))
+        return Quantized(graph, record, record_placement(calibrated.structure, rules, "int8", dialect))
 
 
 def _storage(dialect: Dialect) -> WeightStorage:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Int8Weights(WeightPrecision):
-    """INT8 weights, with a scale for each output channel, or for each group of inputs if the compiler needs that."""
+    """INT8 weights, with a scale per output channel or per group of inputs, as the compiler needs."""
 
     numbers: ClassVar[Numbers] = Numbers("int8-weights", weights="int8")
 

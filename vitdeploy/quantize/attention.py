@@ -1,4 +1,4 @@
-"""Q/DQ pairs on every operand of an attention, where the compiler then has one INT8 kernel for it."""
+"""Q/DQ pairs on every operand of an attention, for one INT8 kernel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MOVING = ("Transpose", "Reshape")
 
 
 def select_cores(graph: Graph, kernel: Int8AttentionKernel) -> tuple[list[str], dict[str, str]]:
-    """Select the attention cores that stay fused in INT8; give the rule that forbids it for each other one.
+    """Select the attention cores that stay fused in INT8.
 
     Args:
         graph: raised, with the Q/DQ pairs of its linears.
         kernel: the compiler's INT8 attention kernel.
 
     Returns:
-        The names of the selected cores (`SITE/Attention`), and the other cores with their rule.
+        The names of the selected cores (`SITE/Attention`), and the rule that forbids it for each other core.
     """
     selected, forbidden = [], {}
     for core in [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]:
@@ -34,9 +34,9 @@ def select_cores(graph: Graph, kernel: Int8AttentionKernel) -> tuple[list[str], 
 
 
 def find_operands(graph: Graph, cores: Iterable[str]) -> list[tuple[ir.Node, int]]:
-    """Find q, k, the probabilities and v of each core, as (node that reads it, index of the input).
+    """Find q, k, the probabilities and v of each core.
 
-    The `cores` are lowered to primitives.
+    The `cores` are lowered to primitives. Each operand is given as (node that reads it, index of the input).
     """
     nodes = {node.name: node for node in graph.nodes}
     return [

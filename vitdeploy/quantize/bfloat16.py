@@ -1,4 +1,4 @@
-"""BF16: the range of float32 in 16 bits, so nothing overflows, with 8 bits of precision instead of 24."""
+"""BF16: the range of float32 in 16 bits, with 8 bits of precision instead of 24."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def quantize(graph: Graph, structure: Structure, keep: tuple[str, ...], *, typed
     Raises:
         QuantizeError: a `keep` entry matches nothing.
     """
-    kept = match_keep(structure, keep)
+    rules = match_keep(structure, keep)
     nodes = {linear.name: linear.nodes for linear in structure.linears}
     if typed:
-        convert(graph, {node for name in kept for node in nodes[name]}, ir.DataType.BFLOAT16)
+        convert(graph, {node for name in rules for node in nodes[name]}, ir.DataType.BFLOAT16)
     else:
-        _store_weights(graph, {node for name in nodes if name not in kept for node in nodes[name]})
-    return HalfPrecision(dtype="bfloat16", scope="all" if typed else "weights", float32=kept)
+        _store_weights(graph, {node for name in nodes if name not in rules for node in nodes[name]})
+    return HalfPrecision(dtype="bfloat16", scope="all" if typed else "weights", float32=rules)
 
 
 def _store_weights(graph: Graph, names: set[str]) -> None:

@@ -12,12 +12,13 @@ from vitdeploy.quantize.qdq import quantize_symmetric
 
 
 def write_kernels(graph: Graph, names: Iterable[str], largest: int) -> None:
-    """Replace the MatMuls called `names` by ONNX Runtime's dynamic kernels, in place. No calibration data is needed.
+    """Replace the MatMuls called `names` by ONNX Runtime's dynamic kernels, in place.
 
         x ─ MatMul(W) ─ Add b   ─▶   x ─ DynamicQuantizeMatMul(W int8, scale per channel, b)
 
-    Weights are symmetric, with one scale for each output channel: scale = max|W| / `largest`. A value that several of
-    them read (by q, k and v) is quantized once: one `DynamicQuantizeLinear`, and a `MatMulIntegerToFloat` for each.
+    No calibration data is needed. Weights are symmetric, with one scale for each output channel: max|W| / `largest`. A
+    value that several of them read (q, k and v) is quantized once: one `DynamicQuantizeLinear`, and a
+    `MatMulIntegerToFloat` for each.
     """
     products = set(names)
     readers: dict[ir.Value, list[ir.Node]] = {}
@@ -31,7 +32,7 @@ def write_kernels(graph: Graph, names: Iterable[str], largest: int) -> None:
 
 
 def _insert_quantizer(graph: Graph, source: ir.Value, before: ir.Node) -> ir.Node:
-    """Insert the `DynamicQuantizeLinear` of a value. Its outputs are the codes, the scale and the zero point."""
+    """Insert a `DynamicQuantizeLinear`, whose outputs are codes, scale and zero point."""
     node = ir.Node("", "DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}/quantize")
     types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
     for value, label, dtype in zip(node.outputs, ("codes", "scale", "zero_point"), types, strict=True):

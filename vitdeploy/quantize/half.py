@@ -70,10 +70,11 @@ def quantize(
 
 
 def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.DataType.FLOAT16) -> None:
-    """Convert float32 tensors to `to` (FLOAT16 or BFLOAT16), in place. Nodes named in `float32` keep computing in it.
+    """Convert float32 tensors to `to`, FLOAT16 or BFLOAT16, in place.
 
-    A strongly typed TensorRT network takes its precision from these types. LayerNormalization stays one operator, whose
-    statistics backends compute in float32 (ONNX's stash_type). As primitives it would overflow.
+    Nodes named in `float32` still compute in float32. A strongly typed TensorRT network takes its precision from these
+    types. LayerNormalization stays one operator, whose statistics backends compute in float32 (ONNX's stash_type). As
+    primitives it would overflow.
 
     Raises:
         QuantizeError: a constant to convert to float16 is beyond ±65,504.
@@ -88,13 +89,13 @@ def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.Da
 
 def _refuse_mostly_float32(structure: Structure, reasons: Mapping[str, str]) -> None:
     sizes = {linear.name: int(np.prod(linear.weight)) for linear in structure.linears}
-    kept = [linear.name for linear in structure.linears if set(linear.nodes) & set(reasons)]
-    share = 1 - sum(sizes[name] for name in kept) / max(1, sum(sizes.values()))
-    if kept and share < LEAST_HALF_SHARE:
-        first = next(reasons[node] for node in _linear_nodes(structure, kept[0]) if node in reasons)
+    float32 = [linear.name for linear in structure.linears if set(linear.nodes) & set(reasons)]
+    share = 1 - sum(sizes[name] for name in float32) / max(1, sum(sizes.values()))
+    if float32 and share < LEAST_HALF_SHARE:
+        first = next(reasons[node] for node in _linear_nodes(structure, float32[0]) if node in reasons)
         raise QuantizeError(
-            f"fp16 gains nothing: {len(kept)} of {len(sizes)} linears, {1 - share:.0%} of their weights, would have to "
-            f"stay float32 ({kept[0]}: {first}; float16 is used up to {LIMIT:.0f})",
+            f"fp16 gains nothing: {len(float32)} of {len(sizes)} linears, {1 - share:.0%} of their weights, would have "
+            f"to stay float32 ({float32[0]}: {first}; float16 is used up to {LIMIT:.0f})",
             fix="Use --precision fp32, or bf16 where the target has it.",
         )
 

@@ -1,4 +1,4 @@
-"""Statistics of the inputs of linears over calibration images. Memory does not grow with the number of images."""
+"""Statistics of the inputs of linears, collected batch by batch over calibration images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InputStatistics:
         return not (self.low.any() or self.high.any())
 
     def divide(self, factor: Array) -> InputStatistics:
-        """Return the statistics of the input with each channel divided by `factor`, (K,), which is above 0."""
+        """Return the statistics after division of each channel by `factor`, (K,), above 0."""
         return InputStatistics(self.low / factor, self.high / factor, (self.rows / factor).astype(np.float32))
 
 

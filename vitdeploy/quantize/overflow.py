@@ -35,10 +35,11 @@ are not among them: from opset 19 on they have the type of the data."""
 
 
 def expose_scores(graph: Graph) -> Graph:
-    """Return a copy of a raised graph with the scores of each attention, q kᵀ · scale, as `SITE/Attention/scores`.
+    """Return a copy of a raised graph that names the scores of each attention.
 
-    ONNX's `Attention` gives them as its fourth output, before any mask. Nothing else inside of it can be larger than
-    what it reads: probabilities are at most 1, and so its result is no larger than v.
+    The scores, q kᵀ · scale, are `SITE/Attention/scores`: the fourth output of ONNX's `Attention`, before any mask.
+    Nothing else inside of it can be larger than what it reads: probabilities are at most 1, and so its result is no
+    larger than v.
     """
     probe = Graph(graph.model.clone())
     probe.infer_shapes()
@@ -73,7 +74,7 @@ def find_overflow(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, str]:
 
 
 def _bound_sum(node: ir.Node, ranges: Mapping[str, Range]) -> float:
-    """Return an upper bound of the partial sums of a mean or another reduction; 0 for other operators."""
+    """Return an upper bound of the partial sums of a reduction; 0 for other operators."""
     x = node.inputs[0] if node.op_type in _SUMS else None
     input_range = ranges.get(x.name or "") if x is not None else None
     before, after = dims(x), dims(node.outputs[0])
@@ -115,7 +116,7 @@ def _unfit_reason(tensor: ir.TensorProtocol, *, is_mask: bool) -> str | None:
 
 
 def clip_masks(tensor: ir.TensorProtocol, *, is_mask: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return the numbers of a float32 tensor, with those that only mask raised to float16's lowest number."""
+    """Return the numbers of a float32 tensor, with minus infinities of masks as float16's lowest number."""
     numbers = np.asarray(tensor.numpy(), np.float32)
     bound = -LARGEST_HALF if is_mask else _MINUS_INFINITY_BELOW
     return np.where(numbers <= bound, np.float32(-LARGEST_HALF), numbers)

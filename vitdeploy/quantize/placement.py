@@ -30,30 +30,30 @@ def select_linears(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Li
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
     """
-    kept = match_keep(structure, keep)
+    rules = match_keep(structure, keep)
     for linear in structure.linears:
         if linear.role in NEVER_QUANTIZED:
-            kept.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
-    selected = [linear for linear in structure.linears if linear.name not in kept]
+            rules.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
+    selected = [linear for linear in structure.linears if linear.name not in rules]
     if not selected:
         raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
-    return selected, kept
+    return selected, rules
 
 
 def record_placement(
-    structure: Structure, kept: Mapping[str, str], stored: str, dialect: Dialect
+    structure: Structure, rules: Mapping[str, str], stored: str, dialect: Dialect
 ) -> dict[str, Placement]:
     """Return the precision of each site, and the rule that decided it.
 
     Args:
         structure: the linears and attention sites.
-        kept: linears that stay in float, with the rule, as `select_linears` gives them.
+        rules: linears that stay in float, with the rule, as `select_linears` gives them.
         stored: the precision of the others: "int8", "fp8", "int8 weights", "int4 weights".
         dialect: says which attention the compiler can quantize.
     """
     linears = {
-        linear.name: Placement(precision=FLOAT, rule=kept[linear.name])
-        if linear.name in kept
+        linear.name: Placement(precision=FLOAT, rule=rules[linear.name])
+        if linear.name in rules
         else Placement(precision=stored, rule=_LAST if linear.role == "head" else _LINEAR)
         for linear in structure.linears
     }
@@ -91,13 +91,13 @@ def _attention_rule(stored: str, dialect: Dialect) -> str:
 
 
 def keep_zero_inputs(
-    linears: Sequence[Linear], kept: Mapping[str, str], zero_nodes: Set[str]
+    linears: Sequence[Linear], rules: Mapping[str, str], zero_nodes: Set[str]
 ) -> tuple[list[Linear], dict[str, str]]:
     """Keep linears in float whose input is 0 on every image: their range is not known.
 
     Args:
         linears: those to quantize, as `select_linears` gives them.
-        kept: those that stay in float, with the rule.
+        rules: those that stay in float, with the rule.
         zero_nodes: nodes whose input is 0 on every image.
 
     Raises:
@@ -109,7 +109,7 @@ def keep_zero_inputs(
         raise QuantizeError(
             "the inputs of all linears are 0 on every calibration image", fix="Give --calibration with other images."
         )
-    return others, {**kept, **dict.fromkeys(zero, "its input is 0 on every calibration image: there is no range")}
+    return others, {**rules, **dict.fromkeys(zero, "its input is 0 on every calibration image: there is no range")}
 
 
 def match_keep(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
@@ -118,16 +118,16 @@ def match_keep(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
     Raises:
         QuantizeError: an entry matches nothing.
     """
-    kept: dict[str, str] = {}
+    rules: dict[str, str] = {}
     unused = set(keep)
     for linear in structure.linears:
         for pattern in keep:
             if pattern == linear.role or fnmatch(linear.name, pattern):
-                kept[linear.name] = f"keep: {pattern}"
+                rules[linear.name] = f"keep: {pattern}"
                 unused.discard(pattern)
     if unused:
         roles = sorted({linear.role for linear in structure.linears})
         raise QuantizeError(
             f"keep: {min(unused)!r} matches no linear", fix=f"Use a role ({', '.join(roles)}) or a name pattern."
         )
-    return kept
+    return rules

@@ -106,7 +106,7 @@ def quantize_weight(weight: Array, options: PairOptions) -> tuple[Array, Array]:
 
 
 def quantize_symmetric(weight: Array, largest: int, *, half_scales: bool = False) -> tuple[Array, Array]:
-    """Return int8 codes and float32 scales of a (K, N) weight, with one scale for each output channel.
+    """Return int8 codes and float32 scales of a (K, N) weight, one scale per output channel.
 
     Args:
         weight: in float.
@@ -144,7 +144,7 @@ def write_pairs(
 
 
 def insert_pair(graph: Graph, node: ir.Node, index: int, affine: Affine) -> ir.Value:
-    """Insert a Q/DQ pair behind the input `index` of `node`; return its output. The node still reads the original."""
+    """Insert a Q/DQ pair for the input `index` of `node`, which still reads the original; return its output."""
     x = operand(node, index)
     tape = ir.tape.Tape()
     scale = tape.initializer(ir.tensor(np.float32(affine.scale), name=f"{x.name}/scale"))
@@ -155,7 +155,7 @@ def insert_pair(graph: Graph, node: ir.Node, index: int, affine: Affine) -> ir.V
 
 
 def _write_weight(graph: Graph, node: ir.Node, rows: Array, activation: Affine, options: PairOptions) -> None:
-    """Replace the weight of a MatMul by its codes; `rows` are a sample of its input, (rows, K)."""
+    """Replace the weight of a MatMul by its codes. `rows` sample its input, (rows, K)."""
     old = operand(node, 1)
     weight = array(old)
     codes, scale = quantize_weight(weight, options)
@@ -173,7 +173,7 @@ def _write_weight(graph: Graph, node: ir.Node, rows: Array, activation: Affine, 
 
 
 def insert_before(graph: Graph, tape: ir.tape.Tape, before: ir.Node, like: ir.Value, *results: ir.Value) -> ir.Value:
-    """Insert the nodes on `tape` before a node. Return the last of `results`, which gets the shape of `like`."""
+    """Insert the nodes on `tape` before a node; return the last result, with the shape of `like`."""
     for initializer in tape.initializers:
         graph.model.graph.register_initializer(initializer)
     graph.model.graph.insert_before(before, list(tape.nodes))
@@ -184,7 +184,7 @@ def insert_before(graph: Graph, tape: ir.tape.Tape, before: ir.Node, like: ir.Va
 
 
 def _shift_bias(graph: Graph, product: ir.Node, shift: Array) -> None:
-    """Add `shift`, (N,), to the bias behind a MatMul. A MatMul without a bias is not changed."""
+    """Add `shift`, (N,), to the bias behind a MatMul, if it has one."""
     if (addition := bias_behind(product)) is None:
         return
     add, bias = addition

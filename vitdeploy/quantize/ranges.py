@@ -1,4 +1,4 @@
-"""Ranges of activations over calibration data. Memory does not grow with the number of images."""
+"""Ranges of activations, collected batch by batch over calibration data."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Range:
 
     @property
     def magnitude(self) -> float:
-        """The largest magnitude. The low numbers of a mask do not count: they only have to vanish in the softmax."""
+        """The largest magnitude, without the low numbers of a mask, which only have to vanish in the softmax."""
         return abs(self.high) if self.masked else max(abs(self.low), abs(self.high))
 
 
 def collect_ranges(graph: Graph, batches: Iterable[Array], tensors: Collection[str] | None = None) -> dict[str, Range]:
-    """Return the range of every float32 tensor that `graph` takes or computes, or of those that `tensors` names.
+    """Return the ranges of float32 tensors that `graph` takes or computes.
 
     Each tensor is reduced to three numbers inside a copy of the graph, which ONNX Runtime runs batch by batch.
 
@@ -164,7 +164,7 @@ def _open_in_order(path: Path) -> ort.InferenceSession:
 
 
 def _refuse_non_finite(values: list[ir.Value], masks: set[str], low: Array, high: Array, l1: Array, batch: int) -> None:
-    """Name the first tensor, in the order of computation, that has NaN, or an infinity that is not a mask."""
+    """Refuse NaN, and infinities that are not a mask. Name the first such tensor in the order of computation."""
     for value, least, most, norm in zip(values, low, high, l1, strict=True):
         is_masking = value.name in masks and least == -math.inf and most < math.inf
         if math.isnan(norm) or not (is_masking or (math.isfinite(least) and math.isfinite(most))):

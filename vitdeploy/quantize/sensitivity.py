@@ -27,7 +27,7 @@ def measure_linears(
     agreement: Agreement | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[LayerSensitivity, ...]:
-    """Quantize each of `linears` alone and measure the errors of its own output and of the model's; worst first.
+    """Quantize each linear alone, and measure the errors of its output and the model's; worst first.
 
     Memory is that of the graph with its weights in both precisions, whatever the number of images.
 

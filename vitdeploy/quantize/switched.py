@@ -24,10 +24,10 @@ _FIX = "Report it with the model's name."
 
 @dataclass(frozen=True)
 class LinearError:
-    """The error of a switched-on linear alone, with the same input for both forms. Energies are sums of squares.
+    """The error of one switched-on linear, with the same input for both forms.
 
     Attributes:
-        noise: energy of the error.
+        noise: energy (sum of squares) of the error.
         signal: energy of the exact output.
         numbers: how many numbers the linear gives, over the whole batch.
     """
@@ -123,7 +123,7 @@ def _nodes_between(start: ir.Value, end: ir.Value) -> list[ir.Node]:
 
 
 def _insert_switch(graph: Graph, number: int, flags: ir.Value, old: list[ir.Node], new: list[ir.Node]) -> ir.Value:
-    """Replace the nodes `old` by an If between them and the nodes `new`; return the value of its measurements."""
+    """Replace `old` by an If that chooses between `old` and `new`; return its measurements."""
     name, x, output = old[0].name or "", operand(old[0], 0), old[-1].outputs[0]
     tape = ir.tape.Tape()
     index = tape.initializer(ir.tensor(np.array(number), name=f"{name}/switch_number"))
@@ -179,7 +179,7 @@ def _get_initializer(graph: Graph, name: str, tensor: ir.TensorProtocol) -> ir.V
 def _copy_nodes(
     nodes: Iterable[ir.Node], outer: Mapping[str | None, ir.Value], prefix: str
 ) -> tuple[list[ir.Node], ir.Value]:
-    """Copy nodes, and return the last one's output too. `outer` are the values from outside that they read, by name."""
+    """Copy nodes that read the values `outer` from outside; return also the last one's output."""
     values: dict[str | None, ir.Value] = dict(outer)
     copies = []
     for number, node in enumerate(nodes):

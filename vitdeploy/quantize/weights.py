@@ -36,7 +36,7 @@ class WeightStorage:
     group: int | None = None
 
     def group_rows(self, count: int) -> int:
-        """Return the rows of a group: the first of `group`, its half, its quarter … that divides `count` rows."""
+        """Return the rows of a group: the largest of `group`, `group`/2, … that divides `count`, or `count`."""
         group = self.group or count
         while count % group and group > SMALLEST_GROUP:
             group //= 2
@@ -76,7 +76,7 @@ def round_to_nearest(weight: Array, storage: WeightStorage) -> QuantizedWeight:
 
 
 def compensate_rounding(weight: Array, storage: WeightStorage, inputs: Array) -> QuantizedWeight:
-    """Quantize a (K, N) weight row by row; later rows compensate for the output error of the rows before them.
+    """Quantize a (K, N) weight row by row; later rows compensate for earlier rounding errors.
 
     Frantar et al., GPTQ, 2023 (equations 2 and 3, by the Cholesky factor of the inverse Hessian), without reordering.
     Against rounding to the nearest it gains 7 dB at the output of two trained ViTs, and 9 dB with 8 bits. Choosing

@@ -91,11 +91,11 @@ class Target(Frozen, ABC):
     engine_module: ClassVar[str]
     """The Python module of its engine."""
     install_hint: ClassVar[str] = ""
-    """How to install it on a device, unless by `pip install` of an extra."""
+    """The command that installs it on a device, if that is not `pip install` of an extra."""
     built_on_device: ClassVar[bool] = False
-    """Whether an engine works only on the device that built it. Other machines make a bundle."""
+    """True if an engine works only on the device that built it. Other machines make a bundle."""
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
-    """Where its artifacts run, as PyTorch names it. A speed-up compares both sides there."""
+    """The type of device that its artifacts run on, as PyTorch names it. A speed-up compares both sides there."""
 
     device: str
     threads: int | None = None
@@ -145,7 +145,7 @@ class Target(Frozen, ABC):
         shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG002
         seconds: float,  # noqa: ARG002
     ) -> ExternalTimes | None:
-        """Measure times with the backend's own program, on inputs of these shapes; None if there is no such program."""
+        """Measure times with the backend's own program, on inputs of these shapes; None without one."""
         return None
 
     def rehearse(self, bundle: Bundle) -> Audit | None:  # noqa: ARG002  most targets compile where they are
@@ -160,7 +160,7 @@ class Target(Frozen, ABC):
         """Open a model that was compiled for these numbers. The session is named TARGET-PRECISION."""
 
     def open_plain(self, graph: Path, threads: int | None) -> Session | None:  # noqa: ARG002  CPU engines have it
-        """Open an ONNX file as it is, in float32, to compare with; None if this target does not offer that."""
+        """Open an ONNX file as it is, in float32, for comparison; None if that is not possible."""
         return None
 
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
@@ -191,16 +191,16 @@ class Target(Frozen, ABC):
         Raises:
             TargetUnavailable: it is not.
         """
-        missing = self.unavailable()
-        if missing is not None:
-            raise TargetUnavailable(f"{self.name}: {missing.why}", fix=missing.fix)
+        problem = self.unavailable()
+        if problem is not None:
+            raise TargetUnavailable(f"{self.name}: {problem.why}", fix=problem.fix)
 
     def load_engine(self) -> None:
-        """Load the engine's libraries, so that a start-up time measured after it is that of the model alone."""
+        """Load the engine's libraries. A start-up time measured after that is the model's alone."""
         importlib.import_module(self.engine_module)
 
     def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:  # noqa: ARG002
-        """Return a command of the backend's own tools that runs the compiled model; None if there is none."""
+        """Return a command that runs the compiled model with the backend's own tools, or None."""
         return None
 
     def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  some lack units

@@ -74,7 +74,7 @@ def make_audit(
 def _audit_attention(
     structure: Structure, kernels: Mapping[str, str], reasons: Mapping[str, str], evidence: EvidenceLevel
 ) -> AttentionAudit:
-    """Return the audit of `kernels` (fused site -> kernel) and `reasons` (other site -> why it is not fused)."""
+    """Return the audit of `kernels` (fused site -> kernel) and `reasons` (other site -> reason)."""
     unfused = tuple(
         Unfused(site=site.name, reason=reasons.get(site.name) or site.refused or "not found in the compiled model")
         for site in structure.attention

@@ -91,9 +91,9 @@ class OpenVINOSession(Closing):
     device_ms: float | None = None
 
     def __init__(self, source: Any, engine: Engine, *, name: str = "", tensors: Collection[str] = ()) -> None:
-        """Compile `source`, a file or an `ov.Model`. An output with one of the names `tensors` is called by that name.
+        """Compile `source`, a file or an `ov.Model`.
 
-        Other outputs are called by any of their names.
+        An output that has one of the names `tensors` is called by that name, others by any of their names.
         """
         model = engine.compile(source)
         self._source, self._engine = source, engine
@@ -127,7 +127,7 @@ class OpenVINOSession(Closing):
         self._queue.wait_all()
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Measure the time per node of the runtime model, with a second compilation that has counters on."""
+        """Measure the time per node of the runtime model, in a second compilation with counters."""
         model = self._engine.compile(self._source, PERF_COUNT=True)
         nodes = {op.get_friendly_name(): _original_nodes(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)

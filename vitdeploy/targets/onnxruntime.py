@@ -62,7 +62,7 @@ class OnnxRuntime(Target):
         workdir: Path,
         report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Run the graph once to audit it, so that a refusal shows now. The graph itself is deployed.
+        """Run the graph once to audit it, so that a refusal shows now.
 
         Raises:
             CompileError: ONNX Runtime refuses the graph.
@@ -75,7 +75,7 @@ class OnnxRuntime(Target):
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Run once with profiling on, and match the executed kernels to the model by the names of their nodes."""
+        """Run once with profiling on, and match the executed kernels to the model by name."""
         threads = self.threads or available_cores()
         kernels = _profile_kernels(compiled.folder / compiled.runs, bundle, threads)
         fused, reasons = _match_attention(bundle.structure, kernels)
@@ -137,7 +137,7 @@ def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
 
 
 def _match_attention(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sites with a fused kernel, with its operator, and the reason for each other site with kernels."""
+    """Return the fused sites with their operator, and the other sites with a reason."""
     fused, reasons = {}, {}
     for site in structure.attention:
         parts = [k for k in kernels if any(is_named_after(k.name, node) for node in site.nodes)]

@@ -122,7 +122,7 @@ class OpenVINO(Target):
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Read the runtime model: the type and precision of each kernel, and the nodes from which it was made."""
+        """Read the type, precision and original nodes of each kernel from the runtime model."""
         threads = self.threads or available_cores()
         path, engine = compiled.folder / compiled.runs, self.engine(bundle.numbers, threads)
         model = engine.compile(path)
@@ -224,7 +224,7 @@ def _parse_precision(primitive: str, runtime: str) -> str:
 def _match_attention(
     structure: Structure, kernels: list[_Kernel], threads: int
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sites that one kernel computes, with its title, and the reason for each other site with kernels."""
+    """Return the fused sites with their kernel, and the other sites with a reason."""
     fused, reasons = {}, {}
     for site in structure.attention:
         core = {n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))}
@@ -256,7 +256,7 @@ def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _K
 
 
 def _rounds_activations(path: Path, model: Any, engine: Engine, bundle: Bundle) -> bool:
-    """Return whether activations are rounded to int8 at run time: outputs differ then. Kernel names do not show it."""
+    """Return whether activations are rounded to int8 at run time. Only the outputs show it."""
     image = np.random.default_rng(0).standard_normal(bundle.input_shape).astype(np.float32)
     image = image.astype(model.input(0).get_element_type().to_dtype())
     exact = replace(engine, numbers=replace(engine.numbers, dynamic=False)).compile(path)

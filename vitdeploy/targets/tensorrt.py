@@ -1,4 +1,4 @@
-"""TensorRT: Jetson and discrete GPUs. It builds engines on the device; other machines make a bundle and rehearse it."""
+"""TensorRT, for Jetson and discrete GPUs: engines on the device, rehearsed bundles elsewhere."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TensorRT(EngineOptions, Target):
         return audit_engine(self.name, bundle, compiled)
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
-        """Open the engine on this GPU. An engine for another TensorRT or GPU is refused before TensorRT reads it."""
+        """Open the engine on this GPU. An engine for another TensorRT or GPU is refused."""
         return open_engine(_import_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")
 
     def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:

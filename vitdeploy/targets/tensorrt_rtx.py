@@ -1,4 +1,4 @@
-"""TensorRT-RTX: it compiles ahead of time for GPU generations, on any x86 machine, with or without a GPU."""
+"""TensorRT-RTX: engines for GPU generations, compiled on any x86 machine, even without a GPU."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class TensorRTRTX(EngineOptions, Target):
         return None
 
     def cannot_run(self) -> Availability | None:
-        """Return the reason if it cannot run here, such as no GPU or one of another generation, else None.
+        """Return the reason if it cannot run here, else None.
 
-        Compiling needs no GPU.
+        Compiling needs no GPU. Running needs one of a generation for which it was compiled.
         """
         fix = "Compile here, and run it on the machine with the GPU."
         try:

@@ -1,4 +1,4 @@
-"""What differs between TensorRTs is asked of the module, and answered in one place."""
+"""The differences between TensorRTs, read from the module in one place."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vitdeploy.targets._tensorrt.api import Api, release, trtexec_flags
     ("version", "weak", "complete", "opset"),
     [("10.3", True, False, 20), ("10.16", True, True, 23), ("11.4", False, True, 23)],
 )
-def test_what_each_version_can_do(version: str, weak: bool, complete: bool, opset: int) -> None:
+def test_the_features_of_each_version(version: str, weak: bool, complete: bool, opset: int) -> None:
     api = Api(module(version))
-    told = (api.has_weak_typing, api.has_complete_strong_typing, api.newest_opset)
-    assert told == (weak, complete, opset)
+    features = (api.has_weak_typing, api.has_complete_strong_typing, api.newest_opset)
+    assert features == (weak, complete, opset)
     assert api.backend == f"tensorrt {api.version}"
     assert api.has_timing_cache
     assert api.compute_capabilities == ()
@@ -26,7 +26,7 @@ def test_what_each_version_can_do(version: str, weak: bool, complete: bool, opse
     assert strong == 1 << int(api.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def test_tensorrt_rtx_is_asked_too() -> None:
+def test_the_features_of_tensorrt_rtx() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     api = Api(trt)
     assert api.is_rtx

@@ -1,4 +1,4 @@
-"""The rules of TensorRT's fused attention: what audits say of them, and that TensorRT-RTX still goes by them."""
+"""The rules of TensorRT's fused attention: their messages in audits, and whether TensorRT-RTX still obeys them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.recipe import Batch
 from vitdeploy.targets._tensorrt.attention import FUSED, broken_rule
 from vitdeploy.targets._tensorrt.build import BuildOptions, build_engine
-from vitdeploy.targets._tensorrt.plan import match_attention
+from vitdeploy.targets._tensorrt.plan import match_attention, parse_plan
 
 ONE = Batch()
 CORE = "site/Attention"
@@ -78,7 +78,8 @@ def _fuses(graph: Graph, folder: Path) -> bool:
     graph.opset = 20
     graph.save(folder / "model.onnx")
     engine = build_engine(trt, folder / "model.onnx", BuildOptions(compute_capabilities=("sm86",)))
-    return not match_attention(engine.layers, {"site": [f"{CORE}/{part}" for part in ("qk", "softmax", "pv")]}).unfused
+    layers = parse_plan(engine.layer_plan.split("\n"))
+    return not match_attention(layers, {"site": [f"{CORE}/{part}" for part in ("qk", "softmax", "pv")]}).unfused
 
 
 @pytest.mark.parametrize(("q", "keys", "e"), [case[:3] for case in OUTSIDE])

@@ -135,7 +135,7 @@ def test_a_node_that_this_version_cannot_parse_is_named(device: Device, given: G
     assert "opset 20 or older" in got.value.fix
 
 
-def test_the_inspector_tells_what_the_log_told(device: Device, given: Given, tmp_path: Path) -> None:
+def test_the_inspector_agrees_with_the_log(device: Device, given: Given, tmp_path: Path) -> None:
     bundle = given("int8")
     for release in RELEASES:
         trt = device(release)
@@ -166,21 +166,21 @@ def test_precisions_are_known_where_shapes_vary(release: str, device: Device, gi
     assert (made.folder / "layers.json").exists() == release.startswith("10")
 
 
-def test_engines_for_other_gpus_are_a_cards_business(device: Device, given: Given, tmp_path: Path) -> None:
+def test_engines_for_other_gpus_are_refused_on_a_jetson(device: Device, given: Given, tmp_path: Path) -> None:
     device("11.4")
     with pytest.raises(CompileError, match="hardware_compatibility on discrete GPUs only"):
         compiled(given(), tmp_path / "out", hardware_compatibility="ampere-plus")
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_build_says_what_it_is_at(release: str, device: Device, given: Given, tmp_path: Path) -> None:
+def test_a_build_reports_its_phases(release: str, device: Device, given: Given, tmp_path: Path) -> None:
     trt = device(release)
     said: list[str] = []
     target().compile(given(), tmp_path, said.append)
     assert said == [f"TensorRT {trt.__version__}: Building Engine"]
 
 
-def test_what_a_gpu_is_can_be_asked_while_another_has_all_of_its_memory(device: Device) -> None:
+def test_gpu_properties_are_read_without_free_memory(device: Device) -> None:
     device("10.3", memory=0)
     with pytest.raises(MeasureError, match="out of memory"):
         _cuda.Cuda()

@@ -192,7 +192,7 @@ def test_weights_beside_the_tensors_count(activation: str, weights: str, precisi
     assert (counted.casts, counted.reformats, counted.gemms) == (1, 0, {precision: 1})
 
 
-def test_the_inspector_tells_such_weights_too() -> None:
+def test_the_inspector_lists_such_weights_too() -> None:
     activation = {"Dimensions": [1, 3, 32, 32], "Format/Datatype": "Int8"}
     entry = {"Name": "c", "LayerType": "CaskConvolution", "Inputs": [activation],
              "Weights": {"Type": "Int8", "Count": 864}, "Metadata": "[ONNX Layer: patch]"}  # fmt: skip

@@ -128,7 +128,7 @@ def test_an_engine_without_room_to_run_says_so(device: Device, given: Given, tmp
         session.run({"input": images()})
 
 
-def test_a_nano_doubts_what_was_built_on_an_nx(
+def test_an_engine_from_an_nx_is_doubted_on_a_nano(
     device: Device, given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both call their GPU Orin, and both have 8 multiprocessors."""
@@ -145,7 +145,7 @@ def test_a_nano_doubts_what_was_built_on_an_nx(
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_profile_tells_kernels_with_their_nodes(release: str, device: Device, given: Given, tmp_path: Path) -> None:
+def test_the_profile_has_kernels_with_their_nodes(release: str, device: Device, given: Given, tmp_path: Path) -> None:
     trt = device(release)
     bundle = given()
     made = compiled(bundle, tmp_path / "out")

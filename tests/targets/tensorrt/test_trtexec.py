@@ -1,4 +1,4 @@
-"""trtexec as another stopwatch over the same engine: its flags in 10 and 11, and what it writes."""
+"""trtexec times the same engine: its flags in versions 10 and 11, and its output."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def test_another_version_is_refused_by_name(trtexec: Any, tmp_path: Path) -> Non
     assert not seen.exists()
 
 
-def test_its_own_last_error_is_told(trtexec: Any, tmp_path: Path) -> None:
+def test_the_last_error_of_trtexec_is_in_the_message(trtexec: Any, tmp_path: Path) -> None:
     trtexec("10.3", fails=True)
     built(tmp_path / "out", "tensorrt 10.3.0")
     with pytest.raises(MeasureError, match=r"trtexec failed: Error.1.: Cuda failure: out of memory"):
         time_with_trtexec(tmp_path / "out", "engine.plan", {}, 1)
 
 
-def test_without_it_there_is_nothing_to_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_trtexec_there_are_no_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if find_trtexec() is None:
         assert time_with_trtexec(built(tmp_path / "out", "tensorrt 10.3.0").folder, "engine.plan", {}, 1) is None

@@ -88,7 +88,7 @@ class Api:
 
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
-        """The GPU generations (`sm86`, …) that it compiles for without a GPU; none for TensorRT, which cannot."""
+        """The GPU generations (`sm86`, …) that it compiles for without a GPU; none for TensorRT."""
         members = self.trt.ComputeCapability.__members__ if hasattr(self.trt, "ComputeCapability") else ()
         return tuple(name.lower() for name in members if name.startswith("SM"))
 
@@ -160,13 +160,13 @@ class Api:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version such as `10.16.2.8`. A version without numbers is older than all others."""
+    """Return the numbers of a version such as `10.16.2.8`; without numbers it is the oldest."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def trtexec_flags(version: str) -> tuple[str, ...]:
-    """Return the flags for timing with a CUDA graph, a spinning wait, and copies of inputs and outputs.
+    """Return the flags for timing with a CUDA graph, a spinning wait, and copies.
 
     trtexec reports both times: `computeMs` on the device, and `latencyMs` that an application waits.
     """

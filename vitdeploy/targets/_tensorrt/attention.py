@@ -26,7 +26,7 @@ _SMALLEST_FUSED = 9
 
 
 def broken_rule(site: AttentionSite, batch: Batch) -> str | None:
-    """Return the rule that forbids a fused kernel for this site, by its sizes; None if it breaks no known rule."""
+    """Return the rule that forbids a fused kernel for this site, or None."""
     nodes = {node.rpartition("/")[2] for node in site.nodes}
     rule = None
     if site.key_tokens == 1:

@@ -22,7 +22,6 @@ from vitdeploy.errors import CompileError, QuantizeError
 from vitdeploy.targets._tensorrt.api import Api, HardwareLevel, Typing
 from vitdeploy.targets._tensorrt.errors import build_error, builder_error, is_out_of_memory, parse_error
 from vitdeploy.targets._tensorrt.log import BuildLog, make_logger, make_monitor
-from vitdeploy.targets._tensorrt.plan import PlanLayer, parse_plan
 
 Shape = tuple[int, ...]
 ShapeProfile = Mapping[str, tuple[Shape, Shape, Shape]]
@@ -77,11 +76,6 @@ class BuiltEngine:
     seconds: float
     timings: bytes = b""
     notes: tuple[str, ...] = ()
-
-    @property
-    def layers(self) -> list[PlanLayer]:
-        """The layer plan, parsed."""
-        return parse_plan(self.layer_plan.split("\n"))
 
 
 def build_engine(
@@ -170,7 +164,7 @@ def _run_interruptibly(
 def _serialize_and_free(
     api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], log: BuildLog
 ) -> tuple[bytes, bytes]:
-    """Return the serialized engine and the timing cache, and free all TensorRT objects even if the build fails.
+    """Build and serialize an engine and its timing cache, and free all TensorRT objects.
 
     TensorRT holds a lock while it calls the logger, and needs the same lock to free a builder. If the traceback of a
     failed build keeps a dead builder, and the garbage collector frees it inside such a call, that is a deadlock.
@@ -239,7 +233,7 @@ def _serialize_timings(config: Any, options: BuildOptions) -> bytes:
 
 
 def _check_quantized(api: Api, network: Any, precision: str) -> None:
-    """Refuse an INT8 or FP8 engine whose graph quantizes nothing: TensorRT itself does not calibrate any more."""
+    """Refuse an INT8 or FP8 engine without Q/DQ pairs: TensorRT itself no longer calibrates."""
     if precision not in ("int8", "fp8"):
         return
     if not any(api.is_quantizer(network.get_layer(index)) for index in range(network.num_layers)):
@@ -250,7 +244,7 @@ def _check_quantized(api: Api, network: Any, precision: str) -> None:
 
 
 def _check_profile(network: Any, profile: ShapeProfile) -> None:
-    """Refuse a profile that does not cover the inputs. TensorRT's own message does not say what to do."""
+    """Refuse a profile that does not cover the inputs, with a fix, which TensorRT's message lacks."""
     inputs = {tensor.name: tuple(tensor.shape) for tensor in map(network.get_input, range(network.num_inputs))}
     if unknown := sorted(profile.keys() - inputs.keys()):
         raise CompileError(

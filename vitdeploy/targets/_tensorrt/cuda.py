@@ -144,7 +144,7 @@ class Cuda(Closing):
         self._call("cuMemFree_v2", address)
 
     def allocate_pinned(self, size: int) -> tuple[int, Array]:
-        """Allocate host memory that the GPU reads at full speed and can map; return its address and its bytes."""
+        """Allocate host memory that the GPU can map; return its address and its bytes as an array."""
         address = c_void_p()
         self._call("cuMemHostAlloc", byref(address), max(size, 1), _MAPPED)
         assert address.value is not None

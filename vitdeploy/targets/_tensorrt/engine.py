@@ -1,4 +1,4 @@
-"""Compile and audit for both TensorRT targets: an engine, with its layer plan stored as data beside it."""
+"""Compile and audit for both TensorRT targets, with the layer plan stored beside the engine."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from vitdeploy.targets._tensorrt.log import BuildLog
 
 
 def builder_error(api: Api, log: BuildLog) -> CompileError:
-    """Return the error for a builder that cannot be created, because there is no driver or no GPU."""
+    """Return the error for a builder without a driver or a GPU."""
     return CompileError(
         f"{api.product} does not start: {log.last_errors()}",
         fix="Build on the machine with the GPU, or use the target tensorrt-rtx, which compiles without one.",
@@ -21,7 +21,7 @@ def builder_error(api: Api, log: BuildLog) -> CompileError:
 
 
 def parse_error(api: Api, parser: Any, onnx_path: Path, log: BuildLog) -> CompileError:
-    """Return the error for a graph that cannot be parsed. It names the first node that this TensorRT does not know."""
+    """Return the error for a graph that cannot be parsed. It names the first unknown node."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     at_nodes = [error for error in errors if error.node_operator()]
     if not at_nodes:

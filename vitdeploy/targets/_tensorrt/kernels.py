@@ -1,4 +1,4 @@
-"""Count the kernels of a TensorRT engine: fused attention, products by type, and kernels that compute nothing."""
+"""Count the kernels of a TensorRT engine: attention, products by type, moves and casts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer plan that is stored beside an engine. The engine opens only on its device, the plan is read anywhere."""
+"""The layer plan beside an engine, which any machine can read. The engine opens only on its device."""
 
 from __future__ import annotations
 

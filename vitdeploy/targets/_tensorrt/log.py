@@ -18,7 +18,7 @@ _REFUSED = re.compile(r"Requested amount of GPU memory \((\d+) bytes\) could not
 
 
 class BuildLog:
-    """The layer plan and the errors of a build log, which has 11,000 VERBOSE lines for a ViT-Tiny.
+    """The layer plan and the errors of a build log, which has 11,000 other lines for a ViT-Tiny.
 
     Attributes:
         layer_plan: the layers of the last engine, one per line.
@@ -72,7 +72,7 @@ def make_logger(trt: ModuleType, log: BuildLog) -> Any:
 
 
 def make_monitor(trt: ModuleType, log: BuildLog) -> Any:
-    """Return a progress monitor that adds the phases to `log`, and stops the build when `log` is cancelled."""
+    """Return a progress monitor that adds phases to `log`, and stops the build if that is cancelled."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

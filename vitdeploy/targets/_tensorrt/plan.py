@@ -42,7 +42,7 @@ class PlanTensor:
 
 @dataclass(frozen=True)
 class PlanLayer:
-    """A kernel of the engine, with the ONNX nodes that it computes, as far as the plan names them.
+    """A kernel of the engine, with the ONNX nodes that it computes.
 
     Attributes:
         name: of the kernel.
@@ -199,7 +199,7 @@ def match_norms(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]])
 
 
 def _index_layers(layers: Sequence[PlanLayer]) -> dict[str, list[PlanLayer]]:
-    """Return the kernels that compute a part of an ONNX node, by node, in the order of the plan."""
+    """Return the kernels of each ONNX node, in the order of the plan."""
     layers_of: dict[str, list[PlanLayer]] = {}
     for layer in layers:
         for node in layer.onnx_nodes:
@@ -229,7 +229,7 @@ def _explain_unfused_attention(nodes: Sequence[str], layers_of: Mapping[str, Seq
 
 
 def _main_kernel(layers: Sequence[PlanLayer]) -> str:
-    """Return the kernel that does a node's work. Reshapes and paddings around a product have the node's name too."""
+    """Return the kernel that does a node's work. Reshapes and paddings around it have its name too."""
     main = min(layers, key=_product_rank)
     return f"{main.name} ({main.kind})"
 
@@ -255,14 +255,15 @@ _TYPES: tuple[tuple[re.Pattern[str], NumberType], ...] = (
 
 
 def match_linears(layers: Sequence[PlanLayer], linears: Mapping[str, Sequence[str]]) -> dict[str, NumberType | None]:
-    """Return the type in which each linear (or convolution) multiplies; None if the plan does not show it.
+    """Return the type in which each linear multiplies; None if the plan does not show it.
 
     INT8 or FP8 means that both activations and weights have this type in the multiplication. Weights that are stored in
     INT8 and widened before it count with the wider type.
 
     Args:
         layers: the plan.
-        linears: linear -> its MatMul, Gemm or Conv node; also the bias, although it often runs in another kernel.
+        linears: linear or convolution -> its MatMul, Gemm or Conv node. Its bias can be named too, although it often
+            runs in another kernel.
     """
     layers_of = _index_layers(layers)
     types: dict[str, NumberType | None] = {}
@@ -291,7 +292,7 @@ def _product_rank(layer: PlanLayer) -> int:
 
 
 def product_type(layer: PlanLayer) -> NumberType | None:
-    """Return the type in which a product multiplies, as its tensors show it (never its name), or None."""
+    """Return the type in which a product multiplies, by its tensors, not its name; or None."""
     tensors = [tensor for tensor in (*layer.inputs, *layer.constants) if prod(tensor.shape) != 1]  # scalars are scales
     types = [number_type for tensor in tensors if (number_type := _parse_type(tensor.dtype))]
     quantized: tuple[NumberType, ...] = ("int8", "fp8")

@@ -22,7 +22,7 @@ class LayerTimes:
         self.ms: defaultdict[str, float] = defaultdict(float)
 
     def counters(self, runs: int, total_s: float, layers: Sequence[PlanLayer]) -> Counters:
-        """Return the means over the runs, with kind and ONNX nodes of each layer that the plan has."""
+        """Return the mean time of each layer, with its kind and ONNX nodes from the plan."""
         planned: Mapping[str, PlanLayer] = {layer.name: layer for layer in layers}
         operators = []
         for name, ms in self.ms.items():

@@ -55,7 +55,7 @@ class EngineRecord(BaseModel):
         return self._refuse_version(api) or self.refuse_gpu(gpu)
 
     def find_doubt(self, gpu: Gpu) -> str | None:
-        """Return a reason why it may be slower here than an engine that is built here, or None."""
+        """Return why it may be slower than an engine built here, or None."""
         built = self.gpu
         if built is None:
             return None

@@ -1,4 +1,4 @@
-"""Run an engine on this machine's GPU, with pinned or shared memory, and as a CUDA graph where TensorRT allows it.
+"""Run an engine on this machine's GPU, as a CUDA graph where TensorRT allows it.
 
 On a Jetson, CPU and GPU share one memory: inputs and outputs are pinned and mapped, and nothing is copied. On a
 discrete GPU they are copied through pinned memory. The CUDA graph and the GPU's clock cover only the engine's own work,
@@ -106,7 +106,7 @@ class TensorRTSession(SequentialSession):
         return {name: self._buffers[name].array.copy() for name in self._outputs}
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Measure the time per kernel, in a second context without a CUDA graph, which hides its kernels."""
+        """Measure the time per kernel, in a second context without a CUDA graph."""
         self._feed(feeds)
         times = LayerTimes()
         profiler, context = make_profiler(self._trt, times), self._engine.create_execution_context()
@@ -261,7 +261,7 @@ def open_engine(trt: ModuleType, folder: Path, plan: str, name: str) -> TensorRT
 
 
 def inspect_engine(trt: ModuleType, plan: bytes, shapes: Shapes | None = None) -> str:
-    """Return the engine inspector's JSON about the layers, or an empty string if the engine cannot be opened.
+    """Return the engine inspector's JSON about the layers; empty if the engine cannot be opened.
 
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.

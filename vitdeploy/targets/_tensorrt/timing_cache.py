@@ -18,7 +18,7 @@ from vitdeploy.targets._tensorrt.gpu import Gpu
 
 
 def locate_cache(api: Api, gpu: Gpu | None) -> Path | None:
-    """Return the file for the timings of this TensorRT on this GPU; None if this TensorRT does not use any."""
+    """Return the file for the timings of this TensorRT on this GPU; None if it has no use."""
     if gpu is None or not api.has_timing_cache:
         return None
     parts = (
@@ -30,7 +30,7 @@ def locate_cache(api: Api, gpu: Gpu | None) -> Path | None:
 
 
 def save_timings(path: Path, timings: bytes) -> str | None:
-    """Save timings completely or not at all. A failure costs time but not the engine, so it is returned as a note."""
+    """Save timings, all or nothing. A failure only costs time, so it is returned as a note."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:

@@ -30,7 +30,7 @@ def find_trtexec() -> str | None:
 def time_with_trtexec(
     folder: Path, plan: str, shapes: Mapping[str, tuple[int, ...]], seconds: float
 ) -> ExternalTimes | None:
-    """Time the engine, with inputs and outputs copied as an application does; None if there is no trtexec.
+    """Time the engine, including copies of inputs and outputs; None if there is no trtexec.
 
     Raises:
         TargetUnavailable: the engine was built for another TensorRT than this trtexec, or for another GPU.
