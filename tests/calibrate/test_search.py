@@ -1,4 +1,4 @@
-"""The search finds the best, prefers the simple, and says what it tried."""
+"""The search finds the best way, prefers the simple one, and lists what it tried."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.graphs import images, raised
-from vitdeploy.calibrate.search import ALPHAS, Choice, Judge, choose
+from vitdeploy.calibrate.search import ALPHAS, Choice, Judge, find_best_choice
 from vitdeploy.graph.model import Graph, array
 from vitdeploy.quantize import Calibration
 
@@ -24,22 +24,22 @@ def scored(best: Choice, step: float) -> Callable[[Choice], float]:
 
 @pytest.mark.parametrize("best", [Choice(), Choice(0.625, "mse"), Choice(0.25, "minmax", correct_bias=True)])
 def test_it_finds_the_best(best: Choice) -> None:
-    found, trials = choose(scored(best, 5.0))
+    found, trials = find_best_choice(scored(best, 5.0))
     assert found == best
     assert [t.choice.alpha for t in trials[: len(ALPHAS)]] == list(ALPHAS)
     assert len({t.choice for t in trials}) == len(trials)
 
 
 def test_noise_keeps_the_simple_way() -> None:
-    assert choose(scored(Choice(0.75, "mse"), 0.04))[0] == Choice()
+    assert find_best_choice(scored(Choice(0.75, "mse"), 0.04))[0] == Choice()
 
 
 def test_a_given_strength_is_taken() -> None:
-    found, trials = choose(scored(Choice(), 5.0), alphas=(0.5,), tune_ranges=False)
+    found, trials = find_best_choice(scored(Choice(), 5.0), alphas=(0.5,), tune_ranges=False)
     assert (found, len(trials)) == (Choice(0.5), 1)
 
 
-def test_the_judge_hears_noise(exported: Callable[[str], bytes]) -> None:
+def test_the_judge_measures_noise(exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     batches = [images(1, seed) for seed in range(4)]
     judge = Judge(graph, Calibration(lambda: iter(batches), 4, 4, "test", "digest"))

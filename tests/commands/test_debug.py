@@ -112,7 +112,7 @@ def test_what_cannot_run_here_is_run_as_its_graph_says(
     bundle = exported("demo:digits", "tensorrt", precision)
     found = debug(bundle, None, Silent(), images=2)
     assert (found.evidence, found.block) == ("graph", None)
-    assert "tensorrt does not give up its tensors" in found.how
+    assert "tensorrt does not return inner tensors" in found.how
     assert found.blocks[0].sqnr_db is not None
     assert 50 < found.blocks[0].sqnr_db < 100, "float16 rounds"
     if precision == "int8":

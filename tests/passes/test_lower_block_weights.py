@@ -36,7 +36,7 @@ def test_the_numbers_stay(form: WeightStorage, tail: str) -> None:
     graph = linear(tail.replace("x7", "c"))
     if "c)" in tail.replace("x7", "c"):
         graph = linear("c = Softmax(p) y = Add(p, c)")  # no bias: it is no constant
-    weights.write(graph, ["MatMul.0"], form)
+    weights.write_weights(graph, ["MatMul.0"], form)
     reference = run(graph, X)["y"]
     result = apply(LowerBlockWeights(), graph)
     apply(RemoveDead(), graph)
@@ -66,11 +66,11 @@ def test_symmetric_int4_is_shifted() -> None:
 
 def test_what_has_no_blocks_is_refused() -> None:
     graph = linear()
-    weights.write(graph, ["MatMul.0"], WeightStorage(8))
+    weights.write_weights(graph, ["MatMul.0"], WeightStorage(8))
     result = apply(LowerBlockWeights(), graph)
     assert (result.fired, list(result.refused.values())) == (0, ["its weight has no blocks along its input channels"])
     graph = linear()
-    weights.write(graph, ["MatMul.0"], WeightStorage(8, 96))
+    weights.write_weights(graph, ["MatMul.0"], WeightStorage(8, 96))
     result = apply(LowerBlockWeights(), graph)
     assert (result.fired, next(iter(result.refused.values()))[:23]) == (0, "its blocks have 96 rows")
 
@@ -83,6 +83,6 @@ def test_a_quantized_activation_is_refused() -> None:
         }""",
         s=np.float32(0.03), z=np.uint8(120), w=W,
     )  # fmt: skip
-    weights.write(graph, ["MatMul.2"], WeightStorage(8, 32))
+    weights.write_weights(graph, ["MatMul.2"], WeightStorage(8, 32))
     result = apply(LowerBlockWeights(), graph)
     assert (result.fired, list(result.refused.values())) == (0, ["its activation is quantized as well"])

@@ -1,4 +1,4 @@
-"""INT8 attention: all that it multiplies or nothing, and only where TensorRT then still runs one kernel."""
+"""INT8 attention: all operands or none, and only where TensorRT still runs one kernel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from tests.graphs import images, raised, run
 from vitdeploy import passes
-from vitdeploy.artifact.quantization import Int8Attention as Sites
+from vitdeploy.artifact.quantization import Int8Attention
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
-from vitdeploy.graph.dialect import Dialect, Int8Attention
+from vitdeploy.graph.dialect import Dialect, Int8AttentionKernel
 from vitdeploy.graph.model import Graph, operand
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.structure import Structure
@@ -23,45 +23,47 @@ from vitdeploy.precision import quantize
 from vitdeploy.precision.int8 import Int8
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration, Quantized
-from vitdeploy.quantize.attention import operands
+from vitdeploy.quantize.attention import find_operands
 from vitdeploy.recipe import Batch, PrecisionSpec
 from vitdeploy.targets import Bundle
 from vitdeploy.targets.tensorrt_rtx import TensorRTRTX
 
 BATCHES = [images(1, seed) for seed in range(4)]
 CALIBRATION = Calibration(lambda: iter(BATCHES), len(BATCHES), len(BATCHES), "test", "digest")
-KERNEL = Int8Attention(head_sizes=(16, 32, 64), tokens=512)
+KERNEL = Int8AttentionKernel(head_sizes=(16, 32, 64), tokens=512)
 COMPLETE = PrecisionSpec(kind="int8", smooth_alpha="off", attention=True)
 
 
-def dialect(kernel: Int8Attention | None = KERNEL) -> Dialect:
+def dialect(kernel: Int8AttentionKernel | None = KERNEL) -> Dialect:
     return Dialect(20, "primitives", activation_codes="int8", int8_attention=kernel)
 
 
 def folded(model: bytes, *, whole: bool = True) -> tuple[Graph, Structure]:
-    """Scales of attention are in the weights, as the kernel wants it; `whole`: with tokens that nothing reads."""
+    """Scales of attention are in the weights, as the kernel needs it. `whole`: tokens that nothing reads stay."""
     graph, _, _ = raised(model)
     passes.run([p for p in order.folding() if not (whole and isinstance(p, DropUnreadTokens))], graph)
     return graph, recognize(graph, {})
 
 
-def quantized(model: bytes, precision: PrecisionSpec = COMPLETE, kernel: Int8Attention | None = KERNEL) -> Quantized:
+def quantized(
+    model: bytes, precision: PrecisionSpec = COMPLETE, kernel: Int8AttentionKernel | None = KERNEL
+) -> Quantized:
     graph, structure = folded(model)
     return quantize(graph, structure, precision, dialect(kernel), CALIBRATION, Silent())
 
 
-def test_all_that_it_multiplies_is_int8(exported: Callable[[str], bytes]) -> None:
+def test_all_operands_are_int8(exported: Callable[[str], bytes]) -> None:
     found = quantized(exported("dynamo"))
     cores = [
         f"{name}/Attention" for name, placed in found.placement.items() if name.endswith("attn") and placed.quantized
     ]
     assert len(cores) == 2
-    read = operands(found.graph, cores)
+    read = find_operands(found.graph, cores)
     assert len(read) == 8
     for node, index in read:
         assert operand(node, index).producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
     assert found.record is not None
-    assert found.record.attention == Sites(sites=2, of=2)
+    assert found.record.attention == Int8Attention(sites=2, of=2)
 
 
 def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> None:
@@ -78,12 +80,12 @@ def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> No
 @pytest.mark.parametrize(
     ("kernel", "rule"),
     [
-        (Int8Attention(head_sizes=(24,), tokens=512), "head sizes of 24 only, not 16"),
-        (Int8Attention(head_sizes=(16,), tokens=4), "up to 4 tokens only, not 17"),
+        (Int8AttentionKernel(head_sizes=(24,), tokens=512), "head sizes of 24 only, not 16"),
+        (Int8AttentionKernel(head_sizes=(16,), tokens=4), "up to 4 tokens only, not 17"),
     ],
 )
 def test_the_kernel_s_rule_is_named_when_no_site_obeys_it(
-    exported: Callable[[str], bytes], kernel: Int8Attention, rule: str
+    exported: Callable[[str], bytes], kernel: Int8AttentionKernel, rule: str
 ) -> None:
     with pytest.raises(QuantizeError, match=rule):
         quantized(exported("dynamo"), kernel=kernel)
@@ -93,9 +95,9 @@ def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], by
     found = quantized(exported("dynamo"), replace(COMPLETE, keep=("blocks.0.attn.proj",)))
     first, second = (found.placement[f"blocks.{block}.attn"] for block in range(2))
     assert (first.precision, second.precision) == ("float", "int8")
-    assert "what reads it is not quantized" in first.rule
+    assert "the node that reads it is not quantized" in first.rule
     assert found.record is not None
-    assert found.record.attention == Sites(sites=1, of=2)
+    assert found.record.attention == Int8Attention(sites=1, of=2)
 
 
 def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None:
@@ -114,8 +116,8 @@ def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None
         (PrecisionSpec(kind="fp16", attention=True), KERNEL),
     ],
 )
-def test_elsewhere_it_is_refused(
-    exported: Callable[[str], bytes], precision: PrecisionSpec, kernel: Int8Attention | None
+def test_other_targets_and_precisions_refuse_it(
+    exported: Callable[[str], bytes], precision: PrecisionSpec, kernel: Int8AttentionKernel | None
 ) -> None:
     with pytest.raises(QuantizeError, match=r"`attention: true` is not for"):
         quantized(exported("dynamo"), precision, kernel)

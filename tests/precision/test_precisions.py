@@ -45,7 +45,7 @@ def int8(
     return quantized, structure, path
 
 
-def test_q_dq_stands_on_the_placed_linears_only(int8: tuple[Quantized, Structure, Path]) -> None:
+def test_q_dq_is_on_the_selected_linears_only(int8: tuple[Quantized, Structure, Path]) -> None:
     quantized, structure, path = int8
     graph = load(path)
     linears = {name: linear.role for linear in structure.linears for name in linear.nodes}
@@ -89,7 +89,7 @@ def test_lowered_to_integer_kernels_it_gives_the_numbers_of_q_dq(
 
 
 def test_a_broken_scale_would_be_noticed(int8: tuple[Quantized, Structure, Path]) -> None:
-    """What the test above rests on."""
+    """The test above depends on it."""
     graph = load(int8[2])
     reference = run(graph, images())["output_0"]
     apply(LowerIntegerLinears(), graph)

@@ -23,7 +23,7 @@ from vitdeploy.graph.structure import Linear
 from vitdeploy.precision import LinearPrecision
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
-from vitdeploy.quantize.sensitivity import measure
+from vitdeploy.quantize.sensitivity import measure_linears
 from vitdeploy.recipe import PrecisionSpec, TaskSpec
 from vitdeploy.session import Array
 from vitdeploy.tasks import find
@@ -72,7 +72,7 @@ def test_the_hostile_linear_is_the_worst_until_outliers_migrate(kind: Any, hosti
     assert after.sqnr_db > before.sqnr_db + 6
 
 
-def test_every_linear_is_told_with_its_work(exported: Callable[[str], bytes]) -> None:
+def test_every_linear_is_listed_with_its_work(exported: Callable[[str], bytes]) -> None:
     found, _ = sensitivity(calibrated(exported("dynamo")), PrecisionSpec(kind="int8", keep=("head",)), 3)
     by_name = {layer.name: layer for layer in found}
     assert len(by_name) == 9  # what is kept in float is told too, all but the patch embedding
@@ -82,7 +82,7 @@ def test_every_linear_is_told_with_its_work(exported: Callable[[str], bytes]) ->
     assert all(layer.agreement is None for layer in found)
 
 
-def test_one_linear_costs_what_a_graph_with_that_one_quantized_says(exported: Callable[[str], bytes]) -> None:
+def test_the_loss_matches_a_graph_with_only_that_linear_quantized(exported: Callable[[str], bytes]) -> None:
     made = calibrated(exported("dynamo"))
     spec = PrecisionSpec(kind="int8", smooth_alpha="off")
     layers, choice = sensitivity(made, spec, 8)
@@ -102,7 +102,7 @@ def test_agreement_is_the_tasks(exported: Callable[[str], bytes]) -> None:
     assert all(layer.agreement is not None and 0 <= layer.agreement <= 1 for layer in layers)
     assert max(layer.agreement or 0 for layer in layers) == 1
     broken, linear = _with_a_broken_head(made)
-    [worst] = measure(made.graph, broken, [linear], BATCHES, agreement=task.agreement)
+    [worst] = measure_linears(made.graph, broken, [linear], BATCHES, agreement=task.agreement)
     expected = np.mean([_best(run(made.graph, b)) == _best(run(broken, b)) for b in BATCHES])
     assert worst.agreement == pytest.approx(expected)
     assert expected < 1
@@ -136,10 +136,10 @@ def test_without_images_it_is_refused(exported: Callable[[str], bytes]) -> None:
     with pytest.raises(QuantizeError, match="need calibration images"):
         sensitivity(CalibratedGraph(graph, structure, None, Silent()), PrecisionSpec(kind="int8"), 8)
     with pytest.raises(QuantizeError, match="no calibration image"):
-        measure(graph, graph, [structure.linears[-1]], iter(()))
+        measure_linears(graph, graph, [structure.linears[-1]], iter(()))
 
 
-def test_what_lowering_chose_is_not_searched_again(
+def test_the_choice_of_lowering_is_not_searched_again(
     exported: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, spec = calibrated(exported("dynamo")), PrecisionSpec(kind="int8")

@@ -1,4 +1,4 @@
-"""Models that float16 cannot hold, made from a trained one, and the half precision that shows it."""
+"""Models that float16 cannot hold, made from a trained one, and their outputs in true half precision."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def with_hot_attention(vit: Any, factor: float, block: int) -> Any:
 
 
 def ready(module: Any, example: Array) -> tuple[Graph, Structure]:
-    """Exported, raised and folded: what is quantized."""
+    """Export, raise and fold a model, ready to be quantized."""
     graph = parsed(dynamo(module, example))
     passes.run([*order.raising(1), *order.folding()], graph)
     return graph, recognize(graph, {})

@@ -1,4 +1,4 @@
-"""BF16: typed throughout where types decide, stored where the engine decides."""
+"""BF16: typed throughout where the graph decides the type, else only stored weights."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def digits() -> SimpleNamespace:
 
 @dataclass(frozen=True)
 class Halved:
-    """A graph in float16, and what stays in float32."""
+    """A graph in float16, and the record of what stays in float32."""
 
     graph: Graph
     record: HalfPrecision
@@ -79,7 +79,7 @@ def naive(graph: Graph) -> Graph:
 
 
 def kept(graph: Graph, *op_types: str) -> list[str]:
-    """The nodes that compute in float32, Casts aside."""
+    """The nodes that compute in float32, without Casts."""
     nodes = [n for n in graph.nodes if n.outputs[0].dtype == ir.DataType.FLOAT and n.op_type != "Cast"]
     return [n.name or "" for n in nodes if not op_types or n.op_type in op_types]
 
@@ -96,7 +96,7 @@ def test_the_plain_model_is_float16_throughout(digits: SimpleNamespace) -> None:
 
 
 def test_a_stream_beyond_float16_stays_float32(digits: SimpleNamespace) -> None:
-    """Up to 5e5: everything that writes to it too, which is less than half of the linears."""
+    """Up to 5e5. The nodes that write to it stay too: less than half of the linears."""
     vit = with_large_stream(digits.vit, 1e5)
     graph, structure = ready(vit, digits.images[:1])
     assert error(vit, naive(graph), digits.images[:1]) == np.inf
@@ -130,7 +130,7 @@ def test_hot_attention_stays_float32_alone_and_is_named(digits: SimpleNamespace)
 
 
 def test_a_layer_norm_in_primitives_keeps_its_squares_in_float32(digits: SimpleNamespace) -> None:
-    """A stream of 500 squares beyond float16: the norm then divides by infinity, and no NaN tells."""
+    """A stream of 500 squares beyond float16: the norm would divide by infinity, without any NaN."""
     vit = with_large_stream(digits.vit, 100)
     graph, structure = with_norms_written_out(vit, digits.images[:1])
     assert "LayerNormalization" not in types(graph)

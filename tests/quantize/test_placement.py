@@ -1,4 +1,4 @@
-"""Which linears drop precision, and the rule that decided it."""
+"""The choice of linears to quantize, and the rule that decided it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
-from vitdeploy.graph.dialect import Dialect, Int8Attention
+from vitdeploy.graph.dialect import Dialect, Int8AttentionKernel
 from vitdeploy.graph.structure import AttentionSite, Linear, Role, Structure
-from vitdeploy.quantize.placement import leave_silent, place, placements
+from vitdeploy.quantize.placement import keep_zero_inputs, record_placement, select_linears
 
 
 def structure(*linears: tuple[str, Role]) -> Structure:
@@ -26,11 +26,11 @@ VIT = structure(
 
 
 def names(keep: tuple[str, ...]) -> list[str]:
-    return [linear.name for linear in place(VIT, keep)[0]]
+    return [linear.name for linear in select_linears(VIT, keep)[0]]
 
 
 def test_every_linear_but_the_patch_embedding() -> None:
-    placed, kept = place(VIT, ())
+    placed, kept = select_linears(VIT, ())
     assert [linear.name for linear in placed] == ["blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.1.attn.qkv", "head"]
     assert list(kept) == ["patch_embed.proj"]
     assert "raw pixels" in kept["patch_embed.proj"]
@@ -48,46 +48,46 @@ def test_every_linear_but_the_patch_embedding() -> None:
 )
 def test_keeps_by_role_and_by_name(keep: tuple[str, ...], left: list[str]) -> None:
     assert names(keep) == left
-    _, kept = place(VIT, keep)
+    _, kept = select_linears(VIT, keep)
     assert {rule for name, rule in kept.items() if name != "patch_embed.proj"} == {f"keep: {k}" for k in keep}
 
 
 def test_a_keep_that_matches_nothing_is_an_error_with_the_roles() -> None:
     with pytest.raises(QuantizeError, match=r"'heda' matches no linear\. Use a role \(fc1, head, patch, qkv\)"):
-        place(VIT, ("qkv", "heda"))
+        select_linears(VIT, ("qkv", "heda"))
 
 
 @pytest.mark.parametrize("linears", [(), (("patch_embed.proj", "patch"),)])
 def test_nothing_to_quantize_is_an_error(linears: tuple[tuple[str, Role], ...]) -> None:
     with pytest.raises(QuantizeError, match="no linear to quantize"):
-        place(structure(*linears), ())
+        select_linears(structure(*linears), ())
     with pytest.raises(QuantizeError, match="no linear to quantize"):
-        place(VIT, ("*",))
+        select_linears(VIT, ("*",))
 
 
 def test_a_linear_whose_input_is_zero_on_all_images_has_no_range() -> None:
-    placed, kept = place(VIT, ())
-    ranged, floats = leave_silent(placed, kept, set(placed[1].nodes))
+    placed, kept = select_linears(VIT, ())
+    ranged, floats = keep_zero_inputs(placed, kept, set(placed[1].nodes))
     assert [linear.name for linear in placed if linear not in ranged] == [placed[1].name]
     assert floats == {**kept, placed[1].name: "its input is 0 on every calibration image: there is no range"}
     with pytest.raises(QuantizeError, match="inputs of all linears are 0"):
-        leave_silent(placed, kept, {node for linear in placed for node in linear.nodes})
+        keep_zero_inputs(placed, kept, {node for linear in placed for node in linear.nodes})
 
 
 @pytest.mark.parametrize(
     ("stored", "kernel", "attention"),
     [
         ("int8", None, "not offered for this target"),
-        ("int8", Int8Attention((64,), 512), "only on request"),
-        ("fp8", Int8Attention((64,), 512), "more kernels"),
+        ("int8", Int8AttentionKernel((64,), 512), "only on request"),
+        ("fp8", Int8AttentionKernel((64,), 512), "more kernels"),
         ("int4 weights", None, "multiplies no weights"),
     ],
 )
-def test_every_site_has_its_rule(stored: str, kernel: Int8Attention | None, attention: str) -> None:
+def test_every_site_has_its_rule(stored: str, kernel: Int8AttentionKernel | None, attention: str) -> None:
     site = AttentionSite(name="blocks.0.attn", nodes=("blocks.0.attn/Attention",), block=0)
     whole = replace(VIT, attention=(site,))
-    _, kept = place(whole, ("fc1",))
-    found = placements(whole, kept, stored, Dialect(20, "primitives", int8_attention=kernel))
+    _, kept = select_linears(whole, ("fc1",))
+    found = record_placement(whole, kept, stored, Dialect(20, "primitives", int8_attention=kernel))
     assert list(found) == [*(linear.name for linear in VIT.linears), "blocks.0.attn", "residual adds"]
     assert {name for name, placed in found.items() if placed.quantized} == {
         "blocks.0.attn.qkv",

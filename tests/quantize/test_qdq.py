@@ -1,4 +1,4 @@
-"""Scales, codes and Q/DQ pairs, from what was observed."""
+"""Scales, codes and Q/DQ pairs, from statistics of the inputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from tests.graphs import images, raised, run, types
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, operand
-from vitdeploy.quantize.observe import SAMPLED_ROWS, Observed, observe
-from vitdeploy.quantize.qdq import Kind, PairOptions, activation_format, affine, symmetric_codes, write
+from vitdeploy.quantize.observe import SAMPLED_ROWS, InputStatistics, collect_statistics
+from vitdeploy.quantize.qdq import CodeType, PairOptions, fit_activation, fit_affine, quantize_symmetric, write_pairs
 from vitdeploy.session import Array
 
 RNG = np.random.default_rng(0)
@@ -22,57 +22,57 @@ def inputs_of(graph: Graph) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("uint8", 255), ("int8", 254)])
-def test_codes_span_the_range_and_keep_zero(kind: Kind, steps: int) -> None:
+def test_codes_span_the_range_and_keep_zero(kind: CodeType, steps: int) -> None:
     values = np.linspace(-1.0, 3.0, 1001, dtype=np.float32)
-    found = affine(-1.0, 3.0, kind)
+    found = fit_affine(-1.0, 3.0, kind)
     width = 4.0 if kind == "uint8" else 6.0
     assert found.scale == pytest.approx(width / steps)
-    assert found.dequantized(np.zeros(1, np.float32))[0] == 0
-    assert np.abs(found.dequantized(values) - values).max() <= found.scale * 0.51
-    assert affine(0.0, 0.0, kind).scale == 1.0  # a linear that only ever saw zeros
+    assert found.fake_quantize(np.zeros(1, np.float32))[0] == 0
+    assert np.abs(found.fake_quantize(values) - values).max() <= found.scale * 0.51
+    assert fit_affine(0.0, 0.0, kind).scale == 1.0  # a linear that only ever saw zeros
 
 
 def test_e4m3_keeps_three_bits_of_mantissa() -> None:
     values = np.exp(RNG.uniform(-2, 2, 1000)).astype(np.float32)
-    found = affine(0.0, float(values.max()), "e4m3")
-    assert np.abs(found.dequantized(values) / values - 1).max() <= 2**-4 * 1.01
-    assert found.dequantized(values).max() == pytest.approx(values.max())
+    found = fit_affine(0.0, float(values.max()), "e4m3")
+    assert np.abs(found.fake_quantize(values) / values - 1).max() <= 2**-4 * 1.01
+    assert found.fake_quantize(values).max() == pytest.approx(values.max())
 
 
 def test_clipping_pays_where_an_outlier_costs_the_rest() -> None:
     rows = RNG.standard_normal((512, 64)).astype(np.float32)
     rows[0, 0] = 30.0
-    seen = Observed(rows.min(axis=0), rows.max(axis=0), rows)
-    whole = activation_format(seen, PairOptions(), np.ones(64))
-    clipped = activation_format(seen, PairOptions(ranges="mse"), np.ones(64))
-    error = [float(((f.dequantized(rows) - rows) ** 2).sum()) for f in (whole, clipped)]
+    statistics = InputStatistics(rows.min(axis=0), rows.max(axis=0), rows)
+    whole = fit_activation(statistics, PairOptions(), np.ones(64))
+    clipped = fit_activation(statistics, PairOptions(ranges="mse"), np.ones(64))
+    error = [float(((f.fake_quantize(rows) - rows) ** 2).sum()) for f in (whole, clipped)]
     assert error[1] <= error[0]
     important = np.zeros(64)
     important[0] = 1.0  # the weights read nothing but the outlier's channel
-    assert activation_format(seen, PairOptions(ranges="mse"), important).scale >= clipped.scale
+    assert fit_activation(statistics, PairOptions(ranges="mse"), important).scale >= clipped.scale
 
 
 def test_scales_for_float16_are_numbers_of_float16() -> None:
     weight = (RNG.standard_normal((16, 8)) * 10.0 ** np.arange(-6, 2)).astype(np.float32)
-    _, scale = symmetric_codes(weight, 127, half_scales=True)
+    _, scale = quantize_symmetric(weight, 127, half_scales=True)
     assert (scale.astype(np.float16).astype(np.float32) == scale).all()
 
 
-def test_observation_is_of_every_row_and_does_not_grow(exported: Callable[[str], bytes]) -> None:
+def test_statistics_cover_every_row_and_do_not_grow(exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     name = inputs_of(graph)["blocks.0.mlp.fc1/MatMul"]
 
     def stream(count: int) -> Iterator[Array]:
         return (images(1, seed) for seed in range(count))
 
-    few, many = (observe(graph, [name], stream(n), n)[name] for n in (4, 600))
+    few, many = (collect_statistics(graph, [name], stream(n), n)[name] for n in (4, 600))
     assert few.low.shape == few.high.shape == (32,)
     assert len(few.rows) == len(many.rows) == SAMPLED_ROWS
     assert (many.low <= few.low).all()
     assert (many.high >= few.high).all()
     assert (few.rows >= few.low).all()
     assert (few.rows <= few.high).all()
-    halved = few.divided(np.full(32, 2.0))
+    halved = few.divide(np.full(32, 2.0))
     np.testing.assert_allclose(halved.magnitude, few.magnitude / 2)
 
 
@@ -81,23 +81,23 @@ def test_an_image_that_is_not_finite_names_the_linear(exported: Callable[[str], 
     broken = images(1)
     broken[0, 0, 0, 0] = np.nan
     with pytest.raises(QuantizeError, match=r"of blocks\.0\.attn\.qkv/MatMul, is not finite in calibration batch 1"):
-        observe(graph, inputs_of(graph).values(), [images(1), broken], 2)
+        collect_statistics(graph, inputs_of(graph).values(), [images(1), broken], 2)
     with pytest.raises(QuantizeError, match="no calibration image"):
-        observe(graph, inputs_of(graph).values(), [], 1)
+        collect_statistics(graph, inputs_of(graph).values(), [], 1)
 
 
 OPTIONS = [PairOptions(), PairOptions("int8"), PairOptions("e4m3"), PairOptions(correct_bias=True, ranges="mse")]
 
 
 @pytest.mark.parametrize("form", OPTIONS)
-def test_pairs_stand_where_they_are_asked_for(form: PairOptions, exported: Callable[[str], bytes]) -> None:
+def test_pairs_are_written_on_the_named_linears(form: PairOptions, exported: Callable[[str], bytes]) -> None:
     graph, _, _ = raised(exported("dynamo"))
     x = images(1, 9)
     reference = run(graph, x)["output_0"]
     named = inputs_of(graph)
-    observed = observe(graph, named.values(), [images(1, seed) for seed in range(8)], 8)
-    write(graph, named, observed, form)
+    observed = collect_statistics(graph, named.values(), [images(1, seed) for seed in range(8)], 8)
+    write_pairs(graph, named, observed, form)
     assert types(graph).count("QuantizeLinear") == len(set(named.values()))
     assert types(graph).count("DequantizeLinear") == len(set(named.values())) + len(named)
     y = run(graph, x)["output_0"]
-    assert 0 < np.abs(y - reference).max() < (0.3 if form.kind == "e4m3" else 0.1) * np.abs(reference).max()
+    assert 0 < np.abs(y - reference).max() < (0.3 if form.code_type == "e4m3" else 0.1) * np.abs(reference).max()

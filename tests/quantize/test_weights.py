@@ -1,4 +1,4 @@
-"""Weight-only INT8 and INT4: the codes' formula, what compensation gains, and the pair that is written."""
+"""Weight-only INT8 and INT4: the formula of the codes, the gain of compensation, and the written nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.graphs import parsed, run
 from vitdeploy.quantize import weights
-from vitdeploy.quantize.observe import Observed
+from vitdeploy.quantize.observe import InputStatistics
 from vitdeploy.quantize.weights import WeightStorage
 from vitdeploy.session import Array
 
@@ -20,7 +20,7 @@ WEIGHT[:, 5] += 2  # one sign only, nearly: a zero point has to help
 
 @pytest.mark.parametrize(("bits", "group"), [(8, None), (8, 32), (4, 32), (4, 128), (4, None)])
 def test_every_weight_is_within_half_a_step_of_its_code(bits: Literal[4, 8], group: int | None) -> None:
-    found = weights.encoded(WEIGHT, WeightStorage(bits, group))
+    found = weights.round_to_nearest(WEIGHT, WeightStorage(bits, group))
     groups = 128 // (group or 128)
     assert found.scale.shape == (groups, 6)
     assert np.isfinite(found.scale).all()
@@ -39,7 +39,7 @@ def test_every_weight_is_within_half_a_step_of_its_code(bits: Literal[4, 8], gro
     ("group", "rows", "expected"), [(64, 192, 64), (64, 96, 32), (64, 80, 16), (64, 100, 100), (None, 100, 100)]
 )
 def test_a_group_is_halved_until_it_divides_the_rows(group: int | None, rows: int, expected: int) -> None:
-    assert WeightStorage(4, group).rows(rows) == expected
+    assert WeightStorage(4, group).group_rows(rows) == expected
 
 
 def correlated(rows: int = 512, channels: int = 128) -> Array:
@@ -54,10 +54,12 @@ def test_compensation_is_worth_6_db_on_inputs_that_it_has_not_seen(group: int | 
     seen, unseen = both[:512], both[512:]
     form = WeightStorage(4, group)
 
-    def noise(found: weights.Codes) -> float:
+    def noise(found: weights.QuantizedWeight) -> float:
         return float(np.sum((unseen @ (found.dequantized - WEIGHT)) ** 2))
 
-    gain_db = 10 * np.log10(noise(weights.encoded(WEIGHT, form)) / noise(weights.compensated(WEIGHT, form, seen)))
+    gain_db = 10 * np.log10(
+        noise(weights.round_to_nearest(WEIGHT, form)) / noise(weights.compensate_rounding(WEIGHT, form, seen))
+    )
     assert gain_db > 6
 
 
@@ -65,7 +67,7 @@ def test_dead_inputs_do_not_break_compensation() -> None:
     inputs = correlated()
     inputs[:, :40] = 0
     for given in (inputs, np.zeros_like(inputs)):
-        found = weights.compensated(WEIGHT, WeightStorage(4, 64), given)
+        found = weights.compensate_rounding(WEIGHT, WeightStorage(4, 64), given)
         assert np.isfinite(found.dequantized).all()
         assert np.abs(found.dequantized - WEIGHT).max() < 3 * found.scale.max()
 
@@ -76,9 +78,9 @@ def test_weights_that_are_shared_are_stored_for_each_and_images_compensate() -> 
     }"""
     nearest, better = parsed(text, w=WEIGHT), parsed(text, w=WEIGHT)
     inputs = correlated(516)
-    seen = {"x": Observed(inputs.min(0), inputs.max(0), inputs[:512])}
-    weights.write(nearest, ["MatMul.0", "MatMul.1"], WeightStorage(4, 64))
-    weights.write(better, ["MatMul.0", "MatMul.1"], WeightStorage(4, 64), seen)
+    statistics = {"x": InputStatistics(inputs.min(0), inputs.max(0), inputs[:512])}
+    weights.write_weights(nearest, ["MatMul.0", "MatMul.1"], WeightStorage(4, 64))
+    weights.write_weights(better, ["MatMul.0", "MatMul.1"], WeightStorage(4, 64), statistics)
     exact = 2 * inputs[512:] @ WEIGHT
     errors = [np.abs(run(graph, inputs[512:])["y"] - exact).mean() for graph in (nearest, better)]
     assert errors[1] < 0.6 * errors[0]

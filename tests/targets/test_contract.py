@@ -1,4 +1,4 @@
-"""What holds for every target, from one list: adding a file to `targets/` adds it here."""
+"""The contract of all targets. A new file in `targets/` is tested here without a change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def options(name: str, precision: str) -> dict[str, Any]:
 
 
 def lacking(name: str, precision: str) -> str | None:
-    """Why this CPU cannot run a precision of the target."""
+    """Return why this CPU cannot run a precision of the target, or None."""
     try:
         precisions.check(precision, target(name, **options(name, precision)))
     except UsageError as error:
@@ -61,14 +61,14 @@ def test_an_unknown_target_names_the_nearest() -> None:
 def test_a_target_says_what_it_can_do(name: str) -> None:
     found = target(name)
     assert found.name == name
-    assert set(found.precisions) <= set(precisions.offered(found)) <= set(precisions.names())
+    assert set(found.precisions) <= set(precisions.names_for(found)) <= set(precisions.names())
     assert found.default_precision == found.precisions[0]
     dialect = found.dialect()
     assert isinstance(dialect, Dialect)
     assert 20 <= dialect.opset <= 22  # an Attention of opset 23 without a dedicated kernel fails a TensorRT build
-    for precision in precisions.offered(found):
+    for precision in precisions.names_for(found):
         assert lacking(name, precision) is None or "this CPU has no" in str(lacking(name, precision))
-    unable = next(name for name in precisions.names() if name not in precisions.offered(found))
+    unable = next(name for name in precisions.names() if name not in precisions.names_for(found))
     with pytest.raises(UsageError, match=f"{name} cannot do {unable}. It can do {found.precisions[0]}"):
         precisions.check(unable, found)
 
@@ -80,7 +80,7 @@ def test_an_unknown_option_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_device_is_said_with_the_way_out(name: str) -> None:
+def test_a_missing_device_has_a_reason_and_a_fix(name: str) -> None:
     found = target(name, device="sm13")
     missing = found.unavailable()
     assert missing is not None
@@ -93,10 +93,10 @@ def test_a_missing_device_is_said_with_the_way_out(name: str) -> None:
 
 
 def available() -> Iterator[Any]:
-    """Each target that can compile here, with each of its precisions; the others are said to be skipped."""
+    """Each target that can compile here, with each of its precisions; the others are skipped with a reason."""
     for name in NAMES:
         missing = target(name).unavailable()
-        for precision in precisions.offered(target(name)):
+        for precision in precisions.names_for(target(name)):
             why = missing.why if missing else lacking(name, precision)
             marks = [pytest.mark.skip(reason=why)] if why else []
             yield pytest.param(name, precision, marks=marks, id=f"{name}-{precision}")
@@ -134,7 +134,7 @@ def test_compiles_and_audits(name: str, precision: str, kind: str, bundle: Calla
 
 
 @pytest.mark.skipif(target("onnxruntime").unavailable() is not None, reason="onnxruntime is not installed here")
-def test_a_device_without_onnx_tells_how_weights_are_stored(
+def test_stored_types_are_known_on_a_device_without_onnx(
     bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = target("onnxruntime", threads=1)
@@ -152,7 +152,7 @@ def check_attention(audit: Audit, given: Bundle) -> None:
     assert attention.sites == SITES == attention.fused + len(attention.unfused)
     named = {*attention.kernels, *(u.site for u in attention.unfused)}
     assert named == {site.name for site in given.structure.attention}
-    assert all(u.reason and u.reason != "not found in what was compiled" for u in attention.unfused)
+    assert all(u.reason and u.reason != "not found in the compiled model" for u in attention.unfused)
 
 
 def test_onnxruntime_and_openvino_fuse_every_site(bundle: Callable[..., Bundle]) -> None:
@@ -164,7 +164,7 @@ def test_onnxruntime_and_openvino_fuse_every_site(bundle: Callable[..., Bundle])
 
 
 def test_an_unfused_site_is_seen(bundle: Callable[..., Bundle]) -> None:
-    """Read from what was compiled, not from what was meant: ONNX Runtime is given plain primitives it cannot fuse."""
+    """The audit reads the compiled model: ONNX Runtime gets plain primitives, which it cannot fuse."""
     found = target("onnxruntime", threads=1)
     given = bundle(target("openvino"), "fp32")
     audit = found.audit(given, Compiled(given.graph.parent, "graph.onnx", "onnxruntime"))
@@ -172,7 +172,7 @@ def test_an_unfused_site_is_seen(bundle: Callable[..., Bundle]) -> None:
     assert all("Softmax" in u.reason for u in audit.attention.unfused)
 
 
-def test_openvino_is_not_believed_to_fuse_what_it_splits(bundle: Callable[..., Bundle]) -> None:
+def test_a_site_that_openvino_splits_is_not_fused(bundle: Callable[..., Bundle]) -> None:
     """The first site's attention map is returned, so that its kernels stay apart."""
     found = target("openvino", threads=1)
     given = bundle(found, "fp32")
@@ -220,7 +220,7 @@ def test_a_target_that_is_not_here_makes_bundles() -> None:
             found.compile(None, Path())  # type: ignore[arg-type]
 
 
-def test_the_thread_count_is_the_one_asked_for(bundle: Callable[..., Bundle]) -> None:
+def test_the_thread_count_is_the_requested_one(bundle: Callable[..., Bundle]) -> None:
     for name in ("onnxruntime", "openvino"):
         found = target(name, threads=1)
         given = bundle(found, "fp32")

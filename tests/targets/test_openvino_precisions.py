@@ -1,4 +1,4 @@
-"""OpenVINO falls back to another type without a word: what is asked for is compared with what runs."""
+"""OpenVINO falls back to another type without a message: the requested type is compared with the running one."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def bundle(exported: Callable[[str], bytes], tmp_path: Path) -> Callable[..., Bu
     return make
 
 
-def test_another_type_than_the_one_asked_for_is_refused(
+def test_another_type_than_the_requested_one_is_refused(
     bundle: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float16 stands for bfloat16, which this CPU may have: the plug-in falls back from both in the same way."""
     if "FP16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU computes in float16")
     monkeypatch.setitem(_openvino_session._COMPUTE, "bf16", "f16")
-    with pytest.raises(CompileError, match=r"asked for f16, OpenVINO computes in (f32|bf16) on this CPU"):
+    with pytest.raises(CompileError, match=r"OpenVINO computes in (f32|bf16) on this CPU, although f16 was requested"):
         OpenVINO(threads=1).compile(bundle("bf16", "bf16"), tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_another_machine_is_asked_for_its_own_units(monkeypatch: pytest.MonkeyPa
 def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
     bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    """What ONNX Runtime makes of the same graph in float32 is what weight-only has to give."""
+    """Weight-only must give the numbers of ONNX Runtime with the same graph in float32."""
     from vitdeploy.graph.onnx_session import OnnxSession
 
     given = bundle("int8-weights", "int8-weights")
@@ -106,14 +106,14 @@ def test_weights_alone_leave_activations_exact_and_dynamic_rounds_them(
     assert 1e-4 * largest < np.abs(answers[1] - exact).max() < 0.1 * largest
 
 
-def test_an_audit_does_not_believe_in_int8_products_that_do_not_happen(
-    bundle: Callable[..., Bundle], tmp_path: Path
-) -> None:
-    """The weights are float32, so nothing is rounded, whatever the engine was asked for."""
+def test_requested_int8_products_that_do_not_happen_are_doubted(bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+    """The weights are float32, so nothing is rounded, although int8 products are requested."""
     found, given = OpenVINO(threads=1), bundle("fp32", "int8-dynamic")
     audit = found.audit(given, found.compile(given, tmp_path))
     assert (audit.linears.int8, audit.stored) == (0, {})
-    assert audit.doubts == ("asked for int8 products, the engine unpacks the weights and computes in float32",)
+    assert audit.doubts == (
+        "the engine unpacks the weights and computes in float32, although int8 products were requested",
+    )
 
 
 @pytest.mark.skipif(not environment.host().bfloat16_dot_product, reason="this CPU has no bfloat16")

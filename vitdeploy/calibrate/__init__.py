@@ -1,1 +1,1 @@
-"""What precisions share: the calibrated float32 graph, the search, the Q/DQ writers."""
+"""The parts that precisions share: the calibrated float32 graph, the search, the writers."""

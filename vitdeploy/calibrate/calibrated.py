@@ -1,4 +1,4 @@
-"""The raised float32 graph with its calibration images: what every precision is made from."""
+"""The raised float32 graph with its calibration images, from which every precision is made."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
     from vitdeploy.passes.migrate_outliers import MigrateOutliers
     from vitdeploy.quantize import Calibration
-    from vitdeploy.quantize.observe import Observed
+    from vitdeploy.quantize.observe import InputStatistics
 
 Alphas = tuple[float | None, ...]
+"""Migration strengths; None is no migration."""
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchResult:
     """The best way to quantize, and every way that was tried."""
 
     choice: Choice
@@ -34,21 +35,21 @@ class Searched:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Signal to noise of the model's outputs with the best way, in dB; None where they were not finite."""
+        """The best signal-to-noise ratio of the model's outputs, in dB; None if it is not finite."""
         return next(step.record.output_sqnr_db for step in self.tried if step.choice == self.choice)
 
 
 class CalibratedGraph:
-    """A raised and folded float32 graph, and all that calibration images show about it.
+    """A raised and folded float32 graph, with what calibration images show about it.
 
-    Images are looked at when something is asked for, and once for each thing, whatever number of precisions is made of
-    it. The `graph` is left as it is.
+    Nothing is computed before it is needed, and nothing twice, however many precisions are made from it. The `graph` is
+    not changed.
 
     Attributes:
         graph: in float32.
         structure: its sites and linears.
         calibration: images; None where there are none.
-        progress: told about the steps.
+        progress: shows the steps.
     """
 
     def __init__(self, graph: Graph, structure: Structure, calibration: Calibration | None, progress: Progress) -> None:
@@ -56,7 +57,7 @@ class CalibratedGraph:
         self.structure = structure
         self.calibration = calibration
         self.progress = progress
-        self._searches: dict[tuple[Writer, Alphas, bool], Searched] = {}
+        self._searches: dict[tuple[Writer, Alphas, bool], SearchResult] = {}
 
     @property
     def has_images(self) -> bool:
@@ -71,7 +72,7 @@ class CalibratedGraph:
         """
         if self.calibration is None or self.calibration.synthetic:
             raise QuantizeError(
-                "ranges need calibration images: they are never invented",
+                "activation ranges need calibration images, and none were given",
                 fix="Give --calibration DATA (a folder of images is enough), or use --precision int8-dynamic.",
             )
         return self.calibration
@@ -82,8 +83,8 @@ class CalibratedGraph:
 
         return Graph(self.graph.model.clone())
 
-    def stream(self, title: str) -> Iterator[Array]:
-        """Yield the calibration batches, as one step of the progress."""
+    def stream_batches(self, title: str) -> Iterator[Array]:
+        """Yield the calibration batches, shown as one step of the progress."""
         calibration = self.require_images()
         with self.progress.step(title, calibration.count) as advance:
             for batch in calibration.batches():
@@ -91,51 +92,52 @@ class CalibratedGraph:
                 advance(1)
 
     @cached_property
-    def observed(self) -> Mapping[str, Observed]:
-        """The inputs of all linears over the calibration images, by their names."""
+    def statistics(self) -> Mapping[str, InputStatistics]:
+        """Statistics of the inputs of all linears over the calibration images, by input name."""
         from vitdeploy.graph.model import operand
-        from vitdeploy.quantize.observe import observe
-        from vitdeploy.quantize.placement import place
+        from vitdeploy.quantize.observe import collect_statistics
+        from vitdeploy.quantize.placement import select_linears
 
-        linears, _ = place(self.structure, ())
+        linears, _ = select_linears(self.structure, ())
         names = {name for linear in linears for name in linear.nodes}
         inputs = {operand(n, 0).name or "" for n in self.graph.nodes if n.name in names and n.op_type == "MatMul"}
-        return observe(self.graph, inputs, self.stream("Observe activations"), self.require_images().count)
+        batches = self.stream_batches("Observe activations")
+        return collect_statistics(self.graph, inputs, batches, self.require_images().count)
 
     @property
-    def silent_nodes(self) -> set[str]:
+    def zero_nodes(self) -> set[str]:
         """The products whose input is 0 on every image."""
         from vitdeploy.graph.model import operand
 
-        silent = {name for name, observed in self.observed.items() if observed.silent}
+        zero = {name for name, statistics in self.statistics.items() if statistics.is_zero}
         products = (node for node in self.graph.nodes if node.op_type == "MatMul")
-        return {node.name or "" for node in products if operand(node, 0).name in silent}
+        return {node.name or "" for node in products if operand(node, 0).name in zero}
 
     @cached_property
     def judge(self) -> Judge:
-        """Compares outputs with those of the float32 graph."""
+        """A judge that compares outputs with those of the float32 graph."""
         from vitdeploy.calibrate.search import Judge
 
         return Judge(self.graph, self.require_images())
 
-    def migrate(self, alpha: float | None) -> tuple[Graph, Mapping[str, Observed]]:
-        """Return a copy of the graph with its outliers moved into the weights, and what would be observed in it."""
+    def migrate(self, alpha: float | None) -> tuple[Graph, Mapping[str, InputStatistics]]:
+        """Return a copy with outliers moved into the weights, and the statistics of its inputs."""
         graph = self.copy()
         if alpha is None:
-            return graph, self.observed
+            return graph, self.statistics
         migration = self._migration(alpha)
         factors = migration.factors(graph)
         migration.apply(graph)
-        divided = {name: self.observed[name].divided(f) for name, f in factors.items() if name in self.observed}
-        return graph, {**self.observed, **divided}
+        divided = {name: self.statistics[name].divide(f) for name, f in factors.items() if name in self.statistics}
+        return graph, {**self.statistics, **divided}
 
-    def search(self, writer: Writer, alphas: Alphas, *, tune_ranges: bool = True) -> Searched:
-        """Find the way to quantize with `writer` whose outputs are nearest to those of float32; each search runs once.
+    def search(self, writer: Writer, alphas: Alphas, *, tune_ranges: bool = True) -> SearchResult:
+        """Find the way to quantize with `writer` that changes the outputs least. Each search runs once.
 
         Args:
             writer: quantizes linears in a copy of the graph.
-            alphas: migration strengths to begin with; a single one is taken as given.
-            tune_ranges: whether ranges and bias correction are chosen too.
+            alphas: migration strengths to begin with; a single one is used as it is.
+            tune_ranges: whether to choose ranges and bias correction too.
         """
         from vitdeploy.calibrate import search
 
@@ -143,28 +145,28 @@ class CalibratedGraph:
         if key not in self._searches:
             judge = self.judge
             with self.progress.step("Search migration and ranges" if tune_ranges else "Search migration"):
-                choice, tried = search.choose(
+                choice, tried = search.find_best_choice(
                     lambda c: judge.sqnr_db(self.write(writer, c)), alphas=alphas, tune_ranges=tune_ranges
                 )
-            self._searches[key] = Searched(choice, tuple(tried))
+            self._searches[key] = SearchResult(choice, tuple(tried))
         return self._searches[key]
 
     def write(self, writer: Writer, choice: Choice) -> Graph:
         """Return a copy of the graph, migrated and then quantized with `writer`."""
-        graph, observed = self.migrate(choice.alpha)
-        writer.write(graph, observed, choice)
+        graph, statistics = self.migrate(choice.alpha)
+        writer.write(graph, statistics, choice)
         return graph
 
-    def record_search(self, record: Quantization, searched: Searched, *, tune_ranges: bool = True) -> Quantization:
-        """Add to a record what a search chose and tried."""
-        choice = searched.choice
+    def record_search(self, record: Quantization, result: SearchResult, *, tune_ranges: bool = True) -> Quantization:
+        """Add the choice of a search, and every way that it tried, to a record."""
+        choice = result.choice
         return replace(
             record,
             migration=self._migration_record(choice.alpha),
             ranges=choice.ranges if tune_ranges else None,
             bias_correction=choice.correct_bias if tune_ranges else None,
-            output_sqnr_db=searched.sqnr_db,
-            tried=tuple(step.record for step in searched.tried),
+            output_sqnr_db=result.sqnr_db,
+            tried=tuple(step.record for step in result.tried),
             calibration=self.require_images().data,
         )
 
@@ -177,5 +179,5 @@ class CalibratedGraph:
         from vitdeploy.passes.migrate_outliers import MigrateOutliers
 
         return MigrateOutliers(
-            maxima={name: observed.magnitude for name, observed in self.observed.items()}, alpha=alpha
+            maxima={name: statistics.magnitude for name, statistics in self.statistics.items()}, alpha=alpha
         )

@@ -1,8 +1,8 @@
-"""INT8 attention: Q/DQ pairs on q, k, v and the probabilities too, where attention then stays one kernel."""
+"""INT8 attention: Q/DQ pairs on q, k, v and the probabilities, where it stays one kernel."""
 
 from __future__ import annotations
 
-from dataclasses import replace as changed
+import dataclasses
 from typing import TYPE_CHECKING
 
 from vitdeploy.artifact.quantization import Int8Attention
@@ -18,7 +18,7 @@ _FIX = "Leave `attention` out of the recipe's precision."
 
 
 def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized: Quantized) -> Quantized:
-    """Quantize attention in a graph whose linears are quantized, in place, wherever the compiler has a kernel for it.
+    """Quantize attention in place, wherever the compiler has a kernel for it. Linears are quantized already.
 
     Raises:
         QuantizeError: the compiler has none, or none for this model's attention.
@@ -26,8 +26,8 @@ def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized:
     from vitdeploy.graph.model import operand
     from vitdeploy.passes.lower_primitives import LowerPrimitives
     from vitdeploy.quantize import attention
-    from vitdeploy.quantize.placement import attention_placements
-    from vitdeploy.quantize.ranges import collect
+    from vitdeploy.quantize.placement import record_attention_placement
+    from vitdeploy.quantize.ranges import collect_ranges
 
     if dialect.int8_attention is None:
         raise QuantizeError(
@@ -35,18 +35,19 @@ def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized:
         )
     graph, record = quantized.graph, quantized.record
     assert record is not None
-    cores, rules = attention.place(graph, dialect.int8_attention)
+    cores, rules = attention.select_cores(graph, dialect.int8_attention)
     if not cores:
         reason = next(iter(rules.values()), "there is none")
         raise QuantizeError(f"no attention can be INT8 and stay fused: {reason}", fix=_FIX)
     LowerPrimitives(only=frozenset(cores)).apply(graph)
-    names = {operand(node, index).name or "" for node, index in attention.operands(graph, cores)}
-    attention.write(graph, cores, collect(graph, calibrated.stream("Observe attention"), names))
+    names = {operand(node, index).name or "" for node, index in attention.find_operands(graph, cores)}
+    ranges = collect_ranges(graph, calibrated.stream_batches("Observe attention"), names)
+    attention.write_pairs(graph, cores, ranges)
     record = replace(
         record,
         attention=Int8Attention(sites=len(cores), of=len(cores) + len(rules)),
         output_sqnr_db=calibrated.judge.sqnr_db(graph),
         output_sqnr_db_without_attention=record.output_sqnr_db,
     )
-    sites = attention_placements(calibrated.structure, cores, rules)
-    return changed(quantized, record=record, placement={**quantized.placement, **sites})
+    placement = {**quantized.placement, **record_attention_placement(calibrated.structure, cores, rules)}
+    return dataclasses.replace(quantized, record=record, placement=placement)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Precision(Frozen, ABC):
-    """One precision with its options. Final classes: one subclass a file.
+    """A precision with its options. Each file in `vitdeploy/precision/` has one subclass; it has none itself.
 
     Attributes:
         keep: roles (`head`) or name patterns (`blocks.0.*`) of linears that stay in float.
@@ -31,15 +31,15 @@ class Precision(Frozen, ABC):
     """
 
     is_float32: ClassVar[bool] = False
-    """It changes nothing, so there is nothing to lose."""
+    """True for the precision that changes nothing."""
     needs_images: ClassVar[bool] = False
-    """Its ranges come from calibration images; without them it is refused."""
+    """True if its ranges come from calibration images. It is refused without them."""
     saves_time: ClassVar[bool] = True
-    """`auto` tries it. Others save memory only."""
+    """False if it saves only memory. `auto` does not try it then."""
     numbers: ClassVar[Numbers]
-    """What it stores and computes in; the name of the precision is the name of its file."""
+    """The types that it stores and computes in. They carry its name, which is the name of its file."""
     targets: ClassVar[tuple[str, ...]] = ()
-    """Targets that take it and do not name it themselves in `Target.precisions`."""
+    """Targets that take it but do not name it in `Target.precisions`."""
 
     keep: tuple[str, ...] = ()
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
@@ -51,7 +51,7 @@ class Precision(Frozen, ABC):
 
     @property
     def per_linear(self) -> bool:
-        """Return whether single linears can stay in float, so that it can keep an accuracy budget."""
+        """Return whether single linears can stay in float, which an accuracy budget needs."""
         return isinstance(self, LinearPrecision)
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Precision(Frozen, ABC):
         """
 
     def alphas(self) -> Alphas:
-        """The migration strengths that a search begins with."""
+        """Return the migration strengths that a search begins with."""
         from vitdeploy.calibrate.search import ALPHAS
 
         if self.smooth_alpha == "auto":
@@ -76,39 +76,40 @@ class LinearPrecision(Precision, ABC):
 
     @abstractmethod
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> Writer:
-        """Return what quantizes these linears."""
+        """Return a writer that quantizes these linears."""
 
     @abstractmethod
     def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:
-        """Return the way to quantize that keeps the outputs best."""
+        """Return the way to quantize that changes the outputs least."""
 
     def measure_sensitivity(
         self, calibrated: CalibratedGraph, dialect: Dialect, images: int, agreement: Agreement | None = None
     ) -> tuple[tuple[LayerSensitivity, ...], Choice]:
-        """Measure what each linear costs when it alone is quantized, worst first; and return how it was quantized.
+        """Measure the loss when each linear alone is quantized, worst first. Also return how they were quantized.
 
         Linears that `keep` names are measured as well.
 
         Args:
             calibrated: with real images.
             dialect: of the compiler.
-            images: how many calibration images are looked at, at least.
+            images: the least number of calibration images to measure on.
             agreement: of the model's task.
 
         Raises:
             QuantizeError: there are no images, or there is no linear.
         """
         from vitdeploy.graph.model import Graph
-        from vitdeploy.quantize.placement import place
-        from vitdeploy.quantize.sensitivity import measure
+        from vitdeploy.quantize.placement import select_linears
+        from vitdeploy.quantize.sensitivity import measure_linears
 
         calibration = calibrated.require_images()
-        linears, _ = place(calibrated.structure, ())
+        linears, _ = select_linears(calibrated.structure, ())
         choice = self.best_choice(calibrated, dialect)
-        graph, observed = calibrated.migrate(choice.alpha)
+        graph, statistics = calibrated.migrate(choice.alpha)
         quantized = Graph(graph.model.clone())
-        self.writer(linears, dialect).write(quantized, observed, choice)
+        self.writer(linears, dialect).write(quantized, statistics, choice)
         count = min(calibration.count, -(-images * calibration.count // calibration.images))
         with calibrated.progress.step(f"Measure {len(linears)} linears one by one", count) as advance:
             batches = islice(calibration.batches(), count)
-            return measure(graph, quantized, linears, batches, agreement=agreement, advance=advance), choice
+            layers = measure_linears(graph, quantized, linears, batches, agreement=agreement, advance=advance)
+        return layers, choice

@@ -1,4 +1,4 @@
-"""Search the way to quantize that keeps the model's outputs best, on calibration images only."""
+"""Search for the way to quantize that changes the model's outputs least, on calibration images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from vitdeploy.quantize.qdq import Ranges
 from vitdeploy.session import Array, is_finite
 
 ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
+"""The coarse grid of migration strengths; None is no migration."""
+
 SCORED_BATCHES = 16
 _STEP = 0.125
-_WORTH_DB = 0.1
-"""Less than this is noise between sixteen images; the simpler way is then taken."""
+_LEAST_GAIN_DB = 0.1
+"""A smaller gain is noise with sixteen images. The simpler way is then chosen."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to quantize: migration strength (None: off), how ranges are taken, whether biases are corrected."""
+    """A way to quantize: migration strength (None: off), how ranges are taken, whether biases are corrected."""
 
     alpha: float | None = None
     ranges: Ranges = "minmax"
@@ -40,14 +42,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class ScoredChoice:
-    """A choice with the signal to noise ratio of the model's outputs in dB: 10 dB more is a tenth of the noise."""
+    """A choice with its signal-to-noise ratio in dB. 10 dB more is a tenth of the noise."""
 
     choice: Choice
     sqnr_db: float
 
     @property
     def record(self) -> SearchStep:
-        """The same for the manifest."""
+        """The choice and its ratio as the manifest stores them."""
         return SearchStep(
             alpha=self.choice.alpha,
             ranges=self.choice.ranges,
@@ -65,7 +67,10 @@ class Judge:
         self._expected = self._run(graph)
 
     def sqnr_db(self, graph: Graph) -> float:
-        """Return the signal to quantization noise over all outputs, each weighing the same; minus infinity for NaN."""
+        """Return the signal-to-quantization-noise ratio over all outputs with equal weights.
+
+        It is minus infinity if an output is not finite.
+        """
         actual = self._run(graph)
         if not all(is_finite(outputs) for outputs in actual):
             return -np.inf
@@ -79,23 +84,24 @@ class Judge:
         with tempfile.TemporaryDirectory(prefix="vitdeploy-search-") as folder:
             path = Path(folder) / "candidate.onnx"
             graph.save(path)
-            # Not optimised: optimised, Q/DQ graphs meet bugs of the optimiser (int8 activations, ONNX Runtime 1.32).
+            # Not optimised: ONNX Runtime 1.32's optimiser has bugs with Q/DQ graphs (int8 activations).
             with OnnxSession(path, lean=True) as session:
                 return [session.run({self._feed: batch}) for batch in self._batches]
 
 
-def choose(
+def find_best_choice(
     score: Callable[[Choice], float], *, alphas: Sequence[float | None] = ALPHAS, tune_ranges: bool = True
 ) -> tuple[Choice, list[ScoredChoice]]:
-    """Return the best choice, and all that were tried, in order.
+    """Return the best choice, and all choices that were tried, in order.
 
-    One thing after the other: migration strength on a coarse grid with "off" in it, then half a step to both sides of
-    the best; then clipped ranges; then bias correction. What gains less than 0.1 dB is left out.
+    One option is searched after the other: the migration strength on a coarse grid that includes "off", then half a
+    step to both sides of the best; then clipped ranges; then bias correction. An option that gains less than 0.1 dB is
+    not used.
 
     Args:
-        score: the signal to noise ratio of a choice in dB.
-        alphas: the coarse grid; a single one is taken as given.
-        tune_ranges: whether ranges and biases are to be chosen too; a dynamic activation has neither.
+        score: returns the signal-to-noise ratio of a choice in dB.
+        alphas: the coarse grid; a single strength is used as it is.
+        tune_ranges: whether to choose ranges and bias correction too. Dynamic activations have neither.
     """
     tried: list[ScoredChoice] = []
 
@@ -103,20 +109,20 @@ def choose(
         tried.append(ScoredChoice(choice, score(choice)))
         return tried[-1]
 
-    best = _best(attempt(Choice(alpha=alpha)) for alpha in alphas)
+    best = _pick_best(attempt(Choice(alpha=alpha)) for alpha in alphas)
     if len(alphas) > 1 and best.choice.alpha is not None:
         around = (best.choice.alpha - _STEP, best.choice.alpha + _STEP)
-        best = _best([best, *(attempt(replace(best.choice, alpha=alpha)) for alpha in around)])
+        best = _pick_best([best, *(attempt(replace(best.choice, alpha=alpha)) for alpha in around)])
     if tune_ranges:
-        best = _best([best, attempt(replace(best.choice, ranges="mse"))])
-        best = _best([best, attempt(replace(best.choice, correct_bias=True))])
+        best = _pick_best([best, attempt(replace(best.choice, ranges="mse"))])
+        best = _pick_best([best, attempt(replace(best.choice, correct_bias=True))])
     return best.choice, tried
 
 
-def _best(scored: Iterable[ScoredChoice]) -> ScoredChoice:
-    """Return the first one that no other is better than by enough."""
+def _pick_best(scored: Iterable[ScoredChoice]) -> ScoredChoice:
+    """Return the best choice. A later one must be better by more than `_LEAST_GAIN_DB`."""
     best, *rest = scored
     for other in rest:
-        if other.sqnr_db > best.sqnr_db + _WORTH_DB:
+        if other.sqnr_db > best.sqnr_db + _LEAST_GAIN_DB:
             best = other
     return best

@@ -1,4 +1,4 @@
-"""Weights in few bits; activations and products stay in float, or the engine rounds activations by itself."""
+"""Weights in few bits. Activations and products stay in float, or the engine rounds activations by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.calibrate.precision import LinearPrecision
 from vitdeploy.calibrate.search import Choice
-from vitdeploy.calibrate.writers import WeightWriter, nodes_of
+from vitdeploy.calibrate.writers import WeightWriter, node_names
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 class WeightPrecision(LinearPrecision, ABC):
-    """A precision that stores weights in few bits and multiplies in float: it saves memory, not time."""
+    """A precision that stores weights in few bits and multiplies in float. It saves memory, not time."""
 
     saves_time: ClassVar[bool] = False
 
     @abstractmethod
     def storage(self, dialect: Dialect) -> WeightStorage:
-        """Return the bits of a weight, and how many inputs share a scale."""
+        """Return the number of bits, and how many inputs share a scale."""
 
     def lower(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
-        """Store the weights; calibration images, where there are any, make the rounding better."""
+        """Store the weights. Calibration images, if there are any, reduce the rounding errors."""
         return quantize_weights(
             calibrated, dialect, self.storage(dialect), stored=f"{self.numbers.weights} weights", keep=self.keep
         )
 
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> WeightWriter:
-        """Return what writes the weights."""
-        return WeightWriter(nodes_of(linears), self.storage(dialect))
+        """Return the writer of the weights."""
+        return WeightWriter(node_names(linears), self.storage(dialect))
 
     def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:  # noqa: ARG002  nothing to choose
-        """Return the one way there is."""
+        """Return the only choice."""
         return Choice()
 
 
@@ -53,32 +53,30 @@ def quantize_weights(
     method: str = "weights only",
     alpha: float | None = None,
 ) -> Quantized:
-    """Store the weights of every placed linear in few bits.
+    """Store the weights of every selected linear in few bits.
 
-    Rounding errors are compensated on calibration images, where there are any (see `quantize.weights.compensated`).
+    With calibration images, rounding errors are compensated (see `quantize.weights.compensate_rounding`).
 
     Args:
         calibrated: the graph; images are not needed.
         dialect: of the compiler.
-        storage: bits, and how many inputs share a scale.
-        stored: what the record calls such a linear.
+        storage: the number of bits, and how many inputs share a scale.
+        stored: the record's name for the precision of such a linear.
         keep: roles or names of linears that stay in float.
         method: for the record.
-        alpha: the strength of a migration before it; None: off. It takes images.
+        alpha: the strength of a migration before it, which needs images; None: off.
 
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
     """
     from vitdeploy.quantize import Quantized
-    from vitdeploy.quantize.placement import place, placements
+    from vitdeploy.quantize.placement import record_placement, select_linears
 
-    linears, kept = place(calibrated.structure, keep)
-    writer = WeightWriter(nodes_of(linears), storage)
-    shared = "each output channel" if storage.group is None else f"up to {storage.group} inputs of an output channel"
-    codes = "uint4 with a zero point" if storage.bits == 4 else "int8, symmetric"
+    linears, rules = select_linears(calibrated.structure, keep)
+    writer = WeightWriter(node_names(linears), storage)
     record = Quantization(
         method=method,
-        weights=f"{codes}, a scale for {shared}",
+        weights=_describe_storage(storage),
         rounding="compensated on calibration images" if calibrated.has_images else "nearest",
         quantized=len(linears),
         calibration=calibrated.require_images().data if calibrated.has_images else None,
@@ -88,4 +86,10 @@ def quantize_weights(
     else:
         graph = calibrated.copy()
         writer.write(graph, {}, Choice())
-    return Quantized(graph, record, placements(calibrated.structure, kept, stored, dialect))
+    return Quantized(graph, record, record_placement(calibrated.structure, rules, stored, dialect))
+
+
+def _describe_storage(storage: WeightStorage) -> str:
+    codes = "uint4 with a zero point" if storage.bits == 4 else "int8, symmetric"
+    shared = "each output channel" if storage.group is None else f"up to {storage.group} inputs of an output channel"
+    return f"{codes}, a scale for {shared}"

@@ -1,4 +1,4 @@
-"""The range of INT8 weights on this CPU: with some instructions sums of their products saturate."""
+"""The range of INT8 weights on this CPU: without VNNI, sums of their products can saturate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _HALF_RANGE = 64
 
 
 def largest_weight() -> int:
-    """Return the largest code: half of the range where there are no INT8 dot products (VNNI)."""
+    """Return the largest code of a weight. Without INT8 dot products (VNNI) it is half as large."""
     return FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
 
 
 def weight_bits(largest: int) -> int:
-    """Return the bits that codes up to `largest` take."""
+    """Return the number of bits of codes up to `largest`."""
     return 8 if largest == FULL_RANGE else 7

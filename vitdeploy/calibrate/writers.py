@@ -1,4 +1,4 @@
-"""Write one way to quantize into a graph: equal writers do the same, so that a search for one serves the other."""
+"""Writers of quantized linears. Equal writers share the result of one search."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from vitdeploy.graph.structure import Linear
 if TYPE_CHECKING:
     from vitdeploy.calibrate.search import Choice
     from vitdeploy.graph.model import Graph
-    from vitdeploy.quantize.observe import Observed
-    from vitdeploy.quantize.qdq import Kind
+    from vitdeploy.quantize.observe import InputStatistics
+    from vitdeploy.quantize.qdq import CodeType
     from vitdeploy.quantize.weights import WeightStorage
 
 
 class Writer(Protocol):
     """Quantizes some linears of a graph, in place."""
 
-    def write(self, graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
-        """Quantize them, with what was observed of their inputs, in the way that was chosen."""
+    def write(self, graph: Graph, statistics: Mapping[str, InputStatistics], choice: Choice) -> None:
+        """Quantize them as `choice` says. `statistics` are those of their inputs, by name."""
 
     def __hash__(self) -> int:
-        """Equal writers have one hash."""
+        """Return the same hash for equal writers."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class PairWriter:
     """Q/DQ pairs around the products `nodes`; see `quantize.qdq`."""
 
     nodes: tuple[str, ...]
-    kind: Kind
+    code_type: CodeType
     largest_weight: int
 
-    def write(self, graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:
+    def write(self, graph: Graph, statistics: Mapping[str, InputStatistics], choice: Choice) -> None:
         """Write the pairs."""
-        from vitdeploy.quantize import qdq
+        from vitdeploy.quantize.qdq import PairOptions, write_pairs
 
-        options = qdq.PairOptions(self.kind, self.largest_weight, choice.ranges, choice.correct_bias)
-        qdq.write(graph, self.nodes, observed, options)
+        options = PairOptions(self.code_type, self.largest_weight, choice.ranges, choice.correct_bias)
+        write_pairs(graph, self.nodes, statistics, options)
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class DynamicWriter:
     nodes: tuple[str, ...]
     largest_weight: int
 
-    def write(self, graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:  # noqa: ARG002
-        """Write the kernels; they take ranges from each image."""
-        from vitdeploy.quantize import dynamic
+    def write(self, graph: Graph, statistics: Mapping[str, InputStatistics], choice: Choice) -> None:  # noqa: ARG002
+        """Write the kernels, which take ranges from each image."""
+        from vitdeploy.quantize.dynamic import write_kernels
 
-        dynamic.write(graph, self.nodes, self.largest_weight)
+        write_kernels(graph, self.nodes, self.largest_weight)
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class WeightWriter:
     nodes: tuple[str, ...]
     storage: WeightStorage
 
-    def write(self, graph: Graph, observed: Mapping[str, Observed], choice: Choice) -> None:  # noqa: ARG002
-        """Write the weights; rounding is compensated on what was observed."""
-        from vitdeploy.quantize import weights
+    def write(self, graph: Graph, statistics: Mapping[str, InputStatistics], choice: Choice) -> None:  # noqa: ARG002
+        """Write the weights. Rounding errors are compensated where there are statistics."""
+        from vitdeploy.quantize.weights import write_weights
 
-        weights.write(graph, self.nodes, self.storage, observed)
+        write_weights(graph, self.nodes, self.storage, statistics)
 
 
-def nodes_of(linears: Iterable[Linear]) -> tuple[str, ...]:
+def node_names(linears: Iterable[Linear]) -> tuple[str, ...]:
     """Return the names of the nodes that compute these linears."""
     return tuple(name for linear in linears for name in linear.nodes)

@@ -27,7 +27,7 @@ from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import read_compiled
 from vitdeploy.session import Array, Session
-from vitdeploy.targets import Watched
+from vitdeploy.targets import WatchedSession
 
 if TYPE_CHECKING:
     from vitdeploy.graph.blocks import Part, Spot
@@ -110,7 +110,7 @@ class _Tensors:
     """The noise of tensors that both sides have, by name, and what ran as the artifact."""
 
     noises: dict[str, Noise]
-    watched: Watched
+    watched: WatchedSession
     images: int
     shapes: dict[str, str]
     """Tensors whose shapes differ, with both."""
@@ -198,7 +198,7 @@ class _Sides:
         with_outputs(self._reference, tensors, self._work / "reference.onnx")
         return OnnxSession(self._work / "reference.onnx", lean=True)
 
-    def _watch(self, tensors: Sequence[str]) -> Watched:
+    def _watch(self, tensors: Sequence[str]) -> WatchedSession:
         manifest = self._artifact.manifest
         compiled = read_compiled(self._artifact) if manifest.stage == "artifact" else None
         target = targets.find(manifest.recipe.target)

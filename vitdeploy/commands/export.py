@@ -150,7 +150,7 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
         raise QuantizeError(
             f"{kind} needs calibration images: ranges are never invented",
             fix="Give --calibration DATA (a folder of images is enough)."
-            + (dynamic if "int8-dynamic" in precision.offered(target) else ""),
+            + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
         )
     return _Order(recipe, target, chosen, untimed)
 
@@ -160,7 +160,7 @@ def _check_budget(chosen: Precision | None, target: Target, *, has_images: bool)
     if chosen is not None and chosen.is_float32:
         raise UsageError("float32 loses nothing, so there is no --max-drop to keep", fix="Ask for a lower --precision.")
     if chosen is not None and not chosen.per_linear:
-        able = ", ".join(precision.offered(target, per_linear=True))
+        able = ", ".join(precision.names_for(target, per_linear=True))
         raise UsageError(
             f"{chosen.name} leaves no linear in float, so it cannot keep a --max-drop",
             fix=f"Ask for {able} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",

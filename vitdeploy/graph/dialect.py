@@ -38,7 +38,7 @@ class FusedAttention:
 
 
 @dataclass(frozen=True)
-class Int8Attention:
+class Int8AttentionKernel:
     """The attentions for which a compiler has a fused INT8 kernel.
 
     The kernel takes q, k, v and the probabilities in INT8: all four, or none.
@@ -113,7 +113,7 @@ class Dialect:
     int8_weight_group: int | None = None
     half_around: bool = False
     fused_attention: FusedAttention | None = None
-    int8_attention: Int8Attention | None = None
+    int8_attention: Int8AttentionKernel | None = None
 
 
 CANONICAL_OPSET = 23

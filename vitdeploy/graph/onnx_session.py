@@ -22,7 +22,7 @@ _PREAMBLE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|\w+\.cc:\d+ \w+ |"
     r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])"
 )
-PROFILED_RUNS = 20  # counters are means over these runs
+_PROFILED_RUNS = 20  # counters are means over these runs
 _MIN_PROFILED_S = 0.2  # a small model runs more often than that
 _FATAL = 4  # ONNX Runtime's log severity: its warnings are about optimisations, and its errors are raised anyway
 
@@ -102,7 +102,7 @@ class OnnxSession(SequentialSession):
             prefix = Path(folder) / "run"
             with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
                 session.run(feeds)
-                repeat(lambda: session.run(feeds), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S)
+                repeat(lambda: session.run(feeds), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)
                 events = json.loads(session.end_profile().read_text(encoding="utf-8"))
         return read_counters(events)
 

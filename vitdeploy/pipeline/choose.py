@@ -78,7 +78,7 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
     budget, notes = _budget(builder, reference, limit, request.judging, progress)
     trials = [Trial(precision=reference.name)]
     within = {0: reference}
-    for name in (name for name in precisions.offered(builder.target) if name != base):
+    for name in (name for name in precisions.names_for(builder.target) if name != base):
         if not precisions.kind_of(name).saves_time:
             continue
         try:

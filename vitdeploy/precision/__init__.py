@@ -1,7 +1,7 @@
-"""Precisions: one file each, found by its name. Every public file here is a choice of `--precision`.
+"""Precisions, one per file. Each public file here is a choice of `--precision`, by its name.
 
-What they share lies in `calibrate/`. Adding a precision is adding a file, with a class that says what it stores and
-computes in, what it needs, and how it is made from the calibrated float32 graph for a compiler.
+The code that they share is in `calibrate/`. To add a precision, add a file with a class. The class names the types to
+store and compute in, says what it needs, and makes a quantized graph from the calibrated float32 graph for a compiler.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """Return all precisions, as users write them."""
+    """List all precisions as users write them."""
     return plugins.names(sys.modules[__name__])
 
 
@@ -44,50 +44,50 @@ def kind_of(name: str) -> type[Precision]:
 
 
 def find(spec: PrecisionSpec) -> Precision:
-    """Return the precision of a recipe with its options; an option that it does not have is left out.
+    """Return the precision of a recipe with its options. Options that it does not have are ignored.
 
     Raises:
         UsageError: there is no precision of this name.
-        QuantizeError: INT8 attention is asked of a precision that does not offer it.
+        QuantizeError: the recipe asks for INT8 attention, which this precision does not offer.
     """
     kind = kind_of(spec.kind or "")
     if spec.attention and "attention" not in kind.model_fields:
         raise QuantizeError(
-            f"`attention: true` is not for {spec.kind}: attention in one kernel gains by quantization in int8 alone",
+            f"`attention: true` is not for {spec.kind}: quantized attention gains speed with int8 only",
             fix="Leave `attention` out of the recipe's precision.",
         )
     return kind.model_validate({key: value for key, value in dict(spec).items() if key in kind.model_fields})
 
 
-def offered(target: Target, *, per_linear: bool = False) -> list[str]:
-    """Return the precisions of a target, its default first: those that it names, and those that name it.
+def names_for(target: Target, *, per_linear: bool = False) -> list[str]:
+    """List the precisions of a target, its default first: named by it, or naming it.
 
     Args:
         target: with its device.
         per_linear: only precisions that can leave single linears in float.
     """
-    claiming = [name for name in names() if target.name in kind_of(name).targets and name not in target.precisions]
-    every = [*target.precisions, *claiming]
-    return [name for name in every if issubclass(kind_of(name), LinearPrecision)] if per_linear else every
+    others = [name for name in names() if target.name in kind_of(name).targets and name not in target.precisions]
+    offered = [*target.precisions, *others]
+    return [name for name in offered if issubclass(kind_of(name), LinearPrecision)] if per_linear else offered
 
 
 def check(name: str, target: Target, host: Host | None = None) -> None:
-    """Refuse a precision that a target does not take, or that its device has no units for.
+    """Refuse a precision that a target does not take, or for which its device has no units.
 
     Args:
         name: of the precision.
         target: with its device.
-        host: the machine that it will run on, if that is not this one.
+        host: the machine that it will run on, if not this one.
 
     Raises:
-        UsageError: it is refused; the message names what the target can do.
+        UsageError: it is refused. The message names the precisions that the target can do.
     """
-    names_ = offered(target)
-    if name not in names_:
-        raise UsageError(f"{target.name} cannot do {name}", fix=f"It can do {', '.join(names_)}.")
+    offered = names_for(target)
+    if name not in offered:
+        raise UsageError(f"{target.name} cannot do {name}", fix=f"It can do {', '.join(offered)}.")
     reason = target.refuse_numbers(kind_of(name).numbers, host)
     if reason is not None:
-        able = [other for other in names_ if target.refuse_numbers(kind_of(other).numbers, host) is None]
+        able = [other for other in offered if target.refuse_numbers(kind_of(other).numbers, host) is None]
         raise UsageError(reason, fix=f"It can do {', '.join(able)}.")
 
 
@@ -99,5 +99,5 @@ def quantize(
     calibration: Calibration | None,
     progress: Progress,
 ) -> Quantized:
-    """Make one precision of a raised and folded graph; `CalibratedGraph` serves to make several."""
+    """Make one precision of a raised and folded graph. Use `CalibratedGraph` to make several."""
     return find(spec).lower(CalibratedGraph(graph, structure, calibration, progress), dialect)

@@ -1,4 +1,4 @@
-"""bfloat16: float32's range in 16 bits, so nothing overflows."""
+"""bfloat16: the range of float32 in 16 bits, so nothing overflows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 class BFloat16(Precision):
-    """Where types in the graph decide (TensorRT), all of it; else the weights, and the engine computes in bfloat16."""
+    """The whole graph in bfloat16, or only its weights for engines that compute in bfloat16 by themselves.
+
+    TensorRT takes the type of each computation from the graph, so it needs the first.
+    """
 
     numbers: ClassVar[Numbers] = Numbers("bf16", weights="bf16", products="bf16", rest="bf16")
 
     def lower(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
-        """Convert; no images are needed."""
+        """Convert the graph or its weights. No images are needed."""
         from vitdeploy.quantize import Quantized, bfloat16
 
         graph = calibrated.copy()

@@ -1,4 +1,4 @@
-"""float16 throughout, but for what would overflow."""
+"""float16 everywhere except for what would overflow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Float16(Precision):
-    """Weights and activations in half precision; images, where there are any, show what overflows."""
+    """Weights and activations in half precision. Calibration images, if there are any, show what overflows."""
 
     numbers: ClassVar[Numbers] = Numbers("fp16", weights="fp16", products="fp16", rest="fp16")
 
     def lower(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:  # noqa: ARG002  the same for all
-        """Convert, and keep what would overflow in float32."""
+        """Convert the graph, and keep in float32 what would overflow."""
         from vitdeploy.quantize import Quantized, half
 
         graph = calibrated.copy()

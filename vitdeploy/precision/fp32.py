@@ -1,4 +1,4 @@
-"""float32: the graph as it is."""
+"""float32: no quantization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Float32(Precision):
-    """No change."""
+    """The graph in float32, unchanged."""
 
     is_float32: ClassVar[bool] = True
     numbers: ClassVar[Numbers] = Numbers("fp32")

@@ -8,14 +8,14 @@ from vitdeploy.calibrate.static import StaticPrecision
 from vitdeploy.graph.dialect import Dialect, Numbers
 
 if TYPE_CHECKING:
-    from vitdeploy.quantize.qdq import Kind
+    from vitdeploy.quantize.qdq import CodeType
 
 
 class Float8(StaticPrecision):
-    """Q/DQ pairs in E4M3 on the linears, for GPUs from Ada on."""
+    """Q/DQ pairs in E4M3 on the linears, for GPUs of the Ada generation or newer."""
 
     numbers: ClassVar[Numbers] = Numbers("fp8", weights="fp8", products="fp8")
 
-    def codes(self, dialect: Dialect) -> Kind:  # noqa: ARG002  the same for all
+    def code_type(self, dialect: Dialect) -> CodeType:  # noqa: ARG002  the same for all
         """Return E4M3."""
         return "e4m3"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Int4Weights(WeightPrecision):
-    """`group` inputs of a linear share a scale and a zero point: fewer are more exact and larger."""
+    """INT4 weights. `group` inputs share a scale: smaller groups are more exact and larger."""
 
     numbers: ClassVar[Numbers] = Numbers("int4-weights", weights="int4")
     group: Literal[32, 64, 128] = 64

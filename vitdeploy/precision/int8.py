@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Int8(StaticPrecision):
-    """Q/DQ pairs on the linears; with `attention` on all that attention multiplies too, where it stays one kernel."""
+    """Q/DQ pairs on the linears; with `attention`, also on attention that stays one kernel."""
 
     numbers: ClassVar[Numbers] = Numbers("int8", weights="int8", products="int8")
     attention: bool = False
 
     def quantize_linears(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
-        """Put the pairs on the linears, and on attention if it was asked for."""
+        """Put the pairs on the linears, and on attention if the recipe says so."""
         quantized = super().quantize_linears(calibrated, dialect)
         if not self.attention:
             return quantized

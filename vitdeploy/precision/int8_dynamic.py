@@ -1,17 +1,18 @@
-"""INT8 linears whose activation ranges are taken from each image as it comes."""
+"""INT8 linears whose activation ranges are computed anew for each image."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
-from vitdeploy.calibrate.calibrated import CalibratedGraph, Searched
+from vitdeploy.calibrate.calibrated import CalibratedGraph, SearchResult
 from vitdeploy.calibrate.precision import LinearPrecision
 from vitdeploy.calibrate.search import Choice
 from vitdeploy.calibrate.weight_only import quantize_weights
 from vitdeploy.calibrate.weight_range import largest_weight, weight_bits
-from vitdeploy.calibrate.writers import DynamicWriter, WeightWriter, Writer, nodes_of
+from vitdeploy.calibrate.writers import DynamicWriter, WeightWriter, Writer, node_names
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.structure import Linear
@@ -25,68 +26,68 @@ _BY_ENGINE = "weights only; the engine rounds activations to int8 at run time"
 
 
 class Int8Dynamic(LinearPrecision):
-    """ONNX Runtime's dynamic kernels; or INT8 weights for an engine that rounds activations by itself (OpenVINO).
+    """ONNX Runtime's dynamic kernels, or INT8 weights for an engine that rounds activations by itself (OpenVINO).
 
-    Images are not needed. With them outliers are migrated first.
+    Images are not needed. If there are any, outliers are migrated first.
     """
 
     numbers: ClassVar[Numbers] = Numbers("int8-dynamic", weights="int8", products="int8", dynamic=True)
 
     def lower(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
         """Write the kernels, or the weights."""
-        searched = self._search(calibrated) if calibrated.has_images else None
-        quantized = self._write(calibrated, dialect, searched)
+        result = self._search(calibrated) if calibrated.has_images else None
+        quantized = self._write(calibrated, dialect, result)
         assert quantized.record is not None
-        if searched is None:
+        if result is None:
             record = replace(quantized.record, migration_note=_NO_IMAGES)
         else:
-            record = calibrated.record_search(quantized.record, searched, tune_ranges=False)
-            if dialect.int8_linears == "qdq":  # the search judged the stand-in, not what the engine gives
+            record = calibrated.record_search(quantized.record, result, tune_ranges=False)
+            if dialect.int8_linears == "qdq":  # the search measured ONNX Runtime's kernels, not this engine
                 record = replace(record, output_sqnr_db=None)
-        return type(quantized)(quantized.graph, record, quantized.placement)
+        return dataclasses.replace(quantized, record=record)
 
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> Writer:
-        """Return what writes the kernels, or the weights."""
+        """Return the writer of the kernels, or of the weights."""
         if dialect.int8_linears == "qdq":
-            return WeightWriter(nodes_of(linears), _storage(dialect))
-        return DynamicWriter(nodes_of(linears), largest_weight())
+            return WeightWriter(node_names(linears), _storage(dialect))
+        return DynamicWriter(node_names(linears), largest_weight())
 
     def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:  # noqa: ARG002  the same for all
         """Search the migration."""
         return self._search(calibrated).choice
 
-    def _search(self, calibrated: CalibratedGraph) -> Searched:
-        """Search the migration, judged with ONNX Runtime's kernels whatever the engine is.
+    def _search(self, calibrated: CalibratedGraph) -> SearchResult:
+        """Search the migration with ONNX Runtime's kernels, whatever the engine is.
 
-        How an engine rounds by itself can be seen in it alone. ONNX Runtime's dynamic INT8 stands in, whose one scale
-        for a tensor suffers more from outliers than a scale for each group of channels.
+        The rounding of another engine happens only inside that engine. ONNX Runtime's dynamic INT8 stands in for it.
+        Its one scale per tensor suffers more from outliers than a scale for each group of channels does.
         """
-        from vitdeploy.quantize.placement import place
+        from vitdeploy.quantize.placement import select_linears
 
-        linears, _ = place(calibrated.structure, self.keep)
-        writer = DynamicWriter(nodes_of(linears), largest_weight())
+        linears, _ = select_linears(calibrated.structure, self.keep)
+        writer = DynamicWriter(node_names(linears), largest_weight())
         return calibrated.search(writer, self.alphas(), tune_ranges=False)
 
-    def _write(self, calibrated: CalibratedGraph, dialect: Dialect, searched: Searched | None) -> Quantized:
+    def _write(self, calibrated: CalibratedGraph, dialect: Dialect, result: SearchResult | None) -> Quantized:
         from vitdeploy.quantize import Quantized
-        from vitdeploy.quantize.placement import place, placements
+        from vitdeploy.quantize.placement import record_placement, select_linears
 
-        choice = Choice() if searched is None else searched.choice
+        choice = Choice() if result is None else result.choice
         if dialect.int8_linears == "qdq":
             return quantize_weights(
                 calibrated, dialect, _storage(dialect), stored="int8", keep=self.keep, method=_BY_ENGINE,
                 alpha=choice.alpha,
             )  # fmt: skip
-        linears, kept = place(calibrated.structure, self.keep)
-        writer = DynamicWriter(nodes_of(linears), largest_weight())
-        graph = calibrated.copy()
-        if searched is None:
+        linears, rules = select_linears(calibrated.structure, self.keep)
+        writer = DynamicWriter(node_names(linears), largest_weight())
+        if result is None:
+            graph = calibrated.copy()
             writer.write(graph, {}, choice)
         else:
             graph = calibrated.write(writer, choice)
         bits = weight_bits(writer.largest_weight)
         record = Quantization(method="dynamic", weight_bits=bits, quantized=len(linears))
-        return Quantized(graph, record, placements(calibrated.structure, kept, "int8", dialect))
+        return Quantized(graph, record, record_placement(calibrated.structure, rules, "int8", dialect))
 
 
 def _storage(dialect: Dialect) -> WeightStorage:

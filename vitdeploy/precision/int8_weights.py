@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Int8Weights(WeightPrecision):
-    """A scale for each output channel, or for each group of inputs where the compiler wants it so."""
+    """INT8 weights, with a scale per output channel or per group of inputs, as the compiler needs."""
 
     numbers: ClassVar[Numbers] = Numbers("int8-weights", weights="int8")
 
     def storage(self, dialect: Dialect) -> WeightStorage:
-        """Return 8 bits, in the compiler's groups."""
+        """Return 8 bits, in the groups that the compiler needs."""
         from vitdeploy.quantize.weights import WeightStorage
 
         return WeightStorage(8, dialect.int8_weight_group)

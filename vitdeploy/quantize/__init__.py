@@ -1,4 +1,4 @@
-"""Where precision drops, and how: placement in the model's own terms, then one file a number format."""
+"""Lower the precision of a graph: choose what is quantized, then write one number format per file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.session import Array
 
 FEWEST_IMAGES = 16
-"""Calibration with fewer is called into question; 32 to 300 are usual."""
+"""Calibration on fewer images is reported as a doubt. 32 to 300 are usual."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph with its precision lowered, and for the manifest what was done.
+    """A graph in lower precision, and the manifest's record of it.
 
-    `record` is None where nothing was. `placement` says of each site whether it was quantized, and by which rule.
+    Attributes:
+        graph: the graph.
+        record: what quantization did; None where nothing was changed.
+        placement: the precision of each site, and the rule that decided it.
     """
 
     graph: Graph
@@ -31,10 +34,16 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that ranges are taken from.
+    """The images from which activation ranges are taken.
 
-    `batches` streams full NCHW batches anew at each call, in the form that the graph takes; `count` is their number.
-    `synthetic`: no data was given, and they are made up. That shows overflow that any image causes, and no more.
+    Attributes:
+        batches: each call streams all batches again: full NCHW batches, in the form that the graph takes.
+        count: the number of batches.
+        images: the number of images.
+        spec: the data as the user named it.
+        digest: the hash of their contents.
+        synthetic: whether the images are made up because no data was given. They show only overflow that any image
+            causes.
     """
 
     batches: Callable[[], Iterable[Array]]
@@ -46,16 +55,16 @@ class Calibration:
 
     @cached_property
     def data(self) -> CalibrationData:
-        """The record of these images, with the reasons why others may behave differently."""
+        """The record of these images, with reasons why other images may behave differently."""
         return CalibrationData(
             data=self.spec,
             digest=self.digest,
             images=self.images,
             synthetic=self.synthetic,
-            doubts=() if self.synthetic else tuple(self._doubts()),
+            doubts=() if self.synthetic else tuple(self._find_doubts()),
         )
 
-    def _doubts(self) -> Iterator[str]:
+    def _find_doubts(self) -> Iterator[str]:
         if self.images < FEWEST_IMAGES:
             images = "1 image" if self.images == 1 else f"{self.images} images"
             yield f"calibrated on {images} of {self.spec}: 32 or more are usual"

@@ -1,4 +1,4 @@
-"""Q/DQ pairs on all that an attention multiplies, where the compiler then runs it as one INT8 kernel."""
+"""Q/DQ pairs on every operand of an attention, for one INT8 kernel."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from vitdeploy.graph.dialect import Int8Attention
+from vitdeploy.graph.dialect import Int8AttentionKernel
 from vitdeploy.graph.model import Graph, dims, operand
-from vitdeploy.quantize.qdq import affine, pair_on
+from vitdeploy.quantize.qdq import fit_affine, insert_pair
 from vitdeploy.quantize.ranges import Range
 
 _MOVING = ("Transpose", "Reshape")
 
 
-def place(graph: Graph, kernel: Int8Attention) -> tuple[list[str], dict[str, str]]:
-    """The cores (`SITE/Attention`) that may be INT8 and stay fused, and for each other one the rule that forbids it.
+def select_cores(graph: Graph, kernel: Int8AttentionKernel) -> tuple[list[str], dict[str, str]]:
+    """Select the attention cores that stay fused in INT8.
 
     Args:
-        graph: raised; the pairs on its linears are written.
-        kernel: what the compiler has.
+        graph: raised, with the Q/DQ pairs of its linears.
+        kernel: the compiler's INT8 attention kernel.
+
+    Returns:
+        The names of the selected cores (`SITE/Attention`), and the rule that forbids it for each other core.
     """
-    placed, left = [], {}
+    selected, forbidden = [], {}
     for core in [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]:
-        if reason := _forbidden(core, kernel):
-            left[core.name or ""] = reason
+        if rule := _broken_rule(core, kernel):
+            forbidden[core.name or ""] = rule
         else:
-            placed.append(core.name or "")
-    return placed, left
+            selected.append(core.name or "")
+    return selected, forbidden
 
 
-def operands(graph: Graph, cores: Iterable[str]) -> list[tuple[ir.Node, int]]:
-    """What is multiplied in each of the `cores`, which are lowered to primitives: (reader, index of its input)."""
+def find_operands(graph: Graph, cores: Iterable[str]) -> list[tuple[ir.Node, int]]:
+    """Find q, k, the probabilities and v of each core.
+
+    The `cores` are lowered to primitives. Each operand is given as (node that reads it, index of the input).
+    """
     nodes = {node.name: node for node in graph.nodes}
     return [
         (nodes[f"{core}/{name}"], index)
@@ -40,48 +46,49 @@ def operands(graph: Graph, cores: Iterable[str]) -> list[tuple[ir.Node, int]]:
     ]
 
 
-def write(graph: Graph, cores: Iterable[str], ranges: Mapping[str, Range]) -> None:
+def write_pairs(graph: Graph, cores: Iterable[str], ranges: Mapping[str, Range]) -> None:
     """Put Q/DQ pairs on q, k, v and the probabilities of `cores`, in place.
 
         q ─ MatMul ─ Softmax ─ MatMul ─ v   ─▶   q ─ Q ─ DQ ─ MatMul ─ Softmax ─ Q ─ DQ ─ MatMul ─ DQ ─ Q ─ v
 
-    INT8 is symmetric here, one scale for a tensor. That of the probabilities comes from the largest one seen: with
-    1/127 for all, a token that attends to many keys alike would lose them (17 dB of the digits ViT's 41).
+    INT8 is symmetric here, with one scale per tensor. The scale of the probabilities comes from the largest one that
+    was measured. A scale of 1/127 everywhere would round the small probabilities of a token that attends to many keys
+    alike to 0, which costs 17 of the digits ViT's 41 dB.
 
     Args:
         graph: with the cores as primitives.
         cores: their names.
-        ranges: of the tensors that `operands` names.
+        ranges: of the tensors that `find_operands` names.
     """
     pairs: dict[str, ir.Value] = {}
-    for node, index in operands(graph, cores):
+    for node, index in find_operands(graph, cores):
         name = operand(node, index).name or ""
         if name not in pairs:
-            pairs[name] = pair_on(graph, node, index, affine(ranges[name].low, ranges[name].high, "int8"))
+            pairs[name] = insert_pair(graph, node, index, fit_affine(ranges[name].low, ranges[name].high, "int8"))
         node.replace_input_with(index, pairs[name])
 
 
-def _forbidden(core: ir.Node, kernel: Int8Attention) -> str | None:
+def _broken_rule(core: ir.Node, kernel: Int8AttentionKernel) -> str | None:
     shapes = [dims(value) for value in core.inputs[:3]]
     sizes = {shape[-1] for shape in shapes if shape is not None}
     if len(sizes) != 1 or not sizes <= set(kernel.head_sizes):
-        able, found = ", ".join(map(str, kernel.head_sizes)), "/".join(sorted(map(str, sizes)))
-        return f"INT8 attention is fused with head sizes of {able} only, not {found}"
+        able, actual = ", ".join(map(str, kernel.head_sizes)), "/".join(sorted(map(str, sizes)))
+        return f"INT8 attention is fused with head sizes of {able} only, not {actual}"
     tokens = [shape[-2] for shape in shapes if shape is not None]
     if not all(isinstance(n, int) and n <= kernel.tokens for n in tokens):
         return f"INT8 attention is fused up to {kernel.tokens} tokens only, not {max(tokens, key=lambda n: n or 0)}"
     if tokens[0] != tokens[1]:
-        return "fewer queries than keys: TensorRT-RTX was seen to lose its INT8 kernel with one query"
+        return "it has fewer queries than keys: with one query, TensorRT-RTX does not use its INT8 kernel"
     if core.attributes.get_float("scale", 1.0) != 1.0:
-        return "its scale could not be folded, and would stand between q's codes and the product"
-    if not _read_in_int8(core.outputs[0]):
-        return "what reads it is not quantized: INT8 attention is fused with its reader's pair only"
+        return "its scale could not be folded into the weights, and would stand between q's Q/DQ pair and the product"
+    if not _is_read_in_int8(core.outputs[0]):
+        return "the node that reads it is not quantized, and INT8 attention is fused only with the reader's Q/DQ pair"
     return None
 
 
-def _read_in_int8(value: ir.Value) -> bool:
-    """Whether a quantization is all that reads a value, whatever moves it before."""
+def _is_read_in_int8(value: ir.Value) -> bool:
+    """Return whether only QuantizeLinear nodes read a value, directly or behind a Transpose or Reshape."""
     readers = [use.node for use in value.uses()]
     if len(readers) == 1 and readers[0].op_type in _MOVING:
-        return _read_in_int8(readers[0].outputs[0])
+        return _is_read_in_int8(readers[0].outputs[0])
     return bool(readers) and all(node.op_type == "QuantizeLinear" for node in readers)

@@ -1,4 +1,4 @@
-"""Dynamic INT8 for ONNX Runtime: weights in INT8 on disk, activation ranges taken from each image as it comes."""
+"""Dynamic INT8 for ONNX Runtime: INT8 weights on disk, activation ranges computed anew for each image."""
 
 from __future__ import annotations
 
@@ -8,51 +8,53 @@ import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
 from vitdeploy.graph.model import Graph, array, bias_behind, operand
-from vitdeploy.quantize.qdq import symmetric_codes
+from vitdeploy.quantize.qdq import quantize_symmetric
 
 
-def write(graph: Graph, names: Iterable[str], largest: int) -> None:
-    """Turn the MatMuls called `names` into ONNX Runtime's dynamic kernels, in place. Needs no calibration data.
+def write_kernels(graph: Graph, names: Iterable[str], largest: int) -> None:
+    """Replace the MatMuls called `names` by ONNX Runtime's dynamic kernels, in place.
 
         x ─ MatMul(W) ─ Add b   ─▶   x ─ DynamicQuantizeMatMul(W int8, scale per channel, b)
 
-    Weights are symmetric, one scale for each output channel: scale = max|W| / `largest`. What several of them read (q,
-    k and v) is quantized once for all: `DynamicQuantizeLinear` and a `MatMulIntegerToFloat` each.
+    No calibration data is needed. Weights are symmetric, with one scale for each output channel: max|W| / `largest`. A
+    value that several of them read (q, k and v) is quantized once: one `DynamicQuantizeLinear`, and a
+    `MatMulIntegerToFloat` for each.
     """
-    wanted = set(names)
+    products = set(names)
     readers: dict[ir.Value, list[ir.Node]] = {}
-    for node in [n for n in graph.nodes if n.name in wanted and n.op_type == "MatMul"]:
+    for node in [n for n in graph.nodes if n.name in products and n.op_type == "MatMul"]:
         readers.setdefault(operand(node, 0), []).append(node)
     for source, nodes in readers.items():
-        shared = _quantized_once(graph, source, nodes[0]) if len(nodes) > 1 else None
+        quantizer = _insert_quantizer(graph, source, nodes[0]) if len(nodes) > 1 else None
         for node in nodes:
-            _rewrite(graph, node, largest, shared)
+            _replace_product(graph, node, largest, quantizer)
     graph.model.opset_imports[CONTRIB] = 1
 
 
-def _quantized_once(graph: Graph, source: ir.Value, before: ir.Node) -> ir.Node:
-    """`DynamicQuantizeLinear` of a value: its codes, scale and zero point."""
+def _insert_quantizer(graph: Graph, source: ir.Value, before: ir.Node) -> ir.Node:
+    """Insert a `DynamicQuantizeLinear`, whose outputs are codes, scale and zero point."""
     node = ir.Node("", "DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}/quantize")
     types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
-    for value, what, dtype in zip(node.outputs, ("codes", "scale", "zero_point"), types, strict=True):
-        value.name, value.type = f"{source.name}/{what}", ir.TensorType(dtype)
+    for value, label, dtype in zip(node.outputs, ("codes", "scale", "zero_point"), types, strict=True):
+        value.name, value.type = f"{source.name}/{label}", ir.TensorType(dtype)
     graph.model.graph.insert_before(before, node)
     return node
 
 
-def _rewrite(graph: Graph, node: ir.Node, largest: int, shared: ir.Node | None) -> None:
-    codes, scale = symmetric_codes(array(node.inputs[1]), largest)
+def _replace_product(graph: Graph, node: ir.Node, largest: int, quantizer: ir.Node | None) -> None:
+    codes, scale = quantize_symmetric(array(node.inputs[1]), largest)
     tape = ir.tape.Tape()
     weight = tape.initializer(ir.tensor(codes, name=f"{node.name}/weight_int8"))
     weight_scale = tape.initializer(ir.tensor(scale, name=f"{node.name}/weight_scale"))
     inputs: list[ir.Value | None]
-    if shared is None:
+    if quantizer is None:
         kernel, inputs = "DynamicQuantizeMatMul", [node.inputs[0], weight, weight_scale]
     else:
-        kernel, (activation, step, zero) = "MatMulIntegerToFloat", shared.outputs
-        inputs = [activation, weight, step, weight_scale, zero]
+        kernel, (activation, activation_scale, zero) = "MatMulIntegerToFloat", quantizer.outputs
+        inputs = [activation, weight, activation_scale, weight_scale, zero]
     old = [node]
-    if (found := bias_behind(node)) is not None:
-        old, inputs = [node, found[0]], [*inputs, None, found[1]]
+    if (addition := bias_behind(node)) is not None:
+        add, bias = addition
+        old, inputs = [node, add], [*inputs, None, bias]
     result = tape.op(kernel, inputs, domain=CONTRIB, name=node.name)
     graph.replace(old, tape, old[-1].outputs[0], result)

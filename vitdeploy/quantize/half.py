@@ -1,6 +1,6 @@
-"""FP16: weights and activations in half precision, float32 at the graph's edges and where half precision overflows.
+"""FP16: half-precision weights and activations, float32 at the graph's edges and where half precision overflows.
 
-`convert` changes the types, for `bfloat16` too.
+`convert` changes the types, and serves `bfloat16` too.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.overflow import (
     FLOAT32_INPUTS,
     LIMIT,
-    in_half_range,
-    too_large,
-    unfit_constants,
-    with_scores,
+    clip_masks,
+    expose_scores,
+    find_overflow,
+    find_unfit_constants,
 )
-from vitdeploy.quantize.placement import kept_by
-from vitdeploy.quantize.ranges import LARGEST_HALF, Range, collect, masked
+from vitdeploy.quantize.placement import match_keep
+from vitdeploy.quantize.ranges import LARGEST_HALF, Range, collect_ranges, find_masks
 
 LEAST_HALF_SHARE = 0.5
-"""Of the linears' weights, which is of their arithmetic for each token. With less in half precision the casts eat what
-is gained, and "fp16" on the artifact would mislead."""
+"""Of the linears' weights, and so of their arithmetic for each token. With a smaller share in half precision, casts
+cost what is gained, and the name "fp16" would mislead."""
 
 _LARGEST_BFLOAT16 = (2 - 2**-7) * 2.0**127
 
@@ -39,71 +39,72 @@ _LARGEST_BFLOAT16 = (2 - 2**-7) * 2.0**127
 def quantize(
     graph: Graph, structure: Structure, keep: tuple[str, ...], calibration: Calibration | None
 ) -> HalfPrecision:
-    """Convert the raised `graph` to float16, in place, but for what would overflow there.
+    """Convert the raised `graph` to float16, in place, except for what would overflow there.
 
-    Every activation, attention scores included, is measured on `calibration`. A tensor beyond `LIMIT` keeps the nodes
-    that write and read it in float32; casts stand at the borders only. So a residual stream that is too large is added
-    up and normalized in float32, while the linears and attentions between stay in float16, and fuse.
+    Every activation is measured on `calibration`, attention scores included. A tensor beyond `LIMIT` keeps the nodes
+    that write and read it in float32, with casts at the borders only. So if a residual stream is too large, its
+    additions and norms are in float32, while the linears and attentions between them stay in float16, and fuse.
 
     Args:
         graph: raised and folded.
         structure: its linears and sites, which the record names.
-        keep: roles or names of linears that stay in float32 besides.
-        calibration: images. Where they are synthetic, or there are none and only constants are checked, the record
-            says so.
+        keep: roles or names of further linears that stay in float32.
+        calibration: images. The record says if they are synthetic, or if there are none. Without images only
+            constants are checked.
 
     Raises:
-        QuantizeError: an activation that is NaN or infinite in float32; or too little would be float16.
+        QuantizeError: an activation is NaN or infinite in float32, or too little would be float16.
     """
-    reasons = unfit_constants(graph)
+    reasons = find_unfit_constants(graph)
     ranges: Mapping[str, Range] = {}
     if calibration is not None:
-        probe = with_scores(graph)
-        ranges = collect(probe, calibration.batches())
-        reasons |= too_large(probe, ranges)
-    for linear, rule in kept_by(structure, keep).items():
-        reasons.update(dict.fromkeys(_nodes_of(structure, linear), rule))
+        probe = expose_scores(graph)
+        ranges = collect_ranges(probe, calibration.batches())
+        reasons |= find_overflow(probe, ranges)
+    for linear, rule in match_keep(structure, keep).items():
+        reasons.update(dict.fromkeys(_linear_nodes(structure, linear), rule))
     _refuse_mostly_float32(structure, reasons)
-    record = _record(graph, structure, reasons, ranges, calibration)
+    record = _make_record(graph, structure, reasons, ranges, calibration)
     convert(graph, reasons)
     return record
 
 
 def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.DataType.FLOAT16) -> None:
-    """Convert float32 tensors to `to`, FLOAT16 or BFLOAT16, in place, but for what nodes named in `float32` touch.
+    """Convert float32 tensors to `to`, FLOAT16 or BFLOAT16, in place.
 
-    A strongly typed TensorRT network takes its precision from these types. LayerNormalization stays one operator, whose
-    statistics backends compute in float32 (ONNX's stash_type); written out as primitives it would overflow.
+    Nodes named in `float32` still compute in float32. A strongly typed TensorRT network takes its precision from these
+    types. LayerNormalization stays one operator, whose statistics backends compute in float32 (ONNX's stash_type). As
+    primitives it would overflow.
 
     Raises:
-        QuantizeError: a constant that is to be float16 is beyond ±65,504.
+        QuantizeError: a constant to convert to float16 is beyond ±65,504.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph.model)
     computed = _convert_nodes(graph, float32, to)
     _convert_constants(graph, float32, to)
     for value in computed:
-        _cast(graph, value, float32, to)
+        _insert_cast(graph, value, float32, to)
     _cast_outputs(graph, to)
 
 
 def _refuse_mostly_float32(structure: Structure, reasons: Mapping[str, str]) -> None:
     sizes = {linear.name: int(np.prod(linear.weight)) for linear in structure.linears}
-    kept = [linear.name for linear in structure.linears if set(linear.nodes) & set(reasons)]
-    share = 1 - sum(sizes[name] for name in kept) / max(1, sum(sizes.values()))
-    if kept and share < LEAST_HALF_SHARE:
-        first = next(reasons[node] for node in _nodes_of(structure, kept[0]) if node in reasons)
+    float32 = [linear.name for linear in structure.linears if set(linear.nodes) & set(reasons)]
+    share = 1 - sum(sizes[name] for name in float32) / max(1, sum(sizes.values()))
+    if float32 and share < LEAST_HALF_SHARE:
+        first = next(reasons[node] for node in _linear_nodes(structure, float32[0]) if node in reasons)
         raise QuantizeError(
-            f"fp16 gains nothing: {len(kept)} of {len(sizes)} linears, {1 - share:.0%} of their weights, would have to "
-            f"stay float32 ({kept[0]}: {first}; float16 is used up to {LIMIT:.0f})",
+            f"fp16 gains nothing: {len(float32)} of {len(sizes)} linears, {1 - share:.0%} of their weights, would have "
+            f"to stay float32 ({float32[0]}: {first}; float16 is used up to {LIMIT:.0f})",
             fix="Use --precision fp32, or bf16 where the target has it.",
         )
 
 
-def _nodes_of(structure: Structure, linear: str) -> tuple[str, ...]:
-    return next(entry.nodes for entry in structure.linears if entry.name == linear)
+def _linear_nodes(structure: Structure, name: str) -> tuple[str, ...]:
+    return next(linear.nodes for linear in structure.linears if linear.name == name)
 
 
-def _record(
+def _make_record(
     graph: Graph,
     structure: Structure,
     reasons: Mapping[str, str],
@@ -132,7 +133,7 @@ def _record(
 
 
 def _convert_nodes(graph: Graph, float32: Collection[str], to: ir.DataType) -> list[ir.Value]:
-    """Set what nodes compute to its type; all float values that are no constants, in order."""
+    """Convert the outputs of nodes; return all float values that are not constants, in order."""
     computed = [v for v in graph.model.graph.inputs if v.dtype == ir.DataType.FLOAT]
     for node in graph.model.graph.all_nodes():
         half = node.name not in float32
@@ -141,13 +142,13 @@ def _convert_nodes(graph: Graph, float32: Collection[str], to: ir.DataType) -> l
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 if half:
-                    value.type = ir.TensorType(to)  # its own: values share type objects
+                    value.type = ir.TensorType(to)  # a new object: values share theirs
                 computed.append(value)
     return computed
 
 
 def _convert_attributes(node: ir.Node, to: ir.DataType) -> None:
-    """What an attribute says about types: the target of a Cast, the number of a ConstantOfShape."""
+    """Convert attributes that declare a type: the target of a Cast, the number of a ConstantOfShape."""
     target = node.attributes.get("to")
     if node.op_type == "Cast" and target is not None and target.as_int() == ir.DataType.FLOAT:
         node.attributes["to"] = ir.AttrInt64("to", int(to))
@@ -155,39 +156,39 @@ def _convert_attributes(node: ir.Node, to: ir.DataType) -> None:
     if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
         tensor = attribute.as_tensor()
         if tensor.dtype == ir.DataType.FLOAT:
-            node.attributes["value"] = ir.AttrTensor("value", _half(tensor, to, is_mask=False))
+            node.attributes["value"] = ir.AttrTensor("value", _convert_tensor(tensor, to, is_mask=False))
 
 
 def _convert_constants(graph: Graph, float32: Collection[str], to: ir.DataType) -> None:
-    """Give every reader the type it wants; a constant with readers of both kinds comes twice."""
-    main, masks = graph.model.graph, masked(graph)
+    """Convert constants. One with readers of both types gets a float32 copy."""
+    main, masks = graph.model.graph, find_masks(graph)
     for name, value in list(main.initializers.items()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
             continue
         uses = list(value.uses())
-        full = [use for use in uses if _wants_float(use.node, use.idx, float32)]
-        if full and len(full) == len(uses):
+        float32_uses = [use for use in uses if _reads_float32(use.node, use.idx, float32)]
+        if float32_uses and len(float32_uses) == len(uses):
             continue
-        if full:
-            kept = ir.Value(name=f"{name}/float32", const_value=tensor, shape=value.shape, type=value.type)
-            main.register_initializer(kept)
-            for use in full:
-                use.node.replace_input_with(use.idx, kept)
-        value.const_value = _half(tensor, to, is_mask=name in masks)
+        if float32_uses:
+            copy = ir.Value(name=f"{name}/float32", const_value=tensor, shape=value.shape, type=value.type)
+            main.register_initializer(copy)
+            for use in float32_uses:
+                use.node.replace_input_with(use.idx, copy)
+        value.const_value = _convert_tensor(tensor, to, is_mask=name in masks)
         value.type = ir.TensorType(to)
 
 
-def _wants_float(node: ir.Node, index: int, float32: Collection[str]) -> bool:
+def _reads_float32(node: ir.Node, index: int, float32: Collection[str]) -> bool:
     return node.name in float32 or index in FLOAT32_INPUTS.get(node.op_type, ())
 
 
-def _half(tensor: ir.TensorProtocol, to: ir.DataType, *, is_mask: bool) -> ir.TensorProtocol:
+def _convert_tensor(tensor: ir.TensorProtocol, to: ir.DataType, *, is_mask: bool) -> ir.TensorProtocol:
     if to == ir.DataType.BFLOAT16:
-        # float32's range but for its last percent: what models write for minus infinity in a mask stays finite.
+        # It ends a percent below float32, whose lowest number models write for minus infinity: that must stay finite.
         finite = np.clip(tensor.numpy(), -_LARGEST_BFLOAT16, _LARGEST_BFLOAT16)
         return ir.tensor(np.asarray(finite, ml_dtypes.bfloat16), name=tensor.name)
-    numbers = in_half_range(tensor, is_mask=is_mask)
+    numbers = clip_masks(tensor, is_mask=is_mask)
     largest = np.abs(numbers).max(initial=0.0, where=np.isfinite(numbers))
     if largest > LARGEST_HALF:
         raise QuantizeError(
@@ -196,13 +197,13 @@ def _half(tensor: ir.TensorProtocol, to: ir.DataType, *, is_mask: bool) -> ir.Te
     return ir.tensor(numbers.astype(np.float16), name=tensor.name)
 
 
-def _cast(graph: Graph, value: ir.Value, float32: Collection[str], to: ir.DataType) -> None:
-    """Put one Cast behind `value` for all readers that want the other type."""
+def _insert_cast(graph: Graph, value: ir.Value, float32: Collection[str], to: ir.DataType) -> None:
+    """Insert one Cast behind `value`, for all readers that need the other type."""
     is_half = value.dtype == to
-    readers = [use for use in value.uses() if _wants_float(use.node, use.idx, float32) == is_half]
+    readers = [use for use in value.uses() if _reads_float32(use.node, use.idx, float32) == is_half]
     if not readers:
         return
-    cast = _cast_node(value, ir.DataType.FLOAT if is_half else to)
+    cast = _make_cast(value, ir.DataType.FLOAT if is_half else to)
     node = value.producer()
     if node is None:
         graph.model.graph.insert_before(graph.model.graph[0], cast)
@@ -220,13 +221,13 @@ def _cast_outputs(graph: Graph, to: ir.DataType) -> None:
             continue
         name = value.name
         value.name = f"{name}/half"
-        cast = _cast_node(value, ir.DataType.FLOAT)
+        cast = _make_cast(value, ir.DataType.FLOAT)
         cast.name, cast.outputs[0].name = f"{name}/to_float", name
         main.append(cast)
         main.outputs[index] = cast.outputs[0]
 
 
-def _cast_node(value: ir.Value, dtype: ir.DataType) -> ir.Node:
+def _make_cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
     label = "float" if dtype == ir.DataType.FLOAT else "half"
     cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/to_{label}")
     cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape

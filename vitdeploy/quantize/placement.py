@@ -1,4 +1,4 @@
-"""Which linears are quantized, and the rule that decided it."""
+"""Choose the linears to quantize, and record the rule that decided it."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear, Structure
 
-NEVER_QUANTIZED = {"patch": "the patch embedding sees raw pixels and is a few percent of the work"}
-"""Attention cores, residual adds, LayerNorm and softmax are no linears and stay in float altogether: quantizing them
-costs up to 80 points of top-1 and breaks attention fusion on every backend."""
+NEVER_QUANTIZED = {"patch": "the patch embedding reads raw pixels and is a few percent of the work"}
+"""Roles of linears that always stay in float. Attention cores, residual adds, LayerNorm and softmax are not linears,
+and stay in float too: quantizing them costs up to 80 points of top-1 and breaks attention fusion on every backend."""
 
 _LINEAR = "a product with constant weights"
 _LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
-_RESIDUAL = "the residual stream carries the outliers: quantizing it costs points and breaks fusion"
-_ATTENTION_ALONE = "fused in float; INT8 attention is not offered for this target"
-_ATTENTION_ON_REQUEST = "fused in float; INT8 for all that it multiplies only on request (`attention: true`)"
-_ATTENTION_COMPLETE = "asked for: q, k, v and the probabilities, which this target runs as one INT8 kernel"
+_RESIDUAL = "the residual stream carries the outliers: quantizing it costs accuracy and breaks fusion"
+_ATTENTION_ALONE = "fused in float: INT8 attention is not offered for this target"
+_ATTENTION_ON_REQUEST = "fused in float: INT8 attention is used only on request (`attention: true`)"
+_ATTENTION_COMPLETE = "requested: q, k, v and the probabilities, which this target runs as one INT8 kernel"
 _ATTENTION_FP8 = "FP8 attention is fused, but takes more kernels than float attention"
 _ATTENTION_WEIGHTS = "attention multiplies no weights"
 
 
-def place(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], dict[str, str]]:
-    """Choose the linears to quantize, and give for each that stays in float the rule.
+def select_linears(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], dict[str, str]]:
+    """Select the linears to quantize; give the rule for each that stays in float.
 
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
     """
-    kept = kept_by(structure, keep)
+    rules = match_keep(structure, keep)
     for linear in structure.linears:
         if linear.role in NEVER_QUANTIZED:
-            kept.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
-    placed = [linear for linear in structure.linears if linear.name not in kept]
-    if not placed:
+            rules.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
+    selected = [linear for linear in structure.linears if linear.name not in rules]
+    if not selected:
         raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
-    return placed, kept
+    return selected, rules
 
 
-def placements(structure: Structure, kept: Mapping[str, str], stored: str, dialect: Dialect) -> dict[str, Placement]:
-    """Return what becomes of each site, and by which rule.
+def record_placement(
+    structure: Structure, rules: Mapping[str, str], stored: str, dialect: Dialect
+) -> dict[str, Placement]:
+    """Return the precision of each site, and the rule that decided it.
 
     Args:
         structure: the linears and attention sites.
-        kept: linears that stay in float, with the rule, as `place` gives them.
-        stored: what the others become: "int8", "fp8", "int8 weights", "int4 weights".
-        dialect: says what the compiler can do with attention.
+        rules: linears that stay in float, with the rule, as `select_linears` gives them.
+        stored: the precision of the others: "int8", "fp8", "int8 weights", "int4 weights".
+        dialect: says which attention the compiler can quantize.
     """
     linears = {
-        linear.name: Placement(precision=FLOAT, rule=kept[linear.name])
-        if linear.name in kept
+        linear.name: Placement(precision=FLOAT, rule=rules[linear.name])
+        if linear.name in rules
         else Placement(precision=stored, rule=_LAST if linear.role == "head" else _LINEAR)
         for linear in structure.linears
     }
@@ -60,24 +62,24 @@ def placements(structure: Structure, kept: Mapping[str, str], stored: str, diale
     return {**linears, **sites, "residual adds": Placement(precision=FLOAT, rule=_RESIDUAL)}
 
 
-def attention_placements(
+def record_attention_placement(
     structure: Structure, quantized: Collection[str], rules: Mapping[str, str]
 ) -> dict[str, Placement]:
-    """Return what becomes of each attention site where INT8 attention was asked for.
+    """Return the precision of each attention site where INT8 attention was requested, and its rule.
 
     Args:
         structure: the sites.
         quantized: the names of the cores (`SITE/Attention`) that are INT8.
         rules: the other cores, with the rule that keeps them in float.
     """
-    places = {}
+    placement = {}
     for site in structure.attention:
         core = next((node for node in site.nodes if node in quantized or node in rules), None)
         if core in quantized:
-            places[site.name] = Placement(precision="int8", rule=_ATTENTION_COMPLETE)
+            placement[site.name] = Placement(precision="int8", rule=_ATTENTION_COMPLETE)
         elif core is not None:
-            places[site.name] = Placement(precision=FLOAT, rule=rules[core])
-    return places
+            placement[site.name] = Placement(precision=FLOAT, rule=rules[core])
+    return placement
 
 
 def _attention_rule(stored: str, dialect: Dialect) -> str:
@@ -88,44 +90,44 @@ def _attention_rule(stored: str, dialect: Dialect) -> str:
     return _ATTENTION_FP8 if stored == "fp8" else _ATTENTION_ON_REQUEST
 
 
-def leave_silent(
-    linears: Sequence[Linear], kept: Mapping[str, str], silent: Set[str]
+def keep_zero_inputs(
+    linears: Sequence[Linear], rules: Mapping[str, str], zero_nodes: Set[str]
 ) -> tuple[list[Linear], dict[str, str]]:
-    """Leave linears in float whose input is 0 on every image: such a range says nothing about other images.
+    """Keep linears in float whose input is 0 on every image: their range is not known.
 
     Args:
-        linears: those to quantize, as `place` gives them.
-        kept: those that stay in float, with the rule.
-        silent: nodes whose input was 0 throughout.
+        linears: those to quantize, as `select_linears` gives them.
+        rules: those that stay in float, with the rule.
+        zero_nodes: nodes whose input is 0 on every image.
 
     Raises:
         QuantizeError: no linear is left to quantize.
     """
-    still = [linear.name for linear in linears if not silent.isdisjoint(linear.nodes)]
-    moving = [linear for linear in linears if linear.name not in still]
-    if not moving:
+    zero = [linear.name for linear in linears if not zero_nodes.isdisjoint(linear.nodes)]
+    others = [linear for linear in linears if linear.name not in zero]
+    if not others:
         raise QuantizeError(
             "the inputs of all linears are 0 on every calibration image", fix="Give --calibration with other images."
         )
-    return moving, {**kept, **dict.fromkeys(still, "its input is 0 on every calibration image: there is no range")}
+    return others, {**rules, **dict.fromkeys(zero, "its input is 0 on every calibration image: there is no range")}
 
 
-def kept_by(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
+def match_keep(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
     """Return the linears that `keep` (roles or name patterns) keeps in float32, each with its rule.
 
     Raises:
         QuantizeError: an entry matches nothing.
     """
-    kept: dict[str, str] = {}
+    rules: dict[str, str] = {}
     unused = set(keep)
     for linear in structure.linears:
         for pattern in keep:
             if pattern == linear.role or fnmatch(linear.name, pattern):
-                kept[linear.name] = f"keep: {pattern}"
+                rules[linear.name] = f"keep: {pattern}"
                 unused.discard(pattern)
     if unused:
-        known = sorted({linear.role for linear in structure.linears})
+        roles = sorted({linear.role for linear in structure.linears})
         raise QuantizeError(
-            f"keep: {min(unused)!r} matches no linear", fix=f"Use a role ({', '.join(known)}) or a name pattern."
+            f"keep: {min(unused)!r} matches no linear", fix=f"Use a role ({', '.join(roles)}) or a name pattern."
         )
-    return kept
+    return rules

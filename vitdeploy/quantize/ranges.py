@@ -1,4 +1,4 @@
-"""Activation ranges over calibration data, streamed: memory does not grow with the number of images."""
+"""Ranges of activations, collected batch by batch over calibration data."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ _CARRIERS = {
     "Add", "Cast", "Concat", "Expand", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Sub", "Tile",
     "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
-"""Between a mask's constant and the softmax stand only these."""
+"""The operators that can stand between a mask's constant and the softmax."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The smallest and the largest value that one tensor took.
+    """The smallest and the largest value of one tensor.
 
-    `masked`: it is scores with a mask on them. `low` then is the mask's, minus infinity included, and says nothing.
+    Attributes:
+        low: the smallest value; of masked scores, the mask's own (perhaps minus infinity), which means nothing.
+        high: the largest value.
+        masked: whether the tensor is attention scores with a mask on them.
     """
 
     low: float
@@ -39,19 +42,19 @@ class Range:
 
     @property
     def magnitude(self) -> float:
-        """The largest magnitude that means something: a mask's low numbers only have to vanish in the softmax."""
+        """The largest magnitude, without the low numbers of a mask, which only have to vanish in the softmax."""
         return abs(self.high) if self.masked else max(abs(self.low), abs(self.high))
 
 
-def collect(graph: Graph, batches: Iterable[Array], tensors: Collection[str] | None = None) -> dict[str, Range]:
-    """The range of every float32 tensor that `graph` takes or computes, or of those that `tensors` names.
+def collect_ranges(graph: Graph, batches: Iterable[Array], tensors: Collection[str] | None = None) -> dict[str, Range]:
+    """Return the ranges of float32 tensors that `graph` takes or computes.
 
     Each tensor is reduced to three numbers inside a copy of the graph, which ONNX Runtime runs batch by batch.
 
         x ─ node ─▶ ReduceMin, ReduceMax, ReduceL1        L1 is NaN exactly when something in the tensor is
 
     Args:
-        graph: left as it is. Its first input is fed.
+        graph: not changed. Its first input is fed.
         batches: NCHW float32.
         tensors: names of values; None for all.
 
@@ -60,20 +63,20 @@ def collect(graph: Graph, batches: Iterable[Array], tensors: Collection[str] | N
     """
     probe = Graph(graph.model.clone())
     probe.infer_shapes()
-    watched = _watched(probe, tensors)
-    masks = masked(probe)
-    lows = np.full(len(watched), np.inf)
-    highs = np.full(len(watched), -np.inf)
+    values = _select_values(probe, tensors)
+    masks = find_masks(probe)
+    lows = np.full(len(values), np.inf)
+    highs = np.full(len(values), -np.inf)
     count = 0
     feed = probe.model.graph.inputs[0].name or ""
-    _watch(probe, watched)
+    _append_reductions(probe, values)
     with tempfile.TemporaryDirectory(prefix="vitdeploy-ranges-") as folder:
         path = Path(folder) / "probe.onnx"
         probe.save(path)
-        session = _in_order(path)
+        session = _open_in_order(path)
         for batch in batches:
             low, high, l1 = np.array(session.run(None, {feed: batch}), np.float64).reshape(-1, 3).T
-            _refuse_non_finite(watched, masks, low, high, l1, count)
+            _refuse_non_finite(values, masks, low, high, l1, count)
             lows, highs = np.minimum(lows, low), np.maximum(highs, high)
             count += 1
         del session
@@ -81,42 +84,42 @@ def collect(graph: Graph, batches: Iterable[Array], tensors: Collection[str] | N
         raise QuantizeError("there is no image to take ranges from", fix="Give --calibration a folder with images.")
     return {
         value.name or "": Range(float(low), float(high), value.name in masks)
-        for value, low, high in zip(watched, lows, highs, strict=True)
+        for value, low, high in zip(values, lows, highs, strict=True)
     }
 
 
-def masked(graph: Graph) -> set[str]:
-    """The tensors that carry a mask's minus infinity, from the constant that it comes from to the softmax."""
-    known: dict[ir.Value, bool] = {}
+def find_masks(graph: Graph) -> set[str]:
+    """Find the tensors that carry a mask's minus infinity, from its constant to the softmax."""
+    visited: dict[ir.Value, bool] = {}
 
-    def carries(value: ir.Value | None) -> bool:
-        if value is None or value in known:
-            return value is not None and known[value]
+    def carries_mask(value: ir.Value | None) -> bool:
+        if value is None or value in visited:
+            return value is not None and visited[value]
         node = value.producer()
         if (tensor := constant(value)) is not None:
-            known[value] = is_mask(tensor)
+            visited[value] = is_mask(tensor)
         elif node is None or node.op_type not in _CARRIERS:
-            known[value] = False
+            visited[value] = False
         else:
-            known[value] = sum(map(carries, node.inputs)) > 0  # not any(): every input is to be known
-        return known[value]
+            visited[value] = sum(map(carries_mask, node.inputs)) > 0  # not any(): every input has to be visited
+        return visited[value]
 
     for node in graph.nodes:
         if node.op_type == "Softmax":
-            carries(node.inputs[0])
+            carries_mask(node.inputs[0])
         elif node.op_type == "Attention" and len(node.inputs) > 3:
-            carries(node.inputs[3])
-    return {value.name or "" for value, found in known.items() if found}
+            carries_mask(node.inputs[3])
+    return {value.name or "" for value, is_masked in visited.items() if is_masked}
 
 
 def is_mask(tensor: ir.TensorProtocol) -> bool:
-    """Whether numbers stand in it that no softmax leaves anything of: float16's lowest or below."""
+    """Return whether it has a number that becomes 0 in any softmax: float16's lowest or below."""
     if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or not tensor.size:
         return False
     return bool(tensor.numpy().min() <= -LARGEST_HALF)
 
 
-def _watched(graph: Graph, tensors: Collection[str] | None) -> list[ir.Value]:
+def _select_values(graph: Graph, tensors: Collection[str] | None) -> list[ir.Value]:
     computed = [v for node in graph.nodes for v in node.outputs]
     values = {v.name or "": v for v in (*graph.model.graph.inputs, *computed) if v.dtype == ir.DataType.FLOAT}
     if tensors is None:
@@ -128,31 +131,27 @@ def _watched(graph: Graph, tensors: Collection[str] | None) -> list[ir.Value]:
     return [value for name, value in values.items() if name in set(tensors)]
 
 
-def _labels(value: ir.Value) -> tuple[str, str, str]:
-    return f"{value.name}/low", f"{value.name}/high", f"{value.name}/l1"
-
-
-def _watch(graph: Graph, values: list[ir.Value]) -> None:
-    """Append the reductions, and make them the only outputs."""
+def _append_reductions(graph: Graph, values: list[ir.Value]) -> None:
+    """Append the reductions of each value, and make them the only outputs."""
     main = graph.model.graph
     outputs = []
     for value in values:
         last = value.producer()
-        for op_type, label in zip(("ReduceMin", "ReduceMax", "ReduceL1"), _labels(value), strict=True):
-            node = ir.node(op_type, [value], {"keepdims": 0}, name=label)
-            node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = label, value.type, ir.Shape([])
-            # Right behind what makes it: at the graph's end every activation would live until then.
+        for op_type, label in (("ReduceMin", "low"), ("ReduceMax", "high"), ("ReduceL1", "l1")):
+            node = ir.node(op_type, [value], {"keepdims": 0}, name=f"{value.name}/{label}")
+            node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = node.name, value.type, ir.Shape([])
+            # Right behind the node that computes it: at the graph's end, every activation would live until then.
             main.append(node) if last is None else main.insert_after(last, node)
             last = node
             outputs.append(node.outputs[0])
     main.outputs[:] = outputs
 
 
-def _in_order(path: Path) -> ort.InferenceSession:
-    """A session that frees each activation once it is reduced.
+def _open_in_order(path: Path) -> ort.InferenceSession:
+    """Open a session that frees each activation as soon as it is reduced.
 
-    ONNX Runtime's own order goes to the last node first, which keeps them all: on ViT-Base 280 MB. Its memory pattern
-    then holds that twice.
+    ONNX Runtime's own order goes to the last node first, which keeps all of them: 280 MB on ViT-Base. Its memory
+    pattern then takes that twice.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings are about optimisations, not about results
@@ -165,14 +164,14 @@ def _in_order(path: Path) -> ort.InferenceSession:
 
 
 def _refuse_non_finite(values: list[ir.Value], masks: set[str], low: Array, high: Array, l1: Array, batch: int) -> None:
-    """Name the first tensor, in the order of computation, that has NaN or an infinity which is no mask."""
+    """Refuse NaN, and infinities that are not a mask. Name the first such tensor in the order of computation."""
     for value, least, most, norm in zip(values, low, high, l1, strict=True):
-        hidden = value.name in masks and least == -math.inf and most < math.inf
-        if math.isnan(norm) or not (hidden or (math.isfinite(least) and math.isfinite(most))):
+        is_masking = value.name in masks and least == -math.inf and most < math.inf
+        if math.isnan(norm) or not (is_masking or (math.isfinite(least) and math.isfinite(most))):
             node = value.producer()
-            made = f", made by {node.name} ({node.op_type})," if node is not None else ", the graph's input,"
-            what = "NaN" if math.isnan(norm) else "infinity"
+            origin = f", computed by {node.name} ({node.op_type})," if node is not None else ", the graph's input,"
+            number = "NaN" if math.isnan(norm) else "infinity"
             raise QuantizeError(
-                f"{value.name}{made} has {what} in float32 already, in calibration batch {batch}",
+                f"{value.name}{origin} has {number} in float32 already, in calibration batch {batch}",
                 fix="Check that image, the preprocessing and the weights: no range can be taken from it.",
             )

@@ -1,4 +1,4 @@
-"""One graph that gives a model's outputs with any choice of its linears quantized, without building another."""
+"""One graph in which each linear can be switched between float32 and its quantized form."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
-from vitdeploy.graph.model import Graph, constant, only_consumer, operand
+from vitdeploy.graph.model import Graph, bias_behind, operand
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.structure import Linear
 from vitdeploy.session import Array, Closing
 
 _FLAGS = "vitdeploy/quantized"
 _MEASURED = "vitdeploy/measured"
-_NUMBERS = 3  # measured of each linear: energy of its noise, energy of its output, how many numbers it gives
+_MEASUREMENTS = 3  # of each linear: energy of its error, energy of its output, how many numbers it gives
+_FIX = "Report it with the model's name."
 
 
 @dataclass(frozen=True)
-class Own:
-    """What a linear that was on did itself, all before it being the same: energies of its error and of its output.
+class LinearError:
+    """The error of one switched-on linear, with the same input for both forms.
 
-    `numbers` is how many it gives, over the whole batch.
+    Attributes:
+        noise: energy (sum of squares) of the error.
+        signal: energy of the exact output.
+        numbers: how many numbers the linear gives, over the whole batch.
     """
 
     noise: float
@@ -33,18 +37,18 @@ class Own:
     numbers: int
 
 
-class Switched(Closing):
+class SwitchedGraph(Closing):
     """A float32 graph in ONNX Runtime with a switch for each of `linears`.
 
         x ─ MatMul(W) ─ Add b ─ y   ─▶   x ─ If(flag) ┬ Q ─ DQ ─ MatMul(W int8 ─ DQ) ─ Add b' ┬ y
                                                       └ MatMul(W) ─ Add b ────────────────────┘
 
-    Only what is on costs more than it does in float32. Weights are kept twice: in float32 and as they are quantized.
+    Only linears that are switched on take more time than in float32. Weights are kept twice: in float32 and quantized.
 
     Args:
-        graph: left as it is. Its first input is fed.
-        quantized: the same graph with (at least) these linears quantized, whoever wrote that: what it computes between
-            a linear's input and its output after the bias, both found by their names, is what a switch turns on.
+        graph: not changed. Its first input is fed.
+        quantized: the same graph with (at least) these linears quantized, by any writer. A switch turns on whatever it
+            computes between a linear's input and its output after the bias. Both values are found by their names.
         linears: with one MatMul each.
 
     Raises:
@@ -61,17 +65,17 @@ class Switched(Closing):
             probe.save(path)
             self._session = OnnxSession(path, lean=True)  # optimised, it would keep dequantized weights as well
 
-    def run(self, batch: Array, on: Collection[str] = ()) -> tuple[dict[str, Array], dict[str, Own]]:
-        """The model's outputs with the linears called `on` quantized, and what each of these did itself."""
+    def run(self, batch: Array, on: Collection[str] = ()) -> tuple[dict[str, Array], dict[str, LinearError]]:
+        """Return the model's outputs with the linears called `on` quantized, and the error of each of these."""
         flags = np.array([name in on for name in self._names])
         outputs = self._session.run({self._feed: batch, _FLAGS: flags})
-        measured = outputs.pop(_MEASURED).reshape(-1, _NUMBERS)
-        own = {
-            name: Own(float(noise), float(signal), round(float(count)))
+        measured = outputs.pop(_MEASURED).reshape(-1, _MEASUREMENTS)
+        errors = {
+            name: LinearError(float(noise), float(signal), round(float(count)))
             for name, flag, (noise, signal, count) in zip(self._names, flags, measured, strict=True)
             if flag
         }
-        return outputs, own
+        return outputs, errors
 
     def close(self) -> None:
         """Free the session."""
@@ -84,121 +88,113 @@ def _add_switches(graph: Graph, quantized: Graph, linears: Sequence[Linear]) -> 
     main.inputs.append(flags)
     graph.model.opset_imports.update({k: v for k, v in quantized.model.opset_imports.items() if k != ""})
     nodes = {node.name: node for node in graph.nodes}
-    written = {value.name: value for node in quantized.nodes for value in node.outputs}
+    quantized_values = {value.name: value for node in quantized.nodes for value in node.outputs}
     measured = []
     for number, linear in enumerate(linears):
         product = nodes.get(linear.nodes[0])
         if product is None or product.op_type != "MatMul":
-            raise GraphError(f"{linear.name} is no product in the graph", fix="Report it with the model's name.")
-        old = _with_bias(product)
+            raise GraphError(f"{linear.name} is not a product in the graph", fix=_FIX)
+        addition = bias_behind(product)
+        old = [product] if addition is None else [product, addition[0]]
         output = old[-1].outputs[0]
-        if output.name not in written:
-            raise GraphError(f"{linear.name} is not in the quantized graph", fix="Report it with the model's name.")
-        new = _between(operand(product, 0), written[output.name])
-        measured.append(_switch(graph, number, flags, old, new))
+        if output.name not in quantized_values:
+            raise GraphError(f"{linear.name} is not in the quantized graph", fix=_FIX)
+        new = _nodes_between(operand(product, 0), quantized_values[output.name])
+        measured.append(_insert_switch(graph, number, flags, old, new))
     result = ir.Value(name=_MEASURED, shape=ir.Shape([None]), type=ir.TensorType(ir.DataType.FLOAT))
     main.append(ir.Node("", "Concat", measured, {"axis": ir.AttrInt64("axis", 0)}, outputs=[result], name=_MEASURED))
     main.outputs.append(result)
 
 
-def _with_bias(product: ir.Node) -> list[ir.Node]:
-    """The nodes of a linear: its product, and the bias that follows it."""
-    add = only_consumer(product.outputs[0], "Add")
-    biases = [constant(v) for v in add.inputs if v is not product.outputs[0]] if add is not None else []
-    if add is not None and len(biases) == 1 and biases[0] is not None and len(biases[0].shape) == 1:
-        return [product, add]
-    return [product]
-
-
-def _between(start: ir.Value, end: ir.Value) -> list[ir.Node]:
-    """The nodes that make `end` out of the value that is called like `start`, in order."""
-    found: dict[ir.Node, None] = {}
+def _nodes_between(start: ir.Value, end: ir.Value) -> list[ir.Node]:
+    """Return the nodes that compute `end` from the value with the name of `start`, in order."""
+    visited: dict[ir.Node, None] = {}
 
     def visit(value: ir.Value | None) -> None:
         node = value.producer() if value is not None and value.name != start.name else None
-        if node is None or node in found:
+        if node is None or node in visited:
             return
-        for used in node.inputs:
-            visit(used)
-        found[node] = None
+        for source in node.inputs:
+            visit(source)
+        visited[node] = None
 
     visit(end)
-    return list(found)
+    return list(visited)
 
 
-def _switch(graph: Graph, number: int, flags: ir.Value, old: list[ir.Node], new: list[ir.Node]) -> ir.Value:
-    """Put an If in the place of `old`; the value of what it measures."""
+def _insert_switch(graph: Graph, number: int, flags: ir.Value, old: list[ir.Node], new: list[ir.Node]) -> ir.Value:
+    """Replace `old` by an If that chooses between `old` and `new`; return its measurements."""
     name, x, output = old[0].name or "", operand(old[0], 0), old[-1].outputs[0]
     tape = ir.tape.Tape()
     index = tape.initializer(ir.tensor(np.array(number), name=f"{name}/switch_number"))
     flag = tape.op("Gather", [flags, index], name=f"{name}/switch_flag")
     branches = {
-        "then_branch": ir.AttrGraph("then_branch", _quantized_branch(graph, name, x, old, new)),
-        "else_branch": ir.AttrGraph("else_branch", _float_branch(name, x, old)),
+        "then_branch": ir.AttrGraph("then_branch", _make_quantized_branch(graph, name, x, old, new)),
+        "else_branch": ir.AttrGraph("else_branch", _make_float_branch(name, x, old)),
     }
     result = ir.Value(name=f"{name}/switched")
-    measured = ir.Value(name=f"{name}/measured", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([_NUMBERS]))
+    measured = ir.Value(name=f"{name}/measured", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([_MEASUREMENTS]))
     switch = tape.op_multi_out("If", [flag], branches, outputs=[result, measured], name=f"{name}/switch")
     graph.replace(old, tape, output, switch[0])
     return measured
 
 
-def _float_branch(name: str, x: ir.Value, old: list[ir.Node]) -> ir.Graph:
-    nodes, result = _copied(old, {x.name: x}, f"{name}/off")
-    nothing = ir.tensor(np.zeros(_NUMBERS, np.float32), name=f"{name}/off/nothing")
+def _make_float_branch(name: str, x: ir.Value, old: list[ir.Node]) -> ir.Graph:
+    nodes, result = _copy_nodes(old, {x.name: x}, f"{name}/off")
+    nothing = ir.tensor(np.zeros(_MEASUREMENTS, np.float32), name=f"{name}/off/nothing")
     zeros = ir.Node("", "Constant", [], {"value": ir.AttrTensor("value", nothing)}, name=f"{name}/off/nothing")
-    return _branch(f"{name}/off", [*nodes, zeros], result, zeros.outputs[0])
+    return _make_branch(f"{name}/off", [*nodes, zeros], result, zeros.outputs[0])
 
 
-def _quantized_branch(graph: Graph, name: str, x: ir.Value, old: list[ir.Node], new: list[ir.Node]) -> ir.Graph:
-    """Both ways to compute the linear, and what they differ by."""
-    known = {x.name: x}
+def _make_quantized_branch(graph: Graph, name: str, x: ir.Value, old: list[ir.Node], new: list[ir.Node]) -> ir.Graph:
+    """Make a branch that computes the linear in both forms, and their difference."""
+    outer = {x.name: x}
     for node in new:
         for value in node.inputs:
-            if value is not None and value.name not in known and (tensor := value.const_value) is not None:
-                known[value.name] = _initializer(graph, value.name or "", tensor)
-    on, result = _copied(new, known, f"{name}/on")
-    off, exact = _copied(old, {x.name: x}, f"{name}/exact")
+            if value is not None and value.name not in outer and (tensor := value.const_value) is not None:
+                outer[value.name] = _get_initializer(graph, value.name or "", tensor)
+    on, result = _copy_nodes(new, outer, f"{name}/on")
+    off, exact = _copy_nodes(old, {x.name: x}, f"{name}/exact")
     tape = ir.tape.Tape()
-    one = _initializer(graph, "vitdeploy/one", ir.tensor(np.array([1]), name="vitdeploy/one"))
+    one = _get_initializer(graph, "vitdeploy/one", ir.tensor(np.array([1]), name="vitdeploy/one"))
     noise = tape.op("ReduceSumSquare", [tape.op("Sub", [result, exact])], {"keepdims": 0})
     signal = tape.op("ReduceSumSquare", [exact], {"keepdims": 0})
     count = tape.op("Cast", [tape.op("Size", [exact])], {"to": ir.DataType.FLOAT.value})
     measured = tape.op("Concat", [tape.op("Reshape", [v, one]) for v in (noise, signal, count)], {"axis": 0})
-    for place, node in enumerate(tape.nodes):
-        node.name = f"{name}/measure/{place}"
-    return _branch(f"{name}/on", [*on, *off, *tape.nodes], result, measured)
+    for number, node in enumerate(tape.nodes):
+        node.name = f"{name}/measure/{number}"
+    return _make_branch(f"{name}/on", [*on, *off, *tape.nodes], result, measured)
 
 
-def _initializer(graph: Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """The graph's constant of that name; a new one if it has none."""
-    known = graph.model.graph.initializers.get(name)
-    if known is not None:
-        return known
+def _get_initializer(graph: Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Return the graph's constant of that name; add it if there is none."""
+    existing = graph.model.graph.initializers.get(name)
+    if existing is not None:
+        return existing
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.model.graph.register_initializer(value)
     return value
 
 
-def _copied(
-    nodes: Iterable[ir.Node], known: Mapping[str | None, ir.Value], prefix: str
+def _copy_nodes(
+    nodes: Iterable[ir.Node], outer: Mapping[str | None, ir.Value], prefix: str
 ) -> tuple[list[ir.Node], ir.Value]:
-    """The nodes once more, reading what is `known` by its name from outside, and the last one's result."""
-    made: dict[str | None, ir.Value] = dict(known)
+    """Copy nodes that read the values `outer` from outside; return also the last one's output."""
+    values: dict[str | None, ir.Value] = dict(outer)
     copies = []
     for number, node in enumerate(nodes):
-        inputs = [made.get(v.name, v) if v is not None else None for v in node.inputs]
+        inputs = [values.get(v.name, v) if v is not None else None for v in node.inputs]
         copies.append(
             ir.Node(
                 node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs),
                 name=f"{prefix}/{number}",
             )
         )  # fmt: skip
-        made.update({old.name: new for old, new in zip(node.outputs, copies[-1].outputs, strict=True)})
+        values.update({old.name: new for old, new in zip(node.outputs, copies[-1].outputs, strict=True)})
     return copies, copies[-1].outputs[0]
 
 
-def _branch(name: str, nodes: list[ir.Node], *outputs: ir.Value) -> ir.Graph:
+def _make_branch(name: str, nodes: list[ir.Node], *outputs: ir.Value) -> ir.Graph:
     for node in nodes:
         for number, value in enumerate(node.outputs):
             value.name = f"{node.name}:{number}"

@@ -1,4 +1,4 @@
-"""Backends: one file each, found by its name. All answer the same five questions."""
+"""Targets: backends that compile and run a model, one per file, found by its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vitdeploy.targets._audit import audit_bundle as audit_bundle
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a compiler is given: the target-ready graph, and what the model is made of."""
+    """The input of a compiler: the target-ready graph, and the structure of the model."""
 
     graph: Path
     structure: Structure
@@ -36,9 +36,13 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiler made: `runs` names the file in `folder` that the backend opens.
+    """The output of a compiler.
 
-    `audit` is what a compiler read back from it at once; None of what was compiled earlier.
+    Attributes:
+        folder: where it is.
+        runs: the name of the file in `folder` that the backend opens.
+        backend: name and version of the compiler.
+        audit: what was read back right after compiling; None for a model that was compiled earlier.
     """
 
     folder: Path
@@ -48,10 +52,13 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class Outside:
-    """What the backend's own program, of this name, timed, in milliseconds, query by query.
+class ExternalTimes:
+    """Times that the backend's own program measured, in milliseconds per query.
 
-    On the device, and with all that a caller waits for.
+    Attributes:
+        name: of the program.
+        device_ms: time on the device alone.
+        end_to_end_ms: all the time that a caller waits.
     """
 
     name: str
@@ -60,13 +67,14 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A session that gives tensors inside the model besides its outputs.
+class WatchedSession:
+    """A session that returns tensors inside the model besides its outputs.
 
     Attributes:
-        tensors: those that it has, of those asked for.
-        evidence: "compiled" if it is the backend that runs, "graph" if something else runs the same graph.
-        how: in words, and what watching changes.
+        session: the session.
+        tensors: the requested tensors that it returns.
+        evidence: "compiled" if the backend itself runs, "graph" if something else runs the same graph.
+        how: what runs, in words, and how it differs from the model without these outputs.
     """
 
     session: Session
@@ -76,47 +84,52 @@ class Watched:
 
 
 class Target(Frozen, ABC):
-    """A backend with its options. Final classes: one subclass a file."""
+    """A backend with its options. Each file of this package has one subclass; it has none itself."""
 
     precisions: ClassVar[tuple[str, ...]]
-    """The precisions that it takes, its default first. A precision may also name the target itself."""
+    """The precisions that it takes, its default first. A precision can also name the target."""
     engine_module: ClassVar[str]
     """The Python module of its engine."""
     install_hint: ClassVar[str] = ""
-    """How to install it on a device, where that is not `pip install` of an extra."""
+    """The command that installs it on a device, if that is not `pip install` of an extra."""
     built_on_device: ClassVar[bool] = False
-    """An engine belongs to one device: elsewhere the bundle is what can be made."""
+    """True if an engine works only on the device that built it. Other machines make a bundle."""
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
-    """Where its artifacts run, in PyTorch's words: a speed-up compares both sides there."""
+    """The type of device that its artifacts run on, as PyTorch names it. A speed-up compares both sides there."""
 
     device: str
     threads: int | None = None
 
     @property
     def name(self) -> str:
-        """As users write it."""
+        """The name as users write it."""
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     @property
     def default_precision(self) -> str:
-        """What `export` makes when no precision is asked for."""
+        """The precision of `export` if the user names none."""
         return self.precisions[0]
 
     @abstractmethod
     def unavailable(self) -> Availability | None:
-        """None when it can compile here; else why not, and what to do."""
+        """Return None if it can compile here, else the reason and what to do."""
 
     def cannot_run(self) -> Availability | None:
-        """None when it can also run here what it compiles; else why not."""
+        """Return None if it can also run here what it compiles, else the reason."""
         return self.unavailable()
 
     @abstractmethod
     def dialect(self) -> Dialect:
-        """The form of graph it compiles best."""
+        """Return the form of graph that it compiles best."""
 
     @abstractmethod
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
-        """Compile into `workdir`, and audit; `report` is told the phases of a compiler that takes minutes.
+        """Compile into `workdir`, and audit.
+
+        Args:
+            bundle: the graph and the structure of the model.
+            workdir: an existing folder.
+            report: called with the name of each phase, if compiling takes minutes.
 
         Raises:
             CompileError: the backend refuses the graph.
@@ -124,37 +137,40 @@ class Target(Frozen, ABC):
 
     @abstractmethod
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Read back from the compiled thing what fused and which precision runs."""
+        """Read back from the compiled model what fused, and in which precision it runs."""
 
-    def time_outside(
+    def time_externally(
         self,
         compiled: Compiled,  # noqa: ARG002  few backends have such a program
         shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG002
         seconds: float,  # noqa: ARG002
-    ) -> Outside | None:
-        """Times by the backend's own program, where it has one and it is here; on inputs of these shapes."""
+    ) -> ExternalTimes | None:
+        """Measure times with the backend's own program, on inputs of these shapes; None without one."""
         return None
 
     def rehearse(self, bundle: Bundle) -> Audit | None:  # noqa: ARG002  most targets compile where they are
-        """Where it is unavailable: what a like compiler makes of the bundle, to find early what would fail; or None."""
+        """Compile the bundle with a similar compiler, where this one is unavailable, to find problems early.
+
+        Return None if there is no such compiler.
+        """
         return None
 
     @abstractmethod
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
-        """Open what was compiled for these numbers, to run it here; the session is named TARGET-PRECISION."""
+        """Open a model that was compiled for these numbers. The session is named TARGET-PRECISION."""
 
     def open_plain(self, graph: Path, threads: int | None) -> Session | None:  # noqa: ARG002  CPU engines have it
-        """Open an ONNX file as it is, in float32, to compare with; None where this target does not offer that."""
+        """Open an ONNX file as it is, in float32, for comparison; None if that is not possible."""
         return None
 
-    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:  # noqa: ARG002
-        """Open the model so that it gives `tensors`, named as in `graph`, the target-ready graph, as well.
+    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
+        """Open the model so that it returns `tensors` as well.
 
         Args:
-            graph: `graph.onnx`.
-            compiled: what was made of it; None of a bundle.
-            tensors: names of values.
-            work: a folder that stays until the session is closed.
+            graph: `graph.onnx`, the target-ready graph.
+            compiled: the compiled model; None for a bundle.
+            tensors: names of values in `graph`.
+            work: a folder that exists until the session is closed.
 
         Raises:
             CompileError: the backend refuses the graph.
@@ -163,33 +179,42 @@ class Target(Frozen, ABC):
         from vitdeploy.graph.onnx_session import OnnxSession
 
         path = work / "watched.onnx"
-        found = with_outputs(graph, tensors, path)
-        told = (
-            f"{graph.name} in ONNX Runtime on this CPU, operator by operator: {self.name} does not give up its tensors"
+        available = with_outputs(graph, tensors, path)
+        how = (
+            f"{graph.name} in ONNX Runtime on this CPU, operator by operator: {self.name} does not return inner tensors"
         )
-        return Watched(OnnxSession(path, lean=True), found, "graph", told)
+        return WatchedSession(OnnxSession(path, lean=True), available, "graph", how)
 
     def require(self) -> None:
-        """Refuse to go on when it cannot run here."""
-        missing = self.unavailable()
-        if missing is not None:
-            raise TargetUnavailable(f"{self.name}: {missing.why}", fix=missing.fix)
+        """Check that it is available here.
+
+        Raises:
+            TargetUnavailable: it is not.
+        """
+        problem = self.unavailable()
+        if problem is not None:
+            raise TargetUnavailable(f"{self.name}: {problem.why}", fix=problem.fix)
 
     def load_engine(self) -> None:
-        """Load the engine's libraries, so that opening a model after it costs what the model costs."""
+        """Load the engine's libraries. A start-up time measured after that is the model's alone."""
         importlib.import_module(self.engine_module)
 
     def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:  # noqa: ARG002
-        """Return a command of the backend's own that runs what was compiled; None where it has none."""
+        """Return a command that runs the compiled model with the backend's own tools, or None."""
         return None
 
     def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  some lack units
-        """Return why the device has no units for these numbers, None if it has; of `host`, if it will not run here."""
+        """Return None if the device has units for these numbers, else the reason why not.
+
+        Args:
+            numbers: the types of a precision.
+            host: the machine that it will run on, if not this one.
+        """
         return None
 
 
 def names() -> list[str]:
-    """All targets, as users write them."""
+    """List all targets as users write them."""
     return plugins.names(sys.modules[__name__])
 
 
@@ -206,7 +231,7 @@ def kind_of(name: str) -> type[Target]:
 
 
 def find(spec: TargetSpec) -> Target:
-    """Return the target of a recipe, its options validated.
+    """Return the target of a recipe, with validated options.
 
     Raises:
         UsageError: there is no such target.

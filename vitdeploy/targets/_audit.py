@@ -1,4 +1,4 @@
-"""Match kernels to the model by the ONNX node names that engines keep."""
+"""Audits: kernels are matched to the model by the ONNX node names that engines keep."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from vitdeploy.graph.structure import Structure
 if TYPE_CHECKING:
     from vitdeploy.targets import Bundle, Compiled
 
-PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
+_PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32")
 
 
-def belongs(kernel: str, node: str) -> bool:
-    """Whether a kernel's name is the node's or was made from it: `NODE/Fusion`, `NODE:0_nchwc`, `NODE_token_3`."""
+def is_named_after(kernel: str, node: str) -> bool:
+    """Return whether a kernel's name is the node's, or is derived from it.
+
+    Derived names are `NODE/Fusion`, `NODE:0_nchwc` and `NODE_token_3`.
+    """
     return kernel == node or bool(re.match(rf"{re.escape(node)}(/|:|_token_|_quant)", kernel))
 
 
-def audited(
+def make_audit(
     name: str,
     bundle: Bundle,
     compiled: Compiled,
@@ -36,29 +39,29 @@ def audited(
     evidence: EvidenceLevel = "compiled",
     engine: KernelAudit | None = None,
 ) -> Audit:
-    """The audit of what was compiled.
+    """Return the audit of a compiled model.
 
     Args:
-        name: the target.
-        bundle: what the model is made of.
-        compiled: what was read.
+        name: of the target.
+        bundle: the structure of the model.
+        compiled: the model that was read.
         fused: attention site -> the one kernel that computes it.
-        reasons: other site -> why not.
-        layers: linear -> the precision it runs in.
-        norms: LayerNorms that run as one kernel.
-        stored: linear -> the type that its weights have in memory, where the kernel unpacks them itself.
-        threads: that it was compiled for, where fusion depends on them.
-        doubts: what makes this reading uncertain.
-        evidence: "rehearsed" when what was compiled is not what the device will run.
-        engine: what a TensorRT engine is made of.
+        reasons: other attention site -> why it is not fused.
+        layers: linear -> the precision in which it runs.
+        norms: the number of LayerNorms that run as one kernel.
+        stored: linear -> the type of its weights in memory, where the kernel itself unpacks them.
+        threads: the number of threads that it was compiled for, if fusion depends on it.
+        doubts: reasons why this reading is uncertain.
+        evidence: "rehearsed" if the device will run something else.
+        engine: the counts of a TensorRT engine's kernels.
     """
     sites = len(bundle.structure.norms)
     return Audit(
         target=name,
         precision=bundle.numbers.precision,
-        attention=attention_audit(bundle.structure, fused, reasons, evidence),
+        attention=_audit_attention(bundle.structure, fused, reasons, evidence),
         layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
-        linears=linear_audit(bundle.structure, layers),
+        linears=_count_linears(bundle.structure, layers),
         layers=layers,
         stored=stored or {},
         threads=threads,
@@ -68,12 +71,12 @@ def audited(
     )
 
 
-def attention_audit(
+def _audit_attention(
     structure: Structure, kernels: Mapping[str, str], reasons: Mapping[str, str], evidence: EvidenceLevel
 ) -> AttentionAudit:
-    """The audit from `kernels` (fused site -> kernel) and `reasons` (other site -> why not)."""
+    """Return the audit of `kernels` (fused site -> kernel) and `reasons` (other site -> reason)."""
     unfused = tuple(
-        Unfused(site=site.name, reason=reasons.get(site.name) or site.refused or "not found in what was compiled")
+        Unfused(site=site.name, reason=reasons.get(site.name) or site.refused or "not found in the compiled model")
         for site in structure.attention
         if site.name not in kernels
     )
@@ -83,21 +86,21 @@ def attention_audit(
 
 
 def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:
-    """The audit of a bundle: it knows the model's sites, and that nothing is compiled."""
+    """Return the audit of a bundle: the model's sites, with nothing compiled."""
     structure = bundle.structure
     reasons = {site.name: "not compiled yet: this is a bundle" for site in structure.attention}
     return Audit(
         target=target,
         precision=bundle.numbers.precision,
-        attention=attention_audit(structure, {}, reasons, "graph"),
+        attention=_audit_attention(structure, {}, reasons, "graph"),
         layernorm=NormAudit(sites=len(structure.norms), fused=0),
         linears=LinearAudit(other=len(structure.linears)),
         manifest=manifest,
     )
 
 
-def linear_audit(structure: Structure, layers: Mapping[str, str]) -> LinearAudit:
-    """Counts by precision; a linear that no kernel could be matched to is `other`."""
+def _count_linears(structure: Structure, layers: Mapping[str, str]) -> LinearAudit:
+    """Count linears by precision. A linear without a matching kernel is `other`."""
     counts = Counter(layers.get(linear.name, "other") for linear in structure.linears)
-    known = {name: counts.pop(name, 0) for name in PRECISIONS}
-    return LinearAudit(**known, other=sum(counts.values()))
+    by_precision = {name: counts.pop(name, 0) for name in _PRECISIONS}
+    return LinearAudit(**by_precision, other=sum(counts.values()))

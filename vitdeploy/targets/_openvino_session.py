@@ -1,4 +1,4 @@
-"""A model compiled by OpenVINO: its configuration as asked for and as read back, runs, streams and counters."""
+"""A model compiled by OpenVINO: requested configuration, effective configuration, runs, streams and counters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from vitdeploy.errors import CompileError
 from vitdeploy.graph.dialect import FLOAT32, Numbers
 from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeat
 
-PROFILED_RUNS = 50  # the first one stays in the counters' means, whatever it allocates
+_PROFILED_RUNS = 50  # the counters' means include the first run, which allocates
 _MIN_PROFILED_S = 1.0
 
 _COMPUTE = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-"""OpenVINO's names of the types to compute in. Of a quantized model, in what is not quantized."""
+"""OpenVINO's names of the types to compute in. In a quantized model, for everything that is not quantized."""
 _GROUP = 32
-"""Of activations that share a scale when OpenVINO rounds them to int8 at run time: its own default."""
+"""Activations that share a scale when OpenVINO rounds them to int8 at run time: OpenVINO's default."""
 
-# What is told of a compiled model, by the name it has in evidence. A device leaves out what it does not know.
-_READ_BACK = {
+# Properties of a compiled model, by their names in the evidence. A device does not have all of them.
+_PROPERTIES = {
     "devices": "EXECUTION_DEVICES",
     "hint": "PERFORMANCE_HINT",
     "streams": "NUM_STREAMS",
@@ -34,7 +34,7 @@ _READ_BACK = {
 
 @dataclass(frozen=True)
 class Engine:
-    """How OpenVINO is asked to run a model. `streams`: inferences at a time; None: as the hint says."""
+    """The requested configuration of OpenVINO. `streams` is the number of parallel inferences; None: by the hint."""
 
     device: str = "CPU"
     threads: int | None = None
@@ -43,41 +43,43 @@ class Engine:
     numbers: Numbers = FLOAT32
 
     def config(self) -> dict[str, Any]:
-        """Properties for `compile_model`.
+        """Return the properties for `compile_model`.
 
-        Left alone, OpenVINO computes in bfloat16 on CPUs that have it, and rounds the activations of compressed
-        linears to int8: nobody asked for either.
+        By default OpenVINO computes in bfloat16 on CPUs that have it, and rounds the activations of compressed linears
+        to int8. Here both happen only on request.
         """
-        wanted = compute_type(self.numbers)
-        config: dict[str, Any] = {"PERFORMANCE_HINT": self.hint.upper(), "INFERENCE_PRECISION_HINT": wanted}
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": self.hint.upper(),
+            "INFERENCE_PRECISION_HINT": compute_type(self.numbers),
+        }
         cpu = {
             "INFERENCE_NUM_THREADS": self.threads or available_cores(),
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if self.numbers.dynamic else 0,
         }
         if self.device.startswith("CPU"):
             config |= cpu
-        elif self.device.startswith("AUTO"):  # takes properties of a device only under that device's name
+        elif self.device.startswith("AUTO"):  # it takes properties of a device only under that device's name
             config["DEVICE_PROPERTIES"] = {"CPU": cpu}
         if self.streams is not None:
             config["NUM_STREAMS"] = self.streams
         return config
 
-    def compile(self, model: Any, **more: Any) -> Any:
-        """Compile a model: a file, or what was read from one.
+    def compile(self, model: Any, **properties: Any) -> Any:
+        """Compile a model: a file, or an `ov.Model`. `properties` are set in addition.
 
         Raises:
-            CompileError: OpenVINO refuses it, or would compute in another type, which it does not say itself.
+            CompileError: OpenVINO refuses the model, or would compute in another type. OpenVINO does not report that.
         """
         import openvino as ov
 
         try:
-            compiled = ov.Core().compile_model(model, self.device, self.config() | more)
+            compiled = ov.Core().compile_model(model, self.device, self.config() | properties)
         except RuntimeError as error:
-            raise refused(error) from error
-        wanted, effective = compute_type(self.numbers), precision_hint(compiled)
-        if wanted != "f32" and effective != wanted:
+            raise compile_error(error) from error
+        requested, effective = compute_type(self.numbers), precision_hint(compiled)
+        if requested != "f32" and effective != requested:
             raise CompileError(
-                f"asked for {wanted}, OpenVINO computes in {effective} on this {self.device}",
+                f"OpenVINO computes in {effective} on this {self.device}, although {requested} was requested",
                 fix="Use --precision fp32 here, or a CPU with avx512_bf16 or amx_bf16.",
             )
         return compiled
@@ -88,53 +90,56 @@ class OpenVINOSession(Closing):
 
     device_ms: float | None = None
 
-    def __init__(self, source: Any, engine: Engine, *, name: str = "", wanted: Collection[str] = ()) -> None:
-        """`source` is a file, or what was read from one; tensors `wanted` go by that name, whatever else they have."""
+    def __init__(self, source: Any, engine: Engine, *, name: str = "", tensors: Collection[str] = ()) -> None:
+        """Compile `source`, a file or an `ov.Model`.
+
+        An output that has one of the names `tensors` is called by that name, others by any of their names.
+        """
         model = engine.compile(source)
         self._source, self._engine = source, engine
         self._model: Any = model
         self._request: Any = model.create_infer_request()
         self._queue: Any = None
-        self._names = [tuple(output.get_names() & set(wanted)) or (output.get_any_name(),) for output in model.outputs]
+        self._names = [tuple(output.get_names() & set(tensors)) or (output.get_any_name(),) for output in model.outputs]
         self.name = name or f"openvino-{engine.numbers.precision}"
         self.threads: int | None = read_property(model, "INFERENCE_NUM_THREADS") or engine.threads
-        read = {key: _told(read_property(model, name)) for key, name in _READ_BACK.items()}
+        properties = {key: _format_property(read_property(model, name)) for key, name in _PROPERTIES.items()}
         self.effective: Mapping[str, str] = {
             "engine": version(),
             "device": engine.device,
-            **{key: value for key, value in read.items() if value},
+            **{key: value for key, value in properties.items() if value},
             "inference_precision": precision_hint(model),
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, copied to arrays of the caller's."""
+        """Return the outputs by name, as copies that belong to the caller."""
         result = self._request.infer(dict(feeds), share_inputs=True)
         return {name: result[index] for index, names in enumerate(self._names) for name in names}
 
     def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """Answer all, as many at a time as the model has requests in flight."""
+        """Run all of them, as many at a time as the model has inference requests."""
         import openvino as ov
 
         if self._queue is None:
             self._queue = ov.AsyncInferQueue(self._model)
-        for one in feeds:
-            self._queue.start_async(dict(one), share_inputs=True)
+        for inputs in feeds:
+            self._queue.start_async(dict(inputs), share_inputs=True)
         self._queue.wait_all()
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Time by node of the runtime model, from a second compilation with counters on."""
+        """Measure the time per node of the runtime model, in a second compilation with counters."""
         model = self._engine.compile(self._source, PERF_COUNT=True)
-        made_from = {op.get_friendly_name(): _made_from(op) for op in model.get_runtime_model().get_ordered_ops()}
+        nodes = {op.get_friendly_name(): _original_nodes(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)
         request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
         runs, total_s = repeat(
-            lambda: request.infer(inputs, share_inputs=True), runs=PROFILED_RUNS, seconds=_MIN_PROFILED_S
+            lambda: request.infer(inputs, share_inputs=True), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S
         )
         operators = tuple(  # the counters are means over all runs since the model was compiled
             OperatorTime(
                 name=info.node_name,
                 kind=f"{info.node_type} {info.exec_type}",
-                nodes=made_from.get(info.node_name, (info.node_name,)),
+                nodes=nodes.get(info.node_name, (info.node_name,)),
                 ms=info.real_time.total_seconds() * 1e3,
             )
             for info in request.profiling_info
@@ -148,19 +153,19 @@ class OpenVINOSession(Closing):
 
 
 def compute_type(numbers: Numbers) -> str:
-    """Return the type that is asked for where nothing is quantized."""
+    """Return the requested type of everything that is not quantized, as OpenVINO names it."""
     return _COMPUTE[numbers.rest]
 
 
 def version() -> str:
-    """Name and version, without the build's commit and branch."""
+    """Return name and version, without the build's commit and branch."""
     import openvino as ov
 
     return f"openvino {ov.__version__.partition('-')[0]}"
 
 
-def refused(error: Exception) -> CompileError:
-    """OpenVINO's last word, as an error of ours."""
+def compile_error(error: Exception) -> CompileError:
+    """Return a CompileError with the last line of OpenVINO's message."""
     reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
     return CompileError(
         f"OpenVINO refuses the graph: {reason.strip()[:200]}", fix="Try another --precision or --device."
@@ -168,7 +173,7 @@ def refused(error: Exception) -> CompileError:
 
 
 def read_property(model: Any, name: str) -> Any:
-    """A property of a compiled model; None when the device has no such property."""
+    """Return a property of a compiled model; None if the device has no such property."""
     try:
         return model.get_property(name)
     except RuntimeError:
@@ -176,22 +181,20 @@ def read_property(model: Any, name: str) -> Any:
 
 
 def precision_hint(model: Any) -> str:
-    """The type the engine computes in where nothing is quantized, such as `f32`."""
+    """Return the type in which the engine computes everything that is not quantized, such as `f32`."""
     hint = read_property(model, "INFERENCE_PRECISION_HINT")
     return "unknown" if hint is None else str(hint.get_type_name() if hasattr(hint, "get_type_name") else hint)
 
 
-def _told(value: Any) -> str:
+def _format_property(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return "" if value is None else str(getattr(value, "name", value))
 
 
-def _made_from(op: Any) -> tuple[str, ...]:
-    """The nodes that a node of the runtime model was made from."""
+def _original_nodes(op: Any) -> tuple[str, ...]:
+    """Return the ONNX nodes from which a node of the runtime model was made."""
     info = op.get_rt_info()
-    return (
-        tuple(n for n in str(info["originalLayersNames"].astype(str)).split(",") if n)
-        if ("originalLayersNames" in info)
-        else (op.get_friendly_name(),)
-    )
+    if "originalLayersNames" not in info:
+        return (op.get_friendly_name(),)
+    return tuple(name for name in str(info["originalLayersNames"].astype(str)).split(",") if name)

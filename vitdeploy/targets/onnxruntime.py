@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: runs `graph.onnx` itself, so that weights are stored once."""
+"""ONNX Runtime on the CPU. It runs `graph.onnx` itself, so that weights are stored once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
-from vitdeploy.targets import Bundle, Compiled, Target, Watched
-from vitdeploy.targets._audit import audited, belongs
+from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
+from vitdeploy.targets._audit import is_named_after, make_audit
 
 _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
 _INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
-_BLOCKS = "MatMulNBits"
-_FLOAT = {_BLOCKS, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+_PACKED = "MatMulNBits"
+_FLOAT = {_PACKED, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -38,7 +38,7 @@ class OnnxRuntime(Target):
     device: str = "CPU"
 
     def unavailable(self) -> Availability | None:
-        """Why it cannot run here."""
+        """Return the reason if the library is missing, or the device is not the CPU."""
         if find_spec("onnxruntime") is None:
             return Availability(
                 available=False, why="onnxruntime is not installed", fix="pip install 'vitdeploy[onnxruntime]'"
@@ -50,9 +50,9 @@ class OnnxRuntime(Target):
         return None
 
     def dialect(self) -> Dialect:
-        """Its own attention and integer operators: what it would not fuse by itself is written out.
+        """Return its own attention and integer operators, which it would not fuse by itself.
 
-        q, k and v get a linear each, whose results MultiHeadAttention reads as they are.
+        q, k and v have a linear each, and MultiHeadAttention reads their outputs directly.
         """
         return Dialect(opset=20, attention="multihead", int8_linears="integer", packed_qkv=False, int8_weight_group=64)
 
@@ -62,7 +62,7 @@ class OnnxRuntime(Target):
         workdir: Path,
         report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Run the graph once, so that a refusal shows now, and audit what ran; the graph itself is what is deployed.
+        """Run the graph once to audit it, so that a refusal shows now.
 
         Raises:
             CompileError: ONNX Runtime refuses the graph.
@@ -75,15 +75,15 @@ class OnnxRuntime(Target):
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Run once with profiling on: the kernels that really executed, by the names of the nodes they came from."""
+        """Run once with profiling on, and match the executed kernels to the model by name."""
         threads = self.threads or available_cores()
-        kernels = _executed(compiled.folder / compiled.runs, bundle, threads)
-        fused, reasons = _fused_sites(bundle.structure, kernels)
-        products = _products(bundle.structure, kernels)
-        layers = {name: _multiplies_in(kernel) for name, kernel in products.items()}
-        stored = _stored(compiled.folder / compiled.runs, products, bundle.numbers)
+        kernels = _profile_kernels(compiled.folder / compiled.runs, bundle, threads)
+        fused, reasons = _match_attention(bundle.structure, kernels)
+        products = _match_linears(bundle.structure, kernels)
+        layers = {name: _product_type(kernel) for name, kernel in products.items()}
+        stored = _read_stored_types(compiled.folder / compiled.runs, products, bundle.numbers)
         norms = sum(kernel.op in _NORMS for kernel in kernels)
-        return audited(
+        return make_audit(
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
             threads=threads,
         )  # fmt: skip
@@ -98,28 +98,28 @@ class OnnxRuntime(Target):
         """Open an ONNX file as it is, in float32, to compare with."""
         return OnnxSession(graph, threads=threads, name=f"{self.name}-fp32 (plain)")
 
-    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:  # noqa: ARG002
-        """With all optimisations, as it runs; fusions that would swallow a watched tensor do not happen."""
+    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
+        """Open the graph with more outputs and all optimisations. Nothing is fused across a watched tensor."""
         from vitdeploy.graph.extra_outputs import with_outputs
 
         self.require()
         path = work / "watched.onnx"
-        found = with_outputs(graph, tensors, path)
-        told = "ONNX Runtime, optimised as it runs, but for fusions across the tensors that are compared"
-        return Watched(OnnxSession(path, threads=self.threads), found, "compiled", told)
+        available = with_outputs(graph, tensors, path)
+        how = "ONNX Runtime, optimised as in use, but without fusions across the compared tensors"
+        return WatchedSession(OnnxSession(path, threads=self.threads), available, "compiled", how)
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """An executed kernel: operator, node name, element type of its output."""
+    """An executed kernel: its operator, node name and output type."""
 
     op: str
     name: str
     output: str
 
 
-def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
-    """The kernels of one inference, from ONNX Runtime's own profile."""
+def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
+    """Return the kernels of one inference, from ONNX Runtime's own profile."""
     image = np.zeros(bundle.input_shape, np.float32)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -136,49 +136,52 @@ def _executed(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
     return kernels
 
 
-def _fused_sites(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
+def _match_attention(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the fused sites with their operator, and the other sites with a reason."""
     fused, reasons = {}, {}
     for site in structure.attention:
-        own = [k for k in kernels if any(belongs(k.name, node) for node in site.nodes)]
-        core = next((k for k in own if k.op in _FUSED), None)
-        if core is not None:
-            fused[site.name] = core.op
-        elif own:
-            parts = " + ".join(sorted({k.op for k in own}))
-            reasons[site.name] = f"runs as {parts}" + (f": {site.refused}" if site.refused else "")
+        parts = [k for k in kernels if any(is_named_after(k.name, node) for node in site.nodes)]
+        whole = next((k for k in parts if k.op in _FUSED), None)
+        if whole is not None:
+            fused[site.name] = whole.op
+        elif parts:
+            operators = " + ".join(sorted({k.op for k in parts}))
+            reasons[site.name] = f"runs as {operators}" + (f": {site.refused}" if site.refused else "")
     return fused, reasons
 
 
-def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
-    """The kernel that multiplies for each linear."""
-    found: dict[str, _Kernel] = {}
+def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
+    """Return the kernel that multiplies for each linear."""
+    matches: dict[str, _Kernel] = {}
     for linear in structure.linears:
         for kernel in kernels:
-            if kernel.op in _INT8 | _FLOAT and any(belongs(kernel.name, node) for node in linear.nodes):
-                found[linear.name] = kernel
+            if kernel.op in _INT8 | _FLOAT and any(is_named_after(kernel.name, node) for node in linear.nodes):
+                matches[linear.name] = kernel
                 break
-    return found
+    return matches
 
 
-def _stored(path: Path, products: Mapping[str, _Kernel], numbers: Numbers) -> dict[str, str]:
-    """Linear -> the type of the codes that its kernel unpacks: the profile does not tell, the node in the file does.
+def _read_stored_types(path: Path, products: Mapping[str, _Kernel], numbers: Numbers) -> dict[str, str]:
+    """Return the type of the codes that a linear's kernel unpacks, by linear.
 
-    A device has no onnx to read it with. There the bundle's precision has to do, whose graph this is by its hash.
+    It is not in the profile but in the file. A device has no onnx to read the file. There the type is the one of the
+    bundle's precision: the manifest's hash proves that this is its graph.
     """
-    blocks = {name: kernel.name for name, kernel in products.items() if kernel.op == _BLOCKS}
-    if not blocks:
+    packed = {name: kernel.name for name, kernel in products.items() if kernel.op == _PACKED}
+    if not packed:
         return {}
     if find_spec("onnx") is None:
-        return dict.fromkeys(blocks, numbers.weights)
+        return dict.fromkeys(packed, numbers.weights)
     import onnx
 
     nodes = onnx.load(path, load_external_data=False).graph.node
-    bits = {node.name: a.i for node in nodes if node.op_type == _BLOCKS for a in node.attribute if a.name == "bits"}
-    found = {
-        name: next((n for node, n in bits.items() if belongs(kernel, node)), None) for name, kernel in blocks.items()
+    bits = {node.name: a.i for node in nodes if node.op_type == _PACKED for a in node.attribute if a.name == "bits"}
+    widths = {
+        name: next((width for node, width in bits.items() if is_named_after(kernel, node)), None)
+        for name, kernel in packed.items()
     }
-    return {name: f"int{n}" if n is not None else "other" for name, n in found.items()}
+    return {name: f"int{width}" if width is not None else "other" for name, width in widths.items()}
 
 
-def _multiplies_in(kernel: _Kernel) -> str:
+def _product_type(kernel: _Kernel) -> str:
     return "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")

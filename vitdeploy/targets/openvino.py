@@ -1,4 +1,4 @@
-"""OpenVINO: Intel CPUs, GPUs and NPUs (its CPU plug-in runs on any x86 or Arm)."""
+"""OpenVINO: Intel CPUs, GPUs and NPUs. Its CPU plug-in runs on any x86 or Arm."""
 
 from __future__ import annotations
 
@@ -18,21 +18,30 @@ from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
 from vitdeploy.graph.structure import Structure
-from vitdeploy.targets import Bundle, Compiled, Target, Watched
-from vitdeploy.targets._audit import audited, belongs
-from vitdeploy.targets._openvino_session import Engine, OpenVINOSession, compute_type, precision_hint, refused, version
+from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
+from vitdeploy.targets._audit import is_named_after, make_audit
+from vitdeploy.targets._openvino_session import (
+    Engine,
+    OpenVINOSession,
+    compile_error,
+    compute_type,
+    precision_hint,
+    version,
+)
 
 _MODEL = "model.xml"
 _STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
 _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
-"""Between a weight and the kernel that reads it; after fusion this side often is what keeps the linear's name."""
+"""Layers between a weight and the kernel that reads it. After fusion, often only they keep the linear's name."""
 
 
 class OpenVINO(Target):
     """Compile to OpenVINO IR; run on `device` (CPU, GPU, NPU, AUTO).
 
-    `streams`: inferences at a time, where the device lets one choose; None leaves it to the hint (latency: 1).
+    Attributes:
+        streams: the number of parallel inferences, where the device has a choice; None: by the hint (latency: 1).
+        hint: what OpenVINO optimises for.
     """
 
     precisions: ClassVar[tuple[str, ...]] = (
@@ -48,11 +57,11 @@ class OpenVINO(Target):
         if self.streams is not None and not self.device.startswith(("CPU", "GPU")):
             raise ValueError(f"streams cannot be chosen on {self.device}: leave them out, or use hint: throughput")
         if self.threads is not None and not self.device.startswith(("CPU", "AUTO")):
-            raise ValueError(f"threads are the CPU's, and {self.device} has none to choose: leave them out")
+            raise ValueError(f"threads can be chosen on CPUs only, not on {self.device}: leave them out")
         return self
 
     def unavailable(self) -> Availability | None:
-        """Why it cannot run here: the library, or the device, is missing."""
+        """Return the reason if the library or the device is missing."""
         if find_spec("openvino") is None:
             return Availability(
                 available=False, why="openvino is not installed", fix="pip install 'vitdeploy[openvino]'"
@@ -60,9 +69,9 @@ class OpenVINO(Target):
         import openvino as ov
 
         here = [*ov.Core().available_devices, "AUTO"]
-        known = {*here, *(device.partition(".")[0] for device in here)}
+        accepted = {*here, *(device.partition(".")[0] for device in here)}
         for device in filter(None, re.split("[:,]", self.device)):  # AUTO:GPU,CPU names its candidates
-            if device not in known:
+            if device not in accepted:
                 return Availability(
                     available=False,
                     why=f"OpenVINO finds no device {device} here (it finds {', '.join(here)})",
@@ -71,7 +80,7 @@ class OpenVINO(Target):
         return None
 
     def refuse_numbers(self, numbers: Numbers, host: environment.Host | None = None) -> str | None:
-        """Refuse what the CPU has no kernels for: OpenVINO would compute in float32 and not say so."""
+        """Refuse types for which the CPU has no kernels: OpenVINO would compute in float32 without a message."""
         cpu = host or environment.host()
         lacking = ""
         if "bf16" in numbers.types and not cpu.bfloat16_dot_product:
@@ -83,7 +92,7 @@ class OpenVINO(Target):
         return f"{'that' if host else 'this'} CPU has {lacking}, and OpenVINO would compute in float32"
 
     def dialect(self) -> Dialect:
-        """Primitives: its import of `Attention` adds a kernel a site when there is a bias."""
+        """Return primitives: OpenVINO's import of `Attention` adds a kernel for each site with a bias."""
         return Dialect(opset=20, attention="primitives")
 
     def compile(
@@ -92,7 +101,7 @@ class OpenVINO(Target):
         workdir: Path,
         report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Convert to IR, compile once, and audit what came out.
+        """Convert to IR, compile once, and audit the compiled model.
 
         Raises:
             CompileError: OpenVINO refuses the graph.
@@ -101,32 +110,32 @@ class OpenVINO(Target):
 
         if "NPU" in self.device and not bundle.batch.static:
             raise CompileError(
-                f"NPUs take static shapes only, not a batch of {bundle.batch}", fix="Give --batch N, one size."
+                f"NPUs take static shapes only, not a batch of {bundle.batch}", fix="Give one size with --batch N."
             )
         try:
             model = ov.Core().read_model(bundle.graph)
-            # Half-precision weights would save disk and change numbers behind the user's back.
+            # By default it would store float16 weights, which save disk space but change the numbers.
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
         except RuntimeError as error:
-            raise refused(error) from error
+            raise compile_error(error) from error
         compiled = Compiled(workdir, _MODEL, version())
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Read the runtime model: what each kernel is, in which precision, and which nodes it was made from."""
+        """Read the type, precision and original nodes of each kernel from the runtime model."""
         threads = self.threads or available_cores()
         path, engine = compiled.folder / compiled.runs, self.engine(bundle.numbers, threads)
         model = engine.compile(path)
         rounds = bundle.numbers.dynamic and _rounds_activations(path, model, engine, bundle)
         kernels = [_Kernel(op, rounds=rounds) for op in model.get_runtime_model().get_ordered_ops()]
-        fused, reasons = _fused_sites(bundle.structure, kernels, threads)
-        products = _products(bundle.structure, kernels)
+        fused, reasons = _match_attention(bundle.structure, kernels, threads)
+        products = _match_linears(bundle.structure, kernels)
         norms = sum(kernel.layer in ("MVN", "LayerNorm") for kernel in kernels)
-        return audited(
+        return make_audit(
             self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
             layers={name: kernel.precision for name, kernel in products.items()},
             stored={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
-            doubts=_doubts(bundle.numbers, model, rounds=rounds),
+            doubts=_find_doubts(bundle.numbers, model, rounds=rounds),
         )  # fmt: skip
 
     def load_engine(self) -> None:
@@ -136,12 +145,12 @@ class OpenVINO(Target):
         ov.Core().available_devices  # noqa: B018  loads the plug-ins
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> OpenVINOSession:
-        """Open with the hint; for latency that is one stream over all threads."""
+        """Open with the hint. For latency that is one stream with all threads."""
         self.require()
         return OpenVINOSession(compiled.folder / compiled.runs, self.engine(numbers, threads))
 
-    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> Watched:
-        """The compiled model with more outputs. What is fused across one of them otherwise, is not."""
+    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
+        """Open the compiled model with more outputs. Nothing is fused across one of them."""
         if compiled is None:
             return super().watch(graph, compiled, tensors, work)
         import openvino as ov
@@ -149,44 +158,50 @@ class OpenVINO(Target):
         self.require()
         model = ov.Core().read_model(compiled.folder / compiled.runs)
         names = {name for op in model.get_ordered_ops() for output in op.outputs() for name in output.get_names()}
-        given = {name for output in model.outputs for name in output.get_names()}
-        found = names & set(tensors)
-        model.add_outputs(sorted(found - given))
-        session = OpenVINOSession(model, self.engine(), name="openvino", wanted=found)
-        told = "OpenVINO, compiled as it runs, but for fusions across the tensors that are compared"
-        return Watched(session, frozenset(found), "compiled", told)
+        outputs = {name for output in model.outputs for name in output.get_names()}
+        available = names & set(tensors)
+        model.add_outputs(sorted(available - outputs))
+        session = OpenVINOSession(model, self.engine(), name="openvino", tensors=available)
+        how = "OpenVINO, compiled as in use, but without fusions across the compared tensors"
+        return WatchedSession(session, frozenset(available), "compiled", how)
 
     def open_plain(self, graph: Path, threads: int | None) -> OpenVINOSession:
         """Open an ONNX file as it is, in float32, to compare with."""
         return OpenVINOSession(graph, self.engine(threads=threads), name="openvino-fp32 (plain)")
 
     def engine(self, numbers: Numbers = FLOAT32, threads: int | None = None) -> Engine:
-        """Return how OpenVINO is asked to run; `threads` wins over the recipe's."""
+        """Return the configuration for OpenVINO; `threads` wins over the recipe's."""
         return Engine(self.device, threads or self.threads, self.streams, self.hint, numbers)
 
 
 class _Kernel:
-    """A node of the runtime model: its kind and precision, the ONNX nodes it was made from, and its weights' names.
+    """A node of the runtime model.
 
-    `stored` is the type of weights that the kernel itself unpacks. With `rounds` such a kernel rounds what it reads to
-    int8 first, whatever its name says: it is an INT8 product then, and unpacks nothing.
+    Attributes:
+        layer: its type.
+        names: the ONNX nodes from which it was made.
+        precision: the precision in which it runs.
+        stored: the type of weights that the kernel itself unpacks, or None. With `rounds` such a kernel rounds its
+            input to int8 first, whatever its name says: then it is an INT8 product and unpacks nothing.
+        weight_names: names of the layers that carry its weight.
+        title: the name of the kernel for people.
     """
 
     def __init__(self, op: Any, *, rounds: bool) -> None:
         info = {key: str(value.astype(str)) for key, value in op.get_rt_info().items() if hasattr(value, "astype")}
         self.layer = info.get("layerType", "")
         self.names = {n for n in info.get("originalLayersNames", "").split(",") if n}
-        self.precision = _precision(info.get("primitiveType", ""), info.get("runtimePrecision", ""))
+        self.precision = _parse_precision(info.get("primitiveType", ""), info.get("runtimePrecision", ""))
         packed = self.layer == "FullyConnected" and self.precision != "int8"
         self.stored = _STORED.get(info.get("runtimePrecision", "")) if packed else None
         if self.stored is not None and rounds:
             self.precision, self.stored = "int8", None
-        self.weight_names = set(_carried_names(op)) if self.layer in _LINEAR_LAYERS else set()
+        self.weight_names = set(_weight_names(op)) if self.layer in _LINEAR_LAYERS else set()
         self.title = f"{self.layer} {info.get('primitiveType', '')}".strip()
 
 
-def _carried_names(op: Any, depth: int = 4) -> Iterator[str]:
-    """Original names of what carries the weight into `op`."""
+def _weight_names(op: Any, depth: int = 4) -> Iterator[str]:
+    """Yield the original names of the layers that carry the weight into `op`."""
     if depth == 0:
         return
     for index in range(1 if depth == 4 else 0, op.get_input_size()):
@@ -194,22 +209,28 @@ def _carried_names(op: Any, depth: int = 4) -> Iterator[str]:
         info = source.get_rt_info()
         if "layerType" in info and info["layerType"].astype(str) in _CARRIERS:
             yield from (n for n in str(info["originalLayersNames"].astype(str)).split(",") if n)
-            yield from _carried_names(source, depth - 1)
+            yield from _weight_names(source, depth - 1)
 
 
-def _precision(primitive: str, runtime: str) -> str:
-    """The executed precision: a kernel's name tells it (`brgemm_avx512_amx_i8`), the declared type only asks for it."""
+def _parse_precision(primitive: str, runtime: str) -> str:
+    """Return the executed precision.
+
+    It is part of the kernel's name (`brgemm_avx512_amx_i8`). The declared type `runtime` is only a request.
+    """
     names = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
     return names.get(primitive.rpartition("_")[2]) or names.get(runtime, runtime or "other")
 
 
-def _fused_sites(structure: Structure, kernels: list[_Kernel], threads: int) -> tuple[dict[str, str], dict[str, str]]:
+def _match_attention(
+    structure: Structure, kernels: list[_Kernel], threads: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the fused sites with their kernel, and the other sites with a reason."""
     fused, reasons = {}, {}
     for site in structure.attention:
         core = {n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))}
-        holder = next((k for k in kernels if core and core <= k.names), None)
-        if holder is not None:
-            fused[site.name] = holder.title
+        whole = next((k for k in kernels if core and core <= k.names), None)
+        if whole is not None:
+            fused[site.name] = whole.title
             continue
         parts = sorted({k.title for k in kernels if core & k.names})
         if parts:
@@ -220,32 +241,32 @@ def _fused_sites(structure: Structure, kernels: list[_Kernel], threads: int) -> 
     return fused, reasons
 
 
-def _products(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
-    """The kernel that multiplies for each linear."""
-    found: dict[str, _Kernel] = {}
+def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
+    """Return the kernel that multiplies for each linear."""
+    matches: dict[str, _Kernel] = {}
     products = [k for k in kernels if k.layer in _LINEAR_LAYERS]
     for linear in structure.linears:
         for kernel in products:
             names = kernel.names | kernel.weight_names
-            own = names & ({linear.initializer, linear.bias} - {""})
-            if own or any(belongs(name, node) for node in linear.nodes for name in names):
-                found[linear.name] = kernel
+            has_constant = names & ({linear.initializer, linear.bias} - {""})
+            if has_constant or any(is_named_after(name, node) for node in linear.nodes for name in names):
+                matches[linear.name] = kernel
                 break
-    return found
+    return matches
 
 
 def _rounds_activations(path: Path, model: Any, engine: Engine, bundle: Bundle) -> bool:
-    """Whether activations really are rounded to int8 at run time: no kernel's name tells, but the numbers do."""
+    """Return whether activations are rounded to int8 at run time. Only the outputs show it."""
     image = np.random.default_rng(0).standard_normal(bundle.input_shape).astype(np.float32)
     image = image.astype(model.input(0).get_element_type().to_dtype())
     exact = replace(engine, numbers=replace(engine.numbers, dynamic=False)).compile(path)
-    rounded, left = (m.create_infer_request().infer({0: image})[0] for m in (model, exact))
-    return not np.array_equal(rounded, left)
+    outputs, exact_outputs = (m.create_infer_request().infer({0: image})[0] for m in (model, exact))
+    return not np.array_equal(outputs, exact_outputs)
 
 
-def _doubts(numbers: Numbers, model: Any, *, rounds: bool) -> Iterator[str]:
-    wanted, effective = compute_type(numbers), precision_hint(model)
-    if effective != wanted:
-        yield f"asked for {wanted}, the engine computes in {effective}"
+def _find_doubts(numbers: Numbers, model: Any, *, rounds: bool) -> Iterator[str]:
+    requested, effective = compute_type(numbers), precision_hint(model)
+    if effective != requested:
+        yield f"the engine computes in {effective}, although {requested} was requested"
     if numbers.dynamic and not rounds:
-        yield "asked for int8 products, the engine unpacks the weights and computes in float32"
+        yield "the engine unpacks the weights and computes in float32, although int8 products were requested"

@@ -1,4 +1,4 @@
-"""TensorRT: Jetson and discrete GPUs. An engine belongs to one device; elsewhere the bundle is made, and rehearsed."""
+"""TensorRT, for Jetson and discrete GPUs: engines on the device, rehearsed bundles elsewhere."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.recipe import Batch
 from vitdeploy.session import Session
-from vitdeploy.targets import Bundle, Compiled, Outside, Target
-from vitdeploy.targets._audit import audited
+from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target
+from vitdeploy.targets._audit import make_audit
 from vitdeploy.targets._tensorrt.api import Api
-from vitdeploy.targets._tensorrt.engine import FROM_REHEARSAL, audit_engine
-from vitdeploy.targets._tensorrt.gpu import gpu
+from vitdeploy.targets._tensorrt.engine import audit_engine
+from vitdeploy.targets._tensorrt.gpu import find_gpu
 from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.session import open_engine
 from vitdeploy.targets._tensorrt.trtexec import time_with_trtexec
 
 _REHEARSED_FOR = {"fp8": "sm89"}
-"""The generation that a rehearsal compiles for: Ampere, as Jetson Orin is, and Ada where the precision needs it."""
+"""GPU generations that rehearsals compile for, by precision: Ada for these, Ampere (as Jetson Orin) for all others."""
+
+_REHEARSAL = "it finds parse errors and lost fusions, it does not prove what TensorRT does on the device"
 
 
 class TensorRT(EngineOptions, Target):
     """Compile on the machine with the GPU, for that GPU.
 
-    `rehearsal`: whether a machine without it compiles with TensorRT-RTX once, to find what fails or does not fuse.
+    Attributes:
+        rehearsal: whether other machines compile with TensorRT-RTX once, to find what fails or does not fuse.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
@@ -49,73 +52,75 @@ class TensorRT(EngineOptions, Target):
     rehearsal: bool = True
 
     def unavailable(self) -> Availability | None:
-        """Why it cannot compile here: no library, no GPU, or another device is asked for."""
-        fix = "Export here makes a bundle; finish it on the device with: vitdeploy compile DIR"
+        """Return the reason if there is no library or no GPU, or if another device is requested."""
+        fix = "Export a bundle here, and finish it on the device with: vitdeploy compile DIR"
         if find_spec("tensorrt") is None:
             return Availability(available=False, why="TensorRT is not installed here", fix=fix)
         if self.device.upper() != "GPU":
             why = f"TensorRT builds for the GPU of its machine, not for {self.device}"
             return Availability(available=False, why=why, fix="Leave --device out, or use --target tensorrt-rtx.")
         try:
-            gpu()
+            find_gpu()
         except TargetUnavailable as error:
             return Availability(available=False, why=f"this machine has no NVIDIA GPU ({error.message})", fix=fix)
         try:
-            _tensorrt()
+            _import_tensorrt()
         except TargetUnavailable as error:
             return Availability(available=False, why=error.message, fix=error.fix)
         return None
 
     def dialect(self) -> Dialect:
-        """Clean primitives, see `DIALECT`."""
+        """Return plain primitives, see `DIALECT`."""
         return DIALECT
 
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
         """Build the engine for this machine's GPU, and audit it."""
-        compiled = self.build(_tensorrt(), bundle, workdir, gpu=gpu(), report=report)
+        compiled = self.build(_import_tensorrt(), bundle, workdir, gpu=find_gpu(), report=report)
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def rehearse(self, bundle: Bundle) -> Audit | None:
-        """Compile with TensorRT-RTX, where it is installed, and throw the engine away."""
+        """Compile with TensorRT-RTX, if it is installed, and discard the engine."""
         if not self.rehearsal or find_spec("tensorrt_rtx") is None:
             return None
         import tensorrt_rtx as trt
 
         generation = _REHEARSED_FOR.get(bundle.numbers.products, "sm86")
-        plain = EngineOptions(optimization_level=self.optimization_level)  # RTX has no say in the rest
+        options = EngineOptions(optimization_level=self.optimization_level)  # the others are not TensorRT-RTX's
         with tempfile.TemporaryDirectory() as folder:
-            rehearsed = Compiled(Path(folder), "", Api(trt).backend)
             try:
-                rehearsed = plain.build(trt, bundle, Path(folder), compute_capabilities=(generation,))
-                audit = audit_engine(self.name, bundle, rehearsed, evidence="rehearsed")
-                doubt = f"rehearsed with {Api(trt).product} for {generation}: {FROM_REHEARSAL}"
+                compiled = options.build(trt, bundle, Path(folder), compute_capabilities=(generation,))
+                audit = audit_engine(self.name, bundle, compiled, evidence="rehearsed")
+                doubt = f"rehearsed with {Api(trt).product} for {generation}: {_REHEARSAL}"
             except CompileError as error:
-                doubt = f"the rehearsal failed, and the device is likely to refuse it too: {error}"
+                doubt = f"the rehearsal failed, and the device will probably refuse the graph too: {error}"
                 reasons = {site.name: "the rehearsal failed" for site in bundle.structure.attention}
-                audit = audited(
-                    self.name, bundle, rehearsed, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
+                nothing = Compiled(Path(folder), "", Api(trt).backend)
+                audit = make_audit(
+                    self.name, bundle, nothing, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
                 )
         return frozen.replace(audit, doubts=(doubt, *audit.doubts))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Read the layer plan that the build printed."""
+        """Read the stored layer plan of the engine."""
         return audit_engine(self.name, bundle, compiled)
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
-        """Open the engine on this GPU; one of another TensorRT or GPU is refused before TensorRT sees it."""
-        return open_engine(_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")
+        """Open the engine on this GPU. An engine for another TensorRT or GPU is refused."""
+        return open_engine(_import_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")
 
     def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:
-        """Return the call of trtexec that runs the engine."""
+        """Return the trtexec command that runs the engine."""
         sizes = "x".join(str(size if isinstance(size, int) else batch.opt) for size in shape)
         return "trtexec --loadEngine=engine.plan" + ("" if batch.static else f" --shapes={input_name}:{sizes}")
 
-    def time_outside(self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float) -> Outside | None:
-        """By trtexec, which JetPack brings: an independent stopwatch over the same engine."""
+    def time_externally(
+        self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float
+    ) -> ExternalTimes | None:
+        """Measure times with trtexec, which is part of JetPack: an independent stopwatch for the same engine."""
         return time_with_trtexec(compiled.folder, compiled.runs, shapes, seconds)
 
 
-def _tensorrt() -> ModuleType:
+def _import_tensorrt() -> ModuleType:
     try:
         import tensorrt as trt
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""TensorRT-RTX: compiles ahead of time for GPU generations, on any x86 machine, with or without a GPU."""
+"""TensorRT-RTX: engines for GPU generations, compiled on any x86 machine, even without a GPU."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.engine import audit_engine
-from vitdeploy.targets._tensorrt.gpu import gpu
+from vitdeploy.targets._tensorrt.gpu import find_gpu
 from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.session import open_engine
 
 _FIRST_WITH = {"fp8": 89, "bf16": 80}
-"""FP8: Ada, Hopper and Blackwell; Ampere (sm86, Jetson Orin's sm87) has none. BF16: from Ampere on, Turing has none."""
+"""The first generation with units for a type. FP8: Ada; not Ampere (sm86, Jetson Orin's sm87). BF16: Ampere; not
+Turing."""
 
 
 class TensorRTRTX(EngineOptions, Target):
@@ -36,50 +37,53 @@ class TensorRTRTX(EngineOptions, Target):
 
     @property
     def generations(self) -> tuple[str, ...]:
-        """The compute capabilities, each once."""
+        """The compute capabilities, without duplicates."""
         return tuple(dict.fromkeys(part.strip().lower() for part in self.device.split(",")))
 
     def unavailable(self) -> Availability | None:
-        """Why it cannot compile here: the library is missing, or does not know the device."""
+        """Return the reason if the library is missing, or does not know the device."""
         if find_spec("tensorrt_rtx") is None:
             return Availability(
                 available=False, why="tensorrt-rtx is not installed", fix="pip install 'vitdeploy[tensorrt-rtx]'"
             )
         import tensorrt_rtx as trt
 
-        known = Api(trt).compute_capabilities
-        unknown = [name for name in self.generations if name not in known]
+        supported = Api(trt).compute_capabilities
+        unknown = [name for name in self.generations if name not in supported]
         if unknown:
             return Availability(
                 available=False,
                 why=f"{Api(trt).product} does not compile for {', '.join(unknown)}",
-                fix=f"It compiles for {', '.join(known)}.",
+                fix=f"It compiles for {', '.join(supported)}.",
             )
         return None
 
     def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  GPUs are named
-        """Refuse a number format for a GPU generation that has no such units."""
+        """Refuse types for which a GPU generation has no units."""
         generations = {name: int(n) for name in self.generations if (n := name.removeprefix("sm")).isdecimal()}
         for kind in sorted(numbers.types & _FIRST_WITH.keys()):
             first = _FIRST_WITH[kind]
             without = [name for name, number in generations.items() if number < first]
             if without:
-                return f"{', '.join(without)} has no {kind.upper()} units, which come with sm{first}"
+                return f"{', '.join(without)} has no {kind.upper()} units: the first generation with them is sm{first}"
         return None
 
     def cannot_run(self) -> Availability | None:
-        """Compiling needs no GPU, running does, and one of a generation that was compiled for."""
+        """Return the reason if it cannot run here, else None.
+
+        Compiling needs no GPU. Running needs one of a generation for which it was compiled.
+        """
         fix = "Compile here, and run it on the machine with the GPU."
         try:
-            here = gpu()
+            gpu = find_gpu()
         except TargetUnavailable as error:
             return self.unavailable() or Availability(available=False, why=error.message, fix=fix)
-        if here.sm not in self.generations:
-            return Availability(available=False, why=f"this is {here.told}, not {self.device}", fix=fix)
+        if gpu.sm not in self.generations:
+            return Availability(available=False, why=f"this is {gpu.description}, not {self.device}", fix=fix)
         return self.unavailable()
 
     def dialect(self) -> Dialect:
-        """Clean primitives, see `DIALECT`."""
+        """Return plain primitives, see `DIALECT`."""
         return DIALECT
 
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
@@ -90,11 +94,11 @@ class TensorRTRTX(EngineOptions, Target):
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
-        """Read the layer plan that the build printed."""
+        """Read the stored layer plan of the engine."""
         return audit_engine(self.name, bundle, compiled)
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
-        """Open the engine on this machine's GPU; one that it was not compiled for is refused."""
+        """Open the engine on this machine's GPU. A GPU for which it was not compiled is refused."""
         self.require()
         import tensorrt_rtx as trt
 

@@ -1,4 +1,4 @@
-"""What differs between TensorRTs is asked of the module, and answered in one place."""
+"""The differences between TensorRTs, read from the module in one place."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import pytest
 
 from tests.fakes.tensorrt import module
 from vitdeploy.errors import CompileError
-from vitdeploy.targets._tensorrt.api import Api, release, trtexec_with_transfers
+from vitdeploy.targets._tensorrt.api import Api, release, trtexec_flags
 
 
 @pytest.mark.parametrize(
     ("version", "weak", "complete", "opset"),
     [("10.3", True, False, 20), ("10.16", True, True, 23), ("11.4", False, True, 23)],
 )
-def test_what_each_version_can_do(version: str, weak: bool, complete: bool, opset: int) -> None:
+def test_the_features_of_each_version(version: str, weak: bool, complete: bool, opset: int) -> None:
     api = Api(module(version))
-    told = (api.has_weak_typing, api.strong_typing_is_complete, api.newest_opset)
-    assert told == (weak, complete, opset)
+    features = (api.has_weak_typing, api.has_complete_strong_typing, api.newest_opset)
+    assert features == (weak, complete, opset)
     assert api.backend == f"tensorrt {api.version}"
-    assert api.keeps_timings
+    assert api.has_timing_cache
     assert api.compute_capabilities == ()
     strong = api.network_flags("strong")
     assert strong == 1 << int(api.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def test_tensorrt_rtx_is_asked_too() -> None:
+def test_the_features_of_tensorrt_rtx() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     api = Api(trt)
     assert api.is_rtx
     assert api.product.startswith("TensorRT-RTX 1.")
-    assert (api.has_weak_typing, api.strong_typing_is_complete, api.keeps_timings) == (False, True, False)
+    assert (api.has_weak_typing, api.has_complete_strong_typing, api.has_timing_cache) == (False, True, False)
     with pytest.raises(CompileError, match="no hardware compatibility level"):
         api.set_hardware_level(object(), "ampere-plus")
 
@@ -65,6 +65,6 @@ def test_versions_compare_as_numbers(text: str, numbers: tuple[int, ...]) -> Non
 
 
 def test_trtexec_flags_of_10_are_the_defaults_of_11() -> None:
-    assert trtexec_with_transfers("10.3.0") == ("--useCudaGraph", "--useSpinWait")
-    assert trtexec_with_transfers("10.16.2") == ("--useCudaGraph", "--useSpinWait")
-    assert trtexec_with_transfers("11.0.0") == ("--includeDataTransfers",)
+    assert trtexec_flags("10.3.0") == ("--useCudaGraph", "--useSpinWait")
+    assert trtexec_flags("10.16.2") == ("--useCudaGraph", "--useSpinWait")
+    assert trtexec_flags("11.0.0") == ("--includeDataTransfers",)

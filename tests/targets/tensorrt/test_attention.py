@@ -1,4 +1,4 @@
-"""The rules of TensorRT's fused attention: what audits say of them, and that TensorRT-RTX still goes by them."""
+"""The rules of TensorRT's fused attention: their messages in audits, and whether TensorRT-RTX still obeys them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vitdeploy.graph.structure import AttentionSite
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.recipe import Batch
-from vitdeploy.targets._tensorrt.attention import FUSED, limit
+from vitdeploy.targets._tensorrt.attention import FUSED, broken_rule
 from vitdeploy.targets._tensorrt.build import BuildOptions, build_engine
-from vitdeploy.targets._tensorrt.plan import attention_fusion
+from vitdeploy.targets._tensorrt.plan import match_attention, parse_plan
 
 ONE = Batch()
 CORE = "site/Attention"
@@ -42,7 +42,7 @@ OUTSIDE = [
     ((1, 4, 48, 16), 48, 32, "head size 16 for q and k and 32 for v"),
     ((1, 4, 48, 32), 48, 16, "head size 32 for q and k and 16 for v"),
     ((1, 4, 48, 8), 48, 8, "head size 8"),
-    ((1, 1, 64, 32), 16, 32, "a single head at batch 1 (an even number of queries is dealt to two)"),
+    ((1, 1, 64, 32), 16, 32, "a single head at batch 1 (an even number of queries is split into two heads)"),
 ]
 INSIDE = [((1, 4, 48, 32), 48, 32), ((2, 1, 64, 32), 16, 32), ((1, 2, 48, 12), 48, 12), ((1, 2, 1, 32), 48, 32)]
 HOPELESS = [((1, 2, 48, 264), 48, 264, "head size 264"), ((1, 2, 48, 32), 1, 32, "one key")]
@@ -50,26 +50,26 @@ HOPELESS = [((1, 2, 48, 264), 48, 264, "head size 264"), ((1, 2, 48, 32), 1, 32,
 
 @pytest.mark.parametrize(("q", "keys", "e", "rule"), [*OUTSIDE, *HOPELESS])
 def test_a_broken_rule_is_named(q: tuple[int, ...], keys: int, e: int, rule: str) -> None:
-    assert limit(site(q, keys, e), ONE) == f"TensorRT-RTX 1.7 does not fuse attention with {rule}"
+    assert broken_rule(site(q, keys, e), ONE) == f"TensorRT-RTX 1.7 does not fuse attention with {rule}"
 
 
 @pytest.mark.parametrize(("q", "keys", "e"), INSIDE)
 def test_no_rule_is_broken(q: tuple[int, ...], keys: int, e: int) -> None:
-    assert limit(site(q, keys, e), ONE) is None
+    assert broken_rule(site(q, keys, e), ONE) is None
 
 
 def test_no_rule_is_broken_once_it_was_fitted() -> None:
-    assert limit(site((1, 4, 48, 16), 48, 32, (CORE, f"{CORE}/pad_q", f"{CORE}/pad_k")), ONE) is None
-    assert limit(site((1, 1, 64, 32), 16, 32, (CORE, f"{CORE}/split_q", f"{CORE}/copy_k")), ONE) is None
+    assert broken_rule(site((1, 4, 48, 16), 48, 32, (CORE, f"{CORE}/pad_q", f"{CORE}/pad_k")), ONE) is None
+    assert broken_rule(site((1, 1, 64, 32), 16, 32, (CORE, f"{CORE}/split_q", f"{CORE}/copy_k")), ONE) is None
 
 
 def test_a_larger_batch_is_more_than_one_head() -> None:
     for batch in (Batch(min=2, opt=2, max=2), Batch(min=1, opt=1, max=4)):
-        assert limit(site((1, 1, 64, 32), 16, 32), batch) is None
+        assert broken_rule(site((1, 1, 64, 32), 16, 32), batch) is None
 
 
 def test_what_is_not_known_breaks_no_rule() -> None:
-    assert limit(AttentionSite(name="site", nodes=(CORE,), block=0), ONE) is None
+    assert broken_rule(AttentionSite(name="site", nodes=(CORE,), block=0), ONE) is None
 
 
 def _fuses(graph: Graph, folder: Path) -> bool:
@@ -78,7 +78,8 @@ def _fuses(graph: Graph, folder: Path) -> bool:
     graph.opset = 20
     graph.save(folder / "model.onnx")
     engine = build_engine(trt, folder / "model.onnx", BuildOptions(compute_capabilities=("sm86",)))
-    return not attention_fusion(engine.layers, {"site": [f"{CORE}/{part}" for part in ("qk", "softmax", "pv")]}).unfused
+    layers = parse_plan(engine.layer_plan.split("\n"))
+    return not match_attention(layers, {"site": [f"{CORE}/{part}" for part in ("qk", "softmax", "pv")]}).unfused
 
 
 @pytest.mark.parametrize(("q", "keys", "e"), [case[:3] for case in OUTSIDE])

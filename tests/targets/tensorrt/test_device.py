@@ -21,7 +21,7 @@ from vitdeploy.targets._tensorrt import gpu as _gpu
 from vitdeploy.targets._tensorrt.inspector import parse_inspector
 from vitdeploy.targets._tensorrt.plan import parse_plan
 from vitdeploy.targets._tensorrt.record import load_record
-from vitdeploy.targets._tensorrt.session import engine_information
+from vitdeploy.targets._tensorrt.session import inspect_engine
 
 SITES, NORMS = 2, 5
 
@@ -63,7 +63,7 @@ def test_only_10_3_falls_back_to_weak_typing_and_says_so(device: Device, given: 
     made = compiled(bundle, tmp_path / "10.3")
     assert [(build["strong"], build["flags"]) for build in trt.built] == [(True, []), (False, ["INT8", "FP16"])]
     assert load_record(made.folder).typing == "weak"
-    assert audited(bundle, made).doubts[0].startswith("built weakly typed, where TensorRT chooses the precision")
+    assert audited(bundle, made).doubts[0].startswith("built weakly typed (TensorRT chooses the precision")
     with pytest.raises(CompileError, match="did not build"):
         compiled(bundle, tmp_path / "strict", typing="strong")
 
@@ -135,13 +135,13 @@ def test_a_node_that_this_version_cannot_parse_is_named(device: Device, given: G
     assert "opset 20 or older" in got.value.fix
 
 
-def test_the_inspector_tells_what_the_log_told(device: Device, given: Given, tmp_path: Path) -> None:
+def test_the_inspector_agrees_with_the_log(device: Device, given: Given, tmp_path: Path) -> None:
     bundle = given("int8")
     for release in RELEASES:
         trt = device(release)
         made = compiled(bundle, tmp_path / release)
         logged = parse_plan((made.folder / "layers.txt").read_text().split("\n"))
-        inspected = parse_inspector(engine_information(trt, (made.folder / made.runs).read_bytes()))
+        inspected = parse_inspector(inspect_engine(trt, (made.folder / made.runs).read_bytes()))
         assert inspected == logged
         assert len(logged) > 20
 
@@ -166,25 +166,25 @@ def test_precisions_are_known_where_shapes_vary(release: str, device: Device, gi
     assert (made.folder / "layers.json").exists() == release.startswith("10")
 
 
-def test_engines_for_other_gpus_are_a_cards_business(device: Device, given: Given, tmp_path: Path) -> None:
+def test_engines_for_other_gpus_are_refused_on_a_jetson(device: Device, given: Given, tmp_path: Path) -> None:
     device("11.4")
     with pytest.raises(CompileError, match="hardware_compatibility on discrete GPUs only"):
         compiled(given(), tmp_path / "out", hardware_compatibility="ampere-plus")
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_build_says_what_it_is_at(release: str, device: Device, given: Given, tmp_path: Path) -> None:
+def test_a_build_reports_its_phases(release: str, device: Device, given: Given, tmp_path: Path) -> None:
     trt = device(release)
     said: list[str] = []
     target().compile(given(), tmp_path, said.append)
     assert said == [f"TensorRT {trt.__version__}: Building Engine"]
 
 
-def test_what_a_gpu_is_can_be_asked_while_another_has_all_of_its_memory(device: Device) -> None:
+def test_gpu_properties_are_read_without_free_memory(device: Device) -> None:
     device("10.3", memory=0)
     with pytest.raises(MeasureError, match="out of memory"):
         _cuda.Cuda()
-    assert _gpu.gpu().multiprocessors == 8
+    assert _gpu.find_gpu().multiprocessors == 8
 
 
 def test_a_library_that_does_not_load_is_not_available(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The fake TensorRT is as strict as the real bindings: what a version does not have cannot be used by mistake."""
+"""The fake TensorRT is as strict as the real bindings: a version has only its own members."""
 
 from __future__ import annotations
 

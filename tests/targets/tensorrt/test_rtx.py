@@ -1,4 +1,4 @@
-"""TensorRT-RTX as a target: the GPU generations it compiles for, and those its engines are kept from."""
+"""TensorRT-RTX as a target: GPU generations that it compiles for, and others that its engines refuse."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_an_engine_of_which_nothing_is_known_is_refused(device: Device, given: G
     device("10.3")
     made = compiled(given(), tmp_path / "out")
     (made.folder / "engine.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="does not tell what its engine was built for"):
+    with pytest.raises(ArtifactError, match="has no readable record of what its engine was built for"):
         opened(made)
 
 
@@ -128,7 +128,7 @@ def test_an_engine_without_room_to_run_says_so(device: Device, given: Given, tmp
         session.run({"input": images()})
 
 
-def test_a_nano_doubts_what_was_built_on_an_nx(
+def test_an_engine_from_an_nx_is_doubted_on_a_nano(
     device: Device, given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both call their GPU Orin, and both have 8 multiprocessors."""
@@ -145,7 +145,7 @@ def test_a_nano_doubts_what_was_built_on_an_nx(
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_profile_tells_kernels_with_their_nodes(release: str, device: Device, given: Given, tmp_path: Path) -> None:
+def test_the_profile_has_kernels_with_their_nodes(release: str, device: Device, given: Given, tmp_path: Path) -> None:
     trt = device(release)
     bundle = given()
     made = compiled(bundle, tmp_path / "out")
@@ -183,5 +183,5 @@ def test_no_room_for_a_profile_is_an_error_and_not_an_empty_one(device: Device, 
     made = compiled(given(), tmp_path / "out")
     with opened(made) as session:
         trt.faults.add("context")
-        with pytest.raises(MeasureError, match="does not open once more for its profile"):
+        with pytest.raises(MeasureError, match="does not open a second time for its profile"):
             session.profile({"input": images()})

@@ -1,4 +1,4 @@
-"""trtexec as another stopwatch over the same engine: its flags in 10 and 11, and what it writes."""
+"""trtexec times the same engine: its flags in versions 10 and 11, and its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitdeploy.errors import MeasureError, TargetUnavailable
 from vitdeploy.measure.statistics import percentile
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.targets import Compiled
-from vitdeploy.targets._tensorrt.trtexec import find_trtexec, parse_times, time_with_trtexec, trtexec_version
+from vitdeploy.targets._tensorrt.trtexec import find_trtexec, parse_times, read_version, time_with_trtexec
 
 FAKES = Path(__file__).parents[2] / "fakes"
 
@@ -58,7 +58,7 @@ def test_each_version_is_asked_for_the_same(
     seen = trtexec(release)
     made = built(tmp_path / "out", f"tensorrt {version}.9", dynamic=True)
     target = targets.find(TargetSpec(kind="tensorrt"))
-    found = target.time_outside(made, {"input": (2, 3, 32, 32)}, 2.5)
+    found = target.time_externally(made, {"input": (2, 3, 32, 32)}, 2.5)
     assert found is not None
     assert (found.name, len(found.device_ms)) == ("trtexec", 200)
     assert (percentile(found.device_ms, 50), percentile(found.device_ms, 99)) == (4.99, 5.97)
@@ -81,19 +81,19 @@ def test_a_fixed_engine_is_given_no_shapes(trtexec: Any, tmp_path: Path) -> None
 def test_another_version_is_refused_by_name(trtexec: Any, tmp_path: Path) -> None:
     seen = trtexec("11.4")
     built(tmp_path / "out", "tensorrt 10.3.0")
-    with pytest.raises(TargetUnavailable, match=r"built by TensorRT 10\.3\.0, and .*trtexec is of 11\.4\.1"):
+    with pytest.raises(TargetUnavailable, match=r"built by TensorRT 10\.3\.0, and .*trtexec is of TensorRT 11\.4\.1"):
         time_with_trtexec(tmp_path / "out", "engine.plan", {}, 1)
     assert not seen.exists()
 
 
-def test_its_own_last_error_is_told(trtexec: Any, tmp_path: Path) -> None:
+def test_the_last_error_of_trtexec_is_in_the_message(trtexec: Any, tmp_path: Path) -> None:
     trtexec("10.3", fails=True)
     built(tmp_path / "out", "tensorrt 10.3.0")
     with pytest.raises(MeasureError, match=r"trtexec failed: Error.1.: Cuda failure: out of memory"):
         time_with_trtexec(tmp_path / "out", "engine.plan", {}, 1)
 
 
-def test_without_it_there_is_nothing_to_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_trtexec_there_are_no_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if find_trtexec() is None:
         assert time_with_trtexec(built(tmp_path / "out", "tensorrt 10.3.0").folder, "engine.plan", {}, 1) is None
@@ -103,7 +103,7 @@ def test_the_fake_refuses_what_a_version_does_not_have(trtexec: Any, tmp_path: P
     from vitdeploy.targets._tensorrt.trtexec import _run
 
     trtexec("11.4")
-    assert trtexec_version("trtexec") == "11.4.1"
+    assert read_version("trtexec") == "11.4.1"
     with pytest.raises(MeasureError, match="Unknown option: --fp16"):
         _run(["trtexec", "--loadEngine=x", "--fp16"], 1)
     assert "deprecated" in _run(["trtexec", "--useCudaGraph", f"--exportTimes={tmp_path / 't'}"], 1)

@@ -17,7 +17,7 @@ from vitdeploy.measure.statistics import percentile
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import read_compiled
 from vitdeploy.session import Feeds, Session
-from vitdeploy.targets import Outside
+from vitdeploy.targets import ExternalTimes
 
 _SHARE = 0.3  # of the time that the latencies took
 _MIN_S, _MAX_S = 1.0, 5.0
@@ -104,12 +104,12 @@ def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime |
     return _summarize(session.name, "session", device, waited, session.effective.get("cuda_graph", ""))
 
 
-def _time_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> Outside | None:
+def _time_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> ExternalTimes | None:
     """Time with the backend's own program; that it fails says nothing against the artifact, and is a warning."""
     target = targets.find(artifact.manifest.recipe.target)
     shapes = {name: value.shape for name, value in feeds.items()}
     try:
-        return target.time_outside(read_compiled(artifact), shapes, seconds)
+        return target.time_externally(read_compiled(artifact), shapes, seconds)
     except VitdeployError as error:
         progress.warn(str(error))
         return None

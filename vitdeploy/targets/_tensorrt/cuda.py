@@ -1,11 +1,11 @@
-"""The few calls of NVIDIA's driver library that running an engine takes, through ctypes.
+"""The calls of NVIDIA's driver library that are needed to run an engine, through ctypes.
 
-libcuda.so.1 comes with the driver, on a Jetson with the board support package: wherever a GPU can run it is there, in
-containers too, and its names have kept their meaning since CUDA 10. The runtime library (libcudart) is named after the
-CUDA version and missing from small images; cuda-python and pycuda would have to be installed. TensorRT works in the
-device's primary context, and so does this.
+libcuda.so.1 is part of the driver (on a Jetson, of the board support package). So it is wherever a GPU works, even in
+containers. Its functions have not changed since CUDA 10. The runtime library (libcudart) is named after the CUDA
+version and missing from small images, and cuda-python and pycuda would have to be installed. Like TensorRT, this works
+in the device's primary context.
 
-CUDA Driver API reference manual; `_v2` is what cuda.h calls those functions.
+Source: CUDA Driver API reference manual. Names with `_v2` are those that cuda.h maps the functions to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIBRARY = "libcuda.so.1"
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76  # CUdevice_attribute
 _MAPPED = 0x02  # CU_MEMHOSTALLOC_DEVICEMAP
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: TensorRT may query memory while it is captured
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: a captured stream must not wait for the default one
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: a captured stream must not wait for the default stream
 _OUT_OF_MEMORY = 2
 _HANDLE, _POINTER = c_void_p, c_uint64
 
@@ -66,9 +66,11 @@ class CudaError(MeasureError):
 
 
 class Cuda(Closing):
-    """The first GPU that this process sees, in its primary context. Close it, or use it in a `with` block.
+    """The first visible GPU, in its primary context. Close it, or use it in a `with` block.
 
-    `context=False` is enough to ask what it is, and needs none of its memory.
+    Args:
+        context: whether to open the context. False is enough to read the GPU's properties, and takes none of its
+            memory.
 
     Raises:
         TargetUnavailable: there is no driver, or no GPU.
@@ -99,7 +101,7 @@ class Cuda(Closing):
             self.activate()
 
     def activate(self) -> None:
-        """Make the context this thread's own: contexts belong to threads."""
+        """Make the context current in this thread. Each thread has its own current context."""
         self._call("cuCtxSetCurrent", self._context)
 
     @property
@@ -111,90 +113,90 @@ class Cuda(Closing):
 
     @property
     def sm(self) -> str:
-        """Its compute capability, such as `sm87`."""
+        """The compute capability, such as `sm87`."""
         return f"sm{self._attribute(_MAJOR)}{self._attribute(_MINOR)}"
 
     @property
     def multiprocessors(self) -> int:
-        """Its streaming multiprocessors: boards of one name come with fewer or more."""
+        """The number of streaming multiprocessors. GPUs of one name can differ in it."""
         return self._attribute(_MULTIPROCESSORS)
 
     @property
     def integrated(self) -> bool:
-        """Whether it shares the CPU's memory, as on a Jetson."""
+        """Return whether it shares the CPU's memory, as on a Jetson."""
         return bool(self._attribute(_INTEGRATED))
 
     @property
     def memory_bytes(self) -> int:
-        """All of its memory."""
+        """The size of its memory."""
         total = c_size_t()
         self._call("cuDeviceTotalMem_v2", byref(total), self._device)
         return total.value
 
     def allocate(self, size: int) -> int:
-        """Device memory of `size` bytes; its address."""
+        """Allocate `size` bytes of device memory; return their address."""
         address = c_uint64()
         self._call("cuMemAlloc_v2", byref(address), max(size, 1))
         return address.value
 
     def free(self, address: int) -> None:
-        """Give device memory back."""
+        """Free device memory."""
         self._call("cuMemFree_v2", address)
 
     def allocate_pinned(self, size: int) -> tuple[int, Array]:
-        """Host memory that the GPU reads at full speed, and sees by itself: its address, and its bytes as an array."""
+        """Allocate host memory that the GPU can map; return its address and its bytes as an array."""
         address = c_void_p()
         self._call("cuMemHostAlloc", byref(address), max(size, 1), _MAPPED)
         assert address.value is not None
         view = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address.value))
         return address.value, view
 
-    def mapped(self, host_address: int) -> int:
-        """The device address of pinned host memory."""
+    def device_address(self, host_address: int) -> int:
+        """Return the device address of pinned host memory."""
         address = c_uint64()
         self._call("cuMemHostGetDevicePointer_v2", byref(address), host_address, 0)
         return address.value
 
     def free_pinned(self, host_address: int) -> None:
-        """Give pinned memory back."""
+        """Free pinned host memory."""
         self._call("cuMemFreeHost", host_address)
 
-    def to_device(self, device: int, host: int, size: int, stream: int) -> None:
-        """Copy host memory to the device, in the stream's order."""
+    def copy_to_device(self, device: int, host: int, size: int, stream: int) -> None:
+        """Copy host memory to the device, as work of the stream."""
         self._call("cuMemcpyHtoDAsync_v2", device, host, size, stream)
 
-    def to_host(self, host: int, device: int, size: int, stream: int) -> None:
-        """Copy device memory to the host, in the stream's order."""
+    def copy_to_host(self, host: int, device: int, size: int, stream: int) -> None:
+        """Copy device memory to the host, as work of the stream."""
         self._call("cuMemcpyDtoHAsync_v2", host, device, size, stream)
 
-    def stream(self) -> int:
-        """A new stream."""
-        return self._made("cuStreamCreate", _NON_BLOCKING)
+    def create_stream(self) -> int:
+        """Create a stream."""
+        return self._create("cuStreamCreate", _NON_BLOCKING)
 
     def synchronize(self, stream: int) -> None:
         """Wait until all work in the stream is done."""
         self._call("cuStreamSynchronize", stream)
 
-    def event(self) -> int:
-        """A new event, with the GPU's own time."""
-        return self._made("cuEventCreate", 0)
+    def create_event(self) -> int:
+        """Create an event that can record the GPU's time."""
+        return self._create("cuEventCreate", 0)
 
     def record(self, event: int, stream: int) -> None:
-        """Take the time when the stream gets here."""
+        """Record the time at which the stream reaches this point."""
         self._call("cuEventRecord", event, stream)
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        """Milliseconds between two recorded events, on the GPU's clock."""
-        passed = c_float()
-        self._call("cuEventElapsedTime", byref(passed), start, end)
-        return passed.value
+        """Return the milliseconds between two recorded events, by the GPU's clock."""
+        elapsed = c_float()
+        self._call("cuEventElapsedTime", byref(elapsed), start, end)
+        return elapsed.value
 
     def begin_capture(self, stream: int) -> None:
-        """From here on the stream's work is noted down and not done."""
+        """Begin to capture the stream's work instead of doing it."""
         self._call("cuStreamBeginCapture_v2", stream, _RELAXED)
 
     def end_capture(self, stream: int) -> int:
-        """What was noted down, ready to launch."""
+        """Return the captured work as a graph that can be launched."""
         graph = c_void_p()
         self._call("cuStreamEndCapture", stream, byref(graph))
         executable = c_void_p()
@@ -205,13 +207,13 @@ class Cuda(Closing):
         return executable.value or 0
 
     def launch(self, graph: int, stream: int) -> None:
-        """Do what was noted down."""
+        """Run a captured graph."""
         self._call("cuGraphLaunch", graph, stream)
 
     def destroy(
         self, *, streams: tuple[int, ...] = (), events: tuple[int, ...] = (), graphs: tuple[int, ...] = ()
     ) -> None:
-        """Give these back."""
+        """Destroy streams, events and graphs."""
         for graph in graphs:
             self._call("cuGraphExecDestroy", graph)
         for event in events:
@@ -220,7 +222,7 @@ class Cuda(Closing):
             self._call("cuStreamDestroy_v2", stream)
 
     def close(self) -> None:
-        """Let go of the context."""
+        """Release the context."""
         if self._context.value:
             self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
@@ -229,7 +231,7 @@ class Cuda(Closing):
         self._call("cuDeviceGetAttribute", byref(value), number, self._device)
         return value.value
 
-    def _made(self, name: str, flags: int) -> int:
+    def _create(self, name: str, flags: int) -> int:
         handle = c_void_p()
         self._call(name, byref(handle), flags)
         return handle.value or 0
@@ -238,16 +240,17 @@ class Cuda(Closing):
         code = getattr(self._lib, name)(*arguments)
         if code:
             fix = _FIX_MEMORY if code == _OUT_OF_MEMORY else _FIX_CALL
-            raise CudaError(f"CUDA refused {name}: {self._words(code)}", fix=fix)
+            raise CudaError(f"CUDA refused {name}: {self._describe_error(code)}", fix=fix)
 
-    def _words(self, code: int) -> str:
+    def _describe_error(self, code: int) -> str:
         text = c_char_p()
         describe = self._lib.cuGetErrorString
         describe.argtypes, describe.restype = (c_int, POINTER(c_char_p)), c_int
-        told = describe(code, byref(text)) == 0 and text.value
-        return f"{text.value.decode(errors='replace')} ({code})" if told and text.value else f"error {code}"
+        if describe(code, byref(text)) != 0 or not text.value:
+            return f"error {code}"
+        return f"{text.value.decode(errors='replace')} ({code})"
 
 
-_FIX_DRIVER = "Run it on the machine with the GPU; in a container, start that with --runtime nvidia (or --gpus all)."
-_FIX_MEMORY = "Close what else uses the GPU's memory, or use a smaller batch."
-_FIX_CALL = "Look into dmesg for the driver's own words; a restart of the program gives it a new context."
+_FIX_DRIVER = "Run it on the machine with the GPU. Start a container with --runtime nvidia (or --gpus all)."
+_FIX_MEMORY = "Close other programs that use the GPU's memory, or use a smaller batch."
+_FIX_CALL = "Check dmesg for the driver's messages. Restart the program to get a new context."

@@ -1,4 +1,4 @@
-"""Compile and audit as both TensorRT targets do it: one engine, and its layer plan kept as data beside it."""
+"""Compile and audit for both TensorRT targets, with the layer plan stored beside the engine."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from types import ModuleType
 
 from vitdeploy.evidence import Audit, EvidenceLevel
 from vitdeploy.targets import Bundle, Compiled
-from vitdeploy.targets._audit import audited
+from vitdeploy.targets._audit import make_audit
 from vitdeploy.targets._tensorrt.api import Api
-from vitdeploy.targets._tensorrt.attention import limit
-from vitdeploy.targets._tensorrt.build import BuildOptions, BuiltEngine, Profile, build_engine
+from vitdeploy.targets._tensorrt.attention import broken_rule
+from vitdeploy.targets._tensorrt.build import BuildOptions, BuiltEngine, ShapeProfile, build_engine
 from vitdeploy.targets._tensorrt.gpu import Gpu
 from vitdeploy.targets._tensorrt.kernels import count_kernels
-from vitdeploy.targets._tensorrt.layers import INSPECTED, LAYERS, stored_layers
+from vitdeploy.targets._tensorrt.layers import INSPECTED, LAYERS, read_layers
 from vitdeploy.targets._tensorrt.log import PHASE
-from vitdeploy.targets._tensorrt.plan import attention_fusion, linear_precisions, norm_fusion
+from vitdeploy.targets._tensorrt.plan import match_attention, match_linears, match_norms
 from vitdeploy.targets._tensorrt.record import EngineRecord, load_record
-from vitdeploy.targets._tensorrt.session import engine_information
-from vitdeploy.targets._tensorrt.timing_cache import cache_file, store
+from vitdeploy.targets._tensorrt.session import inspect_engine
+from vitdeploy.targets._tensorrt.timing_cache import locate_cache, save_timings
 
-ENGINE = "engine.plan"
-UNTOLD = "N/A due to dynamic shapes"
-"""What 10.x writes for the types of tensors whose shapes vary; for given shapes the inspector tells them."""
-
-FROM_REHEARSAL = "it finds parse errors and lost fusions, it does not prove what TensorRT does on the device"
+_ENGINE = "engine.plan"
+_UNKNOWN_TYPE = "N/A due to dynamic shapes"
+"""TensorRT 10.x writes this for the types of tensors whose shapes vary. The inspector tells the types for given
+shapes."""
 
 
 def compile_engine(
@@ -39,85 +38,85 @@ def compile_engine(
     keep_timings: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> Compiled:
-    """Build the engine of `bundle` into `workdir`, with its layer plan and what it belongs to.
+    """Build the engine of `bundle` into `workdir`, with its layer plan and its record.
 
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
-        bundle: What to build.
-        workdir: Where to.
-        options: How to build; precision and profile are the bundle's.
-        gpu: Of this machine, when the engine is built for it.
-        keep_timings: Whether kernel timings are kept for the next build.
-        report: Told the phases of the build as they begin: on a board they take minutes.
+        bundle: the graph and the structure of the model.
+        workdir: an existing folder.
+        options: of the build; precision and profile are replaced by the bundle's.
+        gpu: of this machine, if the engine is built for it.
+        keep_timings: whether to store kernel timings for the next build.
+        report: called with each phase of the build when it begins. On a board they take minutes.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine.
     """
     api = Api(trt)
-    timings = cache_file(api, gpu) if keep_timings else None
-    options = replace(options, precision=bundle.numbers.products, profile=_profile(bundle), timing_cache=timings)
+    cache = locate_cache(api, gpu) if keep_timings else None
+    options = replace(options, precision=bundle.numbers.products, profile=_make_profile(bundle), timing_cache=cache)
 
-    def pass_on(line: str) -> None:
+    def report_phase(line: str) -> None:
         if report is not None and line.startswith(PHASE):
             report(f"{api.product}: {line.removeprefix(PHASE)}")
 
-    built = build_engine(trt, bundle.graph, options, on_line=pass_on)
-    notes = [*built.notes]
-    if timings is not None and built.timings and (problem := store(timings, built.timings)):
+    engine = build_engine(trt, bundle.graph, options, on_line=report_phase)
+    notes = [*engine.notes]
+    if cache is not None and engine.timings and (problem := save_timings(cache, engine.timings)):
         notes.append(problem)
-    (workdir / ENGINE).write_bytes(built.plan)
-    (workdir / LAYERS).write_text(built.layer_plan, encoding="utf-8", newline="")
-    if gpu is not None and (not built.layer_plan or UNTOLD in built.layer_plan):
+    (workdir / _ENGINE).write_bytes(engine.plan)
+    (workdir / LAYERS).write_text(engine.layer_plan, encoding="utf-8", newline="")
+    if gpu is not None and (not engine.layer_plan or _UNKNOWN_TYPE in engine.layer_plan):
         shapes = {name: optimal for name, (_, optimal, _) in options.profile.items()}
-        if told := engine_information(trt, built.plan, shapes):
-            (workdir / INSPECTED).write_text(told, encoding="utf-8")
-    _record(api, built, options, gpu, tuple(notes)).save(workdir)
-    return Compiled(workdir, ENGINE, api.backend)
+        if layers := inspect_engine(trt, engine.plan, shapes):
+            (workdir / INSPECTED).write_text(layers, encoding="utf-8")
+    _make_record(api, engine, options, gpu, tuple(notes)).save(workdir)
+    return Compiled(workdir, _ENGINE, api.backend)
 
 
 def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: EvidenceLevel = "compiled") -> Audit:
-    """Read the stored layer plan against the model's sites, linears and norms."""
-    layers = stored_layers(compiled.folder)
+    """Match the stored layer plan to the model's attention sites, linears and norms."""
+    layers = read_layers(compiled.folder)
     structure = bundle.structure
     cores = {
         site.name: [n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))] or list(site.nodes)
         for site in structure.attention
     }
-    fusion = attention_fusion(layers, cores)
-    causes = {site.name: site.refused or limit(site, bundle.batch) for site in structure.attention}
-    reasons = {site: f"{causes[site]}; {how}" if causes[site] else how for site, how in fusion.unfused.items()}
-    norms = norm_fusion(layers, {norm.name: norm.nodes for norm in structure.norms})
-    told = linear_precisions(layers, {linear.name: linear.nodes for linear in structure.linears})
-    precisions = {linear: precision for linear, precision in told.items() if precision is not None}
+    attention = match_attention(layers, cores)
+    rules = {site.name: site.refused or broken_rule(site, bundle.batch) for site in structure.attention}
+    reasons = {site: f"{rules[site]}; {how}" if rules[site] else how for site, how in attention.unfused.items()}
+    norms = match_norms(layers, {norm.name: norm.nodes for norm in structure.norms})
+    types = match_linears(layers, {linear.name: linear.nodes for linear in structure.linears})
     record = load_record(compiled.folder)
     doubts = [*record.notes]
     if not layers:
         doubts.append("this TensorRT printed no layer plan: nothing is known about fusion")
     if len(record.compute_capabilities) > 1:
         doubts.append(f"one layer plan was printed for all of {', '.join(record.compute_capabilities)}")
-    return audited(
-        name, bundle, compiled, fused=fusion.kernels, reasons=reasons, layers=precisions,
+    return make_audit(
+        name, bundle, compiled, fused=attention.kernels, reasons=reasons,
+        layers={linear: number_type for linear, number_type in types.items() if number_type is not None},
         norms=len(norms.kernels), doubts=doubts, evidence=evidence, engine=count_kernels(layers),
     )  # fmt: skip
 
 
-def _record(
-    api: Api, built: BuiltEngine, options: BuildOptions, gpu: Gpu | None, notes: tuple[str, ...]
+def _make_record(
+    api: Api, engine: BuiltEngine, options: BuildOptions, gpu: Gpu | None, notes: tuple[str, ...]
 ) -> EngineRecord:
     return EngineRecord(
         backend=api.backend,
-        typing=built.typing,
+        typing=engine.typing,
         gpu=gpu,
         compute_capabilities=options.compute_capabilities,
         hardware_level=options.hardware_level,
         version_compatible=options.version_compatible,
         dynamic=bool(options.profile),
-        build_seconds=round(built.seconds, 1),
+        build_seconds=round(engine.seconds, 1),
         notes=notes,
     )
 
 
-def _profile(bundle: Bundle) -> Profile:
+def _make_profile(bundle: Bundle) -> ShapeProfile:
     if bundle.batch.static:
         return {}
     image = bundle.input_shape[1:]

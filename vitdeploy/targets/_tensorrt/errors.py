@@ -1,4 +1,4 @@
-"""What TensorRT said when it refused, in terms of the model, with what to do about it."""
+"""Errors for refusals by TensorRT, in terms of the model and with a fix."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.log import BuildLog
 
 
-def no_builder(api: Api, log: BuildLog) -> CompileError:
-    """The builder could not be made: no driver, no GPU."""
+def builder_error(api: Api, log: BuildLog) -> CompileError:
+    """Return the error for a builder without a driver or a GPU."""
     return CompileError(
         f"{api.product} does not start: {log.last_errors()}",
         fix="Build on the machine with the GPU, or use the target tensorrt-rtx, which compiles without one.",
@@ -21,14 +21,14 @@ def no_builder(api: Api, log: BuildLog) -> CompileError:
 
 
 def parse_error(api: Api, parser: Any, onnx_path: Path, log: BuildLog) -> CompileError:
-    """The graph has a node that this TensorRT does not know; the message names it."""
+    """Return the error for a graph that cannot be parsed. It names the first unknown node."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     at_nodes = [error for error in errors if error.node_operator()]
     if not at_nodes:
         reason = " ".join(errors[0].desc().split()) if errors else log.last_errors()
         return CompileError(
             f"{api.product} cannot read {onnx_path.name}: {reason}",
-            fix="Check that the file is a whole ONNX model with its external data beside it.",
+            fix="Check that the file is a complete ONNX model, with its external data beside it.",
         )
     error = at_nodes[0]
     reason = " ".join(error.desc().split())
@@ -41,12 +41,12 @@ def parse_error(api: Api, parser: Any, onnx_path: Path, log: BuildLog) -> Compil
 
 
 def build_error(api: Api, onnx_path: Path, log: BuildLog) -> CompileError:
-    """The graph was read and no engine came of it."""
+    """Return the error for a graph that was parsed, but not built."""
     reason = " ".join(log.last_errors().split())
-    if out_of_memory(log):
-        asked = f" ({log.refused_bytes / 2**30:.1f} GiB at once)" if log.refused_bytes else ""
+    if is_out_of_memory(log):
+        size = f" ({log.refused_bytes / 2**30:.1f} GiB at once)" if log.refused_bytes else ""
         return CompileError(
-            f"{api.product} ran out of memory while building {onnx_path.name}{asked}: {reason}", fix=_FIX_MEMORY
+            f"{api.product} ran out of memory while building {onnx_path.name}{size}: {reason}", fix=_FIX_MEMORY
         )
     return CompileError(
         f"{api.product} did not build {onnx_path.name}: {reason}",
@@ -54,27 +54,29 @@ def build_error(api: Api, onnx_path: Path, log: BuildLog) -> CompileError:
     )
 
 
-def out_of_memory(log: BuildLog) -> bool:
-    """Whether the build failed for want of memory.
+def is_out_of_memory(log: BuildLog) -> bool:
+    """Return whether the build failed because of too little memory.
 
-    TensorRT then often ends in "Could not find any implementation for node", as if the node were at fault; what it said
-    before about an allocation tells them apart.
+    TensorRT's error is then often "Could not find any implementation for node", which blames the node. An earlier
+    message about an allocation shows that memory was the cause.
     """
-    said = " ".join(log.errors)
-    return bool(re.search(r"[Oo]ut of memory|OutOfMemory", said)) or (
-        log.refused_bytes > 0 and "Could not find any implementation" in said
+    errors = " ".join(log.errors)
+    return bool(re.search(r"[Oo]ut of memory|OutOfMemory", errors)) or (
+        log.refused_bytes > 0 and "Could not find any implementation" in errors
     )
 
 
 _FIX_MEMORY = (
     "Lower the workspace (--option workspace_bytes=536870912) and the effort (--option optimization_level=2), "
-    "close what else uses the memory, or add swap (8 GB on a board of 8 GB)."
+    "close other programs that use the memory, or add swap (8 GB on a board of 8 GB)."
 )
-_FIX_UNKNOWN = "Try another precision or target; `--precision fp32` tells whether the precision is the cause."
-# What TensorRT says (seen in its errors) -> what to do about it.
+_FIX_UNKNOWN = "Try another precision or target. If --precision fp32 works, the precision is the cause."
+# A part of TensorRT's message -> what to do about it.
 _FIXES: Mapping[str, str] = {
-    "profile": "Give shapes with MIN <= OPT <= MAX that differ from the graph in its dynamic dimensions only.",
+    "profile": "Give shapes with MIN <= OPT <= MAX that differ from the graph only in its dynamic dimensions.",
     "not supported by a dedicated kernel": "Lower Attention to MatMul, Softmax and MatMul, or build in FP16 or BF16.",
     "workspace limit": "Raise the workspace size: no kernel fits into it.",
-    "CUDA driver version is insufficient": "No usable NVIDIA driver here: name the device to compile for (sm86, ..).",
+    "CUDA driver version is insufficient": (
+        "There is no usable NVIDIA driver here. Name the device to compile for with --device (sm86, …)."
+    ),
 }

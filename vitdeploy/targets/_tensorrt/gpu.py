@@ -1,8 +1,6 @@
-"""The GPU of this machine as far as an engine depends on it."""
+"""The properties of this machine's GPU on which an engine depends."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,7 +9,10 @@ from vitdeploy.targets._tensorrt.cuda import Cuda
 
 
 class Gpu(BaseModel):
-    """What kernels were chosen for: boards of one name differ in multiprocessors, and one board in its power modes."""
+    """A GPU for which kernels are chosen.
+
+    GPUs of one name can differ in their multiprocessors, and one board has several power modes.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -20,26 +21,30 @@ class Gpu(BaseModel):
     integrated: bool
     memory_bytes: int
     board: str | None = None
-    """A Jetson's own name: every Orin calls its GPU `Orin`, and an NX and a Nano have equally many multiprocessors."""
+    """The name of a Jetson. Every Orin's GPU is called `Orin`, and NX and Nano have the same multiprocessors."""
     power_mode: str | None = None
 
     @property
-    def told(self) -> str:
-        """In words."""
+    def description(self) -> str:
+        """The GPU in words."""
         board = f", {self.board}" if self.board else ""
         mode = f", power mode {self.power_mode}" if self.power_mode else ""
         return f"{self.name} ({self.sm}, {self.multiprocessors} multiprocessors{board}{mode})"
 
 
-def gpu() -> Gpu:
-    """The first GPU that this process sees.
+def find_gpu() -> Gpu:
+    """Return the first GPU that this process sees.
 
     Raises:
         TargetUnavailable: there is none, or no driver.
     """
     with Cuda(context=False) as cuda:
-        facts: dict[str, Any] = {
-            name: getattr(cuda, name) for name in ("name", "sm", "multiprocessors", "integrated", "memory_bytes")
-        }
-    board = board_model() if facts["integrated"] else None
-    return Gpu(**facts, board=board, power_mode=power_mode())
+        return Gpu(
+            name=cuda.name,
+            sm=cuda.sm,
+            multiprocessors=cuda.multiprocessors,
+            integrated=cuda.integrated,
+            memory_bytes=cuda.memory_bytes,
+            board=board_model() if cuda.integrated else None,
+            power_mode=power_mode(),
+        )

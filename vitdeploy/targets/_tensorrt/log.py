@@ -1,4 +1,4 @@
-"""What is heard of a TensorRT build while it runs, and how it is told to stop."""
+"""The messages and the phases of a running TensorRT build, and its cancellation."""
 
 from __future__ import annotations
 
@@ -10,67 +10,69 @@ from types import ModuleType
 from typing import Any
 
 PHASE = "phase: "
-"""Before the name of a phase of a build, among the lines of its log."""
+"""The prefix of a line that names a phase of the build."""
 
-_TAIL_LINES = 100
-_TAIL_LINE_CHARS = 2_000  # a compiler error can carry a whole graph
+_LINE_CHARS = 2_000  # a compiler error can contain a whole graph
 _ERRORS_SHOWN = 3
 _REFUSED = re.compile(r"Requested amount of GPU memory \((\d+) bytes\) could not be allocated")
-_LOCAL_PATH = "Input filename:"  # the tail may end in an artifact, which is not the place for paths of this machine
 
 
 class BuildLog:
-    """What is kept of a build log: at VERBOSE it has 11,000 lines for a ViT-Tiny, and only the plan in it matters."""
+    """The layer plan and the errors of a build log, which has 11,000 other lines for a ViT-Tiny.
+
+    Attributes:
+        layer_plan: the layers of the last engine, one per line.
+        errors: the last errors.
+        refused_bytes: the size of the largest allocation that failed. TensorRT writes it in a warning, while its error
+            blames a node.
+        lines: build phases, and log lines above VERBOSE, for another thread to read.
+        cancelled: set it to stop the build.
+    """
 
     def __init__(self) -> None:
         self.layer_plan = ""
-        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.errors: deque[str] = deque(maxlen=_ERRORS_SHOWN)
         self.refused_bytes = 0
-        """Of the largest allocation that failed; TensorRT says so in a warning, and blames a node in its error."""
         self.lines: SimpleQueue[str | None] = SimpleQueue()
         self.cancelled = Event()
 
     def add(self, severity: str, message: str) -> None:
-        """Take one message of TensorRT, `severity` being the name of its `ILogger.Severity`."""
+        """Add one message of TensorRT. `severity` is the name of its `ILogger.Severity`."""
         if severity == "VERBOSE":
             if "LayerType: " in message:  # the whole plan is one message
-                lines = message.split("\n")  # not splitlines: a record separator may stand between two node names
+                lines = message.split("\n")  # not splitlines: it also splits at record separators between node names
                 self.layer_plan = "\n".join(line for line in lines if line.startswith("Name: "))
             return
-        line = message.strip()[:_TAIL_LINE_CHARS]
-        if line.startswith(_LOCAL_PATH):
-            return
+        line = message.strip()[:_LINE_CHARS]
         if severity != "INFO":
             line = f"{severity}: {line}"
         if "ERROR" in severity:
             self.errors.append(line)
         if refused := _REFUSED.search(line):
             self.refused_bytes = max(self.refused_bytes, int(refused[1]))
-        self.tail.append(line)
         self.lines.put(line)
 
     def last_errors(self) -> str:
-        """TensorRT's last errors as one phrase; the first of them is usually the cause."""
+        """Return TensorRT's last errors in one line. The first of them is usually the cause."""
         return " | ".join(self.errors) or "TensorRT gave no reason"
 
 
-def logger_for(trt: ModuleType, log: BuildLog) -> Any:
-    """A TensorRT logger that tells `log` everything."""
+def make_logger(trt: ModuleType, log: BuildLog) -> Any:
+    """Return a TensorRT logger that adds every message to `log`."""
     names = {int(severity): name for name, severity in trt.ILogger.Severity.__members__.items()}
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind wants its own constructor called by name
+            trt.ILogger.__init__(self)  # pybind requires a call of the constructor by this name
 
         def log(self, severity: Any, msg: str) -> None:
-            log.add(names[int(severity)], msg)  # `severity.name` searches the members on every call
+            log.add(names[int(severity)], msg)  # `severity.name` would search the members on every call
 
     return Logger()
 
 
-def monitor_for(trt: ModuleType, log: BuildLog) -> Any:
-    """A progress monitor that names the phases to `log` and stops the build once `log` is cancelled."""
+def make_monitor(trt: ModuleType, log: BuildLog) -> Any:
+    """Return a progress monitor that adds phases to `log`, and stops the build if that is cancelled."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX share as targets: the options of a build, and the graph they compile best."""
+"""The build options and the dialect that the targets TensorRT and TensorRT-RTX share."""
 
 from __future__ import annotations
 
@@ -28,21 +28,25 @@ DIALECT = Dialect(
     fused_attention=FUSED,
     int8_attention=INT8,
 )
-"""Clean primitives: an `Attention` node without a dedicated kernel fails the build. The opset is one that TensorRT 10.3
-parses, since which version runs is known only on the device."""
+"""Plain primitives: an `Attention` node without a dedicated kernel fails the build. TensorRT 10.3 parses the opset. The
+version on the device is not known before."""
 
 _DLA = (
-    "the DLA runs none of a Vision Transformer's LayerNorm, GELU and attention: TensorRT would silently give nearly "
-    "all of it back to the GPU, with a copy at every change of sides"
+    "the DLA runs none of a Vision Transformer's LayerNorm, GELU and attention: TensorRT would silently run nearly "
+    "everything on the GPU, with a copy at every change between the two"
 )
 
 
 class EngineOptions(Frozen):
-    """The fields that a recipe may set for a build, and the build with them.
+    """The options of a target that a recipe can set.
 
-    `workspace_bytes`: scratch memory of a kernel. `optimization_level`: 0 (quick build) to 5. `typing`: "weak" lets
-    TensorRT 10 choose each layer's precision. `hardware_compatibility`: GPUs beside this one that shall run it.
-    `version_compatible`: other versions of the same major TensorRT may open it. `timing_cache`: keep kernel timings.
+    Attributes:
+        workspace_bytes: scratch memory for a kernel.
+        optimization_level: 0 (fast build) to 5.
+        typing: "weak" lets TensorRT 10 choose each layer's precision.
+        hardware_compatibility: other GPUs on which the engine must run.
+        version_compatible: whether other versions of the same major TensorRT can open it.
+        timing_cache: whether to store kernel timings for the next build.
     """
 
     workspace_bytes: Annotated[int, Field(gt=0)] | None = None
@@ -69,9 +73,9 @@ class EngineOptions(Frozen):
         """
         if gpu is not None and gpu.integrated and self.hardware_compatibility != "none":
             raise CompileError(
-                f"engines for other GPUs than {gpu.name} are not to be had on a Jetson: TensorRT supports "
+                f"a Jetson cannot build engines for other GPUs than its own ({gpu.name}): TensorRT supports "
                 "hardware_compatibility on discrete GPUs only",
-                fix="Leave the option out, and compile the bundle on each kind of board.",
+                fix="Leave out the option, and compile the bundle on each kind of board.",
             )
         options = BuildOptions(
             compute_capabilities=compute_capabilities,
@@ -85,7 +89,11 @@ class EngineOptions(Frozen):
 
 
 def refuse_dla(device: str) -> str:
-    """A validator of `device`: everything but the deep learning accelerators of a Jetson."""
+    """Return a valid `device`.
+
+    Raises:
+        ValueError: it is a deep learning accelerator of a Jetson.
+    """
     if device.lower().startswith("dla"):
-        raise ValueError(f"{device} is refused: {_DLA}. Leave it out")
+        raise ValueError(f"{device} is refused: {_DLA}. Leave out the device")
     return device

@@ -1,17 +1,17 @@
-"""What a TensorRT engine really runs, read from its layer plan.
+"""Read the kernels of a TensorRT engine from its layer plan, and match them to the model.
 
-TensorRT and TensorRT-RTX describe an engine in the same lines, in the build log (after a line `Layers:`) and from the
-engine inspector in its one-line format. Two of them, shortened, for an FP16 ViT:
+TensorRT and TensorRT-RTX describe an engine in lines of the same form, in the build log (after a line `Layers:`) and
+from the engine inspector in its one-line format. Two lines for an FP16 ViT, shortened:
 
     Name: _gemm_mha_v2_myl0_5, LayerType: kgen, Inputs: [ { Name: .., Dimensions: [3,197,64], .., Datatype: Half, ..},
     ..], Constants: [], Outputs: [ .. ], TacticName: _gemm_mha_v2_0xba7f.., StreamId: 0,
     Metadata: [ONNX Layer: pv_matmul][ONNX Layer: softmax][ONNX Layer: qk_matmul]
     Name: __myl_FcAdd_myl0_3, LayerType: runtime_fusion, .., Metadata: [ONNX Layer: qkv_matmul][ONNX Layer: qkv_bias]
 
-The ONNX node names in `Metadata` tie a kernel to the model, so nothing here counts or orders kernels. TensorRT 10.3
-writes `Format/Datatype` for `Datatype` and lists the constants among the inputs, or, for a convolution of its kernel
-library, as `Weights: {"Type": "Int8", "Count": 864}`; all forms are read. A node without a name appears as
-`node_of_<its first output>`, and one that became a view of another tensor (Reshape) does not appear.
+Kernels are matched to the model by the ONNX node names in `Metadata`, never by their number or order. TensorRT 10.3
+writes `Format/Datatype` for `Datatype`. It lists constants among the inputs, or as `Weights: {"Type": "Int8", "Count":
+864}` for a convolution of its kernel library. All forms are read. A node without a name appears as `node_of_<its first
+output>`. A node that became a view of another tensor (Reshape) does not appear.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
-Precision = Literal["int8", "fp8", "fp16", "bf16", "fp32"]
+NumberType = Literal["int8", "fp8", "fp16", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
 class PlanTensor:
-    """An operand of a kernel; `dtype` as TensorRT spells it (Half, Int8, ..), -1 in `shape` for a dynamic dimension."""
+    """An operand of a kernel.
+
+    Attributes:
+        name: of the tensor.
+        dtype: its type as TensorRT writes it (Half, Int8, …).
+        shape: its shape, with -1 for dynamic dimensions.
+    """
 
     name: str
     dtype: str
@@ -36,11 +42,20 @@ class PlanTensor:
 
 @dataclass(frozen=True)
 class PlanLayer:
-    """One kernel of the engine and the ONNX nodes that it computes, as far as the plan tells."""
+    """A kernel of the engine, with the ONNX nodes that it computes.
+
+    Attributes:
+        name: of the kernel.
+        kind: LayerType: `gemm`, `correlation` (convolution), `runtime_fusion`, `kgen` (pointwise, softmax, attention) …
+        onnx_nodes: the names of the nodes.
+        inputs: the tensors that it reads.
+        constants: the constants that it reads.
+        outputs: the tensors that it writes.
+        tactic: the name of its implementation.
+    """
 
     name: str
     kind: str
-    """LayerType: `gemm`, `correlation` (convolution), `runtime_fusion`, `kgen` (pointwise, softmax, attention) .."""
     onnx_nodes: tuple[str, ...] = ()
     inputs: tuple[PlanTensor, ...] = ()
     constants: tuple[PlanTensor, ...] = ()
@@ -50,7 +65,12 @@ class PlanLayer:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Sites that one kernel computes (`kernels`: site -> kernel), and why each other one is not (`unfused`)."""
+    """Which sites one kernel computes.
+
+    Attributes:
+        kernels: fused site -> its kernel.
+        unfused: other site -> why it is not fused.
+    """
 
     kernels: Mapping[str, str] = field(default_factory=dict)
     unfused: Mapping[str, str] = field(default_factory=dict)
@@ -64,15 +84,15 @@ _SECTION = re.compile(r", (Inputs|Constants|Outputs|Weights|TacticName|StreamId|
 _DTYPE = re.compile(r"(?:Format/)?Datatype: ([^,}]*)")
 _WEIGHTS = re.compile(r'\{"Type": "(\w+)", "Count": (\d+)\}')
 _DIMENSIONS = re.compile(r"Dimensions: \[([-\d, ]*)\]")
-# TensorRT puts nothing, or a record or unit separator, between two names. A name may hold brackets itself.
+# Between two names there is nothing, or a record or unit separator. A name itself can contain brackets.
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ((?:(?!\[ONNX Layer: ).)*?)\](?=\s*$|\[ONNX Layer: |[\x1e\x1f])")
 
 
 def parse_plan(log_lines: Iterable[str]) -> list[PlanLayer]:
-    """Read the layers out of a build log or an engine inspector's text; lines of any other kind are passed over.
+    """Return the layers in a build log or an engine inspector's text. Other lines are skipped.
 
-    A log may hold several plans (one per engine that was built): the last one counts. A damaged line gives a layer
-    with what could be read of it, or none; node names that were cut off are never guessed.
+    If a log has several plans (one per engine that was built), the last one is returned. A damaged line gives a layer
+    with its readable part, or none. Node names that were cut off are left out.
     """
     layers: list[PlanLayer] = []
     for line in log_lines:
@@ -92,7 +112,7 @@ def _parse_layer(line: str) -> PlanLayer | None:
     return PlanLayer(
         name=head["name"],
         kind=kind.strip(),
-        onnx_nodes=onnx_names(section.get("Metadata", "")),
+        onnx_nodes=parse_metadata(section.get("Metadata", "")),
         inputs=_parse_tensors(section.get("Inputs", "")),
         constants=(*_parse_tensors(section.get("Constants", "")), *_parse_weights(section.get("Weights", ""))),
         outputs=_parse_tensors(section.get("Outputs", "")),
@@ -100,8 +120,8 @@ def _parse_layer(line: str) -> PlanLayer | None:
     )
 
 
-def onnx_names(metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes that a layer's metadata names, each once."""
+def parse_metadata(metadata: str) -> tuple[str, ...]:
+    """Return the ONNX nodes that a layer's metadata names, without duplicates."""
     return tuple(dict.fromkeys(_ONNX_LAYER.findall(metadata)))
 
 
@@ -122,35 +142,37 @@ def _parse_tensors(section: str) -> tuple[PlanTensor, ...]:
 
 
 def _parse_weights(section: str) -> tuple[PlanTensor, ...]:
-    found = _WEIGHTS.match(section)
-    return (weights_of(found[1], int(found[2])),) if found else ()
+    match = _WEIGHTS.match(section)
+    return (make_weights(match[1], int(match[2])),) if match else ()
 
 
-def weights_of(dtype: str, count: int) -> PlanTensor:
-    """The weights of a convolution as 10.x tells them: a type and how many."""
+def make_weights(dtype: str, count: int) -> PlanTensor:
+    """Return the weights of a convolution, of which TensorRT 10.x writes only type and number."""
     return PlanTensor(name="weights", dtype=dtype, shape=(count,))
 
 
 # ------------------------------------------------------------------------------------------- attention and norms
 
-# `_gemm_mha_v2`, `_gemv_mha_v1` (one query token), `__mye8037_gemm_mha_v2` (TensorRT 9). Anchored, and asked of the
-# tactic first: a layer's name may be the user's own node name, and `/mha/MatMul` is not a fused attention.
+# `_gemm_mha_v2`, `_gemv_mha_v1` (one query token), `__mye8037_gemm_mha_v2` (TensorRT 9). It is matched from the start,
+# and to the tactic first: a layer's name can be a node name of the user, and `/mha/MatMul` is not a fused attention.
 _ATTENTION_KERNEL = re.compile(r"(?:__mye\d+)?_(?:gem[mv]_|fused_)?f?mha(?:_|$)")
 
 
 def is_fused_attention(layer: PlanLayer) -> bool:
-    """Whether the kernel is TensorRT's fused multi-head attention: scores never leave the chip."""
+    """Return whether the kernel is TensorRT's fused multi-head attention, whose scores never leave the chip."""
     return _ATTENTION_KERNEL.match(layer.tactic or layer.name) is not None
 
 
-def attention_fusion(layers: Sequence[PlanLayer], sites: Mapping[str, Sequence[str]]) -> Fusion:
-    """Tell for each attention site whether one fused attention kernel computes all of it.
+def match_attention(layers: Sequence[PlanLayer], sites: Mapping[str, Sequence[str]]) -> Fusion:
+    """Find the attention sites that one fused attention kernel computes.
 
-    `sites` maps a site to the names of the ONNX nodes that have to share the kernel: the QK MatMul, the Softmax and the
-    PV MatMul (or the one Attention node). Leave out what TensorRT may move elsewhere without losing the fusion: the
-    scale (runs with the reshape of Q and K), the mask's preparation, the Q/DQ pairs.
+    Args:
+        layers: the plan.
+        sites: site -> the ONNX nodes that must share the kernel: the QK MatMul, the Softmax and the PV MatMul (or the
+            one Attention node). TensorRT can move other nodes without losing the fusion: the scale (it runs with the
+            reshape of Q and K), the preparation of the mask, the Q/DQ pairs.
     """
-    carriers = _carriers(layers)
+    layers_of = _index_layers(layers)
     kernels: dict[str, str] = {}
     unfused: dict[str, str] = {}
     for site, nodes in sites.items():
@@ -158,70 +180,72 @@ def attention_fusion(layers: Sequence[PlanLayer], sites: Mapping[str, Sequence[s
         if nodes and fused:
             kernels[site] = fused[0].name
         else:
-            unfused[site] = _why_unfused(nodes, carriers)
+            unfused[site] = _explain_unfused_attention(nodes, layers_of)
     return Fusion(kernels, unfused)
 
 
-def norm_fusion(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]]) -> Fusion:
-    """Tell for each LayerNorm (its name -> its ONNX nodes) whether exactly one kernel computes it."""
-    carriers = _carriers(layers)
+def match_norms(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]]) -> Fusion:
+    """Find the LayerNorms (name -> ONNX nodes) that exactly one kernel computes."""
+    layers_of = _index_layers(layers)
     kernels: dict[str, str] = {}
     unfused: dict[str, str] = {}
     for norm, nodes in norms.items():
-        names = {layer.name for node in nodes for layer in carriers.get(node, ())}
-        if len(names) == 1 and all(node in carriers for node in nodes):
+        names = {layer.name for node in nodes for layer in layers_of.get(node, ())}
+        if len(names) == 1 and all(node in layers_of for node in nodes):
             kernels[norm] = names.pop()
         else:
-            unfused[norm] = _where(nodes, carriers)
+            unfused[norm] = _list_kernels(nodes, layers_of)
     return Fusion(kernels, unfused)
 
 
-def _carriers(layers: Sequence[PlanLayer]) -> dict[str, list[PlanLayer]]:
-    """ONNX node -> the kernels that compute a part of it, in plan order."""
-    carriers: dict[str, list[PlanLayer]] = {}
+def _index_layers(layers: Sequence[PlanLayer]) -> dict[str, list[PlanLayer]]:
+    """Return the kernels of each ONNX node, in the order of the plan."""
+    layers_of: dict[str, list[PlanLayer]] = {}
     for layer in layers:
         for node in layer.onnx_nodes:
-            carriers.setdefault(node, []).append(layer)
-    return carriers
+            layers_of.setdefault(node, []).append(layer)
+    return layers_of
 
 
-def _where(nodes: Sequence[str], carriers: Mapping[str, Sequence[PlanLayer]]) -> str:
-    """Say which kernels the nodes ended up in."""
-    kernels = {layer.name for node in nodes for layer in carriers.get(node, ())}
+def _list_kernels(nodes: Sequence[str], layers_of: Mapping[str, Sequence[PlanLayer]]) -> str:
+    """Return the kernels that compute these nodes, in words."""
+    kernels = {layer.name for node in nodes for layer in layers_of.get(node, ())}
     if not kernels:
         return f"not found in the plan: {', '.join(nodes)}" if nodes else "no ONNX node names to look for"
-    told = [f"{node} in {_main_kernel(carriers[node])}" if node in carriers else f"{node} nowhere" for node in nodes]
-    return f"runs as {len(kernels)} kernel{'s' if len(kernels) > 1 else ''}: {'; '.join(told)}"
+    parts = [
+        f"{node} in {_main_kernel(layers_of[node])}" if node in layers_of else f"{node} in no kernel" for node in nodes
+    ]
+    return f"runs as {len(kernels)} kernel{'s' if len(kernels) > 1 else ''}: {'; '.join(parts)}"
 
 
-def _why_unfused(nodes: Sequence[str], carriers: Mapping[str, Sequence[PlanLayer]]) -> str:
-    layers = [layer for node in nodes for layer in carriers.get(node, ())]
+def _explain_unfused_attention(nodes: Sequence[str], layers_of: Mapping[str, Sequence[PlanLayer]]) -> str:
+    layers = [layer for node in nodes for layer in layers_of.get(node, ())]
     if len({layer.name for layer in layers}) == 1 and not is_fused_attention(layers[0]):
-        return f"runs as 1 kernel, {layers[0].name}, which is not known as an attention kernel"
-    dtypes = {_precision_name(tensor.dtype) for layer in layers for tensor in layer.inputs}
+        return f"runs as 1 kernel, {layers[0].name}, which is not a known attention kernel"
+    types = {_parse_type(tensor.dtype) for layer in layers for tensor in layer.inputs}
     # TensorRT developer guide, "Multi-Head Attention Fusion": FP16, BF16, INT8 and FP8 have kernels, FP32 has none.
-    because = " (in FP32, which TensorRT does not fuse)" if dtypes == {"fp32"} else ""
-    return _where(nodes, carriers) + because
+    because = " (in FP32, which TensorRT does not fuse)" if types == {"fp32"} else ""
+    return _list_kernels(nodes, layers_of) + because
 
 
 def _main_kernel(layers: Sequence[PlanLayer]) -> str:
-    """The kernel that does a node's work: reshapes and paddings around a product carry the node's name as well."""
-    main = min(layers, key=_multiply_rank)
+    """Return the kernel that does a node's work. Reshapes and paddings around it have its name too."""
+    main = min(layers, key=_product_rank)
     return f"{main.name} ({main.kind})"
 
 
-# ---------------------------------------------------------------------------------------------------- precision
+# ---------------------------------------------------------------------------------------------------- linears
 
-# Kernels that TensorRT's compiler generates are named after what they do: `__myl_FcAddAdd_..` is a linear with bias and
-# residual, `__myl_..ReshMulSum_..` a matrix times one vector (a classifier on one token).
+# The names of kernels that TensorRT's compiler generates list their steps: `__myl_FcAddAdd_..` is a linear with bias
+# and residual, `__myl_..ReshMulSum_..` a matrix times one vector (a classifier on one token).
 _GENERATED_LINEAR = re.compile(r"__myl_(?:[A-Z][a-z]+)*?Fc(?![a-z])")
 _GENERATED_MATVEC = re.compile(r"__myl_(?:[A-Z][a-z]+)*?MulSum(?![a-z])")
 _LIBRARY_GEMM = re.compile(r"gemm|gemv|xmma|implicit|cutlass|conv", re.IGNORECASE)
-_MULTIPLYING_KINDS = frozenset({"gemm", "correlation", "convolution", "matrixmultiply", "caskconvolution", "caskgemm"})
-_NOT_MULTIPLYING = 3
+_PRODUCT_KINDS = frozenset({"gemm", "correlation", "convolution", "matrixmultiply", "caskconvolution", "caskgemm"})
+_NO_PRODUCT = 3
 
-# The older form says, for example, `Row major linear FP16 format`.
-_PRECISIONS: tuple[tuple[re.Pattern[str], Precision], ...] = (
+# The older form is, for example, `Row major linear FP16 format`.
+_TYPES: tuple[tuple[re.Pattern[str], NumberType], ...] = (
     (re.compile(r"\bint8\b", re.IGNORECASE), "int8"),
     (re.compile(r"\bfp8|float8|e4m3|e5m2", re.IGNORECASE), "fp8"),
     (re.compile(r"\bbf16|bfloat16", re.IGNORECASE), "bf16"),
@@ -230,65 +254,63 @@ _PRECISIONS: tuple[tuple[re.Pattern[str], Precision], ...] = (
 )
 
 
-def linear_precisions(layers: Sequence[PlanLayer], linears: Mapping[str, Sequence[str]]) -> dict[str, Precision | None]:
-    """Tell for each linear (or convolution) in which type the kernel that multiplies for it takes its operands.
+def match_linears(layers: Sequence[PlanLayer], linears: Mapping[str, Sequence[str]]) -> dict[str, NumberType | None]:
+    """Return the type in which each linear multiplies; None if the plan does not show it.
 
-    `linears` maps a linear to the name of its MatMul, Gemm or Conv node. The bias may be given too, although it often
-    runs in another kernel. INT8 or FP8 means that activations *and* weights enter the multiplication so: weights that
-    are only stored in INT8 and widened on the way count as what they are widened to. None: the plan does not tell.
+    INT8 or FP8 means that both activations and weights have this type in the multiplication. Weights that are stored in
+    INT8 and widened before it count with the wider type.
+
+    Args:
+        layers: the plan.
+        linears: linear or convolution -> its MatMul, Gemm or Conv node. Its bias can be named too, although it often
+            runs in another kernel.
     """
-    carriers = _carriers(layers)
-    precisions: dict[str, Precision | None] = {}
+    layers_of = _index_layers(layers)
+    types: dict[str, NumberType | None] = {}
     for linear, nodes in linears.items():
-        candidates = [layer for node in nodes for layer in carriers.get(node, ())]
-        # Several kernels of one rank: the one that carries most of the linear is its own, not a neighbour's.
-        best = min(candidates, key=lambda layer: (_multiply_rank(layer), -candidates.count(layer)), default=None)
-        told = best is not None and _multiply_rank(best) < _NOT_MULTIPLYING
-        precisions[linear] = _operand_precision(best) if best is not None and told else None
-    return precisions
+        candidates = [layer for node in nodes for layer in layers_of.get(node, ())]
+        # Among kernels of one rank, the one with most of the linear's nodes is its own and not a neighbour's.
+        best = min(candidates, key=lambda layer: (_product_rank(layer), -candidates.count(layer)), default=None)
+        types[linear] = product_type(best) if best is not None and is_product(best) else None
+    return types
 
 
-def multiplies(layer: PlanLayer) -> bool:
-    """Whether the kernel is a matrix product or a convolution."""
-    return _multiply_rank(layer) < _NOT_MULTIPLYING
+def is_product(layer: PlanLayer) -> bool:
+    """Return whether the kernel is a matrix product or a convolution."""
+    return _product_rank(layer) < _NO_PRODUCT
 
 
-def multiplied_in(layer: PlanLayer) -> Precision | None:
-    """In which type such a kernel takes its operands; None: the plan does not tell."""
-    return _operand_precision(layer)
-
-
-def _multiply_rank(layer: PlanLayer) -> int:
-    """How surely a kernel is one that multiplies matrices, 0 being certain."""
+def _product_rank(layer: PlanLayer) -> int:
+    """Return how surely a kernel multiplies matrices: 0 is certain, `_NO_PRODUCT` is that it does not."""
     if is_fused_attention(layer):
-        return _NOT_MULTIPLYING
-    if layer.kind.lower() in _MULTIPLYING_KINDS or _LIBRARY_GEMM.search(layer.tactic):
+        return _NO_PRODUCT
+    if layer.kind.lower() in _PRODUCT_KINDS or _LIBRARY_GEMM.search(layer.tactic):
         return 0
     if _GENERATED_LINEAR.match(layer.name):
         return 1
-    return 2 if _GENERATED_MATVEC.match(layer.name) else _NOT_MULTIPLYING
+    return 2 if _GENERATED_MATVEC.match(layer.name) else _NO_PRODUCT
 
 
-def _operand_precision(layer: PlanLayer) -> Precision | None:
-    """The type of the multiplication: from the tensors, never from the kernel's name."""
+def product_type(layer: PlanLayer) -> NumberType | None:
+    """Return the type in which a product multiplies, by its tensors, not its name; or None."""
     tensors = [tensor for tensor in (*layer.inputs, *layer.constants) if prod(tensor.shape) != 1]  # scalars are scales
-    named = [precision for tensor in tensors if (precision := _precision_name(tensor.dtype))]
-    quantized: tuple[Precision, ...] = ("int8", "fp8")
-    for precision in quantized:
-        if named.count(precision) > 1:
-            return precision
+    types = [number_type for tensor in tensors if (number_type := _parse_type(tensor.dtype))]
+    quantized: tuple[NumberType, ...] = ("int8", "fp8")
+    for number_type in quantized:
+        if types.count(number_type) > 1:
+            return number_type
     weight = max(layer.constants, key=lambda tensor: prod(tensor.shape), default=None)
-    precision_of_weight = _precision_name(weight.dtype) if weight else None
-    if precision_of_weight and precision_of_weight not in quantized:
-        return precision_of_weight
-    return next((precision for precision in named if precision not in quantized), None)
+    weight_type = _parse_type(weight.dtype) if weight else None
+    if weight_type and weight_type not in quantized:
+        return weight_type
+    return next((number_type for number_type in types if number_type not in quantized), None)
 
 
 def changes_type(layer: PlanLayer) -> bool:
-    """Whether what comes out of a kernel with one input is of another type than what goes in."""
-    types = [_precision_name(tensor.dtype) for tensor in (*layer.inputs[:1], *layer.outputs[:1])]
+    """Return whether the first output of a kernel has another type than its first input."""
+    types = [_parse_type(tensor.dtype) for tensor in (*layer.inputs[:1], *layer.outputs[:1])]
     return len(types) == 2 and None not in types and types[0] != types[1]
 
 
-def _precision_name(dtype: str) -> Precision | None:
-    return next((precision for pattern, precision in _PRECISIONS if pattern.search(dtype)), None)
+def _parse_type(dtype: str) -> NumberType | None:
+    return next((number_type for pattern, number_type in _TYPES if pattern.search(dtype)), None)

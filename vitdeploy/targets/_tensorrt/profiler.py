@@ -1,7 +1,7 @@
-"""Where the time of an engine's run goes, by TensorRT's own profiler.
+"""The time of each kernel of an engine, by TensorRT's own profiler.
 
-It measures each kernel between CUDA events of its own, so that a run takes longer than without it; the profiler sees
-kernels that are enqueued one by one, so that no CUDA graph is used.
+The profiler times each kernel with CUDA events, so a run takes longer with it. It sees only kernels that are enqueued
+one by one, so a profiled run uses no CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from vitdeploy.targets._tensorrt.plan import PlanLayer
 
 
 class LayerTimes:
-    """Milliseconds by the layer's name, summed over runs."""
+    """Milliseconds per layer name, summed over runs."""
 
     def __init__(self) -> None:
         self.ms: defaultdict[str, float] = defaultdict(float)
 
     def counters(self, runs: int, total_s: float, layers: Sequence[PlanLayer]) -> Counters:
-        """Means over the runs, each layer with what the plan tells of it; one that the plan does not name is kept."""
-        known: Mapping[str, PlanLayer] = {layer.name: layer for layer in layers}
+        """Return the mean time of each layer, with its kind and ONNX nodes from the plan."""
+        planned: Mapping[str, PlanLayer] = {layer.name: layer for layer in layers}
         operators = []
         for name, ms in self.ms.items():
-            layer = known.get(name)
+            layer = planned.get(name)
             nodes = layer.onnx_nodes if layer is not None and layer.onnx_nodes else (name,)
             kind = layer.kind if layer is not None else ""
             operators.append(OperatorTime(name=name, kind=kind, nodes=nodes, ms=ms / runs))
         return Counters(runs, total_s * 1e3 / runs, tuple(operators))
 
 
-def profiler_for(trt: ModuleType, times: LayerTimes) -> Any:
-    """A TensorRT profiler that tells `times` everything."""
+def make_profiler(trt: ModuleType, times: LayerTimes) -> Any:
+    """Return a TensorRT profiler that adds every time to `times`."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

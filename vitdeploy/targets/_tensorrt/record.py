@@ -1,7 +1,8 @@
-"""What an engine belongs to, kept beside it, so that a foreign one is refused by name before TensorRT sees it.
+"""The record of an engine (`engine.json`): for which TensorRT and GPU it was built.
 
-TensorRT itself answers a foreign engine with a number of a serialization format, or runs one of another GPU with a
-warning and wrong expectations; "built on AGX Orin" and "this is Orin NX" is what people can act on.
+With it, an engine that does not fit is refused before TensorRT reads it, with a message such as "built on AGX Orin, and
+this is Orin NX". TensorRT itself would name only numbers of a serialization format, or run an engine for another GPU
+with a warning and other speed.
 """
 
 from __future__ import annotations
@@ -20,20 +21,28 @@ _AMPERE = 80
 
 
 class EngineRecord(BaseModel):
-    """Who built an engine, for what."""
+    """The origin and purpose of an engine.
+
+    Attributes:
+        backend: name and complete version of the builder: `tensorrt 10.3.0`.
+        typing: the typing of the network.
+        gpu: the GPU on which it was built; None if it was compiled ahead of time.
+        compute_capabilities: the GPU generations for which it was compiled ahead of time.
+        hardware_level: the other GPUs on which it runs.
+        version_compatible: whether other versions of the same major TensorRT can open it.
+        dynamic: whether its batch varies.
+        build_seconds: how long the build took.
+        notes: remarks for the user.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     backend: str
-    """`tensorrt 10.3.0`: name and version in full."""
     typing: Literal["strong", "weak"]
     gpu: Gpu | None
-    """That it was built on; None when it was compiled ahead of time."""
     compute_capabilities: tuple[str, ...] = ()
-    """That it was compiled for, ahead of time."""
     hardware_level: HardwareLevel = "none"
     version_compatible: bool = False
     dynamic: bool = False
-    """Whether its batch varies."""
     build_seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -41,12 +50,12 @@ class EngineRecord(BaseModel):
         """Write it beside the engine."""
         (folder / RECORD).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
-    def refusal(self, api: Api, gpu: Gpu) -> str | None:
-        """Why this TensorRT on this GPU must not open the engine; None when it may."""
-        return self._foreign_version(api) or self.foreign_gpu(gpu)
+    def refuse(self, api: Api, gpu: Gpu) -> str | None:
+        """Return None if this TensorRT can open the engine on this GPU, else the reason."""
+        return self._refuse_version(api) or self.refuse_gpu(gpu)
 
-    def doubt(self, gpu: Gpu) -> str | None:
-        """What makes it run worse than it could here."""
+    def find_doubt(self, gpu: Gpu) -> str | None:
+        """Return why it may be slower than an engine built here, or None."""
         built = self.gpu
         if built is None:
             return None
@@ -56,7 +65,7 @@ class EngineRecord(BaseModel):
             return f"its kernels were chosen in power mode {built.power_mode}, this board is in {gpu.power_mode}"
         return None
 
-    def _foreign_version(self, api: Api) -> str | None:
+    def _refuse_version(self, api: Api) -> str | None:
         name, _, version = self.backend.partition(" ")
         if self.backend == api.backend:
             return None
@@ -66,46 +75,45 @@ class EngineRecord(BaseModel):
             return None
         return f"it was built by {self.backend}, and this machine has {api.backend}"
 
-    def foreign_gpu(self, gpu: Gpu) -> str | None:
-        """Why this GPU must not run the engine; None when it may."""
+    def refuse_gpu(self, gpu: Gpu) -> str | None:
+        """Return None if this GPU can run the engine, else the reason."""
         if self.gpu is None:
-            fits = not self.compute_capabilities or gpu.sm in self.compute_capabilities
-            return (
-                None if fits else f"it was compiled for {', '.join(self.compute_capabilities)}, and this is {gpu.told}"
-            )
+            if not self.compute_capabilities or gpu.sm in self.compute_capabilities:
+                return None
+            return f"it was compiled for {', '.join(self.compute_capabilities)}, and this is {gpu.description}"
         if self.hardware_level == "ampere-plus":
             fits = int(gpu.sm.removeprefix("sm")) >= _AMPERE
         elif self.hardware_level == "same-compute-capability":
             fits = gpu.sm == self.gpu.sm
         else:
             fits = (gpu.name, gpu.sm, gpu.multiprocessors) == (self.gpu.name, self.gpu.sm, self.gpu.multiprocessors)
-        return None if fits else f"it was built on {self.gpu.told}, and this is {gpu.told}"
+        return None if fits else f"it was built on {self.gpu.description}, and this is {gpu.description}"
 
 
 def load_record(folder: Path) -> EngineRecord:
-    """The record beside an engine.
+    """Load the record beside an engine.
 
     Raises:
-        ArtifactError: there is none, or it cannot be read: nothing is known about the engine.
+        ArtifactError: there is none, or it cannot be read. Then nothing is known about the engine.
     """
     try:
         return EngineRecord.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactError(
-            f"{folder} does not tell what its engine was built for: {str(error).splitlines()[0]}",
+            f"{folder} has no readable record of what its engine was built for: {str(error).splitlines()[0]}",
             fix="Compile its bundle again on this machine: vitdeploy compile DIR",
         ) from None
 
 
-def check_fits(record: EngineRecord, api: Api, gpu: Gpu, engine: Path) -> None:
-    """Refuse an engine of another TensorRT or another GPU.
+def check_record(record: EngineRecord, api: Api, gpu: Gpu, engine: Path) -> None:
+    """Check that an engine was built for this TensorRT and this GPU.
 
     Raises:
-        TargetUnavailable: with what it was built for and what is here.
+        TargetUnavailable: it was built for others. The message names both.
     """
-    why = record.refusal(api, gpu)
-    if why is not None:
+    reason = record.refuse(api, gpu)
+    if reason is not None:
         raise TargetUnavailable(
-            f"{engine} does not run here: {why}",
+            f"{engine} does not run here: {reason}",
             fix=f"Build it on this machine: vitdeploy compile {engine.parent} -o NEW-DIR",
         )

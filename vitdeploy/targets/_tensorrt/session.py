@@ -1,8 +1,8 @@
-"""Run an engine on this machine's GPU: pinned or shared memory, a CUDA graph where TensorRT lets itself be captured.
+"""Run an engine on this machine's GPU, as a CUDA graph where TensorRT allows it.
 
-On a Jetson CPU and GPU share one memory: inputs and outputs are pinned and mapped, nothing is copied. On a card they
-are copied through pinned memory. Only the engine's own work is captured and timed by the GPU's clock, so that time on
-the device and the time that a caller waits are told apart.
+On a Jetson, CPU and GPU share one memory: inputs and outputs are pinned and mapped, and nothing is copied. On a
+discrete GPU they are copied through pinned memory. The CUDA graph and the GPU's clock cover only the engine's own work,
+so that the time on the device is known separately from the time that a caller waits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from vitdeploy.errors import MeasureError, TargetUnavailable
 from vitdeploy.session import Array, Counters, Feeds, SequentialSession, repeat
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.cuda import Cuda, CudaError
-from vitdeploy.targets._tensorrt.gpu import gpu
-from vitdeploy.targets._tensorrt.layers import stored_layers
-from vitdeploy.targets._tensorrt.log import BuildLog, logger_for
-from vitdeploy.targets._tensorrt.profiler import LayerTimes, profiler_for
-from vitdeploy.targets._tensorrt.record import EngineRecord, check_fits, load_record
+from vitdeploy.targets._tensorrt.gpu import find_gpu
+from vitdeploy.targets._tensorrt.layers import read_layers
+from vitdeploy.targets._tensorrt.log import BuildLog, make_logger
+from vitdeploy.targets._tensorrt.profiler import LayerTimes, make_profiler
+from vitdeploy.targets._tensorrt.record import EngineRecord, check_record, load_record
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -33,7 +33,14 @@ _PROFILED_RUNS, _MIN_PROFILED_S = 50, 0.5
 
 @dataclass(frozen=True)
 class _Buffer:
-    """A tensor's memory: the host sees `array`, the GPU `device`; they are one where memory is shared."""
+    """The memory of a tensor.
+
+    Attributes:
+        host: address on the host.
+        device: address on the GPU.
+        array: the host memory as an array.
+        shared: whether host and GPU address the same memory.
+    """
 
     host: int
     device: int
@@ -46,13 +53,13 @@ class TensorRTSession(SequentialSession):
 
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
-        plan: The engine's file.
-        record: What it belongs to; whether it fits was checked.
-        name: Of the session.
-        cuda: The GPU; the session closes it.
+        plan: the file of the engine.
+        record: its record, which fits this machine.
+        name: of the session.
+        cuda: the GPU. The session closes it.
 
     Raises:
-        TargetUnavailable: TensorRT cannot open it after all.
+        TargetUnavailable: TensorRT cannot open it.
     """
 
     def __init__(self, trt: ModuleType, plan: Path, record: EngineRecord, name: str, cuda: Cuda) -> None:
@@ -61,10 +68,10 @@ class TensorRTSession(SequentialSession):
         self._buffers: dict[str, _Buffer] = {}
         self._shapes: Shapes = {}
         self._graph = 0
-        self._logger = logger_for(trt, self._log)  # has to live as long as the runtime
+        self._logger = make_logger(trt, self._log)  # it must live as long as the runtime
         self._runtime = trt.Runtime(self._logger)
         if record.version_compatible:
-            self._runtime.engine_host_code_allowed = True  # such an engine carries a runtime of its own
+            self._runtime.engine_host_code_allowed = True  # such an engine contains a runtime of its own
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         self._context: Any = self._engine.create_execution_context() if self._engine is not None else None
         if self._context is None:
@@ -72,14 +79,14 @@ class TensorRTSession(SequentialSession):
                 f"{plan} does not open: {self._log.last_errors()}",
                 fix="Free some of the GPU's memory, or compile its bundle again on this machine.",
             )
-        self._inputs, self._outputs = self._tensors()
+        self._inputs, self._outputs = self._list_tensors()
         self._shared = cuda.integrated
-        self._stream = cuda.stream()
-        self._events = (cuda.event(), cuda.event())
+        self._stream = cuda.create_stream()
+        self._events = (cuda.create_event(), cuda.create_event())
         self.name = name
         self.threads: int | None = None
         self.device_ms: float | None = None
-        """Time on the GPU of the last run, copies left out."""
+        """Time on the GPU of the last run, without copies."""
         self.effective: Mapping[str, str] = {
             "engine": Api(trt).backend,
             "device": f"{cuda.name} ({cuda.sm})",
@@ -88,7 +95,7 @@ class TensorRTSession(SequentialSession):
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name, copied to arrays of the caller's."""
+        """Return the outputs by name, as copies that belong to the caller."""
         self._feed(feeds)
         self._cuda.record(self._events[0], self._stream)
         self._execute()
@@ -99,14 +106,14 @@ class TensorRTSession(SequentialSession):
         return {name: self._buffers[name].array.copy() for name in self._outputs}
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Time by kernel, in a context of its own: what runs in a CUDA graph is not told apart."""
+        """Measure the time per kernel, in a second context without a CUDA graph."""
         self._feed(feeds)
         times = LayerTimes()
-        profiler, context = profiler_for(self._trt, times), self._engine.create_execution_context()
+        profiler, context = make_profiler(self._trt, times), self._engine.create_execution_context()
         if context is None:
             raise MeasureError(
-                f"{self._plan} does not open once more for its profile: {self._log.last_errors()}",
-                fix="Free some of the GPU's memory, or leave --profile out.",
+                f"{self._plan} does not open a second time for its profile: {self._log.last_errors()}",
+                fix="Free some of the GPU's memory, or leave out --profile.",
             )
         context.profiler = profiler
         for name in self._inputs:
@@ -118,28 +125,29 @@ class TensorRTSession(SequentialSession):
             self._enqueue(context)
             self._cuda.synchronize(self._stream)
 
-        run()  # the first one sets up
+        run()  # the first run sets up
         times.ms.clear()
         runs, total_s = repeat(run, runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)
-        return times.counters(runs, total_s, stored_layers(self._plan.parent))
+        return times.counters(runs, total_s, read_layers(self._plan.parent))
 
     def close(self) -> None:
-        """Free the engine and all memory, in the order in which they depend on each other."""
-        with suppress(CudaError):  # a context that is broken cannot be cleaned up, and the cause was told
+        """Free the engine and all memory, in the order of their dependencies."""
+        with suppress(CudaError):  # a broken context cannot be cleaned up, and its cause was already raised
             self._free()
             self._cuda.destroy(streams=(self._stream,), events=self._events)
         self._context = self._engine = self._runtime = None
         with suppress(CudaError):
             self._cuda.close()
 
-    def _tensors(self) -> tuple[list[str], list[str]]:
+    def _list_tensors(self) -> tuple[list[str], list[str]]:
+        """Return the names of the inputs and of the outputs."""
         engine, modes = self._engine, self._trt.TensorIOMode
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == modes.INPUT]
         return inputs, [name for name in names if name not in inputs]
 
     def _feed(self, feeds: Feeds) -> None:
-        """Bring the inputs to where the engine reads them."""
+        """Copy the inputs to the memory from which the engine reads them."""
         self._cuda.activate()
         shapes: Shapes = {name: feeds[name].shape for name in self._inputs}
         if shapes != self._shapes:
@@ -149,36 +157,38 @@ class TensorRTSession(SequentialSession):
         self._copy_in()
 
     def _prepare(self, shapes: Shapes, feeds: Feeds) -> None:
-        """Give every tensor its memory for these shapes, run once, and capture what that did."""
+        """Allocate the memory of all tensors for these shapes, run once, and capture a CUDA graph."""
         self._free()
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise MeasureError(
                     f"{self._plan} does not take {name} of shape {list(shape)}",
-                    fix="Feed a batch that it was built for: MIN to MAX of --batch.",
+                    fix="Use a batch size for which it was built: MIN to MAX of --batch.",
                 )
         for name in (*self._inputs, *self._outputs):
-            self._buffers[name] = self._allocated(name)
+            self._buffers[name] = self._allocate(name)
             self._context.set_tensor_address(name, self._buffers[name].device)
         for name in self._inputs:
             np.copyto(self._buffers[name].array, feeds[name], casting="same_kind")
         self._copy_in()
-        self._enqueue(self._context)  # what TensorRT sets up on the first run must not be captured
+        self._enqueue(self._context)  # TensorRT's set-up on the first run must not be captured
         self._cuda.synchronize(self._stream)
-        captured = self._captured()
-        self.effective = {**self.effective, "cuda_graph": captured}
+        self.effective = {**self.effective, "cuda_graph": self._capture()}
         self._shapes = shapes
 
-    def _allocated(self, name: str) -> _Buffer:
+    def _allocate(self, name: str) -> _Buffer:
         shape = tuple(self._context.get_tensor_shape(name))
         dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         host, raw = self._cuda.allocate_pinned(size)
-        device = self._cuda.mapped(host) if self._shared else self._cuda.allocate(size)
+        device = self._cuda.device_address(host) if self._shared else self._cuda.allocate(size)
         return _Buffer(host, device, raw.view(dtype).reshape(shape), self._shared)
 
-    def _captured(self) -> str:
-        """Capture one enqueue; without a graph every run enqueues kernel by kernel, which is slower and as right."""
+    def _capture(self) -> str:
+        """Capture a CUDA graph of one run; return "yes", or "no" with the reason.
+
+        Without a graph every run enqueues kernel by kernel. It is slower, with the same results.
+        """
         try:
             self._cuda.begin_capture(self._stream)
             try:
@@ -186,7 +196,7 @@ class TensorRTSession(SequentialSession):
             finally:
                 self._graph = self._cuda.end_capture(self._stream)
         except (CudaError, MeasureError) as error:
-            if self._graph:  # of an enqueue that failed half-way
+            if self._graph:  # a part of a run that failed
                 self._cuda.destroy(graphs=(self._graph,))
                 self._graph = 0
             return f"no: {error.message}"
@@ -201,20 +211,21 @@ class TensorRTSession(SequentialSession):
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._stream):
             raise MeasureError(
-                f"TensorRT does not run {self._plan}: {self._log.last_errors()}", fix="Compile its bundle again here."
+                f"TensorRT does not run {self._plan}: {self._log.last_errors()}",
+                fix="Compile its bundle again on this machine.",
             )
 
     def _copy_in(self) -> None:
         for name in self._inputs:
             buffer = self._buffers[name]
             if not buffer.shared:
-                self._cuda.to_device(buffer.device, buffer.host, buffer.array.nbytes, self._stream)
+                self._cuda.copy_to_device(buffer.device, buffer.host, buffer.array.nbytes, self._stream)
 
     def _copy_out(self) -> None:
         for name in self._outputs:
             buffer = self._buffers[name]
             if not buffer.shared:
-                self._cuda.to_host(buffer.host, buffer.device, buffer.array.nbytes, self._stream)
+                self._cuda.copy_to_host(buffer.host, buffer.device, buffer.array.nbytes, self._stream)
 
     def _free(self) -> None:
         if self._graph:
@@ -231,30 +242,33 @@ def open_engine(trt: ModuleType, folder: Path, plan: str, name: str) -> TensorRT
     """Open an engine on this machine's GPU.
 
     Raises:
-        TargetUnavailable: there is no GPU, or the engine is of another TensorRT or another GPU; refused before
-            TensorRT sees it.
-        ArtifactError: nothing is known about the engine.
+        TargetUnavailable: there is no GPU, or the engine was built for another TensorRT or GPU. It is refused before
+            TensorRT reads it.
+        ArtifactError: the engine has no readable record.
     """
     record = load_record(folder)
-    here = gpu()
-    check_fits(record, Api(trt), here, folder / plan)
+    gpu = find_gpu()
+    check_record(record, Api(trt), gpu, folder / plan)
     cuda = Cuda()
     try:
         session = TensorRTSession(trt, folder / plan, record, name, cuda)
     except BaseException:
         cuda.close()
         raise
-    if (doubt := record.doubt(here)) is not None:
+    if (doubt := record.find_doubt(gpu)) is not None:
         session.effective = {**session.effective, "doubt": doubt}
     return session
 
 
-def engine_information(trt: ModuleType, plan: bytes, shapes: Shapes | None = None) -> str:
-    """The engine inspector's JSON about the layers; needs the GPU that the engine is for. Empty: it tells nothing.
+def inspect_engine(trt: ModuleType, plan: bytes, shapes: Shapes | None = None) -> str:
+    """Return the engine inspector's JSON about the layers; empty if the engine cannot be opened.
 
-    `shapes`: of inputs that vary. Types and formats depend on shapes, so without them it tells none of what varies.
+    Args:
+        trt: `tensorrt` or `tensorrt_rtx`.
+        plan: an engine for this machine's GPU.
+        shapes: of inputs that vary. Types and formats depend on them, and are unknown without them.
     """
-    runtime = trt.Runtime(logger_for(trt, BuildLog()))
+    runtime = trt.Runtime(make_logger(trt, BuildLog()))
     engine: Any = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
