@@ -1,13 +1,13 @@
-"""Does the stopwatch agree with OpenVINO's own? `vitdeploy`'s median latency over that of `benchmark_app`.
+"""Compare vitdeploy's stopwatch with OpenVINO's own `benchmark_app` on the same exported model.
 
     python -m benchmarks.against_benchmark_app [--rounds N] [--seconds S]
 
-One round opens the exported model, times it, closes it, and has `benchmark_app` do the same in a process of its own:
-same file, threads, hint and precision, one inference at a time. The order within a round is drawn. The ratio is the
-median over the rounds, with the sign test's 95 % interval.
+One round opens the exported model, times it and closes it; then `benchmark_app` does the same in a process of its own.
+Both use the same file, threads, hint and precision, and run one inference at a time. The order within a round is
+random. The table gives the median ratio over the rounds with the sign test's 95 % interval.
 
-`benchmark_app` tells what OpenVINO's request says of itself (`InferRequest.latency`); `vitdeploy` times what a caller
-waits for, inputs handed over and outputs taken included. Both are shown, and like is compared with like. Writes
+`benchmark_app` reports the latency that OpenVINO's request measures itself (`InferRequest.latency`). `vitdeploy` times
+what a caller waits for, which includes passing inputs and outputs. The table shows both. Writes
 benchmarks/against_benchmark_app.md.
 """
 
@@ -23,18 +23,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.int8_fusion import save_crops
-from benchmarks.tables import machine, rows_of, written
+from benchmarks.images import save_crops
+from benchmarks.tables import describe_machine, format_ratio, read_rows, write_page
 from vitdeploy import environment
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact import Artifact, load
+from vitdeploy.artifact import Artifact
 from vitdeploy.commands.export import export
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.evidence import Interval
 from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.latency import measure
 from vitdeploy.progress import Silent
-from vitdeploy.runtime.artifact_session import feeds, open_session
+from vitdeploy.runtime.artifact_session import feed, open_session
 from vitdeploy.session import Array, Feeds
 from vitdeploy.targets._openvino_session import OpenVINOSession
 
@@ -44,7 +43,7 @@ CASES = (
     ("deit_tiny_patch16_224", "int8", None),
     ("vit_base_patch16_224", "fp32", None),
 )
-"""timm's name, the precision, and the threads; None: every core."""
+"""timm's name, the precision, and the number of threads (None: every core)."""
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = (
     "model", "threads", "a caller waits (ms)", "the request says (ms)", "benchmark_app (ms)",
@@ -57,102 +56,98 @@ _APP = "from openvino.tools.benchmark.main import main; main()"
 def main() -> None:
     """Measure every case that the table lacks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="openings of each side (default: 20)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of timing in each (default: 3)")
-    given = parser.parse_args()
-    rows = rows_of(TABLE, COLUMNS)
-    for name, precision, asked in CASES:
-        threads = asked or environment.available_cores()
-        title = f"{name} {precision}", str(threads)
-        if title in {row[:2] for row in rows}:
+    parser.add_argument("--rounds", type=int, default=20, help="how often each side is opened (default: 20)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each side in a round (default: 3)")
+    arguments = parser.parse_args()
+    rows = read_rows(TABLE, COLUMNS)
+    for name, precision, limit in CASES:
+        threads = limit or environment.available_cores()
+        case = f"{name} {precision}", str(threads)
+        if case in {row[:2] for row in rows}:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            found = _compared(_exported(name, precision, Path(folder)), threads, given.rounds, given.seconds)
-        rows.append((*title, *found))
+            artifact = _export(name, precision, Path(folder))
+            figures = _compare(artifact, threads, arguments.rounds, arguments.seconds)
+        rows.append((*case, *figures))
         print(*rows[-1], sep=" | ", flush=True)
-        written(TABLE, _heading(given.rounds, given.seconds), COLUMNS, rows)
+        write_page(TABLE, _heading(arguments.rounds, arguments.seconds), COLUMNS, rows)
 
 
-def _exported(name: str, precision: str, folder: Path) -> Artifact:
-    calibration = None
-    if precision != "fp32":
-        save_crops(folder / "images")
-        calibration = str(folder / "images")
+def _export(name: str, precision: str, folder: Path) -> Artifact:
+    calibration = None if precision == "fp32" else save_crops(folder / "images")
     recipe = recipes.compose(
         f"timm:{name}", target="openvino", precision=precision, weights="random", calibration=calibration
     )
-    export(recipe, folder / "out", Silent())
-    return load(folder / "out")
+    return export(recipe, folder / "out", Silent()).artifact
 
 
-def _compared(artifact: Artifact, threads: int, rounds: int, seconds: float) -> tuple[str, ...]:
-    drawn = random.Random(0)
-    waited, inside, app = ([] for _ in range(3))
+def _compare(artifact: Artifact, threads: int, rounds: int, seconds: float) -> tuple[str, ...]:
+    """Time both sides in turns; return the cells of the row that follow its name."""
+    rng = random.Random(0)
+    caller, request, app = ([] for _ in range(3))
     for _ in range(rounds):
-        for side in drawn.sample(["ours", "theirs"], 2):
-            if side == "ours":
-                caller, request = _ours(artifact, threads, seconds)
-                waited.append((caller,))
-                inside.append((request,))
+        for side in rng.sample(["vitdeploy", "benchmark_app"], 2):
+            if side == "vitdeploy":
+                caller_ms, request_ms = _time_with_vitdeploy(artifact, threads, seconds)
+                caller.append((caller_ms,))
+                request.append((request_ms,))
             else:
-                app.append((_app(artifact, threads, seconds),))
-    # The time ratio of ours over theirs is how many times as fast theirs is.
-    request, caller = (speedup_interval(ours, app, [1] * rounds) for ours in (inside, waited))
-    low, high = request.ci95
-    figures = (f"{float(np.median(side)):.3f}" for side in (waited, inside, app))
-    agree = "yes" if low <= 1 <= high else f"no: {100 * (request.ratio - 1):+.1f} %"
-    return *figures, _told(request), agree, _told(caller)
+                app.append((_time_with_app(artifact, threads, seconds),))
+    # How many times as fast benchmark_app is: the time of vitdeploy's side over that of benchmark_app.
+    over_app = [speedup_interval(side, app, [1] * rounds) for side in (request, caller)]
+    low, high = over_app[0].ci95
+    medians = (f"{float(np.median(side)):.3f}" for side in (caller, request, app))
+    agree = "yes" if low <= 1 <= high else f"no: {100 * (over_app[0].ratio - 1):+.1f} %"
+    return *medians, format_ratio(over_app[0]), agree, format_ratio(over_app[1])
 
 
-def _told(ratio: Interval) -> str:
-    return f"{ratio.ratio:.3f} [{ratio.ci95[0]:.3f}, {ratio.ci95[1]:.3f}]"
-
-
-def _ours(artifact: Artifact, threads: int, seconds: float) -> tuple[float, float]:
-    """Medians in ms: what a caller waited for, and what the request said of the same runs."""
+def _time_with_vitdeploy(artifact: Artifact, threads: int, seconds: float) -> tuple[float, float]:
+    """Return two medians of the same runs in ms: what a caller waited for, and what OpenVINO's request measured."""
     images = natural_image(0, artifact.manifest.preprocess, 1)
-    said: list[float] = []
+    request_ms: list[float] = []
     with open_session(artifact, threads) as session:
         assert isinstance(session, OpenVINOSession)
-        run = session.run
+        original = session.run
 
-        def listening(feeds: Feeds) -> dict[str, Array]:
-            outputs = run(feeds)
-            said.append(session._request.latency)
+        def run_and_note(feeds: Feeds) -> dict[str, Array]:
+            outputs = original(feeds)
+            request_ms.append(session._request.latency)
             return outputs
 
-        session.run = listening  # type: ignore[method-assign]
-        found = measure([session], [feeds(artifact, images)], batch=1, seconds=seconds)
-    own = found.runs[0]
-    return own.p50_ms, float(np.median(said[-own.samples :]))
+        session.run = run_and_note  # type: ignore[method-assign]
+        bench = measure([session], [feed(artifact, images)], batch=1, seconds=seconds)
+    run = bench.runs[0]
+    return run.p50_ms, float(np.median(request_ms[-run.samples :]))
 
 
-def _app(artifact: Artifact, threads: int, seconds: float) -> float:
-    asked = {"-d": "CPU", "-api": "sync", "-infer_precision": "f32", "-t": max(round(seconds), 1)}
+def _time_with_app(artifact: Artifact, threads: int, seconds: float) -> float:
+    """Return the median in ms that `benchmark_app` prints."""
+    options = {"-d": "CPU", "-api": "sync", "-infer_precision": "f32", "-t": max(round(seconds), 1)}
     if threads == environment.available_cores():
-        asked["-hint"] = "latency"
-    else:  # benchmark_app takes no number of threads beside a hint; this is what the latency hint comes to
-        asked |= {"-hint": "none", "-nthreads": threads, "-nstreams": 1}
+        options["-hint"] = "latency"
+    else:  # benchmark_app takes no number of threads beside a hint; these are what the latency hint sets
+        options |= {"-hint": "none", "-nthreads": threads, "-nstreams": 1}
     command = [sys.executable, "-c", _APP, "-m", str(artifact.path / "model.xml")]
-    command += [str(part) for pair in asked.items() for part in pair]
+    command += [str(part) for pair in options.items() for part in pair]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = _MEDIAN.search(done.stdout)
-    if done.returncode or found is None:
-        sys.exit(f"benchmark_app told no median:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return float(found[1])
+    match = _MEDIAN.search(done.stdout)
+    if done.returncode or match is None:
+        sys.exit(f"benchmark_app printed no median:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return float(match[1])
 
 
 def _heading(rounds: int, seconds: float) -> list[str]:
     return [
         "# The stopwatch against OpenVINO's own",
         "",
-        "Median latency at batch 1, latency hint, float32 where nothing is quantized, of the same exported file, in",
-        f"{rounds} rounds of {seconds:g} s for each side. `benchmark_app` tells what OpenVINO's request says of",
-        "itself, a caller also waits for inputs and outputs to be handed over. `agree`: the ratio's interval holds 1.",
-        "For one thread it is asked with the hint `none`, which it wants then, and vitdeploy with `latency`.",
-        "Made by `python -m benchmarks.against_benchmark_app`.",
+        "Median latency at batch 1 with the latency hint, of the same exported file; what is not quantized computes in",
+        f"float32. Each side ran in {rounds} rounds of {seconds:g} s. `benchmark_app` reports what OpenVINO's request",
+        "measures itself; a caller also waits for inputs and outputs to be passed. A ratio above 1 means that",
+        "`benchmark_app` reports less time. `agree`: the interval of the request's ratio contains 1. For one thread",
+        "`benchmark_app` runs with the hint `none`, because it refuses `-nthreads` beside a hint, and vitdeploy with",
+        "`latency`. Made by `python -m benchmarks.against_benchmark_app`.",
         "",
-        machine("timm", "openvino"),
+        describe_machine("timm", "openvino"),
     ]
 
 

@@ -1,9 +1,9 @@
-"""Which form of attention runs fastest, in float32? One graph, lowered in every way that an engine takes.
+"""Compare the forms in which attention can be written, in float32, on each engine that takes them.
 
-    python benchmarks/attention_forms.py [--seconds S]
+    python -m benchmarks.attention_forms [--seconds S] [MODEL…]
 
-The forms of one engine are measured interleaved in one process; what `Dialect` says comes first, and the others are
-given relative to it. Writes benchmarks/attention_forms.md.
+One graph is lowered in every way. The forms of one engine are timed in turns in one process. The first form is the one
+that `Dialect` names for the engine, and the others are given relative to it. Writes benchmarks/attention_forms.md.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.images import make_input
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, write_page
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.data.preprocess import normalize
-from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph
@@ -26,18 +26,19 @@ from vitdeploy.measure.latency import measure
 from vitdeploy.passes import order
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
-from vitdeploy.pipeline.prepare import Prepared, prepare
+from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.progress import Silent
 from vitdeploy.session import Session
 from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = ("deit_tiny_patch16_224", "vit_base_patch16_224", "swin_tiny_patch4_window7_224")
 TABLE = Path(__file__).with_suffix(".md")
+COLUMNS = ("model", "engine", "form", "p50 ms", "relative speed", "measurement")
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write attention: `dialect` None leaves `Attention` as it is."""
+    """A way to write attention for an engine. Without a dialect, `Attention` stays as it is."""
 
     name: str
     engine: str
@@ -60,30 +61,29 @@ def main() -> None:
     """Measure every model and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each model and engine (default: 20)")
-    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("models", nargs="*", default=MODELS, help="timm's names (default: those of the table)")
     arguments = parser.parse_args()
-    rows: list[str] = []
+    rows: list[tuple[str, ...]] = []
     for model in arguments.models:
         for engine in ("onnxruntime", "openvino"):
             forms = [form for form in FORMS if form.engine == engine]
-            rows += _rows(model, forms, _measured(model, forms, arguments.seconds))
-            TABLE.write_text(_table(rows), encoding="utf-8")
-    print(_table(rows))
+            rows += _rows(model, forms, _measure(model, forms, arguments.seconds))
+            write_page(TABLE, _heading(), COLUMNS, rows)
+    print(TABLE.read_text(encoding="utf-8"))
 
 
-def _measured(model: str, forms: list[Form], seconds: float) -> Bench:
-    recipe = recipes.compose(f"timm:{model}", target="openvino", weights="random")  # which keeps qkv packed
+def _measure(model: str, forms: list[Form], seconds: float) -> Bench:
+    recipe = recipes.compose(f"timm:{model}", target="openvino", weights="random")  # this target keeps q, k, v packed
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         work = Path(folder)
-        prepared = prepare(recipe, targets.find(recipe.target), work, Silent(), calibrated=False)
-        sessions = [stack.enter_context(_session(form, prepared, work / f"{i}.onnx")) for i, form in enumerate(forms)]
-        image = normalize(natural_image(0, prepared.facts.preprocess, 1), prepared.facts.preprocess)
-        return measure(
-            sessions, [{prepared.facts.examples.input_name: image}] * len(sessions), batch=1, seconds=seconds
-        )
+        prepared = prepare(recipe, targets.find(recipe.target).dialect(), work, Silent(), Options())
+        sessions = [stack.enter_context(_open(form, prepared, work / f"{i}.onnx")) for i, form in enumerate(forms)]
+        feeds = {prepared.facts.examples.input_name: make_input(prepared.facts.preprocess)}
+        return measure(sessions, [feeds] * len(sessions), batch=1, seconds=seconds)
 
 
-def _session(form: Form, prepared: Prepared, path: Path) -> Session:
+def _open(form: Form, prepared: Prepared, path: Path) -> Session:
+    """Write a copy of the graph in this form, and open it."""
     graph = Graph(prepared.graph.model.clone())
     if not form.packed_qkv:
         passes.run([UnpackQkv(), RemoveDead()], graph)
@@ -96,36 +96,24 @@ def _session(form: Form, prepared: Prepared, path: Path) -> Session:
     return OnnxSession(path, threads=threads, name=form.name)
 
 
-def _rows(model: str, forms: list[Form], found: Bench) -> list[str]:
-    doubt = "; ".join(found.doubts)[:120] or "valid"
-    rows = []
-    for form, run in zip(forms, found.runs, strict=True):
-        ratio = run.speedup
-        against = "1" if ratio is None else f"{ratio.ratio:.3f} [{ratio.ci95[0]:.3f}, {ratio.ci95[1]:.3f}]"
-        rows.append(f"| {model} | {form.engine} | {form.name} | {run.p50_ms:.2f} | {against} | {doubt} |")
-    return rows
+def _rows(model: str, forms: list[Form], bench: Bench) -> list[tuple[str, ...]]:
+    doubts = format_doubts(bench)
+    return [
+        (model, form.engine, form.name, f"{run.p50_ms:.2f}", format_ratio(run.speedup), doubts)
+        for form, run in zip(forms, bench.runs, strict=True)
+    ]
 
 
-def _table(rows: list[str]) -> str:
-    host = environment.host()
-    versions = environment.library_versions()
-    return "\n".join(
-        [
-            "# Forms of attention, in float32",
-            "",
-            "Median latency in ms at batch 1, and the speed relative to the form that vitdeploy writes (the first of",
-            "each engine), with its 95 % bootstrap interval over interleaved blocks: above 1 is faster. Made by",
-            "`python benchmarks/attention_forms.py`.",
-            "",
-            f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; "
-            + ", ".join(f"{k} {versions[k]}" for k in ("torch", "timm", "onnxruntime", "openvino")),
-            "",
-            "| model | engine | form | p50 ms | relative speed | measurement |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+def _heading() -> list[str]:
+    return [
+        "# Forms of attention, in float32",
+        "",
+        "Median latency at batch 1, and the speed relative to the form that vitdeploy writes (the first one of each",
+        "engine), with its 95 % bootstrap interval over interleaved blocks. Above 1 is faster. Made by",
+        "`python -m benchmarks.attention_forms`.",
+        "",
+        describe_machine("torch", "timm", "onnxruntime", "openvino"),
+    ]
 
 
 if __name__ == "__main__":

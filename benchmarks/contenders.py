@@ -1,8 +1,8 @@
-"""The models of `side_by_side.py`, and every way in which they are run: stock engines, others' tools, vitdeploy."""
+"""The models of `side_by_side.py`, and the ways to run them: stock engines, tools of others, and vitdeploy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,15 @@ from onnxruntime.transformers.optimizer import optimize_model
 from benchmarks import as_transformers
 from benchmarks.fashion_mnist import data as fashion
 from benchmarks.fashion_mnist import hostile
-from benchmarks.fashion_mnist.model import MEAN, STD
-from benchmarks.foreign import StockOpenVINO, fused_by_onnxruntime
+from benchmarks.fashion_mnist.model import MEAN, STD, FashionVit
+from benchmarks.foreign import StockOpenVINO, count_attention_in_onnxruntime
+from benchmarks.images import make_input, save_made_up
 from benchmarks.quantization import CALIBRATION_IMAGES, PEERS, Subject
-from benchmarks.venvs import ToolError, run_in
+from benchmarks.venvs import ToolError, run_in_venv
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
 from vitdeploy.commands.export import export
 from vitdeploy.commands.inspect.inspect import inspect
-from vitdeploy.data.preprocess import normalize
-from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import VitdeployError
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.progress import Silent
@@ -36,12 +35,12 @@ INPUT = "pixel_values"
 _OPTIMUM = Path(__file__).with_name("optimum_peers.py")
 _FAILED = ".failed"
 _SPEED_IMAGES = 32
-"""To calibrate on where only speed is looked at: they move scales, not time."""
+"""Calibration images where only speed is measured: their content changes scales, not time."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its folder: `hf` as transformers saves it, the images, and what is made of them."""
+    """A model and its folder, which holds the model as transformers saves it (`hf`), images, and what is made of it."""
 
     title: str
     folder: Path
@@ -56,27 +55,27 @@ class Case:
 
     @property
     def module(self) -> Any:
-        """PyTorch's."""
-        return self.subject.model.module
+        """PyTorch's module."""
+        return self.subject.module
 
     @property
     def sites(self) -> int:
-        """Attentions in it."""
+        """The number of its attentions."""
         return int(self.module.config.num_hidden_layers)
 
     @cached_property
     def feeds(self) -> Feeds:
-        """The one image that is timed."""
+        """The one image that is used for timing."""
         return {INPUT: np.load(self.folder / "images.npz")["calibration"][:1]}
 
     def prepare(self) -> None:
-        """Save the model, its images, and the graphs that torch exports; once."""
+        """Save the model, its images, and the graphs that torch exports, unless that was done before."""
         if (self.folder / "images.npz").exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.build(self.folder / "hf")
         calibration = self._calibration()
-        for opset in (20, 23):  # torch's default; and the first that has an operator for attention
+        for opset in (20, 23):  # torch's default, and the first one that has an operator for attention
             path = self.folder / f"opset{opset}" / "model.onnx"
             path.parent.mkdir(exist_ok=True)
             torch.onnx.export(
@@ -87,19 +86,17 @@ class Case:
         np.savez(self.folder / "images.npz", calibration=calibration)
 
     def _calibration(self) -> Array:
-        if not self.trained:
-            preprocess = self.subject.model.preprocess
-            pixels = natural_image(0, preprocess, _SPEED_IMAGES)
-            np.savez(self.folder / "calibration.npz", images=pixels.transpose(0, 2, 3, 1))
-            return normalize(pixels, preprocess)
-        calibration, test = fashion.calibration_subset(fashion.read_split("train")), fashion.read_split("test")
-        for name, images in (("calibration", calibration), ("test", test)):
-            np.savez(self.folder / f"{name}.npz", images=images.images, labels=images.labels)
-        return self.subject.images("calibration", CALIBRATION_IMAGES)[0]
+        """Save the images; return those to calibrate on, as the model takes them."""
+        if self.trained:
+            fashion.save_sets(self.folder)
+            return self.subject.read_images("calibration", CALIBRATION_IMAGES)[0]
+        preprocess = self.subject.model.preprocess
+        save_made_up(self.folder / "calibration.npz", preprocess, _SPEED_IMAGES)
+        return make_input(preprocess, _SPEED_IMAGES)
 
 
 class _Logits(torch.nn.Module):
-    """A transformers classifier that returns nothing else."""
+    """A transformers classifier that returns its logits and nothing else."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -109,19 +106,19 @@ class _Logits(torch.nn.Module):
         return self.module(pixel_values).logits
 
 
-def cases(work: Path) -> Iterator[Case]:
-    """The models: two for speed, and a trained one with its twin that is hostile to INT8."""
+def all_cases(work: Path) -> Iterator[Case]:
+    """Yield two models for speed, then a trained one and its twin that is hostile to INT8."""
 
-    def fresh(sizes: Any) -> Callable[[Path], None]:
-        return lambda folder: as_transformers.fresh(folder, sizes)
+    def random(sizes: Mapping[str, int]) -> Callable[[Path], None]:
+        return lambda folder: as_transformers.save_random(folder, sizes)
 
-    def copied(model: Any) -> Callable[[Path], None]:
-        return lambda folder: as_transformers.copied(folder, model(), MEAN, STD)
+    def copy(model: Callable[[], FashionVit]) -> Callable[[Path], None]:
+        return lambda folder: as_transformers.save_copy(folder, model(), MEAN, STD)
 
-    yield Case("DeiT-Tiny", work / "deit-tiny", fresh(as_transformers.DEIT_TINY), trained=False)
-    yield Case("ViT-Base", work / "vit-base", fresh(as_transformers.VIT_BASE), trained=False)
-    yield Case("Fashion-MNIST", work / "fashion", copied(hostile.trained), trained=True)
-    yield Case("Fashion-MNIST, INT8-hostile", work / "hostile", copied(hostile.int8_hostile), trained=True)
+    yield Case("DeiT-Tiny", work / "deit-tiny", random(as_transformers.DEIT_TINY), trained=False)
+    yield Case("ViT-Base", work / "vit-base", random(as_transformers.VIT_BASE), trained=False)
+    yield Case("Fashion-MNIST", work / "fashion", copy(hostile.load_trained), trained=True)
+    yield Case("Fashion-MNIST, INT8-hostile", work / "hostile", copy(hostile.int8_hostile), trained=True)
 
 
 Maker = Callable[[Case, Path], None]
@@ -130,7 +127,15 @@ Maker = Callable[[Case, Path], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to run a model: the file, what it is opened in, the numbers it was made for, and what makes it."""
+    """A way to run a model.
+
+    Attributes:
+        title: its name in the table.
+        numbers: what the model was made to compute in.
+        path: the model's file or folder, in the folder of a case.
+        engine: what opens it.
+        maker: what makes it; None where `Case.prepare` does.
+    """
 
     title: str
     numbers: Literal["fp32", "int8", "auto"]
@@ -139,28 +144,28 @@ class Contender:
     maker: Maker | None = None
 
     def make(self, case: Case) -> None:
-        """Write the model; what the tool says when it fails is kept instead."""
+        """Write the model, or a note with the tool's error, unless there is one of the two."""
         path = case.folder / self.path
-        if self.maker is None or path.exists() or self._note(case).exists():
+        if self.maker is None or path.exists() or self._error_file(case).exists():
             return
         try:
             self.maker(case, path)
         except (ToolError, VitdeployError) as error:
-            self._note(case).write_text(str(error), encoding="utf-8")
+            self._error_file(case).write_text(str(error), encoding="utf-8")
 
-    def failed(self, case: Case) -> str:
-        """Why there is no model; empty when there is one."""
-        note = self._note(case)
-        if note.exists():
-            return note.read_text(encoding="utf-8")
+    def read_error(self, case: Case) -> str:
+        """Return why there is no model; empty if there is one."""
+        file = self._error_file(case)
+        if file.exists():
+            return file.read_text(encoding="utf-8")
         return "" if (case.folder / self.path).exists() else "not made"
 
-    def _note(self, case: Case) -> Path:
+    def _error_file(self, case: Case) -> Path:
         path = case.folder / self.path
         return path.with_name(path.name + _FAILED)
 
     def open(self, case: Case, threads: int) -> Session:
-        """Open it."""
+        """Open the model."""
         path = case.folder / self.path
         if self.engine == "torch":
             return TorchSession(case.module, threads=threads, name=self.title)
@@ -175,8 +180,8 @@ class Contender:
             return session
         return StockOpenVINO(path, threads, self.title, float32=self.engine == "openvino at f32")
 
-    def computes_in(self, case: Case, session: Session) -> str:
-        """The numbers, with those that OpenVINO chose itself for what is left in float."""
+    def describe_numbers(self, case: Case, session: Session) -> str:
+        """Return what it computes in, with the type that OpenVINO chose for what is not quantized."""
         if self.engine == "vitdeploy":
             return load(case.folder / self.path).manifest.target.precision
         if not isinstance(session, StockOpenVINO):
@@ -184,33 +189,33 @@ class Contender:
         rest = {"f32": "fp32", "bf16": "bf16"}.get(session.effective["inference_precision"], "other")
         return rest if self.numbers == "fp32" else f"{self.numbers} + {rest}"
 
-    def fused(self, case: Case, session: Session) -> str:
-        """Attention sites that run as one kernel, where the engine tells."""
+    def describe_attention(self, case: Case, session: Session) -> str:
+        """Return how many attention sites run as one kernel, where the engine shows it."""
         path = case.folder / self.path
         if self.engine == "vitdeploy":
-            found = inspect(path).attention
-            return f"{found.fused}/{found.sites}"
+            attention = inspect(load(path)).attention
+            return f"{attention.fused}/{attention.sites}"
         if isinstance(session, StockOpenVINO):
-            return f"{session.fused_attention()}/{case.sites}"
+            return f"{session.count_fused_attention()}/{case.sites}"
         if self.engine == "onnxruntime":
-            return f"{fused_by_onnxruntime(path, case.feeds, session.threads or 1)}/{case.sites}"
+            return f"{count_attention_in_onnxruntime(path, case.feeds, session.threads or 1)}/{case.sites}"
         return ""
 
 
-def _peer(case: Case, path: Path) -> None:
-    run_in("peers", PEERS, path.parent, path.stem)
+def _run_peer(case: Case, path: Path) -> None:
+    run_in_venv("peers", PEERS, path.parent, path.stem)
 
 
-def _optimum_intel(case: Case, path: Path) -> None:
-    run_in("optimum-intel", _OPTIMUM, case.folder, path.stem)
+def _run_optimum_intel(case: Case, path: Path) -> None:
+    run_in_venv("optimum-intel", _OPTIMUM, case.folder, path.stem)
 
 
-def _optimum_onnx(case: Case, path: Path) -> None:
-    run_in("optimum-onnx", _OPTIMUM, case.folder, path.stem)
+def _run_optimum_onnx(case: Case, path: Path) -> None:
+    run_in_venv("optimum-onnx", _OPTIMUM, case.folder, path.stem)
 
 
-def _transformers_optimizer(case: Case, path: Path) -> None:
-    """In this environment, because it imports torch."""
+def _run_ort_optimizer(case: Case, path: Path) -> None:
+    """Optimize in this environment, because the optimizer imports torch."""
     try:
         config = case.module.config
         model = optimize_model(
@@ -222,8 +227,8 @@ def _transformers_optimizer(case: Case, path: Path) -> None:
         raise ToolError(f"{type(error).__name__}: {error}".splitlines()[-1]) from error
 
 
-def _vitdeploy(case: Case, path: Path) -> None:
-    """`vitdeploy export --precision auto` with the images that the others calibrate on."""
+def _export(case: Case, path: Path) -> None:
+    """Run `vitdeploy export --precision auto` with the images that the others calibrate on."""
     recipe = recipes.compose(
         case.subject.spec, target=path.name, precision="auto", calibration=case.subject.calibration,
         weights=None if case.trained else "random",
@@ -237,23 +242,21 @@ CONTENDERS = (
     Contender("torch.compile", "fp32", "hf", "torch.compile"),
     Contender("ONNX Runtime, opset 20", "fp32", "opset20/model.onnx", "onnxruntime"),
     Contender("ONNX Runtime, opset 23", "fp32", "opset23/model.onnx", "onnxruntime"),
-    Contender(
-        "ORT transformers optimizer", "fp32", "opset20/ort-transformers.onnx", "onnxruntime", _transformers_optimizer
-    ),
-    Contender("optimum-onnx export", "fp32", "onnx-fp32.onnx", "onnxruntime", _optimum_onnx),
-    Contender("optimum-onnx ORTOptimizer O3", "fp32", "onnx-optimized.onnx", "onnxruntime", _optimum_onnx),
+    Contender("ORT transformers optimizer", "fp32", "opset20/ort-transformers.onnx", "onnxruntime", _run_ort_optimizer),
+    Contender("optimum-onnx export", "fp32", "onnx-fp32.onnx", "onnxruntime", _run_optimum_onnx),
+    Contender("optimum-onnx ORTOptimizer O3", "fp32", "onnx-optimized.onnx", "onnxruntime", _run_optimum_onnx),
     Contender("OpenVINO at f32, opset 20", "fp32", "opset20/model.onnx", "openvino at f32"),
     Contender("OpenVINO at f32, opset 23", "fp32", "opset23/model.onnx", "openvino at f32"),
-    Contender("optimum-intel export, at f32", "fp32", "intel-fp32.xml", "openvino at f32", _optimum_intel),
-    Contender("optimum-intel export", "fp32", "intel-fp32.xml", "openvino", _optimum_intel),
-    Contender("optimum-intel OVQuantizer", "int8", "intel-int8.xml", "openvino", _optimum_intel),
-    Contender("optimum-intel OVQuantizer, at f32", "int8", "intel-int8.xml", "openvino at f32", _optimum_intel),
-    Contender("NNCF, nothing set", "int8", "opset23/nncf-plain.xml", "openvino", _peer),
-    Contender("NNCF, model_type TRANSFORMER", "int8", "opset23/nncf.xml", "openvino", _peer),
-    Contender("ORT quantize_dynamic", "int8", "opset20/ort-dynamic.onnx", "onnxruntime", _peer),
-    Contender("ORT quantize_static", "int8", "opset20/ort-static.onnx", "onnxruntime", _peer),
-    Contender("optimum-onnx ORTQuantizer dynamic", "int8", "onnx-dynamic.onnx", "onnxruntime", _optimum_onnx),
-    Contender("optimum-onnx ORTQuantizer static", "int8", "onnx-static.onnx", "onnxruntime", _optimum_onnx),
-    Contender(PICKS[0], "auto", "onnxruntime", "vitdeploy", _vitdeploy),
-    Contender(PICKS[1], "auto", "openvino", "vitdeploy", _vitdeploy),
+    Contender("optimum-intel export, at f32", "fp32", "intel-fp32.xml", "openvino at f32", _run_optimum_intel),
+    Contender("optimum-intel export", "fp32", "intel-fp32.xml", "openvino", _run_optimum_intel),
+    Contender("optimum-intel OVQuantizer", "int8", "intel-int8.xml", "openvino", _run_optimum_intel),
+    Contender("optimum-intel OVQuantizer, at f32", "int8", "intel-int8.xml", "openvino at f32", _run_optimum_intel),
+    Contender("NNCF, nothing set", "int8", "opset23/nncf-plain.xml", "openvino", _run_peer),
+    Contender("NNCF, model_type TRANSFORMER", "int8", "opset23/nncf.xml", "openvino", _run_peer),
+    Contender("ORT quantize_dynamic", "int8", "opset20/ort-dynamic.onnx", "onnxruntime", _run_peer),
+    Contender("ORT quantize_static", "int8", "opset20/ort-static.onnx", "onnxruntime", _run_peer),
+    Contender("optimum-onnx ORTQuantizer dynamic", "int8", "onnx-dynamic.onnx", "onnxruntime", _run_optimum_onnx),
+    Contender("optimum-onnx ORTQuantizer static", "int8", "onnx-static.onnx", "onnxruntime", _run_optimum_onnx),
+    Contender(PICKS[0], "auto", "onnxruntime", "vitdeploy", _export),
+    Contender(PICKS[1], "auto", "openvino", "vitdeploy", _export),
 )

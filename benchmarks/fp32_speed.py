@@ -1,9 +1,9 @@
-"""Is the raised and folded graph at least as fast as the stock engines are on the plain export? In float32.
+"""Compare vitdeploy's float32 artifacts with stock engines on a plain export.
 
-    python benchmarks/fp32_speed.py [--seconds S]
+    python -m benchmarks.fp32_speed [--seconds S]
 
-Each model runs in six ways, interleaved in one process: PyTorch eager, torch.compile, ONNX Runtime and OpenVINO on the
-plain export of the dynamo exporter, ONNX Runtime and OpenVINO on vitdeploy's artifact. Writes benchmarks/fp32_speed.md.
+Each model runs in six ways, in turns in one process: PyTorch eager, torch.compile, ONNX Runtime and OpenVINO on the
+plain export of the dynamo exporter, and both engines on vitdeploy's artifact. Writes benchmarks/fp32_speed.md.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import tempfile
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 
-from vitdeploy import environment, sources
-from vitdeploy import onnx_export as exporting
+from benchmarks.images import make_input
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, write_page
+from vitdeploy import environment, onnx_export, sources
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact import load
 from vitdeploy.commands.export import export
-from vitdeploy.data.preprocess import normalize
-from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.measure.statistics import ratio_interval
 from vitdeploy.progress import Silent
-from vitdeploy.recipe import Batch
+from vitdeploy.recipe import Batch, ModelSpec
 from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.runtime.torch_session import TorchSession
 from vitdeploy.session import Array, Session
@@ -43,7 +42,9 @@ MODELS = (
     "vit_base_patch16_224",
 )
 TABLE = Path(__file__).with_suffix(".md")
+STOCK = ("torch eager", "torch.compile", "onnxruntime", "openvino")
 OURS = ("vitdeploy onnxruntime", "vitdeploy openvino")
+COLUMNS = ("model", *STOCK, *OURS, "best of vitdeploy against best stock", "measurement")
 
 
 def main() -> None:
@@ -55,77 +56,61 @@ def main() -> None:
     for name in MODELS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = _measure(name, seconds)
-        rows.append(_row(name, found))
-        print(rows[-1], flush=True)
-        TABLE.write_text(_table(rows), encoding="utf-8")
+            rows.append(_row(name, _measure(name, seconds)))
+        print(*rows[-1], sep=" | ", flush=True)
+        write_page(TABLE, _heading(), COLUMNS, rows)
 
 
 def _measure(name: str, seconds: float) -> Bench:
     threads = environment.available_cores()
-    spec = recipes.compose(f"timm:{name}", target="onnxruntime", weights="random").model
-    model = sources.load(spec)
-    image = normalize(natural_image(0, model.preprocess, 1), model.preprocess)
+    model = sources.load(ModelSpec(spec=f"timm:{name}", weights="random"))
+    image = make_input(model.preprocess)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        sessions = stock_sessions(name, model, image, Path(folder), threads)
-        for target in ("onnxruntime", "openvino"):
-            out = Path(folder) / target
-            export(recipes.compose(f"timm:{name}", target=target, weights="random"), out, Silent())
-            session = open_session(load(out), threads)
-            session.name = f"vitdeploy {target}"
+        sessions = open_stock(name, model, image, Path(folder), threads)
+        for target, title in zip(("onnxruntime", "openvino"), OURS, strict=True):
+            recipe = recipes.compose(f"timm:{name}", target=target, weights="random")
+            session = open_session(export(recipe, Path(folder) / target, Silent()).artifact, threads)
+            session.name = title
             sessions.append(session)
         for session in sessions:
             stack.enter_context(session)
         return measure(sessions, [{"input": image}] * len(sessions), batch=1, seconds=seconds)
 
 
-def stock_sessions(name: str, model: sources.LoadedModel, image: Array, folder: Path, threads: int) -> list[Session]:
-    """What runs the timm model `name` without vitdeploy, in float32; the plain export is `folder`/plain.onnx."""
+def open_stock(name: str, model: sources.LoadedModel, image: Array, folder: Path, threads: int) -> list[Session]:
+    """Open the timm model `name` in float32 in every way of `STOCK`; the plain export goes to `folder`/plain.onnx."""
     assert model.module is not None
     plain = folder / "plain.onnx"
     example = (image, TorchSession(model.module).run({"input": image}))
-    exporting.export(model.module, [example], input_name="input", batch=Batch(), path=plain)
-    compiled = torch.compile(timm.create_model(name, pretrained=False).eval())
+    onnx_export.export(model.module, [example], input_name="input", batch=Batch(), path=plain)
+    compiled: Any = torch.compile(timm.create_model(name, pretrained=False).eval())
+    eager, in_compiled, in_onnxruntime, in_openvino = STOCK
     return [
-        TorchSession(model.module, threads=threads, name="torch eager"),
-        TorchSession(compiled, threads=threads, name="torch.compile"),
-        OnnxSession(plain, threads=threads, name="onnxruntime"),
-        OpenVINOSession(plain, Engine("CPU", threads), name="openvino"),
+        TorchSession(model.module, threads=threads, name=eager),
+        TorchSession(compiled, threads=threads, name=in_compiled),
+        OnnxSession(plain, threads=threads, name=in_onnxruntime),
+        OpenVINOSession(plain, Engine("CPU", threads), name=in_openvino),
     ]
 
 
-def _row(name: str, found: Bench) -> str:
-    runs = {run.name: run for run in found.runs}
-    stock = min((run for run in found.runs if run.name not in OURS), key=lambda run: run.p50_ms)
-    ours = min((runs[name] for name in OURS), key=lambda run: run.p50_ms)
-    ratio = ratio_interval(stock.blocks, ours.blocks)
-    figures = " | ".join(f"{run.p50_ms:.2f}" for run in found.runs)
-    against = f"{ratio.ratio:.3f} [{ratio.ci95[0]:.3f}, {ratio.ci95[1]:.3f}]"
-    doubt = "; ".join(found.doubts)[:120] or "valid"
-    return f"| {name} | {figures} | {ours.name} against {stock.name}: {against} | {doubt} |"
+def _row(name: str, bench: Bench) -> tuple[str, ...]:
+    runs = {run.name: run for run in bench.runs}
+    stock, ours = (min((runs[name] for name in names), key=lambda run: run.p50_ms) for names in (STOCK, OURS))
+    ratio = format_ratio(ratio_interval(stock.blocks, ours.blocks))
+    times = (f"{run.p50_ms:.2f}" for run in bench.runs)
+    return name, *times, f"{ours.name} against {stock.name}: {ratio}", format_doubts(bench)
 
 
-def _table(rows: list[str]) -> str:
-    host = environment.host()
-    versions = environment.library_versions()
-    libraries = ", ".join(f"{k} {versions[k]}" for k in ("torch", "timm", "onnxruntime", "openvino"))
-    columns = "torch eager | torch.compile | onnxruntime | openvino | vitdeploy onnxruntime | vitdeploy openvino"
-    return "\n".join(
-        [
-            "# Raised and folded, in float32",
-            "",
-            "Median latency in ms at batch 1, all interleaved in one process, and the speed of the faster vitdeploy",
-            "artifact over the fastest stock way, with its 95 % bootstrap interval over blocks. Made by",
-            "`python benchmarks/fp32_speed.py`.",
-            "",
-            f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {libraries}; OpenVINO at f32 throughout.",
-            "",
-            f"| model | {columns} | best of vitdeploy against best stock | measurement |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+def _heading() -> list[str]:
+    return [
+        "# vitdeploy's float32 artifacts against stock engines",
+        "",
+        "Median latency in ms at batch 1, all ways timed in turns in one process; and how many times as fast the",
+        "faster vitdeploy artifact is as the fastest stock way, with its 95 % bootstrap interval over blocks. OpenVINO",
+        "computes in f32 throughout. Made by `python -m benchmarks.fp32_speed`.",
+        "",
+        describe_machine("torch", "timm", "onnxruntime", "openvino"),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""True half precision on a CPU: every float16 operator computed in float16, rounding and overflowing after each.
+"""Half precision on a CPU: every float16 operator computes in float16, and rounds and overflows after each step.
 
 ONNX Runtime's CPU kernels compute FP16 in float32, so an overflow stays hidden there. onnx's reference evaluator
 computes in numpy's float16.
@@ -16,12 +16,16 @@ from onnx.reference.op_run import OpRun
 from vitdeploy.session import Array
 
 
-def in_true_half(model: onnx.ModelProto, images: Array) -> Array:
-    """The first output for `images`, (N, C, H, W) as the model takes them, computed one image at a time."""
+def compute_in_half(model: onnx.ModelProto, images: Array) -> Array:
+    """Return the first output for `images`, (N, C, H, W) as the model takes them, computed one image at a time."""
     evaluator = ReferenceEvaluator(model, new_ops=[LayerNormalization])
     name, dtype = evaluator.input_names[0], onnx.helper.tensor_dtype_to_np_dtype(_element_type(model))
+    outputs: list[Array] = []
     with np.errstate(all="ignore"):
-        return np.concatenate([evaluator.run(None, {name: image[None].astype(dtype)})[0] for image in images])
+        for image in images:
+            result: Any = evaluator.run(None, {name: image[None].astype(dtype)})
+            outputs.append(result[0])
+    return np.concatenate(outputs)
 
 
 def _element_type(model: onnx.ModelProto) -> int:
@@ -29,7 +33,10 @@ def _element_type(model: onnx.ModelProto) -> int:
 
 
 class LayerNormalization(OpRun):
-    """With float32 statistics, which is what stash_type 1 asks for and backends do; onnx's own squares in float16."""
+    """LayerNormalization with float32 statistics.
+
+    That is what stash_type 1 asks for and what backends do. onnx's own operator squares in float16.
+    """
 
     op_domain = ""
 

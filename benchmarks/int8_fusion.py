@@ -1,10 +1,10 @@
-"""Does attention stay fused when the linears are INT8 or FP8? Read from what was compiled.
+"""Check that attention stays fused when the linears are INT8 or FP8, by what was compiled.
 
     python -m benchmarks.int8_fusion [--fresh]
 
-Four families, five ways each, through `vitdeploy`'s own export: timm's architecture with random weights (fusion does
-not depend on them), calibrated on crops of the two photographs that scikit-learn ships. Writes
-benchmarks/int8_fusion.md; rows that are in it already are kept unless --fresh is given.
+Exports four families of models in five ways each with `vitdeploy`: timm's architectures with random weights (fusion
+does not depend on them), calibrated on crops of the two photographs that scikit-learn ships. Writes
+benchmarks/int8_fusion.md. Rows that are in it already are kept, unless --fresh is given.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_sample_images
-
-from benchmarks.tables import machine, rows_of, written
+from benchmarks.images import save_crops
+from benchmarks.tables import describe_machine, read_rows, write_page
 from vitdeploy import recipe as recipes
 from vitdeploy.commands.export import export
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import Audit
+from vitdeploy.frozen import replace
 from vitdeploy.progress import Silent
 
 MODELS = {
@@ -44,61 +42,41 @@ WAYS = (
     ("tensorrt-rtx", "sm89", "fp8", False),
 )
 """Target, device, precision, and whether attention is INT8 as well."""
-CROPS = 4
 TABLE = Path(__file__).with_suffix(".md")
-COLUMNS = ("model", "target", "attention fused", "linears", "kernels of the attention", "not as wished", "s")
+COLUMNS = ("model", "target", "attention fused", "linears", "kernels of the attention", "exceptions", "s")
 
 
 def main() -> None:
     """Export, read back, and write the table as it grows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fresh", action="store_true", help="measure again what the table has already")
-    rows = [] if parser.parse_args().fresh else rows_of(TABLE, COLUMNS)
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that the table has already")
+    rows = [] if parser.parse_args().fresh else read_rows(TABLE, COLUMNS)
     for name in MODELS:
         for way in WAYS:
             if (name, _title(*way)) not in {row[:2] for row in rows}:
-                rows.append(measured(name, *way))
+                rows.append(make_row(name, *way))
                 print(*rows[-1], sep=" | ", flush=True)
-                written(TABLE, _heading(), COLUMNS, rows)
+                write_page(TABLE, _heading(), COLUMNS, rows)
 
 
-def measured(name: str, target: str, device: str | None, precision: str, attention: bool) -> tuple[str, ...]:
-    """One row: the model exported for the target, and what its compiled form says; or why it was refused."""
+def make_row(name: str, target: str, device: str | None, precision: str, attention: bool) -> tuple[str, ...]:
+    """Export a model for a target; return what its compiled form shows, or why it was refused."""
     title, started = _title(target, device, precision, attention), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        images, out = Path(folder) / "images", Path(folder) / "out"
-        save_crops(images)
         recipe = recipes.compose(
             f"timm:{name}", target=target, device=device, precision=precision, weights="random",
-            calibration=str(images), image_size=MODELS[name],
+            calibration=save_crops(Path(folder) / "images"), image_size=MODELS[name],
         )  # fmt: skip
-        asked = recipe.precision.model_copy(update={"attention": attention})
+        recipe = replace(recipe, precision=replace(recipe.precision, attention=attention))
         try:
-            export(recipe.model_copy(update={"precision": asked}), out, Silent())
+            audit = inspect(export(recipe, Path(folder) / "out", Silent()).artifact)
         except QuantizeError as error:
             return name, title, "", "", "", f"refused: {error.message}", ""
-        audit = inspect(out)
     seconds = time.monotonic() - started
     fused = f"{audit.attention.fused}/{audit.attention.sites}"
     kernels = ", ".join(sorted({re.sub(r"_?\d+$|_0x.*", "", k) for k in audit.attention.kernels.values()}))
     linears = ", ".join(f"{n} {kind}" for kind, n in audit.linears.model_dump().items() if n)
-    return (
-        name, title, fused, linears, kernels, "; ".join(_exceptions(audit)),
-        f"{seconds:.0f}",
-    )  # fmt: skip
-
-
-def save_crops(folder: Path, count: int = CROPS) -> None:
-    """Random square crops of scikit-learn's two photographs (427 x 640 pixels), as PNG files."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    photographs = load_sample_images().images
-    for number in range(count):
-        photograph = photographs[number % len(photographs)]
-        height, width, _ = photograph.shape
-        size = int(rng.integers(height // 2, height + 1))
-        top, left = (int(rng.integers(0, side - size + 1)) for side in (height, width))
-        Image.fromarray(photograph[top : top + size, left : left + size]).save(folder / f"{number:02}.png")
+    return name, title, fused, linears, kernels, "; ".join(_exceptions(audit)), f"{seconds:.0f}"
 
 
 def _title(target: str, device: str | None, precision: str, attention: bool) -> str:
@@ -106,7 +84,7 @@ def _title(target: str, device: str | None, precision: str, attention: bool) -> 
 
 
 def _exceptions(audit: Audit) -> Iterator[str]:
-    """What is not fused, or in another precision than asked for, each reason once."""
+    """Yield why sites are not fused, each reason once, and the linears in another precision than asked for."""
     for reason, n in Counter(re.sub(r": .*", "", u.reason) for u in audit.attention.unfused).items():
         yield f"{n} unfused: {reason}"
     others: dict[str, list[str]] = {}
@@ -121,11 +99,12 @@ def _heading() -> list[str]:
     return [
         "# Attention after INT8 and FP8",
         "",
-        "Made by `python -m benchmarks.int8_fusion`: what `vitdeploy export --weights random` compiled, read back",
-        "from OpenVINO's runtime model, ONNX Runtime's profile and TensorRT-RTX's layer plan. `fused`: attentions that",
-        "run as one kernel. `linears`: in which precision the kernel multiplies, the patch embedding counted.",
+        "What `vitdeploy export --weights random` compiled, read back from OpenVINO's runtime model, ONNX Runtime's",
+        "profile and TensorRT-RTX's layer plan. `attention fused`: attentions that run as one kernel. `linears`: the",
+        "precision in which their kernels multiply, with the patch embedding. `exceptions`: what is not fused, and",
+        "what multiplies in another precision. `s`: seconds for all of it. Made by `python -m benchmarks.int8_fusion`.",
         "",
-        machine("timm", "onnxruntime", "openvino", "tensorrt-rtx"),
+        describe_machine("timm", "onnxruntime", "openvino", "tensorrt-rtx"),
     ]
 
 

@@ -1,11 +1,11 @@
-"""Quantize an ONNX model as the stock tools do by default, and answer images with what comes out.
+"""Quantize an ONNX model as the stock tools do by default, and classify images with the result.
 
     python benchmarks/peers.py WORK WAY…
 
-Runs in the environment of `requirements-peers.txt`, apart from vitdeploy. WORK holds `model.onnx` (one image at a time)
-and `images.npz` with `calibration` and, when they are to be answered, `test`: float32 (N, C, H, W) as the model takes
-them. For each WAY the model, `WAY.xml` or `WAY.onnx`, is written there, and `WAY.npz` with `logits`, float32
-(N, classes).
+Runs in the environment of `requirements-peers.txt`, apart from vitdeploy. WORK holds `model.onnx`, which takes one
+image at a time, and `images.npz` with `calibration` and perhaps `test`, images to classify: float32 (N, C, H, W) as the
+model takes them. For each WAY it writes the model to WORK, `WAY.xml` or `WAY.onnx`, and for test images `WAY.npz` with
+`logits`, float32 (N, classes).
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-Answer = Callable[[Any], Any]
-_OFF = -1
+Model = Callable[[Any], Any]
+"""Computes the logits of one image."""
+_OFF = -1  # NNCF's value for a strength of SmoothQuant
 
 
 class Reader(CalibrationDataReader):
-    """Images one by one, as ONNX Runtime's calibrator asks for them."""
+    """Images one by one, as ONNX Runtime's calibrator reads them."""
 
     def __init__(self, name: str, images: Any) -> None:
         self._feeds: Iterator[dict[str, Any]] = iter([{name: image[None]} for image in images])
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next image, or None."""
+        """Return the next image, or None."""
         return next(self._feeds, None)
 
 
-def nncf_plain(model: Path, images: Any) -> Path:
-    """`nncf.quantize` with nothing but the model and the images."""
-    return _nncf(model, images, "nncf-plain.xml")
+def quantize_with_nncf(model: Path, images: Any) -> Path:
+    """Call `nncf.quantize` with nothing but the model and the images."""
+    return _run_nncf(model, images, "nncf-plain.xml")
 
 
-def nncf_transformer(model: Path, images: Any) -> Path:
-    """`nncf.quantize(model_type=TRANSFORMER)`, SmoothQuant at its own strength."""
-    return _nncf(model, images, "nncf.xml", model_type=nncf.ModelType.TRANSFORMER)
+def quantize_transformer_with_nncf(model: Path, images: Any) -> Path:
+    """Call `nncf.quantize(model_type=TRANSFORMER)`, with SmoothQuant at its default strength."""
+    return _run_nncf(model, images, "nncf.xml", model_type=nncf.ModelType.TRANSFORMER)
 
 
-def nncf_no_smoothquant(model: Path, images: Any) -> Path:
-    """The same with SmoothQuant off."""
+def quantize_without_smoothquant(model: Path, images: Any) -> Path:
+    """Do the same with SmoothQuant off."""
     strength = AdvancedSmoothQuantParameters(matmul=_OFF, convolution=_OFF)
     advanced = AdvancedQuantizationParameters(smooth_quant_alphas=strength)
     kind = nncf.ModelType.TRANSFORMER
-    return _nncf(model, images, "nncf-no-smoothquant.xml", model_type=kind, advanced_parameters=advanced)
+    return _run_nncf(model, images, "nncf-no-smoothquant.xml", model_type=kind, advanced_parameters=advanced)
 
 
-def _nncf(model: Path, images: Any, name: str, **options: Any) -> Path:
+def _run_nncf(model: Path, images: Any, name: str, **options: Any) -> Path:
     dataset = nncf.Dataset([image[None] for image in images])
     quantized = nncf.quantize(ov.Core().read_model(model), dataset, subset_size=len(images), **options)
     out = model.with_name(name)
@@ -64,23 +65,23 @@ def _nncf(model: Path, images: Any, name: str, **options: Any) -> Path:
     return out
 
 
-def ort_static(model: Path, images: Any) -> Path:
-    """`quantize_static` with its default operators, after the pre-processing that its documentation asks for."""
+def quantize_static_with_ort(model: Path, images: Any) -> Path:
+    """Call `quantize_static` with its default operators, after the pre-processing that its documentation asks for."""
     ready, out = model.with_name("ready.onnx"), model.with_name("ort-static.onnx")
     quant_pre_process(model, ready)
     quantize_static(ready, out, Reader(ort.InferenceSession(model).get_inputs()[0].name, images))
     return out
 
 
-def ort_dynamic(model: Path, name: str = "ort-dynamic.onnx", *, reduce_range: bool = False) -> Path:
-    """`quantize_dynamic` with its default operators."""
+def quantize_dynamic_with_ort(model: Path, name: str = "ort-dynamic.onnx", *, reduce_range: bool = False) -> Path:
+    """Call `quantize_dynamic` with its default operators, after the same pre-processing."""
     ready, out = model.with_name("ready.onnx"), model.with_name(name)
     quant_pre_process(model, ready)
     quantize_dynamic(ready, out, reduce_range=reduce_range)
     return out
 
 
-def _answer(path: Path) -> Answer:
+def _open(path: Path) -> Model:
     if path.suffix == ".xml":
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         request = ov.Core().compile_model(path, "CPU", hints).create_infer_request()
@@ -91,23 +92,25 @@ def _answer(path: Path) -> Answer:
 
 
 WAYS: dict[str, Callable[[Path, Any], Path]] = {
-    "nncf": nncf_transformer,
-    "nncf-plain": nncf_plain,
-    "nncf-no-smoothquant": nncf_no_smoothquant,
-    "ort-static": ort_static,
-    "ort-dynamic": lambda model, _: ort_dynamic(model),
-    "ort-dynamic-reduce-range": lambda model, _: ort_dynamic(model, "ort-dynamic-reduce-range.onnx", reduce_range=True),
+    "nncf": quantize_transformer_with_nncf,
+    "nncf-plain": quantize_with_nncf,
+    "nncf-no-smoothquant": quantize_without_smoothquant,
+    "ort-static": quantize_static_with_ort,
+    "ort-dynamic": lambda model, _: quantize_dynamic_with_ort(model),
+    "ort-dynamic-reduce-range": lambda model, _: quantize_dynamic_with_ort(
+        model, "ort-dynamic-reduce-range.onnx", reduce_range=True
+    ),
 }
 
 
 def main(work: Path, ways: list[str]) -> None:
-    """Quantize and, where there are images to answer, answer them; one way after the other."""
+    """Quantize in one way after the other; classify the test images, if there are any."""
     images = np.load(work / "images.npz")
     for way in ways:
-        made = WAYS[way](work / "model.onnx", images["calibration"])
+        path = WAYS[way](work / "model.onnx", images["calibration"])
         if "test" in images:
-            answer = _answer(made)
-            np.savez(work / f"{way}.npz", logits=np.concatenate([answer(image[None]) for image in images["test"]]))
+            model = _open(path)
+            np.savez(work / f"{way}.npz", logits=np.concatenate([model(image[None]) for image in images["test"]]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What each way to quantize costs in accuracy: on trained models, and on twins of them that are hostile to a format.
+"""Measure the accuracy that each way to quantize costs, on trained models and on twins that are hostile to a format.
 
     python -m benchmarks.quantization [--fresh]
 
-The stock tools run in an environment of their own (made from requirements-peers.txt) on the plain export; vitdeploy
-runs through its own export and eval. All are calibrated on the same 128 images and answer the same test images. Writes
-benchmarks/quantization.md; rows that are in it already are kept unless --fresh is given.
+The stock tools run on the plain export, in an environment of their own that is made from requirements-peers.txt.
+vitdeploy runs through its own export and eval. All are calibrated on the same 128 images and classify the same test
+images. Writes benchmarks/quantization.md. Rows that are in it already are kept, unless --fresh is given.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,19 +25,21 @@ import torch
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from benchmarks.fashion_mnist import data as fashion
-from benchmarks.half import in_true_half
-from benchmarks.tables import machine, rows_of, written
-from benchmarks.venvs import packages, run_in
+from benchmarks.half import compute_in_half
+from benchmarks.tables import describe_machine, read_rows, write_page
+from benchmarks.venvs import read_pins, run_in_venv
 from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact import load
+from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
-from vitdeploy.data.dataset import batches
+from vitdeploy.data.dataset import Split, batches
+from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.evidence import Eval
+from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.progress import Silent
@@ -52,13 +54,20 @@ PEERS = Path(__file__).with_name("peers.py")
 CALIBRATION_IMAGES = 128
 HALF_IMAGES = 300
 """onnx's reference evaluator takes a tenth of a second for each."""
-_CHUNK = 500
-COLUMNS = ("model", "way", "images", "FP32 top-1", "top-1", "drop, points [95 %]", "agreement", "p", "found")
+_CHUNK = 500  # images that PyTorch gets at once
+COLUMNS = ("model", "way", "images", "FP32 top-1", "top-1", "drop, points [95 %]", "agreement", "p", "settings")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model as vitdeploy's MODEL, and where its images are from."""
+    """A model and its images.
+
+    Attributes:
+        title: its name in the table.
+        spec: MODEL of vitdeploy's command line.
+        calibration: DATA to calibrate on.
+        evaluation: DATA to classify.
+    """
 
     title: str
     spec: str
@@ -67,26 +76,33 @@ class Subject:
 
     @cached_property
     def model(self) -> sources.LoadedModel:
-        """PyTorch's module, with its preprocessing."""
+        """The model with its preprocessing."""
         return sources.load(ModelSpec(spec=self.spec), size=None)
 
-    def images(self, split: Any, limit: int | None) -> tuple[Array, Array]:
-        """Images as the model takes them, and labels, in the order in which vitdeploy reads them."""
+    @property
+    def module(self) -> torch.nn.Module:
+        """PyTorch's module."""
+        assert self.model.module is not None
+        return self.model.module
+
+    def read_images(self, split: Split, limit: int | None) -> tuple[Array, list[Label]]:
+        """Read images as the model takes them, and their labels, in the order in which vitdeploy reads them."""
         name = self.calibration if split == "calibration" else self.evaluation
         dataset = open_dataset(name, self.model.preprocess, labels=None, need_labels=True, split=split)
         pixels, labels = zip(*batches(dataset, 1, limit), strict=True)
-        return to_input(np.concatenate(pixels), self.model.preprocess, "normalized"), np.concatenate(labels)
+        images = to_input(np.concatenate(pixels), self.model.preprocess, "normalized")
+        return images, [label for batch in labels for label in batch]
 
     @cached_property
-    def test(self) -> tuple[Array, Array, Array]:
-        """Test images, labels, and the logits of PyTorch."""
-        images, labels = self.images("evaluation", None)
-        session = TorchSession(self.model.module)
-        answers = [session.run({"input": images[i : i + _CHUNK]}) for i in range(0, len(images), _CHUNK)]
-        return images, labels, np.concatenate([next(iter(answer.values())) for answer in answers])
+    def test(self) -> tuple[Array, list[Label], Array]:
+        """Test images, their labels, and PyTorch's logits."""
+        images, labels = self.read_images("evaluation", None)
+        session = TorchSession(self.module)
+        chunks = (session.run({"input": images[i : i + _CHUNK]}) for i in range(0, len(images), _CHUNK))
+        return images, labels, np.concatenate([first_output(outputs) for outputs in chunks])
 
-    def judged(self, logits: Array) -> Eval:
-        """Logits for the first test images against PyTorch's."""
+    def judge(self, logits: Array) -> Eval:
+        """Compare the logits of the first test images with PyTorch's."""
         _, labels, reference = self.test
         task, n = Classification(), len(logits)
         before, after = ({"logits": x[:n]} for x in (reference, logits))
@@ -95,180 +111,184 @@ class Subject:
 
 
 Way = Callable[[Subject, Path], tuple[Eval, str]]
-"""Quantize into a folder; the accuracy, and what the way found out."""
+"""Quantizes a model in a folder; returns its accuracy and the settings that were chosen."""
+
+
+def first_output(outputs: Mapping[str, Array]) -> Array:
+    """Return the first output of a session, which is the logits."""
+    return next(iter(outputs.values()))
 
 
 # ------------------------------------------------------------------------------------------------------- vitdeploy
 
 
-def vitdeploy(target: str, precision: str) -> Way:
-    """Through `export` and `eval`."""
+def with_vitdeploy(target: str, precision: str) -> Way:
+    """Return the way through `export` and `eval`."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        _export(subject, folder / "out", target, precision)
-        return evaluate(folder / "out", subject.evaluation, Silent()), _found(folder / "out")
+        artifact = _export(subject, folder / "out", target, precision)
+        return evaluate(artifact, subject.evaluation, Silent()), _settings(artifact)
 
     return way
 
 
-def vitdeploy_without_vnni(target: str, precision: str) -> Way:
-    """The same artifact as a CPU without INT8 dot products gets: weights of 7 bits, which saturate nowhere."""
+def with_vitdeploy_without_vnni(target: str, precision: str) -> Way:
+    """Return the same way as on a CPU without INT8 dot products, where weights have 7 bits and no sum saturates."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        host = environment.host().model_copy(update={"isa": ("avx2",)})
+        host = replace(environment.host(), isa=("avx2",))
         with mock.patch.object(environment, "host", return_value=host):
-            return vitdeploy(target, precision)(subject, folder)
+            return with_vitdeploy(target, precision)(subject, folder)
 
     return way
 
 
-def vitdeploy_graph(target: str, device: str, precision: str) -> Way:
-    """The graph that the target's compiler is fed, run by ONNX Runtime operator by operator: no GPU is here."""
+def with_vitdeploy_graph(target: str, device: str, precision: str) -> Way:
+    """Return the way that runs the compiler's input in ONNX Runtime, operator by operator: there is no GPU here."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        _export(subject, folder / "out", target, precision, device)
-        images, _, _ = subject.test
-        with OnnxSession(folder / "out" / GRAPH, lean=True) as session:
-            name = load(folder / "out").manifest.inputs[0].name
-            logits = np.concatenate([next(iter(session.run({name: image[None]}).values())) for image in images])
-        return subject.judged(logits), _found(folder / "out")
+        artifact = _export(subject, folder / "out", target, precision, device)
+        name = artifact.manifest.inputs[0].name
+        with OnnxSession(artifact.file(GRAPH), lean=True) as session:
+            logits = [first_output(session.run({name: image[None]})) for image in subject.test[0]]
+        return subject.judge(np.concatenate(logits)), _settings(artifact)
 
     return way
 
 
-def _export(subject: Subject, out: Path, target: str, precision: str, device: str | None = None) -> None:
+def _export(subject: Subject, out: Path, target: str, precision: str, device: str | None = None) -> Artifact:
     recipe = recipes.compose(
         subject.spec, target=target, device=device, precision=precision, calibration=subject.calibration
     )
-    export(recipe, out, Silent())
+    return export(recipe, out, Silent()).artifact
 
 
-def _found(out: Path) -> str:
-    manifest = load(out).manifest
-    record, precision = manifest.quantized, manifest.target.precision
-    ranges, bias = record.get("ranges"), record.get("bias_correction")
-    method = record.get("method") if precision == "fp16" else None
-    parts = [method, _migration(record), ranges and precision != "fp16" and f"{ranges} ranges"]
-    return ", ".join([*filter(None, parts), *(["bias corrected"] if bias == "on" else [])])
-
-
-def _migration(record: Any) -> str | None:
-    said = record.get("migration")
-    return said and (f"migration {said.partition(',')[0].removeprefix('alpha ')}" if said != "off" else "no migration")
+def _settings(artifact: Artifact) -> str:
+    """Return the settings that quantization chose."""
+    record = artifact.manifest.quantized
+    if record is None:
+        return ""
+    settings = [record.method] if artifact.manifest.target.precision == "fp16" else []
+    if record.migration is not None:
+        settings.append(f"migration {record.migration.alpha:g}")
+    elif record.tried:
+        settings.append("no migration")
+    if record.ranges is not None:
+        settings.append(f"{record.ranges} ranges")
+    if record.bias_correction:
+        settings.append("bias corrected")
+    return ", ".join(settings)
 
 
 # --------------------------------------------------------------------------------------------------- stock tools
 
 
-def stock(name: str) -> Way:
-    """One of `peers.py`'s ways, on the plain export."""
+def with_peer(name: str) -> Way:
+    """Return one of the ways of `peers.py`, on the plain export."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        _plain(subject, folder / "model.onnx", dynamo=True)
-        calibration, _ = subject.images("calibration", CALIBRATION_IMAGES)
+        _export_plain(subject, folder / "model.onnx", dynamo=True)
+        calibration, _ = subject.read_images("calibration", CALIBRATION_IMAGES)
         np.savez(folder / "images.npz", calibration=calibration, test=subject.test[0])
-        run_in("peers", PEERS, folder, name)
-        return subject.judged(np.load(folder / f"{name}.npz")["logits"]), ""
+        run_in_venv("peers", PEERS, folder, name)
+        return subject.judge(np.load(folder / f"{name}.npz")["logits"]), ""
 
     return way
 
 
-def _plain(subject: Subject, path: Path, *, dynamo: bool, opset: int | None = None) -> None:
+def _export_plain(subject: Subject, path: Path, *, dynamo: bool, opset: int | None = None) -> None:
     example = torch.from_numpy(subject.test[0][:1])
+    options: dict[str, Any] = {"external_data": False} if dynamo else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            subject.model.module, (example,), str(path), dynamo=dynamo, opset_version=opset, verbose=False,
-            **({"external_data": False} if dynamo else {}),
-        )  # fmt: skip
+            subject.module, (example,), str(path), dynamo=dynamo, opset_version=opset, verbose=False, **options
+        )
 
 
 # --------------------------------------------------------------------------------------------------- half precision
 
 
-def stock_half(*, opset: int) -> Way:
-    """ONNX Runtime's converter on the legacy exporter's graph, which has LayerNormalization from opset 17 on."""
+def with_ort_float16(*, opset: int) -> Way:
+    """Return ONNX Runtime's converter on the legacy exporter's graph, which has LayerNormalization from opset 17 on."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        _plain(subject, folder / "model.onnx", dynamo=False, opset=opset)
+        _export_plain(subject, folder / "model.onnx", dynamo=False, opset=opset)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of each weight that float16 cannot tell from 0
+            warnings.simplefilter("ignore")  # one for each weight that float16 rounds to 0
             half = convert_float_to_float16(onnx.load(folder / "model.onnx"))
-        return _in_true_half(subject, half), ""
+        return _judge_in_half(subject, half), ""
 
     return way
 
 
-def vitdeploy_half(subject: Subject, folder: Path) -> tuple[Eval, str]:
-    """The graph that TensorRT-RTX is fed, in true half precision."""
-    _export(subject, folder / "out", "tensorrt-rtx", "fp16")
-    return _in_true_half(subject, onnx.load(folder / "out" / GRAPH)), _found(folder / "out")
+def with_vitdeploy_in_half(subject: Subject, folder: Path) -> tuple[Eval, str]:
+    """Compute the graph that TensorRT-RTX gets, in true half precision."""
+    artifact = _export(subject, folder / "out", "tensorrt-rtx", "fp16")
+    return _judge_in_half(subject, onnx.load(artifact.file(GRAPH))), _settings(artifact)
 
 
-def _in_true_half(subject: Subject, model: onnx.ModelProto) -> Eval:
-    return subject.judged(in_true_half(model, subject.test[0][:HALF_IMAGES]).astype(np.float32))
+def _judge_in_half(subject: Subject, model: onnx.ModelProto) -> Eval:
+    return subject.judge(compute_in_half(model, subject.test[0][:HALF_IMAGES]).astype(np.float32))
 
 
 INT8_WAYS: dict[str, Way] = {
-    "NNCF, OpenVINO": stock("nncf"),
-    "NNCF without SmoothQuant, OpenVINO": stock("nncf-no-smoothquant"),
-    "ORT quantize_static": stock("ort-static"),
-    "ORT quantize_dynamic": stock("ort-dynamic"),
-    "ORT quantize_dynamic, reduce_range": stock("ort-dynamic-reduce-range"),
-    "**vitdeploy** openvino int8": vitdeploy("openvino", "int8"),
-    "**vitdeploy** openvino int8-dynamic": vitdeploy("openvino", "int8-dynamic"),
-    "**vitdeploy** onnxruntime int8": vitdeploy("onnxruntime", "int8"),
-    "**vitdeploy** onnxruntime int8-dynamic": vitdeploy("onnxruntime", "int8-dynamic"),
-    "**vitdeploy** onnxruntime int8, without VNNI": vitdeploy_without_vnni("onnxruntime", "int8"),
-    "**vitdeploy** onnxruntime int8-dynamic, without VNNI": vitdeploy_without_vnni("onnxruntime", "int8-dynamic"),
-    "**vitdeploy** tensorrt-rtx int8, graph": vitdeploy_graph("tensorrt-rtx", "sm86", "int8"),
-    "**vitdeploy** tensorrt-rtx fp8, graph": vitdeploy_graph("tensorrt-rtx", "sm89", "fp8"),
+    "NNCF, OpenVINO": with_peer("nncf"),
+    "NNCF without SmoothQuant, OpenVINO": with_peer("nncf-no-smoothquant"),
+    "ORT quantize_static": with_peer("ort-static"),
+    "ORT quantize_dynamic": with_peer("ort-dynamic"),
+    "ORT quantize_dynamic, reduce_range": with_peer("ort-dynamic-reduce-range"),
+    "**vitdeploy** openvino int8": with_vitdeploy("openvino", "int8"),
+    "**vitdeploy** openvino int8-dynamic": with_vitdeploy("openvino", "int8-dynamic"),
+    "**vitdeploy** onnxruntime int8": with_vitdeploy("onnxruntime", "int8"),
+    "**vitdeploy** onnxruntime int8-dynamic": with_vitdeploy("onnxruntime", "int8-dynamic"),
+    "**vitdeploy** onnxruntime int8, without VNNI": with_vitdeploy_without_vnni("onnxruntime", "int8"),
+    "**vitdeploy** onnxruntime int8-dynamic, without VNNI": with_vitdeploy_without_vnni("onnxruntime", "int8-dynamic"),
+    "**vitdeploy** tensorrt-rtx int8, graph": with_vitdeploy_graph("tensorrt-rtx", "sm86", "int8"),
+    "**vitdeploy** tensorrt-rtx fp8, graph": with_vitdeploy_graph("tensorrt-rtx", "sm89", "fp8"),
 }
 FP16_WAYS: dict[str, Way] = {
-    "ORT float16, LayerNorm as primitives": stock_half(opset=16),
-    "ORT float16, LayerNormalization": stock_half(opset=17),
-    "**vitdeploy** tensorrt-rtx fp16": vitdeploy_half,
+    "ORT float16, LayerNorm as primitives": with_ort_float16(opset=16),
+    "ORT float16, LayerNormalization": with_ort_float16(opset=17),
+    "**vitdeploy** tensorrt-rtx fp16": with_vitdeploy_in_half,
 }
 
 
-def subjects(folder: Path) -> Iterator[tuple[Subject, dict[str, Way]]]:
-    """The models with the ways that each is put through; `folder` is for their images."""
-    calibration, test = fashion.calibration_subset(fashion.read_split("train")), fashion.read_split("test")
-    files = []
-    for name, images in (("calibration", calibration), ("test", test)):
-        files.append(str(folder / f"{name}.npz"))
-        np.savez(files[-1], images=images.images, labels=images.labels)
-    twins = "python:benchmarks.fashion_mnist.hostile"
-    own = "python:benchmarks.hostile"
-    yield Subject("digits", "demo:digits", "demo:digits", "demo:digits"), INT8_WAYS
-    yield Subject("digits, INT8-hostile", f"{own}:digits_int8", "demo:digits", "demo:digits"), INT8_WAYS
-    yield Subject("Fashion-MNIST", f"{twins}:trained", *files), INT8_WAYS
-    yield Subject("Fashion-MNIST, INT8-hostile", f"{twins}:int8_hostile", *files), INT8_WAYS
-    yield Subject("digits, FP16-hostile", f"{own}:digits_fp16", "demo:digits", "demo:digits"), FP16_WAYS
-    yield Subject("Fashion-MNIST, FP16-hostile", f"{twins}:fp16_hostile", *files), FP16_WAYS
+def all_subjects(folder: Path) -> Iterator[tuple[Subject, dict[str, Way]]]:
+    """Yield the models with their ways; `folder` is for the images of Fashion-MNIST."""
+    fashion.save_sets(folder)
+    images = [str(folder / f"{name}.npz") for name in ("calibration", "test")]
+    digits = ["demo:digits"] * 2
+    twins_of_fashion, twins_of_digits = "python:benchmarks.fashion_mnist.hostile", "python:benchmarks.hostile"
+    yield Subject("digits", "demo:digits", *digits), INT8_WAYS
+    yield Subject("digits, INT8-hostile", f"{twins_of_digits}:digits_int8", *digits), INT8_WAYS
+    yield Subject("Fashion-MNIST", f"{twins_of_fashion}:load_trained", *images), INT8_WAYS
+    yield Subject("Fashion-MNIST, INT8-hostile", f"{twins_of_fashion}:int8_hostile", *images), INT8_WAYS
+    yield Subject("digits, FP16-hostile", f"{twins_of_digits}:digits_fp16", *digits), FP16_WAYS
+    yield Subject("Fashion-MNIST, FP16-hostile", f"{twins_of_fashion}:fp16_hostile", *images), FP16_WAYS
 
 
 def main() -> None:
-    """Put every model through its ways and write the table as it grows."""
+    """Quantize every model in its ways, and write the table as it grows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fresh", action="store_true", help="measure again what the table has already")
-    rows = [] if parser.parse_args().fresh else rows_of(TABLE, COLUMNS)
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that the table has already")
+    rows = [] if parser.parse_args().fresh else read_rows(TABLE, COLUMNS)
     with tempfile.TemporaryDirectory() as images:
-        for subject, ways in subjects(Path(images)):
+        for subject, ways in all_subjects(Path(images)):
             for title, way in ways.items():
                 if (subject.title, title) in {row[:2] for row in rows}:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     rows.append(_row(subject.title, title, *way(subject, Path(folder))))
                 print(*rows[-1], sep=" | ", flush=True)
-                written(TABLE, _heading(), COLUMNS, rows)
+                write_page(TABLE, _heading(), COLUMNS, rows)
 
 
-def _row(model: str, way: str, found: Eval, note: str) -> tuple[str, ...]:
-    top1 = found.metrics["top1"]
+def _row(model: str, way: str, evaluation: Eval, settings: str) -> tuple[str, ...]:
+    top1 = evaluation.metrics["top1"]
     return (
-        model, way, f"{found.n:,}", f"{top1.reference:.2f}", f"{top1.deployed:.2f}", drop(top1),
-        f"{100 * found.agreement:.2f} %", f"{found.p_value:.2g}", note,
+        model, way, f"{evaluation.n:,}", f"{top1.reference:.2f}", f"{top1.deployed:.2f}", drop(top1),
+        f"{100 * evaluation.agreement:.2f} %", f"{evaluation.p_value:.2g}", settings,
     )  # fmt: skip
 
 
@@ -276,18 +296,19 @@ def _heading() -> list[str]:
     return [
         "# Accuracy after quantization",
         "",
-        "Made by `python -m benchmarks.quantization`, calibrated on 128 images. The drop is FP32 - deployed, in points",
-        "of top-1 with its paired 95 % interval (Tango's); below 0 the quantized model is better. Agreement: the same",
-        "class as FP32. p: exact McNemar test. INT8-hostile and FP16-hostile twins compute the same FP32 function",
-        "(`benchmarks/hostile.py`).",
+        "Made by `python -m benchmarks.quantization`; every way is calibrated on 128 images. The drop is FP32 -",
+        "deployed, in points of top-1, with its paired 95 % interval (Tango's); below 0 the quantized model is better.",
+        "Agreement: images that get the same class as in FP32. p: exact McNemar test. Settings: those that vitdeploy",
+        "chose. The INT8-hostile and FP16-hostile twins compute the same FP32 function (`benchmarks/hostile.py`).",
         "",
-        "- *graph*: the graph that the compiler is fed, run by ONNX Runtime operator by operator: no GPU is here.",
-        "- *without VNNI*: exported as on a CPU without INT8 dot products, with weights of 7 bits. (Its numbers are",
-        "  the same there: nothing saturates.)",
+        "- *graph*: the graph that the compiler gets, run by ONNX Runtime operator by operator, because there is no",
+        "  GPU here.",
+        "- *without VNNI*: exported as on a CPU without INT8 dot products, with weights of 7 bits. Such a CPU gives",
+        "  the same numbers, because nothing saturates.",
         "- FP16 is computed in true half precision, by onnx's reference evaluator with LayerNormalization in FP32.",
         "",
-        machine("torch", "onnxruntime", "openvino"),
-        f"Stock tools: {', '.join(packages('peers'))}, on torch's own export.",
+        describe_machine("torch", "onnxruntime", "openvino"),
+        f"Stock tools: {', '.join(read_pins('peers'))}, on torch's own export.",
     ]
 
 

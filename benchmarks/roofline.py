@@ -1,10 +1,10 @@
-"""How near the measured peak of this machine do DeiT-Tiny and ViT-Base come, and where does the rest of the time go?
+"""Show how near DeiT-Tiny and ViT-Base come to the measured peak of this machine, and where the rest of the time goes.
 
     python -m benchmarks.roofline [--seconds S]
 
 Each model is exported at batch 1 and 8 for OpenVINO and ONNX Runtime, in FP32 and in INT8 (random weights: neither
-speed nor work depends on them), then `vitdeploy bench --profile` times the four beside PyTorch. Everything in the
-tables is read from the evidence that it stores. Writes benchmarks/roofline.md.
+speed nor work depends on them). Then `vitdeploy bench --profile` times the four beside PyTorch. Everything in the table
+comes from the evidence that it stores. Writes benchmarks/roofline.md.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.int8_fusion import save_crops
-from benchmarks.tables import machine, rows_of, table
+from benchmarks.images import save_crops
+from benchmarks.tables import describe_machine, format_doubts, read_rows, write_page
 from vitdeploy import recipe as recipes
-from vitdeploy.commands.bench import bench as benching
+from vitdeploy.artifact import Artifact
+from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.export import export
 from vitdeploy.evidence import Bench, Profile, Run
+from vitdeploy.frozen import replace
 from vitdeploy.measure.profiling import ROLES
 from vitdeploy.progress import Silent
 
@@ -37,46 +39,47 @@ COLUMNS = (
 def main() -> None:
     """Measure every model and batch that the table lacks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of timing for each model and batch (default: 20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each model and batch (default: 20)")
     seconds = parser.parse_args().seconds
-    rows = rows_of(TABLE, COLUMNS)
+    rows = read_rows(TABLE, COLUMNS)
     for name in MODELS:
         for batch in BATCHES:
             if (name, str(batch)) in {row[:2] for row in rows}:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rows += _rows(name, batch, _measured(name, batch, seconds))
-            for row in rows[-len(WAYS) - 1 :]:
+                new = list(_rows(name, batch, _measure(name, batch, seconds)))
+            for row in new:
                 print(*row, sep=" | ", flush=True)
-            TABLE.write_text("\n".join([*_heading(), "", *table(COLUMNS, rows), ""]), encoding="utf-8")
+            rows += new
+            write_page(TABLE, _heading(), COLUMNS, rows)
 
 
-def _measured(name: str, batch: int, seconds: float) -> Bench:
+def _measure(name: str, batch: int, seconds: float) -> Bench:
+    artifacts: list[Artifact] = []
     with tempfile.TemporaryDirectory() as folder:
-        images, paths = Path(folder) / "images", []
-        save_crops(images, max(BATCHES))
+        images = save_crops(Path(folder) / "images", max(BATCHES))
         for target, precision in WAYS:
             recipe = recipes.compose(
                 f"timm:{name}", target=target, precision=precision, weights="random", batch=batch,
-                calibration=None if precision == "fp32" else str(images),
+                calibration=None if precision == "fp32" else images,
             )  # fmt: skip
-            paths.append(Path(folder) / f"{target}-{precision}")
-            # Nothing is searched: where outliers go changes no time.
-            asked = recipe.precision.model_copy(update={"smooth_alpha": "off"})
-            export(recipe.model_copy(update={"precision": asked}), paths[-1], Silent())
-        return benching.bench(paths, Silent(), benching.Plan(seconds=seconds, profile=True))
+            # No search for the best migration: it moves outliers, which changes no time.
+            recipe = replace(recipe, precision=replace(recipe.precision, smooth_alpha="off"))
+            artifacts.append(export(recipe, Path(folder) / f"{target}-{precision}", Silent()).artifact)
+        return bench(artifacts, Silent(), Plan(seconds=seconds, profile=True))
 
 
-def _rows(name: str, batch: int, found: Bench) -> Iterator[tuple[str, ...]]:
-    assert found.roofline is not None
-    peaks = " / ".join(f"{found.roofline.peaks[kind].gops:.0f}" for kind in ("fp32", "int8"))
-    work = sum(found.roofline.operations.values()) / 1e9
-    profiles = {profile.name: profile for profile in found.profiles}
-    for run in found.runs:
+def _rows(name: str, batch: int, measured: Bench) -> Iterator[tuple[str, ...]]:
+    roofline = measured.roofline
+    assert roofline is not None
+    peaks = " / ".join(f"{roofline.peaks[kind].gops:.0f}" for kind in ("fp32", "int8"))
+    work = sum(roofline.operations.values()) / 1e9
+    profiles = {profile.name: profile for profile in measured.profiles}
+    for run in measured.runs:
         yield (
             name, str(batch), run.name, f"{run.p50_ms:.2f}", f"{work:.2f}", *_efficiency(run), peaks,
-            *_shares(profiles.get(run.name)), "; ".join(found.doubts)[:120] or "valid",
+            *_shares(profiles.get(run.name)), format_doubts(measured),
         )  # fmt: skip
 
 
@@ -97,12 +100,13 @@ def _heading() -> list[str]:
     return [
         "# Roofline",
         "",
-        "`floor`: the products of the model, each at the highest rate that was measured here for a large product in",
-        "its precision (attention in FP32). `efficiency`: floor over median latency. The shares are of the wall time",
-        "of a run with the engine's counters on; `between operators` is what no operator's counter holds: inputs and",
-        "outputs handed over, the next kernel started. Made by `python -m benchmarks.roofline`.",
+        "`floor`: the time that the model's products take if each runs at the highest rate that was measured here for",
+        "a large product in its precision (attention in FP32). `efficiency`: floor over median latency. The other",
+        "shares are of the wall time of a run with the engine's counters on. `between operators`: the time that no",
+        "operator's counter shows, in which the engine passes inputs and outputs and starts the next kernel. Made by",
+        "`python -m benchmarks.roofline`.",
         "",
-        machine("timm", "torch", "openvino", "onnxruntime"),
+        describe_machine("timm", "torch", "openvino", "onnxruntime"),
     ]
 
 

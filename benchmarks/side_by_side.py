@@ -1,12 +1,16 @@
-"""vitdeploy beside what its users would pick instead: speed, accuracy and fused attention of the same models.
+"""Compare vitdeploy with the tools that users would pick instead, in speed, accuracy and fused attention.
 
     python -m benchmarks.side_by_side make | pick | answer | time [--work DIR] [--seconds S] [CASE…]
 
-`make` lets every other tool write its model, each in an environment of its own where pins clash; `pick` is vitdeploy's
-`--precision auto`, which times what it chooses from and so wants an idle machine; `answer` lets each of them classify
-the test images; `time` runs them all interleaved in one process, with vitdeploy's stopwatch and the same threads, and
-writes benchmarks/side_by_side.md. CASE is the name of a folder, such as vit-base. What fails on the way becomes a row
-with its reason.
+The four steps are run in this order:
+
+- `make`: every other tool writes its model, in an environment of its own where pinned versions clash.
+- `pick`: vitdeploy's `--precision auto` times its candidates and picks one. The machine should be idle.
+- `answer`: every model classifies the test images.
+- `time`: all models run in turns in one process, with vitdeploy's stopwatch and the same threads. Writes
+  benchmarks/side_by_side.md. A tool that failed on the way gets a row with the reason.
+
+CASE is the name of a folder, such as vit-base.
 """
 
 from __future__ import annotations
@@ -20,15 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, INPUT, PICKS, Case, Contender, cases
-from benchmarks.tables import machine, rows_of, written
-from benchmarks.venvs import packages
+from benchmarks.contenders import CONTENDERS, INPUT, PICKS, Case, Contender, all_cases
+from benchmarks.quantization import first_output
+from benchmarks.tables import describe_machine, format_ratio, read_rows, write_page
+from benchmarks.venvs import read_pins
 from vitdeploy import environment
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Bench, Run
 from vitdeploy.measure.latency import measure
 from vitdeploy.measure.statistics import ratio_interval
-from vitdeploy.render.numbers import drop, speedup
+from vitdeploy.render.numbers import drop
 from vitdeploy.session import Session
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -40,27 +45,27 @@ Row = tuple[str, ...]
 
 
 def make(case: Case, *, picks: bool) -> None:
-    """The models of vitdeploy (`picks`), or those of all others."""
+    """Let vitdeploy make its models (`picks`), or all other tools theirs."""
     case.prepare()
     for contender in CONTENDERS:
         if picks != (contender.title in PICKS):
             continue
         contender.make(case)
-        print(case.title, contender.title, contender.failed(case) or "made", sep=" | ", flush=True)
+        print(case.title, contender.title, contender.read_error(case) or "made", sep=" | ", flush=True)
 
 
 def answer(case: Case) -> None:
-    """What every model says to the test images, kept beside the models."""
+    """Let every model classify the test images, and save the logits beside the models."""
     if not case.trained:
         return
     images = case.subject.test[0]
     for contender in CONTENDERS:
-        path = _answers(case, contender)
-        if path.exists() or contender.failed(case):
+        path = _logits_file(case, contender)
+        if path.exists() or contender.read_error(case):
             continue
         try:
-            with contender.open(case, threads=1) as session:  # threads that wait for a taken core wait long
-                logits = [next(iter(session.run({INPUT: image[None]}).values())) for image in images]
+            with contender.open(case, threads=1) as session:  # more threads wait long for each other on a busy machine
+                logits = [first_output(session.run({INPUT: image[None]})) for image in images]
         except (VitdeployError, RuntimeError) as error:
             print(contender.title, error, sep=" | ")
             continue
@@ -69,20 +74,20 @@ def answer(case: Case) -> None:
         print(case.title, contender.title, _drop(case, contender), sep=" | ", flush=True)
 
 
-def _answers(case: Case, contender: Contender) -> Path:
+def _logits_file(case: Case, contender: Contender) -> Path:
     name = re.sub(r"\W+", "-", contender.title)
     return case.folder / "answers" / f"{name}.npy"
 
 
 def _drop(case: Case, contender: Contender) -> str:
-    path = _answers(case, contender)
-    return drop(case.subject.judged(np.load(path)).metrics["top1"]) if path.exists() else ""
+    path = _logits_file(case, contender)
+    return drop(case.subject.judge(np.load(path)).metrics["top1"]) if path.exists() else ""
 
 
 def time(case: Case, seconds: float) -> list[Row]:
-    """A row for every contender."""
-    notes = {contender.title: contender.failed(case) for contender in CONTENDERS}
-    told: dict[str, tuple[str, str]] = {}
+    """Time all models in turns; return a row for every contender."""
+    notes = {contender.title: contender.read_error(case) for contender in CONTENDERS}
+    descriptions: dict[str, tuple[str, str]] = {}
     with ExitStack() as stack:
         sessions: list[Session] = []
         for contender in CONTENDERS:
@@ -91,100 +96,103 @@ def time(case: Case, seconds: float) -> list[Row]:
             try:
                 session = stack.enter_context(contender.open(case, environment.available_cores()))
                 session.run(case.feeds)
-                told[contender.title] = contender.computes_in(case, session), contender.fused(case, session)
+                numbers, fused = contender.describe_numbers(case, session), contender.describe_attention(case, session)
+                descriptions[contender.title] = numbers, fused
             except (VitdeployError, RuntimeError) as error:
                 notes[contender.title] = " ".join(str(error).split())
                 continue
             sessions.append(session)
-        found = measure(sessions, [case.feeds] * len(sessions), batch=1, seconds=seconds)
-    return list(_rows(case, found, told, notes))
+        bench = measure(sessions, [case.feeds] * len(sessions), batch=1, seconds=seconds)
+    return _rows(case, bench, descriptions, notes)
 
 
-def _rows(case: Case, found: Bench, told: dict[str, tuple[str, str]], notes: dict[str, str]) -> list[Row]:
-    runs = {run.name: run for run in found.runs}
-    stock = [runs[name] for name, (numbers, _) in told.items() if numbers == "fp32" and name not in PICKS]
-    fastest, pick = (max(among, key=_speed) for among in (stock, [runs[name] for name in PICKS]))
+def _rows(case: Case, bench: Bench, descriptions: dict[str, tuple[str, str]], notes: dict[str, str]) -> list[Row]:
+    runs = {run.name: run for run in bench.runs}
+    stock = [runs[name] for name, (numbers, _) in descriptions.items() if numbers == "fp32" and name not in PICKS]
+    fastest, pick = (max(candidates, key=_speed) for candidates in (stock, [runs[name] for name in PICKS]))
     names = [contender.title for contender in CONTENDERS]
-    everywhere = [doubt for doubt in found.doubts if not any(_about(doubt, name) for name in names)]
+    common_doubts = [doubt for doubt in bench.doubts if not any(_is_about(doubt, name) for name in names)]
     rows = []
     for contender in CONTENDERS:
         name, note = contender.title, notes[contender.title]
         if name not in runs:
             rows.append((case.title, name, contender.numbers, *[""] * 5, note))
             continue
-        doubts = [*(doubt for doubt in found.doubts if _about(doubt, name)), *everywhere]
+        doubts = [*(doubt for doubt in bench.doubts if _is_about(doubt, name)), *common_doubts]
         run = runs[name]
-        numbers, fused = told[name]
-        figures = (f"{run.p50_ms:.2f}", _against(fastest, run), _against(pick, run))
+        numbers, fused = descriptions[name]
+        figures = (f"{run.p50_ms:.2f}", _ratio(fastest, run), _ratio(pick, run))
         rows.append((case.title, name, numbers, *figures, _drop(case, contender), fused, "; ".join(doubts)))
     return rows
 
 
 def _speed(run: Run) -> float:
-    """Over the first run, block by block: steadier than p50 while the machine's mood changes."""
+    """Return the speed-up over the first run, which varies less than p50 when the machine gets slower or faster."""
     return run.speedup.ratio if run.speedup else 1.0
 
 
-def _about(doubt: str, name: str) -> bool:
+def _is_about(doubt: str, name: str) -> bool:
     return doubt.startswith((f"{name}:", f"{name} uses")) or f"speed-up of {name} " in doubt
 
 
-def _against(reference: Run, run: Run) -> str:
-    return "1" if run is reference else speedup(ratio_interval(reference.blocks, run.blocks))
+def _ratio(reference: Run, run: Run) -> str:
+    return format_ratio(None if run is reference else ratio_interval(reference.blocks, run.blocks), digits=2)
 
 
 def main() -> None:
-    """One step for the asked models."""
+    """Run one step for the chosen models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=("make", "pick", "answer", "time"))
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vitdeploy-side-by-side")
+    work = Path(tempfile.gettempdir()) / "vitdeploy-side-by-side"
+    parser.add_argument("--work", type=Path, default=work, metavar="DIR", help=f"folder of models (default: {work})")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for each model (default: 60)")
-    parser.add_argument("cases", nargs="*", help="folders, such as vit-base (default: all)")
-    asked = parser.parse_args()
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="folders, such as vit-base (default: all)")
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    for case in cases(asked.work):
-        if asked.cases and case.folder.name not in asked.cases:
+    for case in all_cases(arguments.work):
+        if arguments.cases and case.folder.name not in arguments.cases:
             continue
-        if asked.step in ("make", "pick"):
-            make(case, picks=asked.step == "pick")
-        elif asked.step == "answer":
+        if arguments.step in ("make", "pick"):
+            make(case, picks=arguments.step == "pick")
+        elif arguments.step == "answer":
             answer(case)
         else:
-            _store(time(case, asked.seconds), [other.title for other in cases(asked.work)])
+            _store(time(case, arguments.seconds), [other.title for other in all_cases(arguments.work)])
 
 
 def _store(new: list[Row], order: list[str]) -> None:
     """Put a model's rows into the table, in place of those that it had."""
-    kept = [row for row in rows_of(TABLE, COLUMNS) if row[0] != new[0][0]]
-    written(TABLE, _heading(), COLUMNS, sorted([*kept, *new], key=lambda row: order.index(row[0])))
+    others = [row for row in read_rows(TABLE, COLUMNS) if row[0] != new[0][0]]
+    write_page(TABLE, _heading(), COLUMNS, sorted([*others, *new], key=lambda row: order.index(row[0])))
 
 
 def _heading() -> list[str]:
-    pins = "; ".join(f"{name}: {', '.join(packages(name))}" for name in ("peers", "optimum-intel", "optimum-onnx"))
+    pins = "; ".join(f"{name}: {', '.join(read_pins(name))}" for name in ("peers", "optimum-intel", "optimum-onnx"))
     return [
-        "# Side by side with what users would pick instead",
+        "# Side by side with the tools that users would pick instead",
         "",
-        "Made by `python -m benchmarks.side_by_side` (make, pick, answer, time). Median latency at batch 1, all ways",
-        "of a model interleaved in one process on the same threads. Speeds are ratios over the interleaved blocks with",
-        "95 % bootstrap intervals, above 1 is faster. Opening a model anew moves them by up to 1 %, which is not in",
-        "the intervals. *Fastest stock FP32*: the fastest row of a model that computes in fp32, vitdeploy's left out.",
-        "*vitdeploy's pick*: the faster of its `--precision auto` artifacts. Both are chosen after the measurement.",
+        "Made by `python -m benchmarks.side_by_side` (make, pick, answer, time). Median latency at batch 1. All ways",
+        "to run a model are timed in turns in one process on the same threads. Speeds are ratios over the interleaved",
+        "blocks with 95 % bootstrap intervals; above 1 is faster. Opening a model anew changes them by up to 1 %,",
+        "which the intervals do not include. *Fastest stock FP32*: the fastest row of a model that computes in fp32,",
+        "without vitdeploy's rows. *vitdeploy's pick*: the faster of its two `--precision auto` artifacts. Both are",
+        "chosen after the measurement.",
         "",
-        "- All tools got the same transformers model (DeiT-Tiny and ViT-Base with random weights: only speed means",
-        "  something there) and the same calibration images: 32, for the trained models 128.",
+        "- All tools got the same transformers model and the same calibration images: 32, or 128 for the trained",
+        "  models. DeiT-Tiny and ViT-Base have random weights, so only their speed means something.",
         "- *drop*: FP32 - deployed, in points of top-1 on the 10,000 test images of Fashion-MNIST, with its paired",
         "  interval (Tango's); below 0 the deployed model is better. The INT8-hostile twin computes the same FP32",
         "  function (`benchmarks/hostile.py`).",
-        "- *computes in*: where the CPU has it, OpenVINO takes bf16 for what is not quantized. What tools write for it",
-        '  runs that way, as their users run it; "at f32" forbids it. For vitdeploy, which computes the rest in fp32:',
-        "  what auto chose; with random weights by speed alone. `int8-bf16` came later.",
+        "- *computes in*: where the CPU has bf16, OpenVINO uses it for what is not quantized. Models that tools wrote",
+        '  for OpenVINO run that way, as their users run them; "at f32" forbids it. For vitdeploy it is the precision',
+        "  that auto chose, with random weights by speed alone; the rest computes in fp32. `int8-bf16` came later.",
         "- *attention fused*: sites that run as one kernel, by OpenVINO's runtime model and ONNX Runtime's profile.",
-        "- *opset*: of `torch.onnx.export(dynamo=True)`. 20 is its default; 23 has an operator for attention, on which",
-        "  ORT's quantizers end in an AssertionError: they got 20, NNCF 23.",
-        "- *note*: doubts of the measurement, or why there is nothing. None: a valid measurement.",
+        "- *opset*: of `torch.onnx.export(dynamo=True)`. 20 is its default. 23 has an operator for attention, on which",
+        "  ORT's quantizers fail with an AssertionError; so they got 20, and NNCF got 23.",
+        "- *note*: doubts about the measurement, or why there is none. No note: a valid measurement.",
         "",
-        machine("torch", "transformers", "onnxruntime", "openvino"),
-        f"Environments of their own: {pins}.",
+        describe_machine("torch", "transformers", "onnxruntime", "openvino"),
+        f"Separate environments: {pins}.",
     ]
 
 

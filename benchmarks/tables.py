@@ -1,4 +1,4 @@
-"""Tables in Markdown that a benchmark writes row by row, and goes on with where it was stopped."""
+"""Markdown tables that a benchmark writes row by row. A benchmark that was stopped continues with the missing rows."""
 
 from __future__ import annotations
 
@@ -6,32 +6,53 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitdeploy import environment
+from vitdeploy.evidence import Bench, Interval
+
+_DOUBTS_LENGTH = 120  # characters: a cell is for a glance
 
 
-def machine(*libraries: str) -> str:
-    """The CPU, its threads and instruction sets, and the versions of `libraries` that are installed."""
+def describe_machine(*libraries: str) -> str:
+    """Return the CPU, its threads and instruction sets, and the versions of those `libraries` that are installed."""
     host, versions = environment.host(), environment.library_versions()
-    told = ", ".join(f"{name} {versions[name]}" for name in libraries if name in versions)
-    return f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {told}."
+    installed = ", ".join(f"{name} {versions[name]}" for name in libraries if name in versions)
+    return f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {installed}."
 
 
-def rows_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The rows of the table in `path`; none when there is no such file, or its table has other columns."""
-    if not path.exists():
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Read the rows of the table with these columns; none if the file or such a table is missing."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    header = _line(columns)
+    if header not in lines:
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    header, *rows = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines] or [()]
-    return rows if header == tuple(columns) else []
+    rows = []
+    for line in lines[lines.index(header) + 2 :]:
+        if not line.startswith("| "):
+            break
+        rows.append(tuple(cell.strip() for cell in line.strip("|").split(" | ")))
+    return rows
 
 
-def written(path: Path, heading: Iterable[str], columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write `heading` and the table."""
-    path.write_text("\n".join([*heading, "", *table(columns, rows), ""]), encoding="utf-8")
+def write_page(path: Path, heading: Iterable[str], columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write the heading, then the table."""
+    path.write_text("\n".join([*heading, "", *format_table(columns, rows), ""]), encoding="utf-8")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
+def format_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table. An empty cell shows a dash."""
     return [_line(columns), "|" + "---|" * len(columns), *map(_line, rows)]
+
+
+def format_ratio(ratio: Interval | None, digits: int = 3) -> str:
+    """Return a ratio with its 95 % interval: `1.030 [1.025, 1.035]`; `1` for the side that others are relative to."""
+    if ratio is None:
+        return "1"
+    low, high = ratio.ci95
+    return f"{ratio.ratio:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def format_doubts(bench: Bench) -> str:
+    """Return the beginning of the doubts about a measurement, or `valid`."""
+    return "; ".join(bench.doubts)[:_DOUBTS_LENGTH] or "valid"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,12 +1,12 @@
-"""Reproduce the two files behind ``demo:digits``: the data set and the weights of the small ViT.
+"""Reproduce the two files behind `demo:digits`: the data set and the weights of the small ViT.
 
-    python benchmarks/train_digits.py              write vitdeploy/assets/digits.npz and digits.safetensors
-    python benchmarks/train_digits.py --validate   train the same way, score the calibration split, write nothing
+    python -m benchmarks.train_digits              write vitdeploy/assets/digits.npz and digits.safetensors
+    python -m benchmarks.train_digits --validate   train the same way, score the calibration split, write nothing
 
 The images are the 1,797 handwritten digits that scikit-learn ships (UCI "Optical Recognition of Handwritten Digits",
-Alpaydin and Kaynak 1998), split once: 1000 train, 197 calibration, 600 test, stratified by class. Weights see the train
-split only. The hyper-parameters below were checked with ``--validate``, not tuned on the test split, which is scored
-once, at the very end; that figure goes into the metadata of the weights.
+Alpaydin and Kaynak 1998), split once: 1000 train, 197 calibration, 600 test, stratified by class. Only the train split
+is used for training. The hyper-parameters below were checked with `--validate`, not tuned on the test split. That one
+is scored once, at the very end, and the figure goes into the metadata of the weights.
 
 Needs torch, timm, Pillow, safetensors and scikit-learn. Two cores take a few minutes.
 """
@@ -26,15 +26,15 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
-from training import Plan, save_weights, top1, trained
 
+from benchmarks.training import Plan, save_weights, score_top1, train
 from vitdeploy.sources._digits_vit import IMAGE_SIZE, INTERPOLATION, MEAN, STD, digits_vit
 
 ASSETS = Path(__file__).resolve().parents[1] / "vitdeploy" / "assets"
 
 SPLIT_SEED = 0
 TRAIN_COUNT, CALIBRATION_COUNT, TEST_COUNT = 1000, 197, 600
-SOURCE_MAXIMUM = 16  # scikit-learn keeps the digits as counts of ink in 4x4 cells
+SOURCE_MAXIMUM = 16  # scikit-learn stores the digits as counts of inked pixels in 4x4 cells
 
 PLAN = Plan(seed=0, epochs=90, batch=50, peak_learning_rate=1e-3, label_smoothing=0.1)
 
@@ -46,7 +46,7 @@ MAX_SHIFT = 0.1  # share of the image's side
 
 @dataclass(frozen=True)
 class Digits:
-    """The data set as it lies in ``digits.npz``; the three splits are indices into ``images``."""
+    """The data set as it is in `digits.npz`; the three splits are indices into `images`."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
@@ -56,12 +56,12 @@ class Digits:
 
     def tensors(self, split: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return a split as images in [0, 1], float32 (N, 1, 32, 32), and labels, int64 (N,)."""
-        images = torch.stack([resized(image) for image in self.images[split]])
+        images = torch.stack([resize(image) for image in self.images[split]])
         return images, torch.from_numpy(self.labels[split].astype(np.int64))
 
 
 def read_digits() -> Digits:
-    """Take the digits from scikit-learn, scale them to uint8 and split them, always the same way."""
+    """Read the digits from scikit-learn, scale them to uint8 and split them, always in the same way."""
     source = load_digits()
     labels = source.target.astype(np.uint8)
     development, test = train_test_split(
@@ -83,20 +83,20 @@ def read_digits() -> Digits:
     )
 
 
-def resized(image: npt.NDArray[np.uint8]) -> Tensor:
+def resize(image: npt.NDArray[np.uint8]) -> Tensor:
     """Enlarge one 8x8 image exactly as inference does: Pillow on uint8, then [0, 1], float32 (1, 32, 32)."""
     height, width = IMAGE_SIZE
     enlarged = Image.fromarray(image).resize((width, height), Image.Resampling[INTERPOLATION.upper()])
     return torch.from_numpy(np.asarray(enlarged, dtype=np.float32) / 255).unsqueeze(0)
 
 
-def normalized(images: Tensor) -> Tensor:
-    """Bring images in [0, 1] to what the model reads."""
+def normalize(images: Tensor) -> Tensor:
+    """Bring images in [0, 1] to what the model takes."""
     return (images - MEAN[0]) / STD[0]
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate, scale and shift each image of a batch in [0, 1] a little; what comes in from outside is background, 0."""
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate, scale and shift each image of a batch in [0, 1] a little; pixels from outside become background, 0."""
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(len(images), generator=generator) * 2 - 1) * limit
@@ -113,9 +113,9 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def prepared(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Bring one batch to what the model trains on."""
-    return normalized(augmented(images, generator))
+def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Augment and normalize one batch."""
+    return normalize(augment(images, generator))
 
 
 def write_assets(digits: Digits, model: nn.Module, test_top1: float) -> None:
@@ -135,14 +135,14 @@ def main() -> None:
 
     digits = read_digits()
     started = time.perf_counter()
-    model = trained(digits_vit, *digits.tensors(digits.train), PLAN, prepared)
+    model = train(digits_vit, *digits.tensors(digits.train), PLAN, prepare)
     print(f"trained in {time.perf_counter() - started:.0f} s")
     if arguments.validate:
         images, labels = digits.tensors(digits.calibration)
-        print(f"calibration top-1: {top1(model, normalized(images), labels):.2f} % of {CALIBRATION_COUNT}")
+        print(f"calibration top-1: {score_top1(model, normalize(images), labels):.2f} % of {CALIBRATION_COUNT}")
         return
     images, labels = digits.tensors(digits.test)
-    test_top1 = top1(model, normalized(images), labels)
+    test_top1 = score_top1(model, normalize(images), labels)
     write_assets(digits, model, test_top1)
     print(f"held-out top-1: {test_top1:.2f} % of {TEST_COUNT}")
 

@@ -1,4 +1,4 @@
-"""Train a small classifier from scratch on images in memory, score it, and keep its weights with their provenance."""
+"""Train a small classifier from scratch on images in memory, score it, and save its weights with their provenance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plan:
     label_smoothing: float
 
 
-def trained(
+def train(
     build: Callable[[], nn.Module],
     images: Tensor,
     labels: Tensor,
@@ -39,10 +39,17 @@ def trained(
     prepare: Callable[[Tensor, torch.Generator], Tensor],
     before_epoch: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
-    """Train what `build` makes and return it in evaluation mode.
+    """Train a model and return it in evaluation mode.
 
-    `prepare` augments and normalizes one batch of the images. The same plan and data give the same weights on one
-    machine: the seed is set before the model is built.
+    The same plan and data give the same weights on one machine: the seed is set before the model is built.
+
+    Args:
+        build: makes the model.
+        images: float32 (N, channels, height, width).
+        labels: int64 (N,).
+        plan: how long and how fast.
+        prepare: augments and normalizes one batch of images, with a random generator.
+        before_epoch: is called with the model and the number of the epoch, from 0.
     """
     torch.manual_seed(plan.seed)
     generator = torch.Generator().manual_seed(plan.seed)
@@ -75,14 +82,14 @@ def trained(
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+def score_top1(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Return the share of normalized images that the model labels correctly in float32, in percent."""
     predicted = torch.cat([model(batch).argmax(dim=1) for batch in inputs.split(TEST_BATCH)])
     return 100 * float((predicted == labels).double().mean())
 
 
 def save_weights(model: nn.Module, path: Path, *, name: str, seed: int, test_top1: float) -> None:
-    """Write the weights; what made them goes into the metadata."""
+    """Write the weights, with what made them as metadata."""
     provenance = {"name": name, "seed": seed, "test_top1": round(test_top1, 2), "torch": torch.__version__}
     # One key only: safetensors writes several in a random order, and the file would differ from run to run.
     save_file(model.state_dict(), path, metadata={"provenance": json.dumps(provenance)})

@@ -1,4 +1,4 @@
-"""Environments of their own for tools whose pins clash with vitdeploy's, or with one another's."""
+"""Virtual environments for tools whose pinned dependencies clash with those of vitdeploy or of each other."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from pathlib import Path
 
 
 class ToolError(Exception):
-    """A tool that cannot be installed or does not do its work; the message is the last line that it said."""
+    """A tool cannot be installed, or it fails. The message is the last line that it printed."""
 
 
-def requirements(name: str) -> Path:
-    """What the environment `name` holds."""
-    return Path(__file__).with_name(f"requirements-{name}.txt")
-
-
-def packages(name: str) -> list[str]:
-    """The pins of the environment `name`."""
-    lines = requirements(name).read_text(encoding="utf-8").splitlines()
+def read_pins(name: str) -> list[str]:
+    """Read the pinned packages of the environment `name`."""
+    lines = _requirements(name).read_text(encoding="utf-8").splitlines()
     return [line.partition(" ")[0] for line in lines if not line.startswith("#")]
 
 
-def run_in(name: str, script: Path, *arguments: Path | str) -> None:
-    """Run a script in the environment `name`, which is made when it is not there yet.
+def run_in_venv(name: str, script: Path, *arguments: Path | str) -> None:
+    """Run a script in the environment `name`, which is made first if it does not exist.
 
     Raises:
-        ToolError: pip cannot make it, or the script fails.
+        ToolError: pip cannot make the environment, or the script fails.
     """
     home = Path(tempfile.gettempdir()) / f"vitdeploy-venv-{name}"
     python = home / "bin" / "python"
     if not (home / "complete").exists():
         shutil.rmtree(home, ignore_errors=True)
-        _quiet([sys.executable, "-m", "venv", home])
-        _quiet([python, "-m", "pip", "install", "-q", "-r", requirements(name)])
+        _run_quietly([sys.executable, "-m", "venv", home])
+        _run_quietly([python, "-m", "pip", "install", "-q", "-r", _requirements(name)])
         (home / "complete").touch()
-    _quiet([python, "-P", script, *arguments])  # -P: modules beside the script do not hide packages
+    _run_quietly([python, "-P", script, *arguments])  # -P: modules beside the script must not hide packages
 
 
-def _quiet(command: list[Path | str]) -> None:
+def _requirements(name: str) -> Path:
+    return Path(__file__).with_name(f"requirements-{name}.txt")
+
+
+def _run_quietly(command: list[Path | str]) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise ToolError(said[-1] if said else f"{command[0]} ended with {done.returncode}")
+        messages = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise ToolError(messages[-1] if messages else f"{command[0]} ended with {done.returncode}")

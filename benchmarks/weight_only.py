@@ -1,175 +1,178 @@
-"""What weight-only formats and BF16 save and cost: bytes, memory, time and accuracy.
+"""Measure what weight-only formats and BF16 save and cost: bytes, memory, time and accuracy.
 
     python -m benchmarks.weight_only speed [MODEL…] [--seconds S]
     python -m benchmarks.weight_only accuracy              needs the Debian package dataset-fashion-mnist
 
-`speed`: the formats of one engine, interleaved in one process, against the same engine's float32, with random weights.
-`accuracy`: the Fashion-MNIST ViT and its INT8-hostile twin on all 10,000 test images, paired with float32 PyTorch.
-Both write benchmarks/weight_only.md; what the other one found stays in it.
+`speed` times the formats of one engine in turns in one process, against the same engine's float32, with random weights.
+`accuracy` compares the Fashion-MNIST ViT and its INT8-hostile twin with float32 PyTorch on all 10,000 test images. Each
+of the two replaces its own rows of benchmarks/weight_only.md and keeps the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
+from benchmarks import opened_memory
 from benchmarks.fashion_mnist import data as fashion
+from benchmarks.images import make_input
+from benchmarks.opened_memory import open_model
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, format_table, read_rows
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
-from vitdeploy.data.preprocess import normalize
-from vitdeploy.data.synthetic import natural_image
-from vitdeploy.graph.model import Graph
-from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.measure.latency import measure
 from vitdeploy.passes import order
-from vitdeploy.pipeline.prepare import Prepared, prepare
+from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.precision import quantize
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import PrecisionSpec
-from vitdeploy.session import Session
+from vitdeploy.render.numbers import drop
 from vitdeploy.targets import Target
-from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
 
 MODELS = ("deit_tiny_patch16_224", "vit_base_patch16_224")
 TABLE = Path(__file__).with_suffix(".md")
-FOUND = Path("build/weight_only.json")
+SPEED_COLUMNS = ("model", "engine", "format", "MB", "MiB in memory", "p50 ms", "speed", "measurement")
+ACCURACY_COLUMNS = ("model", "engine", "precision", "calibration", "n", "drop", "agreement")
 FASHION = Path(__file__).parent / "fashion_mnist"
 INT8_LEVEL = 4
-"""MatMulNBits' accuracy_level at which ONNX Runtime rounds activations to int8."""
+"""The accuracy_level of MatMulNBits at which ONNX Runtime rounds activations to int8."""
+
+Row = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Way:
-    """A precision of an engine. `level` replaces that of MatMulNBits; `pairs` leaves weights as DequantizeLinear."""
+class Format:
+    """A way to store the weights for an engine.
+
+    Attributes:
+        name: of the row.
+        precision: that the graph is written in.
+        group: how many inputs of a linear share a scale.
+        level: an accuracy_level for MatMulNBits instead of the usual one.
+        pairs: whether weights stay behind DequantizeLinear.
+        computes_in: the precision that OpenVINO is compiled for, where it is another one.
+    """
 
     name: str
-    kind: str
+    precision: str
     group: int = 64
     level: int | None = None
     pairs: bool = False
-    runs: str | None = None
-    """The precision that OpenVINO is compiled for, where it is another."""
+    computes_in: str | None = None
+
+    @property
+    def engine_precision(self) -> str:
+        """The precision that the engine is asked for."""
+        return self.computes_in or self.precision
 
 
-WAYS: dict[str, tuple[Way, ...]] = {
+FORMATS: dict[str, tuple[Format, ...]] = {
     "openvino": (
-        Way("fp32", "fp32"),
-        Way("bf16", "bf16"),
-        Way("int8-weights", "int8-weights"),
-        Way("int8-dynamic", "int8-dynamic"),
-        Way("int4-weights, group 32", "int4-weights", group=32),
-        Way("int4-weights, group 64", "int4-weights"),
-        Way("int4-weights, group 128", "int4-weights", group=128),
-        Way("not offered: int4, activations rounded to int8", "int4-weights", runs="int8-dynamic"),
+        Format("fp32", "fp32"),
+        Format("bf16", "bf16"),
+        Format("int8-weights", "int8-weights"),
+        Format("int8-dynamic", "int8-dynamic"),
+        Format("int4-weights, group 32", "int4-weights", group=32),
+        Format("int4-weights, group 64", "int4-weights"),
+        Format("int4-weights, group 128", "int4-weights", group=128),
+        Format("not offered: int4, activations rounded to int8", "int4-weights", computes_in="int8-dynamic"),
     ),
     "onnxruntime": (
-        Way("fp32", "fp32"),
-        Way("int8-dynamic", "int8-dynamic"),
-        Way("int8-weights", "int8-weights"),
-        Way("int4-weights, group 32", "int4-weights", group=32),
-        Way("int4-weights, group 64", "int4-weights"),
-        Way("int4-weights, group 128", "int4-weights", group=128),
-        Way("not offered: int8 as DequantizeLinear", "int8-weights", pairs=True),
-        Way("not offered: int8, activations rounded to int8", "int8-weights", level=INT8_LEVEL),
-        Way("not offered: int4, activations rounded to int8", "int4-weights", level=INT8_LEVEL),
+        Format("fp32", "fp32"),
+        Format("int8-dynamic", "int8-dynamic"),
+        Format("int8-weights", "int8-weights"),
+        Format("int4-weights, group 32", "int4-weights", group=32),
+        Format("int4-weights, group 64", "int4-weights"),
+        Format("int4-weights, group 128", "int4-weights", group=128),
+        Format("not offered: int8 as DequantizeLinear", "int8-weights", pairs=True),
+        Format("not offered: int8, activations rounded to int8", "int8-weights", level=INT8_LEVEL),
+        Format("not offered: int4, activations rounded to int8", "int4-weights", level=INT8_LEVEL),
     ),
 }
 EXAMINED = (
     ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8-weights"), ("openvino", "int8-dynamic"),
     ("openvino", "int4-weights"), ("onnxruntime", "int8-weights"), ("onnxruntime", "int4-weights"),
 )  # fmt: skip
-MEMORY = """
-import sys
-from pathlib import Path
-import numpy as np
-from vitdeploy.graph.onnx_session import OnnxSession
-from vitdeploy.targets._openvino_session import Engine, OpenVINOSession
-path, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-openvino = path.suffix == ".xml"
-session = OpenVINOSession(path, Engine(precision=precision)) if openvino else OnnxSession(path)
-for _ in range(3):
-    session.run({name: np.zeros((1, 3, 224, 224), np.float32)})
-status = Path("/proc/self/status").read_text()
-print(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
-"""
-"""Anonymous memory only: mapped files belong to the page cache."""
+"""Engines and precisions whose accuracy is measured."""
 
 
 def main() -> None:
-    """Measure what was asked for, and write the tables."""
+    """Measure speed or accuracy, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("speed", "accuracy"))
     parser.add_argument("--seconds", type=float, default=40.0, help="time for each model and engine (default: 40)")
-    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("models", nargs="*", default=MODELS, help="timm's names, for `speed`")
     arguments = parser.parse_args()
     if arguments.what == "speed":
         for model in arguments.models:
-            for engine in WAYS:
-                _keep(f"speed {model} {engine}", _speed(model, engine, arguments.seconds))
+            for engine in FORMATS:
+                _store(SPEED_COLUMNS, _measure_speed(model, engine, arguments.seconds), key=2)
     else:
-        for key, rows in _accuracy():
-            _keep(key, rows)
+        for row in _measure_accuracy():
+            print(*row, sep=" | ", flush=True)
+            _store(ACCURACY_COLUMNS, [row], key=4)
     print(TABLE.read_text(encoding="utf-8"))
 
 
-def _keep(key: str, rows: list[str]) -> None:
-    found = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.is_file() else {}
-    found[key] = rows
-    FOUND.parent.mkdir(exist_ok=True)
-    FOUND.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    TABLE.write_text(_table(found), encoding="utf-8")
+def _store(columns: Sequence[str], new: list[Row], *, key: int) -> None:
+    """Put rows into their table, in place of those that begin with the same `key` cells."""
+    replaced = {row[:key] for row in new}
+    rows = [row for row in read_rows(TABLE, columns) if row[:key] not in replaced] + new
+    speed = rows if columns == SPEED_COLUMNS else read_rows(TABLE, SPEED_COLUMNS)
+    accuracy = rows if columns == ACCURACY_COLUMNS else read_rows(TABLE, ACCURACY_COLUMNS)
+    TABLE.write_text(_page(sorted(speed, key=lambda row: row[:2]), accuracy), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------- speed
 
 
-def _speed(model: str, engine: str, seconds: float) -> list[str]:
+def _measure_speed(model: str, engine: str, seconds: float) -> list[Row]:
     recipe = recipes.compose(f"timm:{model}", target=engine, weights="random")
-    target = targets.find(recipe.target)
-    ways = WAYS[engine]
+    target, formats, threads = targets.find(recipe.target), FORMATS[engine], environment.available_cores()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         work = Path(folder)
-        prepared = prepare(recipe, target, work, Silent(), calibrated=False)
-        files = [_written(way, prepared, target, work / f"way{index}.onnx") for index, way in enumerate(ways)]
+        prepared = prepare(recipe, target.dialect(), work, Silent(), Options())
+        files = [_write(form, prepared, target, work / f"format{index}.onnx") for index, form in enumerate(formats)]
         name = prepared.facts.examples.input_name
-        image = normalize(natural_image(0, prepared.facts.preprocess, 1), prepared.facts.preprocess)
-        del prepared
-        memory = [_memory_mib(file, name, way) for file, way in zip(files, ways, strict=True)]
-        sessions = [stack.enter_context(_opened(file, way)) for file, way in zip(files, ways, strict=True)]
-        found = measure(sessions, [{name: image}] * len(sessions), batch=1, seconds=seconds)
-        sizes = [sum(f.stat().st_size for f in _all_of(file)) / 1e6 for file in files]
-    doubt = "; ".join(found.doubts)[:120] or "valid"
-    rows = []
-    for way, run, size, used in zip(ways, found.runs, sizes, memory, strict=True):
-        ratio = run.speedup
-        against = "1" if ratio is None else f"{ratio.ratio:.2f} [{ratio.ci95[0]:.2f}, {ratio.ci95[1]:.2f}]"
-        figures = f"{size:.1f} | {used:.0f} | {run.p50_ms:.2f} | {against}"
-        rows.append(f"| {model} | {engine} | {way.name} | {figures} | {doubt} |")
-    return rows
+        image = make_input(prepared.facts.preprocess)
+        del prepared  # its weights are memory that the timed processes could use
+        pairs = list(zip(files, formats, strict=True))
+        memory = [_measure_memory_mib(file, name, form.engine_precision) for file, form in pairs]
+        sessions = [
+            stack.enter_context(open_model(file, form.engine_precision, threads=threads, name=form.name))
+            for file, form in pairs
+        ]
+        bench = measure(sessions, [{name: image}] * len(sessions), batch=1, seconds=seconds)
+        sizes = [sum(part.stat().st_size for part in _parts(file)) / 1e6 for file in files]
+    return [
+        (
+            model, engine, form.name, f"{size:.1f}", f"{used:.0f}", f"{run.p50_ms:.2f}",
+            format_ratio(run.speedup, digits=2), format_doubts(bench),
+        )
+        for form, run, size, used in zip(formats, bench.runs, sizes, memory, strict=True)
+    ]  # fmt: skip
 
 
-def _written(way: Way, prepared: Prepared, target: Target, path: Path) -> Path:
-    """The file that the engine opens."""
+def _write(form: Format, prepared: Prepared, target: Target, path: Path) -> Path:
+    """Write the file that the engine opens."""
     dialect = target.dialect()
-    precision = PrecisionSpec.model_validate({"kind": way.kind, "group": way.group})
-    graph = Graph(prepared.graph.model.clone())
-    quantized = quantize(graph, prepared.structure, precision, dialect, None, Silent()).graph
-    passes.run(order.lowering(replace(dialect, int8_linears="qdq") if way.pairs else dialect), quantized)
-    if way.level is not None:
-        for node in (n for n in quantized.nodes if n.op_type == "MatMulNBits"):
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", way.level)
-    quantized.save(path)
+    precision = PrecisionSpec.model_validate({"kind": form.precision, "group": form.group})
+    graph = quantize(prepared.graph, prepared.structure, precision, dialect, None, Silent()).graph
+    passes.run(order.lowering(replace(dialect, int8_linears="qdq") if form.pairs else dialect), graph)
+    if form.level is not None:
+        for node in (n for n in graph.nodes if n.op_type == "MatMulNBits"):
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", form.level)
+    graph.save(path)
     if target.name != "openvino":
         return path
     import openvino as ov
@@ -178,91 +181,65 @@ def _written(way: Way, prepared: Prepared, target: Target, path: Path) -> Path:
     return path.with_suffix(".xml")
 
 
-def _opened(file: Path, way: Way) -> Session:
-    threads = environment.available_cores()
-    if file.suffix == ".xml":
-        return OpenVINOSession(file, Engine("CPU", threads, precision=way.runs or way.kind), name=way.name)
-    return OnnxSession(file, threads=threads, name=way.name)
+def _parts(file: Path) -> list[Path]:
+    """Return the file and that of its weights, if there is one."""
+    weights = file.with_suffix(".bin") if file.suffix == ".xml" else file.with_name(f"{file.name}.data")
+    return [part for part in (file, weights) if part.is_file()]
 
 
-def _all_of(file: Path) -> list[Path]:
-    beside = file.with_suffix(".bin") if file.suffix == ".xml" else file.with_name(f"{file.name}.data")
-    return [f for f in (file, beside) if f.is_file()]
-
-
-def _memory_mib(file: Path, name: str, way: Way) -> float:
-    words = [sys.executable, "-c", MEMORY, file, name, way.runs or way.kind]
-    found = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
-    return int(found.stdout) / 1024
+def _measure_memory_mib(file: Path, input_name: str, precision: str) -> float:
+    command = [sys.executable, "-m", opened_memory.__name__, str(file), input_name, precision]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
 
 
 # ---------------------------------------------------------------------------------------------------- accuracy
 
 
-def _accuracy() -> list[tuple[str, list[str]]]:
-    found = []
+def _measure_accuracy() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        train, test = fashion.read_split("train"), fashion.read_split("test")
-        chosen = fashion.calibration_subset(train)
-        np.savez(work / "calibration.npz", images=chosen.images, labels=chosen.labels)
-        np.savez(work / "test.npz", images=test.images, labels=test.labels)
+        fashion.save_sets(work)
         for title, factory in (("benign", "model.py:build"), ("INT8-hostile", "hostile.py:int8_hostile")):
-            weights = FASHION / "vit.safetensors" if title == "benign" else None
-            for engine, kind in EXAMINED:
-                for images in (True, False) if kind.endswith("-weights") else (False,):
-                    key = f"accuracy {title} {engine} {kind} {'with' if images else 'without'} images"
-                    found.append((key, [_examined(work, title, factory, weights, engine, kind, images=images)]))
-                    print(found[-1][1][0], flush=True)
-    return found
+            weights = str(FASHION / "vit.safetensors") if title == "benign" else None
+            for engine, precision in EXAMINED:
+                for calibrated in (True, False) if precision.endswith("-weights") else (False,):
+                    recipe = recipes.compose(
+                        f"python:{FASHION / factory}", target=engine, precision=precision, weights=weights,
+                        calibration=str(work / "calibration.npz") if calibrated else None,
+                    )  # fmt: skip
+                    artifact = export(recipe, work / "artifact", Silent(), force=True).artifact
+                    evaluation = evaluate(artifact, str(work / "test.npz"), Silent())
+                    images = f"{fashion.CALIBRATION_COUNT} images" if calibrated else "none"
+                    yield (
+                        title, engine, precision, images, f"{evaluation.n:,}", drop(evaluation.metrics["top1"]),
+                        f"{100 * evaluation.agreement:.2f}",
+                    )  # fmt: skip
 
 
-def _examined(
-    work: Path, title: str, factory: str, weights: Path | None, engine: str, kind: str, *, images: bool
-) -> str:
-    recipe = recipes.compose(
-        f"python:{FASHION / factory}", target=engine, precision=kind,
-        weights=str(weights) if weights else None, calibration=str(work / "calibration.npz") if images else None,
-    )  # fmt: skip
-    out = work / "artifact"
-    export(recipe, out, Silent(), force=True)
-    found = evaluate(out, str(work / "test.npz"), Silent())
-    top1 = found.metrics["top1"]
-    interval = f"{top1.drop:.2f} [{top1.ci95[0]:.2f}, {top1.ci95[1]:.2f}]"
-    with_images = "256 images" if images else "none"
-    return f"| {title} | {engine} | {kind} | {with_images} | {found.n:,} | {interval} | {100 * found.agreement:.2f} |"
-
-
-def _table(found: dict[str, list[str]]) -> str:
-    host, versions = environment.host(), environment.library_versions()
-    speed = [row for key, rows in sorted(found.items()) if key.startswith("speed") for row in rows]
-    accuracy = [row for key, rows in found.items() if key.startswith("accuracy") for row in rows]
+def _page(speed: list[Row], accuracy: list[Row]) -> str:
     return "\n".join(
         [
             "# Weight-only INT8 and INT4, and BF16",
             "",
-            f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; "
-            + ", ".join(f"{k} {versions[k]}" for k in ("torch", "timm", "onnxruntime", "openvino")),
+            describe_machine("torch", "timm", "onnxruntime", "openvino"),
             "",
             "## Bytes, memory, time",
             "",
-            "What the engine opens, in MB; anonymous memory of a process that opened it and ran it, in MiB; median",
-            "latency at batch 1 in ms; speed against the same engine's float32, with its 95 % bootstrap interval over",
-            "interleaved blocks: above 1 is faster. Random weights. `python -m benchmarks.weight_only speed`",
+            "`MB`: the files that the engine opens. `MiB in memory`: anonymous memory of a process that opened the",
+            "model and ran it. `p50 ms`: median latency at batch 1. `speed`: relative to the same engine's float32,",
+            "with its 95 % bootstrap interval over interleaved blocks; above 1 is faster. Random weights. Made by",
+            "`python -m benchmarks.weight_only speed`.",
             "",
-            "| model | engine | format | MB | MiB in memory | p50 ms | speed | measurement |",
-            "|---|---|---|---|---|---|---|---|",
-            *speed,
+            *format_table(SPEED_COLUMNS, speed),
             "",
             "## Accuracy",
             "",
             "The Fashion-MNIST ViT and its INT8-hostile twin (benchmarks/fashion_mnist), each against itself in",
-            "float32 PyTorch on the same images: drop of top-1 in points with its paired 95 % interval, and agreement",
-            "in percent. `python -m benchmarks.weight_only accuracy`",
+            "float32 PyTorch on the same images. `drop`: of top-1 in points, with its paired 95 % interval; above 0 is",
+            "worse. `agreement`: images with the same class as in float32, in percent. Made by",
+            "`python -m benchmarks.weight_only accuracy`.",
             "",
-            "| model | engine | precision | calibration | n | drop | agreement |",
-            "|---|---|---|---|---|---|---|",
-            *accuracy,
+            *format_table(ACCURACY_COLUMNS, accuracy),
             "",
         ]
     )

@@ -28,7 +28,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, P
     for number, name in enumerate(CUT):
         model, size = models.build(name), models.MODELS[name].size
         zoo._save_legacy(model, size, 17, folder / f"{number}.onnx")
-        made[name] = models.attention_calls(model, size), folder / f"{number}.onnx"
+        made[name] = models.count_attentions(model, size), folder / f"{number}.onnx"
     return made
 
 

@@ -1,9 +1,9 @@
-"""Read Fashion-MNIST from its Debian package and write the two sets that ``vitdeploy`` takes.
+"""Read Fashion-MNIST from its Debian package and write the two sets that `vitdeploy` takes.
 
-    python benchmarks/fashion_mnist/data.py [-o DIR]
+    python -m benchmarks.fashion_mnist.data [-o DIR]
 
-``test.npz`` holds the 10,000 test images, ``calibration.npz`` 256 images of the training split, spread evenly over the
-classes. Both hold ``images``, uint8 (N, 28, 28), and ``labels``, uint8 (N,).
+`test.npz` holds the 10,000 test images. `calibration.npz` holds 256 images of the training split, spread evenly over
+the classes. Both hold `images`, uint8 (N, 28, 28), and `labels`, uint8 (N,).
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ class LabelledImages(NamedTuple):
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """Read one gzipped IDX file of uint8; FileNotFoundError names the package to install."""
+    """Read one gzipped IDX file of uint8.
+
+    Raises:
+        FileNotFoundError: the Debian package is not installed.
+        ValueError: it is no such file.
+    """
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:
@@ -59,8 +64,8 @@ def read_split(split: Literal["train", "test"], folder: Path = PACKAGE_FOLDER) -
     )
 
 
-def calibration_subset(train: LabelledImages) -> LabelledImages:
-    """Pick the calibration images: a seeded draw from each class, as even as 256 images over ten classes can be."""
+def draw_calibration(train: LabelledImages) -> LabelledImages:
+    """Draw the calibration images with a fixed seed, as evenly from the classes as 256 images allow."""
     random = np.random.default_rng(CALIBRATION_SEED)
     quotas = [len(part) for part in np.array_split(np.arange(CALIBRATION_COUNT), CLASSES)]
     chosen = [
@@ -71,19 +76,26 @@ def calibration_subset(train: LabelledImages) -> LabelledImages:
     return LabelledImages(train.images[indices], train.labels[indices])
 
 
+def save_sets(folder: Path) -> dict[str, LabelledImages]:
+    """Write `test.npz` and `calibration.npz` into a folder; return what they hold by name."""
+    sets = {"test": read_split("test"), "calibration": draw_calibration(read_split("train"))}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (images, labels) in sets.items():
+        np.savez_compressed(folder / f"{name}.npz", images=images, labels=labels)
+    return sets
+
+
 def main() -> None:
-    """Write both sets and say where."""
+    """Write both sets and print where they are."""
     parser = argparse.ArgumentParser(description="Write Fashion-MNIST as test.npz and calibration.npz.")
     parser.add_argument("-o", "--output", type=Path, default=DEFAULT_OUTPUT, help=f"default: {DEFAULT_OUTPUT}")
     output: Path = parser.parse_args().output
 
     try:
-        sets = {"test": read_split("test"), "calibration": calibration_subset(read_split("train"))}
+        sets = save_sets(output)
     except FileNotFoundError as error:
         parser.exit(1, f"{error}\n")
-    output.mkdir(parents=True, exist_ok=True)
-    for name, (images, labels) in sets.items():
-        np.savez_compressed(output / f"{name}.npz", images=images, labels=labels)
+    for name, (images, _) in sets.items():
         print(f"{output / name}.npz: {len(images)} images")
 
 

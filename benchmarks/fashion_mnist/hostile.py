@@ -1,8 +1,8 @@
-"""Twins of the Fashion-MNIST ViT: the same float32 function, hostile to a number format.
+"""Twins of the Fashion-MNIST ViT that compute the same function in float32, but are hostile to a number format.
 
     vitdeploy export python:benchmarks/fashion_mnist/hostile.py:int8_hostile …
 
-How they are made is in `benchmarks/hostile.py`.
+`benchmarks/hostile.py` makes them.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, which a path alone does not bring along
 from benchmarks.fashion_mnist.model import FashionVit, build
-from benchmarks.hostile import STREAM_GAIN, with_large_stream, with_outlier_channels
+from benchmarks.hostile import STREAM_GAIN, add_outlier_channels, enlarge_stream
 
 WEIGHTS = Path(__file__).parent / "vit.safetensors"
 
 
-def trained() -> FashionVit:
-    """The committed weights."""
+def load_trained() -> FashionVit:
+    """Return the model with the committed weights."""
     model = build()
     model.load_state_dict(load_file(WEIGHTS))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def int8_hostile(seed: int = 0) -> FashionVit:
-    """Hostile to INT8."""
-    return with_outlier_channels(trained(), seed)
+    """Return the twin that is hostile to INT8."""
+    return add_outlier_channels(load_trained(), seed)
 
 
 def fp16_hostile(gain: float = STREAM_GAIN) -> FashionVit:
-    """Hostile to FP16."""
-    return with_large_stream(trained(), gain)
+    """Return the twin that is hostile to FP16."""
+    return enlarge_stream(load_trained(), gain)

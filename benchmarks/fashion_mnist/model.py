@@ -1,4 +1,4 @@
-"""The Fashion-MNIST ViT, for ``python:benchmarks/fashion_mnist/model.py:build``."""
+"""The Fashion-MNIST ViT, for `python:benchmarks/fashion_mnist/model.py:build`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELS = (
 
 
 class FashionVit(VisionTransformer):
-    """A timm ViT that carries what a deployer must know besides the weights."""
+    """A timm ViT with its preprocessing and class names, which `vitdeploy` reads."""
 
     vitdeploy_preprocess: ClassVar[dict[str, Any]] = {
         "size": list(IMAGE_SIZE),
@@ -43,7 +43,7 @@ class FashionVit(VisionTransformer):
 def build(patch_drop_rate: float = 0.0) -> FashionVit:
     """Build the model with fresh weights: float32 (N, 1, 28, 28) in, logits (N, 10) out.
 
-    ``patch_drop_rate`` is the share of patches that training skips; it adds no weights and evaluation ignores it.
+    `patch_drop_rate` is the share of patches that training skips. It adds no weights, and evaluation ignores it.
     """
     return FashionVit(
         img_size=IMAGE_SIZE,
@@ -57,6 +57,6 @@ def build(patch_drop_rate: float = 0.0) -> FashionVit:
     )
 
 
-def normalized(images: Tensor) -> Tensor:
-    """Bring images in [0, 1] to what the model reads."""
+def normalize(images: Tensor) -> Tensor:
+    """Bring images in [0, 1] to what the model takes."""
     return (images - MEAN[0]) / STD[0]

@@ -2,9 +2,9 @@
 
     python -m benchmarks.zoo [NAME…]
 
-Each model goes in three times: as a module through the exporter ladder, and as two ONNX files with a dynamic batch from
-the legacy exporter: of opset 17, and of opset 14, which has no LayerNormalization yet. The number of attentions is
-counted while the model runs, not taken from what was found.
+Each model is exported three times: as a module through the exporter ladder, and from two ONNX files with a dynamic
+batch that the legacy exporter wrote, in opset 17 and in opset 14, which has no LayerNormalization yet. The number of
+attentions is counted while the model runs. It does not rely on what vitdeploy recognises.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.tables import describe_machine
 from benchmarks.zoo import models
-from vitdeploy import environment
 from vitdeploy import recipe as recipes
 from vitdeploy.commands.export import export
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Audit
+from vitdeploy.frozen import replace
 from vitdeploy.progress import Silent
 
 TABLE = Path(__file__).parents[1] / "zoo.md"
 TARGETS = ("openvino", "onnxruntime", "tensorrt-rtx")
 ROUTES = {"module": None, "onnx 17": 17, "onnx 14": 14}
-"""How the model comes in, and the opset where that is a file."""
+"""The form in which vitdeploy gets the model, and the opset if that is a file."""
 LARGEST_RELATIVE_DIFFERENCE = 1e-4  # float32, of the largest reference value
 _NOTE = 200
 
@@ -58,7 +59,7 @@ class Row:
 
 
 def main(names: list[str]) -> None:
-    """Run the zoo and write the table as it grows."""
+    """Run the zoo and write the table as it grows; with names, run only these and write nothing."""
     chosen = names or list(models.MODELS)
     rows: list[Row] = []
     for name in chosen:
@@ -72,7 +73,7 @@ def main(names: list[str]) -> None:
 def _rows(name: str) -> Iterator[Row]:
     entry = models.MODELS[name]
     model = models.build(name)
-    sites = models.attention_calls(model, entry.size)
+    sites = models.count_attentions(model, entry.size)
     with tempfile.TemporaryDirectory() as folder:
         for route, opset in ROUTES.items():
             spec = f"python:{models.__name__}:build"
@@ -81,7 +82,7 @@ def _rows(name: str) -> Iterator[Row]:
                 try:
                     _save_legacy(model, entry.size, opset, onnx)
                 except Exception as error:  # noqa: BLE001  an exporter's failure is a row of the table
-                    yield _failed(name, route, "–", sites, 0, f"legacy exporter: {_first_line(error)}")
+                    yield _failed_row(name, route, "–", sites, 0, f"legacy exporter: {_first_line(error)}")
                     continue
                 spec = str(onnx)
             for target in TARGETS:
@@ -98,7 +99,7 @@ def _row(name: str, route: str, spec: str, target: str, sites: int, out: Path) -
         result = export(recipe, out, Silent())
         audit = inspect(result.artifact)
     except VitdeployError as error:
-        return _failed(name, route, target, sites, time.monotonic() - started, f"error: {error.message[:200]}")
+        return _failed_row(name, route, target, sites, time.monotonic() - started, f"error: {error.message[:200]}")
     refused = {r.site: r.reason for p in result.summary.passes for r in p.refused if p.name == "raise-attention"}
     parity = result.summary.graph_parity
     difference = parity.max_abs / parity.reference_max if parity is not None else float("nan")
@@ -113,12 +114,12 @@ def _row(name: str, route: str, spec: str, target: str, sites: int, out: Path) -
     )  # fmt: skip
 
 
-def _failed(name: str, route: str, target: str, sites: int, seconds: float, why: str) -> Row:
-    return Row(name, route, target, sites, "–", "–", "–", seconds, why)
+def _failed_row(name: str, route: str, target: str, sites: int, seconds: float, reason: str) -> Row:
+    return Row(name, route, target, sites, "–", "–", "–", seconds, reason)
 
 
 def _notes(audit: Audit, refused: Mapping[str, str]) -> list[str]:
-    """Why sites are not fused, each reason once; which kernels they became is for `vitdeploy inspect`."""
+    """Return why sites are not fused, each reason once, without the kernels, which `vitdeploy inspect` shows."""
     reasons = Counter(
         refused.get(u.site) or re.sub(r"; runs as .*|(?<=runs as )(\d+ kernels?)[:,].*", r"\1", u.reason)
         for u in audit.attention.unfused
@@ -141,21 +142,19 @@ def _save_legacy(model: torch.nn.Module, size: tuple[int, int], opset: int, path
 
 
 def _table(rows: list[Row]) -> str:
-    host = environment.host()
-    versions = environment.library_versions()
-    told = [k for k in ("torch", "onnxruntime", "openvino", "tensorrt-rtx") if k in versions]
-    libraries = ", ".join(f"{k} {versions[k]}" for k in told)
+    machine = describe_machine("torch", "onnxruntime", "openvino", "tensorrt-rtx")
     return "\n".join(
         [
             "# The zoo",
             "",
-            "What `make zoo` found: every model with redrawn weights, exported, raised, compiled and audited. `sites`",
-            "counts the attentions seen while the model runs; `raised` and `fused` are of those. `difference` is the",
-            "largest one to PyTorch (for the files: to ONNX Runtime on the untouched file), relative to the largest",
-            "reference value. Where detr's sixth site is missing, it is the first self-attention of its decoder, which",
-            "does not depend on the image and is folded away; a returned map is what no fused kernel supplies.",
+            "Made by `make zoo`: every model with redrawn weights, exported, raised, compiled and audited. `sites`:",
+            "the attentions that were counted while the model runs; `raised` and `fused` are of these.",
+            "`difference`: the largest one to PyTorch (for the files: to ONNX Runtime on the untouched file), relative",
+            "to the largest reference value. `s`: seconds. Where detr's sixth site is missing, it is the first",
+            "self-attention of its decoder, which does not depend on the image and is folded into a constant. A model",
+            "that returns its attention map keeps that site unfused, because no fused kernel gives the map.",
             "",
-            f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {libraries}. TensorRT-RTX compiles for sm86.",
+            f"{machine} TensorRT-RTX compiles for sm86.",
             "",
             "| model | route | target | sites | raised | fused | difference | s | note |",
             "|---|---|---|---|---|---|---|---|---|",

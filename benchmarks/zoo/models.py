@@ -1,8 +1,8 @@
-"""Every kind of Vision Transformer there is, with weights that hide nothing.
+"""Vision Transformers of every kind, with weights under which every error shows in the outputs.
 
 A freshly initialised model proves little: with LayerScale at 1e-5, zero bias tables and tiny weights, zeroing every
-attention changes some outputs by less than 1e-4. So everything is redrawn: matrices to keep the variance, norms,
-LayerScale, biases and bias tables of order 1.
+attention changes some outputs by less than 1e-4. So all weights are drawn anew: matrices so that they keep the
+variance; norms, LayerScale, biases and bias tables of order 1.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Entry:
     size: tuple[int, int]
 
 
-def redrawn(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in eval mode with every parameter and statistic drawn anew."""
+def redraw(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw every parameter and statistic of a module anew, and put it into eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -56,13 +56,13 @@ class Tensors(nn.Module):
         self.model = model
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """All tensors of the model's output."""
+        """Return all tensors of the model's output."""
         result = self.model(pixel_values=image).to_tuple()
         return tuple(value for value in result if isinstance(value, torch.Tensor))
 
 
 class TextbookAttention(nn.Module):
-    """Packed projection, reshaped to (batch, tokens, heads, 3 · size), *then* cut into q, k, v for each head."""
+    """Attention with a packed projection: reshaped to (batch, tokens, heads, 3 · size), *then* cut into q, k, v."""
 
     def __init__(self, width: int, heads: int, mask: torch.Tensor | None, *, returns_map: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class TextbookAttention(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The attended tokens, and the map where it was asked for."""
+        """Return the tokens, and the attention map if it is wanted."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, self.heads, 3 * self.size).permute(0, 2, 1, 3)
         q, k, v = qkv.chunk(3, dim=-1)
@@ -100,7 +100,7 @@ class TextbookViT(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, image: torch.Tensor) -> Any:
-        """Logits, and the last attention map where it was asked for."""
+        """Return logits, and the last attention map if it is wanted."""
         x = self.embed(image).flatten(2).transpose(1, 2)
         attention = None
         for i in range(2):
@@ -114,6 +114,7 @@ class TextbookViT(nn.Module):
 def _timm(name: str, size: tuple[int, int], *, eager: bool = False, **kwargs: Any) -> Entry:
     def build() -> nn.Module:
         model = timm.create_model(name, pretrained=False, **kwargs)
+        module: Any
         for module in model.modules():
             if eager and hasattr(module, "fused_attn"):
                 module.fused_attn = False
@@ -133,8 +134,11 @@ def _torchvision(name: str) -> Entry:
     return Entry(lambda: torchvision.models.get_model(name, weights=None), (224, 224))
 
 
-_SMALL = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 384}
-_SMALL_RESNET = {"embedding_size": 32, "hidden_sizes": [32, 48, 64, 96], "depths": [1] * 4, "layer_type": "basic"}
+_SMALL: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 384}
+_SMALL_RESNET: dict[str, Any] = {
+    "embedding_size": 32, "hidden_sizes": [32, 48, 64, 96], "depths": [1] * 4, "layer_type": "basic",
+    "out_features": ["stage4"],
+}  # fmt: skip
 
 MODELS: dict[str, Entry] = {
     "timm vit_tiny": _timm("vit_tiny_patch16_224", (224, 224)),
@@ -164,7 +168,7 @@ MODELS: dict[str, Entry] = {
     ),
     "hf detr": _hf(
         "DetrForObjectDetection", "DetrConfig", (256, 320), None, use_timm_backbone=False, backbone=None,
-        use_pretrained_backbone=False, backbone_config=hf.ResNetConfig(out_features=["stage4"], **_SMALL_RESNET),
+        use_pretrained_backbone=False, backbone_config=hf.ResNetConfig(**_SMALL_RESNET),
         num_queries=20, d_model=96, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=192, decoder_ffn_dim=192,
         encoder_attention_heads=3, decoder_attention_heads=3,
     ),
@@ -177,27 +181,27 @@ MODELS: dict[str, Entry] = {
 }  # fmt: skip
 
 
-def build(name: str) -> nn.Module:
-    """A model of the zoo as vitdeploy's `python:` source takes it."""
+def build(name: str) -> Any:
+    """Build a model of the zoo, as vitdeploy's `python:` source takes it."""
     entry = MODELS[name]
     torch.manual_seed(0)
-    model = redrawn(entry.build())
+    model: Any = redraw(entry.build())
     model.vitdeploy_preprocess = {"size": entry.size, "mean": (0.5,) * 3, "std": (0.25,) * 3}
     return model
 
 
-def attention_calls(model: nn.Module, size: tuple[int, int]) -> int:
-    """How many attentions the model computes, seen while it runs: softmax and fused attention operators."""
-    seen = 0
+def count_attentions(model: nn.Module, size: tuple[int, int]) -> int:
+    """Count the attentions that a model computes while it runs: softmax and fused attention operators."""
+    count = 0
 
     class Count(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal seen
+            nonlocal count
             name = function.name().removeprefix("aten::")
-            seen += name.startswith(("_softmax", "_safe_softmax", "_scaled_dot_product"))
+            count += name.startswith(("_softmax", "_safe_softmax", "_scaled_dot_product"))
             return function(*args, **(kwargs or {}))
 
-    # nn.MultiheadAttention has one operator of its own in inference, which would hide its softmax.
+    # In inference, nn.MultiheadAttention runs one operator of its own, which would hide its softmax.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -205,4 +209,4 @@ def attention_calls(model: nn.Module, size: tuple[int, int]) -> int:
             model(torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return seen
+    return count

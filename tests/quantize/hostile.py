@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from benchmarks.half import in_true_half as computed_in_true_half
+from benchmarks.half import compute_in_half as computed_in_true_half
 from tests.graphs import dynamo, legacy, parsed
 from vitdeploy import passes
 from vitdeploy.graph.dialect import Dialect
