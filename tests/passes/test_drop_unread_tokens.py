@@ -27,7 +27,7 @@ WEIGHTS = {
     "positions": RNG.standard_normal((1, N, C)).astype(np.float32), "first": np.array(0), "last": np.array(-1),
     "pair": np.array([0, 5]), "most": np.arange(1, N), "starts": np.array([3]), "ends": np.array([9]),
     "axes": np.array([1]), "steps": np.array([2]), "heads": np.array([0, N, 2, 4]), "merged": np.array([0, N, 8]),
-    "open": np.array([0, -1, 8]), "flat": np.array([-1, 8]),
+    "open": np.array([0, -1, 8]), "copied": np.array([0, 0, 2, 4]), "flat": np.array([-1, 8]),
     "mask": RNG.standard_normal((1, 1, N, N)).astype(np.float32), "mixed": np.array([0, N * 2, 4]),
 }  # fmt: skip
 
@@ -84,6 +84,7 @@ REACH = {
     ),
     "reshaped": ("m = MatMul(x, w) a = Reshape(m, heads) t = Reshape(a, merged)", [1]),
     "reshaped, sizes inferred": ("m = MatMul(x, w) t = Reshape(m, open)", [1]),
+    "reshaped, tokens copied": ("m = MatMul(x, w) a = Reshape(m, copied) t = Reshape(a, merged)", [1]),
     "a mean over tokens": ("m = MatMul(x, w) a = ReduceMean(m, axes) t = Add(m, a)", [N]),
     "softmax over tokens": ("m = MatMul(x, w) t = Softmax<axis = 1>(m)", [N]),
     "a norm over tokens": ("m = MatMul(x, w) t = LayerNormalization<axis = 1>(m, positions0)", [N]),
@@ -134,6 +135,15 @@ def test_queries_alone_are_narrowed_and_the_mask_with_them() -> None:
 def test_left_alone(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WEIGHTS, "pair0", np.array([0]))
     narrowed(body, fired=0)
+
+
+def test_a_reshape_that_copies_another_axis_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 0 at the axis of tokens copies axis 2 of its input, whose tokens are on axis 1."""
+    monkeypatch.setitem(WEIGHTS, "wide", RNG.standard_normal((C, N * C)).astype(np.float32))
+    monkeypatch.setitem(WEIGHTS, "split", np.array([0, N, N, C]))
+    monkeypatch.setitem(WEIGHTS, "moved", np.array([0, 1, 0, N * C]))
+    body = "m = MatMul(x, wide) a = Reshape(m, split) t = Reshape(a, moved) y = Gather<axis = 2>(t, first)"
+    assert tokens_of(narrowed(body, fired=0), "MatMul") == [N]
 
 
 def test_causal_attention_is_left_alone() -> None:

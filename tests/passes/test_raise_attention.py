@@ -83,6 +83,10 @@ RAISED = {
         S,
     ),
     "masked_fill": (lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -9e15), v), S),
+    "masked_fill with the largest number that masks": (
+        lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -1e4), v),
+        S,
+    ),
     "two biases": (lambda q, k, v, x: after(product(q, k) + FULL + key_mask(x), v), 1.0),
     "two constant biases, one scaled": (
         lambda q, k, v, x: after((product(q, k) + FULL) * 0.5 + PER_HEAD, v),
@@ -147,6 +151,10 @@ REFUSED = {
     ),
     "filled with an ordinary number": (
         lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v),
+        "Where stands between",
+    ),
+    "filled with a number whose exponential is not 0": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -50.0), v),
         "Where stands between",
     ),
     "boolean mask, computed": (

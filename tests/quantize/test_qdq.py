@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from tests.graphs import images, raised, run, types
+from tests.graphs import images, parsed, raised, run, types
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, operand
 from vitdeploy.quantize.observe import SAMPLED_ROWS, InputStatistics, collect_statistics
@@ -101,3 +101,18 @@ def test_pairs_are_written_on_the_named_linears(form: PairOptions, exported: Cal
     assert types(graph).count("DequantizeLinear") == len(set(named.values())) + len(named)
     y = run(graph, x)["output_0"]
     assert 0 < np.abs(y - reference).max() < (0.3 if form.code_type == "e4m3" else 0.1) * np.abs(reference).max()
+
+
+def test_bias_correction_takes_the_mean_error_out_of_the_output() -> None:
+    rows = np.abs(RNG.standard_normal((64, 8))).astype(np.float32)  # rounding errors of the weights do not cancel
+    weight, bias = (RNG.standard_normal(shape).astype(np.float32) for shape in ((8, 4), (4,)))
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[64,8] x) => (float y) { p = MatMul(x, w) y = Add(p, b) }'
+    observed = InputStatistics(rows.min(axis=0), rows.max(axis=0), rows)
+    errors = {}
+    for correct in (False, True):
+        graph = parsed(text, w=weight, b=bias)
+        options = PairOptions(largest_weight=7, correct_bias=correct)  # 4 bits: an error that shows
+        write_pairs(graph, ["MatMul.0"], {"x": observed}, options)
+        errors[correct] = np.abs((run(graph, rows)["y"] - (rows @ weight + bias)).mean(axis=0)).max()
+    assert errors[False] > 0.02
+    assert errors[True] < 1e-5

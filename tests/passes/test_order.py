@@ -1,0 +1,153 @@
+"""The compiler's three lists: which passes they hold, in which order, and that each pass fires on a small model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import nn
+
+from tests.graphs import dynamo, images, legacy, parsed, tiny_vit
+from vitdeploy import passes, plugins, precision, targets
+from vitdeploy.artifact import PassRecord
+from vitdeploy.graph.dialect import Dialect, FusedAttention
+from vitdeploy.graph.model import Graph
+from vitdeploy.graph.recognize import recognize
+from vitdeploy.passes import Pass, order
+from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
+from vitdeploy.progress import Silent
+from vitdeploy.quantize import Calibration
+from vitdeploy.recipe import PrecisionSpec
+
+PIXELS = FoldPreprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
+
+RAISING = [
+    "fix-batch", "raise-opset", "name-nodes", "fold-constants", "raise-layer-norm", "raise-gelu", "raise-linear",
+    "raise-attention", "remove-dead",
+]  # fmt: skip
+FOLDING = [
+    "fold-preprocessing", "fold-batch-norm", "fold-layer-scale", "fold-constants", "fold-attention-scale",
+    "unpack-qkv", "drop-unread-tokens", "remove-dead",
+]  # fmt: skip
+INTEGER = ["lower-integer-linears", "lower-block-weights"]
+
+
+def names(listed: Iterable[Pass]) -> list[str]:
+    return [p.name for p in listed]
+
+
+def test_raising_holds_its_passes_in_order() -> None:
+    assert names(order.raising(1)) == RAISING
+    assert names(order.raising()) == RAISING[1:]
+
+
+@pytest.mark.parametrize("pixels", [PIXELS, None])
+@pytest.mark.parametrize("packed_qkv", [False, True])
+def test_folding_holds_its_passes_in_order(pixels: FoldPreprocessing | None, packed_qkv: bool) -> None:
+    left_out = {*([] if pixels else ["fold-preprocessing"]), *(["unpack-qkv"] if packed_qkv else [])}
+    assert names(order.folding(pixels, packed_qkv=packed_qkv)) == [name for name in FOLDING if name not in left_out]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expected"),
+    [
+        (Dialect(20, "primitives"), ["lower-primitives"]),
+        (Dialect(20, "multihead"), ["lower-multihead"]),
+        (Dialect(20, "multihead", "integer"), ["lower-multihead", *INTEGER]),
+        (Dialect(20, "primitives", fused_attention=FusedAttention(16, 64, 8)), ["fit-attention", "lower-primitives"]),
+    ],
+)
+def test_lowering_holds_the_passes_of_a_dialect_in_order(dialect: Dialect, expected: list[str]) -> None:
+    assert names(order.lowering(dialect)) == ["fold-norm-scale", *expected, "remove-dead", "declare-opset"]
+
+
+HEAD_SIZE = 12
+"""No multiple of 8, so TensorRT's fused kernel needs padding."""
+
+WIDTH = 2 * HEAD_SIZE
+
+
+class NormedLinear(nn.Module):
+    """A linear and its batch normalization over the matrix of all tokens, as in LeViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, channels)."""
+        y = self.linear(x)
+        return self.norm(y.flatten(0, 1)).reshape_as(y)
+
+
+class ScaledNorm(nn.Module):
+    """A LayerNorm with a factor for each channel behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.factor = nn.LayerNorm(WIDTH), nn.Parameter(torch.linspace(0.5, 2, WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, channels)."""
+        return self.norm(x) * self.factor
+
+
+def vit_with_everything() -> nn.Module:
+    """A ViT with batch normalization, LayerScale, a factor behind a norm, and a class token."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    module = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=WIDTH, depth=1, num_heads=2, num_classes=10, init_values=0.5
+    )
+    module.norm_pre, module.norm = NormedLinear(), ScaledNorm()
+    return module.eval()
+
+
+COMPILED = {
+    "openvino": ["fp32"],
+    "onnxruntime": ["int8", "int8-weights"],
+    "tensorrt": ["fp16"],
+}
+"""The targets and precisions that together need every pass."""
+
+
+@pytest.fixture(scope="module")
+def fired() -> Counter[tuple[str, str]]:
+    """How often each pass of each list fired, over two models and every dialect."""
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def count(phase: str, records: Iterable[PassRecord]) -> None:
+        counts.update({(phase, record.name): record.fired for record in records})
+
+    count("raising", passes.run(order.raising(1), parsed(dynamo(tiny_vit(), images()))))
+    # Opset 14 has no LayerNormalization and no Gelu: both are written out.
+    raised = parsed(legacy(vit_with_everything(), images(2), opset=14, dynamic=True))
+    count("raising", passes.run(order.raising(1), raised))
+    batches = [images()]
+    calibration = Calibration(lambda: iter(batches), 1, 1, "test", "digest")
+    for name, kinds in COMPILED.items():
+        dialect = plugins.find(targets, name, targets.Target)().dialect()
+        folded = Graph(raised.model.clone())
+        count("folding", passes.run(order.folding(PIXELS, packed_qkv=dialect.packed_qkv), folded))
+        for kind in kinds:
+            spec = PrecisionSpec.model_validate({"kind": kind, "smooth_alpha": 0.5})
+            graph = precision.quantize(folded, recognize(folded, {}), spec, dialect, calibration, Silent()).graph
+            count("lowering", passes.run(order.lowering(dialect), graph))
+    return counts
+
+
+LISTS = {
+    "raising": RAISING,
+    "folding": FOLDING,
+    "lowering": [
+        "fold-norm-scale", "fit-attention", "lower-multihead", "lower-primitives", *INTEGER, "remove-dead",
+        "declare-opset",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("phase", "name"), [(phase, name) for phase, listed in LISTS.items() for name in listed])
+def test_every_pass_has_work_to_do(phase: str, name: str, fired: Counter[tuple[str, str]]) -> None:
+    assert fired[phase, name] > 0
