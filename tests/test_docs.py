@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer
+from importlinter.api import read_configuration
 from pydantic import BaseModel
 
 from tests.cli.contract import ANSWERS, _load
@@ -19,7 +19,6 @@ from vitdeploy.cli import app
 from vitdeploy.commands.bench.opponents import opponent_names
 from vitdeploy.evidence import Scenario
 from vitdeploy.measure import conditions, doubts
-from vitdeploy.passes import order
 from vitdeploy.plugins import names
 from vitdeploy.recipe import ModelSpec, Recipe, TargetSpec
 
@@ -90,7 +89,7 @@ def test_the_front_page_is_short_and_names_the_test_command() -> None:
         assert form in text, form
 
 
-def section(page: str, title: str) -> str:
+def section(page: str | Path, title: str) -> str:
     """The text of a page from a heading to the next one of the same level or above."""
     text = (DOCS / page).read_text(encoding="utf-8")
     head = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
@@ -168,9 +167,7 @@ def test_every_key_of_a_recipe_is_described() -> None:
 def test_every_option_of_a_target_is_described() -> None:
     told = {(target, key) for row in rows(section("recipes.md", "target"), "target") for target in codes(row[0])
             for key in codes(row[1])}  # fmt: skip
-    options = {
-        (name, key) for name in targets.names() for key in targets.kind_of(name).model_fields if key != "device"
-    }
+    options = {(name, key) for name in targets.names() for key in targets.kind_of(name).model_fields if key != "device"}
     assert {(name, key) for name, key in options if key != "threads"} == {t for t in told if t[1] != "threads"}
 
 
@@ -183,9 +180,7 @@ def test_every_option_of_a_task_is_described() -> None:
 def test_precisions_are_those_of_the_targets() -> None:
     table = {row[0].strip("`"): codes(row[-1]) for row in rows(section("precisions.md", "All of them"), "precision")}
     offered = {name: precision.offered(targets.find(TargetSpec(kind=name))) for name in targets.names()}
-    assert table == {
-        name: {target for target, able in offered.items() if name in able} for name in precision.names()
-    }
+    assert table == {name: {target for target, able in offered.items() if name in able} for name in precision.names()}
     needing = {row[0].strip("`") for row in rows(section("precisions.md", "All of them"), "precision")
                if row[4] == "needed"}  # fmt: skip
     assert needing == {name for name in precision.names() if precision.kind_of(name).needs_images}
@@ -200,7 +195,7 @@ def test_the_limits_of_a_measurement_are_those_of_the_code() -> None:
 
 
 def test_the_layers_in_architecture_are_those_that_are_held() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
     layers = next(contract["layers"] for contract in contracts if contract["id"] == "layers")
     block = re.search(r"```\n(.*?)```", section("architecture.md", "Layers"), re.DOTALL)
     assert block is not None
@@ -208,11 +203,31 @@ def test_the_layers_in_architecture_are_those_that_are_held() -> None:
     assert drawn == layers
 
 
-def test_every_pass_in_order_is_described_where_passes_are_listed() -> None:
+def test_every_pass_is_listed() -> None:
     text = section("architecture.md", "The passes")
     files = {path.stem for path in (ROOT / "vitdeploy" / "passes").glob("[!_]*.py")} - {"order"}
     assert set(re.findall(r"`(\w+)`", text)) >= files
-    assert callable(order.raising)
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("Add a precision", precision.Precision),
+        ("Add a target", targets.Target),
+        ("Add a task", tasks.Task),
+        ("Add a source", sources.Source),
+    ],
+)
+def test_the_hooks_in_contributing_are_those_of_the_base_class(title: str, kind: type[Any]) -> None:
+    text = section(ROOT / "CONTRIBUTING.md", title)
+    heads = ("you write", "you may write", "attribute")
+    told = {name for head in heads for row in rows(text, head) for name in codes(row[0])}
+    must = {name for row in rows(text, "you write") for name in codes(row[0])}
+    assert all(hasattr(kind, name) or name in kind.model_fields or name in kind.__annotations__ for name in told)
+    if must:
+        assert kind.__abstractmethods__ <= must
+    else:
+        assert kind.__abstractmethods__ <= codes(text)
 
 
 def messages() -> list[str]:
@@ -224,7 +239,9 @@ def messages() -> list[str]:
 def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
     text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     texts = messages()
-    quoted = [code for head in ("error", "reason", "error or note") for row in rows(text, head) for code in codes(row[0])]
+    quoted = [
+        code for head in ("error", "reason", "error or note") for row in rows(text, head) for code in codes(row[0])
+    ]
     assert len(quoted) > 50
     parts = {part.strip(" :") for message in quoted for part in message.split("…")}
     assert not {part for part in parts if len(part) > 3 and not any(part in known for known in texts)}
