@@ -25,11 +25,7 @@ from vitdeploy.recipe import ModelSpec, Recipe, TargetSpec
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob(".github/*.md")])
-COMMANDS = {
-    name: command
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-    if not command.hidden
-}
+COMMANDS = {name: command for name, command in typer.main.get_command(app).commands.items() if not command.hidden}
 SHARED = {"--json", "--quiet", "--traceback", "--help"}
 
 
