@@ -1,0 +1,267 @@
+"""The documentation says what the code does: links lead somewhere, and no option, key or layer is missing or gone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer
+from importlinter.api import read_configuration
+from pydantic import BaseModel
+
+from tests.cli.contract import ANSWERS, _load
+from vitdeploy import precision, sources, targets, tasks
+from vitdeploy.cli import app
+from vitdeploy.commands.bench.opponents import opponent_names
+from vitdeploy.evidence import Scenario
+from vitdeploy.measure import conditions, doubts
+from vitdeploy.plugins import names
+from vitdeploy.recipe import ModelSpec, Recipe, TargetSpec
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob(".github/*.md")])
+COMMANDS = {name: command for name, command in typer.main.get_command(app).commands.items() if not command.hidden}
+SHARED = {"--json", "--quiet", "--traceback", "--help"}
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    found: list[str] = []
+    for title in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return set(found)
+
+
+def links(page: Path) -> Iterator[str]:
+    """The relative links and images of a page."""
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'(?:src|href)="([^"]+)"', text)]:
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_relative_links_and_anchors_resolve(page: Path) -> None:
+    broken = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        if not place.exists() or (anchor and anchor not in anchors(place)):
+            broken.append(target)
+    assert not broken
+
+
+def test_the_link_check_sees_links() -> None:
+    assert {"docs/tutorial.md", "docs/cli.md"} <= set(links(ROOT / "README.md"))
+    assert "vitdeploy-export" in anchors(DOCS / "cli.md")
+    assert "nowhere" not in anchors(DOCS / "cli.md")
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = {target.partition("#")[0] for target in links(DOCS / "README.md")}
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
+
+
+def test_the_front_page_is_short_and_names_the_test_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert "make test" in text
+    for name in (*targets.names(), *precision.names(), "auto"):
+        assert f"`{name}`" in text, name
+    for name in names(sources):
+        form = f"FILE.{name.removesuffix('file')}" if name.endswith("file") else f"{name}:"
+        assert form in text, form
+
+
+def section(page: str | Path, title: str) -> str:
+    """The text of a page from a heading to the next one of the same level or above."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    head = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    assert head is not None, f"{page} has no section {title!r}"
+    rest = text[head.end() :]
+    end = re.search(rf"^#{{1,{len(head[1])}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def rows(text: str, head: str) -> list[list[str]]:
+    """The cells of the tables whose first header is `head`."""
+    found: list[list[str]] = []
+    inside = False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == head:
+            inside = True
+        elif inside and not line.startswith("|---"):
+            found.append(cells)
+    return found
+
+
+def codes(cell: str) -> set[str]:
+    """What a cell has in backticks."""
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+def flags(command: Any) -> set[str]:
+    return {flag for p in command.params if not getattr(p, "hidden", False) for flag in p.opts if flag.startswith("-")}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_has_every_option_of_a_command(name: str) -> None:
+    told = {flag for row in rows(section("cli.md", f"vitdeploy {name}"), "option") for flag in codes(row[0])}
+    assert told == flags(COMMANDS[name]) - SHARED
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "recipes"])
+def test_the_reference_has_every_json_key_of_a_command(name: str) -> None:
+    told = {key for row in rows(section("cli.md", f"vitdeploy {name}"), "JSON key") for key in codes(row[0])}
+    keys = {"predictions"} if name == "predict" else set(_load(ANSWERS[name]).model_fields)
+    assert told == keys
+
+
+def test_the_reference_has_every_choice() -> None:
+    export, bench = section("cli.md", "vitdeploy export"), section("cli.md", "vitdeploy bench")
+    for choice in (*targets.names(), *precision.names(), "auto", *names(tasks), "normalized", "pixels", "uint8"):
+        assert f"`{choice}`" in export, choice
+    for choice in (*get_args(Scenario), *opponent_names()):
+        assert f"`{choice}`" in bench, choice
+
+
+def test_the_reference_has_every_command_and_exit_code() -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## vitdeploy (\S+)$", text, re.MULTILINE)) == set(COMMANDS)
+    assert {row[0] for row in rows(section("cli.md", "Exit codes"), "code")} == {"0", "1", "2", "3", "130"}
+
+
+def recipe_keys() -> set[str]:
+    """The keys of a recipe, `section.key`."""
+    found = set()
+    for name, field in Recipe.model_fields.items():
+        kinds = [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type)]
+        kind = next(k for k in kinds if issubclass(k, BaseModel))
+        found |= {f"{name}.{key}" for key in kind.model_fields}
+    return found
+
+
+def test_every_key_of_a_recipe_is_described() -> None:
+    assert {key for row in rows(section("recipes.md", "Keys"), "key") for key in codes(row[0])} == recipe_keys()
+
+
+def test_every_option_of_a_target_is_described() -> None:
+    told = {(target, key) for row in rows(section("recipes.md", "target"), "target") for target in codes(row[0])
+            for key in codes(row[1])}  # fmt: skip
+    options = {(name, key) for name in targets.names() for key in targets.kind_of(name).model_fields if key != "device"}
+    assert {(name, key) for name, key in options if key != "threads"} == {t for t in told if t[1] != "threads"}
+
+
+def test_every_option_of_a_task_is_described() -> None:
+    told = {(row[0].strip("`"), key) for row in rows(section("tasks.md", "Options"), "kind") for key in codes(row[1])}
+    kinds = {name: tasks.kind_of(name) for name in names(tasks)}
+    assert told == {(name, key) for name, kind in kinds.items() if kind for key in kind.model_fields}
+
+
+def test_precisions_are_those_of_the_targets() -> None:
+    table = {row[0].strip("`"): codes(row[-1]) for row in rows(section("precisions.md", "All of them"), "precision")}
+    offered = {name: precision.offered(targets.find(TargetSpec(kind=name))) for name in targets.names()}
+    assert table == {name: {target for target, able in offered.items() if name in able} for name in precision.names()}
+    needing = {row[0].strip("`") for row in rows(section("precisions.md", "All of them"), "precision")
+               if row[4] == "needed"}  # fmt: skip
+    assert needing == {name for name in precision.names() if precision.kind_of(name).needs_images}
+
+
+def test_the_limits_of_a_measurement_are_those_of_the_code() -> None:
+    limits = {row[1].partition(" of ")[0] for row in rows(section("evidence.md", "Speed"), "what")}
+    shares = (conditions.MAX_OTHERS_SHARE, conditions.MAX_STEAL_SHARE, conditions.MAX_CLOCK_CHANGE, doubts.MAX_SPREAD,
+              doubts.MAX_DRIFT)  # fmt: skip
+    expected = {f"{100 * share:.0f} %" for share in shares} | {f"{conditions.MAX_SWITCHES:.0f} times a second"}
+    assert limits == expected | {f"in {100 * conditions.MAX_THROTTLED_SHARE:.0f} %", "never allowed"}
+
+
+def test_the_layers_in_architecture_are_those_that_are_held() -> None:
+    contracts = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == "layers")
+    block = re.search(r"```\n(.*?)```", section("architecture.md", "Layers"), re.DOTALL)
+    assert block is not None
+    drawn = [re.split(r" {2,}", line)[0] for line in block[1].splitlines() if not line.startswith(" ")]
+    assert drawn == layers
+
+
+def test_every_pass_is_listed() -> None:
+    text = section("architecture.md", "The passes")
+    files = {path.stem for path in (ROOT / "vitdeploy" / "passes").glob("[!_]*.py")} - {"order"}
+    assert set(re.findall(r"`(\w+)`", text)) >= files
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("Add a precision", precision.Precision),
+        ("Add a target", targets.Target),
+        ("Add a task", tasks.Task),
+        ("Add a source", sources.Source),
+    ],
+)
+def test_the_hooks_in_contributing_are_those_of_the_base_class(title: str, kind: type[Any]) -> None:
+    text = section(ROOT / "CONTRIBUTING.md", title)
+    heads = ("you write", "you may write", "attribute")
+    told = {name for head in heads for row in rows(text, head) for name in codes(row[0])}
+    must = {name for row in rows(text, "you write") for name in codes(row[0])}
+    assert all(hasattr(kind, name) or name in kind.model_fields or name in kind.__annotations__ for name in told)
+    if must:
+        assert kind.__abstractmethods__ <= must
+    else:
+        assert kind.__abstractmethods__ <= codes(text)
+
+
+def messages() -> list[str]:
+    """The constant texts of the package, parts of f-strings among them."""
+    nodes = (n for path in (ROOT / "vitdeploy").rglob("*.py") for n in ast.walk(ast.parse(path.read_text("utf-8"))))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    texts = messages()
+    quoted = [
+        code for head in ("error", "reason", "error or note") for row in rows(text, head) for code in codes(row[0])
+    ]
+    assert len(quoted) > 50
+    parts = {part.strip(" :") for message in quoted for part in message.split("…")}
+    assert not {part for part in parts if len(part) > 3 and not any(part in known for known in texts)}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_model_of_the_tutorial_loads_and_its_scripts_compile(tmp_path: Path) -> None:
+    model, *others = blocks("tutorial.md", "python")
+    for code in others:
+        compile(code, "tutorial.md", "exec")
+    (tmp_path / "my_vit.py").write_text(model, encoding="utf-8")
+    loaded = sources.load(ModelSpec(spec=f"python:{tmp_path / 'my_vit.py'}:build", weights="random"))
+    assert (loaded.preprocess.size, loaded.labels) == ((32, 32), tuple("0123456789"))
+
+
+def test_the_recipes_in_the_documentation_are_recipes() -> None:
+    from vitdeploy import yaml12
+
+    whole = [raw for page in DOCS.glob("*.md") for text in blocks(page.name, "yaml")
+             if isinstance(raw := yaml12.loads(text), dict) and {"model", "target"} <= raw.keys()]  # fmt: skip
+    assert whole
+    for raw in whole:
+        Recipe.model_validate(raw)
