@@ -61,8 +61,8 @@ class Opens:
             ["225x225", "patch size 16x16", "224x224 or 240x240"],
         ),
         ("demo:digits --image-size 33", ["32x32"]),
-        ("demo:digits --weights none.safetensors", ["there is no weights file none.safetensors", "Check the path"]),
-        ("demo:digits --weights weights.txt", ["'weights.txt' is no weights file", ".safetensors"]),
+        ("demo:digits --weights none.safetensors", ["there is not a weights file none.safetensors", "Check the path"]),
+        ("demo:digits --weights weights.txt", ["'weights.txt' is not a weights file", ".safetensors"]),
         ("demo:digits --batch 4:1:2", ["4:1:2 is not ordered: MIN <= OPT <= MAX"]),
         ("demo:digits --image-size big", ["--image-size 'big' is not a size", "such as 224x224"]),
         ("demo:digits --device TPU", ["device TPU", "--device CPU"]),
@@ -130,7 +130,7 @@ def test_a_crafted_pt2_is_never_executed() -> None:
                 writer.write_record(inner, data, len(data))
         writer.write_end_of_file()
     line = refused("export", "m.pt2", "--target", "onnxruntime")
-    assert "m.pt2 is refused, loading it could run what is in it" in line
+    assert "m.pt2 is refused, because loading it could run code in it" in line
     assert not Path("executed").exists()
     Path("m.pt2").write_bytes(pickle.dumps(Opens()))
     assert "m.pt2 is not a torch.export archive" in refused("export", "m.pt2", "--target", "onnxruntime")
@@ -322,7 +322,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     ("words", "part"),
     [
         (("inspect", "nowhere"), "error: nowhere does not exist: it is not an artifact. Make one with"),
-        ((*DIGITS, "--weights", "none.pt"), "error: there is no weights file none.pt. Check the path."),
+        ((*DIGITS, "--weights", "none.pt"), "error: there is not a weights file none.pt. Check the path."),
     ],
 )
 def test_the_process_says_one_line_and_exits_with_1(words: tuple[str, ...], part: str) -> None:
