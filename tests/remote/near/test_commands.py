@@ -142,7 +142,7 @@ def test_a_name_that_is_not_text_is_refused(far: Far, artifact: Path, copy: Call
 
 
 def test_equal_files_are_sent_once_also_after_a_cut(lab: Callable[..., Far], wire: Wire, tmp_path: Path) -> None:
-    """The file is larger than ssh's window of 2 MiB. A smaller one could wait there until Python runs on the far side."""
+    """The file is larger than ssh's window of 2 MiB: a smaller one could wait there until Python runs there."""
     far = lab(port=wire.port)
     content = np.random.default_rng(2).bytes(12_000_000)
     (tmp_path / "a").write_bytes(content)

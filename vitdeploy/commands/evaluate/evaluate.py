@@ -166,7 +166,8 @@ def _run_both(
         for turn in _turns(batches(dataset, size, limit=limit)):
             first, second = ([side.answer(images, labels, size) for images, labels in turn] for side in sides)
             agreement += [
-                task.agreed(a.answers, b.answers, (a.finite, b.finite)) for a, b in zip(first, second, strict=True)
+                task.compare_answers(a.answers, b.answers, (a.finite, b.finite))
+                for a, b in zip(first, second, strict=True)
             ]
             advance(sum(len(labels) for _, labels in turn))
     return np.concatenate(agreement)

@@ -83,7 +83,7 @@ def _agreement(spec: TaskSpec, outputs: tuple[dict[str, Array], ...]) -> Agreeme
     """Return the agreement of the task; None where the model's outputs are not of this task."""
     task = tasks.find(spec)
     try:
-        task.answers(outputs[0])
+        task.read_answers(outputs[0])
     except DataError:
         return None
-    return task.agreement
+    return task.compare_outputs
