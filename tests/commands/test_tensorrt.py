@@ -172,7 +172,10 @@ def test_bench_tells_the_devices_time_from_the_callers(
     assert bool(found.power.rails) != bool(found.power.why)
     if not torch.cuda.is_available():
         assert found.runs[0].speedup is None
-        assert "PyTorch here has no CUDA, another device than the artifact's" in found.doubts[0]
+        reason = "PyTorch on this machine has no CUDA, so it runs on the CPU, and the artifact does not"
+        assert reason in found.doubts[0]
+            "PyTorch on this machine has no CUDA, so it runs on the CPU, and the artifact does not" in found.doubts[0]
+        )
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # a board without the Python bindings
     alone = bench([artifact], QUIET, Plan(seconds=0.3))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.graphs import images, raised, run
 from vitdeploy import passes
-from vitdeploy.artifact.quantization import Int8Attention as Sites
+from vitdeploy.artifact.quantization import Int8AttentionCount
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Int8Attention
@@ -61,7 +61,7 @@ def test_all_that_it_multiplies_is_int8(exported: Callable[[str], bytes]) -> Non
     for node, index in read:
         assert operand(node, index).producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
     assert found.record is not None
-    assert found.record.attention == Sites(sites=2, of=2)
+    assert found.record.attention == Int8AttentionCount(sites=2, of=2)
 
 
 def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> None:
@@ -95,7 +95,7 @@ def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], by
     assert (first.precision, second.precision) == ("float", "int8")
     assert "what reads it is not quantized" in first.rule
     assert found.record is not None
-    assert found.record.attention == Sites(sites=1, of=2)
+    assert found.record.attention == Int8AttentionCount(sites=1, of=2)
 
 
 def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None:

@@ -23,8 +23,8 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec
 from vitdeploy.render import github, junit, markdown
 from vitdeploy.render.summary import summarize
-from vitdeploy.runtime.artifact_session import count_threads, feed, open_session, shared_images
-from vitdeploy.verdict import Before, Case, incomparable, judge
+from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session
+from vitdeploy.verdict import Before, Case, explain_incomparable, judge
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progre
         if folder.manifest.stage != "artifact":
             return Before(baseline, untimed=f"{folder.path} is only a bundle: compile it on the device")
     data = evaluation.data_digest if evaluation is not None else ""
-    if reason := incomparable(baseline, artifact.manifest.model.digest, baselines.decisive_keys(recipe), data):
+    if reason := explain_incomparable(baseline, artifact.manifest.model.digest, baselines.decisive_keys(recipe), data):
         return Before(baseline, untimed=reason)
     try:
         return Before(baseline, interleaved=_time_in_turns(earlier, artifact, progress))
@@ -136,7 +136,7 @@ def _time_in_turns(earlier: Artifact, artifact: Artifact, progress: Progress) ->
     """Time and start both here and now, the earlier one as the reference."""
     recipe = artifact.manifest.recipe
     threads, batch = count_threads(recipe), recipe.target.batch.opt
-    images = shared_images([earlier, artifact], batch)
+    images = make_shared_images([earlier, artifact], batch)
     bench = latency.measure_reopened(
         [partial(open_session, earlier, threads), partial(open_session, artifact, threads)],
         [feed(earlier, images), feed(artifact, images)],

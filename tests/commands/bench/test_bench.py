@@ -156,7 +156,7 @@ def test_without_a_reference_there_is_a_doubt_and_no_speedup(plain: Artifact, mo
 
 def test_what_cannot_be_timed_is_refused_before_the_minutes(served: Artifact, plain: Artifact, tmp_path: Path) -> None:
     for plan, told in (
-        (Plan(batches=(8,)), "takes batches of 1:2:4, not of 8"),
+        (Plan(batches=(8,)), "accepts batches of 1:2:4, not of 8"),
         (Plan(against=("pytorch-fp3",)), "did you mean 'pytorch-fp32'"),
         (Plan(against=(str(tmp_path / "none"),)), "nothing named"),
     ):

@@ -24,7 +24,7 @@ from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.profiling import profile as make_profile
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import count_threads, feed, open_session, set_streams, shared_images
+from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session, set_streams
 from vitdeploy.session import Array, Counters, Feeds, Session
 
 
@@ -74,7 +74,7 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     timed = [set_streams(artifact, plan.streams) for artifact in artifacts]
     first, recipe = timed[0], timed[0].manifest.recipe
     threads, seconds = plan.threads or count_threads(recipe), plan.seconds or recipe.bench.seconds
-    images = [shared_images(timed, batch) for batch in plan.batches or (recipe.target.batch.opt,)]
+    images = [make_shared_images(timed, batch) for batch in plan.batches or (recipe.target.batch.opt,)]
     try:
         counters = _open_once(timed, images[0], threads, progress, profile=plan.profile)  # quick, and may refuse
     except TargetUnavailable as error:
