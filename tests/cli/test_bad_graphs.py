@@ -108,7 +108,7 @@ def test_a_branch_on_a_constant_is_folded() -> None:
     assert exported["graph_parity"]["reference_max"] > 0
     operators = {n.op_type for n in onnx.load("out/graph.onnx").graph.node}
     assert "If" not in operators
-    assert exported["notes"][0] == "no attention site: nothing in it is recognised as a Vision Transformer"
+    assert exported["notes"][0] == "the model has no attention site, so it is not recognised as a Vision Transformer"
 
 
 def test_a_branch_on_the_image_is_refused() -> None:

@@ -78,7 +78,7 @@ def test_models_that_cannot_be_had(words: str, parts: list[str]) -> None:
 def test_int8_is_refused_without_data_before_the_model_is_loaded() -> None:
     words = ("export", "timm:deit_tiny_patch16_224", "--weights", "random", "--precision", "int8", "--target")
     assert "Give --calibration DATA" in refused(*words, "openvino")
-    assert "--precision int8-dynamic, which needs none" in refused(*words, "onnxruntime")
+    assert "--precision int8-dynamic, which needs no images" in refused(*words, "onnxruntime")
 
 
 def test_weights_that_do_not_fit_name_the_first_key() -> None:

@@ -149,7 +149,7 @@ def test_without_a_reference_there_is_a_doubt_and_no_speedup(plain: Artifact, mo
     monkeypatch.setattr(opponents, "rebuild_model", nothing)
     found = bench([plain], Silent(), Plan(seconds=BRIEF, threads=1))
     assert not found.valid
-    assert found.doubts[0] == "no pytorch-fp32 here, so no speed-up over it: no library"
+    assert found.doubts[0] == "no speed-up over pytorch-fp32, which is not available here: no library"
     assert [run.speedup for run in found.runs] == [None]
     assert found.reference is None
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_timed_is_refused_before_the_minutes(served: Artifact, pl
     for plan, told in (
         (Plan(batches=(8,)), "accepts batches of 1:2:4, not of 8"),
         (Plan(against=("pytorch-fp3",)), "did you mean 'pytorch-fp32'"),
-        (Plan(against=(str(tmp_path / "none"),)), "nothing named"),
+        (Plan(against=(str(tmp_path / "none"),)), "not a known opponent"),
     ):
         with pytest.raises(UsageError, match=told):
             bench([served], Silent(), plan)

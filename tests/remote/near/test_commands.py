@@ -78,7 +78,7 @@ def test_bench_there_has_no_speedup_and_says_why(far: Far, artifact: Path, copy:
     assert (timed["name"], timed["speedup"], timed["threads"]) == ("onnxruntime-fp32", None, 1)
     assert timed["samples"] >= 30
     assert result["valid"] is False
-    assert "no pytorch-fp32 here, so no speed-up over it" in result["doubts"][0]
+    assert "no speed-up over pytorch-fp32, which is not available here" in result["doubts"][0]
     stored, _ = artifacts.load(here).read_evidence(Bench)
     assert stored == Bench.model_validate(result)
 
