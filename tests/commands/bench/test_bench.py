@@ -46,7 +46,7 @@ def plain(demo: Callable[..., Artifact], copy: Copy) -> Artifact:
 def _peaks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have a test of their own, and take seconds."""
     peaks = {"fp32": Peak(gops=1e6, engine="none"), "int8": Peak(gops=4e6, engine="none")}
-    monkeypatch.setattr(benching.host_peak, "peaks", lambda threads: peaks)
+    monkeypatch.setattr(benching.host_peak, "measure_peaks", lambda threads: peaks)
 
 
 def copy_to(artifact: Artifact, folder: Path) -> Artifact:

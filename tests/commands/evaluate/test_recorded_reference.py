@@ -73,9 +73,9 @@ def test_the_pair_is_the_same_wherever_the_reference_answered(artifact: Artifact
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "0"}, "about another model"),
-        ({"data": "0"}, "about another data"),
-        ({"task": "depth"}, "about another task"),
+        ({"model": "0"}, "of another model"),
+        ({"data": "0"}, "of another data"),
+        ({"task": "depth"}, "of another task"),
     ],
 )
 def test_a_reference_about_something_else_is_refused(
