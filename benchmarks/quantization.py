@@ -107,7 +107,9 @@ class Subject:
         task, n = Classification(), len(logits)
         before, after = ({"logits": x[:n]} for x in (reference, logits))
         first, second = (task.statistics(x, labels[:n]) for x in (before, after))
-        return compare_accuracy("classification", task, first.values, second.values, task.agreement(before, after))
+        return compare_accuracy(
+            "classification", task, first.values, second.values, task.compare_outputs(before, after)
+        )
 
 
 Way = Callable[[Subject, Path], tuple[Eval, str]]

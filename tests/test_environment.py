@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+import vitdeploy
 from vitdeploy import environment
 from vitdeploy.environment import Host
 
@@ -95,8 +96,14 @@ def test_an_unknown_release_is_shown_as_it_stands(
     assert environment.host().jetpack == shown
 
 
+def test_its_own_version_is_that_of_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metadata of an editable installation are those of the last installation."""
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.0")
+    assert environment.library_versions()["vitdeploy"] == vitdeploy.__version__
+
+
 def test_versions_are_those_of_the_installed_libraries() -> None:
     versions = environment.library_versions()
     assert versions["numpy"] == metadata.version("numpy")
-    assert set(versions) <= set(environment.LIBRARIES)
+    assert set(versions) <= {"vitdeploy", *environment.LIBRARIES}
     assert all(versions.values())

@@ -48,23 +48,23 @@ def export(
     Args:
         model: MODEL of the command line, such as "timm:deit_tiny_patch16_224"; the recipe's when it is None.
         target: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx".
-        device: what the target compiles for: "CPU", "GPU", "sm86" …
+        device: the device that the target compiles for: "CPU", "GPU", "sm86", …
         precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
-        max_drop: what may be lost, in points of top-1, or of agreement where there are no labels.
+        max_drop: the most that may be lost, in points of top-1, or of agreement with float32 without labels.
         weights: "pretrained" (the default), "random", or a file.
         calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
         batch: a number, or "MIN:OPT:MAX".
         image_size: "HxW".
-        task: "classification", "segmentation", "depth", "detection", "embedding"; what the model says when it is None.
-        recipe: a recipe or its file; arguments win over it.
+        task: "classification", "segmentation", "depth", "detection" or "embedding"; the model's when it is None.
+        recipe: a recipe or its file; arguments override it.
         output: the folder to write; ./MODEL-TARGET-PRECISION when it is None.
         force: replace `output` if it is an artifact.
         verify: check the numbers after every pass.
-        cache: use a graph that was exported before, and keep this one.
-        progress: told what is going on.
+        cache: reuse an exported graph from the cache, and add this one to it.
+        progress: gets the steps and warnings.
 
     Raises:
-        VitdeployError: with what happened and how to fix it; nothing half-written is left.
+        VitdeployError: it says what happened and how to fix it. No incomplete folder is left behind.
     """
     from vitdeploy import recipe as recipes
     from vitdeploy.commands.export import default_folder, read_recipe
@@ -78,8 +78,8 @@ def export(
         calibration=calibration, batch=batch, image_size=image_size, task=task,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(composed)
-    kept = GraphCache() if cache else None
-    return run(composed, out, progress or Silent(), force=force, verify=verify, cache=kept).artifact
+    graphs = GraphCache() if cache else None
+    return run(composed, out, progress or Silent(), force=force, verify=verify, cache=graphs).artifact
 
 
 def load(path: Path | str, *, threads: int | None = None) -> Deployed:
@@ -95,7 +95,7 @@ def load(path: Path | str, *, threads: int | None = None) -> Deployed:
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when they are asked for."""
+    """Import a public name on first use."""
     homes = {
         "Artifact": "artifact",
         "Deployed": "commands.predict",

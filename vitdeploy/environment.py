@@ -13,11 +13,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from vitdeploy import __version__
+
 LIBRARIES = (
-    "vitdeploy", "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript",
+    "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript",
     "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
-"""Distributions whose versions decide numbers or engines; the manifest names those that are installed."""
+"""Distributions whose versions decide numbers or engines. The manifest names the installed ones."""
 
 # The instruction sets that decide which INT8 and half-precision kernels a CPU runs.
 _ISA = (
@@ -109,8 +111,8 @@ def usable_cpus() -> tuple[int, ...]:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the installed `LIBRARIES`, without importing them."""
-    versions = {}
+    """Return the versions of vitdeploy and of the installed `LIBRARIES`, without importing them."""
+    versions = {"vitdeploy": __version__}
     for name in LIBRARIES:
         try:
             versions[name] = metadata.version(name)

@@ -116,7 +116,7 @@ def test_a_path_that_leaves_the_folder_is_refused(folder: Path, path: str) -> No
     (folder.parent / "outside").write_text("secret")
     (folder / "link").symlink_to("../outside")
     rewrite(folder, lambda raw: raw["files"].append({"path": path, "bytes": 6, "sha256": "0"}))
-    with pytest.raises(ArtifactError, match="leaves the folder"):
+    with pytest.raises(ArtifactError, match="leads out of the folder"):
         artifacts.load(folder)
 
 
@@ -125,7 +125,7 @@ def test_a_path_that_leaves_the_folder_is_refused(folder: Path, path: str) -> No
 )
 def test_another_schema_is_refused(folder: Path, version: object, fix: str) -> None:
     rewrite(folder, lambda raw: raw.update(schema_version=version))
-    reads = rf"manifest schema {version!r}, this vitdeploy reads 1 to {SCHEMA}\. {fix}"
+    reads = rf"manifest schema {version!r}, this version of vitdeploy reads 1 to {SCHEMA}\. {fix}"
     with pytest.raises(ArtifactError, match=reads):
         artifacts.load(folder)
 
@@ -146,7 +146,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder: Path) -> None:
 
 def test_what_it_runs_is_one_of_its_files(folder: Path) -> None:
     rewrite(folder, lambda raw: raw.update(runs="other.onnx"))
-    with pytest.raises(ArtifactError, match=r"'other\.onnx' is not among its files"):
+    with pytest.raises(ArtifactError, match=r"the manifest names 'other\.onnx' as the file to run"):
         artifacts.load(folder)
 
 
@@ -177,7 +177,7 @@ def test_evidence_is_read_back_only_if_it_is_about_this_manifest(folder: Path) -
     (folder / "bench.json").write_text('{"valid": ')
     stored, why = found.read_evidence(Bench)
     assert stored is None
-    assert "bench.json is not readable" in why
+    assert "bench.json cannot be read" in why
     assert left_in(folder) == {MANIFEST, "graph.onnx", "model.onnx", "reference", "audit.json", "bench.json"}
 
 

@@ -108,7 +108,7 @@ def test_a_branch_on_a_constant_is_folded() -> None:
     assert exported["graph_parity"]["reference_max"] > 0
     operators = {n.op_type for n in onnx.load("out/graph.onnx").graph.node}
     assert "If" not in operators
-    assert exported["notes"][0] == "no attention site: nothing in it is recognised as a Vision Transformer"
+    assert exported["notes"][0] == "the model has no attention site, so it is not recognised as a Vision Transformer"
 
 
 def test_a_branch_on_the_image_is_refused() -> None:
@@ -183,7 +183,7 @@ def test_a_function_of_the_model_is_an_operator() -> None:
     [
         ((IMAGE, ("depth", [1, 1, 16, 16], FLOAT)), "has 2 inputs (image: FLOAT[1,3,16,16], depth:"),
         ((("image", [1, 7], INT64),), "its input is not float32 (image: INT64[1,7])"),
-        ((("image", [1, 7, 8], FLOAT),), "its input is no batch of images"),
+        ((("image", [1, 7, 8], FLOAT),), "its input is not a batch of images"),
         ((("image", [1, 3, 0, 16], FLOAT),), "its input image[1,3,0,16] is empty"),
         ((("image", [0, 3, 16, 16], FLOAT),), "its input image[0,3,16,16] is empty"),
         ((("image", [1, 3, 1 << 20, 1 << 20], FLOAT),), "images of 1048576x1048576 are too large"),

@@ -61,8 +61,8 @@ class Opens:
             ["225x225", "patch size 16x16", "224x224 or 240x240"],
         ),
         ("demo:digits --image-size 33", ["32x32"]),
-        ("demo:digits --weights none.safetensors", ["there is no weights file none.safetensors", "Check the path"]),
-        ("demo:digits --weights weights.txt", ["'weights.txt' is no weights file", ".safetensors"]),
+        ("demo:digits --weights none.safetensors", ["there is not a weights file none.safetensors", "Check the path"]),
+        ("demo:digits --weights weights.txt", ["'weights.txt' is not a weights file", ".safetensors"]),
         ("demo:digits --batch 4:1:2", ["4:1:2 is not ordered: MIN <= OPT <= MAX"]),
         ("demo:digits --image-size big", ["--image-size 'big' is not a size", "such as 224x224"]),
         ("demo:digits --device TPU", ["device TPU", "--device CPU"]),
@@ -78,7 +78,7 @@ def test_models_that_cannot_be_had(words: str, parts: list[str]) -> None:
 def test_int8_is_refused_without_data_before_the_model_is_loaded() -> None:
     words = ("export", "timm:deit_tiny_patch16_224", "--weights", "random", "--precision", "int8", "--target")
     assert "Give --calibration DATA" in refused(*words, "openvino")
-    assert "--precision int8-dynamic, which needs none" in refused(*words, "onnxruntime")
+    assert "--precision int8-dynamic, which needs no images" in refused(*words, "onnxruntime")
 
 
 def test_weights_that_do_not_fit_name_the_first_key() -> None:
@@ -130,7 +130,7 @@ def test_a_crafted_pt2_is_never_executed() -> None:
                 writer.write_record(inner, data, len(data))
         writer.write_end_of_file()
     line = refused("export", "m.pt2", "--target", "onnxruntime")
-    assert "m.pt2 is refused, loading it could run what is in it" in line
+    assert "m.pt2 is refused, because loading it could run code in it" in line
     assert not Path("executed").exists()
     Path("m.pt2").write_bytes(pickle.dumps(Opens()))
     assert "m.pt2 is not a torch.export archive" in refused("export", "m.pt2", "--target", "onnxruntime")
@@ -148,7 +148,7 @@ def test_what_is_no_vit_exports_and_says_so(tmp_path: Path, openvino_int8: Path)
     gated = run("gate", cnn, "--min-fused", "100", "--json")
     assert gated.code == 3, "nothing to fuse is not everything fused"
     assert "no attention site" in json.loads(gated.out)["checks"][0]["why"]
-    assert "inputs of different shapes" in refused("bench", cnn, openvino_int8)
+    assert "inputs of the artifacts have different shapes" in refused("bench", cnn, openvino_int8)
 
 
 @pytest.mark.parametrize("size", [0, 10, 400])
@@ -250,7 +250,7 @@ def test_a_newer_schema(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) ->
     raw = json.loads((artifact / "manifest.json").read_text())
     (artifact / "manifest.json").write_text(json.dumps({**raw, "schema_version": 99}))
     line = refused("inspect", artifact)
-    assert "has manifest schema 99, this vitdeploy reads 1 to 2. Update vitdeploy." in line
+    assert "has manifest schema 99, this version of vitdeploy reads 1 to 2. Update vitdeploy." in line
 
 
 def test_other_folders_are_no_artifacts() -> None:
@@ -322,7 +322,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     ("words", "part"),
     [
         (("inspect", "nowhere"), "error: nowhere does not exist: it is not an artifact. Make one with"),
-        ((*DIGITS, "--weights", "none.pt"), "error: there is no weights file none.pt. Check the path."),
+        ((*DIGITS, "--weights", "none.pt"), "error: there is not a weights file none.pt. Check the path."),
     ],
 )
 def test_the_process_says_one_line_and_exits_with_1(words: tuple[str, ...], part: str) -> None:

@@ -112,7 +112,7 @@ def test_debug(openvino_int8: Path) -> None:
     assert all(entry.keys() >= row for entry in (*found["blocks"], *found["layers"]))
     assert (found["block"], found["layer"], found["images"], found["evidence"]) == (None, None, 2, "compiled")
     text = run("debug", openvino_int8, "--quiet").out
-    assert "they do not part" in text
+    assert "they do not diverge" in text
     assert "blocks.3" in text
 
 

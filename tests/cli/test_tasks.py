@@ -108,7 +108,7 @@ def test_a_timm_model_without_a_head_gives_vectors(classes: Path, tmp_path: Path
     image = next(classes.rglob("*.png"))
     (said,) = answer(run("predict", tmp_path / "out", image, "--json"))["predictions"]
     assert np.linalg.norm(said["embedding"]) == pytest.approx(1)
-    assert "48 numbers of length 1" in run("predict", tmp_path / "out", image).out
+    assert "vector of 48 numbers, length 1" in run("predict", tmp_path / "out", image).out
 
 
 def test_a_segmentation_model_of_torchvision(data: Path, tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ def exported(demo: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_sound_artifact_parts_nowhere(target: str, exported: Callable[..., Artifact]) -> None:
+def test_a_sound_artifact_does_not_diverge(target: str, exported: Callable[..., Artifact]) -> None:
     found = debug(exported("demo:digits", target, "int8"), "demo:digits", Silent(), images=4)
     assert (found.block, found.layer, found.evidence, found.images) == (None, None, "compiled", 4)
     assert [row.name for row in found.blocks] == ["stem", *(f"blocks.{n}" for n in range(4)), "head"]
     assert all(row.sqnr_db is not None and row.sqnr_db > LIMIT_DB + 10 for row in found.blocks)
     assert found.blocks[0].sqnr_db is not None
     assert found.blocks[0].sqnr_db > 100, "the patch embedding stays in float32"
-    assert "they do not part" in found.why
+    assert "they do not diverge" in found.why
     assert Divergence.model_validate_json(found.model_dump_json()) == found
 
 
@@ -131,7 +131,7 @@ def test_the_first_tensor_that_is_not_finite_is_named(exported: Callable[..., Ar
     weight = next(name for name in names if "blocks.1.mlp.fc2" in name and "bias" in name)
     found = debug(_tampered(artifact, tmp_path, weight, spoil), None, Silent(), images=2)
     assert (found.block, found.layer) == ("blocks.1", "blocks.1.mlp.fc2")
-    assert "the first tensor that does is blocks.1.mlp.fc2/Add:0" in found.why
+    assert "the first such tensor is blocks.1.mlp.fc2/Add:0" in found.why
     assert found.blocks[2].nonfinite > 0
     assert found.blocks[2].max_abs is None
 
@@ -153,5 +153,5 @@ def test_images_are_needed(
     bare = copy(artifact)
     recipe = replace(bare.manifest.recipe, data=DataSpec())
     bare = artifacts.seal(bare.path, replace(bare.manifest, recipe=recipe))
-    with pytest.raises(UsageError, match="nothing to compare on"):
+    with pytest.raises(UsageError, match="no images to compare on"):
         debug(bare, None, Silent())

@@ -27,4 +27,4 @@ def test_a_folder_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pytest.raises(DataError, match="is a folder, not an image") as caught,
     ):
         deployed.predict([tmp_path])
-    assert caught.value.fix == f"Name its files: {tmp_path}/*"
+    assert caught.value.fix == f"Give its files: {tmp_path}/*"

@@ -122,7 +122,7 @@ def test_what_the_outputs_are_is_the_tasks_to_say(exported: Any) -> None:
     target = targets.find(manifest.recipe.target)
     assert (
         describe_usage(manifest, target).answers
-        == "classification: A class for each image, out of (batch, classes) scores."
+        == "classification: A class for each image, from scores (batch, classes)."
     )
     vectors = TaskSpec.model_validate({"kind": "embedding"})
     usage = describe_usage(replace(manifest, recipe=replace(manifest.recipe, task=vectors)), target)
@@ -152,7 +152,7 @@ def test_an_int8_bundle_that_was_never_calibrated_is_refused(
     bundle = copy(exported("fp16").artifact)
     target = replace(bundle.manifest.target, precision="int8")
     claimed = artifacts.seal(bundle.path, replace(bundle.manifest, target=target))
-    with pytest.raises(QuantizeError, match="is called int8 and was never calibrated"):
+    with pytest.raises(QuantizeError, match="is int8, but it was never calibrated"):
         compile_bundle(claimed, tmp_path / "out", QUIET)
 
 
@@ -172,13 +172,14 @@ def test_bench_tells_the_devices_time_from_the_callers(
     assert bool(found.power.rails) != bool(found.power.why)
     if not torch.cuda.is_available():
         assert found.runs[0].speedup is None
-        assert "PyTorch here has no CUDA, another device than the artifact's" in found.doubts[0]
+        reason = "PyTorch on this machine has no CUDA, so it runs on the CPU, and the artifact does not"
+        assert reason in found.doubts[0]
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # a board without the Python bindings
     alone = bench([artifact], QUIET, Plan(seconds=0.3))
     assert [run.name for run in alone.runs] == ["trtexec"]
     assert (alone.valid, alone.runs[0].speedup) == (False, None)
-    assert "timed by trtexec alone: TensorRT does not load" in alone.doubts[0]
+    assert "timed alone, by trtexec: TensorRT does not load" in alone.doubts[0]
 
     cuda.fakeDevice(b"Orin", 1, 87, 16, 1, 8 << 30)
     with pytest.raises(TargetUnavailable, match="TensorRT does not load"):  # an AGX Orin is not timed by trtexec either

@@ -10,7 +10,7 @@ import pytest
 
 from tests.graphs import images, raised, run
 from vitdeploy import passes
-from vitdeploy.artifact.quantization import Int8Attention
+from vitdeploy.artifact.quantization import Int8AttentionCount
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Int8AttentionKernel
@@ -63,7 +63,7 @@ def test_all_operands_are_int8(exported: Callable[[str], bytes]) -> None:
     for node, index in read:
         assert operand(node, index).producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
     assert found.record is not None
-    assert found.record.attention == Int8Attention(sites=2, of=2)
+    assert found.record.attention == Int8AttentionCount(sites=2, of=2)
 
 
 def test_numbers_stay_near_those_without(exported: Callable[[str], bytes]) -> None:
@@ -97,7 +97,7 @@ def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], by
     assert (first.precision, second.precision) == ("float", "int8")
     assert "the node that reads it is not quantized" in first.rule
     assert found.record is not None
-    assert found.record.attention == Int8Attention(sites=1, of=2)
+    assert found.record.attention == Int8AttentionCount(sites=1, of=2)
 
 
 def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None:

@@ -113,7 +113,7 @@ def test_generic_labels_and_missing_preprocessing(tmp_path: Path) -> None:
 
 
 def test_sizes_that_do_not_fit(folder: Path) -> None:
-    with pytest.raises(SourceError, match="Take --image-size 32x32 or 40x40"):
+    with pytest.raises(SourceError, match="Use --image-size 32x32 or 40x40"):
         _load(folder, size=(33, 33))
     with pytest.raises(SourceError, match="does not take images of 64x64"):
         _load(folder, size=(64, 64))

@@ -107,7 +107,7 @@ def _saved(value: object) -> bytes:
     ("how", "reason"),
     [
         ("example inputs", "example inputs do not load with weights_only"),
-        ("weight", "wants '.*' unpickled"),
+        ("weight", "asks to unpickle '.*'"),
         ("opaque", "opaque_obj_0 is code"),
         ("custom", "custom_obj_0 is code"),
         ("legacy weights", r"model\.pt belongs to an old format"),
@@ -144,7 +144,7 @@ def test_pickles_and_libraries_never_run(archive: Path, tmp_path: Path, how: str
             members["serialized_state_dict.pt"] = evil
 
     path = _crafted(archive, tmp_path / "evil.pt2", change)
-    with pytest.raises(SourceError, match=f"refused, loading it could run what is in it: .*{reason}"):
+    with pytest.raises(SourceError, match=f"refused, because loading it could run code in it: .*{reason}"):
         load(ModelSpec(spec=str(path)))
     assert not marker.exists()
 
@@ -203,7 +203,7 @@ KEYS = {
 def test_code_in_the_program_never_runs(archive: Path, tmp_path: Path, how: str) -> None:
     marker = tmp_path / "marker"
     path = _crafted(archive, tmp_path / "evil.pt2", _program(_edits(marker)[how]))
-    with pytest.raises(SourceError, match=f"what is in it: its program says {KEYS[how]} = "):
+    with pytest.raises(SourceError, match=f"code in it: its program has {KEYS[how]} = "):
         load(ModelSpec(spec=str(path)))
     assert not marker.exists()
 
@@ -239,7 +239,7 @@ def test_unknown_and_doubled_members_are_refused(archive: Path, tmp_path: Path) 
     def doubled(members: Members) -> None:
         members["Models/Model.json"] = members[PROGRAM]
 
-    with pytest.raises(SourceError, match="two members of one name"):
+    with pytest.raises(SourceError, match="two members of the same name"):
         load(ModelSpec(spec=str(_crafted(archive, tmp_path / "b.pt2", doubled))))
 
 

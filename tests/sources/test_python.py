@@ -51,7 +51,6 @@ def misspelt():
 def file(tmp_path: Path) -> Path:
     (tmp_path / "neighbour.py").write_text("CLASSES = 2\n")
     (tmp_path / "my model.py").write_text(MODEL)
-    sys.modules.pop("neighbour", None)
     return tmp_path / "my model.py"
 
 
@@ -68,6 +67,37 @@ def test_a_factory_with_everything(file: Path) -> None:
     assert (model.weights, model.labels, model.preprocess.size) == ("own", ("a", "b"), (16, 24))
     assert model.module is not None
     assert model.module(torch.zeros(2, 3, 16, 24)).shape == (2, 2)
+
+
+def test_neighbours_of_one_name_in_two_folders_are_not_mixed_up(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = (tmp_path / "other" / file.name).resolve()
+    other.write_text(MODEL)
+    other.with_name("neighbour.py").write_text("CLASSES = 5\n")
+    for path, classes in ((file, 2), (other, 5), (file, 2)):
+        module = _load(path, "bare", size=(8, 8)).module
+        assert module is not None
+        assert module(torch.zeros(1, 3, 8, 8)).shape == (1, classes)
+
+
+def test_what_the_caller_has_imported_itself_is_not_forgotten(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "neighbour", raising=False)
+    import neighbour  # type: ignore[import-not-found]
+
+    _load(file, "bare", size=(8, 8))
+    load(ModelSpec(spec="python:vitdeploy.sources._digits_vit:digits_vit", weights="random"), size=(32, 32))
+    assert sys.modules["neighbour"] is neighbour
+
+
+def test_the_hostile_digits_do_not_change_the_class_of_other_models() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    hostile = load(ModelSpec(spec=f"python:{Path(__file__).parents[1] / 'hostile_digits.py'}:build"))
+    assert hostile.preprocess.channels == 1
+    assert not hasattr(VisionTransformer, "vitdeploy_preprocess")
 
 
 def test_weights(file: Path, tmp_path: Path) -> None:

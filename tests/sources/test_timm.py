@@ -11,7 +11,7 @@ import torch
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import LoadedModel, load
-from vitdeploy.sources.timm import _preprocess
+from vitdeploy.sources.timm import _read_preprocess
 
 SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 
@@ -44,9 +44,9 @@ def test_a_model_without_img_size_takes_any() -> None:
 
 
 def test_a_size_between_patches_names_the_nearest() -> None:
-    with pytest.raises(SourceError, match="Take --image-size 224x224 or 240x240"):
+    with pytest.raises(SourceError, match="Use --image-size 224x224 or 240x240"):
         _random("deit_tiny_patch16_224", size=(230, 230))
-    with pytest.raises(SourceError, match="Take --image-size 224x224 or 240x224"):
+    with pytest.raises(SourceError, match="Use --image-size 224x224 or 240x224"):
         _random("vit_medium_patch16_reg4_gap_256", img_size=(230, 224))
 
 
@@ -59,7 +59,7 @@ def test_one_channel_averages_the_statistics() -> None:
 
 def test_squash_is_exact() -> None:
     module = timm.create_model("deit_tiny_patch16_224", pretrained_cfg_overlay={"crop_mode": "squash"}, **SMALL)
-    assert _preprocess("x", module, {}, None).resize == "exact"
+    assert _read_preprocess("x", module, {}, None).resize == "exact"
 
 
 @pytest.mark.parametrize("name", ["deit_tinny_patch16_224", "nothing_like_it"])
@@ -77,12 +77,12 @@ def test_kwargs_that_timm_refuses() -> None:
 
 
 def test_no_weights_is_an_error_that_names_random() -> None:
-    with pytest.raises(SourceError, match=r"timm has none for it.*--weights random"):
+    with pytest.raises(SourceError, match=r"timm has none for this model.*--weights random"):
         load(ModelSpec(spec="timm:vit_giant_patch14_224"))
 
 
 def test_a_random_head_on_pretrained_weights_is_refused() -> None:
-    with pytest.raises(SourceError, match="its head would be random"):
+    with pytest.raises(SourceError, match="the head would be random"):
         load(ModelSpec(spec="timm:deit_tiny_patch16_224", kwargs={"num_classes": 7}))
 
 

@@ -48,9 +48,9 @@ def test_segmentation_models_say_so_and_have_one_output(name: str) -> None:
     ("spec", "size", "message"),
     [
         ("vit_b_17", None, "did you mean 'vit_b_16'"),
-        ("vit_b_16", (230, 230), "Take --image-size 224x224 or 240x240"),
+        ("vit_b_16", (230, 230), "Use --image-size 224x224 or 240x240"),
         ("vit_b_16", (224, 240), "square images only"),
-        ("fcos_resnet50_fpn", None, "for neither classification nor segmentation"),
+        ("fcos_resnet50_fpn", None, "neither classification nor segmentation"),
     ],
 )
 def test_what_is_refused(spec: str, size: tuple[int, int] | None, message: str) -> None:

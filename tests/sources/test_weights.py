@@ -14,7 +14,7 @@ from vitdeploy.sources import _weights
 
 
 def _linear() -> torch.nn.Linear:
-    with _weights.seeded():
+    with _weights.fixed_seed():
         return torch.nn.Linear(3, 2)
 
 
@@ -54,7 +54,7 @@ def test_a_pickle_that_runs_code_is_refused_and_never_runs(tmp_path: Path) -> No
         ([1, 2], "holds a list"),
         ({}, "holds a dict"),
         ({"weight": torch.ones(1), "lr": 0.1}, "'lr' is a float"),
-        (torch.nn.Linear(1, 1), "Linear, which is more than tensors"),
+        (torch.nn.Linear(1, 1), "Linear, which is not a tensor"),
     ],
 )
 def test_what_is_no_state_dict_says_what_it_is(tmp_path: Path, content: object, message: str) -> None:
@@ -85,23 +85,23 @@ def test_keys_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_missing_and_unknown_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no weights file"):
-        _weights.chosen(ModelSpec(spec="x", weights=str(tmp_path / "no.pt")))
+        _weights.find_weights(ModelSpec(spec="x", weights=str(tmp_path / "no.pt")))
     with pytest.raises(SourceError, match="Give pretrained, random"):
-        _weights.chosen(ModelSpec(spec="x", weights="best.ckpt"))
+        _weights.find_weights(ModelSpec(spec="x", weights="best.ckpt"))
 
 
 def test_the_digest_sees_every_part() -> None:
-    base = _weights.digest(_linear())
-    assert base == _weights.digest(_linear())
+    base = _weights.weights_digest(_linear())
+    assert base == _weights.weights_digest(_linear())
     other = _linear()
     with torch.no_grad():
         other.bias[1] += 1e-6
-    assert _weights.digest(other) != base
+    assert _weights.weights_digest(other) != base
     buffered = _linear()
     buffered.register_buffer("table", torch.arange(4).reshape(2, 2).t(), persistent=False)
-    assert _weights.digest(buffered) != base
+    assert _weights.weights_digest(buffered) != base
     half = _linear().bfloat16()
-    assert _weights.digest(half) != base
+    assert _weights.weights_digest(half) != base
 
 
 def test_seeded_leaves_the_callers_generator_alone() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitdeploy.targets._audit import belongs
+from vitdeploy.targets._audit import is_named_after
 
 NODE = "blocks.1/attn/MatMul"
 
@@ -13,7 +13,7 @@ NODE = "blocks.1/attn/MatMul"
     "kernel", [NODE, f"{NODE}/Fusion", f"{NODE}:0_nchwc", f"{NODE}_token_3", f"{NODE}_quant", f"{NODE}_quant_1"]
 )
 def test_a_kernel_with_a_nodes_name_or_one_made_from_it_is_the_nodes(kernel: str) -> None:
-    assert belongs(kernel, NODE)
+    assert is_named_after(kernel, NODE)
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_a_kernel_with_a_nodes_name_or_one_made_from_it_is_the_nodes(kernel: str
     ],
 )
 def test_a_kernel_with_another_nodes_name_is_not_the_nodes(kernel: str) -> None:
-    assert not belongs(kernel, NODE)
+    assert not is_named_after(kernel, NODE)

@@ -63,17 +63,17 @@ def test_one_class_and_another_order_are_doubtful(task: Task) -> None:
     scores[np.arange(100), labels] += 4
 
     def doubts(order: list[int]) -> list[str]:
-        return task.doubts(task.statistics({"logits": scores}, np.array(order)[labels]).values)
+        return task.find_doubts(task.statistics({"logits": scores}, np.array(order)[labels]).values)
 
     assert doubts([0, 1, 2, 3, 4]) == []
     (doubt,) = doubts([0, 2, 1, 4, 3])
     assert "another order" in doubt
     assert "if class 1 were the model's 2" in doubt
-    (doubt,) = task.doubts(task.statistics({"logits": -scores}, labels).values)  # bad, but in no order at all
+    (doubt,) = task.find_doubts(task.statistics({"logits": -scores}, labels).values)  # bad, but in no order at all
     assert "no more than a guess among the 5 classes" in doubt
     few = task.statistics({"logits": scores[::10]}, np.array([1, 2, 3, 4, 0])[labels[::10]])  # two images of a class
-    assert "are the labels in the model's order" in task.doubts(few.values)[0]
-    (doubt,) = task.doubts(task.statistics({"logits": scores[:20]}, labels[:20]).values)
+    assert "are the labels in the model's order" in task.find_doubts(few.values)[0]
+    (doubt,) = task.find_doubts(task.statistics({"logits": scores[:20]}, labels[:20]).values)
     assert "every label is class 0" in doubt
 
 
@@ -126,7 +126,7 @@ def test_two_models_agree_where_they_name_the_same_class(task: Task) -> None:
     reference, deployed = np.eye(4, 6, dtype=np.float32), np.eye(4, 6, dtype=np.float32)
     deployed[1] = reference[2]
     deployed[3, 5] = np.nan
-    np.testing.assert_array_equal(task.agreement({"logits": reference}, {"logits": deployed}), [1, 0, 1, 0])
-    np.testing.assert_array_equal(task.agreement({"logits": deployed}, {"logits": reference}), [1, 0, 1, 0])
-    with pytest.raises(DataError, match="4 and 2 samples are no pairs"):
-        task.agreement({"logits": reference}, {"logits": deployed[:2]})
+    np.testing.assert_array_equal(task.compare_outputs({"logits": reference}, {"logits": deployed}), [1, 0, 1, 0])
+    np.testing.assert_array_equal(task.compare_outputs({"logits": deployed}, {"logits": reference}), [1, 0, 1, 0])
+    with pytest.raises(DataError, match="4 and 2 answers are not pairs"):
+        task.compare_outputs({"logits": reference}, {"logits": deployed[:2]})

@@ -12,7 +12,7 @@ from vitdeploy.errors import DataError, RecipeError
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.session import Array
 from vitdeploy.tasks import Task
-from vitdeploy.tasks._resize import bilinear
+from vitdeploy.tasks._resize import resize_bilinear
 
 rng = np.random.default_rng(0)
 TRUE = rng.uniform(1, 20, (4, 12, 16))
@@ -45,7 +45,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
 
 def test_predictions_take_the_size_of_the_label() -> None:
     task, coarse = _task(), FOUND[:1, ::2, ::2]
-    truth = bilinear(coarse[0], (12, 16)).astype(np.float64)
+    truth = resize_bilinear(coarse[0], (12, 16)).astype(np.float64)
     found = task.aggregate(task.statistics({"depth": coarse[:, None]}, _labels(truth[None])).values)
     assert found == pytest.approx({"delta1": 100, "abs_rel": 0, "rmse": 0}, abs=1e-5)
 
@@ -72,9 +72,9 @@ def test_median_alignment_takes_away_the_scale() -> None:
     assert aligned.aggregate(aligned.statistics({"d": scaled}, _labels(TRUE)).values)["abs_rel"] < 1e-3
     values = plain.statistics({"d": scaled}, _labels(TRUE)).values
     assert plain.aggregate(values)["delta1"] == 0
-    (doubt,) = plain.doubts(values)
+    (doubt,) = plain.find_doubts(values)
     assert "3 times the labels' depth" in doubt
-    assert aligned.doubts(aligned.statistics({"d": scaled}, _labels(TRUE)).values) == []
+    assert aligned.find_doubts(aligned.statistics({"d": scaled}, _labels(TRUE)).values) == []
 
 
 def test_an_image_of_nan_is_wrong_and_its_figures_are_finite() -> None:
@@ -85,19 +85,19 @@ def test_an_image_of_nan_is_wrong_and_its_figures_are_finite() -> None:
     assert seen.values["delta1"][2] == 0
     assert seen.values["abs_rel"][2] == pytest.approx(100, abs=0.2)
     assert np.isfinite(seen.values["rmse"]).all()
-    np.testing.assert_array_equal(task.agreement({"d": FOUND}, {"d": found}), [1, 1, 0, 1])
+    np.testing.assert_array_equal(task.compare_outputs({"d": FOUND}, {"d": found}), [1, 1, 0, 1])
 
 
 def test_agreement_is_the_share_of_close_pixels() -> None:
     other = FOUND.copy()
     other[0, :3] *= 1.2  # three of twelve rows
     other[1] *= 1.04
-    np.testing.assert_allclose(_task().agreement({"d": FOUND}, {"d": other}), [0.75, 1, 1, 1])
+    np.testing.assert_allclose(_task().compare_outputs({"d": FOUND}, {"d": other}), [0.75, 1, 1, 1])
 
 
 def test_agreement_near_zero_is_not_about_ratios() -> None:
     disparity = np.linspace(0, 1, 192, dtype=np.float32).reshape(1, 12, 16)
-    found = _task().agreement({"d": disparity}, {"d": disparity + 0.001})
+    found = _task().compare_outputs({"d": disparity}, {"d": disparity + 0.001})
     assert found[0] == 1
 
 
@@ -108,7 +108,7 @@ def test_agreement_near_zero_is_not_about_ratios() -> None:
         ({"d": np.zeros((1, 2, 4, 4))}, _labels(TRUE[:1]), "no output is"),
         ({"d": FOUND}, _labels(TRUE[:1]), "4 predictions for 1 labels"),
         ({"d": FOUND[:1]}, _labels(1000 * TRUE[:1]), r"0.npy: no depth in it is between 0.001 and 80 m"),
-        ({"d": FOUND[:1]}, [1], "no depth maps"),
+        ({"d": FOUND[:1]}, [1], "not depth maps"),
     ],
 )
 def test_what_cannot_be_judged(outputs: dict[str, Array], labels: list[Label], message: str) -> None:

@@ -91,7 +91,7 @@ def test_metrics_are_those_of_pycocotools(scores: str, drawn: bool) -> None:
     seen = [task.statistics({n: v[i : i + 4] for n, v in outputs.items()}, truth[i : i + 4]) for i in range(0, 30, 4)]
     values = {name: np.concatenate([s.values[name] for s in seen]) for name in seen[0].values}
     answers = [answer for s in seen for answer in s.answers]
-    found = task.weigher(values)(np.array(weights, np.float64))
+    found = task.weighted_metrics(values)(np.array(weights, np.float64))
     assert found == pytest.approx(_coco(answers, truth, [int(w) for w in weights]), abs=1e-6)
     assert 3 < found["map"] < 60
 
@@ -99,7 +99,7 @@ def test_metrics_are_those_of_pycocotools(scores: str, drawn: bool) -> None:
 def test_only_the_best_boxes_of_an_image_count() -> None:
     outputs, truth = _scene(3)
     task = _task(max_detections=2)
-    answers = task.answers(outputs)
+    answers = task.read_answers(outputs)
     assert all(len(a) == 2 and a[0, 4] >= a[1, 4] for a in answers)
     found = task.aggregate(task.statistics(outputs, truth).values)
     assert found == pytest.approx(_coco(answers, truth, [1] * IMAGES), abs=1e-6)
@@ -113,7 +113,7 @@ def test_an_image_of_nan_finds_nothing() -> None:
     assert np.flatnonzero(~seen.finite) == [3]
     assert (seen.values["class"][3] == -1).all()
     assert seen.values["objects"][3].sum() == (~truth[3].crowd).sum()
-    assert task.agreement(outputs, broken)[3] == 0
+    assert task.compare_outputs(outputs, broken)[3] == 0
 
 
 def _outputs(*boxes: tuple[float, float, float, float, int, float]) -> dict[str, Array]:
@@ -145,15 +145,15 @@ A, B = (0.3, 0.3, 0.2, 0.2), (0.7, 0.7, 0.2, 0.2)
 )
 def test_agreement_is_the_f1_of_matched_boxes(reference: list[Any], deployed: list[Any], expected: float) -> None:
     sides = _outputs(*reference), _outputs(*deployed)
-    assert _task().agreement(*sides)[0] == pytest.approx(expected)
-    assert _task().agreement(*sides[::-1])[0] == pytest.approx(expected)
+    assert _task().compare_outputs(*sides)[0] == pytest.approx(expected)
+    assert _task().compare_outputs(*sides[::-1])[0] == pytest.approx(expected)
 
 
 def test_a_reference_that_finds_nothing_is_doubtful() -> None:
     task, (outputs, truth) = _task(), _scene(5)
-    assert task.doubts(task.statistics(outputs, truth).values) == []
+    assert task.find_doubts(task.statistics(outputs, truth).values) == []
     moved = [Boxes(b.name, b.boxes, (b.classes + 1) % 4, b.crowd) for b in truth]
-    assert "model's class indices" in task.doubts(task.statistics(outputs, moved).values)[0]
+    assert "model's class indices" in task.find_doubts(task.statistics(outputs, moved).values)[0]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_reference_that_finds_nothing_is_doubtful() -> None:
             [Boxes("a.jpg", np.zeros((1, 4)), np.array([3]), np.array([False]))],
             "a.jpg: its classes go from 3",
         ),
-        (_outputs(), [7], "no boxes"),
+        (_outputs(), [7], "not boxes"),
     ],
 )
 def test_what_cannot_be_judged(outputs: dict[str, Array], labels: list[Label], message: str) -> None:

@@ -33,7 +33,7 @@ def test_metrics_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("vitdeploy.tasks.embedding._ROWS", 32)  # 90 rows in three pieces
     task = _task()
     seen = [task.statistics({"output": v}, LABELS).values for v in (VECTORS, OTHER)]
-    reference, deployed = task.paired(*seen)
+    reference, deployed = task.pair_statistics(*seen)
     near = [_neighbours(v) for v in (VECTORS, OTHER)]
     for side, ours in zip(near, (task.aggregate(reference), task.aggregate(deployed)), strict=True):
         same = LABELS[side] == LABELS[:, None]
@@ -51,7 +51,7 @@ def test_metrics_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
 def test_agreement_is_the_cosine() -> None:
     first = np.array([[1.0, 0], [1, 0], [1, 0], [0, 0]])
     second = np.array([[3.0, 0], [1, 1], [-1, 0], [1, 0]])
-    np.testing.assert_allclose(_task().agreement({"output": first}, {"output": second}), [1, np.sqrt(0.5), 0, 0])
+    np.testing.assert_allclose(_task().compare_outputs({"output": first}, {"output": second}), [1, np.sqrt(0.5), 0, 0])
 
 
 def test_a_vector_of_nan_finds_nothing() -> None:
@@ -59,9 +59,9 @@ def test_a_vector_of_nan_finds_nothing() -> None:
     broken[7, 3] = np.nan
     seen = task.statistics({"output": broken}, LABELS)
     assert np.flatnonzero(~seen.finite) == [7]
-    _, deployed = task.paired(task.statistics({"output": VECTORS}, LABELS).values, seen.values)
+    _, deployed = task.pair_statistics(task.statistics({"output": VECTORS}, LABELS).values, seen.values)
     assert deployed["recall1"][7] == deployed["recall_k"][7] == deployed["cosine"][7] == 0
-    assert task.agreement({"output": VECTORS}, {"output": broken})[7] == 0
+    assert task.compare_outputs({"output": VECTORS}, {"output": broken})[7] == 0
 
 
 def test_which_output_it_reads() -> None:
@@ -72,32 +72,38 @@ def test_which_output_it_reads() -> None:
     def unit(values: Array) -> Array:
         return values / np.linalg.norm(values, axis=1, keepdims=True)
 
-    np.testing.assert_allclose(_task().answers(both), unit(pooled))
-    np.testing.assert_allclose(_task(output="last_hidden_state").answers(both), unit(tokens[:, 0]))
-    np.testing.assert_allclose(_task(pool="mean").answers({"last_hidden_state": tokens}), unit(tokens.mean(axis=1)))
+    np.testing.assert_allclose(_task().read_answers(both), unit(pooled))
+    np.testing.assert_allclose(_task(output="last_hidden_state").read_answers(both), unit(tokens[:, 0]))
+    np.testing.assert_allclose(
+        _task(pool="mean").read_answers({"last_hidden_state": tokens}), unit(tokens.mean(axis=1))
+    )
     with pytest.raises(DataError, match="num_classes: 0"):
-        _task().answers({"map": np.zeros((1, 3, 4, 4))})
+        _task().read_answers({"map": np.zeros((1, 3, 4, 4))})
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([0] * 10, "one class"), (list(range(10)), "no two images"), ([0, 0, 1, 1], "4 images have no 5 neighbours")],
+    [
+        ([0] * 10, "all images have the same class"),
+        (list(range(10)), "no two images"),
+        ([0, 0, 1, 1], "4 images are too few for 5 neighbours"),
+    ],
 )
 def test_sets_without_neighbours(labels: list[int], message: str) -> None:
     task = _task()
     values = task.statistics({"output": VECTORS[: len(labels)]}, labels).values
     with pytest.raises(DataError, match=message):
-        task.paired(values, values)
+        task.pair_statistics(values, values)
 
 
 def test_no_better_than_chance_is_doubtful() -> None:
     task = _task()
-    good, _ = task.paired(*[task.statistics({"output": VECTORS}, LABELS).values] * 2)
-    assert task.doubts(good) == []
+    good, _ = task.pair_statistics(*[task.statistics({"output": VECTORS}, LABELS).values] * 2)
+    assert task.find_doubts(good) == []
     apart = np.arange(90) % 2  # each image's neighbour is of the other class
     line = np.stack([np.ones(90), np.repeat(np.arange(45), 2) + 0.01 * apart], axis=1)
-    bad, _ = task.paired(*[task.statistics({"output": line}, apart).values] * 2)
-    assert "no more than chance" in task.doubts(bad)[0]
+    bad, _ = task.pair_statistics(*[task.statistics({"output": line}, apart).values] * 2)
+    assert "no more than chance" in task.find_doubts(bad)[0]
 
 
 def test_it_says_the_vector() -> None:

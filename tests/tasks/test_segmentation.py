@@ -13,7 +13,7 @@ from vitdeploy.errors import DataError
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.session import Array
 from vitdeploy.tasks import Task
-from vitdeploy.tasks._resize import best_classes, bilinear
+from vitdeploy.tasks._resize import find_best_classes, resize_bilinear
 
 CLASSES = 6
 rng = np.random.default_rng(0)
@@ -37,21 +37,21 @@ def _upsampled(scores: Array, size: tuple[int, ...]) -> Array:
 def test_maps_are_enlarged_as_torch_does() -> None:
     for size in ((16, 18), (11, 7), (8, 9), (8, 31)):
         np.testing.assert_allclose(
-            bilinear(SCORES[0], size), _upsampled(SCORES[0], size), atol=1e-5
+            resize_bilinear(SCORES[0], size), _upsampled(SCORES[0], size), atol=1e-5
         )  # its positions are float32
-        np.testing.assert_array_equal(best_classes(SCORES[0], size), _upsampled(SCORES[0], size).argmax(0))
+        np.testing.assert_array_equal(find_best_classes(SCORES[0], size), _upsampled(SCORES[0], size).argmax(0))
 
 
 def test_large_masks_go_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = best_classes(SCORES[0], (50, 40))
+    whole = find_best_classes(SCORES[0], (50, 40))
     monkeypatch.setattr("vitdeploy.tasks._resize._STRIP_NUMBERS", 3 * CLASSES * 40)
-    np.testing.assert_array_equal(best_classes(SCORES[0], (50, 40)), whole)
+    np.testing.assert_array_equal(find_best_classes(SCORES[0], (50, 40)), whole)
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1, 1], [2, 0, 1, 3, 0]])
 def test_metrics_are_those_of_scikit_learn(weights: list[int]) -> None:
     task = _task()
-    found = task.weigher(task.statistics({"logits": SCORES}, MASKS).values)(np.array(weights, np.float64))
+    found = task.weighted_metrics(task.statistics({"logits": SCORES}, MASKS).values)(np.array(weights, np.float64))
     truth, predicted = [], []
     for scores, mask, weight in zip(SCORES, MASKS, weights, strict=True):
         valid = mask.classes != 255
@@ -88,13 +88,13 @@ def test_an_image_of_nan_is_missed_whole() -> None:
     np.testing.assert_array_equal(found.finite, [True, False, True, True, True])
     assert found.values["counts"][1, :, :2].sum() == 0
     assert found.values["counts"][1, :, 2].sum() == (MASKS[1].classes != 255).sum()
-    np.testing.assert_array_equal(task.agreement({"logits": SCORES}, {"logits": scores}), [1, 0, 1, 1, 1])
+    np.testing.assert_array_equal(task.compare_outputs({"logits": SCORES}, {"logits": scores}), [1, 0, 1, 1, 1])
 
 
 def test_agreement_is_the_share_of_equal_pixels() -> None:
     other = SCORES.copy()
     other[0, :, :2] = -other[0, :, :2]  # the best class of two rows of eight becomes the worst
-    found = _task().agreement({"logits": SCORES}, {"logits": other})
+    found = _task().compare_outputs({"logits": SCORES}, {"logits": other})
     np.testing.assert_allclose(found, [0.75, 1, 1, 1, 1])
 
 
@@ -103,19 +103,19 @@ def test_maskformers_queries_become_scores() -> None:
     expected = torch.einsum(
         "bqc,bqhw->bchw", torch.tensor(classes).softmax(-1)[..., :-1], torch.tensor(masks).sigmoid()
     )
-    answers = _task().answers({"class_queries_logits": classes, "masks_queries_logits": masks})
+    answers = _task().read_answers({"class_queries_logits": classes, "masks_queries_logits": masks})
     np.testing.assert_array_equal(np.stack(answers), expected.argmax(1).numpy())
 
 
 def test_chance_and_one_class_are_doubtful() -> None:
     task = _task()
     perfect = np.eye(CLASSES)[np.where(MASKS[1].classes == 255, 0, MASKS[1].classes)].transpose(2, 0, 1)[None]
-    assert task.doubts(task.statistics({"logits": perfect}, [MASKS[1]]).values) == []
+    assert task.find_doubts(task.statistics({"logits": perfect}, [MASKS[1]]).values) == []
     shifted = np.roll(perfect, 1, axis=1)
-    (doubt,) = task.doubts(task.statistics({"logits": shifted}, [MASKS[1]]).values)
+    (doubt,) = task.find_doubts(task.statistics({"logits": shifted}, [MASKS[1]]).values)
     assert "reduce_labels" in doubt
     one = ClassMask("m", np.full((8, 9), 3))
-    (doubt,) = task.doubts(task.statistics({"logits": perfect}, [one]).values)
+    (doubt,) = task.find_doubts(task.statistics({"logits": perfect}, [one]).values)
     assert "every labelled pixel is class 3" in doubt
 
 
@@ -125,8 +125,8 @@ def test_chance_and_one_class_are_doubtful() -> None:
         ({"logits": np.zeros((1, 4))}, [MASKS[0]], r"no output is \(batch, classes, height, width\)"),
         ({"logits": SCORES}, MASKS[:2], "5 predictions for 2 labels"),
         ({"logits": SCORES[:1, :3]}, [MASKS[1]], r"1.png: class \d is none of the model's 3"),
-        ({"logits": SCORES[:1]}, [DepthMap("d", np.ones((2, 2)))], "no masks"),
-        ({"logits": SCORES[:1]}, [3], "no masks"),
+        ({"logits": SCORES[:1]}, [DepthMap("d", np.ones((2, 2)))], "not masks"),
+        ({"logits": SCORES[:1]}, [3], "not masks"),
     ],
 )
 def test_what_cannot_be_judged(outputs: dict[str, Array], labels: list[Label], message: str) -> None:

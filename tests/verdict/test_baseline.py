@@ -28,9 +28,14 @@ def weighed(peak_mib: float | None, **more: Any) -> Bench:
 @pytest.mark.parametrize(
     ("limits", "name", "status", "told"),
     [
-        (GateSpec(max_size_mib=10), "size (MiB)", "pass", "9.0 MiB are deployed"),
-        (GateSpec(max_size_mib=8.9), "size (MiB)", "fail", "9.0 MiB are deployed"),
-        (GateSpec(max_memory_mib=120), "memory (MiB)", "pass", "peak of 110 MiB, 80 of them before it was opened"),
+        (GateSpec(max_size_mib=10), "size (MiB)", "pass", "the deployed files have 9.0 MiB"),
+        (GateSpec(max_size_mib=8.9), "size (MiB)", "fail", "the deployed files have 9.0 MiB"),
+        (
+            GateSpec(max_memory_mib=120),
+            "memory (MiB)",
+            "pass",
+            "peak of 110 MiB, 80 MiB of it before the model was opened",
+        ),
         (GateSpec(max_memory_mib=109), "memory (MiB)", "fail", "peak of 110 MiB"),
     ],
 )
@@ -76,7 +81,7 @@ def test_a_growth_limit_is_never_passed_by_for_want_of_a_baseline() -> None:
     gate = verdict(asked, bench=weighed(100), size_bytes=MIB, baseline=baseline(1.49, 1.5, 1.51))
     unknown = {c.name: c.why for c in gate.checks if c.status == "invalid"}
     assert list(unknown) == ["size as before", "memory as before"]
-    assert set(unknown.values()) == {"the baseline does not know it: save it again"}
+    assert set(unknown.values()) == {"the baseline does not have this figure: save it again"}
 
 
 def started(before: float | None, now: float | None) -> Bench:

@@ -65,9 +65,9 @@ def test_one_failure_outweighs_what_is_invalid() -> None:
     [
         (-0.1, 0.2, 0.5, "pass", "at most 0.50"),
         (0.51, 0.8, 1.0, "fail", "at least 0.51"),
-        (0.5, 0.8, 1.0, "invalid", "needs about"),
-        (-0.1, 0.1, 0.51, "invalid", "needs about 20,000 samples instead of 10,000"),
-        (0.1, 0.45, 0.8, "invalid", "needs about 68"),
+        (0.5, 0.8, 1.0, "invalid", "decision needs about"),
+        (-0.1, 0.1, 0.51, "invalid", "decision needs about 20,000 samples, not 10,000"),
+        (0.1, 0.45, 0.8, "invalid", "decision needs about 68"),
         (0.1, 0.5, 0.8, "invalid", "no number of samples"),
     ],
 )
@@ -121,7 +121,7 @@ def test_speedup_is_judged_by_its_interval(low: float, ratio: float, high: float
             bench(2, 2, 2, "other processes used 40% of the CPU", "more"),
             "doubtful: other processes used 40% of the CPU",
         ),
-        (bench(2, 2, 2, valid=False), "no two sides"),
+        (bench(2, 2, 2, valid=False), "no timing of two sides"),
         (bench(2, 2, 2, runs=()), "no reference"),
         (bench(2, 2, 2, runs=(run("openvino-int8", 10.0),)), "no reference"),
     ],
@@ -152,7 +152,9 @@ def test_a_bundle_proves_nothing() -> None:
     gate = verdict(stage="bundle", baseline=baseline())
     assert {c.status for c in gate.checks} == {"invalid"}
     assert len(gate.checks) == 5
-    assert {c.why for c in gate.checks} == {"only a bundle: compile it on the device"}
+    assert {c.why for c in gate.checks} == {
+        "only a bundle, with nothing compiled yet: on the device run vitdeploy compile"
+    }
 
 
 @pytest.mark.parametrize("kind", ["audit", "bench", "eval"])
@@ -223,10 +225,10 @@ def test_a_foreign_baseline_is_invalid(more: dict[str, Any], told: str) -> None:
         ({"baseline": None}, "--baseline"),
         ({"baseline": baseline(speedup=None)}, "saved without"),
         ({"baseline": baseline(), "bench": bench(1, 1, 1, "drifted")}, "drifted"),
-        ({"baseline": baseline(), "bench": bench(runs=())}, "no two sides"),
+        ({"baseline": baseline(), "bench": bench(runs=())}, "no timing of two sides"),
         ({"baseline": baseline(), "bench": None, "machine": "host"}, "bench.json"),
         ({"baseline": None, "interleaved": bench(1, 1, 1, "drifted")}, "drifted"),
-        ({"baseline": None, "interleaved": bench(runs=())}, "no two sides"),
+        ({"baseline": None, "interleaved": bench(runs=())}, "no timing of two sides"),
     ],
 )
 def test_slowdown_that_cannot_be_decided(more: dict[str, Any], told: str) -> None:

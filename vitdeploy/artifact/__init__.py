@@ -1,7 +1,7 @@
-"""The folder on disk: a manifest, the files it vouches for, and the evidence beside them.
+"""The folder on disk: a manifest, the files that it lists with their hashes, and the evidence beside them.
 
-A folder appears whole or not at all: it is written beside its place, synced, then renamed. Loading verifies every
-hash and refuses a mismatch, an unknown schema and a path that leaves the folder.
+A folder appears complete or not at all: it is written beside its place, synced, then renamed. Loading verifies every
+hash. It refuses a wrong hash, an unknown schema, and a path that leaves the folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ EvidenceT = TypeVar("EvidenceT", bound=Evidence)
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that was loaded, or sealed just now. `digest` is the sha256 of its manifest: evidence names it."""
+    """A loaded artifact or bundle. `digest` is the sha256 of its manifest; evidence names the manifest by it."""
 
     path: Path
     manifest: Manifest
@@ -73,7 +73,7 @@ class Artifact:
 
     @property
     def random_weights(self) -> bool:
-        """Return whether accuracy means nothing here."""
+        """True if the weights are random, so that accuracy means nothing."""
         return self.manifest.model.weights == "random"
 
     def file(self, name: str) -> Path:
@@ -81,20 +81,20 @@ class Artifact:
         return self.path / name
 
     def read_evidence(self, kind: type[EvidenceT]) -> tuple[EvidenceT | None, str]:
-        """Return the stored evidence of this kind; or None, and why there is none about this manifest."""
+        """Return the stored evidence of this kind; or None, and the reason why there is none about this manifest."""
         path = self.path / kind.file
         try:
             evidence = kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None, f"there is no {path.name}"
         except (OSError, ValidationError) as error:
-            return None, f"{path.name} is not readable: {str(error).splitlines()[0]}"
+            return None, f"{path.name} cannot be read: {str(error).splitlines()[0]}"
         if evidence.manifest != self.digest:
             return None, f"{path.name} is about another manifest"
         return evidence, ""
 
     def write_evidence(self, evidence: EvidenceT) -> EvidenceT:
-        """Store evidence in the folder, whole or not at all; return it with the digest of the manifest.
+        """Store evidence in the folder, completely or not at all. Return it with the digest of the manifest.
 
         Raises:
             ArtifactError: the file cannot be written.
@@ -106,7 +106,7 @@ class Artifact:
                 temporary.write_text(evidence.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise ArtifactError(
-                f"{path} cannot be written: {error.strerror}", fix="Free or unlock the folder."
+                f"{path} cannot be written: {error.strerror}", fix="Make the folder writable, or free some space."
             ) from None
         return evidence
 
@@ -116,24 +116,32 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
 
     Args:
         path: its folder.
-        verify: whether every file is hashed; a process that was started by one that did need not do it again.
+        verify: hash every file. False in a process whose parent has verified the folder.
 
     Raises:
-        ArtifactError: no such folder, not an artifact, another schema, or a file that is not what the manifest says.
+        ArtifactError: there is no such folder, it is not an artifact, it has another schema, or a file differs from
+            the manifest.
     """
     try:
         raw = (path / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        what = "has no manifest.json" if path.exists() else "does not exist"
-        raise ArtifactError(f"{path} {what}: it is not an artifact", fix="Make one with `vitdeploy export`.") from None
+        reason = "has no manifest.json" if path.exists() else "does not exist"
+        raise ArtifactError(
+            f"{path} {reason}: it is not an artifact", fix="Make one with `vitdeploy export`."
+        ) from None
     except OSError as error:
-        raise ArtifactError(f"{path}/{MANIFEST} cannot be read: {error.strerror}", fix="Unlock the folder.") from None
+        raise ArtifactError(
+            f"{path}/{MANIFEST} cannot be read: {error.strerror}", fix="Make the folder readable."
+        ) from None
     manifest = _parse_manifest(path, raw)
     if verify:
         for entry in manifest.files:
             _verify(path, entry)
     if manifest.runs is not None and manifest.runs not in {entry.path for entry in manifest.files}:
-        raise ArtifactError(f"{path}: {manifest.runs!r} is not among its files", fix="Export it again.")
+        raise ArtifactError(
+            f"{path}: the manifest names {manifest.runs!r} as the file to run, but does not list it",
+            fix="Export it again.",
+        )
     return Artifact(path, manifest, hashlib.sha256(raw).hexdigest())
 
 
@@ -152,11 +160,11 @@ def seal(folder: Path, manifest: Manifest) -> Artifact:
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces."""
+    """Return the sha256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -168,7 +176,9 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
         raise ArtifactError(f"{path}/manifest.json is not a manifest", fix="Export it again.") from None
     if version not in (1, SCHEMA):
         fix = "Update vitdeploy." if isinstance(version, int) and version > SCHEMA else "Export it again."
-        raise ArtifactError(f"{path} has manifest schema {version!r}, this vitdeploy reads 1 to {SCHEMA}", fix=fix)
+        raise ArtifactError(
+            f"{path} has manifest schema {version!r}, this version of vitdeploy reads 1 to {SCHEMA}", fix=fix
+        )
     try:
         if version == 1:
             raw = json.dumps(schema1.upgrade(facts)).encode()
@@ -177,7 +187,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(f"{path}/manifest.json: {where}: {first['msg']}", fix="Export it again.") from None
-    except ValueError as error:  # of schema 1
+    except ValueError as error:  # from `schema1.upgrade`
         raise ArtifactError(f"{path}/manifest.json of schema 1: {error}", fix="Export it again.") from None
 
 
@@ -185,14 +195,17 @@ def _verify(folder: Path, entry: FileEntry) -> None:
     name = PurePosixPath(entry.path)
     file = folder / name
     if name.is_absolute() or ".." in name.parts or not file.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"{folder}: {entry.path!r} leaves the folder", fix="Do not use it: it was tampered with.")
+        raise ArtifactError(
+            f"{folder}: the path {entry.path!r} leads out of the folder", fix="Do not use it: somebody has changed it."
+        )
     if not file.is_file():
         raise ArtifactError(f"{folder}: {entry.path} is missing", fix="Copy the whole folder, or export it again.")
     try:
         intact = file.stat().st_size == entry.bytes and file_digest(file) == entry.sha256
     except OSError as error:
-        raise ArtifactError(f"{file} cannot be read: {error.strerror}", fix="Unlock the folder.") from None
+        raise ArtifactError(f"{file} cannot be read: {error.strerror}", fix="Make the folder readable.") from None
     if not intact:
         raise ArtifactError(
-            f"{folder}: {entry.path} is not the file that was exported", fix="Copy it again, or export again."
+            f"{folder}: {entry.path} is not the file that was exported",
+            fix="Copy the whole folder again, or export it again.",
         )

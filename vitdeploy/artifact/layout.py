@@ -4,16 +4,16 @@ from __future__ import annotations
 
 MANIFEST = "manifest.json"
 GRAPH = "graph.onnx"
-"""What the compiler is fed; large weights lie beside it, under names that begin with it."""
+"""The graph that the compiler reads. Large weights are beside it, in files whose names begin with this one."""
 SITES = "sites.json"
-REFERENCE = "reference/"
-"""What the float32 reference gave, for devices that cannot run it."""
-EXAMPLE = f"{REFERENCE}example.npz"
+REFERENCE_FOLDER = "reference/"
+"""Outputs of the float32 reference, for devices that cannot run it."""
+EXAMPLE = f"{REFERENCE_FOLDER}example.npz"
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "sensitivity.json")
-"""Written beside the files that the manifest lists, and not among them: it is about them."""
+"""Evidence about the artifact. The manifest does not list these files."""
 REPORT = "report.html"
 
 
 def is_in_bundle(name: str) -> bool:
-    """Return whether a file belongs to the bundle, so that another machine can compile from it."""
-    return name == SITES or name.startswith((GRAPH, REFERENCE))
+    """Return True if a file belongs to the bundle, from which another machine can compile."""
+    return name == SITES or name.startswith((GRAPH, REFERENCE_FOLDER))

@@ -1,4 +1,4 @@
-"""The manifest: everything that is known about an artifact or bundle, as frozen values."""
+"""The manifest: all facts about an artifact or bundle, as frozen values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = 2
 
 
 class TensorSpec(Fact):
-    """A graph input or output; a dimension that varies is given by name."""
+    """A graph input or output. A dimension that varies has a name."""
 
     name: str
     dtype: str
@@ -23,7 +23,7 @@ class TensorSpec(Fact):
 
 
 class ModelRecord(Fact):
-    """Where the model came from. `weights` is "pretrained", "random" or "file"; `digest` covers every tensor of it."""
+    """The source of the model. `weights` is "pretrained", "random", "file" or "own"; `digest` covers every tensor."""
 
     spec: str
     weights: Literal["pretrained", "random", "file", "own"]
@@ -32,7 +32,7 @@ class ModelRecord(Fact):
 
 
 class Parity(Fact):
-    """How far the graph is from the reference on the same input."""
+    """The difference between the outputs of a graph and of the reference, on the same input."""
 
     max_abs: float
     reference_max: float
@@ -42,14 +42,14 @@ class Parity(Fact):
 
 
 class Attempt(Fact):
-    """An exporter that failed, and what it said."""
+    """An exporter that failed, and its error."""
 
     exporter: str
     error: str
 
 
 class ExportRecord(Fact):
-    """Which exporter made the graph, what failed before it, and how the numbers compare."""
+    """The exporter that made the graph, the ones that failed before it, and the parity of the graph."""
 
     exporter: str
     opset: int
@@ -58,14 +58,14 @@ class ExportRecord(Fact):
 
 
 class Refusal(Fact):
-    """A place where a pass could not fire, and why."""
+    """A site where a pass could not fire, and the reason."""
 
     site: str
     reason: str
 
 
 class PassRecord(Fact):
-    """How often a pass fired, and where it refused."""
+    """How often a pass fired, and the sites that it refused."""
 
     name: str
     fired: int
@@ -73,23 +73,23 @@ class PassRecord(Fact):
 
 
 FLOAT = "float"
-"""What `Placement` calls numbers that were left alone: float32, or float16 where that is all around."""
+"""The `precision` of a `Placement` without quantization: float32, or float16 in a graph that is all in float16."""
 
 
 class Placement(Fact):
-    """Which numbers a site computes with (`int8`, `fp8`, `int8 weights` .. or `float`), and the rule that says so."""
+    """The numbers that a site computes with (`int8`, `fp8`, `int8 weights`, … or `float`), and the rule for it."""
 
     precision: str
     rule: str
 
     @property
     def quantized(self) -> bool:
-        """Whether it is not in float."""
+        """True unless it computes in float."""
         return self.precision != FLOAT
 
 
 class TargetRecord(Fact):
-    """What the graph was compiled by and where; `backend` is None in a bundle."""
+    """The compiler, device and host that the artifact was made with; `backend` is None in a bundle."""
 
     kind: str
     device: str
@@ -99,16 +99,16 @@ class TargetRecord(Fact):
 
 
 class Trial(Fact):
-    """A way to lower the precision that was tried.
+    """One precision that was tried.
 
     Attributes:
-        precision: as it was asked for.
-        float_linears: how many linears stayed in float.
-        lost: points of top-1 lost (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
-        images: that it was judged on.
-        speedup: over the target's own float graph, interleaved on this machine.
-        kept: whether it became the artifact.
-        why: why it was left, where it was.
+        precision: its name on the command line.
+        float_linears: the number of linears that stayed in float.
+        lost: lost points of top-1 (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
+        images: the number of images that it was judged on.
+        speedup: over the target's own float graph, timed in turns on this machine.
+        kept: True if it became the artifact.
+        why: the reason why it did not.
     """
 
     precision: str
@@ -122,9 +122,9 @@ class Trial(Fact):
 
 
 class Tensor(Fact):
-    """An input or output as code in any language meets it: row-major, without padding.
+    """An input or output, for programs in any language: row-major, without padding.
 
-    `bytes` is for the shape at the optimised batch. `meaning` says what the numbers are.
+    `bytes` is the size for the batch that the artifact is optimised for. `meaning` says what the numbers are.
     """
 
     name: str
@@ -136,21 +136,21 @@ class Tensor(Fact):
 
 
 class Usage(Fact):
-    """How to feed and read what is in the folder without vitdeploy: tensors, preprocessing in order, a command."""
+    """Instructions to run the model without vitdeploy: tensors, preprocessing steps in order, a command."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     answers: str
-    """What the outputs are together, by the task that the model is for."""
+    """The meaning of the outputs, which depends on the task."""
     preprocessing: tuple[str, ...]
     batch: str
-    """The sizes it serves: N, or MIN:OPT:MAX."""
+    """The batch sizes that it accepts: N, or MIN:OPT:MAX."""
     try_it: str | None = None
     """A command that runs it."""
 
 
 class Manifest(Fact):
-    """Everything that is known about the folder."""
+    """All facts about an artifact or bundle."""
 
     schema_version: int = SCHEMA
     stage: Literal["bundle", "artifact"]
@@ -160,22 +160,22 @@ class Manifest(Fact):
     export: ExportRecord
     passes: tuple[PassRecord, ...]
     quantized: Quantization | None = None
-    """What lowering the precision did; None of a float32 graph."""
+    """What lowering the precision did; None for a float32 graph."""
     placement: Mapping[str, Placement] = {}
-    """What was quantized and what was not: linears and attention sites by name, and residual adds."""
+    """The precision of linears and attention sites by name, and of residual adds."""
     trials: tuple[Trial, ...] = ()
-    """What was tried to get here, and what each way cost and brought."""
+    """The precisions that were tried, with the loss and speed-up of each."""
     graph_parity: Parity | None = None
-    """The target-ready graph against the reference, where this machine can run it; quantization is part of it."""
+    """The target-ready graph, quantization included, against the reference; None if this machine cannot run it."""
     target: TargetRecord
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     usage: Usage | None = None
-    """For programs that open the compiled file themselves."""
+    """Instructions for programs that open the compiled file themselves."""
     device_parity: Parity | None = None
-    """What the compiled thing gave on the device that built it, against the reference's stored outputs."""
+    """The compiled model, run on the device that built it, against the reference's stored outputs."""
     runs: str | None = None
     """The file that the backend opens; None in a bundle."""
     versions: Mapping[str, str]
@@ -183,7 +183,7 @@ class Manifest(Fact):
 
     @property
     def deployed_bytes(self) -> int | None:
-        """The size of the files that the backend opens, weights beside the graph included; None of a bundle."""
+        """The size of the files that the backend opens, with weights beside the graph; None for a bundle."""
         if self.runs is None:
             return None
         stem = PurePosixPath(self.runs).with_suffix("").as_posix()

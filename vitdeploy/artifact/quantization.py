@@ -1,4 +1,4 @@
-"""The record of what quantization did, as the manifest keeps it."""
+"""The manifest's record of what quantization did."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from vitdeploy.evidence import Fact
 
 
 class CalibrationData(Fact):
-    """The images that ranges were taken from, or that only showed what overflows.
+    """The images that ranges come from, or that were only used to find overflow.
 
-    `data` is DATA of the command line and `digest` that of its contents. `synthetic` images are made up: they show
-    overflow that any image causes, and no more. `doubts` say why other images may behave differently.
+    `data` is DATA of the command line, and `digest` the digest of its contents. `synthetic` images are generated: they
+    show only overflow that any image causes. `doubts` are reasons why other images may behave differently.
     """
 
     data: str
@@ -28,16 +28,16 @@ class CalibrationData(Fact):
 
 
 class Migration(Fact):
-    """Outliers of activations were moved into the weights, with strength `alpha`, at so many `inputs` of linears."""
+    """Migration of outliers from activations into weights, with strength `alpha`, at `inputs` inputs of linears."""
 
     alpha: float
     inputs: int
 
 
 class SearchStep(Fact):
-    """One way to quantize that was tried, and the signal to noise ratio of the model's outputs with it.
+    """One set of quantization settings that was tried, and the signal to noise ratio of the model's outputs.
 
-    `alpha` is the strength of the migration; None is off. `output_sqnr_db` is None where the outputs were not finite.
+    `alpha` is the strength of the migration; None is off. `output_sqnr_db` is None if the outputs were not finite.
     """
 
     alpha: float | None = None
@@ -57,13 +57,14 @@ class HalfPrecision(Fact):
 
     Attributes:
         dtype: "float16" or "bfloat16".
-        scope: "all" of the graph but for its inputs and outputs, or only the "weights", where the engine computes in
-            this type by itself.
+        scope: "all" of the graph except its inputs and outputs; or only the "weights", if the engine computes in this
+            type by itself.
         float32: sites and linears that stay in float32, with the reason.
-        float32_nodes: operator -> how many other nodes stay in float32.
-        largest: the largest activation seen, and `largest_tensor`, where it was.
-        limit: the largest activation that is trusted to float16.
-        checked_on: the images that showed the largest activation; None where there were none.
+        float32_nodes: operator -> the number of other nodes that stay in float32.
+        largest: the largest activation on the images.
+        largest_tensor: the tensor with this activation.
+        limit: the largest activation for which float16 is used.
+        checked_on: the images that the largest activation was found on; None if there were none.
     """
 
     dtype: Literal["float16", "bfloat16"]
@@ -77,38 +78,38 @@ class HalfPrecision(Fact):
 
     def __str__(self) -> str:
         if self.scope == "weights":
-            return f"weights in {self.dtype}, the engine computes in it"
-        exceptions = " but for the nodes named below" if self.float32 or self.float32_nodes else " throughout"
+            return f"weights in {self.dtype}; the engine computes in it"
+        exceptions = " except the nodes named below" if self.float32 or self.float32_nodes else " throughout"
         return f"{self.dtype}{exceptions}"
 
 
-class Int8Attention(Fact):
-    """How many of the attention sites multiply q, k, v and the probabilities in INT8."""
+class Int8AttentionCount(Fact):
+    """The number of attention sites that multiply q, k, v and the probabilities in INT8, and the number of all."""
 
     sites: int
     of: int
 
 
 class Quantization(Fact):
-    """What lowering the precision did to the graph, with the numbers that led to it.
+    """What lowering the precision did to the graph, and the numbers that led to it.
 
     Attributes:
-        method: "static Q/DQ", "dynamic", "weights only" …, in words.
-        quantized: the number of linears that are quantized.
-        activations: the codes of quantized activations.
-        weights: how weights are stored where only they are quantized.
+        method: "static Q/DQ", "dynamic", "weights only", …, in words.
+        quantized: the number of quantized linears.
+        activations: the integer type of quantized activations.
+        weights: the storage of weights, if only weights are quantized.
         weight_bits: the bits that INT8 weights use: 7 on CPUs whose sums of products would saturate.
-        rounding: how the weights were rounded, where only they are quantized.
-        migration: None where outliers were left where they are.
-        migration_note: why there was no migration, where it was not a choice.
-        ranges: how the ranges of activations were taken.
-        bias_correction: whether the mean error of each linear was taken out of its bias.
-        output_sqnr_db: signal to quantization noise of the model's outputs in dB, on calibration images.
-        output_sqnr_db_without_attention: the same before attention was quantized too.
-        attention: attention sites in INT8, where they were asked for.
-        tried: every way that was tried, in order.
+        rounding: the rounding of weights, if only weights are quantized.
+        migration: the migration of outliers; None if there was none.
+        migration_note: the reason why migration was impossible.
+        ranges: how the ranges of activations were found.
+        bias_correction: True if the mean error of each linear was subtracted from its bias.
+        output_sqnr_db: signal to quantization noise ratio of the model's outputs in dB, on calibration images.
+        output_sqnr_db_without_attention: the same before attention was quantized.
+        attention: attention sites in INT8, if the recipe asks for them.
+        tried: the settings that were tried, in order.
         calibration: the images that ranges or roundings come from.
-        half: the part of the graph that is in 16-bit floats; None where there is none.
+        half: the part of the graph that is in 16-bit floats; None if there is none.
     """
 
     method: str
@@ -123,23 +124,23 @@ class Quantization(Fact):
     bias_correction: bool | None = None
     output_sqnr_db: float | None = None
     output_sqnr_db_without_attention: float | None = None
-    attention: Int8Attention | None = None
+    attention: Int8AttentionCount | None = None
     tried: tuple[SearchStep, ...] = ()
     calibration: CalibrationData | None = None
     half: HalfPrecision | None = None
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why what the images showed may not hold for others."""
+        """Reasons why other images may behave differently from the calibration images."""
         data = (self.calibration, self.half.checked_on if self.half else None)
         return tuple(dict.fromkeys(doubt for images in data if images is not None for doubt in images.doubts))
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield (name, value) pairs for people to read, without what does not apply."""
+        """Yield (name, value) pairs for people. Facts that do not apply are left out."""
         yield "method", self.method
         if self.quantized:
             yield "linears quantized", str(self.quantized)
-        yield from ((name, value) for name, value in _texts(self) if value)
+        yield from ((name, value) for name, value in _setting_rows(self) if value)
         if self.calibration is not None:
             yield "calibration", str(self.calibration)
             yield "calibration digest", self.calibration.digest
@@ -150,10 +151,10 @@ class Quantization(Fact):
         yield from (("doubt", doubt) for doubt in self.doubts)
 
 
-def _texts(record: Quantization) -> Iterator[tuple[str, str]]:
+def _setting_rows(record: Quantization) -> Iterator[tuple[str, str]]:
     yield "activations", record.activations
     yield "weights", record.weights
-    yield "bits of a weight", "" if record.weight_bits is None else str(record.weight_bits)
+    yield "bits per weight", "" if record.weight_bits is None else str(record.weight_bits)
     yield "rounding", record.rounding
     if record.migration is not None:
         yield "migration", f"strength {record.migration.alpha:g}, at {record.migration.inputs} inputs"
@@ -172,12 +173,15 @@ def _half_rows(half: HalfPrecision) -> Iterator[tuple[str, str]]:
     if half.checked_on is not None:
         yield "overflow checked on", str(half.checked_on)
     elif half.dtype == "float16":
-        yield "overflow checked on", "constants only: there were no images"
+        yield "overflow checked on", "constants only, because there were no images"
     if half.largest is not None:
-        yield "largest activation", f"{half.largest:.4g} ({half.largest_tensor}); trusted up to {half.limit or 0:.0f}"
+        yield "largest activation", f"{half.largest:.4g} ({half.largest_tensor}); the limit is {half.limit or 0:.0f}"
     yield from ((f"float32: {name}", reason) for name, reason in half.float32.items())
     if half.float32_nodes:
-        yield "float32 besides", ", ".join(f"{count} {operator}" for operator, count in half.float32_nodes.items())
+        yield (
+            "other nodes in float32",
+            ", ".join(f"{count} {operator}" for operator, count in half.float32_nodes.items()),
+        )
 
 
 def _decibels(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Read manifests of schema 1, whose record of quantization was a map of texts."""
+"""Upgrade manifests of schema 1, in which the record of quantization was a map of texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from vitdeploy.artifact.quantization import (
     CalibrationData,
     HalfPrecision,
-    Int8Attention,
+    Int8AttentionCount,
     Migration,
     Quantization,
     SearchStep,
@@ -23,26 +23,26 @@ _AROUND, _DOUBT = "around: ", "doubt: "
 
 
 def upgrade(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of schema 1 in `raw` as one of schema 2.
+    """Convert a manifest of schema 1 to schema 2.
 
     Raises:
-        ValueError: the record has a key or a text that schema 1 did not have; the message names it.
+        ValueError: the record has a key or a text that schema 1 does not have; the message names it.
     """
     texts = raw.get("quantized", {})
     if not isinstance(texts, Mapping) or not all(isinstance(value, str) for value in texts.values()):
         raise ValueError("quantized: it is not a map of texts")
-    record = _quantization(texts) if texts else None
+    record = _parse_quantization(texts) if texts else None
     return {**raw, "schema_version": 2, "quantized": None if record is None else record.model_dump(mode="json")}
 
 
-def _quantization(texts: Mapping[str, str]) -> Quantization:
+def _parse_quantization(texts: Mapping[str, str]) -> Quantization:
     method = texts.get("method", "")
     doubts = tuple(value for key, value in texts.items() if key.startswith(_DOUBT))
     around = {key.removeprefix(_AROUND): value for key, value in texts.items() if key.startswith(_AROUND)}
     rest = {key: value for key, value in texts.items() if not key.startswith((_AROUND, _DOUBT))}
     if "float16" in method or "bfloat16" in method:
         _refuse_unknown(rest, {"method"} | _HALF)
-        return Quantization(method=method, half=_half(rest, doubts))
+        return Quantization(method=method, half=_parse_half(rest, doubts))
     facts: dict[str, Any] = {key: rest.pop(key) for key in _SAME if key in rest}
     data = {key: rest.pop(key) for key in _CALIBRATION & set(rest)}
     if "calibration" in data:
@@ -53,33 +53,33 @@ def _quantization(texts: Mapping[str, str]) -> Quantization:
             doubts=doubts,
         )
     for key, value in rest.items():
-        facts |= _fact(key, value)
+        facts |= _parse_fact(key, value)
     if around:
-        facts["half"] = _half(around, ())
+        facts["half"] = _parse_half(around, ())
     return Quantization.model_validate(facts)
 
 
-def _fact(key: str, value: str) -> dict[str, Any]:
-    """The fields that one entry of the map becomes."""
+def _parse_fact(key: str, value: str) -> dict[str, Any]:
+    """Return the fields for one entry of the map."""
     if key in ("quantized", "weight_bits"):
         return {key: int(value)}
     if key in ("output_sqnr_db", "output_sqnr_db_without_attention"):
-        return {key: _decibels(value)}
+        return {key: _parse_decibels(value)}
     if key == "ranges":
         return {key: value}
     if key == "bias_correction":
         return {key: _match("on|off", key, value)[0] == "on"}
     if key == "migration":
-        return _migration(value)
+        return _parse_migration(value)
     if key == "attention":
         match = _match(r"int8: .* of (\d+) of (\d+) sites", key, value)
-        return {key: Int8Attention(sites=int(match[1]), of=int(match[2]))}
+        return {key: Int8AttentionCount(sites=int(match[1]), of=int(match[2]))}
     if key == "tried":
-        return {key: tuple(_search_step(text) for text in value.split("; "))}
+        return {key: tuple(_parse_search_step(text) for text in value.split("; "))}
     raise ValueError(f"quantized: unknown key {key!r}")
 
 
-def _migration(value: str) -> dict[str, Any]:
+def _parse_migration(value: str) -> dict[str, Any]:
     if value == "off":
         return {}
     if value.startswith("none: "):
@@ -88,7 +88,7 @@ def _migration(value: str) -> dict[str, Any]:
     return {"migration": Migration(alpha=float(match[1]), inputs=int(match[2]))}
 
 
-def _search_step(text: str) -> SearchStep:
+def _parse_search_step(text: str) -> SearchStep:
     match = _match(
         r"(?:no migration|migration ([\d.]+)), (minmax|mse) ranges(, bias correction)?: (\S+) dB", "tried", text
     )
@@ -97,12 +97,12 @@ def _search_step(text: str) -> SearchStep:
             "alpha": None if match[1] is None else float(match[1]),
             "ranges": match[2],
             "bias_correction": match[3] is not None,
-            "output_sqnr_db": _decibels(match[4]),
+            "output_sqnr_db": _parse_decibels(match[4]),
         }
     )
 
 
-def _half(texts: Mapping[str, str], doubts: tuple[str, ...]) -> HalfPrecision:
+def _parse_half(texts: Mapping[str, str], doubts: tuple[str, ...]) -> HalfPrecision:
     _refuse_unknown(texts, {"method"} | _HALF)
     method, facts = texts.get("method", ""), dict[str, Any]()
     if "largest" in texts:
@@ -142,6 +142,6 @@ def _match(pattern: str, key: str, value: str) -> re.Match[str]:
     return match
 
 
-def _decibels(text: str) -> float | None:
+def _parse_decibels(text: str) -> float | None:
     value = float(text)
     return value if abs(value) != float("inf") else None

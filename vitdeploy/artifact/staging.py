@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all: written beside their place, synced, then renamed."""
+"""Write folders and files that appear complete or not at all: beside their place first, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vitdeploy.artifact.layout import MANIFEST
 from vitdeploy.errors import ArtifactError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_BELOW_BYTES = 1 << 20  # with less free space than this, a failed write is blamed on the disk, whatever it says
+_FULL_BELOW_BYTES = 1 << 20  # with less free space, any failed write is reported as a full disk
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
-    """Refuse an output folder that exists, before any work is done. `force` allows to replace an artifact.
+    """Refuse an output folder that exists, before any work is done. With `force` an artifact may be replaced.
 
     Raises:
         ArtifactError: the folder exists and may not be replaced.
@@ -57,7 +57,7 @@ def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         _sync(folder)
         _replace(folder, out)
     except BaseException as error:
-        full = _is_disk_full(error, out.parent)  # asked before the removal frees space
+        full = _is_disk_full(error, out.parent)  # before the removal frees space
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         for parent in new_parents:
@@ -69,7 +69,7 @@ def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
             ) from error
         if isinstance(error, PermissionError):
             raise ArtifactError(
-                f"no permission to write {error.filename}", fix="Choose a folder of your own with -o."
+                f"no permission to write {error.filename}", fix="Choose another folder with -o."
             ) from None
         raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from vitdeploy.artifact.quantization import Int8Attention
+from vitdeploy.artifact.quantization import Int8AttentionCount
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
@@ -45,7 +45,7 @@ def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized:
     attention.write_pairs(graph, cores, ranges)
     record = replace(
         record,
-        attention=Int8Attention(sites=len(cores), of=len(cores) + len(rules)),
+        attention=Int8AttentionCount(sites=len(cores), of=len(cores) + len(rules)),
         output_sqnr_db=calibrated.judge.sqnr_db(graph),
         output_sqnr_db_without_attention=record.output_sqnr_db,
     )

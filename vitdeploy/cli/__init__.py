@@ -8,14 +8,14 @@ from __future__ import annotations
 # In the order of --help.
 from vitdeploy.cli import export as export  # isort: skip
 from vitdeploy.cli import compile as compile  # isort: skip
+from vitdeploy.cli import run as run  # isort: skip
 from vitdeploy.cli import inspect as inspect  # isort: skip
 from vitdeploy.cli import bench as bench  # isort: skip
 from vitdeploy.cli import evaluate as evaluate  # isort: skip
 from vitdeploy.cli import debug as debug  # isort: skip
 from vitdeploy.cli import gate as gate  # isort: skip
-from vitdeploy.cli import predict as predict  # isort: skip
-from vitdeploy.cli import run as run  # isort: skip
 from vitdeploy.cli import report as report  # isort: skip
+from vitdeploy.cli import predict as predict  # isort: skip
 from vitdeploy.cli import doctor as doctor  # isort: skip
 from vitdeploy.cli import recipes as recipes  # isort: skip
 from vitdeploy.cli import hosts as hosts  # isort: skip
@@ -25,5 +25,5 @@ from vitdeploy.cli.command import run_app
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line; the entry point of the installed script."""
     run_app(app)

@@ -8,33 +8,53 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(
+    app,
+    section=MEASURE,
+    examples=[
+        "vitdeploy bench deit",
+        "vitdeploy bench deit --against onnxruntime-fp32 --profile",
+        "vitdeploy bench deit-fp32 deit-int8 --batch 1,4,8 --threads 2",
+    ],
+)
 def bench(
     console: Console,
     artifacts: Annotated[
-        list[Path], typer.Argument(metavar="DIR…", help="One artifact or several of one model.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="DIR",
+            help="An artifact. Further artifacts of the same model are also compared with the first.",
+            show_default=False,
+        ),
     ],
+    against: options.Against = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Time to measure. Default: the recipe's, 10 s.", show_default=False)
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="The time to measure, for each batch size. Default: the recipe's, else 10.",
+            show_default=False,
+        ),
     ] = None,
     threads: options.Threads = None,
-    against: options.Against = None,
+    batch: options.BenchBatches = None,
     scenario: options.ScenarioName = "single-stream",
-    batch: options.Batches = None,
     streams: options.Streams = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Show where the time goes: by part of the model and by operator.")
+        bool, typer.Option("--profile", help="Also show the time for each part of the model and each operator.")
     ] = False,
-    host: options.Host = None,
+    host: options.HostName = None,
 ) -> None:
-    """Measure latency against FP32 PyTorch, interleaved, with a confidence interval of the speed-up.
+    """Measure latency and speed-up over FP32 PyTorch.
 
-    Several folders are also compared with the first of them.
+    The artifact and its reference are timed in turns, so that changes of the machine's speed affect both. The speed-up
+    has a 95 % confidence interval. Memory, start-up and size are measured too.
     """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.bench.bench import Plan, parse_batches
@@ -45,7 +65,7 @@ def bench(
         seconds=seconds,
         threads=threads,
         against=tuple(against or ()),
-        scenario=options.scenario(scenario),
+        scenario=options.find_scenario(scenario),
         batches=parse_batches(batch),
         streams=streams,
         profile=profile,
@@ -56,7 +76,9 @@ def bench(
         from vitdeploy.remote.near import commands
 
         if folders := [name for name in plan.against if name not in opponent_names()]:
-            raise typer.BadParameter(f"{folders[0]} is not sent there: give it as another DIR.", param_hint="--against")
+            raise typer.BadParameter(
+                f"the folder {folders[0]} is not sent to the host: give it as another DIR.", param_hint="--against"
+            )
         flags: dict[str, commands.Flag] = {
             "seconds": seconds,
             "threads": threads,

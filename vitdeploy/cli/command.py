@@ -7,23 +7,26 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
 from vitdeploy.cli.console import Console
+from vitdeploy.cli.help import OUTPUT, HelpCommand, group_options, join_lines, list_examples
 from vitdeploy.plugins import did_you_mean
 
 _Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print one JSON object on stdout. Everything else goes to stderr.", rich_help_panel="Output"
+        "--json",
+        help="Print the result as one JSON object on stdout. Everything else goes to stderr.",
+        rich_help_panel=OUTPUT,
     ),
 ]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress on stderr.", rich_help_panel="Output")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.", rich_help_panel=OUTPUT)]
 _Traceback = Annotated[
-    bool, typer.Option("--traceback", help="Print the Python traceback of an error.", rich_help_panel="Output")
+    bool, typer.Option("--traceback", help="Show the Python traceback of an error.", rich_help_panel=OUTPUT)
 ]
 _COMMON = {"json": _Json, "quiet": _Quiet, "traceback": _Traceback}
 
@@ -31,17 +34,31 @@ EXIT_CODES = {"pass": 0, "fail": 1, "invalid": 3}
 """The exit codes of the gate's verdicts."""
 
 _results: TextIO | None = None
-"""The stream for results. `run_app` sets it once, and redirects stdout itself so that libraries cannot write to it."""
+"""The stream for results. `run_app` sets it once, and redirects stdout so that libraries cannot write to it."""
 
 _interrupted: float | None = None
 """The time of the last signal."""
 _CLEANING_UP_SECONDS = 5.0
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    section: str | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    examples: Sequence[str] = (),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command with the common options, and pass it a `console`.
 
     An error becomes one line and exit code 1, Ctrl-C exit code 130. Exit codes that the function raises stay.
+
+    Args:
+        app: the application.
+        name: the name of the command; None is the function's name.
+        section: the section of `vitdeploy --help` that lists the command.
+        groups: groups of options in the command's help: title -> parameter names.
+        examples: command lines at the end of the command's help.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -58,18 +75,19 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 function(console=console, **arguments)
 
         # Typer reads a command's options from its signature.
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in specific] + common
-        vars(call)["__signature__"] = inspect.Signature(parameters)
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
-        call.__name__, call.__doc__ = function.__name__, function.__doc__
-        app.command(name=name)(call)
+        specific = group_options((p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in specific), groups or {})
+        vars(call)["__signature__"] = inspect.Signature([*specific, *common])
+        call.__annotations__ = {p.name: p.annotation for p in (*specific, *common)}
+        call.__name__ = function.__name__
+        text, epilog = join_lines(function.__doc__ or ""), list_examples(examples)
+        app.command(name=name, cls=HelpCommand, help=text, epilog=epilog, rich_help_panel=section)(call)
         return function
 
     return register
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
-    """Return a callback that checks an option's value against `choices`. Another value is wrong usage (exit code 2)."""
+    """Return a callback that checks an option's value against `choices`. Other values are wrong usage (exit code 2)."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
@@ -83,8 +101,8 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
 def run_app(app: typer.Typer) -> NoReturn:
     """Run the command line of this process and exit with its code.
 
-    Libraries print to stdout, from Python and from C++. So for the whole run the descriptor of stdout leads to stderr,
-    and results go to a copy of the real stdout. SIGTERM works like Ctrl-C, so that a cancelled CI job cleans up too.
+    Libraries print to stdout, from Python and from C++. So during the run the descriptor of stdout leads to stderr, and
+    results go to a copy of the real stdout. SIGTERM works like Ctrl-C, so that a cancelled CI job cleans up too.
     """
     global _results  # a process has only one stdout
     if not _only_prints_help(sys.argv[1:]):
@@ -106,7 +124,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants
-    """Interrupt the work, but not the cleanup after it: `timeout` and impatient people signal twice."""
+    """Interrupt the work, but not the cleanup after it: `timeout` and people often signal twice."""
     global _interrupted  # signals belong to the whole process
     now = time.monotonic()
     if _interrupted is None or now - _interrupted > _CLEANING_UP_SECONDS:

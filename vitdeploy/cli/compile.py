@@ -8,25 +8,42 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app, "compile")
+@command(
+    app,
+    "compile",
+    section=MAKE,
+    examples=["vitdeploy compile deit-tensorrt-fp16", "vitdeploy compile deit-tensorrt-fp16 --host ssh://me@jetson"],
+)
 def compile_(
     console: Console,
     bundle: Annotated[
         Path,
-        typer.Argument(metavar="BUNDLE", help="A folder that export could not compile here.", show_default=False),
+        typer.Argument(
+            metavar="BUNDLE",
+            help="A bundle that export has written. An artifact is compiled again, for this device.",
+            show_default=False,
+        ),
     ],
     option: options.TargetOptions = None,
     dla: options.Dla = False,
-    host: options.Host = None,
-    output: options.Out = None,
+    host: options.HostName = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="The folder to write. Default: BUNDLE itself.", show_default=False
+        ),
+    ] = None,
     force: options.Force = False,
 ) -> None:
-    """Compile a bundle on this device (or on --host). By default the artifact takes the place of the bundle."""
+    """Compile a bundle on the device that it is for.
+
+    Run this on the device, or give --host. PyTorch is not needed there.
+    """
     from vitdeploy import recipe as recipes
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
@@ -39,6 +56,6 @@ def compile_(
         flags: dict[str, commands.Flag] = {"option": option, "dla": dla}
         summary = commands.compile_on(commands.find(host), loaded, output, console, force=force, flags=flags)
     else:
-        given = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
-        summary = compile_bundle(loaded, output, console, force=force, options=given).summary
+        parsed = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
+        summary = compile_bundle(loaded, output, console, force=force, options=parsed).summary
     console.show(summary, *views.exported(summary))

@@ -7,23 +7,30 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(app, section=MEASURE, examples=["vitdeploy debug deit --data images/"])
 def debug(
     console: Console,
-    artifact: options.Artifact,
+    artifact: options.ArtifactFolder,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Images; labels are not needed. Default: the recipe's.", show_default=False),
+        typer.Option(
+            metavar="DATA",
+            help="Images: a folder, an .npz, or demo:digits. Labels are not needed. Default: the recipe's.",
+            show_default=False,
+        ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many to look at.")] = 8,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="The number of images to compare on.")] = 8,
     no_cache: options.NoCache = False,
 ) -> None:
-    """Find where FP32 and the artifact part: tensor by tensor at block ends, then inside the first that is off."""
+    """Find the block and the layer at which FP32 and the artifact diverge.
+
+    The outputs of all blocks are compared on the same images, then the layers inside the first block that diverges.
+    """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.debug import debug as run_debug
     from vitdeploy.render import tables

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import LOOK_UP, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(app, section=LOOK_UP)
 def doctor(console: Console) -> None:
-    """Say what can run here, what cannot, why, and the fix."""
+    """Show which targets can run on this machine, and how to fix those that cannot."""
     from vitdeploy.cli import views
     from vitdeploy.commands.doctor import doctor as run_doctor
 

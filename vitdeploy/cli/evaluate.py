@@ -8,53 +8,71 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app, "eval")
+@command(
+    app,
+    "eval",
+    section=MEASURE,
+    examples=[
+        "vitdeploy eval deit --data val/",
+        "vitdeploy eval deit --data val/ --host ssh://me@jetson",
+        "vitdeploy eval deit --data val/ --save-reference answers.zip     (here, with PyTorch)",
+        "vitdeploy eval deit --data val/ --reference answers.zip          (on the device, without PyTorch)",
+    ],
+)
 def eval_(
     console: Console,
-    artifact: options.Artifact,
+    artifact: options.ArtifactFolder,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled images in the form of the task (docs/tasks.md): one sub-folder per class, images/ with "
-            "masks/, depth/ or annotations.json, an .npz, or demo:digits. Default: the recipe's.",
+            help="Labelled images. For classification: a folder with one sub-folder per class, an .npz, or "
+            "demo:digits. For other tasks: a folder with images/ and masks/, depth/ or annotations.json "
+            "(docs/tasks.md). Default: the recipe's.",
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many samples.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stop after N samples. Default: all.", show_default=False)
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What the reference answered elsewhere, from --save-reference: for devices without PyTorch.",
+            help="The reference's answers, saved on another machine with --save-reference. PyTorch is not needed then.",
             show_default=False,
         ),
     ] = None,
     save_reference: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Only let the reference answer, and keep that.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Run only the reference, and save its answers in this file, for --reference on a device.",
+            show_default=False,
+        ),
     ] = None,
-    host: options.Host = None,
+    host: options.HostName = None,
 ) -> None:
-    """Measure accuracy against FP32 PyTorch on the same samples, paired.
+    """Measure accuracy, and compare it with FP32 PyTorch on the same images.
 
-    With --host the reference answers here, the artifact there.
+    Both models answer the same images, so that the accuracy drop has a narrow confidence interval. With --host the
+    reference runs here and the artifact there.
     """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.evaluate import evaluate as commands_evaluate
     from vitdeploy.render import tables
 
     if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
-        raise typer.BadParameter("give only one of them.", param_hint="--reference, --save-reference and --host")
+        raise typer.BadParameter("give only one of these.", param_hint="--reference, --save-reference and --host")
     loaded = load_artifact(artifact)
     if save_reference is not None:
         saved = commands_evaluate.save_reference(loaded, data, save_reference, console, limit=limit)
-        console.show(saved, f"saved {saved.samples:,} answers of {saved.name} in {save_reference}")
+        console.show(saved, f"saved {saved.samples:,} answers of {saved.name} to {save_reference}")
         return
     if host is not None:
         from vitdeploy.remote.near import commands

@@ -8,48 +8,65 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(
+    app,
+    section=MAKE,
+    groups={
+        "Target": ["target", "device", "option", "host"],
+        "Precision": ["precision", "max_drop", "calibration"],
+        "Model": ["weights", "batch", "image_size", "task", "input_form"],
+        "Files": ["recipe", "output", "force", "no_cache"],
+        "Debugging": ["verify", "dump_graphs"],
+    },
+    examples=[
+        "vitdeploy export timm:deit_tiny_patch16_224 --target openvino -o deit",
+        "vitdeploy export hf:facebook/deit-tiny-patch16-224 --target onnxruntime --precision int8 \\\n"
+        "    --calibration images/",
+        "vitdeploy export model.onnx --target tensorrt --host ssh://me@jetson",
+    ],
+)
 def export(
     console: Console,
-    model: options.Model,
-    target: options.Target = None,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    max_drop: options.MaxDrop = None,
-    weights: options.Weights = None,
-    calibration: options.Calibration = None,
-    batch: options.Batch = None,
-    image_size: options.ImageSize = None,
-    task: options.Task = None,
-    input_form: options.InputForm = None,
+    model: options.ModelName,
+    target: options.TargetName = None,
+    device: options.DeviceName = None,
     option: options.TargetOptions = None,
     dla: options.Dla = False,
-    recipe: options.Recipe = None,
-    host: options.Host = None,
-    output: options.Out = None,
+    host: options.HostName = None,
+    precision: options.PrecisionName = None,
+    max_drop: options.MaxDrop = None,
+    calibration: options.CalibrationImages = None,
+    weights: options.Weights = None,
+    batch: options.BatchSizes = None,
+    image_size: options.ImageSize = None,
+    task: options.TaskName = None,
+    input_form: options.InputFormName = None,
+    recipe: options.RecipeFile = None,
+    output: options.OutputFolder = None,
     force: options.Force = False,
+    no_cache: options.NoCache = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Check the numbers after every pass; name the first that breaks them."),
+        typer.Option("--verify", help="Check the numbers after every pass, and name the first pass that changes them."),
     ] = False,
     dump_graphs: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the ONNX graph after each phase, for debugging.", show_default=False),
+        typer.Option(metavar="DIR", help="Write the ONNX graph after each phase into this folder.", show_default=False),
     ] = None,
-    no_cache: options.NoCache = False,
 ) -> None:
-    """Turn MODEL into a compiled artifact (or, for a device elsewhere, a bundle) with its audit.
+    """Export MODEL, and compile it for a target.
 
-    The folder appears whole or not at all. Default: ./MODEL-TARGET-PRECISION. With --host it is exported here and
-    compiled there.
+    The result is a folder, an artifact: the compiled model, and an audit of what the compiler really fused and in
+    which precision each layer runs. If the model must be compiled on another device (as for tensorrt), the folder is a
+    bundle: copy it to the device and run `vitdeploy compile` there, or use --host.
     """
     if target is None and recipe is None:
-        raise typer.BadParameter("give it, or a --recipe that says it.", param_hint="--target")
+        raise typer.BadParameter("give it, or a --recipe that names it.", param_hint="--target")
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
     from vitdeploy.commands.export import default_folder, read_recipe

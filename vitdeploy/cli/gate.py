@@ -3,69 +3,89 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import EXIT_CODES, command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+def _limit(metavar: str, text: str) -> Any:
+    return typer.Option(metavar=metavar, help=text, show_default=False)
+
+
+@command(
+    app,
+    section=MEASURE,
+    groups={
+        "Limits": ["max_drop", "min_speedup", "min_fused", "max_size", "max_memory"],
+        "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
+        "Files": ["junit", "markdown"],
+    },
+    examples=[
+        "vitdeploy gate deit --max-drop 0.5 --min-speedup 1.2 --min-fused 100",
+        "vitdeploy gate deit --min-fused 100 --baseline deit-before/",
+    ],
+)
 def gate(
     console: Console,
-    artifact: options.Artifact,
+    artifact: options.ArtifactFolder,
+    max_drop: Annotated[float | None, _limit("PP", "The largest accuracy drop, in percentage points.")] = None,
+    min_speedup: Annotated[
+        float | None,
+        _limit("X", "The smallest speed-up over the reference of bench, which is FP32 PyTorch unless chosen."),
+    ] = None,
+    min_fused: Annotated[
+        float | None, _limit("PCT", "The smallest share of attention sites that run as one kernel, in percent.")
+    ] = None,
+    max_size: Annotated[float | None, _limit("MIB", "The largest size of the deployed files, in MiB.")] = None,
+    max_memory: Annotated[
+        float | None, _limit("MIB", "The largest peak memory of a process that opens and runs the artifact, in MiB.")
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR|FILE",
-            help="Compare speed with this artifact (interleaved) or saved baseline.",
+            help="The earlier artifact: its folder, which is timed in turns with this one; or a file of "
+            "--save-baseline, whose figures are compared.",
             show_default=False,
         ),
     ] = None,
-    save_baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the evidence as a baseline to commit.", show_default=False),
-    ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(metavar="PP", help="Largest accuracy drop, in points.", show_default=False)
-    ] = None,
-    min_speedup: Annotated[
-        float | None, typer.Option(metavar="X", help="Least speed-up over FP32 PyTorch.", show_default=False)
-    ] = None,
     max_slowdown: Annotated[
-        float | None,
-        typer.Option(metavar="PCT", help="Largest slow-down against --baseline. Default: 2.", show_default=False),
-    ] = None,
-    min_fused: Annotated[
-        float | None,
-        typer.Option(metavar="PCT", help="Least share of fused attention sites, in percent.", show_default=False),
-    ] = None,
-    max_size: Annotated[
-        float | None, typer.Option(metavar="MIB", help="Largest size of the deployed files.", show_default=False)
-    ] = None,
-    max_memory: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MIB", help="Largest peak memory of a process that opens and runs it.", show_default=False
-        ),
+        float | None, _limit("PCT", "The largest slow-down against --baseline, in percent. Default: 2.")
     ] = None,
     max_growth: Annotated[
-        float | None,
+        float | None, _limit("PCT", "The largest growth of files and memory, in percent. Default: 5.")
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
         typer.Option(
-            metavar="PCT", help="Largest growth of files and memory against --baseline. Default: 5.", show_default=False
+            metavar="FILE",
+            help="Write the figures of this artifact to a small file, for --baseline later.",
+            show_default=False,
         ),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.", show_default=False)] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the checks as JUnit XML, for CI systems.", show_default=False),
+    ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a table for a pull request.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the checks as a Markdown table, for a pull request.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Judge the stored evidence: pass (exit 0), fail (1), or invalid (3) when it cannot be decided.
+    """Check the measured evidence against limits: pass, fail or invalid.
 
-    Limits come from the recipe; flags win. Run eval and bench first. Inside GitHub Actions it annotates the job.
+    Exit code 0: every limit holds. 1: a limit is broken. 3: the evidence cannot decide, because a measurement is
+    missing, doubtful, or on too few images.
+
+    Run `vitdeploy eval` and `vitdeploy bench` first. Limits in the recipe apply too; options override them. In GitHub
+    Actions, failed checks appear as annotations.
     """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.gate import gate as run_gate

@@ -7,28 +7,43 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(
+    app,
+    section=MEASURE,
+    examples=["vitdeploy inspect deit", "vitdeploy inspect deit --sensitivity --calibration images/"],
+)
 def inspect(
     console: Console,
-    artifact: options.Artifact,
+    artifact: options.ArtifactFolder,
     sensitivity: Annotated[
         bool,
-        typer.Option("--sensitivity", help="Quantize each linear alone and show what it costs, worst first."),
+        typer.Option(
+            "--sensitivity",
+            help="Also quantize each linear layer alone, and show how much it changes the output, worst first.",
+        ),
     ] = False,
     calibration: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Images for --sensitivity. Default: the recipe's.", show_default=False),
+        typer.Option(
+            metavar="DATA",
+            help="Images for --sensitivity: a folder, an .npz, or demo:digits. Default: the recipe's.",
+            show_default=False,
+        ),
     ] = None,
     no_cache: options.NoCache = False,
 ) -> None:
-    """Show the structure of the model, and the audit: fused attention with reasons, precision of linears, sizes."""
+    """Show what the compiler did: fused attention, precisions, sizes.
+
+    This audit is read from the compiled model. Attention that was not fused is listed with the reason. The structure of
+    the model (blocks, heads, layers) is shown above it.
+    """
     if calibration is not None and not sensitivity:
-        raise typer.BadParameter("only --sensitivity looks at images.", param_hint="--calibration")
+        raise typer.BadParameter("it is only used with --sensitivity.", param_hint="--calibration")
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.inspect.inspect import inspect as run_inspect

@@ -1,4 +1,4 @@
-"""The arguments and options of the commands: what `--help` says about each, once."""
+"""Arguments and options that several commands share, with their help texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TASKS = names_in("tasks")
 _PRECISIONS = [*names_in("precision"), "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
 
-Model = Annotated[
+ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
@@ -28,31 +28,34 @@ Model = Annotated[
         help=" · ".join(forms_in("sources")),
     ),
 ]
-Artifact = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact folder.", show_default=False)]
-Target = Annotated[
+ArtifactFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder that export has written.", show_default=False)
+]
+TargetName = Annotated[
     str | None,
     typer.Option(
         metavar="|".join(_TARGETS),
         callback=one_of(_TARGETS),
-        help="What to compile for. Needed unless --recipe says it.",
+        help="The engine to compile for. Required unless --recipe names it.",
         show_default=False,
     ),
 ]
-Device = Annotated[
+DeviceName = Annotated[
     str | None,
     typer.Option(
         metavar="CPU|GPU|NPU|AUTO|sm86…",
-        help="What the target compiles for. Default: CPU; sm86 for tensorrt-rtx, its own GPU for tensorrt.",
+        help="The device that the engine compiles for. For tensorrt-rtx a GPU architecture such as sm86. Default: CPU; "
+        "sm86 for tensorrt-rtx; the GPU of the machine that compiles for tensorrt.",
         show_default=False,
     ),
 ]
-Precision = Annotated[
+PrecisionName = Annotated[
     str | None,
     typer.Option(
         metavar="|".join(_PRECISIONS),
         callback=one_of(_PRECISIONS),
-        help="auto: the fastest here that loses no more than --max-drop. Default: fp32 for openvino and onnxruntime, "
-        "fp16 for the TensorRTs.",
+        help="The numbers that the model computes with. auto: the fastest on this machine that loses no more than "
+        "--max-drop. Default: fp32; fp16 for tensorrt and tensorrt-rtx.",
         show_default=False,
     ),
 ]
@@ -62,8 +65,9 @@ MaxDrop = Annotated[
         "--max-drop",
         metavar="PP",
         min=0.001,
-        help="What may be lost, in points: of top-1 if the calibration images have labels, else of agreement with "
-        "FP32. The worst linears stay in float until it holds. Default of auto: 0.5.",
+        help="The most accuracy that may be lost, in percentage points: of top-1 if the calibration images have "
+        "labels, else of answers that agree with FP32. Layers that lose most stay in float until this holds. "
+        "Default: 0.5 with auto, else no limit.",
         show_default=False,
     ),
 ]
@@ -71,43 +75,56 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="pretrained|random|FILE",
-        help="FILE is .safetensors or a .pt state dict. Default: pretrained, never silently random.",
+        help="The weights. FILE is .safetensors, .pt or .pth with a state dict. Random weights are for tests of speed. "
+        "Default: pretrained.",
         show_default=False,
     ),
 ]
-Calibration = Annotated[
+CalibrationImages = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="Images: int8 and fp8 need them, int8-dynamic and fp16 are better for them. A folder, an .npz, or "
-        "demo:digits.",
+        help="About 128 images that show the ranges of activations: a folder, an .npz, or demo:digits. Labels are not "
+        "needed. int8 and fp8 need images. int8-dynamic, int8-weights and int4-weights get more exact with them, and "
+        "fp16 checks overflow on them.",
         show_default=False,
     ),
 ]
-Batch = Annotated[
+BatchSizes = Annotated[
     str | None,
-    typer.Option(metavar="N|MIN:OPT:MAX", help="Batch size, fixed or a range. Default: 1.", show_default=False),
+    typer.Option(
+        metavar="N|MIN:OPT:MAX",
+        help="The batch size that the artifact accepts: one number, or a range and the size to optimise for, such as "
+        "1:4:8. Default: 1.",
+        show_default=False,
+    ),
 ]
 ImageSize = Annotated[
-    str | None, typer.Option(metavar="HxW", help="Input size. Default: the model's own.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="The size of the input in pixels, such as 224x224. Default: the model's own.",
+        show_default=False,
+    ),
 ]
-Task = Annotated[
+TaskName = Annotated[
     str | None,
     typer.Option(
         metavar="|".join(_TASKS),
         callback=one_of(_TASKS),
-        help="What the model is for; its options go into a recipe. Default: what the model says, else classification.",
+        help="What the model is for. Options of a task go into a recipe (docs/tasks.md). Default: the task that the "
+        "model names, else classification.",
         show_default=False,
     ),
 ]
-InputForm = Annotated[
+InputFormName = Annotated[
     str | None,
     typer.Option(
         "--input",
         metavar="|".join(_INPUTS),
         callback=one_of(_INPUTS),
-        help="What the artifact takes, NCHW: normalized float32, or pixels from 0 to 255 (float32 or uint8), with "
-        "mean and std inside the graph. Default: normalized.",
+        help="The input of the artifact, NCHW. normalized: float32 after mean and std. pixels: float32 from 0 to 255. "
+        "uint8: the same as bytes. With the last two, mean and std are inside the artifact. Default: normalized.",
         show_default=False,
     ),
 ]
@@ -116,30 +133,49 @@ TargetOptions = Annotated[
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
-        help="An option of the target, as in a recipe, such as workspace_bytes=536870912. May be given again.",
+        help="An option of the target, as in a recipe, such as workspace_bytes=536870912. Can be repeated.",
         show_default=False,
     ),
 ]
 Dla = Annotated[bool, typer.Option("--dla", hidden=True, help="Refused, with the reason.")]
-Recipe = Annotated[
+RecipeFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Take everything but the model from this recipe; flags win.", show_default=False),
+    typer.Option(
+        metavar="FILE",
+        help="A recipe (YAML) for everything except MODEL. Options on the command line override it.",
+        show_default=False,
+    ),
 ]
-Out = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="The folder to write. Default: ./MODEL-TARGET-PRECISION.",
+        show_default=False,
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is an artifact.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it has an artifact in it.")]
 NoCache = Annotated[
     bool,
-    typer.Option("--no-cache", help="Export the model anew. Otherwise a graph that was exported before is used again."),
+    typer.Option("--no-cache", help="Export the model from PyTorch again, and do not reuse an earlier export of it."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all that this process may use.")]
-Host = Annotated[
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="The number of CPU threads, for all sides. Default: the recipe's, else all available ones.",
+        show_default=False,
+    ),
+]
+HostName = Annotated[
     str | None,
     typer.Option(
         metavar="ssh://USER@HOST[:PORT]|NAME",
-        help="Do it on this machine, over SSH: the light base of vitdeploy there is enough. NAME is one of your hosts "
-        "(vitdeploy hosts).",
+        help="Do this on another machine over SSH. It needs vitdeploy, but not PyTorch. NAME is a host of yours (see "
+        "vitdeploy hosts).",
         show_default=False,
     ),
 ]
@@ -148,8 +184,9 @@ Against = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="pytorch-fp32, torch-compile, onnxruntime-fp32, openvino-fp32 (engines on the plain export), or another "
-        "artifact. Repeat it for more; the first is the reference. Default: the recipe's.",
+        help="What to compare with: pytorch-fp32, torch-compile, onnxruntime-fp32, openvino-fp32 (the engine with a "
+        "plain export), or the folder of another artifact. Can be repeated; speed-ups are over the first. Default: the "
+        "recipe's, else pytorch-fp32.",
         show_default=False,
     ),
 ]
@@ -158,21 +195,33 @@ ScenarioName = Annotated[
     typer.Option(
         metavar="|".join(_SCENARIOS),
         callback=one_of(_SCENARIOS),
-        help="LoadGen's: one image at a time, queries of eight, or as many as it can do.",
+        help="MLPerf LoadGen's scenarios. single-stream: one image at a time. multi-stream: queries of 8 images. "
+        "offline: 32 images at once, for throughput.",
     ),
 ]
-Batches = Annotated[
+BenchBatches = Annotated[
     str | None,
-    typer.Option("--batch", metavar="N[,N…]", help="Batch sizes to try. Default: its own.", show_default=False),
+    typer.Option(
+        "--batch",
+        metavar="N[,N…]",
+        help="Batch sizes to measure one after the other, such as 1,4,8. Default: the artifact's own.",
+        show_default=False,
+    ),
 ]
 Streams = Annotated[
-    int | None, typer.Option(min=1, help="Inferences at a time, where the target lets one choose.", show_default=False)
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="The number of inferences at the same time, for targets with streams (openvino).",
+        show_default=False,
+    ),
 ]
 
 
-def scenario(name: str) -> Scenario:
-    """The scenario of a name that `one_of` has let through."""
-    return next(known for known in _SCENARIOS if known == name)
+def find_scenario(name: str) -> Scenario:
+    """Return the scenario with a name that `one_of` has accepted."""
+    return next(scenario for scenario in _SCENARIOS if scenario == name)
 
 
 def open_cache(*, no_cache: bool) -> GraphCache | None:

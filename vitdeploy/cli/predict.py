@@ -8,18 +8,22 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import USE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(app, section=USE, examples=["vitdeploy predict deit cat.jpg dog.png"])
 def predict(
     console: Console,
-    artifact: options.Artifact,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)],
+    artifact: options.ArtifactFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
 ) -> None:
-    """Run it on images, with the model's own preprocessing and labels: classes, regions, boxes, depth or vectors."""
+    """Run an artifact on images, and print its answers.
+
+    Preprocessing and labels are the model's own. The task of the model decides the form of the answers: classes,
+    regions, boxes, the range of a depth map, or a vector.
+    """
     from vitdeploy.cli import views
     from vitdeploy.commands.predict import Deployed
 

@@ -8,19 +8,21 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app)
+@command(
+    app, section=MEASURE, examples=["vitdeploy report deit", "vitdeploy report deit-int8 deit-fp32 -o report.html"]
+)
 def report(
     console: Console,
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR…",
-            help="The artifact to report on, and others to set beside it in speed against accuracy.",
+            metavar="DIR",
+            help="The artifact of the report. Further artifacts appear in its plot of speed against accuracy.",
             show_default=False,
         ),
     ],
@@ -30,7 +32,7 @@ def report(
             "-o",
             "--output",
             metavar="FILE",
-            help="The page. Default: report.html in the first DIR.",
+            help="The HTML file to write. Default: report.html in the first DIR.",
             show_default=False,
         ),
     ] = None,
@@ -38,14 +40,19 @@ def report(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images to compare attention on. Default: what it was evaluated or calibrated on.",
+            help="Images for the attention maps. Default: the recipe's data for evaluation or calibration.",
             show_default=False,
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=0, max=8, help="Images whose attention is shown; 0 for none.")] = 3,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=0, max=8, help="The number of images with attention maps.")
+    ] = 3,
     no_cache: options.NoCache = False,
 ) -> None:
-    """Write one self-contained HTML page with the verdict and all evidence, and what is missing of it."""
+    """Write all evidence into one HTML page, which needs no network.
+
+    The page has the verdict of gate and a section for each kind of evidence. Empty sections name the command to run.
+    """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.report.report import report as run_report

@@ -7,27 +7,47 @@ from typing import Annotated
 import typer
 
 from vitdeploy.cli import options
-from vitdeploy.cli.app import app
+from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import EXIT_CODES, command
 from vitdeploy.cli.console import Console
 
 
-@command(app, "run")
+@command(
+    app,
+    "run",
+    section=MAKE,
+    examples=[
+        "vitdeploy run demo",
+        "vitdeploy run deit-tiny-openvino-int8 --calibration images/ --data val/ -o deit",
+        "vitdeploy run my-recipe.yaml",
+    ],
+)
 def run_(
     console: Console,
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe file (YAML), or a name from vitdeploy recipes.", show_default=False
+        ),
     ],
     weights: options.Weights = None,
-    calibration: options.Calibration = None,
+    calibration: options.CalibrationImages = None,
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Labelled images to evaluate on.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled images for eval: one sub-folder per class, or as docs/tasks.md says. Default: the recipe's.",
+            show_default=False,
+        ),
     ] = None,
-    output: options.Out = None,
+    output: options.OutputFolder = None,
     force: options.Force = False,
     no_cache: options.NoCache = False,
 ) -> None:
-    """Do all of it: export, inspect, eval, bench, gate, report. Exits like gate."""
+    """Do all steps of a recipe: export, inspect, eval, bench, gate, report.
+
+    Options override the recipe. The exit code is that of gate: 0 pass, 1 fail, 3 not decided.
+    """
     from vitdeploy.cli import views
     from vitdeploy.commands.run import run as run_all
 

@@ -60,7 +60,7 @@ def predictions(answers: Sequence[Prediction]) -> list[RenderableType]:
     shown: list[RenderableType] = []
     for prediction in answers:
         shown.append(Text(prediction.image, style="bold"))
-        lines = tasks.find(TaskSpec(kind=prediction.task)).lines(prediction)
+        lines = tasks.find(TaskSpec(kind=prediction.task)).format_answer(prediction)
         shown += [f"  {escape(line)}" for line in lines]
     return shown
 

@@ -1,4 +1,4 @@
-"""`vitdeploy compile`: finish a bundle on the device that it is for."""
+"""`vitdeploy compile`: compile a bundle on the device that it is for."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ def compile_bundle(
     force: bool = False,
     options: Mapping[str, object] | None = None,
 ) -> ExportResult:
-    """Finish a bundle on the device it is for; in its own place unless `out` names another.
+    """Compile a bundle on this device. The artifact replaces the bundle unless `out` names another folder.
 
-    `options` are the target's own and win over the recipe's: how much memory a build may take is known only here.
+    Args:
+        bundle: the bundle; an artifact is compiled again.
+        out: the folder to write; None replaces the bundle.
+        progress: gets the steps and warnings.
+        force: replace an artifact at `out`.
+        options: options of the target, which override the recipe's. Only the device knows how much memory a build may
+            use.
 
     Raises:
-        TargetUnavailable: the backend or its device is not here either.
+        TargetUnavailable: this machine does not have the backend or its device.
         QuantizeError: the bundle's precision needs calibration, and it was never calibrated.
-        RecipeError: an option does not fit.
+        RecipeError: an option does not fit the target.
     """
     started = time.monotonic()
     source = bundle.path
@@ -59,6 +65,6 @@ def _check_calibrated(bundle: Artifact) -> None:
     name, record = bundle.manifest.target.precision, bundle.manifest.quantized
     if precision.kind_of(name).needs_images and (record is None or record.calibration is None):
         raise QuantizeError(
-            f"{bundle.path} is called {name} and was never calibrated",
-            fix="Export it again with --calibration DATA: ranges are never invented.",
+            f"the precision of {bundle.path} is {name}, but it was never calibrated",
+            fix="Export it again with --calibration DATA.",
         )

@@ -1,4 +1,4 @@
-"""`vitdeploy debug`: find where FP32 and an artifact part, at block ends, then inside the first block that is off."""
+"""`vitdeploy debug`: find the block and the layer at which FP32 and an artifact diverge."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
     from vitdeploy.graph.sqnr import Noise
 
-IMAGES = 8
+COMPARED_IMAGES = 8
 
-_MOVED = {
+_MIGRATED = {
     "norm": "migration divides its channels",
     "values": "migration may divide its values",
     "attention": "migration may divide its values",
 }
-"""Kinds of tensors that mean something else once outliers have been migrated."""
+"""Kinds of tensors that cannot be compared after outliers have been migrated, with the reason."""
 
 
 def debug(
@@ -49,29 +49,31 @@ def debug(
     data: str | None,
     progress: Progress,
     *,
-    images: int = IMAGES,
+    images: int = COMPARED_IMAGES,
     cache: GraphCache | None = None,
 ) -> Divergence:
-    """Compare the float32 graph and what runs as the artifact on the same images.
+    """Compare the tensors of the float32 graph and of the artifact on the same images.
+
+    If the target cannot return inner tensors, or it is a bundle, the artifact's graph runs on this CPU instead.
 
     Args:
-        artifact: of a bundle, or where the target gives no tensors, its graph is run on this CPU.
-        data: DATA; None takes what the recipe evaluates or calibrates on.
-        progress: told about the steps.
-        images: how many are looked at.
-        cache: where the float32 graph may have been kept.
+        artifact: an artifact or bundle.
+        data: DATA; None is the recipe's data for evaluation, or else for calibration.
+        progress: gets the steps and warnings.
+        images: the number of images.
+        cache: the cache of exported graphs, which may have the float32 graph.
 
     Raises:
-        UsageError: no data was named, here or in the recipe.
+        UsageError: no data is named, here or in the recipe.
         DataError: there is no image.
-        SourceError: the model cannot be had here.
-        MeasureError: it is another model now, or no tensor is in both.
-        TargetUnavailable: the backend is not here.
+        SourceError: the model cannot be loaded here.
+        MeasureError: its weights have changed since the export, or no tensor is in both graphs.
+        TargetUnavailable: the backend is not installed here.
     """
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation or manifest.recipe.data.calibration
     if spec is None:
-        raise UsageError("there is nothing to compare on", fix="Give --data DATA: a folder of images, or an .npz.")
+        raise UsageError("there are no images to compare on", fix="Give --data DATA: a folder of images, or an .npz.")
     feeds = _Feeds(artifact, spec, images)
     with tempfile.TemporaryDirectory(prefix="vitdeploy-debug-") as work:
         from vitdeploy.graph.blocks import find_parts
@@ -81,20 +83,20 @@ def debug(
         sides = _Sides(artifact, prepared.graph, feeds, Path(work), progress)
         ends = sides.compare([part.end for part in model_parts], "Compare block ends")
         if not ends.noises:
-            raise MeasureError("no block end is in what runs", fix="Export it again with this version.")
+            raise MeasureError("no block end is in the graph that runs", fix="Export it again with this version.")
         blocks, steps = _compare_blocks(model_parts, ends)
-        place = divergence.find_divergence(steps)
-        shown = place if place is not None else divergence.find_noisiest(steps)
-        assert shown is not None
-        layers, culprit = _compare_inside(model_parts[shown], sides)
-        apart, layer, part = place is not None, None if culprit is None else layers[culprit], model_parts[shown]
-        block = blocks[shown]
+        diverging = divergence.find_divergence(steps)
+        number = diverging if diverging is not None else divergence.find_noisiest(steps)
+        assert number is not None
+        block, part = blocks[number], model_parts[number]
+        layers, layer_number = _compare_inside(part, sides)
+        layer = layers[layer_number] if layer_number is not None and diverging is not None else None
         return Divergence(
             target=manifest.target.kind,
             precision=manifest.target.precision,
-            block=part.name if apart else None,
-            layer=layer.name if apart and layer is not None else None,
-            why=_explain(block, layer, sides, part) if apart else _explain_agreement(block),
+            block=part.name if diverging is not None else None,
+            layer=layer.name if layer is not None else None,
+            why=_explain(block, layer, sides, part) if diverging is not None else _explain_agreement(block),
             rule=divergence.RULE,
             blocks=tuple(blocks),
             layers=tuple(layers),
@@ -107,24 +109,24 @@ def debug(
 
 @dataclass(frozen=True)
 class _Tensors:
-    """The noise of tensors that both sides have, by name, and what ran as the artifact."""
+    """The noise of tensors that both sides have, by name, and the session that ran as the artifact."""
 
     noises: dict[str, Noise]
     watched: WatchedSession
     images: int
     shapes: dict[str, str]
-    """Tensors whose shapes differ, with both."""
+    """Messages about tensors whose shapes differ."""
 
-    def why_missing(self, tensor: str) -> str:
-        """Return why a tensor could not be compared."""
-        return self.shapes.get(tensor, "it is no tensor of what runs")
+    def explain_missing(self, tensor: str) -> str:
+        """Return the reason why a tensor could not be compared."""
+        return self.shapes.get(tensor, "the graph that runs does not have it")
 
     def sqnr_db(self, tensor: str) -> float | None:
         return self.noises[tensor].sqnr_db if tensor in self.noises else None
 
 
 class _Feeds:
-    """Images in the form and batch size that both graphs take."""
+    """Images in the form and batch size that both graphs take, as an iterable of feeds."""
 
     def __init__(self, artifact: Artifact, spec: str, images: int) -> None:
         self._artifact = artifact
@@ -138,13 +140,13 @@ class _Feeds:
         manifest = self._artifact.manifest
         stream = batches(self._dataset, self.size, limit=self.count * self.size)
         for pixels, _ in islice(stream, self.count):
-            short = self.size - len(pixels)
-            filled = np.concatenate([pixels, np.repeat(pixels[-1:], short, axis=0)]) if short else pixels
-            yield {manifest.inputs[0].name: to_input(filled, manifest.preprocess, manifest.recipe.target.input)}
+            missing = self.size - len(pixels)
+            full = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
+            yield {manifest.inputs[0].name: to_input(full, manifest.preprocess, manifest.recipe.target.input)}
 
 
 class _Sides:
-    """Both sides of an artifact, opened anew for each set of tensors: reading fewer leaves more of the fusion."""
+    """FP32 and the artifact, opened again for each set of tensors: the fewer are read, the more fusion is left."""
 
     def __init__(self, artifact: Artifact, reference: Graph, feeds: _Feeds, work: Path, progress: Progress) -> None:
         record = artifact.manifest.quantized
@@ -156,27 +158,27 @@ class _Sides:
         self._progress = progress
 
     def compare(self, tensors: Sequence[str], title: str) -> _Tensors:
-        """Run both on all images, and compare those of `tensors` that both have."""
+        """Run both sides on all images, and compare those of `tensors` that both have."""
         from vitdeploy.graph.sqnr import Noise
 
         with ExitStack() as stack, self._progress.step(title, self._feeds.count) as advance:
-            reference = stack.enter_context(self._float32(tensors))
+            reference = stack.enter_context(self._open_float32(tensors))
             watched = self._watch(tensors)
             stack.enter_context(watched.session)
-            compared = _Tensors({}, watched, self._feeds.count * self._feeds.size, {})
+            result = _Tensors({}, watched, self._feeds.count * self._feeds.size, {})
             for feeds in self._feeds:
-                ours, theirs = reference.run(feeds), watched.session.run(feeds)
+                expected, actual = reference.run(feeds), watched.session.run(feeds)
                 for name in (t for t in tensors if t in watched.tensors):
-                    if ours[name].shape != theirs[name].shape:
-                        compared.shapes[name] = f"its shape is {theirs[name].shape}, not {ours[name].shape}"
+                    if expected[name].shape != actual[name].shape:
+                        result.shapes[name] = f"its shape is {actual[name].shape}, not {expected[name].shape}"
                         continue
-                    compared.noises.setdefault(name, Noise()).add(ours[name], theirs[name])
+                    result.noises.setdefault(name, Noise()).add(expected[name], actual[name])
                 advance(1)
-            if not compared.noises and not compared.shapes and not self._feeds.count:
+            if not result.noises and not result.shapes and not self._feeds.count:
                 raise DataError("there is no image to compare on", fix="Give --data a folder with images.")
-        return compared
+        return result
 
-    def first_nonfinite(self, part: Part) -> str | None:
+    def find_first_nonfinite(self, part: Part) -> str | None:
         """Return the first tensor in this part of the target-ready graph that is NaN or infinite."""
         from vitdeploy.graph.extra_outputs import tensors_between
 
@@ -191,7 +193,7 @@ class _Sides:
                         return name
         return None
 
-    def _float32(self, tensors: Sequence[str]) -> Session:
+    def _open_float32(self, tensors: Sequence[str]) -> Session:
         from vitdeploy.graph.extra_outputs import with_outputs
         from vitdeploy.graph.onnx_session import OnnxSession
 
@@ -206,7 +208,7 @@ class _Sides:
 
 
 def _compare_blocks(model_parts: Sequence[Part], ends: _Tensors) -> tuple[list[Comparison], list[Step]]:
-    """Compare the end of each part; one whose end cannot be compared leaves its noise to the next."""
+    """Compare the end of each part. The noise of a part whose end cannot be compared is counted in the next one."""
     from vitdeploy.graph.sqnr import MOST_DB
 
     rows, steps, before = [], [], MOST_DB
@@ -219,26 +221,27 @@ def _compare_blocks(model_parts: Sequence[Part], ends: _Tensors) -> tuple[list[C
 
 
 def _compare_inside(part: Part, sides: _Sides) -> tuple[list[Comparison], int | None]:
-    """Compare what is computed in a part, and return the place where the noise comes in."""
-    spots = [spot for spot in part.spots if not _why_skipped(spot, part, sides)]
+    """Compare the tensors inside a part, and return the index of the one that adds the noise."""
+    spots = [spot for spot in part.spots if not _explain_skipped(spot, part, sides)]
     tensors = sides.compare([part.start, *(spot.tensor for spot in spots)], f"Compare the layers of {part.name}")
     steps, rows = [], []
     for spot in part.spots:
-        skipped = _why_skipped(spot, part, sides)
+        skipped = _explain_skipped(spot, part, sides)
         sqnr = None if skipped else tensors.sqnr_db(spot.tensor)
         step = Step(sqnr, _noise_before(spot, part, tensors), alike=spot.kind in ("linear", "values", "attention"))
         steps.append(step)
         rows.append(_row(spot.layer, spot.tensor, spot.kind, step, tensors, skipped))
-    at = divergence.find_divergence(steps)
-    return rows, at if at is not None else divergence.find_noisiest(steps)
+    number = divergence.find_divergence(steps)
+    return rows, number if number is not None else divergence.find_noisiest(steps)
 
 
-def _why_skipped(spot: Spot, part: Part, sides: _Sides) -> str:
-    return _MOVED.get(spot.kind, "") if sides.migrated and spot.tensor != part.end else ""
+def _explain_skipped(spot: Spot, part: Part, sides: _Sides) -> str:
+    """Return the reason why a spot is not compared; an empty string if it is."""
+    return _MIGRATED.get(spot.kind, "") if sides.migrated and spot.tensor != part.end else ""
 
 
 def _noise_before(spot: Spot, part: Part, tensors: _Tensors) -> float:
-    """Return the worst ratio among what a spot reads; where that cannot be compared, among what that reads."""
+    """Return the worst ratio among a spot's inputs; for inputs that cannot be compared, among their own inputs."""
     from vitdeploy.graph.sqnr import MOST_DB
 
     by_tensor = {s.tensor: s for s in part.spots}
@@ -258,7 +261,7 @@ def _row(name: str, tensor: str, kind: str, step: Step, tensors: _Tensors, skipp
     from vitdeploy.graph.sqnr import decibels
 
     if step.sqnr_db is None:
-        return Comparison(name=name, tensor=tensor, kind=kind, note=skipped or tensors.why_missing(tensor))
+        return Comparison(name=name, tensor=tensor, kind=kind, note=skipped or tensors.explain_missing(tensor))
     noise = tensors.noises[tensor]
     return Comparison(
         name=name,
@@ -275,11 +278,11 @@ def _row(name: str, tensor: str, kind: str, step: Step, tensors: _Tensors, skipp
 
 def _explain(block: Comparison, layer: Comparison | None, sides: _Sides, part: Part) -> str:
     if block.nonfinite:
-        first = sides.first_nonfinite(part)
-        return f"{block.name} gives NaN or infinity" + (f"; the first tensor that does is {first}" if first else "")
+        first = sides.find_first_nonfinite(part)
+        return f"{block.name} gives NaN or infinity" + (f"; the first such tensor is {first}" if first else "")
     sentence = f"{block.name} ends at {block.sqnr_db:.1f} dB and adds noise of {block.adds_db:.1f} dB"
     return sentence if layer is None else f"{sentence}; in it {layer.name} adds {layer.adds_db:.1f} dB"
 
 
-def _explain_agreement(most: Comparison) -> str:
-    return f"they do not part; {most.name} adds most noise, {most.adds_db:.1f} dB"
+def _explain_agreement(noisiest: Comparison) -> str:
+    return f"they do not diverge; {noisiest.name} adds the most noise, {noisiest.adds_db:.1f} dB"

@@ -16,7 +16,7 @@ _EXPORT_NEEDS = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime"
 
 
 class Diagnosis(BaseModel):
-    """Targets with their availability, whether models can be exported, this host, and the libraries found."""
+    """The availability of targets and of the export, the facts about this host, and installed libraries."""
 
     model_config = ConfigDict(frozen=True)
     targets: Mapping[str, Availability]
@@ -27,18 +27,18 @@ class Diagnosis(BaseModel):
 
 
 def doctor() -> Diagnosis:
-    """Ask every target whether it can run here, and look at the host."""
-    from vitdeploy import targets  # NumPy comes with it, and a device that is asked for a file has no time for that
+    """Check which targets can run here, and read the facts about this host."""
+    from vitdeploy import targets  # it imports NumPy, which other commands of a device do without
 
-    unavailable = {name: targets.find(TargetSpec(kind=name)).unavailable() for name in targets.names()}
+    reasons = {name: targets.find(TargetSpec(kind=name)).unavailable() for name in targets.names()}
     missing = [name for name in _EXPORT_NEEDS if find_spec(name) is None]
     host = environment.host()
     return Diagnosis(
-        targets={name: why or Availability(available=True) for name, why in unavailable.items()},
+        targets={name: reason or Availability(available=True) for name, reason in reasons.items()},
         export=Availability(
             available=not missing,
             why=f"not installed: {', '.join(missing)}" if missing else "",
-            fix="pip install 'vitdeploy[export]' (compiling, measuring and gating work without it)" if missing else "",
+            fix="pip install 'vitdeploy[export]'. compile, bench and gate work without it." if missing else "",
         ),
         host=host,
         machine=host.machine,

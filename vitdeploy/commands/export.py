@@ -1,4 +1,4 @@
-"""`vitdeploy export`: from a recipe to a folder. Load, export, raise, quantize, lower, compile, audit."""
+"""`vitdeploy export`: make an artifact from a recipe. Load, export, raise, quantize, lower, compile, audit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vitdeploy.targets import Target
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Another machine, which will compile the bundle and run it."""
+    """Another machine, which will compile and run the bundle."""
 
     name: str
     host: Host
@@ -39,7 +39,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class _Order:
-    """A recipe with its defaults written out, and what follows from it.
+    """A recipe with all defaults filled in, and what follows from it.
 
     Attributes:
         recipe: complete.
@@ -65,23 +65,23 @@ def export(
     cache: GraphCache | None = None,
     dumps: Path | None = None,
 ) -> ExportResult:
-    """Make the artifact (or, where the target is compiled on another device, the bundle) that `recipe` describes.
+    """Make the artifact that `recipe` describes; or a bundle, if the target is compiled on another device.
 
-    With another machine in `elsewhere` it is a bundle in any case: the target need not be here, that machine's CPU has
-    to have the precision, and what this one would be faster at decides nothing.
+    With another machine in `elsewhere` the result is always a bundle. The target need not be installed here, the
+    precision must be one that the other machine's CPU has, and speeds of this machine do not decide anything.
 
     Args:
         recipe: the model, the target and everything else.
         out: the folder to write.
-        progress: told about the steps.
-        force: whether an artifact at `out` is replaced.
-        verify: whether the numbers are checked after every pass.
-        elsewhere: the machine that compiles and runs it, if that is not this one.
-        cache: where exported graphs are kept; None exports anew.
-        dumps: a folder for the graph after each phase; None writes none.
+        progress: gets the steps and warnings.
+        force: replace an artifact at `out`.
+        verify: check the numbers after every pass.
+        elsewhere: the machine that compiles and runs it, if it is not this one.
+        cache: the cache of exported graphs; None exports again.
+        dumps: a folder for the graph after each phase; None writes no graphs.
 
     Raises:
-        VitdeployError: with nothing left behind.
+        VitdeployError: a step failed. Nothing is left behind.
     """
     started = time.monotonic()
     order = _complete(recipe, elsewhere)
@@ -131,44 +131,44 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
-    """Write out what was left to defaults, so that the manifest tells everything; refuse early what would fail late."""
-    own, data = sources.default_data(recipe.model.spec), recipe.data
-    target = targets.find(recipe.target)
+    """Fill in all defaults, so that the manifest records them, and refuse early what would fail late."""
+    target, data = targets.find(recipe.target), recipe.data
     kind = recipe.precision.kind or target.default_precision
-    data = replace(data, calibration=data.calibration or own, evaluation=data.evaluation or own)
+    models_data = sources.default_data(recipe.model.spec)
+    data = replace(data, calibration=data.calibration or models_data, evaluation=data.evaluation or models_data)
     recipe = replace(recipe, data=data, precision=replace(recipe.precision, kind=kind))
-    chosen = None if kind == AUTO else precision.find(recipe.precision)
-    if chosen is not None:
+    requested = None if kind == AUTO else precision.find(recipe.precision)
+    if requested is not None:
         precision.check(kind, target, elsewhere.host if elsewhere else None)
     untimed = _why_untimed(target, elsewhere)
     if recipe.precision.max_drop_pp is not None:
-        _check_budget(chosen, target, has_images=data.calibration is not None)
+        _check_budget(requested, target, has_images=data.calibration is not None)
     if elsewhere is None and not target.built_on_device:
         target.require()
-    if chosen is not None and chosen.needs_images and data.calibration is None:
-        dynamic = " Or use --precision int8-dynamic, which needs none."
+    if requested is not None and requested.needs_images and data.calibration is None:
+        dynamic = " Or use --precision int8-dynamic, which needs no images."
         raise QuantizeError(
-            f"{kind} needs calibration images: ranges are never invented",
-            fix="Give --calibration DATA (a folder of images is enough)."
+            f"--precision {kind} needs calibration images",
+            fix="Give --calibration DATA, such as a folder of images."
             + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
         )
-    return _Order(recipe, target, chosen, untimed)
+    return _Order(recipe, target, requested, untimed)
 
 
-def _check_budget(chosen: Precision | None, target: Target, *, has_images: bool) -> None:
+def _check_budget(requested: Precision | None, target: Target, *, has_images: bool) -> None:
     """Refuse a --max-drop that cannot be kept or judged."""
-    if chosen is not None and chosen.is_float32:
-        raise UsageError("float32 loses nothing, so there is no --max-drop to keep", fix="Ask for a lower --precision.")
-    if chosen is not None and not chosen.per_linear:
+    if requested is not None and requested.is_float32:
+        raise UsageError("--max-drop has no meaning for float32, which loses nothing", fix="Give a lower --precision.")
+    if requested is not None and not requested.per_linear:
         able = ", ".join(precision.names_for(target, per_linear=True))
         raise UsageError(
-            f"{chosen.name} leaves no linear in float, so it cannot keep a --max-drop",
-            fix=f"Ask for {able} or auto, or judge it with `vitdeploy eval` and `gate --max-drop`.",
+            f"--max-drop does not work with {requested.name}, which cannot leave single linears in float",
+            fix=f"Give --precision {able} or auto; or judge it with `vitdeploy eval` and `gate --max-drop`.",
         )
     if not has_images:
         raise QuantizeError(
             "there are no images to judge --max-drop on",
-            fix="Give --calibration DATA (with labels it is judged by them).",
+            fix="Give --calibration DATA. If the images have labels, they decide.",
         )
 
 
@@ -185,7 +185,7 @@ def _notes(chosen: Chosen, *, verify: bool) -> list[str]:
     candidate = chosen.candidate
     notes = [*candidate.doubts, *chosen.notes]
     if verify and not candidate.precision.is_float32:
-        notes.append("--verify compared the passes before quantization; those behind it change what FP32 computes")
+        notes.append("--verify checked the passes before quantization; later passes change the numbers on purpose")
     if not candidate.structure.attention:
-        notes.insert(0, "no attention site: nothing in it is recognised as a Vision Transformer")
+        notes.insert(0, "the model has no attention site, so it is not recognised as a Vision Transformer")
     return notes

@@ -1,4 +1,4 @@
-"""`vitdeploy gate`: collect the stored evidence, judge it, and write the verdict where others look for it."""
+"""`vitdeploy gate`: read the stored evidence, judge it, and write the verdict for people and CI systems."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec
 from vitdeploy.render import github, junit, markdown
 from vitdeploy.render.summary import summarize
-from vitdeploy.runtime.artifact_session import count_threads, feed, open_session, shared_images
-from vitdeploy.verdict import Before, Case, incomparable, judge
+from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session
+from vitdeploy.verdict import Before, Case, explain_incomparable, judge
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """The evidence stored beside an artifact, and why a piece of it is missing."""
+    """The evidence stored beside an artifact, and reasons for missing pieces."""
 
     audit: Audit | None
     bench: Bench | None
@@ -47,27 +47,50 @@ def gate(
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
 ) -> Gate:
-    """Judge an artifact by its stored evidence; `limits` win over the recipe's.
+    """Judge an artifact by its stored evidence.
 
-    A baseline folder is timed against this artifact, interleaved, here and now, unless it may not be compared with or
-    one of the two cannot run here; with a baseline file, stored figures are compared.
+    A baseline folder is timed in turns with this artifact, here and now, unless the two cannot be compared or one of
+    them cannot run here. With a baseline file, stored figures are compared.
+
+    Args:
+        artifact: the artifact or bundle.
+        limits: by the names of `GateSpec`; they override the recipe's unless they are None.
+        progress: gets the steps and warnings.
+        baseline: the folder of an earlier artifact, or a file that `save_baseline` has written.
+        save_baseline: a file to write the evidence to.
+        junit_file: a file to write JUnit XML to.
+        markdown_file: a file to write a table to.
 
     Raises:
         ArtifactError: the baseline is damaged.
-        RecipeError: a limit does not fit.
-        MeasureError: a baseline is to be saved of a doubtful measurement; the verdict is written nevertheless.
+        RecipeError: a limit is not valid.
+        MeasureError: the measurement is doubtful, so it cannot be saved as a baseline. The verdict is still written.
     """
     if baseline is not None and save_baseline is not None and baseline.absolute() == save_baseline.absolute():
         raise UsageError(
-            f"--baseline and --save-baseline are both {baseline}: it would be overwritten by what it judges",
-            fix="Save to another file, and move it there once the verdict is in.",
+            f"--baseline and --save-baseline are both {baseline}: the baseline would be overwritten",
+            fix="Save to another file, and rename it after the verdict.",
         )
-    recipe = artifact.manifest.recipe
-    given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
-    spec = parse(GateSpec, {**recipe.gate.model_dump(), **given}, where="limits")
+    own_limits = artifact.manifest.recipe.gate.model_dump()
+    overrides: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+    spec = parse(GateSpec, {**own_limits, **overrides}, where="limits")
     stored = _read_evidence(artifact)
     before = None if baseline is None else _read_before(baseline, artifact, stored.evaluation, progress)
-    case = Case(
+    verdict = artifact.write_evidence(judge(_make_case(artifact, stored), spec, before))
+    if junit_file is not None:
+        junit.write(verdict, junit_file)
+    summary = summarize(stored.audit, stored.bench, stored.evaluation, verdict, random_weights=artifact.random_weights)
+    if markdown_file is not None:
+        markdown.write(verdict, markdown_file, summary)
+    github.publish(verdict, summary, sys.stderr)
+    if save_baseline is not None:
+        baselines.write(save_baseline, _make_baseline(artifact, stored))
+    return verdict
+
+
+def _make_case(artifact: Artifact, stored: _Stored) -> Case:
+    recipe = artifact.manifest.recipe
+    return Case(
         stored.audit,
         stored.bench,
         stored.evaluation,
@@ -82,16 +105,6 @@ def gate(
         against=recipe.bench.against,
         against_artifact=Path(recipe.bench.against).is_absolute(),
     )
-    verdict = artifact.write_evidence(judge(case, spec, before))
-    if junit_file is not None:
-        junit.write(verdict, junit_file)
-    summary = summarize(stored.audit, stored.bench, stored.evaluation, verdict, random_weights=artifact.random_weights)
-    if markdown_file is not None:
-        markdown.write(verdict, markdown_file, summary)
-    github.publish(verdict, summary, sys.stderr)
-    if save_baseline is not None:
-        baselines.write(save_baseline, _make_baseline(artifact, stored))
-    return verdict
 
 
 def _read_evidence(artifact: Artifact) -> _Stored:
@@ -111,20 +124,20 @@ def _read_evidence(artifact: Artifact) -> _Stored:
 
 
 def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progress: Progress) -> Before:
-    """Read a baseline: a file; or a folder, which is timed against the artifact."""
+    """Read a baseline file; or read a baseline folder, and time it in turns with the artifact."""
     if not path.is_dir():
         return Before(baselines.read(path))
     earlier = artifacts.load(path)
     stored = _read_evidence(earlier)
-    if stored.bench is not None and not stored.bench.valid:  # a doubtful measurement says nothing
+    if stored.bench is not None and not stored.bench.valid:  # a doubtful measurement is not used
         stored = _Stored(stored.audit, None, stored.evaluation, stored.missing)
     baseline = _make_baseline(earlier, stored)
     recipe = artifact.manifest.recipe
     for folder in (earlier, artifact):
         if folder.manifest.stage != "artifact":
-            return Before(baseline, untimed=f"{folder.path} is only a bundle: compile it on the device")
+            return Before(baseline, untimed=f"{folder.path} is only a bundle: on the device run vitdeploy compile")
     data = evaluation.data_digest if evaluation is not None else ""
-    if reason := incomparable(baseline, artifact.manifest.model.digest, baselines.decisive_keys(recipe), data):
+    if reason := explain_incomparable(baseline, artifact.manifest.model.digest, baselines.decisive_keys(recipe), data):
         return Before(baseline, untimed=reason)
     try:
         return Before(baseline, interleaved=_time_in_turns(earlier, artifact, progress))
@@ -133,10 +146,10 @@ def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progre
 
 
 def _time_in_turns(earlier: Artifact, artifact: Artifact, progress: Progress) -> Bench:
-    """Time and start both here and now, the earlier one as the reference."""
+    """Time both artifacts in turns, the earlier one as the reference, and measure the start-up of both."""
     recipe = artifact.manifest.recipe
     threads, batch = count_threads(recipe), recipe.target.batch.opt
-    images = shared_images([earlier, artifact], batch)
+    images = make_shared_images([earlier, artifact], batch)
     bench = latency.measure_reopened(
         [partial(open_session, earlier, threads), partial(open_session, artifact, threads)],
         [feed(earlier, images), feed(artifact, images)],

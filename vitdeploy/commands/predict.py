@@ -1,4 +1,4 @@
-"""`vitdeploy predict`: run an artifact on images, with the model's own preprocessing and labels."""
+"""`vitdeploy predict`: run an artifact on images, with the model's preprocessing and labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Image = str | Path | Array
 
 
 class Prediction(Answer):
-    """The model's answer about one image; `task` tells which of the fields it fills. A task may add its own."""
+    """The model's answer to one image. `task` decides which fields are filled."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     image: str
@@ -33,7 +33,7 @@ class Prediction(Answer):
 
 
 class Deployed(Closing):
-    """An opened artifact. Close it, or use it in a `with` block.
+    """An open artifact. Close it, or use it in a `with` block.
 
     Raises:
         ArtifactError: the folder is damaged.
@@ -45,20 +45,20 @@ class Deployed(Closing):
         self._session = open_session(self.artifact, threads)
 
     def run(self, images: Array) -> dict[str, Array]:
-        """Return outputs by name for NCHW `images` in the form that the artifact takes (`target.input` of its recipe).
+        """Run NCHW images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
 
-        The batch must be one that the artifact serves.
+        The artifact must accept the batch size.
         """
         return self._session.run({self.artifact.manifest.inputs[0].name: images})
 
     def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
-        """Return the model's answers about image files or (H, W, C) uint8 arrays, in the terms of its task.
+        """Return the model's answers to image files or (H, W, C) uint8 arrays.
 
         Raises:
-            DataError: a file is no image, or is a folder; or the model's outputs are not of its task.
+            DataError: a file is not an image, or the model's outputs are not those of its task.
         """
-        several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
-        return [self._predict(image) for image in several]
+        sequence = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
+        return [self._predict(image) for image in sequence]
 
     def close(self) -> None:
         """Free the engine."""
@@ -72,7 +72,10 @@ class Deployed(Closing):
         outputs = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
         name = "array" if isinstance(image, np.ndarray) else str(image)
         if not is_finite(outputs):
-            raise DataError(f"{name}: the model gives NaN or infinity", fix="Use a precision that holds its values.")
+            raise DataError(
+                f"{name}: the model gives NaN or infinity",
+                fix="Export it in a precision with a larger range, such as fp32.",
+            )
         task = tasks.find(manifest.recipe.task)
         answer = task.describe(outputs, manifest.labels, visible_area(*upright_size(raw), manifest.preprocess))
         return Prediction(image=name, task=task.name, **dict(answer))
@@ -80,5 +83,5 @@ class Deployed(Closing):
 
 def _open(path: Path) -> PILImage:
     if path.is_dir():
-        raise DataError(f"{path} is a folder, not an image", fix=f"Name its files: {path}/*")
+        raise DataError(f"{path} is a folder, not an image", fix=f"Give its files: {path}/*")
     return open_image(path)

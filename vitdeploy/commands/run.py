@@ -1,4 +1,4 @@
-"""`vitdeploy run`: all of it from one recipe. Export, inspect, eval, bench, gate, report."""
+"""`vitdeploy run`: all steps from one recipe. Export, inspect, eval, bench, gate, report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vitdeploy.recipe.shipped import find_recipe
 
 
 class Outcome(BaseModel):
-    """All evidence that `run` made; what could not be measured is None, and the gate says why."""
+    """The results of all steps. A result that could not be measured is None, and the gate gives the reason."""
 
     model_config = ConfigDict(frozen=True)
     export: Exported
@@ -33,7 +33,7 @@ class Outcome(BaseModel):
     bench: Bench | None
     gate: Gate
     report: str | None = None
-    """The page; None without the extra `report`."""
+    """The path of the page; None without the extra `report`."""
 
 
 def run(
@@ -47,10 +47,20 @@ def run(
     force: bool = False,
     cache: GraphCache | None = None,
 ) -> Outcome:
-    """Run the recipe in the file `name`, or the shipped recipe of that name; what else is given wins over it.
+    """Run all steps of a recipe.
+
+    Args:
+        name: a recipe file, or the name of a shipped recipe.
+        out: the folder to write; None is ./MODEL-TARGET-PRECISION.
+        progress: gets the steps and warnings.
+        weights: overrides the recipe's weights.
+        calibration: overrides the recipe's calibration images.
+        data: overrides the recipe's evaluation data.
+        force: replace an artifact at `out`.
+        cache: the cache of exported graphs; None exports again.
 
     Raises:
-        VitdeployError: a step failed; what the steps before it wrote stays.
+        VitdeployError: a step failed. The results of earlier steps stay in the folder.
     """
     base = find_recipe(name, sources.anchor)
     recipe = recipes.compose(base=base, weights=weights, calibration=calibration, evaluation=data)
@@ -73,15 +83,15 @@ def run(
 
 
 def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
-    """Open the data once before the minutes of exporting; the model's class names are checked with it later.
+    """Open the evaluation data once, because the export takes minutes. Class names are checked later.
 
-    What is only bundled here is evaluated on the device, and its data may be only there. Where the recipe leaves the
-    task to the model, only the model will tell which labels it needs: any form of them will do here.
+    A bundle is evaluated on the device, and its data may be only there, so it is not checked. If the recipe names no
+    task, only the loaded model will tell which labels it needs; here any form of labels is accepted.
     """
     spec = recipe.data.evaluation
     if spec is None or targets.find(recipe.target).unavailable() is not None:
         return
     unused = Preprocess(size=(1, 1))  # no image is read here
-    with progress.step("Look at the evaluation data"):
+    with progress.step("Check the evaluation data"):
         form = tasks.find(recipe.task).data if recipe.task.kind is not None else guess_form(spec)
         open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation", form=form)

@@ -12,6 +12,7 @@ import numpy as np
 from vitdeploy.data.dataset import Sample, shuffle
 from vitdeploy.data.preprocess import channels_first, to_pixels
 from vitdeploy.errors import DataError
+from vitdeploy.frozen import replace
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
@@ -47,7 +48,7 @@ class ArrayDataset:
         if (image.ndim == 2) == (self._preprocess.channels == 1):
             return channels_first(image)
         # Only grey or colour has to be changed, so nothing is resized or cropped.
-        return to_pixels(image, self._preprocess.model_copy(update={"resize": "exact", "crop_pct": 1.0}))
+        return to_pixels(image, replace(self._preprocess, resize="exact", crop_pct=1.0))
 
 
 def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None) -> ArrayDataset:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.model import Graph, constant, dims, only_consumer, producer
 from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure
 
@@ -57,11 +58,10 @@ def _count_for_one_image(
         windows = [_site(node, block, refused, 1).windows for block, node in enumerate(cores)]
         rows = [linear.rows for linear in _linears(graph, cores, 1)]
     sites, linears = zip(structure.attention, windows, strict=True), zip(structure.linears, rows, strict=True)
-    return structure.model_copy(
-        update={
-            "attention": tuple(site.model_copy(update={"windows": count}) for site, count in sites),
-            "linears": tuple(linear.model_copy(update={"rows": count}) for linear, count in linears),
-        }
+    return replace(
+        structure,
+        attention=tuple(replace(site, windows=count) for site, count in sites),
+        linears=tuple(replace(linear, rows=count) for linear, count in linears),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vitdeploy.frozen import replace
+
 Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "head", "other"]
 Bias = Literal["bias", "window bias", "mask", "causal"]
 """Added to attention scores: numbers, or different numbers in each window (Swin's shift). Or a selection of keys."""
@@ -80,10 +82,10 @@ class Structure(BaseModel):
         """Return the structure with the attention nodes of a lowered graph, whose node names are `names`."""
         names = list(names)
         sites = tuple(
-            site.model_copy(update={"nodes": tuple(n for n in names if _belongs_to(n, site.name)) or site.nodes})
+            replace(site, nodes=tuple(n for n in names if _belongs_to(n, site.name)) or site.nodes)
             for site in self.attention
         )
-        return self.model_copy(update={"attention": sites})
+        return replace(self, attention=sites)
 
     def save(self, path: Path) -> None:
         """Write the structure as JSON."""

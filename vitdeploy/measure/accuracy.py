@@ -37,7 +37,7 @@ def compare_accuracy(
         DataError: no sample has a label.
     """
     n = _count_samples(reference, deployed, agreement)
-    reference, deployed = task.paired(reference, deployed)
+    reference, deployed = task.pair_statistics(reference, deployed)
     names = list(task.aggregate(reference))
     shares = {name: _compare_outcomes(name, reference[name], deployed[name]) for name in names if name in task.binary}
     others = [name for name in names if name not in shares]
@@ -51,19 +51,19 @@ def compare_accuracy(
         p_value, discordance = shares[first].p_value, shares[first].discordance
     else:
         both = {name: np.concatenate([values, deployed[name]]) for name, values in reference.items()}
-        p_value = swap_p_value(task.weigher(both), first, n)
+        p_value = swap_p_value(task.weighted_metrics(both), first, n)
         discordance = (drops[first].variance + drops[first].drop ** 2) / _PERCENT**2
     return Eval(
         task=kind,
         n=n,
         metrics=metrics,
         agreement=float(agreement.mean()),
-        flips=int((agreement < task.same_from).sum()),
+        flips=int((agreement < task.flip_below).sum()),
         p_value=p_value,
         test="McNemar" if first in shares else "swaps",
         discordance=discordance,
         nonfinite=nonfinite,
-        doubts=tuple(task.doubts(reference)),
+        doubts=tuple(task.find_doubts(reference)),
     )
 
 
@@ -93,12 +93,12 @@ def _compare_outcomes(name: str, reference: Array, deployed: Array) -> PairedDro
 def _resample_drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
     signs = {name: -1.0 if name in task.lower_is_better else 1.0 for name in names}
     spans = {name: _largest_loss(task.units[name], name, reference, deployed) for name in names}
-    compared = [key for key in reference if key not in task.order_only]
+    compared = [key for key in reference if key not in task.ranking_only]
     differs = {key: (reference[key] != deployed[key]).reshape(n, -1).any(axis=1) for key in compared}
     differs_anywhere: Array = np.logical_or.reduce(list(differs.values()))
     return paired_drops(
-        task.weigher(reference),
-        task.weigher(deployed),
+        task.weighted_metrics(reference),
+        task.weighted_metrics(deployed),
         n,
         signs=signs,
         spans=spans,

@@ -78,7 +78,7 @@ class AccuracyBudget:
         if expected.right is not None and actual.right is not None:
             by, lost = "labels", float(expected.right.mean() - actual.right.mean())
         else:
-            agreed = self._task.agreed(expected.answers, actual.answers, (expected.finite, actual.finite))
+            agreed = self._task.compare_answers(expected.answers, actual.answers, (expected.finite, actual.finite))
             lost = 1 - float(agreed.mean())
         points = round(_POINTS * lost, 3)
         return Trial(
@@ -112,9 +112,9 @@ class AccuracyBudget:
         with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
             for images, labels in islice(self._batches(), batches):
                 outputs = session.run({self._builder.prepared.facts.examples.input_name: images})
-                answers += self._task.answers(outputs)
-                finite.append(tasks.finite_samples(outputs))
-                judged = None if labels is None else self._task.right(outputs, labels)
+                answers += self._task.read_answers(outputs)
+                finite.append(tasks.find_finite_samples(outputs))
+                judged = None if labels is None else self._task.are_right(outputs, labels)
                 if labels is not None and judged is not None:
                     right.append(judged)
                     classes.update(label for label in labels if isinstance(label, int))

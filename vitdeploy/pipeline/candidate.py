@@ -24,7 +24,7 @@ from vitdeploy.pipeline.prepare import Prepared
 from vitdeploy.precision import LinearPrecision, Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm
-from vitdeploy.runtime.artifact_session import bundle_of
+from vitdeploy.runtime.artifact_session import make_bundle
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
 
@@ -155,7 +155,7 @@ class CandidateBuilder:
             CompileError: the backend refuses it.
         """
         if candidate.folder not in self._compiled:
-            bundle = bundle_of(candidate.folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
+            bundle = make_bundle(candidate.folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
             with self._progress.step(f"Compile {candidate.name} with {self.target.name}"):
                 self._compiled[candidate.folder] = self.target.compile(bundle, candidate.folder, self._progress.relay)
         return self._compiled[candidate.folder]
@@ -173,7 +173,7 @@ class CandidateBuilder:
         for path in candidate.folder.iterdir():
             shutil.move(path, folder / path.name)
         compiled = self._compiled.get(candidate.folder)
-        bundle = bundle_of(folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
+        bundle = make_bundle(folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
         return bundle, None if compiled is None else replace(compiled, folder=folder)
 
     def worst_first(self, candidate: Candidate) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitdeploy.evidence import Audit, Bench, Eval, Gate, Metric, Run
+from vitdeploy.frozen import replace
 from vitdeploy.render import numbers
 from vitdeploy.render.numbers import NOTHING, three_digits
 
@@ -83,7 +84,7 @@ def _accuracy(evaluation: Eval | None) -> list[Row]:
 def _notes(bench: Bench | None, evaluation: Eval | None, gate: Gate | None, *, random_weights: bool) -> list[str]:
     notes = ["random weights: accuracy means nothing"] if random_weights else []
     if bench is not None and bench.own is not None:
-        batch = numbers.batches(bench.model_copy(update={"runs": (bench.own,)}))  # a sweep shows its first size
+        batch = numbers.batches(replace(bench, runs=(bench.own,)))  # a sweep shows its first size
         notes += [f"latencies at {batch}"] if batch != "batch 1" else []
     if evaluation is not None and evaluation.metrics:
         notes.append(_bound(evaluation, next(iter(evaluation.metrics.values()))))

@@ -1,1 +1,1 @@
-"""Open what runs: an artifact, the FP32 reference, a PyTorch module."""
+"""Open models to run them: an artifact, the FP32 reference, a PyTorch module."""

@@ -1,4 +1,4 @@
-"""Open an artifact to run it here, and give it images in the form that it takes."""
+"""Open an artifact to run it here, and convert images to its input."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled
 
 
-def bundle_of(folder: Path, numbers: Numbers, image: TensorSpec, batch: Batch) -> Bundle:
-    """Return what the target's compiler is given of a target-ready graph in `folder`."""
+def make_bundle(folder: Path, numbers: Numbers, image: TensorSpec, batch: Batch) -> Bundle:
+    """Return the input of the target's compiler for the target-ready graph in `folder`."""
     shape = (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
     return Bundle(
         graph=folder / GRAPH,
@@ -35,32 +35,35 @@ def bundle_of(folder: Path, numbers: Numbers, image: TensorSpec, batch: Batch) -
 
 
 def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
-    """Return what the target's compiler and audit are given of a bundle or artifact.
+    """Return the input of the target's compiler and audit for a bundle or artifact.
 
     Raises:
-        UsageError: its precision is not known here.
+        UsageError: this version does not know its precision.
     """
     numbers = precision.kind_of(manifest.target.precision).numbers
-    return bundle_of(folder, numbers, manifest.inputs[0], manifest.recipe.target.batch)
+    return make_bundle(folder, numbers, manifest.inputs[0], manifest.recipe.target.batch)
 
 
 def read_compiled(artifact: Artifact) -> Compiled:
-    """Return what was compiled into an artifact.
+    """Return the compiled file of an artifact.
 
     Raises:
-        UsageError: it is a bundle.
+        UsageError: it is a bundle, with nothing compiled yet.
     """
     manifest = artifact.manifest
     if manifest.runs is None or manifest.target.backend is None:
-        raise UsageError(f"{artifact.path} is a bundle", fix=f"On the device run: vitdeploy compile {artifact.path}")
+        raise UsageError(
+            f"{artifact.path} is a bundle: nothing is compiled yet",
+            fix=f"On the device run: vitdeploy compile {artifact.path}",
+        )
     return Compiled(artifact.path, manifest.runs, manifest.target.backend)
 
 
 def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:
-    """Open an artifact to run it here; `progress` is told when its numbers may differ on this CPU.
+    """Open an artifact to run it here. `progress` gets a warning if its numbers may differ on this CPU.
 
     Raises:
-        TargetUnavailable: it is a bundle, or its backend or device is not here.
+        TargetUnavailable: it is a bundle, or this machine does not have its backend or device.
     """
     manifest = artifact.manifest
     if manifest.stage == "bundle":
@@ -71,18 +74,18 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
     record = manifest.quantized
     if record is not None and record.weight_bits == 8 and not environment.host().int8_dot_product and progress:
         progress.warn(
-            f"{artifact.path} was quantized on a CPU with INT8 dot products; this one saturates sums of u8 x s8: its "
-            "accuracy may be lower here, so evaluate it here, or export it on this machine"
+            f"{artifact.path} was quantized on a CPU with INT8 dot products. This CPU has none, so sums of u8 x s8 "
+            "saturate and accuracy may be lower: run vitdeploy eval on this machine, or export it here"
         )
     numbers = precision.kind_of(manifest.target.precision).numbers
     return targets.find(manifest.recipe.target).open(read_compiled(artifact), numbers, threads)
 
 
 def set_streams(artifact: Artifact, streams: int | None) -> Artifact:
-    """Return the artifact, to be opened with so many streams.
+    """Return the artifact with another number of streams in its recipe; None changes nothing.
 
     Raises:
-        RecipeError: its target has no streams to choose.
+        RecipeError: its target does not have the option `streams`.
     """
     if streams is None:
         return artifact
@@ -93,32 +96,34 @@ def set_streams(artifact: Artifact, streams: int | None) -> Artifact:
 
 
 def count_threads(recipe: Recipe) -> int:
-    """Return what the recipe says for measuring or for its target, else all cores that this process may use."""
-    own = recipe.target.options.get("threads")
-    threads = own if recipe.bench.threads == "auto" else recipe.bench.threads
+    """Return the recipe's number of threads for `bench` or for its target; else all cores that this process may use."""
+    of_target = recipe.target.options.get("threads")
+    threads = of_target if recipe.bench.threads == "auto" else recipe.bench.threads
     return threads or environment.available_cores()
 
 
 def feed(artifact: Artifact, pixels: Array) -> dict[str, Array]:
-    """Return images (uint8 NCHW) in the form that the artifact takes; that is no part of a timed run."""
+    """Convert images (uint8 NCHW) to the artifact's input. Timed runs do not include this."""
     manifest = artifact.manifest
     return {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
 
 
-def shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:
-    """Return images that all artifacts take: uint8 NCHW.
+def make_shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:
+    """Make images that fit all artifacts: uint8 NCHW.
 
     Raises:
-        UsageError: they take inputs of different shapes, or not this batch.
+        UsageError: their inputs have different shapes, or one does not accept this batch size.
     """
     first = artifacts[0].manifest
     if any(a.manifest.inputs[0].shape[1:] != first.inputs[0].shape[1:] for a in artifacts):
-        raise UsageError("the artifacts take inputs of different shapes", fix="Compare those of one model.")
+        raise UsageError(
+            "the inputs of the artifacts have different shapes", fix="Compare artifacts of one model and image size."
+        )
     for artifact in artifacts:
         allowed = artifact.manifest.recipe.target.batch
         if not allowed.min <= batch <= allowed.max:
             raise UsageError(
-                f"{artifact.path} takes batches of {allowed}, not of {batch}",
-                fix="Give a --batch that all of them take, or export with --batch MIN:OPT:MAX.",
+                f"{artifact.path} accepts batches of {allowed}, not of {batch}",
+                fix="Give a --batch that all artifacts accept, or export with --batch MIN:OPT:MAX.",
             )
     return natural_image(0, first.preprocess, batch)

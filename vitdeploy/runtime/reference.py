@@ -1,4 +1,4 @@
-"""The FP32 reference that speed and accuracy are compared with, rebuilt from what the manifest says."""
+"""The FP32 reference for speed and accuracy, rebuilt from the manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vitdeploy.session import Session
 
 
 def open_reference(model: sources.LoadedModel, *, threads: int | None, device: str = "cpu") -> Session:
-    """Open the model as a session: PyTorch on `device`, or ONNX Runtime on the untouched graph of an ONNX source."""
+    """Open a model as a session: with PyTorch on `device`, or an ONNX file unchanged with ONNX Runtime."""
     if model.module is not None:
         from vitdeploy.runtime.torch_session import TorchSession
 
@@ -20,11 +20,11 @@ def open_reference(model: sources.LoadedModel, *, threads: int | None, device: s
 
 
 def rebuild_reference(artifact: Artifact, threads: int | None) -> Session:
-    """Load the model of an artifact and open it, on the device where the artifact runs if that can be.
+    """Load the model of an artifact and open it, if possible on the kind of device that the artifact runs on.
 
     Raises:
-        SourceError: it cannot be rebuilt here.
-        MeasureError: it is another model now.
+        SourceError: the model cannot be loaded here.
+        MeasureError: its weights have changed since the export.
     """
     model = rebuild_model(artifact.manifest)
     runs_on = targets.find(artifact.manifest.recipe.target).runs_on
@@ -32,11 +32,11 @@ def rebuild_reference(artifact: Artifact, threads: int | None) -> Session:
 
 
 def rebuild_model(manifest: Manifest) -> sources.LoadedModel:
-    """Load the model of an artifact; refuse it when it is not the one that was exported.
+    """Load the model of an artifact, and check that it is the one that was exported.
 
     Raises:
-        SourceError: the source cannot be had here (a file that moved, a library that is missing).
-        MeasureError: it is another model now.
+        SourceError: the model cannot be loaded here: a file has moved, or a library is not installed.
+        MeasureError: its weights have changed since the export.
     """
     try:
         model = sources.load(manifest.recipe.model, size=manifest.recipe.image_size)
@@ -47,15 +47,15 @@ def rebuild_model(manifest: Manifest) -> sources.LoadedModel:
 
 
 def missing_library(error: ImportError) -> SourceError:
-    """Return the error for a model library that a device does not have."""
+    """Return the error for a model library that is not installed."""
     return SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.")
 
 
 def require_same_weights(manifest: Manifest, digest: str) -> None:
-    """Refuse a model with other weights than the one that was exported.
+    """Check that a model has the weights of the exported one.
 
     Raises:
-        MeasureError: it has.
+        MeasureError: its weights differ.
     """
     if digest != manifest.model.digest:
         raise MeasureError(
@@ -65,10 +65,10 @@ def require_same_weights(manifest: Manifest, digest: str) -> None:
 
 
 def choose_device(model: sources.LoadedModel, runs_on: str, *, same: bool) -> str:
-    """Return where the reference runs: on "cuda" if the artifact does and PyTorch can; else on the CPU.
+    """Return the device for the reference: "cuda" if the artifact runs there and PyTorch can; else "cpu".
 
     Raises:
-        MeasureError: that is another device than the artifact's, and only the `same` would make a fair comparison.
+        MeasureError: this is not the artifact's kind of device, and the caller needs the `same` for a fair comparison.
     """
     if runs_on == "cpu":
         return runs_on
@@ -79,9 +79,9 @@ def choose_device(model: sources.LoadedModel, runs_on: str, *, same: bool) -> st
 
         if torch.cuda.is_available():
             return runs_on
-        reason = "PyTorch here has no CUDA"
+        reason = "PyTorch on this machine has no CUDA, so it runs on the CPU"
     if same:
         raise MeasureError(
-            f"{reason}, another device than the artifact's", fix="Install a PyTorch with CUDA, and export from PyTorch."
+            f"{reason}, and the artifact does not", fix="Install a PyTorch with CUDA, and export from PyTorch."
         )
     return "cpu"

@@ -1,4 +1,4 @@
-"""Run a torch module as a session: the FP32 reference that everything is compared with."""
+"""Run a PyTorch module as a session: the FP32 reference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class TorchSession(SequentialSession):
-    """A module in eager mode, on this CPU or on "cuda". Threads are a setting of the whole process: the last one wins.
+    """A module on the CPU or on "cuda".
 
-    There is no profile: PyTorch's own times operators that have no names of the model's parts.
-
-    On a GPU float32 means float32: TF32, which cuDNN's convolutions would otherwise use, is switched off.
+    The number of threads is a setting of the whole process: the last session wins. There is no profile, because
+    PyTorch's profiler does not know the names of the model's parts. On a GPU, TF32 is switched off, so that float32
+    products and convolutions are computed in float32.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TorchSession(SequentialSession):
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name; `feeds` has one float32 NCHW array, under any name."""
+        """Return the outputs by name; `feeds` has one float32 NCHW array, under any name."""
         import torch
 
         if self._module is None or len(feeds) != 1:
@@ -51,5 +51,5 @@ class TorchSession(SequentialSession):
             return {name: value.cpu().numpy() for name, value in named_outputs(result).items()}
 
     def close(self) -> None:
-        """Let go of the module."""
+        """Release the module."""
         self._module = None

@@ -1,4 +1,4 @@
-"""Ways to get a model: one file each, found by the scheme (`timm:NAME`) or by the suffix (`FILE.onnx`) of its spec."""
+"""Sources of models, one file each, found by the scheme (`timm:NAME`) or the suffix (`FILE.onnx`) of a spec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WeightsOrigin = Literal["pretrained", "random", "file", "own"]
 
 _FILE_PLUGIN = "file"  # the plug-in of FILE.onnx is onnxfile.py, of FILE.pt2 pt2file.py
-_LIBRARIES = {"transformers": "hf"}  # library -> extra that brings it; all others come with "export"
+_LIBRARIES = {"transformers": "hf"}  # library -> extra that installs it; all others come with "export"
 _OWN_LIBRARIES = {
     "torch", "torchvision", "timm", "transformers", "huggingface_hub", "safetensors", "onnx", "onnx_ir", "onnxscript",
 }  # fmt: skip
@@ -26,19 +26,19 @@ _OWN_LIBRARIES = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with everything that later stages ask about it; either `module` or `onnx` is set.
+    """A model with all facts that later stages need; either `module` or `onnx` is set.
 
     Attributes:
-        weights: where they come from; "own": a `python:` factory or a FILE.onnx / FILE.pt2 brings its own.
-        digest: sha256 over all parameters and buffers, or over the ONNX file and its external data.
-        parameters: how many numbers are trained.
-        preprocess: from an image to the input; `preprocess.size` is the size that the model takes.
-        labels: class names in the order of the outputs, where they are known.
-        task: what it is for, with the task's options, where the source knows.
+        weights: their origin; "own" if they come from a `python:` factory, a FILE.onnx or a FILE.pt2.
+        digest: sha256 of all parameters and buffers, or of the ONNX file and its external data.
+        parameters: the number of trained numbers.
+        preprocess: the steps from an image to the input; `preprocess.size` is the size that the model takes.
+        labels: class names in the order of the outputs, if they are known.
+        task: the task of the model with its options, if the source knows it.
         input_name: "input" for torch models, "pixel_values" for Hugging Face, the graph's own name for ONNX.
-        module: in eval mode, float32, without gradients; called with one NCHW float32 tensor.
-        onnx: the graph's file.
-        code_digest: of what a module computes, weights aside (see `_code_digest`); empty for ONNX.
+        module: in eval mode, float32, without gradients; it is called with one NCHW float32 tensor.
+        onnx: the file of the graph.
+        code_digest: digest of what a module computes, without its weights (see `_code_digest`); empty for ONNX.
     """
 
     weights: WeightsOrigin
@@ -54,47 +54,47 @@ class LoadedModel:
 
 
 class Source(Frozen, ABC):
-    """A way to get a model. `argument` is everywhere the spec without its scheme."""
+    """A way to get a model. In all methods `argument` is the spec without its scheme."""
 
     @abstractmethod
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model that `argument` names, for images of `size` (height, width).
 
         Raises:
-            SourceError: no such model, no such weights, or weights or a size that do not fit it.
+            SourceError: there is no such model, no such weights, or the weights or the size do not fit.
         """
 
-    def default_data(self, argument: str) -> str | None:  # noqa: ARG002  few models bring data
-        """Return DATA that comes with the model, to calibrate and evaluate on; None where there is none."""
+    def default_data(self, argument: str) -> str | None:  # noqa: ARG002  few models come with data
+        """Return the DATA that comes with the model, to calibrate and evaluate on; None if there is none."""
         return None
 
     def short_name(self, argument: str) -> str:
-        """Return a short name of the model, from which the name of an output folder is made."""
+        """Return a short name of the model, for the name of the output folder."""
         return Path(argument.rpartition(":")[2]).name
 
-    def anchor(self, argument: str, folder: Path) -> str:  # noqa: ARG002  most arguments are no paths
-        """Return the argument with a relative path in it taken from `folder`: that of the recipe which names it."""
+    def anchor(self, argument: str, folder: Path) -> str:  # noqa: ARG002  most arguments are not paths
+        """Make a relative path in the argument absolute; it is relative to `folder`, the recipe's."""
         return argument
 
 
 class FileSource(Source, ABC):
-    """A model in one file, found by the suffix of its name: `onnxfile.py` opens `FILE.onnx`."""
+    """A model in one file, found by its suffix: `onnxfile.py` opens `FILE.onnx`."""
 
     def short_name(self, argument: str) -> str:
         """Return the name of the file, without its suffix."""
         return Path(argument).stem
 
     def anchor(self, argument: str, folder: Path) -> str:
-        """Return the file, taken from `folder`."""
+        """Return the path of the file below `folder`."""
         return str(folder / argument)
 
 
 def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel:
-    """The model of `spec`, ready to export; `size` is (height, width), by default the model's own.
+    """Load the model of `spec`, ready to export; `size` is (height, width), by default the model's own.
 
     Raises:
-        SourceError: the spec has none of the known forms, or the model or its weights cannot be had.
-        GraphError: an ONNX file that is damaged or has no image input.
+        SourceError: the spec has none of the known forms, or the model or its weights are not available.
+        GraphError: an ONNX file is damaged or has no image input.
     """
     source, argument = _find(spec.spec)
     try:
@@ -110,7 +110,7 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
 
 
 def default_data(spec: str) -> str | None:
-    """Return DATA that comes with the model of a spec; None where there is none."""
+    """Return the DATA that comes with the model of a spec; None if there is none."""
     source, argument = _find(spec)
     return source.default_data(argument)
 
@@ -122,10 +122,10 @@ def short_name(spec: str) -> str:
 
 
 def anchor(spec: str, folder: Path) -> str:
-    """Return a spec with a relative path in it taken from `folder`; one that no source knows stays as it is."""
+    """Make a relative path in a spec absolute; it is relative to `folder`. An unknown spec stays as it is."""
     try:
         source, argument = _find(spec)
-    except SourceError:  # loading it will say so
+    except SourceError:  # `load` raises it with its message
         return spec
     anchored = source.anchor(argument, folder)
     return anchored if argument == spec else f"{spec.partition(':')[0]}:{anchored}"
@@ -138,7 +138,7 @@ def _find(spec: str) -> tuple[Source, str]:
 
 
 def _split(spec: str) -> tuple[str, str]:
-    """Return the plug-in's name and its argument."""
+    """Return the name of a spec's plug-in, and its argument."""
     known = plugins.names(sys.modules[__name__])
     schemes = [name for name in known if not name.endswith(_FILE_PLUGIN)]
     scheme, colon, argument = spec.partition(":")

@@ -1,4 +1,4 @@
-"""A digest of the code and settings that a PyTorch model computes with: the weights alone do not say what it does."""
+"""A digest of the code and settings that a PyTorch model computes with. Weights alone do not say what it computes."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _IN_WEIGHTS = ("_parameters", "_buffers", "_modules")
 _DEEPEST = 6
-"""Levels of nested settings that are read: a configuration holds lists of small records at most."""
+"""Levels of nested settings that are read. Configurations hold lists of small records at most."""
 _INSTALLED = tuple(str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def code_digest(module: nn.Module) -> str:
-    """Return the sha256 of everything but parameters and buffers that decides what `module` computes.
+    """Return the sha256 of everything except parameters and buffers that decides what `module` computes.
 
-    That is the tree of sub-modules with their attributes (arrays and unregistered tensors among them) and
-    configurations; and the code of every method, as it is now, also where it was replaced after its class was defined.
-    Of code that is not an installed library, it is also the files that hold it, and the functions and constants that it
-    uses. The versions of libraries are not in it.
+    It covers the tree of sub-modules with their plain attributes (also arrays and unregistered tensors) and
+    configurations, and the current code of every method, also of one that was replaced after its class was defined.
+    For code outside installed libraries it also covers the files, and the functions and constants that the code uses.
+    It does not cover versions of libraries.
     """
     sha = hashlib.sha256()
     walk = _Walk()
     for name, part in module.named_modules():
         sha.update(f"{name}:{_qualified(type(part))};".encode())
         attributes = {key: value for key, value in vars(part).items() if key not in _IN_WEIGHTS}
-        for line in walk.settings(attributes):
+        for line in walk.read_settings(attributes):
             sha.update(line.encode())
         for base in type(part).__mro__:
             if not (base.__module__ or "").startswith("torch.nn.modules"):
                 walk.add(base)
-    for line in walk.code():
+    for line in walk.read_code():
         sha.update(line.encode())
     return sha.hexdigest()
 
 
 class _Walk:
-    """Collects the code that is reached from a model, each piece once."""
+    """Collects the code that a model reaches, each piece once."""
 
     def __init__(self) -> None:
         self._pending: list[Any] = []
-        self._seen: set[int] = set()
+        self._added: set[int] = set()
         self._files: set[str] = set()
 
     def add(self, value: Any) -> None:
-        """Note a class, function or module to be read."""
+        """Add a class, function or module to what `read_code` reads."""
         if isinstance(value, MethodType):
             value = value.__func__
-        if isinstance(value, (type, FunctionType, ModuleType)) and id(value) not in self._seen:
-            self._seen.add(id(value))
+        if isinstance(value, (type, FunctionType, ModuleType)) and id(value) not in self._added:
+            self._added.add(id(value))
             self._pending.append(value)
 
-    def settings(self, values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
-        """Yield what attributes say, in the order of their names; code among them is noted."""
+    def read_settings(self, values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+        """Yield lines about plain attributes, in the order of their names; add the code among them."""
         for name in sorted(map(str, values)):
-            yield from self._setting(name, values.get(name), depth)
+            yield from self._read_setting(name, values.get(name), depth)
 
-    def code(self) -> Iterator[str]:
-        """Yield what the noted code says, in an order that does not depend on memory addresses."""
+    def read_code(self) -> Iterator[str]:
+        """Yield lines about the added code, in an order that does not depend on memory addresses."""
         lines: list[str] = []
         while self._pending:
             lines += self._read(self._pending.pop())
@@ -75,7 +75,7 @@ class _Walk:
         for file in sorted(self._files):
             yield f"{Path(file).name}:{hashlib.sha256(Path(file).read_bytes()).hexdigest()};"
 
-    def _setting(self, name: str, value: Any, depth: int) -> Iterator[str]:
+    def _read_setting(self, name: str, value: Any, depth: int) -> Iterator[str]:
         import torch
 
         if isinstance(value, torch.nn.Module) or depth > _DEEPEST:
@@ -86,11 +86,11 @@ class _Walk:
             yield f"{name}={_digest_of_array(value)};"
         elif isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
-                yield from self._setting(f"{name}[{index}]", item, depth + 1)
+                yield from self._read_setting(f"{name}[{index}]", item, depth + 1)
         elif isinstance(value, (set, frozenset)):
             yield f"{name}={sorted(map(repr, value))};"
         elif isinstance(value, Mapping):
-            for line in self.settings(value, depth + 1):
+            for line in self.read_settings(value, depth + 1):
                 yield f"{name}.{line}"
         elif isinstance(value, (type, FunctionType, MethodType)):
             self.add(value)
@@ -100,39 +100,39 @@ class _Walk:
             self.add(type(value))
             state = vars(value) if hasattr(value, "__dict__") else {}
             parts = {key: getattr(value, key) for key in ("func", "args", "keywords") if hasattr(value, key)}
-            for line in self.settings({**state, **parts}, depth + 1):
+            for line in self.read_settings({**state, **parts}, depth + 1):
                 yield f"{name}.{line}"
 
     def _read(self, value: type | FunctionType | ModuleType) -> Iterator[str]:
         if isinstance(value, FunctionType):
             yield f"{_qualified(value)}:{_digest(value.__code__)}:{value.__defaults__!r:.200};"
-        own = not _is_installed(value)
-        if own:
-            self._note_file(value)
+        is_users = not _is_installed(value)
+        if is_users:
+            self._add_file(value)
         if isinstance(value, type):
             for member in vars(value).values():
                 inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
                 if isinstance(inner, FunctionType):
                     self.add(inner)
-        elif isinstance(value, FunctionType) and own:
-            yield from self._globals_of(value)
-        elif isinstance(value, ModuleType) and own:
+        elif isinstance(value, FunctionType) and is_users:
+            yield from self._read_globals(value)
+        elif isinstance(value, ModuleType) and is_users:
             for member in vars(value).values():
                 self.add(member)
 
-    def _globals_of(self, function: FunctionType) -> Iterator[str]:
-        """Note what a function of the user's uses by name, and yield the constants among it."""
-        for name in sorted(_names(function.__code__) & function.__globals__.keys()):
+    def _read_globals(self, function: FunctionType) -> Iterator[str]:
+        """Add the code that a user's function uses by name, and yield lines about the constants."""
+        for name in sorted(_names_used(function.__code__) & function.__globals__.keys()):
             value = function.__globals__[name]
             if isinstance(value, (type, FunctionType, MethodType, ModuleType)):
                 self.add(value)
             elif isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset, np.ndarray)):
-                for line in self.settings({name: value}):
+                for line in self.read_settings({name: value}):
                     yield f"{function.__module__}.{line}"
         for cell in function.__closure__ or ():
             self.add(cell.cell_contents)
 
-    def _note_file(self, value: type | FunctionType | ModuleType) -> None:
+    def _add_file(self, value: type | FunctionType | ModuleType) -> None:
         name = value.__name__ if isinstance(value, ModuleType) else value.__module__
         file = getattr(sys.modules.get(name or ""), "__file__", None)
         if file and Path(file).is_file():
@@ -140,7 +140,7 @@ class _Walk:
 
 
 def _is_installed(value: type | FunctionType | ModuleType) -> bool:
-    """Return whether it belongs to Python or an installed library, which its version stands for."""
+    """Return True if it belongs to Python or an installed library, whose version identifies it."""
     name = value.__name__ if isinstance(value, ModuleType) else (value.__module__ or "builtins")
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
@@ -149,13 +149,13 @@ def _is_installed(value: type | FunctionType | ModuleType) -> bool:
     return str(file).startswith(_INSTALLED)
 
 
-def _names(code: CodeType) -> set[str]:
+def _names_used(code: CodeType) -> set[str]:
     inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    return set(code.co_names).union(*map(_names_used, inner))
 
 
 def _digest(code: CodeType) -> str:
-    """Return the sha256 of a function's instructions and constants, wherever it stands in its file."""
+    """Return the sha256 of a function's instructions and constants; its place in the file does not matter."""
     sha = hashlib.sha256(code.co_code)
     for const in code.co_consts:
         if isinstance(const, CodeType):

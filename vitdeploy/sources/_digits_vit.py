@@ -1,8 +1,8 @@
-"""The small ViT behind ``demo:digits``, and the preprocessing that it was trained with.
+"""The small ViT of `demo:digits`, and the preprocessing that it was trained with.
 
-The model reads the 8x8 grey digits that scikit-learn ships, enlarged to 32x32 so that a 4x4 patch grid gives 64 tokens:
-enough for attention to matter, small enough (0.45 M parameters) to live inside the package.
-``benchmarks/train_digits.py`` produces its weights and takes every number below from here.
+The model reads the 8x8 grey digits of scikit-learn, enlarged to 32x32. Patches of 4x4 give 64 tokens: enough for
+attention to matter. With 0.45 M parameters the model is small enough to be part of the package.
+`benchmarks/train_digits.py` trains its weights and imports every number below.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IMAGE_SIZE = (32, 32)
 MEAN = (0.5,)
 """Mean of the one grey channel, on the scale where a uint8 image is divided by 255."""
 STD = (0.5,)
-"""Standard deviation on the same scale: with the mean above, inputs lie in [-1, 1]."""
+"""Standard deviation on the same scale. With this mean, inputs lie in [-1, 1]."""
 INTERPOLATION = "bicubic"
 """Resampling filter, as Pillow computes it on uint8 images."""
 LABELS = tuple("0123456789")

@@ -1,4 +1,4 @@
-"""preprocessor_config.json of transformers as vitdeploy's Preprocess."""
+"""Translate preprocessor_config.json of transformers into `Preprocess`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTE = 255.0
 
 
 def image_size(config: Any) -> tuple[int, int] | None:
-    """The size in a model's config, as (height, width)."""
+    """Return the image size in a model's config as (height, width); None if it has none."""
     raw = getattr(config, "image_size", None)
     if isinstance(raw, int):
         return raw, raw
@@ -26,23 +26,23 @@ def image_size(config: Any) -> tuple[int, int] | None:
 def preprocess_of(
     model: str, processor: Mapping[str, Any] | None, config: Any, size: tuple[int, int] | None
 ) -> Preprocess:
-    """The preprocessing in `processor`; without one, ImageNet's at the size of the config.
+    """Return the preprocessing in `processor`; without one, ImageNet's at the size in the config.
 
     Raises:
-        SourceError: no size is known, or the number of channels is not 1 or 3.
+        SourceError: the image size is unknown, or the number of channels is not 1 or 3.
     """
     processor = processor or {}
-    own_channels = getattr(config, "num_channels", 3)
-    channels: Literal[1, 3] = 1 if own_channels == 1 else 3
-    if own_channels != channels:
-        raise SourceError(f"hf:{model} takes {own_channels} channels", fix="Images have 1 or 3.")
-    own, resize, crop_pct = _geometry(processor)
-    target = size or own or image_size(config)
-    if target is None:
-        raise SourceError(f"hf:{model}: its image size is not known", fix="Give --image-size HxW.")
-    mean, std = _statistics(processor, channels)
+    config_channels = getattr(config, "num_channels", 3)
+    channels: Literal[1, 3] = 1 if config_channels == 1 else 3
+    if config_channels != channels:
+        raise SourceError(f"hf:{model} takes {config_channels} channels", fix="Give a model that takes 1 or 3.")
+    processor_size, resize, crop_pct = _read_geometry(processor)
+    size = size or processor_size or image_size(config)
+    if size is None:
+        raise SourceError(f"hf:{model}: its image size is unknown", fix="Give --image-size HxW.")
+    mean, std = _read_statistics(processor, channels)
     return Preprocess(
-        size=target,
+        size=size,
         mean=mean,
         std=std,
         interpolation=_RESAMPLE.get(processor.get("resample", 3), "bicubic"),
@@ -52,8 +52,8 @@ def preprocess_of(
     )
 
 
-def _geometry(processor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, Literal["shortest", "exact"], float]:
-    """Final size, resize rule and crop_pct, from {height, width} or {shortest_edge}, each with or without a crop."""
+def _read_geometry(processor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, Literal["shortest", "exact"], float]:
+    """Return final size, resize rule and crop_pct, from {height, width} or {shortest_edge}, with or without a crop."""
     size = processor.get("size") or {}
     crop = processor.get("crop_size") if processor.get("do_center_crop") else None
     cropped = (int(crop["height"]), int(crop["width"])) if crop else None
@@ -69,8 +69,8 @@ def _geometry(processor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, Lit
     return (int(edge), int(edge)), "shortest", float(processor.get("crop_pct") or 1.0)
 
 
-def _statistics(processor: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std on the scale where a byte is divided by 255, whatever factor the processor rescales with."""
+def _read_statistics(processor: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std on the scale where a byte is divided by 255, whatever the processor's own factor is."""
     default = Preprocess(size=(1, 1))
     factor = float(processor.get("rescale_factor") or 1 / _BYTE) if processor.get("do_rescale", True) else 1.0
     mean: tuple[float, ...] = (0.0,) * 3
@@ -81,6 +81,6 @@ def _statistics(processor: Mapping[str, Any], channels: int) -> tuple[tuple[floa
     scale = _BYTE * factor
     if len(mean) != channels:
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
-    if abs(scale - 1) < 1e-6:  # 1/255 as decimals: keep the numbers as they are written
+    if abs(scale - 1) < 1e-6:  # the factor is 1/255 in decimals: keep the numbers as they are written
         return mean, std
     return tuple(m / scale for m in mean), tuple(s / scale for s in std)

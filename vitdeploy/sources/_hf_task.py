@@ -1,4 +1,4 @@
-"""What a transformers model is for, told by its class, its config and its processor."""
+"""The task of a transformers model, from its class, its config and its processor."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KINDS = {
 }
 _BACKBONE = ("Model", "ModelWithProjection")
 _SOFTMAX = ("detr", "yolos", "table-transformer")
-"""Detectors that choose among the classes and "nothing"; for those that came later every class is a question."""
+"""Detectors with a softmax over the classes and "no object". Later families have a sigmoid for each class."""
 _AFFINE = ("dpt", "depth_anything")
-"""Trained on depth up to scale and shift, as MiDaS: inverse depth, unless the config says that it is metric."""
+"""Families trained on inverse depth up to scale and shift, like MiDaS, unless the config says that it is metric."""
 
 
 def task_of(kind: str, config: Any, processor: Mapping[str, Any] | None) -> TaskSpec | None:
-    """The task of the model class `kind`, with the options that its config and processor settle; None: not known."""
+    """Return the task of the model class `kind`, with the options in its config and processor; None if unknown."""
     name = next((task for part, task in _KINDS.items() if part in kind), None)
     if name is None:
         return TaskSpec(kind="embedding") if kind.endswith(_BACKBONE) else None
@@ -38,7 +38,7 @@ def task_of(kind: str, config: Any, processor: Mapping[str, Any] | None) -> Task
 
 
 def labels_of(task: TaskSpec | None, config: Any) -> tuple[str, ...] | None:
-    """The class names in the config, where the task has classes and they are more than LABEL_0, LABEL_1 and so on."""
+    """Return the class names in the config; None if the task has no classes, or they are only LABEL_0, LABEL_1, …."""
     names = getattr(config, "id2label", None) or {}
     if task is None or task.kind not in ("classification", "segmentation", "detection"):
         return None

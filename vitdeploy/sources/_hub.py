@@ -1,4 +1,4 @@
-"""The Hugging Face hub without its minute of retries: probe it once, and use the local cache alone when it is away."""
+"""Probe the Hugging Face hub once, and use only the local cache when it does not answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _PROBE_SECONDS = 5.0
 
 @contextmanager
 def cache_only_when_unreachable(*, local: bool = False) -> Iterator[bool]:
-    """Inside, the hub is asked only if it answers now; yields whether it does. A `local` model never asks it.
+    """Use the hub inside the block only if it answers now, and yield True if it does. A `local` model never uses it.
 
-    Every failed request to the hub is repeated five times over half a minute, for each file name that is tried.
+    Without this, the hub's client repeats every failed request five times in half a minute, for each file name.
     """
     from huggingface_hub import constants
 
@@ -28,8 +28,8 @@ def cache_only_when_unreachable(*, local: bool = False) -> Iterator[bool]:
 def _answers(endpoint: str) -> bool:
     from huggingface_hub import get_session
 
-    try:  # through the hub's own client: it knows proxies and certificates
+    try:  # the hub's own client knows proxies and certificates
         get_session().head(endpoint, timeout=_PROBE_SECONDS)
-    except Exception:  # noqa: BLE001 - whatever httpx or requests raise, in any version: it did not answer
+    except Exception:  # noqa: BLE001  httpx or requests, depending on the version: any error means no answer
         return False
     return True

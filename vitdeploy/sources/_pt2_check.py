@@ -1,9 +1,14 @@
-"""Whether loading a torch.export archive could run code that is in it. What is not known to be harmless is refused.
+"""Find reasons why loading a torch.export archive could run code in it. Everything not known as harmless is a reason.
 
-`torch.export.load` trusts its file (read in torch 2.14). It unpickles weights, constants and example inputs, and
-repeats without `weights_only` what failed with it; it loads compiled libraries; it passes symbolic sizes to sympy,
-which evaluates them as Python; it looks call targets up anywhere in torch, imports the modules that tree specs
-name, and writes node names into the source of the function that runs. So every member is checked before torch sees it.
+`torch.export.load` trusts its file (seen in the source of torch 2.14):
+
+- It unpickles weights, constants and example inputs. What fails with `weights_only`, it loads again without it.
+- It loads compiled libraries.
+- It passes symbolic sizes to sympy, which evaluates them as Python.
+- It looks call targets up anywhere in torch, and imports the modules that tree specs name.
+- It writes node names into the source of the function that runs.
+
+So every member is checked before torch reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ _RUNS_CODE = re.compile(r"data/aotinductor/.*|data/constants/(custom|opaque)_obj
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*|")
 _PLAIN = re.compile(r"[\w.:+\-]*")
-"""What any other string in the program may consist of: no bracket, quote or blank, so nothing that could be code."""
+"""The characters of any other string in the program: without brackets, quotes and blanks nothing can be code."""
 
 _TARGETS = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+"
@@ -36,7 +41,7 @@ _TARGETS = re.compile(
     r"|torch\.sym_(int|float|not|max|min|sum|ite|sqrt)|_operator\.(?!call|methodcaller|attrgetter)\w+"
     r"|math\.(ceil|floor|trunc)"
 )
-_FREE_TEXT = {"metadata", "stack_trace", "guards_code"}  # kept as text by torch, guards because they are not asked for
+_FREE_TEXT = {"metadata", "stack_trace", "guards_code"}  # torch keeps these as text; guards, because we disable them
 _TREES = {"in_spec", "out_spec"}
 _TREE_TYPES = re.compile(r"builtins\.(tuple|list|dict)|collections\.OrderedDict|transformers\.modeling_outputs\.\w+")
 
@@ -54,13 +59,13 @@ _EXPRESSION_NODES = (
 )  # fmt: skip
 
 
-def dangers(members: list[str], read: Callable[[str], bytes]) -> Iterator[str]:
-    """Reasons why loading an archive with these members could run what is in it; none for a plain model.
+def find_dangers(members: list[str], read: Callable[[str], bytes]) -> Iterator[str]:
+    """Yield reasons why loading an archive with these members could run code in it; none for a plain model.
 
     `members` and `read` come from the reader that torch itself uses, so that both see the same file.
     """
-    if len({name.lower() for name in members}) != len(members):  # torch's reader ignores case and takes one of them
-        yield "it has two members of one name"
+    if len({name.lower() for name in members}) != len(members):  # torch's reader ignores case, and takes one of them
+        yield "it has two members of the same name"
         return
     for name in members:
         if _RUNS_CODE.fullmatch(name):
@@ -73,44 +78,44 @@ def dangers(members: list[str], read: Callable[[str], bytes]) -> Iterator[str]:
     if missing:
         yield f"it has no {missing[0]}"
         return
-    yield from _bad_pickle(read(_PICKLES))
+    yield from _check_pickle(read(_PICKLES))
     for name in _CONFIGS:
-        yield from _bad_config(name, json.loads(read(name)))
-    yield from _bad_program(json.loads(read(PROGRAM)), key="")
+        yield from _check_config(name, json.loads(read(name)))
+    yield from _check_program(json.loads(read(PROGRAM)), key="")
 
 
-def _bad_pickle(content: bytes) -> Iterator[str]:
+def _check_pickle(content: bytes) -> Iterator[str]:
     import torch
 
     if not content:
         return
     try:
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:  # noqa: BLE001 - whatever stops it, torch.export.load would go on without weights_only
+    except Exception as error:  # noqa: BLE001  after any error torch.export.load goes on without weights_only
         yield f"its example inputs do not load with weights_only=True ({' '.join(str(error).split())[:120]})"
 
 
-def _bad_config(name: str, config: Any) -> Iterator[str]:
+def _check_config(name: str, config: Any) -> Iterator[str]:
     for entry, payload in config["config"].items():
         if payload.get("use_pickle"):
-            yield f"{name} wants {entry!r} unpickled"
+            yield f"{name} asks to unpickle {entry!r}"
         if not re.fullmatch(r"(weight|tensor)_\d+", str(payload.get("path_name"))):
             yield f"{name} reads {entry!r} from {payload.get('path_name')!r}"
 
 
-def _bad_program(value: Any, *, key: str) -> Iterator[str]:
-    """Every string in the program, judged by the key that it stands under."""
+def _check_program(value: Any, *, key: str) -> Iterator[str]:
+    """Check every string in the program by the rule for its key."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if not (_PLAIN.fullmatch(name) or (key == "range_constraints" and _is_expression(name))):
                 yield f"its program has the key {name[:80]!r}"
             if name not in _FREE_TEXT:
-                yield from _bad_program(inner, key=name)
+                yield from _check_program(inner, key=name)
     elif isinstance(value, list):
         for inner in value:
-            yield from _bad_program(inner, key=key)
+            yield from _check_program(inner, key=key)
     elif isinstance(value, str) and not _is_safe(value, key):
-        yield f"its program says {key} = {value[:80]!r}"
+        yield f"its program has {key} = {value[:80]!r}"
 
 
 def _is_safe(text: str, key: str) -> bool:
@@ -123,12 +128,12 @@ def _is_safe(text: str, key: str) -> bool:
     if key in ("name", "as_name", "forward_arg_names"):
         return bool(_IDENTIFIER.fullmatch(text))
     if key in ("as_string", "as_strings"):
-        return True  # an argument: it goes to the operator as a value
+        return True  # an argument that the operator gets as a value
     return bool(_PLAIN.fullmatch(text))
 
 
 def _is_expression(text: str) -> bool:
-    """Whether sympy, which evaluates `text`, finds only arithmetic on symbols and the functions of symbolic sizes."""
+    """Return True if `text`, which sympy evaluates, has only arithmetic on symbols and functions of symbolic sizes."""
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -147,7 +152,7 @@ def _is_arithmetic(node: ast.AST) -> bool:
 
 
 def _is_tree(text: str) -> bool:
-    """Whether a serialised pytree is made of plain containers: others import a module that the file names."""
+    """Return True if a serialised pytree has only plain containers. Others import a module that the file names."""
     try:
         protocol, root = json.loads(text)
         return protocol == 1 and _is_plain_node(root)

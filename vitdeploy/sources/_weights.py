@@ -1,4 +1,4 @@
-"""Weights: where they come from, how a file of them is read without running code, and the digest over them."""
+"""Weights: their origin, reading them from a file without running code, and their digest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SEED = 0
-_NESTED = ("state_dict", "model")  # where training scripts put the state dict inside a checkpoint
+_NESTED = ("state_dict", "model")  # keys under which training scripts put the state dict inside a checkpoint
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
-def chosen(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
-    """What `spec.weights` asks for; a path is checked to exist.
+def find_weights(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
+    """Return "pretrained", "random", or the path of an existing weights file.
 
     Raises:
         SourceError: the file is missing or is of no known kind.
@@ -35,7 +35,7 @@ def chosen(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
     path = Path(spec.weights).expanduser()
     if path.suffix not in _SUFFIXES:
         raise SourceError(
-            f"{spec.weights!r} is no weights file", fix=f"Give pretrained, random, or a {', '.join(_SUFFIXES)} file."
+            f"{spec.weights!r} is not a weights file", fix=f"Give pretrained, random, or a {', '.join(_SUFFIXES)} file."
         )
     if not path.is_file():
         raise SourceError(f"there is no weights file {path}", fix="Check the path.")
@@ -43,8 +43,11 @@ def chosen(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
-    """Everything that is initialised inside comes out the same each time; the caller's generator is left alone."""
+def fixed_seed() -> Iterator[None]:
+    """Initialise modules inside the block with the same random numbers each time.
+
+    The caller's random generator is not changed.
+    """
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -52,20 +55,20 @@ def seeded() -> Iterator[None]:
         yield
 
 
-def unavailable(model: str, reason: object) -> SourceError:
-    """No pretrained weights: never replaced by random ones without being asked."""
+def missing_weights(model: str, reason: object) -> SourceError:
+    """Return the error for a model without pretrained weights. Random ones are used only on request."""
     text = " ".join(str(reason).split())[:300]
     return SourceError(
-        f"the pretrained weights of {model} cannot be had: {text}",
-        fix="Give a file with --weights FILE, or go on without accuracy with --weights random.",
+        f"the pretrained weights of {model} are not available: {text}",
+        fix="Give a file with --weights FILE, or use --weights random, with which accuracy means nothing.",
     )
 
 
 def load_file(module: nn.Module, path: Path) -> None:
-    """Fill `module` with the weights in `path`: every key has to fit.
+    """Load the weights in the file `path` into `module`. Every key must fit.
 
     Raises:
-        SourceError: the file is no plain state dict, or keys or shapes differ; the message names the first of each.
+        SourceError: the file is not a plain state dict, or keys or shapes differ; the message names the first of each.
     """
     state = read_state_dict(path)
     expected = module.state_dict()
@@ -83,23 +86,28 @@ def load_file(module: nn.Module, path: Path) -> None:
 def check_fit(
     path: Path, *, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[tuple[str, Any, Any]]
 ) -> None:
-    """Raise when anything does not fit; `shapes` are (key, shape in the file, shape in the model)."""
+    """Raise an error if a key or a shape does not fit.
+
+    Args:
+        path: the weights file.
+        missing: keys that only the model has.
+        unexpected: keys that only the file has.
+        shapes: for each mismatch the key, its shape in the file, and its shape in the model.
+    """
     problems = [
-        f"{len(keys)} {what}, first {keys[0]!r}"
-        for what, keys in (("missing keys", missing), ("unexpected keys", unexpected))
+        f"{len(keys)} {kind}, first {keys[0]!r}"
+        for kind, keys in (("missing keys", missing), ("unexpected keys", unexpected))
         if keys
     ]
     if shapes:
         key, given, expected = shapes[0]
         problems.append(f"{len(shapes)} keys of another shape, first {key!r} {list(given)} instead of {list(expected)}")
     if problems:
-        raise SourceError(
-            f"{path} does not fit the model: {'; '.join(problems)}", fix="Give weights of this very model."
-        )
+        raise SourceError(f"{path} does not fit the model: {'; '.join(problems)}", fix="Give weights of this model.")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors by name in a `.safetensors`, `.pt` or `.pth` file. Nothing but tensors is unpickled.
+    """Read the tensors by name from a `.safetensors`, `.pt` or `.pth` file. Nothing but tensors is unpickled.
 
     Raises:
         SourceError: the file is damaged or holds more than a plain state dict.
@@ -112,19 +120,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
             return dict(load_safetensors(path))
         content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, struct and safetensors errors alike: the file is not what it should be
-        raise _refused(path, _reason(error)) from error
+    except Exception as error:  # pickle, zip, struct and safetensors have errors of their own
+        raise _not_a_state_dict(path, _describe(error)) from error
     while isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in _NESTED):
         content = next(content[key] for key in _NESTED if isinstance(content.get(key), dict))
     if not isinstance(content, dict) or not content:
-        raise _refused(path, f"it holds a {type(content).__name__}, not a state dict")
-    stranger = next((k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)), None)
-    if stranger is not None:
-        raise _refused(path, f"its entry {stranger!r} is a {type(content[stranger]).__name__}, not a tensor")
+        raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
+    other = next((k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)), None)
+    if other is not None:
+        raise _not_a_state_dict(path, f"its entry {other!r} is a {type(content[other]).__name__}, not a tensor")
     return content
 
 
-def finished(
+def make_loaded_model(
     module: nn.Module,
     *,
     weights: WeightsOrigin,
@@ -133,11 +141,11 @@ def finished(
     input_name: str = "input",
     task: TaskSpec | None = None,
 ) -> LoadedModel:
-    """`module` in eval mode, float32 and without gradients, with its digest."""
+    """Put `module` into eval mode and float32 without gradients, and return it with its digests."""
     module = module.cpu().eval().float().requires_grad_(requires_grad=False)
     return LoadedModel(
         weights=weights,
-        digest=digest(module),
+        digest=weights_digest(module),
         parameters=sum(p.numel() for p in module.parameters()),
         preprocess=preprocess,
         labels=labels,
@@ -148,10 +156,10 @@ def finished(
     )
 
 
-def digest(module: nn.Module) -> str:
-    """sha256 over name, dtype, shape and bytes of every parameter and buffer, in the order of the state dict.
+def weights_digest(module: nn.Module) -> str:
+    """Return the sha256 of name, dtype, shape and bytes of every parameter and buffer, in state-dict order.
 
-    Buffers that are not part of the state dict (`persistent=False`) follow it.
+    Buffers that are not part of the state dict (`persistent=False`) come after it.
     """
     import torch
 
@@ -159,7 +167,7 @@ def digest(module: nn.Module) -> str:
     tensors.update({name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in tensors})
     sha = hashlib.sha256()
     for name, value in tensors.items():
-        if not isinstance(value, torch.Tensor):  # an "extra state" of the module's own kind
+        if not isinstance(value, torch.Tensor):  # the "extra state" of a module may be anything
             continue
         sha.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
         raw = value.detach().contiguous().reshape(-1).view(torch.uint8)
@@ -168,21 +176,21 @@ def digest(module: nn.Module) -> str:
 
 
 def refuse_kwargs(spec: ModelSpec, names: Mapping[str, str]) -> None:
-    """Raise when `spec.kwargs` has one of `names`; each value says what to do instead."""
+    """Raise an error if `spec.kwargs` has one of `names`; each value says what to do instead."""
     for name in spec.kwargs:
         if name in names:
             raise SourceError(f"{spec.spec}: kwargs must not set {name!r}", fix=names[name])
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    asked = re.search(r"Unsupported (?:global|class|operand)[^.]*?([\w.]+\.[\w.]+)|GLOBAL ([\w.]+)", text)
-    if asked:
-        return f"it asks for {(asked[1] or asked[2]).rstrip('.')}, which is more than tensors"
+    match = re.search(r"Unsupported (?:global|class|operand)[^.]*?([\w.]+\.[\w.]+)|GLOBAL ([\w.]+)", text)
+    if match:
+        return f"it needs {(match[1] or match[2]).rstrip('.')}, which is not a tensor"
     return text[:200]
 
 
-def _refused(path: Path, reason: str) -> SourceError:
+def _not_a_state_dict(path: Path, reason: str) -> SourceError:
     return SourceError(
         f"{path} is not a plain state dict: {reason}", fix="Save model.state_dict() with safetensors.torch.save_file."
     )

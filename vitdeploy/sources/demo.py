@@ -1,4 +1,4 @@
-"""`demo:digits`: a small trained ViT that lives in the package, for trying everything without network or data."""
+"""`demo:digits`: a small trained ViT inside the package, to try everything without network or data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ class Demo(Source):
     """`demo:digits`, 0.45 M parameters, 1x32x32 in, ten classes out."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The digits model; its pretrained weights are in the package."""
+        """Load the digits model; its pretrained weights are in the package."""
         if argument != "digits":
-            raise SourceError(f"there is no demo {argument!r}", fix="The one demo is demo:digits.")
+            raise SourceError(f"there is no demo {argument!r}", fix="Give demo:digits, the only demo.")
         if spec.kwargs or (size is not None and size != _digits_vit.IMAGE_SIZE):
-            raise SourceError("demo:digits has no options and one image size, 32x32", fix="Leave out size and kwargs.")
-        weights = _weights.chosen(spec)
-        with _weights.seeded():
+            raise SourceError(
+                "demo:digits takes no kwargs, and only images of 32x32", fix="Leave out --image-size and model.kwargs."
+            )
+        weights = _weights.find_weights(spec)
+        with _weights.fixed_seed():
             module = _digits_vit.digits_vit()
         origin: WeightsOrigin
         if weights == "random":
@@ -31,7 +33,7 @@ class Demo(Source):
         else:
             origin = "file"
             _weights.load_file(module, weights)
-        return _weights.finished(
+        return _weights.make_loaded_model(
             module,
             weights=origin,
             preprocess=Preprocess.model_validate(
@@ -47,5 +49,5 @@ class Demo(Source):
         )
 
     def default_data(self, argument: str) -> str | None:
-        """Return the digits, which come in two parts: one to calibrate on, one to evaluate on."""
+        """Return the digits. They have two parts: one to calibrate on, one to evaluate on."""
         return f"demo:{argument}"

@@ -1,4 +1,4 @@
-"""`FILE.onnx`: a graph that somebody else exported, taken as it is."""
+"""`FILE.onnx`: a graph that was exported elsewhere, used as it is."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _IMAGE_CHANNELS = (1, 3)
-_LARGEST_PIXELS = 1 << 26  # 8192 x 8192: 0.8 GiB in float32, and drawing an example takes several times that
+_MAX_PIXELS = 1 << 26  # 8192 x 8192: 0.8 GiB in float32, and making an example image takes several times as much
 _CHUNK_BYTES = 1 << 20
 
 
 class OnnxFile(FileSource):
-    """An ONNX file with one image input; it carries its own weights."""
+    """An ONNX file with one image input. It contains its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The file `argument`. Preprocessing is not in an ONNX file: ImageNet's, until the recipe says otherwise."""
+        """Load the file. It has no preprocessing: ImageNet's is used unless the recipe has another."""
         from vitdeploy.graph.model import load
         from vitdeploy.graph.screening import screen
 
         if spec.weights is not None or spec.kwargs:
-            raise SourceError(f"{argument} carries its own weights", fix="Leave out --weights and model.kwargs.")
+            raise SourceError(f"{argument} contains its own weights", fix="Leave out --weights and model.kwargs.")
         path = Path(argument).expanduser()
         model = load(path).model
         graph = model.graph
         screen(model, path)
-        image = _image_input(path, graph)
-        height, width, channels = _image_shape(path, image, size)
+        image = _find_image_input(path, graph)
+        height, width, channels = _read_image_shape(path, image, size)
         return LoadedModel(
             weights="own",
             digest=_digest(path, graph),
@@ -45,7 +45,7 @@ class OnnxFile(FileSource):
         )
 
 
-def _image_input(path: Path, graph: ir.Graph) -> ir.Value:
+def _find_image_input(path: Path, graph: ir.Graph) -> ir.Value:
     import onnx_ir as ir
 
     inputs = [v for v in graph.inputs if v.name not in graph.initializers]
@@ -57,12 +57,16 @@ def _image_input(path: Path, graph: ir.Graph) -> ir.Value:
     if inputs[0].dtype != ir.DataType.FLOAT:
         raise GraphError(f"{path}: its input is not float32 ({listed})", fix="Export it with a float32 image input.")
     if inputs[0].shape is None or len(inputs[0].shape) != 4:
-        raise GraphError(f"{path}: its input is no batch of images ({listed})", fix="Export it with an NCHW input.")
+        raise GraphError(f"{path}: its input is not a batch of images ({listed})", fix="Export it with an NCHW input.")
     return inputs[0]
 
 
-def _image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Height, width and channels."""
+def _read_image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return height, width and channels of the input.
+
+    Raises:
+        GraphError: the input is empty, too large, or not NCHW with 1 or 3 channels.
+    """
     from vitdeploy.graph.model import dims
 
     batch, channels, height, width = dims(image) or (None,) * 4
@@ -75,19 +79,17 @@ def _image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> t
                 fix="Export it channels first (NCHW); tf2onnx does it with --inputs-as-nchw.",
             )
         raise GraphError(
-            f"{path}: its input {image.name}{image.shape} has not 1 or 3 channels in second place",
+            f"{path}: its input {image.name}{image.shape} does not have 1 or 3 channels in second place",
             fix="Export it with an image input, NCHW.",
         )
-    height, width = _image.settled_size(path, (height, width), size)
-    if height * width > _LARGEST_PIXELS:
-        raise GraphError(
-            f"{path}: images of {height}x{width} are too large to work on", fix="Use 8192x8192 pixels or less."
-        )
+    height, width = _image.resolve_size(path, (height, width), size)
+    if height * width > _MAX_PIXELS:
+        raise GraphError(f"{path}: images of {height}x{width} are too large", fix="Use 8192x8192 pixels or fewer.")
     return height, width, int(channels)
 
 
 def _digest(path: Path, graph: ir.Graph) -> str:
-    """sha256 over the file and the external data it refers to, in the order of their names."""
+    """Return the sha256 of the file and of its external data, in the order of their names."""
     import onnx_ir as ir
 
     tensors = (v.const_value for v in graph.initializers.values())

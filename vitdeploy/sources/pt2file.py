@@ -1,4 +1,4 @@
-"""`FILE.pt2`: a program saved by torch.export.save, loaded only if it cannot run code of its own."""
+"""`FILE.pt2`: a program saved by torch.export.save, loaded only if loading cannot run code in the file."""
 
 from __future__ import annotations
 
@@ -23,65 +23,65 @@ _DROPOUTS = ("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
 
 
 class Pt2File(FileSource):
-    """A torch.export archive with one image input; it carries its own weights."""
+    """A torch.export archive with one image input. It contains its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The program in the file. Preprocessing is not in it: ImageNet's, until the recipe says otherwise."""
+        """Load the program. It has no preprocessing: ImageNet's is used unless the recipe has another."""
         if spec.weights is not None or spec.kwargs:
-            raise SourceError(f"{argument} carries its own weights", fix="Leave out --weights and model.kwargs.")
+            raise SourceError(f"{argument} contains its own weights", fix="Leave out --weights and model.kwargs.")
         path = Path(argument).expanduser()
         if not path.is_file():
             raise SourceError(f"there is no file {path}", fix="Check the path.")
-        program = _loaded(path, _checked(path))
-        channels, height, width = _image_shape(path, program, size)
-        return _weights.finished(
-            _module(path, program),
+        program = _load_program(path, _check_archive(path))
+        channels, height, width = _read_image_shape(path, program, size)
+        return _weights.make_loaded_model(
+            _make_module(path, program),
             weights="own",
             preprocess=_image.default_preprocess((height, width), channels),
             labels=None,
         )
 
 
-def _checked(path: Path) -> bytes:
-    """The text of the program; the archive is refused before anything in it is unpickled or evaluated."""
+def _check_archive(path: Path) -> bytes:
+    """Return the text of the program. Refuse the archive before anything in it is unpickled or evaluated."""
     import torch
 
     if not zipfile.is_zipfile(path):
         raise SourceError(f"{path} is not a torch.export archive, or it is truncated", fix=_AGAIN)
     try:
         reader: Any = torch._C.PyTorchFileReader(str(path))
-        found = list(_pt2_check.dangers(reader.get_all_records(), reader.get_record))
+        dangers = list(_pt2_check.find_dangers(reader.get_all_records(), reader.get_record))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path} is a damaged archive: {' '.join(str(error).split())[:200]}", fix=_AGAIN) from None
-    if found:
-        more = f" (and {len(found) - _SHOWN_DANGERS} more)" if len(found) > _SHOWN_DANGERS else ""
+    if dangers:
+        more = f" (and {len(dangers) - _SHOWN_DANGERS} more)" if len(dangers) > _SHOWN_DANGERS else ""
         raise SourceError(
-            f"{path} is refused, loading it could run what is in it: {'; '.join(found[:_SHOWN_DANGERS])}{more}",
-            fix="Take a plain torch.export.save archive, or FILE.onnx.",
+            f"{path} is refused, because loading it could run code in it: {'; '.join(dangers[:_SHOWN_DANGERS])}{more}",
+            fix="Give a plain torch.export.save archive, or FILE.onnx.",
         )
     return bytes(reader.get_record(_pt2_check.PROGRAM))
 
 
-def _loaded(path: Path, text: bytes) -> Any:
+def _load_program(path: Path, text: bytes) -> Any:
     try:
-        # torch.export.load would fall back to the old format, which is one pickle.
+        # torch.export.load would fall back to the old format, which is a pickle.
         from torch.export.pt2_archive._package import load_pt2
     except ImportError:
         raise SourceError(
             f"{path} needs a newer torch", fix="Update torch to 2.9 or newer, or give FILE.onnx."
         ) from None
     if _HF_OUTPUTS.encode() in text:
-        importlib.import_module(_HF_OUTPUTS)  # registers the types that an exported transformers model returns
+        importlib.import_module(_HF_OUTPUTS)  # it registers the types that an exported transformers model returns
     try:
         return load_pt2(str(path)).exported_programs["model"]
-    except Exception as error:  # every version of the format fails in its own way
+    except Exception as error:  # every version of the format has errors of its own
         raise SourceError(
             f"{path} cannot be loaded by this torch: {' '.join(str(error).split())[:200]}", fix=_AGAIN
         ) from error
 
 
-def _module(path: Path, program: Any) -> nn.Module:
-    """The program as a module that, unlike torch's own, may be asked for eval mode: its mode was fixed at export."""
+def _make_module(path: Path, program: Any) -> nn.Module:
+    """Wrap the program in a module whose `eval()` does nothing: its mode was fixed at export. Torch's own raises."""
     import torch
 
     class Exported(torch.nn.Module):
@@ -99,13 +99,13 @@ def _module(path: Path, program: Any) -> nn.Module:
     for node in program.graph.nodes:
         if str(node.target).startswith(_DROPOUTS) and node.args[-1] is True:
             raise SourceError(f"{path} was exported in training mode: {node.name} drops values", fix=_AGAIN)
-    # The guards in the file are Python source that torch would run; the exported shapes are checked by us.
+    # Torch would run the guards in the file, which are Python source. `_read_image_shape` checks the shape instead.
     guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
     return Exported(program.module(**guards))
 
 
-def _image_shape(path: Path, program: Any, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Channels, height and width of its one input."""
+def _read_image_shape(path: Path, program: Any, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return channels, height and width of the program's only input."""
     import torch
 
     names = program.graph_signature.user_inputs
@@ -120,4 +120,4 @@ def _image_shape(path: Path, program: Any, size: tuple[int, int] | None) -> tupl
             f"{path}: its input is {value.dtype} {shown}, not float32 NCHW with 1 or 3 channels", fix=_AGAIN
         )
     height, width = (int(side) if str(side).isdigit() else None for side in value.shape[2:])
-    return int(value.shape[1]), *_image.settled_size(path, (height, width), size)
+    return int(value.shape[1]), *_image.resolve_size(path, (height, width), size)

@@ -1,4 +1,4 @@
-"""`python:FILE_OR_MODULE:FACTORY`: a function of the user's own; the one source that runs code."""
+"""`python:FILE_OR_MODULE:FACTORY`: a model built by the user's own function. No other source runs code."""
 
 from __future__ import annotations
 
@@ -18,24 +18,29 @@ from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, parse
 from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _weights
 
+_neighbours: dict[str, tuple[str, ModuleType]] = {}
+"""The modules that factories have imported from their own folders: name -> folder and module."""
+
 
 class Python(Source):
     """`FACTORY(**kwargs)` returns an nn.Module, which may have `vitdeploy_preprocess` and `vitdeploy_labels`."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The module that the factory builds; without `--weights` it is taken with what the factory put in."""
+        """Call the factory. Without `--weights` the module keeps the weights that the factory gave it."""
         import torch
 
         where, colon, name = argument.rpartition(":")
         if not colon or not where or not name:
             raise SourceError(f"python:{argument} names no factory", fix="Write python:FILE.py:FACTORY.")
-        weights = None if spec.weights is None else _weights.chosen(spec)
+        weights = None if spec.weights is None else _weights.find_weights(spec)
         if weights == "pretrained":
-            raise SourceError(f"python:{argument} has no pretrained weights of ours", fix="Leave out --weights.")
-        with _own_folder(where):
-            factory = _factory(_imported(where), name, where)
-            with _weights.seeded():
-                module = _called(factory, spec.kwargs, where, name)
+            raise SourceError(
+                f"python:{argument}: vitdeploy has no pretrained weights for a factory", fix="Leave out --weights."
+            )
+        with _folder_on_path(where):
+            factory = _find_factory(_import(where), name, where)
+            with _weights.fixed_seed():
+                module = _call(factory, spec.kwargs, where, name)
         if not isinstance(module, torch.nn.Module):
             raise SourceError(f"{name} of {where} returned a {type(module).__name__}", fix="Return a torch.nn.Module.")
         origin: WeightsOrigin = "own"
@@ -44,85 +49,106 @@ class Python(Source):
         elif isinstance(weights, Path):
             origin = "file"
             _weights.load_file(module, weights)
-        preprocess, labels = _preprocess(module, argument, size), _labels(module, argument)
-        return _weights.finished(module, weights=origin, preprocess=preprocess, labels=labels)
+        preprocess, labels = _read_preprocess(module, argument, size), _read_labels(module, argument)
+        return _weights.make_loaded_model(module, weights=origin, preprocess=preprocess, labels=labels)
 
     def anchor(self, argument: str, folder: Path) -> str:
-        """Return the file and its factory; modules stay as they are."""
+        """Make the path of a file absolute; the name of a module stays as it is."""
         file, _, factory = argument.rpartition(":")
         return f"{folder / file}:{factory}" if file.endswith(".py") else argument
 
 
 @contextmanager
-def _own_folder(where: str) -> Iterator[None]:
-    """The file's folder (for a module: the current one) on sys.path meanwhile, so that it finds its neighbours."""
+def _folder_on_path(where: str) -> Iterator[None]:
+    """Put the file's folder (for a module: the current one) on sys.path, so that it finds its neighbours.
+
+    Neighbours that an earlier factory imported from another folder are forgotten: they may have the same names.
+    """
     folder = str(Path(where).expanduser().resolve().parent) if where.endswith(".py") else str(Path.cwd())
+    for name, (other, module) in list(_neighbours.items()):
+        if other != folder:
+            del _neighbours[name]
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+    before = set(sys.modules)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
         sys.path.remove(folder)
+        _neighbours.update({name: (folder, sys.modules[name]) for name in _find_imported(folder, before)})
 
 
-def _imported(where: str) -> ModuleType:
+def _find_imported(folder: str, before: set[str]) -> list[str]:
+    """Return the new modules, of packages that were not imported `before`, whose file is in `folder`."""
+    names = []
+    for name in set(sys.modules) - before:
+        base = Path(folder, *name.split("."))
+        file = Path(getattr(sys.modules[name], "__file__", None) or ".")
+        if name.partition(".")[0] not in before and file in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+            names.append(name)
+    return names
+
+
+def _import(where: str) -> ModuleType:
     if not where.endswith(".py"):
         try:
             return importlib.import_module(where)
-        except (Exception, SystemExit) as error:  # it is the user's code: anything can come
-            raise _broken(where, "cannot be imported", error) from error
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            raise _error_in_code(where, "cannot be imported", error) from error
     path = Path(where).expanduser().resolve()
     if not path.is_file():
         raise SourceError(f"there is no file {path}", fix="Write python:FILE.py:FACTORY.")
     name = f"_vitdeploy_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise SourceError(f"{path} is no Python file", fix="Write python:FILE.py:FACTORY.")
-    module = importlib.util.module_from_spec(found)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SourceError(f"{path} is not a Python file", fix="Write python:FILE.py:FACTORY.")
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look the module up
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise _broken(str(path), "cannot be imported", error) from error
+        raise _error_in_code(str(path), "cannot be imported", error) from error
     return module
 
 
-def _factory(module: ModuleType, name: str, where: str) -> Callable[..., object]:
+def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., object]:
     factory = getattr(module, name, None)
     if not callable(factory):
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise SourceError(
             f"{where} has no function {name!r}{did_you_mean(name, known)}",
-            fix=f"It has {', '.join(known) or 'none'}.",
+            fix=f"Its functions are: {', '.join(known) or 'none'}.",
         )
     return factory  # type: ignore[no-any-return]
 
 
-def _called(factory: Callable[..., object], kwargs: Mapping[str, Any], where: str, name: str) -> object:
+def _call(factory: Callable[..., object], kwargs: Mapping[str, Any], where: str, name: str) -> object:
     try:
         return factory(**kwargs)
     except (Exception, SystemExit) as error:
-        raise _broken(where, f"{name}({', '.join(kwargs)}) failed", error) from error
+        raise _error_in_code(where, f"{name}({', '.join(kwargs)}) failed", error) from error
 
 
-def _broken(where: str, what: str, error: BaseException) -> SourceError:
-    """One line that leads to the line: the deepest frame in the user's own file, else the deepest."""
+def _error_in_code(where: str, failure: str, error: BaseException) -> SourceError:
+    """Return an error that names the line: of the deepest frame in the user's file, else of the deepest frame."""
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}"
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if Path(f.filename) == Path(where).expanduser().resolve()]
-        deepest = (own or list(frames))[-1]
+        in_file = [f for f in frames if Path(f.filename) == Path(where).expanduser().resolve()]
+        deepest = (in_file or list(frames))[-1]
         place = f"{deepest.filename}:{deepest.lineno}"
     text = " ".join(str(error).split())[:300]
-    return SourceError(f"{where}: {what}: {type(error).__name__} at {place}: {text}", fix="Correct that line.")
+    return SourceError(f"{where}: {failure}: {type(error).__name__} at {place}: {text}", fix="Correct that line.")
 
 
-def _preprocess(module: object, argument: str, size: tuple[int, int] | None) -> Preprocess:
+def _read_preprocess(module: object, argument: str, size: tuple[int, int] | None) -> Preprocess:
     raw = getattr(module, "vitdeploy_preprocess", None)
     if raw is None and size is None:
         raise SourceError(
-            f"python:{argument}: its image size is not known",
+            f"python:{argument}: its image size is unknown",
             fix="Give --image-size HxW or preprocess in the recipe, or set vitdeploy_preprocess on the module.",
         )
     if raw is None:
@@ -135,10 +161,10 @@ def _preprocess(module: object, argument: str, size: tuple[int, int] | None) -> 
         raise SourceError(f"python:{argument}: {error.message}", fix=error.fix) from None
 
 
-def _labels(module: object, argument: str) -> tuple[str, ...] | None:
+def _read_labels(module: object, argument: str) -> tuple[str, ...] | None:
     raw = getattr(module, "vitdeploy_labels", None)
     if raw is None:
         return None
     if isinstance(raw, str) or not all(isinstance(label, str) for label in raw):
-        raise SourceError(f"python:{argument}: vitdeploy_labels are no strings", fix="Make it a tuple of class names.")
+        raise SourceError(f"python:{argument}: vitdeploy_labels are not strings", fix="Make it a tuple of class names.")
     return tuple(raw)

@@ -1,4 +1,4 @@
-"""`timm:NAME`: a model of the timm library, with its own preprocessing."""
+"""`timm:NAME`: a model of the timm library, with the preprocessing that timm names for it."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _REFUSED = {
 
 
 class Timm(Source):
-    """timm models: ViT, DeiT, Swin, BEiT, EVA, DINOv2 … and convolutional ones."""
+    """timm models: ViT, DeiT, Swin, BEiT, EVA, DINOv2, …, and convolutional ones."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The timm model `argument`; `size` becomes its `img_size` where it has one."""
+        """Load the timm model `argument`; `size` becomes its `img_size`, if it has one."""
         _check_name(argument)
         _weights.refuse_kwargs(spec, _REFUSED)
-        weights = _weights.chosen(spec)
-        named_patch = re.search(r"patch(\d+)", argument)
-        if size and named_patch:
-            _image.check_patch(argument, size, int(named_patch[1]))
-        module = _created(argument, dict(spec.kwargs), size, pretrained=weights == "pretrained")
+        weights = _weights.find_weights(spec)
+        patch = re.search(r"patch(\d+)", argument)
+        if size and patch:
+            _image.check_patch(argument, size, int(patch[1]))
+        module = _build(argument, dict(spec.kwargs), size, pretrained=weights == "pretrained")
         if isinstance(weights, Path):
             _weights.load_file(module, weights)
-        preprocess = _preprocess(argument, module, spec.kwargs, size)
+        preprocess = _read_preprocess(argument, module, spec.kwargs, size)
         _image.check_patch(argument, preprocess.size, getattr(getattr(module, "patch_embed", None), "patch_size", None))
-        return _weights.finished(
+        return _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
-            labels=_labels(module),
+            labels=_read_labels(module),
             task=TaskSpec(kind="embedding") if getattr(module, "num_classes", None) == 0 else None,
         )
 
@@ -57,16 +57,16 @@ def _check_name(name: str) -> None:
 
     if ":" in name:
         raise SourceError(
-            f"timm:{name} goes around timm's own model list", fix=f"For the hub: hf:{name.partition(':')[2]}."
+            f"timm:{name} is not a name of timm's model list", fix=f"For the hub, give hf:{name.partition(':')[2]}."
         )
     if not timm.is_model(name.partition(".")[0]):
         known = timm.list_models()
         nearest = timm.list_models(f"*{name}*")[:3]
         hint = f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else did_you_mean(name, known)
-        raise SourceError(f"timm has no model {name!r}{hint}", fix="`timm.list_models()` gives all names.")
+        raise SourceError(f"timm has no model {name!r}{hint}", fix="All names: `timm.list_models()`.")
 
 
-def _created(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None, *, pretrained: bool) -> nn.Module:
+def _build(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None, *, pretrained: bool) -> nn.Module:
     if pretrained:
         _check_pretrained(name, kwargs)
     try:
@@ -78,9 +78,9 @@ def _created(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None, *,
                     raise
         return _create(name, kwargs, pretrained=pretrained)
     except (TypeError, AssertionError, ValueError) as error:
-        given = {**kwargs, **({"img_size": size} if size else {})}
+        arguments = {**kwargs, **({"img_size": size} if size else {})}
         raise SourceError(
-            f"timm:{name} cannot be built with {given}: {' '.join(str(error).split())[:300]}",
+            f"timm:{name} cannot be built with {arguments}: {' '.join(str(error).split())[:300]}",
             fix="Correct --image-size or the kwargs of the recipe.",
         ) from None
 
@@ -89,7 +89,7 @@ def _create(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> nn.Mod
     import timm
 
     if not pretrained:
-        with _weights.seeded():
+        with _weights.fixed_seed():
             module: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
         return module
     with cache_only_when_unreachable() as reachable:
@@ -97,9 +97,9 @@ def _create(name: str, kwargs: Mapping[str, Any], *, pretrained: bool) -> nn.Mod
             module = timm.create_model(name, pretrained=True, **kwargs)
         except (TypeError, AssertionError, ValueError):
             raise
-        except Exception as error:  # hub, http, file and checkpoint errors alike
-            offline = "the Hugging Face hub does not answer and they are not in its cache"
-            raise _weights.unavailable(f"timm:{name}", error if reachable else offline) from error
+        except Exception as error:  # hub, http, files and checkpoints have errors of their own
+            offline = "the Hugging Face hub does not answer, and the local cache does not have them"
+            raise _weights.missing_weights(f"timm:{name}", error if reachable else offline) from error
     return module
 
 
@@ -110,48 +110,48 @@ def _check_pretrained(name: str, kwargs: Mapping[str, Any]) -> None:
         cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag after the dot
         raise SourceError(
-            f"timm:{name}: {error}", fix=f"`timm.list_pretrained('{name.partition('.')[0]}*')`."
+            f"timm:{name}: {error}", fix=f"All tags: `timm.list_pretrained('{name.partition('.')[0]}*')`."
         ) from None
     if cfg is None or not cfg.has_weights:
-        raise _weights.unavailable(f"timm:{name}", "timm has none for it")
+        raise _weights.missing_weights(f"timm:{name}", "timm has none for this model")
     classes = kwargs.get("num_classes", cfg.num_classes)
     if classes not in (0, cfg.num_classes):
-        raise _weights.unavailable(
-            f"timm:{name}", f"they have {cfg.num_classes} classes, not {classes}: its head would be random"
+        raise _weights.missing_weights(
+            f"timm:{name}", f"they have {cfg.num_classes} classes, not {classes}: the head would be random"
         )
 
 
-def _preprocess(name: str, module: nn.Module, kwargs: Mapping[str, Any], size: tuple[int, int] | None) -> Preprocess:
+def _read_preprocess(
+    name: str, module: nn.Module, kwargs: Mapping[str, Any], size: tuple[int, int] | None
+) -> Preprocess:
     from timm.data import config as timm_config
 
     resolve: Any = timm_config.resolve_model_data_config  # timm has no types for it
     config = resolve(module)
     channels = int(kwargs.get("in_chans", config["input_size"][0]))
     if channels not in (1, 3):
-        raise SourceError(
-            f"timm:{name} takes {channels} channels", fix="Images have 1 or 3: set in_chans to one of them."
-        )
-    own = kwargs.get("img_size", config["input_size"][1:])
-    height, width = size or (tuple(own) if isinstance(own, (tuple, list)) else (own, own))
-    mean, std = (_for_channels(config[key], channels) for key in ("mean", "std"))
-    known = config["interpolation"] in get_args(Interpolation)
+        raise SourceError(f"timm:{name} takes {channels} channels", fix="Set in_chans to 1 or 3.")
+    default = kwargs.get("img_size", config["input_size"][1:])
+    height, width = size or (tuple(default) if isinstance(default, (tuple, list)) else (default, default))
+    mean, std = (_fit_to_channels(config[key], channels) for key in ("mean", "std"))
+    is_known = config["interpolation"] in get_args(Interpolation)
     return Preprocess(
         size=(height, width),
         mean=mean,
         std=std,
-        interpolation=config["interpolation"] if known else "bicubic",
+        interpolation=config["interpolation"] if is_known else "bicubic",
         channels=1 if channels == 1 else 3,
         resize="exact" if config["crop_mode"] == "squash" else "shortest",
         crop_pct=config["crop_pct"],
     )
 
 
-def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Statistics of RGB, averaged for a grey model as timm averages the weights of its first layer."""
+def _fit_to_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Average statistics of RGB for a grey model, as timm averages the weights of its first layer."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def _labels(module: nn.Module) -> tuple[str, ...] | None:
+def _read_labels(module: nn.Module) -> tuple[str, ...] | None:
     from timm.data.imagenet_info import ImageNetInfo
 
     if getattr(module, "num_classes", None) != _IMAGENET_CLASSES:

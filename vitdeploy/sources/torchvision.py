@@ -17,41 +17,40 @@ from vitdeploy.sources import LoadedModel, Source, _image, _weights
 if TYPE_CHECKING:
     from torch import nn
 
-_SILENCE_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 _USE_WEIGHTS = "Choose weights with --weights (or model.weights in the recipe)."
 _REFUSED = {"weights": _USE_WEIGHTS, "weights_backbone": _USE_WEIGHTS, "pretrained": _USE_WEIGHTS}
 
 
 class Torchvision(Source):
-    """torchvision models: ViT, Swin, MaxViT and convolutional ones, for classes of images or of pixels."""
+    """torchvision models for classification or segmentation: ViT, Swin, MaxViT and convolutional ones."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """The torchvision model `argument`; `size` becomes the `image_size` of a ViT."""
+        """Load the torchvision model `argument`; `size` becomes the `image_size` of a ViT."""
         import torchvision
 
         known = torchvision.models.list_models()
         if argument not in known:
             raise SourceError(
                 f"torchvision has no model {argument!r}{did_you_mean(argument, known)}",
-                fix="`torchvision.models.list_models()` gives all names.",
+                fix="All names: `torchvision.models.list_models()`.",
             )
         _weights.refuse_kwargs(spec, _REFUSED)
-        weights = _weights.chosen(spec)
+        weights = _weights.find_weights(spec)
         default = torchvision.models.get_model_weights(argument).DEFAULT
-        preprocess = _preprocess(argument, default, size)
-        segments = _segments(default)
-        module = _built(argument, dict(spec.kwargs), size, segments=segments)
+        preprocess = _read_preprocess(argument, default, size)
+        segments = _is_segmentation(default)
+        module = _build(argument, dict(spec.kwargs), size, segments=segments)
         if weights == "pretrained":
             _load_pretrained(argument, module, default)
         elif isinstance(weights, Path):
             _weights.load_file(module, weights)
         if getattr(module, "aux_classifier", None) is not None:
-            module.register_module(
-                "aux_classifier", None
-            )  # it helps training only, and its scores would be a second output
+            # It only helps training, and its scores would be a second output.
+            module.register_module("aux_classifier", None)
         categories = tuple(default.meta.get("categories", ()))
         same_classes = spec.kwargs.get("num_classes", len(categories)) == len(categories)
-        return _weights.finished(
+        return _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
@@ -60,23 +59,23 @@ class Torchvision(Source):
         )
 
 
-def _segments(default: Any) -> bool:
+def _is_segmentation(default: Any) -> bool:
     return type(default.transforms()).__name__ == "SemanticSegmentation"
 
 
-def _built(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None, *, segments: bool) -> nn.Module:
+def _build(name: str, kwargs: dict[str, Any], size: tuple[int, int] | None, *, segments: bool) -> nn.Module:
     vit = re.match(r"vit_[a-z]+_(\d+)$", name)
     if size and vit:
         _image.check_patch(name, size, int(vit[1]))
         if size[0] != size[1]:
             raise SourceError(
-                f"torchvision:{name} takes square images only", fix=f"Take --image-size {size[0]}x{size[0]}."
+                f"torchvision:{name} takes square images only", fix=f"Use --image-size {size[0]}x{size[0]}."
             )
         kwargs["image_size"] = size[0]
     if segments:
-        kwargs["weights_backbone"] = None  # pretrained by default, and then downloaded
+        kwargs["weights_backbone"] = None  # the default would download pretrained weights
         if not name.startswith("lraspp"):
-            kwargs.setdefault("aux_loss", True)  # the weights have it
+            kwargs.setdefault("aux_loss", True)  # the pretrained weights have an auxiliary classifier
     return _create(name, kwargs)
 
 
@@ -84,7 +83,7 @@ def _create(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     import torchvision
 
     try:
-        with _weights.seeded():
+        with _weights.fixed_seed():
             module: nn.Module = torchvision.models.get_model(name, weights=None, **kwargs)
     except (TypeError, AssertionError, ValueError) as error:
         raise SourceError(
@@ -95,29 +94,29 @@ def _create(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 def _load_pretrained(name: str, module: nn.Module, default: Any) -> None:
-    with _bounded_silence():
+    with _socket_timeout():
         try:
-            # Not through get_model(weights=...): that unpickles without weights_only.
+            # get_model(weights=...) would unpickle without weights_only.
             state = default.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
             module.load_state_dict(state)
-        except Exception as error:  # URL, socket, hash and checkpoint errors alike
-            raise _weights.unavailable(f"torchvision:{name}", error) from error
+        except Exception as error:  # URLs, sockets, hashes and checkpoints have errors of their own
+            raise _weights.missing_weights(f"torchvision:{name}", error) from error
 
 
 @contextmanager
-def _bounded_silence() -> Iterator[None]:
-    """torch.hub opens its URLs without a timeout: a network that swallows packets would hang for ever."""
+def _socket_timeout() -> Iterator[None]:
+    """Set a timeout for new sockets: torch.hub has none, and would wait for ever in a network that drops packets."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE_SECONDS)
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
 
 
-def _preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Preprocess:
+def _read_preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Preprocess:
     transforms = default.transforms()
-    if _segments(default):  # torchvision takes images of any size; an artifact has one, and crops no border
+    if _is_segmentation(default):  # torchvision's take images of any size; an artifact takes one size, without a crop
         side = transforms.resize_size[0]
         return Preprocess(
             size=size or (side, side),
@@ -129,8 +128,8 @@ def _preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Prepro
     crop = getattr(transforms, "crop_size", None)
     if not crop:
         raise SourceError(
-            f"torchvision:{name} is for neither classification nor segmentation: its preprocessing is unknown",
-            fix="Wrap it in a factory of your own: python:FILE:FACTORY.",
+            f"torchvision:{name} does neither classification nor segmentation: its preprocessing is unknown",
+            fix="Write a factory that builds it, and give python:FILE:FACTORY.",
         )
     return Preprocess(
         size=size or (crop[0], crop[-1]),

@@ -1,8 +1,8 @@
-"""Tasks: one file each, found by its name.
+"""Tasks, one file each, found by its name.
 
-A task reads a model's outputs as answers, so that two models can be compared without any label. With labels it turns
-answers into statistics of each sample, and those into metrics. Two models are compared by the metrics of the same
-samples, drawn in pairs.
+A task reads answers from a model's outputs, so that two models can be compared without labels. With labels it computes
+statistics for each sample, and metrics from them. Two models are compared by the metrics of the same samples, which
+are resampled in pairs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from vitdeploy import plugins
+from vitdeploy.data.dataset import Form
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, RecipeError
 from vitdeploy.evidence.predictions import Answer
@@ -24,23 +25,22 @@ from vitdeploy.recipe import Frozen, TaskSpec, parse
 from vitdeploy.session import Array
 
 Values = Mapping[str, Array]
-"""Statistics by name, each (samples, …)."""
+"""Statistics by name, each of shape (samples, …)."""
 
-Weigh = Callable[[Array], dict[str, float]]
-"""From how often each sample counts, shape (samples,), to the metrics. NaN: not defined for such samples."""
+WeightedMetrics = Callable[[Array], dict[str, float]]
+"""A function from the weight of each sample, shape (samples,), to the metrics. NaN: not defined for these samples."""
 
-Form = Literal["classes", "masks", "depth", "boxes"]
 DEFAULT = "classification"
 
 
 @dataclass(frozen=True)
 class PerSample:
-    """What is known about one batch, sample by sample.
+    """Statistics and answers for each sample of a batch.
 
     Attributes:
-        values: what the metrics are computed from.
-        answers: what the model said.
-        finite: (n,) bool: whether the sample's outputs were free of NaN and infinity.
+        values: the statistics that metrics are computed from.
+        answers: the model's answers.
+        finite: bool (n,): True if the outputs for the sample have no NaN and no infinity.
     """
 
     values: Values
@@ -49,171 +49,173 @@ class PerSample:
 
 
 class Task(Frozen, ABC):
-    """Frozen options, and how its metrics come about. Of several metrics the first is the one that gates look at."""
+    """A task: its options as fields, its answers and its metrics. Gates check the first metric."""
 
     data: ClassVar[Form] = "classes"
     """The form of its labels: see `vitdeploy.data.dataset`."""
     units: ClassVar[Mapping[str, str]] = {}
-    """Metric -> unit of its drop. "points" are hundredths: such a metric goes from 0 to 100."""
+    """Metric -> unit of its drop. A metric in "points" goes from 0 to 100."""
     binary: ClassVar[frozenset[str]] = frozenset()
-    """Metrics that are the percentage of ones among the statistic of the same name, 0 or 1 for each sample."""
+    """Metrics that are the percentage of ones in the statistic of the same name, which is 0 or 1 for each sample."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
-    """Metrics that measure errors: their drop is deployed - reference, so that above 0 is always worse."""
-    order_only: ClassVar[frozenset[str]] = frozenset()
-    """Statistics that only put others in order: rounding moves them, and a metric does not differ for that."""
-    same_from: ClassVar[float] = 1.0
-    """Two answers that agree less than this are a flip."""
+    """Metrics of errors. Their drop is deployed - reference, so that above 0 is always worse."""
+    ranking_only: ClassVar[frozenset[str]] = frozenset()
+    """Statistics used only for ranking. A difference by rounding is not a difference of the metric."""
+    flip_below: ClassVar[float] = 1.0
+    """Two answers whose agreement is below this are a flip."""
     metric_names: ClassVar[Mapping[str, str]] = {}
-    """Metric -> its name as people write it."""
+    """Metric -> its name for people."""
     agreement_name: ClassVar[str] = "agreement"
-    """The name of the agreement of two models."""
+    """The name for people of the agreement of two models."""
 
     @property
     def name(self) -> str:
-        """The name as users write it."""
+        """The name that users write."""
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     @abstractmethod
-    def answers(self, outputs: Mapping[str, Array]) -> Sequence[Array]:
-        """What the model says about each sample of a batch: a class, a map of them, boxes, a vector.
+    def read_answers(self, outputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Read the model's answer to each sample of a batch: a class, a map of classes, boxes, or a vector.
 
         Raises:
             DataError: the outputs are not of this task.
         """
 
     @abstractmethod
-    def alike(self, reference: Array, deployed: Array) -> float:
-        """How far two answers about one sample agree, from 0 to 1."""
+    def compare_pair(self, reference: Array, deployed: Array) -> float:
+        """Return the agreement of two answers to one sample, from 0 to 1."""
 
-    def agreement(self, reference: Mapping[str, Array], deployed: Mapping[str, Array]) -> Array:
-        """How far the outputs of two models for one batch agree, sample by sample: (n,), from 0 to 1. Needs no labels.
+    def compare_outputs(self, reference: Mapping[str, Array], deployed: Mapping[str, Array]) -> Array:
+        """Return the agreement of two models' outputs for each sample of a batch: (n,), from 0 to 1. Needs no labels.
 
-        A sample for which either side gave NaN or infinity does not agree at all.
+        It is 0 for a sample for which either model gave NaN or infinity.
 
         Raises:
             DataError: the outputs are not of this task, or not of the same samples.
         """
-        usable = finite_samples(reference), finite_samples(deployed)
-        return self.agreed(self.answers(reference), self.answers(deployed), usable)
+        usable = find_finite_samples(reference), find_finite_samples(deployed)
+        return self.compare_answers(self.read_answers(reference), self.read_answers(deployed), usable)
 
-    def agreed(self, reference: Sequence[Array], deployed: Sequence[Array], finite: tuple[Array, Array]) -> Array:
-        """`agreement` of answers that were read already."""
+    def compare_answers(
+        self, reference: Sequence[Array], deployed: Sequence[Array], finite: tuple[Array, Array]
+    ) -> Array:
+        """Return the agreement of answers that `read_answers` returned; see `compare_outputs`."""
         if len(reference) != len(deployed):
             raise DataError(
-                f"answers about {len(reference)} and {len(deployed)} samples are no pairs", fix="Give both one batch."
+                f"{len(reference)} and {len(deployed)} answers are not pairs", fix="Give both models the same batch."
             )
         pairs = zip(reference, deployed, finite[0] & finite[1], strict=True)
-        return np.array([self.alike(a, b) if usable else 0.0 for a, b, usable in pairs], dtype=np.float64)
+        return np.array([self.compare_pair(a, b) if usable else 0.0 for a, b, usable in pairs], dtype=np.float64)
 
     @abstractmethod
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
-        """What the metrics are computed from, for each sample of one batch; outputs of NaN or infinity are wrong.
+        """Compute statistics for each sample of a batch. Outputs with NaN or infinity count as wrong.
 
         Raises:
             DataError: the outputs are not of this task, or the labels do not fit them.
         """
 
     @abstractmethod
-    def weigher(self, values: Values) -> Weigh:
-        """The metrics of these samples as a function of how often each counts: prepared once, asked for each draw."""
+    def weighted_metrics(self, values: Values) -> WeightedMetrics:
+        """Return a function from sample weights to metrics. It is made once, and called for each resample."""
 
     def aggregate(self, values: Values) -> dict[str, float]:
-        """The metrics over all samples, each counted once.
+        """Compute the metrics over all samples, with equal weights.
 
         Raises:
             DataError: there are no samples, or none that a metric is defined for.
         """
         count = len(next(iter(values.values()), ()))
         if not count:
-            raise DataError("there are no samples to count", fix="Give data with images.")
-        found = self.weigher(values)(np.ones(count))
-        undefined = [name for name, value in found.items() if np.isnan(value)]
+            raise DataError("there are no samples", fix="Give data with images.")
+        metrics = self.weighted_metrics(values)(np.ones(count))
+        undefined = [name for name, value in metrics.items() if np.isnan(value)]
         if undefined:
             raise DataError(f"{undefined[0]} is not defined: no label to compare with", fix="Give labelled data.")
-        return found
+        return metrics
 
-    def paired(self, reference: Values, deployed: Values) -> tuple[Values, Values]:
-        """Both sides once all samples were seen, with the statistics that need the whole set or the other side."""
+    def pair_statistics(self, reference: Values, deployed: Values) -> tuple[Values, Values]:
+        """Add statistics that need all samples or both models; called once, with the statistics of all samples."""
         return reference, deployed
 
-    def doubts(self, values: Values) -> list[str]:  # noqa: ARG002  what a task looks at is its own affair
-        """Why the metrics of the reference say nothing: labels in another order, one class only."""
+    def find_doubts(self, values: Values) -> list[str]:  # noqa: ARG002  some tasks find none
+        """Return reasons to distrust the metrics of the reference: labels in another order, only one class."""
         return []
 
     @abstractmethod
     def describe(
         self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
     ) -> Answer:
-        """Return the answer about the first sample in words and numbers.
+        """Return the answer to the first sample of a batch.
 
         Args:
-            outputs: of a batch.
+            outputs: the model's outputs.
             labels: the model's class names.
-            view: top, left, bottom and right of what the model sees, in pixels of the image.
+            view: top, left, bottom and right of the area that the model sees, in pixels of the image.
 
         Raises:
             DataError: the outputs are not of this task.
         """
 
     @abstractmethod
-    def lines(self, answer: Answer) -> list[str]:
-        """Return an answer that `describe` gave as lines for people."""
+    def format_answer(self, answer: Answer) -> list[str]:
+        """Return an answer of `describe` as lines for people."""
 
-    def right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array | None:  # noqa: ARG002
-        """Return for each sample 0 or 1, whether the answer is right; None where answers are not right or wrong."""
+    def are_right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array | None:  # noqa: ARG002
+        """Return 1 for each right answer and 0 for each wrong one; None if the task's answers are neither."""
         return None
 
     def describe_output(self, shape: tuple[int | str, ...], labels: tuple[str, ...] | None) -> str:  # noqa: ARG002
-        """Return what the numbers of an output are, for programs that read it; empty where that is not known."""
+        """Describe the numbers of an output for programs that read it; an empty string if they are unknown."""
         return ""
 
 
-def finite_samples(outputs: Mapping[str, Array]) -> Array:
-    """(n,) bool: for which samples of a batch every floating output is free of NaN and infinity."""
-    checked = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in outputs.values() if _floating(a)]
-    usable: Array = np.logical_and.reduce(checked) if checked else np.ones(_samples(outputs), dtype=bool)
-    return usable
+def find_finite_samples(outputs: Mapping[str, Array]) -> Array:
+    """Return bool (n,): True for samples without NaN and infinity in any floating-point output."""
+    checked = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in outputs.values() if _is_floating(a)]
+    finite: Array = np.logical_and.reduce(checked) if checked else np.ones(_count_samples(outputs), dtype=bool)
+    return finite
 
 
 def check_count(answers: int, labels: Sequence[Label]) -> None:
-    """Raise when a batch has not one label for each answer."""
+    """Raise an error unless a batch has one label for each answer."""
     if answers != len(labels):
         raise DataError(f"{answers} predictions for {len(labels)} labels", fix="Give every image one label.")
 
 
-def name_of(index: int, labels: tuple[str, ...] | None) -> str:
-    """The name of a class, or its index where it has none."""
+def class_name(index: int, labels: tuple[str, ...] | None) -> str:
+    """Return the name of a class, or its index if it has none."""
     return labels[index] if labels is not None and 0 <= index < len(labels) else str(index)
 
 
-def share_line(share: float, label: str) -> str:
-    """Return a share from 0 to 1 in percent, and a name."""
+def format_share(share: float, label: str) -> str:
+    """Format a share from 0 to 1 in percent, with a name."""
     return f"{100 * share:5.1f} %  {label}"
 
 
-def _floating(array: Array) -> bool:
+def _is_floating(array: Array) -> bool:
     return array.ndim > 0 and bool(np.issubdtype(array.dtype, np.floating))
 
 
-def _samples(outputs: Mapping[str, Array]) -> int:
+def _count_samples(outputs: Mapping[str, Array]) -> int:
     return len(next(iter(outputs.values()))) if outputs else 0
 
 
-def resolve(asked: TaskSpec, own: TaskSpec | None) -> TaskSpec:
-    """Return the task that was asked for, with what the model says about it; else the model's, else classification.
+def resolve(requested: TaskSpec, models: TaskSpec | None) -> TaskSpec:
+    """Return the requested task; else the model's, else classification. The model's options are its defaults.
 
     Raises:
         RecipeError: there is no such task, or it has no such option.
     """
-    kind = asked.kind or (own.kind if own is not None else None) or DEFAULT
-    options = own.options if own is not None and own.kind == kind else {}
-    spec = TaskSpec.model_validate({**options, **asked.options, "kind": kind})
+    kind = requested.kind or (models.kind if models is not None else None) or DEFAULT
+    options = models.options if models is not None and models.kind == kind else {}
+    spec = TaskSpec.model_validate({**options, **requested.options, "kind": kind})
     find(spec)
     return spec
 
 
 def kind_of(name: str) -> type[Task] | None:
-    """Return the class of a task; None where it is not known here."""
+    """Return the class of a task; None if this version does not know it."""
     try:
         return plugins.find(sys.modules[__name__], name, Task)  # type: ignore[type-abstract]
     except LookupError:
@@ -222,13 +224,13 @@ def kind_of(name: str) -> type[Task] | None:
 
 @cache
 def metric_names() -> dict[str, str]:
-    """Return the names of all tasks' metrics as people write them."""
+    """Return the names for people of all tasks' metrics."""
     kinds = [kind_of(name) for name in plugins.names(sys.modules[__name__])]
-    return {metric: text for kind in kinds if kind is not None for metric, text in kind.metric_names.items()}
+    return {metric: name for kind in kinds if kind is not None for metric, name in kind.metric_names.items()}
 
 
 def find(spec: TaskSpec) -> Task:
-    """Return the task of a recipe, its options validated.
+    """Return the task of a recipe, with validated options.
 
     Raises:
         RecipeError: there is no such task, or it has no such option.

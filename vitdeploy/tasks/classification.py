@@ -11,17 +11,27 @@ from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer, Guess
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples, name_of, share_line
+from vitdeploy.tasks import (
+    PerSample,
+    Task,
+    Values,
+    WeightedMetrics,
+    _outputs,
+    check_count,
+    class_name,
+    find_finite_samples,
+    format_share,
+)
 
 _TOP = 5
 _PERCENT = 100.0
-_SEEN_OFTEN = 5  # images of a class, from which on their most frequent prediction is no accident
+_MIN_IMAGES = 5  # of a class: with fewer, its most frequent prediction may be chance
 
 
 class Classification(Task):
-    """A class for each image, out of (batch, classes) scores.
+    """A class for each image, from scores (batch, classes).
 
-    `output` names the scores where the model has several outputs; by default "logits", else the first 2-D one.
+    `output` names the scores if the model has several outputs. The default is "logits", else the first 2-D output.
     """
 
     metric_names: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
@@ -30,19 +40,19 @@ class Classification(Task):
     agreement_name: ClassVar[str] = "same prediction"
     output: str | None = None
 
-    def answers(self, outputs: Mapping[str, Array]) -> list[Array]:
-        """The best class of each image; of equal scores the lower index."""
+    def read_answers(self, outputs: Mapping[str, Array]) -> list[Array]:
+        """Return the best class of each image. Of equal scores the lower index wins."""
         return list(self._scores(outputs).argmax(axis=1))
 
-    def alike(self, reference: Array, deployed: Array) -> float:
-        """1 when both name the same class, else 0."""
+    def compare_pair(self, reference: Array, deployed: Array) -> float:
+        """Return 1 if both are the same class, else 0."""
         return float(reference == deployed)
 
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
-        """0 or 1 for each sample: was the label the best class (top1), was it among the best five (top5).
+        """Return 0 or 1 for each sample: 1 if the label is the best class (top1), or among the best five (top5).
 
-        top5 is left out when there are five classes or fewer. Of equal scores the lower index wins;
-        a sample with NaN or infinite scores is wrong.
+        With five classes or fewer there is no top5. Of equal scores the lower index wins. A sample with NaN or infinite
+        scores is wrong.
         """
         scores = self._scores(outputs)
         truth = np.asarray(labels)
@@ -53,39 +63,39 @@ class Classification(Task):
                 f"labels go from {truth.min()} to {truth.max()}, the model has {classes} classes",
                 fix="Use the model's class indices as labels.",
             )
-        own = scores[np.arange(len(truth)), truth][:, None]
+        label_scores = scores[np.arange(len(truth)), truth][:, None]
         earlier = np.arange(classes)[None, :] < truth[:, None]
-        finite = finite_samples(outputs)  # NaN compares as false everywhere, and would be ranked first
-        rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+        finite = find_finite_samples(outputs)  # NaN compares as false everywhere, and would be ranked first
+        rank = ((scores > label_scores) | ((scores == label_scores) & earlier)).sum(axis=1)
         values = {"top1": ((rank < 1) & finite).astype(np.float64)}
         if classes > _TOP:
             values["top5"] = ((rank < _TOP) & finite).astype(np.float64)
         answers = scores.argmax(axis=1)
         return PerSample({**values, "answer": answers, "label": truth}, list(answers), finite)
 
-    def weigher(self, values: Values) -> Weigh:
-        """Shares of the samples, in percent."""
+    def weighted_metrics(self, values: Values) -> WeightedMetrics:
+        """Return a function for the shares of ones, in percent."""
         outcomes = {name: values[name] for name in self.units if name in values}
         return lambda weights: {name: _PERCENT * float(np.average(o, weights=weights)) for name, o in outcomes.items()}
 
-    def right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array:
-        """Return whether the label is the best class."""
+    def are_right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array:
+        """Return 1 for each image whose label is the best class, else 0."""
         return np.asarray(self.statistics(outputs, labels).values["top1"])
 
     def describe_output(self, shape: tuple[int | str, ...], labels: tuple[str, ...] | None) -> str:
-        """Return that a (batch, classes) output holds logits."""
+        """Describe an output (batch, classes) as logits."""
         if len(shape) != 2:
             return ""
         order = " in the order of `labels`" if labels is not None and shape[1] == len(labels) else ""
         return f"logits{order}; softmax gives probabilities"
 
-    def doubts(self, values: Values) -> list[str]:
-        """One class only; predictions that follow the labels, in another order; no more right than by chance."""
+    def find_doubts(self, values: Values) -> list[str]:
+        """Find labels of one class, labels in another order than the model's, and accuracy no better than chance."""
         answers, truth = values["answer"], values["label"]
         present = np.unique(truth)
         if len(present) == 1:
-            return [f"every label is class {present[0]}: a model that always says so would be right"]
-        return _another_order(answers, truth) or _chance(values["top1"], len(present))
+            return [f"every label is class {present[0]}: a model that always gives this class would be right"]
+        return _find_another_order(answers, truth) or _find_chance(values["top1"], len(present))
 
     def describe(
         self,
@@ -93,49 +103,52 @@ class Classification(Task):
         labels: tuple[str, ...] | None,
         view: tuple[float, float, float, float],  # noqa: ARG002  a class has no place
     ) -> Answer:
-        """The five best classes with their probabilities."""
+        """Return the five best classes with their probabilities."""
         from scipy.special import softmax
 
         probabilities = softmax(self._scores(outputs)[0].astype(np.float64))
         best = np.argsort(-probabilities, kind="stable")[:_TOP]
         return Answer(
             top=tuple(
-                Guess(index=int(i), label=name_of(int(i), labels), probability=float(probabilities[i])) for i in best
+                Guess(index=int(i), label=class_name(int(i), labels), probability=float(probabilities[i])) for i in best
             )
         )
 
-    def lines(self, answer: Answer) -> list[str]:
+    def format_answer(self, answer: Answer) -> list[str]:
         """Return a line for each class, in percent."""
-        return [share_line(guess.probability, guess.label) for guess in answer.top]
+        return [format_share(guess.probability, guess.label) for guess in answer.top]
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
-        what, fix = "(batch, classes)", "Classify with a classifier, or say what it is for: --task KIND."
-        return _outputs.chosen(outputs, self.output, ("logits",), 2, what, fix)
+        form, fix = "(batch, classes)", "Give a classifier, or name the model's task with --task."
+        return _outputs.choose_output(outputs, self.output, ("logits",), 2, form, fix)
 
 
-def _another_order(answers: Array, truth: Array) -> list[str]:
-    """Whether each class has a prediction of its own that most of its images get, and it is another class."""
-    often = [label for label in np.unique(truth) if (truth == label).sum() >= _SEEN_OFTEN]
-    favourites = {label: np.bincount(answers[truth == label]).argmax() for label in often}
-    moved = [label for label in often if favourites[label] != label]
-    if not moved or len(often) < 2 or len(set(favourites.values())) < len(often):
+def _find_another_order(answers: Array, truth: Array) -> list[str]:
+    """Return a doubt if the predictions follow the labels in another order.
+
+    Then every class has a favourite, the prediction for most of its images, that no other class has.
+    """
+    frequent = [label for label in np.unique(truth) if (truth == label).sum() >= _MIN_IMAGES]
+    favourites = {label: np.bincount(answers[truth == label]).argmax() for label in frequent}
+    moved = [label for label in frequent if favourites[label] != label]
+    if not moved or len(frequent) < 2 or len(set(favourites.values())) < len(frequent):
         return []
-    judged = np.isin(truth, often)
-    relabelled = (np.array([favourites[label] for label in truth[judged]]) == answers[judged]).mean()
-    right = (truth[judged] == answers[judged]).mean()
-    if relabelled < max(0.5, 2 * right):
+    counted = np.isin(truth, frequent)
+    right_if_moved = (np.array([favourites[label] for label in truth[counted]]) == answers[counted]).mean()
+    right = (truth[counted] == answers[counted]).mean()
+    if right_if_moved < max(0.5, 2 * right):
         return []
     return [
-        f"the labels seem to be in another order than the model's: {_PERCENT * right:.0f} % are right, "
-        f"{_PERCENT * relabelled:.0f} % would be if class {moved[0]} were the model's {favourites[moved[0]]}, and so "
-        "on: name the sub-folders by the model's labels or class indices"
+        f"the labels seem to be in another order than the model's: {_PERCENT * right:.0f} % are right, but "
+        f"{_PERCENT * right_if_moved:.0f} % would be right if class {moved[0]} were the model's "
+        f"{favourites[moved[0]]}, and so on: name the sub-folders by the model's labels or class indices"
     ]
 
 
-def _chance(right: Array, classes: int) -> list[str]:
+def _find_chance(right: Array, classes: int) -> list[str]:
     if right.mean() > 1 / classes:
         return []
     return [
-        f"the reference is right for {_PERCENT * right.mean():.1f} %, no more than a guess among the {classes} classes "
-        "of the data: are the labels in the model's order?"
+        f"the reference is right for {_PERCENT * right.mean():.1f} % of the images, no more than a guess among the "
+        f"{classes} classes of the data: are the labels in the model's order?"
     ]

@@ -1,4 +1,4 @@
-"""Depth from one image: δ1, AbsRel and RMSE, each computed for an image and averaged over images."""
+"""Depth from one image: δ1, AbsRel and RMSE, computed for each image and averaged over images."""
 
 from __future__ import annotations
 
@@ -8,46 +8,48 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from vitdeploy.data.dataset import Form
 from vitdeploy.data.labels import DepthMap, Label
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer, Depths
 from vitdeploy.session import Array
-from vitdeploy.tasks import Form, PerSample, Task, Values, Weigh, _outputs, check_count, finite_samples
-from vitdeploy.tasks._resize import bilinear
+from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, _outputs, check_count, find_finite_samples
+from vitdeploy.tasks._resize import resize_bilinear
 
 _PERCENT = 100.0
-_DELTA = 1.25  # Eigen, Puhrsch & Fergus 2014: right is what is off by less than this factor
+_DELTA = 1.25  # a depth is right if it is wrong by less than this factor (Eigen, Puhrsch & Fergus 2014)
 _CLOSE = 0.05
-"""Two models agree on a pixel when their values differ by no more than this share of the reference's value …"""
+"""Two models agree on a pixel if their values differ by no more than this share of the reference's value.
+
+A reference value below `_SMALL` times its mean, such as the far end of an inverse depth, counts as that."""
 _SMALL = 0.1
-"""… or, where that is near 0 (the far end of an inverse depth), of this share of its mean."""
-_OFF = 2.0  # a median off by more than this factor is a unit, not an error
+_MAX_RATIO = 2.0  # a median wrong by more than this factor means another unit, not an error
 _FIX = "Give a model for depth estimation, or name its output in task.output."
 
 
 class Depth(Task):
-    """A depth for each pixel, out of (batch, h, w) or (batch, 1, h, w) values of any resolution.
+    """A depth for each pixel, from values (batch, h, w) or (batch, 1, h, w) of any resolution.
 
-    Values are enlarged bilinearly to the size of the label, aligned with it where asked, and compared where the label
-    has a depth (above 0, finite, within the limits).
+    Values are resized bilinearly to the size of the label and aligned with it if `align` says so. Pixels count if the
+    label has a depth: above 0, finite, within the limits.
 
     Attributes:
-        output: names the values where the model has several outputs; by default "predicted_depth", else the first of
-            3 or 4 dimensions.
-        predicts: "depth", or "disparity": inverse depth, as MiDaS, DPT and Depth Anything's relative models give it.
+        output: names the values if the model has several outputs. The default is "predicted_depth", else the first
+            output with 3 or 4 dimensions.
+        predicts: "depth", or "disparity" for inverse depth, as in MiDaS, DPT and Depth Anything's relative models.
         align: "none" for metric models; "median" scales each image by the ratio of medians; "affine" fits scale and
-            shift by least squares, in what the model predicts (Ranftl et al. 2020, "Towards Robust Monocular Depth
-            Estimation", section 5). Of the label, so it hides a wrong scale: both sides are aligned alike.
-        min_depth: metres; what is nearer in the label does not count, and no prediction is nearer.
-        max_depth: metres; what is farther in the label does not count, and no prediction is farther.
-        units_per_metre: of integer labels (PNG): 1000 for millimetres (NYU), 256 for KITTI.
+            shift of the model's own quantity by least squares (Ranftl et al. 2020, "Towards Robust Monocular Depth
+            Estimation", section 5). Alignment to the label hides a wrong scale; both models are aligned alike.
+        min_depth: metres; labels that are nearer do not count, and predictions are limited to it.
+        max_depth: metres; labels that are farther do not count, and predictions are limited to it.
+        units_per_metre: the unit of integer labels (PNG): 1000 for millimetres (NYU), 256 for KITTI.
     """
 
     data: ClassVar[Form] = "depth"
     metric_names: ClassVar[Mapping[str, str]] = {"delta1": "δ1", "abs_rel": "AbsRel", "rmse": "RMSE"}
     units: ClassVar[Mapping[str, str]] = {"delta1": "points", "abs_rel": "points", "rmse": "m"}
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"abs_rel", "rmse"})
-    same_from: ClassVar[float] = 0.99
+    flip_below: ClassVar[float] = 0.99
     output: str | None = None
     predicts: Literal["depth", "disparity"] = "depth"
     align: Literal["none", "median", "affine"] = "none"
@@ -55,41 +57,43 @@ class Depth(Task):
     max_depth: Annotated[float, Field(gt=0)] = 80.0
     units_per_metre: Annotated[float, Field(gt=0)] = 1000.0
 
-    def answers(self, outputs: Mapping[str, Array]) -> list[Array]:
-        """What the model gives for each pixel, at its own resolution: (h, w)."""
+    def read_answers(self, outputs: Mapping[str, Array]) -> list[Array]:
+        """Return the model's value for each pixel, at its own resolution: (h, w)."""
         return list(self._maps(outputs))
 
-    def alike(self, reference: Array, deployed: Array) -> float:
-        """The share of pixels whose values differ by at most 5 % of the reference's."""
+    def compare_pair(self, reference: Array, deployed: Array) -> float:
+        """Return the share of pixels whose values differ by at most 5 % of the reference's."""
         if reference.shape != deployed.shape:
-            raise DataError(f"maps of {reference.shape} and {deployed.shape} are no pair", fix="Compare one model.")
+            raise DataError(
+                f"maps of {reference.shape} and {deployed.shape} cannot be compared", fix="Give two forms of one model."
+            )
         size = np.abs(reference.astype(np.float64))
         allowed = _CLOSE * np.maximum(size, _SMALL * size.mean())
         return float((np.abs(reference - deployed) <= allowed).mean())
 
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
-        """The three metrics of each image, and the median of predicted / true depth.
+        """Return the three metrics of each image, and the median of predicted / true depth.
 
-        AbsRel is the mean of |predicted - true| / true and δ1 the share of pixels with max(predicted / true,
-        true / predicted) < 1.25, both in percent; RMSE is in metres. Where the outputs are not finite, the prediction
-        is the nearest depth everywhere, which δ1 counts as wrong.
+        AbsRel is the mean of |predicted - true| / true. δ1 is the share of pixels with max(predicted / true,
+        true / predicted) < 1.25. Both are in percent; RMSE is in metres. If the outputs are not finite, the nearest
+        depth is used for every pixel, which δ1 counts as wrong.
         """
         maps = self._maps(outputs)
         check_count(len(maps), labels)
-        finite = finite_samples(outputs)
+        finite = find_finite_samples(outputs)
         pairs = zip(maps, labels, finite, strict=True)
-        rows = np.array([self._errors(image, label, usable=bool(usable)) for image, label, usable in pairs])
+        rows = np.array([self._compute_errors(image, label, usable=bool(usable)) for image, label, usable in pairs])
         names = ("delta1", "abs_rel", "rmse", "ratio")
         return PerSample({name: rows[:, i] for i, name in enumerate(names)}, list(maps), finite)
 
-    def weigher(self, values: Values) -> Weigh:
-        """Means over images."""
+    def weighted_metrics(self, values: Values) -> WeightedMetrics:
+        """Return a function for the means over images."""
         return lambda weights: {name: float(np.average(values[name], weights=weights)) for name in self.units}
 
-    def doubts(self, values: Values) -> list[str]:
-        """Predictions in another unit than the labels."""
+    def find_doubts(self, values: Values) -> list[str]:
+        """Find predictions in another unit than the labels."""
         ratio = float(np.median(values["ratio"]))
-        if 1 / _OFF < ratio < _OFF:
+        if 1 / _MAX_RATIO < ratio < _MAX_RATIO:
             return []
         return [
             f"the reference predicts {ratio:.3g} times the labels' depth: another unit (task.units_per_metre), inverse "
@@ -102,23 +106,23 @@ class Depth(Task):
         labels: tuple[str, ...] | None,  # noqa: ARG002  depth has no classes
         view: tuple[float, float, float, float],  # noqa: ARG002  its range needs no size
     ) -> Answer:
-        """The range of what the model gives; of a disparity, the nearest is the largest."""
+        """Return the range of the model's values. The nearest disparity is the largest."""
         values = self._maps(outputs)[0].astype(np.float64)
         low, middle, high = (float(v) for v in (values.min(), np.median(values), values.max()))
         near, far = (low, high) if self.predicts == "depth" else (high, low)
         return Answer(depth=Depths(nearest=near, median=middle, farthest=far))
 
-    def lines(self, answer: Answer) -> list[str]:
+    def format_answer(self, answer: Answer) -> list[str]:
         """Return the range of the depth map."""
         depth = answer.depth
         if depth is None:
             return []
         return [f"nearest {depth.nearest:.3g}, median {depth.median:.3g}, farthest {depth.farthest:.3g}"]
 
-    def _errors(self, image: Array, label: Label, *, usable: bool) -> tuple[float, float, float, float]:
-        """δ1, AbsRel, RMSE and the median ratio."""
+    def _compute_errors(self, image: Array, label: Label, *, usable: bool) -> tuple[float, float, float, float]:
+        """Return δ1, AbsRel, RMSE and the median ratio."""
         if not isinstance(label, DepthMap):
-            raise DataError("the labels are no depth maps", fix="Give data with images/ and depth/.")
+            raise DataError("the labels are not depth maps", fix="Give data with images/ and depth/.")
         truth = label.depth.astype(np.float64)
         if np.issubdtype(label.depth.dtype, np.integer):
             truth = truth / self.units_per_metre
@@ -129,42 +133,41 @@ class Depth(Task):
                 fix="Check task.units_per_metre, task.min_depth and task.max_depth.",
             )
         true = truth[valid]
-        found = np.full_like(true, self.min_depth)
+        predicted = np.full_like(true, self.min_depth)
         if usable:
-            found = self._metres(bilinear(image, (truth.shape[0], truth.shape[1]))[valid].astype(np.float64), true)
-        ratio = found / true
+            resized = resize_bilinear(image, (truth.shape[0], truth.shape[1]))
+            predicted = self._to_metres(resized[valid].astype(np.float64), true)
+        ratio = predicted / true
         right = np.maximum(ratio, 1 / ratio) < _DELTA
         return (
             _PERCENT * float(right.mean()),
-            _PERCENT * float((np.abs(found - true) / true).mean()),
-            float(np.sqrt(((found - true) ** 2).mean())),
+            _PERCENT * float((np.abs(predicted - true) / true).mean()),
+            float(np.sqrt(((predicted - true) ** 2).mean())),
             float(np.median(ratio)),
         )
 
-    def _metres(self, found: Array, true: Array) -> Array:
-        """Predictions as depths within the limits, aligned with the label."""
+    def _to_metres(self, values: Array, true: Array) -> Array:
+        """Convert the model's values to depths within the limits, aligned with the label."""
         inverse = self.predicts == "disparity"
-        wanted = 1 / true if inverse else true
         if self.align == "affine":
-            scale, shift = _fitted(found, wanted)
-            found = scale * found + shift
-        if inverse:
-            found = 1 / np.maximum(found, 1 / self.max_depth)
+            scale, shift = _fit_scale_and_shift(values, 1 / true if inverse else true)
+            values = scale * values + shift
+        depth = 1 / np.maximum(values, 1 / self.max_depth) if inverse else values
         if self.align == "median":
-            found = found * (np.median(true) / max(float(np.median(found)), self.min_depth))
-        limited: Array = np.clip(found, self.min_depth, self.max_depth)
+            depth = depth * (np.median(true) / max(float(np.median(depth)), self.min_depth))
+        limited: Array = np.clip(depth, self.min_depth, self.max_depth)
         return limited
 
     def _maps(self, outputs: Mapping[str, Array]) -> Array:
-        """(batch, h, w)."""
+        """Return the output with the values: (batch, h, w)."""
         narrow = {name: v[:, 0] if v.ndim == 4 and v.shape[1] == 1 else v for name, v in outputs.items()}
-        return _outputs.chosen(narrow, self.output, ("predicted_depth",), 3, "(batch, height, width)", _FIX)
+        return _outputs.choose_output(narrow, self.output, ("predicted_depth",), 3, "(batch, height, width)", _FIX)
 
 
-def _fitted(found: Array, wanted: Array) -> tuple[float, float]:
-    """Scale and shift that bring `found` nearest to `wanted`, by least squares."""
-    spread = float(((found - found.mean()) ** 2).mean())
-    if spread == 0:
-        return 0.0, float(wanted.mean())
-    scale = float(((found - found.mean()) * (wanted - wanted.mean())).mean()) / spread
-    return scale, float(wanted.mean()) - scale * float(found.mean())
+def _fit_scale_and_shift(values: Array, expected: Array) -> tuple[float, float]:
+    """Return the scale and shift that bring `values` closest to `expected`, by least squares."""
+    variance = float(((values - values.mean()) ** 2).mean())
+    if variance == 0:
+        return 0.0, float(expected.mean())
+    scale = float(((values - values.mean()) * (expected - expected.mean())).mean()) / variance
+    return scale, float(expected.mean()) - scale * float(values.mean())

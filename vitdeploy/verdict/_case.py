@@ -1,4 +1,4 @@
-"""The evidence of one artifact, and how a check decides a limit."""
+"""The evidence about one artifact, and the decision of a check."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from vitdeploy.evidence import Audit, Bench, Check, Eval, Run, Status
 from vitdeploy.measure.baseline import Baseline
 from vitdeploy.recipe import REFERENCE
 
-Kind = Literal["audit", "bench", "eval"]
+EvidenceName = Literal["audit", "bench", "eval"]
 
 MIB = 1 << 20
+ONLY_A_BUNDLE = "only a bundle, with nothing compiled yet: on the device run vitdeploy compile"
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,19 @@ class Case:
     """An artifact with the evidence about it.
 
     Attributes:
-        audit: what the compiled thing does.
-        bench: latencies of this artifact and what it was timed against.
-        evaluation: accuracy of both sides.
-        missing: "audit", "bench" or "eval" -> why that evidence is absent or stale.
+        audit: fusion and precision of what was compiled.
+        bench: latencies of this artifact and of its opponents.
+        evaluation: accuracy of the reference and of the artifact.
+        missing: "audit", "bench" or "eval" -> the reason why this evidence is missing or outdated.
         stage: "bundle" or "artifact".
         manifest: digest of the manifest that all evidence must be about.
-        machine: where the artifact was measured; the machine that the bench names goes first.
-        model_digest: of the weights.
-        recipe: the part of the recipe that decides speed and accuracy (`baseline.decisive`); None: not compared.
-        size_bytes: of the files that are deployed.
-        random_weights: whether the weights are random, so that accuracy means nothing.
-        against: what the recipe wants the artifact timed against.
-        against_artifact: whether that is another artifact.
+        machine: the machine that the artifact was measured on; `bench.machine` has precedence.
+        model_digest: digest of the weights.
+        recipe: the keys of the recipe that decide speed and accuracy (`baseline.decisive_keys`); None: do not compare.
+        size_bytes: the size of the deployed files.
+        random_weights: True if the weights are random, so that accuracy means nothing.
+        against: the opponent in the recipe.
+        against_artifact: True if the opponent is another artifact.
     """
 
     audit: Audit | None
@@ -49,34 +50,34 @@ class Case:
     against: str = REFERENCE
     against_artifact: bool = False
 
-    def unusable(self, kind: Kind) -> str | None:
-        """Return why nothing can be concluded from this piece of evidence; None when something can."""
-        evidence = {"audit": self.audit, "bench": self.bench, "eval": self.evaluation}[kind]
+    def explain_unusable(self, name: EvidenceName) -> str | None:
+        """Return the reason why a piece of evidence cannot be used; None if it can."""
+        evidence = {"audit": self.audit, "bench": self.bench, "eval": self.evaluation}[name]
         if self.stage != "artifact":
-            return "only a bundle: compile it on the device"
-        if kind in self.missing:
-            return self.missing[kind]
+            return ONLY_A_BUNDLE
+        if name in self.missing:
+            return self.missing[name]
         if evidence is None:
-            return f"there is no {kind}.json"
+            return f"there is no {name}.json"
         if evidence.manifest != self.manifest:
-            return f"{kind}.json is about another manifest: make it again"
+            return f"{name}.json is about another manifest: make it again"
         return None
 
     @property
     def run(self) -> Run | None:
-        """The timing of this artifact; None where it may not be used."""
-        return None if self.unusable("bench") or self.bench is None else self.bench.own
+        """The timing of this artifact; None if it cannot be used."""
+        return None if self.explain_unusable("bench") or self.bench is None else self.bench.own
 
 
 @dataclass(frozen=True)
 class Before:
-    """An earlier artifact that a case is held against.
+    """An earlier artifact that a case is compared with.
 
     Attributes:
-        baseline: what is known about it; None where only the timing below is.
-        interleaved: the earlier artifact and this one timed against each other, which beats two speed-ups that were
-            taken at different times.
-        untimed: why the two, which should have been timed in turns, were not; empty where they were.
+        baseline: the facts about it; None if there is only the timing below.
+        interleaved: the earlier artifact and this one, timed in turns. This is more exact than two speed-ups that were
+            measured at different times.
+        untimed: the reason why the two could not be timed in turns; empty if they were, or need not be.
     """
 
     baseline: Baseline | None = None
@@ -84,20 +85,20 @@ class Before:
     untimed: str = ""
 
 
-def unproven(audit: Audit | None) -> str | None:
-    """Return why the fusion in this audit proves nothing; None when it does."""
+def explain_unproven(audit: Audit | None) -> str | None:
+    """Return the reason why this audit does not prove any fusion; None if it does."""
     if audit is None or not audit.attention.sites:
-        return "no attention site to judge"
+        return "the model has no attention site"
     if audit.attention.evidence != "compiled":
         return f"the fusion is {audit.attention.evidence} evidence, not read from what the device runs"
     return None
 
 
-def fused_percent(audit: Audit | None) -> tuple[float, str]:
+def describe_fusion(audit: Audit | None) -> tuple[float, str]:
     """Return the share of fused attention sites in percent, and a sentence about them."""
     attention = audit.attention if audit else None
     if attention is None or attention.percent is None:
-        return 0.0, "no attention site"
+        return 0.0, "the model has no attention site"
     sentence = f"{attention.fused} of {attention.sites} attention sites run as one kernel"
     if attention.unfused:
         sentence += f"; {attention.unfused[0].site}: {attention.unfused[0].reason}"
@@ -105,13 +106,13 @@ def fused_percent(audit: Audit | None) -> tuple[float, str]:
 
 
 def decide(low: float, high: float, limit: float) -> Status:
-    """Return pass, fail or invalid, by the side of `limit`, a maximum, that the interval lies on."""
+    """Return pass, fail or invalid, by the side of the maximum `limit` that the interval lies on."""
     return "pass" if high <= limit else "fail" if low > limit else "invalid"
 
 
 def first_doubt(bench: Bench | None) -> str:
     """Return the first reason to distrust these timings."""
-    return f"doubtful: {bench.doubts[0]}" if bench and bench.doubts else "no two sides were timed against each other"
+    return f"doubtful: {bench.doubts[0]}" if bench and bench.doubts else "there is no timing of two sides in turns"
 
 
 def invalid(name: str, limit: float | str, why: str) -> Check:

@@ -46,7 +46,7 @@ def plain(demo: Callable[..., Artifact], copy: Copy) -> Artifact:
 def _peaks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have a test of their own, and take seconds."""
     peaks = {"fp32": Peak(gops=1e6, engine="none"), "int8": Peak(gops=4e6, engine="none")}
-    monkeypatch.setattr(benching.host_peak, "peaks", lambda threads: peaks)
+    monkeypatch.setattr(benching.host_peak, "measure_peaks", lambda threads: peaks)
 
 
 def copy_to(artifact: Artifact, folder: Path) -> Artifact:
@@ -149,16 +149,16 @@ def test_without_a_reference_there_is_a_doubt_and_no_speedup(plain: Artifact, mo
     monkeypatch.setattr(opponents, "rebuild_model", nothing)
     found = bench([plain], Silent(), Plan(seconds=BRIEF, threads=1))
     assert not found.valid
-    assert found.doubts[0] == "no pytorch-fp32 here, so no speed-up over it: no library"
+    assert found.doubts[0] == "no speed-up over pytorch-fp32, which is not available here: no library"
     assert [run.speedup for run in found.runs] == [None]
     assert found.reference is None
 
 
 def test_what_cannot_be_timed_is_refused_before_the_minutes(served: Artifact, plain: Artifact, tmp_path: Path) -> None:
     for plan, told in (
-        (Plan(batches=(8,)), "takes batches of 1:2:4, not of 8"),
+        (Plan(batches=(8,)), "accepts batches of 1:2:4, not of 8"),
         (Plan(against=("pytorch-fp3",)), "did you mean 'pytorch-fp32'"),
-        (Plan(against=(str(tmp_path / "none"),)), "nothing named"),
+        (Plan(against=(str(tmp_path / "none"),)), "not a known opponent"),
     ):
         with pytest.raises(UsageError, match=told):
             bench([served], Silent(), plan)

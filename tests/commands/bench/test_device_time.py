@@ -13,7 +13,7 @@ from vitdeploy.measure import power
 from vitdeploy.measure.power import RailMeter
 from vitdeploy.measure.power.sensors import Rail
 from vitdeploy.progress import Silent
-from vitdeploy.runtime.artifact_session import feed, open_session, shared_images
+from vitdeploy.runtime.artifact_session import feed, make_shared_images, open_session
 from vitdeploy.session import Session
 
 
@@ -21,7 +21,7 @@ def test_a_cpu_without_a_meter_is_not_opened_again(
     demo: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = demo(target="onnxruntime")
-    given = feed(artifact, shared_images([artifact], 1))
+    given = feed(artifact, make_shared_images([artifact], 1))
 
     def refused() -> Session:
         raise MeasureError("opened", fix="")

@@ -7,11 +7,11 @@ from vitdeploy.evidence import Peak
 def test_a_disturbed_peak_only_reads_lower() -> None:
     one = {"fp32": Peak(gops=100, engine="a"), "int8": Peak(gops=300, engine="a")}
     other = {"fp32": Peak(gops=90, engine="b")}
-    assert host_peak.better(one, other) == host_peak.better(other, one) == one
+    assert host_peak.merge_peaks(one, other) == host_peak.merge_peaks(other, one) == one
 
 
 def test_peaks_of_this_host() -> None:
-    found = host_peak.peaks(1)
+    found = host_peak.measure_peaks(1)
     assert set(found) == {"fp32", "int8"}
     assert 1 < found["fp32"].gops < 2000  # of one thread: two AVX-512 units at 5 GHz do 320
     assert found["int8"].gops > 0.5 * found["fp32"].gops

@@ -42,7 +42,7 @@ def test_a_map_is_what_the_first_token_attends_to() -> None:
     probabilities[0, :, 1:, 0] = 1.0
     moved = probabilities.copy()
     moved[0, 1, 0] = [0.2, 0.3, 0.2, 0.1, 0.2]
-    found = looking._pair(probabilities, moved, (32, 32))
+    found = looking._make_pair(probabilities, moved, (32, 32))
     assert found.on_image
     assert found.reference == pytest.approx(np.array([[0.1, 0.2], [0.3, 0.2]]))
     assert found.deployed == pytest.approx(np.array([[0.2, 0.2], [0.2, 0.2]]))
@@ -51,21 +51,21 @@ def test_a_map_is_what_the_first_token_attends_to() -> None:
 
 def test_windows_are_shown_as_queries_and_keys() -> None:
     windows = np.full((4, 2, 3, 3), 1 / 3, np.float32)
-    found = looking._pair(windows, windows, (32, 32))
+    found = looking._make_pair(windows, windows, (32, 32))
     assert not found.on_image
     assert found.what == "queries × keys, mean over heads and 4 windows"
     assert found.reference.shape == (3, 3)
 
 
 def test_large_matrices_are_averaged_down() -> None:
-    found = looking._shrunk(np.arange(600.0 * 600).reshape(600, 600))
+    found = looking._shrink(np.arange(600.0 * 600).reshape(600, 600))
     assert found.shape == (200, 200)
     assert found.mean() == pytest.approx(np.arange(600.0 * 600).mean())
 
 
 def test_sides_of_different_shape_are_refused() -> None:
     with pytest.raises(GraphError, match=r"FP32 attends in shape \(1, 2, 5, 5\), the artifact in \(1, 2, 4, 4\)"):
-        looking._pair(np.zeros((1, 2, 5, 5)), np.zeros((1, 2, 4, 4)), (32, 32))
+        looking._make_pair(np.zeros((1, 2, 5, 5)), np.zeros((1, 2, 4, 4)), (32, 32))
 
 
 @pytest.mark.parametrize(

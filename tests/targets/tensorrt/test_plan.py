@@ -153,8 +153,8 @@ def test_norms_are_one_kernel_or_tell_their_kernels() -> None:
 
 def test_a_norm_of_which_a_part_is_not_found_is_not_fused() -> None:
     layers = [PlanLayer("__myl_MeanSubMul_myl0_1", "kgen", ("norm/mean", "norm/divide"))]
-    assert norm_fusion(layers, {"norm": ("norm/mean", "norm/divide")}).kernels == {"norm": layers[0].name}
-    fusion = norm_fusion(layers, {"norm": ("norm/mean", "norm/variance")})
+    assert match_norms(layers, {"norm": ("norm/mean", "norm/divide")}).kernels == {"norm": layers[0].name}
+    fusion = match_norms(layers, {"norm": ("norm/mean", "norm/variance")})
     assert fusion.kernels == {}
     assert "norm/variance nowhere" in fusion.unfused["norm"]
 
@@ -165,8 +165,8 @@ def test_of_two_products_the_one_that_carries_more_of_a_linear_is_its_own(order:
     neighbour = PlanLayer("__myl_FcAdd_myl0_1", "gemm", ("a/MatMul", "b/Add"), (PlanTensor("x", "Float", (64, 64)),))
     own = PlanLayer("__myl_FcAdd_myl0_2", "gemm", ("b/MatMul", "b/Add"), (PlanTensor("x", "Half", (64, 64)),))
     layers = [neighbour, own][::order]
-    assert linear_precisions(layers, {"b": ("b/MatMul", "b/Add")}) == {"b": "fp16"}
-    assert linear_precisions(layers, {"b": ("b/Add", "b/MatMul")}) == {"b": "fp16"}
+    assert match_linears(layers, {"b": ("b/MatMul", "b/Add")}) == {"b": "fp16"}
+    assert match_linears(layers, {"b": ("b/Add", "b/MatMul")}) == {"b": "fp16"}
 
 
 def test_older_form() -> None:

@@ -1,4 +1,4 @@
-"""`vitdeploy bench`: latency of artifacts against a reference, in turns, reopened; and what a run costs."""
+"""`vitdeploy bench`: latency of artifacts against a reference, timed in turns; and the costs of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitdeploy.artifact.layout import SITES
 from vitdeploy.commands.bench import host_peak
 from vitdeploy.commands.bench.costs import add_costs
 from vitdeploy.commands.bench.device_time import bench_outside, measure_alone
-from vitdeploy.commands.bench.opponents import Opponent, Opponents, loaded_artifacts
+from vitdeploy.commands.bench.opponents import Opponent, Opponents, artifacts_among
 from vitdeploy.errors import TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Bench, Interval, Pair, Profile, Role, Run, Scenario
 from vitdeploy.frozen import replace
@@ -24,22 +24,22 @@ from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.profiling import profile as make_profile
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import count_threads, feed, open_session, set_streams, shared_images
+from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session, set_streams
 from vitdeploy.session import Array, Counters, Feeds, Session
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure; None is what the first artifact's recipe says.
+    """How to measure. For None the recipe of the first artifact decides.
 
     Attributes:
-        seconds: to measure.
-        threads: of all sides.
-        against: opponents, the first of which is the reference.
-        scenario: of LoadGen.
-        batches: sizes to try one after the other.
-        streams: inferences at a time, where the target lets one choose.
-        profile: whether to show where the time goes.
+        seconds: the time to measure, for each batch size.
+        threads: the number of threads, for all sides.
+        against: the opponents; the first is the reference.
+        scenario: the LoadGen scenario.
+        batches: batch sizes to measure one after the other.
+        streams: inferences at the same time, for targets that have streams.
+        profile: measure the time per operator too.
     """
 
     seconds: float | None = None
@@ -52,10 +52,10 @@ class Plan:
 
 
 def parse_batches(text: str | None) -> tuple[int, ...]:
-    """Read `1,4,8` as sizes.
+    """Parse `1,4,8` as batch sizes.
 
     Raises:
-        UsageError: that is no list of sizes.
+        UsageError: the text is not a list of sizes.
     """
     parts = [] if text is None else text.split(",")
     if any(not part.strip().isdecimal() or int(part) < 1 for part in parts):
@@ -64,38 +64,38 @@ def parse_batches(text: str | None) -> tuple[int, ...]:
 
 
 def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None = None) -> Bench:
-    """Time artifacts against the reference of the first one, interleaved; stored beside the first.
+    """Time artifacts and the reference of the first one in turns, and store the result beside the first.
 
     Raises:
-        UsageError: the artifacts do not take the same input, or not these batches or streams.
+        UsageError: the artifacts take different inputs, or one does not accept these batches or streams.
         TargetUnavailable: an artifact cannot run here.
     """
     plan = plan or Plan()
     timed = [set_streams(artifact, plan.streams) for artifact in artifacts]
     first, recipe = timed[0], timed[0].manifest.recipe
     threads, seconds = plan.threads or count_threads(recipe), plan.seconds or recipe.bench.seconds
-    images = [shared_images(timed, batch) for batch in plan.batches or (recipe.target.batch.opt,)]
+    images = [make_shared_images(timed, batch) for batch in plan.batches or (recipe.target.batch.opt,)]
     try:
-        counters = _open_once(timed, images[0], threads, progress, profile=plan.profile)  # quick, and may refuse
+        counters = _open_once(timed, images[0], threads, progress, profile=plan.profile)
     except TargetUnavailable as error:
-        alone = len(timed) == 1 and first.manifest.stage == "artifact"
-        outside = bench_outside(first, feed(first, images[0]), seconds, error.message, progress) if alone else None
+        is_alone = len(timed) == 1 and first.manifest.stage == "artifact"
+        outside = bench_outside(first, feed(first, images[0]), seconds, error.message, progress) if is_alone else None
         if outside is None:
             raise
         return first.write_evidence(replace(outside, machine=environment.host().machine))
     with progress.step("Measure this host's peak"):
-        peaks = host_peak.peaks(threads)
+        peaks = host_peak.measure_peaks(threads)
     with ExitStack() as stack:
         opponents = Opponents(first, images[0], threads, stack, progress)
         opposing, missing = opponents.open_all(plan.against or (recipe.bench.against,))
         contest = _Contest(timed, opposing, missing, threads, seconds, plan.scenario, progress)
         result = _join([contest.time(pixels) for pixels in images])
-        others = loaded_artifacts(opposing)
+        others = artifacts_among(opposing)
     with progress.step("Measure this host's peak again"):
-        peaks = host_peak.better(peaks, host_peak.peaks(threads))
-    profiles = _profiles(result, timed, counters)
+        peaks = host_peak.merge_peaks(peaks, host_peak.measure_peaks(threads))
+    profiles = _make_profiles(result, timed, counters)
     runs, roofline = add_costs(result.runs, plan.scenario, timed, others, threads, peaks, progress)
-    alone_ = measure_alone(first, partial(open_session, first, threads), feed(first, images[0]), seconds, progress)
+    alone = measure_alone(first, partial(open_session, first, threads), feed(first, images[0]), seconds, progress)
     return first.write_evidence(
         replace(
             result,
@@ -103,8 +103,8 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
             roofline=roofline,
             profiles=profiles,
             scenario=plan.scenario,
-            device=alone_.device,
-            power=alone_.power,
+            device=alone.device,
+            power=alone.power,
             machine=environment.host().machine,
         )
     )
@@ -113,20 +113,20 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
 def _open_once(
     artifacts: Sequence[Artifact], pixels: Array, threads: int, progress: Progress, *, profile: bool
 ) -> list[Counters | None]:
-    """Open every artifact, so that a refusal comes before the minutes; count its operators if a profile is wanted."""
-    every: list[Counters | None] = []
+    """Open every artifact once, so that errors come before the long measurement; profile it if requested."""
+    results: list[Counters | None] = []
     for artifact in artifacts:
         with open_session(artifact, threads, progress) as session:
             counters = None
             if profile:
                 with progress.step(f"Profile {session.name}"):
-                    counters = _count(session, feed(artifact, pixels), progress)
-        every.append(counters)
-    return every
+                    counters = _read_counters(session, feed(artifact, pixels), progress)
+        results.append(counters)
+    return results
 
 
-def _count(session: Session, images: Feeds, progress: Progress) -> Counters | None:
-    """Run with counters; that there are none is a warning, and costs nothing but the profile."""
+def _read_counters(session: Session, images: Feeds, progress: Progress) -> Counters | None:
+    """Run a session with its engine's counters. Without counters there is a warning, and no profile."""
     try:
         counters = session.profile(images)
     except VitdeployError as error:
@@ -137,28 +137,30 @@ def _count(session: Session, images: Feeds, progress: Progress) -> Counters | No
     return counters
 
 
-def _profiles(result: Bench, timed: Sequence[Artifact], counters: Sequence[Counters | None]) -> tuple[Profile, ...]:
-    """Return profiles by the names of the artifacts' runs at the first batch size."""
-    own = [run for run in result.runs if run.role == "artifact"][: len(timed)]
+def _make_profiles(
+    result: Bench, timed: Sequence[Artifact], counters: Sequence[Counters | None]
+) -> tuple[Profile, ...]:
+    """Return the profiles of the artifacts, with the names of their runs at the first batch size."""
+    runs = [run for run in result.runs if run.role == "artifact"][: len(timed)]
     return tuple(
         make_profile(run.name, counted, structures.load(artifact.file(SITES)))
-        for run, artifact, counted in zip(own, timed, counters, strict=True)
+        for run, artifact, counted in zip(runs, timed, counters, strict=True)
         if counted is not None
     )
 
 
 @dataclass(frozen=True)
 class _Contest:
-    """Opponents that stay open, and artifacts that are opened anew in every round.
+    """Opponents that stay open, and artifacts that are opened again in every round.
 
     Attributes:
         timed: the artifacts that the bench is about.
-        opposing: the opened opponents by name; the first is the reference.
-        missing: opponents that cannot be had here, and why.
-        threads: of all sides.
-        seconds: for each batch size.
-        scenario: of LoadGen.
-        progress: told about the steps.
+        opposing: the open opponents by name; the first is the reference.
+        missing: opponents that are not available here, with the reason.
+        threads: the number of threads, for all sides.
+        seconds: the time to measure, for each batch size.
+        scenario: the LoadGen scenario.
+        progress: gets the steps and warnings.
     """
 
     timed: Sequence[Artifact]
@@ -176,27 +178,29 @@ class _Contest:
         openers: list[latency.Opener] = [
             partial(Query, opponent.session, queries, closes=False) for opponent in self.opposing.values()
         ]
-        openers += [partial(self._query, artifact, queries) for artifact in self.timed]
+        openers += [partial(self._open_query, artifact, queries) for artifact in self.timed]
         inputs: list[Feeds] = [opponent.feed(pixels, self.timed[0]) for opponent in self.opposing.values()]
         inputs += [feed(artifact, pixels) for artifact in self.timed]
-        measured = latency.measure_reopened(
+        result = latency.measure_reopened(
             openers, inputs, batch=batch * queries, seconds=self.seconds, progress=self.progress
         )
-        runs = self._identify(measured.runs, batch)
-        missing = [f"no {name} here, so no speed-up over it: {why}" for name, why in self.missing.items()]
-        doubts = (*missing, *measured.doubts)
-        return replace(measured, runs=runs, pairs=self._pairs(runs, batch), doubts=doubts, valid=not doubts)
+        runs = self._identify(result.runs, batch)
+        missing = [
+            f"no speed-up over {name}, which is not available here: {reason}" for name, reason in self.missing.items()
+        ]
+        doubts = (*missing, *result.doubts)
+        return replace(result, runs=runs, pairs=self._make_pairs(runs, batch), doubts=doubts, valid=not doubts)
 
-    def _query(self, artifact: Artifact, queries: int) -> Session:
+    def _open_query(self, artifact: Artifact, queries: int) -> Session:
         return Query(open_session(artifact, self.threads), queries)
 
     def _identify(self, runs: Sequence[Run], batch: int) -> tuple[Run, ...]:
-        """Give each run its role, a name that tells it from the others, and its batch.
+        """Give each run its role, a unique name, and its batch.
 
-        Without an opponent the first artifact took the place of the reference, which it is not.
+        Without an opponent the first run is an artifact, and so there is no reference and no speed-up.
         """
         sides = [*(opponent.artifact for opponent in self.opposing.values()), *self.timed]
-        names = _labels([run.name for run in runs], sides, len(self.opposing))
+        names = _make_unique([run.name for run in runs], sides, len(self.opposing))
         roles: list[Role] = ["reference" if place == 0 else "opponent" for place in range(len(self.opposing))]
         roles += ["artifact" for _ in self.timed]
         return tuple(
@@ -211,7 +215,7 @@ class _Contest:
             for run, name, side, role in zip(runs, names, sides, roles, strict=True)
         )
 
-    def _pairs(self, runs: Sequence[Run], batch: int) -> tuple[Pair, ...]:
+    def _make_pairs(self, runs: Sequence[Run], batch: int) -> tuple[Pair, ...]:
         """Compare the other artifacts with the first."""
         first, *others = [run for run in runs if run.role == "artifact"]
 
@@ -221,18 +225,18 @@ class _Contest:
         return tuple(Pair(name=run.name, over=first.name, batch=batch, speedup=over_first(run)) for run in others)
 
 
-def _labels(names: Sequence[str], sides: Sequence[Artifact | None], opponents: int) -> list[str]:
-    """Add its folder to an opponent's name always, and to an artifact's where its name is not the only one."""
-    folders = _shortest([side.path.absolute() for side in sides if side is not None])
-    labels = []
+def _make_unique(names: Sequence[str], sides: Sequence[Artifact | None], opponents: int) -> list[str]:
+    """Add the folder to the names of opponents that are artifacts, and to equal names of artifacts."""
+    folders = _shorten_paths([side.path.absolute() for side in sides if side is not None])
+    unique = []
     for number, (name, side) in enumerate(zip(names, sides, strict=True)):
-        ambiguous = side is not None and (number < opponents or names.count(name) > 1)
-        labels.append(f"{name} ({folders[side.path.absolute()]})" if side is not None and ambiguous else name)
-    return labels
+        needs_folder = side is not None and (number < opponents or names.count(name) > 1)
+        unique.append(f"{name} ({folders[side.path.absolute()]})" if side is not None and needs_folder else name)
+    return unique
 
 
-def _shortest(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return each path by as many of its last parts as tell it from the others."""
+def _shorten_paths(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the shortest endings of paths that are all different."""
     for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
         short = {path: "/".join(path.parts[-count:]) for path in paths}
         if len(set(short.values())) == len(short):
@@ -241,7 +245,7 @@ def _shortest(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _join(benches: Sequence[Bench]) -> Bench:
-    """Join several batch sizes into one: runs after one another, doubts with their batch."""
+    """Join the results of several batch sizes into one. Doubts name their batch size."""
     if len(benches) == 1:
         return benches[0]
     doubts = tuple(f"batch {bench.runs[0].batch}: {doubt}" for bench in benches for doubt in bench.doubts)

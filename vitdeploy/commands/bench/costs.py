@@ -24,41 +24,40 @@ def add_costs(
     peaks: Mapping[str, Peak],
     progress: Progress,
 ) -> tuple[tuple[Run, ...], Roofline]:
-    """Add efficiency to every run, and start-up and size to those of the timed artifacts.
+    """Add efficiency to every run, and start-up and size to the runs of the timed artifacts.
 
     Args:
-        runs: of all sides.
-        scenario: that they were timed in.
+        runs: the runs of all sides.
+        scenario: the scenario that they were timed in.
         timed: the artifacts that the bench is about.
-        opposing: artifacts that they were timed against.
-        threads: of all sides.
-        peaks: of this host on these threads.
-        progress: told what could not be measured.
+        opposing: the artifacts that they were timed against.
+        threads: the number of threads, for all sides.
+        peaks: this host's peak performance with these threads.
+        progress: gets the steps and warnings.
     """
     plain = work.count_float32_work(structures.load(timed[0].file(SITES)))
-    works = {artifact.digest: _work(artifact) for artifact in (*opposing, *timed)}
+    works = {artifact.digest: _count_work(artifact) for artifact in (*opposing, *timed)}
     cache = roofline.read_largest_cache()
-    streamed = cache is not None and max(w.weight_bytes for w in (plain, *works.values())) > cache
-    described = roofline.describe(
-        works[timed[0].digest], threads, dict(peaks), roofline.measure_copy_gbs(threads) if streamed else None
-    )
+    exceeds_cache = cache is not None and max(w.weight_bytes for w in (plain, *works.values())) > cache
+    bandwidth = roofline.measure_copy_gbs(threads) if exceeds_cache else None
+    host_roofline = roofline.describe(works[timed[0].digest], threads, dict(peaks), bandwidth)
     startups = {a.digest: measure_startup(a, threads, runs[0].batch, progress) for a in timed}
     sizes = {a.digest: a.manifest.deployed_bytes for a in timed}
     complete = []
     for run in runs:
         images = run.batch * runs_in_query(scenario, run.batch)
-        floor = roofline.floor_ms(works.get(run.manifest, plain), images, described) if _is_on_cpu(run) else None
+        floor = roofline.floor_ms(works.get(run.manifest, plain), images, host_roofline) if _is_on_cpu(run) else None
         share = None if floor is None else 100 * floor / run.p50_ms
         if share is not None and share > 100:
-            progress.warn(f"{run.name} is faster than this host's measured peak allows: no efficiency is given")
+            progress.warn(f"{run.name} is faster than this host's measured peak allows, so its efficiency is unknown")
             share = None
         startup, size = startups.get(run.manifest, run.startup), sizes.get(run.manifest, run.size_bytes)
         complete.append(replace(run, floor_ms=floor, efficiency_pct=share, startup=startup, size_bytes=size))
-    return tuple(complete), described
+    return tuple(complete), host_roofline
 
 
 def measure_startup(artifact: Artifact, threads: int, batch: int, progress: Progress) -> Startup | None:
-    """Start an artifact in a process of its own; None, and a warning that says why, where that told nothing."""
+    """Measure the start-up of an artifact in a process of its own; None, with a warning, if that fails."""
     startup = start_process(artifact, threads, batch)
     if isinstance(startup, str):
         progress.warn(f"the start-up of {artifact.path} was not measured: {startup}")
@@ -67,11 +66,11 @@ def measure_startup(artifact: Artifact, threads: int, batch: int, progress: Prog
 
 
 def _is_on_cpu(run: Run) -> bool:
-    """Return whether the CPU's peak applies; what runs elsewhere is not held against it."""
+    """Return True if the run is on the CPU, so that the CPU's peak applies."""
     return run.effective.get("device", "CPU").upper().startswith("CPU")
 
 
-def _work(artifact: Artifact) -> work.Work:
+def _count_work(artifact: Artifact) -> work.Work:
     audit, _ = artifact.read_evidence(Audit)
     structure = structures.load(artifact.file(SITES))
     if audit is None:

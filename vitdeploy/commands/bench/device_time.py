@@ -1,4 +1,4 @@
-"""Time on the device apart from the time that a caller waits, and energy: measured while the artifact runs alone."""
+"""Device time and energy of an artifact, measured while it runs alone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vitdeploy.runtime.artifact_session import read_compiled
 from vitdeploy.session import Feeds, Session
 from vitdeploy.targets import ExternalTimes
 
-_SHARE = 0.3  # of the time that the latencies took
+_SHARE = 0.3  # of the time for the latencies
 _MIN_S, _MAX_S = 1.0, 5.0
 _WARM_RUNS = 5
 
 
 @dataclass(frozen=True)
 class Alone:
-    """What was measured of one artifact while nothing else ran."""
+    """Device time and power of one artifact while nothing else ran."""
 
     device: tuple[DeviceTime, ...]
     power: Power
@@ -35,39 +35,40 @@ class Alone:
 def measure_alone(
     artifact: Artifact, open_session: Callable[[], Session], feeds: Feeds, seconds: float, progress: Progress
 ) -> Alone:
-    """Measure device time where the device has a clock, and energy where the board has a meter.
+    """Measure device time if the device has a clock, and energy if the board has a meter.
 
     Args:
-        artifact: that runs.
+        artifact: the artifact to run.
         open_session: opens it.
         feeds: its inputs.
-        seconds: that the latencies took; a share of it is spent.
-        progress: told about the steps.
+        seconds: the time that the latencies took. These measurements take a share of it.
+        progress: gets the steps and warnings.
     """
     meter, reason = power.find_meter()
     on_device = targets.find(artifact.manifest.recipe.target).runs_on != "cpu"
-    if meter is None and not on_device:  # nothing to look at: opening it once more may mean compiling it once more
+    if meter is None and not on_device:  # there is nothing to measure, and opening it again may take a compilation
         return Alone((), Power(why=reason))
     share = min(max(_SHARE * seconds, _MIN_S), _MAX_S)
     with open_session() as session:
         for _ in range(_WARM_RUNS):
             session.run(feeds)
-        own_clock = _device_time(session, feeds, share)
-        drawn = Power(why=reason)
+        by_session = _time_on_device(session, feeds, share)
+        energy = Power(why=reason)
         if meter is not None:
             with progress.step("Measure power"):
-                drawn = power.measure(lambda: session.run(feeds), share, meter)
+                energy = power.measure(lambda: session.run(feeds), share, meter)
     outside = _time_outside(artifact, feeds, share, progress)
-    every = [] if own_clock is None else [own_clock]
+    times = [] if by_session is None else [by_session]
     if outside is not None:
-        every.append(_summarize(outside.name, outside.name, outside.device_ms, outside.end_to_end_ms))
-    return Alone(tuple(every), drawn)
+        times.append(_summarize(outside.name, outside.name, outside.device_ms, outside.end_to_end_ms))
+    return Alone(tuple(times), energy)
 
 
 def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, why: str, progress: Progress) -> Bench | None:
-    """Time an artifact that cannot be opened from Python with its backend's own program; None where there is none.
+    """Time an artifact with its backend's own program, such as trtexec; None if the backend has none.
 
-    Nothing was timed beside it, so there is no speed-up and the measurement is no valid comparison.
+    This is for an artifact that Python cannot open; `why` is the reason. Nothing is timed with it in turns, so there is
+    no speed-up, and the result is not a valid comparison.
     """
     outside = _time_outside(artifact, feeds, seconds, progress)
     if outside is None:
@@ -86,11 +87,11 @@ def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, why: str, pr
         manifest=artifact.digest,
         role="artifact",
     )
-    return Bench(valid=False, doubts=(f"timed by {times.source} alone: {why}",), runs=(run,), device=(times,))
+    return Bench(valid=False, doubts=(f"timed alone, by {times.source}: {why}",), runs=(run,), device=(times,))
 
 
-def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime | None:
-    """Time runs by the device's own clock; None where the session has none."""
+def _time_on_device(session: Session, feeds: Feeds, seconds: float) -> DeviceTime | None:
+    """Time runs by the device's own clock; None if the session has none."""
     if session.device_ms is None:
         return None
     device: list[float] = []
@@ -105,7 +106,7 @@ def _device_time(session: Session, feeds: Feeds, seconds: float) -> DeviceTime |
 
 
 def _time_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> ExternalTimes | None:
-    """Time with the backend's own program; that it fails says nothing against the artifact, and is a warning."""
+    """Time an artifact with the backend's own program. If that fails, there is only a warning."""
     target = targets.find(artifact.manifest.recipe.target)
     shapes = {name: value.shape for name, value in feeds.items()}
     try:

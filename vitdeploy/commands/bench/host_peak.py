@@ -1,4 +1,4 @@
-"""The fastest matrix product that this host's engines reach: the peak of the roofline."""
+"""The fastest matrix product of this host's engines: the peak of the roofline."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ from vitdeploy.recipe import TargetSpec
 from vitdeploy.session import Array, Feeds, Session
 from vitdeploy.targets import Target
 
-# One product of 1024 x 1024 by 1024 x 4096: 8.6 GFLOP, weights of 16 MB. Larger ones are no faster.
+# One product of 1024 x 1024 by 1024 x 4096: 8.6 GFLOP, weights of 16 MB. Larger ones are not faster.
 _M, _K, _N = 1024, 1024, 4096
 _OPERATIONS = 2.0 * _M * _K * _N
 _MIN_RUNS = 5
 _SECONDS = 0.4  # for each precision and engine
 
 
-def peaks(threads: int) -> dict[str, Peak]:
-    """The fastest product seen in float32 and in INT8 (u8 x s8), over the engines that are installed.
+def measure_peaks(threads: int) -> dict[str, Peak]:
+    """Return the fastest product in float32 and in INT8 (u8 x s8) among the installed engines.
 
-    Empty without onnx, which writes the product down, or without an engine.
+    The result is empty without the library onnx, which is needed to write the product, or without an engine.
     """
     if find_spec("onnx") is None:
         return {}
-    found: dict[str, Peak] = {}
+    peaks: dict[str, Peak] = {}
     with tempfile.TemporaryDirectory(prefix="vitdeploy-peak-") as folder:
-        for precision, target, path, image in _products(Path(folder)):
+        for precision, target, path, image in _make_products(Path(folder)):
             try:
                 session = target.open_plain(path, threads)
                 if session is None:
                     continue
                 with session:
-                    gops = _OPERATIONS / _best_s(session, {"x": image}) / 1e9
+                    gops = _OPERATIONS / _time_best_s(session, {"x": image}) / 1e9
                     peak = Peak(gops=gops, engine=session.effective["engine"])
             except VitdeployError:
-                continue  # an engine that does not take this product says nothing about the host
-            if precision not in found or peak.gops > found[precision].gops:
-                found[precision] = peak
-    return found
+                continue  # this engine does not run this product
+            if precision not in peaks or peak.gops > peaks[precision].gops:
+                peaks[precision] = peak
+    return peaks
 
 
-def better(one: dict[str, Peak], other: dict[str, Peak]) -> dict[str, Peak]:
-    """The higher peak of each precision: a disturbed measurement only ever reads lower."""
+def merge_peaks(one: dict[str, Peak], other: dict[str, Peak]) -> dict[str, Peak]:
+    """Return the higher peak of each precision: a disturbance can only make a measurement lower."""
     return {
         precision: max((p[precision] for p in (one, other) if precision in p), key=lambda peak: peak.gops)
         for precision in {**one, **other}
     }
 
 
-def _best_s(session: Session, feeds: Feeds) -> float:
+def _time_best_s(session: Session, feeds: Feeds) -> float:
+    """Return the seconds of the fastest run."""
     best, start, runs = np.inf, time.perf_counter(), 0
     while runs < _MIN_RUNS or time.perf_counter() - start < _SECONDS:
         begin = time.perf_counter()
@@ -65,8 +66,8 @@ def _best_s(session: Session, feeds: Feeds) -> float:
     return best
 
 
-def _products(folder: Path) -> Iterator[tuple[str, Target, Path, Array]]:
-    """Precision, an engine of this CPU, the product in the form that it multiplies best, and its input."""
+def _make_products(folder: Path) -> Iterator[tuple[str, Target, Path, Array]]:
+    """Yield precision, an engine of this CPU, the product in the form that this engine runs best, and its input."""
     image = np.random.default_rng(0).random((_M, _K), np.float32)
     for form in ("fp32", "qdq", "integer"):
         _write(folder / f"{form}.onnx", form)
@@ -80,7 +81,7 @@ def _products(folder: Path) -> Iterator[tuple[str, Target, Path, Array]]:
 
 
 def _write(path: Path, form: str) -> None:
-    """A product of x (1024, 1024) and a constant (1024, 4096): float, with Q/DQ pairs around it, or in integers."""
+    """Write a product of x (1024, 1024) and a constant (1024, 4096): in float, with Q/DQ pairs, or in integers."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     rng = np.random.default_rng(0)

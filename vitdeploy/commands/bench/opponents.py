@@ -1,4 +1,4 @@
-"""Opponents of an artifact: FP32 PyTorch, torch.compile, the plain engines, or another artifact."""
+"""Opponents of an artifact: FP32 PyTorch, torch.compile, an engine on the plain export, or another artifact."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _PLAIN = "-fp32"
 
 
 def opponent_names() -> list[str]:
-    """Return the opponents that are no artifacts: PyTorch eager and compiled, and the engines on the plain export."""
-    found = {name: targets.find(TargetSpec(kind=name)) for name in targets.names()}
-    engines = [name for name, target in found.items() if type(target).open_plain is not Target.open_plain]
+    """Return the opponents that are not artifacts: PyTorch eager and compiled, and the engines on the plain export."""
+    kinds = {name: targets.find(TargetSpec(kind=name)) for name in targets.names()}
+    engines = [name for name, target in kinds.items() if type(target).open_plain is not Target.open_plain]
     return [_EAGER, _COMPILED, *(f"{name}{_PLAIN}" for name in engines)]
 
 
 @dataclass(frozen=True)
 class Opponent:
-    """An opened opponent.
+    """An open opponent.
 
     Attributes:
         session: stays open until the opponents are closed.
-        artifact: which one it is; None of a plain model.
-        input_name: of a plain model.
+        artifact: the opponent, if it is an artifact; else None.
+        input_name: the name of the input, if it is not an artifact.
     """
 
     session: Session
@@ -54,7 +54,7 @@ class Opponent:
     input_name: str
 
     def feed(self, pixels: Array, about: Artifact) -> Feeds:
-        """Return images (uint8 NCHW) in the form that the opponent takes."""
+        """Convert images (uint8 NCHW) to the opponent's input."""
         if self.artifact is not None:
             return feed(self.artifact, pixels)
         return {self.input_name: normalize(pixels, about.manifest.preprocess)}
@@ -62,14 +62,14 @@ class Opponent:
 
 @dataclass
 class Opponents:
-    """The opponents of `artifact` by name, each loaded and opened once; close them by the end of `stack`.
+    """The opponents of `artifact` by name, each loaded and opened once. The end of `stack` closes them.
 
     Attributes:
-        artifact: whose model the plain engines run.
-        pixels: uint8 NCHW, to check a plain export on.
-        threads: for all sides alike.
-        stack: closes what was opened.
-        progress: told what is loaded.
+        artifact: the artifact whose model the opponents run.
+        pixels: images (uint8 NCHW) to check a plain export with.
+        threads: the number of threads, for all sides.
+        stack: closes the sessions.
+        progress: gets the steps and warnings.
     """
 
     artifact: Artifact
@@ -80,7 +80,7 @@ class Opponents:
     _opened: dict[str, Opponent] = field(default_factory=dict)
 
     def open_all(self, names: Sequence[str]) -> tuple[dict[str, Opponent], dict[str, str]]:
-        """Open those that can be had here; return them, and why the others cannot."""
+        """Open the opponents that are available here. Return them, and the reasons why others are not."""
         missing: dict[str, str] = {}
         for name in names:
             try:
@@ -94,9 +94,10 @@ class Opponents:
 
         Raises:
             UsageError: there is no such opponent.
-            SourceError: the model cannot be rebuilt here.
-            MeasureError: it is another model now, or would run on another device than the artifact.
-            TargetUnavailable: what should run it is not here.
+            SourceError: the model cannot be loaded here.
+            MeasureError: its weights have changed since the export, or it would run on another device than the
+                artifact.
+            TargetUnavailable: the engine for it is not installed here.
         """
         if name not in opponent_names():
             other = _load_artifact(name)
@@ -104,9 +105,7 @@ class Opponents:
         manifest = self.artifact.manifest
         runs_on = targets.find(manifest.recipe.target).runs_on
         if runs_on != "cpu" and name not in (_EAGER, _COMPILED):
-            raise MeasureError(
-                f"{name} runs on the CPU, another device than the artifact's", fix="Time against pytorch-fp32."
-            )
+            raise MeasureError(f"{name} runs on the CPU, but the artifact does not", fix="Time against pytorch-fp32.")
         model = self._model
         with self.progress.step(f"Open {name}"):
             if name in (_EAGER, _COMPILED):
@@ -123,7 +122,7 @@ class Opponents:
 
     @cached_property
     def _plain_graph(self) -> Path:
-        """The model as its exporter leaves it, nothing raised or folded: what users would give the engine."""
+        """The model as the exporter writes it, without any pass: the graph that users would give the engine."""
         if self._model.onnx is not None:
             return self._model.onnx
         from vitdeploy import onnx_export
@@ -139,8 +138,8 @@ class Opponents:
         return path
 
 
-def loaded_artifacts(opponents: Mapping[str, Opponent]) -> list[Artifact]:
-    """Return the artifacts among opponents."""
+def artifacts_among(opponents: Mapping[str, Opponent]) -> list[Artifact]:
+    """Return the opponents that are artifacts."""
     return [opponent.artifact for opponent in opponents.values() if opponent.artifact is not None]
 
 
@@ -148,8 +147,8 @@ def _load_artifact(name: str) -> Artifact:
     if not Path(name).is_dir():
         names = opponent_names()
         raise UsageError(
-            f"there is nothing named {name!r} to time against{did_you_mean(Path(name).name, names)}",
-            fix=f"Choose {', '.join(names)}, or the folder of an artifact.",
+            f"--against {name!r} is not a known opponent or a folder{did_you_mean(Path(name).name, names)}",
+            fix=f"Give {', '.join(names)}, or the folder of an artifact.",
         )
     return artifacts.load(Path(name))
 
@@ -161,13 +160,14 @@ def _open_in_pytorch(name: str, model: sources.LoadedModel, threads: int, device
         raise UsageError("torch-compile needs a PyTorch model, not an ONNX file", fix="Time against onnxruntime-fp32.")
     if device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
         raise TargetUnavailable(
-            "torch.compile writes C++, and there is no compiler here", fix="Install g++, or time against another."
+            "torch-compile needs a C++ compiler, and there is none here",
+            fix="Install g++, or time against another opponent.",
         )
     import torch
 
     from vitdeploy.runtime.torch_session import TorchSession
 
-    compiled = cast("nn.Module", torch.compile(model.module))  # of a module it makes a module
+    compiled = cast("nn.Module", torch.compile(model.module))  # it is typed as a function
     return TorchSession(compiled, threads=threads, name=name, device=device)
 
 
@@ -176,5 +176,5 @@ def _open_in_engine(name: str, plain: Path, threads: int) -> Session:
     target.require()
     session = target.open_plain(plain, threads)
     if session is None:
-        raise UsageError(f"{target.name} does not run a plain ONNX file", fix="Time against another engine.")
+        raise UsageError(f"{target.name} does not run plain ONNX files", fix="Time against another engine.")
     return session

@@ -1,4 +1,4 @@
-"""Measure what it costs to start: a process of its own opens an artifact and answers once."""
+"""Measure the start-up of an artifact: a process of its own opens it and runs it once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TIMEOUT_S = 300
 
 
 def start_process(artifact: Artifact, threads: int, batch: int) -> Startup | str:
-    """Return load time, time of the first inference and peak memory; or why the process did not report them."""
+    """Return load time, time of the first inference and peak memory; or the reason why they are unknown."""
     streams = artifact.manifest.recipe.target.options.get("streams") or 0
     words = [sys.executable, "-m", "vitdeploy.commands.bench.startup", str(artifact.path)]
     words += [str(number) for number in (threads, batch, streams)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
-        return Startup.model_validate_json(done.stdout.splitlines()[-1])
+        process = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+        return Startup.model_validate_json(process.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines()
         ending = f"ended by signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"
@@ -34,9 +34,9 @@ def start_process(artifact: Artifact, threads: int, batch: int) -> Startup | str
 
 
 def _main(path: Path, threads: int, batch: int, streams: int | None) -> None:
-    """Measure this process, which has done nothing else yet. The engine's libraries load before the clock runs.
+    """Measure this process, which has done nothing else before. The engine's libraries are loaded before the timing.
 
-    The process that started this one has verified the artifact.
+    The parent process has verified the artifact.
     """
     from vitdeploy import artifact as artifacts
     from vitdeploy import targets
@@ -62,9 +62,9 @@ def _main(path: Path, threads: int, batch: int, streams: int | None) -> None:
 
 
 def peak_bytes() -> int | None:
-    """Return the largest resident memory of this process so far.
+    """Return the peak resident memory of this process.
 
-    From /proc on Linux: `getrusage` starts a new program at the peak of the process that it was forked from.
+    On Linux it is read from /proc, because `getrusage` of a new program begins with the peak of its parent process.
     """
     try:
         match = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`vitdeploy eval`: accuracy of an artifact against its FP32 reference, on the same samples."""
+"""`vitdeploy eval`: accuracy of an artifact and of its FP32 reference on the same samples."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from vitdeploy.runtime.reference import rebuild_reference
 from vitdeploy.session import Array, Session
 from vitdeploy.tasks import PerSample, Task
 
-_TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; bounds memory whatever the image size
-_EVAL_BATCH = 1  # what an edge device serves, and what a static batch of 1 accepts
+_TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; a limit in bytes bounds memory for any image size
+_EVAL_BATCH = 1  # for a range of batch sizes: edge devices run one image at a time
 
 LabelledBatch = tuple[Array, list[Label]]
 
 
 class Side(Protocol):
-    """One of the two models that are compared: it runs here, or it answered elsewhere before."""
+    """One of the two compared models. It runs here, or its answers were recorded on another machine."""
 
     nonfinite: int
 
     def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
-        """Answer one batch of uint8 images; `size` is the batch that an artifact runs."""
+        """Answer a batch of uint8 images; `size` is the batch size that the artifact runs."""
 
     def values(self) -> tasks.Values:
-        """Return the statistics of all samples that it was shown."""
+        """Return the statistics of all answered samples."""
 
 
 def evaluate(
@@ -54,20 +54,20 @@ def evaluate(
     limit: int | None = None,
     reference: Path | None = None,
 ) -> Eval:
-    """Compare the accuracy of the artifact and of the FP32 reference on the same samples; stored beside the artifact.
+    """Compare the accuracy of the artifact and of the FP32 reference on the same samples, and store the result.
 
     Args:
-        artifact: that runs here.
-        data: DATA of the command line; the recipe's when it is None.
-        progress: told what is going on.
-        limit: stop after so many samples.
-        reference: what the reference answered elsewhere (`save_reference`); without it, the reference runs here.
+        artifact: the artifact, which runs here.
+        data: DATA of the command line; None is the recipe's.
+        progress: gets the steps and warnings.
+        limit: the number of samples to stop after.
+        reference: a file with the reference's answers (see `save_reference`); None runs the reference here.
 
     Raises:
-        UsageError: no data was named, on the command line or in the recipe.
-        DataError: the data does not serve, or the model's outputs are not of the task.
-        SourceError: the reference cannot be rebuilt here.
-        MeasureError: the saved reference is about another model or other samples.
+        UsageError: no data is named, on the command line or in the recipe.
+        DataError: the data has no labels of this task or is damaged, or the model's outputs are not of this task.
+        SourceError: the reference cannot be loaded here.
+        MeasureError: the saved reference is of another model or of other samples.
     """
     manifest = artifact.manifest
     task, dataset = _open_labelled(artifact, data)
@@ -106,10 +106,10 @@ def evaluate(
 def save_reference(
     artifact: Artifact, data: str | None, out: Path, progress: Progress, *, limit: int | None = None
 ) -> About:
-    """Run the FP32 reference of an artifact or bundle, and save its answers for `evaluate` where PyTorch is not.
+    """Run the FP32 reference of an artifact or bundle, and save its answers for machines without PyTorch.
 
     Raises:
-        UsageError, DataError, SourceError: as `evaluate`.
+        UsageError, DataError, SourceError: see `evaluate`.
         ArtifactError: `out` cannot be written.
     """
     manifest = artifact.manifest
@@ -128,17 +128,17 @@ def save_reference(
                         advance(len(labels))
                 return recorder.close(session.name, manifest, dataset, side.values())
         except OSError as error:
-            raise ArtifactError(f"{out} cannot be written: {error.strerror}", fix="Save it elsewhere.") from None
+            raise ArtifactError(f"{out} cannot be written: {error.strerror}", fix="Choose another file.") from None
 
 
 def _open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
-    """Return the task of an artifact, and the data to judge it on."""
+    """Return the task of an artifact, and the labelled data."""
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation
     task = tasks.find(manifest.recipe.task)
     if spec is None:
         raise UsageError(
-            "there is nothing to evaluate on", fix=f"Give --data DATA with {task.data} as docs/tasks.md describes them."
+            "there is no data to evaluate on", fix=f"Give --data DATA with labels as {task.data} (see docs/tasks.md)."
         )
     dataset = open_dataset(
         spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation", form=task.data
@@ -159,24 +159,25 @@ def _run_both(
     limit: int | None,
     progress: Progress,
 ) -> Array:
-    """Let both sides answer every sample; return how far they agree, sample by sample."""
+    """Let both sides answer every sample, and return the agreement for each."""
     size = _batch_size(manifest)
     agreement: list[Array] = []
     with progress.step(f"Evaluate on {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
         for turn in _turns(batches(dataset, size, limit=limit)):
             first, second = ([side.answer(images, labels, size) for images, labels in turn] for side in sides)
             agreement += [
-                task.agreed(a.answers, b.answers, (a.finite, b.finite)) for a, b in zip(first, second, strict=True)
+                task.compare_answers(a.answers, b.answers, (a.finite, b.finite))
+                for a, b in zip(first, second, strict=True)
             ]
             advance(sum(len(labels) for _, labels in turn))
     return np.concatenate(agreement)
 
 
 def _turns(stream: Iterable[LabelledBatch]) -> Iterator[list[LabelledBatch]]:
-    """Group batches so that one side answers a group before the other does.
+    """Group batches into turns: one side answers all batches of a turn, then the other side does.
 
-    After a run an engine's threads go on spinning for milliseconds, ONNX Runtime's for 25: with the sides in turns
-    image by image, each would run against the other's spinning threads, ten times slower.
+    After a run, an engine's threads spin for some milliseconds (25 ms in ONNX Runtime). If the sides took turns after
+    every image, each would compete with the spinning threads of the other and be ten times slower.
     """
     turn: list[LabelledBatch] = []
     size = 0
@@ -202,7 +203,7 @@ class _RunningSide:
         self.nonfinite = 0
 
     def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
-        """Answer one batch of uint8 images; a last, smaller one is filled up for a fixed batch and cut again."""
+        """Answer a batch of uint8 images. A last, smaller batch is padded, and the answers to the padding are cut."""
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])

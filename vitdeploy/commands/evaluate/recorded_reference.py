@@ -1,8 +1,8 @@
-"""The answers of a reference on labelled data, in a file: one side of a comparison on another machine.
+"""A file with the reference's answers to labelled data, for a comparison on another machine.
 
-A device has no PyTorch. The reference answers where PyTorch is; the file stands for it on the device, where the
-artifact answers the same samples. The file holds a digest of every sample's label and pixels, so that samples that do
-not pair up are noticed.
+A device has no PyTorch. The reference answers on a machine with PyTorch, and the file replaces it on the device, where
+the artifact answers the same samples. The file has a digest of every sample's label and pixels, so that a comparison
+of different samples is noticed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
 
 
 class About(BaseModel):
-    """What the answers are about: digests of the model's weights and of the data, and how many samples."""
+    """The model and the data of the answers, by their digests, and the number of samples."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     version: int = SCHEMA
@@ -44,7 +44,7 @@ class About(BaseModel):
 
 
 class Recorder:
-    """Writes answers to a file as they come: maps of thousands of images need no memory."""
+    """Writes answers to a file one by one, so that maps of thousands of images need no memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
@@ -61,7 +61,7 @@ class Recorder:
         self._finite.append(statistics.finite)
 
     def close(self, name: str, manifest: Manifest, dataset: Dataset, values: Values) -> About:
-        """Finish the file with the statistics of all samples, and return what it is about."""
+        """Write the statistics of all samples, close the file, and return its `About`."""
         about = About(
             name=name,
             task=find(manifest.recipe.task).name,
@@ -84,12 +84,12 @@ class Recorder:
 
 
 class RecordedReference:
-    """A side that answered elsewhere; it repeats its answers in the order in which it gave them there.
+    """A side of the comparison that repeats the answers in a file, in their order.
 
-    Use it in a `with` block. `about` tells what the answers are about.
+    Use it in a `with` block. `about` names the model and the data.
 
     Raises:
-        DataError: no such file, another form, or another schema.
+        DataError: there is no such file, it is not a saved reference, or it has another schema.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +97,9 @@ class RecordedReference:
             self._zip = zipfile.ZipFile(path)
             self.about = About.model_validate_json(self._zip.read(_ABOUT))
             if self.about.version != SCHEMA:
-                raise DataError(f"{path} is of another schema", fix="Use the same version of vitdeploy on both sides.")
+                raise DataError(
+                    f"{path} was written by another version of vitdeploy", fix="Use the same version on both machines."
+                )
             names = [name for name in self._zip.namelist() if name.startswith(f"{_VALUE}/")]
             self._values = {name[len(_VALUE) + 1 : -4]: _read(self._zip, name[:-4]) for name in names}
             self._finite, self._pixels, self._labels = (
@@ -106,7 +108,7 @@ class RecordedReference:
         except FileNotFoundError:
             raise DataError(f"there is no {path}", fix=_FIX) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
-            raise DataError(f"{path} is no saved reference: {str(error).splitlines()[0]}", fix=_FIX) from None
+            raise DataError(f"{path} is not a saved reference: {str(error).splitlines()[0]}", fix=_FIX) from None
         self._next = 0
         self._other_pixels = 0
         self.nonfinite = 0
@@ -120,29 +122,29 @@ class RecordedReference:
         self._zip.close()
 
     def check_about(self, manifest: Manifest, dataset: Dataset) -> None:
-        """Refuse to stand for the reference of another model, task or dataset.
+        """Check that the answers are of this model, task and dataset.
 
         Raises:
-            MeasureError: a comparison in pairs would pair what does not belong together.
+            MeasureError: one of them is another.
         """
-        for what, saved, expected in (
+        for name, saved, expected in (
             ("model", self.about.model, manifest.model.digest),
             ("task", self.about.task, find(manifest.recipe.task).name),
             ("data", self.about.data, dataset.digest),
         ):
             if saved != expected:
-                fix = "Save the reference again, of this artifact and this data."
-                raise MeasureError(f"the saved reference is about another {what}", fix=fix)
+                fix = "Save the reference again, with this artifact and this data."
+                raise MeasureError(f"the saved reference is of another {name}", fix=fix)
 
     def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:  # noqa: ARG002  as sides that run
         """Return the answers to the next batch.
 
         Raises:
-            MeasureError: other samples than it answered, or in another order.
+            MeasureError: these are other samples than the reference answered, or they are in another order.
         """
         span = slice(self._next, self._next + len(labels))
         if [_label_digest(label) for label in labels] != self._labels[span].tolist():
-            raise self._no_pair()
+            raise self._other_samples()
         digests = np.array([_digest(image) for image in images], np.uint64)
         self._other_pixels += int((digests != self._pixels[span]).sum())
         answers = [_read(self._zip, f"{_ANSWER}/{number}") for number in range(span.start, span.stop)]
@@ -153,35 +155,35 @@ class RecordedReference:
         """Return the statistics of all samples.
 
         Raises:
-            MeasureError: it answered more samples than were asked for.
+            MeasureError: the file has answers to more samples.
         """
         if self._next != self.about.samples:
-            raise self._no_pair()
+            raise self._other_samples()
         return self._values
 
     def note(self) -> str:
-        """Return what to know about the pairs; nothing when both sides were shown the same pixels."""
+        """Return a note if some images had other pixels for the reference; else an empty string."""
         if not self._other_pixels:
             return ""
         return (
-            f"{self._other_pixels} of {self._next} images have other pixels here than the reference was shown: another "
-            "version of Pillow decodes or scales them; the drop includes that"
+            f"{self._other_pixels} of {self._next} images have other pixels here than for the saved reference, because "
+            "another version of Pillow decodes or scales them; the drop includes this difference"
         )
 
-    def _no_pair(self) -> MeasureError:
+    def _other_samples(self) -> MeasureError:
         return MeasureError(
-            f"the saved reference answered {self.about.samples} samples, and these are not the same",
+            f"the saved reference answered {self.about.samples} samples, and the samples here are not the same",
             fix="Use the same --limit for both, and data without damaged images.",
         )
 
 
 def _digest(array: Array) -> int:
-    """64 bits; images of other sizes do not collide, since they do not have the same number of bytes."""
+    """Return 64 bits of a digest of the bytes. Images of other sizes differ in their number of bytes."""
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=8).digest(), "little")
 
 
 def _label_digest(label: Label) -> int:
-    """Of what the label says, not of the file it came from."""
+    """Return a digest of the contents of a label, without the name of its file."""
     if isinstance(label, int):
         return _digest(np.array(label, np.int64))
     arrays = [getattr(label, field.name) for field in fields(label) if field.name != "name"]

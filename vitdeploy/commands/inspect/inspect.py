@@ -14,10 +14,12 @@ from vitdeploy.runtime.artifact_session import read_bundle, read_compiled
 
 
 def inspect(artifact: Artifact) -> Audit:
-    """Return what the compiled thing does, as it was stored; read it anew where nothing is stored about this manifest.
+    """Return the stored audit of an artifact, with the structure of its model.
+
+    If no audit about this manifest is stored, it is read from the compiled file again, and stored.
 
     Raises:
-        TargetUnavailable: it must be read anew and the backend is not here.
+        TargetUnavailable: the audit must be read again, and the backend is not installed here.
     """
     manifest = artifact.manifest
     audit, reason = artifact.read_evidence(Audit)
@@ -27,7 +29,7 @@ def inspect(artifact: Artifact) -> Audit:
         target = targets.find(manifest.recipe.target)
         missing = target.unavailable()
         if missing is not None:
-            raise TargetUnavailable(f"{reason}, and it cannot be read anew here: {missing.why}", fix=missing.fix)
+            raise TargetUnavailable(f"{reason}, and no new audit is possible here: {missing.why}", fix=missing.fix)
         bundle = read_bundle(artifact.path, manifest)
         audit = artifact.write_evidence(target.audit(bundle, read_compiled(artifact)))
     structure = outline(structures.load(artifact.file(SITES)))

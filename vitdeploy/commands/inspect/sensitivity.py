@@ -1,4 +1,4 @@
-"""`vitdeploy inspect --sensitivity`: the price of quantizing each linear alone."""
+"""`vitdeploy inspect --sensitivity`: the loss from quantizing each linear alone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vitdeploy.quantize.sensitivity import Agreement
 from vitdeploy.recipe import PrecisionSpec, TaskSpec
 from vitdeploy.session import Array
 
-IMAGES = 8
-"""Noise is in every image, so few are enough: over draws of 8 the figure of a linear has a standard deviation of 1.2 dB
-in the median and 1.8 dB at most (Fashion-MNIST ViT, int8)."""
+MEASURED_IMAGES = 8
+"""Every image has noise, so few are enough: between draws of 8, the result of a linear has a standard deviation of
+1.2 dB in the median and 1.8 dB at most (Fashion-MNIST ViT, int8)."""
 
-_OTHERWISE = "int8"
-"""The precision to measure where the artifact's own quantizes no linear."""
+_FALLBACK = "int8"
+"""The precision to measure if the artifact's own quantizes no linear."""
 
 
 def measure_sensitivity(
@@ -32,58 +32,59 @@ def measure_sensitivity(
     calibration: str | None,
     progress: Progress,
     *,
-    images: int = IMAGES,
+    images: int = MEASURED_IMAGES,
     cache: GraphCache | None = None,
 ) -> Sensitivity:
-    """Measure what each linear costs when it alone is quantized; stored beside the artifact.
+    """Measure the loss from quantizing each linear alone, and store the result beside the artifact.
 
-    The precision is the artifact's, or int8 as its target writes it where the artifact's quantizes no linear.
+    The precision is the artifact's; or int8 in its target's form, if the artifact's quantizes no linear.
 
     Args:
-        artifact: or bundle.
-        calibration: DATA; None takes what the recipe names.
-        progress: told about the steps.
-        images: how many are looked at.
-        cache: where the float32 graph may have been kept.
+        artifact: an artifact or bundle.
+        calibration: DATA; None is the recipe's.
+        progress: gets the steps and warnings.
+        images: the number of images.
+        cache: the cache of exported graphs, which may have the float32 graph.
 
     Raises:
         QuantizeError: there are no calibration images.
-        SourceError: the model cannot be had here.
-        MeasureError: it is another model now.
+        SourceError: the model cannot be loaded here.
+        MeasureError: its weights have changed since the export.
     """
     manifest = artifact.manifest
     data = calibration or manifest.recipe.data.calibration
     if data is None:
         raise QuantizeError(
-            "sensitivity is measured on calibration images, and the recipe names none",
-            fix="Give --calibration DATA (a folder of images is enough).",
+            "sensitivity needs calibration images, and the recipe names none",
+            fix="Give --calibration DATA, such as a folder of images.",
         )
-    chosen = _linear_precision(manifest.recipe.precision, manifest.target.precision)
+    linear_precision = _find_linear_precision(manifest.recipe.precision, manifest.target.precision)
     dialect = targets.find(manifest.recipe.target).dialect()
     with tempfile.TemporaryDirectory(prefix="vitdeploy-sensitivity-") as work:
         prepared = rebuild_graph(manifest, Path(work), progress, calibration=data, cache=cache)
         calibrated = CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, progress)
-        agreement = _agreement(manifest.recipe.task, prepared.facts.examples.outputs)
-        layers, choice = chosen.measure_sensitivity(calibrated, dialect, images, agreement)
-        looked_at = min(images, calibrated.require_images().images)
+        agreement = _find_agreement(manifest.recipe.task, prepared.facts.examples.outputs)
+        layers, choice = linear_precision.measure_sensitivity(calibrated, dialect, images, agreement)
+        count = min(images, calibrated.require_images().images)
+    name = linear_precision.name
     return artifact.write_evidence(
-        Sensitivity(precision=chosen.name, layers=layers, images=looked_at, calibration=data, choice=str(choice))
+        Sensitivity(precision=name, layers=layers, images=count, calibration=data, choice=str(choice))
     )
 
 
-def _linear_precision(spec: PrecisionSpec, name: str) -> LinearPrecision:
-    """Return the precision called `name` with the recipe's options; another one if it quantizes no linear."""
-    kind = name if issubclass(precision.kind_of(name), LinearPrecision) else _OTHERWISE
-    chosen = precision.find(replace(spec, kind=kind))
-    assert isinstance(chosen, LinearPrecision)
-    return chosen
+def _find_linear_precision(spec: PrecisionSpec, name: str) -> LinearPrecision:
+    """Return the precision `name` with the recipe's options; the fallback if it quantizes no linear."""
+    kind = name if issubclass(precision.kind_of(name), LinearPrecision) else _FALLBACK
+    linear_precision = precision.find(replace(spec, kind=kind))
+    assert isinstance(linear_precision, LinearPrecision)
+    return linear_precision
 
 
-def _agreement(spec: TaskSpec, outputs: tuple[dict[str, Array], ...]) -> Agreement | None:
-    """Return the agreement of the task; None where the model's outputs are not of this task."""
+def _find_agreement(spec: TaskSpec, outputs: tuple[dict[str, Array], ...]) -> Agreement | None:
+    """Return the function that compares outputs for this task; None if the model's outputs are not of this task."""
     task = tasks.find(spec)
     try:
-        task.answers(outputs[0])
+        task.read_answers(outputs[0])
     except DataError:
         return None
-    return task.agreement
+    return task.compare_outputs

@@ -1,4 +1,4 @@
-"""`vitdeploy report`: collect what is known about artifacts, look at their attention, and write the page."""
+"""`vitdeploy report`: collect the evidence of artifacts, compare their attention, and write the page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from vitdeploy.render.html.page import compose
 from vitdeploy.render.html.parts import Missing
 from vitdeploy.render.html.subject import Kind, Subject
 
-IMAGES = 3
-"""Images whose attention is shown: enough to see a pattern, few enough for a phone."""
+SHOWN_IMAGES = 3
+"""Images whose attention is shown: enough to see a pattern, and not too many for a phone."""
 
 _COMMANDS: dict[type[Evidence], tuple[Kind, str]] = {
     Bench: ("bench", "bench"),
@@ -33,11 +33,11 @@ _COMMANDS: dict[type[Evidence], tuple[Kind, str]] = {
     Gate: ("gate", "gate"),
     Sensitivity: ("sensitivity", "inspect --sensitivity"),
 }
-"""The section that a kind of evidence fills, and the command that makes it."""
+"""For each kind of evidence, its section and the command that makes it."""
 
 
 class SectionState(BaseModel):
-    """A section of the page; `missing` says why it has nothing to show, and `fix` what to run."""
+    """A section of the page. If it is empty, `missing` gives the reason and `fix` the command to run."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -57,7 +57,7 @@ class Reported(BaseModel):
 
 
 def is_available() -> bool:
-    """Return whether the extra `report` is installed."""
+    """Return True if the extra `report` is installed."""
     return find_spec("jinja2") is not None
 
 
@@ -66,29 +66,29 @@ def report(
     out: Path | None,
     progress: Progress,
     *,
-    images: int = IMAGES,
+    images: int = SHOWN_IMAGES,
     data: str | None = None,
     cache: GraphCache | None = None,
 ) -> Reported:
-    """Write the page about the first artifact, with the others beside it in speed against accuracy.
+    """Write a page about the first artifact. The others appear in the plot of speed against accuracy.
 
     Args:
-        artifacts: the first one is reported on.
+        artifacts: the first one is the subject of the page.
         out: the file to write; None is `report.html` in the first folder.
-        progress: told about the steps.
-        images: whose attention is shown; 0 leaves it out.
-        data: where these images come from; None is what the artifact was evaluated or calibrated on.
-        cache: where the float32 graph may have been kept.
+        progress: gets the steps and warnings.
+        images: the number of images whose attention is shown; 0 leaves attention out.
+        data: DATA with these images; None is the recipe's data for evaluation, or else for calibration.
+        cache: the cache of exported graphs, which may have the float32 graph.
 
     Raises:
-        UsageError: the file cannot be written there, or Jinja is not installed.
+        UsageError: the file cannot be written, or Jinja is not installed.
     """
     out = out or artifacts[0].file(REPORT)
     _check_place(out, artifacts)
     if not is_available():
         raise UsageError("jinja2 is not installed", fix="pip install 'vitdeploy[report]'.")
-    subjects = [_subject(artifact) for artifact in artifacts]
-    maps, missing = _attention(artifacts[0], data, images, progress, cache)
+    subjects = [_make_subject(artifact) for artifact in artifacts]
+    maps, missing = _compare_attention(artifacts[0], data, images, progress, cache)
     if missing is not None:
         subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "attention": missing})
     page = compose(subjects, maps)
@@ -97,7 +97,7 @@ def report(
         with atomic_file(out) as temporary:
             temporary.write_bytes(text)
     except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Name another file with -o.") from None
+        raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Choose another file with -o.") from None
     states = tuple(
         SectionState(name=s.name, state="shown")
         if s.missing is None
@@ -108,25 +108,25 @@ def report(
 
 
 def _check_place(out: Path, artifacts: Sequence[Artifact]) -> None:
-    """Refuse, before the work, a place that cannot be written, or that is a file of an artifact."""
+    """Refuse, before any work, an output that cannot be written or that is a file of an artifact."""
     if out.is_dir():
-        raise UsageError(f"{out} is a folder", fix=f"Name a file: -o {out / REPORT}")
+        raise UsageError(f"{out} is a folder", fix=f"Give a file: -o {out / REPORT}")
     if not out.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}", fix="Create it, or name another file with -o.")
+        raise UsageError(f"there is no folder {out.parent}", fix="Create it, or choose another file with -o.")
     for artifact in artifacts:
-        own = (MANIFEST, *EVIDENCE, *(entry.path for entry in artifact.manifest.files))
-        if out.resolve() in {artifact.file(name).resolve() for name in own}:
-            raise UsageError(f"{out} is a file of the artifact", fix="Name another file with -o.")
+        names = (MANIFEST, *EVIDENCE, *(entry.path for entry in artifact.manifest.files))
+        if out.resolve() in {artifact.file(name).resolve() for name in names}:
+            raise UsageError(f"{out} is a file of the artifact", fix="Choose another file with -o.")
 
 
-def _subject(artifact: Artifact) -> Subject:
+def _make_subject(artifact: Artifact) -> Subject:
     missing: dict[Kind, Missing] = {}
 
     def read(kind: type[EvidenceT]) -> EvidenceT | None:
         evidence, reason = artifact.read_evidence(kind)
         if evidence is None:
             name, command = _COMMANDS[kind]
-            missing[name] = Missing(reason, _command(artifact, command))
+            missing[name] = Missing(reason, _make_command(artifact, command))
         return evidence
 
     audit: Audit | None = None
@@ -149,18 +149,18 @@ def _subject(artifact: Artifact) -> Subject:
     )
 
 
-def _command(artifact: Artifact, command: str) -> str:
-    """Return the command that makes a piece of evidence; a bundle has to be compiled before it can run."""
+def _make_command(artifact: Artifact, command: str) -> str:
+    """Return the command line that makes a piece of evidence. A bundle must be compiled first."""
     if artifact.manifest.stage == "bundle" and command in ("bench", "eval"):
         return f"vitdeploy compile {artifact.path}"
     needs_data = command == "eval" and artifact.manifest.recipe.data.evaluation is None
     return f"vitdeploy {command} {artifact.path}{' --data DATA' if needs_data else ''}"
 
 
-def _attention(
+def _compare_attention(
     artifact: Artifact, data: str | None, images: int, progress: Progress, cache: GraphCache | None
 ) -> tuple[AttentionMaps | None, Missing | None]:
-    """Return the maps, or why there are none: a page without them is still worth reading."""
+    """Return the attention maps, or the reason why there are none. The page is written without them too."""
     if not images:
         return None, Missing("attention maps were left out (--images 0)", f"vitdeploy report {artifact.path}")
     from vitdeploy.commands.report.attention_maps import attention_maps

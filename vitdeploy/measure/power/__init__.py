@@ -24,7 +24,7 @@ _SAMPLE_S = 0.02  # an INA3221 converts a channel in a millisecond and averages 
 _TEGRASTATS_MS = 100
 _MIN_SAMPLES = 5  # of a window; with fewer, an integral is a guess
 
-Sample = tuple[float, Mapping[str, float]]
+PowerSample = tuple[float, Mapping[str, float]]
 """The time in seconds, and the watts of each rail."""
 
 
@@ -100,7 +100,7 @@ class RailMeter:
     @contextmanager
     def window(self) -> Iterator[Window]:
         """Measure while the block runs."""
-        samples: list[Sample] = []
+        samples: list[PowerSample] = []
         stop, window = threading.Event(), Window()
 
         def sample() -> None:
@@ -131,7 +131,7 @@ class TegrastatsMeter:
     @contextmanager
     def window(self) -> Iterator[Window]:
         """Measure while the block runs."""
-        samples: list[Sample] = []
+        samples: list[PowerSample] = []
         window = Window()
         command = ["tegrastats", "--interval", str(_TEGRASTATS_MS)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -190,7 +190,7 @@ def subtract_readings(before: float, after: float, wraps_at: float) -> float:
     return after - before if after >= before else after + wraps_at - before
 
 
-def integrate(samples: Sequence[Sample]) -> dict[str, float]:
+def integrate(samples: Sequence[PowerSample]) -> dict[str, float]:
     """Return joules by rail, by the trapezoidal rule. Rails that are missing in a sample are left out."""
     names = set.intersection(*(set(watts) for _, watts in samples)) if samples else set()
     steps = list(pairwise(samples))
@@ -201,7 +201,7 @@ def integrate(samples: Sequence[Sample]) -> dict[str, float]:
     }
 
 
-def _fill(window: Window, samples: Sequence[Sample]) -> None:
+def _fill(window: Window, samples: Sequence[PowerSample]) -> None:
     if window.reason:  # the meter stopped before the end of the window
         return
     if len(samples) < _MIN_SAMPLES:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy.errors import VitdeployError
+from vitdeploy.frozen import replace
 from vitdeploy.progress import Progress, Silent
 from vitdeploy.remote.messages import Probe
 from vitdeploy.remote.near import hosts
@@ -66,15 +67,15 @@ def _ask_state(host: RemoteHost, *, clean: bool) -> HostState:
     state = HostState(name=host.name, url=str(host.address), state="unreachable")
     try:
         with Link(host, Silent()) as link:
-            state = state.model_copy(update={"state": "unusable"})
+            state = replace(state, state="unusable")
             device = Device(link, Silent())
             if clean:
-                state = state.model_copy(update={"freed_bytes": device.clean()})
+                state = replace(state, freed_bytes=device.clean())
             probe = device.probe()
     except VitdeployError as error:
-        return state.model_copy(update={"why": error.message, "fix": error.fix})
+        return replace(state, why=error.message, fix=error.fix)
     if probe.busy is None:
-        return state.model_copy(update={"state": "ready", "device": probe, "why": "; ".join(probe.notes)})
+        return replace(state, state="ready", device=probe, why="; ".join(probe.notes))
     job = f"`{probe.busy.words[0]}` of {probe.busy.client}" if probe.busy.words else "another user's job"
     fix = "Your jobs will wait in the queue."
-    return state.model_copy(update={"state": "busy", "device": probe, "why": job, "fix": fix})
+    return replace(state, state="busy", device=probe, why=job, fix=fix)

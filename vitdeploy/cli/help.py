@@ -1,0 +1,81 @@
+"""The form of `--help`: groups of options, lists of choices that break between words, and examples at the end."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, get_args
+
+from typer.core import TyperCommand, TyperGroup
+
+OUTPUT = "Output"
+"""The title of the last group."""
+
+
+class HelpCommand(TyperCommand):
+    """A command whose help is easy to read. Its parameters stay as they are for parsing and messages."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return `--help`, in the last group of options."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            vars(option).update(rich_help_panel=OUTPUT, metavar="")
+        return option
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help of a copy with readable parameters."""
+        TyperCommand.format_help(_make_readable(self), ctx, formatter)
+
+
+class HelpGroup(TyperGroup):
+    """A group of commands whose help is easy to read."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return `--help`, without a type."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            vars(option)["metavar"] = ""
+        return option
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help of a copy with readable parameters."""
+        TyperGroup.format_help(_make_readable(self), ctx, formatter)
+
+
+def group_options(
+    parameters: Iterable[inspect.Parameter], groups: Mapping[str, Sequence[str]]
+) -> list[inspect.Parameter]:
+    """Put parameters into groups of the help: title -> names. The other parameters stay in "Options"."""
+    titles = {name: title for title, names in groups.items() for name in names}
+    grouped = []
+    for parameter in parameters:
+        if parameter.name in titles:
+            kind, option = get_args(parameter.annotation)
+            option = copy.copy(option)
+            option.rich_help_panel = titles[parameter.name]
+            parameter = parameter.replace(annotation=Annotated[kind, option])
+        grouped.append(parameter)
+    return grouped
+
+
+def join_lines(text: str) -> str:
+    """Join the lines of each paragraph, so that the terminal breaks them at its own width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
+
+
+def list_examples(examples: Sequence[str]) -> str | None:
+    """Return the end of the help: command lines, each after a prompt."""
+    return "\n".join(["Examples:", *(f"$ {line}" for line in examples)]) if examples else None
+
+
+def _make_readable(command: Any) -> Any:
+    """Return a copy in which flags have no type, and `A|B` is written as `A | B`, which can break between words."""
+    readable = copy.copy(command)
+    readable.params = [copy.copy(parameter) for parameter in command.params]
+    for parameter in readable.params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        elif parameter.param_type_name == "option" and parameter.metavar:
+            parameter.metavar = parameter.metavar.replace("|", " | ")
+    return readable
