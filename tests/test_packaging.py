@@ -75,7 +75,7 @@ def versions(python: str | Path, *path: Path) -> list[str]:
 def test_a_release_refuses_a_tag_that_is_not_its_version() -> None:
     done = subprocess.run([ROOT / ".ci" / "release", "v0.0.7"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"the tag is v0.0.7, but vitdeploy/__init__.py has {__version__}" in done.stderr
+    assert f"the tag is v0.0.7, but vitdeploy/version.py has {__version__}" in done.stderr
 
 
 def test_the_demo_runs_from_the_wheel_in_an_empty_directory(wheel: Path, tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitdeploy.version import __version__
+
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
     from vitdeploy.commands.predict import Deployed, Guess, Prediction
     from vitdeploy.progress import Progress
     from vitdeploy.recipe import Recipe
 
-__version__ = "0.1.0"
-__all__ = ["Artifact", "Deployed", "Guess", "Prediction", "Recipe", "VitdeployError", "export", "load"]
+__all__ = ["Artifact", "Deployed", "Guess", "Prediction", "Recipe", "VitdeployError", "__version__", "export", "load"]
 
 
 def export(

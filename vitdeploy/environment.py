@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import __version__
+from vitdeploy.version import __version__
 
 LIBRARIES = (
     "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript",

@@ -1,4 +1,4 @@
-"""A toy task: whether the class is even or odd."""
+"""A toy task: is the class even or odd?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from vitdeploy.data.labels import Label
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task, Values, Weigh, check_count, finite_samples
+from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, check_count, find_finite_samples
 
 
 class Even(Answer):
@@ -26,22 +26,22 @@ class Parity(Task):
     units: ClassVar[Mapping[str, str]] = {"even_odd": "points"}
     binary: ClassVar[frozenset[str]] = frozenset(units)
 
-    def answers(self, outputs: Mapping[str, Array]) -> list[Array]:
+    def read_answers(self, outputs: Mapping[str, Array]) -> list[Array]:
         """0 for even, 1 for odd."""
         return list(next(iter(outputs.values())).argmax(axis=1) % 2)
 
-    def alike(self, reference: Array, deployed: Array) -> float:
+    def compare_pair(self, reference: Array, deployed: Array) -> float:
         """1 if both are even or both are odd."""
         return float(reference == deployed)
 
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
         """0 or 1 for each sample."""
-        answers, finite = self.answers(outputs), finite_samples(outputs)
+        answers, finite = self.read_answers(outputs), find_finite_samples(outputs)
         check_count(len(answers), labels)
         right = (np.asarray(answers) == np.asarray(labels) % 2) & finite
         return PerSample({"even_odd": right.astype(np.float64)}, answers, finite)
 
-    def weigher(self, values: Values) -> Weigh:
+    def weighted_metrics(self, values: Values) -> WeightedMetrics:
         """The share of right answers, in percent."""
         return lambda weights: {"even_odd": 100 * float(np.average(values["even_odd"], weights=weights))}
 
@@ -52,8 +52,8 @@ class Parity(Task):
         view: tuple[float, float, float, float],
     ) -> Answer:
         """The answer about the first sample."""
-        return Even(even=bool(self.answers(outputs)[0] == 0))
+        return Even(even=bool(self.read_answers(outputs)[0] == 0))
 
-    def lines(self, answer: Answer) -> list[str]:
+    def format_answer(self, answer: Answer) -> list[str]:
         """One word."""
         return ["even" if getattr(answer, "even", False) else "odd"]
