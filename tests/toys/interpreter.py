@@ -11,7 +11,7 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.session import Array, Feeds, SequentialSession
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._audit import audited
+from vitdeploy.targets._audit import make_audit
 
 
 class Interpreter(Target):
@@ -45,7 +45,7 @@ class Interpreter(Target):
         """Nothing is fused, and everything is computed in float32."""
         reasons = {site.name: "it runs operator by operator" for site in bundle.structure.attention}
         layers = {linear.name: "fp32" for linear in bundle.structure.linears}
-        return audited(self.name, bundle, compiled, fused={}, reasons=reasons, layers=layers, norms=0, threads=1)
+        return make_audit(self.name, bundle, compiled, fused={}, reasons=reasons, layers=layers, norms=0, threads=1)
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> InterpreterSession:
         """Open the graph."""
