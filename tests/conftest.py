@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
 
 __all__ = ["device", "driver", "exported", "vit"]
+
+pytest_plugins = ("tests.turns",)
 
 # Two runtimes whose threads wait in a spin slow each other down twentyfold when the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -40,6 +43,14 @@ def _not_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gates that tests make are not those of the job that runs the tests."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _one_registry() -> None:
+    """PyTorch's exporter lists its translations anew for each export, a third of its time. Once a process is enough."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if registration is not None and not isinstance(vars(registration.ONNXRegistry)["from_torchlib"], staticmethod):
+        registration.ONNXRegistry.from_torchlib = staticmethod(cache(registration.ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -65,6 +65,7 @@ def test_a_board_that_throttles_itself_counts(monkeypatch: pytest.MonkeyPatch, t
     assert describe_block(before, take_snapshot()).throttled >= 3
 
 
+@pytest.mark.timing
 def test_work_of_this_process_is_not_counted_as_that_of_others() -> None:
     before = take_snapshot()
     until = time.process_time() + 0.3
@@ -76,6 +77,7 @@ def test_work_of_this_process_is_not_counted_as_that_of_others() -> None:
     assert 0 <= describe_block(before, after).others <= 1
 
 
+@pytest.mark.timing
 def test_settle_waits_for_threads_that_spin_but_not_for_ever() -> None:
     stop = time.perf_counter() + 0.06
 

@@ -341,6 +341,7 @@ class Busy:
         return {}
 
 
+@pytest.mark.timing
 def test_a_known_ratio_on_this_machine() -> None:
     for _ in range(3):
         bench = measure([Busy("a", 15.0), Busy("b", 10.0)], [FEED] * 2, batch=1, seconds=1.5)

@@ -1,5 +1,7 @@
 """The fastest matrix product of this host."""
 
+import pytest
+
 from vitdeploy.commands.bench import host_peak
 from vitdeploy.evidence import Peak
 
@@ -10,6 +12,7 @@ def test_a_disturbed_peak_only_reads_lower() -> None:
     assert host_peak.merge_peaks(one, other) == host_peak.merge_peaks(other, one) == one
 
 
+@pytest.mark.timing
 def test_peaks_of_this_host() -> None:
     found = host_peak.measure_peaks(1)
     assert set(found) == {"fp32", "int8"}
