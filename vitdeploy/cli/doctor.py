@@ -14,4 +14,4 @@ def doctor(console: Console) -> None:
     from vitdeploy.commands.doctor import doctor as run_doctor
 
     result = run_doctor()
-    console.show(result, *views.doctor(result))
+    console.show(result, *views.show_diagnosis(result))
