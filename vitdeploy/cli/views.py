@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def show_export(export: Exported, *, benched: bool = False) -> list[RenderableType]:
-    """Show the artifact's folder, the parity of its graph, refusals and notes; and what to run next unless `benched`."""
+    """Show the folder, the parity of the graph, refusals and notes; and the next command unless it is `benched`."""
     lines = [
         Text.assemble((f"{export.stage} ", "bold"), (export.artifact, "bold cyan"), f" in {export.seconds} s"),
         Text(f"  exporter {export.exporter}, weights {export.weights}"),

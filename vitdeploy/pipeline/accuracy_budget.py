@@ -49,7 +49,7 @@ class AccuracyBudget:
     """Judge candidates by the accuracy that they lose against `reference`, in percentage points.
 
     With labels: top-1 of the reference minus top-1 of the candidate. Without: 100 · (1 - agreement), as the task
-    defines agreement. With `emulated`, ONNX Runtime runs the candidates on this CPU, because the target cannot run here.
+    defines agreement. With `emulated`, ONNX Runtime on this CPU runs the candidates, because the target cannot.
     """
 
     def __init__(

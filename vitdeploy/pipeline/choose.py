@@ -97,7 +97,8 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
             within[len(trials) - 1] = candidate
     if len(within) == 1:
         trials[0] = replace(trials[0], kept=True)
-        return Chosen(reference, tuple(trials), (*notes, f"auto kept {base}: no other precision was possible within the budget"))
+        notes = [*notes, f"auto kept {base}: no other precision was possible within the budget"]
+        return Chosen(reference, tuple(trials), tuple(notes))
     return _take_fastest(builder, within, trials, notes, progress)
 
 
@@ -129,7 +130,7 @@ def choose_named(builder: CandidateBuilder, request: Request, precision: Precisi
 
 
 def _choose_untimed(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
-    """Make a candidate that cannot run here. ONNX Runtime computes it to judge its accuracy; its speed stays unknown."""
+    """Make a candidate that cannot be timed here. Its accuracy is judged with ONNX Runtime on this CPU."""
     base, limit = builder.target.default_precision, request.spec.max_drop_pp
     note = f"it is unknown whether {precision.name} is faster than {base}: {request.untimed}"
     if limit is not None:
@@ -196,7 +197,7 @@ def _open_budget(
     if builder.prepared.facts.model.weights == "random":
         return None, ["random weights: auto compared speed only, because accuracy means nothing"]
     if judging is None:
-        return None, ["auto tried no precision that loses accuracy, because there are no images to judge it on (--calibration)"]
+        return None, ["auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"]
     return AccuracyBudget(builder, reference, limit, judging, progress), []
 
 

@@ -77,7 +77,7 @@ def target_options(texts: Sequence[str]) -> dict[str, object]:
         try:
             options[key.strip()] = yaml12.loads(value)
         except ValueError:
-            raise RecipeError(f"--option {text!r} has no readable value", fix="Write the value as in a YAML recipe.") from None
+            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a YAML recipe.") from None
     return options
 
 

@@ -18,7 +18,7 @@ AUTO = "auto"
 """A `--precision` that stands for the fastest precision of the target within the accuracy budget."""
 
 InputForm = Literal["normalized", "pixels", "uint8"]
-"""The input of an artifact: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
+"""The input of an artifact, NCHW, RGB: float32 (x / 255 - mean) / std, float32 from 0 to 255, or uint8."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 REFERENCE = "pytorch-fp32"
 """The default opponent of an artifact when it is timed."""
@@ -111,7 +111,7 @@ class DataSpec(Frozen):
     calibration: str | None = None
     evaluation: str | None = None
     calibration_images: Annotated[int, Field(ge=1)] = 128
-    """The most images to calibrate on: 32 to 300 are enough. Between draws of 32, accuracy differs by less than 0.1 points."""
+    """The most images to calibrate on. 32 to 300 are enough: draws of 32 differ by less than 0.1 points of accuracy."""
 
 
 class TargetSpec(Frozen):

@@ -67,7 +67,7 @@ def measure_alone(
 def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, reason: str, progress: Progress) -> Bench | None:
     """Time an artifact with its backend's own program, such as trtexec; None if the backend has none.
 
-    This is for an artifact that Python cannot open, for the given `reason`. Nothing is timed with it in turns, so there is
+    This is for an artifact that Python cannot open; `reason` says why. Nothing is timed with it in turns, so there is
     no speed-up, and the result is not a valid comparison.
     """
     outside = _time_outside(artifact, feeds, seconds, progress)
