@@ -7,7 +7,7 @@ from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app, section=LOOK_UP)
+@command(app, section=LOOK_UP, examples=["vitdeploy doctor", "vitdeploy doctor --json"])
 def doctor(console: Console) -> None:
     """Show which targets can run on this machine, and how to fix those that cannot."""
     from vitdeploy.cli import views

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 
 def unique_name(module: str, op_type: str, used_names: Collection[str | None]) -> str:
-    """Return `MODULE/OP_TYPE`, with a number if that name is used already: a module may call the same function twice."""
+    """Return `MODULE/OP_TYPE`, with a number if that name is used: a module may call the same function twice."""
     base = name = f"{module}/{op_type}".lstrip("/")
     number = 0
     while name in used_names:
