@@ -153,7 +153,7 @@ def test_a_precision_that_the_target_cannot_do_names_those_it_can(target: str, p
 
 def test_bf16_needs_units() -> None:
     found = run("export", "demo:digits", "--target", "tensorrt-rtx", "--device", "sm75", "--precision", "bf16")
-    assert "sm75 has no BF16 units, which come with sm80. It can do fp16, fp32, int8." in found.error
+    assert "sm75 has no BF16 units: the first generation with them is sm80. It can do fp16, fp32, int8." in found.error
 
 
 def test_a_colour_image_in_a_folder_feeds_a_grey_model(tmp_path: Path) -> None:

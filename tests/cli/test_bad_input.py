@@ -47,8 +47,8 @@ class Opens:
     ("words", "parts"),
     [
         ("timm:deit_tny_patch16_224", ["timm has no model", "did you mean 'deit_tiny_patch16_224'?"]),
-        ("tim:deit_tiny_patch16_224", ["is not a model (did you mean 'timm'?)", "Give timm:NAME"]),
-        ("deit_tiny", ["'deit_tiny' is not a model", "Give timm:NAME"]),
+        ("tim:deit_tiny_patch16_224", ["is not a model (did you mean 'timm'?)", "timm:NAME"]),
+        ("deit_tiny", ["'deit_tiny' is not a model", "timm:NAME"]),
         ("torchvision:vit_b_61", ["torchvision", "vit_b_61"]),
         ("demo:digit", ["there is no demo 'digit'", "demo:digits"]),
         ("hf:nowhere/nothing", ["hf:nowhere/nothing"]),
@@ -61,7 +61,7 @@ class Opens:
             ["225x225", "patch size 16x16", "224x224 or 240x240"],
         ),
         ("demo:digits --image-size 33", ["32x32"]),
-        ("demo:digits --weights none.safetensors", ["there is not a weights file none.safetensors", "Check the path"]),
+        ("demo:digits --weights none.safetensors", ["there is no weights file none.safetensors", "Check the path"]),
         ("demo:digits --weights weights.txt", ["'weights.txt' is not a weights file", ".safetensors"]),
         ("demo:digits --batch 4:1:2", ["4:1:2 is not ordered: MIN <= OPT <= MAX"]),
         ("demo:digits --image-size big", ["--image-size 'big' is not a size", "such as 224x224"]),
@@ -92,10 +92,10 @@ def test_weights_that_do_not_fit_name_the_first_key() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"w": Opens()}, "which is more than tensors"),
+        ({"w": Opens()}, "which is not a tensor"),
         (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
         ({"w": 1}, "its entry 'w' is a int, not a tensor"),
-        ([torch.zeros(1)], "it holds a list, not a state dict"),
+        ([torch.zeros(1)], "it holds a list"),
     ],
     ids=["code", "module", "number", "list"],
 )
@@ -322,7 +322,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     ("words", "part"),
     [
         (("inspect", "nowhere"), "error: nowhere does not exist: it is not an artifact. Make one with"),
-        ((*DIGITS, "--weights", "none.pt"), "error: there is not a weights file none.pt. Check the path."),
+        ((*DIGITS, "--weights", "none.pt"), "error: there is no weights file none.pt. Check the path."),
     ],
 )
 def test_the_process_says_one_line_and_exits_with_1(words: tuple[str, ...], part: str) -> None:

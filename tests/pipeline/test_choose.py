@@ -11,11 +11,12 @@ from tests.evidence import bench
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Trial, load
 from vitdeploy.commands.export import export
-from vitdeploy.errors import QuantizeError, UsageError
+from vitdeploy.errors import PassError, QuantizeError, UsageError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.candidate import CandidateBuilder
+from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.finish import Exported
+from vitdeploy.precision import Precision
 from vitdeploy.progress import Silent
 
 Export = Callable[..., Exported]
@@ -100,14 +101,28 @@ def test_without_images_auto_loses_no_accuracy_unseen(exported: Export, tmp_path
     found = exported(f"python:{tmp_path}/small.py:build", precision="auto", image_size="32x32")
     assert found.precision == "fp32"
     why = {t.precision: t.why for t in found.trials}
-    assert why["int8"] == "what it loses cannot be judged without images"
-    assert why["int8-dynamic"] == "what it loses cannot be judged without images"
+    assert why["int8"] == "its accuracy cannot be judged without images"
+    assert why["int8-dynamic"] == "its accuracy cannot be judged without images"
+
+
+def test_auto_does_not_hide_a_pass_that_failed(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a bug of this program, not a precision that the model cannot have."""
+    make = CandidateBuilder.make
+
+    def fail_below_float32(builder: CandidateBuilder, precision: Precision) -> Candidate:
+        if not precision.is_float32:
+            raise PassError("pass fuse-bias failed: KeyError: 'bias'", fix="Report it, with --traceback.")
+        return make(builder, precision)
+
+    monkeypatch.setattr(CandidateBuilder, "make", fail_below_float32)
+    with pytest.raises(PassError, match="pass fuse-bias failed"):
+        exported(precision="auto")
 
 
 def test_what_cannot_run_here_keeps_the_default(exported: Export) -> None:
     found = exported(target="tensorrt", precision="auto")
     assert (found.precision, found.stage) == ("fp16", "bundle")
-    assert found.notes[0].startswith("auto took fp16 without trying others, or judging what it loses: ")
+    assert found.notes[0].startswith("auto took fp16, and tried no other precision: ")
 
 
 def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

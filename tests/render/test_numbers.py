@@ -30,3 +30,15 @@ def test_fusion_names_its_evidence() -> None:
     assert numbers.fused(audit().attention) == "12 of 12"
     assert numbers.fused(audit(12, 12, "graph").attention) == "12 of 12 (graph)"
     assert numbers.fused(audit(0, 0).attention) == "no attention site"
+
+
+@pytest.mark.parametrize(
+    ("run", "title"),
+    [
+        ("pytorch-fp32", "FP32 PyTorch"), ("torch-compile", "torch.compile"), ("openvino-fp32", "FP32 OpenVINO"),
+        ("onnxruntime-fp32 (plain)", "FP32 ONNX Runtime"), ("openvino-int8", "openvino-int8"),
+        ("tensorrt-fp16 (deit)", "tensorrt-fp16 (deit)"), ("-fp32", "-fp32"),
+    ],
+)  # fmt: skip
+def test_the_title_of_an_engine_comes_from_its_target(run: str, title: str) -> None:
+    assert numbers.side(run) == title

@@ -65,7 +65,7 @@ class Refusal(Fact):
 
 
 class PassRecord(Fact):
-    """How often a pass fired, and the sites that it refused."""
+    """The number of times that a pass fired, and the sites that it refused."""
 
     name: str
     fired: int
@@ -150,7 +150,7 @@ class Usage(Fact):
 
 
 class Manifest(Fact):
-    """All facts about an artifact or bundle."""
+    """The facts about an artifact or bundle."""
 
     schema_version: int = SCHEMA
     stage: Literal["bundle", "artifact"]

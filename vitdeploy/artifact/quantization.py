@@ -91,7 +91,7 @@ class Int8AttentionCount(Fact):
 
 
 class Quantization(Fact):
-    """What lowering the precision did to the graph, and the numbers that led to it.
+    """The record of a lowered precision: the changes to the graph, and the numbers that led to them.
 
     Attributes:
         method: "static Q/DQ", "dynamic", "weights only", …, in words.

@@ -58,4 +58,4 @@ def compile_(
     else:
         parsed = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
         summary = compile_bundle(loaded, output, console, force=force, options=parsed).summary
-    console.show(summary, *views.exported(summary))
+    console.show(summary, *views.show_export(summary))

@@ -11,6 +11,7 @@ import typer
 from vitdeploy.cli.app import app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
+from vitdeploy.cli.help import HelpGroup
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     MessageT = TypeVar("MessageT", bound=BaseModel)
 
 device = typer.Typer(
+    cls=HelpGroup,
     help="The device's side of --host. vitdeploy itself calls these commands over SSH; each reads JSON on stdin.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

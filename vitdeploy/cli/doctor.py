@@ -7,11 +7,11 @@ from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app, section=LOOK_UP)
+@command(app, section=LOOK_UP, examples=["vitdeploy doctor", "vitdeploy doctor --json"])
 def doctor(console: Console) -> None:
     """Show which targets can run on this machine, and how to fix those that cannot."""
     from vitdeploy.cli import views
     from vitdeploy.commands.doctor import doctor as run_doctor
 
     result = run_doctor()
-    console.show(result, *views.doctor(result))
+    console.show(result, *views.show_diagnosis(result))

@@ -20,8 +20,8 @@ from vitdeploy.cli.console import Console
     examples=[
         "vitdeploy eval deit --data val/",
         "vitdeploy eval deit --data val/ --host ssh://me@jetson",
-        "vitdeploy eval deit --data val/ --save-reference answers.zip     (here, with PyTorch)",
-        "vitdeploy eval deit --data val/ --reference answers.zip          (on the device, without PyTorch)",
+        "vitdeploy eval deit --data val/ --save-reference answers.zip  # with PyTorch",
+        "vitdeploy eval deit --data val/ --reference answers.zip  # on the device",
     ],
 )
 def eval_(

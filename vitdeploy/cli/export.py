@@ -25,8 +25,8 @@ from vitdeploy.cli.console import Console
     },
     examples=[
         "vitdeploy export timm:deit_tiny_patch16_224 --target openvino -o deit",
-        "vitdeploy export hf:facebook/deit-tiny-patch16-224 --target onnxruntime --precision int8 \\\n"
-        "    --calibration images/",
+        "vitdeploy export hf:facebook/deit-tiny-patch16-224 --target onnxruntime \\\n"
+        "    --precision int8 --calibration images/",
         "vitdeploy export model.onnx --target tensorrt --host ssh://me@jetson",
     ],
 )
@@ -96,4 +96,4 @@ def export(
         )
     else:
         summary = run_export(composed, out, console, force=force, verify=verify, cache=cache, dumps=dump_graphs).summary
-    console.show(summary, *views.exported(summary))
+    console.show(summary, *views.show_export(summary))

@@ -36,7 +36,7 @@ def gate(
     max_drop: Annotated[float | None, _limit("PP", "The largest accuracy drop, in percentage points.")] = None,
     min_speedup: Annotated[
         float | None,
-        _limit("X", "The smallest speed-up over the reference of bench, which is FP32 PyTorch unless chosen."),
+        _limit("X", "The smallest speed-up over the reference that bench timed, by default FP32 PyTorch."),
     ] = None,
     min_fused: Annotated[
         float | None, _limit("PCT", "The smallest share of attention sites that run as one kernel, in percent.")

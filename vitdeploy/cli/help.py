@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, get_args
 
 from typer.core import TyperCommand, TyperGroup
@@ -70,12 +71,28 @@ def list_examples(examples: Sequence[str]) -> str | None:
 
 
 def _make_readable(command: Any) -> Any:
-    """Return a copy in which flags have no type, and `A|B` is written as `A | B`, which can break between words."""
+    """Return a copy without the types of flags and arguments, and with `A | B` for `A|B`, which breaks between words.
+
+    In the usage line, an argument is `NAME` (required) or `[NAME]`, with `...` if it can be repeated.
+    """
     readable = copy.copy(command)
     readable.params = [copy.copy(parameter) for parameter in command.params]
     for parameter in readable.params:
-        if getattr(parameter, "is_flag", False):
+        if parameter.param_type_name == "argument":
+            vars(parameter).update(display_type_rich=_hide_type, get_usage_pieces=partial(_write_usage, parameter))
+        elif getattr(parameter, "is_flag", False):
             parameter.metavar = ""
-        elif parameter.param_type_name == "option" and parameter.metavar:
+        elif parameter.metavar:
             parameter.metavar = parameter.metavar.replace("|", " | ")
     return readable
+
+
+def _hide_type(ctx: object) -> None:  # noqa: ARG001  the signature of typer's method
+    return None
+
+
+def _write_usage(argument: Any, ctx: object) -> list[str]:  # noqa: ARG001  the signature of typer's method
+    name = argument.metavar or argument.name.upper()
+    if not (argument.required or name.startswith("[")):
+        name = f"[{name}]"
+    return [name if argument.nargs == 1 or name.endswith("…") else f"{name}..."]

@@ -46,4 +46,4 @@ def hosts(
     from vitdeploy.remote.near.listing import list_hosts
 
     listing = list_hosts(names or [], console, clean=clean)
-    console.show(listing, *views.hosts(listing))
+    console.show(listing, *views.show_hosts(listing))

@@ -56,4 +56,4 @@ def inspect(
 
         cache = options.open_cache(no_cache=no_cache)
         audit = replace(audit, sensitivity=measure_sensitivity(loaded, calibration, console, cache=cache))
-    console.show(audit, *views.inspected(audit))
+    console.show(audit, *views.show_audit(audit))

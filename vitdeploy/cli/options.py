@@ -174,8 +174,8 @@ HostName = Annotated[
     str | None,
     typer.Option(
         metavar="ssh://USER@HOST[:PORT]|NAME",
-        help="Do this on another machine over SSH. It needs vitdeploy, but not PyTorch. NAME is a host of yours (see "
-        "vitdeploy hosts).",
+        help="Do this on another machine over SSH. That machine needs vitdeploy, but not PyTorch. NAME is a host from "
+        "hosts.yaml (see vitdeploy hosts).",
         show_default=False,
     ),
 ]

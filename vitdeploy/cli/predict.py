@@ -31,4 +31,4 @@ def predict(
         predictions = deployed.predict(images)
         if deployed.artifact.random_weights:
             console.warn("random weights: these answers mean nothing")
-    console.show({"predictions": predictions}, *views.predictions(predictions))
+    console.show({"predictions": predictions}, *views.show_predictions(predictions))

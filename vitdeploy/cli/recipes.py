@@ -24,7 +24,7 @@ def recipes(
 
     if name is None:
         listed = shipped_recipes()
-        console.show({"recipes": listed}, *views.recipes(listed))
+        console.show({"recipes": listed}, *views.show_recipes(listed))
     else:
         path, text = shipped_recipe(name)
         console.show({"name": name, "path": str(path), "recipe": text}, text.rstrip())

@@ -60,4 +60,4 @@ def report(
     loaded = [load_artifact(path) for path in artifacts]
     cache = options.open_cache(no_cache=no_cache)
     page = run_report(loaded, output, console, images=images, data=data, cache=cache)
-    console.show(page, *views.reported(page))
+    console.show(page, *views.show_report(page))

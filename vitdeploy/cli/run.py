@@ -18,7 +18,7 @@ from vitdeploy.cli.console import Console
     section=MAKE,
     examples=[
         "vitdeploy run demo",
-        "vitdeploy run deit-tiny-openvino-int8 --calibration images/ --data val/ -o deit",
+        "vitdeploy run deit-tiny-openvino-int8 \\\n    --calibration images/ --data val/ -o deit",
         "vitdeploy run my-recipe.yaml",
     ],
 )
@@ -55,5 +55,5 @@ def run_(
     outcome = run_all(
         recipe, output, console, weights=weights, calibration=calibration, data=data, force=force, cache=cache
     )
-    console.show(outcome, *views.outcome(outcome))
+    console.show(outcome, *views.show_outcome(outcome))
     raise typer.Exit(EXIT_CODES[outcome.gate.verdict])

@@ -1,4 +1,4 @@
-"""Results as people read them: lists of rich renderables, in the order they are printed."""
+"""Results for people: lists of rich renderables, in the order they are printed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from rich.text import Text
 
 from vitdeploy import tasks
 from vitdeploy.recipe import TaskSpec
-from vitdeploy.render import bench_tables as speed
-from vitdeploy.render import numbers, tables
+from vitdeploy.render import bench_tables, numbers, tables
 from vitdeploy.render.summary import summarize
 
 if TYPE_CHECKING:
@@ -28,92 +27,94 @@ if TYPE_CHECKING:
     from vitdeploy.remote.near.listing import Listing
 
 
-def exported(found: Exported, *, benched: bool = False) -> list[RenderableType]:
-    """Where it is, how the numbers compare, and what to know."""
+def show_export(export: Exported, *, benched: bool = False) -> list[RenderableType]:
+    """Show the folder, the parity of the graph, refusals and notes; and the next command unless it is `benched`."""
     lines = [
-        Text.assemble((f"{found.stage} ", "bold"), (found.artifact, "bold cyan"), f" in {found.seconds} s"),
-        Text(f"  exporter {found.exporter}, weights {found.weights}"),
-        Text(f"  graph against FP32: {_parity(found)}"),
+        Text.assemble((f"{export.stage} ", "bold"), (export.artifact, "bold cyan"), f" in {export.seconds} s"),
+        Text(f"  exporter {export.exporter}, weights {export.weights}"),
+        Text(f"  graph against FP32: {_format_parity(export)}"),
     ]
-    refused = [(record.name, refusal) for record in found.passes for refusal in record.refused]
+    refused = [(record.name, refusal) for record in export.passes for refusal in record.refused]
     lines += [Text(f"  {name} refused {refusal.site}: {refusal.reason}", style="yellow") for name, refusal in refused]
-    lines += [Text(f"  {note}", style="yellow" if found.stage == "bundle" else "") for note in found.notes]
-    kept = next((t for t in found.trials if t.kept), None)
-    if kept is not None and kept.speedup is not None and len(found.trials) == 1:
-        lines.append(Text(f"  {numbers.speedup(kept.speedup)} times as fast as this target's float graph, at a glance"))
-    if found.stage == "artifact" and not benched:
-        told = f"how fast it is there: vitdeploy bench {found.artifact} --host {found.host}"
-        here = f"against FP32 PyTorch on this machine: vitdeploy bench {found.artifact}"
-        lines.append(Text(f"  {told if found.host else here}"))
-    return [*lines, *([tables.trials(found.trials)] if len(found.trials) > 1 else [])]
+    lines += [Text(f"  {note}", style="yellow" if export.stage == "bundle" else "") for note in export.notes]
+    chosen = next((trial for trial in export.trials if trial.kept), None)
+    if chosen is not None and chosen.speedup is not None and len(export.trials) == 1:
+        ratio = numbers.speedup(chosen.speedup)
+        lines.append(Text(f"  {ratio} times as fast as this target's float graph, in a short measurement"))
+    if export.stage == "artifact" and not benched:
+        there = f"to measure its speed on that host: vitdeploy bench {export.artifact} --host {export.host}"
+        here = f"to compare it with FP32 PyTorch on this machine: vitdeploy bench {export.artifact}"
+        lines.append(Text(f"  {there if export.host else here}"))
+    return [*lines, *([tables.trials(export.trials)] if len(export.trials) > 1 else [])]
 
 
-def inspected(found: Audit) -> list[RenderableType]:
-    """What the model is made of, then what became of it."""
-    shown: list[RenderableType] = [tables.structure(found.structure)] if found.structure is not None else []
-    shown.append(tables.audit(found))
-    return [*shown, *([tables.sensitivity(found.sensitivity)] if found.sensitivity is not None else [])]
+def show_audit(audit: Audit) -> list[RenderableType]:
+    """Show the structure of the model, the audit of the compiled model, and the sensitivity if it was measured."""
+    structure = [] if audit.structure is None else [tables.structure(audit.structure)]
+    sensitivity = [] if audit.sensitivity is None else [tables.sensitivity(audit.sensitivity)]
+    return [*structure, tables.audit(audit), *sensitivity]
 
 
-def predictions(answers: Sequence[Prediction]) -> list[RenderableType]:
-    """Return the answers about each image."""
-    shown: list[RenderableType] = []
-    for prediction in answers:
-        shown.append(Text(prediction.image, style="bold"))
-        lines = tasks.find(TaskSpec(kind=prediction.task)).format_answer(prediction)
-        shown += [f"  {escape(line)}" for line in lines]
-    return shown
+def show_predictions(predictions: Sequence[Prediction]) -> list[RenderableType]:
+    """Show the answers about each image."""
+    lines: list[RenderableType] = []
+    for prediction in predictions:
+        lines.append(Text(prediction.image, style="bold"))
+        answers = tasks.find(TaskSpec(kind=prediction.task)).format_answer(prediction)
+        lines += [f"  {escape(answer)}" for answer in answers]
+    return lines
 
 
-def reported(found: Reported) -> list[RenderableType]:
-    """Where the page is, and what it could not show."""
-    shown = sum(section.missing is None for section in found.sections)
-    lines = [
-        Text.assemble(("report ", "bold"), (found.report, "bold cyan"), f", {numbers.size(found.bytes)}"),
-        Text(f"  verdict {found.verdict}; {shown} of {len(found.sections)} sections have evidence"),
+def show_report(report: Reported) -> list[RenderableType]:
+    """Show the path of the page, its verdict, and how to fill its empty sections."""
+    empty = [section for section in report.sections if section.missing is not None]
+    filled = len(report.sections) - len(empty)
+    return [
+        Text.assemble(("report ", "bold"), (report.report, "bold cyan"), f", {numbers.size(report.bytes)}"),
+        Text(f"  verdict {report.verdict}; {filled} of {len(report.sections)} sections have evidence"),
+        *(Text(f"  {section.name}: {section.missing}. {section.fix}", style="yellow") for section in empty),
     ]
-    gaps = [section for section in found.sections if section.missing is not None]
-    return [*lines, *(Text(f"  {s.name}: {s.missing}. {s.fix}", style="yellow") for s in gaps)]
 
 
-def doctor(found: Diagnosis) -> list[RenderableType]:
-    """Targets, then this machine."""
-    export = {"export (models to ONNX)": found.export}
-    host = Table.grid(padding=(0, 2))
-    gpu = found.host.gpu or "none seen"
+def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
+    """Show the targets, then this machine."""
+    export = {"export (models to ONNX)": diagnosis.export}
+    host = diagnosis.host
+    gpu = host.gpu or "none seen"
+    table = Table.grid(padding=(0, 2))
     for label, value in (
-        ("CPU", f"{found.host.cpu}, {found.host.cores} cores, {found.host.memory_gib} GiB"),
-        ("ISA", " ".join(found.host.isa) or "unknown"),
-        ("GPU", gpu if found.host.jetpack is None else f"{gpu}, L4T {found.host.jetpack}"),
-        ("Python", f"{found.host.python} on {found.host.system}"),
-        ("libraries", ", ".join(f"{name} {version}" for name, version in found.libraries.items())),
+        ("CPU", f"{host.cpu}, {host.cores} cores, {host.memory_gib} GiB"),
+        ("ISA", " ".join(host.isa) or "unknown"),
+        ("GPU", gpu if host.jetpack is None else f"{gpu}, L4T {host.jetpack}"),
+        ("Python", f"{host.python} on {host.system}"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in diagnosis.libraries.items())),
     ):
-        host.add_row(f"  {label}", escape(value))
-    return [tables.doctor({**found.targets, **export}), host]
+        table.add_row(f"  {label}", escape(value))
+    return [tables.doctor({**diagnosis.targets, **export}), table]
 
 
-def hosts(found: Listing) -> list[RenderableType]:
-    """One line a host, and below it what it is."""
-    if not found.hosts:
-        return [f"no host is named in {escape(found.file)}; one a line: NAME: ssh://USER@HOST"]
-    shown: list[RenderableType] = []
-    for host in found.hosts:
+def show_hosts(listing: Listing) -> list[RenderableType]:
+    """Show one line for each host, and its device below it."""
+    if not listing.hosts:
+        return [f"no host is named in {escape(listing.file)}. Write one on each line: NAME: ssh://USER@HOST"]
+    lines: list[RenderableType] = []
+    for host in listing.hosts:
         colour = {"ready": "green", "busy": "yellow"}.get(host.state, "red")
         url = f"  {host.url}" if host.url != host.name else ""
-        shown.append(Text.assemble((host.name, "bold cyan"), f"{url}  ", (host.state, colour)))
-        told = ". ".join(filter(None, (host.why.rstrip("."), host.fix)))
+        lines.append(Text.assemble((host.name, "bold cyan"), f"{url}  ", (host.state, colour)))
+        problem = ". ".join(filter(None, (host.why.rstrip("."), host.fix)))
         freed = "" if host.freed_bytes is None else f"freed {numbers.size(host.freed_bytes)}"
-        lines = [told, *(_device(host.device) if host.device else ()), freed]
-        shown += [Padding(Text(line), (0, 0, 0, 2)) for line in lines if line]
-    return shown
+        details = [problem, *(_describe_device(host.device) if host.device else ()), freed]
+        lines += [Padding(Text(detail), (0, 0, 0, 2)) for detail in details if detail]
+    return lines
 
 
-def _device(probe: Probe) -> list[str]:
-    """What a device is, what it can do, and how it is."""
+def _describe_device(probe: Probe) -> list[str]:
+    """Return three lines: the hardware and its software, the targets, and the current condition."""
     state, host = probe.condition, probe.doctor.host
     l4t = f"L4T {state.l4t}" + (f" (JetPack {state.jetpack})" if state.jetpack else "") if state.l4t else ""
     tensorrt = f"TensorRT {state.tensorrt}" if state.tensorrt else ""
-    can = [name for name, target in probe.doctor.targets.items() if target.available]
+    available = [name for name, target in probe.doctor.targets.items() if target.available]
     figures = (
         (state.power_mode, "power mode {}"),
         (state.temperature_c, "{:.0f} °C"),
@@ -124,39 +125,40 @@ def _device(probe: Probe) -> list[str]:
     )
     return [
         ", ".join(filter(None, (state.module or host.cpu, l4t, tensorrt, f"Python {host.python}"))),
-        f"vitdeploy {probe.version} for {', '.join(can) or 'no target'}",
+        f"vitdeploy {probe.version} for {', '.join(available) or 'no target'}",
         ", ".join(form.format(value) for value, form in figures if value is not None),
     ]
 
 
-def recipes(found: Mapping[str, str]) -> list[RenderableType]:
-    """Names and what they are for."""
+def show_recipes(purposes: Mapping[str, str]) -> list[RenderableType]:
+    """Show the names of the recipes that come with vitdeploy, and the purpose of each."""
     table = Table.grid(padding=(0, 2))
-    for name, text in found.items():
-        table.add_row(Text(name, style="bold cyan"), escape(text))
+    for name, purpose in purposes.items():
+        table.add_row(Text(name, style="bold cyan"), escape(purpose))
     return [table, Text("\nvitdeploy recipes NAME prints one; vitdeploy run NAME runs it.", style="dim")]
 
 
-def outcome(found: Outcome) -> list[RenderableType]:
-    """Everything that `run` measured, and the one table that sums it up."""
-    shown: list[RenderableType] = [
-        *exported(found.export, benched=found.bench is not None),
+def show_outcome(outcome: Outcome) -> list[RenderableType]:
+    """Show the results of all steps of `run`, and the table that sums them up."""
+    evaluation = [] if outcome.eval is None else [tables.evaluation(outcome.eval)]
+    bench = [] if outcome.bench is None else [bench_tables.latencies(outcome.bench)]
+    random_weights = outcome.export.weights == "random"
+    summary = summarize(outcome.audit, outcome.bench, outcome.eval, outcome.gate, random_weights=random_weights)
+    page = [] if outcome.report is None else [Text.assemble(("report ", "bold"), (outcome.report, "bold cyan"))]
+    return [
+        *show_export(outcome.export, benched=outcome.bench is not None),
         "",
-        tables.audit(found.audit),
+        tables.audit(outcome.audit),
+        *evaluation,
+        *bench,
+        tables.gate(outcome.gate),
+        tables.summary(summary),
+        *page,
     ]
-    if found.eval is not None:
-        shown.append(tables.evaluation(found.eval))
-    if found.bench is not None:
-        shown.append(speed.latencies(found.bench))
-    shown.append(tables.gate(found.gate))
-    random_weights = found.export.weights == "random"
-    summary = summarize(found.audit, found.bench, found.eval, found.gate, random_weights=random_weights)
-    page = [Text.assemble(("report ", "bold"), (found.report, "bold cyan"))] if found.report is not None else []
-    return [*shown, tables.summary(summary), *page]
 
 
-def _parity(found: Exported) -> str:
-    parity = found.graph_parity
+def _format_parity(export: Exported) -> str:
+    parity = export.graph_parity
     if parity is None:
         return "not compared"
     return (

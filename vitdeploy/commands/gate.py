@@ -71,9 +71,9 @@ def gate(
             f"--baseline and --save-baseline are both {baseline}: the baseline would be overwritten",
             fix="Save to another file, and rename it after the verdict.",
         )
-    own_limits = artifact.manifest.recipe.gate.model_dump()
+    recipe_limits = artifact.manifest.recipe.gate.model_dump()
     overrides: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
-    spec = parse(GateSpec, {**own_limits, **overrides}, where="limits")
+    spec = parse(GateSpec, {**recipe_limits, **overrides}, where="limits")
     stored = _read_evidence(artifact)
     before = None if baseline is None else _read_before(baseline, artifact, stored.evaluation, progress)
     verdict = artifact.write_evidence(judge(_make_case(artifact, stored), spec, before))
@@ -159,10 +159,10 @@ def _time_in_turns(earlier: Artifact, artifact: Artifact, progress: Progress) ->
     )
     with progress.step("Start both"):
         startups = [measure_startup(side, threads, batch, progress) for side in (earlier, artifact)]
-    reference, own = bench.runs
+    reference, run = bench.runs
     runs = (
         replace(reference, role="reference", manifest=earlier.digest, startup=startups[0]),
-        replace(own, role="artifact", manifest=artifact.digest, startup=startups[1]),
+        replace(run, role="artifact", manifest=artifact.digest, startup=startups[1]),
     )
     return replace(bench, runs=runs, machine=environment.host().machine, manifest=artifact.digest)
 

@@ -229,13 +229,13 @@ class Bench(Evidence):
         manifest = raw.get("manifest")
         marked = [i for i, run in enumerate(runs) if run.get("manifest") and run["manifest"] == manifest]
         timed = [i for i in marked if runs[i].get("speedup")]
-        own = (timed or marked or [min(1, len(runs) - 1)])[0]
-        first = runs[0].get("name") if own else None
+        subject = (timed or marked or [min(1, len(runs) - 1)])[0]
+        first = runs[0].get("name") if subject else None
 
         def role(place: int, run: Mapping[str, Any]) -> Role:
             if run.get("name") == first:
                 return "reference"
-            return "artifact" if place == own or (place > own and run.get("manifest")) else "opponent"
+            return "artifact" if place == subject or (place > subject and run.get("manifest")) else "opponent"
 
         roles = [role(place, run) for place, run in enumerate(runs)]
         return {**raw, "runs": [{**run, "role": role} for run, role in zip(runs, roles, strict=True)]}

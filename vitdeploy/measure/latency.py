@@ -219,12 +219,12 @@ class _Timing:
 def _percent_done(progress: Progress) -> Iterator[Callable[[float], None]]:
     """Show a step in percent; yield a function that takes the fraction that is done."""
     with progress.step("Time the sessions in turns", 100) as advance:
-        shown = 0
+        reported = 0
 
         def report(fraction: float) -> None:
-            nonlocal shown
-            percent = max(shown, int(100 * min(fraction, 1.0)))
-            advance(percent - shown)
-            shown = percent
+            nonlocal reported
+            percent = max(reported, int(100 * min(fraction, 1.0)))
+            advance(percent - reported)
+            reported = percent
 
         yield report

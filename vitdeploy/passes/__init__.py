@@ -17,7 +17,7 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class PassResult:
-    """How often a rewrite fired, and where it refused to: node or site -> reason."""
+    """The number of places that a pass rewrote, and those that it refused: node or site -> reason."""
 
     fired: int
     refused: dict[str, str] = field(default_factory=dict)

@@ -161,8 +161,8 @@ def rewrite_linear(graph: Graph, linear: LinearMatch, x: ir.Value, weight: Array
 
 def _unused_name(graph: Graph, name: str) -> str:
     """Return `name`, with a number if an earlier folding took it."""
-    taken, number, unused = graph.model.graph.initializers, 1, name
-    while unused in taken:
+    initializers, number, unused = graph.model.graph.initializers, 1, name
+    while unused in initializers:
         number += 1
         unused = f"{name}_{number}"
     return unused

@@ -95,14 +95,14 @@ def _normalize_mask(graph: Graph, core: ir.Node) -> None:
 
 def _name_sites(cores: list[ir.Node]) -> None:
     """Name each attention `MODULE/Attention`, and further ones of the same module `MODULE.1/Attention` and so on."""
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for core in cores:
         module = name = scope(core) or "attention"
         number = 0
-        while name in taken:
+        while name in used_names:
             number += 1
             name = f"{module}.{number}"
-        taken.add(name)
+        used_names.add(name)
         core.name = name + CORE
 
 

@@ -59,7 +59,7 @@ class RaiseGelu(Pass):
         if graph.opset < _OPSET:
             return PassResult(0)
         fired, refused = 0, {}
-        taken = {n.name for n in graph.nodes}
+        used_names = {n.name for n in graph.nodes}
         for inner in [n for n in graph.nodes if n.op_type in _FORMS and n.domain == ""]:
             approximate, argument = _FORMS[inner.op_type]
             x = _find_input(operand(inner, 0), argument)
@@ -70,8 +70,8 @@ class RaiseGelu(Pass):
                 refused[inner.name or ""] = f"no GELU follows its {inner.op_type}, or another node reads a part of it"
                 continue
             tape = ir.tape.Tape()
-            name = unique_name(scope(inner), "Gelu", taken)
-            taken.add(name)
+            name = unique_name(scope(inner), "Gelu", used_names)
+            used_names.add(name)
             new = tape.op("Gelu", [x], {"approximate": approximate}, name=name)
             graph.replace([end], tape, end.outputs[0], new)
             fired += 1

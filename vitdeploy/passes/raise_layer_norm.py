@@ -41,7 +41,7 @@ class RaiseLayerNorm(Pass):
         if any(n.op_type == "ReduceMean" for n in graph.nodes):
             graph.infer_shapes()  # for the number of channels: folding constants infers less
         fired, refused = 0, {}
-        taken = {n.name for n in graph.nodes}
+        used_names = {n.name for n in graph.nodes}
         for node in list(graph.nodes):
             if node.graph is None:
                 continue  # it was removed with a norm before it
@@ -49,7 +49,7 @@ class RaiseLayerNorm(Pass):
             if isinstance(norm, str):
                 refused[node.name or ""] = norm
             elif norm is not None:
-                fired += _rewrite(graph, norm, taken)
+                fired += _rewrite(graph, norm, used_names)
         if fired:
             RemoveUnusedNodesPass()(graph.model)  # a Cast before the norm, unless another node reads it
         return PassResult(fired, refused)
@@ -77,19 +77,19 @@ def _match_operator(node: ir.Node) -> NormMatch | None:
     return NormMatch([node], operand(node, 0), node.outputs[0], shape[-1], attributes, new_scale)
 
 
-def _rewrite(graph: Graph, norm: NormMatch, taken: set[str | None]) -> int:
+def _rewrite(graph: Graph, norm: NormMatch, used_names: set[str | None]) -> int:
     """Replace the norm by one node, or by one for each of its affine parts. Return how many there are."""
     parts = _match_affine_parts(norm)
     if not parts:
         if norm.nodes[0].op_type == "LayerNormalization":
             return 0
         parts = [_Affine()]
-    taken -= {n.name for n in norm.nodes}
+    used_names -= {n.name for n in norm.nodes}
     for affine in parts:
         norm_nodes = norm.nodes if affine is parts[-1] else []  # the other parts still read them
         end = affine.nodes[-1] if affine.nodes else norm.nodes[0]
-        name = unique_name(scope(end if len(parts) > 1 else norm.nodes[0]), "LayerNormalization", taken)
-        taken.add(name)
+        name = unique_name(scope(end if len(parts) > 1 else norm.nodes[0]), "LayerNormalization", used_names)
+        used_names.add(name)
         tape = ir.tape.Tape()
         scale = affine.scale or norm.scale
         inputs = [norm.x, _make_vector(tape, scale, norm, f"{name}/scale")]

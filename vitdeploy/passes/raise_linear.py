@@ -19,11 +19,11 @@ class RaiseLinear(Pass):
 
     def apply(self, graph: Graph) -> PassResult:
         """Raise every plain Gemm."""
-        taken = {n.name for n in graph.nodes}
+        used_names = {n.name for n in graph.nodes}
         gemms = [n for n in graph.nodes if n.op_type == "Gemm" and n.domain == "" and _is_plain(n)]
         for node in gemms:
             name = (node.name or "").removesuffix("/Gemm")
-            _rewrite(graph, node, node.name or "" if taken & {f"{name}/MatMul", f"{name}/Add"} else name)
+            _rewrite(graph, node, node.name or "" if used_names & {f"{name}/MatMul", f"{name}/Add"} else name)
         return PassResult(len(gemms))
 
 

@@ -1,1 +1,1 @@
-"""The architecture as a few straight functions: export, compile, inspect, bench, evaluate, gate, predict, run."""
+"""The steps from a recipe to an artifact: prepare the graph, lower candidates, choose one, compile and audit it."""

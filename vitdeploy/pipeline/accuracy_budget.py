@@ -1,4 +1,4 @@
-"""Judge what a precision loses, on images, before it is chosen."""
+"""Measure on images how much accuracy a precision loses, before it is chosen."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from vitdeploy.session import Array, Session
 
 _POINTS = 100.0
 _MOST_ANSWER_BYTES = 256 << 20
-"""Of the reference, which are kept: a segmentation map of 512 x 512 is 2 MB."""
+"""The most memory for stored answers of the reference: a segmentation map of 512 x 512 takes 2 MB."""
 _BETTER_THAN_CHANCE = 2.0
-"""Labels count only if the reference is right this many times as often as chance: else they are no labels of its."""
+"""Labels count only if the reference is right this many times as often as chance; else they do not fit the model."""
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers of one side about the images, as the task reads its outputs.
+    """The answers of one model about the images, as the task reads them from its outputs.
 
     Attributes:
         answers: one for each image.
         finite: (n,) bool, whether the outputs were free of NaN and infinity.
-        right: (n,) 0 or 1 where the images have labels that the task can judge; else None.
-        batches: how many there were.
-        classes: how many classes the labels have.
+        right: (n,) 0 or 1, if the images have labels that the task can judge; else None.
+        batches: the number of batches.
+        classes: the number of classes among the labels.
     """
 
     answers: list[Array]
@@ -46,10 +46,10 @@ class _Answers:
 
 
 class AccuracyBudget:
-    """Judges candidates by the share of images on which they lose against `reference`, in points.
+    """Judge candidates by the accuracy that they lose against `reference`, in percentage points.
 
     With labels: top-1 of the reference minus top-1 of the candidate. Without: 100 · (1 - agreement), as the task
-    defines agreement. `emulated`: run by ONNX Runtime on this CPU, because the target cannot run here.
+    defines agreement. With `emulated`, ONNX Runtime on this CPU runs the candidates, because the target cannot.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AccuracyBudget:
         self._task = tasks.find(builder.prepared.facts.task)
 
     def judge(self, candidate: Candidate) -> Trial:
-        """Measure what the candidate loses."""
+        """Measure the accuracy that the candidate loses."""
         expected = self._expected
         actual = self._run(candidate, expected.batches)
         by: Literal["labels", "agreement"] = "agreement"
@@ -91,7 +91,7 @@ class AccuracyBudget:
         )
 
     def holds(self, trial: Trial) -> bool:
-        """Return whether no more than the limit was lost."""
+        """Return True if the trial lost no more than the limit."""
         return trial.lost is not None and trial.lost <= self.limit
 
     @cached_property
@@ -102,7 +102,7 @@ class AccuracyBudget:
         return answers
 
     def _run(self, candidate: Candidate, batches: int | None = None) -> _Answers:
-        """Run a candidate on so many batches; the reference on as many as `_MOST_ANSWER_BYTES` hold."""
+        """Run a candidate on `batches` batches. The reference runs until its answers fill `_MOST_ANSWER_BYTES`."""
         answers: list[Array] = []
         finite: list[Array] = []
         right: list[Array] = []
@@ -114,9 +114,9 @@ class AccuracyBudget:
                 outputs = session.run({self._builder.prepared.facts.examples.input_name: images})
                 answers += self._task.read_answers(outputs)
                 finite.append(tasks.find_finite_samples(outputs))
-                judged = None if labels is None else self._task.are_right(outputs, labels)
-                if labels is not None and judged is not None:
-                    right.append(judged)
+                marks = None if labels is None else self._task.are_right(outputs, labels)
+                if labels is not None and marks is not None:
+                    right.append(marks)
                     classes.update(label for label in labels if isinstance(label, int))
                 advance(len(images))
                 count += 1

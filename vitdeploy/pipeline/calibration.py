@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration
 
 JUDGING_IMAGES = 256
-"""Images that a precision is judged on before it is chosen: those that gave the ranges, and as many others."""
+"""Images that a precision is judged on before it is chosen: those that gave the ranges, and as many again."""
 
 SYNTHETIC_IMAGES = 16
-"""Images that are made up if no data is given. They only check for overflow, which shows on any image."""
+"""Synthetic images, if no data is given. They only check for overflow, which any image shows."""
 
 JudgingBatches = Callable[[], Iterator[tuple[Array, list[Label] | None]]]
-"""Streams batches anew at each call: images in the graph's form, and their labels or None."""
+"""A function whose every call streams the batches again: images in the graph's form, and their labels or None."""
 
 
 def open_images(
     data: DataSpec, preprocess: Preprocess, names: tuple[str, ...] | None, form: InputForm, size: int
 ) -> tuple[Calibration, JudgingBatches | None]:
-    """Open the calibration images of a recipe once, for both uses; both are streamed.
+    """Open the calibration images of a recipe, to take ranges from and to judge on. Both uses stream them.
 
-    Without data, calibration images are made up, and there is nothing to judge on.
+    Without data, the calibration images are synthetic, and there are none to judge on.
 
     Args:
-        data: of the recipe.
-        preprocess: of the model.
-        names: of the model's classes, if they are known.
-        form: in which the graph takes images.
-        size: of a batch.
+        data: the recipe's data.
+        preprocess: the model's preprocessing.
+        names: the names of the model's classes, if they are known.
+        form: the form in which the graph takes images.
+        size: the batch size.
 
     Returns:
-        Batches to take ranges from, and batches to judge a precision on. The latter have labels if the data has them
-        and they can be the model's class indices.
+        Batches to take ranges from, and batches to judge a precision on. Those to judge on have labels if the data has
+        labels that can be class indices of the model.
 
     Raises:
         DataError: the data is missing or has another form.

@@ -37,16 +37,16 @@ _SENSITIVITY_IMAGES = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A target-ready graph in a folder of its own, and what made it.
+    """A target-ready graph in a folder of its own, and the record of how it was made.
 
     Attributes:
-        precision: with its options.
-        folder: holds the graph, its sites, and what was compiled, and nothing else.
-        structure: sites and linears, as they are in the graph.
-        passes: those that lowered it.
-        quantized: what lowering the precision did, and where.
-        inputs: of the graph.
-        outputs: of the graph.
+        precision: the precision with its options.
+        folder: holds the graph, its sites and the compiled files, and nothing else.
+        structure: the sites and linears of the graph.
+        passes: records of the passes that lowered it.
+        quantized: the quantized graph, and the numbers that each linear computes with.
+        inputs: the inputs of the graph.
+        outputs: the outputs of the graph.
     """
 
     precision: Precision
@@ -64,36 +64,36 @@ class Candidate:
 
     @property
     def alpha(self) -> float | None:
-        """The strength of its migration; None where there is none."""
+        """The strength of its migration of outliers; None without migration."""
         record = self.quantized.record
         return record.migration.alpha if record is not None and record.migration is not None else None
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why what its calibration showed may not hold for other images."""
+        """The reasons why its calibration may not hold for other images."""
         return self.quantized.record.doubts if self.quantized.record is not None else ()
 
     @property
     def quantized_names(self) -> frozenset[str]:
-        """The names of what is not in float."""
+        """The names of the sites that do not compute in float."""
         return frozenset(name for name, place in self.quantized.placement.items() if place.quantized)
 
     @property
     def float_linears(self) -> int:
-        """The number of linears that stayed in float; 0 of a precision that does not go by linears."""
+        """The number of linears that stayed in float; 0 for a precision that does not treat linears one by one."""
         if not self.quantized.placement:
             return 0
         return sum(linear.name not in self.quantized_names for linear in self.structure.linears)
 
     def discard(self) -> None:
-        """Free the disk."""
+        """Remove its folder from the disk."""
         shutil.rmtree(self.folder)
 
 
 class CandidateBuilder:
-    """Makes, compiles and times candidates of one prepared model for one target.
+    """Make, compile and time candidates of one prepared model for one target.
 
-    Works in `work`, which the caller removes. Each candidate is compiled once, whatever is done with it.
+    It works in `work`, which the caller removes. Each candidate is compiled only once.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class CandidateBuilder:
 
     @cached_property
     def calibrated(self) -> CalibratedGraph:
-        """The float32 graph with its calibration images, which are looked at once for all candidates."""
+        """The float32 graph with its calibration images, which run through it once for all candidates."""
         prepared = self.prepared
         return CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, self._progress)
 
     def make(self, precision: Precision) -> Candidate:
-        """Quantize and lower: make the graph that the target's compiler is fed.
+        """Quantize and lower the model: make the graph that the target's compiler reads.
 
         Raises:
-            VitdeployError: the model cannot have this precision.
+            VitdeployError: the precision is not possible for this model.
         """
         from vitdeploy import passes
         from vitdeploy.passes import order
@@ -149,7 +149,7 @@ class CandidateBuilder:
         return Candidate(precision, folder, structure, tuple(records), quantized, inputs, outputs)
 
     def compile(self, candidate: Candidate) -> Compiled:
-        """Compile and audit a candidate, unless that was done.
+        """Compile and audit a candidate, unless it is compiled already.
 
         Raises:
             CompileError: the backend refuses it.
@@ -161,7 +161,7 @@ class CandidateBuilder:
         return self._compiled[candidate.folder]
 
     def open(self, candidate: Candidate) -> Session:
-        """Open a candidate as it would run.
+        """Open a candidate as its artifact would be opened.
 
         Raises:
             CompileError: the backend refuses it.
@@ -169,7 +169,7 @@ class CandidateBuilder:
         return self.target.open(self.compile(candidate), candidate.precision.numbers, environment.available_cores())
 
     def move(self, candidate: Candidate, folder: Path) -> tuple[Bundle, Compiled | None]:
-        """Move a candidate's files to `folder`; return its bundle there, and what was compiled, if anything was."""
+        """Move a candidate's files to `folder`. Return its bundle there, and the compiled model if there is one."""
         for path in candidate.folder.iterdir():
             shutil.move(path, folder / path.name)
         compiled = self._compiled.get(candidate.folder)
@@ -177,7 +177,7 @@ class CandidateBuilder:
         return bundle, None if compiled is None else replace(compiled, folder=folder)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
-        """Return the linears that a candidate quantizes, first those that add most noise for the work they save."""
+        """Return the linears that a candidate quantizes, those first that add most noise for the work they save."""
         assert isinstance(candidate.precision, LinearPrecision)
         dialect = self.target.dialect()
         layers, _ = candidate.precision.measure_sensitivity(self.calibrated, dialect, _SENSITIVITY_IMAGES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
-from vitdeploy.errors import QuantizeError, VitdeployError
+from vitdeploy.errors import PassError, QuantizeError, VitdeployError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
@@ -19,23 +19,23 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import PrecisionSpec
 
 DEFAULT_MAX_DROP_PP = 0.5
-"""The points that `auto` may lose unless told otherwise."""
+"""The accuracy that `auto` may lose by default, in percentage points."""
 
 _GLANCE_SECONDS = 1.5
-"""To see whether a precision is slower than float, which shows at a glance; `bench` measures."""
+"""A short measurement, which only shows whether a precision is slower than float. `bench` measures thoroughly."""
 _SECONDS = 3.0
 _LONGER_SECONDS = 10.0
-"""For a second try, when the choice hangs on a doubtful measurement."""
+"""The second measurement, if the first one is doubtful."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a choice.
+    """The input of a choice: the recipe's precision, and the means to compare candidates.
 
     Attributes:
         spec: the precision of the recipe; its kind is a name, or "auto".
-        untimed: why nothing can be timed here; empty where it can.
-        judging: images to judge accuracy on; None where there are none.
+        untimed: the reason why nothing can be timed here; empty if it can.
+        judging: images to judge accuracy on; None without images.
     """
 
     spec: PrecisionSpec
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The candidate that becomes the artifact, all that was tried, and what the user should know."""
+    """The candidate that becomes the artifact, the trials, and notes for the user."""
 
     candidate: Candidate
     trials: tuple[Trial, ...] = ()
@@ -53,29 +53,32 @@ class Chosen:
 
 
 def choose(builder: CandidateBuilder, request: Request, precision: Precision | None, progress: Progress) -> Chosen:
-    """Make the precision that the recipe asks for, or the fastest if `precision` is None ("auto").
+    """Make a candidate in `precision`; in the fastest precision if it is None ("auto").
 
     Raises:
-        QuantizeError: the model cannot have this precision, or not inside the budget.
+        QuantizeError: the precision is not possible for this model, or not within the budget.
     """
     if precision is None:
         return choose_fastest(builder, request, progress)
-    return choose_given(builder, request, precision, progress)
+    return choose_named(builder, request, precision, progress)
 
 
 def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progress) -> Chosen:
     """Make every precision that can save time, and choose the fastest of those within the budget.
 
-    It is timed against the target's default on this machine: float32 on CPUs, float16 on TensorRT. Float is chosen
-    when nothing else is faster for sure, or where nothing can be timed here.
+    They are timed against the target's default on this machine: float32 on CPUs, float16 on TensorRT. The default is
+    chosen if no other precision is certainly faster, or if nothing can be timed here.
+
+    Raises:
+        PassError: a pass failed, which is a bug of this program.
     """
     base = builder.target.default_precision
     reference = builder.make(_plain(base))
     if request.untimed:
-        note = f"auto took {base} without trying others, or judging what it loses: {request.untimed}"
+        note = f"auto took {base}, and tried no other precision: {request.untimed}"
         return Chosen(reference, notes=(note,))
     limit = request.spec.max_drop_pp or DEFAULT_MAX_DROP_PP
-    budget, notes = _budget(builder, reference, limit, request.judging, progress)
+    budget, notes = _open_budget(builder, reference, limit, request.judging, progress)
     trials = [Trial(precision=reference.name)]
     within = {0: reference}
     for name in (name for name in precisions.names_for(builder.target) if name != base):
@@ -84,7 +87,9 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
         try:
             precisions.check(name, builder.target)
             candidate, tried = _try(builder, precisions.find(replace(request.spec, kind=name)), budget)
-        except VitdeployError as error:  # what cannot be had here is no error of auto's
+        except PassError:
+            raise  # a bug of this program, which must not pass for a precision that is not possible
+        except VitdeployError as error:  # this precision is not possible here; auto tries the others
             trials.append(Trial(precision=name, why=error.message))
             continue
         trials += tried
@@ -92,15 +97,16 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
             within[len(trials) - 1] = candidate
     if len(within) == 1:
         trials[0] = replace(trials[0], kept=True)
-        return Chosen(reference, tuple(trials), (*notes, f"auto kept {base}: nothing else was left to time"))
+        notes = [*notes, f"auto kept {base}: no other precision was possible within the budget"]
+        return Chosen(reference, tuple(trials), tuple(notes))
     return _take_fastest(builder, within, trials, notes, progress)
 
 
-def choose_given(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
-    """Make the precision that was asked for, inside its budget where it has one, and compare its speed with float.
+def choose_named(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
+    """Make a candidate in `precision`, within its budget if it has one, and compare its speed with float.
 
     Raises:
-        QuantizeError: the model cannot have this precision, or not inside the budget.
+        QuantizeError: the precision is not possible for this model, or not within the budget.
     """
     base, limit = builder.target.default_precision, request.spec.max_drop_pp
     comparable = not precision.is_float32 and precision.name != base
@@ -120,21 +126,21 @@ def choose_given(builder: CandidateBuilder, request: Request, precision: Precisi
         bench = builder.time([reference, candidate], _GLANCE_SECONDS)
     ratio = bench.runs[1].speedup if bench.valid else None
     trials[-1] = replace(trials[-1], speedup=ratio, kept=True)
-    return Chosen(candidate, tuple(trials), tuple(_slower(candidate, base, ratio) + _doubts(bench)))
+    return Chosen(candidate, tuple(trials), tuple(_warn_if_slower(candidate, base, ratio) + _doubts(bench)))
 
 
 def _choose_untimed(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
-    """Judge what cannot run here as ONNX Runtime computes it; do not time it."""
+    """Make a candidate that cannot be timed here. Its accuracy is judged with ONNX Runtime on this CPU."""
     base, limit = builder.target.default_precision, request.spec.max_drop_pp
-    note = f"whether {precision.name} is faster than {base} is not known: {request.untimed}"
+    note = f"it is unknown whether {precision.name} is faster than {base}: {request.untimed}"
     if limit is not None:
         assert request.judging is not None
         float32 = builder.make(_plain("fp32"))
         budget = AccuracyBudget(builder, float32, limit, request.judging, progress, emulated=True)
         candidate, trials = _require_within(builder, precision, budget)
         trials = [replace(trial, kept=trial is trials[-1]) for trial in trials]
-        judged = "its accuracy was judged as ONNX Runtime computes the graph on this CPU"
-        return Chosen(candidate, tuple(trials), (note, judged))
+        emulated = "its accuracy was judged with ONNX Runtime on this CPU"
+        return Chosen(candidate, tuple(trials), (note, emulated))
     return Chosen(builder.make(precision), notes=(note,))
 
 
@@ -155,11 +161,11 @@ def _require_within(
 def _try(
     builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget | None
 ) -> tuple[Candidate | None, list[Trial]]:
-    """Make a precision inside the budget; without a budget only where accuracy means nothing."""
+    """Make a candidate within the budget. Without a budget, this works only with random weights."""
     if budget is not None:
         return fit_budget(builder, precision, budget)
     if builder.prepared.facts.model.weights != "random":
-        raise QuantizeError("what it loses cannot be judged without images", fix="Give --calibration DATA.")
+        raise QuantizeError("its accuracy cannot be judged without images", fix="Give --calibration DATA.")
     candidate = builder.make(precision)
     return candidate, [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
 
@@ -167,71 +173,71 @@ def _try(
 def _take_fastest(
     builder: CandidateBuilder, within: dict[int, Candidate], trials: list[Trial], notes: list[str], progress: Progress
 ) -> Chosen:
-    """Time candidates (by the place of their trial) and choose the fastest; float when the measurement decides nothing.
+    """Time candidates, by the index of their trial, and choose the fastest; float if the measurement is doubtful.
 
-    The first one is float.
+    The first candidate is float.
     """
     reference, base = within[0], within[0].name
     bench = _time(builder, list(within.values()), progress)
     ratios = dict(zip(within, (run.speedup if bench.valid else None for run in bench.runs), strict=True))
-    best = max(within, key=lambda place: _gain(ratios[place]))
-    for place, candidate in within.items():
-        why = "" if place == best else _why_not(within[best], reference, bench)
-        trials[place] = replace(trials[place], speedup=ratios[place], kept=place == best, why=why)
-        if place != best:
+    best = max(within, key=lambda index: _certain_speedup(ratios[index]))
+    for index, candidate in within.items():
+        reason = "" if index == best else _explain_rejection(within[best], reference, bench)
+        trials[index] = replace(trials[index], speedup=ratios[index], kept=index == best, why=reason)
+        if index != best:
             candidate.discard()
-    verdict = _verdict(within[best], base, ratios[best]) if bench.valid else f"auto kept {base}"
+    verdict = _describe_choice(within[best], base, ratios[best]) if bench.valid else f"auto kept {base}"
     return Chosen(within[best], tuple(trials), (*notes, verdict, *_doubts(bench)))
 
 
-def _budget(
+def _open_budget(
     builder: CandidateBuilder, reference: Candidate, limit: float, judging: JudgingBatches | None, progress: Progress
 ) -> tuple[AccuracyBudget | None, list[str]]:
-    """Return what judges; None where accuracy means nothing, or there is nothing to judge on."""
+    """Return the budget, and notes. It is None for random weights, and without images to judge on."""
     if builder.prepared.facts.model.weights == "random":
-        return None, ["random weights: precisions were chosen by speed alone, without a look at accuracy"]
+        return None, ["random weights: auto compared speed only, because accuracy means nothing"]
     if judging is None:
         return None, ["auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"]
     return AccuracyBudget(builder, reference, limit, judging, progress), []
 
 
 def _plain(name: str) -> Precision:
-    """Return a precision without any option."""
+    """Return a precision with default options."""
     return precisions.find(PrecisionSpec(kind=name))
 
 
 def _time(builder: CandidateBuilder, candidates: Sequence[Candidate], progress: Progress) -> Bench:
-    """Time for a short while; longer, when that is in doubt."""
+    """Time candidates for a short while; for longer if the first measurement is doubtful."""
     with progress.step(f"Compare the speed of {', '.join(c.name for c in candidates)}"):
         bench = builder.time(candidates, _SECONDS)
         return bench if bench.valid else builder.time(candidates, _LONGER_SECONDS)
 
 
-def _gain(ratio: Interval | None) -> float:
-    """Return a speed-up that the interval leaves no doubt about, else 1: what is not faster for sure is not taken."""
+def _certain_speedup(ratio: Interval | None) -> float:
+    """Return the speed-up if its whole interval is above 1, else 1."""
     return 1.0 if ratio is None or ratio.ci95[0] <= 1 else ratio.ratio
 
 
-def _why_not(best: Candidate, reference: Candidate, bench: Bench) -> str:
-    """Say why what is within the budget was not chosen."""
+def _explain_rejection(best: Candidate, reference: Candidate, bench: Bench) -> str:
+    """Return the reason why a candidate within the budget was not chosen."""
     if not bench.valid:
         return "its speed is in doubt"
     return f"{best.name} is faster" if best is not reference else f"not faster than {reference.name}"
 
 
-def _slower(candidate: Candidate, base: str, ratio: Interval | None) -> list[str]:
+def _warn_if_slower(candidate: Candidate, base: str, ratio: Interval | None) -> list[str]:
     if ratio is None or ratio.ci95[1] >= 1:
         return []
-    return [f"{candidate.name} is slower than {base} here, {_times(ratio)}: use --precision {base}"]
+    return [f"{candidate.name} is slower than {base} here, {_format_times(ratio)}: use --precision {base}"]
 
 
-def _verdict(best: Candidate, base: str, ratio: Interval | None) -> str:
-    if ratio is None:  # the reference's own
+def _describe_choice(best: Candidate, base: str, ratio: Interval | None) -> str:
+    if ratio is None:  # the reference itself
         return f"auto kept {base}: nothing else is faster here within the budget"
-    return f"auto chose {best.name}: {_times(ratio)} as fast as {base} on this machine"
+    return f"auto chose {best.name}: {_format_times(ratio)} as fast as {base} on this machine"
 
 
-def _times(ratio: Interval) -> str:
+def _format_times(ratio: Interval) -> str:
     return f"{ratio.ratio:.2f} [{ratio.ci95[0]:.2f}, {ratio.ci95[1]:.2f}] ×"
 
 

@@ -1,4 +1,4 @@
-"""Write the graph after each phase of the pipeline, for people who look for the phase that changes something."""
+"""Write the graph after each phase of the pipeline, to find the phase that changes something."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphDumps:
-    """Writes graphs into `folder`, numbered in order; None writes nothing."""
+    """Write graphs into `folder`, numbered in order. None writes nothing."""
 
     folder: Path | None = None
 
     def write(self, phase: str, graph: Graph) -> None:
-        """Write the graph as it is after a phase: `03-folded.onnx`.
+        """Write the graph after a phase, such as `03-folded.onnx`.
 
         Raises:
-            UsageError: it cannot be written there.
+            UsageError: the folder is not writable.
         """
         if self.folder is None:
             return
@@ -32,7 +32,7 @@ class GraphDumps:
             graph.save(self.folder / f"{number:02}-{phase}.onnx")
         except OSError as error:
             raise UsageError(
-                f"--dump-graphs {self.folder}: cannot write there: {error.strerror}", fix="Name another folder."
+                f"--dump-graphs {self.folder}: cannot write there: {error.strerror}", fix="Choose another folder."
             ) from None
 
 

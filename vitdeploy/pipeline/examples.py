@@ -1,4 +1,4 @@
-"""Example images with the reference's outputs: what every later graph is compared with."""
+"""Example images with the reference's outputs. Every later graph is compared with them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Examples:
     outputs: tuple[dict[str, Array], ...]
 
     def pairs(self, form: InputForm = "normalized") -> list[tuple[Array, dict[str, Array]]]:
-        """Return inputs in the form that a graph takes, with the outputs it should give."""
+        """Return inputs in the form that a graph takes, with the expected outputs."""
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
         return list(zip(inputs, self.outputs, strict=True))
 
 
 def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch) -> Examples:
-    """Run the FP32 reference on real-looking images; in two batch sizes if the batch is dynamic.
+    """Run the FP32 reference on images with natural statistics; in two batch sizes if the batch is dynamic.
 
     Raises:
         ExportError: the model itself gives NaN or infinity.
@@ -63,7 +63,7 @@ def save_example(path: Path, examples: Examples, form: InputForm) -> None:
 
 
 def load_example(path: Path) -> tuple[Array, dict[str, Array]]:
-    """Read what `save_example` wrote: the input, and the reference's outputs by name."""
+    """Read a file of `save_example`: the input, and the reference's outputs by name."""
     with np.load(path) as arrays:
         outputs = {name.removeprefix("output."): arrays[name] for name in arrays.files if name.startswith("output.")}
         return arrays["input"], outputs

@@ -40,17 +40,17 @@ class Exported(BaseModel):
     graph_parity: Parity | None
     precision: str = ""
     trials: tuple[Trial, ...] = ()
-    """The ways to lower the precision that were tried, and what each lost and gained."""
+    """The precisions that were tried, with the accuracy that each lost and its speed-up."""
     faster_than_fp32: bool | None = None
-    """None: not known, or no difference seen on this machine; `bench` looks closer."""
+    """None if it was not measured, or if the short measurement on this machine shows no difference."""
     notes: tuple[str, ...] = ()
     host: str = ""
-    """The machine that it was compiled on, as --host named it, if not this one."""
+    """The machine that compiled it, as --host names it; empty for this machine."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The artifact or bundle that a command made, and what it prints about it."""
+    """The artifact or bundle that a command made, and the summary that it prints."""
 
     artifact: Artifact
     summary: Exported
@@ -60,11 +60,11 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
     """Return the manifest of a bundle.
 
     Args:
-        recipe: with its defaults written out.
-        target: that it is for.
-        facts: about the prepared model.
-        chosen: the candidate, and what was tried.
-        parity: of the target-ready graph with the reference.
+        recipe: the recipe with all defaults filled in.
+        target: the target with its options.
+        facts: the facts about the prepared model.
+        chosen: the chosen candidate, and the trials.
+        parity: the comparison of the target-ready graph with the reference.
     """
     recipe, candidate = replace(recipe, task=facts.task), chosen.candidate
     return Manifest(
@@ -101,18 +101,18 @@ def finish(
 
     Args:
         bundle: the target-ready graph, in a folder with its sites and the stored example.
-        manifest: of the bundle.
-        target: with its options.
-        progress: told about the steps.
-        out: where the folder will be, for what users are told to do with it.
-        here: whether it is compiled here at all; else another machine does it.
-        compiled: what was compiled already, in the bundle's folder.
+        manifest: the manifest of the bundle.
+        target: the target with its options.
+        progress: gets the steps.
+        out: the final path of the folder, for the notes.
+        here: compile on this machine; False if another machine will do it.
+        compiled: the compiled model in the bundle's folder, if it was compiled already.
 
     Returns:
-        The artifact or bundle, and what the user should know about it.
+        The artifact or bundle, and notes for the user.
 
     Raises:
-        TargetUnavailable: the target should be here and is not.
+        TargetUnavailable: the target is not installed here, and is not one that is compiled on another device.
         CompileError: the backend refuses the graph, or its engine gives NaN or infinity.
     """
     folder = bundle.graph.parent
@@ -143,21 +143,21 @@ def finish(
     return artifact, notes
 
 
-def _rehearse(bundle_folder: Artifact, bundle: Bundle, target: Target, progress: Progress) -> list[str]:
-    """Store what a like compiler makes of a bundle, where there is one, and say what it found."""
+def _rehearse(artifact: Artifact, bundle: Bundle, target: Target, progress: Progress) -> list[str]:
+    """Compile a bundle with a similar compiler, if there is one. Store its audit, and return notes about it."""
     with progress.step("Rehearse the build"):
         audit: Audit | None = target.rehearse(bundle)
     if audit is None:
         return []
-    bundle_folder.write_evidence(audit)
+    artifact.write_evidence(audit)
     return [*audit.doubts, f"rehearsed: attention fused {audit.attention.fused} of {audit.attention.sites}"]
 
 
 def _compare_example(bundle: Bundle, compiled: Compiled, target: Target) -> Parity:
-    """Compare what was compiled with the outputs that export stored: a device has no reference of its own.
+    """Compare the compiled model with the outputs that export stored, because the device has no reference model.
 
     Raises:
-        CompileError: it gives NaN or infinity, which no figure about it could make up for.
+        CompileError: the compiled model gives NaN or infinity.
     """
     image, expected = load_example(compiled.folder / EXAMPLE)
     with target.open(compiled, bundle.numbers, None) as session:
@@ -169,7 +169,7 @@ def _compare_example(bundle: Bundle, compiled: Compiled, target: Target) -> Pari
 
 
 def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> Exported:
-    """Return what `export` and `compile` print about a folder."""
+    """Return the summary that `export` and `compile` print about a folder."""
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
@@ -190,7 +190,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
 
 
 def _is_faster(trials: Iterable[Trial]) -> bool | None:
-    """Return whether what was kept beats the target's own float graph, as far as its interval tells."""
+    """Return True if the chosen candidate is faster than the float graph, False if slower, None if unknown."""
     ratio = next((t.speedup for t in trials if t.kept), None)
     if ratio is None or ratio.ci95[0] <= 1 <= ratio.ci95[1]:
         return None

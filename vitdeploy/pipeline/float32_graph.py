@@ -1,4 +1,4 @@
-"""An artifact's float32 graph once more, made from what its manifest says."""
+"""The float32 graph of an artifact, rebuilt from its manifest."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vitdeploy.runtime.reference import missing_library, require_same_weights
 def rebuild_graph(
     manifest: Manifest, work: Path, progress: Progress, *, calibration: str | None = None, cache: GraphCache | None
 ) -> Prepared:
-    """Raise and fold the model as it was, with calibration images if `calibration` names them.
+    """Load, raise and fold the artifact's model again, with calibration images if `calibration` names them.
 
     Args:
-        manifest: of the artifact.
+        manifest: the manifest of the artifact.
         work: an empty folder.
-        progress: told about the steps.
+        progress: gets the steps.
         calibration: DATA of the command line.
-        cache: where its export may have been kept.
+        cache: the cache of exported graphs, which may have the graph.
 
     Raises:
-        SourceError: the model cannot be had here.
-        MeasureError: it is another model now.
+        SourceError: the model is not available here.
+        MeasureError: its weights have changed since the export.
     """
     recipe, dialect = manifest.recipe, targets.find(manifest.recipe.target).dialect()
     if calibration is not None:

@@ -1,7 +1,7 @@
-"""Exported float32 graphs, kept so that a model is exported once for all its targets, precisions and commands.
+"""A cache of exported float32 graphs, so that a model is exported once for all targets, precisions and commands.
 
-A graph is kept under a digest of all that decides it: the weights, the code and settings of the model, the versions of
-the libraries, and how it is exported. Its numbers are compared with the model's again wherever it is used.
+The key of a graph is a digest of everything that decides it: the weights, code and settings of the model, the versions
+of the libraries, and the code of the exporter. Every use compares its numbers with the model's again.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from vitdeploy.recipe import Batch
 from vitdeploy.sources import LoadedModel
 
 MOST_BYTES = 4 << 30
-"""Of all graphs together: ten of ViT-Base. The least recently used go first."""
+"""The size of the cache: ten graphs of ViT-Base. The least recently used graphs are removed first."""
 
 _GRAPH, _RECORD = "exported.onnx", "record.json"
 _LIBRARIES = ("vitdeploy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript")
 _FREE_SHARE = 2
-"""A graph is kept only where this many times its size is free on the disk."""
+"""A graph is stored only if the disk has this many times its size free."""
 
 
 class GraphCache:
-    """A folder of exported graphs. It never makes an export fail: what it cannot keep is exported again."""
+    """A folder of exported graphs. A graph that it cannot store is exported again; it never makes an export fail."""
 
     def __init__(self, folder: Path | None = None, *, most_bytes: int = MOST_BYTES) -> None:
-        """`folder` is the user's cache folder, unless another one is given."""
+        """Use `folder`, by default the user's cache folder."""
         self.folder = folder or user_cache_path("vitdeploy") / "graphs"
         self._most_bytes = most_bytes
 
     def fetch(self, key: str, work: Path) -> tuple[Path, ExportRecord] | None:
-        """Put a kept graph into `work`, and return it with the record of its export; None if there is none."""
+        """Put a stored graph into `work`, and return its path with the record of its export; None if there is none."""
         place = self.folder / key
         try:
             record = ExportRecord.model_validate_json((place / _RECORD).read_bytes())
@@ -53,7 +53,7 @@ class GraphCache:
         return work / _GRAPH, record
 
     def keep(self, key: str, graph: Path, record: ExportRecord) -> None:
-        """Keep a graph that was written to `graph`, with the weights beside it, and drop the least recently used."""
+        """Store the graph file `graph` with the weights beside it, and remove the least recently used graphs."""
         files = sorted(graph.parent.glob(f"{graph.name}*"))
         size = sum(file.stat().st_size for file in files)
         with suppress(OSError):
@@ -66,7 +66,7 @@ class GraphCache:
                 for file in files:
                     shutil.copyfile(file, inside / file.name.replace(graph.name, _GRAPH, 1))
                 (inside / _RECORD).write_text(record.model_dump_json(), encoding="utf-8")
-                inside.rename(self.folder / key)  # fails where somebody else has kept it meanwhile
+                inside.rename(self.folder / key)  # fails if another process has stored it meanwhile
         with suppress(OSError):
             self._drop_oldest()
 
@@ -86,12 +86,12 @@ class GraphCache:
 
 
 def cache_key(model: LoadedModel, shapes: tuple[tuple[int, ...], ...], batch: Batch) -> str:
-    """Return the digest of all that decides the exported graph of a model.
+    """Return the digest of everything that decides the exported graph of a model.
 
     Args:
-        model: with a module.
-        shapes: of the images it is traced and compared with.
-        batch: sizes that the graph takes.
+        model: a model with a PyTorch module.
+        shapes: the shapes of the images that it is traced and compared with.
+        batch: the batch sizes that the graph accepts.
     """
     from vitdeploy import onnx_export
 
@@ -110,7 +110,7 @@ def cache_key(model: LoadedModel, shapes: tuple[tuple[int, ...], ...], batch: Ba
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make a file appear under another name: a link where the disk is the same, else a copy."""
+    """Link a file to another name; copy it if the names are on different disks."""
     try:
         os.link(source, target)
     except OSError:

@@ -15,13 +15,13 @@ from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 def fit_budget(
     builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget
 ) -> tuple[Candidate | None, list[Trial]]:
-    """Find the candidate of this precision that fits the budget with the fewest linears in float; None: there is none.
+    """Find the candidate of this precision that fits the budget with the fewest linears in float.
 
-    All linears are tried first. If that loses too much, the worst 1, 2, 4, … stay in float until it fits, and then the
-    number is halved in between. Worst is what adds most noise to the outputs for the work that it saves.
+    At first all linears are quantized. If that loses too much, the worst 1, 2, 4, … stay in float until it fits; then a
+    bisection finds the smallest number. The worst linears add most noise to the outputs for the work that they save.
 
     Returns:
-        The candidate, and every trial, that of the candidate last.
+        The candidate, or None if none fits; and the trials, with that of the candidate last.
     """
     first = builder.make(precision)
     trials = [budget.judge(first)]
@@ -44,11 +44,11 @@ def fit_budget(
         fitting[count] = candidate
         return True
 
-    counts = [*_powers_of_two(len(order) - 1), len(order) - 1]  # one has to be quantized, or it is float
-    place = next((i for i, count in enumerate(counts) if count > 0 and fits(count)), None)
-    if place is None:
+    counts = [*_powers_of_two(len(order) - 1), len(order) - 1]  # at least one linear is quantized
+    index = next((i for i, count in enumerate(counts) if count > 0 and fits(count)), None)
+    if index is None:
         return None, trials
-    low, high = counts[place - 1] if place else 0, counts[place]  # low does not fit, high does
+    low, high = counts[index - 1] if index else 0, counts[index]  # low does not fit, high does
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -64,5 +64,5 @@ def _powers_of_two(below: int) -> list[int]:
 
 
 def _keep_in_float(precision: Precision, names: Sequence[str]) -> Precision:
-    """Return the precision with these linears in float besides; names are taken literally."""
+    """Return the precision with these linears in float too. The names are literal, not patterns."""
     return replace(precision, keep=(*precision.keep, *map(glob.escape, names)))

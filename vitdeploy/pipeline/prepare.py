@@ -1,4 +1,4 @@
-"""From a model spec to the raised and folded float32 graph, compared with the model: where every precision starts."""
+"""From a model spec to the raised and folded float32 graph, which is compared with the model. Precisions start here."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration
 
 Verifier = Callable[["Graph"], Callable[[str], None] | None]
-"""For a graph, what compares it with the reference after each pass."""
+"""Returns, for a graph, the function that compares it with the reference after each pass."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is prepared.
+    """Options for preparing a model.
 
     Attributes:
-        calibrated: whether calibration images are opened, and the result is compared with the model, because what
-            comes next changes the numbers: what a pass broke until here would look like the price of a precision.
-        half: whether float16 may come of it: pixels are then scaled in another way.
-        verify: whether the numbers are checked after every pass.
-        cache: where exported graphs are kept; None exports anew.
-        dumps: where the graph is written after each phase.
+        calibrated: open calibration images, and compare the float32 graph with the model. A lower precision changes
+            the numbers, so an error of a pass must show before it, or it would look like a loss of the precision.
+        half: the graph may be lowered to float16, so pixels are scaled in another way.
+        verify: check the numbers after every pass.
+        cache: the cache of exported graphs; None exports again.
+        dumps: writes the graph after each phase.
     """
 
     calibrated: bool = False
@@ -55,15 +55,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything about a prepared model but its graph and its images, which take memory.
+    """The facts about a prepared model that take little memory, so without its graph and its calibration images.
 
     Attributes:
         model: its spec, weights and size.
-        export: how it became an ONNX graph.
-        passes: what raised and folded the graph.
-        preprocess: from an image to the model's input.
+        export: the record of its export to ONNX.
+        passes: records of the passes that raised and folded the graph.
+        preprocess: the steps from an image to the model's input.
         labels: class names, if they are known.
-        task: what the recipe or else the model says it is for.
+        task: the task that the recipe names, or else the model.
         examples: images with the reference's outputs.
     """
 
@@ -81,12 +81,12 @@ class Prepared:
     """The model as one graph in float32, raised and folded.
 
     Attributes:
-        graph: quantizing and lowering change it in place: clone it to do more than one.
-        structure: sites, linears and norms of the graph.
-        calibration: images to take ranges from; None unless they were asked for.
-        judging: images to judge a precision on; None if there are none.
-        verifier: None without --verify.
-        facts: what else is known about it.
+        graph: the graph. Quantizing and lowering change it in place, so clone it for more than one precision.
+        structure: the sites, linears and norms of the graph.
+        calibration: images to take ranges from; None unless `Options.calibrated`.
+        judging: images to judge a precision on; None without images.
+        verifier: checks the numbers after each pass; None without --verify.
+        facts: the other facts about the model.
     """
 
     graph: Graph
@@ -101,15 +101,15 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
     """Load and export the recipe's model, raise and fold its graph for a compiler of `dialect`.
 
     Args:
-        recipe: complete.
-        dialect: decides some of the folding.
+        recipe: a recipe with all defaults filled in.
+        dialect: the form of graph that the compiler wants. It decides some of the folding.
         work: an empty folder, in which the graph's weights may stay.
-        progress: told of each step.
-        options: how.
+        progress: gets the steps.
+        options: options for preparing.
 
     Raises:
-        SourceError: the model or its weights cannot be had.
-        ExportError: no exporter takes the model, or a graph differs from it.
+        SourceError: the model or its weights are not available.
+        ExportError: no exporter can export the model, or a graph differs from it.
         DataError, QuantizeError: the calibration images cannot be used.
     """
     from vitdeploy.graph.model import load
@@ -125,7 +125,7 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
     with progress.step("Run the FP32 reference"):
         examples = make_examples(model, preprocess, batch)
     path, record = _export(model, examples, batch, work, progress, options.cache)
-    described = ModelRecord(
+    model_record = ModelRecord(
         spec=recipe.model.spec, weights=model.weights, digest=model.digest, parameters=model.parameters
     )
     labels = model.labels
@@ -138,7 +138,7 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, form, exact=True)
-    facts = Facts(described, record, tuple(passes), preprocess, labels, task, examples)
+    facts = Facts(model_record, record, tuple(passes), preprocess, labels, task, examples)
     return Prepared(graph, structure, calibration, judging, verifier, facts)
 
 
@@ -148,11 +148,11 @@ def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool)
     Args:
         path: the ONNX file.
         examples: images with the reference's outputs.
-        form: in which the graph takes images.
-        exact: whether the numbers have to agree as float32 does; else they have to be finite.
+        form: the form in which the graph takes images.
+        exact: require agreement within the rounding of float32; else only finite numbers.
 
     Raises:
-        ExportError: they are not.
+        ExportError: the numbers differ, or are not finite.
     """
     from vitdeploy import onnx_export
 
@@ -194,7 +194,7 @@ def _export(
 def _fetch(
     cache: GraphCache, key: str, pairs: Sequence[Example], input_name: str, work: Path
 ) -> tuple[Path, ExportRecord] | None:
-    """Return a cached graph that still has the model's numbers; discard one that has not."""
+    """Return a cached graph if it gives the model's numbers; else discard it, and return None."""
     from vitdeploy import onnx_export
 
     if (cached := cache.fetch(key, work)) is None:
@@ -211,7 +211,7 @@ def _fetch(
 
 
 def _check_file(path: Path, examples: Examples) -> ExportRecord:
-    """Check a user's ONNX file against ONNX Runtime's run of it."""
+    """Check a user's ONNX file: its outputs, and the shapes that it declares."""
     from vitdeploy import onnx_export
     from vitdeploy.graph.model import load
     from vitdeploy.graph.screening import check_declared
@@ -226,7 +226,7 @@ def _check_file(path: Path, examples: Examples) -> ExportRecord:
 
 @dataclass(frozen=True)
 class _Folding:
-    """Raises and folds an exported graph."""
+    """Raise and fold an exported graph."""
 
     dialect: Dialect
     batch: Batch
@@ -236,7 +236,7 @@ class _Folding:
     options: Options
 
     def apply(self, graph: Graph, progress: Progress) -> tuple[list[PassRecord], Verifier | None]:
-        """Raise and fold the graph in place; return what was done, and what verifies the passes to come."""
+        """Raise and fold the graph in place. Return the records of the passes, and the verifier for later passes."""
         from vitdeploy import passes
         from vitdeploy.passes import order
 
@@ -253,7 +253,7 @@ class _Folding:
         return records, partial(self._verifier, form=self.form) if self.options.verify else None
 
     def _verifier(self, graph: Graph, form: InputForm) -> Callable[[str], None] | None:
-        """Return what checks the numbers after a pass, and names the first pass that breaks them."""
+        """Return a function that checks the numbers after a pass, and names the first pass that breaks them."""
         if not self.options.verify:
             return None
         from vitdeploy import onnx_export
@@ -270,7 +270,7 @@ class _Folding:
 
 
 def _pixels(form: InputForm, preprocess: Preprocess, *, half: bool) -> FoldPreprocessing | None:
-    """Return the pass that makes the graph take pixels, if it shall."""
+    """Return the pass that makes the graph take pixels; None for normalized input."""
     from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
 
     if form == "normalized":

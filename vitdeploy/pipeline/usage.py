@@ -1,4 +1,4 @@
-"""Describe tensors and preprocessing for programs that run a compiled model themselves, in C++ for example."""
+"""Descriptions of tensors and preprocessing, for programs that run a compiled model without vitdeploy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IMAGES = {
 
 
 def describe_usage(manifest: Manifest, target: Target) -> Usage:
-    """Describe the model in `manifest` for a reader without vitdeploy."""
+    """Describe the inputs, outputs and preprocessing of the model in `manifest`."""
     form, batch = manifest.recipe.target.input, manifest.recipe.target.batch
     colours = "RGB" if manifest.preprocess.channels > 1 else "grey"
     image = manifest.inputs[0]

@@ -1,4 +1,4 @@
-"""The recipe: everything that decides an artifact, as data. YAML in, YAML out, and a digest.
+"""The recipe: everything that decides an artifact, as data that is read from YAML and has a digest.
 
 A recipe is parsed once, at the edge; nothing in it is executed. An unknown key is an error that names the nearest
 known one. Options that belong to one target or one task stay raw here: the class found by its name validates them.

@@ -28,7 +28,7 @@ def compose(
     task: str | None = None,
     input_form: str | None = None,
 ) -> Recipe:
-    """A recipe from the flags of the command line, over `base` where there is one: what is given wins.
+    """Return a recipe from the flags of the command line. A flag overrides `base`.
 
     Raises:
         RecipeError: a value does not fit.
@@ -40,7 +40,7 @@ def compose(
 
     put("model", spec=model, weights=weights, image_size=_parse_size(image_size))
     if target is not None and raw["target"].get("kind") not in (None, target):
-        raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # the other's own options stay behind
+        raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # drop the options of the other target
     put("target", kind=target, device=device, batch=batch, input=input_form)
     put("precision", kind=precision, max_drop_pp=max_drop)
     if task is not None and raw.get("task", {}).get("kind") not in (None, task):
@@ -51,7 +51,7 @@ def compose(
 
 
 def with_target_options(recipe: Recipe, options: Mapping[str, object]) -> Recipe:
-    """The recipe with these options of its target, which win.
+    """Return the recipe with these options of its target, which override its own.
 
     Raises:
         RecipeError: a value does not fit.
@@ -63,29 +63,29 @@ def with_target_options(recipe: Recipe, options: Mapping[str, object]) -> Recipe
     return parse(Recipe, raw, where="recipe and --option")
 
 
-def target_options(given: Sequence[str]) -> dict[str, object]:
-    """`KEY=VALUE` of the command line, values read as in a recipe.
+def target_options(texts: Sequence[str]) -> dict[str, object]:
+    """Parse each `KEY=VALUE` of the command line. Values are read as in a recipe.
 
     Raises:
-        RecipeError: no `=`, or a value that is no YAML.
+        RecipeError: there is no `=`, or the value is not YAML.
     """
-    found: dict[str, object] = {}
-    for text in given:
+    options: dict[str, object] = {}
+    for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise RecipeError(f"--option {text!r} is not KEY=VALUE", fix="Such as workspace_bytes=536870912.")
+            raise RecipeError(f"--option {text!r} is not KEY=VALUE", fix="Write it like workspace_bytes=536870912.")
         try:
-            found[key.strip()] = yaml12.loads(value)
+            options[key.strip()] = yaml12.loads(value)
         except ValueError:
-            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a recipe.") from None
-    return found
+            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a YAML recipe.") from None
+    return options
 
 
 def _parse_size(text: str | None) -> list[int] | None:
-    """`224` or `HxW` as [height, width]."""
+    """Parse `224` or `HxW` as [height, width]."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
-    if found is None:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if match is None:
         raise RecipeError(f"--image-size {text!r} is not a size", fix="Give HxW, such as 224x224.")
-    return [int(found[1]), int(found[2] or found[1])]
+    return [int(match[1]), int(match[2] or match[1])]

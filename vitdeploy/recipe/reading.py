@@ -18,7 +18,7 @@ def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: 
     Args:
         path: the file.
         anchor_model: takes a model spec and the recipe's folder, and makes relative paths in the spec absolute:
-            `sources.anchor`. Which specs have paths in them is known to the sources alone.
+            `sources.anchor`. Only the sources know which specs have paths in them.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or does not fit the schema.
@@ -43,13 +43,13 @@ def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: 
 def _anchor(recipe: Recipe, folder: Path) -> Recipe:
     """Make paths relative to the recipe's folder absolute; names with a scheme (`demo:`) stay."""
 
-    def anchored(value: str | None) -> str | None:
+    def anchor(value: str | None) -> str | None:
         return value if value is None or _is_name(value) else str(folder / value)
 
     model, data, bench = recipe.model, recipe.data, recipe.bench
     if model.weights not in (None, "pretrained", "random"):
         model = replace(model, weights=str(folder / str(model.weights)))
-    data = replace(data, calibration=anchored(data.calibration), evaluation=anchored(data.evaluation))
+    data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     if (folder / bench.against).is_dir():
         bench = replace(bench, against=str(folder / bench.against))
     return replace(recipe, model=model, data=data, bench=bench)

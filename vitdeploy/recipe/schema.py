@@ -1,4 +1,4 @@
-"""What a recipe may say: its sections, their keys and what values fit."""
+"""The schema of a recipe: its sections, their keys and their valid values."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vitdeploy.frozen import Frozen
 from vitdeploy.plugins import did_you_mean, names_in
 
 AUTO = "auto"
-"""The `--precision` that is none: the fastest of those that the target has, within the accuracy budget."""
+"""A `--precision` that stands for the fastest precision of the target within the accuracy budget."""
 
 InputForm = Literal["normalized", "pixels", "uint8"]
-"""What an artifact takes: float32 (x / 255 - mean) / std; float32 pixels from 0 to 255; or uint8 pixels. NCHW, RGB."""
+"""The input of an artifact, NCHW, RGB: float32 (x / 255 - mean) / std, float32 from 0 to 255, or uint8."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 REFERENCE = "pytorch-fp32"
-"""What an artifact is timed against unless the recipe says otherwise."""
+"""The default opponent of an artifact when it is timed."""
 
 
 class Batch(Frozen):
-    """Batch sizes an artifact serves: one (static), or a range with the size to optimise for."""
+    """The batch sizes that an artifact accepts: one (static), or a range with the size to optimise for."""
 
     min: Annotated[int, Field(ge=1)] = 1
     opt: Annotated[int, Field(ge=1)] = 1
@@ -46,14 +46,14 @@ class Batch(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _ordered(self) -> Batch:
+    def _check_order(self) -> Batch:
         if not self.min <= self.opt <= self.max:
             raise ValueError(f"{self} is not ordered: MIN <= OPT <= MAX")
         return self
 
     @property
     def static(self) -> bool:
-        """Whether the graph has one fixed batch size."""
+        """True if the graph has one fixed batch size."""
         return self.min == self.max
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Batch(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Which model, with which weights. `spec` is MODEL of the command line; `kwargs` go to its factory."""
+    """A model and its weights. `spec` is MODEL of the command line; `kwargs` go to the model's factory."""
 
     spec: str
     weights: str | None = None
@@ -70,7 +70,7 @@ class ModelSpec(Frozen):
 
 
 class Preprocess(Frozen):
-    """From an image file to the model's input: resize, centre crop, [0, 1], (x - mean) / std, NCHW float32.
+    """The steps from an image file to the model's input: resize, centre crop, [0, 1], (x - mean) / std, NCHW float32.
 
     `resize` is "shortest" (the shorter side becomes size / crop_pct, then the centre is cropped) or "exact" (both
     sides become `size`, the aspect ratio is not kept).
@@ -85,7 +85,7 @@ class Preprocess(Frozen):
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
-    def _one_value_a_channel(self) -> Preprocess:
+    def _check_channels(self) -> Preprocess:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need {self.channels} values each, one for each channel")
         if min(self.std) <= 0:
@@ -94,7 +94,7 @@ class Preprocess(Frozen):
 
 
 class TaskSpec(Frozen):
-    """What the model is for; other keys are the task's own options. Without a kind, it is what the model says."""
+    """The task of the model; other keys are the task's own options. Without a kind, the model's own task is used."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     kind: str | None = None
@@ -106,16 +106,16 @@ class TaskSpec(Frozen):
 
 
 class DataSpec(Frozen):
-    """DATA of the command line, for ranges (`calibration`) and for accuracy (`evaluation`)."""
+    """DATA of the command line: images for activation ranges (`calibration`) and for accuracy (`evaluation`)."""
 
     calibration: str | None = None
     evaluation: str | None = None
     calibration_images: Annotated[int, Field(ge=1)] = 128
-    """At most so many are used: 32 to 300 are enough for ranges; the spread between draws of 32 is below 0.1 points."""
+    """The most images to calibrate on. 32 to 300 are enough: draws of 32 differ by less than 0.1 points of accuracy."""
 
 
 class TargetSpec(Frozen):
-    """What to compile for; other keys are the target's own options."""
+    """The engine and device to compile for; other keys are the target's own options."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     kind: str
@@ -130,16 +130,20 @@ class TargetSpec(Frozen):
 
 
 class PrecisionSpec(Frozen):
-    """How numbers are stored and multiplied.
+    """The numeric types that weights are stored in and products are computed in.
 
-    `keep` leaves linears in float, by role (`head`) or by name (`blocks.0.*`). `max_drop_pp` is what may be lost, in
-    points: of top-1 where the calibration images have labels, else of agreement with float32. `attention` puts the two
-    products of each attention into INT8 as well, where the target keeps them in one kernel. `group`, of int4-weights:
-    how many inputs of a linear share a scale; fewer are more exact and larger.
+    Attributes:
+        kind: a file of `precision/`; or "auto", the fastest that the target has within `max_drop_pp`.
+        smooth_alpha: the strength of the migration of outliers, from 0 to 1.
+        keep: linears that stay in float, by role (`head`) or by name (`blocks.0.*`).
+        attention: compute the two products of each attention in INT8 too, if the target keeps them in one kernel.
+        max_drop_pp: the most accuracy that may be lost, in percentage points: of top-1 if the calibration images have
+            labels, else of agreement with float32.
+        group: for int4-weights, the number of inputs of a linear that share a scale. Smaller groups are more exact and
+            make larger files.
     """
 
     kind: str | None = None
-    """A file of `precision/`, or "auto": the fastest that the target has, within `max_drop_pp`."""
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
     attention: bool = False
@@ -148,7 +152,7 @@ class PrecisionSpec(Frozen):
 
     @field_validator("kind")
     @classmethod
-    def _exists(cls, value: str | None) -> str | None:
+    def _check_kind(cls, value: str | None) -> str | None:
         choices = [*names_in("precision"), AUTO]
         if value is not None and value not in choices:
             raise ValueError(f"{value!r} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
@@ -156,7 +160,7 @@ class PrecisionSpec(Frozen):
 
 
 class BenchSpec(Frozen):
-    """How latency is measured: against what, on how many threads, for about how many seconds."""
+    """The opponent, the number of threads and the approximate seconds of a latency measurement."""
 
     against: str = REFERENCE
     """The name of an opponent (`commands.bench.opponents.names`), or the folder of another artifact."""
@@ -168,9 +172,9 @@ Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class GateSpec(Frozen):
-    """Limits. What is not set is not judged; zero is no limit that anything could keep or that would mean anything.
+    """Limits of the gate. A limit that is not set is not checked; zero is refused, because nothing could meet it.
 
-    `max_growth_pct` is of files and memory against a baseline.
+    `max_growth_pct` is the growth of files and memory against a baseline.
     """
 
     max_drop_pp: Annotated[Limit, Field(lt=100)] | None = None
@@ -182,17 +186,17 @@ class GateSpec(Frozen):
     max_growth_pct: Limit | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> GateSpec:
+    def _check_sizes(self) -> GateSpec:
         if self.max_size_mib and self.max_memory_mib and self.max_memory_mib < self.max_size_mib:
             raise ValueError(
                 f"max_memory_mib {self.max_memory_mib:g} and max_size_mib {self.max_size_mib:g} contradict each other: "
-                "what is loaded takes at least its size"
+                "a loaded model takes at least the size of its file"
             )
         return self
 
 
 class Recipe(Frozen):
-    """One model for one target, with the evidence it owes."""
+    """One model for one target, with the measurements and limits that it has to meet."""
 
     model: ModelSpec
     target: TargetSpec
@@ -205,20 +209,20 @@ class Recipe(Frozen):
 
     @field_validator("model", mode="before")
     @classmethod
-    def _spec_alone(cls, value: Any) -> Any:
+    def _accept_name(cls, value: Any) -> Any:
         return {"spec": value} if isinstance(value, str) else value
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) that the model is loaded for; None for its own."""
+        """The input size that the model is loaded for, (height, width); None for its own."""
         return self.model.image_size or (self.preprocess.size if self.preprocess else None)
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON: equal recipes, equal digests, whatever the YAML looked like."""
+        """The sha256 of the canonical JSON. Equal recipes have equal digests, however their YAML is written."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, without what is at its default."""
+        """Return the recipe as YAML, without the keys that have their default."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)

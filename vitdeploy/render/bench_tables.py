@@ -17,10 +17,10 @@ _SHOWN_OPERATORS = 10
 
 def bench(result: Bench) -> list[Table]:
     """Return tables of latencies, then of start-up and size, then of profiles."""
-    shown = [latencies(result)]
+    tables = [latencies(result)]
     if any(run.startup or run.size_bytes for run in result.runs):
-        shown.append(costs(result))
-    return [*shown, *(profile(one) for one in result.profiles)]
+        tables.append(costs(result))
+    return [*tables, *(profile(one) for one in result.profiles)]
 
 
 def latencies(bench: Bench) -> Table:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vitdeploy import tasks
+from vitdeploy import targets, tasks
 from vitdeploy.evidence import AttentionAudit, Bench, DeviceTime, Interval, KernelAudit, Metric, Power, Run
 
 NOTHING = "–"
 BETWEEN = "between operators"
 """The name of the time in a profile that belongs to no operator."""
 
-_PLAIN = {
-    "pytorch-fp32": "FP32 PyTorch", "torch-compile": "torch.compile", "onnxruntime-fp32": "FP32 ONNX Runtime",
-    "openvino-fp32": "FP32 OpenVINO",
-}  # fmt: skip
+_PYTORCH = {"pytorch-fp32": "FP32 PyTorch", "torch-compile": "torch.compile"}
 
 
 def three_digits(value: float) -> str:
@@ -36,7 +33,11 @@ def speedup(interval: Interval | None) -> str:
 
 def side(name: str) -> str:
     """Return the name of a run for people: `FP32 PyTorch` for a reference; an artifact keeps its own name."""
-    return _PLAIN.get(name.removesuffix(" (plain)"), name)
+    opponent = name.removesuffix(" (plain)")
+    target = opponent.removesuffix("-fp32")
+    if target != opponent and target in targets.names():
+        return f"FP32 {targets.kind_of(target).title or target}"
+    return _PYTORCH.get(opponent, name)
 
 
 def run_name(run: Run, runs: Sequence[Run]) -> str:

@@ -106,9 +106,9 @@ def trials(trials: Sequence[Trial]) -> Table:
             Text("kept", style="bold green") if trial.kept else Text(trial.why),
         )
     notes = ["in float: linears that are not quantized; times as fast: compared with this target's float graph"]
-    judged = next((trial for trial in trials if trial.judged_by is not None), None)
-    if judged is not None:
-        notes.append(f"points lost: of {_JUDGED[judged.judged_by or '']}, on {judged.images} images")
+    measured = next((trial for trial in trials if trial.judged_by is not None), None)
+    if measured is not None:
+        notes.append(f"points lost: of {_JUDGED[measured.judged_by or '']}, on {measured.images} images")
     return add_notes(table, notes)
 
 

@@ -100,8 +100,8 @@ def check_fit(
         if keys
     ]
     if shapes:
-        key, given, expected = shapes[0]
-        problems.append(f"{len(shapes)} keys of another shape, first {key!r} {list(given)} instead of {list(expected)}")
+        key, shape, expected = shapes[0]
+        problems.append(f"{len(shapes)} keys of another shape, first {key!r} {list(shape)} instead of {list(expected)}")
     if problems:
         raise SourceError(f"{path} does not fit the model: {'; '.join(problems)}", fix="Give weights of this model.")
 

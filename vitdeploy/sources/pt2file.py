@@ -115,9 +115,9 @@ def _read_image_shape(path: Path, program: Any, size: tuple[int, int] | None) ->
         raise SourceError(f"{path} has {len(names)} inputs, not one image", fix=_AGAIN)
     value = values[0]
     if value.dtype != torch.float32 or value.dim() != 4 or value.shape[1] not in (1, 3):
-        shown = json.dumps([str(d) for d in value.shape])
+        shape = json.dumps([str(d) for d in value.shape])
         raise SourceError(
-            f"{path}: its input is {value.dtype} {shown}, not float32 NCHW with 1 or 3 channels", fix=_AGAIN
+            f"{path}: its input is {value.dtype} {shape}, not float32 NCHW with 1 or 3 channels", fix=_AGAIN
         )
     height, width = (int(side) if str(side).isdigit() else None for side in value.shape[2:])
     return int(value.shape[1]), *_image.resolve_size(path, (height, width), size)

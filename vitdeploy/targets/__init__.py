@@ -88,6 +88,8 @@ class Target(Frozen, ABC):
 
     precisions: ClassVar[tuple[str, ...]]
     """The precisions that it takes, its default first. A precision can also name the target."""
+    title: ClassVar[str] = ""
+    """The name of its engine in reports, if it differs from `name`."""
     engine_module: ClassVar[str]
     """The Python module of its engine."""
     install_hint: ClassVar[str] = ""

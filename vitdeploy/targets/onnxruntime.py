@@ -34,6 +34,7 @@ class OnnxRuntime(Target):
     """ONNX Runtime's CPU provider."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    title: ClassVar[str] = "ONNX Runtime"
     engine_module: ClassVar[str] = "onnxruntime"
     device: str = "CPU"
 

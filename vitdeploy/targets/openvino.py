@@ -47,6 +47,7 @@ class OpenVINO(Target):
     precisions: ClassVar[tuple[str, ...]] = (
         "fp32", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights",
     )  # fmt: skip
+    title: ClassVar[str] = "OpenVINO"
     engine_module: ClassVar[str] = "openvino"
     device: str = "CPU"
     streams: Annotated[int, Field(ge=1)] | None = None

@@ -31,6 +31,7 @@ class TensorRTRTX(EngineOptions, Target):
     """Compile for `device`, a GPU generation such as sm86, or several: sm86,sm89."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
+    title: ClassVar[str] = "TensorRT for RTX"
     engine_module: ClassVar[str] = "tensorrt_rtx"
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"

@@ -26,6 +26,8 @@ from vitdeploy.verdict._case import (
 
 __all__ = ["Before", "Case", "explain_incomparable", "judge"]
 
+_NO_LIMIT = "there is no limit: give --max-drop, --min-speedup, --min-fused, --max-size, --max-memory or --baseline"
+
 
 def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
     """Compare the evidence with the limits and, if there is one, with an earlier artifact.
@@ -36,7 +38,7 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         before: the earlier artifact.
     """
     interleaved = before.interleaved if before is not None else None
-    checks = [
+    results = [
         _check_finite(case, interleaved),
         _check_accuracy(case, limits.max_drop_pp),
         _check_speedup(case, limits.min_speedup),
@@ -45,25 +47,25 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         _check_memory(case, limits.max_memory_mib),
         *check_against_baseline(case, limits, before),
     ]
-    made = tuple(check for check in checks if check is not None)
-    if not made:
-        why = "there is no limit: give --max-drop, --min-speedup, --min-fused, --max-size, --max-memory or --baseline"
-        made = (Check(name="limits", observed=None, limit="at least one", status="invalid", why=why),)
-    statuses = {check.status for check in made}
+    checks = tuple(check for check in results if check is not None)
+    if not checks:
+        checks = (invalid("limits", "at least one", _NO_LIMIT),)
+    statuses = {check.status for check in checks}
     verdict: Status = "fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass"
-    return Gate(verdict=verdict, checks=made, manifest=case.manifest, timing=interleaved)
+    return Gate(verdict=verdict, checks=checks, manifest=case.manifest, timing=interleaved)
 
 
 def _check_finite(case: Case, interleaved: Bench | None) -> Check | None:
     """Fail if this artifact gave NaN or infinity, whatever the limits are."""
     evaluation = None if case.explain_unusable("eval") else case.evaluation
     if evaluation is not None and evaluation.nonfinite:
-        observed, why = evaluation.nonfinite, f"{evaluation.nonfinite} of {evaluation.n} samples gave NaN or infinity"
+        observed = evaluation.nonfinite
+        reason = f"{observed} of {evaluation.n} samples gave NaN or infinity"
     elif any(run is not None and not run.finite for run in (case.run, interleaved.own if interleaved else None)):
-        observed, why = 1, "the outputs while timing had NaN or infinity"
+        observed, reason = 1, "the outputs while timing had NaN or infinity"
     else:
         return None
-    return Check(name="finite outputs", observed=observed, limit=0.0, status="fail", why=why)
+    return Check(name="finite outputs", observed=observed, limit=0.0, status="fail", why=reason)
 
 
 def _check_accuracy(case: Case, limit: float | None) -> Check | None:
@@ -85,13 +87,13 @@ def _check_accuracy(case: Case, limit: float | None) -> Check | None:
     status = decide(drop.lower95, drop.upper95, limit)
     sentence = f"{metric} dropped by {drop.drop:.2f} {drop.unit}"
     if status == "pass":
-        why = f"{sentence}, at most {drop.upper95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
+        reason = f"{sentence}, at most {drop.upper95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
     elif status == "fail":
-        why = f"{sentence}, at least {drop.lower95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
+        reason = f"{sentence}, at least {drop.lower95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
     else:
-        why = f"{sentence}, with 95 % confidence between {drop.lower95:.2f} and {drop.upper95:.2f}: "
-        why += _explain_needed_samples(evaluation, drop.drop, limit)
-    return Check(name=name, observed=drop.drop, limit=limit, status=status, why=why)
+        reason = f"{sentence}, with 95 % confidence between {drop.lower95:.2f} and {drop.upper95:.2f}: "
+        reason += _explain_needed_samples(evaluation, drop.drop, limit)
+    return Check(name=name, observed=drop.drop, limit=limit, status=status, why=reason)
 
 
 def _explain_needed_samples(evaluation: Eval, drop: float, limit: float) -> str:
@@ -146,8 +148,8 @@ def _check_size(case: Case, limit: float | None) -> Check | None:
         return invalid("size (MiB)", limit, ONLY_A_BUNDLE)
     size = case.size_bytes / MIB
     status: Status = "pass" if size <= limit else "fail"
-    why = f"the deployed files have {size:.1f} MiB"
-    return Check(name="size (MiB)", observed=size, limit=limit, status=status, why=why)
+    reason = f"the deployed files have {size:.1f} MiB"
+    return Check(name="size (MiB)", observed=size, limit=limit, status=status, why=reason)
 
 
 def _check_memory(case: Case, limit: float | None) -> Check | None:

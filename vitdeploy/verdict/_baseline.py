@@ -175,5 +175,5 @@ def _compare_bytes(name: str, now: int | None, before: int, limit: float, unknow
         return invalid(name, limit, unknown)
     percent = 100 * (now / before - 1)
     status: Status = "pass" if 100 * now <= before * (100 + limit) else "fail"  # exact: a quotient would be rounded
-    why = f"{percent:+.1f} %: {before / MIB:.1f} MiB before, {now / MIB:.1f} now"
-    return Check(name=name, observed=percent, limit=limit, status=status, why=why)
+    reason = f"{percent:+.1f} %: {before / MIB:.1f} MiB before, {now / MIB:.1f} now"
+    return Check(name=name, observed=percent, limit=limit, status=status, why=reason)

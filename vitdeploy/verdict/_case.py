@@ -115,6 +115,6 @@ def first_doubt(bench: Bench | None) -> str:
     return f"doubtful: {bench.doubts[0]}" if bench and bench.doubts else "there is no timing of two sides in turns"
 
 
-def invalid(name: str, limit: float | str, why: str) -> Check:
+def invalid(name: str, limit: float | str, reason: str) -> Check:
     """Return a check that could not be decided."""
-    return Check(name=name, observed=None, limit=limit, status="invalid", why=why)
+    return Check(name=name, observed=None, limit=limit, status="invalid", why=reason)

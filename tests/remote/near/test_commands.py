@@ -51,7 +51,7 @@ def test_export_is_done_here_and_compiled_there(far: Far, tmp_path: Path) -> Non
     exported = answer(on(far, "export", "demo:digits", "--target", "onnxruntime", "--precision", "auto", "-o", out))
     assert (exported["artifact"], exported["stage"], exported["host"]) == (str(out), "artifact", far.url)
     assert any(note.startswith("compiled on") for note in exported["notes"])
-    unknown = f"auto took fp32 without trying others, or judging what it loses: it will run on {far.url}"
+    unknown = f"auto took fp32, and tried no other precision: it will run on {far.url}"
     assert unknown in exported["notes"], "what this machine is faster at says nothing about that one"
     assert artifacts.load(out).read_evidence(Audit)[0] is not None
 

@@ -30,7 +30,7 @@ from vitdeploy.session import Array, Counters, Feeds, Session
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure. For None the recipe of the first artifact decides.
+    """The settings of a measurement. None and empty take the recipe of the first artifact.
 
     Attributes:
         seconds: the time to measure, for each batch size.

@@ -64,10 +64,10 @@ def measure_alone(
     return Alone(tuple(times), energy)
 
 
-def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, why: str, progress: Progress) -> Bench | None:
+def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, reason: str, progress: Progress) -> Bench | None:
     """Time an artifact with its backend's own program, such as trtexec; None if the backend has none.
 
-    This is for an artifact that Python cannot open; `why` is the reason. Nothing is timed with it in turns, so there is
+    This is for an artifact that Python cannot open; `reason` says why. Nothing is timed with it in turns, so there is
     no speed-up, and the result is not a valid comparison.
     """
     outside = _time_outside(artifact, feeds, seconds, progress)
@@ -87,7 +87,7 @@ def bench_outside(artifact: Artifact, feeds: Feeds, seconds: float, why: str, pr
         manifest=artifact.digest,
         role="artifact",
     )
-    return Bench(valid=False, doubts=(f"timed alone, by {times.source}: {why}",), runs=(run,), device=(times,))
+    return Bench(valid=False, doubts=(f"timed alone, by {times.source}: {reason}",), runs=(run,), device=(times,))
 
 
 def _time_on_device(session: Session, feeds: Feeds, seconds: float) -> DeviceTime | None:
@@ -95,14 +95,14 @@ def _time_on_device(session: Session, feeds: Feeds, seconds: float) -> DeviceTim
     if session.device_ms is None:
         return None
     device: list[float] = []
-    waited: list[float] = []
+    end_to_end: list[float] = []
     deadline = time.perf_counter() + seconds
     while not device or time.perf_counter() < deadline:
         start = time.perf_counter_ns()
         session.run(feeds)
-        waited.append((time.perf_counter_ns() - start) / 1e6)
+        end_to_end.append((time.perf_counter_ns() - start) / 1e6)
         device.append(session.device_ms)
-    return _summarize(session.name, "session", device, waited, session.effective.get("cuda_graph", ""))
+    return _summarize(session.name, "session", device, end_to_end, session.effective.get("cuda_graph", ""))
 
 
 def _time_outside(artifact: Artifact, feeds: Feeds, seconds: float, progress: Progress) -> ExternalTimes | None:

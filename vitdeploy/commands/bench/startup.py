@@ -51,10 +51,10 @@ def _main(path: Path, threads: int, batch: int, streams: int | None) -> None:
     with open_session(artifact, threads) as session:
         opened = time.perf_counter()
         session.run(images)
-        answered = time.perf_counter()
+        finished = time.perf_counter()
     startup = Startup(
         load_ms=round(1e3 * (opened - start), 2),
-        first_ms=round(1e3 * (answered - opened), 3),
+        first_ms=round(1e3 * (finished - opened), 3),
         peak_bytes=peak_bytes(),
         engine_bytes=engine_bytes,
     )

@@ -70,8 +70,8 @@ def section(maps: AttentionMaps | None, missing: Missing) -> Section:
         f"{_percent(float(worst.drift[head]))} of it moved to other tokens."
     )
     notes = tuple(f"{name} is not compared: {reason}" for name, reason in maps.left_out)
-    shown = [maps.sites[-1]] if worst is maps.sites[-1] else [worst, maps.sites[-1]]
-    parts = (_drift(maps.sites), *(_side_by_side(site, maps) for site in shown))
+    sites = [maps.sites[-1]] if worst is maps.sites[-1] else [worst, maps.sites[-1]]
+    parts = (_drift(maps.sites), *(_side_by_side(site, maps) for site in sites))
     return Section("attention", title, lede=lede, doubts=notes, parts=parts)
 
 

@@ -41,8 +41,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Names with their values."""
+class NamedValues:
+    """Names with their values, as a list."""
 
     rows: tuple[tuple[str, str], ...]
     title: str = ""
@@ -57,7 +57,7 @@ class Code:
     kind: Literal["code"] = "code"
 
 
-Part = Figure | Drawing | Table | Facts | Code
+Part = Figure | Drawing | Table | NamedValues | Code
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from vitdeploy.evidence import Bench, Profile, Roofline
 from vitdeploy.render import numbers
 from vitdeploy.render.html import svg
 from vitdeploy.render.html.markup import Markup, element
-from vitdeploy.render.html.parts import Facts, Figure, Part, Table
+from vitdeploy.render.html.parts import Figure, NamedValues, Part, Table
 from vitdeploy.render.html.svg import Scale
 from vitdeploy.render.numbers import BETWEEN, three_digits
 
@@ -24,11 +24,11 @@ def parts(bench: Bench) -> tuple[Part, ...]:
     return (_bars(bench), *(_longest(profile) for profile in bench.profiles))
 
 
-def peaks(roofline: Roofline) -> Facts:
+def peaks(roofline: Roofline) -> NamedValues:
     """Explain the efficiency: the measured peak, and the arithmetic of the model."""
     gops = (f"{kind} {peak.gops:,.0f} ({peak.engine})" for kind, peak in sorted(roofline.peaks.items()))
     work = (f"{kind} {three_digits(count / 1e9)}" for kind, count in sorted(roofline.operations.items()))
-    return Facts(
+    return NamedValues(
         (
             (f"Peak of {roofline.threads} threads", f"measured, in 10⁹ operations a second: {', '.join(gops)}"),
             ("Work of the model", f"matrix products, in 10⁹ operations an image: {', '.join(work)}"),
@@ -92,9 +92,9 @@ def _series(name: str, order: Sequence[str]) -> int:
 
 
 def _longest(profile: Profile) -> Table:
-    shown = profile.operators[:_LONGEST]
-    rows = tuple((o.name, o.kind, o.role, three_digits(o.ms), numbers.share(o.ms, profile.total_ms)) for o in shown)
+    longest = profile.operators[:_LONGEST]
+    rows = tuple((o.name, o.kind, o.role, three_digits(o.ms), numbers.share(o.ms, profile.total_ms)) for o in longest)
     count = len(profile.operators)
-    title = f"the {len(shown)} longest of {count:,} operators" if count > len(shown) else f"all {count} operators"
+    title = f"the {len(longest)} longest of {count:,} operators" if count > len(longest) else f"all {count} operators"
     head = ("operator", "kernel", "part of the model", "ms", "share")
     return Table(head, rows, numeric=frozenset({3, 4}), title=f"{profile.name}: {title}", folded=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vitdeploy.environment import Host
 from vitdeploy.evidence import Run
 from vitdeploy.render import numbers
-from vitdeploy.render.html.parts import Code, Facts, Missing, Part, Section, Table
+from vitdeploy.render.html.parts import Code, Missing, NamedValues, Part, Section, Table
 from vitdeploy.render.html.subject import Subject
 
 _SHORT = 16  # digits of a digest: enough to compare by eye
@@ -22,13 +22,13 @@ def environment(subject: Subject) -> Section:
             "nothing is compiled yet, so there is no machine to describe", f"vitdeploy compile {subject.folder}"
         )
     else:
-        parts.append(Facts(_host(host, manifest.target.backend), title="Compiled on"))
+        parts.append(NamedValues(_host(host, manifest.target.backend), title="Compiled on"))
     if subject.bench is not None and host is not None:
         same = subject.bench.machine == host.machine
         which = "the machine it was compiled on" if same else "not the machine it was compiled on"
         rows = [("machine", f"{which} ({subject.bench.machine or 'not recorded'})")]
         rows += [(run.name, _effective(run)) for run in subject.bench.runs]
-        parts.append(Facts(tuple(rows), title="Timed on"))
+        parts.append(NamedValues(tuple(rows), title="Timed on"))
     versions = tuple((name, version) for name, version in manifest.versions.items())
     parts.append(Table(("library", "version"), versions, title="Library versions at export", folded=True))
     return Section("environment", "Environment", parts=tuple(parts), missing=missing)

@@ -82,7 +82,7 @@ def x_axis(scale: Scale, top: float, bottom: float, show: Callable[[float], str]
     """Draw grid lines from top to bottom, with their values below."""
     marks = [
         line(scale(v), top, scale(v), bottom, "grid") + text(scale(v), bottom + 16, show(v), anchor="middle")
-        for v in _spaced(scale.ticks(count), scale, 34)
+        for v in _space_out(scale.ticks(count), scale, 34)
     ]
     return element("g", Markup("".join(marks)), class_="axis")
 
@@ -96,7 +96,7 @@ def y_axis(scale: Scale, left: float, right: float, show: Callable[[float], str]
     return element("g", Markup("".join(marks)), class_="axis")
 
 
-def _spaced(values: Sequence[float], scale: Scale, distance: float) -> list[float]:
+def _space_out(values: Sequence[float], scale: Scale, distance: float) -> list[float]:
     """Return the values that lie at least `distance` pixels apart, so that their labels do not overlap."""
     spaced: list[float] = []
     for value in values:

@@ -128,7 +128,7 @@ def _warnings(subject: Subject) -> Iterator[str]:
     if subject.gate is not None:
         limits = subject.manifest.recipe.gate
         names = {check.name for check in subject.gate.checks}
-        judged = {"accuracy": "accuracy drop", "speed": "speed-up", "fusion": "attention fused"}
-        unset = [what for key, what in _LIMITS.items() if getattr(limits, key) is None and judged[what] not in names]
+        check_of = {"accuracy": "accuracy drop", "speed": "speed-up", "fusion": "attention fused"}
+        unset = [what for key, what in _LIMITS.items() if getattr(limits, key) is None and check_of[what] not in names]
         if unset:
             yield f"No limit was set for {' or '.join(unset)}, so the verdict does not cover this."

@@ -65,11 +65,11 @@ class PlanLayer:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Which sites one kernel computes.
+    """The sites that one kernel computes, and the sites that are not fused.
 
     Attributes:
         kernels: fused site -> its kernel.
-        unfused: other site -> why it is not fused.
+        unfused: other site -> the reason why it is not fused.
     """
 
     kernels: Mapping[str, str] = field(default_factory=dict)
