@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from vitdeploy.cli import app
 from vitdeploy.commands.bench.opponents import opponent_names
 from vitdeploy.evidence import Scenario
 from vitdeploy.measure import conditions, doubts
-from vitdeploy.plugins import names
+from vitdeploy.plugins import forms_in, names
 from vitdeploy.recipe import ModelSpec, Recipe, TargetSpec
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +176,7 @@ def test_every_option_of_a_task_is_described() -> None:
 
 def test_precisions_are_those_of_the_targets() -> None:
     table = {row[0].strip("`"): codes(row[-1]) for row in rows(section("precisions.md", "All of them"), "precision")}
-    offered = {name: precision.offered(targets.find(TargetSpec(kind=name))) for name in targets.names()}
+    offered = {name: precision.names_for(targets.find(TargetSpec(kind=name))) for name in targets.names()}
     assert table == {name: {target for target, able in offered.items() if name in able} for name in precision.names()}
     needing = {row[0].strip("`") for row in rows(section("precisions.md", "All of them"), "precision")
                if row[4] == "needed"}  # fmt: skip
@@ -219,28 +220,64 @@ def test_the_hooks_in_contributing_are_those_of_the_base_class(title: str, kind:
     heads = ("you write", "you may write", "attribute")
     told = {name for head in heads for row in rows(text, head) for name in codes(row[0])}
     must = {name for row in rows(text, "you write") for name in codes(row[0])}
-    assert all(hasattr(kind, name) or name in kind.model_fields or name in kind.__annotations__ for name in told)
+    also = re.search(r"^You may also write .*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
+    told |= {name for name in codes(also[0].replace("\n", " ")) if name.isidentifier()} if also else set()
+    assert not {name for name in told if not has_member(kind, name)}
     if must:
         assert kind.__abstractmethods__ <= must
     else:
         assert kind.__abstractmethods__ <= codes(text)
 
 
+def has_member(kind: type[Any], name: str) -> bool:
+    """Return whether a class has a method, a field or an annotated attribute of this name."""
+    return hasattr(kind, name) or name in kind.model_fields or name in kind.__annotations__
+
+
+def test_the_bases_of_a_precision_need_what_contributing_says() -> None:
+    bases = rows(section(ROOT / "CONTRIBUTING.md", "Add a precision"), "base (in `vitdeploy/calibrate/`)")
+    assert len(bases) == 4
+    for cell, _, methods in bases:
+        name, file = re.findall(r"`(\w+)(?:\.py)?`", cell)
+        kind = getattr(import_module(f"vitdeploy.calibrate.{file}"), name)
+        told = codes(methods)
+        assert not {method for method in told - {"numbers"} if not has_member(kind, method)}, name
+        assert kind.__abstractmethods__ <= told, name
+
+
+def test_the_example_of_a_precision_is_that_of_the_package() -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", section(ROOT / "CONTRIBUTING.md", "Add a precision"), re.M | re.S)
+    assert example in (ROOT / "vitdeploy" / "precision" / "int8_bf16.py").read_text(encoding="utf-8")
+
+
+def test_the_forms_of_a_model_are_those_of_the_sources() -> None:
+    assert {code for row in rows(section("cli.md", "MODEL"), "form") for code in codes(row[0])} == set(
+        forms_in("sources")
+    )
+
+
 def messages() -> list[str]:
-    """The constant texts of the package, parts of f-strings among them."""
-    nodes = (n for path in (ROOT / "vitdeploy").rglob("*.py") for n in ast.walk(ast.parse(path.read_text("utf-8"))))
-    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    """The texts of the package except docstrings. What an f-string fills in is written as `…`."""
+    texts = []
+    for path in (ROOT / "vitdeploy").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+                texts.append(node.value)
+    return texts
 
 
 def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
     text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    texts = messages()
-    quoted = [
-        code for head in ("error", "reason", "error or note") for row in rows(text, head) for code in codes(row[0])
-    ]
+    heads = ("error", "reason", "error or note")
+    quoted = [code for head in heads for row in rows(text, head) for code in codes(row[0])]
     assert len(quoted) > 50
-    parts = {part.strip(" :") for message in quoted for part in message.split("…")}
-    assert not {part for part in parts if len(part) > 3 and not any(part in known for known in texts)}
+    texts = messages()
+    parts = {message: ".*".join(re.escape(part) for part in message.strip("…: ").split("…")) for message in quoted}
+    assert not [m for m, part in parts.items() if not any(re.search(part, known, re.DOTALL) for known in texts)]
 
 
 def blocks(page: str, language: str) -> list[str]:

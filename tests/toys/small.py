@@ -16,12 +16,12 @@ class Small(Source):
 
         if not argument.isdecimal():
             raise SourceError(f"{argument!r} is no number of blocks", fix="Give small:2.")
-        with _weights.seeded():
+        with _weights.fixed_seed():
             module = VisionTransformer(
                 img_size=32, patch_size=8, in_chans=1, num_classes=10, embed_dim=64, depth=int(argument), num_heads=2
             )
         preprocess = Preprocess.model_validate({"size": (32, 32), "mean": (0.5,), "std": (0.5,), "channels": 1})
-        return _weights.finished(module, weights="random", preprocess=preprocess, labels=None)
+        return _weights.make_loaded_model(module, weights="random", preprocess=preprocess, labels=None)
 
     def default_data(self, argument: str) -> str | None:
         """Return the digits, which fit it."""
