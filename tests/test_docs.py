@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob(".github/*.md")])
 COMMANDS = {name: command for name, command in typer.main.get_command(app).commands.items() if not command.hidden}
+UsageError = typer.BadParameter.__bases__[0]  # typer brings a click of its own
 SHARED = {"--json", "--quiet", "--traceback", "--help"}
 
 
@@ -131,6 +133,65 @@ def test_the_reference_has_every_json_key_of_a_command(name: str) -> None:
     told = {key for row in rows(section("cli.md", f"vitdeploy {name}"), "JSON key") for key in codes(row[0])}
     keys = {"predictions"} if name == "predict" else set(_load(ANSWERS[name]).model_fields)
     assert told == keys
+
+
+def grouped_options(text: str) -> dict[str, str]:
+    """Return the group of each option of a section: the bold line above its table; "Options" without one."""
+    groups: dict[str, str] = {}
+    title = "Options"
+    for line in text.splitlines():
+        if bold := re.fullmatch(r"\*\*(.+)\*\*", line):
+            title = bold[1]
+        elif line.startswith("| `-"):
+            groups |= dict.fromkeys(codes(line.split(" | ")[0]), title)
+    return groups
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_groups_options_as_the_help_does(name: str) -> None:
+    shown = [p for p in COMMANDS[name].params if p.param_type_name == "option" and not p.hidden]
+    expected = {flag: p.rich_help_panel or "Options" for p in shown for flag in p.opts if flag not in SHARED}
+    assert grouped_options(section("cli.md", f"vitdeploy {name}")) == expected
+
+
+def shown_commands(page: Path) -> list[str]:
+    """Return the `vitdeploy` commands in the code blocks of a page. Comments and prompts are left out."""
+    lines = []
+    for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if command := re.match(r"(?: *- |\w*\$ +)?(vitdeploy [a-z].*)", line):
+                lines.append(" ".join(re.split(r" +#| \|\| ", command[1])[0].split()))
+    return lines
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_has_the_examples_of_the_help(name: str) -> None:
+    help_text = (COMMANDS[name].epilog or "").replace("\\\n", " ")
+    examples = [" ".join(line[2:].split(" (")[0].split()) for line in help_text.splitlines() if line.startswith("$ ")]
+    assert [line for line in shown_commands(DOCS / "cli.md") if line.split()[1] == name] == examples
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_on_the_pages_are_accepted(page: Path) -> None:
+    for line in shown_commands(page):
+        words = [word for word in shlex.split(line)[1:] if word not in (">", "…")]
+        if words[0] not in COMMANDS:
+            assert words[0] == "device", line
+            continue
+        if ">" in line:
+            words = words[:-1]
+        try:
+            COMMANDS[words[0]].make_context(words[0], words[1:])
+        except UsageError as error:
+            pytest.fail(f"{line}: {error.format_message()}")
+
+
+def test_the_command_check_sees_a_wrong_option(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```\n$ vitdeploy bench deit --second 3   # wrong\n```\n")
+    assert shown_commands(page) == ["vitdeploy bench deit --second 3"]
+    with pytest.raises(UsageError):
+        COMMANDS["bench"].make_context("bench", ["deit", "--second", "3"])
 
 
 def test_the_reference_has_every_choice() -> None:
