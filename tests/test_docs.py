@@ -72,6 +72,13 @@ def test_the_link_check_sees_links() -> None:
     assert "nowhere" not in anchors(DOCS / "cli.md")
 
 
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"], ids=lambda p: p.name)
+def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
+    named = {code for code in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|json|toml|yml))`", prose(page)) if "NAME" not in code}
+    near = {path for path in named if not any((ROOT / base / path).exists() for base in ("", "vitdeploy", "docs"))}
+    assert near <= {"tests/passes/test_x.py", "vitdeploy/passes/x.py", "depth/a.npy"}
+
+
 def test_the_index_lists_every_page() -> None:
     listed = {target.partition("#")[0] for target in links(DOCS / "README.md")}
     assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
