@@ -135,7 +135,7 @@ def test_a_source(with_toy: Callable[[str, str], Run]) -> None:
     exported, audit, gate = answers(rest)
     assert "small:DEPTH" in usage[1]
     assert wrong[0] == 1
-    assert "'two' is no number of blocks" in wrong[2]
+    assert "'two' is not a number of blocks" in wrong[2]
     assert exported["weights"] == "random"
     assert (audit["attention"]["sites"], audit["attention"]["fused"]) == (2, 2)
     assert audit["linears"]["int8"] > 0, "calibrated on the data that the source names"

@@ -90,7 +90,7 @@ def test_started_in_the_background_it_ignores_ctrl_c(tmp_path: Path) -> None:
 
 def listing_with(artifact: Path) -> list[str]:
     """What the folder of an untouched copy of `artifact` lists."""
-    name = artifact.parent.name
+    name = artifact.name
     return sorted([name, *(f"{name}/{inside}" for inside in listing(artifact))])
 
 

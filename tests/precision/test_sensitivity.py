@@ -98,11 +98,11 @@ def test_the_loss_matches_a_graph_with_only_that_linear_quantized(exported: Call
 def test_agreement_is_the_tasks(exported: Callable[[str], bytes]) -> None:
     made = calibrated(exported("dynamo"))
     task = find(TaskSpec(kind="classification"))
-    layers, _ = sensitivity(made, PrecisionSpec(kind="int8"), 8, task.agreement)
+    layers, _ = sensitivity(made, PrecisionSpec(kind="int8"), 8, task.compare_outputs)
     assert all(layer.agreement is not None and 0 <= layer.agreement <= 1 for layer in layers)
     assert max(layer.agreement or 0 for layer in layers) == 1
     broken, linear = _with_a_broken_head(made)
-    [worst] = measure_linears(made.graph, broken, [linear], BATCHES, agreement=task.agreement)
+    [worst] = measure_linears(made.graph, broken, [linear], BATCHES, agreement=task.compare_outputs)
     expected = np.mean([_best(run(made.graph, b)) == _best(run(broken, b)) for b in BATCHES])
     assert worst.agreement == pytest.approx(expected)
     assert expected < 1
