@@ -169,6 +169,12 @@ def test_of_two_products_the_one_that_carries_more_of_a_linear_is_its_own(order:
     assert match_linears(layers, {"b": ("b/Add", "b/MatMul")}) == {"b": "fp16"}
 
 
+def test_a_scale_beside_the_operands_is_not_what_a_product_multiplies_in() -> None:
+    inputs = (PlanTensor("scale", "Float", (1,)), PlanTensor("x", "Half", (64, 64)))
+    layer = PlanLayer("__myl_FcMul_myl0_1", "gemm", ("fc",), inputs, (PlanTensor("weight", "Int8", (64, 64)),))
+    assert match_linears([layer], {"fc": ("fc",)}) == {"fc": "fp16"}
+
+
 def test_older_form() -> None:
     attention, linear = layers = parse_plan(OLDER.split("\n"))
 
