@@ -129,6 +129,33 @@ def rewrite(tmp_path: Path) -> Callable[[Any], Path]:
 
 
 @pytest.mark.parametrize(
+    ("made_as", "dtype", "scope", "synthetic"),
+    [
+        ("openvino bf16, calibrated", "bfloat16", "weights", None),
+        ("tensorrt fp16, calibrated", "float16", "all", False),
+        ("tensorrt fp16", "float16", "all", True),
+    ],
+)
+def test_sixteen_bit_floats_are_typed(
+    made_as: str, dtype: str, scope: str, synthetic: bool | None, rewrite: Callable[[Any], Path]
+) -> None:
+    (texts,) = (case["quantized"] for case in RECORDS if case["made_as"] == made_as)
+    record = artifacts.load(rewrite(texts)).manifest.quantized
+    assert record is not None
+    assert record.half is not None
+    assert (record.half.dtype, record.half.scope) == (dtype, scope)
+    assert (record.half.checked_on.synthetic if record.half.checked_on else None) == synthetic
+
+
+def test_doubts_are_kept_and_outputs_without_noise_have_no_ratio(rewrite: Callable[[Any], Path]) -> None:
+    doubt = "all images are of one class"
+    texts = {"method": "static Q/DQ", "output_sqnr_db": "inf", "calibration": "images", "doubt: 0": doubt}
+    record = artifacts.load(rewrite(texts)).manifest.quantized
+    assert record is not None
+    assert (record.doubts, record.output_sqnr_db) == ((doubt,), None)
+
+
+@pytest.mark.parametrize(
     ("record", "named"),
     [
         ({"method": "static Q/DQ", "colour": "blue"}, "unknown key 'colour'"),

@@ -90,6 +90,16 @@ def test_differing_samples_are_counted_for_each_metric() -> None:
     assert found["rmse"].upper95 < 1e-5
 
 
+def test_one_sample_can_lose_as_much_as_the_largest_error_of_either_side() -> None:
+    """The RMSE of one image of 40 grows from 0.1 to 4 m: the next images might do the same."""
+    small, delta1 = np.full(40, 0.1), np.full(40, 85.0)
+    large = np.where(np.arange(40) == 3, 4.0, small)
+    sides = [{"delta1": delta1, "abs_rel": small, "rmse": rmse, "ratio": np.ones(40)} for rmse in (small, large)]
+    for reference, deployed in (sides, sides[::-1]):
+        found = compare_accuracy("depth", _task("depth"), reference, deployed, np.ones(40)).metrics["rmse"]
+        assert found.upper95 - found.drop >= 4 * 1.6448536**2 / (40 + 1.6448536**2) - 1e-9
+
+
 def test_scores_that_only_rounding_moved_are_no_difference() -> None:
     rng = np.random.default_rng(3)
     score = -np.sort(-rng.random((40, 6)))

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.evidence import audit, bench, evaluation
+from tests.evidence import audit, bench, evaluation, run
 from vitdeploy.errors import ArtifactError, MeasureError
+from vitdeploy.evidence import Interval
 from vitdeploy.measure import baseline
 
 FACTS = {"machine": "host", "model_digest": "weights", "recipe_digest": "recipe"}
@@ -16,6 +17,13 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     baseline.write(tmp_path / "b.json", stored)
     assert baseline.read(tmp_path / "b.json") == stored
     assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
+
+
+def test_the_timing_is_that_of_the_artifact() -> None:
+    own = run("openvino-int8", 10.0, Interval(ratio=2.0, ci95=(1.9, 2.1)), threads=2)
+    stored = baseline.make(audit(), bench(runs=(run("pytorch-fp32", 20.0), own)), None, **FACTS)
+    assert stored.timing is not None
+    assert (stored.timing.reference, stored.timing.threads) == ("pytorch-fp32", 2)
 
 
 def test_fields_without_evidence_stay_empty() -> None:

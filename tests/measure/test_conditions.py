@@ -34,6 +34,8 @@ def test_each_doubt_is_one_line_with_its_figure(block: Block, message: str) -> N
 def test_a_clock_that_changes_is_a_doubt() -> None:
     slowing = [Block(0.0, 0.0, 0.0, 2600.0 - 50 * n) for n in range(12)]
     assert "clock changed by -16%" in find_doubts(slowing)[0]
+    speeding = [Block(0.0, 0.0, 0.0, 2000.0 + 50 * n) for n in range(12)]
+    assert "clock changed by +19%" in find_doubts(speeding)[0]
 
 
 def test_shares_between_two_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:

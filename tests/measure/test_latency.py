@@ -158,6 +158,13 @@ def test_warm_up_is_bounded(clock: Clock) -> None:
     assert (slow.warm_up.runs, slow.run_s) == (2, 3.0)  # the first one allocates, so there is always a second
 
 
+def test_a_model_that_still_gets_faster_is_not_warm(clock: Clock) -> None:
+    ready = warm_up(Fake(clock, "a", lambda number, now: 50.0 * 0.9**number if number < 20 else 5.0), FEED, 1.0)
+    assert ready.warm_up.steady
+    assert ready.warm_up.runs > 20
+    assert ready.run_s == 0.005
+
+
 def test_timing_ends_when_the_interval_is_narrow_or_the_time_is_up(clock: Clock) -> None:
     steady = measure([Fake(clock, n, 20.0) for n in "ab"], [FEED] * 2, batch=1, seconds=20, narrow=0.005)
     assert steady.stopped == "narrow"
@@ -166,6 +173,8 @@ def test_timing_ends_when_the_interval_is_narrow_or_the_time_is_up(clock: Clock)
     loose = Fake(clock, "b", lambda number, now: 20.0 * float(np.exp(0.1 * rng.standard_normal())))
     bench = measure([Fake(clock, "a", 20.0), loose], [FEED] * 2, batch=1, seconds=8, narrow=0.005)
     assert (bench.stopped, bench.seconds) == ("time", pytest.approx(8, rel=0.1))
+    sides = [Fake(clock, "a", 20.0), Fake(clock, "c", 20.0), loose]  # one narrow interval of two is not enough
+    assert measure(sides, [FEED] * 3, batch=1, seconds=8, narrow=0.005).stopped == "time"
 
 
 class Opened(Fake):
@@ -196,6 +205,16 @@ def test_every_round_opens_anew(clock: Clock) -> None:
     assert sum(bench.runs[1].rounds) == len(bench.runs[1].blocks)
     assert bench.runs[1].warm_up is not None
     assert bench.seconds < 12
+
+
+def test_the_warm_up_is_that_of_the_first_opening(clock: Clock) -> None:
+    """Later openings find the code and the files in the caches."""
+    latencies = iter([lambda number, now: 50.0 * 0.9**number if number < 20 else 5.0])
+    openers = [lambda: Opened(clock, "a", 5.0), lambda: Opened(clock, "b", next(latencies, 5.0))]
+    bench = measure_reopened(openers, [FEED] * 2, batch=1, seconds=12)
+    warm_ups = [run.warm_up.runs for run in bench.runs if run.warm_up is not None]
+    assert warm_ups[0] == 10
+    assert warm_ups[1] > 20
 
 
 def test_differences_between_openings_widen_the_interval(clock: Clock) -> None:
@@ -271,6 +290,15 @@ def test_doubt_when_outputs_are_not_finite(clock: Clock) -> None:
     bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0, math.nan)], [FEED] * 2, batch=1, seconds=2)
     assert bench.doubts == ("b: outputs are not finite",)
     assert [run.finite for run in bench.runs] == [True, False]
+
+
+def test_outputs_that_are_not_finite_in_one_opening_are_not_forgotten(clock: Clock) -> None:
+    outputs = iter([math.nan])
+    openers = [lambda: Opened(clock, "a", 10.0), lambda: Opened(clock, "b", 10.0, next(outputs, 1.0))]
+    bench = measure_reopened(openers, [FEED] * 2, batch=1, seconds=12)
+    assert len(bench.runs[1].rounds) >= MIN_ROUNDS
+    assert [run.finite for run in bench.runs] == [True, False]
+    assert not bench.valid
 
 
 def test_doubts_about_the_machine_are_passed_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

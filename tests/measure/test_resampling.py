@@ -96,12 +96,12 @@ def test_without_a_difference_the_interval_has_the_width_of_a_proportion(n: int)
 def test_draws_for_which_a_metric_is_not_defined_are_left_out() -> None:
     labelled = np.array([1.0, 0, 0, 0])  # three of four images have no label
 
-    def metric(weights: Array) -> Mapping[str, float]:
-        return {"m": 50.0 if weights @ labelled else np.nan}
+    def metric(value: float) -> Metrics:
+        return lambda weights: {"m": value if weights @ labelled else np.nan}
 
-    assert paired_drops(metric, metric, 4, differing={"m": 20}, **ONE)["m"].ci95 == (0, 0)
+    assert paired_drops(metric(50.0), metric(40.0), 4, differing={"m": 20}, **ONE)["m"].ci95 == (10, 10)
     with pytest.raises(ValueError, match="no samples"):
-        paired_drops(metric, metric, 0, differing={"m": 0}, **ONE)
+        paired_drops(metric(50.0), metric(40.0), 0, differing={"m": 0}, **ONE)
 
 
 def test_swapping_sides_is_uniform_where_nothing_differs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,12 @@ def test_ratio_interval_is_seeded_and_needs_pairs_of_blocks() -> None:
         ratio_interval([], [])
 
 
+def test_one_slow_run_of_a_block_does_not_move_its_ratio() -> None:
+    disturbed = [[10.0, 10.0, 90.0]] * 10
+    assert ratio_interval(disturbed, [[5.0] * 3] * 10).ratio == pytest.approx(2)
+    assert ratio_interval([[5.0] * 3] * 10, disturbed).ratio == pytest.approx(0.5)
+
+
 def test_quotient_interval() -> None:
     exact, wide = Interval(ratio=1.0, ci95=(1.0, 1.0)), Interval(ratio=2.0, ci95=(1.8, 2.5))
     assert quotient_interval(wide, exact) == wide
@@ -158,6 +164,7 @@ def test_bounds_cover(n: int, p_lost: float, p_gained: float) -> None:
 def test_required_samples() -> None:
     assert required_samples(0.005, 0.001, 0.02) == pytest.approx(10_700, rel=0.01)
     assert required_samples(0.01, 0.003, 0.02) == pytest.approx(3_500, rel=0.01)
+    assert required_samples(0.5, 0.3, 0.32) == 50  # (1.645 + 1.282)² · (0.32 - 0.3²) / (0.5 - 0.3)²
     assert required_samples(0.005, 0.005, 0.02) is None
     assert required_samples(0.01, 0.0, 0.0) == math.ceil(statistics.Z_ONE_SIDED**2 * 99)
 

@@ -146,6 +146,18 @@ def test_a_reshape_that_copies_another_axis_is_left_alone(monkeypatch: pytest.Mo
     assert tokens_of(narrowed(body, fired=0), "MatMul") == [N]
 
 
+def test_what_the_model_returns_keeps_all_of_its_tokens() -> None:
+    graph = graph_of("m = MatMul(x, w) n = MatMul(m, w) y = Gather<axis = 1>(n, first)")
+    graph.model.graph.outputs.append(next(graph.nodes).outputs[0])
+    x = np.random.default_rng(1).standard_normal((2, N, C)).astype(np.float32)
+    reference = run(graph, x)
+    assert apply(DropUnreadTokens(), graph).fired == 1
+    assert tokens_of(graph, "MatMul") == [N, 1]
+    outputs = run(graph, x)
+    for name in ("m", "y"):
+        np.testing.assert_allclose(outputs[name], reference[name], atol=1e-5)
+
+
 def test_causal_attention_is_left_alone() -> None:
     graph = narrowed(
         "a = Reshape(x, heads) q = Transpose<perm = [0, 2, 1, 3]>(a) o = Attention<is_causal = 1>(q, q, q)"

@@ -72,9 +72,10 @@ def test_finds_the_linear_behind_what_moves_its_channels(moves: str, shape: tupl
     check(body, 1, ["MatMul", "Add", *kept], s=draw(*shape), flat=np.array([-1, C]))
 
 
-def test_folds_into_a_convolution() -> None:
+@pytest.mark.parametrize("shape", [(C, 1, 1), (1, C, 1, 1), (1,), ()])
+def test_folds_into_a_convolution(shape: tuple[int, ...]) -> None:
     w = draw(C, C // 2, 3, 3)
-    check("c = Conv<group = 2>(x, w, b) y = Mul(c, s)", 1, ["Conv"], x=IMAGE, w=w, s=draw(C, 1, 1))
+    check("c = Conv<group = 2>(x, w, b) y = Mul(c, s)", 1, ["Conv"], x=IMAGE, w=w, s=draw(*shape))
 
 
 @pytest.mark.parametrize(

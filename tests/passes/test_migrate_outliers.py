@@ -25,11 +25,11 @@ def maxima(graph: Graph) -> dict[str, Array]:
     return largest
 
 
-def block(body: str) -> Graph:
+def block(body: str, **more: Array) -> Graph:
     draw = lambda *shape: RNG.standard_normal(shape).astype(np.float32)  # noqa: E731
     return parsed(
         f'<ir_version: 11, opset_import: ["" : 23]> vit (float[2,5,{C}] x) => (float y) {{ {body} }}',
-        g=draw(C), b=draw(C), w=draw(C, C), u=draw(C, C), c=draw(C),
+        g=draw(C), b=draw(C), w=draw(C, C), u=draw(C, C), c=draw(C), **more,
     )  # fmt: skip
 
 
@@ -52,15 +52,17 @@ def test_the_whole_tiny_vit_keeps_its_numbers(kind: str, alpha: float, exported:
     assert np.abs(run(graph, x)["output_0"] - reference).max() < 1e-5 * np.abs(reference).max()
 
 
-def test_the_factors_are_what_the_inputs_are_divided_by() -> None:
+@pytest.mark.parametrize("alpha", [0.5, 0.75])
+def test_the_factors_are_what_the_inputs_are_divided_by(alpha: float) -> None:
     graph = block(f"{NORM} y = MatMul(n, w)")
     graph.model.graph.outputs.append(next(n for n in graph.nodes).outputs[0])
-    migrate = MigrateOutliers(maxima={"n": np.full(C, 4.0)}, alpha=0.5)
+    migrate = MigrateOutliers(maxima={"n": np.full(C, 4.0)}, alpha=alpha)
     assert "the output reads it" in next(iter(apply(migrate, graph).refused.values()))
     graph = block(f"{NORM} y = MatMul(n, w)")
     (factor,) = migrate.factors(graph).values()
     weight = next(n for n in graph.nodes if n.op_type == "MatMul").inputs[1].const_value.numpy()
-    np.testing.assert_allclose(factor, np.sqrt(4 / np.abs(weight).max(axis=1)), rtol=1e-6)  # SmoothQuant, equation 4
+    expected = 4**alpha / np.abs(weight).max(axis=1) ** (1 - alpha)  # SmoothQuant, equation 4
+    np.testing.assert_allclose(factor, expected, rtol=1e-6)
     before = run(graph, X)["y"]
     apply(migrate, graph)
     scale = next(n for n in graph.nodes).inputs[1].const_value.numpy()
@@ -90,6 +92,22 @@ def test_a_reader_that_is_no_linear_stops_it(body: str, reason: str) -> None:
     graph = block(body.replace("n = LayerNormalization(x, c2)", "c2 = Abs(g) n = LayerNormalization(x, c2)"))
     result = apply(MigrateOutliers(maxima=maxima(graph), alpha=0.5), graph)
     assert (result.fired, list(result.refused.values())) == (0, [reason])
+
+
+@pytest.mark.parametrize(("keys", "fired"), [("q", 1), ("v", 0)])
+def test_values_that_are_keys_too_are_left_alone(keys: str, fired: int) -> None:
+    heads = "{0}2 = Reshape({1}, heads) {0} = Transpose<perm = [0, 2, 1, 3]>({0}2)"
+    graph = block(
+        f"values = MatMul(x, w) {heads.format('q', 'x')} {heads.format('v', 'values')}"
+        f" o = Attention<scale = 0.5>(q, {keys}, v) t = Transpose<perm = [0, 2, 1, 3]>(o) m = Reshape(t, merged)"
+        " y = MatMul(m, u)",
+        heads=np.array([2, 5, 2, C // 2]), merged=np.array([2, 5, C]),
+    )  # fmt: skip
+    reference = run(graph, X)["y"]
+    result = apply(MigrateOutliers(maxima=maxima(graph), alpha=0.5), graph)
+    assert result.fired == fired
+    assert list(result.refused.values()) == ([] if fired else ["another node reads its values too"])
+    assert np.abs(run(graph, X)["y"] - reference).max() < 1e-5 * np.abs(reference).max()
 
 
 def test_dead_channels_have_no_factor_of_their_own() -> None:

@@ -32,12 +32,12 @@ def packed(shape: str, tail: str = "", perm: list[int] | None = None) -> str:
     )
 
 
-def graph_of(model: str, shape: str) -> Graph:
+def graph_of(model: str, shape: str, **more: Array) -> Graph:
     rng = np.random.default_rng(0)
     constants = {
         "w": rng.standard_normal((WIDTH, 3 * WIDTH)).astype(np.float32) / 4,
         "b": rng.standard_normal(3 * WIDTH).astype(np.float32),
-        "shape": np.array(SHAPES[shape][0]), "zero": np.array([0]),
+        "shape": np.array(SHAPES[shape][0]), "zero": np.array([0]), **more,
     }  # fmt: skip
     return parsed(model, **constants)
 
@@ -65,6 +65,15 @@ def test_moved_tokens_are_a_refusal() -> None:
     swapped = "f = Transpose<perm = [1, 0, 2]>(l) r = Reshape(f, shape)"
     model = packed("three_first").replace("r = Reshape(l, shape)", swapped).replace("batch,", f"{TOKENS},")
     result = apply(UnpackQkv(), graph_of(model, "three_first"))
+    assert (result.fired, list(result.refused.values())) == (0, ["its tokens change their places"])
+
+
+def test_channels_in_another_order_in_one_token_are_a_refusal() -> None:
+    order = np.arange(TOKENS * 3 * WIDTH).reshape(TOKENS, 3 * WIDTH)
+    order[1, :SIZE] = order[1, :SIZE][::-1]
+    moved = "f = Reshape(l, flat) g = Gather<axis = 1>(f, order) r = Reshape(g, shape)"
+    model = packed("three_first").replace("r = Reshape(l, shape)", moved)
+    result = apply(UnpackQkv(), graph_of(model, "three_first", flat=np.array([0, -1]), order=order.reshape(-1)))
     assert (result.fired, list(result.refused.values())) == (0, ["its tokens change their places"])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from vitdeploy import recipe as recipes
 from vitdeploy import targets
+from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.graph.model import array, load
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
@@ -94,6 +95,11 @@ def test_what_is_lost_is_seen(
     assert least <= trial.lost <= most
     assert budget.holds(trial) == (change == "nothing")
     assert trial.why == ("" if change == "nothing" else "over the budget of 0.5")
+
+
+@pytest.mark.parametrize(("lost", "holds"), [(0.5, True), (0.501, False), (None, False)])
+def test_a_budget_may_be_used_up(lost: float | None, holds: bool, builder: CandidateBuilder) -> None:
+    assert budget_of(builder, "demo:digits").holds(Trial(precision="int8", lost=lost)) is holds
 
 
 def test_what_cannot_run_here_is_judged_by_its_graph(builder: CandidateBuilder) -> None:

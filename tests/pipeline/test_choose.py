@@ -79,6 +79,13 @@ def test_a_slower_precision_is_made_but_said_to_be_slower(exported: Export, monk
     assert found.notes[0] == "int8 is slower than fp32 here, 0.80 [0.75, 0.85] ×: use --precision fp32"
 
 
+def test_a_precision_that_may_be_as_fast_is_not_said_to_be_slower(
+    exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 0.98)  # 0.93 to 1.03
+    assert exported(precision="int8").notes == ()
+
+
 def test_a_doubtful_measurement_is_no_verdict(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, 0.8, valid=False)
     found = exported(precision="int8-dynamic")

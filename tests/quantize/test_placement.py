@@ -52,6 +52,10 @@ def test_keeps_by_role_and_by_name(keep: tuple[str, ...], left: list[str]) -> No
     assert {rule for name, rule in kept.items() if name != "patch_embed.proj"} == {f"keep: {k}" for k in keep}
 
 
+def test_the_users_rule_comes_before_the_rule_of_the_role() -> None:
+    assert select_linears(VIT, ("patch",))[1] == {"patch_embed.proj": "keep: patch"}
+
+
 def test_a_keep_that_matches_nothing_is_an_error_with_the_roles() -> None:
     with pytest.raises(QuantizeError, match=r"'heda' matches no linear\. Use a role \(fc1, head, patch, qkv\)"):
         select_linears(VIT, ("qkv", "heda"))

@@ -32,11 +32,20 @@ def test_codes_span_the_range_and_keep_zero(kind: CodeType, steps: int) -> None:
     assert fit_affine(0.0, 0.0, kind).scale == 1.0  # a linear that only ever saw zeros
 
 
+@pytest.mark.parametrize(("low", "high", "zero"), [(1.0, 3.0, 0), (-3.0, -1.0, 255)])
+def test_a_range_on_one_side_of_0_is_stretched_to_0(low: float, high: float, zero: int) -> None:
+    """Padding and ReLU give zeros, which no other code may stand for."""
+    affine = fit_affine(low, high, "uint8")
+    assert (affine.scale, affine.zero) == (pytest.approx(3.0 / 255), zero)
+
+
 def test_e4m3_keeps_three_bits_of_mantissa() -> None:
     values = np.exp(RNG.uniform(-2, 2, 1000)).astype(np.float32)
     found = fit_affine(0.0, float(values.max()), "e4m3")
     assert np.abs(found.fake_quantize(values) / values - 1).max() <= 2**-4 * 1.01
     assert found.fake_quantize(values).max() == pytest.approx(values.max())
+    beyond = np.array([-3.0, 3.0], np.float32)
+    np.testing.assert_allclose(fit_affine(-1.0, 1.0, "e4m3").fake_quantize(beyond), [-1.0, 1.0])  # clipped, not NaN
 
 
 def test_clipping_pays_where_an_outlier_costs_the_rest() -> None:
@@ -49,13 +58,29 @@ def test_clipping_pays_where_an_outlier_costs_the_rest() -> None:
     assert error[1] <= error[0]
     important = np.zeros(64)
     important[0] = 1.0  # the weights read nothing but the outlier's channel
-    assert fit_activation(statistics, PairOptions(ranges="mse"), important).scale >= clipped.scale
+    assert fit_activation(statistics, PairOptions(ranges="mse"), important).scale == whole.scale > clipped.scale
+
+
+def test_a_shared_input_is_clipped_for_all_of_its_readers() -> None:
+    """The first linear reads only the quiet channel, the second one only that of the outlier."""
+    rows = RNG.standard_normal((512, 64)).astype(np.float32)
+    rows[0, 0] = 30.0
+    observed = InputStatistics(rows.min(axis=0), rows.max(axis=0), rows)
+    weight, other = np.zeros((64, 4), np.float32), np.zeros((64, 4), np.float32)
+    weight[1], other[0] = 0.01, 1.0
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[512,64] x) => (float y) {'
+    graph = parsed(f"{text} a = MatMul(x, w) b = MatMul(x, u) y = Add(a, b) }}", w=weight, u=other)
+    write_pairs(graph, ["MatMul.0", "MatMul.1"], {"x": observed}, PairOptions(ranges="mse"))
+    scale = graph.model.graph.initializers["x/scale"].const_value
+    assert scale is not None
+    assert float(scale.numpy()) == pytest.approx(fit_activation(observed, PairOptions(), np.ones(64)).scale)
 
 
 def test_scales_for_float16_are_numbers_of_float16() -> None:
     weight = (RNG.standard_normal((16, 8)) * 10.0 ** np.arange(-6, 2)).astype(np.float32)
-    _, scale = quantize_symmetric(weight, 127, half_scales=True)
+    codes, scale = quantize_symmetric(weight, 127, half_scales=True)
     assert (scale.astype(np.float16).astype(np.float32) == scale).all()
+    assert codes.any(axis=0).all()  # the smallest channel is not lost, although float16 rounds its scale to 0
 
 
 def test_statistics_cover_every_row_and_do_not_grow(exported: Callable[[str], bytes]) -> None:

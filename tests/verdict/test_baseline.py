@@ -29,6 +29,7 @@ def weighed(peak_mib: float | None, **more: Any) -> Bench:
     ("limits", "name", "status", "told"),
     [
         (GateSpec(max_size_mib=10), "size (MiB)", "pass", "the deployed files have 9.0 MiB"),
+        (GateSpec(max_size_mib=9), "size (MiB)", "pass", "the deployed files have 9.0 MiB"),
         (GateSpec(max_size_mib=8.9), "size (MiB)", "fail", "the deployed files have 9.0 MiB"),
         (
             GateSpec(max_memory_mib=120),
@@ -36,6 +37,7 @@ def weighed(peak_mib: float | None, **more: Any) -> Bench:
             "pass",
             "peak of 110 MiB, 80 MiB of it before the model was opened",
         ),
+        (GateSpec(max_memory_mib=110), "memory (MiB)", "pass", "peak of 110 MiB"),
         (GateSpec(max_memory_mib=109), "memory (MiB)", "fail", "peak of 110 MiB"),
     ],
 )
@@ -135,6 +137,7 @@ def recipe(**more: Any) -> Recipe:
         ({"target": {"kind": "openvino", "batch": 4}}, "target.batch was"),
         ({"precision": {"kind": "int8", "keep": ["head"]}}, 'precision.keep was [], now it is ["head"]'),
         ({"model": {"spec": "timm:deit", "image_size": [384, 384]}}, "model.image_size was not set"),
+        ({"preprocess": {"size": [32, 32]}}, "preprocess.channels was not set, now it is 3"),
         ({"target": {"kind": "openvino", "streams": 2}}, "target.streams was not set, now it is 2"),
     ],
 )

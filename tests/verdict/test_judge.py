@@ -88,6 +88,11 @@ def test_accuracy_without_samples_is_invalid() -> None:
     assert only(verdict(GateSpec(max_drop_pp=0.5), evaluation=evaluation(metrics={}))).status == "invalid"
 
 
+def test_accuracy_in_doubt_is_invalid() -> None:
+    check = only(verdict(GateSpec(max_drop_pp=0.5), evaluation=evaluation(doubts=("no better than chance",))))
+    assert (check.status, check.why) == ("invalid", "doubtful: no better than chance")
+
+
 def test_a_metric_that_is_not_finite_fails() -> None:
     nan = Metric(
         reference=70, deployed=math.nan, drop=math.nan, unit="points", ci95=(0, 0), lower95=math.nan, upper95=math.nan
@@ -102,6 +107,8 @@ def test_outputs_that_are_not_finite_fail_whatever_the_limits() -> None:
         assert (gate.verdict, gate.checks[0].name) == ("fail", "finite outputs")
     broken = (run("pytorch-fp32", 20.0), run("int8", 10.0, Interval(ratio=2, ci95=(2, 2)), finite=False))
     assert verdict(bench=bench(1, 1, 1, "int8: outputs are not finite", runs=broken)).verdict == "fail"
+    outdated = evaluation(nonfinite=3, manifest="old")  # about an earlier export
+    assert verdict(GateSpec(min_fused_pct=100), evaluation=outdated).verdict == "pass"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +242,11 @@ def test_slowdown_that_cannot_be_decided(more: dict[str, Any], told: str) -> Non
     gate = verdict(GateSpec(max_slowdown_pct=2), **more)
     assert (gate.verdict, gate.checks[0].name, gate.checks[0].status) == ("invalid", "slow-down", "invalid")
     assert told in gate.checks[0].why
+
+
+def test_an_artifact_that_was_not_evaluated_can_be_compared() -> None:
+    tight = {"bench": bench(1.49, 1.5, 1.51), "baseline": baseline(1.49, 1.5, 1.51, data_digest="data")}
+    assert verdict(GateSpec(), evaluation=None, **tight).verdict == "pass"
 
 
 def test_fusion_must_not_get_lost() -> None:

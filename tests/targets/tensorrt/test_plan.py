@@ -156,7 +156,7 @@ def test_a_norm_of_which_a_part_is_not_found_is_not_fused() -> None:
     assert match_norms(layers, {"norm": ("norm/mean", "norm/divide")}).kernels == {"norm": layers[0].name}
     fusion = match_norms(layers, {"norm": ("norm/mean", "norm/variance")})
     assert fusion.kernels == {}
-    assert "norm/variance nowhere" in fusion.unfused["norm"]
+    assert "norm/variance in no kernel" in fusion.unfused["norm"]
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -167,6 +167,12 @@ def test_of_two_products_the_one_that_carries_more_of_a_linear_is_its_own(order:
     layers = [neighbour, own][::order]
     assert match_linears(layers, {"b": ("b/MatMul", "b/Add")}) == {"b": "fp16"}
     assert match_linears(layers, {"b": ("b/Add", "b/MatMul")}) == {"b": "fp16"}
+
+
+def test_a_scale_beside_the_operands_is_not_what_a_product_multiplies_in() -> None:
+    inputs = (PlanTensor("scale", "Float", (1,)), PlanTensor("x", "Half", (64, 64)))
+    layer = PlanLayer("__myl_FcMul_myl0_1", "gemm", ("fc",), inputs, (PlanTensor("weight", "Int8", (64, 64)),))
+    assert match_linears([layer], {"fc": ("fc",)}) == {"fc": "fp16"}
 
 
 def test_older_form() -> None:
