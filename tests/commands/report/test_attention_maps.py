@@ -64,9 +64,7 @@ def test_large_matrices_are_averaged_down() -> None:
 
 
 def test_sides_of_different_shape_are_refused() -> None:
-    with pytest.raises(
-        GraphError, match=r"FP32 has shape \(1, 2, 5, 5\), that of the artifact \(1, 2, 4, 4\)"
-    ):
+    with pytest.raises(GraphError, match=r"FP32 has shape \(1, 2, 5, 5\), that of the artifact \(1, 2, 4, 4\)"):
         looking._make_pair(np.zeros((1, 2, 5, 5)), np.zeros((1, 2, 4, 4)), (32, 32))
 
 
