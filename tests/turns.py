@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
     """Keep the tests of a file on one worker, which makes its fixtures once; and those of the far side together."""
     for item in items:
         file = item.path.relative_to(item.config.rootpath).as_posix()
         item.add_marker(pytest.mark.xdist_group("remote" if "remote" in Path(file).parts else file))
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
