@@ -5,8 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST_FLAGS ?=
-# Two workers; the tests of one group stay on one of them, and timed tests run alone (tests/turns.py).
-PARALLEL := -n 2 --dist loadgroup
+# For two cores: tests of a device over SSH mostly wait. Timed tests run alone (tests/turns.py).
+PARALLEL := -n 3
 # Costs a tenth of the time that tests take. coverage.py costs half before Python 3.12.
 COVERED := $(BIN)/python -m slipcover --source vitdeploy --json --out .coverage.json
 

@@ -1,6 +1,7 @@
-"""Tests in parallel that take turns: what is timed runs alone, and what one machine has once stays on one worker.
+"""Tests on several workers (pytest-xdist): who runs what, in which order, and what runs alone.
 
-A pytest plug-in for pytest-xdist (`-n`). Without it, or with one worker, tests run one after the other anyway.
+The tests of a file stay on one worker, which makes their fixtures once. All of tests/remote stay together, because
+they share one far side. A test marked `timing` runs while no other test runs. With one worker nothing changes.
 """
 
 from __future__ import annotations
@@ -11,17 +12,33 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+_TOGETHER = "tests/remote/"
+_FIRST = (_TOGETHER, "tests/test_", "tests/cli/", "tests/commands/", "tests/pipeline/", "tests/targets/")
+"""What takes longest. It begins first, so that no worker is alone with it at the end."""
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
-    """Keep the tests of a file on one worker, which makes its fixtures once; and those of the far side together."""
-    for item in items:
-        file = item.path.relative_to(item.config.rootpath).as_posix()
-        item.add_marker(pytest.mark.xdist_group("remote" if "remote" in Path(file).parts else file))
-    return (yield)
+class _ByFile(LoadScopeScheduling):
+    """Give a worker all tests of a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _TOGETHER if nodeid.startswith(_TOGETHER) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    """Distribute by file, in the order of collection."""
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, if there are several workers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: next((i for i, start in enumerate(_FIRST) if item.nodeid.startswith(start)), 99))
 
 
 @pytest.hookimpl(wrapper=True)
