@@ -113,7 +113,7 @@ def test_what_goes_wrong_says_so_and_is_no_verdict(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_recipe_is_run_and_then_judged_against_the_baseline(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         "model: demo:digits\ntarget: {kind: onnxruntime}\ndata: {evaluation: demo:digits}\n"

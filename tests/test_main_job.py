@@ -83,7 +83,7 @@ def test_a_range_of_batches_runs_at_its_ends(demo: Callable[..., Artifact]) -> N
             assert logits.shape == (batch, 10)
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.long)])
 def test_int8_of_a_real_classifier_keeps_its_accuracy(target: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     made = subprocess.run(

@@ -78,6 +78,7 @@ def test_a_release_refuses_a_tag_that_is_not_its_version() -> None:
     assert f"the tag is v0.0.7, but vitdeploy/version.py has {__version__}" in done.stderr
 
 
+@pytest.mark.long
 def test_the_demo_runs_from_the_wheel_in_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
     site, empty = tmp_path / "site", tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)

@@ -69,7 +69,9 @@ def export(model: str, out: Path, *words: object) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp32"), ("openvino", "int8")])
+@pytest.mark.parametrize(
+    ("target", "precision"), [("onnxruntime", "fp32"), pytest.param("openvino", "int8", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("name", list(HF))
 def test_models_of_transformers(name: str, target: str, precision: str, data: Path, tmp_path: Path) -> None:
     case = HF[name]

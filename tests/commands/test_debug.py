@@ -58,7 +58,7 @@ def test_a_sound_artifact_does_not_diverge(target: str, exported: Callable[..., 
     assert Divergence.model_validate_json(found.model_dump_json()) == found
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.long)])
 def test_the_hostile_block_is_named_when_nothing_migrates(target: str, exported: Callable[..., Artifact]) -> None:
     found = debug(exported(HOSTILE, target, "int8", "off"), "demo:digits", Silent())
     assert found.block == BLOCK, found.why

@@ -40,7 +40,7 @@ def images(rng: np.random.Generator, n: int, error: float) -> tuple[Array, Array
     return sides[0], sides[1]
 
 
-@pytest.mark.parametrize("n", [20, 100])
+@pytest.mark.parametrize("n", [20, pytest.param(100, marks=pytest.mark.long)])
 def test_the_interval_of_mean_iou_covers(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     monkeypatch.setattr(resampling, "DRAWS", 300)
     rng = np.random.default_rng(0)

@@ -188,7 +188,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("bundle") / "digits"
     recipe = recipes.compose("demo:digits", target="openvino", precision="int8")
-    assert export(recipe, out, Silent(), elsewhere=Elsewhere("another machine", host())).stage == "bundle"
+    assert export(recipe, out, Silent(), elsewhere=Elsewhere("another machine", host())).summary.stage == "bundle"
     return out
 
 

@@ -117,6 +117,7 @@ def test_requested_int8_products_that_do_not_happen_are_doubted(bundle: Callable
 
 
 @pytest.mark.skipif(not environment.host().bfloat16_dot_product, reason="this CPU has no bfloat16")
+@pytest.mark.long
 def test_what_is_not_int8_is_bfloat16(tmp_path: Path) -> None:
     found = {}
     for precision in ("int8", "int8-bf16"):

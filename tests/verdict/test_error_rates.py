@@ -18,6 +18,8 @@ from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.latency import MAX_ROUNDS
 from vitdeploy.recipe import GateSpec, TaskSpec
 
+pytestmark = pytest.mark.long
+
 OPENING, BLOCK = 0.01, 0.01  # quiet cores: spread of the ratio from opening to opening, and from block to block of one
 WRONG, FAR = 0.025, 0.20  # how often an opening goes wrong, and by how much
 BLOCKS = 2  # of one opening
