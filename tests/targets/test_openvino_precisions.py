@@ -74,6 +74,14 @@ def test_a_cpu_without_the_units_is_refused_with_what_it_can(monkeypatch: pytest
     precisions.check("int8-weights", OpenVINO())
 
 
+def test_only_the_cpu_plug_in_needs_the_units_of_the_cpu() -> None:
+    plain = replace(environment.host(), isa=("avx2",))
+    for kind in ("bf16", "int8-dynamic"):
+        numbers = precisions.kind_of(kind).numbers
+        assert OpenVINO().refuse_numbers(numbers, plain) is not None
+        assert OpenVINO(device="GPU").refuse_numbers(numbers, plain) is None
+
+
 def test_another_machine_is_asked_for_its_own_units(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = replace(environment.host(), isa=("avx2",))
     able = replace(plain, isa=("avx2", "avx512_bf16"))

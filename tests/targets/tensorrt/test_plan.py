@@ -97,6 +97,18 @@ def test_reasons_name_the_kernels() -> None:
     assert all("FP32" not in why for why in swin.unfused.values())
 
 
+def test_a_float32_mask_does_not_make_a_float32_attention() -> None:
+    half, mask = PlanTensor("x", "Half", (4, 4)), PlanTensor("mask", "Float", (4, 4))
+    layers = [
+        PlanLayer("qk_myl0_1", "gemm", ("qk",), (half, half)),
+        PlanLayer("__myl_AddSoftmax_myl0_2", "kgen", ("softmax",), (half, mask)),
+        PlanLayer("pv_myl0_3", "gemm", ("pv",), (half, half)),
+    ]
+    reason = match_attention(layers, {"a": ("qk", "softmax", "pv")}).unfused["a"]
+    assert reason.startswith("runs as 3 kernels")
+    assert "FP32" not in reason
+
+
 def test_what_is_not_there_is_not_fused() -> None:
     layers = parse_plan(FP16)
     site = ("node_MatMul_60", "node_Softmax_61", "node_scaled_dot_product_attention")
@@ -214,6 +226,13 @@ def test_weights_beside_the_tensors_count(activation: str, weights: str, precisi
     assert match_linears(layers, {"patch": ("patch",)}) == {"patch": precision}
     counted = count_kernels(layers)
     assert (counted.casts, counted.reformats, counted.gemms) == (1, 0, {precision: 1})
+
+
+@pytest.mark.parametrize(("dtype", "casts"), [("Half", 1), ("Float", 0), ("N/A due to dynamic shapes", 0)])
+def test_a_reformat_is_a_cast_only_if_both_types_are_known_and_differ(dtype: str, casts: int) -> None:
+    tensors = [PlanTensor("x", "Float", (1, 4)), PlanTensor("y", dtype, (1, 4))]
+    counted = count_kernels([PlanLayer("x/copy", "Reformat", inputs=(tensors[0],), outputs=(tensors[1],))])
+    assert (counted.casts, counted.reformats) == (casts, 1 - casts)
 
 
 def test_the_inspector_lists_such_weights_too() -> None:
