@@ -16,6 +16,8 @@ from vitdeploy.measure.power import sensors as power_sensors
 from vitdeploy.measure.power.sensors import Counter, Rail, describe_throttling, find_rails, read_throttle_events
 from vitdeploy.measure.power.tegrastats import Stats, parse_line
 
+pytestmark = pytest.mark.timing  # meters are read on a real clock
+
 # Forms of tegrastats by module and JetPack: Orin Nano on 6, AGX Orin on 6 and 7, Thor on 7.
 ORIN_NANO = (
     "11-25-2026 10:15:02 RAM 2448/7620MB (lfb 7x4MB) SWAP 0/3810MB (cached 0MB) CPU [8%@729,0%@729,0%@729,1%@729,off,"
