@@ -34,6 +34,7 @@ from vitdeploy.artifact.staging import DISK_FULL, atomic_file, atomic_folder, re
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Evidence, FileEntry
 from vitdeploy.frozen import replace
+from vitdeploy.recipe import ModelSpec
 
 __all__ = [
     "DISK_FULL",
@@ -65,11 +66,19 @@ EvidenceT = TypeVar("EvidenceT", bound=Evidence)
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact or bundle. `digest` is the sha256 of its manifest; evidence names the manifest by it."""
+    """A loaded artifact or bundle.
+
+    Attributes:
+        path: its folder.
+        manifest: what its files are. It may come from anyone, so nothing that it names is trusted.
+        digest: the sha256 of the manifest; evidence names the manifest by it.
+        model: the model as the user gave it, whose code may run; None if only the manifest names it.
+    """
 
     path: Path
     manifest: Manifest
     digest: str
+    model: ModelSpec | None = None
 
     @property
     def random_weights(self) -> bool:

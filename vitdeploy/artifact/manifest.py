@@ -23,12 +23,17 @@ class TensorSpec(Fact):
 
 
 class ModelRecord(Fact):
-    """The source of the model. `weights` is "pretrained", "random", "file" or "own"; `digest` covers every tensor."""
+    """The source of the model.
+
+    `weights` is "pretrained", "random", "file" or "own"; `digest` covers every tensor. `code` is the digest of what the
+    model computes without its weights; empty for an ONNX file, and in artifacts from before it was kept.
+    """
 
     spec: str
     weights: Literal["pretrained", "random", "file", "own"]
     digest: str
     parameters: int
+    code: str = ""
 
 
 class Parity(Fact):

@@ -49,6 +49,8 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show the time for each part of the model and each operator.")
     ] = False,
+    model: options.ModelAgain = None,
+    trust_code: options.TrustCode = False,
     host: options.HostName = None,
 ) -> None:
     """Measure latency and speed-up over FP32 PyTorch.
@@ -72,6 +74,8 @@ def bench(
     )
     loaded = [load_artifact(path) for path in artifacts]
     if host is not None:
+        if model is not None or trust_code:
+            raise typer.BadParameter("it is not sent to the host.", param_hint="--model" if model else "--trust-code")
         from vitdeploy.commands.bench.opponents import opponent_names
         from vitdeploy.remote.near import commands
 
@@ -90,5 +94,6 @@ def bench(
         }
         result = commands.bench_on(commands.find(host), loaded, console, flags=flags)
     else:
+        loaded[0] = options.give_model(loaded[0], model, trust_code=trust_code)
         result = run_bench(loaded, console, plan)
     console.show(result, *bench_tables.bench(result))

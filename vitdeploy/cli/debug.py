@@ -25,6 +25,8 @@ def debug(
         ),
     ] = None,
     images: Annotated[int, typer.Option(metavar="N", min=1, help="The number of images to compare on.")] = 8,
+    model: options.ModelAgain = None,
+    trust_code: options.TrustCode = False,
     no_cache: options.NoCache = False,
 ) -> None:
     """Find the block and the layer at which FP32 and the artifact diverge.
@@ -36,5 +38,6 @@ def debug(
     from vitdeploy.render import tables
 
     cache = options.open_cache(no_cache=no_cache)
-    divergence = run_debug(load_artifact(artifact), data, console, images=images, cache=cache)
+    loaded = options.give_model(load_artifact(artifact), model, trust_code=trust_code)
+    divergence = run_debug(loaded, data, console, images=images, cache=cache)
     console.show(divergence, tables.divergence(divergence))

@@ -56,6 +56,8 @@ def eval_(
             show_default=False,
         ),
     ] = None,
+    model: options.ModelAgain = None,
+    trust_code: options.TrustCode = False,
     host: options.HostName = None,
 ) -> None:
     """Measure accuracy, and compare it with FP32 PyTorch on the same images.
@@ -69,7 +71,7 @@ def eval_(
 
     if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
         raise typer.BadParameter("give only one of these.", param_hint="--reference, --save-reference and --host")
-    loaded = load_artifact(artifact)
+    loaded = options.give_model(load_artifact(artifact), model, trust_code=trust_code)
     if save_reference is not None:
         saved = commands_evaluate.save_reference(loaded, data, save_reference, console, limit=limit)
         console.show(saved, f"saved {saved.samples:,} answers of {saved.name} to {save_reference}")

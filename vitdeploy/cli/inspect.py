@@ -35,6 +35,8 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    model: options.ModelAgain = None,
+    trust_code: options.TrustCode = False,
     no_cache: options.NoCache = False,
 ) -> None:
     """Show what the compiler did: fused attention, precisions, sizes.
@@ -42,8 +44,9 @@ def inspect(
     This audit is read from the compiled model. Attention that was not fused is listed with the reason. The structure of
     the model (blocks, heads, layers) is shown above it.
     """
-    if calibration is not None and not sensitivity:
-        raise typer.BadParameter("it is only used with --sensitivity.", param_hint="--calibration")
+    for name, given in {"--calibration": calibration, "--model": model, "--trust-code": trust_code}.items():
+        if given and not sensitivity:
+            raise typer.BadParameter("it is only used with --sensitivity.", param_hint=name)
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.inspect.inspect import inspect as run_inspect
@@ -55,5 +58,6 @@ def inspect(
         from vitdeploy.commands.inspect.sensitivity import measure_sensitivity
 
         cache = options.open_cache(no_cache=no_cache)
+        loaded = options.give_model(loaded, model, trust_code=trust_code)
         audit = replace(audit, sensitivity=measure_sensitivity(loaded, calibration, console, cache=cache))
     console.show(audit, *views.show_audit(audit))

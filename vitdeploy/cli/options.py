@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from vitdeploy.cli.command import one_of
 from vitdeploy.plugins import forms_in, names_in
 
 if TYPE_CHECKING:
+    from vitdeploy.artifact import Artifact
     from vitdeploy.evidence import Scenario
     from vitdeploy.pipeline.graph_cache import GraphCache
 
@@ -157,6 +159,20 @@ OutputFolder = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder if it has an artifact in it.")]
+ModelAgain = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="The model that was exported, given again. An artifact may come from anyone, so the code of a python: "
+        "model runs only if you name it here. Its weights and its code must be those that were exported.",
+        show_default=False,
+    ),
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run the code that the artifact names. Only for artifacts that you trust."),
+]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Export the model from PyTorch again, and do not reuse an earlier export of it."),
@@ -222,6 +238,25 @@ Streams = Annotated[
 def find_scenario(name: str) -> Scenario:
     """Return the scenario with a name that `one_of` has accepted."""
     return next(scenario for scenario in _SCENARIOS if scenario == name)
+
+
+def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Artifact:
+    """Return an artifact with the model that the user gives again, or trusts; else the artifact itself.
+
+    Raises:
+        SourceError: the manifest has arguments for the model that the user gives, and they name a file or an address.
+    """
+    if model is None and not trust_code:
+        return artifact
+    from vitdeploy import sources
+    from vitdeploy.frozen import replace
+
+    spec = artifact.manifest.recipe.model
+    if model is not None:
+        if not trust_code:
+            sources.refuse_paths(spec)
+        spec = replace(spec, spec=model)
+    return dataclasses.replace(artifact, model=spec)
 
 
 def open_cache(*, no_cache: bool) -> GraphCache | None:

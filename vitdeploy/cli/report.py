@@ -47,6 +47,8 @@ def report(
     images: Annotated[
         int, typer.Option(metavar="N", min=0, max=8, help="The number of images with attention maps.")
     ] = 3,
+    model: options.ModelAgain = None,
+    trust_code: options.TrustCode = False,
     no_cache: options.NoCache = False,
 ) -> None:
     """Write all evidence into one HTML page, which needs no network.
@@ -58,6 +60,7 @@ def report(
     from vitdeploy.commands.report.report import report as run_report
 
     loaded = [load_artifact(path) for path in artifacts]
+    loaded[0] = options.give_model(loaded[0], model, trust_code=trust_code)
     cache = options.open_cache(no_cache=no_cache)
     page = run_report(loaded, output, console, images=images, data=data, cache=cache)
     console.show(page, *views.show_report(page))

@@ -78,7 +78,7 @@ def debug(
     with tempfile.TemporaryDirectory(prefix="vitdeploy-debug-") as work:
         from vitdeploy.graph.blocks import find_parts
 
-        prepared = rebuild_graph(manifest, Path(work), progress, cache=cache)
+        prepared = rebuild_graph(artifact, Path(work), progress, cache=cache)
         model_parts = find_parts(prepared.graph, prepared.structure)
         sides = _Sides(artifact, prepared.graph, feeds, Path(work), progress)
         ends = sides.compare([part.end for part in model_parts], "Compare block ends")

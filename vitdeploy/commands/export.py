@@ -108,9 +108,9 @@ def export(
         artifact, notes = finish(
             bundle, manifest, order.target, progress, out, here=elsewhere is None, compiled=compiled
         )
-    notes = [*_notes(chosen, verify=verify), *notes]
+    notes = [*_notes(chosen, verify=verify), *notes, *_note_model(recipe.model.spec)]
     summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
-    return ExportResult(dataclasses.replace(artifact, path=out), summary)
+    return ExportResult(dataclasses.replace(artifact, path=out, model=recipe.model), summary)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -189,3 +189,10 @@ def _notes(chosen: Chosen, *, verify: bool) -> list[str]:
     if not candidate.structure.attention:
         notes.insert(0, "the model has no attention site, so it is not recognised as a Vision Transformer")
     return notes
+
+
+def _note_model(spec: str) -> list[str]:
+    """Return how later commands get a model whose code an artifact does not run."""
+    if not sources.runs_code(spec):
+        return []
+    return [f"bench, eval, debug and report compare it with the model if you give it again: --model {spec}"]

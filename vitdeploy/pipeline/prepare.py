@@ -97,7 +97,14 @@ class Prepared:
     facts: Facts
 
 
-def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, options: Options) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    dialect: Dialect,
+    work: Path,
+    progress: Progress,
+    options: Options,
+    load_model: Callable[[], sources.LoadedModel] | None = None,
+) -> Prepared:
     """Load and export the recipe's model, raise and fold its graph for a compiler of `dialect`.
 
     Args:
@@ -106,6 +113,7 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
         work: an empty folder, in which the graph's weights may stay.
         progress: gets the steps.
         options: options for preparing.
+        load_model: loads the model; None loads the recipe's.
 
     Raises:
         SourceError: the model or its weights are not available.
@@ -117,7 +125,7 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
 
     batch, form = recipe.target.batch, recipe.target.input
     with progress.step(f"Load {recipe.model.spec}"):
-        model = sources.load(recipe.model, size=recipe.image_size)
+        model = load_model() if load_model else sources.load(recipe.model, size=recipe.image_size)
     task, preprocess = tasks.resolve(recipe.task, model.task), recipe.preprocess or model.preprocess
     calibration = judging = None
     if options.calibrated:  # opened before the minutes of work that come first: a wrong path shows at once
@@ -126,7 +134,11 @@ def prepare(recipe: Recipe, dialect: Dialect, work: Path, progress: Progress, op
         examples = make_examples(model, preprocess, batch)
     path, record = _export(model, examples, batch, work, progress, options.cache)
     model_record = ModelRecord(
-        spec=recipe.model.spec, weights=model.weights, digest=model.digest, parameters=model.parameters
+        spec=recipe.model.spec,
+        weights=model.weights,
+        digest=model.digest,
+        parameters=model.parameters,
+        code=model.code_digest,
     )
     labels = model.labels
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitdeploy import sources, targets
-from vitdeploy.artifact import Artifact, Manifest
+from vitdeploy.artifact import Artifact
 from vitdeploy.errors import MeasureError, SourceError
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.session import Session
@@ -23,45 +23,40 @@ def rebuild_reference(artifact: Artifact, threads: int | None) -> Session:
     """Load the model of an artifact and open it, if possible on the kind of device that the artifact runs on.
 
     Raises:
-        SourceError: the model cannot be loaded here.
-        MeasureError: its weights have changed since the export.
+        SourceError, MeasureError: see `rebuild_model`.
     """
-    model = rebuild_model(artifact.manifest)
+    model = rebuild_model(artifact)
     runs_on = targets.find(artifact.manifest.recipe.target).runs_on
     return open_reference(model, threads=threads, device=choose_device(model, runs_on, same=False))
 
 
-def rebuild_model(manifest: Manifest) -> sources.LoadedModel:
+def rebuild_model(artifact: Artifact) -> sources.LoadedModel:
     """Load the model of an artifact, and check that it is the one that was exported.
 
+    Code that only the manifest names does not run: see `Artifact.model`.
+
     Raises:
-        SourceError: the model cannot be loaded here: a file has moved, or a library is not installed.
-        MeasureError: its weights have changed since the export.
+        SourceError: the model cannot be loaded here: a file has moved, a library is not installed, or it would run
+            code that the user has not given.
+        MeasureError: its weights or its code have changed since the export.
     """
+    manifest = artifact.manifest
+    spec, size = artifact.model or manifest.recipe.model, manifest.recipe.image_size
     try:
-        model = sources.load(manifest.recipe.model, size=manifest.recipe.image_size)
+        model = (sources.load if artifact.model else sources.load_received)(spec, size=size)
     except ImportError as error:
-        raise missing_library(error) from None
-    require_same_weights(manifest, model.digest)
-    return model
-
-
-def missing_library(error: ImportError) -> SourceError:
-    """Return the error for a model library that is not installed."""
-    return SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.")
-
-
-def require_same_weights(manifest: Manifest, digest: str) -> None:
-    """Check that a model has the weights of the exported one.
-
-    Raises:
-        MeasureError: its weights differ.
-    """
-    if digest != manifest.model.digest:
+        raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
+    if model.digest != manifest.model.digest:
         raise MeasureError(
-            f"{manifest.recipe.model.spec} is not the model that was exported: its weights differ",
+            f"{spec.spec} is not the model that was exported: its weights differ",
             fix="Export it again, or restore the weights.",
         )
+    if sources.runs_code(spec.spec) and manifest.model.code not in ("", model.code_digest):
+        raise MeasureError(
+            f"{spec.spec} is not the model that was exported: its code differs",
+            fix="Export it again, or restore the code.",
+        )
+    return model
 
 
 def choose_device(model: sources.LoadedModel, runs_on: str, *, same: bool) -> str:

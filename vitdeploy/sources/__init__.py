@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vitdeploy import plugins
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import Frozen, ModelSpec, Preprocess, TaskSpec
+from vitdeploy.sources._hub import no_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +58,9 @@ class LoadedModel:
 class Source(Frozen, ABC):
     """A way to get a model. In all methods `argument` is the spec without its scheme."""
 
+    runs_code: ClassVar[bool] = False
+    """True if loading runs code that the argument names, and not only installed libraries."""
+
     @abstractmethod
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model that `argument` names, for images of `size` (height, width).
@@ -87,6 +92,46 @@ class FileSource(Source, ABC):
     def anchor(self, argument: str, folder: Path) -> str:
         """Return the path of the file below `folder`."""
         return str(folder / argument)
+
+
+def runs_code(spec: str) -> bool:
+    """Return True if loading this model runs code that the spec names.
+
+    Raises:
+        SourceError: the spec has none of the known forms.
+    """
+    return _find(spec)[0].runs_code
+
+
+def load_received(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel:
+    """Load a model that an artifact names, which may come from anyone: with installed code, and without the network.
+
+    Raises:
+        SourceError: the model runs code, its arguments name a file or an address, or it is not in a local cache; and
+            see `load`.
+    """
+    if runs_code(spec.spec):
+        raise SourceError(
+            f"this artifact's model is {spec.spec}: its code does not run unless you give --model or --trust-code",
+            fix=f"Give --model {spec.spec} if this is your model, or --trust-code if you trust the artifact.",
+        )
+    refuse_paths(spec)
+    with no_network():
+        return load(spec, size=size)
+
+
+def refuse_paths(spec: ModelSpec) -> None:
+    """Refuse arguments of a received model that name a file or an address.
+
+    Raises:
+        SourceError: there is such an argument.
+    """
+    for name, text in _texts(spec.kwargs, ""):
+        if "/" in text or "\\" in text or text.startswith("~"):
+            raise SourceError(
+                f"this artifact's model has the argument {name}={text!r}, which may name a file or an address",
+                fix="If you trust the artifact: --trust-code.",
+            )
 
 
 def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel:
@@ -129,6 +174,19 @@ def anchor(spec: str, folder: Path) -> str:
         return spec
     anchored = source.anchor(argument, folder)
     return anchored if argument == spec else f"{spec.partition(':')[0]}:{anchored}"
+
+
+def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the texts in nested arguments, each with the name of its place."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(str(key), name)
+            yield from _texts(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner, name)
 
 
 def _find(spec: str) -> tuple[Source, str]:

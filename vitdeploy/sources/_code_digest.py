@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _IN_WEIGHTS = ("_parameters", "_buffers", "_modules")
 _DEEPEST = 6
 """Levels of nested settings that are read. Configurations hold lists of small records at most."""
+_PATH_DIGEST = re.compile(r"^(_vitdeploy_.*)_[0-9a-f]{12}$")
 _INSTALLED = tuple(str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -128,7 +130,7 @@ class _Walk:
                 self.add(value)
             elif isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset, np.ndarray)):
                 for line in self.read_settings({name: value}):
-                    yield f"{function.__module__}.{line}"
+                    yield f"{_without_path(function.__module__)}.{line}"
         for cell in function.__closure__ or ():
             self.add(cell.cell_contents)
 
@@ -147,6 +149,11 @@ def _is_installed(value: type | FunctionType | ModuleType) -> bool:
     if file is None:
         return name.partition(".")[0] in sys.builtin_module_names or (module is not None and name != "__main__")
     return str(file).startswith(_INSTALLED)
+
+
+def _without_path(module: str | None) -> str:
+    """Return a module's name without the digest of its path that `python.py` gives it: a model may be moved."""
+    return _PATH_DIGEST.sub(r"\1", module or "")
 
 
 def _names_used(code: CodeType) -> set[str]:
@@ -173,4 +180,4 @@ def _digest_of_array(array: Any) -> str:
 
 
 def _qualified(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+    return f"{_without_path(getattr(value, '__module__', ''))}.{getattr(value, '__qualname__', type(value).__name__)}"

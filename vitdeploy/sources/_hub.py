@@ -1,11 +1,36 @@
-"""Probe the Hugging Face hub once, and use only the local cache when it does not answer."""
+"""The network: probed once for the Hugging Face hub, and not used at all for a model that an artifact names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from urllib.parse import urlparse
 
 _PROBE_SECONDS = 5.0
+
+NOT_CACHED = "they are not in the local cache, and nothing is downloaded for a model that an artifact names"
+
+_no_network: ContextVar[bool] = ContextVar("no_network", default=False)
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """Use only local caches inside the block."""
+    token = _no_network.set(True)
+    try:
+        yield
+    finally:
+        _no_network.reset(token)
+
+
+def may_download(url: str) -> bool:
+    """Return True if torch.hub may be asked for this file: it has it in its cache, or the network may be used."""
+    import torch
+
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    return cached.is_file() or not _no_network.get()
 
 
 @contextmanager
@@ -17,7 +42,7 @@ def cache_only_when_unreachable(*, local: bool = False) -> Iterator[bool]:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    reachable = not (before or local) and _answers(constants.ENDPOINT)
+    reachable = not (before or local or _no_network.get()) and _answers(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not reachable
     try:
         yield reachable

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from vitdeploy.errors import RecipeError, SourceError
 from vitdeploy.plugins import did_you_mean
@@ -24,6 +24,8 @@ _neighbours: dict[str, tuple[str, ModuleType]] = {}
 
 class Python(Source):
     """`FACTORY(**kwargs)` returns an nn.Module, which may have `vitdeploy_preprocess` and `vitdeploy_labels`."""
+
+    runs_code: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Call the factory. Without `--weights` the module keeps the weights that the factory gave it."""

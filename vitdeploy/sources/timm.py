@@ -11,7 +11,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
-from vitdeploy.sources._hub import cache_only_when_unreachable
+from vitdeploy.sources._hub import NOT_CACHED, cache_only_when_unreachable, may_download
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,6 +114,8 @@ def _check_pretrained(name: str, kwargs: Mapping[str, Any]) -> None:
         ) from None
     if cfg is None or not cfg.has_weights:
         raise _weights.missing_weights(f"timm:{name}", "timm has none for this model")
+    if not cfg.hf_hub_id and not may_download(cfg.url):
+        raise _weights.missing_weights(f"timm:{name}", NOT_CACHED)
     classes = kwargs.get("num_classes", cfg.num_classes)
     if classes not in (0, cfg.num_classes):
         raise _weights.missing_weights(

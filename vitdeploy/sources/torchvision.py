@@ -13,6 +13,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
+from vitdeploy.sources._hub import NOT_CACHED, may_download
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,6 +95,8 @@ def _create(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 def _load_pretrained(name: str, module: nn.Module, default: Any) -> None:
+    if not may_download(default.url):
+        raise _weights.missing_weights(f"torchvision:{name}", NOT_CACHED)
     with _socket_timeout():
         try:
             # get_model(weights=...) would unpickle without weights_only.

@@ -118,7 +118,7 @@ class Opponents:
     def _model(self) -> sources.LoadedModel:
         """The model of the artifact, loaded once for all opponents."""
         with self.progress.step(f"Load {self.artifact.manifest.model.spec} for its opponents"):
-            return rebuild_model(self.artifact.manifest)
+            return rebuild_model(self.artifact)
 
     @cached_property
     def _plain_graph(self) -> Path:

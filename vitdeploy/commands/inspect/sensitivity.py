@@ -61,7 +61,7 @@ def measure_sensitivity(
     linear_precision = _find_linear_precision(manifest.recipe.precision, manifest.target.precision)
     dialect = targets.find(manifest.recipe.target).dialect()
     with tempfile.TemporaryDirectory(prefix="vitdeploy-sensitivity-") as work:
-        prepared = rebuild_graph(manifest, Path(work), progress, calibration=data, cache=cache)
+        prepared = rebuild_graph(artifact, Path(work), progress, calibration=data, cache=cache)
         calibrated = CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, progress)
         agreement = _find_agreement(manifest.recipe.task, prepared.facts.examples.outputs)
         layers, choice = linear_precision.measure_sensitivity(calibrated, dialect, images, agreement)

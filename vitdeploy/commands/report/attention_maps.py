@@ -65,7 +65,7 @@ def attention_maps(
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitdeploy-report-")))
         with progress.step("Read the artifact's attention"):
             deployed = _Side(_load_graph(artifact.file(GRAPH)), structure, work / "deployed.onnx", stack)
-        reference = _Side(_rebuild_float32(manifest, work, progress, cache), structure, work / "reference.onnx", stack)
+        reference = _Side(_rebuild_float32(artifact, work, progress, cache), structure, work / "reference.onnx", stack)
         left_out = {**reference.missing, **deployed.missing}
         shared = [site for site in structure.attention if site.name in reference.taps and site.name in deployed.taps]
         if not shared:
@@ -109,7 +109,7 @@ def _load_graph(path: Path) -> Graph:
     return load(path)
 
 
-def _rebuild_float32(manifest: Manifest, work: Path, progress: Progress, cache: GraphCache | None) -> Graph:
+def _rebuild_float32(artifact: Artifact, work: Path, progress: Progress, cache: GraphCache | None) -> Graph:
     """Return the model's float32 graph, with attention in plain operators.
 
     Raises:
@@ -118,7 +118,7 @@ def _rebuild_float32(manifest: Manifest, work: Path, progress: Progress, cache: 
     """
     from vitdeploy.passes.lower_primitives import LowerPrimitives
 
-    prepared = rebuild_graph(manifest, work, progress, cache=cache)
+    prepared = rebuild_graph(artifact, work, progress, cache=cache)
     LowerPrimitives().apply(prepared.graph)  # their softmax can be read in every version of ONNX Runtime
     return prepared.graph
 
