@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from vitdeploy.artifact import schema1
+from vitdeploy.artifact.contents import file_digest, read_plain, verify_contents
 from vitdeploy.artifact.layout import EVIDENCE, MANIFEST
 from vitdeploy.artifact.manifest import (
     SCHEMA,
@@ -61,6 +62,9 @@ __all__ = [
     "seal",
 ]
 
+_LARGEST_MANIFEST = 64 << 20
+_LARGEST_EVIDENCE = 256 << 20  # a bench keeps all samples
+
 EvidenceT = TypeVar("EvidenceT", bound=Evidence)
 
 
@@ -93,10 +97,10 @@ class Artifact:
         """Return the stored evidence of this kind; or None, and the reason why there is none about this manifest."""
         path = self.path / kind.file
         try:
-            evidence = kind.model_validate_json(path.read_bytes())
+            evidence = kind.model_validate_json(read_plain(path, _LARGEST_EVIDENCE))
         except FileNotFoundError:
             return None, f"there is no {path.name}"
-        except (OSError, ValidationError) as error:
+        except (OSError, ArtifactError, ValidationError) as error:
             return None, f"{path.name} cannot be read: {str(error).splitlines()[0]}"
         if evidence.manifest != self.digest:
             return None, f"{path.name} is about another manifest"
@@ -129,23 +133,18 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
 
     Raises:
         ArtifactError: there is no such folder, it is not an artifact, it has another schema, or a file differs from
-            the manifest.
+            the manifest or is not listed in it.
     """
     try:
-        raw = (path / MANIFEST).read_bytes()
+        raw = read_plain(path / MANIFEST, _LARGEST_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         reason = "has no manifest.json" if path.exists() else "does not exist"
         raise ArtifactError(
             f"{path} {reason}: it is not an artifact", fix="Make one with `vitdeploy export`."
         ) from None
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}/{MANIFEST} cannot be read: {error.strerror}", fix="Make the folder readable."
-        ) from None
     manifest = _parse_manifest(path, raw)
     if verify:
-        for entry in manifest.files:
-            _verify(path, entry)
+        verify_contents(path, manifest.files)
     if manifest.runs is not None and manifest.runs not in {entry.path for entry in manifest.files}:
         raise ArtifactError(
             f"{path}: the manifest names {manifest.runs!r} as the file to run, but does not list it",
@@ -168,20 +167,11 @@ def seal(folder: Path, manifest: Manifest) -> Artifact:
     return Artifact(folder, sealed, hashlib.sha256(raw).hexdigest())
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     try:
         facts = json.loads(raw)
         version = facts.get("schema_version")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ArtifactError(f"{path}/manifest.json is not a manifest", fix="Export it again.") from None
     if version not in (1, SCHEMA):
         fix = "Update vitdeploy." if isinstance(version, int) and version > SCHEMA else "Export it again."
@@ -198,23 +188,3 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
         raise ArtifactError(f"{path}/manifest.json: {where}: {first['msg']}", fix="Export it again.") from None
     except ValueError as error:  # from `schema1.upgrade`
         raise ArtifactError(f"{path}/manifest.json of schema 1: {error}", fix="Export it again.") from None
-
-
-def _verify(folder: Path, entry: FileEntry) -> None:
-    name = PurePosixPath(entry.path)
-    file = folder / name
-    if name.is_absolute() or ".." in name.parts or not file.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(
-            f"{folder}: the path {entry.path!r} leads out of the folder", fix="Do not use it: somebody has changed it."
-        )
-    if not file.is_file():
-        raise ArtifactError(f"{folder}: {entry.path} is missing", fix="Copy the whole folder, or export it again.")
-    try:
-        intact = file.stat().st_size == entry.bytes and file_digest(file) == entry.sha256
-    except OSError as error:
-        raise ArtifactError(f"{file} cannot be read: {error.strerror}", fix="Make the folder readable.") from None
-    if not intact:
-        raise ArtifactError(
-            f"{folder}: {entry.path} is not the file that was exported",
-            fix="Copy the whole folder again, or export it again.",
-        )
