@@ -34,7 +34,7 @@ def test_compile_brings_the_artifact_back_into_the_bundles_place(
     compiled = answer(result)
     assert (compiled["artifact"], compiled["stage"]) == (str(here), "artifact")
     assert any(note.startswith(f"compiled on {far.url}") for note in compiled["notes"])
-    assert f"{far.url}: ✓ Compile with openvino" in result.err, "what is said there is shown here"
+    assert f"{far.url}: ✓ Compile and audit with openvino" in result.err, "what is said there is shown here"
     loaded = artifacts.load(here)
     assert loaded.manifest.recipe.target.options["threads"] == 1, "what decides the work goes there"
     assert {"model.xml", "model.bin"} <= {entry.path for entry in loaded.manifest.files}
