@@ -33,9 +33,10 @@ class Model(VisionTransformer):
         return super().forward(x) * 2.0
 
 def build():
-    return Model(img_size=32, patch_size=8, in_chans=1, num_classes=10, embed_dim=32, depth=1, num_heads=2)
+    model = Model(img_size=32, patch_size=8, in_chans=1, num_classes=10, embed_dim=32, depth=1, num_heads=2)
+    model.vitdeploy_preprocess = {"size": [32, 32], "mean": [0.5], "std": [0.5], "channels": 1}
+    return model
 """
-PREPROCESS = {"size": (32, 32), "mean": (0.5,), "std": (0.5,), "channels": 1}
 
 
 @pytest.fixture
@@ -52,7 +53,6 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (folder / "model.py").write_text(OWN)
     spec = f"python:{folder / 'model.py'}:build"
     recipe = recipes.compose(spec, target="onnxruntime", calibration="demo:digits", evaluation="demo:digits")
-    recipe = recipe.model_copy(update={"preprocess": recipes.Preprocess.model_validate(PREPROCESS)})
     exported = export(recipe, folder / "artifact", Silent())
     assert exported.artifact.model == recipe.model, "who exports it in this process has given it"
     assert any(f"--model {spec}" in note for note in exported.summary.notes)

@@ -1,7 +1,8 @@
 """Tests on several workers (pytest-xdist): who runs what, in which order, and what runs alone.
 
-The tests of a file stay on one worker, which makes their fixtures once. All of tests/remote stay together, because
-they share one far side. A test marked `timing` runs while no other test runs. With one worker nothing changes.
+A worker has one core: threads that wait in a spin for each other would take the core from those they wait for. The tests
+of a file stay on one worker, which makes their fixtures once. All of tests/remote stay together, because they share one
+far side. A test marked `timing` runs with all cores, while no other test runs. With one worker nothing changes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _FIRST = (_TOGETHER, "tests/test_", "tests/cli/", "tests/commands/", "tests/pipe
 """What takes longest. It begins first, so that no worker is alone with it at the end."""
 
 
+_CORES: set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 class _ByFile(LoadScopeScheduling):
     """Give a worker all tests of a file."""
 
@@ -35,6 +39,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
     return _ByFile(config, log)
 
 
+def pytest_sessionstart() -> None:
+    """Give each worker its core."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _use(_own_core())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, if there are several workers."""
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -43,12 +53,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test marked `timing` run while no other test runs."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    """Let a test marked `timing` run with all cores, while no other test runs."""
+    run, alone = os.environ.get("PYTEST_XDIST_TESTRUNUID"), "timing" in item.keywords
     if run is None:
         return (yield)
-    with _turn(Path(tempfile.gettempdir()) / f"vitdeploy-{run}", alone="timing" in item.keywords):
+    with _turn(Path(tempfile.gettempdir()) / f"vitdeploy-{run}", alone=alone):
+        _use(_CORES if alone else _own_core())
         return (yield)
+
+
+def _own_core() -> set[int]:
+    """Return the core of this worker, whose name is gw0, gw1, …"""
+    cores = sorted(_CORES)
+    return {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]} if cores else set()
+
+
+def _use(cores: set[int]) -> None:
+    """Run this thread, and threads and processes that it starts from now on, on these cores. Only Linux can."""
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 @contextmanager

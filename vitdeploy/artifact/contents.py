@@ -32,8 +32,8 @@ def verify_contents(folder: Path, files: Sequence[FileEntry]) -> None:
     if not files:
         raise ArtifactError(f"{folder}: the manifest lists no file", fix=_DISTRUST)
     for entry in files:
-        name = PurePosixPath(entry.path)
-        if name.is_absolute() or ".." in name.parts or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        path = PurePosixPath(entry.path)
+        if path.is_absolute() or ".." in path.parts or not (folder / path).resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(f"{folder}: the path {entry.path!r} leads out of the folder", fix=_DISTRUST)
     listed = {entry.path for entry in files}
     for name, mode in _walk(folder, folder):
@@ -63,12 +63,12 @@ def read_plain(file: Path, limit: int) -> bytes:
     except OSError as error:
         reason = "is not a plain file" if file.is_symlink() else f"cannot be read: {error.strerror}"
         raise ArtifactError(f"{file} {reason}", fix="Make the folder readable, with files instead of links.") from None
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
+        os.close(handle)
+        reason = f"has more than {limit >> 20} MiB" if stat.S_ISREG(facts.st_mode) else "is not a plain file"
+        raise ArtifactError(f"{file} {reason}", fix=_DISTRUST)
     with os.fdopen(handle, "rb") as opened:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ArtifactError(f"{file} is not a plain file", fix=_DISTRUST)
-        if facts.st_size > limit:
-            raise ArtifactError(f"{file} has more than {limit >> 20} MiB", fix=_DISTRUST)
         return opened.read(limit)
 
 
@@ -84,14 +84,14 @@ def file_digest(path: Path) -> str:
 def _walk(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
     """Yield everything below a folder except folders: the path from `root`, and the mode (of a link: its own)."""
     try:
-        for entry in os.scandir(folder):
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                yield from _walk(Path(entry.path), root)
-            else:
-                yield Path(entry.path).relative_to(root).as_posix(), mode
+        modes = {Path(entry): entry.stat(follow_symlinks=False).st_mode for entry in os.scandir(folder)}
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}", fix="Make the folder readable.") from None
+    for path, mode in modes.items():
+        if stat.S_ISDIR(mode):
+            yield from _walk(path, root)
+        else:
+            yield path.relative_to(root).as_posix(), mode
 
 
 def _verify_file(folder: Path, entry: FileEntry) -> None:

@@ -114,7 +114,7 @@ def _check_pretrained(name: str, kwargs: Mapping[str, Any]) -> None:
         ) from None
     if cfg is None or not cfg.has_weights:
         raise _weights.missing_weights(f"timm:{name}", "timm has none for this model")
-    if not cfg.hf_hub_id and not may_download(cfg.url):
+    if not cfg.hf_hub_id and not may_download(str(cfg.url)):
         raise _weights.missing_weights(f"timm:{name}", NOT_CACHED)
     classes = kwargs.get("num_classes", cfg.num_classes)
     if classes not in (0, cfg.num_classes):
