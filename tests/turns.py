@@ -1,7 +1,7 @@
 """Tests on several workers (pytest-xdist): who runs what, in which order, and what runs alone.
 
-A worker has one core: threads that wait in a spin for each other would take the core from those they wait for. The tests
-of a file stay on one worker, which makes their fixtures once. All of tests/remote stay together, because they share one
+A worker has one core: threads that wait in a spin for each other would take the core from those they wait for. Tests of
+a file stay on one worker, which makes their fixtures once. All of tests/remote stay together, because they share one
 far side. A test marked `timing` runs with all cores, while no other test runs. With one worker nothing changes.
 """
 
