@@ -37,6 +37,7 @@ def opened(compiled: Compiled, **options: object) -> Session:
     return target(**options).open(compiled, FLOAT32, None)
 
 
+@pytest.mark.timing  # it asks for two cores
 def test_the_engine_says_what_it_uses(compiled: Compiled) -> None:
     with opened(compiled, threads=1) as session:
         assert session.threads == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_the_hostile_linears_are_the_worst_and_the_evidence_is_kept(
     artifact = copy(hostile)
     manifest = artifact.manifest
     off = replace(manifest.recipe, precision=replace(manifest.recipe.precision, smooth_alpha="off"))
-    artifact = artifacts.seal(artifact.path, replace(manifest, recipe=off))
+    artifact = dataclasses.replace(artifacts.seal(artifact.path, replace(manifest, recipe=off)), model=off.model)
     found = measure_sensitivity(artifact, "demo:digits", Silent())
     assert (found.precision, found.images, found.calibration) == ("int8", 8, "demo:digits")
     assert {layer.name for layer in found.layers[:2]} == {"blocks.2.attn.qkv", "blocks.2.mlp.fc1"}
