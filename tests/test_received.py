@@ -17,6 +17,7 @@ from vitdeploy import sources
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.export import export
 from vitdeploy.errors import SourceError
+from vitdeploy.pipeline import float32_graph
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import _hub
@@ -168,3 +169,14 @@ def test_nothing_is_downloaded_for_it(spec: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(SourceError, match="local cache"):
         sources.load_received(ModelSpec(spec=spec))
+
+
+def test_a_device_without_onnx_says_what_is_missing(
+    demo: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def prepare(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnx_ir'", name="onnx_ir")
+
+    monkeypatch.setattr(float32_graph, "prepare", prepare)
+    with pytest.raises(SourceError, match=r"onnx_ir is not installed\. pip install"):
+        float32_graph.rebuild_graph(demo(target="onnxruntime"), tmp_path, Silent(), cache=None)

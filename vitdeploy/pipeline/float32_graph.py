@@ -11,7 +11,7 @@ from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.precision import kind_of
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.reference import rebuild_model
+from vitdeploy.runtime.reference import missing_library, rebuild_model
 
 
 def rebuild_graph(
@@ -35,4 +35,7 @@ def rebuild_graph(
         recipe = replace(recipe, data=replace(recipe.data, calibration=calibration))
     half = not kind_of(manifest.target.precision).is_float32
     options = Options(calibrated=calibration is not None, half=half, cache=cache)
-    return prepare(recipe, dialect, work, progress, options, lambda: rebuild_model(artifact))
+    try:
+        return prepare(recipe, dialect, work, progress, options, lambda: rebuild_model(artifact))
+    except ImportError as error:  # of ONNX, before the model is loaded
+        raise missing_library(error) from None

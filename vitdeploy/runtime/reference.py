@@ -45,7 +45,7 @@ def rebuild_model(artifact: Artifact) -> sources.LoadedModel:
     try:
         model = (sources.load if artifact.model else sources.load_received)(spec, size=size)
     except ImportError as error:
-        raise SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.") from None
+        raise missing_library(error) from None
     if model.digest != manifest.model.digest:
         raise MeasureError(
             f"{spec.spec} is not the model that was exported: its weights differ",
@@ -57,6 +57,11 @@ def rebuild_model(artifact: Artifact) -> sources.LoadedModel:
             fix="Export it again, or restore the code.",
         )
     return model
+
+
+def missing_library(error: ImportError) -> SourceError:
+    """Return the error for a model library that is not installed."""
+    return SourceError(f"{error.name} is not installed", fix="pip install 'vitdeploy[export]'.")
 
 
 def choose_device(model: sources.LoadedModel, runs_on: str, *, same: bool) -> str:
