@@ -43,7 +43,8 @@ def verify_contents(folder: Path, files: Sequence[FileEntry]) -> None:
             )
         if name not in listed and name not in _BESIDE and not _UNFINISHED.fullmatch(name):
             raise ArtifactError(
-                f"{folder}: {name} is not one of the artifact's files", fix="Move it to another folder, or distrust it."
+                f"{folder}: {name} is not one of the artifact's files",
+                fix="Move it elsewhere if you put it there. If not, do not use the artifact.",
             )
     for entry in files:
         _verify_file(folder, entry)

@@ -44,8 +44,8 @@ def inspect(
     This audit is read from the compiled model. Attention that was not fused is listed with the reason. The structure of
     the model (blocks, heads, layers) is shown above it.
     """
-    for name, given in {"--calibration": calibration, "--model": model, "--trust-code": trust_code}.items():
-        if given and not sensitivity:
+    for name, value in {"--calibration": calibration, "--model": model, "--trust-code": trust_code}.items():
+        if value and not sensitivity:
             raise typer.BadParameter("it is only used with --sensitivity.", param_hint=name)
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
