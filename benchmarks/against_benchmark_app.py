@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.images import save_crops
 from benchmarks.tables import describe_machine, format_ratio, read_rows, write_page
-from vitdeploy import environment
+from vitdeploy import environment, telemetry
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.export import export
@@ -129,7 +129,7 @@ def _time_with_app(artifact: Artifact, threads: int, seconds: float) -> float:
         options |= {"-hint": "none", "-nthreads": threads, "-nstreams": 1}
     command = [sys.executable, "-c", _APP, "-m", str(artifact.path / "model.xml")]
     command += [str(part) for pair in options.items() for part in pair]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=telemetry.environment_without())
     match = _MEDIAN.search(done.stdout)
     if done.returncode or match is None:
         sys.exit(f"benchmark_app printed no median:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vitdeploy import telemetry
+
 
 class ToolError(Exception):
     """A tool cannot be installed, or it fails. The message is the last line that it printed."""
@@ -40,7 +42,7 @@ def _requirements(name: str) -> Path:
 
 
 def _run_quietly(command: list[Path | str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=telemetry.environment_without())
     if done.returncode:
         messages = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise ToolError(messages[-1] if messages else f"{command[0]} ended with {done.returncode}")

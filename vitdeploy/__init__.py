@@ -14,7 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitdeploy import telemetry as _telemetry
 from vitdeploy.version import __version__
+
+_telemetry.switch_off()  # before anything imports an engine, whatever of vitdeploy is imported first
 
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
