@@ -111,7 +111,7 @@ def _time_with_vitdeploy(artifact: Artifact, threads: int, seconds: float) -> tu
 
         def run_and_note(feeds: Feeds) -> dict[str, Array]:
             outputs = original(feeds)
-            request_ms.append(session._request.latency)
+            request_ms.append(session._idle[0].latency)
             return outputs
 
         session.run = run_and_note  # type: ignore[method-assign]

@@ -89,6 +89,8 @@ def export(
 def load(path: Path | str, *, threads: int | None = None) -> Deployed:
     """Open an artifact to run it: `with vitdeploy.load(DIR) as model: model.predict("cat.jpg")`.
 
+    Many threads may use what it returns at the same time.
+
     Raises:
         ArtifactError: the folder is damaged.
         TargetUnavailable: it cannot run on this machine.

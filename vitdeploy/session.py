@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vitdeploy.errors import SourceError
+from vitdeploy.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,7 +46,11 @@ class Counters:
 
 
 class Session(Protocol):
-    """An opened model. `effective` holds the settings that the engine really uses, read back from it."""
+    """An opened model. `effective` holds the settings that the engine really uses, read back from it.
+
+    Any number of threads may use one session at the same time: each gets the answers to its own feeds. A call after
+    `close()` raises UsageError. Runs that are under way while another thread closes still return their answers.
+    """
 
     name: str
     threads: int | None
@@ -54,7 +58,7 @@ class Session(Protocol):
 
     @property
     def device_ms(self) -> float | None:
-        """The time of the last run by the device's own clock, in milliseconds; None where it has none."""
+        """The time of the last run of any thread by the device's own clock, in ms; None where it has none."""
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Return the outputs by name, in float32 or the graph's own type, once they are on the host."""
@@ -69,7 +73,7 @@ class Session(Protocol):
         """
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free what the engine holds. Closing twice is allowed."""
 
     def __enter__(self) -> Session:
         """Use it in a `with` block."""
@@ -115,6 +119,11 @@ class SequentialSession(Closing):
     def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  the signature that all sessions share
         """Return None: there are no counters."""
         return None
+
+
+def closed_error(name: str) -> UsageError:
+    """Return the error for a call on the session `name` after it was closed."""
+    return UsageError(f"the session {name} is closed", fix="Open it again, and close it after the last run.")
 
 
 def repeat(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int, float]:

@@ -35,6 +35,10 @@ class Prediction(Answer):
 class Deployed(Closing):
     """An open artifact. Close it, or use it in a `with` block.
 
+    Many threads may use it at the same time, and each gets the answers to its own images. On OpenVINO and ONNX Runtime
+    their runs overlap. On TensorRT they take turns. After `close()` a call raises UsageError; runs that are under way
+    still return their answers.
+
     Raises:
         ArtifactError: the folder is damaged.
         TargetUnavailable: it cannot run on this machine.

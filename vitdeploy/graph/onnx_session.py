@@ -14,7 +14,7 @@ import numpy as np
 from vitdeploy.artifact import Parity
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, is_finite, repeat
+from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, closed_error, is_finite, repeat
 
 _CHECK = "Check the model with onnx.checker, or update onnxruntime."
 _PREAMBLE = re.compile(
@@ -28,7 +28,7 @@ _FATAL = 4  # ONNX Runtime's log severity: its warnings are about optimisations,
 
 
 class OnnxSession(SequentialSession):
-    """An ONNX file in ONNX Runtime on the CPU.
+    """An ONNX file in ONNX Runtime on the CPU. ONNX Runtime lets many threads run one session.
 
     Args:
         lean: leave out optimisation and weight prepacking: slower, but a third of the memory. For one-off checks.
@@ -54,7 +54,7 @@ class OnnxSession(SequentialSession):
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001  ONNX Runtime's types vary by version; all mean that it refuses the graph
             raise CompileError(
                 f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}", fix=_fix(error)
@@ -76,16 +76,25 @@ class OnnxSession(SequentialSession):
 
         Raises:
             CompileError: the feeds do not fit the graph, or the operands of an operator do not fit each other.
+            UsageError: the session is closed.
         """
         names = self._outputs if outputs is None else list(outputs)
+        session = self._open_session()
         try:
-            results = self._session.run(names, dict(feeds))
+            results = session.run(names, dict(feeds))
         except Exception as error:  # noqa: BLE001  as above
-            raise self._run_error(feeds, error) from None
+            raise self._run_error(session, feeds, error) from None
         return dict(zip(names, results, strict=True))
 
-    def _run_error(self, feeds: Feeds, error: Exception) -> CompileError:
-        for graph_input in self._session.get_inputs():
+    def _open_session(self) -> Any:
+        """Return ONNX Runtime's session. It lives until the caller drops it, even if another thread closes this one."""
+        session = self._session
+        if session is None:
+            raise closed_error(self.name)
+        return session
+
+    def _run_error(self, session: Any, feeds: Feeds, error: Exception) -> CompileError:
+        for graph_input in session.get_inputs():
             shape = feeds[graph_input.name].shape if graph_input.name in feeds else ()
             batch = graph_input.shape[0] if graph_input.shape else None
             if shape and isinstance(batch, int) and shape[0] != batch:
@@ -98,6 +107,7 @@ class OnnxSession(SequentialSession):
 
     def profile(self, feeds: Feeds) -> Counters | None:
         """Return the time of each kernel, from a second session with the profiler on."""
+        self._open_session()
         with tempfile.TemporaryDirectory(prefix="vitdeploy-profile-") as folder:
             prefix = Path(folder) / "run"
             with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
@@ -108,11 +118,11 @@ class OnnxSession(SequentialSession):
 
     def end_profile(self) -> Path:
         """Stop profiling, and return the path of the JSON file."""
-        return Path(self._session.end_profiling())
+        return Path(self._open_session().end_profiling())
 
     def close(self) -> None:
         """Free ONNX Runtime's session."""
-        del self._session
+        self._session = None
 
 
 def read_counters(events: list[dict[str, Any]]) -> Counters:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.graph.dialect import FLOAT32, Numbers
-from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, repeat
+from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, closed_error, repeat
 
 _PROFILED_RUNS = 50  # the counters' means include the first run, which allocates
 _MIN_PROFILED_S = 1.0
@@ -86,7 +88,12 @@ class Engine:
 
 
 class OpenVINOSession(Closing):
-    """A compiled model with one inference request; `run_all` uses as many as there are streams."""
+    """A compiled model and its idle inference requests; `run_all` uses as many as there are streams.
+
+    A request serves one thread at a time: its inputs and outputs are its own. So each run takes an idle request, or
+    makes one, and puts it back when the outputs are copied. There are as many as threads ever ran at the same time; a
+    request holds the memory of inputs and outputs only.
+    """
 
     device_ms: float | None = None
 
@@ -98,8 +105,9 @@ class OpenVINOSession(Closing):
         model = engine.compile(source)
         self._source, self._engine = source, engine
         self._model: Any = model
-        self._request: Any = model.create_infer_request()
+        self._idle: deque[Any] = deque([model.create_infer_request()])  # append() and pop() are atomic
         self._queue: Any = None
+        self._queue_turn = threading.Lock()
         self._names = [tuple(output.get_names() & set(tensors)) or (output.get_any_name(),) for output in model.outputs]
         self.name = name or f"openvino-{engine.numbers.precision}"
         self.threads: int | None = read_property(model, "INFERENCE_NUM_THREADS") or engine.threads
@@ -112,22 +120,42 @@ class OpenVINOSession(Closing):
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Return the outputs by name, as copies that belong to the caller."""
-        result = self._request.infer(dict(feeds), share_inputs=True)
-        return {name: result[index] for index, names in enumerate(self._names) for name in names}
+        """Return the outputs by name, as copies that belong to the caller.
+
+        Raises:
+            UsageError: the session is closed.
+        """
+        model = self._open_model()  # it lives until this run ends, even if another thread closes the session
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = model.create_infer_request()
+        result = request.infer(dict(feeds), share_inputs=True)
+        outputs = {name: result[index] for index, names in enumerate(self._names) for name in names}
+        self._idle.append(request)  # one that fails is not put back
+        if self._model is None:
+            self._idle.clear()
+        return outputs
 
     def run_all(self, feeds: Sequence[Feeds]) -> None:
-        """Run all of them, as many at a time as the model has inference requests."""
+        """Run all of them, as many at a time as the model has inference requests. Threads take turns.
+
+        Raises:
+            UsageError: the session is closed.
+        """
         import openvino as ov
 
-        if self._queue is None:
-            self._queue = ov.AsyncInferQueue(self._model)
-        for inputs in feeds:
-            self._queue.start_async(dict(inputs), share_inputs=True)
-        self._queue.wait_all()
+        with self._queue_turn:
+            model = self._open_model()
+            if self._queue is None:
+                self._queue = ov.AsyncInferQueue(model)
+            for inputs in feeds:
+                self._queue.start_async(dict(inputs), share_inputs=True)
+            self._queue.wait_all()
 
     def profile(self, feeds: Feeds) -> Counters | None:
         """Measure the time per node of the runtime model, in a second compilation with counters."""
+        self._open_model()
         model = self._engine.compile(self._source, PERF_COUNT=True)
         nodes = {op.get_friendly_name(): _original_nodes(op) for op in model.get_runtime_model().get_ordered_ops()}
         request, inputs = model.create_infer_request(), dict(feeds)
@@ -148,8 +176,17 @@ class OpenVINOSession(Closing):
         return Counters(runs, total_s * 1e3 / runs, operators)
 
     def close(self) -> None:
-        """Free the request and with it the model."""
-        self._queue = self._request = self._model = None
+        """Free the requests and with them the model, once no thread runs it."""
+        self._model = None
+        self._idle.clear()
+        with self._queue_turn:
+            self._queue = None
+
+    def _open_model(self) -> Any:
+        model = self._model
+        if model is None:
+            raise closed_error(self.name)
+        return model
 
 
 def compute_type(numbers: Numbers) -> str:

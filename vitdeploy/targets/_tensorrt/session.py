@@ -7,6 +7,7 @@ so that the time on the device is known separately from the time that a caller w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, SequentialSession, repeat
+from vitdeploy.session import Array, Counters, Feeds, SequentialSession, closed_error, repeat
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.cuda import Cuda, CudaError
 from vitdeploy.targets._tensorrt.gpu import find_gpu
@@ -51,6 +52,9 @@ class _Buffer:
 class TensorRTSession(SequentialSession):
     """An opened engine with one execution context.
 
+    A context, its buffers and its CUDA graph serve one run at a time, so threads take turns. One engine fills the GPU:
+    a second context would cost its memory again and gain little.
+
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
         plan: the file of the engine.
@@ -64,6 +68,7 @@ class TensorRTSession(SequentialSession):
 
     def __init__(self, trt: ModuleType, plan: Path, record: EngineRecord, name: str, cuda: Cuda) -> None:
         self._trt, self._cuda, self._plan = trt, cuda, plan
+        self._turn = threading.Lock()
         self._log = BuildLog()
         self._buffers: dict[str, _Buffer] = {}
         self._shapes: Shapes = {}
@@ -95,18 +100,27 @@ class TensorRTSession(SequentialSession):
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Return the outputs by name, as copies that belong to the caller."""
-        self._feed(feeds)
-        self._cuda.record(self._events[0], self._stream)
-        self._execute()
-        self._cuda.record(self._events[1], self._stream)
-        self._copy_out()
-        self._cuda.synchronize(self._stream)
-        self.device_ms = self._cuda.elapsed_ms(*self._events)
-        return {name: self._buffers[name].array.copy() for name in self._outputs}
+        """Return the outputs by name, as copies that belong to the caller.
+
+        Raises:
+            UsageError: the session is closed.
+        """
+        with self._turn:
+            self._feed(feeds)
+            self._cuda.record(self._events[0], self._stream)
+            self._execute()
+            self._cuda.record(self._events[1], self._stream)
+            self._copy_out()
+            self._cuda.synchronize(self._stream)
+            self.device_ms = self._cuda.elapsed_ms(*self._events)
+            return {name: self._buffers[name].array.copy() for name in self._outputs}
 
     def profile(self, feeds: Feeds) -> Counters | None:
         """Measure the time per kernel, in a second context without a CUDA graph."""
+        with self._turn:
+            return self._profile(feeds)
+
+    def _profile(self, feeds: Feeds) -> Counters:
         self._feed(feeds)
         times = LayerTimes()
         profiler, context = make_profiler(self._trt, times), self._engine.create_execution_context()
@@ -131,13 +145,17 @@ class TensorRTSession(SequentialSession):
         return times.counters(runs, total_s, read_layers(self._plan.parent))
 
     def close(self) -> None:
-        """Free the engine and all memory, in the order of their dependencies."""
-        with suppress(CudaError):  # a broken context cannot be cleaned up, and its cause was already raised
-            self._free()
-            self._cuda.destroy(streams=(self._stream,), events=self._events)
-        self._context = self._engine = self._runtime = None
-        with suppress(CudaError):
-            self._cuda.close()
+        """Free the engine and all memory, in the order of their dependencies, once no thread runs it."""
+        with self._turn:
+            if self._context is None:
+                return
+            with suppress(CudaError):  # a broken context cannot be cleaned up, and its cause was already raised
+                self._cuda.activate()  # this may be another thread than the one that opened it
+                self._free()
+                self._cuda.destroy(streams=(self._stream,), events=self._events)
+            self._context = self._engine = self._runtime = None
+            with suppress(CudaError):
+                self._cuda.close()
 
     def _list_tensors(self) -> tuple[list[str], list[str]]:
         """Return the names of the inputs and of the outputs."""
@@ -148,6 +166,8 @@ class TensorRTSession(SequentialSession):
 
     def _feed(self, feeds: Feeds) -> None:
         """Copy the inputs to the memory from which the engine reads them."""
+        if self._context is None:
+            raise closed_error(self.name)
         self._cuda.activate()
         shapes: Shapes = {name: feeds[name].shape for name in self._inputs}
         if shapes != self._shapes:
