@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from vitdeploy.artifact import schema1
-from vitdeploy.artifact.contents import file_digest, read_plain, verify_contents
+from vitdeploy.artifact.contents import FileState, check_unchanged, file_digest, read_plain, verify_contents
 from vitdeploy.artifact.layout import EVIDENCE, MANIFEST
 from vitdeploy.artifact.manifest import (
     SCHEMA,
@@ -77,12 +78,14 @@ class Artifact:
         manifest: what its files are. It may come from anyone, so nothing that it names is trusted.
         digest: the sha256 of the manifest; evidence names the manifest by it.
         model: the model as the user gave it, whose code may run; None if only the manifest names it.
+        states: the state of each file when it was hashed; empty if the files were not hashed.
     """
 
     path: Path
     manifest: Manifest
     digest: str
     model: ModelSpec | None = None
+    states: Mapping[str, FileState] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def random_weights(self) -> bool:
@@ -92,6 +95,14 @@ class Artifact:
     def file(self, name: str) -> Path:
         """Return the path of a file by its name in the manifest."""
         return self.path / name
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those that were hashed. Call it when an engine has opened them.
+
+        Raises:
+            ArtifactError: a file was changed or replaced.
+        """
+        check_unchanged(self.path, self.states)
 
     def read_evidence(self, kind: type[EvidenceT]) -> tuple[EvidenceT | None, str]:
         """Return the stored evidence of this kind; or None, and the reason why there is none about this manifest."""
@@ -143,14 +154,13 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
             f"{path} {reason}: it is not an artifact", fix="Make one with `vitdeploy export`."
         ) from None
     manifest = _parse_manifest(path, raw)
-    if verify:
-        verify_contents(path, manifest.files)
+    states = verify_contents(path, manifest.files) if verify else {}
     if manifest.runs is not None and manifest.runs not in {entry.path for entry in manifest.files}:
         raise ArtifactError(
             f"{path}: the manifest names {manifest.runs!r} as the file to run, but does not list it",
             fix="Export it again.",
         )
-    return Artifact(path, manifest, hashlib.sha256(raw).hexdigest())
+    return Artifact(path, manifest, hashlib.sha256(raw).hexdigest(), states=states)
 
 
 def seal(folder: Path, manifest: Manifest) -> Artifact:

@@ -12,6 +12,8 @@ EXAMPLE = f"{REFERENCE_FOLDER}example.npz"
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "sensitivity.json")
 """Evidence about the artifact. The manifest does not list these files."""
 REPORT = "report.html"
+SIGNATURES = ("signature.json", "manifest.json.sig", "manifest.json.sigstore.json")
+"""Names that are kept free for a signature of the manifest."""
 
 
 def is_in_bundle(name: str) -> bool:

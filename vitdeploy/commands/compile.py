@@ -55,6 +55,7 @@ def compile_bundle(
             if is_in_bundle(entry.path):
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / entry.path, folder / entry.path)
+        bundle.check_unchanged()  # the copies are those that were hashed
         manifest = replace(bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest)
         artifact, notes = finish(read_bundle(folder, manifest), manifest, target, progress, out or source)
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)

@@ -11,7 +11,7 @@ from vitdeploy.artifact import Artifact, Manifest, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import TargetUnavailable, UsageError
+from vitdeploy.errors import ArtifactError, TargetUnavailable, UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.dialect import Numbers
@@ -49,12 +49,19 @@ def read_compiled(artifact: Artifact) -> Compiled:
 
     Raises:
         UsageError: it is a bundle, with nothing compiled yet.
+        ArtifactError: it is not a file that its target writes.
     """
     manifest = artifact.manifest
     if manifest.runs is None or manifest.target.backend is None:
         raise UsageError(
             f"{artifact.path} is a bundle: nothing is compiled yet",
             fix=f"On the device run: vitdeploy compile {artifact.path}",
+        )
+    suffix = targets.kind_of(manifest.recipe.target.kind).runs_suffix
+    if not manifest.runs.endswith(suffix):  # an engine would read it in another format, with other files beside it
+        raise ArtifactError(
+            f"{artifact.path}: the manifest names {manifest.runs!r} as the file to run, not a file {suffix}",
+            fix="Export it again.",
         )
     return Compiled(artifact.path, manifest.runs, manifest.target.backend)
 
@@ -64,6 +71,7 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
 
     Raises:
         TargetUnavailable: it is a bundle, or this machine does not have its backend or device.
+        ArtifactError: a file was changed since it was hashed.
     """
     manifest = artifact.manifest
     if manifest.stage == "bundle":
@@ -78,7 +86,13 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
             "saturate and accuracy may be lower: run vitdeploy eval on this machine, or export it here"
         )
     numbers = precision.kind_of(manifest.target.precision).numbers
-    return targets.find(manifest.recipe.target).open(read_compiled(artifact), numbers, threads)
+    session = targets.find(manifest.recipe.target).open(read_compiled(artifact), numbers, threads)
+    try:
+        artifact.check_unchanged()
+    except ArtifactError:
+        session.close()
+        raise
+    return session
 
 
 def set_streams(artifact: Artifact, streams: int | None) -> Artifact:

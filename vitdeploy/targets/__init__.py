@@ -99,6 +99,9 @@ class Target(Frozen, ABC):
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
     """The type of device that its artifacts run on, as PyTorch names it. A speed-up compares both sides there."""
 
+    runs_suffix: ClassVar[str] = ""
+    """The end of the names of the files that its engine opens."""
+
     device: str
     threads: int | None = None
 

@@ -36,6 +36,7 @@ class OnnxRuntime(Target):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     title: ClassVar[str] = "ONNX Runtime"
     engine_module: ClassVar[str] = "onnxruntime"
+    runs_suffix: ClassVar[str] = ".onnx"
     device: str = "CPU"
 
     def unavailable(self) -> Availability | None:

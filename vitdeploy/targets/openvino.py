@@ -49,6 +49,7 @@ class OpenVINO(Target):
     )  # fmt: skip
     title: ClassVar[str] = "OpenVINO"
     engine_module: ClassVar[str] = "openvino"
+    runs_suffix: ClassVar[str] = ".xml"
     device: str = "CPU"
     streams: Annotated[int, Field(ge=1)] | None = None
     hint: Literal["latency", "throughput"] = "latency"

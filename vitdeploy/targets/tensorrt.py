@@ -43,6 +43,7 @@ class TensorRT(EngineOptions, Target):
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
     title: ClassVar[str] = "TensorRT"
     engine_module: ClassVar[str] = "tensorrt"
+    runs_suffix: ClassVar[str] = ".plan"
     install_hint: ClassVar[str] = (
         "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
         "(python3 -m venv --system-site-packages)."

@@ -33,6 +33,7 @@ class TensorRTRTX(EngineOptions, Target):
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "bf16", "int8", "fp8")
     title: ClassVar[str] = "TensorRT for RTX"
     engine_module: ClassVar[str] = "tensorrt_rtx"
+    runs_suffix: ClassVar[str] = ".plan"
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"
 
