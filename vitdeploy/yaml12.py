@@ -11,17 +11,60 @@ from typing import Any
 
 import yaml
 
+MAX_CHARACTERS = 1 << 18
+"""PyYAML reads about 100,000 characters a second."""
+_MAX_DEPTH = 32
+_MAX_VALUES = 20_000
+
 
 def loads(text: str) -> Any:
     """Parse `text`.
 
     Raises:
-        ValueError: it is not YAML, or a mapping has a key twice. The message has the line.
+        ValueError: it is not YAML, a mapping has a key twice, or it is too long, too deep, or too large once all
+            aliases are replaced. The message has the line.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
     try:
-        return yaml.load(text, _CoreLoader)  # noqa: S506  a SafeLoader
+        _check_depth(text)
+        loader = _CoreLoader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            _count_values(root, {})
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise ValueError(_describe(error)) from None
+    except (AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:  # `!!bool x`, `!!timestamp x`
+        raise ValueError(f"a value does not fit its tag ({type(error).__name__}: {error})") from None
+
+
+def _check_depth(text: str) -> None:
+    """Refuse deep nesting before PyYAML builds values, which it does by recursion."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, _CoreLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH or count > 2 * _MAX_VALUES:
+            problem = f"more than {_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"more than {_MAX_VALUES:,} values"
+            line = event.start_mark.line + 1 if event.start_mark is not None else 1
+            raise ValueError(f"line {line}: {problem}")
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Count the values in a node with all aliases replaced. `counts` holds those of nodes seen before."""
+    if id(node) not in counts:
+        counts[id(node)] = _MAX_VALUES + 1  # until it is known; a node inside of itself would never end
+        children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_count_values(child, counts) for child in children)
+        counts[id(node)] = 1 + inner
+    if counts[id(node)] > _MAX_VALUES:
+        problem = f"its aliases stand for more than {_MAX_VALUES:,} values"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return counts[id(node)]
 
 
 class _CoreLoader(yaml.SafeLoader):

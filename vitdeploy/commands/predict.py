@@ -11,7 +11,8 @@ from pydantic import ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
-from vitdeploy.data.preprocess import as_image, open_image, to_input, to_pixels, upright_size, visible_area
+from vitdeploy.data.images import open_image
+from vitdeploy.data.preprocess import as_image, to_input, to_pixels, upright_size, visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.evidence.predictions import Guess as Guess

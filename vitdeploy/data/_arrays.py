@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Sample, shuffle
 from vitdeploy.data.preprocess import channels_first, to_pixels
 from vitdeploy.errors import DataError
@@ -57,7 +57,7 @@ def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ..
     Raises:
         DataError: the file is damaged, has pickled objects, or arrays of another type or shape.
     """
-    arrays = read_npz(path)
+    arrays = read_npz(path, _FIX)
     if "images" not in arrays:
         raise DataError(f"{spec} has no array `images`; its arrays: {', '.join(arrays) or 'none'}", fix=_FIX)
     images, labels = arrays["images"], arrays.get("labels")
@@ -69,22 +69,6 @@ def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ..
     if labels is not None:
         _check_labels(spec, labels, len(images), names)
     return ArrayDataset(spec, images, labels, preprocess, classes=None)
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """Read all arrays of the file. Nothing is unpickled.
-
-    Raises:
-        DataError: the file is damaged or has pickled objects.
-    """
-    if not zipfile.is_zipfile(path):  # numpy would leave the file open
-        raise DataError(f"{path} is not an .npz file, or it is truncated", fix=_FIX)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = "it contains pickled objects" if "allow_pickle" in str(error) else " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as a plain .npz file: {reason}", fix=_FIX) from None
 
 
 def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] | None) -> None:

@@ -14,6 +14,8 @@ from vitdeploy.data._folder import FolderDataset, check_any
 from vitdeploy.data.labels import Boxes
 from vitdeploy.data.preprocess import upright_size, visible_area
 from vitdeploy.errors import DataError
+from vitdeploy.limits import MAX_JSON_BYTES
+from vitdeploy.plain_files import read_plain
 from vitdeploy.recipe import Preprocess
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _FILE = "annotations.json"
 _FIX = "COCO's format is: images (id, file_name), annotations (image_id, category_id, bbox), categories (id, name)."
+
+_MAX_CLASS = 1 << 31
 
 Objects = tuple[tuple[float, float, float, float, int, bool], ...]
 """Left, top, width, height in pixels, class, crowd."""
@@ -45,7 +49,7 @@ def open_boxes(
         for annotation in content["annotations"]:
             objects[annotation["image_id"]].append(_parse_object(path, annotation, indices))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not in COCO's format: {type(error).__name__} {error}", fix=_FIX) from None
     images = [(_check_image(root, path, file), (file, tuple(objects[key]))) for key, file in files.items()]
     check_any(spec, images)
@@ -55,10 +59,14 @@ def open_boxes(
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path, MAX_JSON_BYTES.value))
     except FileNotFoundError:
         raise DataError(f"there is no {path}", fix=_FIX) from None
-    except (OSError, ValueError) as error:
+    except RecursionError:
+        raise DataError(f"{path} is not in COCO's format: it is nested too deeply", fix=_FIX) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", fix=MAX_JSON_BYTES.fix) from None
+    except ValueError as error:
         raise DataError(f"{path} is not readable JSON: {' '.join(str(error).split())[:200]}", fix=_FIX) from None
     if not isinstance(content, Mapping):
         raise DataError(f"{path} is not in COCO's format: it is a {type(content).__name__}", fix=_FIX)
@@ -68,6 +76,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _class_indices(categories: list[dict[str, Any]], names: tuple[str, ...] | None) -> dict[int, int]:
     """Category id -> class index."""
     category_names = [str(c["name"]) for c in categories]
+    if any(not -_MAX_CLASS < int(c["id"]) < _MAX_CLASS for c in categories):
+        raise ValueError("a category's id is too large")
     if names and category_names and all(names.count(name) == 1 for name in category_names):
         return {int(c["id"]): names.index(str(c["name"])) for c in categories}
     return {int(c["id"]): int(c["id"]) for c in categories}
@@ -85,10 +95,14 @@ def _parse_object(path: Path, annotation: Mapping[str, Any], indices: Mapping[in
 
 def _check_image(root: Path, path: Path, name: str) -> Path:
     folder = (root / "images").resolve()
-    image = (folder / name).resolve()
+    try:
+        image = (folder / name).resolve()
+        exists = image.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        raise DataError(f"{path} lists {name[:80]!r}, which is not the name of a file", fix=_FIX) from None
     if not image.is_relative_to(folder):
         raise DataError(f"{path} lists {name}, which is outside of images/", fix="Put the image into images/.")
-    if not image.is_file():
+    if not exists:
         raise DataError(
             f"{path} lists {name}, which is not in images/", fix="Put the image there, or remove it from the list."
         )

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitdeploy.data._folder import FolderDataset, check_any, filter_images
+from vitdeploy.data.array_files import read_npy
+from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import ClassMask, DepthMap, Label
-from vitdeploy.data.preprocess import open_image, upright_size, visible_area
+from vitdeploy.data.preprocess import upright_size, visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
@@ -88,13 +90,7 @@ def _read_mask(path: Path) -> Array:
 
 def _read_depth(path: Path) -> Array:
     if path.suffix == ".npy":
-        try:
-            values: Array = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            reason = "it contains pickled objects" if "allow_pickle" in str(error) else " ".join(str(error).split())
-            raise DataError(
-                f"{path} cannot be read as a plain array: {reason[:200]}", fix="Save it with numpy.save."
-            ) from None
+        values = read_npy(path, "Save it with numpy.save.")
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
             raise DataError(
                 f"{path} is {values.dtype} {values.shape}, not numbers of shape (height, width)",

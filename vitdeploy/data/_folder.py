@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from vitdeploy.data.dataset import Sample, shuffle
+from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import Label
-from vitdeploy.data.preprocess import open_image, to_pixels
+from vitdeploy.data.preprocess import to_pixels
 from vitdeploy.errors import DataError
+from vitdeploy.plain_files import open_plain
 from vitdeploy.recipe import Preprocess
 
 if TYPE_CHECKING:
@@ -110,8 +113,8 @@ def check_any(spec: str, files: Sequence[object]) -> None:
 
 
 def filter_images(paths: Iterator[Path]) -> list[Path]:
-    """Return the image files among `paths`, in a fixed order."""
-    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    """Return the image files among `paths`, in a fixed order. Folders that are named like images are none."""
+    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir())
 
 
 def _class_indices(spec: str, folders: list[str], names: tuple[str, ...] | None) -> dict[str, int]:
@@ -138,15 +141,30 @@ def _class_names(indices: dict[str, int]) -> tuple[str, ...] | None:
 
 def _digest(root: Path, files: Sequence[tuple[Path, object]]) -> str:
     """sha256 of names, contents and labels. A label that is a file counts with its contents."""
-    sizes = [path.stat().st_size for path, _ in files]
+    sizes = [_plain_size(path) for path, _ in files]
     hash_contents = sum(sizes) < _MAX_HASHED_BYTES
     sha = hashlib.sha256()
     for (path, source), size in zip(files, sizes, strict=True):
-        label = f"file of {source.stat().st_size}" if isinstance(source, Path) else source
+        label = f"file of {_plain_size(source)}" if isinstance(source, Path) else source
         sha.update(f"{path.relative_to(root).as_posix()}:{size}:{label};".encode(errors="surrogateescape"))
         for file in (path, source) if hash_contents else ():
             if isinstance(file, Path):
-                with file.open("rb") as stream:
+                with open_plain(file) as stream:
                     while chunk := stream.read(_CHUNK_BYTES):
                         sha.update(chunk)
     return sha.hexdigest()
+
+
+def _plain_size(path: Path) -> int:
+    """Return the size of a plain file in bytes. Anything else, such as a pipe, could block whoever opens it.
+
+    Raises:
+        DataError: it is not a plain file, or it is a link to nothing.
+    """
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", fix="Replace or remove it.") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise DataError(f"{path} is not a plain file", fix="Replace or remove it.")
+    return facts.st_size

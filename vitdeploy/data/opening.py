@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from vitdeploy.data._arrays import ArrayDataset, open_npz, read_npz
+from vitdeploy.data._arrays import ArrayDataset, open_npz
 from vitdeploy.data._coco import open_boxes
 from vitdeploy.data._dense import open_depth, open_masks
 from vitdeploy.data._folder import open_folder
+from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Dataset, Form, Split
 from vitdeploy.errors import DataError
 from vitdeploy.plugins import did_you_mean
@@ -48,7 +49,11 @@ def open_dataset(
     Raises:
         DataError: the data is missing, empty, of another form, or has no labels although they are needed.
     """
-    dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes")
+    try:
+        dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes")
+    except (OSError, RecursionError) as error:  # a folder that may not be read, or thousands of folders in each other
+        reason = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
+        raise DataError(f"{spec} cannot be read: {reason}", fix="Make the data readable.") from None
     if need_labels and not dataset.labelled:
         raise DataError(
             f"{spec} has no labels", fix="Put the images into one sub-folder per class, or add labels to the .npz."
@@ -67,7 +72,7 @@ def _open(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, spl
         return (open_masks if form == "masks" else open_depth)(spec, path, preprocess)
     if comes_with_package(spec):
         with resources.as_file(resources.files("vitdeploy") / "assets" / "digits.npz") as file:
-            arrays = read_npz(file)
+            arrays = read_npz(file, "Install vitdeploy again.")
         indices = arrays[_DEMO_SPLIT[split]]
         images, digits = arrays["images"][indices], arrays["labels"][indices]
         return ArrayDataset(spec, images, digits, preprocess, classes=tuple("0123456789"))

@@ -5,11 +5,11 @@ It gives the same numbers as the evaluation transforms of timm and torchvision, 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitdeploy.data.images import open_image as open_image
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import InputForm, Preprocess
 from vitdeploy.session import Array
@@ -19,27 +19,6 @@ if TYPE_CHECKING:
 
 _FLOOR_SLACK = 1e-6  # 224 / (224 / 232) is 231.99999999999997, and means 232
 MAX_BYTE = 255
-
-
-def open_image(path: Path) -> Image:
-    """Open and decode an image.
-
-    Raises:
-        DataError: the file is missing, is not an image, or is damaged.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            decoded: Image.Image = image
-            return decoded
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}", fix="Check the path.") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path} is not an image", fix="Give JPEG, PNG or another format that Pillow reads.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, by image format
-        raise DataError(f"{path} is damaged: {' '.join(str(error).split())}", fix="Replace the file.") from None
 
 
 def apply(image: Image | Array, preprocess: Preprocess) -> Array:

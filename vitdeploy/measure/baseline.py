@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from vitdeploy.artifact import atomic_file
 from vitdeploy.errors import ArtifactError, MeasureError
 from vitdeploy.evidence import Audit, Bench, Eval, Fact, Interval, Metric
+from vitdeploy.plain_files import read_plain
 from vitdeploy.recipe import Recipe
 
+_LARGEST = 64 << 20
 SCHEMA = 1
 
 
@@ -134,7 +136,7 @@ def read(path: Path) -> Baseline:
     """
     fix = "Make one with `vitdeploy gate DIR --save-baseline FILE`."
     try:
-        baseline = Baseline.model_validate_json(path.read_bytes())
+        baseline = Baseline.model_validate_json(read_plain(path, _LARGEST))
     except (OSError, ValidationError) as error:
         raise ArtifactError(f"{path} is not a baseline: {str(error).splitlines()[0]}", fix=fix) from None
     if baseline.schema_version != SCHEMA:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import ExportError
+from vitdeploy.errors import DataError, ExportError
 from vitdeploy.recipe import Batch, InputForm, Preprocess
 from vitdeploy.runtime.reference import open_reference
 from vitdeploy.session import Array, is_finite
@@ -63,7 +64,14 @@ def save_example(path: Path, examples: Examples, form: InputForm) -> None:
 
 
 def load_example(path: Path) -> tuple[Array, dict[str, Array]]:
-    """Read a file of `save_example`: the input, and the reference's outputs by name."""
-    with np.load(path) as arrays:
-        outputs = {name.removeprefix("output."): arrays[name] for name in arrays.files if name.startswith("output.")}
-        return arrays["input"], outputs
+    """Read a file of `save_example`: the input, and the reference's outputs by name.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    fix = "Export the artifact again."
+    arrays = read_npz(path, fix)
+    if "input" not in arrays:
+        raise DataError(f"{path} has no array `input`", fix=fix)
+    outputs = {name.removeprefix("output."): value for name, value in arrays.items() if name.startswith("output.")}
+    return arrays["input"], outputs

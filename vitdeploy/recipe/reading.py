@@ -9,7 +9,10 @@ from pathlib import Path
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse, replace
+from vitdeploy.plain_files import read_plain
 from vitdeploy.recipe.schema import Recipe
+
+_UTF8_BYTES = 4  # a character
 
 
 def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: spec) -> Recipe:
@@ -24,7 +27,7 @@ def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: 
         RecipeError: the file is missing, is not YAML, or does not fit the schema.
     """
     try:
-        raw = yaml12.loads(path.read_text(encoding="utf-8"))
+        raw = yaml12.loads(read_plain(path, yaml12.MAX_CHARACTERS * _UTF8_BYTES).decode())
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}", fix="Run `vitdeploy recipes` for the shipped ones.") from None
     except OSError as error:

@@ -1,0 +1,112 @@
+"""Read `.npy` and `.npz` files: nothing is unpickled, and sizes are checked before memory is taken."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+
+from vitdeploy.errors import DataError
+from vitdeploy.limits import MAX_DATA_BYTES
+from vitdeploy.plain_files import open_plain
+from vitdeploy.session import Array
+
+_MAX_ARRAYS = 4096
+_PIECE_BYTES = 1 << 24
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those of numpy.savez and savez_compressed."""
+
+
+def read_npz(path: Path, fix: str) -> dict[str, Array]:
+    """Read all arrays of a file. `fix` is for the errors.
+
+    Raises:
+        DataError: the file is missing, damaged or too large, or has pickled objects.
+    """
+    try:
+        with open_plain(path, MAX_DATA_BYTES.value) as file:
+            return _read_members(path, file, fix)
+    except zipfile.BadZipFile:
+        raise DataError(f"{path} is not an .npz file, or it is truncated", fix=fix) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", fix=fix) from None
+
+
+def read_npy(path: Path, fix: str) -> Array:
+    """Read the array of a file. `fix` is for the errors.
+
+    Raises:
+        DataError: the file is missing, damaged or too large, or has pickled objects.
+    """
+    try:
+        with open_plain(path, MAX_DATA_BYTES.value) as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            return _read_array(path, file, size, fix)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", fix=fix) from None
+
+
+def _read_members(path: Path, file: BinaryIO, fix: str) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if size > MAX_DATA_BYTES.value:
+            raise DataError(f"{path} has {size:,} bytes once unpacked", fix=MAX_DATA_BYTES.fix)
+        if len(members) > _MAX_ARRAYS:
+            raise DataError(f"{path} has {len(members):,} arrays", fix=fix)
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise DataError(f"{path} has two arrays {name!r}", fix=fix)
+            if member.compress_type not in _METHODS or member.flag_bits & 1:
+                raise DataError(f"{path} is packed in a way that NumPy does not write", fix=fix)
+            try:
+                with archive.open(member) as content:
+                    arrays[name] = _read_array(path, content, member.file_size, fix)
+            except (
+                OSError,
+                EOFError,
+                zipfile.BadZipFile,
+                zipfile.LargeZipFile,
+                NotImplementedError,
+                zlib.error,
+            ) as error:
+                raise _unreadable(path, error, fix) from None
+    return arrays
+
+
+def _read_array(path: Path, file: IO[bytes], size: int, fix: str) -> Array:
+    """Read an array from a file or member of `size` bytes. Its header must describe just as many."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise DataError(f"{path} cannot be read: it contains pickled objects", fix=fix)
+        count = math.prod(shape)
+        if any(side < 0 for side in shape) or dtype.itemsize == 0 or count * dtype.itemsize != size - file.tell():
+            raise DataError(f"{path} cannot be read: an array is not as large as its header says", fix=fix)
+        flat = np.empty(count, dtype)
+        _fill(flat, file)
+        return flat.reshape(shape[::-1]).transpose() if fortran else flat.reshape(shape)
+    except (ValueError, TypeError, SyntaxError, EOFError, OverflowError, RecursionError, MemoryError) as error:
+        raise _unreadable(path, error, fix) from None
+
+
+def _fill(flat: Array, file: IO[bytes]) -> None:
+    """Read a one-dimensional array in pieces, so that its bytes are in memory once."""
+    values = flat.view(np.uint8)
+    for begin in range(0, len(values), _PIECE_BYTES):
+        piece = values[begin : begin + _PIECE_BYTES]
+        piece[:] = np.frombuffer(file.read(len(piece)), np.uint8)  # fewer bytes do not fit, which is a ValueError
+
+
+def _unreadable(path: Path, error: BaseException, fix: str) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(f"{path} cannot be read as a plain array: {reason}", fix=fix)
