@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -59,6 +60,14 @@ _EXPRESSION_NODES = (
 )  # fmt: skip
 
 
+_ITEM_BYTES = {
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2, 28: 2, 29: 1, 30: 1, 31: 1,
+    32: 1, 33: 1, 34: 4, 35: 8,
+}  # fmt: skip
+"""Bytes of an element, by torch._export.serde.schema.ScalarType."""
+_MAX_REPEATED = 1 << 20  # elements of a tensor whose strides of 0 repeat its values
+
+
 def find_dangers(members: list[str], read: Callable[[str], bytes]) -> Iterator[str]:
     """Yield reasons why loading an archive with these members could run code in it; none for a plain model.
 
@@ -82,6 +91,43 @@ def find_dangers(members: list[str], read: Callable[[str], bytes]) -> Iterator[s
     for name in _CONFIGS:
         yield from _check_config(name, json.loads(read(name)))
     yield from _check_program(json.loads(read(PROGRAM)), key="")
+
+
+def find_wrong_sizes(read: Callable[[str], bytes], size: Callable[[str], int]) -> Iterator[str]:
+    """Yield the tensors whose bytes are not as many as their shape says. Torch reads a file of 0 bytes as zeros.
+
+    Args:
+        read: reads a member.
+        size: returns the bytes of a member.
+    """
+    for name in _CONFIGS:
+        folder = name.rpartition("/")[0]
+        for entry, payload in json.loads(read(name))["config"].items():
+            meta, stored = payload["tensor_meta"], size(f"{folder}/{payload['path_name']}")
+            sizes, strides, (offset,) = (_integers(values) for values in _layout(meta))
+            last = sum((side - 1) * stride for side, stride in zip(sizes, strides, strict=True))
+            needed = (offset + 1 + last) * _ITEM_BYTES[meta["dtype"]] if 0 not in sizes else 0
+            elements = math.prod(sizes)
+            if needed > stored:
+                yield f"{entry!r} needs {needed:,} bytes, and its file has {stored:,}"
+            elif elements * _ITEM_BYTES[meta["dtype"]] > stored and elements > _MAX_REPEATED:
+                yield f"{entry!r} has {elements:,} elements in {stored:,} bytes"
+
+
+def _layout(meta: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    return meta["sizes"], meta["strides"], [meta["storage_offset"]]
+
+
+def _integers(values: list[Any]) -> list[int]:
+    """Return the sizes of a stored tensor.
+
+    Raises:
+        ValueError: one is not a number from 0 up.
+    """
+    numbers = [value.get("as_int") for value in values]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError("a stored tensor has no fixed size")
+    return numbers
 
 
 def _check_pickle(content: bytes) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _NESTED = ("state_dict", "model")  # keys under which training scripts put the state dict inside a checkpoint
+_MAX_NESTING = 4
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
@@ -80,6 +82,12 @@ def load_file(module: nn.Module, path: Path) -> None:
             (k, v.shape, expected[k].shape) for k, v in state.items() if k in expected and v.shape != expected[k].shape
         ],
     )
+    for name, value in state.items():
+        if value.is_complex() != expected[name].is_complex():  # PyTorch would drop the imaginary part
+            raise SourceError(
+                f"{path} does not fit the model: {name!r} is {value.dtype} instead of {expected[name].dtype}",
+                fix="Give weights of this model.",
+            )
     module.load_state_dict(state)
 
 
@@ -119,17 +127,39 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file as load_safetensors
 
             return dict(load_safetensors(path))
+        if zipfile.is_zipfile(path):
+            refuse_packed(path, torch._C.PyTorchFileReader(str(path)))
         content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip, struct and safetensors have errors of their own
         raise _not_a_state_dict(path, _describe(error)) from error
-    while isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in _NESTED):
-        content = next(content[key] for key in _NESTED if isinstance(content.get(key), dict))
+    for _ in range(_MAX_NESTING):  # a dict in a pickle may contain itself
+        if isinstance(content, dict):
+            content = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content:
         raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
     other = next((k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)), None)
     if other is not None:
         raise _not_a_state_dict(path, f"its entry {other!r} is a {type(content[other]).__name__}, not a tensor")
+    odd = next((k for k, v in content.items() if v.layout is not torch.strided or v.is_meta or v.is_quantized), None)
+    if odd is not None:
+        raise _not_a_state_dict(path, f"its entry {odd!r} is not a dense tensor with values")
     return content
+
+
+def refuse_packed(path: Path, reader: Any) -> None:
+    """Refuse an archive that is larger once unpacked. PyTorch packs nothing, so a small file could fill the memory.
+
+    Raises:
+        ValueError: its members together have more bytes than the file.
+    """
+    size = sum(record_size(reader, name) for name in reader.get_all_records())
+    if size > path.stat().st_size:
+        raise ValueError(f"its members have {size:,} bytes, more than the file")
+
+
+def record_size(reader: Any, name: str) -> int:
+    """Return the bytes of a member in PyTorch's reader of archives. Older versions only tell by reading it."""
+    return int(reader.get_record_size(name)) if hasattr(reader, "get_record_size") else len(reader.get_record(name))
 
 
 def make_loaded_model(

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ class Pt2File(FileSource):
         if not path.is_file():
             raise SourceError(f"there is no file {path}", fix="Check the path.")
         program = _load_program(path, _check_archive(path))
+        _check_shapes(path, program)
         channels, height, width = _read_image_shape(path, program, size)
         return _weights.make_loaded_model(
             _make_module(path, program),
@@ -50,7 +52,13 @@ def _check_archive(path: Path) -> bytes:
         raise SourceError(f"{path} is not a torch.export archive, or it is truncated", fix=_AGAIN)
     try:
         reader: Any = torch._C.PyTorchFileReader(str(path))
+        _weights.refuse_packed(path, reader)
         dangers = list(_pt2_check.find_dangers(reader.get_all_records(), reader.get_record))
+        wrong = (
+            []
+            if dangers
+            else list(_pt2_check.find_wrong_sizes(reader.get_record, partial(_weights.record_size, reader)))
+        )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path} is a damaged archive: {' '.join(str(error).split())[:200]}", fix=_AGAIN) from None
     if dangers:
@@ -59,6 +67,8 @@ def _check_archive(path: Path) -> bytes:
             f"{path} is refused, because loading it could run code in it: {'; '.join(dangers[:_SHOWN_DANGERS])}{more}",
             fix="Give a plain torch.export.save archive, or FILE.onnx.",
         )
+    if wrong:
+        raise SourceError(f"{path} is damaged: {wrong[0]}", fix=_AGAIN)
     return bytes(reader.get_record(_pt2_check.PROGRAM))
 
 
@@ -78,6 +88,27 @@ def _load_program(path: Path, text: bytes) -> Any:
         raise SourceError(
             f"{path} cannot be loaded by this torch: {' '.join(str(error).split())[:200]}", fix=_AGAIN
         ) from error
+
+
+def _check_shapes(path: Path, program: Any) -> None:
+    """Refuse weights of another shape or type than the program was traced with: it may run, with other numbers."""
+    signature = program.graph_signature
+    places = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    places.update(signature.inputs_to_lifted_tensor_constants)
+    for node in program.graph.nodes:
+        name = places.get(node.name) if node.op == "placeholder" else None
+        tensor = program.state_dict.get(name, program.constants.get(name))
+        traced = node.meta.get("val")
+        if tensor is not None and traced is not None and _describe(tensor) != _describe(traced):
+            raise SourceError(
+                f"{path} is damaged: {name!r} is {_describe(tensor)}, but the program was traced with "
+                f"{_describe(traced)}",
+                fix=_AGAIN,
+            )
+
+
+def _describe(tensor: Any) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def _make_module(path: Path, program: Any) -> nn.Module:
