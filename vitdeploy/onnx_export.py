@@ -51,7 +51,7 @@ def export(
     failures: list[Attempt] = []
     for exporter, opset, write in (("dynamo", _DYNAMO_OPSET, _dynamo), ("legacy", _LEGACY_OPSET, _legacy)):
         try:
-            _write(write, module, examples[0], input_name, batch, path)
+            _write(write, module, examples[0], input_name, find_batch_axes(examples), batch, path)
             parity = check(path, examples, input_name)
         except Exception as error:  # exporters raise all kinds of errors; try the next one, and report all failures
             if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -67,6 +67,16 @@ def export(
         f"no exporter could turn the model into ONNX ({reasons})",
         fix="Change the model so that it exports, or export it yourself and pass FILE.onnx.",
     )
+
+
+def find_batch_axes(examples: Sequence[Example]) -> dict[str, int | None]:
+    """Return for each output the axis that has the size of the batch in every example; None: none has."""
+    sizes = [len(image) for image, _ in examples]
+    shapes = {name: [outputs[name].shape for _, outputs in examples] for name in examples[0][1]}
+    return {
+        name: next((axis for axis, seen in enumerate(zip(*shape, strict=False)) if list(seen) == sizes), None)
+        for name, shape in shapes.items()
+    }
 
 
 def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:
@@ -96,15 +106,23 @@ def disagreement(parity: Parity) -> str | None:
     return None
 
 
-_Writer = Callable[["torch.nn.Module", "torch.Tensor", str, list[str], Batch, Path], None]
+_BatchAxes = Mapping[str, "int | None"]
+"""The names of the outputs, and the axis of the batch in each."""
+_Writer = Callable[["torch.nn.Module", "torch.Tensor", str, _BatchAxes, Batch, Path], None]
 
 
 def _write(
-    write: _Writer, module: torch.nn.Module, example: Example, input_name: str, batch: Batch, path: Path
+    write: _Writer,
+    module: torch.nn.Module,
+    example: Example,
+    input_name: str,
+    outputs: _BatchAxes,
+    batch: Batch,
+    path: Path,
 ) -> None:
     import torch
 
-    image, outputs = example
+    image, _ = example
 
     class Flat(torch.nn.Module):
         """The model with a tuple of tensors as its output: mappings cannot be traced."""
@@ -118,11 +136,11 @@ def _write(
 
     has_one_output = list(outputs) == ["output"]
     with _warnings_off(), torch.inference_mode(False), torch.no_grad():
-        write(module if has_one_output else Flat(), torch.from_numpy(image), input_name, list(outputs), batch, path)
+        write(module if has_one_output else Flat(), torch.from_numpy(image), input_name, outputs, batch, path)
 
 
 def _dynamo(
-    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: list[str], batch: Batch, path: Path
+    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
 ) -> None:
     import torch
 
@@ -130,8 +148,8 @@ def _dynamo(
 
     dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
     program = torch.onnx.export(
-        module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name], output_names=outputs,
-        dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
+        module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name],
+        output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
     )  # fmt: skip
     assert program is not None
     # The optimizer's rules live as long as the process. They keep the last graph that they saw, and with it PyTorch's
@@ -148,18 +166,19 @@ def _dynamo(
 
 
 def _legacy(
-    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: list[str], batch: Batch, path: Path
+    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
 ) -> None:
     import torch
 
-    axes = None if batch.static else {name: {0: "batch"} for name in (input_name, *outputs)}
+    varying = {input_name: 0, **{name: axis for name, axis in outputs.items() if axis is not None}}
+    axes = None if batch.static else {name: {axis: "batch"} for name, axis in varying.items()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
         with _stdout_off():
             torch.onnx.export(
                 module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
-                output_names=outputs, dynamic_axes=axes, do_constant_folding=True,
+                output_names=list(outputs), dynamic_axes=axes, do_constant_folding=True,
             )  # fmt: skip
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vitdeploy.errors import SourceError, UsageError
+from vitdeploy.errors import CompileError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -145,6 +145,21 @@ def repeat(run: Callable[[], object], *, runs: int, seconds: float) -> tuple[int
 def is_finite(outputs: Mapping[str, Array]) -> bool:
     """Return True if no floating-point output has NaN or infinity in it."""
     return all(np.isfinite(a).all() for a in outputs.values() if np.issubdtype(a.dtype, np.floating))
+
+
+def check_output_names(engine_names: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names of an engine's outputs: the artifact's `names` by index, or the engine's own if it has none.
+
+    Raises:
+        CompileError: the engine has another number of outputs than names are given.
+    """
+    if names and len(names) != len(engine_names):
+        raise CompileError(
+            f"the compiled model has {len(engine_names)} outputs ({', '.join(engine_names)}), the manifest "
+            f"{len(names)} ({', '.join(names)})",
+            fix="Export it again.",
+        )
+    return list(names or engine_names)
 
 
 def named_outputs(result: Any) -> dict[str, Any]:

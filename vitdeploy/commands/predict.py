@@ -74,14 +74,15 @@ class Deployed(Closing):
         raw = as_image(image) if isinstance(image, np.ndarray) else _open(Path(image))
         batch = manifest.recipe.target.batch.min
         images = np.repeat(to_pixels(raw, manifest.preprocess)[None], batch, axis=0)
-        outputs = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
+        results = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
+        task = tasks.find(manifest.recipe.task)
+        outputs = task.select_outputs(tasks.find_batched(results, batch))
         name = "array" if isinstance(image, np.ndarray) else str(image)
         if not is_finite(outputs):
             raise DataError(
                 f"{name}: the model gives NaN or infinity",
                 fix="Export it in a precision with a larger range, such as fp32.",
             )
-        task = tasks.find(manifest.recipe.task)
         answer = task.describe(outputs, manifest.labels, visible_area(*upright_size(raw), manifest.preprocess))
         return Prediction(image=name, task=task.name, **dict(answer))
 

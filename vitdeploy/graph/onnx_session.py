@@ -14,7 +14,17 @@ import numpy as np
 from vitdeploy.artifact import Parity
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, OperatorTime, SequentialSession, closed_error, is_finite, repeat
+from vitdeploy.session import (
+    Array,
+    Counters,
+    Feeds,
+    OperatorTime,
+    SequentialSession,
+    check_output_names,
+    closed_error,
+    is_finite,
+    repeat,
+)
 
 _CHECK = "Check the model with onnx.checker, or update onnxruntime."
 _PREAMBLE = re.compile(
@@ -33,10 +43,18 @@ class OnnxSession(SequentialSession):
     Args:
         lean: leave out optimisation and weight prepacking: slower, but a third of the memory. For one-off checks.
         profile: prefix of a JSON file to which the executed kernels are written. `end_profile` returns its path.
+        outputs: the names of the outputs, in the graph's order; empty: the graph's names.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, lean: bool = False, profile: Path | None = None, name: str = ""
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        lean: bool = False,
+        profile: Path | None = None,
+        name: str = "",
+        outputs: Sequence[str] = (),
     ) -> None:
         try:
             import onnxruntime as ort
@@ -69,7 +87,9 @@ class OnnxSession(SequentialSession):
             "threads": str(effective.intra_op_num_threads),
             "optimization": effective.graph_optimization_level.name,
         }
-        self._outputs = [o.name for o in self._session.get_outputs()]
+        graph_names = [o.name for o in self._session.get_outputs()]
+        self._outputs = dict(zip(check_output_names(graph_names, outputs), graph_names, strict=True))
+        """name -> name in the graph"""
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Return all outputs by name, or only `outputs`. Only what they need is computed then.
@@ -78,10 +98,10 @@ class OnnxSession(SequentialSession):
             CompileError: the feeds do not fit the graph, or the operands of an operator do not fit each other.
             UsageError: the session is closed.
         """
-        names = self._outputs if outputs is None else list(outputs)
+        names = list(self._outputs if outputs is None else outputs)
         session = self._open_session()
         try:
-            results = session.run(names, dict(feeds))
+            results = session.run([self._outputs[name] for name in names], dict(feeds))
         except Exception as error:  # noqa: BLE001  as above
             raise self._run_error(session, feeds, error) from None
         return dict(zip(names, results, strict=True))

@@ -111,9 +111,10 @@ class AccuracyBudget:
         title = f"Judge {candidate.name} on images"
         with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
             for images, labels in islice(self._batches(), batches):
-                outputs = session.run({self._builder.prepared.facts.examples.input_name: images})
+                results = session.run({self._builder.prepared.facts.examples.input_name: images})
+                outputs = tasks.find_batched(results, len(images))
                 answers += self._task.read_answers(outputs)
-                finite.append(tasks.find_finite_samples(outputs))
+                finite.append(self._task.find_finite_answers(outputs))
                 marks = None if labels is None else self._task.are_right(outputs, labels)
                 if labels is not None and marks is not None:
                     right.append(marks)

@@ -155,7 +155,7 @@ class CandidateBuilder:
             CompileError: the backend refuses it.
         """
         if candidate.folder not in self._compiled:
-            bundle = make_bundle(candidate.folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
+            bundle = self._bundle(candidate, candidate.folder)
             with self._progress.step(f"Compile {candidate.name} with {self.target.name}"):
                 self._compiled[candidate.folder] = self.target.compile(bundle, candidate.folder, self._progress.relay)
         return self._compiled[candidate.folder]
@@ -173,8 +173,11 @@ class CandidateBuilder:
         for path in candidate.folder.iterdir():
             shutil.move(path, folder / path.name)
         compiled = self._compiled.get(candidate.folder)
-        bundle = make_bundle(folder, candidate.precision.numbers, candidate.inputs[0], self.batch)
-        return bundle, None if compiled is None else replace(compiled, folder=folder)
+        return self._bundle(candidate, folder), None if compiled is None else replace(compiled, folder=folder)
+
+    def _bundle(self, candidate: Candidate, folder: Path) -> Bundle:
+        numbers, image = candidate.precision.numbers, candidate.inputs[0]
+        return make_bundle(folder, numbers, image, candidate.outputs, self.batch)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
         """Return the linears that a candidate quantizes, those first that add most noise for the work they save."""

@@ -21,7 +21,9 @@ from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled
 
 
-def make_bundle(folder: Path, numbers: Numbers, image: TensorSpec, batch: Batch) -> Bundle:
+def make_bundle(
+    folder: Path, numbers: Numbers, image: TensorSpec, outputs: Sequence[TensorSpec], batch: Batch
+) -> Bundle:
     """Return the input of the target's compiler for the target-ready graph in `folder`."""
     shape = (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
     return Bundle(
@@ -31,6 +33,7 @@ def make_bundle(folder: Path, numbers: Numbers, image: TensorSpec, batch: Batch)
         batch=batch,
         input_name=image.name,
         input_shape=shape,
+        output_names=tuple(output.name for output in outputs),
     )
 
 
@@ -41,7 +44,7 @@ def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
         UsageError: this version does not know its precision.
     """
     numbers = precision.kind_of(manifest.target.precision).numbers
-    return make_bundle(folder, numbers, manifest.inputs[0], manifest.recipe.target.batch)
+    return make_bundle(folder, numbers, manifest.inputs[0], manifest.outputs, manifest.recipe.target.batch)
 
 
 def read_compiled(artifact: Artifact) -> Compiled:
@@ -63,7 +66,8 @@ def read_compiled(artifact: Artifact) -> Compiled:
             f"{artifact.path}: the manifest names {manifest.runs!r} as the file to run, not a file {suffix}",
             fix="Export it again.",
         )
-    return Compiled(artifact.path, manifest.runs, manifest.target.backend)
+    inputs, outputs = (tuple(spec.name for spec in specs) for specs in (manifest.inputs, manifest.outputs))
+    return Compiled(artifact.path, manifest.runs, manifest.target.backend, input_names=inputs, output_names=outputs)
 
 
 def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:

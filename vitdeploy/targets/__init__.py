@@ -32,6 +32,8 @@ class Bundle:
     input_name: str
     input_shape: tuple[int, ...]
     """NCHW at the batch size to optimise for."""
+    output_names: tuple[str, ...] = ()
+    """The names of the graph's outputs, in order; empty: those that the engine gives them."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,16 @@ class Compiled:
         runs: the name of the file in `folder` that the backend opens.
         backend: name and version of the compiler.
         audit: what was read back right after compiling; None for a model that was compiled earlier.
+        input_names: the names of the first inputs, in order. An engine may call them otherwise.
+        output_names: the names of all outputs, in order, likewise; empty: those that the engine gives them.
     """
 
     folder: Path
     runs: str
     backend: str
     audit: Audit | None = None
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

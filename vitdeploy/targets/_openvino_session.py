@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.graph.dialect import FLOAT32, Numbers
-from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, closed_error, repeat
+from vitdeploy.session import Array, Closing, Counters, Feeds, OperatorTime, check_output_names, closed_error, repeat
 
 _PROFILED_RUNS = 50  # the counters' means include the first run, which allocates
 _MIN_PROFILED_S = 1.0
@@ -97,18 +97,40 @@ class OpenVINOSession(Closing):
 
     device_ms: float | None = None
 
-    def __init__(self, source: Any, engine: Engine, *, name: str = "", tensors: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        source: Any,
+        engine: Engine,
+        *,
+        name: str = "",
+        inputs: Sequence[str] = (),
+        outputs: Sequence[str] = (),
+        also: Mapping[str, str] | None = None,
+    ) -> None:
         """Compile `source`, a file or an `ov.Model`.
 
-        An output that has one of the names `tensors` is called by that name, others by any of their names.
+        OpenVINO's transformations may rename inputs and outputs, but they keep the order. So both are found by index.
+
+        Args:
+            source: the model.
+            engine: the requested configuration.
+            name: of the session.
+            inputs: the names of the first inputs, in the model's order; others keep OpenVINO's names.
+            outputs: the names of all outputs, in the model's order; empty: OpenVINO's names.
+            also: further names by which outputs are returned, with the output's name.
+
+        Raises:
+            CompileError: OpenVINO refuses the model, or it has another number of outputs.
         """
         model = engine.compile(source)
+        self._input_index = {given: index for index, given in enumerate(inputs)}
+        self._names = check_output_names([output.get_any_name() for output in model.outputs], outputs)
+        self._also = also or {}
         self._source, self._engine = source, engine
         self._model: Any = model
         self._idle: deque[Any] = deque([model.create_infer_request()])  # append() and pop() are atomic
         self._queue: Any = None
         self._queue_turn = threading.Lock()
-        self._names = [tuple(output.get_names() & set(tensors)) or (output.get_any_name(),) for output in model.outputs]
         self.name = name or f"openvino-{engine.numbers.precision}"
         self.threads: int | None = read_property(model, "INFERENCE_NUM_THREADS") or engine.threads
         properties = {key: _format_property(read_property(model, name)) for key, name in _PROPERTIES.items()}
@@ -130,12 +152,12 @@ class OpenVINOSession(Closing):
             request = self._idle.pop()
         except IndexError:
             request = model.create_infer_request()
-        result = request.infer(dict(feeds), share_inputs=True)
-        outputs = {name: result[index] for index, names in enumerate(self._names) for name in names}
+        result = request.infer(self._by_index(feeds), share_inputs=True)
+        outputs = {name: result[index] for index, name in enumerate(self._names)}
         self._idle.append(request)  # one that fails is not put back
         if self._model is None:
             self._idle.clear()
-        return outputs
+        return outputs | {name: outputs[output] for name, output in self._also.items()}
 
     def run_all(self, feeds: Sequence[Feeds]) -> None:
         """Run all of them, as many at a time as the model has inference requests. Threads take turns.
@@ -150,7 +172,7 @@ class OpenVINOSession(Closing):
             if self._queue is None:
                 self._queue = ov.AsyncInferQueue(model)
             for inputs in feeds:
-                self._queue.start_async(dict(inputs), share_inputs=True)
+                self._queue.start_async(self._by_index(inputs), share_inputs=True)
             self._queue.wait_all()
 
     def profile(self, feeds: Feeds) -> Counters | None:
@@ -158,7 +180,7 @@ class OpenVINOSession(Closing):
         self._open_model()
         model = self._engine.compile(self._source, PERF_COUNT=True)
         nodes = {op.get_friendly_name(): _original_nodes(op) for op in model.get_runtime_model().get_ordered_ops()}
-        request, inputs = model.create_infer_request(), dict(feeds)
+        request, inputs = model.create_infer_request(), self._by_index(feeds)
         request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
         runs, total_s = repeat(
             lambda: request.infer(inputs, share_inputs=True), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S
@@ -187,6 +209,9 @@ class OpenVINOSession(Closing):
         if model is None:
             raise closed_error(self.name)
         return model
+
+    def _by_index(self, feeds: Feeds) -> dict[int | str, Array]:
+        return {self._input_index.get(name, name): value for name, value in feeds.items()}
 
 
 def compute_type(numbers: Numbers) -> str:

@@ -73,7 +73,10 @@ class OnnxRuntime(Target):
 
         if bundle.graph.parent != workdir:
             raise CompileError("the graph is not in the artifact's folder", fix="Export it again.")
-        compiled = Compiled(workdir, bundle.graph.name, f"onnxruntime {ort.__version__}")
+        compiled = Compiled(
+            workdir, bundle.graph.name, f"onnxruntime {ort.__version__}",
+            input_names=(bundle.input_name,), output_names=bundle.output_names,
+        )  # fmt: skip
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
@@ -93,8 +96,8 @@ class OnnxRuntime(Target):
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
         """Open the graph with all optimisations."""
         self.require()
-        path = compiled.folder / compiled.runs
-        return OnnxSession(path, threads=threads or self.threads, name=f"onnxruntime-{numbers.precision}")
+        path, name = compiled.folder / compiled.runs, f"onnxruntime-{numbers.precision}"
+        return OnnxSession(path, threads=threads or self.threads, name=name, outputs=compiled.output_names)
 
     def open_plain(self, graph: Path, threads: int | None) -> Session:
         """Open an ONNX file as it is, in float32, to compare with."""

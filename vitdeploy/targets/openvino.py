@@ -120,7 +120,9 @@ class OpenVINO(Target):
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
         except RuntimeError as error:
             raise compile_error(error) from error
-        compiled = Compiled(workdir, _MODEL, version())
+        compiled = Compiled(
+            workdir, _MODEL, version(), input_names=(bundle.input_name,), output_names=bundle.output_names
+        )
         return replace(compiled, audit=self.audit(bundle, compiled))
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
@@ -149,7 +151,10 @@ class OpenVINO(Target):
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> OpenVINOSession:
         """Open with the hint. For latency that is one stream with all threads."""
         self.require()
-        return OpenVINOSession(compiled.folder / compiled.runs, self.engine(numbers, threads))
+        return OpenVINOSession(
+            compiled.folder / compiled.runs, self.engine(numbers, threads),
+            inputs=compiled.input_names, outputs=compiled.output_names,
+        )  # fmt: skip
 
     def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
         """Open the compiled model with more outputs. Nothing is fused across one of them."""
@@ -160,10 +165,19 @@ class OpenVINO(Target):
         self.require()
         model = ov.Core().read_model(compiled.folder / compiled.runs)
         names = {name for op in model.get_ordered_ops() for output in op.outputs() for name in output.get_names()}
-        outputs = {name for output in model.outputs for name in output.get_names()}
+        outputs = compiled.output_names or tuple(output.get_any_name() for output in model.outputs)
         available = names & set(tensors)
-        model.add_outputs(sorted(available - outputs))
-        session = OpenVINOSession(model, self.engine(), name="openvino", tensors=available)
+        also = {
+            alias: name
+            for name, output in zip(outputs, model.outputs, strict=True)
+            for alias in output.get_names() & available
+        }
+        added = sorted(available - set(also))
+        model.add_outputs(added)
+        session = OpenVINOSession(
+            model, self.engine(), name="openvino",
+            inputs=compiled.input_names, outputs=(*outputs, *added), also=also,
+        )  # fmt: skip
         how = "OpenVINO, compiled as in use, but without fusions across the compared tensors"
         return WatchedSession(session, frozenset(available), "compiled", how)
 

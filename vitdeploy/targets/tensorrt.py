@@ -108,7 +108,7 @@ class TensorRT(EngineOptions, Target):
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this GPU. An engine for another TensorRT or GPU is refused."""
-        return open_engine(_import_tensorrt(), compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")
+        return open_engine(_import_tensorrt(), compiled, f"{self.name}-{numbers.precision}")
 
     def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:
         """Return the trtexec command that runs the engine."""

@@ -104,4 +104,4 @@ class TensorRTRTX(EngineOptions, Target):
         self.require()
         import tensorrt_rtx as trt
 
-        return open_engine(trt, compiled.folder, compiled.runs, f"{self.name}-{numbers.precision}")
+        return open_engine(trt, compiled, f"{self.name}-{numbers.precision}")

@@ -40,7 +40,7 @@ class PerSample:
     Attributes:
         values: the statistics that metrics are computed from.
         answers: the model's answers.
-        finite: bool (n,): True if the outputs for the sample have no NaN and no infinity.
+        finite: bool (n,): True if the outputs for the sample that the task reads have no NaN and no infinity.
     """
 
     values: Values
@@ -81,6 +81,20 @@ class Task(Frozen, ABC):
             DataError: the outputs are not of this task.
         """
 
+    def select_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs that this task reads; the first axis of each is the batch. By default that is all of them.
+
+        A model may have others, such as the hidden states of all layers: (layers, batch, tokens, size).
+
+        Raises:
+            DataError: the outputs are not of this task.
+        """
+        return dict(outputs)
+
+    def find_finite_answers(self, outputs: Mapping[str, Array]) -> Array:
+        """Return bool (n,): True for samples without NaN and infinity in the outputs that this task reads."""
+        return find_finite_samples(self.select_outputs(outputs))
+
     @abstractmethod
     def compare_pair(self, reference: Array, deployed: Array) -> float:
         """Return the agreement of two answers to one sample, from 0 to 1."""
@@ -93,8 +107,9 @@ class Task(Frozen, ABC):
         Raises:
             DataError: the outputs are not of this task, or not of the same samples.
         """
-        usable = find_finite_samples(reference), find_finite_samples(deployed)
-        return self.compare_answers(self.read_answers(reference), self.read_answers(deployed), usable)
+        answers = self.read_answers(reference), self.read_answers(deployed)
+        usable = self.find_finite_answers(reference), self.find_finite_answers(deployed)
+        return self.compare_answers(*answers, usable)
 
     def compare_answers(
         self, reference: Sequence[Array], deployed: Sequence[Array], finite: tuple[Array, Array]
@@ -170,8 +185,17 @@ class Task(Frozen, ABC):
         return ""
 
 
+def find_batched(outputs: Mapping[str, Array], batch: int) -> dict[str, Array]:
+    """Return the outputs with a row for each image of a batch. If there is none, return all, for the task to refuse."""
+    batched = {name: value for name, value in outputs.items() if value.ndim and len(value) == batch}
+    return batched or dict(outputs)
+
+
 def find_finite_samples(outputs: Mapping[str, Array]) -> Array:
-    """Return bool (n,): True for samples without NaN and infinity in any floating-point output."""
+    """Return bool (n,): True for samples without NaN and infinity in any floating-point output.
+
+    The first axis of every output is the batch.
+    """
     checked = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in outputs.values() if _is_floating(a)]
     finite: Array = np.logical_and.reduce(checked) if checked else np.ones(_count_samples(outputs), dtype=bool)
     return finite

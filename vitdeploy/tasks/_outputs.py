@@ -16,7 +16,14 @@ def list_outputs(outputs: Mapping[str, Array]) -> str:
 def choose_output(
     outputs: Mapping[str, Array], requested: str | None, preferred: Sequence[str], dims: int, form: str, fix: str
 ) -> Array:
-    """Return the requested output; else the first with a preferred name; else the first with `dims` dimensions.
+    """Return the output of `find_output`."""
+    return outputs[find_output(outputs, requested, preferred, dims, form, fix)]
+
+
+def find_output(
+    outputs: Mapping[str, Array], requested: str | None, preferred: Sequence[str], dims: int, form: str, fix: str
+) -> str:
+    """Return the requested output's name; else the first preferred one; else the first with `dims` dimensions.
 
     Raises:
         DataError: there is no such output, or it does not have `dims` dimensions; the message names the `form`.
@@ -29,4 +36,4 @@ def choose_output(
     name = requested or next((n for n in (*preferred, *fitting) if n in fitting), None)
     if name is None or outputs[name].ndim != dims:
         raise DataError(f"no output is {form}: the model gives {list_outputs(outputs)}", fix=fix)
-    return outputs[name]
+    return name

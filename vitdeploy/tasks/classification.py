@@ -19,7 +19,6 @@ from vitdeploy.tasks import (
     _outputs,
     check_count,
     class_name,
-    find_finite_samples,
     format_share,
 )
 
@@ -44,6 +43,11 @@ class Classification(Task):
         """Return the best class of each image. Of equal scores the lower index wins."""
         return list(self._scores(outputs).argmax(axis=1))
 
+    def select_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the scores."""
+        name = self._find_scores(outputs)
+        return {name: outputs[name]}
+
     def compare_pair(self, reference: Array, deployed: Array) -> float:
         """Return 1 if both are the same class, else 0."""
         return float(reference == deployed)
@@ -65,7 +69,7 @@ class Classification(Task):
             )
         label_scores = scores[np.arange(len(truth)), truth][:, None]
         earlier = np.arange(classes)[None, :] < truth[:, None]
-        finite = find_finite_samples(outputs)  # NaN compares as false everywhere, and would be ranked first
+        finite = self.find_finite_answers(outputs)  # NaN compares as false everywhere, and would be ranked first
         rank = ((scores > label_scores) | ((scores == label_scores) & earlier)).sum(axis=1)
         values = {"top1": ((rank < 1) & finite).astype(np.float64)}
         if classes > _TOP:
@@ -119,8 +123,11 @@ class Classification(Task):
         return [format_share(guess.probability, guess.label) for guess in answer.top]
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
+        return outputs[self._find_scores(outputs)]
+
+    def _find_scores(self, outputs: Mapping[str, Array]) -> str:
         form, fix = "(batch, classes)", "Give a classifier, or name the model's task with --task."
-        return _outputs.choose_output(outputs, self.output, ("logits",), 2, form, fix)
+        return _outputs.find_output(outputs, self.output, ("logits",), 2, form, fix)
 
 
 def _find_another_order(answers: Array, truth: Array) -> list[str]:

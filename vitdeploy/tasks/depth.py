@@ -13,7 +13,7 @@ from vitdeploy.data.labels import DepthMap, Label
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer, Depths
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, _outputs, check_count, find_finite_samples
+from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, _outputs, check_count
 from vitdeploy.tasks._resize import resize_bilinear
 
 _PERCENT = 100.0
@@ -61,6 +61,11 @@ class Depth(Task):
         """Return the model's value for each pixel, at its own resolution: (h, w)."""
         return list(self._maps(outputs))
 
+    def select_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the depth maps."""
+        name = self._find_maps(_drop_channel(outputs))
+        return {name: outputs[name]}
+
     def compare_pair(self, reference: Array, deployed: Array) -> float:
         """Return the share of pixels whose values differ by at most 5 % of the reference's."""
         if reference.shape != deployed.shape:
@@ -80,7 +85,7 @@ class Depth(Task):
         """
         maps = self._maps(outputs)
         check_count(len(maps), labels)
-        finite = find_finite_samples(outputs)
+        finite = self.find_finite_answers(outputs)
         pairs = zip(maps, labels, finite, strict=True)
         rows = np.array([self._compute_errors(image, label, usable=bool(usable)) for image, label, usable in pairs])
         names = ("delta1", "abs_rel", "rmse", "ratio")
@@ -160,8 +165,16 @@ class Depth(Task):
 
     def _maps(self, outputs: Mapping[str, Array]) -> Array:
         """Return the output with the values: (batch, h, w)."""
-        narrow = {name: v[:, 0] if v.ndim == 4 and v.shape[1] == 1 else v for name, v in outputs.items()}
-        return _outputs.choose_output(narrow, self.output, ("predicted_depth",), 3, "(batch, height, width)", _FIX)
+        maps = _drop_channel(outputs)
+        return maps[self._find_maps(maps)]
+
+    def _find_maps(self, maps: Mapping[str, Array]) -> str:
+        return _outputs.find_output(maps, self.output, ("predicted_depth",), 3, "(batch, height, width)", _FIX)
+
+
+def _drop_channel(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Make (batch, 1, height, width) to (batch, height, width)."""
+    return {name: v[:, 0] if v.ndim == 4 and v.shape[1] == 1 else v for name, v in outputs.items()}
 
 
 def _fit_scale_and_shift(values: Array, expected: Array) -> tuple[float, float]:

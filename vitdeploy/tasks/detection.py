@@ -22,7 +22,6 @@ from vitdeploy.tasks import (
     _outputs,
     check_count,
     class_name,
-    find_finite_samples,
     format_share,
 )
 
@@ -35,6 +34,8 @@ _FIX = "Give a detector with queries (DETR, YOLOS), or name its outputs in task.
 
 class Detection(Task):
     """Objects, from scores (batch, queries, classes) and boxes (batch, queries, 4): centre, width, height, 0 to 1.
+
+    Boxes may also be (batch, 4, queries), where the number of queries tells the two forms apart.
 
     Attributes:
         output: names the scores. The default is "logits".
@@ -61,11 +62,15 @@ class Detection(Task):
         The six numbers are left, top, right and bottom as shares of the input, score, and class.
         """
         probabilities, boxes = self._read_queries(outputs)
-        finite = find_finite_samples(outputs)
+        finite = self.find_finite_answers(outputs)
         return [
             self._choose_best(p, b) if usable else np.zeros((0, 6))
             for p, b, usable in zip(probabilities, boxes, finite, strict=True)
         ]
+
+    def select_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the scores and the boxes."""
+        return {name: outputs[name] for name in self._find_queries(outputs)}
 
     def compare_pair(self, reference: Array, deployed: Array) -> float:
         """Return the F1 of the confident boxes of both sides, matched with overlapping boxes of the same class.
@@ -88,7 +93,7 @@ class Detection(Task):
         classes = self._read_queries(outputs)[0].shape[2]
         truth = [_check_boxes(label, classes) for label in labels]
         values = _coco.match_boxes(answers, truth, self.max_detections, classes)
-        return PerSample(values, answers, find_finite_samples(outputs))
+        return PerSample(values, answers, self.find_finite_answers(outputs))
 
     def weighted_metrics(self, values: Values) -> WeightedMetrics:
         """Return a function for mAP in percent: over overlaps from 0.5 to 0.95, at 0.5, and at 0.75.
@@ -141,9 +146,11 @@ class Detection(Task):
 
     def _read_queries(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return probabilities (batch, queries, classes), and boxes (batch, queries, 4) by their corners."""
-        form = "(batch, queries, classes)"
-        logits = _outputs.choose_output(outputs, self.output, ("logits",), 3, form, _FIX).astype(np.float64)
-        boxes = _outputs.choose_output(outputs, self.boxes, ("pred_boxes",), 3, "(batch, queries, 4)", _FIX)
+        scores, places = self._find_queries(outputs)
+        logits, boxes = outputs[scores].astype(np.float64), outputs[places]
+        batch, queries = logits.shape[:2]
+        if boxes.shape == (batch, 4, queries) and queries != 4:
+            boxes = boxes.transpose(0, 2, 1)
         if boxes.shape != (*logits.shape[:2], 4):
             raise DataError(
                 f"the scores are {logits.shape} and the boxes {boxes.shape}: the model gives "
@@ -155,6 +162,12 @@ class Detection(Task):
         probabilities = expit(logits) if self.scores == "sigmoid" else softmax(logits, axis=-1)[..., :-1]
         centre, half = boxes[..., :2].astype(np.float64), boxes[..., 2:].astype(np.float64) / 2
         return probabilities, np.concatenate([centre - half, centre + half], axis=-1)
+
+    def _find_queries(self, outputs: Mapping[str, Array]) -> tuple[str, str]:
+        """Return the names of the scores and of the boxes."""
+        form = "(batch, queries, classes)"
+        scores = _outputs.find_output(outputs, self.output, ("logits",), 3, form, _FIX)
+        return scores, _outputs.find_output(outputs, self.boxes, ("pred_boxes",), 3, "(batch, queries, 4)", _FIX)
 
     def _choose_best(self, probabilities: Array, boxes: Array) -> Array:
         if self.scores == "sigmoid":

@@ -12,7 +12,7 @@ from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.session import Array
-from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, _outputs, check_count, find_finite_samples
+from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, _outputs, check_count
 
 _PERCENT = 100.0
 _PREFERRED = ("image_embeds", "pooler_output", "output")
@@ -48,6 +48,11 @@ class Embedding(Task):
         """Return the vector of each image, scaled to length 1."""
         return list(self._vectors(outputs))
 
+    def select_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the vectors, or the tokens that are pooled."""
+        name = self._find_vectors(outputs)
+        return {name: outputs[name]}
+
     def compare_pair(self, reference: Array, deployed: Array) -> float:
         """Return the cosine, or 0 if it is negative."""
         return float(np.clip(reference @ deployed, 0, 1))
@@ -56,7 +61,7 @@ class Embedding(Task):
         """Return the vector and the class of each image. A vector that is not finite becomes 0, far from all others."""
         vectors = self._vectors(outputs)
         check_count(len(vectors), labels)
-        finite = find_finite_samples(outputs)
+        finite = self.find_finite_answers(outputs)
         vectors = np.where(finite[:, None], vectors, 0.0)
         return PerSample({"vector": vectors, "label": np.asarray(labels)}, list(vectors), finite)
 
@@ -117,14 +122,16 @@ class Embedding(Task):
 
     def _vectors(self, outputs: Mapping[str, Array]) -> Array:
         """Return float64 vectors (batch, size) of length 1; a zero vector stays."""
-        flat = {name: self._pool(value) for name, value in outputs.items()}
-        preferred = [n for n in _PREFERRED if outputs.get(n, np.empty(0)).ndim == 2]
-        preferred += [name for name, value in outputs.items() if value.ndim == 2]
-        raw = _outputs.choose_output(flat, self.output, preferred, 2, "(batch, size) or (batch, tokens, size)", _FIX)
-        vectors = raw.astype(np.float64)
+        vectors = self._pool(outputs[self._find_vectors(outputs)]).astype(np.float64)
         lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
         unit: Array = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
         return unit
+
+    def _find_vectors(self, outputs: Mapping[str, Array]) -> str:
+        flat = {name: self._pool(value) for name, value in outputs.items()}
+        preferred = [n for n in _PREFERRED if outputs.get(n, np.empty(0)).ndim == 2]
+        preferred += [name for name, value in outputs.items() if value.ndim == 2]
+        return _outputs.find_output(flat, self.output, preferred, 2, "(batch, size) or (batch, tokens, size)", _FIX)
 
     def _pool(self, value: Array) -> Array:
         if value.ndim != 3:

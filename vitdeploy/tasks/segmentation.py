@@ -21,7 +21,6 @@ from vitdeploy.tasks import (
     _outputs,
     check_count,
     class_name,
-    find_finite_samples,
     format_share,
 )
 from vitdeploy.tasks._resize import find_best_classes
@@ -59,6 +58,10 @@ class Segmentation(Task):
         scores = self._scores(outputs)
         return list(scores.argmax(axis=1).astype(np.min_scalar_type(scores.shape[1])))
 
+    def select_outputs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the scores, or the queries and their masks."""
+        return {name: outputs[name] for name in self._find_scores(outputs)}
+
     def compare_pair(self, reference: Array, deployed: Array) -> float:
         """Return the share of pixels with the same class."""
         if reference.shape != deployed.shape:
@@ -74,7 +77,7 @@ class Segmentation(Task):
         """
         scores = self._scores(outputs)
         check_count(len(scores), labels)
-        finite = find_finite_samples(outputs)
+        finite = self.find_finite_answers(outputs)
         pairs = zip(scores, labels, finite, strict=True)
         counts = [self._count_pixels(image, label, usable=bool(usable)) for image, label, usable in pairs]
         return PerSample({"counts": np.array(counts)}, self.read_answers(outputs), finite)
@@ -163,10 +166,14 @@ class Segmentation(Task):
         return truth, valid
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
+        scores = [outputs[name] for name in self._find_scores(outputs)]
+        return scores[0] if len(scores) == 1 else _combine_queries(*scores)
+
+    def _find_scores(self, outputs: Mapping[str, Array]) -> tuple[str, ...]:
         if self.output is None and _QUERIES in outputs and _QUERY_MASKS in outputs:
-            return _combine_queries(outputs[_QUERIES], outputs[_QUERY_MASKS])
+            return _QUERIES, _QUERY_MASKS
         form = "(batch, classes, height, width)"
-        return _outputs.choose_output(outputs, self.output, ("logits", "out"), 4, form, _FIX)
+        return (_outputs.find_output(outputs, self.output, ("logits", "out"), 4, form, _FIX),)
 
 
 def _combine_queries(classes: Array, masks: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def test_runs_without_a_graph_where_none_can_be_captured(device: Device, given: 
         assert np.isfinite(session.run({"input": images()})["output_0"]).all()
         assert session.effective["cuda_graph"].startswith("no: ")
     assert trt.cuda.fakeLaunches() == launched
+
+
+def test_tensorrt_gives_outputs_in_the_manifests_order(device: Device, given: Given, tmp_path: Path) -> None:
+    device("10.3")
+    made = compiled(given(), tmp_path / "out")
+    with opened(made) as session:
+        own = session.run({"input": images()})
+    backwards = tuple(reversed(own))
+    with opened(replace(made, output_names=backwards)) as session:
+        turned = session.run({"input": images()})
+    assert tuple(turned) == backwards
+    names = tuple(f"given {number}" for number in range(len(own)))
+    with opened(replace(made, output_names=names)) as session:
+        renamed = session.run({"input": images()})
+    assert tuple(renamed) == names
+    for old, new in zip(own, names, strict=True):
+        np.testing.assert_array_equal(own[old], turned[old])
+        np.testing.assert_array_equal(own[old], renamed[new])
 
 
 def test_a_varying_batch_is_prepared_anew(device: Device, given: Given, tmp_path: Path) -> None:

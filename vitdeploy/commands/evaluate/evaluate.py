@@ -207,7 +207,8 @@ class _RunningSide:
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        outputs = self._session.run({self._input: self._feed(images)})
+        batched = tasks.find_batched(self._session.run({self._input: self._feed(images)}), len(images))
+        outputs = self._task.select_outputs(batched)
         statistics = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
         self.nonfinite += int((~statistics.finite).sum())
         self._values.append(statistics.values)

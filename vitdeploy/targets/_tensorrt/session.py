@@ -8,7 +8,7 @@ so that the time on the device is known separately from the time that a caller w
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from vitdeploy.errors import MeasureError, TargetUnavailable
-from vitdeploy.session import Array, Counters, Feeds, SequentialSession, closed_error, repeat
+from vitdeploy.session import Array, Counters, Feeds, SequentialSession, check_output_names, closed_error, repeat
+from vitdeploy.targets import Compiled
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.cuda import Cuda, CudaError
 from vitdeploy.targets._tensorrt.gpu import find_gpu
@@ -61,12 +62,21 @@ class TensorRTSession(SequentialSession):
         record: its record, which fits this machine.
         name: of the session.
         cuda: the GPU. The session closes it.
+        outputs: the names of the outputs, in the model's order; empty: the engine's names.
 
     Raises:
         TargetUnavailable: TensorRT cannot open it.
     """
 
-    def __init__(self, trt: ModuleType, plan: Path, record: EngineRecord, name: str, cuda: Cuda) -> None:
+    def __init__(
+        self,
+        trt: ModuleType,
+        plan: Path,
+        record: EngineRecord,
+        name: str,
+        cuda: Cuda,
+        outputs: Sequence[str] = (),
+    ) -> None:
         self._trt, self._cuda, self._plan = trt, cuda, plan
         self._turn = threading.Lock()
         self._log = BuildLog()
@@ -84,7 +94,9 @@ class TensorRTSession(SequentialSession):
                 f"{plan} does not open: {self._log.last_errors()}",
                 fix="Free some of the GPU's memory, or compile its bundle again on this machine.",
             )
-        self._inputs, self._outputs = self._list_tensors()
+        self._inputs, engine_names = self._list_tensors()
+        self._outputs = _name_outputs(engine_names, outputs)
+        """name -> name in the engine"""
         self._shared = cuda.integrated
         self._stream = cuda.create_stream()
         self._events = (cuda.create_event(), cuda.create_event())
@@ -113,7 +125,7 @@ class TensorRTSession(SequentialSession):
             self._copy_out()
             self._cuda.synchronize(self._stream)
             self.device_ms = self._cuda.elapsed_ms(*self._events)
-            return {name: self._buffers[name].array.copy() for name in self._outputs}
+            return {name: self._buffers[engine].array.copy() for name, engine in self._outputs.items()}
 
     def profile(self, feeds: Feeds) -> Counters | None:
         """Measure the time per kernel, in a second context without a CUDA graph."""
@@ -185,7 +197,7 @@ class TensorRTSession(SequentialSession):
                     f"{self._plan} does not take {name} of shape {list(shape)}",
                     fix="Use a batch size for which it was built: MIN to MAX of --batch.",
                 )
-        for name in (*self._inputs, *self._outputs):
+        for name in (*self._inputs, *self._outputs.values()):
             self._buffers[name] = self._allocate(name)
             self._context.set_tensor_address(name, self._buffers[name].device)
         for name in self._inputs:
@@ -242,7 +254,7 @@ class TensorRTSession(SequentialSession):
                 self._cuda.copy_to_device(buffer.device, buffer.host, buffer.array.nbytes, self._stream)
 
     def _copy_out(self) -> None:
-        for name in self._outputs:
+        for name in self._outputs.values():
             buffer = self._buffers[name]
             if not buffer.shared:
                 self._cuda.copy_to_host(buffer.host, buffer.device, buffer.array.nbytes, self._stream)
@@ -258,7 +270,17 @@ class TensorRTSession(SequentialSession):
         self._buffers, self._shapes = {}, {}
 
 
-def open_engine(trt: ModuleType, folder: Path, plan: str, name: str) -> TensorRTSession:
+def _name_outputs(engine_names: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Map the artifact's names of outputs, in its order, to the engine's: by name, or by index if they differ."""
+    named = check_output_names(engine_names, names)
+    return (
+        {name: name for name in named}
+        if set(named) == set(engine_names)
+        else dict(zip(named, engine_names, strict=True))
+    )
+
+
+def open_engine(trt: ModuleType, compiled: Compiled, name: str) -> TensorRTSession:
     """Open an engine on this machine's GPU.
 
     Raises:
@@ -266,12 +288,13 @@ def open_engine(trt: ModuleType, folder: Path, plan: str, name: str) -> TensorRT
             TensorRT reads it.
         ArtifactError: the engine has no readable record.
     """
+    folder, plan = compiled.folder, compiled.runs
     record = load_record(folder)
     gpu = find_gpu()
     check_record(record, Api(trt), gpu, folder / plan)
     cuda = Cuda()
     try:
-        session = TensorRTSession(trt, folder / plan, record, name, cuda)
+        session = TensorRTSession(trt, folder / plan, record, name, cuda, compiled.output_names)
     except BaseException:
         cuda.close()
         raise
