@@ -1,7 +1,7 @@
 """The folder on disk: a manifest, the files that it lists with their hashes, and the evidence beside them.
 
-A folder appears complete or not at all: it is written beside its place, synced, then renamed. Loading verifies every
-hash. It refuses a wrong hash, an unknown schema, and a path that leaves the folder.
+A folder appears complete or not at all: it is written beside its place, synced, then exchanged with what is there.
+Loading verifies every hash. It refuses a wrong hash, an unknown schema, and a path that leaves the folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from vitdeploy.artifact import schema1
 from vitdeploy.artifact.contents import FileState, check_unchanged, file_digest, read_plain, verify_contents
 from vitdeploy.artifact.layout import EVIDENCE, MANIFEST
+from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.manifest import (
     SCHEMA,
     Attempt,
@@ -32,7 +33,8 @@ from vitdeploy.artifact.manifest import (
     TensorSpec,
     Trial,
 )
-from vitdeploy.artifact.staging import DISK_FULL, atomic_file, atomic_folder, refuse_existing
+from vitdeploy.artifact.staging import DISK_FULL, atomic_folder, recover, refuse_existing
+from vitdeploy.artifact.temporary import atomic_file
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Evidence, FileEntry
 from vitdeploy.frozen import replace
@@ -65,6 +67,7 @@ __all__ = [
 
 _LARGEST_MANIFEST = 64 << 20
 _LARGEST_EVIDENCE = 256 << 20  # a bench keeps all samples
+_UNWRITABLE = "Make the folder writable, free some space, or give another folder for it with --evidence DIR."
 
 EvidenceT = TypeVar("EvidenceT", bound=Evidence)
 
@@ -79,6 +82,7 @@ class Artifact:
         digest: the sha256 of the manifest; evidence names the manifest by it.
         model: the model as the user gave it, whose code may run; None if only the manifest names it.
         states: the state of each file when it was hashed; empty if the files were not hashed.
+        evidence_folder: where evidence is written, and read from first; None: the artifact's own folder.
     """
 
     path: Path
@@ -86,6 +90,7 @@ class Artifact:
     digest: str
     model: ModelSpec | None = None
     states: Mapping[str, FileState] = field(default_factory=dict, repr=False, compare=False)
+    evidence_folder: Path | None = None
 
     @property
     def random_weights(self) -> bool:
@@ -104,35 +109,86 @@ class Artifact:
         """
         check_unchanged(self.path, self.states)
 
+    def beside(self, name: str) -> Path:
+        """Return the path at which a piece of evidence, its raw data or the report is written."""
+        return (self.evidence_folder or self.path) / name
+
     def read_evidence(self, kind: type[EvidenceT]) -> tuple[EvidenceT | None, str]:
         """Return the stored evidence of this kind; or None, and the reason why there is none about this manifest."""
-        path = self.path / kind.file
+        content, reason = self.read_raw(kind.file, _LARGEST_EVIDENCE)
+        if content is None:
+            return None, reason
         try:
-            evidence = kind.model_validate_json(read_plain(path, _LARGEST_EVIDENCE))
-        except FileNotFoundError:
-            return None, f"there is no {path.name}"
-        except (OSError, ArtifactError, ValidationError) as error:
-            return None, f"{path.name} cannot be read: {str(error).splitlines()[0]}"
+            evidence = kind.model_validate_json(content)
+        except ValidationError as error:
+            return None, f"{kind.file} cannot be read: {str(error).splitlines()[0]}"
         if evidence.manifest != self.digest:
-            return None, f"{path.name} is about another manifest"
+            return None, f"{kind.file} is about another manifest"
         return evidence, ""
 
-    def write_evidence(self, evidence: EvidenceT) -> EvidenceT:
-        """Store evidence in the folder, completely or not at all. Return it with the digest of the manifest.
+    def read_raw(self, name: str, limit: int) -> tuple[bytes | None, str]:
+        """Return a file beside the artifact, of at most `limit` bytes; or None, and the reason why there is none.
+
+        The evidence folder comes first. What it does not have is read from the artifact's own folder.
+        """
+        for path in dict.fromkeys((self.beside(name), self.path / name)):
+            try:
+                return read_plain(path, limit), ""
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, ArtifactError) as error:
+                return None, f"{name} cannot be read: {str(error).splitlines()[0]}"
+        return None, f"there is no {name}"
+
+    def write_evidence(self, evidence: EvidenceT, raw: Mapping[str, bytes] | None = None) -> EvidenceT:
+        """Store evidence, completely or not at all. Return it with the digest of the manifest.
+
+        Args:
+            evidence: a piece of evidence.
+            raw: the raw data that it is computed from, by file name. It is written first, because the evidence names
+                its sha256: if only the raw data was replaced, the older evidence does not fit it, and is refused.
 
         Raises:
-            ArtifactError: the file cannot be written.
+            ArtifactError: a file cannot be written, or the artifact was replaced by another one meanwhile.
         """
         evidence = replace(evidence, manifest=self.digest)
-        path = self.path / evidence.file
-        try:
-            with atomic_file(path) as temporary:
-                temporary.write_text(evidence.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ArtifactError(
-                f"{path} cannot be written: {error.strerror}", fix="Make the folder writable, or free some space."
-            ) from None
+        text = (evidence.model_dump_json(indent=1) + "\n").encode()
+        self.write_beside({**(raw or {}), evidence.file: text})
         return evidence
+
+    def write_beside(self, files: Mapping[str, bytes]) -> None:
+        """Write files about this artifact beside it, by name. Processes that write take turns.
+
+        Evidence never gets into another artifact than the one that it is about. A temporary file is made first, then
+        the manifest is compared. If the folder is exchanged after that, the temporary file went with the older one.
+
+        Raises:
+            ArtifactError: a file cannot be written, or the artifact was replaced by another one meanwhile.
+        """
+        with locked(self.path / MANIFEST):
+            for name, content in files.items():
+                path = self.beside(name)
+                try:
+                    if self.evidence_folder is not None:
+                        self.evidence_folder.mkdir(parents=True, exist_ok=True)
+                    with atomic_file(path) as temporary:
+                        temporary.write_bytes(content)
+                        self._check_in_place()
+                except OSError as error:
+                    self._check_in_place()
+                    raise ArtifactError(f"{path} cannot be written: {error.strerror}", fix=_UNWRITABLE) from None
+
+    def _check_in_place(self) -> None:
+        """Raise an ArtifactError if another artifact has taken the place of this one."""
+        try:
+            content = read_plain(self.path / MANIFEST, _LARGEST_MANIFEST)
+        except (OSError, ArtifactError):
+            content = b""
+        if hashlib.sha256(content).hexdigest() != self.digest:
+            raise ArtifactError(
+                f"{self.path} was replaced by another artifact while this command ran, so nothing was written into it",
+                fix="Run the command again.",
+            )
 
 
 def load(path: Path, *, verify: bool = True) -> Artifact:
@@ -146,6 +202,8 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
         ArtifactError: there is no such folder, it is not an artifact, it has another schema, or a file differs from
             the manifest or is not listed in it.
     """
+    if not path.exists():
+        recover(path)
     try:
         raw = read_plain(path / MANIFEST, _LARGEST_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):

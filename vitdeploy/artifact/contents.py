@@ -19,8 +19,8 @@ from vitdeploy.evidence import FileEntry
 
 _BESIDE = {MANIFEST, REPORT, *EVIDENCE, *SIGNATURES}
 """Files that the manifest does not list."""
-_UNFINISHED = re.compile(rf"\.({'|'.join(map(re.escape, sorted(_BESIDE)))})\.partial-\d+")
-"""One of them while another process writes it: see `staging.atomic_file`."""
+_UNFINISHED = re.compile(rf"\.({'|'.join(map(re.escape, sorted(_BESIDE)))})\.partial-[0-9a-f]+")
+"""One of them while another process writes it: see `temporary.atomic_file`."""
 _DISTRUST = "Do not use it: somebody has changed it."
 _GRAPHS = ".onnx"
 _CHUNK_BYTES = 1 << 20

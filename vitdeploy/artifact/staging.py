@@ -1,20 +1,39 @@
-"""Write folders and files that appear complete or not at all: beside their place first, synced, then renamed."""
+"""Write folders that appear complete or not at all: beside their place first, synced, then exchanged with it.
+
+    .NAME.partial-RANDOM   a new folder, or an old one that is being removed; a live process has locked it
+    .NAME.old-RANDOM       the folder that a new one is replacing, where two names cannot be exchanged in one step
+
+The lock on the parent folder is held while one of them is created, takes its place, or is put back.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vitdeploy.artifact.layout import MANIFEST
+from vitdeploy.artifact.locks import locked
+from vitdeploy.artifact.renames import exchange, rename_new
+from vitdeploy.artifact.temporary import (
+    OLD,
+    PARTIAL,
+    create_folder,
+    find_hidden,
+    hidden_name,
+    remove,
+    remove_abandoned,
+    sync_folder,
+)
 from vitdeploy.errors import ArtifactError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BELOW_BYTES = 1 << 20  # with less free space, any failed write is reported as a full disk
+_ELSEWHERE = "Choose another folder with -o."
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
@@ -23,9 +42,88 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     Raises:
         ArtifactError: the folder exists and may not be replaced.
     """
+    recover(out)
+    _refuse_existing(out, force=force)
+
+
+@contextmanager
+def atomic_folder(
+    out: Path, *, force: bool = False, replaces: str | None = None, durable: bool = True
+) -> Iterator[Path]:
+    """Yield a new folder beside `out`. It becomes `out` when the block ends well, and is removed otherwise.
+
+    Whether `out` may be replaced is asked before the block, and again when it is replaced.
+
+    Args:
+        out: the place of the folder.
+        force: replace an artifact that is there.
+        replaces: the digest of the manifest that may be replaced; None: any.
+        durable: sync every file to the disk first. A cache does not need that.
+
+    Raises:
+        ArtifactError: `out` exists (see `refuse_existing`), another process is writing it, it may not be written, or
+            the disk is full.
+    """
+    out = out.absolute()
+    refuse_existing(out, force=force)
+    new_parents = _make_parents(out.parent)
+    folder, handle, is_filled = None, None, False
+    try:
+        folder, handle = _create(out, force=force)
+        yield folder
+        is_filled = True
+        if durable:
+            _sync(folder)
+        _move(folder, out, force=force, replaces=replaces)
+    except BaseException as error:
+        full = _is_disk_full(error, out.parent)  # before the removal frees space
+        if folder is not None:
+            remove(folder)
+        for parent in new_parents:
+            with suppress(OSError):
+                parent.rmdir()
+        if (explained := _explain(error, out, full=full, is_ours=folder is None or is_filled)) is not None:
+            raise explained from error
+        raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def recover(out: Path) -> bool:
+    """Put back a folder that a killed process had moved away to replace it. Return True if `out` exists now.
+
+    Raises:
+        ArtifactError: it cannot be moved.
+    """
+    if os.path.lexists(out):
+        return True
+    out = out.absolute()
+    if not find_hidden(out.parent, out.name, OLD):
+        return False
+    with locked(out.parent):  # a live process that is replacing it holds the lock
+        olds = () if os.path.lexists(out) else find_hidden(out.parent, out.name, OLD)
+        for old in olds:
+            inside = old / out.name  # where version 0.1 put it
+            place = inside if (inside / MANIFEST).exists() else old
+            try:
+                rename_new(place, out)
+                sync_folder(out.parent)
+            except OSError as error:
+                raise ArtifactError(
+                    f"a killed process has left {out} as {place}, which cannot be renamed: {error.strerror}",
+                    fix="Rename it yourself.",
+                ) from None
+            if place != old:
+                remove(old)
+            break
+    return os.path.lexists(out)
+
+
+def _refuse_existing(out: Path, *, force: bool) -> None:
     file = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
     if file is not None:
-        raise ArtifactError(f"{out} cannot be a folder: {file} is a file", fix="Choose another folder with -o.")
+        raise ArtifactError(f"{out} cannot be a folder: {file} is a file", fix=_ELSEWHERE)
     if not os.path.lexists(out):
         return
     if not force:
@@ -39,50 +137,18 @@ def refuse_existing(out: Path, *, force: bool) -> None:
         )
 
 
-@contextmanager
-def atomic_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside `out`. It becomes `out` when the block ends well, and is removed otherwise.
-
-    Raises:
-        ArtifactError: `out` exists (see `refuse_existing`), may not be written, or the disk is full.
-    """
-    out = out.absolute()
-    refuse_existing(out, force=force)
-    new_parents = _make_parents(out.parent)
-    folder: Path | None = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        folder.chmod(0o755)  # mkdtemp's 0700 would keep a CI user from reading what another user exported
-        yield folder
-        _sync(folder)
-        _replace(folder, out)
-    except BaseException as error:
-        full = _is_disk_full(error, out.parent)  # before the removal frees space
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        for parent in new_parents:
-            with suppress(OSError):
-                parent.rmdir()
-        if full:
+def _create(out: Path, *, force: bool) -> tuple[Path, int | None]:
+    """Create and lock the new folder, and remove those that dead processes have left."""
+    with locked(out.parent):
+        _refuse_existing(out, force=force)
+        if remove_abandoned(out.parent, out.name):
             raise ArtifactError(
-                f"the disk of {out.parent} is full", fix="Free some space, or choose another folder with -o."
-            ) from error
-        if isinstance(error, PermissionError):
-            raise ArtifactError(
-                f"no permission to write {error.filename}", fix="Choose another folder with -o."
-            ) from None
-        raise
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`. It becomes `path` when the block ends well, and is removed otherwise."""
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                f"another process is writing {out}", fix="Wait until it ends, or choose another folder with -o."
+            )
+        if os.path.lexists(out):  # else it is the only copy, and `recover` puts it back
+            for old in find_hidden(out.parent, out.name, OLD):
+                remove(old)
+        return create_folder(out)
 
 
 def _make_parents(folder: Path) -> list[Path]:
@@ -91,37 +157,80 @@ def _make_parents(folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(
-            f"{folder} cannot be created: {error.strerror}", fix="Choose another folder with -o."
-        ) from None
+        raise ArtifactError(f"{folder} cannot be created: {error.strerror}", fix=_ELSEWHERE) from None
     return missing
 
 
 def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        if path.is_file() or path == folder:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    """Write all files of a folder, and the lists of its folders, to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
-def _replace(folder: Path, out: Path) -> None:
-    """Move `folder` to `out`. An older `out` is removed only after the new one is in place."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
+def _move(folder: Path, out: Path, *, force: bool, replaces: str | None) -> None:
+    """Let `folder` take the place of `out`, if that is still allowed, and remove an older one."""
+    with locked(out.parent):
+        _refuse_existing(out, force=force)
+        if replaces is not None:
+            _check_same(out, replaces)
+        old = _replace(folder, out)
+        sync_folder(out.parent)
+    if old is not None:
+        remove(old)
+
+
+def _check_same(out: Path, digest: str) -> None:
     try:
-        out.rename(old / out.name)
+        found = hashlib.sha256((out / MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        found = ""
+    if found != digest:
+        raise ArtifactError(
+            f"{out} was replaced by another process meanwhile", fix="Run the command again, or choose another folder."
+        )
+
+
+def _replace(folder: Path, out: Path) -> Path | None:
+    """Move `folder` to `out`. Return the name that an older `out` has now, for removal."""
+    if not os.path.lexists(out):
+        try:
+            rename_new(folder, out)
+        except FileExistsError:
+            raise ArtifactError(f"another process has just written {out}", fix=_ELSEWHERE) from None
+        return None
+    if exchange(folder, out):
+        return folder
+    old = out.with_name(hidden_name(out.name, OLD))
+    try:
+        out.rename(old)  # from here to the next line only `recover` finds it
         folder.rename(out)
     except BaseException:
-        if not out.exists():
-            (old / out.name).rename(out)
+        if not os.path.lexists(out):
+            old.rename(out)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    removed = out.with_name(hidden_name(out.name, PARTIAL))
+    old.rename(removed)
+    return removed
+
+
+def _explain(error: BaseException, out: Path, *, full: bool, is_ours: bool) -> ArtifactError | None:
+    """Return the error in words of a user, if it is about writing the folder. `is_ours`: no caller's code raised it."""
+    if full:
+        return ArtifactError(
+            f"the disk of {out.parent} is full", fix="Free some space, or choose another folder with -o."
+        )
+    if isinstance(error, PermissionError):
+        return ArtifactError(f"no permission to write {error.filename}", fix=_ELSEWHERE)
+    file = error.filename if isinstance(error, OSError) else None
+    is_inside = isinstance(file, str) and Path(file).is_relative_to(out.parent)
+    if isinstance(error, OSError) and (is_ours or is_inside):
+        return ArtifactError(f"{out} cannot be written: {error.strerror or error}", fix=f"Check the disk. {_ELSEWHERE}")
+    return None
 
 
 def _is_disk_full(error: BaseException, folder: Path) -> bool:

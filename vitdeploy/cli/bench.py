@@ -51,6 +51,7 @@ def bench(
     ] = False,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
+    evidence: options.EvidenceFolder = None,
     host: options.HostName = None,
 ) -> None:
     """Measure latency and speed-up over FP32 PyTorch.
@@ -58,7 +59,6 @@ def bench(
     The artifact and its reference are timed in turns, so that changes of the machine's speed affect both. The speed-up
     has a 95 % confidence interval. Memory, start-up and size are measured too.
     """
-    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.bench.bench import Plan, parse_batches
     from vitdeploy.commands.bench.bench import bench as run_bench
     from vitdeploy.render import bench_tables
@@ -72,7 +72,7 @@ def bench(
         streams=streams,
         profile=profile,
     )
-    loaded = [load_artifact(path) for path in artifacts]
+    loaded = [options.load_artifact(path, None if number else evidence) for number, path in enumerate(artifacts)]
     if host is not None:
         if model is not None or trust_code:
             raise typer.BadParameter("it is not sent to the host.", param_hint="--model" if model else "--trust-code")

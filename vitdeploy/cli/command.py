@@ -102,7 +102,8 @@ def run_app(app: typer.Typer) -> NoReturn:
     """Run the command line of this process and exit with its code.
 
     Libraries print to stdout, from Python and from C++. So during the run the descriptor of stdout leads to stderr, and
-    results go to a copy of the real stdout. SIGTERM works like Ctrl-C, so that a cancelled CI job cleans up too.
+    results go to a copy of the real stdout. SIGTERM works like Ctrl-C, so that a cancelled CI job cleans up too;
+    so does SIGHUP, which a closed terminal or a lost connection sends.
     """
     global _results  # a process has only one stdout
     if not _only_prints_help(sys.argv[1:]):
@@ -120,7 +121,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     sys.exit(0)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants

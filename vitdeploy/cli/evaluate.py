@@ -58,6 +58,7 @@ def eval_(
     ] = None,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
+    evidence: options.EvidenceFolder = None,
     host: options.HostName = None,
 ) -> None:
     """Measure accuracy, and compare it with FP32 PyTorch on the same images.
@@ -65,13 +66,12 @@ def eval_(
     Both models answer the same images, so that the accuracy drop has a narrow confidence interval. With --host the
     reference runs here and the artifact there.
     """
-    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.evaluate import evaluate as commands_evaluate
     from vitdeploy.render import tables
 
     if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
         raise typer.BadParameter("give only one of these.", param_hint="--reference, --save-reference and --host")
-    loaded = options.give_model(load_artifact(artifact), model, trust_code=trust_code)
+    loaded = options.give_model(options.load_artifact(artifact, evidence), model, trust_code=trust_code)
     if save_reference is not None:
         saved = commands_evaluate.save_reference(loaded, data, save_reference, console, limit=limit)
         console.show(saved, f"saved {saved.samples:,} answers of {saved.name} to {save_reference}")

@@ -23,7 +23,7 @@ def _limit(metavar: str, text: str) -> Any:
     groups={
         "Limits": ["max_drop", "min_speedup", "min_fused", "max_size", "max_memory"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
-        "Files": ["junit", "markdown"],
+        "Files": ["evidence", "junit", "markdown"],
     },
     examples=[
         "vitdeploy gate deit --max-drop 0.5 --min-speedup 1.2 --min-fused 100",
@@ -68,6 +68,7 @@ def gate(
             show_default=False,
         ),
     ] = None,
+    evidence: options.EvidenceFolder = None,
     junit: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the checks as JUnit XML, for CI systems.", show_default=False),
@@ -87,7 +88,6 @@ def gate(
     Run `vitdeploy eval` and `vitdeploy bench` first. Limits in the recipe apply too; options override them. In GitHub
     Actions, failed checks appear as annotations.
     """
-    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.gate import gate as run_gate
     from vitdeploy.render import tables
 
@@ -101,7 +101,7 @@ def gate(
         "max_growth_pct": max_growth,
     }
     verdict = run_gate(
-        load_artifact(artifact),
+        options.load_artifact(artifact, evidence),
         limits,
         console,
         baseline=baseline,

@@ -37,6 +37,7 @@ def inspect(
     ] = None,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
+    evidence: options.EvidenceFolder = None,
     no_cache: options.NoCache = False,
 ) -> None:
     """Show what the compiler did: fused attention, precisions, sizes.
@@ -47,12 +48,11 @@ def inspect(
     for name, value in {"--calibration": calibration, "--model": model, "--trust-code": trust_code}.items():
         if value and not sensitivity:
             raise typer.BadParameter("it is only used with --sensitivity.", param_hint=name)
-    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.inspect.inspect import inspect as run_inspect
     from vitdeploy.frozen import replace
 
-    loaded = load_artifact(artifact)
+    loaded = options.load_artifact(artifact, evidence)
     audit = run_inspect(loaded)
     if sensitivity:
         from vitdeploy.commands.inspect.sensitivity import measure_sensitivity

@@ -173,6 +173,16 @@ TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Run the code that the artifact names. Only for artifacts that you trust."),
 ]
+EvidenceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--evidence",
+        metavar="DIR",
+        help="The folder for evidence, such as of a read-only artifact: it is written there and read there first. "
+        "Default: the artifact's own folder.",
+        show_default=False,
+    ),
+]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Export the model from PyTorch again, and do not reuse an earlier export of it."),
@@ -238,6 +248,28 @@ Streams = Annotated[
 def find_scenario(name: str) -> Scenario:
     """Return the scenario with a name that `one_of` has accepted."""
     return next(scenario for scenario in _SCENARIOS if scenario == name)
+
+
+def load_artifact(path: Path, evidence: Path | None) -> Artifact:
+    """Load an artifact whose evidence is kept in the folder `evidence`; None: in its own folder.
+
+    Raises:
+        ArtifactError: the folder is damaged, or is not an artifact.
+        UsageError: `evidence` is another artifact.
+    """
+    from vitdeploy import artifact as artifacts
+    from vitdeploy.errors import UsageError
+
+    artifact = artifacts.load(path)
+    if evidence is None or evidence.resolve() == path.resolve():
+        return artifact
+    if (evidence / artifacts.MANIFEST).exists():
+        raise UsageError(
+            f"--evidence {evidence} is an artifact, and {path} is another one", fix="Give a folder of its own."
+        )
+    if evidence.exists() and not evidence.is_dir():
+        raise UsageError(f"--evidence {evidence} is a file", fix="Give a folder.")
+    return dataclasses.replace(artifact, evidence_folder=evidence)
 
 
 def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Artifact:

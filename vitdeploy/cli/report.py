@@ -32,7 +32,7 @@ def report(
             "-o",
             "--output",
             metavar="FILE",
-            help="The HTML file to write. Default: report.html in the first DIR.",
+            help="The HTML file to write. Default: report.html in the first DIR, or in --evidence.",
             show_default=False,
         ),
     ] = None,
@@ -49,17 +49,17 @@ def report(
     ] = 3,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
+    evidence: options.EvidenceFolder = None,
     no_cache: options.NoCache = False,
 ) -> None:
     """Write all evidence into one HTML page, which needs no network.
 
     The page has the verdict of gate and a section for each kind of evidence. Empty sections name the command to run.
     """
-    from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.report.report import report as run_report
 
-    loaded = [load_artifact(path) for path in artifacts]
+    loaded = [options.load_artifact(path, None if number else evidence) for number, path in enumerate(artifacts)]
     loaded[0] = options.give_model(loaded[0], model, trust_code=trust_code)
     cache = options.open_cache(no_cache=no_cache)
     page = run_report(loaded, output, console, images=images, data=data, cache=cache)

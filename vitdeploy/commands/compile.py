@@ -50,7 +50,8 @@ def compile_bundle(
     _check_calibrated(bundle)
     target.require()
     in_place = out is None or out.absolute() == source.absolute()
-    with artifacts.atomic_folder(out or source, force=force or in_place) as folder:
+    replaces = bundle.digest if in_place else None
+    with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:
         for entry in bundle.manifest.files:
             if is_in_bundle(entry.path):
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)

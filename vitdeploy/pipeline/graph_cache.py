@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +18,10 @@ from platformdirs import user_cache_path
 from pydantic import ValidationError
 
 from vitdeploy import environment
-from vitdeploy.artifact import ExportRecord
+from vitdeploy.artifact import ExportRecord, atomic_folder
+from vitdeploy.artifact.locks import locked
+from vitdeploy.artifact.temporary import remove_abandoned
+from vitdeploy.errors import ArtifactError
 from vitdeploy.recipe import Batch
 from vitdeploy.sources import LoadedModel
 
@@ -60,14 +62,12 @@ class GraphCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             if _FREE_SHARE * size > shutil.disk_usage(self.folder).free or size > self._most_bytes:
                 return
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".partial-") as partial:
-                inside = Path(partial) / key
-                inside.mkdir()
+            # It fails if another process stores the same graph.
+            with suppress(ArtifactError), atomic_folder(self.folder / key, durable=False) as inside:
                 for file in files:
                     shutil.copyfile(file, inside / file.name.replace(graph.name, _GRAPH, 1))
                 (inside / _RECORD).write_text(record.model_dump_json(), encoding="utf-8")
-                inside.rename(self.folder / key)  # fails if another process has stored it meanwhile
-        with suppress(OSError):
+        with suppress(OSError, ArtifactError):
             self._drop_oldest()
 
     def discard(self, key: str) -> None:
@@ -75,6 +75,8 @@ class GraphCache:
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def _drop_oldest(self) -> None:
+        with locked(self.folder):
+            remove_abandoned(self.folder)
         places = [place for place in self.folder.iterdir() if not place.name.startswith(".")]
         sizes = {place: sum(file.stat().st_size for file in place.iterdir()) for place in places}
         total = sum(sizes.values())

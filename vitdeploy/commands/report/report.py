@@ -83,8 +83,9 @@ def report(
     Raises:
         UsageError: the file cannot be written, or Jinja is not installed.
     """
-    out = out or artifacts[0].file(REPORT)
-    _check_place(out, artifacts)
+    place = out or artifacts[0].beside(REPORT)
+    if out is not None:
+        _check_place(out, artifacts)
     if not is_available():
         raise UsageError("jinja2 is not installed", fix="pip install 'vitdeploy[report]'.")
     subjects = [_make_subject(artifact) for artifact in artifacts]
@@ -93,18 +94,25 @@ def report(
         subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "attention": missing})
     page = compose(subjects, maps)
     text = html.render(page).encode()
-    try:
-        with atomic_file(out) as temporary:
-            temporary.write_bytes(text)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Choose another file with -o.") from None
+    if out is None:
+        artifacts[0].write_beside({REPORT: text})
+    else:
+        _write(out, text)
     states = tuple(
         SectionState(name=s.name, state="shown")
         if s.missing is None
         else SectionState(name=s.name, state="missing", missing=s.missing.why, fix=s.missing.fix)
         for s in page.sections
     )
-    return Reported(report=str(out), bytes=len(text), verdict=page.head.verdict, sections=states)
+    return Reported(report=str(place), bytes=len(text), verdict=page.head.verdict, sections=states)
+
+
+def _write(out: Path, text: bytes) -> None:
+    try:
+        with atomic_file(out) as temporary:
+            temporary.write_bytes(text)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Choose another file with -o.") from None
 
 
 def _check_place(out: Path, artifacts: Sequence[Artifact]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vitdeploy.artifact.staging import atomic_file
+from vitdeploy.artifact import atomic_file
 from vitdeploy.remote.messages import ClockSettings
 
 _TIMEOUT_S = 30

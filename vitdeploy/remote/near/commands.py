@@ -99,7 +99,8 @@ def compile_on(
         files = _files_of(bundle, "bundle")
         words = ["compile", "bundle", "-o", "artifact", *_to_words(flags)]
         job, end = _run(device, words, files, source, host.clocks)
-        with artifacts.atomic_folder(out or source, force=force or in_place) as folder:
+        replaces = bundle.digest if in_place else None
+        with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:
             device.fetch(job, "artifact", folder, known=[path for path, _ in files])
             _check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
