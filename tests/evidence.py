@@ -48,3 +48,30 @@ def evaluation(lower: float = -0.1, drop: float = 0.1, upper: float = 0.3, **mor
     }
     facts = {"task": "classification", "n": 10_000, "agreement": 0.98, "flips": 200, "p_value": 0.4, "metrics": metrics}
     return Eval(**(facts | {"discordance": 0.02, "data_digest": "data", "manifest": MANIFEST} | more))
+
+
+def timed_bench(artifact: Any, ratio: float, *doubts: str, against: str = "pytorch-fp32", noise: float = 0.0) -> Bench:
+    """A bench of an artifact whose figures follow from its samples: 12 rounds of two blocks, no variation."""
+    from vitdeploy.evidence import BlockState
+    from vitdeploy.measure.latency import compute_figures
+    from vitdeploy.runtime.provenance import describe_provenance
+
+    rounds = (2,) * 12
+    slow = tuple((10.0 + noise * (i % 3), 10.0, 10.1) for i in range(24))
+    fast = tuple(tuple(sample / ratio for sample in block) for block in slow)
+    own = f"{artifact.manifest.target.kind}-{artifact.manifest.target.precision}"
+    sides: tuple[Any, ...] = ((against, slow, None, ""), (own, fast, slow, artifact.digest))
+    runs = tuple(
+        Run(
+            name=name, batch=1, threads=2, blocks=blocks, rounds=rounds, manifest=manifest,
+            role="artifact" if manifest else "reference",
+            **compute_figures(blocks, rounds, 1, reference)._asdict(),
+        )
+        for name, blocks, reference, manifest in sides
+    )  # fmt: skip
+    state = BlockState(others=0.0, steal=0.0, switches=10.0, mhz=None)
+    origin = describe_provenance(artifact.manifest, 2)
+    return Bench(
+        valid=not doubts, doubts=doubts, runs=runs, machine=origin.machine, manifest=artifact.digest,
+        provenance=origin, conditions={1: (state,) * 24}, seconds=1.0,
+    )  # fmt: skip

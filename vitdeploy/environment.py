@@ -51,6 +51,12 @@ class Host(BaseModel):
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     @property
+    def hardware(self) -> str:
+        """A short digest of the facts that stay the same when cores or the power mode of a machine are limited."""
+        facts = json.dumps([self.cpu, self.isa, self.gpu, self.jetpack])
+        return hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+    @property
     def int8_dot_product(self) -> bool:
         """True if one instruction adds u8 x s8 products in int32 (VNNI, AMX, or Arm's dot product).
 

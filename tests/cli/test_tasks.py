@@ -52,6 +52,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other scenes than those of `data`: images that calibrated an artifact prove nothing about it."""
+    return scenes.write(tmp_path_factory.mktemp("scenes") / "calibration", IMAGES, first=1000) / "images"
+
+
+@pytest.fixture(scope="session")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes in class folders."""
     return scenes.write_classes(tmp_path_factory.mktemp("scenes") / "classes", 12)
@@ -73,10 +79,12 @@ def export(model: str, out: Path, *words: object) -> Path:
     ("target", "precision"), [("onnxruntime", "fp32"), pytest.param("openvino", "int8", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("name", list(HF))
-def test_models_of_transformers(name: str, target: str, precision: str, data: Path, tmp_path: Path) -> None:
+def test_models_of_transformers(
+    name: str, target: str, precision: str, data: Path, calibration: Path, tmp_path: Path
+) -> None:
     case = HF[name]
     out = export(
-        case.model, tmp_path / "out", "--target", target, "--precision", precision, "--calibration", data / "images"
+        case.model, tmp_path / "out", "--target", target, "--precision", precision, "--calibration", calibration
     )
     found = answer(run("eval", out, "--data", data, "--json"))
     assert (found["task"], found["n"], found["doubts"]) == (case.task, IMAGES, [])

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from vitdeploy.artifact import schema1
 from vitdeploy.artifact.contents import FileState, check_unchanged, file_digest, read_plain, verify_contents
-from vitdeploy.artifact.layout import EVIDENCE, MANIFEST
+from vitdeploy.artifact.layout import EVIDENCE, MANIFEST, RAW
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.manifest import (
     SCHEMA,
@@ -67,7 +67,11 @@ __all__ = [
 
 _LARGEST_MANIFEST = 64 << 20
 _LARGEST_EVIDENCE = 256 << 20  # a bench keeps all samples
+_LARGEST_RAW = 512 << 20  # eval.samples.npz of a million images
 _UNWRITABLE = "Make the folder writable, free some space, or give another folder for it with --evidence DIR."
+
+_VERDICTS = ("gate.json",)
+"""Evidence that contains the digest of the other evidence."""
 
 EvidenceT = TypeVar("EvidenceT", bound=Evidence)
 
@@ -126,6 +130,14 @@ class Artifact:
             return None, f"{kind.file} is about another manifest"
         return evidence, ""
 
+    def read_recipe_digest(self) -> str:
+        """Return the digest of the recipe as manifest.json has it, whatever keys a recipe has by now; else empty."""
+        try:
+            recipe = json.loads(read_plain(self.path / MANIFEST, _LARGEST_MANIFEST))["recipe"]
+        except (OSError, ArtifactError, ValueError, TypeError, KeyError, RecursionError):
+            return ""
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
     def read_raw(self, name: str, limit: int) -> tuple[bytes | None, str]:
         """Return a file beside the artifact, of at most `limit` bytes; or None, and the reason why there is none.
 
@@ -139,6 +151,15 @@ class Artifact:
             except (OSError, ArtifactError) as error:
                 return None, f"{name} cannot be read: {str(error).splitlines()[0]}"
         return None, f"there is no {name}"
+
+    def evidence_digest(self) -> str:
+        """Return one sha256 over the manifest and all evidence and raw data beside it, except the verdict."""
+        lines = [f"{MANIFEST} {self.digest}"]
+        for name in (*EVIDENCE, *RAW):
+            raw, _ = (None, "") if name in _VERDICTS else self.read_raw(name, _LARGEST_RAW)
+            if raw is not None:
+                lines.append(f"{name} {hashlib.sha256(raw).hexdigest()}")
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     def write_evidence(self, evidence: EvidenceT, raw: Mapping[str, bytes] | None = None) -> EvidenceT:
         """Store evidence, completely or not at all. Return it with the digest of the manifest.
@@ -227,7 +248,7 @@ def seal(folder: Path, manifest: Manifest) -> Artifact:
     entries = tuple(
         FileEntry(path=p.relative_to(folder).as_posix(), bytes=p.stat().st_size, sha256=file_digest(p))
         for p in paths
-        if p.relative_to(folder).as_posix() not in EVIDENCE
+        if p.relative_to(folder).as_posix() not in (*EVIDENCE, *RAW)
     )
     sealed = replace(manifest, files=entries)
     raw = (sealed.model_dump_json(indent=1) + "\n").encode()

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from vitdeploy.artifact.external_data import list_locations
-from vitdeploy.artifact.layout import EVIDENCE, MANIFEST, REPORT, SIGNATURES
+from vitdeploy.artifact.layout import EVIDENCE, MANIFEST, RAW, REPORT, SIGNATURES
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import FileEntry
 
-_BESIDE = {MANIFEST, REPORT, *EVIDENCE, *SIGNATURES}
+_BESIDE = {MANIFEST, REPORT, *EVIDENCE, *RAW, *SIGNATURES}
 """Files that the manifest does not list."""
 _UNFINISHED = re.compile(rf"\.({'|'.join(map(re.escape, sorted(_BESIDE)))})\.partial-[0-9a-f]+")
 """One of them while another process writes it: see `temporary.atomic_file`."""

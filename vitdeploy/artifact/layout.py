@@ -11,6 +11,10 @@ REFERENCE_FOLDER = "reference/"
 EXAMPLE = f"{REFERENCE_FOLDER}example.npz"
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "sensitivity.json")
 """Evidence about the artifact. The manifest does not list these files."""
+SAMPLES = "eval.samples.npz"
+"""The outcome of every sample that `eval.json` is about."""
+RAW = (SAMPLES,)
+"""Raw data beside the evidence. A piece of evidence names the sha256 of its own."""
 REPORT = "report.html"
 SIGNATURES = ("signature.json", "manifest.json.sig", "manifest.json.sigstore.json")
 """Names that are kept free for a signature of the manifest."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import base64
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from vitdeploy.evidence import Fact
+
+_DIGEST_BYTES = 8
+
+
+def encode_digests(digests: Iterable[int]) -> str:
+    """Return digests of images as `CalibrationData.samples`."""
+    return base64.b64encode(b"".join(digest.to_bytes(_DIGEST_BYTES, "little") for digest in digests)).decode()
 
 
 class CalibrationData(Fact):
@@ -20,6 +28,21 @@ class CalibrationData(Fact):
     images: int
     synthetic: bool = False
     doubts: tuple[str, ...] = ()
+    samples: str = ""
+    """The digest of each image (`data.dataset.digest_image`), 8 bytes little-endian each, in base64."""
+
+    @property
+    def sample_digests(self) -> tuple[int, ...]:
+        """The digests of the images; empty if they were not kept.
+
+        Raises:
+            ValueError: `samples` is not base64 of one digest for each image.
+        """
+        raw = base64.b64decode(self.samples, validate=True)
+        if raw and len(raw) != _DIGEST_BYTES * self.images:
+            raise ValueError(f"{len(raw):,} bytes are not the digests of {self.images:,} images")
+        starts = range(0, len(raw), _DIGEST_BYTES)
+        return tuple(int.from_bytes(raw[start : start + _DIGEST_BYTES], "little") for start in starts)
 
     def __str__(self) -> str:
         if self.synthetic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,31 +11,43 @@ from pathlib import Path
 from typing import Any
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import environment
-from vitdeploy.artifact import Artifact
+from vitdeploy import environment, precision, targets
+from vitdeploy.artifact import Artifact, EvidenceT
+from vitdeploy.artifact.layout import SAMPLES, SITES
 from vitdeploy.commands.bench.costs import measure_startup
 from vitdeploy.commands.inspect.inspect import inspect
-from vitdeploy.errors import TargetUnavailable, UsageError, VitdeployError
-from vitdeploy.evidence import Audit, Bench, Eval, Gate
+from vitdeploy.errors import MeasureError, TargetUnavailable, UsageError, VitdeployError
+from vitdeploy.evidence import Audit, Bench, Eval, Gate, Sensitivity
 from vitdeploy.frozen import parse, replace
+from vitdeploy.graph import structure as structures
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure import latency
+from vitdeploy.measure.samples import MAX_FILE_BYTES
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec
 from vitdeploy.render import github, junit, markdown
 from vitdeploy.render.summary import summarize
 from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session
-from vitdeploy.verdict import Before, Case, explain_incomparable, judge
+from vitdeploy.verdict import (
+    Before,
+    Case,
+    EvidenceName,
+    Examined,
+    Identity,
+    Stored,
+    examine,
+    explain_incomparable,
+    judge,
+    recompute_bench,
+)
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """The evidence stored beside an artifact, and reasons for missing pieces."""
+class Judged:
+    """The evidence beside an artifact: as it was stored, and as its raw data gives it."""
 
-    audit: Audit | None
-    bench: Bench | None
-    evaluation: Eval | None
-    missing: Mapping[str, str]
+    stored: Stored
+    examined: Examined
 
 
 def gate(
@@ -74,27 +87,51 @@ def gate(
     recipe_limits = artifact.manifest.recipe.gate.model_dump()
     overrides: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
     spec = parse(GateSpec, {**recipe_limits, **overrides}, where="limits")
-    stored = _read_evidence(artifact)
-    before = None if baseline is None else _read_before(baseline, artifact, stored.evaluation, progress)
-    verdict = artifact.write_evidence(judge(_make_case(artifact, stored), spec, before))
+    evidence = read_evidence(artifact)
+    before = None if baseline is None else _read_before(baseline, artifact, evidence.examined.evaluation, progress)
+    verdict = judge(_make_case(artifact, evidence), spec, before)
+    verdict = artifact.write_evidence(replace(verdict, digest=artifact.evidence_digest()))
     if junit_file is not None:
         junit.write(verdict, junit_file)
-    summary = summarize(stored.audit, stored.bench, stored.evaluation, verdict, random_weights=artifact.random_weights)
+    audit, timing, evaluation = evidence.stored.audit, evidence.examined.bench, evidence.examined.evaluation
+    summary = summarize(audit, timing, evaluation, verdict, random_weights=artifact.random_weights)
     if markdown_file is not None:
         markdown.write(verdict, markdown_file, summary)
     github.publish(verdict, summary, sys.stderr)
     if save_baseline is not None:
-        baselines.write(save_baseline, _make_baseline(artifact, stored))
+        baselines.write(save_baseline, _make_baseline(artifact, evidence))
     return verdict
 
 
-def _make_case(artifact: Artifact, stored: _Stored) -> Case:
-    recipe = artifact.manifest.recipe
+def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
+    """Judge the evidence that lies beside an artifact now, by the limits and the baseline of a stored verdict."""
+    spec = parse(GateSpec, verdict.limits, where="limits in gate.json")
+    before = None
+    if verdict.baseline is not None or verdict.timing is not None or verdict.untimed:
+        earlier = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
+        before = Before(earlier, *_time_again(verdict))
+    fresh = judge(_make_case(artifact, read_evidence(artifact)), spec, before)
+    return replace(fresh, digest=artifact.evidence_digest(), manifest=artifact.digest)
+
+
+def _time_again(verdict: Gate) -> tuple[Bench | None, str]:
+    """Return the timing against a baseline folder with figures from its samples, and why there is none."""
+    if verdict.timing is None:
+        return None, verdict.untimed
+    try:
+        return recompute_bench(verdict.timing), verdict.untimed
+    except MeasureError as error:
+        return None, f"the timing in gate.json is refused: {error.message}"
+
+
+def _make_case(artifact: Artifact, evidence: Judged) -> Case:
+    recipe, examined = artifact.manifest.recipe, evidence.examined
     return Case(
-        stored.audit,
-        stored.bench,
-        stored.evaluation,
-        missing=stored.missing,
+        evidence.stored.audit,
+        examined.bench,
+        examined.evaluation,
+        missing=examined.missing,
+        faults=examined.faults,
         stage=artifact.manifest.stage,
         manifest=artifact.digest,
         machine=environment.host().machine,
@@ -107,20 +144,60 @@ def _make_case(artifact: Artifact, stored: _Stored) -> Case:
     )
 
 
-def _read_evidence(artifact: Artifact) -> _Stored:
-    missing = {}
+def read_evidence(artifact: Artifact) -> Judged:
+    """Read the evidence beside an artifact, and compute its figures from its raw data."""
+    missing: dict[EvidenceName, str] = {}
+    unreadable: list[str] = []
     audit: Audit | None = None
     try:
         audit = inspect(artifact)
     except VitdeployError as error:
         missing["audit"] = error.message
-    bench, reason = artifact.read_evidence(Bench)
+
+    def read(kind: type[EvidenceT]) -> tuple[EvidenceT | None, str]:
+        evidence, reason = artifact.read_evidence(kind)
+        if "cannot be read" in reason:
+            unreadable.append(reason)
+        return evidence, reason
+
+    bench, reason = read(Bench)
     if bench is None:
         missing["bench"] = f"{reason}: run vitdeploy bench {artifact.path}"
-    evaluation, reason = artifact.read_evidence(Eval)
+    evaluation, reason = read(Eval)
     if evaluation is None:
         missing["eval"] = f"{reason}: run vitdeploy eval {artifact.path}"
-    return _Stored(audit, bench, evaluation, missing)
+    samples = None
+    if evaluation is not None and evaluation.samples:
+        samples, reason = artifact.read_raw(SAMPLES, MAX_FILE_BYTES)
+    stored = Stored(
+        manifest=artifact.manifest,
+        digest=artifact.digest,
+        structure=structures.load(artifact.file(SITES)),
+        identity=_identify(artifact),
+        recipe_digest=artifact.read_recipe_digest(),
+        needs_images=precision.kind_of(artifact.manifest.target.precision).needs_images,
+        audit=audit,
+        bench=bench,
+        evaluation=evaluation,
+        sensitivity=read(Sensitivity)[0],
+        samples=samples,
+        missing=missing,
+        unreadable=tuple(unreadable),
+    )
+    return Judged(stored, examine(stored))
+
+
+def _identify(artifact: Artifact) -> Identity:
+    """Return what evidence about this artifact must agree with. Only some engines belong to one device."""
+    manifest = artifact.manifest
+    kind, record = targets.kind_of(manifest.target.kind), manifest.target
+    bound = kind.built_on_device and record.host is not None
+    return Identity(
+        recipe=manifest.recipe_digest,
+        on_cpu=kind.runs_on == "cpu",
+        engine=record.backend or "" if bound else "",
+        hardware=record.host.hardware if bound and record.host is not None else "",
+    )
 
 
 def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progress: Progress) -> Before:
@@ -128,10 +205,14 @@ def _read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progre
     if not path.is_dir():
         return Before(baselines.read(path))
     earlier = artifacts.load(path)
-    stored = _read_evidence(earlier)
-    if stored.bench is not None and not stored.bench.valid:  # a doubtful measurement is not used
-        stored = _Stored(stored.audit, None, stored.evaluation, stored.missing)
-    baseline = _make_baseline(earlier, stored)
+    evidence = read_evidence(earlier)
+    if evidence.examined.faults:
+        fault = evidence.examined.faults[0]
+        return Before(untimed=f"the evidence of {path} is refused: {fault.name}: {fault.why}")
+    bench = evidence.examined.bench
+    if bench is not None and not bench.valid:  # a doubtful measurement is not used
+        evidence = dataclasses.replace(evidence, examined=dataclasses.replace(evidence.examined, bench=None))
+    baseline = _make_baseline(earlier, evidence)
     recipe = artifact.manifest.recipe
     for folder in (earlier, artifact):
         if folder.manifest.stage != "artifact":
@@ -167,14 +248,21 @@ def _time_in_turns(earlier: Artifact, artifact: Artifact, progress: Progress) ->
     return replace(bench, runs=runs, machine=environment.host().machine, manifest=artifact.digest)
 
 
-def _make_baseline(artifact: Artifact, stored: _Stored) -> baselines.Baseline:
-    if stored.audit is None:
+def _make_baseline(artifact: Artifact, evidence: Judged) -> baselines.Baseline:
+    audit, examined = evidence.stored.audit, evidence.examined
+    if audit is None:
         raise UsageError(f"{artifact.path} has no audit", fix=f"Run vitdeploy inspect {artifact.path}.")
-    bench = stored.bench
+    if examined.faults:
+        fault = examined.faults[0]
+        message = f"{artifact.path} makes no baseline: {fault.name}: {fault.why}"
+        raise MeasureError(message, fix=f"Make its evidence again, then run vitdeploy gate {artifact.path}.")
+    bench = examined.bench
+    if bench is not None and bench.valid and "bench" in examined.missing:
+        bench = None
     return baselines.make(
-        stored.audit,
+        audit,
         bench,
-        stored.evaluation,
+        None if "eval" in examined.missing else examined.evaluation,
         machine=bench.machine if bench is not None and bench.machine else environment.host().machine,
         model_digest=artifact.manifest.model.digest,
         recipe_digest=artifact.manifest.recipe_digest,

@@ -33,9 +33,10 @@ from vitdeploy.evidence.audit import (
     Sensitivity,
     Unfused,
 )
-from vitdeploy.evidence.fact import Evidence, Fact
+from vitdeploy.evidence.fact import Evidence, Fact, Provenance
 from vitdeploy.evidence.timing import (
     Bench,
+    BlockState,
     DeviceTime,
     Interval,
     OperatorShare,
@@ -64,6 +65,7 @@ __all__ = [
     "Bench",
     "BlockGroup",
     "BlockKind",
+    "BlockState",
     "Check",
     "Comparison",
     "DeviceTime",
@@ -87,6 +89,7 @@ __all__ = [
     "Peak",
     "Power",
     "Profile",
+    "Provenance",
     "RailEnergy",
     "Role",
     "Roofline",

@@ -52,6 +52,14 @@ class Eval(Evidence):
     nonfinite: int = 0
     """Number of samples for which the deployed side gave NaN or infinity."""
     doubts: tuple[str, ...] = ()
+    samples: str = ""
+    """sha256 of `eval.samples.npz`, which has the outcome of every counted sample; see `measure.samples`."""
+    available: int = 0
+    """Number of samples in the data."""
+    limit: int | None = None
+    """The number of samples to stop after (`--limit`); None: all."""
+    repeated: int = 0
+    """Number of samples that repeat the image of another one, and are not counted in `n`."""
 
 
 class Comparison(Fact):

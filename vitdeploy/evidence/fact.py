@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,28 @@ class Fact(BaseModel):
     """An immutable piece of evidence. Unknown keys, which a newer vitdeploy may have written, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Provenance(Fact):
+    """Where, when, and with which software a piece of evidence was made.
+
+    Attributes:
+        machine: digest of the machine, its usable cores and its power mode; see `environment.Host.machine`.
+        hardware: the same without cores and power mode, which may change between two measurements of one machine.
+        engine: name and version of the engine that ran, such as "openvino 2025.3.0".
+        versions: versions of vitdeploy and of the libraries that the figures depend on.
+        threads: number of threads; None if the engine does not have them.
+        date: the day in UTC, as YYYY-MM-DD: the same measurement gives the same evidence all day.
+        recipe: digest of the artifact's recipe.
+    """
+
+    machine: str
+    hardware: str
+    engine: str
+    versions: Mapping[str, str]
+    threads: int | None = None
+    date: str
+    recipe: str
 
 
 class Evidence(Fact):
@@ -23,3 +46,5 @@ class Evidence(Fact):
     """The name of the file in the artifact's folder."""
 
     manifest: str = ""
+    provenance: Provenance | None = None
+    """None in evidence of a vitdeploy that did not keep it."""

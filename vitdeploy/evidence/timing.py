@@ -193,6 +193,16 @@ class DeviceTime(Fact):
     """"yes", or the reason why there is none."""
 
 
+class BlockState(Fact):
+    """The state of the machine during one block of samples; see `measure.conditions.Block`."""
+
+    others: float
+    steal: float
+    switches: float
+    mhz: float | None
+    throttled: int = 0
+
+
 class Bench(Evidence):
     """Interleaved latencies, each run with its role. `valid` is false if there are `doubts` about them."""
 
@@ -218,6 +228,8 @@ class Bench(Evidence):
     """True if these are fewer than the machine has (`taskset`, a container's cpuset)."""
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
+    conditions: Mapping[int, tuple[BlockState, ...]] = {}
+    """batch -> the state of the machine in each block, from which doubts follow."""
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from vitdeploy.evidence.fact import Evidence, Fact
 from vitdeploy.evidence.timing import Bench
@@ -29,3 +30,11 @@ class Gate(Evidence):
     checks: tuple[Check, ...]
     timing: Bench | None = None
     """The timing made for this verdict: a baseline folder (first run) and the artifact, in turns."""
+    digest: str = ""
+    """sha256 over the manifest and all evidence and raw data that were judged; see `Artifact.evidence_digest`."""
+    limits: Mapping[str, float] = {}
+    """The limits, by their names in a recipe."""
+    baseline: Mapping[str, Any] | None = None
+    """The facts about the earlier artifact, as `--save-baseline` writes them; None if there was none."""
+    untimed: str = ""
+    """The reason why a baseline folder was not timed."""

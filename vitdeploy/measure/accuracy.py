@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Eval, Metric
+from vitdeploy.frozen import replace as update
 from vitdeploy.measure.resampling import Drop, paired_drops, swap_p_value
+from vitdeploy.measure.samples import Outcomes
 from vitdeploy.measure.statistics import Array, PairedDrop, paired_drop
 from vitdeploy.tasks import Task, Values
 
@@ -20,9 +23,6 @@ def compare_accuracy(
     kind: str, task: Task, reference: Values, deployed: Values, agreement: Array, *, nonfinite: int = 0
 ) -> Eval:
     """Compare the accuracy of a reference and a deployed model, sample by sample.
-
-    Metrics that are shares of right answers get Tango's interval and McNemar's test. All others get a paired bootstrap
-    and a randomization test.
 
     Args:
         kind: the task's name.
@@ -36,8 +36,39 @@ def compare_accuracy(
         MeasureError: there are no samples, or the sides do not describe the same samples.
         DataError: no sample has a label.
     """
-    n = _count_samples(reference, deployed, agreement)
-    reference, deployed = task.pair_statistics(reference, deployed)
+    count = len(agreement)
+    numbers, finite = np.arange(count, dtype=np.uint64), np.ones(count, dtype=bool)
+    paired = pair_outcomes(task, Outcomes(numbers, reference, deployed, agreement, finite))
+    return update(compare_outcomes(task, paired), task=kind, nonfinite=nonfinite)
+
+
+def pair_outcomes(task: Task, outcomes: Outcomes) -> Outcomes:
+    """Add the statistics that need all samples or both models. Call it once.
+
+    Raises:
+        MeasureError: there are no samples, or the sides do not describe the same samples.
+    """
+    _count_samples(outcomes)
+    reference, deployed = task.pair_statistics(outcomes.reference, outcomes.deployed)
+    return replace(outcomes, reference=reference, deployed=deployed)
+
+
+def compare_outcomes(task: Task, outcomes: Outcomes) -> Eval:
+    """Compare the accuracy of a reference and a deployed model, sample by sample.
+
+    Metrics that are shares of right answers get Tango's interval and McNemar's test. All others get a paired bootstrap
+    and a randomization test. Equal outcomes give equal results.
+
+    Args:
+        task: computes the metrics of both sides.
+        outcomes: what `pair_outcomes` returned.
+
+    Raises:
+        MeasureError: there are no samples, or the sides do not describe the same samples.
+        DataError: no sample has a label.
+    """
+    n = _count_samples(outcomes)
+    reference, deployed, agreement = outcomes.reference, outcomes.deployed, outcomes.agreement
     names = list(task.aggregate(reference))
     shares = {name: _compare_outcomes(name, reference[name], deployed[name]) for name in names if name in task.binary}
     others = [name for name in names if name not in shares]
@@ -54,7 +85,7 @@ def compare_accuracy(
         p_value = swap_p_value(task.weighted_metrics(both), first, n)
         discordance = (drops[first].variance + drops[first].drop ** 2) / _PERCENT**2
     return Eval(
-        task=kind,
+        task=task.name,
         n=n,
         metrics=metrics,
         agreement=float(agreement.mean()),
@@ -62,20 +93,21 @@ def compare_accuracy(
         p_value=p_value,
         test="McNemar" if first in shares else "swaps",
         discordance=discordance,
-        nonfinite=nonfinite,
+        nonfinite=int((~outcomes.finite).sum()),
         doubts=tuple(task.find_doubts(reference)),
     )
 
 
-def _count_samples(reference: Values, deployed: Values, agreement: Array) -> int:
+def _count_samples(outcomes: Outcomes) -> int:
     """Check that both sides have the same samples, and count them."""
+    reference, deployed, agreement = outcomes.reference, outcomes.deployed, outcomes.agreement
     if list(reference) != list(deployed) or not reference:
         message = (
             "the two sides have different statistics: "
             f"{', '.join(reference) or 'none'} and {', '.join(deployed) or 'none'}"
         )
         raise MeasureError(message, fix="Evaluate both with the same task.")
-    counts = {len(values) for values in (*reference.values(), *deployed.values(), agreement)}
+    counts = {len(values) for values in (*reference.values(), *deployed.values(), agreement, outcomes.finite)}
     if counts == {0}:
         raise MeasureError("there is no sample to compare", fix="Give data with at least one labelled image.")
     if len(counts) > 1 or any(reference[name].shape != deployed[name].shape for name in reference):

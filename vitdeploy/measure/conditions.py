@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from vitdeploy.environment import available_cores, usable_cpus
+from vitdeploy.evidence import BlockState
 from vitdeploy.measure.power import sensors
 
 # A multi-threaded engine waits for its slowest thread, so a busy core slows the two sides by different amounts.
@@ -114,7 +115,7 @@ def describe_block(before: Snapshot, after: Snapshot) -> Block:
     )
 
 
-def find_doubts(blocks: Sequence[Block]) -> list[str]:
+def find_doubts(blocks: Sequence[Block] | Sequence[BlockState]) -> list[str]:
     """Return one line for each condition that makes a timing doubtful."""
     reasons = []
     others, steal, switches = (

@@ -15,13 +15,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from dataclasses import asdict
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from vitdeploy import environment
 from vitdeploy.errors import MeasureError
-from vitdeploy.evidence import Bench, Run
+from vitdeploy.evidence import Bench, BlockState, Interval, Run
 from vitdeploy.measure import conditions, doubts
 from vitdeploy.measure.intervals import half_width, join_rounds, percentile_intervals, speedup_interval
 from vitdeploy.measure.statistics import percentile
@@ -188,31 +189,70 @@ class _Timing:
             seconds=round(self.samples.seconds, 3),
             cpus=cpus,
             pinned=len(cpus) < (os.cpu_count() or len(cpus)),
+            conditions={self.batch: tuple(BlockState(**asdict(block)) for block in self.samples.conditions)},
         )
 
     def _run(self, number: int, session: Session) -> Run:
-        reference, blocks, rounds = self.samples.blocks[0], self.samples.blocks[number], self.samples.rounds
-        flat = [sample for block in blocks for sample in block]
-        p50, p90, p99 = percentile_intervals(join_rounds(blocks, rounds), (50, 90, 99), seed=self.seed)
+        blocks, rounds = self.samples.blocks[number], self.samples.rounds
+        reference = self.samples.blocks[0] if number else None
+        figures = compute_figures(blocks, rounds, self.batch, reference, seed=self.seed)
         return Run(
             name=session.name,
             batch=self.batch,
-            samples=len(flat),
-            p50_ms=percentile(flat, 50),
-            p90_ms=percentile(flat, 90),
-            p99_ms=percentile(flat, 99),
-            throughput_ips=round(self.batch * 1e3 / float(np.mean(flat)), 3),
-            speedup=speedup_interval(reference, blocks, rounds, seed=self.seed) if number else None,
             threads=session.threads,
             effective=dict(session.effective),
             finite=self._finite[number],
             blocks=tuple(tuple(block) for block in blocks),
-            p50_ci95=p50,
-            p90_ci95=p90,
-            p99_ci95=p99,
             rounds=tuple(rounds),
             warm_up=self._first_warm_ups[number].warm_up,
+            **figures._asdict(),
         )
+
+
+class Figures(NamedTuple):
+    """The figures of a run that follow from its samples alone, by the names of `Run`."""
+
+    samples: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    throughput_ips: float
+    speedup: Interval | None
+    p50_ci95: tuple[float, float]
+    p90_ci95: tuple[float, float]
+    p99_ci95: tuple[float, float]
+
+
+def compute_figures(
+    blocks: Sequence[Sequence[float]],
+    rounds: Sequence[int],
+    images: int,
+    reference: Sequence[Sequence[float]] | None,
+    *,
+    seed: int = 0,
+) -> Figures:
+    """Compute the figures of a run from its samples.
+
+    Args:
+        blocks: milliseconds, block by block.
+        rounds: number of blocks of each round.
+        images: number of images of one sample.
+        reference: the blocks of the reference; None: there is no speed-up.
+        seed: of the bootstrap.
+    """
+    flat = [sample for block in blocks for sample in block]
+    p50, p90, p99 = percentile_intervals(join_rounds(blocks, rounds), (50, 90, 99), seed=seed)
+    return Figures(
+        samples=len(flat),
+        p50_ms=percentile(flat, 50),
+        p90_ms=percentile(flat, 90),
+        p99_ms=percentile(flat, 99),
+        throughput_ips=round(images * 1e3 / float(np.mean(flat)), 3),
+        speedup=None if reference is None else speedup_interval(reference, blocks, rounds, seed=seed),
+        p50_ci95=p50,
+        p90_ci95=p90,
+        p99_ci95=p99,
+    )
 
 
 @contextmanager

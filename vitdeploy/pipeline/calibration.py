@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from vitdeploy.data.dataset import batches
+from vitdeploy.data.dataset import batches, digest_image
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
@@ -71,12 +71,15 @@ def open_images(
             if number < count and len(batch) == size:
                 yield to_input(batch, preprocess, form)
 
+    def digest() -> Iterator[int]:
+        return (digest_image(image) for batch, _ in batches(dataset, size, limit=count * size) for image in batch)
+
     def judge() -> Iterator[tuple[Array, list[Label] | None]]:
         for batch, labels in batches(dataset, size, limit=JUDGING_IMAGES):
             if len(batch) == size:
                 yield to_input(batch, preprocess, form), labels if labelled else None
 
-    return Calibration(calibrate, count, count * size, data.calibration, dataset.digest), judge
+    return Calibration(calibrate, count, count * size, data.calibration, dataset.digest, digests=digest), judge
 
 
 def _synthetic(preprocess: Preprocess, form: InputForm, size: int) -> Calibration:

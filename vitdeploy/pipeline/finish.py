@@ -23,6 +23,7 @@ from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
+from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.targets import Bundle, Compiled, Target
 
 
@@ -139,7 +140,7 @@ def finish(
     record = replace(manifest.target, backend=compiled.backend, host=environment.host())
     manifest = replace(manifest, stage="artifact", target=record, runs=compiled.runs, device_parity=parity)
     artifact = artifacts.seal(folder, manifest)
-    artifact.write_evidence(audit)
+    artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
     return artifact, notes
 
 
@@ -149,7 +150,7 @@ def _rehearse(artifact: Artifact, bundle: Bundle, target: Target, progress: Prog
         audit: Audit | None = target.rehearse(bundle)
     if audit is None:
         return []
-    artifact.write_evidence(audit)
+    artifact.write_evidence(replace(audit, provenance=describe_provenance(artifact.manifest, audit.threads)))
     return [*audit.doubts, f"rehearsed: attention fused {audit.attention.fused} of {audit.attention.sites}"]
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from vitdeploy.artifact.manifest import Placement
-from vitdeploy.artifact.quantization import CalibrationData, Quantization
+from vitdeploy.artifact.quantization import CalibrationData, Quantization, encode_digests
 from vitdeploy.graph.model import Graph
 from vitdeploy.session import Array
 
@@ -44,6 +44,7 @@ class Calibration:
         digest: the hash of their contents.
         synthetic: whether the images are made up because no data was given. They show only overflow that any image
             causes.
+        digests: returns the digest of each image, see `data.dataset.digest_image`.
     """
 
     batches: Callable[[], Iterable[Array]]
@@ -52,6 +53,7 @@ class Calibration:
     spec: str
     digest: str
     synthetic: bool = False
+    digests: Callable[[], Iterable[int]] = tuple
 
     @cached_property
     def data(self) -> CalibrationData:
@@ -62,6 +64,7 @@ class Calibration:
             images=self.images,
             synthetic=self.synthetic,
             doubts=() if self.synthetic else tuple(self._find_doubts()),
+            samples=encode_digests(self.digests()),
         )
 
     def _find_doubts(self) -> Iterator[str]:

@@ -206,6 +206,10 @@ class Target(Frozen, ABC):
         if problem is not None:
             raise TargetUnavailable(f"{self.name}: {problem.why}", fix=problem.fix)
 
+    def installed_engine(self) -> str:
+        """Return name and version of the engine on this machine, as `Compiled.backend`; empty if it is not here."""
+        return ""
+
     def load_engine(self) -> None:
         """Load the engine's libraries. A start-up time measured after that is the model's alone."""
         importlib.import_module(self.engine_module)

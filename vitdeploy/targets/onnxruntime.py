@@ -69,12 +69,10 @@ class OnnxRuntime(Target):
         Raises:
             CompileError: ONNX Runtime refuses the graph.
         """
-        import onnxruntime as ort
-
         if bundle.graph.parent != workdir:
             raise CompileError("the graph is not in the artifact's folder", fix="Export it again.")
         compiled = Compiled(
-            workdir, bundle.graph.name, f"onnxruntime {ort.__version__}",
+            workdir, bundle.graph.name, self.installed_engine(),
             input_names=(bundle.input_name,), output_names=bundle.output_names,
         )  # fmt: skip
         return replace(compiled, audit=self.audit(bundle, compiled))
@@ -92,6 +90,14 @@ class OnnxRuntime(Target):
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
             threads=threads,
         )  # fmt: skip
+
+    def installed_engine(self) -> str:
+        """Return `onnxruntime VERSION`."""
+        if find_spec("onnxruntime") is None:
+            return ""
+        import onnxruntime as ort
+
+        return f"onnxruntime {ort.__version__}"
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
         """Open the graph with all optimisations."""

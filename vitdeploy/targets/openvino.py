@@ -142,6 +142,10 @@ class OpenVINO(Target):
             doubts=_find_doubts(bundle.numbers, model, rounds=rounds),
         )  # fmt: skip
 
+    def installed_engine(self) -> str:
+        """Return `openvino VERSION`."""
+        return version() if find_spec("openvino") is not None else ""
+
     def load_engine(self) -> None:
         """Load OpenVINO and its plug-ins."""
         import openvino as ov

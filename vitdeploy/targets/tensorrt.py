@@ -106,6 +106,13 @@ class TensorRT(EngineOptions, Target):
         """Read the stored layer plan of the engine."""
         return audit_engine(self.name, bundle, compiled)
 
+    def installed_engine(self) -> str:
+        """Return `tensorrt VERSION`."""
+        try:
+            return Api(_import_tensorrt()).backend
+        except TargetUnavailable:
+            return ""
+
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this GPU. An engine for another TensorRT or GPU is refused."""
         return open_engine(_import_tensorrt(), compiled, f"{self.name}-{numbers.precision}")

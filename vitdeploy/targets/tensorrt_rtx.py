@@ -99,6 +99,14 @@ class TensorRTRTX(EngineOptions, Target):
         """Read the stored layer plan of the engine."""
         return audit_engine(self.name, bundle, compiled)
 
+    def installed_engine(self) -> str:
+        """Return `tensorrt-rtx VERSION`."""
+        if find_spec("tensorrt_rtx") is None:
+            return ""
+        import tensorrt_rtx as trt
+
+        return Api(trt).backend
+
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this machine's GPU. A GPU for which it was not compiled is refused."""
         self.require()

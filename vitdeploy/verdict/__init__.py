@@ -8,23 +8,42 @@ from __future__ import annotations
 
 import math
 
-from vitdeploy.evidence import Bench, Check, Eval, Gate, Status
+from vitdeploy.evidence import Bench, Check, Eval, Gate, Run, Status
 from vitdeploy.measure.statistics import required_samples
-from vitdeploy.recipe import GateSpec
+from vitdeploy.recipe import REFERENCE, GateSpec
+from vitdeploy.verdict._agreement import Identity
 from vitdeploy.verdict._baseline import check_against_baseline, explain_incomparable
 from vitdeploy.verdict._case import (
     MIB,
     ONLY_A_BUNDLE,
     Before,
     Case,
+    EvidenceName,
     decide,
     describe_fusion,
     explain_unproven,
     first_doubt,
     invalid,
 )
+from vitdeploy.verdict._examine import Examined, Stored, examine, explain_calibrated
+from vitdeploy.verdict._recompute import recompute_bench
 
-__all__ = ["Before", "Case", "explain_incomparable", "judge"]
+__all__ = [
+    "Before",
+    "Case",
+    "EvidenceName",
+    "Examined",
+    "Identity",
+    "Stored",
+    "examine",
+    "explain_calibrated",
+    "explain_incomparable",
+    "judge",
+    "recompute_bench",
+]
+
+_REFERENCES = ("pytorch-fp32", "onnxruntime-fp32")
+"""The names of the float32 reference: of a PyTorch model, and of an ONNX file, whose untouched graph it is."""
 
 _NO_LIMIT = "there is no limit: give --max-drop, --min-speedup, --min-fused, --max-size, --max-memory or --baseline"
 
@@ -39,6 +58,7 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
     """
     interleaved = before.interleaved if before is not None else None
     results = [
+        *case.faults,
         _check_finite(case, interleaved),
         _check_accuracy(case, limits.max_drop_pp),
         _check_speedup(case, limits.min_speedup),
@@ -52,7 +72,15 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         checks = (invalid("limits", "at least one", _NO_LIMIT),)
     statuses = {check.status for check in checks}
     verdict: Status = "fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass"
-    return Gate(verdict=verdict, checks=checks, manifest=case.manifest, timing=interleaved)
+    return Gate(
+        verdict=verdict,
+        checks=checks,
+        manifest=case.manifest,
+        timing=interleaved,
+        limits=limits.model_dump(exclude_none=True),
+        baseline=before.baseline.model_dump(mode="json") if before and before.baseline else None,
+        untimed=before.untimed if before else "",
+    )
 
 
 def _check_finite(case: Case, interleaved: Bench | None) -> Check | None:
@@ -79,6 +107,8 @@ def _check_accuracy(case: Case, limit: float | None) -> Check | None:
         return invalid(name, limit, "random weights: accuracy means nothing")
     if evaluation is None or not evaluation.n or not evaluation.metrics:
         return invalid(name, limit, "no sample was compared")
+    if evaluation.reference and evaluation.reference not in _REFERENCES:
+        return invalid(name, limit, f"it was compared with {evaluation.reference}, not with the float32 reference")
     if evaluation.doubts:
         return invalid(name, limit, f"doubtful: {evaluation.doubts[0]}")
     metric, drop = next(iter(evaluation.metrics.items()))
@@ -87,13 +117,19 @@ def _check_accuracy(case: Case, limit: float | None) -> Check | None:
     status = decide(drop.lower95, drop.upper95, limit)
     sentence = f"{metric} dropped by {drop.drop:.2f} {drop.unit}"
     if status == "pass":
-        reason = f"{sentence}, at most {drop.upper95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
+        reason = f"{sentence}, at most {drop.upper95:.2f} with 95 % confidence, on {_count(evaluation)}"
     elif status == "fail":
-        reason = f"{sentence}, at least {drop.lower95:.2f} with 95 % confidence, on {evaluation.n:,} samples"
+        reason = f"{sentence}, at least {drop.lower95:.2f} with 95 % confidence, on {_count(evaluation)}"
     else:
         reason = f"{sentence}, with 95 % confidence between {drop.lower95:.2f} and {drop.upper95:.2f}: "
         reason += _explain_needed_samples(evaluation, drop.drop, limit)
     return Check(name=name, observed=drop.drop, limit=limit, status=status, why=reason)
+
+
+def _count(evaluation: Eval) -> str:
+    """Return the number of samples, and of how many if --limit left some out."""
+    left_out = evaluation.available - evaluation.n - evaluation.repeated - evaluation.skipped
+    return f"{evaluation.n:,} samples" + (f" of {evaluation.available:,} (--limit)" if left_out > 0 else "")
 
 
 def _explain_needed_samples(evaluation: Eval, drop: float, limit: float) -> str:
@@ -116,9 +152,8 @@ def _check_speedup(case: Case, limit: float | None) -> Check | None:
     reference = bench.reference
     if speedup is None or case.run is None or reference is None:
         return invalid(name, limit, "no reference was timed with it")
-    if reference.manifest and not case.against_artifact:
-        other = f"it was timed against {reference.name}, another artifact, not against {case.against}"
-        return invalid(name, limit, f"{other}: run vitdeploy bench again")
+    if reason := _explain_other_reference(case, reference):
+        return invalid(name, limit, f"{reason}: run vitdeploy bench again")
     low, high = speedup.ci95
     sentence = f"{speedup.ratio:.2f} times as fast as {reference.name}, 95 % interval {low:.2f} to {high:.2f}"
     sentence += f", batch {case.run.batch}" if case.run.batch != 1 else ""
@@ -127,6 +162,18 @@ def _check_speedup(case: Case, limit: float | None) -> Check | None:
     if status == "invalid":
         sentence += ": the limit is inside the interval, so measure longer (bench --seconds)"
     return Check(name=name, observed=speedup.ratio, limit=limit, status=status, why=sentence)
+
+
+def _explain_other_reference(case: Case, reference: Run) -> str | None:
+    """Return the reason if the bench was timed against another reference than the recipe's."""
+    if case.against_artifact:
+        return None if reference.manifest else f"it was timed against {reference.name}, not against {case.against}"
+    if reference.manifest:
+        return f"it was timed against {reference.name}, another artifact, not against {case.against}"
+    names = _REFERENCES if case.against == REFERENCE else (case.against, f"{case.against} (plain)")
+    if reference.name not in names:
+        return f"it was timed against {reference.name}, not against {case.against}"
+    return None
 
 
 def _check_fused(case: Case, limit: float | None) -> Check | None:

@@ -19,6 +19,7 @@ from vitdeploy.verdict._case import (
     first_doubt,
     invalid,
 )
+from vitdeploy.verdict._possible import find_impossible
 
 DEFAULT_MAX_SLOWDOWN_PCT = 2.0  # two careful measurements of one artifact differ by less
 DEFAULT_MAX_GROWTH_PCT = 5.0  # the peak memory of one artifact varies by 1 to 2 %
@@ -33,6 +34,8 @@ def check_against_baseline(case: Case, limits: GateSpec, before: Before | None) 
     limit = DEFAULT_MAX_SLOWDOWN_PCT if limits.max_slowdown_pct is None else limits.max_slowdown_pct
     baseline = before.baseline
     if baseline is not None:
+        if impossible := find_impossible("the baseline", baseline):
+            return [invalid("baseline", "possible values", impossible)]
         data = case.evaluation.data_digest if case.evaluation else ""
         reason = explain_incomparable(baseline, case.model_digest, case.recipe, data)
         if reason is None and before.interleaved is None and not before.untimed:

@@ -34,12 +34,13 @@ class Case:
         random_weights: True if the weights are random, so that accuracy means nothing.
         against: the opponent in the recipe.
         against_artifact: True if the opponent is another artifact.
+        faults: invalid checks for evidence that is impossible or contradicts something; see `examine`.
     """
 
     audit: Audit | None
     bench: Bench | None
     evaluation: Eval | None
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[EvidenceName, str] = field(default_factory=dict)
     stage: str = "artifact"
     manifest: str = ""
     machine: str = ""
@@ -49,6 +50,7 @@ class Case:
     random_weights: bool = False
     against: str = REFERENCE
     against_artifact: bool = False
+    faults: tuple[Check, ...] = ()
 
     def explain_unusable(self, name: EvidenceName) -> str | None:
         """Return the reason why a piece of evidence cannot be used; None if it can."""

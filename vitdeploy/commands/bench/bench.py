@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import SITES
 from vitdeploy.commands.bench import host_peak
@@ -25,6 +24,7 @@ from vitdeploy.measure.profiling import profile as make_profile
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session, set_streams
+from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array, Counters, Feeds, Session
 
 
@@ -82,7 +82,7 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
         outside = bench_outside(first, feed(first, images[0]), seconds, error.message, progress) if is_alone else None
         if outside is None:
             raise
-        return first.write_evidence(replace(outside, machine=environment.host().machine))
+        return _store(outside, artifacts[0], None)
     with progress.step("Measure this host's peak"):
         peaks = host_peak.measure_peaks(threads)
     with ExitStack() as stack:
@@ -96,18 +96,21 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     profiles = _make_profiles(result, timed, counters)
     runs, roofline = add_costs(result.runs, plan.scenario, timed, others, threads, peaks, progress)
     alone = measure_alone(first, partial(open_session, first, threads), feed(first, images[0]), seconds, progress)
-    return first.write_evidence(
-        replace(
-            result,
-            runs=runs,
-            roofline=roofline,
-            profiles=profiles,
-            scenario=plan.scenario,
-            device=alone.device,
-            power=alone.power,
-            machine=environment.host().machine,
-        )
+    result = replace(
+        result,
+        runs=runs,
+        roofline=roofline,
+        profiles=profiles,
+        scenario=plan.scenario,
+        device=alone.device,
+        power=alone.power,
     )
+    return _store(result, artifacts[0], threads)
+
+
+def _store(bench: Bench, artifact: Artifact, threads: int | None) -> Bench:
+    provenance = describe_provenance(artifact.manifest, threads, "torch")
+    return artifact.write_evidence(replace(bench, machine=provenance.machine, provenance=provenance))
 
 
 def _open_once(
@@ -189,7 +192,9 @@ class _Contest:
             f"no speed-up over {name}, which is not available here: {reason}" for name, reason in self.missing.items()
         ]
         doubts = (*missing, *result.doubts)
-        return replace(result, runs=runs, pairs=self._make_pairs(runs, batch), doubts=doubts, valid=not doubts)
+        (state,) = result.conditions.values()
+        pairs = self._make_pairs(runs, batch)
+        return replace(result, runs=runs, pairs=pairs, doubts=doubts, valid=not doubts, conditions={batch: state})
 
     def _open_query(self, artifact: Artifact, queries: int) -> Session:
         return Query(open_session(artifact, self.threads), queries)
@@ -256,4 +261,5 @@ def _join(benches: Sequence[Bench]) -> Bench:
         runs=tuple(run for bench in benches for run in bench.runs),
         pairs=tuple(pair for bench in benches for pair in bench.pairs),
         seconds=sum(bench.seconds for bench in benches),
+        conditions={batch: state for bench in benches for batch, state in bench.conditions.items()},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -12,8 +13,9 @@ import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact, Manifest, atomic_file
+from vitdeploy.artifact.layout import SAMPLES
 from vitdeploy.commands.evaluate.recorded_reference import About, RecordedReference, Recorder
-from vitdeploy.data.dataset import Dataset, batches
+from vitdeploy.data.dataset import Dataset, batches, digest_image
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
@@ -21,12 +23,15 @@ from vitdeploy.errors import ArtifactError, DataError, UsageError
 from vitdeploy.evidence import Eval
 from vitdeploy.frozen import replace
 from vitdeploy.measure import accuracy
+from vitdeploy.measure.samples import Outcomes, count_once, pack
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import InputForm
 from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.runtime.reference import rebuild_reference
 from vitdeploy.session import Array, Session
 from vitdeploy.tasks import PerSample, Task
+from vitdeploy.verdict import explain_calibrated
 
 _TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; a limit in bytes bounds memory for any image size
 _EVAL_BATCH = 1  # for a range of batch sizes: edge devices run one image at a time
@@ -37,7 +42,7 @@ LabelledBatch = tuple[Array, list[Label]]
 class Side(Protocol):
     """One of the two compared models. It runs here, or its answers were recorded on another machine."""
 
-    nonfinite: int
+    finite: list[Array]
 
     def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
         """Answer a batch of uint8 images; `size` is the batch size that the artifact runs."""
@@ -83,24 +88,34 @@ def evaluate(
                 session = stack.enter_context(rebuild_reference(artifact, None))
             first, name = _RunningSide(session, task, manifest, "normalized"), session.name
         sides = (first, _RunningSide(deployed, task, manifest, manifest.recipe.target.input))
-        agreement = _run_both(sides, task, dataset, manifest, limit, progress)
+        outcomes = _run_both(sides, task, dataset, manifest, limit, progress)
         if reference is not None and (note := recorded.note()):
             progress.warn(note)
     with progress.step("Compare both sides"):
-        evaluation = accuracy.compare_accuracy(
-            task.name, task, sides[0].values(), sides[1].values(), agreement, nonfinite=sides[1].nonfinite
-        )
+        distinct = count_once(outcomes)
+        counted = accuracy.pair_outcomes(task, distinct)
+        evaluation = accuracy.compare_outcomes(task, counted)
+    repeated = len(outcomes.digest) - len(distinct.digest)
+    if repeated:
+        progress.warn(f"{repeated:,} of {len(outcomes.digest):,} samples repeat an image, and are not counted again")
+    if calibrated := explain_calibrated(manifest, dataset.digest, distinct):
+        progress.warn(calibrated)
     for doubt in evaluation.doubts:
         progress.warn(doubt)
-    return artifact.write_evidence(
-        replace(
-            evaluation,
-            reference=name,
-            data=dataset.spec,
-            data_digest=dataset.digest,
-            skipped=len(dataset.skipped),
-        )
+    raw = pack(counted)
+    evaluation = replace(
+        evaluation,
+        provenance=describe_provenance(manifest, deployed.threads),
+        reference=name,
+        data=dataset.spec,
+        data_digest=dataset.digest,
+        skipped=len(dataset.skipped),
+        samples=hashlib.sha256(raw).hexdigest(),
+        available=len(dataset),
+        limit=limit,
+        repeated=repeated,
     )
+    return artifact.write_evidence(evaluation, {SAMPLES: raw})
 
 
 def save_reference(
@@ -158,10 +173,11 @@ def _run_both(
     manifest: Manifest,
     limit: int | None,
     progress: Progress,
-) -> Array:
-    """Let both sides answer every sample, and return the agreement for each."""
+) -> Outcomes:
+    """Let both sides answer every sample, and return the outcome of each."""
     size = _batch_size(manifest)
     agreement: list[Array] = []
+    digests: list[int] = []
     with progress.step(f"Evaluate on {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
         for turn in _turns(batches(dataset, size, limit=limit)):
             first, second = ([side.answer(images, labels, size) for images, labels in turn] for side in sides)
@@ -169,8 +185,15 @@ def _run_both(
                 task.compare_answers(a.answers, b.answers, (a.finite, b.finite))
                 for a, b in zip(first, second, strict=True)
             ]
+            digests += [digest_image(image) for images, _ in turn for image in images]
             advance(sum(len(labels) for _, labels in turn))
-    return np.concatenate(agreement)
+    return Outcomes(
+        digest=np.array(digests, np.uint64),
+        reference=sides[0].values(),
+        deployed=sides[1].values(),
+        agreement=np.concatenate(agreement),
+        finite=np.concatenate(sides[1].finite),
+    )
 
 
 def _turns(stream: Iterable[LabelledBatch]) -> Iterator[list[LabelledBatch]]:
@@ -200,7 +223,7 @@ class _RunningSide:
         self._input = manifest.inputs[0].name
         self._feed = partial(to_input, preprocess=manifest.preprocess, form=form)
         self._values: list[tasks.Values] = []
-        self.nonfinite = 0
+        self.finite: list[Array] = []
 
     def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
         """Answer a batch of uint8 images. A last, smaller batch is padded, and the answers to the padding are cut."""
@@ -210,7 +233,7 @@ class _RunningSide:
         batched = tasks.find_batched(self._session.run({self._input: self._feed(images)}), len(images))
         outputs = self._task.select_outputs(batched)
         statistics = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
-        self.nonfinite += int((~statistics.finite).sum())
+        self.finite.append(statistics.finite)
         self._values.append(statistics.values)
         return statistics
 

@@ -7,7 +7,6 @@ of different samples is noticed.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitdeploy.artifact import Manifest
-from vitdeploy.data.dataset import Dataset
+from vitdeploy.data.dataset import Dataset, digest_image
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, MeasureError
 from vitdeploy.session import Array
@@ -56,7 +55,7 @@ class Recorder:
         """Add the answers to one batch of uint8 images."""
         for image, label, answer in zip(images, labels, statistics.answers, strict=True):
             _write(self._zip, f"{_ANSWER}/{len(self._labels)}", np.asarray(answer))
-            self._pixels.append(_digest(image))
+            self._pixels.append(digest_image(image))
             self._labels.append(_label_digest(label))
         self._finite.append(statistics.finite)
 
@@ -111,7 +110,7 @@ class RecordedReference:
             raise DataError(f"{path} is not a saved reference: {str(error).splitlines()[0]}", fix=_FIX) from None
         self._next = 0
         self._other_pixels = 0
-        self.nonfinite = 0
+        self.finite: list[Array] = []
 
     def __enter__(self) -> RecordedReference:
         return self
@@ -145,7 +144,7 @@ class RecordedReference:
         span = slice(self._next, self._next + len(labels))
         if [_label_digest(label) for label in labels] != self._labels[span].tolist():
             raise self._other_samples()
-        digests = np.array([_digest(image) for image in images], np.uint64)
+        digests = np.array([digest_image(image) for image in images], np.uint64)
         self._other_pixels += int((digests != self._pixels[span]).sum())
         answers = [_read(self._zip, f"{_ANSWER}/{number}") for number in range(span.start, span.stop)]
         self._next = span.stop
@@ -177,17 +176,12 @@ class RecordedReference:
         )
 
 
-def _digest(array: Array) -> int:
-    """Return 64 bits of a digest of the bytes. Images of other sizes differ in their number of bytes."""
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=8).digest(), "little")
-
-
 def _label_digest(label: Label) -> int:
     """Return a digest of the contents of a label, without the name of its file."""
     if isinstance(label, int):
-        return _digest(np.array(label, np.int64))
+        return digest_image(np.array(label, np.int64))
     arrays = [getattr(label, field.name) for field in fields(label) if field.name != "name"]
-    return _digest(np.array([_digest(array) for array in arrays], np.uint64))
+    return digest_image(np.array([digest_image(array) for array in arrays], np.uint64))
 
 
 def _write(file: zipfile.ZipFile, name: str, array: Array) -> None:

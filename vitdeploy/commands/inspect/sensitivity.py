@@ -17,6 +17,7 @@ from vitdeploy.precision import LinearPrecision
 from vitdeploy.progress import Progress
 from vitdeploy.quantize.sensitivity import Agreement
 from vitdeploy.recipe import PrecisionSpec, TaskSpec
+from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array
 
 MEASURED_IMAGES = 8
@@ -68,7 +69,14 @@ def measure_sensitivity(
         count = min(images, calibrated.require_images().images)
     name = linear_precision.name
     return artifact.write_evidence(
-        Sensitivity(precision=name, layers=layers, images=count, calibration=data, choice=str(choice))
+        Sensitivity(
+            precision=name,
+            layers=layers,
+            images=count,
+            calibration=data,
+            choice=str(choice),
+            provenance=describe_provenance(manifest, None),
+        )
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact, EvidenceT, atomic_file
 from vitdeploy.artifact.layout import REPORT, SITES
+from vitdeploy.commands.gate import judge_again
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import UsageError, VitdeployError
 from vitdeploy.evidence import Audit, Bench, Eval, Evidence, Gate, Sensitivity
@@ -137,11 +138,18 @@ def _make_subject(artifact: Artifact) -> Subject:
             missing[name] = Missing(reason, _make_command(artifact, command))
         return evidence
 
+    verdict = read(Gate)
     audit: Audit | None = None
     try:
         audit = inspect(artifact)
     except VitdeployError as error:
         missing["audit"] = Missing(error.message, error.fix)
+    judged = None
+    if verdict is not None and not verdict.digest:
+        reason = "gate.json is of an earlier vitdeploy, and its verdict cannot be computed again"
+        missing["gate"], verdict = Missing(reason, _make_command(artifact, "gate")), None
+    elif verdict is not None:
+        judged = judge_again(artifact, verdict)
     return Subject(
         folder=str(artifact.path),
         name=artifact.path.resolve().name,
@@ -151,7 +159,8 @@ def _make_subject(artifact: Artifact) -> Subject:
         audit=audit,
         bench=read(Bench),
         evaluation=read(Eval),
-        gate=read(Gate),
+        gate=verdict,
+        judged=judged,
         sensitivity=read(Sensitivity),
         missing=missing,
     )

@@ -11,7 +11,8 @@ from typing import Any
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import targets
-from vitdeploy.artifact import MANIFEST, Artifact
+from vitdeploy.artifact import MANIFEST, Artifact, file_digest
+from vitdeploy.artifact.layout import SAMPLES
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import Elsewhere, export
 from vitdeploy.data.opening import comes_with_package
@@ -20,7 +21,6 @@ from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
-from vitdeploy.plain_files import expand_home
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
@@ -154,8 +154,9 @@ def evaluate_on(
         job, end = _run(device, [*words, "--data", remote_spec], files, artifact.path, ClockSettings())
         evaluation = Eval.model_validate(end.result)
         _check_subject(evaluation, artifact, host)
+        raw = _fetch_samples(device, job, [path for path, _ in files], evaluation, host)
         device.take(job)
-    return artifact.write_evidence(replace(evaluation, data=spec))
+    return artifact.write_evidence(replace(evaluation, data=spec), {SAMPLES: raw})
 
 
 @contextmanager
@@ -231,7 +232,7 @@ def _files_of(artifact: Artifact, folder: str) -> Files:
 
 def _data_files(spec: str) -> tuple[str, Files]:
     """Return the host's name for DATA, and the files to send. Data that ships with vitdeploy needs no files."""
-    path = expand_home(spec)
+    path = Path(spec).expanduser()
     if path.is_file():
         name = f"data{path.suffix}"
         return name, [job_file(path, name)]
@@ -260,6 +261,18 @@ def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> N
         raise RemoteError(f"{host.name} sent back an artifact of another model", fix="Run the command again.")
     if compiled.read_evidence(Audit)[0] is None:
         raise RemoteError(f"{host.name} sent back an artifact without an audit", fix="Run the command again.")
+
+
+def _fetch_samples(device: Device, job: str, known: Sequence[Path], evaluation: Eval, host: RemoteHost) -> bytes:
+    """Fetch the outcomes of the samples, which the evaluation names."""
+    with tempfile.TemporaryDirectory() as folder:
+        device.fetch(job, "artifact", Path(folder), known=known)
+        path = Path(folder) / SAMPLES
+        if not path.is_file() or file_digest(path) != evaluation.samples:
+            raise RemoteError(
+                f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."
+            )
+        return path.read_bytes()
 
 
 def _check_subject(evidence: Bench | Eval, artifact: Artifact, host: RemoteHost) -> None:

@@ -16,7 +16,10 @@ Kind = Literal["audit", "bench", "eval", "gate", "sensitivity", "attention"]
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact folder and its evidence; `missing` has an entry for each piece of evidence that is None."""
+    """An artifact folder and its evidence; `missing` has an entry for each piece of evidence that is None.
+
+    `gate` is the stored verdict, `judged` the one that follows now from the evidence and the same limits.
+    """
 
     folder: str
     name: str
@@ -27,6 +30,7 @@ class Subject:
     bench: Bench | None = None
     evaluation: Eval | None = None
     gate: Gate | None = None
+    judged: Gate | None = None
     sensitivity: Sensitivity | None = None
     missing: Mapping[Kind, Missing] = field(default_factory=dict)
 

@@ -17,14 +17,15 @@ _LIMITS = {"max_drop_pp": "accuracy", "min_speedup": "speed", "min_fused_pct": "
 
 def head(subject: Subject) -> Head:
     """Make the first screen of one artifact: verdict, tiles, checks and warnings."""
-    manifest, gate = subject.manifest, subject.gate
+    manifest, gate = subject.manifest, subject.judged or subject.gate
     stale = _find_newer_evidence(subject)
     verdict: Word = "not judged" if gate is None else "out of date" if stale else gate.verdict
     missing = None
     if gate is None:
         missing = subject.find_gap("gate")
     elif stale:
-        missing = Missing(f"the verdict ({gate.verdict}) was given before {stale}", f"vitdeploy gate {subject.folder}")
+        before = subject.gate.verdict if subject.gate is not None else gate.verdict
+        missing = Missing(f"the verdict ({before}) was given before {stale}", f"vitdeploy gate {subject.folder}")
     device, batch = manifest.target.device, manifest.recipe.target.batch
     return Head(
         name=subject.name,
@@ -125,9 +126,10 @@ def _warnings(subject: Subject) -> Iterator[str]:
         yield f"This is a bundle: nothing is compiled yet. Run on the device: vitdeploy compile {subject.folder}"
     if subject.bench is not None and not subject.bench.valid:
         yield f"The latencies are in doubt: {'; '.join(subject.bench.doubts) or 'no reason was recorded'}."
-    if subject.gate is not None:
+    gate = subject.judged or subject.gate
+    if gate is not None:
         limits = subject.manifest.recipe.gate
-        names = {check.name for check in subject.gate.checks}
+        names = {check.name for check in gate.checks}
         check_of = {"accuracy": "accuracy drop", "speed": "speed-up", "fusion": "attention fused"}
         unset = [what for key, what in _LIMITS.items() if getattr(limits, key) is None and check_of[what] not in names]
         if unset:

@@ -1,0 +1,139 @@
+"""The outcome of every evaluated sample, kept beside `eval.json` so that its figures can be computed again.
+
+The file is an `.npz` of plain arrays: `digest`, `agreement`, `finite`, and `reference/NAME` and `deployed/NAME` for the
+statistics of the two models. Nothing in it is unpickled, and sizes are checked before anything is read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitdeploy.errors import MeasureError
+from vitdeploy.measure.statistics import Array
+from vitdeploy.tasks import Values
+
+MAX_FILE_BYTES = 512 << 20
+"""The most compressed bytes."""
+MAX_BYTES = 1 << 30
+"""The most bytes of all arrays: 5,000 images with 100 boxes take 16 MB, 50,000 classified images take 4 MB."""
+_MAX_ARRAYS = 64
+_MAX_SAMPLES = 100_000_000
+_REFERENCE, _DEPLOYED = "reference/", "deployed/"
+_OWN = ("digest", "agreement", "finite")
+_NUMBERS = "biuf"  # the kinds of dtype: bool, signed, unsigned, floating-point
+_FIX = "Run vitdeploy eval again."
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The answers of two models to the same samples, as statistics. The first axis of every array is the sample.
+
+    Attributes:
+        digest: uint64, `data.dataset.digest_image` of each image.
+        reference: statistics of the reference by name.
+        deployed: the same statistics of the deployed model.
+        agreement: how far the two answers agree, from 0 to 1.
+        finite: bool, False if the deployed model gave NaN or infinity.
+    """
+
+    digest: Array
+    reference: Values
+    deployed: Values
+    agreement: Array
+    finite: Array
+
+
+def count_once(outcomes: Outcomes) -> Outcomes:
+    """Keep the first sample of each image. An image that is repeated says nothing new about the models."""
+    _, first = np.unique(outcomes.digest, return_index=True)
+    kept = np.sort(first)
+    return Outcomes(
+        digest=outcomes.digest[kept],
+        reference={name: values[kept] for name, values in outcomes.reference.items()},
+        deployed={name: values[kept] for name, values in outcomes.deployed.items()},
+        agreement=outcomes.agreement[kept],
+        finite=outcomes.finite[kept],
+    )
+
+
+def pack(outcomes: Outcomes) -> bytes:
+    """Return the compressed file. Equal outcomes give equal bytes."""
+    arrays = {name: getattr(outcomes, name) for name in _OWN}
+    arrays |= {f"{_REFERENCE}{name}": values for name, values in outcomes.reference.items()}
+    arrays |= {f"{_DEPLOYED}{name}": values for name, values in outcomes.deployed.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(raw: bytes) -> Outcomes:
+    """Read a file that `pack` wrote.
+
+    Raises:
+        MeasureError: it is damaged, too large, or has other arrays.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as file:
+            arrays = dict(_read_arrays(file))
+        outcomes = Outcomes(
+            digest=arrays.pop("digest"),
+            agreement=arrays.pop("agreement"),
+            finite=arrays.pop("finite"),
+            reference=_take(arrays, _REFERENCE),
+            deployed=_take(arrays, _DEPLOYED),
+        )
+    except KeyError as error:
+        raise MeasureError(f"the samples have no {error}", fix=_FIX) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise MeasureError(f"the samples cannot be read: {reason}", fix=_FIX) from None
+    _check(outcomes, arrays)
+    return outcomes
+
+
+def _read_arrays(file: zipfile.ZipFile) -> Iterator[tuple[str, Array]]:
+    """Yield the arrays by name, after their declared sizes were found to be small enough."""
+    members = file.infolist()
+    if len(members) > _MAX_ARRAYS or sum(member.file_size for member in members) > MAX_BYTES:
+        raise ValueError(f"{len(members)} arrays of {sum(m.file_size for m in members):,} bytes are too large")
+    for member in members:
+        with file.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read_header is None:
+                raise ValueError(f"{member.filename} has an unknown format")
+            shape, _, dtype = read_header(stream)
+            if dtype.kind not in _NUMBERS or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} is {dtype} {shape}, which its file does not hold")
+        with file.open(member) as stream:
+            yield member.filename.removesuffix(".npy"), np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _take(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    names = [name for name in arrays if name.startswith(prefix)]
+    return {name.removeprefix(prefix): arrays.pop(name) for name in names}
+
+
+def _check(outcomes: Outcomes, others: dict[str, Array]) -> None:
+    """Check types and shapes."""
+    values = (*outcomes.reference.values(), *outcomes.deployed.values())
+    own = (outcomes.digest, outcomes.agreement, outcomes.finite)
+    if others or any(array.ndim != 1 for array in own) or any(array.ndim < 1 for array in values):
+        raise MeasureError("the samples have other arrays than eval writes", fix=_FIX)
+    kinds = (outcomes.digest.dtype, outcomes.agreement.dtype, outcomes.finite.dtype)
+    if kinds != (np.dtype(np.uint64), np.dtype(np.float64), np.dtype(bool)):
+        raise MeasureError("the samples have arrays of other types than eval writes", fix=_FIX)
+    if len({len(array) for array in (*own, *values)}) != 1 or not 0 < len(outcomes.digest) <= _MAX_SAMPLES:
+        raise MeasureError("the arrays of the samples have different lengths, or none", fix=_FIX)
+    if not np.all((outcomes.agreement >= 0) & (outcomes.agreement <= 1)):
+        raise MeasureError("the samples have an agreement that is not from 0 to 1", fix=_FIX)

@@ -1,0 +1,32 @@
+"""Where, when, and with which software evidence is made."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from vitdeploy import environment, targets
+from vitdeploy.artifact import Manifest
+from vitdeploy.evidence import Provenance
+
+_LIBRARIES = ("vitdeploy", "numpy")
+
+
+def describe_provenance(manifest: Manifest, threads: int | None, *libraries: str) -> Provenance:
+    """Return the provenance of evidence that is made now, on this machine, with the engine installed here.
+
+    Args:
+        manifest: of the artifact that the evidence is about.
+        threads: the number of threads; None if the engine does not have them.
+        libraries: further libraries that the figures depend on. A device has fewer than the manifest names.
+    """
+    host, target = environment.host(), targets.find(manifest.recipe.target)
+    names = (*_LIBRARIES, target.name, *libraries)
+    return Provenance(
+        machine=host.machine,
+        hardware=host.hardware,
+        engine=target.installed_engine(),
+        versions={name: version for name, version in environment.library_versions().items() if name in names},
+        threads=threads,
+        date=datetime.now(timezone.utc).date().isoformat(),
+        recipe=manifest.recipe_digest,
+    )

@@ -1,0 +1,276 @@
+"""What the evidence beside an artifact is worth: possible, free of contradictions, and what its raw data says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vitdeploy.artifact import Manifest
+from vitdeploy.errors import MeasureError
+from vitdeploy.evidence import Audit, Bench, Check, Eval, Evidence, Sensitivity
+from vitdeploy.graph.structure import Structure
+from vitdeploy.measure.samples import Outcomes
+from vitdeploy.recipe import AUTO
+from vitdeploy.verdict._agreement import Identity, find_contradictions, find_silent
+from vitdeploy.verdict._case import EvidenceName, invalid
+from vitdeploy.verdict._possible import find_impossible
+from vitdeploy.verdict._recompute import list_differences, recompute_bench, recompute_evaluation
+from vitdeploy.verdict._sites import find_audit_errors
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_MANIFEST_DATA = {"recipe", "usage", "inputs", "outputs", "labels"}
+"""Parts of the manifest that are no measurement."""
+_PRINTED_ONLY = {"structure", "files", "sensitivity"}
+"""Parts of a printed audit that are stored elsewhere."""
+_PERCENT = 100.0 + 1e-9
+_COSINE = "cosine"
+"""The only metric in points that can be below 0."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artifact and the evidence beside it, as it was read.
+
+    Attributes:
+        manifest: the artifact's manifest.
+        digest: the sha256 of the manifest.
+        structure: the sites and linears of `sites.json`.
+        identity: what the evidence about this artifact must agree with.
+        audit: None if it is missing, as any other piece of evidence.
+        bench: latencies.
+        evaluation: accuracy.
+        sensitivity: the loss of each linear.
+        samples: the file with the outcome of every evaluated sample.
+        missing: "audit", "bench" or "eval" -> the reason why it is None.
+        unreadable: reasons why a file that is there cannot be read.
+        recipe_digest: digest of the recipe as manifest.json has it.
+        needs_images: True if the artifact's precision is made from calibration images.
+    """
+
+    manifest: Manifest
+    digest: str
+    structure: Structure
+    identity: Identity
+    recipe_digest: str
+    needs_images: bool
+    audit: Audit | None = None
+    bench: Bench | None = None
+    evaluation: Eval | None = None
+    sensitivity: Sensitivity | None = None
+    samples: bytes | None = None
+    missing: dict[EvidenceName, str] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Evidence whose figures were computed from its raw data.
+
+    Attributes:
+        bench: with figures from its blocks.
+        evaluation: with figures from its samples, each image counted once.
+        missing: as in `Stored`, and why evidence cannot be used that is there.
+        faults: one invalid check for each kind of contradiction.
+    """
+
+    bench: Bench | None
+    evaluation: Eval | None
+    missing: dict[EvidenceName, str]
+    faults: tuple[Check, ...]
+
+
+def examine(stored: Stored) -> Examined:
+    """Compute the figures of the evidence again, and find what is impossible or contradicts something else."""
+    bench, evaluation, missing = stored.bench, stored.evaluation, dict(stored.missing)
+    faults = [invalid("evidence readable", "every file", reason) for reason in stored.unreadable[:1]]
+    faults += _check_possible(stored)
+    if stored.manifest.stage != "artifact":  # nothing is compiled, and so nothing is proven
+        return Examined(bench, evaluation, missing, tuple(faults))
+    faults += _check_audit(stored)
+    missing |= dict(find_silent(stored.audit, stored.bench, stored.evaluation))
+    faults += find_contradictions(stored.identity, stored.audit, stored.bench, stored.evaluation, stored.sensitivity)
+    if bench is not None:
+        if reason := _find_bench_without_samples(bench):
+            missing["bench"] = reason
+        else:
+            bench, more = _recompute_timing(bench)
+            faults += more
+            faults += _check_own_run(stored)
+    if evaluation is not None:
+        if not evaluation.samples or stored.samples is None:
+            reason = "eval.json has no samples beside it, from which its figures follow"
+            missing["eval"] = f"{reason}: run vitdeploy eval again"
+        else:
+            evaluation, more, reason = _recompute_accuracy(stored, evaluation, stored.samples)
+            faults += more
+            if reason:
+                missing["eval"] = reason
+    return Examined(bench, evaluation, missing, tuple(faults))
+
+
+def _check_possible(stored: Stored) -> Iterator[Check]:
+    """Check the values of the manifest and of each piece of evidence, without their raw data."""
+    pieces: list[Evidence | None] = [stored.audit, stored.bench, stored.evaluation, stored.sensitivity]
+    problems = [find_impossible("manifest.json", stored.manifest, exclude=_MANIFEST_DATA)]
+    problems += [find_impossible(piece.file, piece, exclude=_PRINTED_ONLY) for piece in pieces if piece is not None]
+    problems += [_explain_manifest(stored), _explain_runs(stored.bench), _explain_metrics(stored.evaluation)]
+    problems.append(_explain_counts(stored))
+    reasons = [problem for problem in problems if problem]
+    if reasons:
+        yield invalid("possible values", "all", "; ".join(reasons))
+
+
+def _explain_manifest(stored: Stored) -> str | None:
+    """Return what the manifest says twice, and not alike."""
+    manifest = stored.manifest
+    if manifest.recipe_digest != stored.recipe_digest:
+        return "manifest.json: the recipe does not have the digest that the manifest names"
+    if not _DIGEST.fullmatch(manifest.model.digest):
+        return "manifest.json: the model has no digest"
+    if manifest.trials and sum(trial.kept for trial in manifest.trials) != 1:
+        return "manifest.json: not exactly one of the tried precisions was kept"
+    kind, target = manifest.recipe.precision.kind, manifest.target
+    asked = manifest.recipe.target.kind, target.precision if kind in (None, AUTO) else kind
+    if asked != (target.kind, target.precision):
+        return f"manifest.json: the recipe is for {' '.join(asked)}, the artifact is {target.kind} {target.precision}"
+    sizes = manifest.inputs[0].shape[-2:] if manifest.inputs else (0, 0)
+    if any(isinstance(d, int) and d != size for d, size in zip(sizes, manifest.preprocess.size, strict=False)):
+        return "manifest.json: the first input does not have the size that preprocessing makes"
+    calibration = manifest.quantized.calibration if manifest.quantized is not None else None
+    if stored.needs_images and (calibration is None or calibration.synthetic):
+        return f"manifest.json: {target.precision} needs calibration images, and none are recorded"
+    if manifest.stage == "artifact" and (not target.backend or manifest.runs is None):
+        return "manifest.json: the artifact has no engine"
+    return None
+
+
+def _explain_runs(bench: Bench | None) -> str | None:
+    """Return what a bench says about itself that cannot be."""
+    if bench is None:
+        return None
+    if bench.valid != (not bench.doubts):
+        return f"bench.json: it is {'valid beside doubts' if bench.valid else 'not valid without a doubt'}"
+    if not all(run.name for run in bench.runs):
+        return "bench.json: a run has no name"
+    return None
+
+
+def _explain_metrics(evaluation: Eval | None) -> str | None:
+    """Return the metrics whose figures contradict each other."""
+    problems = []
+    for name, metric in (evaluation.metrics if evaluation is not None else {}).items():
+        sign = -1 if metric.better == "lower" else 1
+        if abs(sign * (metric.reference - metric.deployed) - metric.drop) > 1e-6:
+            problems.append(f"the drop of {name} is not the difference of its two sides")
+        lowest = -_PERCENT if name == _COSINE else 0.0
+        if metric.unit == "points" and not all(lowest <= v <= _PERCENT for v in (metric.reference, metric.deployed)):
+            problems.append(f"{name} is not from {lowest:g} to 100 %")
+        if metric.ci95[0] > metric.ci95[1] or metric.lower95 > metric.upper95:
+            problems.append(f"the interval of {name} ends before it begins")
+        if not evaluation or evaluation.samples:
+            continue
+        if not metric.ci95[0] <= metric.drop <= metric.ci95[1] or not metric.lower95 <= metric.drop <= metric.upper95:
+            problems.append(f"the interval of {name} does not contain its drop")
+    return f"eval.json: {'; '.join(problems)}" if problems else None
+
+
+def _explain_counts(stored: Stored) -> str | None:
+    """Return what is wrong with the numbers of samples."""
+    evaluation, record = stored.evaluation, stored.manifest.quantized
+    if evaluation is not None and evaluation.provenance is not None:
+        answered = evaluation.n + evaluation.repeated
+        readable = evaluation.available - evaluation.skipped
+        if not evaluation.data_digest or not evaluation.reference:
+            return "eval.json: it does not say on which data, or against which reference"
+        if answered != readable and answered != evaluation.limit:
+            parts = f"{evaluation.n} samples, {evaluation.repeated} repeated and {evaluation.skipped} skipped"
+            return f"eval.json: {parts} are not the {evaluation.available} of the data, or its limit"
+    calibration = record.calibration if record is not None else None
+    if calibration is not None and calibration.samples:
+        try:
+            calibration.sample_digests  # noqa: B018  reads them
+        except ValueError as error:
+            return f"manifest.json: the digests of the calibration images cannot be read: {error}"
+    return None
+
+
+def _check_audit(stored: Stored) -> Iterator[Check]:
+    audit = stored.audit
+    if audit is None:
+        return
+    if errors := find_audit_errors(audit, stored.manifest, stored.structure):
+        yield invalid("audit fits the model", "sites.json", "; ".join(errors[:3]))
+    if audit.doubts:
+        yield invalid("audit without doubts", "no doubt", f"doubtful: {audit.doubts[0]}")
+
+
+def _find_bench_without_samples(bench: Bench) -> str | None:
+    """Return why the figures of a bench cannot be computed again: a run has a speed-up, but no samples."""
+    run = next((run for run in bench.runs if not run.blocks and (run.speedup is not None or bench.valid)), None)
+    if run is None:
+        return None
+    return f"bench.json has no samples of {run.name}, from which its figures follow: run vitdeploy bench again"
+
+
+def _check_own_run(stored: Stored) -> Iterator[Check]:
+    """Check that the bench has a run of this artifact."""
+    bench = stored.bench
+    if bench is None:
+        return
+    own = bench.own
+    name = f"{stored.manifest.target.kind}-{stored.manifest.target.precision}"
+    if own is None or own.manifest != stored.digest or own.name.partition(" (")[0] != name:
+        yield invalid("bench of this artifact", "this artifact", "bench.json has no run of this artifact")
+    elif own.size_bytes is not None and own.size_bytes != stored.manifest.deployed_bytes:
+        reason = f"bench.json: the deployed files have {own.size_bytes:,} bytes, but the manifest lists "
+        yield invalid("bench of this artifact", "this artifact", f"{reason}{stored.manifest.deployed_bytes:,}")
+
+
+def _recompute_timing(bench: Bench) -> tuple[Bench, list[Check]]:
+    name, limit = "bench recomputed", "as stored"
+    try:
+        fresh = recompute_bench(bench)
+    except MeasureError as error:
+        return bench, [invalid(name, limit, f"bench.json: {error.message}")]
+    differences = list_differences(bench, fresh)
+    if bench.valid and not fresh.valid:
+        differences.append(f"it is valid, but its samples are in doubt: {fresh.doubts[0]}")
+    return fresh, [invalid(name, limit, f"bench.json: {'; '.join(differences[:2])}")] if differences else []
+
+
+def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[Eval, list[Check], str]:
+    """Return the recomputed evaluation, faults, and why accuracy cannot be judged although there is none."""
+    name, limit = "eval recomputed", "as stored"
+    try:
+        fresh, outcomes = recompute_evaluation(stored.manifest.recipe.task, evaluation, raw)
+    except MeasureError as error:
+        return evaluation, [invalid(name, limit, error.message)], error.message
+    differences = list_differences(evaluation, fresh)
+    if len(set(outcomes.digest.tolist())) < len(outcomes.digest):
+        count = len(outcomes.digest)
+        differences.insert(0, f"{count:,} samples show only {len(set(outcomes.digest.tolist())):,} images")
+    faults = [invalid(name, limit, f"eval.json: {'; '.join(differences[:2])}")] if differences else []
+    return fresh, faults, explain_calibrated(stored.manifest, evaluation.data_digest, outcomes) or ""
+
+
+def explain_calibrated(manifest: Manifest, data_digest: str, outcomes: Outcomes) -> str | None:
+    """Return how many of the evaluated images were used for calibration, in words; None if none was.
+
+    An older manifest has only the digest of all its calibration data.
+    """
+    calibration = manifest.quantized.calibration if manifest.quantized is not None else None
+    if calibration is None or calibration.synthetic:
+        return None
+    advice = "evaluate on other images"
+    if not calibration.samples:
+        same = bool(data_digest) and data_digest == calibration.digest
+        return f"the evaluation data is the calibration data: {advice}" if same else None
+    try:
+        seen = calibration.sample_digests
+    except ValueError:  # named as an impossible value
+        return "it is not known which images were used for calibration"
+    count = len(set(seen).intersection(outcomes.digest.tolist()))
+    if not count:
+        return None
+    return f"{count:,} of the {len(outcomes.digest):,} evaluated images are calibration images: {advice}"
