@@ -56,3 +56,12 @@ def read_plain(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise UnusableFile(path, f"it has more than {limit:,} bytes")
     return content
+
+
+def expand_home(name: str) -> Path:
+    """Return the path with `~` and `~USER` as their folders; as it is where there is no such user."""
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path

@@ -35,7 +35,7 @@ def test_any_text_is_well_formed() -> None:
     root = ET.fromstring(junit.render(Gate(verdict="fail", checks=(check("fail", nasty),))))
     failure = root.find(".//failure")
     assert failure is not None
-    assert failure.get("message") == 'a < b & "c" ??[31m ? ]]> é'
+    assert failure.get("message") == r'a < b & "c" \x00\x1b[31m \ud800 ]]> é'
 
 
 def test_cannot_be_written(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 from typing import Any
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from tests.evidence import audit, bench, evaluation
+from vitdeploy.cli.guard import guarded_console
 from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, KernelAudit, LinearGroup, Outline
 from vitdeploy.render import bench_tables as speed
 from vitdeploy.render import numbers, tables
@@ -25,7 +26,7 @@ GATE = Gate(
 
 
 def shown(table: RenderableType, width: int = 80) -> str:
-    console = Console(width=width, color_system=None, force_terminal=False)
+    console = guarded_console(width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     text = capture.get()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -14,6 +15,7 @@ import typer
 
 from vitdeploy.cli.console import Console
 from vitdeploy.cli.help import OUTPUT, HelpCommand, group_options, join_lines, list_examples
+from vitdeploy.escaping import escape_log
 from vitdeploy.plugins import did_you_mean
 
 _Json = Annotated[
@@ -109,6 +111,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     if not _only_prints_help(sys.argv[1:]):
         _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
+    warnings.formatwarning = _escape_warning
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup and in the background it stays ignored
             signal.signal(number, _interrupt)
@@ -124,6 +127,16 @@ def run_app(app: typer.Typer) -> NoReturn:
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+_format_warning = warnings.formatwarning
+
+
+def _escape_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a library's warning, which may quote a name from anywhere."""
+    return escape_log(_format_warning(message, category, filename, lineno, line))
+
+
 def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants
     """Interrupt the work, but not the cleanup after it: `timeout` and people often signal twice."""
     global _interrupted  # signals belong to the whole process
@@ -134,4 +147,5 @@ def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signatu
 
 
 def _only_prints_help(arguments: Sequence[str]) -> bool:
-    return not arguments or "--help" in arguments or arguments[0] == "--version"
+    options = [*arguments, "--"][: [*arguments, "--"].index("--")]  # what follows is data, whatever it is called
+    return not arguments or "--help" in options or arguments[0] == "--version"

@@ -6,14 +6,15 @@ import sys
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import typer
-from rich.console import Console as RichConsole
-from rich.markup import escape
+from rich.text import Text
 
+from vitdeploy.cli.guard import guarded_console
 from vitdeploy.errors import VitdeployError
+from vitdeploy.escaping import escape, escape_json, escape_log, escape_strings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -42,29 +43,25 @@ class Console:
         self.json = json
         self.quiet = quiet
         self._out = out or sys.stdout
-        self._err = RichConsole(stderr=True, highlight=False)
+        self._err = guarded_console(stderr=True)
 
     def show(self, result: BaseModel | dict[str, Any], *renderables: RenderableType) -> None:
         """Print the result: as JSON, or as the renderables that people read."""
         if self.json:
-            from pydantic import BaseModel as Model
-            from pydantic_core import to_json
-
-            text = result.model_dump_json(indent=1) if isinstance(result, Model) else to_json(result, indent=1).decode()
-            print(text, file=self._out, flush=True)
+            print(escape_json(_write_json(result)), file=self._out, flush=True)
             return
-        console = RichConsole(file=self._out, highlight=False)
+        console = guarded_console(file=self._out)
         for renderable in renderables:
             console.print(renderable)
 
     def warn(self, message: str) -> None:
         """Print one line that the user should read although the work goes on."""
-        self._err.print(f"[yellow]note:[/] {escape(message)}", soft_wrap=True)
+        self._err.print(Text.assemble(("note:", "yellow"), " ", escape(message)), soft_wrap=True)
 
     def relay(self, line: str) -> None:
         """Print a line of another program. With --quiet only its notes are printed."""
         if not self.quiet or "note:" in line:
-            self._err.print(escape(line), soft_wrap=True)
+            self._err.print(Text(escape(line)), soft_wrap=True)
 
     @property
     def binary(self) -> BinaryIO:
@@ -74,7 +71,7 @@ class Console:
     def fail(self, message: str, fix: str) -> None:
         """Print an error as one line, and with --json as an object too."""
         line = " ".join(f"{message.rstrip('.')}. {fix}".split())
-        self._err.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
+        self._err.print(Text.assemble(("error:", "bold red"), " ", escape(line)), soft_wrap=True)
         if self.json:
             self.show({"error": {"message": message, "fix": fix}})
 
@@ -86,16 +83,17 @@ class Console:
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise  # BrokenPipeError: Click ends quietly when the reader is gone, such as `| head`
         except KeyboardInterrupt:
-            self.warn("interrupted; no incomplete files are left behind")
+            with suppress(OSError):  # after SIGHUP there may be no terminal
+                self.warn("interrupted; no incomplete files are left behind")
             raise typer.Exit(_INTERRUPTED) from None
         except VitdeployError as error:
             if traceback:
-                tracebacks.print_exc()
+                _print_traceback()
             self.fail(error.message, error.fix)
             raise typer.Exit(_FAILED) from None
         except Exception as error:  # noqa: BLE001  the last place where a traceback can become a line
             if traceback:
-                tracebacks.print_exc()
+                _print_traceback()
             lines = str(error).strip().splitlines() or [""]
             fix = "Report this error." if traceback else "Run the command again with --traceback, and report the error."
             self.fail(f"unexpected {type(error).__name__}: {lines[0][:300]}", fix)
@@ -113,14 +111,28 @@ class Console:
         if self._interrupted():
             raise KeyboardInterrupt
         if not self.quiet:
-            self._err.print(f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]")
+            seconds = f"{time.monotonic() - started:.1f} s"
+            self._err.print(Text.assemble(("✓", "green"), f" {escape(title)} ", (seconds, "dim")))
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         count = [BarColumn(), MofNCompleteColumn()] if total else []
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), *count, TimeElapsedColumn()]
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), *count, TimeElapsedColumn()]
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(escape(title), total=total)
             yield lambda done: bar.advance(task, done)
+
+
+def _write_json(result: BaseModel | dict[str, Any]) -> str:
+    from pydantic_core import PydanticSerializationError, to_json
+
+    try:
+        return to_json(result, indent=1).decode()
+    except (PydanticSerializationError, UnicodeEncodeError):  # a file's name that is no UTF-8 is no JSON either
+        return to_json(escape_strings(result), indent=1).decode()
+
+
+def _print_traceback() -> None:
+    print(escape_log(tracebacks.format_exc()), end="", file=sys.stderr)

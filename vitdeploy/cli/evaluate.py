@@ -11,6 +11,7 @@ from vitdeploy.cli import options
 from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
+from vitdeploy.escaping import escape
 
 
 @command(
@@ -74,7 +75,8 @@ def eval_(
     loaded = options.give_model(options.load_artifact(artifact, evidence), model, trust_code=trust_code)
     if save_reference is not None:
         saved = commands_evaluate.save_reference(loaded, data, save_reference, console, limit=limit)
-        console.show(saved, f"saved {saved.samples:,} answers of {saved.name} to {save_reference}")
+        place = escape(str(save_reference))
+        console.show(saved, f"saved {saved.samples:,} answers of {saved.name} to {place}")
         return
     if host is not None:
         from vitdeploy.remote.near import commands

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, get_args
 
 from typer.core import TyperCommand, TyperGroup
+
+from vitdeploy.escaping import escape_log
 
 OUTPUT = "Output"
 """The title of the last group."""
@@ -39,9 +42,31 @@ class HelpGroup(TyperGroup):
             vars(option)["metavar"] = ""
         return option
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the words before the name of the command."""
+        with _usage_errors_escaped():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the words of the command, and run it."""
+        with _usage_errors_escaped():
+            return super().invoke(ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help of a copy with readable parameters."""
         TyperGroup.format_help(_make_readable(self), ctx, formatter)
+
+
+@contextmanager
+def _usage_errors_escaped() -> Iterator[None]:
+    """Escape the message of wrong usage: it quotes words of the command line, which may be names of files."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        if hasattr(error, "format_message") and isinstance(message, str):
+            vars(error)["message"] = escape_log(message)
+        raise
 
 
 def group_options(

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from vitdeploy import tasks
+from vitdeploy.escaping import of_escaped
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.render import bench_tables, numbers, tables
 from vitdeploy.render.summary import summarize
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vitdeploy.remote.near.listing import Listing
 
 
+@of_escaped
 def show_export(export: Exported, *, benched: bool = False) -> list[RenderableType]:
     """Show the folder, the parity of the graph, refusals and notes; and the next command unless it is `benched`."""
     lines = [
@@ -48,6 +49,7 @@ def show_export(export: Exported, *, benched: bool = False) -> list[RenderableTy
     return [*lines, *([tables.trials(export.trials)] if len(export.trials) > 1 else [])]
 
 
+@of_escaped
 def show_audit(audit: Audit) -> list[RenderableType]:
     """Show the structure of the model, the audit of the compiled model, and the sensitivity if it was measured."""
     structure = [] if audit.structure is None else [tables.structure(audit.structure)]
@@ -55,16 +57,18 @@ def show_audit(audit: Audit) -> list[RenderableType]:
     return [*structure, tables.audit(audit), *sensitivity]
 
 
+@of_escaped
 def show_predictions(predictions: Sequence[Prediction]) -> list[RenderableType]:
     """Show the answers about each image."""
     lines: list[RenderableType] = []
     for prediction in predictions:
         lines.append(Text(prediction.image, style="bold"))
         answers = tasks.find(TaskSpec(kind=prediction.task)).format_answer(prediction)
-        lines += [f"  {escape(answer)}" for answer in answers]
+        lines += [f"  {answer}" for answer in answers]
     return lines
 
 
+@of_escaped
 def show_report(report: Reported) -> list[RenderableType]:
     """Show the path of the page, its verdict, and how to fill its empty sections."""
     empty = [section for section in report.sections if section.missing is not None]
@@ -76,6 +80,7 @@ def show_report(report: Reported) -> list[RenderableType]:
     ]
 
 
+@of_escaped
 def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
     """Show the targets, then this machine."""
     export = {"export (models to ONNX)": diagnosis.export}
@@ -89,14 +94,15 @@ def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
         ("Python", f"{host.python} on {host.system}"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in diagnosis.libraries.items())),
     ):
-        table.add_row(f"  {label}", escape(value))
+        table.add_row(f"  {label}", value)
     return [tables.doctor({**diagnosis.targets, **export}), table]
 
 
+@of_escaped
 def show_hosts(listing: Listing) -> list[RenderableType]:
     """Show one line for each host, and its device below it."""
     if not listing.hosts:
-        return [f"no host is named in {escape(listing.file)}. Write one on each line: NAME: ssh://USER@HOST"]
+        return [f"no host is named in {listing.file}. Write one on each line: NAME: ssh://USER@HOST"]
     lines: list[RenderableType] = []
     for host in listing.hosts:
         colour = {"ready": "green", "busy": "yellow"}.get(host.state, "red")
@@ -130,14 +136,16 @@ def _describe_device(probe: Probe) -> list[str]:
     ]
 
 
+@of_escaped
 def show_recipes(purposes: Mapping[str, str]) -> list[RenderableType]:
     """Show the names of the recipes that come with vitdeploy, and the purpose of each."""
     table = Table.grid(padding=(0, 2))
     for name, purpose in purposes.items():
-        table.add_row(Text(name, style="bold cyan"), escape(purpose))
+        table.add_row(Text(name, style="bold cyan"), purpose)
     return [table, Text("\nvitdeploy recipes NAME prints one; vitdeploy run NAME runs it.", style="dim")]
 
 
+@of_escaped
 def show_outcome(outcome: Outcome) -> list[RenderableType]:
     """Show the results of all steps of `run`, and the table that sums them up."""
     evaluation = [] if outcome.eval is None else [tables.evaluation(outcome.eval)]

@@ -14,6 +14,7 @@ from vitdeploy import tasks
 from vitdeploy.data.images import open_image
 from vitdeploy.data.preprocess import as_image, to_input, to_pixels, upright_size, visible_area
 from vitdeploy.errors import DataError
+from vitdeploy.escaping import replace_undecodable
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.evidence.predictions import Guess as Guess
 from vitdeploy.runtime.artifact_session import open_session
@@ -77,7 +78,7 @@ class Deployed(Closing):
         results = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
         task = tasks.find(manifest.recipe.task)
         outputs = task.select_outputs(tasks.find_batched(results, batch))
-        name = "array" if isinstance(image, np.ndarray) else str(image)
+        name = "array" if isinstance(image, np.ndarray) else replace_undecodable(str(image))
         if not is_finite(outputs):
             raise DataError(
                 f"{name}: the model gives NaN or infinity",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import resources
-from pathlib import Path
 
 from vitdeploy.data._arrays import ArrayDataset, open_npz
 from vitdeploy.data._coco import open_boxes
@@ -12,6 +11,7 @@ from vitdeploy.data._folder import open_folder
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Dataset, Form, Split
 from vitdeploy.errors import DataError
+from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import Preprocess
 
@@ -62,7 +62,7 @@ def open_dataset(
 
 
 def _open(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form) -> Dataset:
-    path = Path(spec).expanduser()
+    path = expand_home(spec)
     if form != "classes":
         if not path.is_dir() or not (path / _IMAGES).is_dir():
             message = f"there is no {spec}" if not path.exists() else f"{spec} has no folder images/ in it"
@@ -93,6 +93,6 @@ def comes_with_package(spec: str) -> bool:
 
 def guess_form(spec: str) -> Form:
     """Guess the form of the labels from the files beside `images/`; the first form wins if there are several."""
-    path = Path(spec).expanduser()
+    path = expand_home(spec)
     forms = [form for form, name in _LABELS.items() if (path / _IMAGES).is_dir() and (path / name).exists()]
     return forms[0] if forms else "classes"

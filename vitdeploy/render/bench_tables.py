@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
 
+from vitdeploy.escaping import of_escaped
 from vitdeploy.evidence import Bench, Profile
 from vitdeploy.render import numbers
 from vitdeploy.render.numbers import NOTHING, three_digits
@@ -15,6 +15,7 @@ from vitdeploy.render.tables import add_notes, make_table
 _SHOWN_OPERATORS = 10
 
 
+@of_escaped
 def bench(result: Bench) -> list[Table]:
     """Return tables of latencies, then of start-up and size, then of profiles."""
     tables = [latencies(result)]
@@ -23,6 +24,7 @@ def bench(result: Bench) -> list[Table]:
     return [*tables, *(profile(one) for one in result.profiles)]
 
 
+@of_escaped
 def latencies(bench: Bench) -> Table:
     """Return latencies side by side; the first run of each batch size is the reference. `peak` is the efficiency."""
     table = make_table(
@@ -33,11 +35,12 @@ def latencies(bench: Bench) -> Table:
     for run in bench.runs:
         figures = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
         speedup = "reference" if numbers.is_reference(run, bench) else numbers.speedup(run.speedup)
-        name = escape(numbers.run_name(run, bench.runs))
+        name = numbers.run_name(run, bench.runs)
         table.add_row(name, *figures, numbers.efficiency(run.efficiency_pct), speedup)
     return add_notes(table, [*_pairs(bench), *_notes(bench)])
 
 
+@of_escaped
 def costs(bench: Bench) -> Table:
     """Return start-up time, memory, and size of the deployed files."""
     table = make_table("Start-up and size", "", "load ms", "first ms", "peak memory", "of which model", "files")
@@ -51,14 +54,15 @@ def costs(bench: Bench) -> Table:
         peak = start.peak_bytes if start else None
         model = peak - start.engine_bytes if start and peak and start.engine_bytes else None
         sizes = (numbers.size(b) if b is not None else NOTHING for b in (peak, model, run.size_bytes))
-        table.add_row(escape(run.name), *times, *sizes)
+        table.add_row(run.name, *times, *sizes)
     return table
 
 
+@of_escaped
 def profile(profile: Profile) -> Table:
     """Return the time of one run by part of the model, then its slowest operators."""
     total_ms = profile.total_ms
-    title = f"{escape(profile.name)}: {three_digits(total_ms)} ms a run, by the engine's own counters"
+    title = f"{profile.name}: {three_digits(total_ms)} ms a run, by the engine's own counters"
     table = make_table(title, "", "ms", "share")
     for role, ms in profile.roles.items():
         table.add_row(role, three_digits(ms), numbers.share(ms, total_ms))
@@ -66,7 +70,7 @@ def profile(profile: Profile) -> Table:
         table.add_row(numbers.BETWEEN, three_digits(profile.between_ms), numbers.share(profile.between_ms, total_ms))
     table.add_section()
     for operator in profile.operators[:_SHOWN_OPERATORS]:
-        name = escape(f"{operator.name}  {operator.kind}")
+        name = f"{operator.name}  {operator.kind}"
         table.add_row(name, three_digits(operator.ms), numbers.share(operator.ms, total_ms))
     return table
 

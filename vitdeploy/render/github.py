@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vitdeploy.errors import UsageError
+from vitdeploy.escaping import break_commands, escape_lines
 from vitdeploy.evidence import Gate
 from vitdeploy.render import markdown
 from vitdeploy.render.summary import Summary
@@ -48,7 +49,8 @@ def publish(gate: Gate, summary: Summary | None, stream: TextIO, environment: Ma
 
 
 def _escape_data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    lines = break_commands(escape_lines(text.replace("\r\n", "\n")))
+    return lines.replace("%", "%25").replace("\n", "%0A")
 
 
 def _escape_property(text: str) -> str:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 from vitdeploy.artifact import atomic_file
 from vitdeploy.errors import UsageError
+from vitdeploy.escaping import escape_lines
 from vitdeploy.evidence import Gate
 from vitdeploy.render import numbers
 
@@ -53,4 +54,5 @@ def write(gate: Gate, path: Path) -> None:
 
 
 def _clean(text: str) -> str:
-    return _NOT_IN_XML.sub("?", text)
+    """Escape what no XML may have, and what a terminal would act on."""
+    return _NOT_IN_XML.sub("?", escape_lines(text))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vitdeploy.artifact import atomic_file
 from vitdeploy.errors import UsageError
+from vitdeploy.escaping import escape
 from vitdeploy.evidence import Gate
 from vitdeploy.render import numbers
 from vitdeploy.render.summary import Summary
@@ -46,12 +48,13 @@ def write(gate: Gate, path: Path, summary: Summary | None = None, *, title: str 
 
 def _table(head: list[str], align: str, rows: list[list[str]]) -> list[str]:
     rule = ["---:" if side == "r" else "---" for side in align]
-    lines = [head, rule, *([_cell(value) for value in row] for row in rows)]
+    lines = [[_cell(value) for value in head], rule, *([_cell(value) for value in row] for row in rows)]
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def _cell(text: str) -> str:
-    """Escape a text so that it cannot end its cell or start other Markdown."""
-    for sign in "\\`|<>[]*_":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    """Escape a text so that it cannot end its cell, start other Markdown, link somewhere or mention somebody."""
+    text = escape(" ".join(text.split()))
+    text = re.sub(r"[\\`|<>\[\]*_~$&#!]", r"\\\g<0>", text)
+    text = re.sub(r"://|www\.", lambda link: link[0].replace(":", r"\:").replace(".", r"\."), text, flags=re.IGNORECASE)
+    return text.replace("@", "@<!-- -->")

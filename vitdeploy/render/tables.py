@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.bar import Bar
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from vitdeploy.artifact import Trial
+from vitdeploy.escaping import of_escaped
 from vitdeploy.evidence import (
     Audit,
     Availability,
@@ -40,6 +40,7 @@ _SILENT_DB = 120.0  # noise below this comes from rounding in another order
 _GAP = (0, 1, 0, 0)  # between columns: the sizes of a ViT-L then fit 80 columns
 
 
+@of_escaped
 def structure(outline: Outline) -> Group:
     """Return the blocks, with equal ones in one row, then all linears by role."""
     linears = Text.assemble((f"{sum(outline.linears.values())} linears", "bold"), f": {_by_role(outline)}", "\n")
@@ -94,6 +95,7 @@ def _by_role(outline: Outline) -> str:
     return ", ".join(roles) or NOTHING
 
 
+@of_escaped
 def trials(trials: Sequence[Trial]) -> Table:
     """Return the precisions that were tried, and the one that was kept."""
     table = make_table(None, "precision", "in float", "points lost", "times as fast", "result", right=(1, 2, 3))
@@ -112,6 +114,7 @@ def trials(trials: Sequence[Trial]) -> Table:
     return add_notes(table, notes)
 
 
+@of_escaped
 def audit(audit: Audit) -> Table:
     """Return fusion, precisions and files of a compiled model."""
     attention = audit.attention
@@ -121,7 +124,7 @@ def audit(audit: Audit) -> Table:
     table.add_row("attention fused", Text(numbers.fused(attention), style=style))
     for reason, sites in _by_reason(attention.unfused).items():
         others = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
-        table.add_row(f"  {escape(sites[0])}{others}", escape(reason))
+        table.add_row(f"  {sites[0]}{others}", reason)
     table.add_row("LayerNorm fused", f"{audit.layernorm.fused} of {audit.layernorm.sites}")
     linears = {name: count for name, count in audit.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
@@ -131,11 +134,11 @@ def audit(audit: Audit) -> Table:
     if audit.engine is not None:
         table.add_row("kernels", numbers.kernels(audit.engine))
     if audit.backend:
-        table.add_row("backend", escape(audit.backend))
+        table.add_row("backend", audit.backend)
     if audit.threads:
         table.add_row("threads", str(audit.threads))
     for entry in audit.files:
-        table.add_row(escape(entry.path), numbers.size(entry.bytes))
+        table.add_row(entry.path, numbers.size(entry.bytes))
     return add_notes(table, audit.doubts)
 
 
@@ -147,6 +150,7 @@ def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
     return sites
 
 
+@of_escaped
 def sensitivity(sensitivity: Sensitivity) -> Table:
     """Return the damage of each linear quantized alone, the most damaging first."""
     layers = sensitivity.layers
@@ -158,7 +162,7 @@ def sensitivity(sensitivity: Sensitivity) -> Table:
         bar = Bar(1.0, 0, (best - layer.output_sqnr_db) / span, width=_BAR_WIDTH, color="red")
         agreement = NOTHING if layer.agreement is None else f"{100 * layer.agreement:.0f} %"
         figures = f"{layer.sqnr_db:.1f}", f"{layer.output_sqnr_db:.1f}"
-        table.add_row(escape(layer.name), *figures, bar, agreement, three_digits(layer.macs / 1e6))
+        table.add_row(layer.name, *figures, bar, agreement, three_digits(layer.macs / 1e6))
     notes = [
         f"measured on {sensitivity.images} images of {sensitivity.calibration}",
         "dB: signal to noise ratio of the linear's own output and of the model's; 10 dB less is ten times the noise",
@@ -169,6 +173,7 @@ def sensitivity(sensitivity: Sensitivity) -> Table:
     return add_notes(table, notes)
 
 
+@of_escaped
 def divergence(divergence: Divergence) -> Group:
     """Return the comparison of all blocks, then of the layers in the block that diverges."""
     title = f"At the end of each block, on {divergence.images} images of {divergence.data}"
@@ -177,7 +182,7 @@ def divergence(divergence: Divergence) -> Group:
     layers = _comparisons(f"Inside {block}", divergence.layers, divergence.layer)
     conclusion = Text(divergence.why, style="bold red" if divergence.block is not None else "bold green")
     legend = "dB: signal to noise ratio; adds dB: the same, counting only the noise that is not in the inputs"
-    rule, ran = f"the rule: they diverge {divergence.rule}", f"what ran: {escape(divergence.how)}"
+    rule, ran = f"the rule: they diverge {divergence.rule}", f"what ran: {divergence.how}"
     return Group(blocks, layers, conclusion, legend, rule, ran)
 
 
@@ -197,13 +202,14 @@ def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> 
     return add_notes(table, [f"not compared: {', '.join(names)} ({note})" for note, names in left_out.items()])
 
 
+@of_escaped
 def evaluation(evaluation: Eval) -> Table:
     """Return the accuracy of both sides on the same samples."""
     title = f"{evaluation.task} on {evaluation.n:,} samples"
     table = make_table(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
     for name, metric in evaluation.metrics.items():
         sides = (f"{value:.2f}" for value in (metric.reference, metric.deployed))
-        table.add_row(escape(name), *sides, numbers.drop(metric), f"{metric.upper95:.2f}", metric.unit)
+        table.add_row(name, *sides, numbers.drop(metric), f"{metric.upper95:.2f}", metric.unit)
     same = numbers.agreement_name(evaluation.task)
     notes = [
         f"at most: with 95 % confidence; p = {evaluation.p_value:.2g} ({evaluation.test})",
@@ -217,31 +223,34 @@ def evaluation(evaluation: Eval) -> Table:
     return add_notes(table, notes)
 
 
+@of_escaped
 def gate(gate: Gate) -> Table:
     """Return the verdict and every check."""
     title = Text.assemble("Gate: ", _status(gate.verdict))
     table = make_table(title, "check", "observed", "limit", "status", "reason", right=(1, 2))
     for check in gate.checks:
         figures = numbers.observed(check.observed), numbers.observed(check.limit)
-        table.add_row(escape(check.name), *figures, _status(check.status), escape(check.why))
+        table.add_row(check.name, *figures, _status(check.status), check.why)
     return add_notes(table, (f"evidence sha256 {gate.digest}",) if gate.digest else ())
 
 
+@of_escaped
 def doctor(targets: Mapping[str, Availability]) -> Table:
     """Return the targets that can run here; for the others, the reason and what to do."""
     table = make_table("Targets on this machine", "target", "runs", "if not: reason, and what to do", right=())
     for name, target in targets.items():
         sign = Text("yes", style="green") if target.available else Text("no", style="yellow")
-        table.add_row(escape(name), sign, escape(". ".join(filter(None, (target.why.rstrip("."), target.fix)))))
+        table.add_row(name, sign, ". ".join(filter(None, (target.why.rstrip("."), target.fix))))
     return table
 
 
+@of_escaped
 def summary(summary: Summary) -> Table:
     """Return FP32 and the artifact side by side."""
-    table = make_table(None, "", escape(summary.reference), escape(summary.artifact))
+    table = make_table(None, "", summary.reference, summary.artifact)
     for row in summary.rows:
         colour = _COLOURS.get(row.artifact.lower(), "") if row.label == "verdict" else ""
-        table.add_row(row.label, escape(row.reference), Text(row.artifact, style=f"bold {colour}" if colour else ""))
+        table.add_row(row.label, row.reference, Text(row.artifact, style=f"bold {colour}" if colour else ""))
     return add_notes(table, summary.notes)
 
 

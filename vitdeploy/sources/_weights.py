@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitdeploy.errors import SourceError
+from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, WeightsOrigin
 from vitdeploy.sources._code_digest import code_digest
@@ -34,7 +35,7 @@ def find_weights(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
         return "pretrained"
     if spec.weights == "random":
         return "random"
-    path = Path(spec.weights).expanduser()
+    path = expand_home(spec.weights)
     if path.suffix not in _SUFFIXES:
         raise SourceError(
             f"{spec.weights!r} is not a weights file", fix=f"Give pretrained, random, or a {', '.join(_SUFFIXES)} file."

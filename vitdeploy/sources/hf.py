@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitdeploy.errors import SourceError
 from vitdeploy.frozen import replace
+from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._hf_preprocess import image_size, preprocess_of
@@ -81,7 +82,7 @@ class Hf(Source):
 
 
 def _is_local(argument: str) -> bool:
-    path = Path(argument).expanduser()
+    path = expand_home(argument)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise SourceError(f"hf:{argument} has no config.json", fix="Save the model there with save_pretrained().")
@@ -111,7 +112,7 @@ def _load_config(argument: str, kwargs: Mapping[str, Any], local: bool, reachabl
 
 
 def _expand(argument: str) -> str:
-    path = Path(argument).expanduser()
+    path = expand_home(argument)
     return str(path) if path.is_dir() else argument
 
 

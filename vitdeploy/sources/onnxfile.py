@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitdeploy.errors import GraphError, SourceError
+from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import FileSource, LoadedModel, _image
 
@@ -28,7 +29,7 @@ class OnnxFile(FileSource):
 
         if spec.weights is not None or spec.kwargs:
             raise SourceError(f"{argument} contains its own weights", fix="Leave out --weights and model.kwargs.")
-        path = Path(argument).expanduser()
+        path = expand_home(argument)
         model = load(path).model
         graph = model.graph
         screen(model, path)

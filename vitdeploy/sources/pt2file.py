@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy.errors import SourceError
+from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import FileSource, LoadedModel, _image, _pt2_check, _weights
 
@@ -30,7 +31,7 @@ class Pt2File(FileSource):
         """Load the program. It has no preprocessing: ImageNet's is used unless the recipe has another."""
         if spec.weights is not None or spec.kwargs:
             raise SourceError(f"{argument} contains its own weights", fix="Leave out --weights and model.kwargs.")
-        path = Path(argument).expanduser()
+        path = expand_home(argument)
         if not path.is_file():
             raise SourceError(f"there is no file {path}", fix="Check the path.")
         program = _load_program(path, _check_archive(path))

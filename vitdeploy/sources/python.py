@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from vitdeploy.errors import RecipeError, SourceError
+from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, parse
 from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _weights
@@ -66,7 +67,7 @@ def _folder_on_path(where: str) -> Iterator[None]:
 
     Neighbours that an earlier factory imported from another folder are forgotten: they may have the same names.
     """
-    folder = str(Path(where).expanduser().resolve().parent) if where.endswith(".py") else str(Path.cwd())
+    folder = str(expand_home(where).resolve().parent) if where.endswith(".py") else str(Path.cwd())
     for name, (other, module) in list(_neighbours.items()):
         if other != folder:
             del _neighbours[name]
@@ -98,7 +99,7 @@ def _import(where: str) -> ModuleType:
             return importlib.import_module(where)
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise _error_in_code(where, "cannot be imported", error) from error
-    path = Path(where).expanduser().resolve()
+    path = expand_home(where).resolve()
     if not path.is_file():
         raise SourceError(f"there is no file {path}", fix="Write python:FILE.py:FACTORY.")
     name = f"_vitdeploy_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -139,7 +140,7 @@ def _error_in_code(where: str, failure: str, error: BaseException) -> SourceErro
         place = f"{error.filename}:{error.lineno}"
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        in_file = [f for f in frames if Path(f.filename) == Path(where).expanduser().resolve()]
+        in_file = [f for f in frames if Path(f.filename) == expand_home(where).resolve()]
         deepest = (in_file or list(frames))[-1]
         place = f"{deepest.filename}:{deepest.lineno}"
     text = " ".join(str(error).split())[:300]

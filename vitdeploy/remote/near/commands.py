@@ -21,6 +21,7 @@ from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.plain_files import expand_home
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
@@ -232,7 +233,7 @@ def _files_of(artifact: Artifact, folder: str) -> Files:
 
 def _data_files(spec: str) -> tuple[str, Files]:
     """Return the host's name for DATA, and the files to send. Data that ships with vitdeploy needs no files."""
-    path = Path(spec).expanduser()
+    path = expand_home(spec)
     if path.is_file():
         name = f"data{path.suffix}"
         return name, [job_file(path, name)]
