@@ -55,3 +55,12 @@ MAX_DATA_BYTES = Limit("VITDEPLOY_MAX_DATA_BYTES", 4 << 30, "bytes")
 
 MAX_JSON_BYTES = Limit("VITDEPLOY_MAX_JSON_BYTES", 1 << 30, "bytes")
 """Of `annotations.json`. The largest file of COCO 2017 has 0.45 GiB. In memory it takes about ten times as much."""
+
+MAX_NODES = Limit("VITDEPLOY_MAX_NODES", 50_000, "nodes")
+"""Of an ONNX graph. The largest known export of a vision model has about 20,000; 50,000 take two minutes to fold."""
+
+MAX_TRIAL_SECONDS = Limit("VITDEPLOY_MAX_TRIAL_SECONDS", 900, "seconds")
+"""Of compiling and running a model that comes from a file, in a process of its own."""
+
+MAX_TRIAL_BYTES = Limit("VITDEPLOY_MAX_TRIAL_BYTES", 16 << 30, "bytes")
+"""Of the memory of that process, beyond the size of the model's file eight times over."""

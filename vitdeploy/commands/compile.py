@@ -58,7 +58,9 @@ def compile_bundle(
                 shutil.copyfile(source / entry.path, folder / entry.path)
         bundle.check_unchanged()  # the copies are those that were hashed
         manifest = replace(bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest)
-        artifact, notes = finish(read_bundle(folder, manifest), manifest, target, progress, out or source)
+        artifact, notes = finish(
+            read_bundle(folder, manifest), manifest, target, progress, out or source, received=True
+        )
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out or source), summary)
 

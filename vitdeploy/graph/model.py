@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass, TopologicalSortPass
 
 from vitdeploy.errors import GraphError
+from vitdeploy.limits import MAX_NODES
 
 _EXTERNAL_ABOVE_BYTES = 256 << 20
 """Larger weights go to `graph.onnx.data`: protobuf serialises in memory, twice, and cannot exceed 2 GB."""
@@ -102,10 +103,13 @@ def load(path: Path) -> Graph:
     """
     try:
         proto = onnx.load(path, load_external_data=False)
+        _refuse_large(proto, path)
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)  # as ir.load does
     except FileNotFoundError:
         raise GraphError(f"there is no file {path}", fix="Check the path.") from None
+    except GraphError:
+        raise
     except Exception as error:  # noqa: BLE001  protobuf and onnx_ir raise many types that mean the same here
         reason = _root_cause(error)
         raise GraphError(
@@ -120,6 +124,13 @@ def load(path: Path) -> Graph:
     _check_external_data(model, path)
     _load_node_tensors(model)
     return Graph(model)
+
+
+def _refuse_large(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse a graph of too many nodes before it is converted. `screening` counts those inside of others too."""
+    count = len(proto.graph.node) + sum(len(function.node) for function in proto.functions)
+    if count > MAX_NODES.value:
+        raise GraphError(f"{path} has {count:,} nodes, more than {MAX_NODES.value:,}", fix=MAX_NODES.fix)
 
 
 def _root_cause(error: BaseException) -> str:

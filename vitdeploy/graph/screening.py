@@ -6,7 +6,7 @@ Each error names the node or tensor. A file that passes may still fail in ONNX R
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from vitdeploy.errors import GraphError
 from vitdeploy.graph.dialect import CONTRIB
 from vitdeploy.graph.model import constant, dims
+from vitdeploy.limits import MAX_NODES
 from vitdeploy.session import Array
 
 _STANDARD = ("", "ai.onnx")
@@ -24,6 +25,8 @@ _QUANTIZED = {
     "QuantizeLinear",
 }  # fmt: skip
 _OTHER_FLOATS = {ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_MAX_CALLS = 32  # functions that call each other
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
@@ -34,7 +37,9 @@ def screen(model: ir.Model, path: Path) -> None:
         GraphError: the first problem.
     """
     _check_versions(model, path)
+    _check_size(model, path)
     for node in model.graph.all_nodes():
+        _check_control_flow(node, path)
         _check_operator(node, model, path)
         _check_data_types(node, path)
         _check_inputs(node, path)
@@ -74,6 +79,39 @@ def _check_versions(model: ir.Model, path: Path) -> None:
             f"{path} has opset {opset} and ONNX IR {version}, but onnx {onnx.__version__} reads at most opset {newest} "
             f"and IR {onnx.IR_VERSION}",
             fix="Export it with opset 18 or later, but not newer than that, or update onnx and onnxruntime.",
+        )
+
+
+def _check_size(model: ir.Model, path: Path) -> None:
+    """Refuse a graph of too many nodes, counting those of a function at each call, and functions in circles."""
+    limit, counts = MAX_NODES.value, dict[ir.OperatorIdentifier, int]()
+
+    def count(nodes: Iterable[ir.Node], depth: int) -> int:
+        if depth > _MAX_CALLS:
+            raise GraphError(f"{path}: its functions call each other too deeply", fix="Export it without functions.")
+        total = 0
+        for node in nodes:
+            name = node.op_identifier()
+            if name in model.functions and name not in counts:
+                counts[name] = count(model.functions[name].all_nodes(), depth + 1)
+            total += counts.get(name, 1)
+            if total > limit:
+                raise GraphError(f"{path} has more than {limit:,} nodes", fix=MAX_NODES.fix)
+        return total
+
+    count(model.graph.all_nodes(), 0)
+    for function in model.functions.values():
+        for node in function.all_nodes():
+            _check_control_flow(node, path)
+
+
+def _check_control_flow(node: ir.Node, path: Path) -> None:
+    """Refuse loops. What is in them cannot be audited, and a file of 300 bytes may say 2^62 rounds."""
+    if node.op_type != "If" and any(a.type in _GRAPHS for a in node.attributes.values()):
+        raise GraphError(
+            f"{path}: node {_describe(node)} is {node.op_type}, and the operators inside control flow cannot be "
+            "checked",
+            fix="Export the model without branches and loops that depend on data.",
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import optimizer
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vitdeploy.graph.model import Graph, array, constant, operand
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._known_sizes import fold_fixed_sizes
+from vitdeploy.passes._optimizer import optimize
 from vitdeploy.passes._reshape_sizes import solve_reshapes
 
 _LARGEST_RESULT_ELEMENTS = 1 << 24
@@ -32,10 +33,9 @@ class FoldConstants(Pass):
     def apply(self, graph: Graph) -> PassResult:
         """Fold; `fired` counts the nodes that are gone."""
         before = graph.model.graph.num_nodes()
+        RemoveUnusedNodesPass()(graph.model)  # or values that nothing reads would be computed
         while True:  # one known shape makes others known; this ends because each round removes nodes
-            optimizer.optimize_ir(
-                graph.model, input_size_limit=_LARGEST_RESULT_ELEMENTS, output_size_limit=_LARGEST_RESULT_ELEMENTS
-            )
+            optimize(graph.model, _LARGEST_RESULT_ELEMENTS)
             if not _fill_shapes(graph) + _drop_pads(graph) + fold_fixed_sizes(graph) + solve_reshapes(graph):
                 break
         return PassResult(max(0, before - graph.model.graph.num_nodes()))

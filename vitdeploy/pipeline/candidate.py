@@ -19,6 +19,7 @@ from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
 from vitdeploy.graph.structure import Structure
 from vitdeploy.measure import latency
+from vitdeploy.pipeline.compile_apart import compile_apart
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.prepare import Prepared
 from vitdeploy.precision import LinearPrecision, Precision
@@ -26,6 +27,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm
 from vitdeploy.runtime.artifact_session import make_bundle
 from vitdeploy.session import Session
+from vitdeploy.sources import find_file
 from vitdeploy.targets import Bundle, Compiled, Target
 
 if TYPE_CHECKING:
@@ -155,10 +157,18 @@ class CandidateBuilder:
             CompileError: the backend refuses it.
         """
         if candidate.folder not in self._compiled:
-            bundle = self._bundle(candidate, candidate.folder)
             with self._progress.step(f"Compile {candidate.name} with {self.target.name}"):
-                self._compiled[candidate.folder] = self.target.compile(bundle, candidate.folder, self._progress.relay)
+                self._compiled[candidate.folder] = self._compile(candidate)
         return self._compiled[candidate.folder]
+
+    def _compile(self, candidate: Candidate) -> Compiled:
+        """Compile a candidate; the graph of a foreign file in a process of its own, which may crash."""
+        folder = candidate.folder
+        if find_file(self.prepared.facts.model.spec) is not None and not self.target.built_on_device:
+            return compile_apart(
+                self.target, candidate.name, folder, candidate.inputs[0], candidate.outputs, self.batch
+            )
+        return self.target.compile(self._bundle(candidate, folder), folder, self._progress.relay)
 
     def open(self, candidate: Candidate) -> Session:
         """Open a candidate as its artifact would be opened.

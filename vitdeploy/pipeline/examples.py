@@ -49,9 +49,14 @@ def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch) -> E
     return Examples(model.input_name, preprocess, tuple(pixels), tuple(outputs))
 
 
+def traced_size(batch: Batch) -> int:
+    """Return the batch size to trace. Exporters specialise a dynamic batch of 1, so a larger one is traced."""
+    return batch.opt if batch.static else max(batch.opt, min(2, batch.max))
+
+
 def _two_sizes(batch: Batch) -> list[int]:
-    """Return the size to trace and another one. Exporters specialise a batch of 1, so a larger one is traced."""
-    traced = max(batch.opt, min(2, batch.max))
+    """Return the size to trace and another one."""
+    traced = traced_size(batch)
     return [traced, batch.min if batch.min != traced else batch.max]
 
 

@@ -18,12 +18,14 @@ from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import compare
 from vitdeploy.pipeline.choose import Chosen
+from vitdeploy.pipeline.compile_apart import compile_apart
 from vitdeploy.pipeline.examples import load_example
 from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.runtime.provenance import describe_provenance
+from vitdeploy.sources import find_file
 from vitdeploy.targets import Bundle, Compiled, Target
 
 
@@ -97,6 +99,7 @@ def finish(
     *,
     here: bool = True,
     compiled: Compiled | None = None,
+    received: bool = False,
 ) -> tuple[Artifact, list[str]]:
     """Compile and audit in the bundle's folder if the target can do that here, seal the folder, and store the audit.
 
@@ -108,6 +111,7 @@ def finish(
         out: the final path of the folder, for the notes.
         here: compile on this machine; False if another machine will do it.
         compiled: the compiled model in the bundle's folder, if it was compiled already.
+        received: True if the bundle may come from anyone.
 
     Returns:
         The artifact or bundle, and notes for the user.
@@ -129,7 +133,7 @@ def finish(
         return artifact, [note, *_rehearse(artifact, bundle, target, progress)]
     if compiled is None:
         with progress.step(f"Compile and audit with {target.name}"):
-            compiled = target.compile(bundle, folder, progress.relay)
+            compiled = _compile(bundle, manifest, target, progress, received=received)
     audit = compiled.audit or target.audit(bundle, compiled)
     notes = [f"doubt: {doubt}" for doubt in audit.doubts]
     parity = None
@@ -142,6 +146,15 @@ def finish(
     artifact = artifacts.seal(folder, manifest)
     artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
     return artifact, notes
+
+
+def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progress, *, received: bool) -> Compiled:
+    """Compile and audit a bundle; a foreign graph in a process of its own, which may crash."""
+    folder = bundle.graph.parent
+    if target.built_on_device or not (received or find_file(manifest.model.spec) is not None):
+        return target.compile(bundle, folder, progress.relay)
+    recipe, precision = manifest.recipe, manifest.target.precision
+    return compile_apart(target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch)
 
 
 def _rehearse(artifact: Artifact, bundle: Bundle, target: Target, progress: Progress) -> list[str]:

@@ -18,10 +18,11 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.pipeline.calibration import JudgingBatches, open_images
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
-from vitdeploy.pipeline.examples import Examples, make_examples
+from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.graph_cache import GraphCache, cache_key
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, TaskSpec
+from vitdeploy.runtime.trial import try_model
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
@@ -125,6 +126,8 @@ def prepare(
 
     batch, form = recipe.target.batch, recipe.target.input
     with progress.step(f"Load {recipe.model.spec}"):
+        if load_model is None:
+            try_model(recipe.model, recipe.image_size, traced_size(batch))
         model = load_model() if load_model else sources.load(recipe.model, size=recipe.image_size)
     task, preprocess = tasks.resolve(recipe.task, model.task), recipe.preprocess or model.preprocess
     calibration = judging = None

@@ -6,6 +6,7 @@ from vitdeploy import sources, targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.errors import MeasureError, SourceError
 from vitdeploy.graph.onnx_session import OnnxSession
+from vitdeploy.runtime.trial import try_model
 from vitdeploy.session import Session
 
 
@@ -42,6 +43,7 @@ def rebuild_model(artifact: Artifact) -> sources.LoadedModel:
     """
     manifest = artifact.manifest
     spec, size = artifact.model or manifest.recipe.model, manifest.recipe.image_size
+    try_model(spec, size, manifest.recipe.target.batch.opt)
     try:
         model = (sources.load if artifact.model else sources.load_received)(spec, size=size)
     except ImportError as error:

@@ -103,6 +103,16 @@ def runs_code(spec: str) -> bool:
     return _find(spec)[0].runs_code
 
 
+def find_file(spec: str) -> Path | None:
+    """Return the file that this model is in; None if it comes from a library or from code.
+
+    Raises:
+        SourceError: the spec has none of the known forms.
+    """
+    source, argument = _find(spec)
+    return Path(argument).expanduser() if isinstance(source, FileSource) else None
+
+
 def load_received(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel:
     """Load a model that an artifact names, which may come from anyone: with installed code, and without the network.
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from vitdeploy import apart
 from vitdeploy.artifact import Artifact
 from vitdeploy.evidence import Startup
 
@@ -18,8 +19,7 @@ _TIMEOUT_S = 300
 def start_process(artifact: Artifact, threads: int, batch: int) -> Startup | str:
     """Return load time, time of the first inference and peak memory; or the reason why they are unknown."""
     streams = artifact.manifest.recipe.target.options.get("streams") or 0
-    words = [sys.executable, "-m", "vitdeploy.commands.bench.startup", str(artifact.path)]
-    words += [str(number) for number in (threads, batch, streams)]
+    words = apart.command("vitdeploy.commands.bench.startup", artifact.path, threads, batch, streams)
     try:
         process = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
         return Startup.model_validate_json(process.stdout.splitlines()[-1])

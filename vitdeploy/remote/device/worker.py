@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from vitdeploy import apart
 from vitdeploy.errors import VitdeployError
 from vitdeploy.remote.device import clocks, jobs, lock
 from vitdeploy.remote.messages import Job, LockHolder
@@ -38,7 +38,7 @@ def work(folder: Path, cache: Path, warn: Callable[[str], None]) -> None:
 
 def _run(job: Job, folder: Path, device: int) -> int:
     """Run vitdeploy as a child. It holds the device's lock too, because it may outlive a killed worker."""
-    command = [sys.executable, "-m", "vitdeploy", *job.words, "--json"]
+    command = apart.command("vitdeploy", *job.words, "--json")  # never importing from the job's files
     with (
         (folder / "stdout").open("wb") as out,
         subprocess.Popen(
