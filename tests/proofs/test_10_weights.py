@@ -16,7 +16,7 @@ import torch
 from tests.sources.test_pt2file import Members, _crafted, _export
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import _weights, load
+from vitdeploy.sources import _pt2_check, _weights, load
 
 _WEIGHTS = "data/weights/model_weights_config.json"
 
@@ -143,3 +143,24 @@ def test_an_old_archive_with_a_giant_storage_is_one_line(tmp_path: Path) -> None
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(SourceError, match="not a plain state dict"):
         _weights.read_state_dict(tmp_path / "m.pt")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("s0**2", True),
+        ("2*s0 + 1", True),
+        ("Pow(s0, 2)", True),
+        ("9**9**9**9", False),
+        ("((9**64)**64)**64", False),
+        ("Pow(9, Pow(9, 9))", False),
+        ("1 << (1 << 40)", False),
+        ("LShift(1, 1000000000000)", False),
+        ("s0**s1", False),
+        ("(" * 500 + "s0" + ")" * 500, False),
+    ],
+)
+def test_sizes_are_small_expressions(text: str, accepted: bool) -> None:
+    """Torch lets sympy evaluate them, and `9**9**9**9` never ends."""
+    assert _pt2_check._is_expression(text) == accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def run_limited(module: str, task: bytes, what: str, model_bytes: int) -> bytes:
 
 def _size_with_data(path: Path) -> int:
     """Return the bytes of the file and of files beside it whose names begin with its name: its weights."""
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*") if file.is_file())
+    return sum(file.stat().st_size for file in path.parent.glob(f"{glob.escape(path.stem)}*") if file.is_file())
 
 
 def _work(task: bytes) -> bytes:

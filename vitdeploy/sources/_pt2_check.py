@@ -53,6 +53,8 @@ _SYMBOLIC = {
     "TruncToFloat", "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat", "Identity",
     "IsNonOverlappingAndDenseIndicator",
 }  # fmt: skip
+_POWERS = {"Pow", "PowByNatural", "FloatPow", "LShift"}
+_MAX_POWERS, _MAX_EXPONENT = 2, 64  # in one size
 _SYMBOL = re.compile(r"[a-z]+\d+|true|false|True|False")
 _EXPRESSION_NODES = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
@@ -184,7 +186,20 @@ def _is_expression(text: str) -> bool:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(_is_arithmetic(node) for node in nodes)
+    powers = [node for node in nodes if _is_power(node)]
+    return all(map(_is_arithmetic, nodes)) and len(powers) <= _MAX_POWERS and all(map(_is_small_power, powers))
+
+
+def _is_power(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _POWERS
+    return isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Pow, ast.LShift))
+
+
+def _is_small_power(node: ast.AST) -> bool:
+    """Return True if the exponent is a small number: `9**9**9` has more digits than fit into memory."""
+    exponent = node.right if isinstance(node, ast.BinOp) else (getattr(node, "args", None) or [None])[-1]
+    return isinstance(exponent, ast.Constant) and isinstance(exponent.value, int) and exponent.value <= _MAX_EXPONENT
 
 
 def _is_arithmetic(node: ast.AST) -> bool:
