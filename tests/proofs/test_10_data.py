@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from vitdeploy import yaml12
+from vitdeploy.commands.evaluate.recorded_reference import RecordedReference
 from vitdeploy.data.array_files import read_npy, read_npz
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.errors import DataError, RecipeError
@@ -115,6 +116,17 @@ def test_pipes_are_not_read(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match="not a plain file"):
         (read_npz if name == "a.npz" else read_npy)(tmp_path / name, _FIX)
+
+
+@pytest.mark.timeout(20)
+def test_a_saved_reference_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(DataError, match="not a plain file"):
+        RecordedReference(tmp_path / "fifo")
+    monkeypatch.setenv("VITDEPLOY_MAX_DATA_BYTES", str(1 << 20))
+    path = _npz(tmp_path / "a.npz", bytes(2 << 20))
+    with pytest.raises(DataError, match=r"larger than 1,048,576 bytes once unpacked.*VITDEPLOY_MAX_DATA_BYTES"):
+        RecordedReference(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- COCO

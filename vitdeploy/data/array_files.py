@@ -46,7 +46,7 @@ def read_npy(path: Path, fix: str) -> Array:
         with open_plain(path, MAX_DATA_BYTES.value) as file:
             size = file.seek(0, 2)
             file.seek(0)
-            return _read_array(path, file, size, fix)
+            return read_array(path, file, size, fix)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", fix=fix) from None
 
@@ -68,7 +68,7 @@ def _read_members(path: Path, file: BinaryIO, fix: str) -> dict[str, Array]:
                 raise DataError(f"{path} is packed in a way that NumPy does not write", fix=fix)
             try:
                 with archive.open(member) as content:
-                    arrays[name] = _read_array(path, content, member.file_size, fix)
+                    arrays[name] = read_array(path, content, member.file_size, fix)
             except (
                 OSError,
                 EOFError,
@@ -81,8 +81,12 @@ def _read_members(path: Path, file: BinaryIO, fix: str) -> dict[str, Array]:
     return arrays
 
 
-def _read_array(path: Path, file: IO[bytes], size: int, fix: str) -> Array:
-    """Read an array from a file or member of `size` bytes. Its header must describe just as many."""
+def read_array(path: Path, file: IO[bytes], size: int, fix: str) -> Array:
+    """Read an array from a file or member of `size` bytes. Its header must describe just as many.
+
+    Raises:
+        DataError: it is damaged, or has pickled objects.
+    """
     try:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -19,9 +19,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitdeploy.artifact import Manifest
+from vitdeploy.data.array_files import read_array
 from vitdeploy.data.dataset import Dataset, digest_image
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, MeasureError
+from vitdeploy.limits import MAX_DATA_BYTES
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Values, find
 
@@ -93,7 +95,10 @@ class RecordedReference:
 
     def __init__(self, path: Path) -> None:
         try:
+            if path.exists() and not path.is_file():
+                raise DataError(f"{path} is not a plain file", fix=_FIX)
             self._zip = zipfile.ZipFile(path)
+            _check_sizes(self._zip)
             self.about = About.model_validate_json(self._zip.read(_ABOUT))
             if self.about.version != SCHEMA:
                 raise DataError(
@@ -190,6 +195,25 @@ def _write(file: zipfile.ZipFile, name: str, array: Array) -> None:
 
 
 def _read(file: zipfile.ZipFile, name: str) -> Array:
-    with file.open(f"{name}.npy") as member:
-        array: Array = np.lib.format.read_array(member, allow_pickle=False)
-    return array
+    """Read an array whose header describes as many bytes as there are.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    entry = file.getinfo(f"{name}.npy")
+    with file.open(entry) as member:
+        return read_array(Path(str(file.filename)), member, entry.file_size, _FIX)
+
+
+def _check_sizes(file: zipfile.ZipFile) -> None:
+    """Refuse what does not fit into memory: answers are read one by one, all other arrays at once.
+
+    Raises:
+        DataError: something is too large.
+    """
+    limit, together = MAX_DATA_BYTES.value, 0
+    for entry in file.infolist():
+        single = entry.filename.startswith(f"{_ANSWER}/")
+        together += 0 if single else entry.file_size
+        if max(together, entry.file_size) > limit:
+            raise DataError(f"{file.filename} is larger than {limit:,} bytes once unpacked", fix=MAX_DATA_BYTES.fix)
