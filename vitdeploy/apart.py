@@ -63,7 +63,7 @@ def run(module: str, task: bytes, *, seconds: int, memory: int) -> bytes:
         module: a module whose end is `answer(FUNCTION)`.
         task: the input.
         seconds: the longest time that it may take.
-        memory: the most bytes of address space that it may take.
+        memory: the most bytes of private memory that it may take.
 
     Raises:
         Failed: it crashed, or went beyond a limit.
@@ -113,7 +113,7 @@ def _limit(memory: int, parent: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # RLIMIT_AS counts what GPU drivers only reserve
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
