@@ -81,7 +81,7 @@ def open_stock(name: str, model: sources.LoadedModel, image: Array, folder: Path
     """Open the timm model `name` in float32 in every way of `STOCK`; the plain export goes to `folder`/plain.onnx."""
     assert model.module is not None
     plain = folder / "plain.onnx"
-    example = (image, TorchSession(model.module).run({"input": image}))
+    example = onnx_export.Example(image, TorchSession(model.module).run({"input": image}))
     onnx_export.export(model.module, [example], input_name="input", batch=Batch(), path=plain)
     compiled: Any = torch.compile(timm.create_model(name, pretrained=False).eval())
     eager, in_compiled, in_onnxruntime, in_openvino = STOCK

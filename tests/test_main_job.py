@@ -67,7 +67,10 @@ def test_every_attention_of_deit_fuses_and_keeps_its_numbers(target: str, tmp_pa
     result = export(recipes.compose(DEIT, target=target, weights="random"), tmp_path / "deit", Silent())
     summary = result.summary
     assert summary.weights == "random"
-    assert summary.parity.cosine >= 0.9999
+    if target == "tensorrt-rtx":
+        assert (summary.parity.finite, summary.parity.batches) == (False, ()), "it cannot run here"
+    else:
+        assert summary.parity.cosine >= 0.9999
     assert summary.graph_parity is not None
     assert summary.graph_parity.cosine >= 0.9999
     attention = inspect(result.artifact).attention
@@ -76,7 +79,7 @@ def test_every_attention_of_deit_fuses_and_keeps_its_numbers(target: str, tmp_pa
 
 def test_a_range_of_batches_runs_at_its_ends(demo: Callable[..., Artifact]) -> None:
     artifact = demo(target="onnxruntime", batch="1:4:8")
-    assert len(set(artifact.manifest.export.parity.batches)) == 2
+    assert set(artifact.manifest.export.parity.batches) == {1, 4, 8}
     with vitdeploy.load(artifact.path) as model:
         for batch in (1, 8):
             (logits,) = model.run(np.zeros((batch, 1, 32, 32), np.float32)).values()

@@ -25,7 +25,8 @@ from vitdeploy.session import Array, named_outputs
 
 def example(module: nn.Module, x: Array) -> Example:
     with torch.inference_mode():
-        return x, {name: value.numpy() for name, value in named_outputs(module(torch.from_numpy(x))).items()}
+        outputs = named_outputs(module(torch.from_numpy(x)))
+    return Example(x, {name: value.numpy() for name, value in outputs.items()})
 
 
 def exported_to(module: nn.Module, path: Path, *batches: int, batch: Any = 1) -> Any:
@@ -125,9 +126,9 @@ def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_the_worst_batch_decides(vit: nn.Module, tmp_path: Path) -> None:
     exported_to(vit, tmp_path / "model.onnx", 2, 1, batch="1:2:2")
-    good, (x, outputs) = example(vit, images(2)), example(vit, images(1))
-    bad = {name: value + np.float32(0.1) for name, value in outputs.items()}
-    parity = exporting.check(tmp_path / "model.onnx", [good, (x, bad)], "pixels")
+    good, other = example(vit, images(2)), example(vit, images(1))
+    bad = {name: value + np.float32(0.1) for name, value in other.outputs.items()}
+    parity = exporting.check(tmp_path / "model.onnx", [good, Example(other.image, bad)], "pixels")
     assert parity.max_abs == pytest.approx(0.1, rel=1e-3)
     assert exporting.disagreement(parity) is not None
     assert exporting.disagreement(exporting.check(tmp_path / "model.onnx", [good], "pixels")) is None

@@ -36,14 +36,48 @@ class ModelRecord(Fact):
     code: str = ""
 
 
+class OutputParity(Fact):
+    """The largest difference of one output from the reference, over all images and batch sizes.
+
+    Attributes:
+        name: as the reference calls it.
+        max_abs: the largest difference; of integers and booleans the share of elements that differ.
+        reference_max: the largest absolute value of the reference's output; 1 for integers and booleans.
+        cosine: the smallest cosine; of integers and booleans the share of elements that are equal.
+        discrete: True for integers and booleans.
+        where: the images with that difference.
+    """
+
+    name: str
+    max_abs: float
+    reference_max: float
+    cosine: float
+    discrete: bool = False
+    where: str = ""
+
+
 class Parity(Fact):
-    """The difference between the outputs of a graph and of the reference, on the same input."""
+    """The difference between the outputs of a graph or engine and of the reference, on the same images.
+
+    Attributes:
+        max_abs: the largest difference of the output that differs most for its own scale.
+        reference_max: the largest absolute value of that output.
+        cosine: the smallest cosine of any output.
+        finite: False if outputs are not finite, or do not match in number or shape.
+        batches: the sizes of the batches that were compared.
+        outputs: the worst of each output; empty in manifests from before it was kept.
+        cases: each output by batch of images.
+        problem: the reason why `finite` is False.
+    """
 
     max_abs: float
     reference_max: float
     cosine: float
     finite: bool
     batches: tuple[int, ...]
+    outputs: tuple[OutputParity, ...] = ()
+    cases: tuple[tuple[OutputParity, ...], ...] = ()
+    problem: str = ""
 
 
 class Attempt(Fact):
@@ -54,12 +88,16 @@ class Attempt(Fact):
 
 
 class ExportRecord(Fact):
-    """The exporter that made the graph, the ones that failed before it, and the parity of the graph."""
+    """The exporter that made the graph, the ones that failed before it, and the parity of the graph.
+
+    `doubts` are the places where tracing replaced something that depends on the image by a constant.
+    """
 
     exporter: str
     opset: int
     fallbacks: tuple[Attempt, ...] = ()
     parity: Parity
+    doubts: tuple[str, ...] = ()
 
 
 class Refusal(Fact):
@@ -180,7 +218,9 @@ class Manifest(Fact):
     usage: Usage | None = None
     """Instructions for programs that open the compiled file themselves."""
     device_parity: Parity | None = None
-    """The compiled model, run on the device that built it, against the reference's stored outputs."""
+    """The compiled model, run on the machine that compiled it, against the reference; None where it cannot run."""
+    doubts: tuple[str, ...] = ()
+    """Reasons to distrust the numbers of what was compiled. Every audit repeats them, so that the gate sees them."""
     runs: str | None = None
     """The file that the backend opens; None in a bundle."""
     versions: Mapping[str, str]

@@ -33,7 +33,7 @@ def show_export(export: Exported, *, benched: bool = False) -> list[RenderableTy
     lines = [
         Text.assemble((f"{export.stage} ", "bold"), (export.artifact, "bold cyan"), f" in {export.seconds} s"),
         Text(f"  exporter {export.exporter}, weights {export.weights}"),
-        Text(f"  graph against FP32: {_format_parity(export)}"),
+        *(Text(f"  {line}") for line in _describe_parity(export)),
     ]
     refused = [(record.name, refusal) for record in export.passes for refusal in record.refused]
     lines += [Text(f"  {name} refused {refusal.site}: {refusal.reason}", style="yellow") for name, refusal in refused]
@@ -165,11 +165,20 @@ def show_outcome(outcome: Outcome) -> list[RenderableType]:
     ]
 
 
-def _format_parity(export: Exported) -> str:
-    parity = export.graph_parity
-    if parity is None:
-        return "not compared"
-    return (
+def _describe_parity(export: Exported) -> list[str]:
+    """Return the comparison of what was compiled with FP32: the worst of its outputs, and the images."""
+    parity = export.parity
+    if not parity.batches:
+        return ["not run here, so its numbers are not compared with FP32"]
+    figures = (
         f"cosine {parity.cosine:.6f}, largest difference {parity.max_abs:.2g} where values reach "
         f"{parity.reference_max:.3g}"
     )
+    sizes = ", ".join(map(str, sorted(set(parity.batches))))
+    images = f"{sum(parity.batches)} images in batches of {sizes}"
+    outputs = f"the worst of {len(parity.outputs)} outputs " if len(parity.outputs) > 1 else ""
+    lines = [f"what was compiled against FP32: {figures}", f"{outputs}on {images}"]
+    if export.precision != "fp32" and export.graph_parity is not None:
+        graph = f"cosine {export.graph_parity.cosine:.6f} in ONNX Runtime"
+        lines.append(f"the {export.precision} graph itself: {graph}. Made-up images; eval measures on yours")
+    return lines

@@ -12,9 +12,10 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import precision, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
-from vitdeploy.artifact.layout import is_in_bundle
+from vitdeploy.artifact.layout import EXAMPLE, is_in_bundle
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
+from vitdeploy.pipeline.examples import load_examples
 from vitdeploy.pipeline.finish import ExportResult, finish, summarize_export
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import read_bundle
@@ -57,9 +58,19 @@ def compile_bundle(
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / entry.path, folder / entry.path)
         bundle.check_unchanged()  # the copies are those that were hashed
-        manifest = replace(bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest)
+        manifest = replace(
+            bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest,
+            device_parity=None, doubts=bundle.manifest.export.doubts,
+        )  # fmt: skip
+        examples = load_examples(folder / EXAMPLE, manifest.preprocess, recipe.target.input)
         artifact, notes = finish(
-            read_bundle(folder, manifest), manifest, target, progress, out or source, received=True
+            read_bundle(folder, manifest),
+            manifest,
+            target,
+            progress,
+            out or source,
+            examples=examples,
+            received=True,
         )
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out or source), summary)

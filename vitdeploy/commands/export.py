@@ -19,7 +19,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.choose import Chosen, Request, choose
 from vitdeploy.pipeline.dumps import GraphDumps
-from vitdeploy.pipeline.examples import save_example
+from vitdeploy.pipeline.examples import save_examples
 from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.prepare import Options, check_graph, prepare
@@ -99,15 +99,16 @@ def export(
         bundle, compiled = builder.move(chosen.candidate, folder)
         del prepared, builder  # their graphs take as much memory as the model
         gc.collect()
-        save_example(folder / EXAMPLE, facts.examples, spec.input)
+        save_examples(folder / EXAMPLE, facts.examples, spec.input)
         with progress.step("Compare the target-ready graph with the reference"):
             exact = chosen.candidate.precision.is_float32
             parity = check_graph(folder / GRAPH, facts.examples, spec.input, exact=exact)
         shutil.rmtree(work)
         manifest = draft_manifest(order.recipe, order.target, facts, chosen, parity)
         artifact, notes = finish(
-            bundle, manifest, order.target, progress, out, here=elsewhere is None, compiled=compiled
-        )
+            bundle, manifest, order.target, progress, out,
+            examples=facts.examples.pairs(spec.input), here=elsewhere is None, compiled=compiled,
+        )  # fmt: skip
     notes = [*_notes(chosen, verify=verify), *notes, *_note_model(recipe.model.spec)]
     summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out, model=recipe.model), summary)

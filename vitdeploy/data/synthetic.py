@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vitdeploy.data.preprocess import to_pixels
@@ -16,15 +18,47 @@ _CONTRAST = 55.0  # standard deviation in bytes, about that of a photograph
 _MIDDLE = 118.0  # mean byte of ImageNet
 
 
-def natural_image(seed: int, preprocess: Preprocess, batch: int) -> Array:
-    """Generate a batch of coloured 1/f noise: uint8 (batch, channels, height, width).
+@dataclass(frozen=True)
+class Look:
+    """The look of made-up images. Code that branches on an image takes other ways for other looks.
 
-    Image number n depends on the seed and n only, not on the size of the batch.
+    Attributes:
+        name: the look in words.
+        middle: the mean byte.
+        contrast: the standard deviation in bytes.
+        shared: the share of the structure that the three colours have in common; 1 is grey.
+        stretch: height and width before preprocessing, relative to the model's size.
     """
-    return np.stack([to_pixels(_coloured_noise(seed, index, preprocess.size), preprocess) for index in range(batch)])
+
+    name: str
+    middle: float = _MIDDLE
+    contrast: float = _CONTRAST
+    shared: float = _SHARED
+    stretch: tuple[float, float] = (1.0, 1.0)
 
 
-def _coloured_noise(seed: int, index: int, size: tuple[int, int]) -> Array:
+PLAIN = Look("plain images")
+LOOKS = (
+    PLAIN,
+    Look("bright and wide images", middle=215.0, contrast=30.0, stretch=(1.15, 1.6)),
+    Look("dark and tall images", middle=30.0, contrast=20.0, shared=0.5, stretch=(1.7, 1.2)),
+    Look("grey images of high contrast", contrast=110.0, shared=1.0, stretch=(1.0, 1.35)),
+)
+"""Different means, contrasts, colours and shapes. All but the first are not square before preprocessing if the model's
+size is square."""
+
+
+def natural_image(seed: int, preprocess: Preprocess, batch: int, look: Look = PLAIN) -> Array:
+    """Generate a batch of 1/f noise: uint8 (batch, channels, height, width).
+
+    Image number n depends on the seed, the look and n only, not on the size of the batch.
+    """
+    height, width = (round(stretch * side) for stretch, side in zip(look.stretch, preprocess.size, strict=True))
+    images = (_coloured_noise(seed, index, (height, width), look) for index in range(batch))
+    return np.stack([to_pixels(image, preprocess) for image in images])
+
+
+def _coloured_noise(seed: int, index: int, size: tuple[int, int], look: Look) -> Array:
     height, width = size
     generator = np.random.default_rng((seed, index))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
@@ -36,5 +70,5 @@ def _coloured_noise(seed: int, index: int, size: tuple[int, int]) -> Array:
         field = np.fft.irfft2(np.fft.rfft2(generator.standard_normal((height, width))) * amplitude, s=(height, width))
         fields.append(field / max(float(field.std()), np.finfo(np.float64).tiny))
     shared, *separate = fields
-    colours = np.stack([_SHARED * shared + np.sqrt(1 - _SHARED**2) * colour for colour in separate], axis=-1)
-    return np.clip(_MIDDLE + _CONTRAST * colours, 0, 255).astype(np.uint8)
+    colours = np.stack([look.shared * shared + np.sqrt(1 - look.shared**2) * colour for colour in separate], axis=-1)
+    return np.clip(look.middle + look.contrast * colours, 0, 255).astype(np.uint8)

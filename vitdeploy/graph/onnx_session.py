@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vitdeploy.artifact import Parity
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
+from vitdeploy.graph.parity import compare as compare
 from vitdeploy.session import (
     Array,
     Counters,
@@ -22,7 +20,6 @@ from vitdeploy.session import (
     SequentialSession,
     check_output_names,
     closed_error,
-    is_finite,
     repeat,
 )
 
@@ -165,30 +162,6 @@ def read_counters(events: list[dict[str, Any]]) -> Counters:
     runs = len(spans)
     operators = tuple(OperatorTime(name, kinds[name], (name,), ms / runs) for name, ms in times_ms.items())
     return Counters(runs, sum(end - start for start, end in spans) / 1e3 / runs, operators)
-
-
-def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch: int) -> Parity:
-    """Compare all outputs of `other` with `reference`, matched by name or else by order.
-
-    The cosine is taken over all numbers as one vector, in float64. If outputs are not finite, or do not match in number
-    or shape, the difference is infinite, so that a comparison of nothing never passes.
-    """
-    pairs = list(zip(reference.values(), other.values(), strict=False))
-    if set(reference) <= set(other):
-        pairs = [(value, other[name]) for name, value in reference.items()]
-    matched = bool(pairs) and len(pairs) == len(reference) and all(a.shape == b.shape for a, b in pairs)
-    if not matched or not is_finite(reference) or not is_finite(other):
-        return Parity(max_abs=float("inf"), reference_max=0.0, cosine=0.0, finite=False, batches=(batch,))
-    a = np.concatenate([x.astype(np.float64).ravel() for x, _ in pairs])
-    b = np.concatenate([y.astype(np.float64).ravel() for _, y in pairs])
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return Parity(
-        max_abs=float(np.abs(a - b).max(initial=0.0)),
-        reference_max=float(np.abs(a).max(initial=0.0)),
-        cosine=float(a @ b / norm) if norm else float(np.array_equal(a, b)),
-        finite=True,
-        batches=(batch,),
-    )
 
 
 def _first_line(error: Any) -> str:

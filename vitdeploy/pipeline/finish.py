@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,14 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TargetRecord, Trial
-from vitdeploy.artifact.layout import EXAMPLE
-from vitdeploy.errors import CompileError, TargetUnavailable
+from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
-from vitdeploy.graph.onnx_session import compare
+from vitdeploy.graph.parity import Example
 from vitdeploy.pipeline.choose import Chosen
+from vitdeploy.pipeline.claims import Claim, check_compiled
 from vitdeploy.pipeline.compile_apart import compile_apart
-from vitdeploy.pipeline.examples import load_example
 from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
@@ -27,6 +26,10 @@ from vitdeploy.recipe import Recipe
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.sources import find_file
 from vitdeploy.targets import Bundle, Compiled, Target
+
+_NOTHING_COMPARED = Parity(
+    max_abs=0.0, reference_max=0.0, cosine=0.0, finite=False, batches=(), problem="what was compiled was not run here"
+)
 
 
 class Exported(BaseModel):
@@ -40,6 +43,7 @@ class Exported(BaseModel):
     weights: str
     exporter: str
     parity: Parity
+    """What was compiled against FP32. If it cannot run here, nothing was compared: no batches, and not finite."""
     graph_parity: Parity | None
     precision: str = ""
     trials: tuple[Trial, ...] = ()
@@ -77,6 +81,7 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
         recipe_digest=recipe.digest,
         export=facts.export,
         graph_parity=parity,
+        doubts=facts.export.doubts,
         passes=(*facts.passes, *candidate.passes),
         quantized=candidate.quantized.record,
         placement=candidate.quantized.placement,
@@ -97,11 +102,14 @@ def finish(
     progress: Progress,
     out: Path,
     *,
+    examples: Sequence[Example],
     here: bool = True,
     compiled: Compiled | None = None,
     received: bool = False,
 ) -> tuple[Artifact, list[str]]:
     """Compile and audit in the bundle's folder if the target can do that here, seal the folder, and store the audit.
+
+    What was compiled is run before it is sealed, and compared with the reference.
 
     Args:
         bundle: the target-ready graph, in a folder with its sites and the stored example.
@@ -109,6 +117,7 @@ def finish(
         target: the target with its options.
         progress: gets the steps.
         out: the final path of the folder, for the notes.
+        examples: images with the reference's outputs.
         here: compile on this machine; False if another machine will do it.
         compiled: the compiled model in the bundle's folder, if it was compiled already.
         received: True if the bundle may come from anyone.
@@ -118,7 +127,7 @@ def finish(
 
     Raises:
         TargetUnavailable: the target is not installed here, and is not one that is compiled on another device.
-        CompileError: the backend refuses the graph, or its engine gives NaN or infinity.
+        CompileError: the backend refuses the graph, or its engine computes other numbers.
     """
     folder = bundle.graph.parent
     manifest = replace(manifest, usage=describe_usage(manifest, target))
@@ -135,17 +144,37 @@ def finish(
         with progress.step(f"Compile and audit with {target.name}"):
             compiled = _compile(bundle, manifest, target, progress, received=received)
     audit = compiled.audit or target.audit(bundle, compiled)
-    notes = [f"doubt: {doubt}" for doubt in audit.doubts]
-    parity = None
-    if target.built_on_device:
-        with progress.step("Run it on the stored example"):
-            parity = _compare_example(bundle, compiled, target)
-        notes.append(f"on this device: cosine {parity.cosine:.6f} with FP32, largest difference {parity.max_abs:.2g}")
+    claim, notes = _check(bundle, compiled, target, examples, manifest, progress)
     record = replace(manifest.target, backend=compiled.backend, host=environment.host())
-    manifest = replace(manifest, stage="artifact", target=record, runs=compiled.runs, device_parity=parity)
+    doubts = (*manifest.doubts, *(claim.doubts if claim is not None else ()))
+    manifest = replace(
+        manifest, stage="artifact", target=record, runs=compiled.runs, doubts=doubts,
+        device_parity=None if claim is None else claim.parity,
+    )  # fmt: skip
     artifact = artifacts.seal(folder, manifest)
-    artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
-    return artifact, notes
+    audit = replace(
+        audit, doubts=(*doubts, *audit.doubts), provenance=describe_provenance(manifest, audit.threads)
+    )  # fmt: skip
+    artifact.write_evidence(audit)
+    return artifact, [*(f"doubt: {doubt}" for doubt in audit.doubts), *notes]
+
+
+def _check(
+    bundle: Bundle,
+    compiled: Compiled,
+    target: Target,
+    examples: Sequence[Example],
+    manifest: Manifest,
+    progress: Progress,
+) -> tuple[Claim | None, list[str]]:
+    """Run what was compiled and compare it with the reference. Without a device that runs it, return why not."""
+    cannot = target.cannot_run()
+    if cannot is not None:
+        return None, [f"it was not run, so its numbers are unknown: {cannot.why}"]
+    with progress.step("Run it, and compare it with the reference"):
+        claim = check_compiled(bundle, compiled, target, examples, manifest.graph_parity)
+    figures = f"cosine {claim.parity.cosine:.6f} with FP32, largest difference {claim.parity.max_abs:.2g}"
+    return claim, [f"on this device: {figures}"] if target.built_on_device else []
 
 
 def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progress, *, received: bool) -> Compiled:
@@ -167,21 +196,6 @@ def _rehearse(artifact: Artifact, bundle: Bundle, target: Target, progress: Prog
     return [*audit.doubts, f"rehearsed: attention fused {audit.attention.fused} of {audit.attention.sites}"]
 
 
-def _compare_example(bundle: Bundle, compiled: Compiled, target: Target) -> Parity:
-    """Compare the compiled model with the outputs that export stored, because the device has no reference model.
-
-    Raises:
-        CompileError: the compiled model gives NaN or infinity.
-    """
-    image, expected = load_example(compiled.folder / EXAMPLE)
-    with target.open(compiled, bundle.numbers, None) as session:
-        parity = compare(expected, session.run({bundle.input_name: image}), batch=len(image))
-    if not parity.finite:
-        name = bundle.numbers.precision
-        raise CompileError(f"the {name} engine gives NaN or infinity on its example", fix="Use --precision fp32.")
-    return parity
-
-
 def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[str]) -> Exported:
     """Return the summary that `export` and `compile` print about a folder."""
     if manifest.model.weights == "random":
@@ -194,7 +208,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         passes=manifest.passes,
         weights=manifest.model.weights,
         exporter=manifest.export.exporter,
-        parity=manifest.export.parity,
+        parity=manifest.device_parity or _NOTHING_COMPARED,
         graph_parity=manifest.graph_parity,
         precision=manifest.target.precision,
         trials=manifest.trials,

@@ -134,7 +134,8 @@ class Opponents:
         name, image = manifest.inputs[0].name, normalize(self.pixels, manifest.preprocess)
         expected = TorchSession(self._model.module).run({name: image})
         batch = manifest.recipe.target.batch
-        onnx_export.export(self._model.module, [(image, expected)], input_name=name, batch=batch, path=path)
+        example = onnx_export.Example(image, expected)
+        onnx_export.export(self._model.module, [example], input_name=name, batch=batch, path=path)
         return path
 
 

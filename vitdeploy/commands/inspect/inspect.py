@@ -19,8 +19,9 @@ from vitdeploy.runtime.provenance import describe_provenance
 def inspect(artifact: Artifact) -> Audit:
     """Return the stored audit of an artifact, with the structure of its model.
 
-    If no audit about this manifest is stored, it is read from the compiled file again, and stored. So it is on another
-    CPU, or with another version of the engine, unless other evidence beside the artifact agrees with the stored audit.
+    It repeats the manifest's doubts about the numbers of what was compiled. If no audit about this manifest is stored,
+    it is read from the compiled file again, and stored. So it is on another CPU, or with another version of the engine,
+    unless other evidence beside the artifact agrees with the stored audit.
 
     Raises:
         TargetUnavailable: the audit must be read again, and the backend is not installed here.
@@ -42,7 +43,8 @@ def inspect(artifact: Artifact) -> Audit:
         audit = target.audit(bundle, dataclasses.replace(compiled, backend=engine or compiled.backend))
         audit = artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
     structure = outline(structures.load(artifact.file(SITES)))
-    return replace(audit, files=manifest.files, structure=structure)
+    doubts = (*manifest.doubts, *(doubt for doubt in audit.doubts if doubt not in manifest.doubts))
+    return replace(audit, files=manifest.files, structure=structure, doubts=doubts)
 
 
 def _is_of_elsewhere(artifact: Artifact, audit: Audit) -> bool:

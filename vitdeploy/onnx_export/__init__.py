@@ -12,22 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from vitdeploy.artifact import DISK_FULL, Attempt, ExportRecord, Parity
 from vitdeploy.errors import ExportError
-from vitdeploy.graph.onnx_session import OnnxSession, compare
+from vitdeploy.graph.onnx_session import OnnxSession
+from vitdeploy.graph.parity import Example as Example
+from vitdeploy.graph.parity import compare_session, explain_difference
+from vitdeploy.onnx_export._tracing import watch_tracer
 from vitdeploy.recipe import Batch
-from vitdeploy.session import Array, named_outputs
+from vitdeploy.session import named_outputs
 
 if TYPE_CHECKING:
     import torch
 
-LEAST_COSINE = 0.9999
-LARGEST_RELATIVE_DIFFERENCE = 1e-3
-"""Relative to the largest reference value. Float32 reordering stays near 1e-6; a wrong attention scale is far above."""
-
 _DYNAMO_OPSET = 23  # emits `Attention` for every scaled_dot_product_attention
 _LEGACY_OPSET = 20  # the newest that TorchScript's exporter writes; has Gelu and LayerNormalization
-
-Example = tuple[Array, Mapping[str, Array]]
-"""An input batch and PyTorch's outputs for it."""
 
 
 def export(
@@ -36,11 +32,14 @@ def export(
     """Export `module` with the first exporter whose graph gives PyTorch's numbers on every example.
 
     The dynamo exporter comes first, because it keeps attention as one operator and module paths in node names. The
-    legacy exporter is the fall-back. The record contains the failures before the one that succeeded.
+    legacy exporter is the fall-back. Its tracer makes a constant of every value that Python code computes from the
+    image. A branch on the image then fails on other images, if the examples differ enough; each such place is a doubt.
+    The record contains the doubts, and the failures before the exporter that succeeded.
 
     Args:
         module: the model in eval mode, called with one NCHW float32 tensor.
-        examples: batches with PyTorch's outputs; the first one is traced. A dynamic batch needs two sizes.
+        examples: batches of different images with PyTorch's outputs; the first one is traced. A dynamic batch needs
+            several sizes.
         input_name: the name of the graph's input.
         batch: a fixed batch size, or the range of the first dimension.
         path: the ONNX file to write. Large weights go beside it.
@@ -48,10 +47,12 @@ def export(
     Raises:
         ExportError: no exporter wrote a graph with the same numbers.
     """
+    examples = [Example(*example) for example in examples]
     failures: list[Attempt] = []
+    doubts: tuple[str, ...] = ()
     for exporter, opset, write in (("dynamo", _DYNAMO_OPSET, _dynamo), ("legacy", _LEGACY_OPSET, _legacy)):
         try:
-            _write(write, module, examples[0], input_name, find_batch_axes(examples), batch, path)
+            doubts = _write(write, module, examples[0], input_name, find_batch_axes(examples), batch, path)
             parity = check(path, examples, input_name)
         except Exception as error:  # exporters raise all kinds of errors; try the next one, and report all failures
             if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -59,20 +60,23 @@ def export(
             failures.append(Attempt(exporter=exporter, error=_one_line(error)))
         else:
             if (reason := disagreement(parity)) is None:
-                return ExportRecord(exporter=exporter, opset=opset, fallbacks=tuple(failures), parity=parity)
-            failures.append(Attempt(exporter=exporter, error=reason))
+                return ExportRecord(
+                    exporter=exporter, opset=opset, fallbacks=tuple(failures), parity=parity, doubts=doubts
+                )
+            failures.append(Attempt(exporter=exporter, error="; ".join((reason, *doubts))))
         _remove(path)
     reasons = "; ".join(f"{f.exporter}: {f.error}" for f in failures)
+    branches = "compute both sides of a branch and choose with torch.where, " if doubts else ""
     raise ExportError(
         f"no exporter could turn the model into ONNX ({reasons})",
-        fix="Change the model so that it exports, or export it yourself and pass FILE.onnx.",
+        fix=f"Change the model so that it exports, {branches}or export it yourself and pass FILE.onnx.",
     )
 
 
 def find_batch_axes(examples: Sequence[Example]) -> dict[str, int | None]:
     """Return for each output the axis that has the size of the batch in every example; None: none has."""
-    sizes = [len(image) for image, _ in examples]
-    shapes = {name: [outputs[name].shape for _, outputs in examples] for name in examples[0][1]}
+    sizes = [len(example[0]) for example in examples]
+    shapes = {name: [example[1][name].shape for example in examples] for name in examples[0][1]}
     return {
         name: next((axis for axis, seen in enumerate(zip(*shape, strict=False)) if list(seen) == sizes), None)
         for name, shape in shapes.items()
@@ -80,35 +84,21 @@ def find_batch_axes(examples: Sequence[Example]) -> dict[str, int | None]:
 
 
 def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:
-    """Return the worst parity of the graph in `path` over all examples."""
+    """Return the worst parity of each output of the graph in `path` over all examples."""
     with OnnxSession(path, lean=True) as session:
-        parities = [
-            compare(reference, session.run({input_name: image}), batch=image.shape[0]) for image, reference in examples
-        ]
-    return Parity(
-        max_abs=max(p.max_abs for p in parities),
-        reference_max=max(p.reference_max for p in parities),
-        cosine=min(p.cosine for p in parities),
-        finite=all(p.finite for p in parities),
-        batches=tuple(b for p in parities for b in p.batches),
-    )
+        return compare_session(session, examples, input_name)
 
 
 def disagreement(parity: Parity) -> str | None:
-    """Return why these numbers do not count as the reference's, or None if they do."""
-    if not parity.finite:
-        return "the outputs are not finite, or do not match in number or shape"
-    if parity.cosine < LEAST_COSINE or parity.max_abs > LARGEST_RELATIVE_DIFFERENCE * parity.reference_max:
-        return (
-            f"the numbers differ from PyTorch's: cosine {parity.cosine:.6f}, largest difference {parity.max_abs:.3g} "
-            f"where values reach {parity.reference_max:.3g}"
-        )
-    return None
+    """Return why these numbers do not count as the reference's in float32, or None if they do."""
+    reason = explain_difference(parity)
+    return f"the numbers differ from PyTorch's: {reason}" if reason is not None and parity.finite else reason
 
 
 _BatchAxes = Mapping[str, "int | None"]
 """The names of the outputs, and the axis of the batch in each."""
-_Writer = Callable[["torch.nn.Module", "torch.Tensor", str, _BatchAxes, Batch, Path], None]
+_Writer = Callable[["torch.nn.Module", "torch.Tensor", str, _BatchAxes, Batch, Path], tuple[str, ...]]
+"""Writes the graph of a module, and returns its doubts."""
 
 
 def _write(
@@ -119,10 +109,9 @@ def _write(
     outputs: _BatchAxes,
     batch: Batch,
     path: Path,
-) -> None:
+) -> tuple[str, ...]:
+    """Write the graph. Return the places where tracing made a constant of something that depends on the image."""
     import torch
-
-    image, _ = example
 
     class Flat(torch.nn.Module):
         """The model with a tuple of tensors as its output: mappings cannot be traced."""
@@ -136,21 +125,23 @@ def _write(
 
     has_one_output = list(outputs) == ["output"]
     with _warnings_off(), torch.inference_mode(False), torch.no_grad():
-        write(module if has_one_output else Flat(), torch.from_numpy(image), input_name, outputs, batch, path)
+        model = module if has_one_output else Flat()
+        return write(model, torch.from_numpy(example.image), input_name, outputs, batch, path)
 
 
 def _dynamo(
     module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
-) -> None:
+) -> tuple[str, ...]:
     import torch
 
     from vitdeploy.graph.model import Graph
 
     dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
-    program = torch.onnx.export(
-        module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name],
-        output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
-    )  # fmt: skip
+    with _graphs_not_printed():
+        program = torch.onnx.export(
+            module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name],
+            output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
+        )  # fmt: skip
     assert program is not None
     # The optimizer's rules live as long as the process. They keep the last graph that they saw, and with it PyTorch's
     # weights. Both are released below: the weights before optimizing, because the graph no longer lists folded ones
@@ -163,11 +154,12 @@ def _dynamo(
     finally:
         for value in weights:
             value.const_value = None
+    return ()  # it refuses a branch on the image
 
 
 def _legacy(
     module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
-) -> None:
+) -> tuple[str, ...]:
     import torch
 
     varying = {input_name: 0, **{name: axis for name, axis in outputs.items() if axis is not None}}
@@ -175,13 +167,27 @@ def _legacy(
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
-        with _stdout_off():
+        with _stdout_off(), watch_tracer() as constants:
             torch.onnx.export(
                 module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
                 output_names=list(outputs), dynamic_axes=axes, do_constant_folding=True,
             )  # fmt: skip
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+    return tuple(constants)
+
+
+@contextlib.contextmanager
+def _graphs_not_printed() -> Iterator[None]:
+    """Silence `print` where torch.export prints the graph that it has so far when it fails; progress bars go on."""
+    import torch.export._trace as module
+
+    names = vars(module)
+    names["print"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del names["print"]
 
 
 @contextlib.contextmanager
@@ -216,5 +222,8 @@ def _remove(path: Path) -> None:
 
 
 def _one_line(error: BaseException) -> str:
+    """Return the first line of the first cause: exporters wrap it in an error about their own steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,0 +1,90 @@
+"""Run what was compiled, and compare it with the reference: the claim is about the thing that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitdeploy import environment
+from vitdeploy.artifact import OutputParity, Parity
+from vitdeploy.errors import CompileError
+from vitdeploy.graph.dialect import Numbers
+from vitdeploy.graph.parity import (
+    SMALLEST_SCALE,
+    Example,
+    Limit,
+    compare_session,
+    explain_difference,
+    float32_limit,
+    lowered_limit,
+)
+from vitdeploy.targets import Bundle, Compiled, Target
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The comparison of a compiled model with the reference, and the reasons to distrust it."""
+
+    parity: Parity
+    doubts: tuple[str, ...] = ()
+
+
+def check_compiled(
+    bundle: Bundle, compiled: Compiled, target: Target, examples: Sequence[Example], emulated: Parity | None
+) -> Claim:
+    """Open a compiled model as in use, run it on the examples, and compare each output with the reference's.
+
+    Args:
+        bundle: the graph that was compiled.
+        compiled: the compiled model.
+        target: the target that runs it here.
+        examples: images with the reference's outputs.
+        emulated: the comparison of the graph itself, computed by ONNX Runtime; None if there is none.
+
+    Raises:
+        CompileError: the outputs are not finite or do not match, or a float32 engine computes other numbers.
+    """
+    with target.open(compiled, bundle.numbers, environment.available_cores()) as session:
+        parity = compare_session(session, examples, bundle.input_name)
+    name = target.title or target.name
+    if not parity.finite:
+        raise CompileError(
+            f"the {bundle.numbers.precision} engine of {name} is wrong: {parity.problem}", fix=_fix(bundle)
+        )
+    reason = explain_difference(parity, _limits(parity, bundle.numbers, target, emulated))
+    if reason is None:
+        return Claim(parity)
+    if _is_float32(bundle.numbers):
+        raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(bundle))
+    return Claim(parity, (f"the engine computes other numbers than the graph that it was made from: {reason}",))
+
+
+def _limits(parity: Parity, numbers: Numbers, target: Target, emulated: Parity | None) -> list[list[Limit]]:
+    """Return the limits of each output by case: those of float32, or what the graph itself loses with a margin."""
+    on_gpu = target.runs_on == "cuda"
+    if _is_float32(numbers) or emulated is None:
+        kind = "tf32" if on_gpu else "fp32"  # TensorRT multiplies in TF32 where the GPU can
+        return [[float32_limit(output, kind=kind) for output in case] for case in parity.cases]
+    rest = "fp16" if on_gpu and numbers.rest == "fp32" else numbers.rest
+    kinds = (rest, numbers.products) if numbers.dynamic else (rest,)
+    cases = emulated.cases
+    if [len(case) for case in cases] != [len(case) for case in parity.cases]:  # of a bundle without cases
+        cases = tuple(tuple(_spread(emulated, discrete=output.discrete) for output in case) for case in parity.cases)
+    return [[lowered_limit(output, kinds) for output in case] for case in cases]
+
+
+def _spread(parity: Parity, *, discrete: bool) -> OutputParity:
+    """Return the parity of all outputs together as that of one."""
+    scale = 1.0 if discrete else parity.reference_max
+    difference = parity.max_abs / max(parity.reference_max, SMALLEST_SCALE) * scale
+    return OutputParity(name="", max_abs=difference, reference_max=scale, cosine=parity.cosine, discrete=discrete)
+
+
+def _is_float32(numbers: Numbers) -> bool:
+    return numbers.types == {"fp32"} and numbers.weights == "fp32"
+
+
+def _fix(bundle: Bundle) -> str:
+    if not _is_float32(bundle.numbers):
+        return "Use --precision fp32."
+    return "The compiler is at fault. Use another --target, or another version of its library, and report it there."
