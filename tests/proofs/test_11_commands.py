@@ -115,7 +115,7 @@ def test_names_of_images(demo: Callable[..., Artifact], tmp_path: Path) -> None:
     assert "".join(printed.split()).count(".png") == len(paths), "each image is named once"
     out = check(run("predict", artifact, *paths, "--json"), 0)
     shown = [one["image"] for one in json.loads(out)["predictions"]]
-    assert shown == [os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths]
+    assert shown == [str(path).encode("utf-8", "backslashreplace").decode() for path in paths]
 
 
 @pytest.mark.parametrize("name", list(words()), ids=ascii)

@@ -478,3 +478,22 @@ def test_evidence_and_its_raw_data_are_of_one_process(folder: Path) -> None:
     stored, reason = artifacts.load(folder, verify=False).read_evidence(Audit)
     assert stored is not None, reason
     assert (folder / "raw.npz").read_text() == stored.doubts[0]
+
+
+def test_scratch_folders_of_dead_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporary.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(temporary.tempfile, "tempdir", str(tmp_path))
+    names = ("vitdeploy-scratch-ranges-ab1_", "mine", "vitdeploy-scratch-x-1")
+    dead, other, linked = (tmp_path / name for name in names)
+    for folder in (dead, other):
+        folder.mkdir()
+        (folder / "probe.onnx").touch()
+    linked.symlink_to(other)
+    with temporary.scratch_folder("ranges") as live:
+        for folder in (dead, live, other):
+            os.utime(folder, (time.time() - 3600,) * 2)
+        with temporary.scratch_folder("debug") as second:
+            assert left_in(tmp_path) == {live.name, second.name, "mine", linked.name}
+        assert live.stat().st_mode & 0o777 == 0o700, "graphs of a user are not for others"
+    assert left_in(tmp_path) == {"mine", linked.name}
+    assert (other / "probe.onnx").exists()

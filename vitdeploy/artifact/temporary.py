@@ -10,6 +10,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,8 @@ from vitdeploy.artifact import locks
 PARTIAL, OLD = "partial", "old"
 """What the hidden name says: it is being written or removed; or a killed process has moved it away to replace it."""
 _SUFFIX = re.compile(r"[0-9a-z_]+")
+_SCRATCH = "vitdeploy-scratch-"
+_SCRATCH_NAME = re.compile(rf"{_SCRATCH}[a-z]+-[0-9a-z_]+")
 _LOCKED_AFTER_S = 60.0  # between creating a file and locking it a process may be stopped, but not for so long
 
 
@@ -115,3 +119,28 @@ def _remove_abandoned_files(path: Path) -> None:
             is_old = time.time() - old.lstat().st_mtime > _LOCKED_AFTER_S
             if is_old and not old.is_dir() and locks.read_state(old) == "ours":
                 old.unlink()
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """Yield a private folder among the system's temporary files, and remove it. Those of dead processes go too."""
+    prefix = f"{_SCRATCH}{purpose}-"
+    _remove_abandoned_scratch(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        handle = locks.open_locked(Path(folder))
+        try:
+            yield Path(folder)
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+def _remove_abandoned_scratch(parent: Path) -> None:
+    """Remove this user's scratch folders that no process has locked. Others may write to the same parent folder."""
+    for folder in parent.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            facts = folder.lstat()
+            is_ours = stat.S_ISDIR(facts.st_mode) and getattr(os, "getuid", lambda: None)() in (facts.st_uid, None)
+            is_old = time.time() - facts.st_mtime > _LOCKED_AFTER_S
+            if is_ours and is_old and _SCRATCH_NAME.fullmatch(folder.name) and locks.read_state(folder) == "ours":
+                shutil.rmtree(folder, ignore_errors=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from vitdeploy.artifact.quantization import SearchStep
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
@@ -81,8 +80,8 @@ class Judge:
         return mean_sqnr_db(noises.values())
 
     def _run(self, graph: Graph) -> list[dict[str, Array]]:
-        with tempfile.TemporaryDirectory(prefix="vitdeploy-search-") as folder:
-            path = Path(folder) / "candidate.onnx"
+        with scratch_folder("search") as folder:
+            path = folder / "candidate.onnx"
             graph.save(path)
             # Not optimised: ONNX Runtime 1.32's optimiser has bugs with Q/DQ graphs (int8 activations).
             with OnnxSession(path, lean=True) as session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from vitdeploy import targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import GRAPH
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
@@ -75,12 +75,12 @@ def debug(
     if spec is None:
         raise UsageError("there are no images to compare on", fix="Give --data DATA: a folder of images, or an .npz.")
     feeds = _Feeds(artifact, spec, images)
-    with tempfile.TemporaryDirectory(prefix="vitdeploy-debug-") as work:
+    with scratch_folder("debug") as work:
         from vitdeploy.graph.blocks import find_parts
 
-        prepared = rebuild_graph(artifact, Path(work), progress, cache=cache)
+        prepared = rebuild_graph(artifact, work, progress, cache=cache)
         model_parts = find_parts(prepared.graph, prepared.structure)
-        sides = _Sides(artifact, prepared.graph, feeds, Path(work), progress)
+        sides = _Sides(artifact, prepared.graph, feeds, work, progress)
         ends = sides.compare([part.end for part in model_parts], "Compare block ends")
         if not ends.noises:
             raise MeasureError("no block end is in the graph that runs", fix="Export it again with this version.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.graph.parity import compare as compare
@@ -125,8 +125,8 @@ class OnnxSession(SequentialSession):
     def profile(self, feeds: Feeds) -> Counters | None:
         """Return the time of each kernel, from a second session with the profiler on."""
         self._open_session()
-        with tempfile.TemporaryDirectory(prefix="vitdeploy-profile-") as folder:
-            prefix = Path(folder) / "run"
+        with scratch_folder("profile") as folder:
+            prefix = folder / "run"
             with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
                 session.run(feeds)
                 repeat(lambda: session.run(feeds), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -80,8 +79,8 @@ def collect_statistics(
     every, rows = max(1, count // SAMPLED_ROWS), max(1, SAMPLED_ROWS // count)
     rng = np.random.default_rng(0)
     done = 0
-    with tempfile.TemporaryDirectory(prefix="vitdeploy-observe-") as folder:
-        path = Path(folder) / "probe.onnx"
+    with scratch_folder("observe") as folder:
+        path = folder / "probe.onnx"
         probe.save(path)
         with OnnxSession(path, lean=True) as session:
             for batch in batches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, constant
@@ -70,8 +70,8 @@ def collect_ranges(graph: Graph, batches: Iterable[Array], tensors: Collection[s
     count = 0
     feed = probe.model.graph.inputs[0].name or ""
     _append_reductions(probe, values)
-    with tempfile.TemporaryDirectory(prefix="vitdeploy-ranges-") as folder:
-        path = Path(folder) / "probe.onnx"
+    with scratch_folder("ranges") as folder:
+        path = folder / "probe.onnx"
         probe.save(path)
         session = _open_in_order(path)
         for batch in batches:

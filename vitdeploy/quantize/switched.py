@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import GraphError
 from vitdeploy.graph.model import Graph, bias_behind, operand
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -60,8 +59,8 @@ class SwitchedGraph(Closing):
         probe = Graph(graph.model.clone())
         self._feed = probe.model.graph.inputs[0].name or ""
         _add_switches(probe, quantized, linears)
-        with tempfile.TemporaryDirectory(prefix="vitdeploy-switched-") as folder:
-            path = Path(folder) / "switched.onnx"
+        with scratch_folder("switched") as folder:
+            path = folder / "switched.onnx"
             probe.save(path)
             self._session = OnnxSession(path, lean=True)  # optimised, it would keep dequantized weights as well
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
@@ -133,8 +133,8 @@ def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
     """Return the kernels of one inference, from ONNX Runtime's own profile."""
     image = np.zeros(bundle.input_shape, np.float32)
     with (
-        tempfile.TemporaryDirectory() as folder,
-        OnnxSession(path, threads=threads, profile=Path(folder) / "run") as session,
+        scratch_folder("profile") as folder,
+        OnnxSession(path, threads=threads, profile=folder / "run") as session,
     ):
         session.run({bundle.input_name: image})
         events = json.loads(session.end_profile().read_text(encoding="utf-8"))

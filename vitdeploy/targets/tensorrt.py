@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator
 
 from vitdeploy import frozen
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
@@ -88,15 +88,15 @@ class TensorRT(EngineOptions, Target):
 
         generation = _REHEARSED_FOR.get(bundle.numbers.products, "sm86")
         options = EngineOptions(optimization_level=self.optimization_level)  # the others are not TensorRT-RTX's
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder("rehearsal") as folder:
             try:
-                compiled = options.build(trt, bundle, Path(folder), compute_capabilities=(generation,))
+                compiled = options.build(trt, bundle, folder, compute_capabilities=(generation,))
                 audit = audit_engine(self.name, bundle, compiled, evidence="rehearsed")
                 doubt = f"rehearsed with {Api(trt).product} for {generation}: {_REHEARSAL}"
             except CompileError as error:
                 doubt = f"the rehearsal failed, and the device will probably refuse the graph too: {error}"
                 reasons = {site.name: "the rehearsal failed" for site in bundle.structure.attention}
-                nothing = Compiled(Path(folder), "", Api(trt).backend)
+                nothing = Compiled(folder, "", Api(trt).backend)
                 audit = make_audit(
                     self.name, bundle, nothing, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vitdeploy import targets
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Peak
 from vitdeploy.recipe import TargetSpec
@@ -32,8 +32,8 @@ def measure_peaks(threads: int) -> dict[str, Peak]:
     if find_spec("onnx") is None:
         return {}
     peaks: dict[str, Peak] = {}
-    with tempfile.TemporaryDirectory(prefix="vitdeploy-peak-") as folder:
-        for precision, target, path, image in _make_products(Path(folder)):
+    with scratch_folder("peak") as folder:
+        for precision, target, path, image in _make_products(folder):
             try:
                 session = target.open_plain(path, threads)
                 if session is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from vitdeploy import artifact as artifacts
 from vitdeploy import sources, targets
 from vitdeploy.artifact import Artifact
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.data.preprocess import normalize
 from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, UsageError
 from vitdeploy.plugins import did_you_mean
@@ -130,7 +130,7 @@ class Opponents:
 
         assert self._model.module is not None
         manifest = self.artifact.manifest
-        path = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="vitdeploy-plain-"))) / "plain.onnx"
+        path = self.stack.enter_context(scratch_folder("plain")) / "plain.onnx"
         name, image = manifest.inputs[0].name, normalize(self.pixels, manifest.preprocess)
         expected = TorchSession(self._model.module).run({name: image})
         batch = manifest.recipe.target.batch

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from vitdeploy import precision, targets, tasks
 from vitdeploy.artifact import Artifact
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.errors import DataError, QuantizeError
 from vitdeploy.evidence import Sensitivity
@@ -61,8 +59,8 @@ def measure_sensitivity(
         )
     linear_precision = _find_linear_precision(manifest.recipe.precision, manifest.target.precision)
     dialect = targets.find(manifest.recipe.target).dialect()
-    with tempfile.TemporaryDirectory(prefix="vitdeploy-sensitivity-") as work:
-        prepared = rebuild_graph(artifact, Path(work), progress, calibration=data, cache=cache)
+    with scratch_folder("sensitivity") as work:
+        prepared = rebuild_graph(artifact, work, progress, calibration=data, cache=cache)
         calibrated = CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, progress)
         agreement = _find_agreement(manifest.recipe.task, prepared.facts.examples.outputs)
         layers, choice = linear_precision.measure_sensitivity(calibrated, dialect, images, agreement)

@@ -6,7 +6,6 @@ Both graphs run in ONNX Runtime. Compiled attention kernels do not return their 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.artifact.layout import GRAPH, SITES
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
@@ -62,7 +62,7 @@ def attention_maps(
     spec, images = _read_images(manifest, data, count)
     structure = structures.load(artifact.file(SITES))
     with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitdeploy-report-")))
+        work = stack.enter_context(scratch_folder("report"))
         with progress.step("Read the artifact's attention"):
             deployed = _Side(_load_graph(artifact.file(GRAPH)), structure, work / "deployed.onnx", stack)
         reference = _Side(_rebuild_float32(artifact, work, progress, cache), structure, work / "reference.onnx", stack)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import targets
 from vitdeploy.artifact import MANIFEST, Artifact, file_digest
 from vitdeploy.artifact.layout import SAMPLES
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import Elsewhere, export
 from vitdeploy.data.opening import comes_with_package
@@ -146,8 +146,8 @@ def evaluate_on(
         SourceError: the reference cannot be rebuilt here.
     """
     words = ["eval", "artifact", "--reference", "reference.npz", *_to_words({"limit": limit})]
-    with _device(host, progress) as (device, _), tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder) / "reference.npz"
+    with _device(host, progress) as (device, _), scratch_folder("reference") as folder:
+        reference = folder / "reference.npz"
         save_reference(artifact, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
         remote_spec, data_files = _data_files(spec)
@@ -266,9 +266,9 @@ def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> N
 
 def _fetch_samples(device: Device, job: str, known: Sequence[Path], evaluation: Eval, host: RemoteHost) -> bytes:
     """Fetch the outcomes of the samples, which the evaluation names."""
-    with tempfile.TemporaryDirectory() as folder:
-        device.fetch(job, "artifact", Path(folder), known=known)
-        path = Path(folder) / SAMPLES
+    with scratch_folder("reference") as folder:
+        device.fetch(job, "artifact", folder, known=known)
+        path = folder / SAMPLES
         if not path.is_file() or file_digest(path) != evaluation.samples:
             raise RemoteError(
                 f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."

@@ -7,11 +7,11 @@ import math
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import MeasureError, TargetUnavailable
 from vitdeploy.targets import ExternalTimes
 from vitdeploy.targets._tensorrt.api import trtexec_flags
@@ -44,8 +44,8 @@ def time_with_trtexec(
     if reason := _refuse(record, version, executable):
         fix = f"Build it on this machine: vitdeploy compile {folder} -o NEW-DIR"
         raise TargetUnavailable(f"{folder / plan} does not run here: {reason}", fix=fix)
-    with tempfile.TemporaryDirectory() as scratch:
-        times = Path(scratch) / "times.json"
+    with scratch_folder("trtexec") as scratch:
+        times = scratch / "times.json"
         command = [
             executable, f"--loadEngine={folder / plan}", f"--duration={math.ceil(seconds)}", f"--exportTimes={times}",
             *trtexec_flags(version), *_shape_flags(record, shapes),
