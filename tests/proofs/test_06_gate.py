@@ -24,7 +24,7 @@ from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.errors import MeasureError
-from vitdeploy.evidence import Audit, Bench, Eval, Evidence, Gate, Provenance
+from vitdeploy.evidence import Audit, Bench, Eval, Gate, Measured, Provenance
 from vitdeploy.frozen import replace
 from vitdeploy.measure import samples
 from vitdeploy.progress import Silent
@@ -73,7 +73,7 @@ def read(artifact: Artifact, kind: type[Any]) -> Any:
     return evidence
 
 
-def move(evidence: Evidence, **changes: str) -> Any:
+def move(evidence: Measured, **changes: str) -> Any:
     """Return evidence that was made elsewhere, or with something else."""
     assert evidence.provenance is not None
     return replace(evidence, provenance=replace(evidence.provenance, **changes))

@@ -33,7 +33,7 @@ from vitdeploy.evidence.audit import (
     Sensitivity,
     Unfused,
 )
-from vitdeploy.evidence.fact import Evidence, Fact, Provenance
+from vitdeploy.evidence.fact import Evidence, Fact, Measured, Provenance
 from vitdeploy.evidence.timing import (
     Bench,
     BlockState,
@@ -81,6 +81,7 @@ __all__ = [
     "LayerSensitivity",
     "LinearAudit",
     "LinearGroup",
+    "Measured",
     "Metric",
     "NormAudit",
     "OperatorShare",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from vitdeploy.evidence.audit import EvidenceLevel
-from vitdeploy.evidence.fact import Evidence, Fact
+from vitdeploy.evidence.fact import Fact, Measured
 
 
 class Metric(Fact):
@@ -26,7 +26,7 @@ class Metric(Fact):
     upper95: float
 
 
-class Eval(Evidence):
+class Eval(Measured):
     """Accuracy of both sides on the same samples; `doubts` are reasons to distrust it.
 
     `agreement` is the mean agreement of the two answers to a sample, from 0 to 1. `flips` is the number of samples with

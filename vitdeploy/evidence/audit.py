@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from vitdeploy.evidence.fact import Evidence, Fact
+from vitdeploy.evidence.fact import Fact, Measured
 
 EvidenceLevel = Literal["compiled", "rehearsed", "graph"]
 BlockKind = Literal["global", "windowed", "fewer queries", "fewer keys", "unraised"]
@@ -134,7 +134,7 @@ class LayerSensitivity(Fact):
     macs: int
 
 
-class Sensitivity(Evidence):
+class Sensitivity(Measured):
     """Every linear that can be quantized, the most damaging first."""
 
     file: ClassVar[str] = "sensitivity.json"
@@ -147,7 +147,7 @@ class Sensitivity(Evidence):
     """How the linears were quantized: migration, ranges, bias correction."""
 
 
-class Audit(Evidence):
+class Audit(Measured):
     """The kernels and precisions of a compiled model, read back from it."""
 
     file: ClassVar[str] = "audit.json"

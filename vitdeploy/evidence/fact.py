@@ -46,5 +46,10 @@ class Evidence(Fact):
     """The name of the file in the artifact's folder."""
 
     manifest: str = ""
+
+
+class Measured(Evidence):
+    """Evidence that was measured, or read back from a compiled model, on some machine."""
+
     provenance: Provenance | None = None
     """None in evidence of a vitdeploy that did not keep it."""

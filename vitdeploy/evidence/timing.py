@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from vitdeploy.evidence.fact import Evidence, Fact
+from vitdeploy.evidence.fact import Fact, Measured
 
 
 class Interval(Fact):
@@ -203,7 +203,7 @@ class BlockState(Fact):
     throttled: int = 0
 
 
-class Bench(Evidence):
+class Bench(Measured):
     """Interleaved latencies, each run with its role. `valid` is false if there are `doubts` about them."""
 
     file: ClassVar[str] = "bench.json"

@@ -10,6 +10,7 @@ from vitdeploy.errors import UsageError
 from vitdeploy.escaping import escape
 from vitdeploy.evidence import Gate
 from vitdeploy.render import numbers
+from vitdeploy.render.numbers import is_digest
 from vitdeploy.render.summary import Summary
 
 _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
@@ -26,8 +27,8 @@ def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeplo
         [c.name, numbers.observed(c.observed), numbers.observed(c.limit), _SIGNS[c.status], c.why] for c in gate.checks
     ]
     lines += _table(["check", "observed", "limit", "status", "reason"], "lrrll", checks)
-    if gate.digest:
-        lines += [f"Evidence: `{gate.digest}` (sha256 over manifest, evidence and raw data)", ""]
+    if is_digest(gate.digest):
+        lines += [f"Evidence: {gate.digest} (sha256 over manifest, evidence and raw data)", ""]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from vitdeploy import targets, tasks
@@ -135,3 +136,8 @@ def size(count: int) -> str:
 
 def _signless_zero(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def is_digest(text: str) -> bool:
+    """Return True if a text is a sha256, so that it can be printed as it is."""
+    return re.fullmatch("[0-9a-f]{64}", text) is not None

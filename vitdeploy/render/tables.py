@@ -231,7 +231,7 @@ def gate(gate: Gate) -> Table:
     for check in gate.checks:
         figures = numbers.observed(check.observed), numbers.observed(check.limit)
         table.add_row(check.name, *figures, _status(check.status), check.why)
-    return add_notes(table, (f"evidence sha256 {gate.digest}",) if gate.digest else ())
+    return add_notes(table, (f"evidence sha256 {gate.digest}",) if numbers.is_digest(gate.digest) else ())
 
 
 @of_escaped

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from vitdeploy.evidence import Audit, Bench, Check, Eval, Evidence, Provenance, Sensitivity
+from vitdeploy.evidence import Audit, Bench, Check, Eval, Measured, Provenance, Sensitivity
 from vitdeploy.verdict._case import EvidenceName, invalid
 
 _MACHINE = re.compile("[0-9a-f]{12}")
@@ -62,7 +62,7 @@ def find_silent(
 
     If no piece does, all are of an older vitdeploy, and are used as they are.
     """
-    pieces: Mapping[EvidenceName, Evidence | None] = {"audit": audit, "bench": bench, "eval": evaluation}
+    pieces: Mapping[EvidenceName, Measured | None] = {"audit": audit, "bench": bench, "eval": evaluation}
     if all(piece is None or piece.provenance is None for piece in pieces.values()):
         return
     for name, piece in pieces.items():
