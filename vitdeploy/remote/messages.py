@@ -55,7 +55,7 @@ class NeededBlobs(Message):
 class MissingBlob(Blob):
     """Contents that the device does not have. It has the first `have` bytes, from an interrupted transfer."""
 
-    have: int = 0
+    have: int = Field(default=0, ge=0)
 
 
 class MissingBlobs(Message):

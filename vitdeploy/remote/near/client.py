@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitdeploy import __version__
 from vitdeploy.artifact import file_digest
@@ -38,9 +38,24 @@ from vitdeploy.remote.near.ssh import Call, Link, LinkDropped
 _CHUNK = 1 << 18
 _KIB = 1024
 _TIMEOUT_S = 600  # for one answer, before which the device may hash all files; sending and following have no limit
+_SAME_VERSION = "Install the same version of vitdeploy on both sides."
 _MAX_ROUNDS = 5  # of asking what is missing; more than one only if another client sends the same files
 
-MessageT = TypeVar("MessageT", bound=Message)
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+
+class ReportedError(BaseModel):
+    """The error that a command on the host has printed with --json."""
+
+    model_config = ConfigDict(frozen=True)
+    message: str
+    fix: str = "Log in there and run the same command."
+
+
+class _Freed(BaseModel):
+    """The answer to `clean`."""
+
+    freed_bytes: int
 
 
 class Device:
@@ -60,7 +75,7 @@ class Device:
         raw = self._link.persistently(lambda: self._ask(["probe"]))
         if raw.get("interface") != INTERFACE or not _is_compatible(str(raw.get("version"))):
             raise _version_error(self._link.host, raw)
-        probe = _parse(Probe, raw, self.name)
+        probe = parse_answer(Probe, raw, self.name)
         for note in probe.notes:
             self._progress.warn(f"{self.name}: {note}")
         return probe
@@ -83,7 +98,7 @@ class Device:
 
     def start(self, job: Job) -> str:
         """Start the job, or find the equal one that runs already. Return its name."""
-        start = _parse(JobStart, self._link.persistently(lambda: self._ask(["start"], job)), self.name)
+        start = parse_answer(JobStart, self._link.persistently(lambda: self._ask(["start"], job)), self.name)
         if start.resumed:
             self._progress.warn(f"{self.name} already has this job from an earlier run: waiting for its result")
         return start.job
@@ -100,7 +115,7 @@ class Device:
                     if line.endswith(b"\n"):  # an incomplete line will be sent again
                         offset += len(line)
                         self._relay(line)
-            return _parse(JobEnd, self._read_answer(call), self.name)
+            return parse_answer(JobEnd, self._read_answer(call), self.name)
 
         try:
             return self._link.persistently(listen)
@@ -123,7 +138,9 @@ class Device:
         Raises:
             RemoteError: a file was damaged on the way.
         """
-        results = _parse(ResultFiles, self._link.persistently(lambda: self._ask(["results", job, below])), self.name)
+        results = parse_answer(
+            ResultFiles, self._link.persistently(lambda: self._ask(["results", job, below])), self.name
+        )
         local = {file_digest(path): path for path in known}
         remote = [file for file in results.files if file.sha256 not in local]
         for file in results.files:
@@ -150,8 +167,7 @@ class Device:
 
     def clean(self) -> int:
         """Remove everything from the device that no running job needs. Return the bytes that became free."""
-        freed: int = self._link.persistently(lambda: self._ask(["clean"]))["freed_bytes"]
-        return freed
+        return parse_answer(_Freed, self._link.persistently(lambda: self._ask(["clean"])), self.name).freed_bytes
 
     def _relay(self, line: bytes) -> None:
         """Show a line of the job, except its error: that comes with the result."""
@@ -161,9 +177,11 @@ class Device:
 
     def _send_missing(self, needed: NeededBlobs, paths: dict[str, Path]) -> bool:
         """Ask which contents are missing and send them. Return True once the device has them all, verified."""
-        missing = _parse(MissingBlobs, self._ask(["missing"], needed), self.name)
+        missing = parse_answer(MissingBlobs, self._ask(["missing"], needed), self.name)
         if not missing.gaps:
             return True
+        if not all(gap.sha256 in paths and gap.have <= gap.bytes for gap in missing.gaps):
+            raise RemoteError(f"{self.name} asks for files that nobody has offered", fix=_SAME_VERSION)
         size = sum(gap.bytes - gap.have for gap in missing.gaps)
         if size > missing.free_bytes:
             raise RemoteError(
@@ -215,7 +233,7 @@ class Device:
         start = 0 if text.startswith("{") else text.find("\n{") + 1
         try:
             answer: dict[str, Any] = dict(json.loads(text[start:]))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             if "No such command" in errors:
                 raise _version_error(self._link.host, {}) from None
             last = (errors or text).strip().splitlines()[-1:] or [f"exit code {call.code}"]
@@ -224,7 +242,8 @@ class Device:
                 fix="Log in there and run `vitdeploy doctor`.",
             ) from None
         if "error" in answer:
-            raise RemoteError(f"{self.name}: {answer['error']['message']}", fix=answer["error"]["fix"])
+            error = parse_answer(ReportedError, answer["error"], self.name)
+            raise RemoteError(f"{self.name}: {error.message}", fix=error.fix)
         return answer
 
     def _words(self, words: Sequence[str]) -> list[str]:
@@ -295,12 +314,17 @@ def _version_error(host: RemoteHost, probe: dict[str, Any]) -> RemoteError:
     )
 
 
-def _parse(kind: type[MessageT], raw: dict[str, Any], name: str) -> MessageT:
+def parse_answer(kind: type[AnswerT], raw: Any, name: str) -> AnswerT:
+    """Parse what the host `name` has answered.
+
+    Raises:
+        RemoteError: it has another form.
+    """
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
         raise RemoteError(
             f"this vitdeploy does not understand an answer of {name} ({kind.__name__}.{where})",
-            fix="Install the same version of vitdeploy on both sides.",
+            fix=_SAME_VERSION,
         ) from None

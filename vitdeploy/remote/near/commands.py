@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import targets
@@ -25,7 +24,7 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
-from vitdeploy.remote.near.client import Device, client_name, job_file
+from vitdeploy.remote.near.client import Device, ReportedError, client_name, job_file, parse_answer
 from vitdeploy.remote.near.hosts import RemoteHost, find
 from vitdeploy.remote.near.ssh import Link
 
@@ -106,7 +105,7 @@ def compile_on(
             device.fetch(job, "artifact", folder, known=[path for path, _ in files])
             _check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
-    exported = Exported.model_validate(end.result)
+    exported = parse_answer(Exported, end.result, host.name)
     notes = (*exported.notes, *end.notes, f"compiled on {_describe(host, probe)}")
     return replace(exported, artifact=str(out or source), seconds=_seconds_since(started), notes=notes, host=host.name)
 
@@ -126,7 +125,7 @@ def bench_on(
     files = [file for artifact, name in zip(timed, names, strict=True) for file in _files_of(artifact, name)]
     with _device(host, progress) as (device, _):
         job, end = _run(device, ["bench", *names, *_to_words(flags)], files, timed[0].path, host.clocks)
-        bench = Bench.model_validate(end.result)
+        bench = parse_answer(Bench, end.result, host.name)
         _check_subject(bench, timed[0], host)
         device.take(job)
     # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
@@ -153,7 +152,7 @@ def evaluate_on(
         remote_spec, data_files = _data_files(spec)
         files = [*_files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *data_files]
         job, end = _run(device, [*words, "--data", remote_spec], files, artifact.path, ClockSettings())
-        evaluation = Eval.model_validate(end.result)
+        evaluation = parse_answer(Eval, end.result, host.name)
         _check_subject(evaluation, artifact, host)
         raw = _fetch_samples(device, job, [path for path, _ in files], evaluation, host)
         device.take(job)
@@ -203,11 +202,9 @@ def _run(device: Device, words: Sequence[str], files: Files, about: Path, clocks
         raise RemoteError(
             f"`{words[0]}` was killed on {device.name} by signal {-end.code}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY
         )
-    error: dict[str, Any] = (end.result or {}).get("error", {})
-    raise RemoteError(
-        f"{device.name}: {error.get('message', f'`vitdeploy {words[0]}` ended with exit code {end.code}')}",
-        fix=error.get("fix", "Log in there and run the same command."),
-    )
+    ended = {"message": f"`vitdeploy {words[0]}` ended with exit code {end.code}"}
+    error = parse_answer(ReportedError, (end.result or {}).get("error", ended), device.name)
+    raise RemoteError(f"{device.name}: {error.message}", fix=error.fix)
 
 
 def _to_words(flags: Mapping[str, Flag] | None) -> list[str]:
