@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +20,10 @@ _MAX_ARRAYS = 4096
 _PIECE_BYTES = 1 << 24
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Those of numpy.savez and savez_compressed."""
+_DAMAGED = (
+    ValueError, TypeError, SyntaxError, EOFError, OverflowError, RecursionError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
+"""What a damaged header makes NumPy raise. It reads headers that Python 2 wrote with `tokenize`."""
 
 
 def read_npz(path: Path, fix: str) -> dict[str, Array]:
@@ -99,7 +104,7 @@ def read_array(path: Path, file: IO[bytes], size: int, fix: str) -> Array:
         flat = np.empty(count, dtype)
         _fill(flat, file)
         return flat.reshape(shape[::-1]).transpose() if fortran else flat.reshape(shape)
-    except (ValueError, TypeError, SyntaxError, EOFError, OverflowError, RecursionError, MemoryError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error, fix) from None
 
 

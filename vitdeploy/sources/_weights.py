@@ -14,6 +14,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, WeightsOrigin
+from vitdeploy.sources._archive import refuse_damaged
 from vitdeploy.sources._code_digest import code_digest
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return dict(load_safetensors(path))
         if zipfile.is_zipfile(path):
             refuse_packed(path, torch._C.PyTorchFileReader(str(path)))
+            refuse_damaged(path)
         content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip, struct and safetensors have errors of their own
         raise _not_a_state_dict(path, _describe(error)) from error

@@ -14,6 +14,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import FileSource, LoadedModel, _image, _pt2_check, _weights
+from vitdeploy.sources._archive import refuse_damaged
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +55,7 @@ def _check_archive(path: Path) -> bytes:
     try:
         reader: Any = torch._C.PyTorchFileReader(str(path))
         _weights.refuse_packed(path, reader)
+        refuse_damaged(path)
         dangers = list(_pt2_check.find_dangers(reader.get_all_records(), reader.get_record))
         wrong = (
             []
