@@ -26,6 +26,8 @@ class AttentionAudit(Fact):
     evidence: EvidenceLevel
     unfused: tuple[Unfused, ...] = ()
     kernels: Mapping[str, str] = {}
+    unclassified: tuple[Unfused, ...] = ()
+    """Softmaxes that may belong to an attention or not, and why that is not known. They are not among `sites`."""
 
     @property
     def percent(self) -> float | None:

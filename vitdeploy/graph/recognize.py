@@ -12,7 +12,8 @@ import onnx_ir as ir
 from vitdeploy.errors import GraphError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.model import Graph, constant, dims, only_consumer, producer
-from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure
+from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
+from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure, Unclassified
 
 _TRANSPARENT = {
     "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul",
@@ -46,8 +47,17 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
         attention=tuple(_site(node, block, refused, batch) for block, node in enumerate(cores)),
         linears=tuple(_linears(graph, cores, batch)),
         norms=norms,
+        unclassified=tuple(_unclassified(graph, refused)),
     )
     return structure if batch is not None else _count_for_one_image(structure, graph, cores, refused)
+
+
+def _unclassified(graph: Graph, refused: Mapping[str, str]) -> Iterator[Unclassified]:
+    """Yield the softmaxes of which it is not certain whether they belong to an attention."""
+    for softmax in find_softmaxes(graph):
+        name = softmax.node.name or ""
+        if name not in refused and (finding := explain_softmax(softmax)) is not None:
+            yield Unclassified(name=name, nodes=(name,), reason=finding.reason)
 
 
 def _count_for_one_image(

@@ -70,13 +70,20 @@ class Norm(_Entry):
     """A LayerNormalization."""
 
 
+class Unclassified(_Entry):
+    """A softmax that may or may not belong to an attention, and what hides it."""
+
+    reason: str
+
+
 class Structure(BaseModel):
-    """The parts of a model that are recognised."""
+    """The parts of a model that are recognised, and softmaxes of which it is not known what they belong to."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     attention: tuple[AttentionSite, ...]
     linears: tuple[Linear, ...]
     norms: tuple[Norm, ...]
+    unclassified: tuple[Unclassified, ...] = ()
 
     def locate_attention(self, names: Iterable[str]) -> Structure:
         """Return the structure with the attention nodes of a lowered graph, whose node names are `names`."""

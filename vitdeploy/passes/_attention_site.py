@@ -22,14 +22,6 @@ _ABOVE_SOFTMAX = {
 _PRODUCTS = {"Einsum", "MatMul"}
 """`raise_products` runs first: an Einsum that is still there is one that MatMul cannot express."""
 
-_MIXING = {
-    "Add", "Cast", "Div", "Dropout", "Einsum", "Identity", "MatMul", "Mul", "ReduceSum", "Reshape", "Sub", "Transpose",
-}  # fmt: skip
-"""Operators that mix heads or attention maps, and those between them."""
-
-_MOST_BETWEEN = 8
-"""Operators to search for a product. Talking heads need four: Transpose, MatMul, Add, Transpose."""
-
 _LOW = -1e4
 """A score that counts as masked: exp(-1e4) is 0 in float32, and in float16 too beside scores of ordinary size."""
 
@@ -64,11 +56,10 @@ class _Scores:
 def match_attention(softmax: ir.Node) -> AttentionMatch | str | None:
     """Match the attention around `softmax`.
 
-    Return the reason if `Attention` cannot express it, and None if it is not an attention.
+    Return the reason if `Attention` cannot express it, and None if its products are not beside it. Then it may still be
+    an attention: see `vitdeploy.graph.softmaxes`.
     """
     path = _find_product_path(softmax.outputs[0])
-    if (not path or not _products_above(softmax.inputs[0])) and _is_mixed(softmax):
-        return "heads or maps are mixed between its two products, which a fused kernel does not do"
     if not path or any(constant(value) is not None for value in path[-1].inputs):
         return None
     if not _products_above(softmax.inputs[0]):
@@ -108,28 +99,6 @@ def _find_product_path(attention_map: ir.Value) -> list[ir.Node]:
         if (node.op_type in _NO_EFFECT or _guards_against_nan(node)) and (rest := _find_product_path(node.outputs[0])):
             return [node, *rest]
     return []
-
-
-def _is_mixed(softmax: ir.Node) -> bool:
-    """Return whether heads or attention maps are mixed around the softmax, between two products of computed tensors.
-
-    Talking heads (CaiT) multiply by a constant across the heads. A gate (ConViT) blends two maps.
-    """
-    return _reaches_product(operand(softmax, 0), down=False) and _reaches_product(softmax.outputs[0], down=True)
-
-
-def _reaches_product(start: ir.Value, *, down: bool) -> bool:
-    """Return whether a product of two computed tensors is a few operators away, through those of `_MIXING`."""
-    values, visited = [start], set[ir.Node]()
-    for _ in range(_MOST_BETWEEN):
-        adjacent = [use.node for v in values for use in v.uses()] if down else [v.producer() for v in values]
-        nodes = [n for n in adjacent if n is not None and n not in visited]
-        visited.update(nodes)
-        if any(n.op_type in _PRODUCTS and all(constant(v) is None for v in n.inputs) for n in nodes):
-            return True
-        mixing = [n for n in nodes if n.op_type in _MIXING]
-        values = [v for n in mixing for v in (n.outputs if down else n.inputs) if v is not None]
-    return False
 
 
 def _guards_against_nan(node: ir.Node) -> bool:

@@ -9,6 +9,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vitdeploy.graph.model import Graph, dims, operand
 from vitdeploy.graph.recognize import scope
+from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
 from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores
@@ -30,8 +31,9 @@ class RaiseAttention(Pass):
     becomes numbers to add.
 
     A softmax is an attention if a product of two computed tensors feeds it and its result is multiplied by a computed
-    tensor. Any other softmax is left alone. An attention that `Attention` cannot express is left alone and refused
-    with the reason.
+    tensor, with whatever operators between them: see `vitdeploy.graph.softmaxes`. Any other softmax is left alone. An
+    attention that `Attention` cannot express is left alone and refused with the reason, and so is the attention
+    operator of another tool.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -47,11 +49,24 @@ class RaiseAttention(Pass):
             elif match is not None:
                 _rewrite(graph, match)
         graph.infer_shapes()
+        for softmax_found in find_softmaxes(graph):
+            name = softmax_found.node.name or ""
+            if name not in refused and (finding := explain_softmax(softmax_found)) is not None and finding.certain:
+                refused[name] = finding.reason
+        refused |= {node.name or "": _explain_foreign(node) for node in graph.nodes if _is_foreign(node)}
         cores = attention_cores(graph)
         _name_sites(cores)
         for core in cores:
             _set_scale(core)
         return PassResult(len(cores), refused)
+
+
+def _is_foreign(node: ir.Node) -> bool:
+    return node.domain != "" and "Attention" in node.op_type
+
+
+def _explain_foreign(node: ir.Node) -> str:
+    return f"it is {node.domain}.{node.op_type}, an operator of another tool, and stays as it is"
 
 
 def _rewrite(graph: Graph, match: AttentionMatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, KernelAudit, LinearAudit, NormAudit, Unfused
@@ -67,8 +67,18 @@ def make_audit(
         threads=threads,
         backend=compiled.backend,
         engine=engine,
-        doubts=tuple(doubts),
+        doubts=(*doubts, *_doubt_attention(bundle.structure)),
     )
+
+
+def _doubt_attention(structure: Structure) -> Iterator[str]:
+    unclassified = structure.unclassified
+    if unclassified:
+        more = f" and {len(unclassified) - 1} more" if len(unclassified) > 1 else ""
+        yield (
+            f"the softmax {unclassified[0].name}{more} may be an attention that is not counted: "
+            f"{unclassified[0].reason}"
+        )
 
 
 def _audit_attention(
@@ -80,8 +90,14 @@ def _audit_attention(
         for site in structure.attention
         if site.name not in kernels
     )
+    unclassified = tuple(Unfused(site=entry.name, reason=entry.reason) for entry in structure.unclassified)
     return AttentionAudit(
-        sites=len(structure.attention), fused=len(kernels), evidence=evidence, unfused=unfused, kernels=kernels
+        sites=len(structure.attention),
+        fused=len(kernels),
+        evidence=evidence,
+        unfused=unfused,
+        kernels=kernels,
+        unclassified=unclassified,
     )
 
 
@@ -96,6 +112,7 @@ def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:
         layernorm=NormAudit(sites=len(structure.norms), fused=0),
         linears=LinearAudit(other=len(structure.linears)),
         manifest=manifest,
+        doubts=tuple(_doubt_attention(structure)),
     )
 
 

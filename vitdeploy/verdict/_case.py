@@ -89,6 +89,9 @@ class Before:
 
 def explain_unproven(audit: Audit | None) -> str | None:
     """Return the reason why this audit does not prove any fusion; None if it does."""
+    if audit is not None and audit.attention.unclassified:
+        site = audit.attention.unclassified[0]
+        return f"{site.site} may be an attention that is not counted: {site.reason}"
     if audit is None or not audit.attention.sites:
         return "the model has no attention site"
     if audit.attention.evidence != "compiled":
