@@ -8,7 +8,7 @@ from typing import Literal
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
-from vitdeploy.evidence import Fact, FileEntry, Interval
+from vitdeploy.evidence import Fact, FileEntry, Interval, QuantizedShare
 from vitdeploy.recipe import Preprocess, Recipe
 
 SCHEMA = 2
@@ -204,6 +204,8 @@ class Manifest(Fact):
     passes: tuple[PassRecord, ...]
     quantized: Quantization | None = None
     """What lowering the precision did; None for a float32 graph."""
+    quantized_share: QuantizedShare | None = None
+    """The share of weights and multiply-accumulates in the precision that was asked for; None for float32."""
     placement: Mapping[str, Placement] = {}
     """The precision of linears and attention sites by name, and of residual adds."""
     trials: tuple[Trial, ...] = ()

@@ -21,7 +21,7 @@ def _limit(metavar: str, text: str) -> Any:
     app,
     section=MEASURE,
     groups={
-        "Limits": ["max_drop", "min_speedup", "min_fused", "max_size", "max_memory"],
+        "Limits": ["max_drop", "min_speedup", "min_fused", "min_quantized", "max_size", "max_memory"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
         "Files": ["evidence", "junit", "markdown"],
     },
@@ -40,6 +40,10 @@ def gate(
     ] = None,
     min_fused: Annotated[
         float | None, _limit("PCT", "The smallest share of attention sites that run as one kernel, in percent.")
+    ] = None,
+    min_quantized: Annotated[
+        float | None,
+        _limit("PCT", "The smallest share of multiply-accumulates in the precision that was asked for, in percent."),
     ] = None,
     max_size: Annotated[float | None, _limit("MIB", "The largest size of the deployed files, in MiB.")] = None,
     max_memory: Annotated[
@@ -96,6 +100,7 @@ def gate(
         "min_speedup": min_speedup,
         "max_slowdown_pct": max_slowdown,
         "min_fused_pct": min_fused,
+        "min_quantized_pct": min_quantized,
         "max_size_mib": max_size,
         "max_memory_mib": max_memory,
         "max_growth_pct": max_growth,

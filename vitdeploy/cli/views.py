@@ -38,6 +38,8 @@ def show_export(export: Exported, *, benched: bool = False) -> list[RenderableTy
     refused = [(record.name, refusal) for record in export.passes for refusal in record.refused]
     lines += [Text(f"  {name} refused {refusal.site}: {refusal.reason}", style="yellow") for name, refusal in refused]
     lines += [Text(f"  {note}", style="yellow" if export.stage == "bundle" else "") for note in export.notes]
+    if export.quantized is not None:
+        lines.append(Text(f"  in {export.quantized.precision}: {numbers.quantized(export.quantized)}"))
     chosen = next((trial for trial in export.trials if trial.kept), None)
     if chosen is not None and chosen.speedup is not None and len(export.trials) == 1:
         ratio = numbers.speedup(chosen.speedup)

@@ -30,6 +30,7 @@ from vitdeploy.evidence.audit import (
     LinearGroup,
     NormAudit,
     Outline,
+    QuantizedShare,
     Sensitivity,
     Unfused,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Power",
     "Profile",
     "Provenance",
+    "QuantizedShare",
     "RailEnergy",
     "Role",
     "Roofline",

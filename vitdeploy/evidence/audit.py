@@ -53,6 +53,39 @@ class LinearAudit(Fact):
     other: int = 0
 
 
+class QuantizedShare(Fact):
+    """The share of a model that runs in the precision that was asked for.
+
+    It counts all products with constant weights: linears, convolutions and the like. Attention multiplies no weights,
+    and is counted apart.
+
+    Attributes:
+        precision: the type that was asked for, of products or of stored weights: "int8", "fp16", "int4", ….
+        evidence: "compiled" if the type of each product was read from what was compiled; "graph" if it is what the
+            graph says.
+        weights_pct: percent of the elements of all weights.
+        macs_pct: percent of the multiply-accumulates with weights.
+        eligible_pct: percent of those multiply-accumulates that neither the user (`keep`, `--max-drop`) nor a named
+            rule excludes; None if all are excluded.
+        weights: the elements of all weights.
+        macs: the multiply-accumulates with weights, for one image.
+        attention_macs: the multiply-accumulates of attention without weights; None if they are not known.
+        outside: what runs in other types, with its number and rule -> percent of the multiply-accumulates with weights.
+        unknown: products whose multiply-accumulates are not known. They are not counted.
+    """
+
+    precision: str
+    evidence: EvidenceLevel
+    weights_pct: float
+    macs_pct: float
+    eligible_pct: float | None = None
+    weights: int
+    macs: int
+    attention_macs: int | None = None
+    outside: Mapping[str, float] = {}
+    unknown: tuple[str, ...] = ()
+
+
 class KernelAudit(Fact):
     """The kernels of a TensorRT engine, from its own layer plan."""
 
@@ -163,6 +196,10 @@ class Audit(Measured):
     """linear -> precision"""
     stored: Mapping[str, str] = {}
     """linear -> the type of its weights in memory (int8, int4), if it multiplies in another one"""
+    products: Mapping[str, str] = {}
+    """other product with weights (a convolution) -> precision"""
+    quantized: QuantizedShare | None = None
+    """The share of weights and multiply-accumulates in the precision that was asked for; None for float32."""
     threads: int | None = None
     """Number of threads of the audit: what OpenVINO fuses depends on it."""
     backend: str = ""

@@ -70,6 +70,20 @@ class Norm(_Entry):
     """A LayerNormalization."""
 
 
+class Product(_Entry):
+    """A product with a constant weight that is no linear: a convolution, a product by a stack of matrices."""
+
+    operator: str
+    weights: int
+    """The number of elements of the weight."""
+    macs: int | None = None
+    """Multiply-accumulates for one image. None: not known before run time."""
+    initializer: str = ""
+    """The name of the weight."""
+    bias: str = ""
+    """The name of the Add of the bias, if there is one."""
+
+
 class Unclassified(_Entry):
     """A softmax that may or may not belong to an attention, and what hides it."""
 
@@ -84,6 +98,13 @@ class Structure(BaseModel):
     linears: tuple[Linear, ...]
     norms: tuple[Norm, ...]
     unclassified: tuple[Unclassified, ...] = ()
+    products: tuple[Product, ...] | None = None
+    """The products with weights that are no linears; None: written by a version that did not list them."""
+
+    @property
+    def weighted(self) -> tuple[Linear | Product, ...]:
+        """All products with weights."""
+        return (*self.linears, *(self.products or ()))
 
     def locate_attention(self, names: Iterable[str]) -> Structure:
         """Return the structure with the attention nodes of a lowered graph, whose node names are `names`."""

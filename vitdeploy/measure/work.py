@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vitdeploy.graph.structure import AttentionSite, Linear, Structure
+from vitdeploy.graph.macs import count_attention, count_rows
+from vitdeploy.graph.structure import Structure
 
 _WEIGHT_BYTES = {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "fp16": 2.0, "bf16": 2.0}
 _FLOAT_BYTES = 4.0
@@ -51,42 +52,21 @@ def count_work(structure: Structure, precisions: Mapping[str, str], stored: Mapp
         precision = precisions.get(linear.name, "fp32")
         k, n = linear.size or (0, 0)
         weights += k * n * _WEIGHT_BYTES.get((stored or {}).get(linear.name, precision), _FLOAT_BYTES)
-        rows = _count_rows(linear, structure)
+        rows = count_rows(linear, structure)
         if rows is None or not k:
             unknown.append(linear.name)
             continue
         operations[precision] += 2.0 * rows * k * n
         activations += rows * (k + n) * _FLOAT_BYTES
     for site in structure.attention:
-        products = _count_attention(site)
-        if products is None:
+        macs = count_attention(site)
+        if macs is None:
             unknown.append(site.name)
             continue
-        operations["fp32"] += products
+        operations["fp32"] += 2.0 * macs
     return Work(dict(operations), weights, activations, tuple(unknown))
 
 
 def count_float32_work(structure: Structure) -> Work:
     """Count the work of the FP32 reference, which has no quantized linear."""
     return count_work(structure, {})
-
-
-def _count_rows(linear: Linear, structure: Structure) -> int | None:
-    """Return a linear's rows, or the tokens of its attention block; None if neither is known."""
-    if linear.rows is not None:
-        return linear.rows
-    if linear.block is None or linear.role not in ("qkv", "proj", "fc1", "fc2"):
-        return None
-    site = next((site for site in structure.attention if site.block == linear.block), None)
-    if site is None or site.tokens is None or site.windows is None or site.tokens != site.key_tokens:
-        return None
-    return site.tokens * site.windows
-
-
-def _count_attention(site: AttentionSite) -> float | None:
-    """Count the operations of both products: queries × keys, and probabilities × values."""
-    sizes = (site.heads, site.tokens, site.key_tokens, site.head_size, site.value_size, site.windows)
-    if None in sizes:
-        return None
-    heads, tokens, keys, head, value, windows = (float(size) for size in sizes if size is not None)
-    return 2.0 * heads * tokens * keys * (head + value) * windows

@@ -25,7 +25,7 @@ from vitdeploy.pipeline.prepare import Prepared
 from vitdeploy.precision import LinearPrecision, Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm
-from vitdeploy.runtime.artifact_session import make_bundle
+from vitdeploy.runtime.artifact_session import list_excluded, make_bundle
 from vitdeploy.session import Session
 from vitdeploy.sources import find_file
 from vitdeploy.targets import Bundle, Compiled, Target
@@ -187,7 +187,8 @@ class CandidateBuilder:
 
     def _bundle(self, candidate: Candidate, folder: Path) -> Bundle:
         numbers, image = candidate.precision.numbers, candidate.inputs[0]
-        return make_bundle(folder, numbers, image, candidate.outputs, self.batch)
+        excluded = list_excluded(candidate.quantized.placement, candidate.quantized.record)
+        return make_bundle(folder, numbers, image, candidate.outputs, self.batch, excluded)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
         """Return the linears that a candidate quantizes, those first that add most noise for the work they save."""

@@ -13,7 +13,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TargetRecord, Trial
 from vitdeploy.errors import TargetUnavailable
-from vitdeploy.evidence import Audit
+from vitdeploy.evidence import Audit, QuantizedShare
 from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example
 from vitdeploy.pipeline.choose import Chosen
@@ -25,7 +25,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.sources import find_file
-from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets import Bundle, Compiled, Target, audit_bundle
 
 _NOTHING_COMPARED = Parity(
     max_abs=0.0, reference_max=0.0, cosine=0.0, finite=False, batches=(), problem="what was compiled was not run here"
@@ -46,6 +46,8 @@ class Exported(BaseModel):
     """What was compiled against FP32. If it cannot run here, nothing was compared: no batches, and not finite."""
     graph_parity: Parity | None
     precision: str = ""
+    quantized: QuantizedShare | None = None
+    """The share of weights and multiply-accumulates in this precision; None for float32."""
     trials: tuple[Trial, ...] = ()
     """The precisions that were tried, with the accuracy that each lost and its speed-up."""
     faster_than_fp32: bool | None = None
@@ -134,12 +136,14 @@ def finish(
     missing = target.unavailable() if here else None
     if missing is not None and not target.built_on_device:
         raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
+    planned = audit_bundle(target.name, bundle, "")
+    manifest = replace(manifest, quantized_share=planned.quantized)
     if not here:
-        return artifacts.seal(folder, manifest), []
+        return artifacts.seal(folder, manifest), _doubts(planned)
     if missing is not None:
         note = f"this is a bundle, not an engine: {missing.why}. On the device run: vitdeploy compile {out}"
         artifact = artifacts.seal(folder, manifest)
-        return artifact, [note, *_rehearse(artifact, bundle, target, progress)]
+        return artifact, [note, *_doubts(planned), *_rehearse(artifact, bundle, target, progress)]
     if compiled is None:
         with progress.step(f"Compile and audit with {target.name}"):
             compiled = _compile(bundle, manifest, target, progress, received=received)
@@ -149,7 +153,7 @@ def finish(
     doubts = (*manifest.doubts, *(claim.doubts if claim is not None else ()))
     manifest = replace(
         manifest, stage="artifact", target=record, runs=compiled.runs, doubts=doubts,
-        device_parity=None if claim is None else claim.parity,
+        device_parity=None if claim is None else claim.parity, quantized_share=audit.quantized,
     )  # fmt: skip
     artifact = artifacts.seal(folder, manifest)
     audit = replace(
@@ -186,6 +190,10 @@ def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progr
     return compile_apart(target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch)
 
 
+def _doubts(audit: Audit) -> list[str]:
+    return [f"doubt: {doubt}" for doubt in audit.doubts]
+
+
 def _rehearse(artifact: Artifact, bundle: Bundle, target: Target, progress: Progress) -> list[str]:
     """Compile a bundle with a similar compiler, if there is one. Store its audit, and return notes about it."""
     with progress.step("Rehearse the build"):
@@ -211,6 +219,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         parity=manifest.device_parity or _NOTHING_COMPARED,
         graph_parity=manifest.graph_parity,
         precision=manifest.target.precision,
+        quantized=manifest.quantized_share,
         trials=manifest.trials,
         faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),

@@ -180,6 +180,7 @@ class GateSpec(Frozen):
     max_drop_pp: Annotated[Limit, Field(lt=100)] | None = None
     min_speedup: Limit | None = None
     min_fused_pct: Annotated[Limit, Field(le=100)] | None = None
+    min_quantized_pct: Annotated[Limit, Field(le=100)] | None = None
     max_slowdown_pct: Limit | None = None
     max_size_mib: Limit | None = None
     max_memory_mib: Limit | None = None

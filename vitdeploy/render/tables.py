@@ -128,6 +128,12 @@ def audit(audit: Audit) -> Table:
     table.add_row("LayerNorm fused", f"{audit.layernorm.fused} of {audit.layernorm.sites}")
     linears = {name: count for name, count in audit.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
+    if audit.quantized is not None:
+        share = audit.quantized
+        table.add_row(f"in {share.precision}", numbers.quantized(share))
+        for what, percent in share.outside.items():
+            table.add_row("", f"{percent:.1f} % in another type: {escape(what)}")
+        table.add_row("", numbers.attention_share(share))
     if audit.stored:
         stored = ", ".join(f"{count} in {name}" for name, count in Counter(audit.stored.values()).items())
         table.add_row("weights", f"{stored}, unpacked by the kernel")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitdeploy import environment, precision, targets
 from vitdeploy.artifact import Artifact, Manifest, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
+from vitdeploy.artifact.manifest import Placement
+from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ArtifactError, TargetUnavailable, UsageError
@@ -22,7 +24,12 @@ from vitdeploy.targets import Bundle, Compiled
 
 
 def make_bundle(
-    folder: Path, numbers: Numbers, image: TensorSpec, outputs: Sequence[TensorSpec], batch: Batch
+    folder: Path,
+    numbers: Numbers,
+    image: TensorSpec,
+    outputs: Sequence[TensorSpec],
+    batch: Batch,
+    excluded: Mapping[str, str],
 ) -> Bundle:
     """Return the input of the target's compiler for the target-ready graph in `folder`."""
     shape = (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
@@ -34,6 +41,7 @@ def make_bundle(
         input_name=image.name,
         input_shape=shape,
         output_names=tuple(output.name for output in outputs),
+        excluded=excluded,
     )
 
 
@@ -44,7 +52,14 @@ def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
         UsageError: this version does not know its precision.
     """
     numbers = precision.kind_of(manifest.target.precision).numbers
-    return make_bundle(folder, numbers, manifest.inputs[0], manifest.outputs, manifest.recipe.target.batch)
+    excluded = list_excluded(manifest.placement, manifest.quantized)
+    return make_bundle(folder, numbers, manifest.inputs[0], manifest.outputs, manifest.recipe.target.batch, excluded)
+
+
+def list_excluded(placement: Mapping[str, Placement], record: Quantization | None) -> dict[str, str]:
+    """Return the sites that a rule keeps in float, with the rule."""
+    in_float = {} if record is None or record.half is None else dict(record.half.float32)
+    return in_float | {name: place.rule for name, place in placement.items() if not place.quantized}
 
 
 def read_compiled(artifact: Artifact) -> Compiled:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -34,6 +34,8 @@ class Bundle:
     """NCHW at the batch size to optimise for."""
     output_names: tuple[str, ...] = ()
     """The names of the graph's outputs, in order; empty: those that the engine gives them."""
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    """Products with weights that stay in float, with the rule: `keep`, the accuracy budget, or a rule with a name."""
 
 
 @dataclass(frozen=True)

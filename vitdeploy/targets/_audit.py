@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, KernelAudit, LinearAudit, NormAudit, Unfused
 from vitdeploy.graph.structure import Structure
+from vitdeploy.targets._shares import doubt_share, measure_share, type_by_plan
 
 if TYPE_CHECKING:
     from vitdeploy.targets import Bundle, Compiled
@@ -47,7 +48,7 @@ def make_audit(
         compiled: the model that was read.
         fused: attention site -> the one kernel that computes it.
         reasons: other attention site -> why it is not fused.
-        layers: linear -> the precision in which it runs.
+        layers: linear or other product with weights -> the precision in which it runs.
         norms: the number of LayerNorms that run as one kernel.
         stored: linear -> the type of its weights in memory, where the kernel itself unpacks them.
         threads: the number of threads that it was compiled for, if fusion depends on it.
@@ -56,18 +57,22 @@ def make_audit(
         engine: the counts of a TensorRT engine's kernels.
     """
     sites = len(bundle.structure.norms)
+    others = {product.name for product in bundle.structure.products or ()}
+    share = measure_share(bundle.structure, bundle.numbers, layers, stored or {}, bundle.excluded, evidence)
     return Audit(
         target=name,
         precision=bundle.numbers.precision,
         attention=_audit_attention(bundle.structure, fused, reasons, evidence),
         layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
         linears=_count_linears(bundle.structure, layers),
-        layers=layers,
+        layers={name: kind for name, kind in layers.items() if name not in others},
+        products={name: kind for name, kind in layers.items() if name in others},
+        quantized=share,
         stored=stored or {},
         threads=threads,
         backend=compiled.backend,
         engine=engine,
-        doubts=(*doubts, *_doubt_attention(bundle.structure)),
+        doubts=(*doubts, *_doubt_attention(bundle.structure), *doubt_share(share)),
     )
 
 
@@ -104,6 +109,8 @@ def _audit_attention(
 def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:
     """Return the audit of a bundle: the model's sites, with nothing compiled."""
     structure = bundle.structure
+    planned = type_by_plan(structure, bundle.numbers, bundle.excluded)
+    share = measure_share(structure, bundle.numbers, planned, {}, bundle.excluded, "graph")
     reasons = {site.name: "not compiled yet: this is a bundle" for site in structure.attention}
     return Audit(
         target=target,
@@ -112,7 +119,8 @@ def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:
         layernorm=NormAudit(sites=len(structure.norms), fused=0),
         linears=LinearAudit(other=len(structure.linears)),
         manifest=manifest,
-        doubts=tuple(_doubt_attention(structure)),
+        quantized=share,
+        doubts=(*_doubt_attention(structure), *doubt_share(share)),
     )
 
 

@@ -26,7 +26,7 @@ _FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
 _NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
 _INT8 = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv"}
 _PACKED = "MatMulNBits"
-_FLOAT = {_PACKED, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+_FLOAT = {_PACKED, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "ConvTranspose", "Einsum"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -162,9 +162,9 @@ def _match_attention(structure: Structure, kernels: list[_Kernel]) -> tuple[dict
 
 
 def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
-    """Return the kernel that multiplies for each linear."""
+    """Return the kernel that multiplies for each linear and each other product with weights."""
     matches: dict[str, _Kernel] = {}
-    for linear in structure.linears:
+    for linear in structure.weighted:
         for kernel in kernels:
             if kernel.op in _INT8 | _FLOAT and any(is_named_after(kernel.name, node) for node in linear.nodes):
                 matches[linear.name] = kernel

@@ -31,7 +31,7 @@ from vitdeploy.targets._openvino_session import (
 
 _MODEL = "model.xml"
 _STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
-_LINEAR_LAYERS = {"FullyConnected", "Convolution", "MatMul"}
+_LINEAR_LAYERS = {"FullyConnected", "Convolution", "Deconvolution", "MatMul"}
 _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
 """Layers between a weight and the kernel that reads it. After fusion, often only they keep the linear's name."""
 
@@ -262,10 +262,10 @@ def _match_attention(
 
 
 def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
-    """Return the kernel that multiplies for each linear."""
+    """Return the kernel that multiplies for each linear and each other product with weights."""
     matches: dict[str, _Kernel] = {}
     products = [k for k in kernels if k.layer in _LINEAR_LAYERS]
-    for linear in structure.linears:
+    for linear in structure.weighted:
         for kernel in products:
             names = kernel.names | kernel.weight_names
             has_constant = names & ({linear.initializer, linear.bias} - {""})

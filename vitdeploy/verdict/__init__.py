@@ -45,7 +45,10 @@ __all__ = [
 _REFERENCES = ("pytorch-fp32", "onnxruntime-fp32")
 """The names of the float32 reference: of a PyTorch model, and of an ONNX file, whose untouched graph it is."""
 
-_NO_LIMIT = "there is no limit: give --max-drop, --min-speedup, --min-fused, --max-size, --max-memory or --baseline"
+_NO_LIMIT = (
+    "there is no limit: give --max-drop, --min-speedup, --min-fused, --min-quantized, --max-size, --max-memory or "
+    "--baseline"
+)
 
 
 def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
@@ -63,6 +66,7 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         _check_accuracy(case, limits.max_drop_pp),
         _check_speedup(case, limits.min_speedup),
         _check_fused(case, limits.min_fused_pct),
+        _check_quantized(case, limits.min_quantized_pct),
         _check_size(case, limits.max_size_mib),
         _check_memory(case, limits.max_memory_mib),
         *check_against_baseline(case, limits, before),
@@ -185,6 +189,30 @@ def _check_fused(case: Case, limit: float | None) -> Check | None:
     percent, sentence = describe_fusion(case.audit)
     status: Status = "pass" if percent >= limit else "fail"
     return Check(name=name, observed=percent, limit=limit, status=status, why=sentence)
+
+
+def _check_quantized(case: Case, limit: float | None) -> Check | None:
+    """Check the share of multiply-accumulates with weights that run in the precision that was asked for."""
+    if limit is None:
+        return None
+    name, audit = "quantized (%)", case.audit
+    if (reason := case.explain_unusable("audit")) or audit is None:
+        return invalid(name, limit, reason or "there is no audit.json")
+    share = audit.quantized
+    if share is None and audit.precision == "fp32":
+        return Check(name=name, observed=0.0, limit=limit, status="fail", why="float32: nothing is quantized")
+    if share is None:
+        return invalid(name, limit, "the audit does not say what is quantized: export it again")
+    if share.evidence != "compiled":
+        return invalid(name, limit, f"this is {share.evidence} evidence, not read from what the device runs")
+    if share.unknown:
+        return invalid(name, limit, f"the multiply-accumulates of {share.unknown[0]} are not known before run time")
+    status: Status = "pass" if share.macs_pct >= limit else "fail"
+    reason = f"{share.macs_pct:.1f} % of the multiply-accumulates with weights run in {share.precision}"
+    if share.outside:
+        what, percent = next(iter(share.outside.items()))
+        reason += f"; {percent:.1f} % do not: {what}"
+    return Check(name=name, observed=share.macs_pct, limit=limit, status=status, why=reason)
 
 
 def _check_size(case: Case, limit: float | None) -> Check | None:

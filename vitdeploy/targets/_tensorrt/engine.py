@@ -86,7 +86,7 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: Evi
     rules = {site.name: site.refused or broken_rule(site, bundle.batch) for site in structure.attention}
     reasons = {site: f"{rules[site]}; {how}" if rules[site] else how for site, how in attention.unfused.items()}
     norms = match_norms(layers, {norm.name: norm.nodes for norm in structure.norms})
-    types = match_linears(layers, {linear.name: linear.nodes for linear in structure.linears})
+    types = match_linears(layers, {product.name: product.nodes for product in structure.weighted})
     record = load_record(compiled.folder)
     doubts = [*record.notes]
     if not layers:
