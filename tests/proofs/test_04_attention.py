@@ -88,6 +88,13 @@ def turned(q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
     return (v.transpose(-2, -1) @ scores(q, k).softmax(-1).transpose(-2, -1)).transpose(-2, -1)
 
 
+def over_slots(q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+    """Slot attention: the softmax runs over the queries, and each query's shares are normalised then."""
+    del x
+    shares = scores(q, k).softmax(-2) + 1e-6
+    return (shares / shares.sum(-1, keepdim=True)) @ v
+
+
 SITES: dict[str, tuple[Any, str]] = {
     "heads mixed by a convolution": (ConvolvedHeads(), MIXED),
     "heads mixed by a larger convolution": (ConvolvedHeads(3), MIXED),
@@ -98,6 +105,7 @@ SITES: dict[str, tuple[Any, str]] = {
     "softmax by its logarithm": (logarithm, "written as several operators"),
     "a view of the map": (split_map, ""),
     "the map transposed": (turned, "Transpose stands between"),
+    "softmax over the queries, normalised": (over_slots, MIXED),
     "squared map": (lambda q, k, v, x: scores(q, k).softmax(-1).pow(2) @ v, MIXED),
     "activation on the scores": (lambda q, k, v, x: torch.nn.functional.gelu(scores(q, k)).softmax(-1) @ v, "Gelu"),
 }
@@ -164,6 +172,10 @@ class Other(nn.Module):
         branches = torch.stack([x, attended], 1)
         weights = self.squeeze(branches.sum(1).mean(1)).unflatten(-1, (2, WIDTH)).softmax(1)
         return (branches * weights[:, :, None]).sum(1)
+
+    def corners(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The same for the sides of a box, with queries and sides in one axis."""
+        return self.squeeze(x).reshape(-1, 4).softmax(-1) @ attended[0, :4]
 
     def distances(self, x: Tensor, attended: Tensor) -> Tensor:
         """D-FINE's integral over the bins of a distribution."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import product
 
@@ -15,19 +16,19 @@ Sizes = tuple[int | None, ...]
 
 _KEPT = frozenset({
     "Abs", "Add", "And", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat",
-    "Cos", "CumSum", "DequantizeLinear", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Gelu",
-    "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity",
-    "InstanceNormalization", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log",
-    "LogSoftmax", "LpNormalization", "Max", "MaxPool", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu",
-    "Pad", "Pow", "QuantizeLinear", "RMSNormalization", "Reciprocal", "Relu", "Resize", "Round", "ScatterElements",
-    "ScatterND", "Selu", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Sub",
-    "Sum", "Swish", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Trilu", "Where", "Xor",
+    "Cos", "CumSum", "DequantizeLinear", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor",
+    "GatherElements", "Gelu", "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax",
+    "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual",
+    "Log", "LogSoftmax", "LpNormalization", "Max", "MaxPool", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or",
+    "PRelu", "Pad", "Pow", "QuantizeLinear", "RMSNormalization", "Reciprocal", "Relu", "Resize", "Round",
+    "ScatterElements", "ScatterND", "Selu", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus", "Softsign",
+    "Split", "Sqrt", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Trilu", "Where", "Xor",
 })  # fmt: skip
 """Operators whose output has the axes of their inputs, aligned from the right."""
 _PARAMETERS = frozenset({
-    "BatchNormalization", "Clip", "CumSum", "DequantizeLinear", "Dropout", "Expand", "GroupNormalization",
-    "InstanceNormalization", "LayerNormalization", "Pad", "QuantizeLinear", "RMSNormalization", "Resize",
-    "Slice", "Split", "Tile", "TopK", "Trilu",
+    "BatchNormalization", "Clip", "CumSum", "DequantizeLinear", "Dropout", "Expand", "GatherElements",
+    "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Pad", "QuantizeLinear", "RMSNormalization",
+    "Resize", "Slice", "Split", "Tile", "TopK", "Trilu",
 })  # fmt: skip
 """Operators of `_KEPT` whose first input alone has the data."""
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
@@ -74,30 +75,20 @@ def _align(before: Sizes, after: Sizes) -> Pairs:
 
 
 def _pair_reshaped(before: Sizes, after: Sizes) -> Pairs:
-    """Pair the shortest runs of axes, from the right, that hold the same number of elements."""
-    pairs: Pairs = []
-    i, j = len(before), len(after)
-    while i and j:
-        i, j = i - 1, j - 1
-        left, right = [i], [j]
-        count, other = before[i], after[j]
-        while count is not None and other is not None and count != other and (i if count < other else j):
-            if count < other:
-                i -= 1
-                left.append(i)
-                count = _times(count, before[i])
-            else:
-                j -= 1
-                right.append(j)
-                other = _times(other, after[j])
-        if count is None or other is None:  # a size that varies: all that is left belongs together
-            left, right, i, j = [*left, *range(i)], [*right, *range(j)], 0, 0
-        pairs += product(left, right)
-    return pairs
+    """Pair axes that cover the same steps in memory: 12 of (4, 3, 2) -> (12, 2) covers what 4 and 3 cover."""
+    spans = list(enumerate(_spans(before))), list(enumerate(_spans(after)))
+    return [(a, b) for (a, one), (b, other) in product(*spans) if max(one[0], other[0]) < min(one[1], other[1])]
 
 
-def _times(count: int, size: int | None) -> int | None:
-    return None if size is None else count * size
+def _spans(sizes: Sizes) -> list[tuple[float, float]]:
+    """Return where each axis begins and ends in memory, in elements; left of a size that varies it ends nowhere."""
+    spans, step, is_known = [], 1, True
+    for size in reversed(sizes):
+        is_known = is_known and size is not None
+        end = step * size if is_known and size is not None else math.inf
+        spans.append((float(step), float(end)))
+        step = step * size if is_known and size is not None else step
+    return spans[::-1]
 
 
 def _pair_reduced(node: ir.Node, rank: int) -> Pairs | None:

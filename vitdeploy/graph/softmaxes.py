@@ -1,8 +1,8 @@
 """Tell which softmaxes of a graph belong to an attention, however its products are written.
 
 A softmax belongs to an attention if its scores are a product of two computed tensors, and if its result weights
-computed values: the axis that the softmax runs over comes from one factor of the product, the other factor's axis is
-still there, and a later product sums over the softmax's axis. Axes are followed through all operators between them, so
+computed values: the axis that the softmax runs over comes from one factor of the product, an axis of the other factor
+is still there, and a later product sums over one of the two. Axes are followed through all operators between them, so
 that mixed heads (a convolution over the maps), gates and reshapes do not hide an attention.
 
 Not an attention: the scores of a classifier (nothing is weighted); routers, pooling with learned scores and selective
@@ -63,6 +63,8 @@ class _Search:
     found: bool
     crossed: frozenset[str] = frozenset()
     hidden_by: str = ""
+    axes: frozenset[int] = frozenset()
+    """The axes of the softmax that come from one factor of the product alone: queries and keys."""
 
 
 def find_softmaxes(graph: Graph) -> Iterator[Softmax]:
@@ -106,7 +108,7 @@ def explain_softmax(softmax: Softmax) -> Finding | None:
     above = _search_up(softmax.scores, start, axis)
     if not above.found and not above.hidden_by:
         return None
-    below = _search_down(softmax.output, start, axis)
+    below = _search_down(softmax.output, start, above.axes or frozenset({axis}))
     if not below.found and not below.hidden_by:
         return None
     if not above.found or not below.found:
@@ -148,11 +150,11 @@ def _search_up(scores: ir.Value, start: Origins, axis: int) -> _Search:
             continue
         if is_reduction(node) and (factors := producer(node.inputs[0], "Mul")) is not None and _is_bilinear(factors):
             inner = _move_up(node, 0, value, origins)
-            if inner is not None and _is_score_product(factors, inner, axis):
-                return _Search(found=True, crossed=crossed | {"ReduceSum"})
+            if inner is not None and (axes := _score_axes(factors, inner, axis)):
+                return _Search(found=True, crossed=crossed | {"ReduceSum"}, axes=axes)
         if node.op_type in _PRODUCTS and _is_bilinear(node):
-            if _is_score_product(node, origins, axis):
-                return _Search(found=True, crossed=crossed)
+            if axes := _score_axes(node, origins, axis):
+                return _Search(found=True, crossed=crossed, axes=axes)
             continue
         passed = crossed | {node.op_type}
         for index, source in enumerate(node.inputs):
@@ -188,18 +190,21 @@ def _is_bilinear(node: ir.Node) -> bool:
     return constant(factors[0]) is None or (node.op_type == "MatMul" and len(dims(factors[0]) or ()) > 2)
 
 
-def _is_score_product(node: ir.Node, origins: Origins, axis: int) -> bool:
-    """Return whether the softmax's `axis` is an axis of one factor alone, and one of the other factor's is left too."""
+def _score_axes(node: ir.Node, origins: Origins, axis: int) -> frozenset[int]:
+    """Return the softmax's axes that come from one factor alone. Empty if `axis` is none, or the other side is lost."""
     first, second = ({b for _, b in pair_axes(node, index, node.outputs[0]) or ()} for index in (0, 1))
     sizes = dims(node.outputs[0]) or ()
     sides = [{b for b in side if sizes[b] != 1} for side in (first - second, second - first)]
-    has_axis = [any(axis in origins[b] for b in side) for side in (first - second, second - first)]
+    axes = frozenset().union(*(origins[b] for b in first ^ second))
     is_left = [not side or any(origins[b] for b in side) for side in sides]
-    return any(has_axis) and all(is_left)
+    return axes if axis in axes and all(is_left) else frozenset()
 
 
-def _search_down(attention_map: ir.Value, start: Origins, axis: int) -> _Search:
-    """Search for the product of the attention map with v."""
+def _search_down(attention_map: ir.Value, start: Origins, axes: frozenset[int]) -> _Search:
+    """Search for the product of the attention map with v, which sums over one of `axes`: the keys.
+
+    Where the softmax runs over the queries (slot attention, GroupViT), it is another axis than the softmax's.
+    """
     pending = deque([(attention_map, start, frozenset[str](), False)])
     visited, hidden_by = {id(attention_map)}, ""
     while pending:
@@ -213,13 +218,13 @@ def _search_down(attention_map: ir.Value, start: Origins, axis: int) -> _Search:
                     hidden_by = hidden_by or node.op_type
                     continue
                 kept = {a for a, _ in pairs}
-                summed = any(axis in origins[a] for a in range(len(origins)) if a not in kept)
+                summed = any(axes & origins[a] for a in range(len(origins)) if a not in kept)
                 if summed and (is_product or (multiplied and is_reduction(node))):
                     return _Search(found=True, crossed=crossed | ({node.op_type} if not is_product else frozenset()))
                 if is_product:
                     continue
                 moved = _move_down(pairs, origins, len(dims(output) or ()))
-                if any(axis in axes for axes in moved) and id(output) not in visited:
+                if any(axes & origin for origin in moved) and id(output) not in visited:
                     visited.add(id(output))
                     more = multiplied or (node.op_type == "Mul" and _has_other_factor(node, index))
                     pending.append((output, moved, crossed | {node.op_type}, more))

@@ -163,12 +163,12 @@ class CandidateBuilder:
 
     def _compile(self, candidate: Candidate) -> Compiled:
         """Compile a candidate; the graph of a foreign file in a process of its own, which may crash."""
-        folder = candidate.folder
+        folder, bundle = candidate.folder, self._bundle(candidate, candidate.folder)
         if find_file(self.prepared.facts.model.spec) is not None and not self.target.built_on_device:
             return compile_apart(
-                self.target, candidate.name, folder, candidate.inputs[0], candidate.outputs, self.batch
+                self.target, candidate.name, folder, candidate.inputs[0], candidate.outputs, self.batch, bundle.excluded
             )
-        return self.target.compile(self._bundle(candidate, folder), folder, self._progress.relay)
+        return self.target.compile(bundle, folder, self._progress.relay)
 
     def open(self, candidate: Candidate) -> Session:
         """Open a candidate as its artifact would be opened.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class _Order(BaseModel):
     image: TensorSpec
     outputs: tuple[TensorSpec, ...]
     batch: Batch
+    excluded: Mapping[str, str]
 
 
 class _Result(BaseModel):
@@ -49,6 +51,7 @@ def compile_apart(
     image: TensorSpec,
     outputs: tuple[TensorSpec, ...],
     batch: Batch,
+    excluded: Mapping[str, str],
 ) -> Compiled:
     """Compile and audit the graph in `folder`, and run it once, in another process. The files stay in `folder`.
 
@@ -59,6 +62,7 @@ def compile_apart(
         image: the input of the graph.
         outputs: the outputs of the graph.
         batch: the batch sizes.
+        excluded: products that a rule keeps in float, with the rule.
 
     Raises:
         CompileError: the engine refuses the graph, crashes, or goes beyond the limits of time and memory.
@@ -66,6 +70,7 @@ def compile_apart(
     order = _Order(
         target=target.name, options=target.model_dump(mode="json"), precision=precision_name,
         folder=folder.absolute(), image=image, outputs=outputs, batch=batch,
+        excluded=excluded,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     title = type(target).title or target.name
@@ -74,14 +79,15 @@ def compile_apart(
     except SourceError as error:
         raise CompileError(error.message, fix=error.fix) from None
     result = _Result.model_validate_json(output)
-    return Compiled(folder, result.runs, result.backend, result.audit)
+    names = tuple(output.name for output in outputs)
+    return Compiled(folder, result.runs, result.backend, result.audit, input_names=(image.name,), output_names=names)
 
 
 def _work(task: bytes) -> bytes:
     order = _Order.model_validate_json(task)
     target = targets.kind_of(order.target).model_validate(order.options)
     numbers = precision.kind_of(order.precision).numbers
-    bundle = make_bundle(order.folder, numbers, order.image, order.outputs, order.batch)
+    bundle = make_bundle(order.folder, numbers, order.image, order.outputs, order.batch, order.excluded)
     compiled = target.compile(bundle, order.folder)
     with target.open(compiled, numbers, None) as session:
         session.run({bundle.input_name: np.zeros(bundle.input_shape, _TYPES.get(order.image.dtype, np.float32))})

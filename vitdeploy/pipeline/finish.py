@@ -187,7 +187,9 @@ def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progr
     if target.built_on_device or not (received or find_file(manifest.model.spec) is not None):
         return target.compile(bundle, folder, progress.relay)
     recipe, precision = manifest.recipe, manifest.target.precision
-    return compile_apart(target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch)
+    return compile_apart(
+        target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch, bundle.excluded
+    )
 
 
 def _doubts(audit: Audit) -> list[str]:

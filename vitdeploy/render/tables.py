@@ -132,7 +132,7 @@ def audit(audit: Audit) -> Table:
         share = audit.quantized
         table.add_row(f"in {share.precision}", numbers.quantized(share))
         for what, percent in share.outside.items():
-            table.add_row("", f"{percent:.1f} % in another type: {escape(what)}")
+            table.add_row("", f"{percent:.1f} % in another type: {what}")
         table.add_row("", numbers.attention_share(share))
     if audit.stored:
         stored = ", ".join(f"{count} in {name}" for name, count in Counter(audit.stored.values()).items())
