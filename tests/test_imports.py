@@ -26,9 +26,9 @@ GRAPH_ROOMS = ("vitdeploy.passes", "vitdeploy.quantize")
 GRAPH_MODULES = {
     f"vitdeploy.{name}"
     for name in (
-        "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.blocks",
+        "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
         "graph.extra_outputs", "graph.model", "graph.probabilities", "graph.recognize", "graph.screening",
-        "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights",
+        "graph.softmaxes", "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights",
     )
 }  # fmt: skip
 """Other modules that work on ONNX graphs. All modules that are not listed here are light."""
