@@ -9,7 +9,7 @@ from vitdeploy.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Limit:
+class InputLimit:
     """The largest number of something, and the environment variable that sets another.
 
     Attributes:
@@ -44,23 +44,23 @@ class Limit:
 
 _MAX_DIGITS = 19  # fits 64 bits
 
-MAX_PIXELS = Limit("VITDEPLOY_MAX_PIXELS", 1 << 26, "pixels")
+MAX_PIXELS = InputLimit("VITDEPLOY_MAX_PIXELS", 1 << 26, "pixels")
 """Of an image, before it is decoded: 8192 x 8192. Decoding and scaling take up to about 30 bytes a pixel."""
 
-MAX_IMAGE_BYTES = Limit("VITDEPLOY_MAX_IMAGE_BYTES", 512 << 20, "bytes")
+MAX_IMAGE_BYTES = InputLimit("VITDEPLOY_MAX_IMAGE_BYTES", 512 << 20, "bytes")
 """Of an image file: some decoders read it as a whole."""
 
-MAX_DATA_BYTES = Limit("VITDEPLOY_MAX_DATA_BYTES", 4 << 30, "bytes")
+MAX_DATA_BYTES = InputLimit("VITDEPLOY_MAX_DATA_BYTES", 4 << 30, "bytes")
 """Of the arrays in an `.npz` or `.npy`, once they are unpacked."""
 
-MAX_JSON_BYTES = Limit("VITDEPLOY_MAX_JSON_BYTES", 1 << 30, "bytes")
+MAX_JSON_BYTES = InputLimit("VITDEPLOY_MAX_JSON_BYTES", 1 << 30, "bytes")
 """Of `annotations.json`. The largest file of COCO 2017 has 0.45 GiB. In memory it takes about ten times as much."""
 
-MAX_NODES = Limit("VITDEPLOY_MAX_NODES", 50_000, "nodes")
+MAX_NODES = InputLimit("VITDEPLOY_MAX_NODES", 50_000, "nodes")
 """Of an ONNX graph. The largest known export of a vision model has about 20,000; 50,000 take two minutes to fold."""
 
-MAX_TRIAL_SECONDS = Limit("VITDEPLOY_MAX_TRIAL_SECONDS", 900, "seconds")
+MAX_TRIAL_SECONDS = InputLimit("VITDEPLOY_MAX_TRIAL_SECONDS", 900, "seconds")
 """Of compiling and running a model that comes from a file, in a process of its own."""
 
-MAX_TRIAL_BYTES = Limit("VITDEPLOY_MAX_TRIAL_BYTES", 16 << 30, "bytes")
+MAX_TRIAL_BYTES = InputLimit("VITDEPLOY_MAX_TRIAL_BYTES", 16 << 30, "bytes")
 """Of the memory of that process, beyond the size of the model's file eight times over."""

@@ -12,7 +12,7 @@ from vitdeploy.graph.dialect import Numbers
 from vitdeploy.graph.parity import (
     SMALLEST_SCALE,
     Example,
-    Limit,
+    Tolerance,
     compare_session,
     explain_difference,
     float32_limit,
@@ -59,7 +59,7 @@ def check_compiled(
     return Claim(parity, (f"the engine computes other numbers than the graph that it was made from: {reason}",))
 
 
-def _limits(parity: Parity, numbers: Numbers, target: Target, emulated: Parity | None) -> list[list[Limit]]:
+def _limits(parity: Parity, numbers: Numbers, target: Target, emulated: Parity | None) -> list[list[Tolerance]]:
     """Return the limits of each output by case: those of float32, or what the graph itself loses with a margin."""
     on_gpu = target.runs_on == "cuda"
     if _is_float32(numbers) or emulated is None:
