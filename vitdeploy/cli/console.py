@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 import traceback as tracebacks
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 
 _FAILED, _INTERRUPTED = 1, 130
+_DISK_ERRORS = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.EPERM,
+    errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
+"""Errors of the disk and of its settings. They can hit any file operation, and say nothing about vitdeploy."""
 
 
 class Console:
@@ -94,9 +100,7 @@ class Console:
         except Exception as error:  # noqa: BLE001  the last place where a traceback can become a line
             if traceback:
                 _print_traceback()
-            lines = str(error).strip().splitlines() or [""]
-            fix = "Report this error." if traceback else "Run the command again with --traceback, and report the error."
-            self.fail(f"unexpected {type(error).__name__}: {lines[0][:300]}", fix)
+            self.fail(*_describe(error, traceback=traceback))
             raise typer.Exit(_FAILED) from None
 
     @contextmanager
@@ -136,3 +140,14 @@ def _write_json(result: BaseModel | dict[str, Any]) -> str:
 
 def _print_traceback() -> None:
     print(escape_log(tracebacks.format_exc()), end="", file=sys.stderr)
+
+
+def _describe(error: Exception, *, traceback: bool) -> tuple[str, str]:
+    """Return the message and the fix of an error that is not one of vitdeploy's own."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        name = error.filename if isinstance(error.filename, str) else "a file"
+        fix = "Check the disk, its free space and the permissions, then run the command again."
+        return f"{name} cannot be read or written: {error.strerror}", fix
+    lines = str(error).strip().splitlines() or [""]
+    fix = "Report this error." if traceback else "Run the command again with --traceback, and report the error."
+    return f"unexpected {type(error).__name__}: {lines[0][:300]}", fix

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
-from vitdeploy.errors import CompileError, TargetUnavailable
+from vitdeploy.errors import CompileError, MeasureError, TargetUnavailable
 from vitdeploy.graph.parity import compare as compare
 from vitdeploy.session import (
     Array,
@@ -39,7 +39,7 @@ class OnnxSession(SequentialSession):
 
     Args:
         lean: leave out optimisation and weight prepacking: slower, but a third of the memory. For one-off checks.
-        profile: prefix of a JSON file to which the executed kernels are written. `end_profile` returns its path.
+        profile: prefix of a JSON file to which the executed kernels are written. `read_profile` reads it.
         outputs: the names of the outputs, in the graph's order; empty: the graph's names.
     """
 
@@ -130,12 +130,27 @@ class OnnxSession(SequentialSession):
             with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
                 session.run(feeds)
                 repeat(lambda: session.run(feeds), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S)
-                events = json.loads(session.end_profile().read_text(encoding="utf-8"))
-        return read_counters(events)
+                return read_counters(session.read_profile())
 
     def end_profile(self) -> Path:
         """Stop profiling, and return the path of the JSON file."""
         return Path(self._open_session().end_profiling())
+
+    def read_profile(self) -> list[dict[str, Any]]:
+        """Stop profiling, and return the events.
+
+        Raises:
+            MeasureError: the file is not complete. ONNX Runtime does not say when it cannot write it.
+        """
+        file = self.end_profile()
+        try:
+            events: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise MeasureError(
+                f"ONNX Runtime could not write its profile to {file.parent}",
+                fix="Free some space there, or set TMPDIR to another folder.",
+            ) from None
+        return events
 
     def close(self) -> None:
         """Free ONNX Runtime's session."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -137,7 +136,7 @@ def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
         OnnxSession(path, threads=threads, profile=folder / "run") as session,
     ):
         session.run({bundle.input_name: image})
-        events = json.loads(session.end_profile().read_text(encoding="utf-8"))
+        events = session.read_profile()
     kernels = []
     for event in events:
         name, arguments = event.get("name", ""), event.get("args", {})
