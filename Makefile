@@ -11,7 +11,7 @@ PARALLEL := -n 3
 COVERED := $(BIN)/python -m slipcover --source vitdeploy --json --out .coverage.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jetson-wheels demo test test-long zoo lint format clean
+.PHONY: help setup jetson-wheels demo test test-long chaos fuzz zoo lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ test-long: setup ## the tests marked `long`, which CI runs once a week
 
 jetson-wheels: setup ## whether the light base has wheels for a Jetson (asks the package index)
 	$(BIN)/python .ci/jetson_wheels.py
+
+chaos: setup ## fail every file operation of the commands once, and kill them before each (an hour; SAMPLE=N tries N)
+	$(BIN)/python -m tests.robustness.chaos $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(or $(SEED),0)
+
+fuzz: setup ## damaged and hostile input of every kind (N=cases of each kind, SEED=, KIND="onnx weights")
+	$(BIN)/python -m tests.robustness.fuzz $(if $(N),-n $(N)) $(if $(KIND),--kind $(KIND)) --seed $(or $(SEED),0)
 
 zoo: setup ## export every model of the zoo to every target; writes benchmarks/zoo.md (half an hour)
 	$(BIN)/python -m benchmarks.zoo

@@ -1,0 +1,1 @@
+"""What vitdeploy is tried with: failing disks and kills (`chaos`), and damaged or hostile input (`fuzz`)."""
