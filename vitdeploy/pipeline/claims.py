@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vitdeploy import environment
 from vitdeploy.artifact import OutputParity, Parity
 from vitdeploy.errors import CompileError
-from vitdeploy.graph.dialect import Numbers
+from vitdeploy.graph.dialect import FLOAT32, Numbers
 from vitdeploy.graph.parity import (
     SMALLEST_SCALE,
     Example,
@@ -81,7 +81,8 @@ def _spread(parity: Parity, *, discrete: bool) -> OutputParity:
 
 
 def _is_float32(numbers: Numbers) -> bool:
-    return numbers.types == {"fp32"} and numbers.weights == "fp32"
+    """Return whether the graph has the model's own numbers. A precision may change weights and compute in float32."""
+    return numbers == FLOAT32
 
 
 def _fix(bundle: Bundle) -> str:
