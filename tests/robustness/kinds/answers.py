@@ -69,7 +69,7 @@ class HostAnswers:
     """What `hosts`, `compile`, `bench` and `eval` get from a host."""
 
     name = "answers"
-    seconds = 10.0
+    seconds = 60.0
     mebibytes = 256
 
     def prepare(self, folder: Path) -> None:

@@ -30,7 +30,7 @@ class Evidence:
     """The gate's input."""
 
     name = "evidence"
-    seconds = 20.0
+    seconds = 60.0
     mebibytes = 256
 
     def prepare(self, folder: Path) -> None:

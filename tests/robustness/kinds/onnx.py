@@ -30,7 +30,7 @@ class OnnxFiles:
     """A ViT of one block, changed in one place, exported for ONNX Runtime."""
 
     name = "onnx"
-    seconds = 60.0
+    seconds = 120.0
     mebibytes = 2048
 
     def prepare(self, folder: Path) -> None:

@@ -27,7 +27,7 @@ class Recipes:
     """YAML files, from those that come with vitdeploy."""
 
     name = "recipes"
-    seconds = 10.0
+    seconds = 60.0
     mebibytes = 256
 
     def prepare(self, folder: Path) -> None:
