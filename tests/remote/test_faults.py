@@ -65,7 +65,8 @@ def test_a_link_cut_in_mid_build_loses_nothing(
     assert "the connection to lab dropped" in result.err
     assert len(far.jobs()) == 1, "it was followed again, not started again"
     steps = re.findall(r"lab: ✓ (.*?) \d", result.err)
-    assert steps == ["Compile and audit with openvino"], "each line of progress came once"
+    expected = ["Compile and audit with openvino", "Run it, and compare it with the reference"]
+    assert steps == expected, "each line of progress came once"
 
 
 def test_what_was_said_before_a_cut_is_not_said_again(

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -210,7 +211,10 @@ class Target(Frozen, ABC):
 
     def installed_engine(self) -> str:
         """Return name and version of the engine on this machine, as `Compiled.backend`; empty if it is not here."""
-        return ""
+        if find_spec(self.engine_module) is None:
+            return ""
+        module = importlib.import_module(self.engine_module)
+        return f"{self.engine_module} {getattr(module, '__version__', '')}"
 
     def load_engine(self) -> None:
         """Load the engine's libraries. A start-up time measured after that is the model's alone."""

@@ -90,14 +90,6 @@ class OnnxRuntime(Target):
             threads=threads,
         )  # fmt: skip
 
-    def installed_engine(self) -> str:
-        """Return `onnxruntime VERSION`."""
-        if find_spec("onnxruntime") is None:
-            return ""
-        import onnxruntime as ort
-
-        return f"onnxruntime {ort.__version__}"
-
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
         """Open the graph with all optimisations."""
         self.require()

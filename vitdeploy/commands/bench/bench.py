@@ -109,7 +109,8 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
 
 
 def _store(bench: Bench, artifact: Artifact, threads: int | None) -> Bench:
-    provenance = describe_provenance(artifact.manifest, threads, "torch")
+    own = bench.own  # its engine may use fewer threads than it was given
+    provenance = describe_provenance(artifact.manifest, threads if own is None else own.threads, "torch")
     return artifact.write_evidence(replace(bench, machine=provenance.machine, provenance=provenance))
 
 
