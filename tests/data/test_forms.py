@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests import scenes
 from vitdeploy.data.dataset import Dataset, Form
+from vitdeploy.data.geometry import visible_area
 from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, Label
 from vitdeploy.data.opening import guess_form, open_dataset
-from vitdeploy.data.preprocess import visible_area
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 

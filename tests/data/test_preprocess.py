@@ -62,10 +62,10 @@ def test_parity_with_timm(
 def test_parity_with_torchvision(name: str, source: tuple[int, int]) -> None:
     import torchvision
 
-    from vitdeploy.sources.torchvision import _read_preprocess
+    from vitdeploy.sources.torchvision import read_preprocess
 
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    ours = apply(_image(*source), _read_preprocess(name, weights, None))
+    ours = apply(_image(*source), read_preprocess(name, weights, None))
     assert np.abs(ours - weights.transforms()(_image(*source)).numpy()).max() < 1e-5
 
 

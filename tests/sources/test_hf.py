@@ -180,7 +180,8 @@ def test_offline_pretrained_fails_fast(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
          (224, 224), "shortest", 0.875),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, 224), "shortest", 0.875),
-        ({"size": {"shortest_edge": 384}}, (384, 384), "shortest", 1.0),
+        ({"size": {"shortest_edge": 384}}, (384, 384), "letterbox", 1.0),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, 384), "exact", 1.0),
     ],
 )  # fmt: skip
 def test_all_forms_of_size(processor: dict[str, object], size: tuple[int, int], resize: str, crop_pct: float) -> None:

@@ -11,7 +11,7 @@ import torch
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import LoadedModel, load
-from vitdeploy.sources.timm import _read_preprocess
+from vitdeploy.sources.timm import _read_config, read_preprocess
 
 SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 
@@ -59,7 +59,7 @@ def test_one_channel_averages_the_statistics() -> None:
 
 def test_squash_is_exact() -> None:
     module = timm.create_model("deit_tiny_patch16_224", pretrained_cfg_overlay={"crop_mode": "squash"}, **SMALL)
-    assert _read_preprocess("x", module, {}, None).resize == "exact"
+    assert read_preprocess(_read_config("x", module, {}, None)).resize == "exact"
 
 
 @pytest.mark.parametrize("name", ["deit_tinny_patch16_224", "nothing_like_it"])

@@ -35,7 +35,7 @@ def test_a_swin_takes_any_size_and_other_classes_have_no_labels() -> None:
 def test_segmentation_models_say_so_and_have_one_output(name: str) -> None:
     model = load(ModelSpec(spec=f"torchvision:{name}", weights="random", kwargs={"num_classes": 21}), size=(64, 96))
     assert model.task == TaskSpec(kind="segmentation")
-    assert (model.preprocess.size, model.preprocess.resize, model.preprocess.crop_pct) == ((64, 96), "exact", 1.0)
+    assert (model.preprocess.size, model.preprocess.resize, model.preprocess.padding) == ((64, 96), "letterbox", "end")
     assert model.labels is not None
     assert model.labels[:2] == ("__background__", "aeroplane")
     assert model.module is not None

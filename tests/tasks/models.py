@@ -93,7 +93,7 @@ def yolos(folder: Path) -> Path:
         return nn.functional.cross_entropy(found.logits.transpose(1, 2), kind) + 5 * boxes
 
     model = _trained(transformers.YolosForObjectDetection, config, loss, 5000)
-    return _saved(model, folder, "YolosImageProcessor", {"shortest_edge": SIDE, "longest_edge": SIDE})
+    return _saved(model, folder, "YolosImageProcessor", {"height": SIDE, "width": SIDE})
 
 
 def vit(file: Path) -> Path:

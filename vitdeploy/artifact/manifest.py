@@ -8,7 +8,7 @@ from typing import Literal
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
-from vitdeploy.evidence import Fact, FileEntry, Interval, QuantizedShare
+from vitdeploy.evidence import Fact, FileEntry, Interval, PixelCheck, QuantizedShare
 from vitdeploy.recipe import Preprocess, Recipe
 
 SCHEMA = 2
@@ -214,6 +214,8 @@ class Manifest(Fact):
     """The target-ready graph, quantization included, against the reference; None if this machine cannot run it."""
     target: TargetRecord
     preprocess: Preprocess
+    pixels: PixelCheck | None = None
+    """The preprocessing compared with the model's own; None if the source of the model knows none."""
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

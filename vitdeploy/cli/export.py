@@ -19,7 +19,7 @@ from vitdeploy.cli.console import Console
     groups={
         "Target": ["target", "device", "option", "host"],
         "Precision": ["precision", "max_drop", "calibration"],
-        "Model": ["weights", "batch", "image_size", "task", "input_form"],
+        "Model": ["weights", "batch", "image_size", "resize", "task", "input_form"],
         "Files": ["recipe", "output", "force", "no_cache"],
         "Debugging": ["verify", "dump_graphs"],
     },
@@ -44,6 +44,7 @@ def export(
     weights: options.Weights = None,
     batch: options.BatchSizes = None,
     image_size: options.ImageSize = None,
+    resize: options.ResizeName = None,
     task: options.TaskName = None,
     input_form: options.InputFormName = None,
     recipe: options.RecipeFile = None,
@@ -83,6 +84,7 @@ def export(
         calibration=calibration,
         batch=batch,
         image_size=image_size,
+        resize=resize,
         task=task,
         input_form=input_form,
     )

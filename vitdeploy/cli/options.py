@@ -21,6 +21,7 @@ _TARGETS = names_in("targets")
 _TASKS = names_in("tasks")
 _PRECISIONS = [*names_in("precision"), "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
+_RESIZES = ["letterbox", "shortest", "exact"]
 
 ModelName = Annotated[
     str,
@@ -106,6 +107,17 @@ ImageSize = Annotated[
     typer.Option(
         metavar="HxW",
         help="The size of the input in pixels, such as 224x224. Default: the model's own.",
+        show_default=False,
+    ),
+]
+ResizeName = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="|".join(_RESIZES),
+        callback=one_of(_RESIZES),
+        help="How images get the size of the input: letterbox keeps the aspect ratio and pads, shortest keeps it and "
+        "crops the centre, exact squashes. Default: the model's own way.",
         show_default=False,
     ),
 ]

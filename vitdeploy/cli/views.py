@@ -56,7 +56,8 @@ def show_audit(audit: Audit) -> list[RenderableType]:
     """Show the structure of the model, the audit of the compiled model, and the sensitivity if it was measured."""
     structure = [] if audit.structure is None else [tables.structure(audit.structure)]
     sensitivity = [] if audit.sensitivity is None else [tables.sensitivity(audit.sensitivity)]
-    return [*structure, tables.audit(audit), *sensitivity]
+    pixels = [] if audit.pixels is None else [tables.pixels(audit.pixels)]
+    return [*structure, tables.audit(audit), *pixels, *sensitivity]
 
 
 @of_escaped

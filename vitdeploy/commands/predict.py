@@ -11,8 +11,9 @@ from pydantic import ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
+from vitdeploy.data.geometry import visible_area
 from vitdeploy.data.images import open_image
-from vitdeploy.data.preprocess import as_image, to_input, to_pixels, upright_size, visible_area
+from vitdeploy.data.preprocess import as_image, to_input, to_pixels, upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.escaping import replace_undecodable
 from vitdeploy.evidence.predictions import Answer
@@ -84,7 +85,8 @@ class Deployed(Closing):
                 f"{name}: the model gives NaN or infinity",
                 fix="Export it in a precision with a larger range, such as fp32.",
             )
-        answer = task.describe(outputs, manifest.labels, visible_area(*upright_size(raw), manifest.preprocess))
+        picture = upright_size(raw)
+        answer = task.describe(outputs, manifest.labels, visible_area(*picture, manifest.preprocess), picture)
         return Prediction(image=name, task=task.name, **dict(answer))
 
 

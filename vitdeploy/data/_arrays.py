@@ -10,7 +10,7 @@ import numpy as np
 
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Sample, shuffle
-from vitdeploy.data.preprocess import channels_first, to_pixels
+from vitdeploy.data.preprocess import add_mask, channels_first, order_channels, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.frozen import replace
 from vitdeploy.recipe import Preprocess
@@ -46,9 +46,10 @@ class ArrayDataset:
         if image.shape[:2] != self._preprocess.size:
             return to_pixels(image, self._preprocess)
         if (image.ndim == 2) == (self._preprocess.channels == 1):
-            return channels_first(image)
+            return add_mask(order_channels(channels_first(image), self._preprocess), self._preprocess)
         # Only grey or colour has to be changed, so nothing is resized or cropped.
-        return to_pixels(image, replace(self._preprocess, resize="exact", crop_pct=1.0))
+        exact = replace(self._preprocess, resize="exact", crop_pct=1.0, resize_to=None, mask=False)
+        return add_mask(to_pixels(image, exact), self._preprocess)
 
 
 def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None) -> ArrayDataset:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitdeploy.data._folder import FolderDataset, check_any
+from vitdeploy.data.geometry import visible_area
 from vitdeploy.data.labels import Boxes
-from vitdeploy.data.preprocess import upright_size, visible_area
+from vitdeploy.data.preprocess import upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.limits import MAX_JSON_BYTES
 from vitdeploy.plain_files import read_plain

@@ -11,9 +11,10 @@ import numpy as np
 
 from vitdeploy.data._folder import FolderDataset, check_any, filter_images
 from vitdeploy.data.array_files import read_npy
+from vitdeploy.data.geometry import visible_area
 from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import ClassMask, DepthMap, Label
-from vitdeploy.data.preprocess import upright_size, visible_area
+from vitdeploy.data.preprocess import upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
@@ -74,8 +75,11 @@ def _label_in_view(
             fix="Give the label the size of its image.",
         )
     top, left, bottom, right = (round(edge) for edge in visible_area(height, width, preprocess))
-    part = values[max(top, 0) : bottom, max(left, 0) : right]
-    return ClassMask(str(path), part) if read is _read_mask else DepthMap(str(path), part)
+    first_row, first_column = max(top, 0), max(left, 0)
+    part = values[first_row:bottom, first_column:right]
+    is_padded = top < 0 or left < 0 or bottom > height or right > width
+    view = (top - first_row, left - first_column, bottom - first_row, right - first_column) if is_padded else None
+    return ClassMask(str(path), part, view) if read is _read_mask else DepthMap(str(path), part, view)
 
 
 def _read_mask(path: Path) -> Array:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vitdeploy.session import Array
 
+View = tuple[int, int, int, int]
+"""Top, left, bottom and right in pixels."""
+
 
 @dataclass(frozen=True)
 class ClassMask:
@@ -14,10 +17,13 @@ class ClassMask:
     Attributes:
         name: the file, for messages.
         classes: integers (height, width), as they are in the file.
+        view: where the model's input is in the pixels of this map: top, left, bottom, right. None if it covers the map;
+            else the input is larger, because the image was padded.
     """
 
     name: str
     classes: Array
+    view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,13 @@ class DepthMap:
     Attributes:
         name: the file, for messages.
         depth: (height, width), as in the file: floating point in metres, or integers in the unit of the data set.
+        view: where the model's input is in the pixels of this map: top, left, bottom, right. None if it covers the map;
+            else the input is larger, because the image was padded.
     """
 
     name: str
     depth: Array
+    view: View | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From an image to the model's input: one implementation for calibration, evaluation, reference and runtime.
 
-It gives the same numbers as the evaluation transforms of timm and torchvision, and does not need torch.
+It gives the numbers of the evaluation transforms of timm and torchvision, and within rounding those of the image
+processors of transformers (see `pixel_check`). It does not need torch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitdeploy.data.geometry import Placement, place
 from vitdeploy.data.images import open_image as open_image
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import InputForm, Preprocess
@@ -17,12 +19,11 @@ from vitdeploy.session import Array
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FLOOR_SLACK = 1e-6  # 224 / (224 / 232) is 231.99999999999997, and means 232
 MAX_BYTE = 255
 
 
 def apply(image: Image | Array, preprocess: Preprocess) -> Array:
-    """Preprocess an image for the model: float32 (channels, height, width).
+    """Preprocess an image for the model: float32 (planes, height, width).
 
     Args:
         image: a Pillow image, or uint8 (height, width) or (height, width, 1 or 3).
@@ -35,24 +36,36 @@ def apply(image: Image | Array, preprocess: Preprocess) -> Array:
 
 
 def to_pixels(image: Image | Array, preprocess: Preprocess) -> Array:
-    """Bring an image to the model's size, before any arithmetic: uint8 (channels, height, width).
+    """Bring an image to the model's size, before any arithmetic: uint8 (planes, height, width).
 
-    The steps are: turn it as EXIF says, convert to RGB or grey, resize, crop the centre.
+    The steps are: turn it as EXIF says, convert to RGB or grey, resize, crop the centre or pad, order the channels. The
+    planes are the channels, and the mask of the padding if the model takes one.
 
     Raises:
         DataError: an array that is not a uint8 image.
     """
-    cropped = _crop_centre(_resize(_convert(image, preprocess.channels), preprocess), preprocess.size)
-    return channels_first(np.asarray(cropped))
+    upright = _convert(image, preprocess.channels)
+    placement = place(upright.height, upright.width, preprocess)
+    planes = channels_first(np.asarray(_resize(upright, (placement.height, placement.width), preprocess)))
+    return _place_on_canvas(order_channels(planes, preprocess), placement, preprocess)
 
 
-def visible_area(height: int, width: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Return the area of an upright image that the model sees: top, left, bottom and right in the image's pixels."""
-    resized_height, resized_width = _resized_size(height, width, preprocess)
-    rows, columns = preprocess.size
-    top, left = _centre_corner(resized_height, resized_width, preprocess.size)
-    y_scale, x_scale = height / resized_height, width / resized_width
-    return top * y_scale, left * x_scale, (top + rows) * y_scale, (left + columns) * x_scale
+def order_channels(planes: Array, preprocess: Preprocess) -> Array:
+    """Bring colours (channels, height, width) from red, green, blue to the order in which the model gets them."""
+    return planes[::-1] if preprocess.channel_order == "bgr" else planes
+
+
+def add_mask(planes: Array, preprocess: Preprocess) -> Array:
+    """Add a mask without padding to planes (channels, height, width), if the model takes one."""
+    if not preprocess.mask:
+        return planes
+    return np.concatenate([planes, np.full((1, *planes.shape[1:]), MAX_BYTE, planes.dtype)])
+
+
+def read_colours(planes: Array, preprocess: Preprocess) -> Array:
+    """Return the colours in planes (..., planes, height, width): red, green and blue, or grey."""
+    colours = planes[..., : preprocess.channels, :, :]
+    return colours[..., ::-1, :, :] if preprocess.channel_order == "bgr" else colours
 
 
 def upright_size(image: Image) -> tuple[int, int]:
@@ -69,14 +82,26 @@ def channels_first(image: Array) -> Array:
 
 
 def normalize(pixels: Array, preprocess: Preprocess) -> Array:
-    """Turn uint8 (..., channels, height, width) into float32: scale to [0, 1], then (x - mean) / std."""
-    mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    """Turn uint8 (..., planes, height, width) into float32: scale to [0, 1], then (x - mean) / std."""
+    mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in plane_statistics(preprocess))
     values: Array = (pixels.astype(np.float32) / np.float32(MAX_BYTE) - mean) / std
     return values
 
 
+def plane_statistics(preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of each plane. Those of a mask leave it as it is: 1 for image, 0 for padding."""
+    added = preprocess.planes - preprocess.channels
+    return preprocess.mean + (0.0,) * added, preprocess.std + (1.0,) * added
+
+
+def fill_bytes(preprocess: Preprocess) -> tuple[int, ...]:
+    """Return the byte with which each plane is padded. That of a mask is 0."""
+    mean = tuple(min(max(round(MAX_BYTE * m), 0), MAX_BYTE) for m in preprocess.mean)
+    return (mean if preprocess.fill is None else preprocess.fill) + (0,) * (preprocess.planes - preprocess.channels)
+
+
 def to_input(pixels: Array, preprocess: Preprocess, form: InputForm) -> Array:
-    """Turn uint8 (..., channels, height, width) into the artifact's input (see `InputForm`)."""
+    """Turn uint8 (..., planes, height, width) into the artifact's input (see `InputForm`)."""
     if form == "normalized":
         return normalize(pixels, preprocess)
     return pixels if form == "uint8" else pixels.astype(np.float32)
@@ -123,48 +148,32 @@ def _to_eight_bits(image: Image) -> Image:
     return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
 
 
-def size_before_crop(preprocess: Preprocess) -> tuple[int, int]:
-    """Return height and width before the centre is cropped: size / crop_pct."""
-    height, width = (int(side / preprocess.crop_pct + _FLOOR_SLACK) for side in preprocess.size)
-    return height, width
-
-
-def _resize(image: Image, preprocess: Preprocess) -> Image:
+def _resize(image: Image, size: tuple[int, int], preprocess: Preprocess) -> Image:
     from PIL import Image
 
-    height, width = _resized_size(image.height, image.width, preprocess)
+    height, width = size
     if (height, width) == (image.height, image.width):
         return image
-    return image.resize((width, height), Image.Resampling[preprocess.interpolation.upper()])
+    resampling = Image.Resampling[preprocess.interpolation.upper()]
+    if preprocess.antialias:
+        return image.resize((width, height), resampling)
+    # `transform` never widens its filter. On bytes it would round down, so it gets floats.
+    scale = (image.width / width, 0.0, 0.0, 0.0, image.height / height, 0.0)
+    floats = [channel.convert("F") for channel in image.split()]
+    values = [np.asarray(f.transform((width, height), Image.Transform.AFFINE, scale, resampling)) for f in floats]
+    bytes_ = np.rint(np.stack(values, axis=-1)).clip(0, MAX_BYTE).astype(np.uint8)
+    return as_image(bytes_)
 
 
-def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Compute the size after resizing: exactly size / crop_pct ("exact"), or just covering that ("shortest")."""
-    target = size_before_crop(preprocess)
-    return _cover(height, width, target) if preprocess.resize == "shortest" else target
-
-
-def _cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
-    """Scale height and width, with their ratio kept, until they just cover `target`.
-
-    For a square target the longer side is rounded down, as in torchvision's Resize. Otherwise it is rounded to the
-    nearest, as in timm.
-    """
-    if target[0] == target[1]:
-        side = target[0]
-        return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
-    ratio = min(height / target[0], width / target[1])
-    return max(target[0], round(height / ratio)), max(target[1], round(width / ratio))
-
-
-def _crop_centre(image: Image, size: tuple[int, int]) -> Image:
-    height, width = size
-    if (image.height, image.width) == size:
-        return image
-    top, left = _centre_corner(image.height, image.width, size)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _centre_corner(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Top and left of the centre crop."""
-    return round((height - size[0]) / 2), round((width - size[1]) / 2)
+def _place_on_canvas(planes: Array, placement: Placement, preprocess: Preprocess) -> Array:
+    """Crop or pad the planes of the resized image to the model's input, and add its mask."""
+    rows, columns = preprocess.size
+    top, left = max(placement.top, 0), max(placement.left, 0)
+    part = add_mask(planes[:, top : top + rows, left : left + columns], preprocess)
+    if part.shape[1:] == (rows, columns):
+        return np.ascontiguousarray(part)
+    canvas = np.empty((preprocess.planes, rows, columns), np.uint8)
+    canvas[:] = np.asarray(fill_bytes(preprocess), np.uint8)[:, None, None]
+    y, x = max(-placement.top, 0), max(-placement.left, 0)
+    canvas[:, y : y + part.shape[1], x : x + part.shape[2]] = part
+    return canvas

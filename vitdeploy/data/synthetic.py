@@ -54,11 +54,12 @@ def natural_image(seed: int, preprocess: Preprocess, batch: int, look: Look = PL
     Image number n depends on the seed, the look and n only, not on the size of the batch.
     """
     height, width = (round(stretch * side) for stretch, side in zip(look.stretch, preprocess.size, strict=True))
-    images = (_coloured_noise(seed, index, (height, width), look) for index in range(batch))
+    images = (coloured_noise(seed, index, (height, width), look) for index in range(batch))
     return np.stack([to_pixels(image, preprocess) for image in images])
 
 
-def _coloured_noise(seed: int, index: int, size: tuple[int, int], look: Look) -> Array:
+def coloured_noise(seed: int, index: int, size: tuple[int, int], look: Look = PLAIN) -> Array:
+    """Generate one image of coloured 1/f noise without seams at its borders: uint8 (height, width, 3)."""
     height, width = size
     generator = np.random.default_rng((seed, index))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])

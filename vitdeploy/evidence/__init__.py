@@ -35,6 +35,7 @@ from vitdeploy.evidence.audit import (
     Unfused,
 )
 from vitdeploy.evidence.fact import Evidence, Fact, Measured, Provenance
+from vitdeploy.evidence.pixels import PixelCheck
 from vitdeploy.evidence.timing import (
     Bench,
     BlockState,
@@ -89,6 +90,7 @@ __all__ = [
     "Outline",
     "Pair",
     "Peak",
+    "PixelCheck",
     "Power",
     "Profile",
     "Provenance",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from vitdeploy.evidence.fact import Fact, Measured
+from vitdeploy.evidence.pixels import PixelCheck
 
 EvidenceLevel = Literal["compiled", "rehearsed", "graph"]
 BlockKind = Literal["global", "windowed", "fewer queries", "fewer keys", "unraised"]
@@ -212,6 +213,8 @@ class Audit(Measured):
     """Only in printed audits; in the artifact folder, sites.json has it."""
     sensitivity: Sensitivity | None = None
     """Only in printed audits, with --sensitivity; in the artifact folder, sensitivity.json has it."""
+    pixels: PixelCheck | None = None
+    """Only in printed audits; in the artifact folder, the manifest has it."""
 
 
 class Availability(Fact):

@@ -88,6 +88,11 @@ class OnnxSession(SequentialSession):
         self._outputs = dict(zip(check_output_names(graph_names, outputs), graph_names, strict=True))
         """name -> name in the graph"""
 
+    @property
+    def takes_bytes(self) -> bool:
+        """True if the graph takes images as uint8."""
+        return bool(self._open_session().get_inputs()[0].type == "tensor(uint8)")
+
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Return all outputs by name, or only `outputs`. Only what they need is computed then.
 

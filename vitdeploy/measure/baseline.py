@@ -12,10 +12,20 @@ from vitdeploy.artifact import atomic_file
 from vitdeploy.errors import ArtifactError, MeasureError
 from vitdeploy.evidence import Audit, Bench, Eval, Fact, Interval, Metric
 from vitdeploy.plain_files import read_plain
-from vitdeploy.recipe import Recipe
+from vitdeploy.recipe import Frozen, Recipe
 
 _LARGEST = 64 << 20
 SCHEMA = 1
+_ADDED_KEYS = (
+    "antialias",
+    "enlarge",
+    "size_divisor",
+    "size_rounding",
+    "crop_rounding",
+    "padding",
+    "channel_order",
+    "mask",
+)
 
 
 class Timing(Fact):
@@ -55,11 +65,23 @@ def decisive_keys(recipe: Recipe) -> dict[str, str]:
     Two artifacts can be compared only if these are equal. Limits, data paths and the measuring time are not among them.
     The model is not either: it is compared by its weights.
     """
-    keys = {"model.image_size": recipe.model.image_size, "task": recipe.task.kind}
+    model = recipe.model
+    keys: dict[str, object] = {
+        "model.image_size": model.image_size,
+        "model.resize": model.resize,
+        "task": recipe.task.kind,
+    }
     parts = {"preprocess": recipe.preprocess, "target": recipe.target, "precision": recipe.precision}
     for name, part in parts.items():
-        keys |= {f"{name}.{key}": value for key, value in (part.model_dump(mode="json") if part else {}).items()}
+        values = part.model_dump(mode="json", exclude=_find_new_defaults(part)) if part else {}
+        keys |= {f"{name}.{key}": value for key, value in values.items()}
     return {key: json.dumps(value, sort_keys=True) for key, value in keys.items() if value is not None}
+
+
+def _find_new_defaults(part: Frozen) -> set[str]:
+    """Return keys that a recipe did not have at first, and that have their default: older baselines lack them."""
+    fields = type(part).model_fields
+    return {key for key in _ADDED_KEYS if key in fields and getattr(part, key) == fields[key].default}
 
 
 def describe_timing(bench: Bench) -> Timing | None:

@@ -13,7 +13,7 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TargetRecord, Trial
 from vitdeploy.errors import TargetUnavailable
-from vitdeploy.evidence import Audit, QuantizedShare
+from vitdeploy.evidence import Audit, PixelCheck, QuantizedShare
 from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example
 from vitdeploy.pipeline.choose import Chosen
@@ -53,6 +53,8 @@ class Exported(BaseModel):
     faster_than_fp32: bool | None = None
     """None if it was not measured, or if the short measurement on this machine shows no difference."""
     notes: tuple[str, ...] = ()
+    pixels: PixelCheck | None = None
+    """The preprocessing compared with the model's own."""
     host: str = ""
     """The machine that compiled it, as --host names it; empty for this machine."""
 
@@ -90,6 +92,7 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
         trials=chosen.trials,
         target=TargetRecord(kind=target.name, device=target.device, precision=candidate.name),
         preprocess=facts.preprocess,
+        pixels=facts.pixels,
         labels=facts.labels,
         inputs=candidate.inputs,
         outputs=candidate.outputs,
@@ -210,6 +213,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
     """Return the summary that `export` and `compile` print about a folder."""
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
+    notes = [*notes, *describe_pixels(manifest.pixels)]
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
     return Exported(
         artifact=str(out),
@@ -225,6 +229,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         trials=manifest.trials,
         faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),
+        pixels=manifest.pixels,
     )
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from vitdeploy import sources, tasks
 from vitdeploy.artifact import ExportRecord, ModelRecord, Parity, PassRecord
+from vitdeploy.data.preprocess import plane_statistics
 from vitdeploy.errors import ExportError, VitdeployError
+from vitdeploy.evidence import PixelCheck
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
@@ -20,6 +22,7 @@ from vitdeploy.pipeline.calibration import JudgingBatches, open_images
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.graph_cache import GraphCache, cache_key
+from vitdeploy.pipeline.pixels import check_pixels
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, TaskSpec
 from vitdeploy.runtime.trial import try_model
@@ -69,6 +72,7 @@ class Facts:
         labels: class names, if they are known.
         task: the task that the recipe names, or else the model.
         examples: images with the reference's outputs.
+        pixels: the preprocessing compared with the model's own.
     """
 
     model: ModelRecord
@@ -78,6 +82,7 @@ class Facts:
     labels: tuple[str, ...] | None
     task: TaskSpec
     examples: Examples
+    pixels: PixelCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,8 @@ def prepare(
             try_model(recipe.model, recipe.image_size, traced_size(batch))
         model = load_model() if load_model else sources.load(recipe.model, size=recipe.image_size)
     task, preprocess = tasks.resolve(recipe.task, model.task), recipe.preprocess or model.preprocess
+    with progress.step("Compare the preprocessing with the model's own"):
+        pixels = check_pixels(recipe, model, preprocess)
     calibration = judging = None
     if options.calibrated:  # opened before the minutes of work that come first: a wrong path shows at once
         calibration, judging = open_images(recipe.data, preprocess, model.labels, form, batch.min)
@@ -156,7 +163,7 @@ def prepare(
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, form, exact=True)
-    facts = Facts(model_record, record, tuple(passes), preprocess, labels, task, examples)
+    facts = Facts(model_record, record, tuple(passes), preprocess, labels, task, examples, pixels)
     return Prepared(graph, structure, calibration, judging, verifier, facts)
 
 
@@ -295,4 +302,5 @@ def _pixels(form: InputForm, preprocess: Preprocess, *, half: bool) -> FoldPrepr
     if form == "normalized":
         return None
     dtype: Literal["float32", "uint8"] = "uint8" if form == "uint8" else "float32"
-    return FoldPreprocessing(mean=preprocess.mean, std=preprocess.std, dtype=dtype, half=half)
+    mean, std = plane_statistics(preprocess)
+    return FoldPreprocessing(mean=mean, std=std, dtype=dtype, half=half)

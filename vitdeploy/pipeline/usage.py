@@ -7,7 +7,8 @@ from math import prod
 
 from vitdeploy import tasks
 from vitdeploy.artifact.manifest import Manifest, Tensor, TensorSpec, Usage
-from vitdeploy.data.preprocess import size_before_crop
+from vitdeploy.data.geometry import size_before_crop
+from vitdeploy.data.preprocess import fill_bytes
 from vitdeploy.recipe import InputForm, Preprocess
 from vitdeploy.targets import Target
 
@@ -17,14 +18,21 @@ _IMAGES = {
     "pixels": "pixel values from 0 to 255, as float",
     "uint8": "pixel values from 0 to 255",
 }
+_MASK = {
+    "normalized": "1 where there is image and 0 where there is padding",
+    "pixels": "255 where there is image and 0 where there is padding",
+    "uint8": "255 where there is image and 0 where there is padding",
+}
 
 
 def describe_usage(manifest: Manifest, target: Target) -> Usage:
     """Describe the inputs, outputs and preprocessing of the model in `manifest`."""
     form, batch = manifest.recipe.target.input, manifest.recipe.target.batch
-    colours = "RGB" if manifest.preprocess.channels > 1 else "grey"
+    preprocess = manifest.preprocess
+    colours = preprocess.channel_order.upper() if preprocess.channels > 1 else "grey"
     image = manifest.inputs[0]
-    meaning = f"{colours} images: {_IMAGES[form]}"
+    mask = f"; one more plane is {_MASK[form]}" if preprocess.mask else ""
+    meaning = f"{colours} images: {_IMAGES[form]}{mask}"
     command = target.command_to_try(image.name, image.shape, batch)
     task = tasks.find(manifest.recipe.task)
     summary = (getdoc(task) or "").partition("\n")[0]
@@ -38,7 +46,7 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
             for output in manifest.outputs
         ),
         answers=f"{task.name}: {summary}",
-        preprocessing=tuple(_steps(manifest.preprocess, form)),
+        preprocessing=tuple(_steps(preprocess, form)),
         batch=str(batch),
         try_it=command,
     )
@@ -53,15 +61,53 @@ def _tensor(spec: TensorSpec, layout: str, meaning: str, batch: int) -> Tensor:
 
 
 def _steps(preprocess: Preprocess, form: InputForm) -> list[str]:
-    height, width = preprocess.size
-    colours = "RGB" if preprocess.channels > 1 else "one grey channel"
-    steps = [f"decode to 8-bit {colours}"]
-    tall, wide = size_before_crop(preprocess)
-    how = "exactly" if preprocess.resize == "exact" else "as small as covers, keeping the aspect ratio,"
-    steps.append(f"resize {how} {tall} x {wide} (height x width; {preprocess.interpolation}, antialiased)")
-    if preprocess.resize == "shortest" or (tall, wide) != (height, width):
-        steps.append(f"cut {height} x {width} out of the centre")
+    is_coloured = preprocess.channels > 1
+    steps = [f"decode to 8-bit {'RGB' if is_coloured else 'one grey channel'}", *_placing_steps(preprocess)]
+    if preprocess.channel_order == "bgr":
+        steps.append("order the channels as blue, green, red")
     if form == "normalized":
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
         steps += ["divide by 255", f"subtract the mean ({mean}) and divide by the standard deviation ({std})"]
+    if preprocess.mask:
+        steps.append(f"add a plane that is {_MASK[form]}")
     return [*steps, "store as planes, channel by channel (NCHW)"]
+
+
+def _placing_steps(preprocess: Preprocess) -> list[str]:
+    """Describe resizing, cropping and padding."""
+    height, width = preprocess.size
+    if preprocess.resize == "letterbox":
+        return [_describe_letterbox(preprocess), _describe_padding(preprocess)]
+    tall, wide = size_before_crop(preprocess)
+    how = "exactly" if preprocess.resize == "exact" else "as small as covers, keeping the aspect ratio,"
+    steps = [f"resize {how} {tall} x {wide} (height x width; {_describe_filter(preprocess)})"]
+    if tall < height or wide < width:
+        steps.append(_describe_padding(preprocess))
+    elif preprocess.resize == "shortest" or (tall, wide) != (height, width):
+        steps.append(f"cut {height} x {width} out of the centre")
+    return steps
+
+
+def _describe_letterbox(preprocess: Preprocess) -> str:
+    height, width = preprocess.size
+    edges = {"shorter": preprocess.shortest_edge, "longer": preprocess.longest_edge}
+    named = " and ".join(f"the {side} side to at most {edge}" for side, edge in edges.items() if edge)
+    smaller = "" if preprocess.enlarge else ", only if it is larger"
+    divisor, rounding = preprocess.size_divisor, preprocess.size_rounding
+    multiple = f"; both sides multiples of {divisor}, rounded {rounding}" if divisor > 1 else ""
+    return (
+        f"resize, keeping the aspect ratio, {named or 'as large as fits'}{smaller}, within {height} x {width} (height "
+        f"x width; {_describe_filter(preprocess)}{multiple})"
+    )
+
+
+def _describe_filter(preprocess: Preprocess) -> str:
+    return f"{preprocess.interpolation}, {'antialiased' if preprocess.antialias else 'not antialiased'}"
+
+
+def _describe_padding(preprocess: Preprocess) -> str:
+    height, width = preprocess.size
+    where = "on all sides" if preprocess.padding == "centre" else "at the right and the bottom"
+    fill = ", ".join(map(str, fill_bytes(preprocess)[: preprocess.channels]))
+    order = "blue, green, red" if preprocess.channel_order == "bgr" else "red, green, blue"
+    return f"pad to {height} x {width} {where} with ({fill})" + (f" ({order})" if preprocess.channels > 1 else "")

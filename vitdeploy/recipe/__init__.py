@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vitdeploy.frozen import Frozen, parse
 from vitdeploy.recipe.composing import compose, target_options, with_target_options
+from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
     AUTO,
@@ -17,11 +18,9 @@ from vitdeploy.recipe.schema import (
     DataSpec,
     GateSpec,
     InputForm,
-    Interpolation,
     Limit,
     ModelSpec,
     PrecisionSpec,
-    Preprocess,
     Recipe,
     TargetSpec,
     TaskSpec,
@@ -42,6 +41,7 @@ __all__ = [
     "PrecisionSpec",
     "Preprocess",
     "Recipe",
+    "Resize",
     "TargetSpec",
     "TaskSpec",
     "compose",

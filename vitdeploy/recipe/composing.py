@@ -25,6 +25,7 @@ def compose(
     evaluation: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
+    resize: str | None = None,
     task: str | None = None,
     input_form: str | None = None,
 ) -> Recipe:
@@ -38,7 +39,7 @@ def compose(
     def put(section: str, **values: object) -> None:
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
-    put("model", spec=model, weights=weights, image_size=_parse_size(image_size))
+    put("model", spec=model, weights=weights, image_size=_parse_size(image_size), resize=resize)
     if target is not None and raw["target"].get("kind") not in (None, target):
         raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # drop the options of the other target
     put("target", kind=target, device=device, batch=batch, input=input_form)

@@ -13,13 +13,13 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from vitdeploy.frozen import Frozen
 from vitdeploy.plugins import did_you_mean, names_in
+from vitdeploy.recipe.preprocess import Preprocess, Resize
 
 AUTO = "auto"
 """A `--precision` that stands for the fastest precision of the target within the accuracy budget."""
 
 InputForm = Literal["normalized", "pixels", "uint8"]
-"""The input of an artifact, NCHW, RGB: float32 (x / 255 - mean) / std, float32 from 0 to 255, or uint8."""
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+"""The input of an artifact, NCHW: float32 (x / 255 - mean) / std, float32 from 0 to 255, or uint8."""
 REFERENCE = "pytorch-fp32"
 """The default opponent of an artifact when it is timed."""
 
@@ -61,36 +61,16 @@ class Batch(Frozen):
 
 
 class ModelSpec(Frozen):
-    """A model and its weights. `spec` is MODEL of the command line; `kwargs` go to the model's factory."""
+    """A model and its weights. `spec` is MODEL of the command line; `kwargs` go to the model's factory.
+
+    `resize` overrides how the model's own preprocessing resizes: see `Preprocess`.
+    """
 
     spec: str
     weights: str | None = None
     kwargs: Mapping[str, Any] = {}
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-
-
-class Preprocess(Frozen):
-    """The steps from an image file to the model's input: resize, centre crop, [0, 1], (x - mean) / std, NCHW float32.
-
-    `resize` is "shortest" (the shorter side becomes size / crop_pct, then the centre is cropped) or "exact" (both
-    sides become `size`, the aspect ratio is not kept).
-    """
-
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: Interpolation = "bicubic"
-    channels: Literal[1, 3] = 3
-    resize: Literal["shortest", "exact"] = "shortest"
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-    @model_validator(mode="after")
-    def _check_channels(self) -> Preprocess:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need {self.channels} values each, one for each channel")
-        if min(self.std) <= 0:
-            raise ValueError("every std must be above 0")
-        return self
+    resize: Resize | None = None
 
 
 class TaskSpec(Frozen):

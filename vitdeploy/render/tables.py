@@ -23,6 +23,7 @@ from vitdeploy.evidence import (
     Gate,
     LinearGroup,
     Outline,
+    PixelCheck,
     Sensitivity,
     Unfused,
 )
@@ -38,6 +39,23 @@ _MOST_ROWS = 24  # fit on a screen; --json has all
 _BAR_WIDTH = 12
 _SILENT_DB = 120.0  # noise below this comes from rounding in another order
 _GAP = (0, 1, 0, 0)  # between columns: the sizes of a ViT-L then fit 80 columns
+
+
+@of_escaped
+def pixels(check: PixelCheck) -> Text:
+    """Return one line about the preprocessing: the model's own, another one, or not compared."""
+    title = ("preprocessing: ", "bold")
+    if check.equal is None:
+        return Text.assemble(title, (f"not compared, {check.why}", "yellow"))
+    if not check.equal:
+        return Text.assemble(title, (f"not the pixels of {check.processor}: {check.why}", "yellow"))
+    largest, beyond = check.max_difference or 0.0, check.beyond_one_pct or 0.0
+    shrunk = f"; {check.shrunk} of them shrunk to fit" if check.shrunk else ""
+    return Text.assemble(
+        title,
+        f"the pixels of {check.processor} within rounding, on {len(check.images)} images{shrunk} (largest difference "
+        f"{largest:.2g}/255, {beyond:.2g} % of the values beyond 1/255)",
+    )
 
 
 @of_escaped

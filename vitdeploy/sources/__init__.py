@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vitdeploy import plugins
+from vitdeploy.data.pixel_check import OwnProcessor
+from vitdeploy.data.resizing import request_resize
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import Frozen, ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources._hub import no_network
@@ -41,6 +43,8 @@ class LoadedModel:
         module: in eval mode, float32, without gradients; it is called with one NCHW float32 tensor.
         onnx: the file of the graph.
         code_digest: digest of what a module computes, without its weights (see `_code_digest`); empty for ONNX.
+        processor: the model's own preprocessing, to compare `preprocess` with; None if the source knows none.
+        no_processor: the reason why there is none, where one is expected.
     """
 
     weights: WeightsOrigin
@@ -53,6 +57,8 @@ class LoadedModel:
     module: nn.Module | None = None
     onnx: Path | None = None
     code_digest: str = ""
+    processor: OwnProcessor | None = None
+    no_processor: str = ""
 
 
 class Source(Frozen, ABC):
@@ -153,7 +159,7 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
     """
     source, argument = _find(spec.spec)
     try:
-        return source.load(argument, spec, size)
+        model = source.load(argument, spec, size)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in _OWN_LIBRARIES:
@@ -162,6 +168,7 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         raise SourceError(
             f"{spec.spec} needs {library}, which is not installed", fix=f"Install it: pip install 'vitdeploy[{extra}]'."
         ) from None
+    return replace(model, preprocess=request_resize(model.preprocess, spec.resize, sized=size is not None))
 
 
 def default_data(spec: str) -> str | None:

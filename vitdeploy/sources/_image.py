@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from vitdeploy.data.pixel_check import OwnProcessor
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import Preprocess
+from vitdeploy.session import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class TransformProcessor(OwnProcessor):
+    """The evaluation transform of timm or torchvision.
+
+    Args:
+        name: the transform and its library.
+        transform: from a Pillow image to a tensor (channels, height, width).
+        at: the same, resized to the given height and width; None if there is no such transform.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transform: Callable[[Image], Any],
+        at: Callable[[Image, tuple[int, int]], Any] | None = None,
+    ) -> None:
+        self.name = name
+        self._transform = transform
+        self._at = at
+
+    def apply(self, image: Image) -> Array:
+        """Return the pixels of one image."""
+        return np.asarray(self._transform(image), dtype=np.float32)
+
+    def apply_at(self, image: Image, size: tuple[int, int]) -> Array | None:
+        """Return the pixels of an image that is resized to `size`."""
+        return None if self._at is None else np.asarray(self._at(image, size), dtype=np.float32)
 
 
 def check_patch(model: str, size: tuple[int, int], patch: Any) -> None:

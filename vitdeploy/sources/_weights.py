@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitdeploy.data.pixel_check import OwnProcessor
 from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
@@ -173,6 +174,8 @@ def make_loaded_model(
     labels: tuple[str, ...] | None,
     input_name: str = "input",
     task: TaskSpec | None = None,
+    processor: OwnProcessor | None = None,
+    no_processor: str = "",
 ) -> LoadedModel:
     """Put `module` into eval mode and float32 without gradients, and return it with its digests."""
     module = module.cpu().eval().float().requires_grad_(requires_grad=False)
@@ -186,6 +189,8 @@ def make_loaded_model(
         task=task,
         module=module,
         code_digest=code_digest(module),
+        processor=processor,
+        no_processor=no_processor,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -9,22 +10,27 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitdeploy.data.resizing import request_resize
 from vitdeploy.errors import SourceError
 from vitdeploy.frozen import replace
 from vitdeploy.plain_files import expand_home
-from vitdeploy.recipe import ModelSpec
+from vitdeploy.recipe import ModelSpec, Preprocess
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
-from vitdeploy.sources._hf_preprocess import image_size, preprocess_of
+from vitdeploy.sources._hf_preprocess import image_size, preprocess_of, preprocess_size, request_size
+from vitdeploy.sources._hf_processor import describe, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
 from vitdeploy.sources._hub import cache_only_when_unreachable
+from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
 
 if TYPE_CHECKING:
     from torch import nn
 
 _OFFLINE = "the Hugging Face hub does not answer, and the local cache does not have it"
 _INPUT = "pixel_values"
+_PROCESSOR_FILE = "preprocessor_config.json"
+_ASSUMED = "ImageNet's mean and std are assumed"
 _WHOLE_IMAGE = ("segmentation", "depth", "detection")
-"""Tasks that need all of the image: nothing is cropped. The aspect ratio is not kept, and there is no padding."""
+"""Tasks that need all of the image: without a processor nothing is cropped, and the aspect ratio is not kept."""
 _REFUSED = {
     "trust_remote_code": "Only python:FILE:FACTORY runs code that is not installed.",
     "ignore_mismatched_sizes": "It would leave weights random: give weights that fit, or --weights random.",
@@ -60,21 +66,33 @@ class Hf(Source):
                 module = _build_random(argument, kind, config, attention)
             if isinstance(weights, Path):
                 module = _load_from_file(module, weights)
-            processor = _load_processor(argument, local)
+            processor = _load_processor(argument, local, size)
         _check_input(argument, module)
-        task = task_of(type(module).__name__, config, processor)
-        preprocess = preprocess_of(argument, processor, config, size)
-        if task is not None and task.kind in _WHOLE_IMAGE:
-            preprocess = replace(preprocess, resize="exact", crop_pct=1.0)
-        _check_size(argument, module, preprocess.channels, preprocess.size)
-        return _weights.make_loaded_model(
+        facts = None if processor is None else describe(processor)
+        task = task_of(type(module).__name__, config, facts)
+        own = None
+        if processor is not None:
+            own, preprocess = read_processor(argument, processor, config, size)
+        else:
+            preprocess = preprocess_of(argument, None, config, size)
+            whole = task is not None and task.kind in _WHOLE_IMAGE
+            preprocess = replace(preprocess, resize="exact", crop_pct=1.0) if whole else preprocess
+        preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
+        if own is not None and preprocess.resize == "letterbox" and takes_mask(module) and own.gives_mask():
+            preprocess = replace(preprocess, mask=True)
+        callable_module = WithPixelMask(module, preprocess.channels) if preprocess.mask else module
+        _check_size(argument, callable_module, preprocess)
+        loaded = _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
             labels=labels_of(task, config),
             input_name=_INPUT,
             task=task,
+            processor=own,
+            no_processor="" if own is not None else f"hf:{argument} names no image processor: {_ASSUMED}",
         )
+        return dataclasses.replace(loaded, module=callable_module)
 
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a model's folder absolute, if `folder` has one of this name."""
@@ -209,16 +227,30 @@ def _load_pretrained(
     return module
 
 
-def _load_processor(argument: str, local: bool) -> dict[str, Any] | None:
-    """Read preprocessor_config.json, with the defaults of its class; None if there is no such file."""
+def _load_processor(argument: str, local: bool, size: tuple[int, int] | None) -> Any:
+    """Load the image processor, asked for `size` if that is not its own; None if the checkpoint has none.
+
+    Raises:
+        SourceError: there is one, and it cannot be loaded.
+    """
     import transformers
 
     try:
         auto: Any = transformers.AutoImageProcessor
         processor = auto.from_pretrained(_expand(argument), local_files_only=local, trust_remote_code=False)
-    except (OSError, ValueError):
-        return None
-    return dict(processor.to_dict())
+    except Exception as error:  # noqa: BLE001  hub, JSON and the classes of processors have errors of their own
+        path = Path(_expand(argument)) / _PROCESSOR_FILE
+        if isinstance(error, OSError) or (local and not path.is_file()):
+            return None
+        raise SourceError(
+            f"the image processor of hf:{argument} cannot be loaded: {' '.join(str(error).split())[:300]}",
+            fix=f"Correct its {_PROCESSOR_FILE}.",
+        ) from None
+    own = describe(processor)
+    if size is not None and preprocess_size(own) != size:
+        for name, value in request_size(own, size).items():
+            setattr(processor, name, type(getattr(processor, name))(**value))
+    return processor
 
 
 def _check_patch(argument: str, config: Any, size: tuple[int, int] | None) -> None:
@@ -236,13 +268,16 @@ def _check_input(argument: str, module: nn.Module) -> None:
         )
 
 
-def _check_size(argument: str, module: nn.Module, channels: int, size: tuple[int, int]) -> None:
+def _check_size(argument: str, module: nn.Module, preprocess: Preprocess) -> None:
     """Run one image through the model: its config does not say which sizes it takes."""
     import torch
 
+    size = preprocess.size
     try:
+        image = torch.zeros(1, preprocess.planes, *size)
+        image[:, preprocess.channels :] = 1  # no padding
         with torch.inference_mode():
-            module.eval().float()(torch.zeros(1, channels, *size))
+            module.eval().float()(image)
     except (ValueError, RuntimeError) as error:
         raise SourceError(
             f"hf:{argument} does not take images of {size[0]}x{size[1]}: {' '.join(str(error).split())[:200]}",

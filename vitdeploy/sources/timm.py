@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from vitdeploy.errors import SourceError
 from vitdeploy.plugins import did_you_mean
-from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess, TaskSpec
+from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess, Resize, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._hub import NOT_CACHED, cache_only_when_unreachable, may_download
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _IMAGENET_CLASSES = 1000
+_RESIZE: dict[str, Resize] = {"squash": "exact", "border": "letterbox"}
 _USE_WEIGHTS = "Choose weights with --weights (or model.weights in the recipe)."
 _REFUSED = {
     "pretrained": _USE_WEIGHTS,
@@ -41,7 +42,8 @@ class Timm(Source):
         module = _build(argument, dict(spec.kwargs), size, pretrained=weights == "pretrained")
         if isinstance(weights, Path):
             _weights.load_file(module, weights)
-        preprocess = _read_preprocess(argument, module, spec.kwargs, size)
+        config = _read_config(argument, module, spec.kwargs, size)
+        preprocess = read_preprocess(config)
         _image.check_patch(argument, preprocess.size, getattr(getattr(module, "patch_embed", None), "patch_size", None))
         return _weights.make_loaded_model(
             module,
@@ -49,6 +51,7 @@ class Timm(Source):
             preprocess=preprocess,
             labels=_read_labels(module),
             task=TaskSpec(kind="embedding") if getattr(module, "num_classes", None) == 0 else None,
+            processor=make_processor(config),
         )
 
 
@@ -123,9 +126,10 @@ def _check_pretrained(name: str, kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def _read_preprocess(
+def _read_config(
     name: str, module: nn.Module, kwargs: Mapping[str, Any], size: tuple[int, int] | None
-) -> Preprocess:
+) -> dict[str, Any]:
+    """Return timm's data config of the model, for its own channels and size."""
     from timm.data import config as timm_config
 
     resolve: Any = timm_config.resolve_model_data_config  # timm has no types for it
@@ -136,16 +140,34 @@ def _read_preprocess(
     default = kwargs.get("img_size", config["input_size"][1:])
     height, width = size or (tuple(default) if isinstance(default, (tuple, list)) else (default, default))
     mean, std = (_fit_to_channels(config[key], channels) for key in ("mean", "std"))
-    is_known = config["interpolation"] in get_args(Interpolation)
+    filter_ = config["interpolation"] if config["interpolation"] in get_args(Interpolation) else "bicubic"
+    return {**config, "input_size": (channels, height, width), "mean": mean, "std": std, "interpolation": filter_}
+
+
+def read_preprocess(config: Mapping[str, Any]) -> Preprocess:
+    """Translate a data config of timm into the steps from an image to the input."""
+    channels, height, width = config["input_size"]
+    crop_mode = config["crop_mode"]
     return Preprocess(
         size=(height, width),
-        mean=mean,
-        std=std,
-        interpolation=config["interpolation"] if is_known else "bicubic",
+        mean=config["mean"],
+        std=config["std"],
+        interpolation=config["interpolation"],
         channels=1 if channels == 1 else 3,
-        resize="exact" if config["crop_mode"] == "squash" else "shortest",
+        resize=_RESIZE.get(crop_mode, "shortest"),
         crop_pct=config["crop_pct"],
+        size_rounding="even" if crop_mode == "border" else "down",
+        fill=None if crop_mode == "border" else (0,) * channels,
     )
+
+
+def make_processor(config: Mapping[str, Any]) -> _image.TransformProcessor:
+    """Return timm's own evaluation transform."""
+    from timm.data import transforms_factory
+
+    names = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+    create: Any = transforms_factory.create_transform  # timm has no types for it
+    return _image.TransformProcessor("timm's transform", create(**{name: config[name] for name in names}))
 
 
 def _fit_to_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitdeploy.data.geometry import size_before_crop
 from vitdeploy.errors import SourceError
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
@@ -16,6 +18,7 @@ from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._hub import NOT_CACHED, may_download
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import nn
 
 _TIMEOUT_SECONDS = 10.0
@@ -39,7 +42,7 @@ class Torchvision(Source):
         _weights.refuse_kwargs(spec, _REFUSED)
         weights = _weights.find_weights(spec)
         default = torchvision.models.get_model_weights(argument).DEFAULT
-        preprocess = _read_preprocess(argument, default, size)
+        preprocess = read_preprocess(argument, default, size)
         segments = _is_segmentation(default)
         module = _build(argument, dict(spec.kwargs), size, segments=segments)
         if weights == "pretrained":
@@ -57,6 +60,7 @@ class Torchvision(Source):
             preprocess=preprocess,
             labels=categories if categories and same_classes else None,
             task=TaskSpec(kind="segmentation") if segments else None,
+            processor=make_processor(default, preprocess),
         )
 
 
@@ -117,16 +121,23 @@ def _socket_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _read_preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Preprocess:
+def read_preprocess(name: str, default: Any, size: tuple[int, int] | None) -> Preprocess:
+    """Translate the transform of torchvision's weights, for images of `size`.
+
+    Raises:
+        SourceError: it is neither for classification nor for segmentation.
+    """
     transforms = default.transforms()
-    if _is_segmentation(default):  # torchvision's take images of any size; an artifact takes one size, without a crop
+    if _is_segmentation(default):  # torchvision's take images of any size; an artifact takes one, and pads
         side = transforms.resize_size[0]
         return Preprocess(
             size=size or (side, side),
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),
             interpolation=transforms.interpolation.value,
-            resize="exact",
+            resize="letterbox",
+            shortest_edge=side,
+            padding="end",
         )
     crop = getattr(transforms, "crop_size", None)
     if not crop:
@@ -139,5 +150,23 @@ def _read_preprocess(name: str, default: Any, size: tuple[int, int] | None) -> P
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
         interpolation=transforms.interpolation.value,
-        crop_pct=min(1.0, crop[0] / transforms.resize_size[0]),
+        crop_pct=crop[0] / transforms.resize_size[0],
+        fill=(0, 0, 0),
     )
+
+
+def make_processor(default: Any, preprocess: Preprocess) -> _image.TransformProcessor:
+    """Return the transform of torchvision's weights, for images of another size if `preprocess` has one."""
+    transform = default.transforms()
+    name = f"{type(transform).__name__} of torchvision"
+    if _is_segmentation(default):
+
+        def resize_to(image: Image, size: tuple[int, int]) -> Any:
+            sized = copy.copy(transform)
+            sized.resize_size = list(size)
+            return sized(image)
+
+        return _image.TransformProcessor(name, transform, resize_to)
+    if transform.crop_size != [preprocess.size[0]] or preprocess.size[0] != preprocess.size[1]:
+        transform.crop_size, transform.resize_size = list(preprocess.size), [min(size_before_crop(preprocess))]
+    return _image.TransformProcessor(name, transform)

@@ -122,11 +122,11 @@ class _Kernel:
 
 def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
     """Return the kernels of one inference, from ONNX Runtime's own profile."""
-    image = np.zeros(bundle.input_shape, np.float32)
     with (
         scratch_folder("profile") as folder,
         OnnxSession(path, threads=threads, profile=folder / "run") as session,
     ):
+        image = np.zeros(bundle.input_shape, np.uint8 if session.takes_bytes else np.float32)
         session.run({bundle.input_name: image})
         events = session.read_profile()
     kernels = []

@@ -159,7 +159,11 @@ class Task(Frozen, ABC):
 
     @abstractmethod
     def describe(
-        self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
+        self,
+        outputs: Mapping[str, Array],
+        labels: tuple[str, ...] | None,
+        view: tuple[float, float, float, float],
+        picture: tuple[int, int] | None = None,
     ) -> Answer:
         """Return the answer to the first sample of a batch.
 
@@ -167,6 +171,7 @@ class Task(Frozen, ABC):
             outputs: the model's outputs.
             labels: the model's class names.
             view: top, left, bottom and right of the area that the model sees, in pixels of the image.
+            picture: height and width of the image. Where it is padded, the view is larger.
 
         Raises:
             DataError: the outputs are not of this task.

@@ -9,6 +9,28 @@ from vitdeploy.session import Array
 _STRIP_NUMBERS = 1 << 22  # 16 MiB of scores at a time, for any size of the mask and any number of classes
 
 
+Box = tuple[float, float, float, float]
+"""Top, left, bottom and right."""
+
+
+def find_picture(view: Box, picture: tuple[int, int]) -> tuple[tuple[int, int], tuple[slice, slice]]:
+    """Return the size of the model's view in pixels of the picture, and where the picture is in it.
+
+    Args:
+        view: the model's input in pixels of the picture. It is larger than the picture where that was padded.
+        picture: height and width.
+    """
+    top, left, bottom, right = view
+    size = max(1, round(bottom - top)), max(1, round(right - left))
+    rows = _find_side(top, size[0], picture[0])
+    return size, (rows, _find_side(left, size[1], picture[1]))
+
+
+def _find_side(start: float, size: int, side: int) -> slice:
+    first = min(max(0, round(-start)), size - 1)
+    return slice(first, max(first + 1, min(size, round(side - start))))
+
+
 def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:
     """Resize maps (..., h, w) to `size` (height, width); float32."""
     return _resize_rows(_resize_columns(maps.astype(np.float32, copy=False), size[1]), size[0], 0, size[0])

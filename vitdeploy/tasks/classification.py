@@ -106,6 +106,7 @@ class Classification(Task):
         outputs: Mapping[str, Array],
         labels: tuple[str, ...] | None,
         view: tuple[float, float, float, float],  # noqa: ARG002  a class has no place
+        picture: tuple[int, int] | None = None,  # noqa: ARG002
     ) -> Answer:
         """Return the five best classes with their probabilities."""
         from scipy.special import softmax

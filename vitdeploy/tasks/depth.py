@@ -14,7 +14,7 @@ from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer, Depths
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Task, Values, WeightedMetrics, _outputs, check_count
-from vitdeploy.tasks._resize import resize_bilinear
+from vitdeploy.tasks._resize import find_picture, resize_bilinear
 
 _PERCENT = 100.0
 _DELTA = 1.25  # a depth is right if it is wrong by less than this factor (Eigen, Puhrsch & Fergus 2014)
@@ -109,10 +109,11 @@ class Depth(Task):
         self,
         outputs: Mapping[str, Array],
         labels: tuple[str, ...] | None,  # noqa: ARG002  depth has no classes
-        view: tuple[float, float, float, float],  # noqa: ARG002  its range needs no size
+        view: tuple[float, float, float, float],
+        picture: tuple[int, int] | None = None,
     ) -> Answer:
         """Return the range of the model's values. The nearest disparity is the largest."""
-        values = self._maps(outputs)[0].astype(np.float64)
+        values = _cut_padding(self._maps(outputs)[0], view, picture).astype(np.float64)
         low, middle, high = (float(v) for v in (values.min(), np.median(values), values.max()))
         near, far = (low, high) if self.predicts == "depth" else (high, low)
         return Answer(depth=Depths(nearest=near, median=middle, farthest=far))
@@ -140,7 +141,9 @@ class Depth(Task):
         true = truth[valid]
         predicted = np.full_like(true, self.min_depth)
         if usable:
-            resized = resize_bilinear(image, (truth.shape[0], truth.shape[1]))
+            picture = truth.shape[0], truth.shape[1]
+            size, place = find_picture(label.view or (0, 0, *picture), picture)
+            resized = resize_bilinear(image, size)[place]
             predicted = self._to_metres(resized[valid].astype(np.float64), true)
         ratio = predicted / true
         right = np.maximum(ratio, 1 / ratio) < _DELTA
@@ -175,6 +178,17 @@ class Depth(Task):
 def _drop_channel(outputs: Mapping[str, Array]) -> dict[str, Array]:
     """Make (batch, 1, height, width) to (batch, height, width)."""
     return {name: v[:, 0] if v.ndim == 4 and v.shape[1] == 1 else v for name, v in outputs.items()}
+
+
+def _cut_padding(values: Array, view: tuple[float, float, float, float], picture: tuple[int, int] | None) -> Array:
+    """Return the part of a map (h, w) of the model's view that shows the picture."""
+    top, left, bottom, right = view
+    if picture is None:
+        return values
+    rows, columns = values.shape[0] / (bottom - top), values.shape[1] / (right - left)
+    scaled = top * rows, left * columns, bottom * rows, right * columns
+    _, place = find_picture(scaled, (round(picture[0] * rows), round(picture[1] * columns)))
+    return values[place]
 
 
 def _fit_scale_and_shift(values: Array, expected: Array) -> tuple[float, float]:

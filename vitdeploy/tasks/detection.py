@@ -124,7 +124,11 @@ class Detection(Task):
         ]
 
     def describe(
-        self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
+        self,
+        outputs: Mapping[str, Array],
+        labels: tuple[str, ...] | None,
+        view: tuple[float, float, float, float],
+        picture: tuple[int, int] | None = None,  # noqa: ARG002  boxes may leave it
     ) -> Answer:
         """Return the boxes with a score of at least `confident`."""
         top, left, bottom, right = view

@@ -111,6 +111,7 @@ class Embedding(Task):
         outputs: Mapping[str, Array],
         labels: tuple[str, ...] | None,  # noqa: ARG002  a vector has no class
         view: tuple[float, float, float, float],  # noqa: ARG002  nor a place
+        picture: tuple[int, int] | None = None,  # noqa: ARG002
     ) -> Answer:
         """Return the vector, scaled to length 1."""
         return Answer(embedding=tuple(float(v) for v in self._vectors(outputs)[0]))

@@ -23,7 +23,7 @@ from vitdeploy.tasks import (
     class_name,
     format_share,
 )
-from vitdeploy.tasks._resize import find_best_classes
+from vitdeploy.tasks._resize import Box, find_best_classes, find_picture
 
 _PERCENT = 100.0
 _MIN_SHARE = 0.001  # of the pixels: smaller regions are not listed
@@ -116,12 +116,15 @@ class Segmentation(Task):
         ]
 
     def describe(
-        self, outputs: Mapping[str, Array], labels: tuple[str, ...] | None, view: tuple[float, float, float, float]
+        self,
+        outputs: Mapping[str, Array],
+        labels: tuple[str, ...] | None,
+        view: tuple[float, float, float, float],
+        picture: tuple[int, int] | None = None,
     ) -> Answer:
         """Return the classes with their shares of the pixels, largest first."""
-        top, left, bottom, right = view
-        size = max(1, round(bottom - top)), max(1, round(right - left))
-        shares = np.bincount(find_best_classes(self._scores(outputs)[0], size).ravel()) / (size[0] * size[1])
+        classes = self._find_classes(self._scores(outputs)[0], view, picture or (round(view[2]), round(view[3])))
+        shares = np.bincount(classes.ravel()) / classes.size
         largest = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= _MIN_SHARE]
         return Answer(
             regions=tuple(Region(index=i, label=class_name(i, labels), share=float(shares[i])) for i in largest)
@@ -139,10 +142,16 @@ class Segmentation(Task):
         labelled = np.bincount(truth[valid], minlength=classes)
         if not usable:
             return np.stack([np.zeros_like(labelled), np.zeros_like(labelled), labelled], axis=1)
-        best = find_best_classes(scores, (truth.shape[0], truth.shape[1]))
+        best = self._find_classes(scores, label.view, (truth.shape[0], truth.shape[1]))
         predicted = np.bincount(best[valid], minlength=classes)
         right = np.bincount(truth[valid & (best == truth)], minlength=classes)
         return np.stack([right, predicted, labelled], axis=1)
+
+    @staticmethod
+    def _find_classes(scores: Array, view: Box | None, picture: tuple[int, int]) -> Array:
+        """Return the best class of each pixel of the picture; what was padded is cut off."""
+        size, place = find_picture(view or (0, 0, *picture), picture)
+        return find_best_classes(scores, size)[place]
 
     def _read_mask(self, label: ClassMask, classes: int) -> tuple[Array, Array]:
         """Return the classes of a mask, and True for each pixel that counts.
