@@ -19,6 +19,7 @@ from vitdeploy.graph.parity import Example
 from vitdeploy.pipeline.choose import Chosen
 from vitdeploy.pipeline.claims import Claim, check_compiled
 from vitdeploy.pipeline.compile_apart import compile_apart
+from vitdeploy.pipeline.pixels import describe_pixels
 from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
