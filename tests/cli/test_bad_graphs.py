@@ -251,7 +251,7 @@ def test_initializers_that_contradict_themselves() -> None:
 def test_weights_that_are_no_numbers(number: float) -> None:
     weights = HEAD.copy()
     weights[0, 0] = number
-    assert "the model itself gives NaN or infinity. Check its weights" in refused(model(head=weights))
+    assert "the model itself gives NaN or infinity for plain images. Check its weights" in refused(model(head=weights))
 
 
 @pytest.mark.parametrize(("kind", "name"), [(HALF, "float16"), (DOUBLE, "double")])
