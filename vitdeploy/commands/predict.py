@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import tasks
-from vitdeploy.data.geometry import visible_area
+from vitdeploy.data.geometry import is_padded, visible_area
 from vitdeploy.data.images import open_image
 from vitdeploy.data.preprocess import as_image, to_input, to_pixels, upright_size
 from vitdeploy.errors import DataError
@@ -86,7 +86,9 @@ class Deployed(Closing):
                 fix="Export it in a precision with a larger range, such as fp32.",
             )
         picture = upright_size(raw)
-        answer = task.describe(outputs, manifest.labels, visible_area(*picture, manifest.preprocess), picture)
+        view = visible_area(*picture, manifest.preprocess)
+        padded = {"picture": picture} if is_padded(*picture, manifest.preprocess) else {}
+        answer = task.describe(outputs, manifest.labels, view, **padded)
         return Prediction(image=name, task=task.name, **dict(answer))
 
 

@@ -10,7 +10,7 @@ _FLOOR_SLACK = 1e-6  # 224 / (224 / 232) is 231.99999999999997, and means 232
 
 
 @dataclass(frozen=True)
-class Placement:
+class ImageArea:
     """An image after resizing, and the place of the model's input in it.
 
     Attributes:
@@ -24,11 +24,11 @@ class Placement:
     left: int
 
 
-def place(height: int, width: int, preprocess: Preprocess) -> Placement:
+def place(height: int, width: int, preprocess: Preprocess) -> ImageArea:
     """Return how an upright image of these sides is resized, and which part of it becomes the input."""
     resized = _resized_size(height, width, preprocess)
     top, left = (_corner(side, size, preprocess) for side, size in zip(resized, preprocess.size, strict=True))
-    return Placement(*resized, top, left)
+    return ImageArea(*resized, top, left)
 
 
 def visible_area(height: int, width: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
@@ -37,11 +37,17 @@ def visible_area(height: int, width: int, preprocess: Preprocess) -> tuple[float
     Where the image is padded, the area is larger than the image: its top or left is below 0, its bottom or right is
     beyond the last pixel.
     """
-    placement = place(height, width, preprocess)
+    area = place(height, width, preprocess)
     rows, columns = preprocess.size
-    y_scale, x_scale = height / placement.height, width / placement.width
-    top, left = placement.top * y_scale, placement.left * x_scale
+    y_scale, x_scale = height / area.height, width / area.width
+    top, left = area.top * y_scale, area.left * x_scale
     return top, left, top + rows * y_scale, left + columns * x_scale
+
+
+def is_padded(height: int, width: int, preprocess: Preprocess) -> bool:
+    """Return whether an upright image of these sides is padded on any side."""
+    area = place(height, width, preprocess)
+    return area.height < preprocess.size[0] or area.width < preprocess.size[1]
 
 
 def size_before_crop(preprocess: Preprocess) -> tuple[int, int]:

@@ -181,9 +181,9 @@ def _compare_letterbox(own: OwnProcessor, image: Image, theirs: Array, preproces
     ours, channels = apply(image, preprocess), preprocess.channels
     fits = all(side <= size for side, size in zip(theirs.shape[1:], preprocess.size, strict=True))
     if not fits:
-        placement = place(image.height, image.width, preprocess)
-        shrunk = own.apply_at(image, (placement.height, placement.width))
-        if shrunk is None or shrunk.shape[1:] != (placement.height, placement.width):
+        area = place(image.height, image.width, preprocess)
+        shrunk = own.apply_at(image, (area.height, area.width))
+        if shrunk is None or shrunk.shape[1:] != (area.height, area.width):
             return _Difference()
         return _Difference(_in_bytes(_find_image(ours, image, preprocess) - shrunk, preprocess), shrunk=True)
     if theirs.shape[1:] == preprocess.size:
@@ -217,14 +217,14 @@ def _compare_colours(own: OwnProcessor, preprocess: Preprocess) -> float:
 
 def _find_corner(image: Image, preprocess: Preprocess) -> tuple[int, int]:
     """Return top and left of the image in the input."""
-    placement = place(image.height, image.width, preprocess)
-    return max(-placement.top, 0), max(-placement.left, 0)
+    area = place(image.height, image.width, preprocess)
+    return max(-area.top, 0), max(-area.left, 0)
 
 
 def _find_image(planes: Array, image: Image, preprocess: Preprocess) -> Array:
     """Return the part of the input that shows the image: (channels, height, width)."""
-    placement, (top, left) = place(image.height, image.width, preprocess), _find_corner(image, preprocess)
-    return planes[: preprocess.channels, top : top + placement.height, left : left + placement.width]
+    area, (top, left) = place(image.height, image.width, preprocess), _find_corner(image, preprocess)
+    return planes[: preprocess.channels, top : top + area.height, left : left + area.width]
 
 
 def _in_bytes(difference: Array, preprocess: Preprocess) -> Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitdeploy.data.geometry import Placement, place
+from vitdeploy.data.geometry import ImageArea, place
 from vitdeploy.data.images import open_image as open_image
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import InputForm, Preprocess
@@ -45,9 +45,9 @@ def to_pixels(image: Image | Array, preprocess: Preprocess) -> Array:
         DataError: an array that is not a uint8 image.
     """
     upright = _convert(image, preprocess.channels)
-    placement = place(upright.height, upright.width, preprocess)
-    planes = channels_first(np.asarray(_resize(upright, (placement.height, placement.width), preprocess)))
-    return _place_on_canvas(order_channels(planes, preprocess), placement, preprocess)
+    area = place(upright.height, upright.width, preprocess)
+    planes = channels_first(np.asarray(_resize(upright, (area.height, area.width), preprocess)))
+    return _place_on_canvas(order_channels(planes, preprocess), area, preprocess)
 
 
 def order_channels(planes: Array, preprocess: Preprocess) -> Array:
@@ -165,15 +165,15 @@ def _resize(image: Image, size: tuple[int, int], preprocess: Preprocess) -> Imag
     return as_image(bytes_)
 
 
-def _place_on_canvas(planes: Array, placement: Placement, preprocess: Preprocess) -> Array:
+def _place_on_canvas(planes: Array, area: ImageArea, preprocess: Preprocess) -> Array:
     """Crop or pad the planes of the resized image to the model's input, and add its mask."""
     rows, columns = preprocess.size
-    top, left = max(placement.top, 0), max(placement.left, 0)
+    top, left = max(area.top, 0), max(area.left, 0)
     part = add_mask(planes[:, top : top + rows, left : left + columns], preprocess)
     if part.shape[1:] == (rows, columns):
         return np.ascontiguousarray(part)
     canvas = np.empty((preprocess.planes, rows, columns), np.uint8)
     canvas[:] = np.asarray(fill_bytes(preprocess), np.uint8)[:, None, None]
-    y, x = max(-placement.top, 0), max(-placement.left, 0)
+    y, x = max(-area.top, 0), max(-area.left, 0)
     canvas[:, y : y + part.shape[1], x : x + part.shape[2]] = part
     return canvas

@@ -20,7 +20,6 @@ from vitdeploy.sources._hf_preprocess import image_size, preprocess_of, preproce
 from vitdeploy.sources._hf_processor import describe, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
 from vitdeploy.sources._hub import cache_only_when_unreachable
-from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,6 +77,8 @@ class Hf(Source):
             whole = task is not None and task.kind in _WHOLE_IMAGE
             preprocess = replace(preprocess, resize="exact", crop_pct=1.0) if whole else preprocess
         preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
+        from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
+
         if own is not None and preprocess.resize == "letterbox" and takes_mask(module) and own.gives_mask():
             preprocess = replace(preprocess, mask=True)
         callable_module = WithPixelMask(module, preprocess.channels) if preprocess.mask else module

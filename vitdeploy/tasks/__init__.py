@@ -171,7 +171,7 @@ class Task(Frozen, ABC):
             outputs: the model's outputs.
             labels: the model's class names.
             view: top, left, bottom and right of the area that the model sees, in pixels of the image.
-            picture: height and width of the image. Where it is padded, the view is larger.
+            picture: height and width of the image, if it was padded: the view is then larger. None if it was not.
 
         Raises:
             DataError: the outputs are not of this task.
