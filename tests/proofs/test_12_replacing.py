@@ -124,7 +124,7 @@ def test_a_second_writer_is_told_at_once(tmp_path: Path, *, force: bool) -> None
             artifacts.atomic_folder(out, force=force),
         ):
             pytest.fail("two processes write one folder")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
         process.communicate("\n", timeout=30)
         assert process.returncode == 0
     assert left_in(tmp_path) == {"a"}
