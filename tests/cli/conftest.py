@@ -130,10 +130,10 @@ def images(tmp_path: Path) -> Callable[..., Path]:
 
     def make(count: int = 3, *, classes: tuple[str, ...] = ()) -> Path:
         root = tmp_path / "images"
-        for name in classes or (".",):
+        for index, name in enumerate(classes or (".",)):
             (root / name).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                pixels = np.random.default_rng(number).integers(0, 255, (32, 32), dtype=np.uint8)
+                pixels = np.random.default_rng(1000 * index + number).integers(0, 255, (32, 32), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / name / f"{number}.png")
         return root
 
