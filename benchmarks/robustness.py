@@ -141,8 +141,13 @@ def _is_of(case: str, rows: Sequence[Row]) -> bool:
 
 
 def _find_commit() -> str:
-    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(words, cwd=_ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    """The commit, marked if anything but the page was changed since."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=_ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    is_changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", f":!benchmarks/{TABLE.name}")
+    return ask("rev-parse", "--short", "HEAD") + ("-dirty" if is_changed else "")
 
 
 def _heading() -> list[str]:
