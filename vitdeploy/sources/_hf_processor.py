@@ -124,6 +124,8 @@ def _list_readings(preprocess: Preprocess) -> Iterator[Preprocess]:
     yield from filters
     if preprocess.resize != "letterbox":
         return
+    if preprocess.shortest_edge is None and preprocess.longest_edge is None:  # DETR's class scales to height and width
+        yield from (replace(reading, resize="exact") for reading in filters)
     black, white = (0,) * preprocess.channels, (255,) * preprocess.channels
     fills = dict.fromkeys((preprocess.fill, None, black, white))
     paddings = dict.fromkeys((preprocess.padding, "end", "centre"))
