@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+_PRECISIONS = ("int8", "fp8", "fp16", "bf16", "fp32", "other")
 _TOLERANCE = 1e-3  # of a figure, against the same figure from raw samples; the file has full precision
 
 
@@ -47,7 +48,7 @@ def _check_audit(audit: dict[str, Any]) -> Iterator[str]:
     norms = audit["layernorm"]
     if not 0 <= norms["fused"] <= norms["sites"]:
         yield f"{norms['fused']} of {norms['sites']} norms fused"
-    if any(number < 0 for number in audit["linears"].values()):
+    if any(audit["linears"].get(name, 0) < 0 for name in _PRECISIONS):
         yield "a negative number of linears"
     if audit.get("doubts"):
         yield "it has doubts"

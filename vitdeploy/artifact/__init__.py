@@ -67,6 +67,7 @@ __all__ = [
     "seal",
 ]
 
+_MAX_DIGITS = 20  # of 64 bits, with a sign
 _LARGEST_MANIFEST = 64 << 20
 _LARGEST_EVIDENCE = 256 << 20  # a bench keeps all samples
 _LARGEST_RAW = 512 << 20  # eval.samples.npz of a million images
@@ -126,7 +127,8 @@ class Artifact:
             return None, reason
         try:
             evidence = kind.model_validate_json(content)
-        except ValidationError as error:
+            json.loads(content, parse_int=_parse_int)
+        except ValueError as error:  # pydantic's too
             return None, f"{kind.file} cannot be read: {str(error).splitlines()[0]}"
         if evidence.manifest != self.digest:
             return None, f"{kind.file} is about another manifest"
@@ -258,9 +260,20 @@ def seal(folder: Path, manifest: Manifest) -> Artifact:
     return Artifact(folder, sealed, hashlib.sha256(raw).hexdigest())
 
 
+def _parse_int(text: str) -> int:
+    """Parse an integer of JSON. Those with hundreds of digits are no measurements, and no float can hold them.
+
+    Raises:
+        ValueError: it has too many digits.
+    """
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
+
+
 def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     try:
-        facts = json.loads(raw)
+        facts = json.loads(raw, parse_int=_parse_int)
         version = facts.get("schema_version")
     except (ValueError, AttributeError, RecursionError):
         raise ArtifactError(f"{path}/manifest.json is not a manifest", fix="Export it again.") from None

@@ -135,6 +135,8 @@ def _check_samples(runs: Sequence[Run]) -> None:
     """
     fix = "Run vitdeploy bench again."
     count = len(runs[0].blocks)
+    if runs[0].batch < 1:
+        raise MeasureError(f"{runs[0].name} has batches of {runs[0].batch} images", fix=fix)
     for run in runs:
         flat = [sample for block in run.blocks for sample in block]
         if len(run.blocks) != count or run.rounds != runs[0].rounds or (run.rounds and sum(run.rounds) != count):

@@ -38,8 +38,8 @@ _STRINGS = (
 )  # fmt: skip
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _COMMAND = re.compile(r"^\s*::(?!(?:notice|error|warning) title=vitdeploy gate)|##\[", re.MULTILINE)
-_DIGEST = re.compile(r"Evidence: `[0-9a-f]{64}` \([a-z0-9 ,]+\)\.?")
-"""The line of the gate's own that has backquotes."""
+_DIGEST = re.compile(r"Evidence: `?[0-9a-f]{64}`? \([a-z0-9 ,]+\)\.?")
+"""A line of the gate's own."""
 _FORBIDDEN_TAGS = {"script", "iframe", "link", "object", "form", "base", "embed"}
 _EVIDENCE = ("audit.json", "bench.json", "eval.json")
 
