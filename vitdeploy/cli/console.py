@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FAILED, _INTERRUPTED = 1, 130
 _DISK_ERRORS = {
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.EPERM,
-    errno.EMFILE, errno.ENFILE,
+    errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG,
 }  # fmt: skip
 """Errors of the disk and of its settings. They can hit any file operation, and say nothing about vitdeploy."""
 
