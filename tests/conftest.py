@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,6 +28,11 @@ pytest_plugins = ("tests.turns",)
 
 # Two runtimes whose threads wait in a spin slow each other down twentyfold when the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A job that runs in the background, or under nohup, ignores these signals, and so would every process that tests start.
+if threading.current_thread() is threading.main_thread() and os.name == "posix":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The writers' arguments by name; a dynamic batch is traced at 2, because exporters specialise a batch of 1.
 EXPORTS = {

@@ -35,7 +35,8 @@ COUNT = int(os.environ.get("VITDEPLOY_MUTATIONS", "100"))
 
 FREE = re.compile(
     r"(?:.*provenance\.(?:versions|threads|date).*"
-    r"|audit\.json:(?:layernorm\.fused|attention\.kernels.*|layers|stored.*|doubts|engine.*|files|structure|sensitivity)"
+    r"|audit\.json:(?:layernorm\.fused|attention\.kernels.*|layers|stored.*|doubts|engine.*|files|structure|sensitivity"
+    r"|quantized.*)"  # no limit on it is among LIMITS
     r"|bench\.json:(?:seconds|stopped|pinned|cpus.*|power.*|device.*|roofline.*|profiles.*|conditions.*|scenario)"
     r"|bench\.json:runs(?:\.#(?:\.(?:threads|effective.*|finite|warm_up.*|startup.*|size_bytes|floor_ms|efficiency_pct"
     r"|role))?)?"

@@ -16,7 +16,16 @@ from tests.proofs.hostile import NAMES, find_harm
 from vitdeploy.artifact import Artifact
 
 ROOT = Path(__file__).parents[2]
-LIMITS = ("MAX_DROP", "MIN_SPEEDUP", "MAX_SLOWDOWN", "MIN_FUSED", "MIN_QUANTIZED", "MAX_SIZE", "MAX_MEMORY", "MAX_GROWTH")
+LIMITS = (
+    "MAX_DROP",
+    "MIN_SPEEDUP",
+    "MAX_SLOWDOWN",
+    "MIN_FUSED",
+    "MIN_QUANTIZED",
+    "MAX_SIZE",
+    "MAX_MEMORY",
+    "MAX_GROWTH",
+)
 EMPTY = dict.fromkeys(("RECIPE", "DATA", "BASELINE", "JUNIT", "MARKDOWN", *LIMITS), "")
 GIVEN = [name for name in NAMES if "\x00" not in name and not any("\ud800" <= c <= "\udfff" for c in name)]
 
