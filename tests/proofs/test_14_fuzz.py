@@ -21,6 +21,7 @@ def test_there_are_a_thousand_of_all_kinds() -> None:
     assert sum(CASES.values()) == 1000
 
 
+@pytest.mark.long  # minutes on two cores
 @pytest.mark.parametrize("kind", CASES)
 def test_nothing_bad_comes_of_it(kind: str, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
