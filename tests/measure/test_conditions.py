@@ -81,17 +81,19 @@ def test_work_of_this_process_is_not_counted_as_that_of_others() -> None:
 
 @pytest.mark.timing
 def test_settle_waits_for_threads_that_spin_but_not_for_ever() -> None:
-    stop = time.perf_counter() + 0.06
-
     def spin() -> None:
         while time.perf_counter() < stop:
             pass
 
-    thread = threading.Thread(target=spin)
-    thread.start()
-    settle()
-    assert time.perf_counter() > stop - 0.02
-    thread.join()
+    left = []
+    for _ in range(5):  # on a busy machine the thread may get no core meanwhile, and so does not spin
+        stop = time.perf_counter() + 0.06
+        thread = threading.Thread(target=spin)
+        thread.start()
+        settle()
+        left.append(stop - time.perf_counter())
+        thread.join()
+    assert min(left) < 0.02
     start = time.perf_counter()
     stop = start + 0.6
     thread = threading.Thread(target=spin)
