@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -21,10 +22,15 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048  # bytes of a name on most file systems; room below the local folder
+
+
 def _check_path(path: str) -> str:
     name = PurePosixPath(path)
     if not name.parts or name.is_absolute() or ".." in name.parts or "\0" in path:
         raise ValueError(f"{path!r} leaves the folder")
+    if len(path) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in name.parts):
+        raise ValueError(f"{path[:40]!r}… is too long for a file system")
     return path
 
 
