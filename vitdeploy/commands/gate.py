@@ -27,7 +27,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec
 from vitdeploy.render import github, junit, markdown
 from vitdeploy.render.summary import summarize
-from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session
+from vitdeploy.runtime.artifact_session import count_threads, feed, list_excluded, make_shared_images, open_session
 from vitdeploy.verdict import (
     Before,
     Case,
@@ -169,13 +169,16 @@ def read_evidence(artifact: Artifact) -> Judged:
     samples = None
     if evaluation is not None and evaluation.samples:
         samples, reason = artifact.read_raw(SAMPLES, MAX_FILE_BYTES)
+    kind = precision.kind_of(artifact.manifest.target.precision)
     stored = Stored(
         manifest=artifact.manifest,
         digest=artifact.digest,
         structure=structures.load(artifact.file(SITES)),
         identity=_identify(artifact),
         recipe_digest=artifact.read_recipe_digest(),
-        needs_images=precision.kind_of(artifact.manifest.target.precision).needs_images,
+        needs_images=kind.needs_images,
+        numbers=kind.numbers,
+        excluded=list_excluded(artifact.manifest.placement, artifact.manifest.quantized),
         audit=audit,
         bench=bench,
         evaluation=evaluation,

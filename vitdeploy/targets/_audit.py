@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, KernelAudit, LinearAudit, NormAudit, Unfused
+from vitdeploy.graph.quantized_share import doubt_share, measure_share, type_by_plan
 from vitdeploy.graph.structure import Structure
-from vitdeploy.targets._shares import doubt_share, measure_share, type_by_plan
 
 if TYPE_CHECKING:
     from vitdeploy.targets import Bundle, Compiled

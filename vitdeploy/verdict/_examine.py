@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from vitdeploy.artifact import Manifest
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Audit, Bench, Check, Eval, Evidence, Sensitivity
+from vitdeploy.graph.dialect import Numbers
+from vitdeploy.graph.quantized_share import doubt_share, measure_share
 from vitdeploy.graph.structure import Structure
 from vitdeploy.measure.samples import Outcomes
 from vitdeploy.recipe import AUTO
 from vitdeploy.verdict._agreement import Identity, find_contradictions, find_silent
 from vitdeploy.verdict._case import EvidenceName, invalid
 from vitdeploy.verdict._possible import find_impossible
-from vitdeploy.verdict._recompute import list_differences, recompute_bench, recompute_evaluation
+from vitdeploy.verdict._recompute import list_differences, list_different_values, recompute_bench, recompute_evaluation
 from vitdeploy.verdict._sites import find_audit_errors
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -46,6 +48,8 @@ class Stored:
         unreadable: reasons why a file that is there cannot be read.
         recipe_digest: digest of the recipe as manifest.json has it.
         needs_images: True if the artifact's precision is made from calibration images.
+        numbers: the types of the artifact's precision.
+        excluded: product -> the rule by which it stays in float.
     """
 
     manifest: Manifest
@@ -54,6 +58,8 @@ class Stored:
     identity: Identity
     recipe_digest: str
     needs_images: bool
+    numbers: Numbers
+    excluded: Mapping[str, str]
     audit: Audit | None = None
     bench: Bench | None = None
     evaluation: Eval | None = None
@@ -199,10 +205,17 @@ def _check_audit(stored: Stored) -> Iterator[Check]:
     audit = stored.audit
     if audit is None:
         return
-    if errors := find_audit_errors(audit, stored.manifest, stored.structure):
+    types = {**audit.layers, **audit.products}
+    share = measure_share(
+        stored.structure, stored.numbers, types, audit.stored, stored.excluded, audit.attention.evidence
+    )
+    errors = find_audit_errors(audit, stored.manifest, stored.structure)
+    different = list_different_values("quantized", audit.quantized, share, source="its layers give")
+    errors += [f"audit.json: {difference}" for difference in different]
+    if errors:
         yield invalid("audit fits the model", "sites.json", "; ".join(errors[:3]))
-    if audit.doubts:
-        yield invalid("audit without doubts", "no doubt", f"doubtful: {audit.doubts[0]}")
+    if doubts := audit.doubts or tuple(doubt_share(share)):
+        yield invalid("audit without doubts", "no doubt", f"doubtful: {doubts[0]}")
 
 
 def _find_bench_without_samples(bench: Bench) -> str | None:
@@ -247,9 +260,9 @@ def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[E
     except MeasureError as error:
         return evaluation, [invalid(name, limit, error.message)], error.message
     differences = list_differences(evaluation, fresh)
-    if len(set(outcomes.digest.tolist())) < len(outcomes.digest):
-        count = len(outcomes.digest)
-        differences.insert(0, f"{count:,} samples show only {len(set(outcomes.digest.tolist())):,} images")
+    count, distinct = len(outcomes.digest), len(set(outcomes.digest.tolist()))
+    if distinct < count:
+        differences.insert(0, f"{count:,} samples show only {distinct:,} images")
     faults = [invalid(name, limit, f"eval.json: {'; '.join(differences[:2])}")] if differences else []
     return fresh, faults, explain_calibrated(stored.manifest, evaluation.data_digest, outcomes) or ""
 

@@ -13,6 +13,7 @@ import numpy as np
 from vitdeploy import tasks
 from vitdeploy.errors import MeasureError, VitdeployError
 from vitdeploy.evidence import Bench, Eval, Pair, Run
+from vitdeploy.evidence.fact import Fact
 from vitdeploy.frozen import replace
 from vitdeploy.measure import conditions, doubts
 from vitdeploy.measure.accuracy import compare_outcomes
@@ -93,18 +94,24 @@ def list_differences(stored: Bench | Eval, fresh: Bench | Eval) -> list[str]:
     """Return the figures of a stored piece of evidence that differ from those computed from its raw data."""
     if isinstance(stored, Eval) or isinstance(fresh, Eval):
         names = set(_EVAL_FIELDS)
-        return list(_compare_values("", stored.model_dump(include=names), fresh.model_dump(include=names)))
+        return list_different_values("", stored.model_dump(include=names), fresh.model_dump(include=names))
     before, now = ({"runs": [_figures(run) for run in side.runs], "pairs": side.pairs} for side in (stored, fresh))
-    return list(_compare_values("", before, now))
+    return list_different_values("", before, now)
+
+
+def list_different_values(path: str, stored: object, fresh: object, *, source: str = "its samples give") -> list[str]:
+    """Return `PATH is STORED, but SOURCE FRESH` for each difference below `path`, up to rounding."""
+    differences = _compare_values(path, stored, fresh)
+    return [f"{place} is {_shorten(old)}, but {source} {_shorten(new)}" for place, old, new in differences]
 
 
 def _figures(run: Run) -> dict[str, object]:
     return run.model_dump(exclude={"blocks", "rounds", "startup", "warm_up", "effective"})
 
 
-def _compare_values(path: str, stored: object, fresh: object) -> Iterator[str]:
-    """Yield `PATH is STORED, its samples give FRESH` for each difference."""
-    if isinstance(stored, Pair) and isinstance(fresh, Pair):
+def _compare_values(path: str, stored: object, fresh: object) -> Iterator[tuple[str, object, object]]:
+    """Yield the path and both values of each difference."""
+    if isinstance(stored, Fact) and isinstance(fresh, Fact):
         yield from _compare_values(path, stored.model_dump(), fresh.model_dump())
     elif isinstance(stored, Mapping) and isinstance(fresh, Mapping) and stored.keys() == fresh.keys():
         for key in stored:
@@ -113,10 +120,12 @@ def _compare_values(path: str, stored: object, fresh: object) -> Iterator[str]:
         for place, pair in enumerate(zip(stored, fresh, strict=True)):
             yield from _compare_values(f"{path}.{place}", *pair)
     elif not _are_equal(stored, fresh):
-        yield f"{path} is {_shorten(stored)}, but its samples give {_shorten(fresh)}"
+        yield path, stored, fresh
 
 
 def _are_equal(stored: object, fresh: object) -> bool:
+    if isinstance(stored, int) and isinstance(fresh, int):
+        return stored == fresh
     if isinstance(stored, (int, float)) and isinstance(fresh, (int, float)):
         return math.isclose(stored, fresh, rel_tol=_ROUNDING, abs_tol=1e-9) or (stored != stored and fresh != fresh)
     return stored == fresh
