@@ -5,43 +5,45 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 
 class UnusableFile(OSError):
-    """A file that is not plain, or too large. `strerror` says which, and completes "FILE cannot be read: …"."""
+    """A file that is not plain, or too large. `reason` says which, and completes "FILE cannot be read: …"."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(errno.EINVAL, reason, str(path))
+        self.reason = reason
 
 
-@contextmanager
-def open_plain(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
-    """Open a plain file of at most `limit` bytes to read it. A link to one is followed.
+def open_plain(path: Path, limit: int | None = None, *, follow: bool = True) -> BinaryIO:
+    """Open a plain file of at most `limit` bytes to read it. A link to one is followed if `follow` is set.
 
     Raises:
         UnusableFile: it is a pipe, a device or a socket; it is too large; or no file can have this name.
-        OSError: it does not exist, or may not be read.
+        OSError: it does not exist, is a folder or a link that is not followed, or may not be read.
     """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        handle = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
     except ValueError:  # a name with a zero byte
         raise UnusableFile(path, "no file has such a name") from None
-    facts = os.fstat(handle)
-    if stat.S_ISDIR(facts.st_mode):
+    try:
+        _check(path, os.fstat(handle), limit)
+    except OSError:
         os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def _check(path: Path, facts: os.stat_result, limit: int | None) -> None:
+    if stat.S_ISDIR(facts.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(facts.st_mode):
-        os.close(handle)
         raise UnusableFile(path, "it is not a plain file")
     if limit is not None and facts.st_size > limit:
-        os.close(handle)
         raise UnusableFile(path, f"it has {facts.st_size:,} bytes, and more than {limit:,} are not read")
-    with os.fdopen(handle, "rb") as file:
-        yield file
 
 
 def read_plain(path: Path, limit: int) -> bytes:

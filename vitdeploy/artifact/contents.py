@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from vitdeploy.artifact.external_data import list_locations
 from vitdeploy.artifact.layout import EVIDENCE, MANIFEST, RAW, REPORT, SIGNATURES
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import FileEntry
+from vitdeploy.plain_files import UnusableFile, open_plain
 
 _BESIDE = {MANIFEST, REPORT, *EVIDENCE, *RAW, *SIGNATURES}
 """Files that the manifest does not list."""
@@ -29,7 +29,7 @@ _MAX_FOLDERS = 4096  # below an artifact: a bundle has a folder for each variant
 
 @dataclass(frozen=True)
 class FileState:
-    """What the file system says about a file with this sha256. Another file, or another content, has another state."""
+    """The facts of the file system about a file that was hashed. Another file, or another content, has other facts."""
 
     sha256: str
     device: int
@@ -111,9 +111,7 @@ def read_plain(file: Path, limit: int) -> bytes:
         FileNotFoundError, NotADirectoryError: there is no such file.
         ArtifactError: it is not a plain file, is larger, or cannot be read.
     """
-    with _open_plain(file) as opened:
-        if os.fstat(opened.fileno()).st_size > limit:
-            raise ArtifactError(f"{file} has more than {limit >> 20} MiB", fix=_DISTRUST)
+    with _open(file, limit) as opened:
         return opened.read(limit)
 
 
@@ -126,26 +124,24 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _open_plain(file: Path) -> Iterator[BinaryIO]:
+def _open(file: Path, limit: int | None = None) -> BinaryIO:
     """Open a plain file without following a link, or waiting for a pipe or a device.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such file.
-        ArtifactError: it is not a plain file, or cannot be read.
+        ArtifactError: it is not a plain file, is larger than `limit` bytes, or cannot be read.
     """
     try:
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        return open_plain(file, limit, follow=False)
     except (FileNotFoundError, NotADirectoryError):
         raise
+    except IsADirectoryError:
+        raise ArtifactError(f"{file} is not a plain file", fix=_DISTRUST) from None
+    except UnusableFile as error:
+        raise ArtifactError(f"{file} {error.reason.removeprefix('it ')}", fix=_DISTRUST) from None
     except OSError as error:
         reason = "is not a plain file" if file.is_symlink() else f"cannot be read: {error.strerror}"
         raise ArtifactError(f"{file} {reason}", fix="Make the folder readable, with files instead of links.") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ArtifactError(f"{file} is not a plain file", fix=_DISTRUST)
-    with os.fdopen(handle, "rb") as opened:
-        yield opened
 
 
 def _stays_inside(folder: Path, name: str) -> bool:
@@ -180,7 +176,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
 def _verify_file(folder: Path, entry: FileEntry) -> FileState:
     """Return the state of a file that has the size and the sha256 of its entry, before and after it was read."""
     try:
-        with _open_plain(folder / entry.path) as file:
+        with _open(folder / entry.path) as file:
             before = FileState.of(os.fstat(file.fileno()), entry.sha256)
             intact = before.bytes == entry.bytes and _digest(file, entry.bytes) == entry.sha256
             intact = intact and before == FileState.of(os.fstat(file.fileno()), entry.sha256)
