@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import listing, run, small_cnn
 from vitdeploy.graph.model import Graph, array
-from vitdeploy.graph.recognize import weight_of
+from vitdeploy.graph.products import weight_of
 from vitdeploy.passes import Pass, PassResult, order
 
 Plant = Callable[[str], None]

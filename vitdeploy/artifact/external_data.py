@@ -67,8 +67,8 @@ def _entries(data: mmap.mmap) -> Iterator[tuple[int, int]]:
             yield from ((f.begin, f.end) for f in fields if f.number == _VALUE)
 
 
-def _read_fields(data: mmap.mmap, begin: int, end: int, wanted: Mapping[int, str] | None) -> Iterator[_Field]:
-    """Yield the fields of a message that have bytes: those `wanted`, or all."""
+def _read_fields(data: mmap.mmap, begin: int, end: int, numbers: Mapping[int, str] | None) -> Iterator[_Field]:
+    """Yield the fields of a message that have bytes: those with these numbers, or all."""
     place = begin
     while place < end:
         tag, place = _read_varint(data, place, end)
@@ -81,7 +81,7 @@ def _read_fields(data: mmap.mmap, begin: int, end: int, wanted: Mapping[int, str
             size, place = _read_varint(data, place, end)
             if place + size > end:
                 raise ValueError("it is truncated")
-            if wanted is None or number in wanted:
+            if numbers is None or number in numbers:
                 yield _Field(number, place, place + size)
             place += size
         else:  # groups, which ONNX does not use

@@ -186,10 +186,10 @@ def _move(folder: Path, out: Path, *, force: bool, replaces: str | None) -> None
 
 def _check_same(out: Path, digest: str) -> None:
     try:
-        found = hashlib.sha256((out / MANIFEST).read_bytes()).hexdigest()
+        present = hashlib.sha256((out / MANIFEST).read_bytes()).hexdigest()
     except OSError:
-        found = ""
-    if found != digest:
+        present = ""
+    if present != digest:
         raise ArtifactError(
             f"{out} was replaced by another process meanwhile", fix="Run the command again, or choose another folder."
         )

@@ -20,8 +20,7 @@ from pathlib import Path
 from vitdeploy.artifact import locks
 
 PARTIAL, OLD = "partial", "old"
-"""What the hidden name says: it is being written or removed; or a killed process has moved it away to replace it."""
-_SUFFIX = re.compile(r"[0-9a-z_]+")
+"""The kinds of hidden names: of what is being written or removed, and of a folder that a new one is replacing."""
 _SCRATCH = "vitdeploy-scratch-"
 _SCRATCH_NAME = re.compile(rf"{_SCRATCH}[a-z]+-[0-9a-z_]+")
 _LOCKED_AFTER_S = 60.0  # between creating a file and locking it a process may be stopped, but not for so long
@@ -38,13 +37,9 @@ def find_hidden(parent: Path, name: str | None, kind: str) -> list[Path]:
         paths = sorted(parent.iterdir())
     except OSError:
         return []
-    marker = f".{kind}-"
-    split = ((path, *path.name.rpartition(marker)) for path in paths if path.name.startswith("."))
-    return [
-        path
-        for path, before, found, suffix in split
-        if found and _SUFFIX.fullmatch(suffix) and (name is None or before == f".{name}")
-    ]
+    pattern = re.compile(rf"\.(.+)\.{kind}-[0-9a-z_]+", re.DOTALL)
+    matches = {path: pattern.fullmatch(path.name) for path in paths}
+    return [path for path, match in matches.items() if match and name in (None, match[1])]
 
 
 def create_folder(out: Path) -> tuple[Path, int | None]:

@@ -263,7 +263,7 @@ def find_scenario(name: str) -> Scenario:
 
 
 def load_artifact(path: Path, evidence: Path | None) -> Artifact:
-    """Load an artifact whose evidence is kept in the folder `evidence`; None: in its own folder.
+    """Load an artifact whose evidence is in the folder `evidence`, or in its own one if that is None.
 
     Raises:
         ArtifactError: the folder is damaged, or is not an artifact.

@@ -23,7 +23,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (
     ValueError, TypeError, SyntaxError, EOFError, OverflowError, RecursionError, MemoryError, tokenize.TokenError,
 )  # fmt: skip
-"""What a damaged header makes NumPy raise. It reads headers that Python 2 wrote with `tokenize`."""
+"""The exceptions that NumPy raises for a damaged header. It reads headers of Python 2 with `tokenize`."""
 
 
 def read_npz(path: Path, fix: str) -> dict[str, Array]:

@@ -123,8 +123,8 @@ def _pair_gather(node: ir.Node, index: int, before: Sizes, after: Sizes) -> Pair
     axis %= len(before)
     more = len(after) - len(before)  # the rank of the indices, less one
     chosen = [(axis, axis + number) for number in range(more + 1)]
-    kept = [(a, a if a < axis else a + more) for a in range(len(before)) if a != axis]
-    return [*kept, *chosen]
+    others = [(a, a if a < axis else a + more) for a in range(len(before)) if a != axis]
+    return [*others, *chosen]
 
 
 def _pair_matmul(node: ir.Node, index: int, before: Sizes, after: Sizes) -> Pairs | None:

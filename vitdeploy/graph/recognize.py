@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
 from vitdeploy.frozen import replace
-from vitdeploy.graph.model import Graph, constant, dims, only_consumer, producer
+from vitdeploy.graph.model import Graph, constant, dims, producer
+from vitdeploy.graph.products import bias_add_name, list_products, product_name, weight_of
 from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
-from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Product, Role, Structure, Unclassified
+from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure, Unclassified
 
 _TRANSPARENT = {
     "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul",
@@ -48,7 +48,7 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
         linears=tuple(_linears(graph, cores, batch)),
         norms=norms,
         unclassified=tuple(_unclassified(graph, refused)),
-        products=tuple(_products_with_weights(graph, batch)),
+        products=tuple(list_products(graph, batch)),
     )
     return structure if batch is not None else _count_for_one_image(structure, graph, cores, refused)
 
@@ -68,7 +68,7 @@ def _count_for_one_image(
     with _batch_of_one(graph):
         windows = [_site(node, block, refused, 1).windows for block, node in enumerate(cores)]
         rows = [linear.rows for linear in _linears(graph, cores, 1)]
-        products = tuple(_products_with_weights(graph, 1))
+        products = tuple(list_products(graph, 1))
     sites, linears = zip(structure.attention, windows, strict=True), zip(structure.linears, rows, strict=True)
     return replace(
         structure,
@@ -151,7 +151,7 @@ def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[
         role = _role(node, feeds_attention=id(node) in feeding, is_activated=id(node) in activated)
         linear_block = None if role in ("patch", "head") else feeding.get(id(node), block)
         yield Linear(
-            name=_linear_name(node),
+            name=product_name(node),
             nodes=(node.name or "",),
             role=role,
             block=linear_block,
@@ -159,91 +159,8 @@ def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[
             size=_size(node, weight),
             rows=_rows(node, batch),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
-            bias=_bias_add_name(node),
+            bias=bias_add_name(node),
         )
-
-
-def _bias_add_name(node: ir.Node) -> str:
-    add = only_consumer(node.outputs[0], "Add")
-    if add is None or all(constant(v) is None for v in add.inputs):
-        return ""
-    return add.name or ""
-
-
-def weight_of(node: ir.Node) -> tuple[int, ...] | None:
-    """Return the shape of a linear's constant weight, or None if `node` is not a linear."""
-    if node.domain != "" or len(node.inputs) < 2:
-        return None
-    if node.op_type == "Conv":
-        return _patch_embedding_weight(node)
-    if node.op_type not in ("MatMul", "Gemm"):
-        return None
-    tensor = constant(node.inputs[1])
-    if tensor is None or len(tensor.shape) != 2:
-        return None
-    return tuple(tensor.numpy().shape)
-
-
-def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
-    """Return the shape of the weight if the convolution is a linear over patches: its stride is its kernel size."""
-    tensor = constant(node.inputs[1])
-    strides = node.attributes.get_ints("strides", ())
-    if tensor is None or not strides or tuple(strides) != tuple(tensor.shape[2:]) or max(strides) == 1:
-        return None
-    return tuple(tensor.numpy().shape)
-
-
-def _products_with_weights(graph: Graph, batch: int | None) -> Iterator[Product]:
-    """Yield the products with a constant weight that are no linears."""
-    for node in graph.nodes:
-        weight = None if weight_of(node) is not None else _find_weight(node)
-        if weight is None:
-            continue
-        yield Product(
-            name=_linear_name(node),
-            nodes=(node.name or "",),
-            operator=node.op_type,
-            weights=math.prod(dim for dim in dims(weight) or () if dim is not None),
-            macs=_count_macs(node, weight, batch),
-            initializer=weight.name or "",
-            bias=_bias_add_name(node),
-        )
-
-
-def _find_weight(node: ir.Node) -> ir.Value | None:
-    if node.domain != "" or node.op_type not in ("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"):
-        return None
-    constants = [value for value in node.inputs[:2] if value is not None and constant(value) is not None]
-    return constants[0] if len(constants) == 1 and len(constants[0].shape or ()) > 1 else None
-
-
-def _count_macs(node: ir.Node, weight: ir.Value, batch: int | None) -> int | None:
-    """Count the multiply-accumulates of a product for one image: results × numbers that each is a sum of."""
-    result, data, sizes = dims(node.outputs[0]), dims(node.inputs[0]), dims(weight)
-    if result is None or data is None or sizes is None or batch is None or None in (*result, *sizes):
-        return None
-    if node.op_type == "ConvTranspose":  # each number of the input is multiplied by all numbers of its filters
-        total = _multiply(data) * _multiply(sizes[1:])
-    elif node.op_type == "Conv":
-        total = _multiply(result) * _multiply(sizes[1:])
-    elif node.op_type == "Einsum":
-        letters = node.attributes.get_string("equation", "").replace(" ", "").partition("->")[0].split(",")
-        shapes = [dims(value) for value in node.inputs]
-        if len(letters) != len(shapes) or any(
-            s is None or len(s) != len(n) for s, n in zip(shapes, letters, strict=True)
-        ):
-            return None
-        by_letter = {a: d for s, n in zip(shapes, letters, strict=True) for a, d in zip(n, s or (), strict=True)}
-        total = _multiply(by_letter.values())
-    else:
-        is_left = weight is node.inputs[0]
-        turned = bool(node.attributes.get_int("transA" if is_left else "transB", 0))
-        total = _multiply(result) * (sizes[-1 if is_left != turned else -2] or 1)
-    return total // batch if total % batch == 0 else None
-
-
-def _multiply(sizes: Iterable[int | None]) -> int:
-    return math.prod(size or 1 for size in sizes)
 
 
 def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
@@ -264,11 +181,6 @@ def _rows(node: ir.Node, batch: int | None) -> int | None:
         return None
     total = math.prod(d for d in shape if d is not None)
     return total // batch if total % batch == 0 else None
-
-
-def _linear_name(node: ir.Node) -> str:
-    name = node.name or ""
-    return re.sub(r"/(MatMul|Gemm|Conv)$", "", name)
 
 
 def _role(node: ir.Node, *, feeds_attention: bool, is_activated: bool) -> Role:

@@ -60,7 +60,7 @@ class Finding:
 class _Search:
     """The end of a search from a softmax: whether it met a product, the operators passed, one that hides the rest."""
 
-    found: bool
+    has_product: bool
     crossed: frozenset[str] = frozenset()
     hidden_by: str = ""
     axes: frozenset[int] = frozenset()
@@ -106,12 +106,12 @@ def explain_softmax(softmax: Softmax) -> Finding | None:
     start: Origins = tuple(frozenset({axis}) for axis in range(len(shape)))
     axis = softmax.axis % max(1, len(shape))
     above = _search_up(softmax.scores, start, axis)
-    if not above.found and not above.hidden_by:
+    if not above.has_product and not above.hidden_by:
         return None
     below = _search_down(softmax.output, start, above.axes or frozenset({axis}))
-    if not below.found and not below.hidden_by:
+    if not below.has_product and not below.hidden_by:
         return None
-    if not above.found or not below.found:
+    if not above.has_product or not below.has_product:
         return Finding(certain=False, reason=f"{above.hidden_by or below.hidden_by} hides where its products are")
     return Finding(certain=True, reason=_describe(softmax, above.crossed, below.crossed))
 
@@ -151,10 +151,10 @@ def _search_up(scores: ir.Value, start: Origins, axis: int) -> _Search:
         if is_reduction(node) and (factors := producer(node.inputs[0], "Mul")) is not None and _is_bilinear(factors):
             inner = _move_up(node, 0, value, origins)
             if inner is not None and (axes := _score_axes(factors, inner, axis)):
-                return _Search(found=True, crossed=crossed | {"ReduceSum"}, axes=axes)
+                return _Search(has_product=True, crossed=crossed | {"ReduceSum"}, axes=axes)
         if node.op_type in _PRODUCTS and _is_bilinear(node):
             if axes := _score_axes(node, origins, axis):
-                return _Search(found=True, crossed=crossed, axes=axes)
+                return _Search(has_product=True, crossed=crossed, axes=axes)
             continue
         passed = crossed | {node.op_type}
         for index, source in enumerate(node.inputs):
@@ -167,8 +167,8 @@ def _search_up(scores: ir.Value, start: Origins, axis: int) -> _Search:
                 visited.add(id(source))
                 pending.append((source, moved, passed))
         if len(visited) > _MOST_VALUES:
-            return _Search(found=False, hidden_by="the size of the graph")
-    return _Search(found=False, hidden_by=hidden_by)
+            return _Search(has_product=False, hidden_by="the size of the graph")
+    return _Search(has_product=False, hidden_by=hidden_by)
 
 
 def _move_up(node: ir.Node, index: int, output: ir.Value, origins: Origins) -> Origins | None:
@@ -217,10 +217,10 @@ def _search_down(attention_map: ir.Value, start: Origins, axes: frozenset[int]) 
                 if pairs is None:
                     hidden_by = hidden_by or node.op_type
                     continue
-                kept = {a for a, _ in pairs}
-                summed = any(axes & origins[a] for a in range(len(origins)) if a not in kept)
+                surviving = {a for a, _ in pairs}
+                summed = any(axes & origins[a] for a in range(len(origins)) if a not in surviving)
                 if summed and (is_product or (multiplied and is_reduction(node))):
-                    return _Search(found=True, crossed=crossed | ({node.op_type} if not is_product else frozenset()))
+                    return _Search(has_product=True, crossed=crossed if is_product else crossed | {node.op_type})
                 if is_product:
                     continue
                 moved = _move_down(pairs, origins, len(dims(output) or ()))
@@ -229,8 +229,8 @@ def _search_down(attention_map: ir.Value, start: Origins, axes: frozenset[int]) 
                     more = multiplied or (node.op_type == "Mul" and _has_other_factor(node, index))
                     pending.append((output, moved, crossed | {node.op_type}, more))
         if len(visited) > _MOST_VALUES:
-            return _Search(found=False, hidden_by="the size of the graph")
-    return _Search(found=False, hidden_by=hidden_by)
+            return _Search(has_product=False, hidden_by="the size of the graph")
+    return _Search(has_product=False, hidden_by=hidden_by)
 
 
 def _move_down(pairs: list[tuple[int, int]], origins: Origins, rank: int) -> Origins:
