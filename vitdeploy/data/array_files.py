@@ -34,9 +34,7 @@ def read_npz(path: Path, fix: str) -> dict[str, Array]:
     """
     try:
         with open_plain(path, MAX_DATA_BYTES.value) as file:
-            return _read_members(path, file, fix)
-    except zipfile.BadZipFile:
-        raise DataError(f"{path} is not an .npz file, or it is truncated", fix=fix) from None
+            return read_members(path, file, fix)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", fix=fix) from None
 
@@ -56,37 +54,56 @@ def read_npy(path: Path, fix: str) -> Array:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", fix=fix) from None
 
 
-def _read_members(path: Path, file: BinaryIO, fix: str) -> dict[str, Array]:
+def read_members(name: Path | str, file: BinaryIO, fix: str, limit: int | None = None) -> dict[str, Array]:
+    """Read all arrays of an open `.npz` file of at most `limit` bytes, unpacked; None: `MAX_DATA_BYTES`.
+
+    Args:
+        name: of the file, for errors.
+        file: the open file.
+        fix: for errors.
+        limit: the most bytes of all arrays.
+
+    Raises:
+        DataError: it is damaged or too large, or has pickled objects.
+    """
     arrays: dict[str, Array] = {}
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        size = sum(member.file_size for member in members)
-        if size > MAX_DATA_BYTES.value:
-            raise DataError(f"{path} has {size:,} bytes once unpacked", fix=MAX_DATA_BYTES.fix)
-        if len(members) > _MAX_ARRAYS:
-            raise DataError(f"{path} has {len(members):,} arrays", fix=fix)
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            if name in arrays:
-                raise DataError(f"{path} has two arrays {name!r}", fix=fix)
-            if member.compress_type not in _METHODS or member.flag_bits & 1:
-                raise DataError(f"{path} is packed in a way that NumPy does not write", fix=fix)
-            try:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in _list_members(name, archive, fix, limit):
                 with archive.open(member) as content:
-                    arrays[name] = read_array(path, content, member.file_size, fix)
-            except (
-                OSError,
-                EOFError,
-                zipfile.BadZipFile,
-                zipfile.LargeZipFile,
-                NotImplementedError,
-                zlib.error,
-            ) as error:
-                raise _unreadable(path, error, fix) from None
+                    array = read_array(name, content, member.file_size, fix)
+                arrays[member.filename.removesuffix(".npy")] = array
+    except zipfile.BadZipFile:
+        raise DataError(f"{name} is not an .npz file, or it is truncated", fix=fix) from None
+    except (EOFError, zipfile.LargeZipFile, NotImplementedError, zlib.error) as error:
+        raise _unreadable(name, error, fix) from None
     return arrays
 
 
-def read_array(path: Path, file: IO[bytes], size: int, fix: str) -> Array:
+def _list_members(name: Path | str, archive: zipfile.ZipFile, fix: str, limit: int | None) -> list[zipfile.ZipInfo]:
+    """List the members of an archive, of which nothing is unpacked yet.
+
+    Raises:
+        DataError: they are too large or too many, have one name, or are packed in another way than NumPy's.
+    """
+    members = archive.infolist()
+    size = sum(member.file_size for member in members)
+    if size > (limit or MAX_DATA_BYTES.value):
+        raise DataError(f"{name} has {size:,} bytes once unpacked", fix=fix if limit else MAX_DATA_BYTES.fix)
+    if len(members) > _MAX_ARRAYS:
+        raise DataError(f"{name} has {len(members):,} arrays", fix=fix)
+    names: set[str] = set()
+    for member in members:
+        array = member.filename.removesuffix(".npy")
+        if array in names:
+            raise DataError(f"{name} has two arrays {array!r}", fix=fix)
+        if member.compress_type not in _METHODS or member.flag_bits & 1:
+            raise DataError(f"{name} is packed in a way that NumPy does not write", fix=fix)
+        names.add(array)
+    return members
+
+
+def read_array(path: Path | str, file: IO[bytes], size: int, fix: str) -> Array:
     """Read an array from a file or member of `size` bytes. Its header must describe just as many.
 
     Raises:
@@ -116,6 +133,6 @@ def _fill(flat: Array, file: IO[bytes]) -> None:
         piece[:] = np.frombuffer(file.read(len(piece)), np.uint8)  # fewer bytes do not fit, which is a ValueError
 
 
-def _unreadable(path: Path, error: BaseException, fix: str) -> DataError:
+def _unreadable(path: Path | str, error: BaseException, fix: str) -> DataError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return DataError(f"{path} cannot be read as a plain array: {reason}", fix=fix)

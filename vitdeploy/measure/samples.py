@@ -7,15 +7,12 @@ statistics of the two models. Nothing in it is unpickled, and sizes are checked 
 from __future__ import annotations
 
 import io
-import math
-import zipfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from vitdeploy.errors import MeasureError
+from vitdeploy.data.array_files import read_members
+from vitdeploy.errors import DataError, MeasureError
 from vitdeploy.measure.statistics import Array
 from vitdeploy.tasks import Values
 
@@ -23,11 +20,10 @@ MAX_FILE_BYTES = 512 << 20
 """The most compressed bytes."""
 MAX_BYTES = 1 << 30
 """The most bytes of all arrays: 5,000 images with 100 boxes take 16 MB, 50,000 classified images take 4 MB."""
-_MAX_ARRAYS = 64
 _MAX_SAMPLES = 100_000_000
 _REFERENCE, _DEPLOYED = "reference/", "deployed/"
 _OWN = ("digest", "agreement", "finite")
-_NUMBERS = "biuf"  # the kinds of dtype: bool, signed, unsigned, floating-point
+_NUMBERS = frozenset("biuf")  # the kinds of dtype: bool, signed, unsigned, floating-point
 _FIX = "Run vitdeploy eval again."
 
 
@@ -80,8 +76,7 @@ def unpack(raw: bytes) -> Outcomes:
         MeasureError: it is damaged, too large, or has other arrays.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as file:
-            arrays = dict(_read_arrays(file))
+        arrays = read_members("the file of the samples", io.BytesIO(raw), _FIX, MAX_BYTES)
         outcomes = Outcomes(
             digest=arrays.pop("digest"),
             agreement=arrays.pop("agreement"),
@@ -91,32 +86,10 @@ def unpack(raw: bytes) -> Outcomes:
         )
     except KeyError as error:
         raise MeasureError(f"the samples have no {error}", fix=_FIX) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise MeasureError(f"the samples cannot be read: {reason}", fix=_FIX) from None
+    except (DataError, OSError) as error:
+        raise MeasureError(str(error).splitlines()[0], fix=_FIX) from None
     _check(outcomes, arrays)
     return outcomes
-
-
-def _read_arrays(file: zipfile.ZipFile) -> Iterator[tuple[str, Array]]:
-    """Yield the arrays by name, after their declared sizes were found to be small enough."""
-    members = file.infolist()
-    if len(members) > _MAX_ARRAYS or sum(member.file_size for member in members) > MAX_BYTES:
-        raise ValueError(f"{len(members)} arrays of {sum(m.file_size for m in members):,} bytes are too large")
-    for member in members:
-        with file.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if read_header is None:
-                raise ValueError(f"{member.filename} has an unknown format")
-            shape, _, dtype = read_header(stream)
-            if dtype.kind not in _NUMBERS or math.prod(shape) * dtype.itemsize > member.file_size:
-                raise ValueError(f"{member.filename} is {dtype} {shape}, which its file does not hold")
-        with file.open(member) as stream:
-            yield member.filename.removesuffix(".npy"), np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _take(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
@@ -128,10 +101,16 @@ def _check(outcomes: Outcomes, others: dict[str, Array]) -> None:
     """Check types and shapes."""
     values = (*outcomes.reference.values(), *outcomes.deployed.values())
     own = (outcomes.digest, outcomes.agreement, outcomes.finite)
-    if others or any(array.ndim != 1 for array in own) or any(array.ndim < 1 for array in values):
+    kinds = {array.dtype.kind for array in (*own, *values)}
+    if (
+        others
+        or not kinds <= _NUMBERS
+        or any(array.ndim != 1 for array in own)
+        or any(array.ndim < 1 for array in values)
+    ):
         raise MeasureError("the samples have other arrays than eval writes", fix=_FIX)
-    kinds = (outcomes.digest.dtype, outcomes.agreement.dtype, outcomes.finite.dtype)
-    if kinds != (np.dtype(np.uint64), np.dtype(np.float64), np.dtype(bool)):
+    types = (outcomes.digest.dtype, outcomes.agreement.dtype, outcomes.finite.dtype)
+    if types != (np.dtype(np.uint64), np.dtype(np.float64), np.dtype(bool)):
         raise MeasureError("the samples have arrays of other types than eval writes", fix=_FIX)
     if len({len(array) for array in (*own, *values)}) != 1 or not 0 < len(outcomes.digest) <= _MAX_SAMPLES:
         raise MeasureError("the arrays of the samples have different lengths, or none", fix=_FIX)
