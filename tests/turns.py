@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 _TOGETHER = "tests/remote/"
 _FIRST = (_TOGETHER, "tests/test_", "tests/cli/", "tests/commands/", "tests/pipeline/", "tests/targets/")
@@ -27,10 +28,21 @@ _CORES: set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") e
 
 
 class _ByFile(LoadScopeScheduling):
-    """Give a worker all tests of a file."""
+    """Give a worker all tests of a file. A test that ends its worker has failed, and is not tried again."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _TOGETHER if nodeid.startswith(_TOGETHER) else nodeid.partition("::")[0]
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Give the tests of a worker that has ended to others. Return the one that ended it, if one did."""
+        units = self.assigned_work[node].values()
+        running = next(((unit, test) for unit in units for test, is_done in unit.items() if not is_done), None)
+        if running is None:
+            return super().remove_node(node)
+        unit, test = running
+        unit[test] = True
+        super().remove_node(node)
+        return test
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:

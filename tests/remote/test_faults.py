@@ -144,13 +144,15 @@ def test_two_clients_at_once_queue_and_both_are_right(
     wait_until(lambda: working(far), "the first has the device")
     _, holder = process_of(far)
     os.kill(holder, signal.SIGSTOP)  # until the second one waits: its start takes a while
-    listed = answer(run("hosts", "lab", "--json"))["hosts"][0]
-    assert (listed["state"], listed["device"]["queued"]) == ("busy", 1)
-    assert listed["why"].startswith("`bench` of ")
-    second = start("compile", compiled, "--host", "lab", "--json")
-    wait_until(lambda: any("waiting" in (job / "stderr").read_text() for job in far.jobs()), "the second waits")
-    assert artifacts.load(compiled).manifest.stage == "bundle"
-    os.kill(holder, signal.SIGCONT)
+    try:
+        listed = answer(run("hosts", "lab", "--json"))["hosts"][0]
+        assert (listed["state"], listed["device"]["queued"]) == ("busy", 1)
+        assert listed["why"].startswith("`bench` of ")
+        second = start("compile", compiled, "--host", "lab", "--json")
+        wait_until(lambda: any("waiting" in (job / "stderr").read_text() for job in far.jobs()), "the second waits")
+        assert artifacts.load(compiled).manifest.stage == "bundle"
+    finally:
+        os.kill(holder, signal.SIGCONT)  # it has the lock that all jobs of this machine wait for
     (out, err), (compiled_out, compiled_err) = first.communicate(timeout=60), second.communicate(timeout=60)
     assert "waiting for the device: `bench` of" in compiled_err
     assert json.loads(compiled_out)["stage"] == "artifact"

@@ -1,6 +1,6 @@
 """Fail every file operation of a command once, and kill the process before each; then look what is left.
 
-    python -m tests.robustness.chaos [--sample N] [--seed S] [--scenario NAME …] [--case NAME:NUMBER:FAULT]
+    python -m tests.robustness.chaos [--sample N] [--seed S] [--scenario NAME …] [--case NAME:NUMBER:FAULT] [--json F]
 
 FAULT is EIO, ENOSPC or kill. Operations that only read fail with EIO, the others with EIO and ENOSPC. Afterwards
 
@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -38,6 +38,7 @@ KILL_FAULT = "kill"
 _ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 _SECONDS = 180.0  # for a command that takes a second or two, on a busy machine
 _POLL_SECONDS = 0.005
+_PROGRESS_EVERY = 20
 _TWO_MINUTES = 120.0
 _HANG, _PYTHON_FAILED = -1000, 99
 
@@ -245,8 +246,8 @@ def _stub_the_machine() -> None:
 
 def run_chaos(
     names: Sequence[str], sample: int | None, seed: int, case: str | None
-) -> tuple[list[Outcome], dict[str, int]]:
-    """Make the attempts. Return their outcomes, and the number of file operations of each scenario."""
+) -> Iterator[tuple[Sequence[Outcome], Mapping[str, int]]]:
+    """Make the attempts. Yield, after each, all outcomes so far and the number of file operations of each scenario."""
     chosen = [s for s in scenarios.SCENARIOS if not names or s.name in names]
     if case is not None:
         chosen = [s for s in scenarios.SCENARIOS if s.name == case.split(":")[0]]
@@ -259,13 +260,11 @@ def run_chaos(
             attempts = [attempt for attempt in attempts if attempt.case == case]
         elif sample is not None and sample < len(attempts):
             attempts = random.Random(seed).sample(attempts, sample)
-        outcomes = []
+        print(f"file operations: {counts}; to try: {len(attempts)}", flush=True)
+        outcomes: list[Outcome] = []
         for attempt in attempts:
-            outcome = laboratory.attempt(by_name[attempt.scenario], attempt)
-            outcomes.append(outcome)
-            if outcome.bad or case is not None:
-                print(f"{outcome.case} ({outcome.kind} {outcome.path}): {outcome.bad or outcome.message or 'fine'}")
-    return outcomes, counts
+            outcomes.append(laboratory.attempt(by_name[attempt.scenario], attempt))
+            yield outcomes, counts
 
 
 def main() -> None:
@@ -280,13 +279,19 @@ def main() -> None:
     if "CHAOS_ROOT" not in os.environ:
         sys.exit(_start_again())
     _stub_the_machine()
-    outcomes, counts = run_chaos(options.scenario, options.sample, options.seed, options.case)
+    outcomes: Sequence[Outcome] = ()
+    for outcomes, counts in run_chaos(options.scenario, options.sample, options.seed, options.case):
+        last = outcomes[-1]
+        if last.bad or options.case is not None:
+            print(f"{last.case} ({last.kind} {last.path}): {last.bad or last.message or 'fine'}", flush=True)
+        elif len(outcomes) % _PROGRESS_EVERY == 0:
+            print(f"tried {len(outcomes)}", flush=True)
+        if options.json is not None:  # after each, so that a run that is stopped has told what it saw
+            results = {"seed": options.seed, "operations": counts, "outcomes": [asdict(each) for each in outcomes]}
+            options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     bad = [outcome for outcome in outcomes if outcome.bad]
-    if options.json is not None:
-        results = {"seed": options.seed, "operations": counts, "outcomes": [asdict(outcome) for outcome in outcomes]}
-        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     tried = Counter(o.case.rpartition(":")[2] for o in outcomes if o.reached)
-    print(f"file operations: {counts}; tried {dict(tried)}; bad {len(bad)}")
+    print(f"tried {dict(tried)}; bad {len(bad)}")
     sys.exit(1 if bad else 0)
 
 
