@@ -90,10 +90,11 @@ def _use(cores: set[int]) -> None:
 def _turn(name: Path, *, alone: bool) -> Iterator[None]:
     """Hold a lock that tests share, or that one test has alone.
 
-    Whoever waits for it holds the turnstile, so that others cannot pass by for ever.
+    Whoever waits for it holds the turnstile, so that others cannot pass by for ever. These locks are the process's own:
+    a fork that a test leaves behind does not hold them, as it would with `flock`.
     """
-    with name.with_suffix(".turnstile").open("w") as turnstile, name.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(turnstile, fcntl.LOCK_EX)
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(turnstile, fcntl.LOCK_UN)
+    with name.with_suffix(".turnstile").open("a+") as turnstile, name.with_suffix(".lock").open("a+") as lock:
+        fcntl.lockf(turnstile, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.lockf(turnstile, fcntl.LOCK_UN)
         yield
