@@ -134,40 +134,46 @@ def test_a_graph_that_fills_the_memory_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "reason"),
-    [
-        ("VITDEPLOY_MAX_TRIAL_SECONDS", "1", "took more than 1 s. If you trust the file, raise the limit"),
-        ("VITDEPLOY_MAX_TRIAL_BYTES", "100000000", "VITDEPLOY_MAX_TRIAL_BYTES"),
-    ],
-)
-def test_limits_of_the_trial_are_named(tmp_path: Path, variable: str, value: str, reason: str) -> None:
+_TRIAL, _COMPILE = "vitdeploy.runtime.trial", "vitdeploy.pipeline.compile_apart"
+_CRASH, _HANG = "os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(200)"
+
+
+def _let_child(folder: Path, module: str, act: str) -> dict[str, str]:
+    """Variables with which a child that runs `module` acts so at its start."""
+    (folder / "sitecustomize.py").write_text(
+        f"import os, signal, sys, time\nif {module!r} in sys.argv or {module!r} in sys.orig_argv:\n    {act}\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_too_little_memory_for_the_trial_is_named(tmp_path: Path) -> None:
     model = _save(tmp_path / "m.onnx", _mean())
-    done = _vitdeploy("export", model, "--target", "onnxruntime", "-o", tmp_path / "a", **{variable: value})
-    assert reason in _only_line(done)
+    variables = {"VITDEPLOY_MAX_TRIAL_BYTES": "100000000"}
+    done = _vitdeploy("export", model, "--target", "onnxruntime", "-o", tmp_path / "a", **variables)
+    assert "VITDEPLOY_MAX_TRIAL_BYTES" in _only_line(done)
     assert not (tmp_path / "a").exists()
 
 
-_CRASH = """
-import os, signal, sys
-if {module!r} in sys.argv or {module!r} in sys.orig_argv:
-    os.kill(os.getpid(), signal.SIGSEGV)
-"""
+def test_too_little_time_for_the_trial_is_named(tmp_path: Path) -> None:
+    model = _save(tmp_path / "m.onnx", _mean())
+    variables = {"VITDEPLOY_MAX_TRIAL_SECONDS": "1", **_let_child(tmp_path, _TRIAL, _HANG)}
+    done = _vitdeploy("export", model, "--target", "onnxruntime", "-o", tmp_path / "a", **variables)
+    assert "took more than 1 s. If you trust the file, raise the limit" in _only_line(done)
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("vitdeploy.runtime.trial", r"loading and running .*m.onnx crashed with SIGSEGV"),
-        ("vitdeploy.pipeline.compile_apart", "OpenVINO on this graph crashed with SIGSEGV"),
+        (_TRIAL, r"loading and running .*m.onnx crashed with SIGSEGV"),
+        (_COMPILE, "OpenVINO on this graph crashed with SIGSEGV"),
     ],
 )
 def test_a_crash_of_an_engine_is_one_line(tmp_path: Path, module: str, line: str) -> None:
     """The signal that OpenVINO died of arrives in the process that compiles, and export reports it."""
     model = _save(tmp_path / "m.onnx", _mean())
-    (tmp_path / "sitecustomize.py").write_text(_CRASH.format(module=module))
-    path = os.pathsep.join([str(tmp_path), str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    done = _vitdeploy("export", model, "--target", "openvino", "-o", tmp_path / "a", PYTHONPATH=path)
+    variables = _let_child(tmp_path, module, _CRASH)
+    done = _vitdeploy("export", model, "--target", "openvino", "-o", tmp_path / "a", **variables)
     assert line.rpartition(".*")[2] in _only_line(done)
     assert not (tmp_path / "a").exists()
 
@@ -176,9 +182,8 @@ def test_a_received_bundle_is_compiled_apart(tmp_path: Path) -> None:
     model = _save(tmp_path / "m.onnx", _mean())
     done = _vitdeploy("export", model, "--target", "openvino", "-o", tmp_path / "a")
     assert done.returncode == 0, done.stderr
-    (tmp_path / "sitecustomize.py").write_text(_CRASH.format(module="vitdeploy.pipeline.compile_apart"))
-    path = os.pathsep.join([str(tmp_path), str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    line = _only_line(_vitdeploy("compile", tmp_path / "a", "-o", tmp_path / "b", PYTHONPATH=path))
+    variables = _let_child(tmp_path, _COMPILE, _CRASH)
+    line = _only_line(_vitdeploy("compile", tmp_path / "a", "-o", tmp_path / "b", **variables))
     assert "OpenVINO on this graph crashed with SIGSEGV" in line
 
 
@@ -186,7 +191,7 @@ def test_a_program_of_torch_is_tried_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Flatten(), torch.nn.Linear(128, 4))
     torch.export.save(torch.export.export(module.eval(), (torch.randn(1, 3, 16, 16),)), tmp_path / "m.pt2")
-    variables = {"VITDEPLOY_MAX_TRIAL_SECONDS": "1"}
+    variables = {"VITDEPLOY_MAX_TRIAL_SECONDS": "1", **_let_child(tmp_path, _TRIAL, _HANG)}
     line = _only_line(
         _vitdeploy("export", tmp_path / "m.pt2", "--target", "openvino", "-o", tmp_path / "a", **variables)
     )

@@ -13,7 +13,7 @@ import pytest
 from tests.robustness.fuzz import KINDS
 
 SEED = os.environ.get("VITDEPLOY_SEED", "0")
-CASES = {"evidence": 180, "onnx": 20, "weights": 60, "data": 80, "recipes": 140, "answers": 420, "injection": 100}
+CASES = {"evidence": 120, "onnx": 20, "weights": 80, "data": 100, "recipes": 260, "answers": 380, "injection": 40}
 
 
 def test_there_are_a_thousand_of_all_kinds() -> None:
@@ -21,13 +21,13 @@ def test_there_are_a_thousand_of_all_kinds() -> None:
     assert sum(CASES.values()) == 1000
 
 
-@pytest.mark.long  # minutes on two cores
 @pytest.mark.parametrize("kind", CASES)
 def test_nothing_bad_comes_of_it(kind: str, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     words = ["--kind", kind, "-n", str(CASES[kind]), "--seed", SEED, "--json", str(results)]
-    ended = subprocess.run([sys.executable, "-m", "tests.robustness.fuzz", *words], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    done = subprocess.run([sys.executable, "-m", "tests.robustness.fuzz", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     (tally,) = json.loads(results.read_text())
     assert sum(tally["outcomes"].values()) == CASES[kind]
-    assert set(tally["outcomes"]) == {"fine", "refused"}, "some must be accepted, and some refused"
+    ended = {"fine"} if kind == "injection" else {"fine", "refused"}  # text is shown, whatever is in it
+    assert set(tally["outcomes"]) == ended, "some must be accepted, and some refused"
