@@ -178,10 +178,10 @@ def _describe_parity(export: Exported) -> list[str]:
         f"{parity.reference_max:.3g}"
     )
     sizes = ", ".join(map(str, sorted(set(parity.batches))))
-    images = f"{sum(parity.batches)} images in batches of {sizes}"
+    images = f"{sum(parity.batches)} made-up images in batches of {sizes}"
     outputs = f"the worst of {len(parity.outputs)} outputs " if len(parity.outputs) > 1 else ""
     lines = [f"what was compiled against FP32: {figures}", f"{outputs}on {images}"]
     if export.precision != "fp32" and export.graph_parity is not None:
         graph = f"cosine {export.graph_parity.cosine:.6f} in ONNX Runtime"
-        lines.append(f"the {export.precision} graph itself: {graph}. Made-up images; eval measures on yours")
+        lines.append(f"the {export.precision} graph itself: {graph}; eval measures on your images")
     return lines

@@ -176,7 +176,7 @@ class Depth(Task):
 
 
 def _drop_channel(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Make (batch, 1, height, width) to (batch, height, width)."""
+    """Turn (batch, 1, height, width) into (batch, height, width)."""
     return {name: v[:, 0] if v.ndim == 4 and v.shape[1] == 1 else v for name, v in outputs.items()}
 
 
