@@ -73,3 +73,12 @@ def test_numbers_that_no_float_holds_are_refused(
 def test_an_answer_of_another_form_is_one_line() -> None:
     with pytest.raises(RemoteError, match=r"does not understand an answer of far \(Bench\.runs\)"):
         parse_answer(Bench, {"valid": True, "doubts": []}, "far")
+
+
+def test_the_recipe_is_of_the_manifest_that_was_loaded(
+    demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact]
+) -> None:
+    """A second read that failed made the gate say that the recipe is another one."""
+    artifact = copy(demo(target="onnxruntime"))
+    (artifact.path / "manifest.json").unlink()
+    assert artifact.recipe_digest == artifact.manifest.recipe_digest

@@ -87,6 +87,7 @@ class Artifact:
         path: its folder.
         manifest: what its files are. It may come from anyone, so nothing that it names is trusted.
         digest: the sha256 of the manifest; evidence names the manifest by it.
+        recipe_digest: the sha256 of the recipe as manifest.json has it, whatever keys a recipe has by now.
         model: the model as the user gave it, whose code may run; None if only the manifest names it.
         states: the state of each file when it was hashed; empty if the files were not hashed.
         evidence_folder: where evidence is written, and read from first; None: the artifact's own folder.
@@ -95,6 +96,7 @@ class Artifact:
     path: Path
     manifest: Manifest
     digest: str
+    recipe_digest: str
     model: ModelSpec | None = None
     states: Mapping[str, FileState] = field(default_factory=dict, repr=False, compare=False)
     evidence_folder: Path | None = None
@@ -133,14 +135,6 @@ class Artifact:
         if evidence.manifest != self.digest:
             return None, f"{kind.file} is about another manifest"
         return evidence, ""
-
-    def read_recipe_digest(self) -> str:
-        """Return the digest of the recipe as manifest.json has it, whatever keys a recipe has by now; else empty."""
-        try:
-            recipe = json.loads(read_plain(self.path / MANIFEST, _LARGEST_MANIFEST))["recipe"]
-        except (OSError, ArtifactError, ValueError, TypeError, KeyError, RecursionError):
-            return ""
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def read_raw(self, name: str, limit: int) -> tuple[bytes | None, str]:
         """Return a file beside the artifact, of at most `limit` bytes; or None, and the reason why there is none.
@@ -207,7 +201,7 @@ class Artifact:
         """Raise an ArtifactError if another artifact has taken the place of this one."""
         try:
             content = read_plain(self.path / MANIFEST, _LARGEST_MANIFEST)
-        except (OSError, ArtifactError):
+        except (FileNotFoundError, NotADirectoryError):
             content = b""
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise ArtifactError(
@@ -243,7 +237,7 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
             f"{path}: the manifest names {manifest.runs!r} as the file to run, but does not list it",
             fix="Export it again.",
         )
-    return Artifact(path, manifest, hashlib.sha256(raw).hexdigest(), states=states)
+    return Artifact(path, manifest, hashlib.sha256(raw).hexdigest(), _digest_recipe(raw), states=states)
 
 
 def seal(folder: Path, manifest: Manifest) -> Artifact:
@@ -257,7 +251,12 @@ def seal(folder: Path, manifest: Manifest) -> Artifact:
     sealed = replace(manifest, files=entries)
     raw = (sealed.model_dump_json(indent=1) + "\n").encode()
     (folder / MANIFEST).write_bytes(raw)
-    return Artifact(folder, sealed, hashlib.sha256(raw).hexdigest())
+    return Artifact(folder, sealed, hashlib.sha256(raw).hexdigest(), _digest_recipe(raw))
+
+
+def _digest_recipe(manifest: bytes) -> str:
+    recipe = json.loads(manifest)["recipe"]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _parse_int(text: str) -> int:

@@ -175,7 +175,7 @@ def read_evidence(artifact: Artifact) -> Judged:
         digest=artifact.digest,
         structure=structures.load(artifact.file(SITES)),
         identity=_identify(artifact),
-        recipe_digest=artifact.read_recipe_digest(),
+        recipe_digest=artifact.recipe_digest,
         needs_images=kind.needs_images,
         numbers=kind.numbers,
         excluded=list_excluded(artifact.manifest.placement, artifact.manifest.quantized),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -186,7 +187,7 @@ def test_threads_come_from_the_recipe_before_the_machine() -> None:
 
 
 def test_a_process_that_cannot_start_has_no_cost(plain: Artifact, tmp_path: Path) -> None:
-    why = start_process(Artifact(tmp_path / "gone", plain.manifest, plain.digest), 1, 1)
+    why = start_process(dataclasses.replace(plain, path=tmp_path / "gone"), 1, 1)
     assert isinstance(why, str)
     assert why.startswith("exit code 1: ")
     assert "gone" in why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -97,6 +98,6 @@ def test_an_artifact_that_takes_pixels_is_fed_pixels(demo: Callable[..., Artifac
     found = attention_maps(artifact, None, 1, Silent())
     assert max(site.drift.max() for site in found.sites) < 1e-4
     without_data = replace(artifact.manifest.recipe, data=DataSpec())
-    without = Artifact(artifact.path, replace(artifact.manifest, recipe=without_data), "")
+    without = dataclasses.replace(artifact, manifest=replace(artifact.manifest, recipe=without_data), digest="")
     with pytest.raises(DataError, match="Give --data DATA"):
         attention_maps(without, None, 1, Silent())
