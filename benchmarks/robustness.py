@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,14 @@ def _run(module: str, *words: str) -> Any:
 
 
 def _try_chaos(sample: int | None, seed: int) -> Iterator[Row]:
-    words = [] if sample is None else ["--sample", str(sample)]
-    results = _run("tests.robustness.chaos", *words, "--seed", str(seed))
-    reached = [outcome for outcome in results["outcomes"] if outcome["reached"]]
+    """Make the attempts, on each core a share of them."""
+    words = ["--seed", str(seed), *([] if sample is None else ["--sample", str(sample)])]
+    cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(cores) as pool:
+        shares = [f"{part}/{cores}" for part in range(1, cores + 1)]
+        results = list(pool.map(lambda share: _run("tests.robustness.chaos", *words, "--share", share), shares))
+    outcomes = {outcome["case"]: outcome for result in results for outcome in result["outcomes"]}
+    reached = [outcome for outcome in outcomes.values() if outcome["reached"]]
     for what, is_kill in ((KILLS, True), (FAULTS, False)):
         chosen = [outcome for outcome in reached if outcome["case"].endswith(":kill") == is_kill]
         scenarios = Counter(outcome["case"].split(":")[0] for outcome in chosen)

@@ -1,6 +1,7 @@
 """Fail every file operation of a command once, and kill the process before each; then look what is left.
 
     python -m tests.robustness.chaos [--sample N] [--seed S] [--scenario NAME …] [--case NAME:NUMBER:FAULT] [--json F]
+                                     [--share K/N]
 
 FAULT is EIO, ENOSPC or kill. Operations that only read fail with EIO, the others with EIO and ENOSPC. Afterwards
 
@@ -245,7 +246,7 @@ def _stub_the_machine() -> None:
 
 
 def run_chaos(
-    names: Sequence[str], sample: int | None, seed: int, case: str | None
+    names: Sequence[str], sample: int | None, seed: int, case: str | None, share: tuple[int, int] = (1, 1)
 ) -> Iterator[tuple[Sequence[Outcome], Mapping[str, int]]]:
     """Make the attempts. Yield, after each, all outcomes so far and the number of file operations of each scenario."""
     chosen = [s for s in scenarios.SCENARIOS if not names or s.name in names]
@@ -260,6 +261,7 @@ def run_chaos(
             attempts = [attempt for attempt in attempts if attempt.case == case]
         elif sample is not None and sample < len(attempts):
             attempts = random.Random(seed).sample(attempts, sample)
+        attempts = attempts[share[0] - 1 :: share[1]]
         print(f"file operations: {counts}; to try: {len(attempts)}", flush=True)
         outcomes: list[Outcome] = []
         for attempt in attempts:
@@ -274,13 +276,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenario", nargs="*", default=[], help="their names (default: all)")
     parser.add_argument("--case", help="repeat one attempt, such as replace:17:EIO")
+    parser.add_argument(
+        "--share", type=_parse_share, default=(1, 1), help="make every Nth attempt, from the Kth on: K/N"
+    )
     parser.add_argument("--json", type=Path, help="write the outcomes to this file")
     options = parser.parse_args()
     if "CHAOS_ROOT" not in os.environ:
         sys.exit(_start_again())
     _stub_the_machine()
     outcomes: Sequence[Outcome] = ()
-    for outcomes, counts in run_chaos(options.scenario, options.sample, options.seed, options.case):
+    for outcomes, counts in run_chaos(options.scenario, options.sample, options.seed, options.case, options.share):
         last = outcomes[-1]
         if last.bad or options.case is not None:
             print(f"{last.case} ({last.kind} {last.path}): {last.bad or last.message or 'fine'}", flush=True)
@@ -293,6 +298,11 @@ def main() -> None:
     tried = Counter(o.case.rpartition(":")[2] for o in outcomes if o.reached)
     print(f"tried {dict(tried)}; bad {len(bad)}")
     sys.exit(1 if bad else 0)
+
+
+def _parse_share(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    return int(part), int(parts)
 
 
 def _start_again() -> int:
