@@ -146,8 +146,10 @@ class Artifact:
                 return read_plain(path, limit), ""
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except (OSError, ArtifactError) as error:
-                return None, f"{name} cannot be read: {str(error).splitlines()[0]}"
+            except ArtifactError as error:
+                return None, error.message
+            except OSError as error:
+                return None, f"{name} cannot be read: {error.strerror or error}"
         return None, f"there is no {name}"
 
     def evidence_digest(self) -> str:
