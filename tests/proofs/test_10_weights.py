@@ -16,7 +16,7 @@ import torch
 from tests.sources.test_pt2file import Members, _crafted, _export
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import _pt2_check, _weights, load
+from vitdeploy.sources import _checkpoint, _pt2_check, _weights, load
 
 _WEIGHTS = "data/weights/model_weights_config.json"
 
@@ -81,7 +81,7 @@ def test_a_tensor_has_the_bytes_that_it_says(
 
 def test_a_packed_archive_is_refused(archive: Path, tmp_path: Path) -> None:
     """PyTorch's own archives are not packed; a packed one of 1 MB could fill the memory."""
-    for path, read in ((tmp_path / "m.pt2", _load), (tmp_path / "m.pt", _weights.read_state_dict)):
+    for path, read in ((tmp_path / "m.pt2", _load), (tmp_path / "m.pt", _checkpoint.read_checkpoint)):
         original = archive
         if path.suffix == ".pt":
             original = tmp_path / "plain.pt"
@@ -99,7 +99,7 @@ def test_a_dict_that_contains_itself_ends(tmp_path: Path) -> None:
     content["state_dict"] = content
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(SourceError, match="not a plain state dict"):
-        _weights.read_state_dict(tmp_path / "m.pt")
+        _checkpoint.read_checkpoint(tmp_path / "m.pt").parts[""]
 
 
 @pytest.mark.timeout(180)
@@ -119,7 +119,7 @@ def test_deep_nesting_is_one_line(tmp_path: Path, kind: str) -> None:
         for name in source.namelist():
             target.writestr(name, program if name.endswith("data.pkl") else source.read(name))
     with pytest.raises(SourceError, match="not a plain state dict"):
-        _weights.read_state_dict(tmp_path / "m.pt")
+        _checkpoint.read_checkpoint(tmp_path / "m.pt").parts[""]
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
@@ -142,7 +142,7 @@ def test_an_old_archive_with_a_giant_storage_is_one_line(tmp_path: Path) -> None
     content = pickle.dumps({"protocol_version": 1001}) + bytes(1000)
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(SourceError, match="not a plain state dict"):
-        _weights.read_state_dict(tmp_path / "m.pt")
+        _checkpoint.read_checkpoint(tmp_path / "m.pt").parts[""]
 
 
 @pytest.mark.timeout(180)

@@ -18,7 +18,7 @@ from vitdeploy.cli.console import Console
 from vitdeploy.errors import ArtifactError, RemoteError, SourceError
 from vitdeploy.evidence import Audit, Bench
 from vitdeploy.remote.near.client import parse_answer
-from vitdeploy.sources import _weights
+from vitdeploy.sources import _checkpoint
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.ENOSPC, "No space", "x")])
@@ -38,7 +38,7 @@ def test_other_errors_are_still_unexpected(capsys: pytest.CaptureFixture[str]) -
 def test_archives_that_readers_disagree_about_are_refused(change: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"w": torch.ones(64)}, path)
-    assert _weights.read_state_dict(path)["w"].sum() == 64
+    assert _checkpoint.read_checkpoint(path).parts[""]["w"].sum() == 64
     content = path.read_bytes()
     ones = torch.ones(64).numpy().tobytes()
     if change == "checksum":
@@ -50,7 +50,7 @@ def test_archives_that_readers_disagree_about_are_refused(change: str, tmp_path:
             with pytest.warns(UserWarning, match="Duplicate name"):
                 archive.writestr(name, torch.zeros(64).numpy().tobytes())
     with pytest.raises(SourceError, match=r"checksum|members"):
-        _weights.read_state_dict(path)
+        _checkpoint.read_checkpoint(path).parts[""]
 
 
 def test_numbers_that_no_float_holds_are_refused(

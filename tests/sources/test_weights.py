@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import _weights
+from vitdeploy.sources import _checkpoint, _weights
 
 
 def _linear() -> torch.nn.Linear:
@@ -44,7 +44,7 @@ def test_a_pickle_that_runs_code_is_refused_and_never_runs(tmp_path: Path) -> No
     path, marker = tmp_path / "evil.pt", tmp_path / "marker"
     torch.save({"weight": _Marker(marker)}, path)
     with pytest.raises(SourceError, match=r"not a plain state dict.*open.*safetensors"):
-        _weights.read_state_dict(path)
+        _checkpoint.read_checkpoint(path).parts[""]
     assert not marker.exists()
 
 
@@ -61,7 +61,7 @@ def test_what_is_no_state_dict_says_what_it_is(tmp_path: Path, content: object, 
     path = tmp_path / "w.pt"
     torch.save(content, path)
     with pytest.raises(SourceError, match=message):
-        _weights.read_state_dict(path)
+        _checkpoint.read_checkpoint(path).parts[""]
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
@@ -69,7 +69,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x80\x02junk")
     with pytest.raises(SourceError, match="not a plain state dict"):
-        _weights.read_state_dict(path)
+        _checkpoint.read_checkpoint(path).parts[""]
 
 
 def test_keys_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_missing_and_unknown_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no weights file"):
         _weights.find_weights(ModelSpec(spec="x", weights=str(tmp_path / "no.pt")))
     with pytest.raises(SourceError, match="Give pretrained, random"):
-        _weights.find_weights(ModelSpec(spec="x", weights="best.ckpt"))
+        _weights.find_weights(ModelSpec(spec="x", weights="best.txt"))
 
 
 def test_the_digest_sees_every_part() -> None:

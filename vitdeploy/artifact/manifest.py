@@ -8,7 +8,7 @@ from typing import Literal
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
-from vitdeploy.evidence import Fact, FileEntry, Interval, PixelCheck, QuantizedShare
+from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
 from vitdeploy.recipe import Preprocess, Recipe
 
 SCHEMA = 2
@@ -26,7 +26,8 @@ class ModelRecord(Fact):
     """The source of the model.
 
     `weights` is "pretrained", "random", "file" or "own"; `digest` covers every tensor. `code` is the digest of what the
-    model computes without its weights; empty for an ONNX file, and in artifacts from before it was kept.
+    model computes without its weights; empty for an ONNX file, and in artifacts from before it was kept. `checkpoint`
+    says how the weights were read from a checkpoint; None if they come from elsewhere.
     """
 
     spec: str
@@ -34,6 +35,7 @@ class ModelRecord(Fact):
     digest: str
     parameters: int
     code: str = ""
+    checkpoint: CheckpointUse | None = None
 
 
 class OutputParity(Fact):

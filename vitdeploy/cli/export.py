@@ -19,7 +19,8 @@ from vitdeploy.cli.console import Console
     groups={
         "Target": ["target", "device", "option", "host"],
         "Precision": ["precision", "max_drop", "calibration"],
-        "Model": ["weights", "batch", "image_size", "resize", "task", "input_form"],
+        "Model": ["batch", "image_size", "resize", "task", "input_form"],
+        "Weights": ["weights", "weights_key", "ema", "num_classes"],
         "Files": ["recipe", "output", "force", "no_cache"],
         "Debugging": ["verify", "dump_graphs"],
     },
@@ -42,6 +43,9 @@ def export(
     max_drop: options.MaxDrop = None,
     calibration: options.CalibrationImages = None,
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    ema: options.Ema = False,
+    num_classes: options.Classes = None,
     batch: options.BatchSizes = None,
     image_size: options.ImageSize = None,
     resize: options.ResizeName = None,
@@ -68,6 +72,8 @@ def export(
     """
     if target is None and recipe is None:
         raise typer.BadParameter("give it, or a --recipe that names it.", param_hint="--target")
+    if ema and weights_key not in (None, "ema"):
+        raise typer.BadParameter("give either --ema or --weights-key.", param_hint="--ema")
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
     from vitdeploy.commands.export import default_folder, read_recipe
@@ -81,6 +87,8 @@ def export(
         precision=precision,
         max_drop=max_drop,
         weights=weights,
+        weights_key="ema" if ema else weights_key,
+        num_classes=num_classes,
         calibration=calibration,
         batch=batch,
         image_size=image_size,

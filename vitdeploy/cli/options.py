@@ -78,8 +78,33 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="pretrained|random|FILE",
-        help="The weights. FILE is .safetensors, .pt or .pth with a state dict. Random weights are for tests of speed. "
+        help="The weights. FILE is a checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, .pth.tar, or the .index.json of "
+        "several. The number of classes and the image size are read from it. Random weights are for tests of speed. "
         "Default: pretrained.",
+        show_default=False,
+    ),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        metavar="KEY",
+        help="The part of the checkpoint to take, such as teacher or model.state_dict. Default: the first of "
+        "state_dict, model, model_state_dict, module, model_ema, ema, state_dict_ema, teacher, student.",
+        show_default=False,
+    ),
+]
+Ema = Annotated[
+    bool,
+    typer.Option("--ema", help="Take the averaged weights (EMA) of the checkpoint: the same as --weights-key ema."),
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        metavar="N",
+        min=0,
+        help="The number of classes of the head; 0 for an embedding without a head. Default: as the checkpoint has.",
         show_default=False,
     ),
 ]

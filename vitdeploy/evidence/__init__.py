@@ -59,6 +59,7 @@ from vitdeploy.evidence.verdict import (
     Gate,
     Status,
 )
+from vitdeploy.evidence.weights import CheckpointUse
 
 __all__ = [
     "AttentionAudit",
@@ -69,6 +70,7 @@ __all__ = [
     "BlockKind",
     "BlockState",
     "Check",
+    "CheckpointUse",
     "Comparison",
     "DeviceTime",
     "Divergence",

@@ -152,6 +152,7 @@ def prepare(
         digest=model.digest,
         parameters=model.parameters,
         code=model.code_digest,
+        checkpoint=model.checkpoint,
     )
     labels = model.labels
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak

@@ -21,6 +21,8 @@ def compose(
     precision: str | None = None,
     max_drop: float | None = None,
     weights: str | None = None,
+    weights_key: str | None = None,
+    num_classes: int | None = None,
     calibration: str | None = None,
     evaluation: str | None = None,
     batch: str | int | None = None,
@@ -39,7 +41,8 @@ def compose(
     def put(section: str, **values: object) -> None:
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
-    put("model", spec=model, weights=weights, image_size=_parse_size(image_size), resize=resize)
+    put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
+    put("model", image_size=_parse_size(image_size), resize=resize)
     if target is not None and raw["target"].get("kind") not in (None, target):
         raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # drop the options of the other target
     put("target", kind=target, device=device, batch=batch, input=input_form)

@@ -63,11 +63,17 @@ class Batch(Frozen):
 class ModelSpec(Frozen):
     """A model and its weights. `spec` is MODEL of the command line; `kwargs` go to the model's factory.
 
-    `resize` overrides how the model's own preprocessing resizes: see `Preprocess`.
+    Attributes:
+        weights_key: the keys that lead to the state dict in a checkpoint, joined by dots; "ema" stands for the
+            averaged weights. None: the first of those that training scripts use.
+        num_classes: the number of outputs of the head; 0 for none. None: as the checkpoint has.
+        resize: overrides how the model's own preprocessing resizes: see `Preprocess`.
     """
 
     spec: str
     weights: str | None = None
+    weights_key: str | None = None
+    num_classes: Annotated[int, Field(ge=0)] | None = None
     kwargs: Mapping[str, Any] = {}
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     resize: Resize | None = None

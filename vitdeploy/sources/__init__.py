@@ -13,6 +13,7 @@ from vitdeploy import plugins
 from vitdeploy.data.pixel_check import OwnProcessor
 from vitdeploy.data.resizing import request_resize
 from vitdeploy.errors import SourceError
+from vitdeploy.evidence import CheckpointUse
 from vitdeploy.recipe import Frozen, ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources._hub import no_network
 
@@ -45,6 +46,7 @@ class LoadedModel:
         code_digest: digest of what a module computes, without its weights (see `_code_digest`); empty for ONNX.
         processor: the model's own preprocessing, to compare `preprocess` with; None if the source knows none.
         no_processor: the reason why there is none, where one is expected.
+        checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
     """
 
     weights: WeightsOrigin
@@ -59,6 +61,7 @@ class LoadedModel:
     code_digest: str = ""
     processor: OwnProcessor | None = None
     no_processor: str = ""
+    checkpoint: CheckpointUse | None = None
 
 
 class Source(Frozen, ABC):
@@ -158,6 +161,10 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         GraphError: an ONNX file is damaged or has no image input.
     """
     source, argument = _find(spec.spec)
+    if isinstance(source, FileSource) and (spec.num_classes is not None or spec.weights_key is not None):
+        raise SourceError(
+            f"{spec.spec} has its weights and classes in it", fix="Leave out --num-classes, --weights-key and --ema."
+        )
     try:
         model = source.load(argument, spec, size)
     except ModuleNotFoundError as error:

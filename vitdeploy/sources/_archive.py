@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 
 def refuse_damaged(path: Path) -> None:
@@ -26,3 +27,19 @@ def refuse_damaged(path: Path) -> None:
         raise ValueError(f"its list of members is damaged: {error}") from None
     if wrong is not None:
         raise ValueError(f"the checksum of {wrong!r} is wrong")
+
+
+def refuse_packed(path: Path, reader: Any) -> None:
+    """Refuse an archive that is larger once unpacked. PyTorch packs nothing, so a small file could fill the memory.
+
+    Raises:
+        ValueError: its members together have more bytes than the file.
+    """
+    size = sum(record_size(reader, name) for name in reader.get_all_records())
+    if size > path.stat().st_size:
+        raise ValueError(f"its members have {size:,} bytes, more than the file")
+
+
+def record_size(reader: Any, name: str) -> int:
+    """Return the bytes of a member in PyTorch's reader of archives. Older versions only tell by reading it."""
+    return int(reader.get_record_size(name)) if hasattr(reader, "get_record_size") else len(reader.get_record(name))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,3 +85,23 @@ def resolve_size(
             fix="Leave out --image-size.",
         )
     return height, width
+
+
+def read_trained_size(path: Path, positions: int, patch: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of the images that a position embedding is for. A square is assumed.
+
+    Args:
+        path: the checkpoint.
+        positions: the number of patches that have a position.
+        patch: height and width of a patch.
+
+    Raises:
+        SourceError: no square has so many patches.
+    """
+    side = math.isqrt(max(positions, 0))
+    if side * side != positions or side == 0:
+        raise SourceError(
+            f"the position embedding in {path} is for {positions} patches, which are no square",
+            fix="Give the size that it was trained on with --image-size HxW.",
+        )
+    return side * patch[0], side * patch[1]

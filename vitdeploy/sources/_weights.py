@@ -1,30 +1,29 @@
-"""Weights: their origin, reading them from a file without running code, and their digest."""
+"""Weights: their origin, loading them from a file into a model, and their digest."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitdeploy import frozen
 from vitdeploy.data.pixel_check import OwnProcessor
 from vitdeploy.errors import SourceError
+from vitdeploy.evidence import CheckpointUse
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, WeightsOrigin
-from vitdeploy.sources._archive import refuse_damaged
+from vitdeploy.sources._checkpoint import CLASSIFIER_TENSORS, SUFFIXES, Fitted, fit, has_suffix
 from vitdeploy.sources._code_digest import code_digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SEED = 0
-_NESTED = ("state_dict", "model")  # keys under which training scripts put the state dict inside a checkpoint
-_MAX_NESTING = 4
-_SUFFIXES = (".safetensors", ".pt", ".pth")
+_OWN_WEIGHTS = "Give weights of this model."
 
 
 def find_weights(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
@@ -38,9 +37,9 @@ def find_weights(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
     if spec.weights == "random":
         return "random"
     path = expand_home(spec.weights)
-    if path.suffix not in _SUFFIXES:
+    if not has_suffix(path.name):
         raise SourceError(
-            f"{spec.weights!r} is not a weights file", fix=f"Give pretrained, random, or a {', '.join(_SUFFIXES)} file."
+            f"{spec.weights!r} is not a weights file", fix=f"Give pretrained, random, or a {', '.join(SUFFIXES)} file."
         )
     if not path.is_file():
         raise SourceError(f"there is no weights file {path}", fix="Check the path.")
@@ -69,16 +68,68 @@ def missing_weights(model: str, reason: object) -> SourceError:
     )
 
 
-def load_file(module: nn.Module, path: Path) -> None:
-    """Load the weights in the file `path` into `module`. Every key must fit.
+def load_file(module: nn.Module, path: Path, key: str | None = None) -> Fitted:
+    """Load the weights in the file `path` into `module`. Every key must fit; `key` is as for `Checkpoint.choose`.
 
     Raises:
-        SourceError: the file is not a plain state dict, or keys or shapes differ; the message names the first of each.
+        SourceError: the file has no plain state dict, or keys or shapes differ; the message names the first of each.
     """
-    state = read_state_dict(path)
-    expected = module.state_dict()
+    fitted = fit(path, key, module.state_dict())
+    load_fitted(module, fitted)
+    return fitted
+
+
+def build_and_load(
+    build: Callable[[Mapping[str, Any]], nn.Module],
+    path: Path,
+    key: str | None,
+    adapt: Callable[[nn.Module, Fitted], dict[str, Any]],
+    *,
+    without: tuple[str, ...] = (),
+) -> tuple[nn.Module, Fitted]:
+    """Build a model for a checkpoint, such as with as many classes as its head has, and load it.
+
+    Args:
+        build: builds the model with these further arguments.
+        path: the checkpoint.
+        key: see `Checkpoint.choose`.
+        adapt: returns the arguments that the model must be built with again, so that the checkpoint fits: among them
+            `num_classes`, and `img_size` as (height, width).
+        without: entries of the checkpoint that begin so are left out.
+
+    Raises:
+        SourceError: see `load_file`; `Misfit` if keys or shapes differ.
+    """
+    module = build({})
+    fitted = _leave_out(fit(path, key, module.state_dict()), without)
+    changes = adapt(module, fitted)
+    if changes:
+        module = build(changes)
+    use = frozen.replace(fitted.use, classes=changes.get("num_classes"), size=changes.get("img_size"))
+    fitted = replace(fitted, use=use)
+    load_fitted(module, fitted)
+    return module, fitted
+
+
+def _leave_out(fitted: Fitted, starts: tuple[str, ...]) -> Fitted:
+    names = tuple(name for name in fitted.state if name.startswith(starts)) if starts else ()
+    if not names:
+        return fitted
+    kept = {name: value for name, value in fitted.state.items() if name not in names}
+    return replace(fitted, state=kept, use=frozen.replace(fitted.use, left_out=(*fitted.use.left_out, *names)))
+
+
+def load_fitted(module: nn.Module, fitted: Fitted) -> None:
+    """Load a state dict whose keys are those of the module.
+
+    Raises:
+        Misfit: keys or shapes differ.
+        SourceError: real and complex numbers differ.
+    """
+    state, expected = fitted.state, module.state_dict()
     check_fit(
-        path,
+        fitted.path,
+        state=state,
         missing=[k for k in expected if k not in state],
         unexpected=[k for k in state if k not in expected],
         shapes=[
@@ -88,19 +139,33 @@ def load_file(module: nn.Module, path: Path) -> None:
     for name, value in state.items():
         if value.is_complex() != expected[name].is_complex():  # PyTorch would drop the imaginary part
             raise SourceError(
-                f"{path} does not fit the model: {name!r} is {value.dtype} instead of {expected[name].dtype}",
-                fix="Give weights of this model.",
+                f"{fitted.path} does not fit the model: {name!r} is {value.dtype} instead of {expected[name].dtype}",
+                fix=_OWN_WEIGHTS,
             )
-    module.load_state_dict(state)
+    module.load_state_dict(dict(state))
+
+
+class Misfit(SourceError):
+    """A checkpoint does not fit the model. `state` is its state dict."""
+
+    def __init__(self, message: str, *, fix: str, state: Mapping[str, Tensor]) -> None:
+        super().__init__(message, fix=fix)
+        self.state = state
 
 
 def check_fit(
-    path: Path, *, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[tuple[str, Any, Any]]
+    path: Path,
+    *,
+    state: Mapping[str, Tensor],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    shapes: Sequence[tuple[str, Any, Any]],
 ) -> None:
-    """Raise an error if a key or a shape does not fit.
+    """Raise a Misfit if a key or a shape does not fit.
 
     Args:
         path: the weights file.
+        state: the state dict in it.
         missing: keys that only the model has.
         unexpected: keys that only the file has.
         shapes: for each mismatch the key, its shape in the file, and its shape in the model.
@@ -114,56 +179,9 @@ def check_fit(
         key, shape, expected = shapes[0]
         problems.append(f"{len(shapes)} keys of another shape, first {key!r} {list(shape)} instead of {list(expected)}")
     if problems:
-        raise SourceError(f"{path} does not fit the model: {'; '.join(problems)}", fix="Give weights of this model.")
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors by name from a `.safetensors`, `.pt` or `.pth` file. Nothing but tensors is unpickled.
-
-    Raises:
-        SourceError: the file is damaged or holds more than a plain state dict.
-    """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors
-
-            return dict(load_safetensors(path))
-        if zipfile.is_zipfile(path):
-            refuse_packed(path, torch._C.PyTorchFileReader(str(path)))
-            refuse_damaged(path)
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, struct and safetensors have errors of their own
-        raise _not_a_state_dict(path, _describe(error)) from error
-    for _ in range(_MAX_NESTING):  # a dict in a pickle may contain itself
-        if isinstance(content, dict):
-            content = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not content:
-        raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
-    other = next((k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)), None)
-    if other is not None:
-        raise _not_a_state_dict(path, f"its entry {other!r} is a {type(content[other]).__name__}, not a tensor")
-    odd = next((k for k, v in content.items() if v.layout is not torch.strided or v.is_meta or v.is_quantized), None)
-    if odd is not None:
-        raise _not_a_state_dict(path, f"its entry {odd!r} is not a dense tensor with values")
-    return content
-
-
-def refuse_packed(path: Path, reader: Any) -> None:
-    """Refuse an archive that is larger once unpacked. PyTorch packs nothing, so a small file could fill the memory.
-
-    Raises:
-        ValueError: its members together have more bytes than the file.
-    """
-    size = sum(record_size(reader, name) for name in reader.get_all_records())
-    if size > path.stat().st_size:
-        raise ValueError(f"its members have {size:,} bytes, more than the file")
-
-
-def record_size(reader: Any, name: str) -> int:
-    """Return the bytes of a member in PyTorch's reader of archives. Older versions only tell by reading it."""
-    return int(reader.get_record_size(name)) if hasattr(reader, "get_record_size") else len(reader.get_record(name))
+        has_no_head = len(missing) <= CLASSIFIER_TENSORS and not unexpected and not shapes
+        fix = "If it has no classifier, give --num-classes 0 for an embedding." if has_no_head else _OWN_WEIGHTS
+        raise Misfit(f"{path} does not fit the model: {'; '.join(problems)}", fix=fix, state=state)
 
 
 def make_loaded_model(
@@ -176,6 +194,7 @@ def make_loaded_model(
     task: TaskSpec | None = None,
     processor: OwnProcessor | None = None,
     no_processor: str = "",
+    checkpoint: CheckpointUse | None = None,
 ) -> LoadedModel:
     """Put `module` into eval mode and float32 without gradients, and return it with its digests."""
     module = module.cpu().eval().float().requires_grad_(requires_grad=False)
@@ -191,6 +210,7 @@ def make_loaded_model(
         code_digest=code_digest(module),
         processor=processor,
         no_processor=no_processor,
+        checkpoint=checkpoint,
     )
 
 
@@ -218,17 +238,3 @@ def refuse_kwargs(spec: ModelSpec, names: Mapping[str, str]) -> None:
     for name in spec.kwargs:
         if name in names:
             raise SourceError(f"{spec.spec}: kwargs must not set {name!r}", fix=names[name])
-
-
-def _describe(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    match = re.search(r"Unsupported (?:global|class|operand)[^.]*?([\w.]+\.[\w.]+)|GLOBAL ([\w.]+)", text)
-    if match:
-        return f"it needs {(match[1] or match[2]).rstrip('.')}, which is not a tensor"
-    return text[:200]
-
-
-def _not_a_state_dict(path: Path, reason: str) -> SourceError:
-    return SourceError(
-        f"{path} is not a plain state dict: {reason}", fix="Save model.state_dict() with safetensors.torch.save_file."
-    )

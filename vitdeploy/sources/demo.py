@@ -16,7 +16,7 @@ class Demo(Source):
         """Load the digits model; its pretrained weights are in the package."""
         if argument != "digits":
             raise SourceError(f"there is no demo {argument!r}", fix="Give demo:digits, the only demo.")
-        if spec.kwargs or (size is not None and size != _digits_vit.IMAGE_SIZE):
+        if spec.num_classes is not None or spec.kwargs or (size is not None and size != _digits_vit.IMAGE_SIZE):
             raise SourceError(
                 "demo:digits takes no kwargs, and only images of 32x32", fix="Leave out --image-size and model.kwargs."
             )
@@ -24,6 +24,7 @@ class Demo(Source):
         with _weights.fixed_seed():
             module = _digits_vit.digits_vit()
         origin: WeightsOrigin
+        checkpoint = None
         if weights == "random":
             origin = "random"
         elif weights == "pretrained":
@@ -32,7 +33,7 @@ class Demo(Source):
                 _weights.load_file(module, path)
         else:
             origin = "file"
-            _weights.load_file(module, weights)
+            checkpoint = _weights.load_file(module, weights, spec.weights_key).use
         return _weights.make_loaded_model(
             module,
             weights=origin,
@@ -46,6 +47,7 @@ class Demo(Source):
                 }
             ),
             labels=_digits_vit.LABELS,
+            checkpoint=checkpoint,
         )
 
     def default_data(self, argument: str) -> str | None:

@@ -16,6 +16,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
+from vitdeploy.sources._checkpoint import Fitted, fit
 from vitdeploy.sources._hf_preprocess import image_size, preprocess_of, preprocess_size, request_size
 from vitdeploy.sources._hf_processor import describe, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
@@ -57,14 +58,18 @@ class Hf(Source):
             _check_patch(argument, config, size)
             if size and weights == "random" and hasattr(config, "image_size"):
                 config.image_size = size[0] if size[0] == size[1] else list(size)
+            if spec.num_classes is not None:
+                _set_classes(argument, config, spec.num_classes, pretrained=weights == "pretrained")
             kind = _find_class(config)
             attention = spec.kwargs.get("attn_implementation")
             if weights == "pretrained":
                 module = _load_pretrained(argument, kind, config, attention, local, reachable)
             else:
                 module = _build_random(argument, kind, config, attention)
+            use = None
             if isinstance(weights, Path):
-                module = _load_from_file(module, weights)
+                module, fitted = _load_from_file(argument, module, weights, spec)
+                use, config = fitted.use, module.config
             processor = _load_processor(argument, local, size)
         _check_input(argument, module)
         facts = None if processor is None else describe(processor)
@@ -92,12 +97,23 @@ class Hf(Source):
             task=task,
             processor=own,
             no_processor="" if own is not None else f"hf:{argument} names no image processor: {_ASSUMED}",
+            checkpoint=use,
         )
         return dataclasses.replace(loaded, module=callable_module)
 
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a model's folder absolute, if `folder` has one of this name."""
         return str(folder / argument) if (folder / argument).is_dir() else argument
+
+
+def _set_classes(argument: str, config: Any, classes: int, *, pretrained: bool) -> None:
+    if classes == 0:
+        raise SourceError(f"hf:{argument} is built for its own head", fix="Leave out --num-classes, or give 1 or more.")
+    if pretrained and classes != config.num_labels:
+        raise _weights.missing_weights(
+            f"hf:{argument}", f"they have {config.num_labels} classes, not {classes}: the head would be random"
+        )
+    config.num_labels = classes
 
 
 def _is_local(argument: str) -> bool:
@@ -178,27 +194,46 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load_from_file(module: Any, path: Path) -> nn.Module:
-    """Load weights through transformers, because it renames keys between the file and the module."""
-    import torch
+def _load_from_file(argument: str, module: Any, path: Path, spec: ModelSpec) -> tuple[Any, Fitted]:
+    """Load weights through transformers, because it renames keys between the file and the module.
 
-    with _without_bars():
-        loaded, info = type(module).from_pretrained(
-            None,
-            config=module.config,
-            state_dict=_weights.read_state_dict(path),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_fit` refuses them below, and names them
-            dtype=torch.float32,
-        )
+    If the head in the file has another number of classes, the model is built for that number.
+    """
+    fitted = fit(path, spec.weights_key, module.state_dict())
+    loaded, info = _from_state(module, fitted)
+    rows = {(have[0], want[0]) for _, have, want in info["mismatched_keys"] if tuple(have[1:]) == tuple(want[1:])}
+    if spec.num_classes is None and len(rows) == 1 and next(iter(rows))[1] == module.config.num_labels:
+        classes = int(next(iter(rows))[0])
+        module.config.num_labels = classes
+        module = _build_random(argument, type(module), module.config, spec.kwargs.get("attn_implementation"))
+        loaded, info = _from_state(module, fitted)
+        labels = fitted.labels if fitted.labels and len(fitted.labels) == classes else None
+        if labels:
+            loaded.config.id2label = dict(enumerate(labels))
+        fitted = dataclasses.replace(fitted, use=replace(fitted.use, classes=classes))
     _weights.check_fit(
         path,
+        state=fitted.state,
         missing=sorted(info["missing_keys"]),
         unexpected=sorted(info["unexpected_keys"]),
         shapes=sorted(info["mismatched_keys"]),
     )
-    result: nn.Module = loaded
-    return result
+    return loaded, fitted
+
+
+def _from_state(module: Any, fitted: Fitted) -> tuple[Any, Any]:
+    """Return a model with these weights, and what did not fit."""
+    import torch
+
+    with _without_bars():
+        return type(module).from_pretrained(  # type: ignore[no-any-return]
+            None,
+            config=module.config,
+            state_dict=dict(fitted.state),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_fit` refuses them, and names them
+            dtype=torch.float32,
+        )
 
 
 def _load_pretrained(

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import FileSource, LoadedModel, _image, _pt2_check, _weights
-from vitdeploy.sources._archive import refuse_damaged
+from vitdeploy.sources import FileSource, LoadedModel, _archive, _image, _pt2_check, _weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,13 +53,13 @@ def _check_archive(path: Path) -> bytes:
         raise SourceError(f"{path} is not a torch.export archive, or it is truncated", fix=_AGAIN)
     try:
         reader: Any = torch._C.PyTorchFileReader(str(path))
-        _weights.refuse_packed(path, reader)
-        refuse_damaged(path)
+        _archive.refuse_packed(path, reader)
+        _archive.refuse_damaged(path)
         dangers = list(_pt2_check.find_dangers(reader.get_all_records(), reader.get_record))
         wrong = (
             []
             if dangers
-            else list(_pt2_check.find_wrong_sizes(reader.get_record, partial(_weights.record_size, reader)))
+            else list(_pt2_check.find_wrong_sizes(reader.get_record, partial(_archive.record_size, reader)))
         )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path} is a damaged archive: {' '.join(str(error).split())[:200]}", fix=_AGAIN) from None

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vitdeploy.errors import RecipeError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, parse
 from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _weights
+from vitdeploy.sources._checkpoint import Fitted, count_classes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _neighbours: dict[str, tuple[str, ModuleType]] = {}
 """The modules that factories have imported from their own folders: name -> folder and module."""
@@ -40,20 +45,38 @@ class Python(Source):
             raise SourceError(
                 f"python:{argument}: vitdeploy has no pretrained weights for a factory", fix="Leave out --weights."
             )
+        given = dict(spec.kwargs) if spec.num_classes is None else {**spec.kwargs, "num_classes": spec.num_classes}
         with _folder_on_path(where):
             factory = _find_factory(_import(where), name, where)
-            with _weights.fixed_seed():
-                module = _call(factory, spec.kwargs, where, name)
-        if not isinstance(module, torch.nn.Module):
-            raise SourceError(f"{name} of {where} returned a {type(module).__name__}", fix="Return a torch.nn.Module.")
-        origin: WeightsOrigin = "own"
-        if weights == "random":
-            origin = "random"
-        elif isinstance(weights, Path):
-            origin = "file"
-            _weights.load_file(module, weights)
+
+            def build(changes: Mapping[str, Any]) -> nn.Module:
+                with _weights.fixed_seed():
+                    module = _call(factory, {**given, **changes}, where, name)
+                if not isinstance(module, torch.nn.Module):
+                    kind = type(module).__name__
+                    raise SourceError(f"{name} of {where} returned a {kind}", fix="Return a torch.nn.Module.")
+                return module
+
+            def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
+                can = "num_classes" not in given and _takes(factory, "num_classes")
+                classes = count_classes(fitted.state, module.state_dict()) if can else None
+                return {} if classes is None else {"num_classes": classes}
+
+            origin: WeightsOrigin = "own" if weights is None else "random"
+            fitted = None
+            if isinstance(weights, Path):
+                origin = "file"
+                module, fitted = _weights.build_and_load(build, weights, spec.weights_key, adapt)
+            else:
+                module = build({})
         preprocess, labels = _read_preprocess(module, argument, size), _read_labels(module, argument)
-        return _weights.make_loaded_model(module, weights=origin, preprocess=preprocess, labels=labels)
+        return _weights.make_loaded_model(
+            module,
+            weights=origin,
+            preprocess=preprocess,
+            labels=labels or (fitted.labels if fitted else None),
+            checkpoint=fitted.use if fitted else None,
+        )
 
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a file absolute; the name of a module stays as it is."""
@@ -125,6 +148,14 @@ def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., ob
             fix=f"Its functions are: {', '.join(known) or 'none'}.",
         )
     return factory  # type: ignore[no-any-return]
+
+
+def _takes(factory: Callable[..., object], name: str) -> bool:
+    """Return True if the factory has a parameter of this name."""
+    try:
+        return name in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a factory in C
+        return False
 
 
 def _call(factory: Callable[..., object], kwargs: Mapping[str, Any], where: str, name: str) -> object:

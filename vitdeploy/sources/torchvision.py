@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from vitdeploy.data.geometry import size_before_crop
 from vitdeploy.errors import SourceError
+from vitdeploy.frozen import replace
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
+from vitdeploy.sources._checkpoint import Fitted, count_classes
 from vitdeploy.sources._hub import NOT_CACHED, may_download
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 10.0
 _USE_WEIGHTS = "Choose weights with --weights (or model.weights in the recipe)."
+_POSITIONS, _CLASS_TOKENS = "encoder.pos_embedding", 1
 _REFUSED = {"weights": _USE_WEIGHTS, "weights_backbone": _USE_WEIGHTS, "pretrained": _USE_WEIGHTS}
 
 
@@ -44,24 +48,63 @@ class Torchvision(Source):
         default = torchvision.models.get_model_weights(argument).DEFAULT
         preprocess = read_preprocess(argument, default, size)
         segments = _is_segmentation(default)
-        module = _build(argument, dict(spec.kwargs), size, segments=segments)
+        given = dict(spec.kwargs) if spec.num_classes is None else {**spec.kwargs, "num_classes": spec.num_classes}
+        fitted = None
+        if isinstance(weights, Path):
+            module, fitted = _load_checkpoint(argument, given, size, weights, spec.weights_key, segments=segments)
+            if size is None and fitted.use.size is not None:
+                preprocess = read_preprocess(argument, default, fitted.use.size)
+        else:
+            module = _build(argument, given, size, segments=segments)
         if weights == "pretrained":
             _load_pretrained(argument, module, default)
-        elif isinstance(weights, Path):
-            _weights.load_file(module, weights)
         if getattr(module, "aux_classifier", None) is not None:
             # It only helps training, and its scores would be a second output.
             module.register_module("aux_classifier", None)
         categories = tuple(default.meta.get("categories", ()))
-        same_classes = spec.kwargs.get("num_classes", len(categories)) == len(categories)
+        classes = given.get("num_classes", fitted.use.classes if fitted else None)
+        same_classes = classes in (None, len(categories))
+        own_labels = fitted.labels if fitted else None
         return _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
-            labels=categories if categories and same_classes else None,
+            labels=own_labels or (categories if categories and same_classes else None),
             task=TaskSpec(kind="segmentation") if segments else None,
             processor=make_processor(default, preprocess),
+            checkpoint=fitted.use if fitted else None,
         )
+
+
+def _load_checkpoint(
+    name: str, given: Mapping[str, Any], size: tuple[int, int] | None, path: Path, key: str | None, *, segments: bool
+) -> tuple[nn.Module, Fitted]:
+    """Build the model for the classes and the image size of a checkpoint. Resample its positions to `size`."""
+
+    def build(changes: Mapping[str, Any]) -> nn.Module:
+        others = {key: value for key, value in changes.items() if key != "img_size"}
+        return _build(name, {**given, **others}, changes.get("img_size", size), segments=segments)
+
+    def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
+        expected = module.state_dict()
+        classes = None if "num_classes" in given else count_classes(fitted.state, expected)
+        changes: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        have, want = (state.get(_POSITIONS) for state in (fitted.state, expected))
+        if have is not None and want is not None and have.ndim == 3 and have.shape[1] != want.shape[1]:
+            patch: Any = module.patch_size
+            changes["img_size"] = _image.read_trained_size(path, have.shape[1] - _CLASS_TOKENS, (patch, patch))
+        return changes
+
+    module, fitted = _weights.build_and_load(build, path, key, adapt)
+    if size is None or fitted.use.size is None:
+        return module, fitted
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    vit: Any = module
+    state = interpolate_embeddings(size[0], vit.patch_size, vit.state_dict())
+    module = build({"num_classes": vit.num_classes})
+    module.load_state_dict(state)
+    return module, dataclasses.replace(fitted, use=replace(fitted.use, resampled=True))
 
 
 def _is_segmentation(default: Any) -> bool:
