@@ -70,6 +70,22 @@ def test_a_file_that_does_not_fit(folder: Path, tmp_path: Path) -> None:
         _load(folder, weights=str(tmp_path / "w.safetensors"))
 
 
+def test_a_fine_tuned_head_has_its_own_number_of_classes(folder: Path, tmp_path: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state |= {"classifier.weight": torch.ones(7, 24), "classifier.bias": torch.ones(7)}
+    names = {f"class {n}": n for n in range(7)}
+    torch.save(
+        {"state_dict": {f"model.{key}": value for key, value in state.items()}, "class_to_idx": names},
+        tmp_path / "w.ckpt",
+    )
+    model = _load(folder, weights=str(tmp_path / "w.ckpt"))
+    assert model.labels == tuple(names)
+    assert model.checkpoint is not None
+    assert (model.checkpoint.classes, model.checkpoint.prefix) == (7, "model.")
+    with pytest.raises(SourceError, match="the head would be random"):
+        load(ModelSpec(spec=f"hf:{folder}", num_classes=7))
+
+
 def test_preprocessing_has_the_numbers_of_the_processor(folder: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
     processor = (

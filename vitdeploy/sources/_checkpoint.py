@@ -18,7 +18,7 @@ from vitdeploy.plugins import did_you_mean
 from vitdeploy.sources._archive import refuse_damaged, refuse_packed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".safetensors.index.json", ".bin.index.json")
 """What checkpoints are called. An index lists the files that a large one was split into."""
@@ -26,6 +26,7 @@ EMA = "ema"
 """A `weights_key` that stands for the averaged weights, whatever the training script called them."""
 CLASSIFIER_TENSORS = 4
 """The most tensors of a classifier: two heads, as of a distilled model, each with weight and bias."""
+_MOST_DIFFERENT = CLASSIFIER_TENSORS + 2  # the stem, if the channels differ too, and the position embedding
 _INDEX = ".index.json"
 _AVERAGED = ("state_dict_ema", "model_ema", "ema")
 _KEYS = (
@@ -123,14 +124,26 @@ def fit(path: Path, key: str | None, expected: Collection[str]) -> Fitted:
     return Fitted(state, use, checkpoint.labels, path)
 
 
-def count_classes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int | None:
+def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
     """Return the number of classes in the file if its head has another number than the model's; else None.
 
-    Only the first axis of the head's weights and biases differs then, and by one number.
+    Only the first axis of the head's weights and biases differs then, and by one number. If the module says how many
+    classes it has, it is that axis.
     """
-    differing = [(value.shape, expected[key].shape) for key, value in state.items() if key in expected]
-    rows = [(have[0], want[0]) for have, want in differing if have != want and have[1:] == want[1:] and len(have) > 0]
-    return rows[0][0] if len(set(rows)) == 1 and len(rows) <= CLASSIFIER_TENSORS else None
+    expected, current = module.state_dict(), getattr(module, "num_classes", None)
+    rows = set()
+    differing = [key for key, value in state.items() if key in expected and value.shape != expected[key].shape]
+    for key in differing:
+        have, want = state[key].shape, expected[key].shape
+        if have[1:] == want[1:] and len(have) > 0:
+            layer = [
+                state[name] for kind in ("weight", "bias") if (name := f"{key.rpartition('.')[0]}.{kind}") in state
+            ]
+            rows.add((have[0], want[0]) if all(len(each) == have[0] for each in layer) else (0, 0))
+    if len(rows) != 1 or len(differing) > _MOST_DIFFERENT:
+        return None
+    classes, own = rows.pop()
+    return classes or None if own == current or not isinstance(current, int) else None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

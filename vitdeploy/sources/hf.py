@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import re
@@ -202,15 +203,17 @@ def _load_from_file(argument: str, module: Any, path: Path, spec: ModelSpec) -> 
     fitted = fit(path, spec.weights_key, module.state_dict())
     loaded, info = _from_state(module, fitted)
     rows = {(have[0], want[0]) for _, have, want in info["mismatched_keys"] if tuple(have[1:]) == tuple(want[1:])}
-    if spec.num_classes is None and len(rows) == 1 and next(iter(rows))[1] == module.config.num_labels:
-        classes = int(next(iter(rows))[0])
-        module.config.num_labels = classes
-        module = _build_random(argument, type(module), module.config, spec.kwargs.get("attn_implementation"))
-        loaded, info = _from_state(module, fitted)
-        labels = fitted.labels if fitted.labels and len(fitted.labels) == classes else None
-        if labels:
-            loaded.config.id2label = dict(enumerate(labels))
-        fitted = dataclasses.replace(fitted, use=replace(fitted.use, classes=classes))
+    classes, own = next(iter(rows)) if len(rows) == 1 else (0, None)
+    if spec.num_classes is None and own == module.config.num_labels:
+        config = copy.deepcopy(module.config)
+        config.num_labels = classes
+        if fitted.labels and len(fitted.labels) == classes:
+            config.id2label = dict(enumerate(fitted.labels))
+        resized = _build_random(argument, type(module), config, spec.kwargs.get("attn_implementation"))
+        other, others_info = _from_state(resized, fitted)
+        if not others_info["mismatched_keys"]:
+            loaded, info = other, others_info
+            fitted = dataclasses.replace(fitted, use=replace(fitted.use, classes=classes))
     _weights.check_fit(
         path,
         state=fitted.state,

@@ -59,7 +59,7 @@ class Python(Source):
 
             def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
                 can = "num_classes" not in given and _takes(factory, "num_classes")
-                classes = count_classes(fitted.state, module.state_dict()) if can else None
+                classes = count_classes(fitted.state, module) if can else None
                 return {} if classes is None else {"num_classes": classes}
 
             origin: WeightsOrigin = "own" if weights is None else "random"

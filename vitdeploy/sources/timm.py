@@ -105,7 +105,7 @@ def _load_checkpoint(
     def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
         expected = module.state_dict()
         changes: dict[str, Any] = {}
-        if "num_classes" not in given and (classes := count_classes(fitted.state, expected)) is not None:
+        if "num_classes" not in given and (classes := count_classes(fitted.state, module)) is not None:
             changes["num_classes"] = classes
         if set(fitted.state) != set(expected):
             return changes  # of another architecture

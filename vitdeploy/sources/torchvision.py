@@ -87,7 +87,7 @@ def _load_checkpoint(
 
     def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
         expected = module.state_dict()
-        classes = None if "num_classes" in given else count_classes(fitted.state, expected)
+        classes = None if "num_classes" in given else count_classes(fitted.state, module)
         changes: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         have, want = (state.get(_POSITIONS) for state in (fitted.state, expected))
         if have is not None and want is not None and have.ndim == 3 and have.shape[1] != want.shape[1]:
