@@ -229,5 +229,8 @@ def _split(spec: str) -> tuple[str, str]:
     by_suffix = f"{Path(spec).suffix.removeprefix('.')}{_FILE_PLUGIN}"
     if by_suffix in known:
         return by_suffix, spec
+    from vitdeploy.sources._suggest import suggest
+
     hint = plugins.did_you_mean(scheme, schemes) if colon and scheme not in schemes else ""
-    raise SourceError(f"{spec!r} is not a model{hint}", fix=f"Give {', '.join(plugins.forms_in('sources'))}.")
+    fix = suggest(spec) or f"Give {', '.join(plugins.forms_in('sources'))}."
+    raise SourceError(f"{spec!r} is not a model{hint}", fix=fix)

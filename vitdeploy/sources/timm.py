@@ -1,4 +1,4 @@
-"""`timm:NAME`: a model of the timm library, with the preprocessing that timm names for it."""
+"""`timm:NAME_OR_DIR`: a model of the timm library, or a folder that timm saved, with its own preprocessing."""
 
 from __future__ import annotations
 
