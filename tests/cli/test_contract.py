@@ -243,6 +243,11 @@ def test_recipes() -> None:
     assert len(listed) >= 6
     assert all(listed.values()), "every recipe says in its first line what it is for"
     assert "demo:digits" in answer(run("recipes", "demo", "--json"))["recipe"]
+    for name in listed:
+        shown = run("recipes", name)
+        assert shown.out == (Path(__file__).parents[2] / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"), (
+            "byte for byte"
+        )
 
 
 def test_run_does_all_of_it_wherever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +347,14 @@ def test_bench_shows_where_the_time_goes(onnxruntime_fp32: Path, copy: Callable[
         "export demo:digits --target openvino --precision int9",
         "export demo:digits",
         "export demo:digits --target openvino --bogus",
+        "export demo:digits --target openvino --batch 0",
+        "export demo:digits --target openvino --batch 4:1",
+        "export demo:digits --target openvino --image-size 224x",
+        "export demo:digits --target openvino --image-size 0x32",
+        "export demo:digits --target openvino --image-size big",
+        "export demo:digits --target openvino --max-drop -1",
+        "export demo:digits --target openvino --num-classes -1",
+        "export demo:digits --target openvino --ema --weights-key teacher",
         "gate DIR --min-speedup fast",
         "bench DIR --seconds 0",
         "bench DIR --scenario online",
@@ -354,6 +367,12 @@ def test_wrong_usage_is_2(line: str) -> None:
     found = run(*line.split())
     assert (found.code, found.out) == (2, "")
     assert "Usage:" in found.err
+
+
+def test_wrong_sizes_say_what_is_wrong() -> None:
+    line = ("export", "demo:digits", "--target", "openvino")
+    assert "is not ordered" in run(*line, "--batch", "4:1:2").err
+    assert "Give HxW, such as 224x224" in " ".join(run(*line, "--image-size", "big").err.replace("│", "").split())
 
 
 def test_a_misspelt_choice_names_the_nearest() -> None:

@@ -15,6 +15,7 @@ import typer
 
 from vitdeploy.cli.console import Console
 from vitdeploy.cli.help import OUTPUT, HelpCommand, group_options, join_lines, list_examples
+from vitdeploy.errors import VitdeployError
 from vitdeploy.escaping import escape_log
 from vitdeploy.plugins import did_you_mean
 
@@ -95,6 +96,20 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
         if value is not None and value not in choices:
             hint = did_you_mean(value, list(choices))
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}{hint}.")
+        return value
+
+    return check
+
+
+def readable_by(read: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """Return a callback that checks that `read` can read an option's value. If not, it is wrong usage (exit code 2)."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            try:
+                read(value)
+            except VitdeployError as error:
+                raise typer.BadParameter(str(error)) from None
         return value
 
     return check

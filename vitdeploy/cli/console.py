@@ -60,6 +60,14 @@ class Console:
         for renderable in renderables:
             console.print(renderable)
 
+    def show_text(self, result: dict[str, Any], text: str) -> None:
+        """Print the result: as JSON, or as this text, byte for byte. It must be vitdeploy's own."""
+        if self.json:
+            self.show(result)
+        else:
+            self._out.write(text)
+            self._out.flush()
+
     def warn(self, message: str) -> None:
         """Print one line that the user should read although the work goes on."""
         self._err.print(Text.assemble(("note:", "yellow"), " ", escape(message)), soft_wrap=True)

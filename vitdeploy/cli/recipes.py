@@ -27,4 +27,4 @@ def recipes(
         console.show({"recipes": listed}, *views.show_recipes(listed))
     else:
         path, text = shipped_recipe(name)
-        console.show({"name": name, "path": str(path), "recipe": text}, text.rstrip())
+        console.show_text({"name": name, "path": str(path), "recipe": text}, text)

@@ -8,8 +8,8 @@ from typing import Any
 
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
-from vitdeploy.frozen import parse
-from vitdeploy.recipe.schema import Recipe
+from vitdeploy.frozen import Frozen, parse
+from vitdeploy.recipe.schema import Batch, Recipe
 
 
 def compose(
@@ -42,7 +42,7 @@ def compose(
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
     put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
-    put("model", image_size=_parse_size(image_size), resize=resize)
+    put("model", image_size=parse_size(image_size) if image_size is not None else None, resize=resize)
     if target is not None and raw["target"].get("kind") not in (None, target):
         raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # drop the options of the other target
     put("target", kind=target, device=device, batch=batch, input=input_form)
@@ -85,11 +85,26 @@ def target_options(texts: Sequence[str]) -> dict[str, object]:
     return options
 
 
-def _parse_size(text: str | None) -> list[int] | None:
-    """Parse `224` or `HxW` as [height, width]."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+def parse_size(text: str) -> list[int]:
+    """Parse `224` or `HxW` as [height, width].
+
+    Raises:
+        RecipeError: it is neither, or a side is 0.
+    """
+    match = re.fullmatch(r"0*([1-9][0-9]*)(?:x0*([1-9][0-9]*))?", text.strip().lower())
     if match is None:
-        raise RecipeError(f"--image-size {text!r} is not a size", fix="Give HxW, such as 224x224.")
+        raise RecipeError(f"{text!r} is not a size", fix="Give HxW, such as 224x224.")
     return [int(match[1]), int(match[2] or match[1])]
+
+
+def parse_batch(text: str) -> Batch:
+    """Parse `4` or `1:4:8`.
+
+    Raises:
+        RecipeError: it is neither, a size is below 1, or they are not in order.
+    """
+    return parse(_BatchFlag, {"batch": text}, where="--batch").batch
+
+
+class _BatchFlag(Frozen):
+    batch: Batch
