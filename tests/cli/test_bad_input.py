@@ -63,6 +63,7 @@ class Opens:
         ("demo:digits --image-size 33", ["32x32"]),
         ("demo:digits --weights none.safetensors", ["there is no weights file none.safetensors", "Check the path"]),
         ("demo:digits --weights weights.txt", ["'weights.txt' is not a weights file", ".safetensors"]),
+        ("demo:digits --batch 4:1:2", ["4:1:2 is not ordered: MIN <= OPT <= MAX"]),
         ("demo:digits --device TPU", ["device TPU", "--device CPU"]),
         ("demo:digits --precision fp8", ["onnxruntime cannot do fp8", "It can do fp32, "]),
     ],

@@ -27,7 +27,8 @@ _RESIZES = ["letterbox", "shortest", "exact"]
 def _read_batch(text: str) -> object:
     from vitdeploy.recipe import composing
 
-    return composing.parse_batch(text)
+    composing.check_batch(text)
+    return text
 
 
 def _read_size(text: str) -> object:

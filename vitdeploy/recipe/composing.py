@@ -8,8 +8,8 @@ from typing import Any
 
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
-from vitdeploy.frozen import Frozen, parse
-from vitdeploy.recipe.schema import Batch, Recipe
+from vitdeploy.frozen import parse
+from vitdeploy.recipe.schema import Recipe
 
 
 def compose(
@@ -97,14 +97,11 @@ def parse_size(text: str) -> list[int]:
     return [int(match[1]), int(match[2] or match[1])]
 
 
-def parse_batch(text: str) -> Batch:
-    """Parse `4` or `1:4:8`.
+def check_batch(text: str) -> None:
+    """Check that a text is one batch size or three, each at least 1. Whether they are in order is the recipe's matter.
 
     Raises:
-        RecipeError: it is neither, a size is below 1, or they are not in order.
+        RecipeError: it is not.
     """
-    return parse(_BatchFlag, {"batch": text}, where="--batch").batch
-
-
-class _BatchFlag(Frozen):
-    batch: Batch
+    if re.fullmatch(r"[1-9][0-9]*(:[1-9][0-9]*:[1-9][0-9]*)?", text) is None:
+        raise RecipeError(f"{text!r} is no batch size", fix="Give N or MIN:OPT:MAX, from 1 on, such as 4 or 1:4:8.")
