@@ -146,11 +146,12 @@ def load_fitted(module: nn.Module, fitted: Fitted) -> None:
 
 
 class Misfit(SourceError):
-    """A checkpoint does not fit the model. `state` is its state dict."""
+    """A checkpoint does not fit the model: `names` are the tensors that do not. `state` is its state dict."""
 
-    def __init__(self, message: str, *, fix: str, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, message: str, *, fix: str, state: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
         super().__init__(message, fix=fix)
         self.state = state
+        self.names = names
 
 
 def check_fit(
@@ -181,7 +182,8 @@ def check_fit(
     if problems:
         has_no_head = len(missing) <= CLASSIFIER_TENSORS and not unexpected and not shapes
         fix = "If it has no classifier, give --num-classes 0 for an embedding." if has_no_head else _OWN_WEIGHTS
-        raise Misfit(f"{path} does not fit the model: {'; '.join(problems)}", fix=fix, state=state)
+        names = (*missing, *unexpected, *(name for name, _, _ in shapes))
+        raise Misfit(f"{path} does not fit the model: {'; '.join(problems)}", fix=fix, state=state, names=names)
 
 
 def make_loaded_model(

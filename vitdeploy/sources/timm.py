@@ -123,7 +123,8 @@ def _load_checkpoint(
         unwanted = _classifiers(name) if given.get("num_classes") == 0 else ()
         module, fitted = _weights.build_and_load(build, path, key, adapt, without=unwanted)
     except _weights.Misfit as misfit:
-        nearest = _find_fitting(name, misfit.state)
+        only_head = all(each.startswith(_classifiers(name)) for each in misfit.names)
+        nearest = None if only_head else _find_fitting(name, misfit.state)
         if nearest is None:
             raise
         raise SourceError(f"{misfit.message}: it is of {nearest!r}", fix=f"Give timm:{nearest}.") from None
