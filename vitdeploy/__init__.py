@@ -36,6 +36,8 @@ def export(
     precision: str | None = None,
     max_drop: float | None = None,
     weights: str | None = None,
+    weights_key: str | None = None,
+    num_classes: int | None = None,
     calibration: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
@@ -55,7 +57,9 @@ def export(
         device: the device that the target compiles for: "CPU", "GPU", "sm86", …
         precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
         max_drop: the most that may be lost, in points of top-1, or of agreement with float32 without labels.
-        weights: "pretrained" (the default), "random", or a file.
+        weights: "pretrained" (the default), "random", or a checkpoint.
+        weights_key: the part of the checkpoint to take; "ema" for the averaged weights.
+        num_classes: the number of classes of the head, 0 for none; as the checkpoint has when it is None.
         calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
         batch: a number, or "MIN:OPT:MAX".
         image_size: "HxW".
@@ -79,7 +83,8 @@ def export(
     base = read_recipe(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
     composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
-        calibration=calibration, batch=batch, image_size=image_size, task=task,
+        weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
+        task=task,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(composed)
     graphs = GraphCache() if cache else None
