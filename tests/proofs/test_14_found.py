@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -15,8 +17,9 @@ import typer
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact
 from vitdeploy.cli.console import Console
-from vitdeploy.errors import ArtifactError, RemoteError, SourceError
+from vitdeploy.errors import ArtifactError, MeasureError, RemoteError, SourceError
 from vitdeploy.evidence import Audit, Bench
+from vitdeploy.measure.samples import Outcomes, pack, unpack
 from vitdeploy.remote.near.client import parse_answer
 from vitdeploy.sources import _checkpoint
 
@@ -82,3 +85,20 @@ def test_the_recipe_is_of_the_manifest_that_was_loaded(
     artifact = copy(demo(target="onnxruntime"))
     (artifact.path / "manifest.json").unlink()
     assert artifact.recipe_digest == artifact.manifest.recipe_digest
+
+
+def test_damaged_samples_are_one_line() -> None:
+    """The end of a zip archive says where its list of members is, maybe before the start; names may be no UTF-8."""
+    ones = np.ones(5)
+    outcomes = Outcomes(np.arange(5, dtype=np.uint64), {"top1": ones}, {"top1": ones}, ones, np.ones(5, bool))
+    raw, rng, refused = pack(outcomes), random.Random(0), list[str]()
+    for _ in range(2000):
+        damaged = bytearray(raw[: rng.randrange(1, len(raw))] if rng.random() < 0.3 else raw)
+        for _ in range(rng.randrange(1, 4)):
+            damaged[-rng.randrange(1, min(400, len(damaged)) + 1)] = rng.randrange(256)
+        try:
+            unpack(bytes(damaged))
+        except MeasureError as error:
+            refused.append(str(error))
+    assert len(refused) > 1000
+    assert all(line.count("Run vitdeploy eval again.") == 1 for line in refused)

@@ -75,7 +75,7 @@ def read_members(name: Path | str, file: BinaryIO, fix: str, limit: int | None =
                 arrays[member.filename.removesuffix(".npy")] = array
     except zipfile.BadZipFile:
         raise DataError(f"{name} is not an .npz file, or it is truncated", fix=fix) from None
-    except (EOFError, zipfile.LargeZipFile, NotImplementedError, zlib.error) as error:
+    except (ValueError, EOFError, zipfile.LargeZipFile, NotImplementedError, zlib.error) as error:
         raise _unreadable(name, error, fix) from None
     return arrays
 

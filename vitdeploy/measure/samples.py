@@ -86,8 +86,10 @@ def unpack(raw: bytes) -> Outcomes:
         )
     except KeyError as error:
         raise MeasureError(f"the samples have no {error}", fix=_FIX) from None
-    except (DataError, OSError) as error:
-        raise MeasureError(str(error).splitlines()[0], fix=_FIX) from None
+    except DataError as error:
+        raise MeasureError(error.message, fix=_FIX) from None
+    except OSError as error:
+        raise MeasureError(f"the samples cannot be read: {error}", fix=_FIX) from None
     _check(outcomes, arrays)
     return outcomes
 
