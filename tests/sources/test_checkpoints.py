@@ -154,7 +154,7 @@ def test_what_was_used_is_one_line(tmp_path: Path) -> None:
     assert use is not None
     assert use.describe() == (
         "weights from 'state_dict' of best.ckpt; not from 'ema'; keys without 'model.'; "
-        "1 entry left out, such as 'loss.weight'; 7 classes, as its head has"
+        "without 'loss.weight'; 7 classes, as its head has"
     )
 
 
@@ -302,6 +302,40 @@ def test_torchvision_takes_the_head_and_the_size_too(tmp_path: Path) -> None:
     assert math.prod(found.module(torch.zeros(1, 3, 64, 64)).shape) == 4
     with pytest.raises(SourceError, match="does not fit the model"):
         load(ModelSpec(spec="torchvision:vit_b_16", weights=str(path)))
+
+
+def test_a_vit_of_torchvision_takes_the_size_of_its_positions(tmp_path: Path) -> None:
+    from torchvision.models.vision_transformer import interpolate_embeddings, vit_b_32
+
+    torch.manual_seed(0)
+    module = vit_b_32(image_size=64, num_classes=5).eval()
+    labels = {name: number for number, name in enumerate("abcdef")}  # one too many
+    path = saved("w.pt")(tmp_path, {"model": under("module.", module.state_dict()), "class_to_idx": labels})
+    own = load(ModelSpec(spec="torchvision:vit_b_32", weights=str(path)))
+    assert (own.digest, own.preprocess.size, own.labels) == (weights_digest(module), (64, 64), None)
+    assert own.checkpoint is not None
+    assert (own.checkpoint.classes, own.checkpoint.size, own.checkpoint.resampled) == (5, (64, 64), False)
+    larger = load(ModelSpec(spec="torchvision:vit_b_32", weights=str(path)), size=(96, 96))
+    expected = vit_b_32(image_size=96, num_classes=5)
+    expected.load_state_dict(interpolate_embeddings(96, 32, module.state_dict()))
+    assert (larger.digest, larger.preprocess.size) == (weights_digest(expected), (96, 96))
+    assert larger.checkpoint is not None
+    assert larger.checkpoint.resampled
+
+
+@pytest.mark.parametrize("spec", ["demo:digits", "torchvision:resnet18"])
+def test_a_part_of_no_checkpoint_is_refused(spec: str) -> None:
+    with pytest.raises(SourceError, match="--ema choose a part of a checkpoint"):
+        load(ModelSpec(spec=spec, weights="random", weights_key="ema"))
+
+
+def test_the_documentation_names_the_keys_that_are_tried() -> None:
+    from vitdeploy.cli import options
+    from vitdeploy.sources._checkpoint import _KEYS
+
+    assert ", ".join(_KEYS) in options.WeightsKey.__metadata__[0].help
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in text for key in _KEYS)
 
 
 def test_a_factory_is_asked_for_the_classes_of_the_head(tmp_path: Path) -> None:

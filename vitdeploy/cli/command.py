@@ -101,13 +101,13 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
     return check
 
 
-def readable_by(read: Callable[[str], object]) -> Callable[[str | None], str | None]:
-    """Return a callback that checks that `read` can read an option's value. If not, it is wrong usage (exit code 2)."""
+def valid_for(validate: Callable[[str], None]) -> Callable[[str | None], str | None]:
+    """Return a callback that checks an option's value with `validate`. An error is wrong usage (exit code 2)."""
 
     def check(value: str | None) -> str | None:
         if value is not None:
             try:
-                read(value)
+                validate(value)
             except VitdeployError as error:
                 raise typer.BadParameter(str(error)) from None
         return value

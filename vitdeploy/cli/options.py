@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitdeploy.cli.command import one_of, readable_by
+from vitdeploy.cli.command import one_of, valid_for
 from vitdeploy.plugins import forms_in, names_in
 
 if TYPE_CHECKING:
@@ -24,17 +24,16 @@ _INPUTS = ["normalized", "pixels", "uint8"]
 _RESIZES = ["letterbox", "shortest", "exact"]
 
 
-def _read_batch(text: str) -> object:
+def _check_batch(text: str) -> None:
     from vitdeploy.recipe import composing
 
     composing.check_batch(text)
-    return text
 
 
-def _read_size(text: str) -> object:
+def _check_size(text: str) -> None:
     from vitdeploy.recipe import composing
 
-    return composing.parse_size(text)
+    composing.parse_size(text)
 
 
 ModelName = Annotated[
@@ -136,7 +135,7 @@ BatchSizes = Annotated[
     str | None,
     typer.Option(
         metavar="N|MIN:OPT:MAX",
-        callback=readable_by(_read_batch),
+        callback=valid_for(_check_batch),
         help="The batch size that the artifact accepts: one number, or a range and the size to optimise for, such as "
         "1:4:8. Default: 1.",
         show_default=False,
@@ -146,7 +145,7 @@ ImageSize = Annotated[
     str | None,
     typer.Option(
         metavar="HxW",
-        callback=readable_by(_read_size),
+        callback=valid_for(_check_size),
         help="The size of the input in pixels, such as 224x224. Default: the model's own.",
         show_default=False,
     ),

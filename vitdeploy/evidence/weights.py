@@ -6,7 +6,7 @@ from vitdeploy.evidence.fact import Fact
 
 
 class CheckpointUse(Fact):
-    """How a checkpoint was read.
+    """The part of a checkpoint that was loaded, and what the model took from it.
 
     Attributes:
         file: its name, without the folder.
@@ -36,8 +36,8 @@ class CheckpointUse(Fact):
         if self.prefix:
             parts.append(f"keys without {self.prefix!r}")
         if self.left_out:
-            count = f"{len(self.left_out)} entries" if len(self.left_out) > 1 else "1 entry"
-            parts.append(f"{count} left out, such as {self.left_out[0]!r}")
+            first, *more = map(repr, self.left_out)
+            parts.append(f"without {first}{f' and {len(more)} more entries' if more else ''}")
         if self.classes is not None:
             parts.append(f"{self.classes} classes, as its head has")
         if self.size is not None:

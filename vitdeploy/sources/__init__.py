@@ -175,6 +175,11 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         raise SourceError(
             f"{spec.spec} needs {library}, which is not installed", fix=f"Install it: pip install 'vitdeploy[{extra}]'."
         ) from None
+    if spec.weights_key is not None and model.checkpoint is None:
+        raise SourceError(
+            f"--weights-key and --ema choose a part of a checkpoint, and {spec.spec} has none",
+            fix="Give --weights FILE.",
+        )
     return replace(model, preprocess=request_resize(model.preprocess, spec.resize, sized=size is not None))
 
 

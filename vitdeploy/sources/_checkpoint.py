@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".safetensors.index.json", ".bin.index.json")
-"""What checkpoints are called. An index lists the files that a large one was split into."""
+"""The suffixes of checkpoint files. An index lists the files that a large checkpoint was split into."""
 EMA = "ema"
 """A `weights_key` that stands for the averaged weights, whatever the training script called them."""
 CLASSIFIER_TENSORS = 4
@@ -42,7 +42,7 @@ _KEYS = (
 )
 """Keys under which training scripts put the state dict, the first that is there before the others."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
-"""What wrappers put before every key: DistributedDataParallel, torch.compile, Lightning, and common names."""
+"""Prefixes that wrappers put before every key: DistributedDataParallel, torch.compile, Lightning, and common names."""
 _MOST_PREFIXES = 4
 _MAX_NESTING = 4
 _MAX_INDEX_BYTES = 64 << 20
@@ -77,25 +77,29 @@ class Checkpoint:
                 raise SourceError(f"{self.path} has several state dicts: {known}", fix="Choose one with --weights-key.")
             return (usual or names)[0]
         if key == EMA:
-            found = [name for start in _AVERAGED for name in names if name.partition(".")[0] == start]
-            if not found:
+            matches = [name for start in _AVERAGED for name in names if name.partition(".")[0] == start]
+            if not matches:
                 raise SourceError(f"{self.path} has no averaged weights (EMA). It has: {known}", fix="Leave out --ema.")
-            return found[0]
-        found = [name for name in names if name == key or name.startswith(f"{key}.")]
-        if not found:
+            return matches[0]
+        matches = [name for name in names if name == key or name.startswith(f"{key}.")]
+        if not matches:
             hint = did_you_mean(key, [name for name in names if name])
             raise SourceError(f"{self.path} has no state dict {key!r}{hint}", fix=f"It has: {known}.")
-        return found[0]
+        return matches[0]
 
 
 @dataclass(frozen=True)
 class Fitted:
     """A state dict whose keys are those of the model, as far as prefixes go; see `CheckpointUse`."""
 
+    path: Path
     state: Mapping[str, Tensor]
     use: CheckpointUse
     labels: tuple[str, ...] | None = None
-    path: Path = field(default_factory=Path)
+
+    def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
+        """Return the class names in the checkpoint, if there are as many as the model has classes."""
+        return self.labels if self.labels is not None and len(self.labels) == classes else None
 
 
 def has_suffix(name: str) -> bool:
@@ -121,7 +125,7 @@ def fit(path: Path, key: str | None, expected: Collection[str]) -> Fitted:
     state, prefix, left_out = _remove_prefixes(path, checkpoint.parts[name], set(expected))
     others = tuple(other for other in checkpoint.parts if other != name)
     use = CheckpointUse(file=path.name, key=name, others=others, prefix=prefix, left_out=left_out)
-    return Fitted(state, use, checkpoint.labels, path)
+    return Fitted(path, state, use, checkpoint.labels)
 
 
 def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
@@ -143,7 +147,9 @@ def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
     if len(rows) != 1 or len(differing) > _MOST_DIFFERENT:
         return None
     classes, own = rows.pop()
-    return classes or None if own == current or not isinstance(current, int) else None
+    if isinstance(current, int) and own != current:
+        return None
+    return classes or None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

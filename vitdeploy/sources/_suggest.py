@@ -1,4 +1,4 @@
-"""What people type instead of MODEL, and what they meant."""
+"""Suggestions for a MODEL that has none of the known forms."""
 
 from __future__ import annotations
 

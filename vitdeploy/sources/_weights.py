@@ -115,8 +115,8 @@ def _leave_out(fitted: Fitted, starts: tuple[str, ...]) -> Fitted:
     names = tuple(name for name in fitted.state if name.startswith(starts)) if starts else ()
     if not names:
         return fitted
-    kept = {name: value for name, value in fitted.state.items() if name not in names}
-    return replace(fitted, state=kept, use=frozen.replace(fitted.use, left_out=(*fitted.use.left_out, *names)))
+    state = {name: value for name, value in fitted.state.items() if name not in names}
+    return replace(fitted, state=state, use=frozen.replace(fitted.use, left_out=(*fitted.use.left_out, *names)))
 
 
 def load_fitted(module: nn.Module, fitted: Fitted) -> None:

@@ -18,7 +18,8 @@ class Demo(Source):
             raise SourceError(f"there is no demo {argument!r}", fix="Give demo:digits, the only demo.")
         if spec.num_classes is not None or spec.kwargs or (size is not None and size != _digits_vit.IMAGE_SIZE):
             raise SourceError(
-                "demo:digits takes no kwargs, and only images of 32x32", fix="Leave out --image-size and model.kwargs."
+                "demo:digits has ten classes, takes no kwargs, and only images of 32x32",
+                fix="Leave out --image-size, --num-classes and model.kwargs.",
             )
         weights = _weights.find_weights(spec)
         with _weights.fixed_seed():

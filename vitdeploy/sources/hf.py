@@ -109,7 +109,7 @@ class Hf(Source):
 
 def _set_classes(argument: str, config: Any, classes: int, *, pretrained: bool) -> None:
     if classes == 0:
-        raise SourceError(f"hf:{argument} is built for its own head", fix="Leave out --num-classes, or give 1 or more.")
+        raise SourceError(f"hf:{argument} cannot be built without its head", fix="Give --num-classes 1 or more.")
     if pretrained and classes != config.num_labels:
         raise _weights.missing_weights(
             f"hf:{argument}", f"they have {config.num_labels} classes, not {classes}: the head would be random"
@@ -207,8 +207,8 @@ def _load_from_file(argument: str, module: Any, path: Path, spec: ModelSpec) -> 
     if spec.num_classes is None and own == module.config.num_labels:
         config = copy.deepcopy(module.config)
         config.num_labels = classes
-        if fitted.labels and len(fitted.labels) == classes:
-            config.id2label = dict(enumerate(fitted.labels))
+        if labels := fitted.labels_for(classes):
+            config.id2label = dict(enumerate(labels))
         resized = _build_random(argument, type(module), config, spec.kwargs.get("attn_implementation"))
         other, others_info = _from_state(resized, fitted)
         if not others_info["mismatched_keys"]:

@@ -74,7 +74,7 @@ class Python(Source):
             module,
             weights=origin,
             preprocess=preprocess,
-            labels=labels or (fitted.labels if fitted else None),
+            labels=labels or (fitted.labels_for(fitted.use.classes) if fitted else None),
             checkpoint=fitted.use if fitted else None,
         )
 

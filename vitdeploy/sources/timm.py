@@ -72,7 +72,7 @@ class Timm(Source):
         preprocess = read_preprocess(config)
         _image.check_patch(name, preprocess.size, getattr(getattr(module, "patch_embed", None), "patch_size", None))
         classes = getattr(module, "num_classes", None)
-        labels = (saved.labels if saved else None) or (fitted.labels if fitted else None)
+        labels = saved.labels if saved else fitted.labels if fitted else None
         return _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
@@ -127,7 +127,9 @@ def _load_checkpoint(
         nearest = None if only_head else _find_fitting(name, misfit.state)
         if nearest is None:
             raise
-        raise SourceError(f"{misfit.message}: it is of {nearest!r}", fix=f"Give timm:{nearest}.") from None
+        raise SourceError(
+            f"{misfit.message}: its keys and shapes are those of {nearest!r}", fix=f"Give timm:{nearest}."
+        ) from None
     if size is None or fitted.use.size is None:
         return module, fitted
     if not hasattr(module, "set_input_size"):

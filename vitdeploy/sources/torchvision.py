@@ -64,7 +64,7 @@ class Torchvision(Source):
         categories = tuple(default.meta.get("categories", ()))
         classes = given.get("num_classes", fitted.use.classes if fitted else None)
         same_classes = classes in (None, len(categories))
-        own_labels = fitted.labels if fitted else None
+        own_labels = fitted.labels_for(classes or len(categories)) if fitted else None
         return _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
