@@ -16,7 +16,7 @@ from vitdeploy.evidence import CheckpointUse
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, WeightsOrigin
-from vitdeploy.sources._checkpoint import CLASSIFIER_TENSORS, SUFFIXES, Fitted, fit, has_suffix
+from vitdeploy.sources._checkpoint import CLASSIFIER_TENSORS, SUFFIXES, Fitted, count_classes, fit, has_suffix
 from vitdeploy.sources._code_digest import code_digest
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ def load_file(module: nn.Module, path: Path, key: str | None = None) -> Fitted:
 
 
 def build_and_load(
-    build: Callable[[Mapping[str, Any]], nn.Module],
+    build: Callable[..., nn.Module],
     path: Path,
     key: str | None,
-    adapt: Callable[[nn.Module, Fitted], dict[str, Any]],
+    adapt: Callable[[nn.Module, Fitted], dict[str, Any]] | None = None,
     *,
+    read_classes: bool,
     without: tuple[str, ...] = (),
 ) -> tuple[nn.Module, Fitted]:
     """Build a model for a checkpoint, such as with as many classes as its head has, and load it.
@@ -93,18 +94,21 @@ def build_and_load(
         build: builds the model with these further arguments.
         path: the checkpoint.
         key: see `Checkpoint.choose`.
-        adapt: returns the arguments that the model must be built with again, so that the checkpoint fits: among them
-            `num_classes`, and `img_size` as (height, width).
+        adapt: returns further arguments that the model must be built with, so that the checkpoint fits: among them
+            `img_size`, (height, width).
+        read_classes: also build it with as many classes (`num_classes`) as the head in the checkpoint has.
         without: entries of the checkpoint that begin so are left out.
 
     Raises:
         SourceError: see `load_file`; `Misfit` if keys or shapes differ.
     """
-    module = build({})
+    module = build()
     fitted = _leave_out(fit(path, key, module.state_dict()), without)
-    changes = adapt(module, fitted)
+    changes = adapt(module, fitted) if adapt else {}
+    if read_classes and (classes := count_classes(fitted.state, module)) is not None:
+        changes["num_classes"] = classes
     if changes:
-        module = build(changes)
+        module = build(**changes)
     use = frozen.replace(fitted.use, classes=changes.get("num_classes"), size=changes.get("img_size"))
     fitted = replace(fitted, use=use)
     load_fitted(module, fitted)

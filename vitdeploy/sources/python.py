@@ -19,7 +19,6 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, parse
 from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _weights
-from vitdeploy.sources._checkpoint import Fitted, count_classes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +48,7 @@ class Python(Source):
         with _folder_on_path(where):
             factory = _find_factory(_import(where), name, where)
 
-            def build(changes: Mapping[str, Any]) -> nn.Module:
+            def build(**changes: Any) -> nn.Module:
                 with _weights.fixed_seed():
                     module = _call(factory, {**given, **changes}, where, name)
                 if not isinstance(module, torch.nn.Module):
@@ -57,18 +56,14 @@ class Python(Source):
                     raise SourceError(f"{name} of {where} returned a {kind}", fix="Return a torch.nn.Module.")
                 return module
 
-            def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
-                can = "num_classes" not in given and _takes(factory, "num_classes")
-                classes = count_classes(fitted.state, module) if can else None
-                return {} if classes is None else {"num_classes": classes}
-
             origin: WeightsOrigin = "own" if weights is None else "random"
             fitted = None
             if isinstance(weights, Path):
                 origin = "file"
-                module, fitted = _weights.build_and_load(build, weights, spec.weights_key, adapt)
+                counts = "num_classes" not in given and _takes(factory, "num_classes")
+                module, fitted = _weights.build_and_load(build, weights, spec.weights_key, read_classes=counts)
             else:
-                module = build({})
+                module = build()
         preprocess, labels = _read_preprocess(module, argument, size), _read_labels(module, argument)
         return _weights.make_loaded_model(
             module,

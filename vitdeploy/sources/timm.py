@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-import math
 import re
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from vitdeploy import frozen
 from vitdeploy.errors import SourceError
-from vitdeploy.plain_files import expand_home, read_plain
+from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess, Resize, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
-from vitdeploy.sources._checkpoint import Fitted, count_classes
 from vitdeploy.sources._hub import NOT_CACHED, cache_only_when_unreachable, may_download
+from vitdeploy.sources._timm_checkpoint import count_channels, load_checkpoint
+from vitdeploy.sources._timm_folder import CONFIG, WEIGHT_ARGUMENTS, read_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _IMAGENET_CLASSES = 1000
-_POSITIONS = "pos_embed"
-_CONFIG, _WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
-_MAX_CONFIG_BYTES = 16 << 20
-_SEARCH_SECONDS = 20.0
-_PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode", "test_input_size")
 _RESIZE: dict[str, Resize] = {"squash": "exact", "border": "letterbox"}
 _USE_WEIGHTS = "Choose weights with --weights (or model.weights in the recipe)."
-_REFUSED = {
-    "pretrained": _USE_WEIGHTS,
-    "checkpoint_path": _USE_WEIGHTS,
-    "pretrained_cfg": _USE_WEIGHTS,
-    "pretrained_cfg_overlay": _USE_WEIGHTS,
-    "pretrained_strict": _USE_WEIGHTS,
-}
+_REFUSED = dict.fromkeys(WEIGHT_ARGUMENTS, _USE_WEIGHTS)
 
 
 class Timm(Source):
@@ -62,9 +45,13 @@ class Timm(Source):
         file = saved.weights if saved and weights == "pretrained" else weights
         fitted = None
         if isinstance(file, Path):
-            module, fitted = _load_checkpoint(name, given, size, file, spec.weights_key)
+
+            def build(img_size: tuple[int, int] | None = size, **changes: Any) -> nn.Module:
+                return _build(name, {**given, **changes}, img_size, pretrained=False)
+
+            module, fitted = load_checkpoint(name, build, given, size, file, spec.weights_key)
             size = size or fitted.use.size
-            channels = _count_channels(module, fitted.state)
+            channels = count_channels(module, fitted.state)
             given |= {} if channels is None else {"in_chans": channels}
         else:
             module = _build(name, given, size, pretrained=weights == "pretrained")
@@ -85,163 +72,12 @@ class Timm(Source):
 
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a model's folder absolute, if `folder` has one of this name."""
-        return str(folder / argument) if (folder / argument / _CONFIG).is_file() else argument
+        return str(folder / argument) if (folder / argument / CONFIG).is_file() else argument
 
 
 def _find_folder(argument: str) -> Path | None:
     path = expand_home(argument)
     return path if path.is_dir() else None
-
-
-def _load_checkpoint(
-    name: str, given: Mapping[str, Any], size: tuple[int, int] | None, path: Path, key: str | None
-) -> tuple[nn.Module, Fitted]:
-    """Build the model for the classes, channels and image size of a checkpoint. Resample its positions to `size`."""
-
-    def build(changes: Mapping[str, Any]) -> nn.Module:
-        others = {key: value for key, value in changes.items() if key != "img_size"}
-        return _build(name, {**given, **others}, changes.get("img_size", size), pretrained=False)
-
-    def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
-        expected = module.state_dict()
-        changes: dict[str, Any] = {}
-        if "num_classes" not in given and (classes := count_classes(fitted.state, module)) is not None:
-            changes["num_classes"] = classes
-        if set(fitted.state) != set(expected):
-            return changes  # of another architecture
-        channels = _count_channels(module, fitted.state)
-        if "in_chans" not in given and channels != _count_channels(module, expected):
-            changes["in_chans"] = channels
-        have, want = (state.get(_POSITIONS) for state in (fitted.state, expected))
-        if have is not None and want is not None and have.ndim == want.ndim == 3 and have.shape[1] != want.shape[1]:
-            patches: Any = module.patch_embed
-            tokens = want.shape[1] - math.prod(patches.grid_size)  # those that have a position beside the patches
-            changes["img_size"] = _image.read_trained_size(path, have.shape[1] - tokens, patches.patch_size)
-        return changes
-
-    try:
-        unwanted = _classifiers(name) if given.get("num_classes") == 0 else ()
-        module, fitted = _weights.build_and_load(build, path, key, adapt, without=unwanted)
-    except _weights.Misfit as misfit:
-        only_head = all(each.startswith(_classifiers(name)) for each in misfit.names)
-        nearest = None if only_head else _find_fitting(name, misfit.state)
-        if nearest is None:
-            raise
-        raise SourceError(
-            f"{misfit.message}: its keys and shapes are those of {nearest!r}", fix=f"Give timm:{nearest}."
-        ) from None
-    if size is None or fitted.use.size is None:
-        return module, fitted
-    if not hasattr(module, "set_input_size"):
-        trained = "x".join(map(str, fitted.use.size))
-        raise SourceError(
-            f"{path} was trained on {trained}, and timm:{name} cannot be changed to another size",
-            fix=f"Use --image-size {trained}.",
-        )
-    resize: Any = module.set_input_size
-    resize(img_size=size)
-    return module, dataclasses.replace(fitted, use=frozen.replace(fitted.use, resampled=True))
-
-
-def _count_channels(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """Return the channels of the images that the first convolution in a state dict takes; None if it has no name."""
-    config: Any = getattr(module, "pretrained_cfg", None)
-    stem = state.get(f"{(config or {}).get('first_conv')}.weight")
-    return None if stem is None or stem.ndim != 4 else int(stem.shape[1])
-
-
-def _classifiers(name: str) -> tuple[str, ...]:
-    """Return how the keys of a model's classifier begin."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name.partition(".")[0])
-    names: Any = config.classifier if config is not None else None
-    return tuple(f"{each}." for each in ((names,) if isinstance(names, str) else names or ()))
-
-
-def _find_fitting(name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Return the model of timm's list with the keys and shapes of a state dict, of those with similar names first.
-
-    Its classifier and its position embedding may have other sizes. Models are built without memory, for some seconds.
-    """
-    import timm
-
-    shapes = {key: value.shape for key, value in state.items()}
-    deadline = time.monotonic() + _SEARCH_SECONDS
-    for other in sorted(timm.list_models(), key=lambda other: -difflib.SequenceMatcher(None, name, other).ratio()):
-        expected = _list_shapes(other)
-        free = (*_classifiers(other), _POSITIONS)
-        if set(expected) == set(shapes) and all(
-            shape == expected[key] or key.startswith(free) for key, shape in shapes.items()
-        ):
-            return str(other)
-        if time.monotonic() > deadline:
-            break
-    return None
-
-
-def _list_shapes(name: str) -> dict[str, Any]:
-    """Return the shapes of a model's tensors, without making them; nothing if it cannot be built so."""
-    import timm
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return {key: value.shape for key, value in timm.create_model(name).state_dict().items()}
-    except Exception:  # noqa: BLE001  constructors that compute with the values of tensors raise what they like
-        return {}
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """A folder as timm writes it for the hub.
-
-    Attributes:
-        architecture: the name in timm's model list.
-        arguments: the arguments that it was built with.
-        labels: class names in the order of the outputs.
-        weights: the file of the weights.
-    """
-
-    architecture: str
-    arguments: Mapping[str, Any]
-    labels: tuple[str, ...] | None
-    weights: Path
-
-
-def read_folder(folder: Path) -> SavedModel:
-    """Read the folder of a model that timm saved: `config.json` and the weights beside it.
-
-    Raises:
-        SourceError: it is not such a folder.
-    """
-    fix = "Save it with timm.models.save_for_hf(model, FOLDER)."
-    try:
-        config = json.loads(read_plain(folder / _CONFIG, _MAX_CONFIG_BYTES))
-        architecture = config["architecture"]
-    except FileNotFoundError:
-        raise SourceError(f"timm:{folder} has no {_CONFIG}", fix=fix) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise SourceError(f"{folder / _CONFIG} names no `architecture` of timm", fix=fix) from None
-    details = config.get("pretrained_cfg", config)
-    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if not isinstance(architecture, str) or not isinstance(details, dict):
-        raise SourceError(f"{folder / _CONFIG} names no `architecture` of timm", fix=fix)
-    if weights is None:
-        raise SourceError(f"timm:{folder} has none of the files {', '.join(_WEIGHTS)}", fix=fix)
-    names = config.get("label_names", details.get("label_names"))
-    labels = tuple(names) if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
-    built_with = config.get("model_args", {})
-    if not isinstance(built_with, dict) or _REFUSED.keys() & built_with.keys():
-        raise SourceError(f"{folder / _CONFIG} has `model_args` that choose other weights", fix=fix)
-    arguments = {**built_with, **_overlay(details)}
-    return SavedModel(architecture, arguments, labels, weights)
-
-
-def _overlay(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the saved preprocessing, in the form that timm takes over its own."""
-    kept = {name: details[name] for name in _PREPROCESSING if details.get(name) is not None}
-    return {"pretrained_cfg_overlay": kept} if kept else {}
 
 
 def _check_name(name: str) -> None:

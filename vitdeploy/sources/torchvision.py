@@ -17,7 +17,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
-from vitdeploy.sources._checkpoint import Fitted, count_classes
+from vitdeploy.sources._checkpoint import Fitted
 from vitdeploy.sources._hub import NOT_CACHED, may_download
 
 if TYPE_CHECKING:
@@ -81,28 +81,24 @@ def _load_checkpoint(
 ) -> tuple[nn.Module, Fitted]:
     """Build the model for the classes and the image size of a checkpoint. Resample its positions to `size`."""
 
-    def build(changes: Mapping[str, Any]) -> nn.Module:
-        others = {key: value for key, value in changes.items() if key != "img_size"}
-        return _build(name, {**given, **others}, changes.get("img_size", size), segments=segments)
+    def build(img_size: tuple[int, int] | None = size, **changes: Any) -> nn.Module:
+        return _build(name, {**given, **changes}, img_size, segments=segments)
 
     def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
-        expected = module.state_dict()
-        classes = None if "num_classes" in given else count_classes(fitted.state, module)
-        changes: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        have, want = (state.get(_POSITIONS) for state in (fitted.state, expected))
-        if have is not None and want is not None and have.ndim == 3 and have.shape[1] != want.shape[1]:
-            patch: Any = module.patch_size
-            changes["img_size"] = _image.read_trained_size(path, have.shape[1] - _CLASS_TOKENS, (patch, patch))
-        return changes
+        have, want = (state.get(_POSITIONS) for state in (fitted.state, module.state_dict()))
+        if have is None or want is None or have.ndim != 3 or have.shape[1] == want.shape[1]:
+            return {}
+        patch: Any = module.patch_size
+        return {"img_size": _image.read_trained_size(path, have.shape[1] - _CLASS_TOKENS, (patch, patch))}
 
-    module, fitted = _weights.build_and_load(build, path, key, adapt)
+    module, fitted = _weights.build_and_load(build, path, key, adapt, read_classes="num_classes" not in given)
     if size is None or fitted.use.size is None:
         return module, fitted
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     vit: Any = module
     state = interpolate_embeddings(size[0], vit.patch_size, vit.state_dict())
-    module = build({"num_classes": vit.num_classes})
+    module = build(num_classes=vit.num_classes)
     module.load_state_dict(state)
     return module, dataclasses.replace(fitted, use=replace(fitted.use, resampled=True))
 
