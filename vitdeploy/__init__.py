@@ -11,6 +11,7 @@ Each bracket is a folder on disk. In Python:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ def export(
     calibration: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
+    labels: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    resize: str | None = None,
+    crop_pct: float | None = None,
     task: str | None = None,
     recipe: Recipe | Path | str | None = None,
     output: Path | str | None = None,
@@ -63,6 +70,12 @@ def export(
         calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
         batch: a number, or "MIN:OPT:MAX".
         image_size: "HxW".
+        labels: a file with the names of the classes, or "imagenet"; the model's own when it is None.
+        mean: one number for each channel, for pixels from 0 to 1; the model's own when it is None.
+        std: the same for the standard deviation.
+        interpolation: "bilinear", "bicubic", …; the model's own when it is None.
+        resize: "shortest", "exact" or "letterbox"; the model's own when it is None.
+        crop_pct: the share of the resized image that the model sees; the model's own when it is None.
         task: "classification", "segmentation", "depth", "detection" or "embedding"; the model's when it is None.
         recipe: a recipe or its file; arguments override it.
         output: the folder to write; ./MODEL-TARGET-PRECISION when it is None.
@@ -84,7 +97,7 @@ def export(
     composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
         weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
-        task=task,
+        labels=labels, mean=mean, std=std, interpolation=interpolation, resize=resize, crop_pct=crop_pct, task=task,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(composed)
     graphs = GraphCache() if cache else None

@@ -106,7 +106,20 @@ def test_categories_are_classes_by_name_else_by_id(folder: Path) -> None:
 
     assert classes(None) <= {0, 1, 2}
     assert classes(("N/A", "diamond", "N/A", "disc", "square")) <= {1, 3, 4}
-    assert classes(("a", "b", "c")) == classes(None)
+    assert classes(("LABEL_0", "LABEL_1", "LABEL_2")) == classes(None)  # such names mean nothing
+    assert classes(("n/a", "Diamond", "x", "DISC", "Squ-are")) <= {1, 3, 4}
+    with pytest.raises(DataError, match="category 'square' is no label of the model; the nearest is 'squares'"):
+        classes(("diamond", "disc", "squares"))
+
+
+def test_a_category_without_objects_needs_no_class(folder: Path) -> None:
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content["categories"].insert(0, {"id": 77, "name": "shapes"})  # the parent of the others, as Roboflow writes it
+    path.write_text(json.dumps(content))
+    dataset = _open(folder, "boxes", labels=("diamond", "disc", "square"))
+    assert dataset.order == "labels"
+    assert len(_read(dataset)) > 0
 
 
 def test_sixteen_bits_palettes_and_integers(folder: Path) -> None:

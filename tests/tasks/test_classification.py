@@ -68,7 +68,7 @@ def test_one_class_and_another_order_are_doubtful(task: Task) -> None:
     assert doubts([0, 1, 2, 3, 4]) == []
     (doubt,) = doubts([0, 2, 1, 4, 3])
     assert "another order" in doubt
-    assert "if class 1 were the model's 2" in doubt
+    assert "if 1 were the model's 2, 2 were the model's 1" in doubt
     (doubt,) = task.find_doubts(task.statistics({"logits": -scores}, labels).values)  # bad, but in no order at all
     assert "no more than a guess among the 5 classes" in doubt
     few = task.statistics({"logits": scores[::10]}, np.array([1, 2, 3, 4, 0])[labels[::10]])  # two images of a class

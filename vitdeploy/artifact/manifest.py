@@ -218,6 +218,10 @@ class Manifest(Fact):
     preprocess: Preprocess
     pixels: PixelCheck | None = None
     """The preprocessing compared with the model's own; None if the source of the model knows none."""
+    assumed: tuple[str, ...] = ()
+    """The parts of `preprocess` that neither the model nor the user says."""
+    metadata: tuple[str, ...] = ()
+    """The facts that the metadata in the model's file gave."""
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

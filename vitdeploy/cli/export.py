@@ -19,7 +19,8 @@ from vitdeploy.cli.console import Console
     groups={
         "Target": ["target", "device", "option", "host"],
         "Precision": ["precision", "max_drop", "calibration"],
-        "Model": ["batch", "image_size", "resize", "task", "input_form"],
+        "Model": ["batch", "image_size", "task", "labels", "input_form"],
+        "Preprocessing": ["mean", "std", "interpolation", "resize", "crop_pct"],
         "Weights": ["weights", "weights_key", "ema", "num_classes"],
         "Files": ["recipe", "output", "force", "no_cache"],
         "Debugging": ["verify", "dump_graphs"],
@@ -48,9 +49,14 @@ def export(
     num_classes: options.Classes = None,
     batch: options.BatchSizes = None,
     image_size: options.ImageSize = None,
-    resize: options.ResizeName = None,
     task: options.TaskName = None,
+    labels: options.LabelsFile = None,
     input_form: options.InputFormName = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.InterpolationName = None,
+    resize: options.ResizeName = None,
+    crop_pct: options.CropShare = None,
     recipe: options.RecipeFile = None,
     output: options.OutputFolder = None,
     force: options.Force = False,
@@ -74,6 +80,8 @@ def export(
         raise typer.BadParameter("give it, or a --recipe that names it.", param_hint="--target")
     if ema and weights_key not in (None, "ema"):
         raise typer.BadParameter("give either --ema or --weights-key.", param_hint="--ema")
+    if (mean is None) != (std is None):
+        raise typer.BadParameter("give --mean and --std together.", param_hint="--mean" if std is None else "--std")
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
     from vitdeploy.commands.export import default_folder, read_recipe
@@ -92,7 +100,12 @@ def export(
         calibration=calibration,
         batch=batch,
         image_size=image_size,
+        labels=labels,
+        mean=None if mean is None else recipes.parse_statistics(mean),
+        std=None if std is None else recipes.parse_statistics(std),
+        interpolation=interpolation,
         resize=resize,
+        crop_pct=crop_pct,
         task=task,
         input_form=input_form,
     )

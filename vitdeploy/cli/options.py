@@ -22,6 +22,7 @@ _TASKS = names_in("tasks")
 _PRECISIONS = [*names_in("precision"), "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
 _RESIZES = ["letterbox", "shortest", "exact"]
+_INTERPOLATIONS = ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
 def _check_batch(text: str) -> None:
@@ -34,6 +35,12 @@ def _check_size(text: str) -> None:
     from vitdeploy.recipe import composing
 
     composing.parse_size(text)
+
+
+def _check_statistics(text: str) -> None:
+    from vitdeploy.recipe import composing
+
+    composing.parse_statistics(text)
 
 
 ModelName = Annotated[
@@ -158,6 +165,59 @@ ResizeName = Annotated[
         callback=one_of(_RESIZES),
         help="How images get the size of the input: letterbox keeps the aspect ratio and pads, shortest keeps it and "
         "crops the centre, exact squashes. Default: the model's own way.",
+        show_default=False,
+    ),
+]
+LabelsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE|imagenet",
+        help="The names of the classes, in the order of the outputs: one per line, a JSON list, or a JSON map of index "
+        "to name or of name to index. Folders of images are matched with them. Default: the model's own.",
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="M[,M,M]",
+        callback=valid_for(_check_statistics),
+        help="The mean of each channel, for pixels from 0 to 1: one for grey, three for red, green, blue. Needs --std. "
+        "Default: the model's own.",
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="S[,S,S]",
+        callback=valid_for(_check_statistics),
+        help="The standard deviation of each channel: images become (pixel - mean) / std.",
+        show_default=False,
+    ),
+]
+InterpolationName = Annotated[
+    str | None,
+    typer.Option(
+        "--interpolation",
+        metavar="|".join(_INTERPOLATIONS),
+        callback=one_of(_INTERPOLATIONS),
+        help="The filter of Pillow that resizes images. Default: the model's own.",
+        show_default=False,
+    ),
+]
+CropShare = Annotated[
+    float | None,
+    typer.Option(
+        "--crop-pct",
+        metavar="SHARE",
+        min=0.01,
+        max=4.0,
+        help="The share of the resized image that the model sees, from its centre, such as 0.875. Default: the model's "
+        "own.",
         show_default=False,
     ),
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitdeploy.data.array_files import read_npz
-from vitdeploy.data.dataset import Sample, shuffle
+from vitdeploy.data.dataset import Order, Sample, shuffle
 from vitdeploy.data.preprocess import add_mask, channels_first, order_channels, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.frozen import replace
@@ -28,6 +28,7 @@ class ArrayDataset:
         self.spec = spec
         self.labelled = labels is not None
         self.classes = classes
+        self.order: Order = "indices"
         self.skipped: list[str] = []
         self._images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
         self._labels = labels

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitdeploy.data._folder import FolderDataset, check_any
+from vitdeploy.data.class_names import are_made_up, match
+from vitdeploy.data.dataset import Order
 from vitdeploy.data.geometry import visible_area
 from vitdeploy.data.labels import Boxes
 from vitdeploy.data.preprocess import upright_size
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _FILE = "annotations.json"
 _FIX = "COCO's format is: images (id, file_name), annotations (image_id, category_id, bbox), categories (id, name)."
 
+_RENAME = "Rename the category after the model's label. If the model has other labels, export it with --labels FILE."
 _MAX_CLASS = 1 << 31
 
 Objects = tuple[tuple[float, float, float, float, int, bool], ...]
@@ -36,16 +39,17 @@ def open_boxes(
 ) -> FolderDataset[tuple[str, Objects]]:
     """Open the images that the file lists. An image may have no objects.
 
-    A category's class is the index of its name in the model's class `names`, if they contain all categories. Otherwise
-    it is the category's id.
+    If the model has class `names`, each category with objects must have the name of one (see `ClassNames`). Without
+    names a category's class is its id.
 
     Raises:
-        DataError: the file is missing, is not in COCO's format, or lists an image that does not exist.
+        DataError: the file is missing, is not in COCO's format, lists an image that does not exist, or has a category
+            that the model does not have.
     """
     path = root / _FILE
     content = _read(path)
     try:
-        indices = _class_indices(content["categories"], names)
+        order, indices = _class_indices(path, content, names)
         objects: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             objects[annotation["image_id"]].append(_parse_object(path, annotation, indices))
@@ -55,7 +59,8 @@ def open_boxes(
     images = [(_check_image(root, path, file), (file, tuple(objects[key]))) for key, file in files.items()]
     check_any(spec, images)
     classes = names if names and all(i < len(names) for i in indices.values()) else None
-    return FolderDataset(spec, root, images, preprocess, classes, partial(_boxes_in_view, preprocess=preprocess))
+    make_label = partial(_boxes_in_view, preprocess=preprocess)
+    return FolderDataset(spec, root, images, preprocess, classes, make_label, order)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -74,14 +79,21 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _class_indices(categories: list[dict[str, Any]], names: tuple[str, ...] | None) -> dict[int, int]:
-    """Category id -> class index."""
-    category_names = [str(c["name"]) for c in categories]
-    if any(not -_MAX_CLASS < int(c["id"]) < _MAX_CLASS for c in categories):
+def _class_indices(
+    path: Path, content: Mapping[str, Any], names: tuple[str, ...] | None
+) -> tuple[Order, dict[int, int]]:
+    """Return how categories became class indices, and the index of each category's id.
+
+    Files often list a category that no object has, such as the parent of the others. It needs no class.
+    """
+    by_id = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+    if any(not -_MAX_CLASS < number < _MAX_CLASS for number in by_id):
         raise ValueError("a category's id is too large")
-    if names and category_names and all(names.count(name) == 1 for name in category_names):
-        return {int(c["id"]): names.index(str(c["name"])) for c in categories}
-    return {int(c["id"]): int(c["id"]) for c in categories}
+    if names is None or are_made_up(names):
+        return "indices", {number: number for number in by_id}
+    used = {int(annotation["category_id"]) for annotation in content["annotations"]}
+    classes = match(f"{path}: category", [name for number, name in by_id.items() if number in used], names, _RENAME)
+    return "labels", {number: classes[name] for number, name in by_id.items() if number in used}
 
 
 def _parse_object(path: Path, annotation: Mapping[str, Any], indices: Mapping[int, int]) -> tuple[Any, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from vitdeploy.data.dataset import Sample, shuffle
+from vitdeploy.data.class_names import are_made_up, match
+from vitdeploy.data.dataset import Order, Sample, shuffle
 from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import Label
 from vitdeploy.data.preprocess import to_pixels
@@ -26,6 +27,11 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", "
 _MAX_DAMAGED_SHARE = 0.01
 _MAX_HASHED_BYTES = 2 << 30  # beyond this, names and sizes stand for the contents: hashing ImageNet takes too long
 _CHUNK_BYTES = 1 << 20
+_RENAME = (
+    "Rename it after the model's label, or name all folders by class index. If the model has other labels, export it "
+    "with --labels FILE."
+)
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class FolderDataset(Generic[LabelSource]):
@@ -38,6 +44,7 @@ class FolderDataset(Generic[LabelSource]):
         preprocess: the model's preprocessing.
         classes: class names in the order of the indices.
         make_label: makes a label from an image's path, the opened image and its label source.
+        order: how the classes became indices; see `Dataset`.
     """
 
     def __init__(
@@ -48,10 +55,12 @@ class FolderDataset(Generic[LabelSource]):
         preprocess: Preprocess,
         classes: tuple[str, ...] | None,
         make_label: Callable[[Path, Image, LabelSource], Label | None],
+        order: Order = "indices",
     ) -> None:
         self.spec = spec
         self.labelled = all(source is not None for _, source in files)
         self.classes = classes
+        self.order = order
         self.skipped: list[str] = []
         self.digest = _digest(root, files)
         self._files = files
@@ -82,28 +91,36 @@ class FolderDataset(Generic[LabelSource]):
 
 
 def open_folder(
-    spec: str, root: Path, preprocess: Preprocess, names: tuple[str, ...] | None
+    spec: str, root: Path, preprocess: Preprocess, names: tuple[str, ...] | None, classes: int | None = None
 ) -> FolderDataset[int | None]:
     """Open the images below `root`. They have labels if there is one sub-folder per class.
 
-    If the model's class `names` contain all names of sub-folders, a sub-folder's class is the index of its name there.
-    Otherwise it is its name if all names are numbers, and its place in alphabetical order if not.
+    If the model has class `names`, each sub-folder with images must have the name of one (see `ClassNames`), or all of
+    them are class indices. Without names the order of sub-folders is assumed: alphabetical.
+
+    Args:
+        spec: DATA as the user wrote it.
+        root: the folder.
+        preprocess: the model's preprocessing.
+        names: the model's class names.
+        classes: the number of the model's classes, if it is known.
 
     Raises:
         DataError: there are no images, or there is a class that the model does not have.
     """
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     loose_images = filter_images(p for p in root.iterdir() if p.is_file())
-    files: list[tuple[Path, int | None]]
-    if folders and not loose_images:
-        indices = _class_indices(spec, [f.name for f in folders], names)
-        files = [(path, indices[f.name]) for f in folders for path in filter_images(f.rglob("*"))]
-        classes = names if names and set(indices) <= set(names) else _class_names(indices)
-    else:
-        files = [(path, None) for path in filter_images(root.rglob("*"))]
-        classes = None
-    check_any(spec, files)
-    return FolderDataset(spec, root, files, preprocess, classes, lambda _path, _image, index: index)
+    if not folders or loose_images:
+        loose: list[tuple[Path, int | None]] = [(path, None) for path in filter_images(root.rglob("*"))]
+        check_any(spec, loose)
+        return FolderDataset(spec, root, loose, preprocess, None, lambda _path, _image, index: index)
+    images = {folder.name: filter_images(folder.rglob("*")) for folder in folders}
+    check_any(spec, [path for paths in images.values() for path in paths])
+    _refuse_splits(spec, folders, names)
+    order, indices = _class_indices(spec, images, names, classes)
+    files: list[tuple[Path, int | None]] = [(path, indices[name]) for name in indices for path in images[name]]
+    known = names if order == "labels" else _class_names(indices)
+    return FolderDataset(spec, root, files, preprocess, known, lambda _path, _image, index: index, order)
 
 
 def check_any(spec: str, files: Sequence[object]) -> None:
@@ -117,20 +134,43 @@ def filter_images(paths: Iterator[Path]) -> list[Path]:
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir())
 
 
-def _class_indices(spec: str, folders: list[str], names: tuple[str, ...] | None) -> dict[str, int]:
-    if names and len(set(names)) == len(names) and set(folders) <= set(names):
-        return {folder: names.index(folder) for folder in folders}
-    if all(folder.isdecimal() for folder in folders):
-        indices = {folder: int(folder) for folder in folders}
-    else:
-        indices = {folder: index for index, folder in enumerate(folders)}
-    highest = max(indices, key=lambda folder: indices[folder])
-    if names and indices[highest] >= len(names):
+def _refuse_splits(spec: str, folders: Sequence[Path], names: tuple[str, ...] | None) -> None:
+    """Refuse folders that are parts of a data set, such as train/ and val/, and not classes."""
+    found = [folder.name for folder in folders]
+    inner = [folder for folder in folders if any(p.is_dir() for p in folder.iterdir())]
+    if {name.casefold() for name in found} <= _SPLITS and inner and not set(found) <= set(names or ()):
         raise DataError(
-            f"{spec}: class {highest!r} has index {indices[highest]}, but the model has {len(names)} classes",
-            fix="Name the sub-folders after the model's labels, or after class indices.",
+            f"{spec} has the folders {', '.join(found)}, which are parts of a data set and not classes",
+            fix=f"Give one of them, such as {Path(spec) / found[-1]}.",
         )
-    return indices
+
+
+def _class_indices(
+    spec: str, images: Mapping[str, Sequence[Path]], names: tuple[str, ...] | None, classes: int | None
+) -> tuple[Order, dict[str, int]]:
+    """Return how sub-folders became class indices, and the index of each. Folders without images are left out."""
+    filled = [name for name, paths in images.items() if paths]
+    if names is not None and not are_made_up(names):
+        if not all(name.isdecimal() for name in filled) or set(filled) <= set(names):
+            return "labels", match(f"{spec}: folder", filled, names, _RENAME)
+        classes = len(names)
+    if all(name.isdecimal() for name in filled):
+        indices = {name: int(name) for name in filled}
+        highest = max(indices, key=lambda name: indices[name])
+        if classes is not None and indices[highest] >= classes:
+            raise DataError(
+                f"{spec}: class {highest!r} has index {indices[highest]}, but the model has {classes} classes",
+                fix="Name the sub-folders after the model's labels, or after class indices.",
+            )
+        return "indices", indices
+    classes = len(names) if classes is None and names is not None else classes
+    if classes is not None and len(images) != classes:
+        raise DataError(
+            f"{spec} has {len(images)} folders, and the model has {classes} classes without names: which folder is "
+            "which class is not known",
+            fix="Name the folders by class index, 0, 1, 2, …; or export the model with --labels FILE.",
+        )
+    return "alphabet", {name: index for index, name in enumerate(images) if images[name]}
 
 
 def _class_names(indices: dict[str, int]) -> tuple[str, ...] | None:

@@ -23,6 +23,8 @@ from vitdeploy.session import Array
 
 Split = Literal["calibration", "evaluation"]
 Form = Literal["classes", "masks", "depth", "boxes"]
+Order = Literal["labels", "indices", "alphabet"]
+"""How the data says which class is which: by the model's labels, by class indices, or not at all."""
 
 _SHUFFLE_SEED = 0
 
@@ -43,6 +45,7 @@ class Dataset(Protocol):
         digest: sha256 of the data that the samples are made from. Equal data has an equal digest in every place.
         labelled: True if every sample has a label.
         classes: class names in the order of the indices, if the data names them.
+        order: how its classes became indices. "alphabet" is an assumption: folders in the order of their names.
         skipped: one message for each image that could not be read so far.
     """
 
@@ -50,6 +53,7 @@ class Dataset(Protocol):
     digest: str
     labelled: bool
     classes: tuple[str, ...] | None
+    order: Order
     skipped: list[str]
 
     def __len__(self) -> int:

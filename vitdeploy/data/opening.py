@@ -35,6 +35,7 @@ def open_dataset(
     need_labels: bool,
     split: Split,
     form: Form = "classes",
+    classes: int | None = None,
 ) -> Dataset:
     """Open the dataset that `spec` (DATA of the command line) names.
 
@@ -45,12 +46,13 @@ def open_dataset(
         need_labels: True if data without labels is an error.
         split: the part of `demo:digits` to open; other data has one part only.
         form: the form of the labels. If labels are not needed, any folder of images will do.
+        classes: the number of the model's classes, if it is known.
 
     Raises:
         DataError: the data is missing, empty, of another form, or has no labels although they are needed.
     """
     try:
-        dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes")
+        dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes", classes)
     except (OSError, RecursionError) as error:  # a folder that may not be read, or thousands of folders in each other
         reason = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
         raise DataError(f"{spec} cannot be read: {reason}", fix="Make the data readable.") from None
@@ -61,7 +63,9 @@ def open_dataset(
     return dataset
 
 
-def _open(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form) -> Dataset:
+def _open(
+    spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form, classes: int | None
+) -> Dataset:
     path = expand_home(spec)
     if form != "classes":
         if not path.is_dir() or not (path / _IMAGES).is_dir():
@@ -78,7 +82,7 @@ def _open(spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, spl
         return ArrayDataset(spec, images, digits, preprocess, classes=tuple("0123456789"))
     if path.is_dir():
         path = path / _IMAGES if guess_form(spec) != "classes" else path  # masks are not images to calibrate with
-        return open_folder(spec, path, preprocess, labels)
+        return open_folder(spec, path, preprocess, labels, classes)
     if path.suffix == ".npz" and path.is_file():
         return open_npz(spec, path, preprocess, labels)
     hint = did_you_mean(spec, [_DEMO])

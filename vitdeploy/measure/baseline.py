@@ -68,7 +68,7 @@ def decisive_keys(recipe: Recipe) -> dict[str, str]:
     model = recipe.model
     keys: dict[str, object] = {
         "model.image_size": model.image_size,
-        "model.resize": model.resize,
+        **{f"model.{key}": value for key, value in model.overrides.items()},
         "task": recipe.task.kind,
     }
     parts = {"preprocess": recipe.preprocess, "target": recipe.target, "precision": recipe.precision}

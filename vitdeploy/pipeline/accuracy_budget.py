@@ -12,6 +12,7 @@ import numpy as np
 from vitdeploy import tasks
 from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
+from vitdeploy.data.labels import Label
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.calibration import JUDGING_IMAGES, JudgingBatches
@@ -23,7 +24,8 @@ _POINTS = 100.0
 _MOST_ANSWER_BYTES = 256 << 20
 """The most memory for stored answers of the reference: a segmentation map of 512 x 512 takes 2 MB."""
 _BETTER_THAN_CHANCE = 2.0
-"""Labels count only if the reference is right this many times as often as chance; else they do not fit the model."""
+"""Labels count only if the reference is right this many times as often as chance, and if its answers do not follow them
+in another order; else they do not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class _Answers:
         answers: one for each image.
         finite: (n,) bool, whether the outputs were free of NaN and infinity.
         right: (n,) 0 or 1, if the images have labels that the task can judge; else None.
+        labels: of those images.
         batches: the number of batches.
         classes: the number of classes among the labels.
     """
@@ -41,6 +44,7 @@ class _Answers:
     answers: list[Array]
     finite: Array
     right: Array | None
+    labels: list[Label]
     batches: int
     classes: int
 
@@ -97,16 +101,18 @@ class AccuracyBudget:
     @cached_property
     def _expected(self) -> _Answers:
         answers = self._run(self._reference)
-        if answers.right is not None and answers.right.mean() < _BETTER_THAN_CHANCE / answers.classes:
-            return replace(answers, right=None)
-        return answers
+        if answers.right is None:
+            return answers
+        values = {"answer": np.array(answers.answers), "label": np.array(answers.labels)}
+        few = answers.right.mean() < _BETTER_THAN_CHANCE / answers.classes
+        return replace(answers, right=None) if few or self._task.find_doubts(values) else answers
 
     def _run(self, candidate: Candidate, batches: int | None = None) -> _Answers:
         """Run a candidate on `batches` batches. The reference runs until its answers fill `_MOST_ANSWER_BYTES`."""
         answers: list[Array] = []
         finite: list[Array] = []
         right: list[Array] = []
-        classes: set[int] = set()
+        truth: list[Label] = []
         size = count = 0
         title = f"Judge {candidate.name} on images"
         with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
@@ -118,7 +124,7 @@ class AccuracyBudget:
                 marks = None if labels is None else self._task.are_right(outputs, labels)
                 if labels is not None and marks is not None:
                     right.append(marks)
-                    classes.update(label for label in labels if isinstance(label, int))
+                    truth += labels
                 advance(len(images))
                 count += 1
                 size += sum(a.nbytes for a in answers[-len(images) :])
@@ -129,7 +135,7 @@ class AccuracyBudget:
                 "there is no image to judge the precision on", fix="Give --calibration a folder with images."
             )
         rights = np.concatenate(right) if right else None
-        return _Answers(answers, np.concatenate(finite), rights, count, max(1, len(classes)))
+        return _Answers(answers, np.concatenate(finite), rights, truth, count, max(1, len(set(truth))))
 
     def _open(self, candidate: Candidate) -> Session:
         return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._builder.open(candidate)

@@ -94,6 +94,8 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
         target=TargetRecord(kind=target.name, device=target.device, precision=candidate.name),
         preprocess=facts.preprocess,
         pixels=facts.pixels,
+        assumed=facts.assumed,
+        metadata=facts.metadata,
         labels=facts.labels,
         inputs=candidate.inputs,
         outputs=candidate.outputs,
@@ -216,7 +218,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
     if manifest.model.checkpoint is not None:
         notes = [manifest.model.checkpoint.describe(), *notes]
-    notes = [*notes, *describe_pixels(manifest.pixels)]
+    notes = [*notes, *describe_pixels(manifest.pixels), *_describe_file(manifest)]
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
     return Exported(
         artifact=str(out),
@@ -234,6 +236,18 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         notes=tuple(notes),
         pixels=manifest.pixels,
     )
+
+
+def _describe_file(manifest: Manifest) -> list[str]:
+    """Return what the metadata of the model's file said about preprocessing, and what had to be assumed."""
+    spec = manifest.model.spec
+    notes = [f"from the metadata in {spec}: {', '.join(manifest.metadata)}"] if manifest.metadata else []
+    if manifest.assumed:
+        notes.append(
+            f"{spec} does not say how its images are prepared; assumed: {', '.join(manifest.assumed)}. If that is "
+            "wrong, give --mean and --std, --interpolation, --resize, --crop-pct"
+        )
+    return notes
 
 
 def _is_faster(trials: Iterable[Trial]) -> bool | None:

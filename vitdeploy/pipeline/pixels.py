@@ -36,5 +36,5 @@ def describe_pixels(check: PixelCheck | None) -> list[str]:
 
 
 def _is_requested(recipe: Recipe) -> bool:
-    """Return True if the user asks for a preprocessing, a size or a way to resize."""
-    return recipe.preprocess is not None or recipe.model.image_size is not None or recipe.model.resize is not None
+    """Return True if the user asks for a preprocessing, a part of one, or a size."""
+    return recipe.preprocess is not None or recipe.model.image_size is not None or bool(recipe.model.overrides)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from vitdeploy import sources, tasks
 from vitdeploy.artifact import ExportRecord, ModelRecord, Parity, PassRecord
+from vitdeploy.data.label_file import read_labels
 from vitdeploy.data.preprocess import plane_statistics
-from vitdeploy.errors import ExportError, VitdeployError
+from vitdeploy.errors import ExportError, SourceError, VitdeployError
 from vitdeploy.evidence import PixelCheck
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
@@ -73,6 +74,8 @@ class Facts:
         task: the task that the recipe names, or else the model.
         examples: images with the reference's outputs.
         pixels: the preprocessing compared with the model's own.
+        assumed: the parts of the preprocessing that nothing says, in words.
+        metadata: the facts that the metadata in the model's file gave, in words.
     """
 
     model: ModelRecord
@@ -83,6 +86,8 @@ class Facts:
     task: TaskSpec
     examples: Examples
     pixels: PixelCheck | None = None
+    assumed: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,18 @@ def prepare(
             try_model(recipe.model, recipe.image_size, traced_size(batch))
         model = load_model() if load_model else sources.load(recipe.model, size=recipe.image_size)
     task, preprocess = tasks.resolve(recipe.task, model.task), recipe.preprocess or model.preprocess
+    assumed = () if recipe.preprocess is not None else tuple(model.assumed.values())
+    given = None if recipe.model.labels is None else read_labels(recipe.model.labels)
     with progress.step("Compare the preprocessing with the model's own"):
         pixels = check_pixels(recipe, model, preprocess)
     calibration = judging = None
     if options.calibrated:  # opened before the minutes of work that come first: a wrong path shows at once
-        calibration, judging = open_images(recipe.data, preprocess, model.labels, form, batch.min)
+        named = tasks.find(task).named_classes
+        names = (given or model.labels) if named else None
+        calibration, judging = open_images(recipe.data, preprocess, names, form, batch.min)
     with progress.step("Run the FP32 reference"):
         examples = make_examples(model, preprocess, batch)
+    labels = _choose_labels(recipe, tasks.find(task), given, model.labels, examples)
     path, record = _export(model, examples, batch, work, progress, options.cache)
     model_record = ModelRecord(
         spec=recipe.model.spec,
@@ -154,7 +164,7 @@ def prepare(
         code=model.code_digest,
         checkpoint=model.checkpoint,
     )
-    labels = model.labels
+    metadata = model.metadata
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
     gc.collect()
     graph = load(path)
@@ -164,8 +174,29 @@ def prepare(
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, form, exact=True)
-    facts = Facts(model_record, record, tuple(passes), preprocess, labels, task, examples, pixels)
+    facts = Facts(model_record, record, tuple(passes), preprocess, labels, task, examples, pixels, assumed, metadata)
     return Prepared(graph, structure, calibration, judging, verifier, facts)
+
+
+def _choose_labels(
+    recipe: Recipe,
+    task: tasks.Task,
+    given: tuple[str, ...] | None,
+    own: tuple[str, ...] | None,
+    examples: Examples,
+) -> tuple[str, ...] | None:
+    """Return the user's labels, else the model's own, if there is one for each class.
+
+    Raises:
+        SourceError: the user gives another number of labels than the model has classes.
+    """
+    classes = task.count_classes({name: value.shape for name, value in examples.outputs[0].items()})
+    if given is not None and classes not in (None, len(given)):
+        raise SourceError(
+            f"{recipe.model.labels} has {len(given)} labels, and the model has {classes} classes",
+            fix="Give one label for each class, in the order of the outputs.",
+        )
+    return given or (own if own is None or classes in (None, len(own)) else None)
 
 
 def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool) -> Parity:

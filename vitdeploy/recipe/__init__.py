@@ -7,7 +7,7 @@ known one. Options that belong to one target or one task stay raw here: the clas
 from __future__ import annotations
 
 from vitdeploy.frozen import Frozen, parse
-from vitdeploy.recipe.composing import compose, target_options, with_target_options
+from vitdeploy.recipe.composing import compose, parse_statistics, target_options, with_target_options
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
@@ -46,6 +46,7 @@ __all__ = [
     "TaskSpec",
     "compose",
     "parse",
+    "parse_statistics",
     "read",
     "target_options",
     "with_target_options",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +28,12 @@ def compose(
     evaluation: str | None = None,
     batch: str | int | None = None,
     image_size: str | None = None,
+    labels: str | None = None,
     resize: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop_pct: float | None = None,
     task: str | None = None,
     input_form: str | None = None,
 ) -> Recipe:
@@ -42,7 +48,11 @@ def compose(
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
     put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
-    put("model", image_size=parse_size(image_size) if image_size is not None else None, resize=resize)
+    put("model", image_size=parse_size(image_size) if image_size is not None else None, labels=labels)
+    whole = "preprocess" if raw.get("preprocess") else "model"  # a recipe's own preprocessing replaces the model's
+    put(whole, resize=resize, mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
+    if whole == "preprocess" and mean is not None:
+        raw[whole]["channels"] = len(mean)
     if target is not None and raw["target"].get("kind") not in (None, target):
         raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # drop the options of the other target
     put("target", kind=target, device=device, batch=batch, input=input_form)
@@ -95,6 +105,24 @@ def parse_size(text: str) -> list[int]:
     if match is None:
         raise RecipeError(f"{text!r} is not a size", fix="Give HxW, such as 224x224.")
     return [int(match[1]), int(match[2] or match[1])]
+
+
+def parse_statistics(text: str) -> list[float]:
+    """Parse `0.5` or `0.485,0.456,0.406` as one number for each channel.
+
+    Raises:
+        RecipeError: they are not numbers, or not 1 or 3.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
+        raise RecipeError(
+            f"{text!r} is not one number for each channel",
+            fix="Give one for grey or three for colours: 0.485,0.456,0.406.",
+        )
+    return values
 
 
 def check_batch(text: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -60,6 +61,14 @@ class Preprocess(Frozen):
     fill: tuple[Byte, ...] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mask: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_channels(cls, value: Any) -> Any:
+        """Take the number of channels from the mean, unless it is given."""
+        if isinstance(value, Mapping) and "channels" not in value and isinstance(value.get("mean"), (list, tuple)):
+            return {**value, "channels": len(value["mean"])}
+        return value
 
     @model_validator(mode="after")
     def _check_channels(self) -> Preprocess:

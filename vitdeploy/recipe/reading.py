@@ -52,6 +52,8 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
     model, data, bench = recipe.model, recipe.data, recipe.bench
     if model.weights not in (None, "pretrained", "random"):
         model = replace(model, weights=str(folder / str(model.weights)))
+    if model.labels not in (None, "imagenet"):
+        model = replace(model, labels=str(folder / str(model.labels)))
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     if (folder / bench.against).is_dir():
         bench = replace(bench, against=str(folder / bench.against))

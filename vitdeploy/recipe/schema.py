@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from vitdeploy.frozen import Frozen
 from vitdeploy.plugins import did_you_mean, names_in
-from vitdeploy.recipe.preprocess import Preprocess, Resize
+from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 
 AUTO = "auto"
 """A `--precision` that stands for the fastest precision of the target within the accuracy budget."""
@@ -60,6 +60,10 @@ class Batch(Frozen):
         return str(self.opt) if self.static else f"{self.min}:{self.opt}:{self.max}"
 
 
+Statistics = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+"""One number for each channel."""
+
+
 class ModelSpec(Frozen):
     """A model and its weights. `spec` is MODEL of the command line; `kwargs` go to the model's factory.
 
@@ -67,7 +71,9 @@ class ModelSpec(Frozen):
         weights_key: the keys that lead to the state dict in a checkpoint, joined by dots; "ema" stands for the
             averaged weights. None: the first of those that training scripts use.
         num_classes: the number of outputs of the head; 0 for none. None: as the checkpoint has.
-        resize: overrides how the model's own preprocessing resizes: see `Preprocess`.
+        labels: the names of the classes in the order of the outputs: a file (see `data.label_file`), or "imagenet".
+            None: the model's own.
+        resize, mean, std, interpolation, crop_pct: override the model's own preprocessing: see `Preprocess`.
     """
 
     spec: str
@@ -76,7 +82,30 @@ class ModelSpec(Frozen):
     num_classes: Annotated[int, Field(ge=0)] | None = None
     kwargs: Mapping[str, Any] = {}
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    labels: str | None = None
     resize: Resize | None = None
+    mean: Statistics | None = None
+    std: Statistics | None = None
+    interpolation: Interpolation | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=4)] | None = None
+
+    @model_validator(mode="after")
+    def _check_statistics(self) -> ModelSpec:
+        mean, std = self.mean, self.std
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std belong together: give both")
+        if mean is not None and std is not None:
+            if len(mean) != len(std) or len(mean) not in (1, 3):
+                raise ValueError(f"mean has {len(mean)} values and std {len(std)}; give 1 each for grey, 3 for colours")
+            if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+                raise ValueError("mean and std are for pixels from 0 to 1: divide those for 0 to 255 by 255")
+        return self
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The keys of the preprocessing that are set here."""
+        keys = ("resize", "mean", "std", "interpolation", "crop_pct")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 
 class TaskSpec(Frozen):
@@ -198,6 +227,13 @@ class Recipe(Frozen):
     @classmethod
     def _accept_name(cls, value: Any) -> Any:
         return {"spec": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_preprocess(self) -> Recipe:
+        if self.preprocess is not None and self.model.overrides:
+            key = next(iter(self.model.overrides))
+            raise ValueError(f"model.{key} has no effect beside preprocess: write preprocess.{key}")
+        return self
 
     @property
     def image_size(self) -> tuple[int, int] | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vitdeploy import plugins
 from vitdeploy.data.pixel_check import OwnProcessor
-from vitdeploy.data.resizing import request_resize
 from vitdeploy.errors import SourceError
 from vitdeploy.evidence import CheckpointUse
 from vitdeploy.recipe import Frozen, ModelSpec, Preprocess, TaskSpec
@@ -47,6 +46,8 @@ class LoadedModel:
         processor: the model's own preprocessing, to compare `preprocess` with; None if the source knows none.
         no_processor: the reason why there is none, where one is expected.
         checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
+        assumed: the parts of `preprocess` that the model does not say, by their key: the assumption in words.
+        metadata: the facts that the metadata in the model's file gave, in words.
     """
 
     weights: WeightsOrigin
@@ -62,6 +63,8 @@ class LoadedModel:
     processor: OwnProcessor | None = None
     no_processor: str = ""
     checkpoint: CheckpointUse | None = None
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    metadata: tuple[str, ...] = ()
 
 
 class Source(Frozen, ABC):
@@ -180,7 +183,10 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
             f"--weights-key and --ema choose a part of a checkpoint, and {spec.spec} has none",
             fix="Give --weights FILE.",
         )
-    return replace(model, preprocess=request_resize(model.preprocess, spec.resize, sized=size is not None))
+    from vitdeploy.sources._overrides import override
+
+    left = {key: text for key, text in model.assumed.items() if key not in spec.overrides}
+    return replace(model, preprocess=override(model.preprocess, spec, sized=size is not None), assumed=left)
 
 
 def default_data(spec: str) -> str | None:

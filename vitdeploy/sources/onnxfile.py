@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import FileSource, LoadedModel, _image
+from vitdeploy.sources import FileSource, LoadedModel, _image, _metadata
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,7 +23,7 @@ class OnnxFile(FileSource):
     """An ONNX file with one image input. It contains its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """Load the file. It has no preprocessing: ImageNet's is used unless the recipe has another."""
+        """Load the file. What its metadata does not say about preprocessing is assumed: ImageNet's."""
         from vitdeploy.graph.model import load
         from vitdeploy.graph.screening import screen
 
@@ -34,15 +34,19 @@ class OnnxFile(FileSource):
         graph = model.graph
         screen(model, path)
         image = _find_image_input(path, graph)
-        height, width, channels = _read_image_shape(path, image, size)
+        facts = _metadata.read_metadata(dict(model.metadata_props))
+        height, width, channels = _read_image_shape(path, image, size, facts.size)
+        preprocess, assumed = facts.prepare((height, width), channels)
         return LoadedModel(
             weights="own",
             digest=_digest(path, graph),
             parameters=sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None),
-            preprocess=_image.default_preprocess((height, width), channels),
-            labels=None,
+            preprocess=preprocess,
+            labels=facts.labels,
             input_name=str(image.name),
             onnx=path,
+            assumed=assumed,
+            metadata=facts.read,
         )
 
 
@@ -62,8 +66,10 @@ def _find_image_input(path: Path, graph: ir.Graph) -> ir.Value:
     return inputs[0]
 
 
-def _read_image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return height, width and channels of the input.
+def _read_image_shape(
+    path: Path, image: ir.Value, size: tuple[int, int] | None, usual: tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """Return height, width and channels of the input. `usual` is the size that the file names, for a dynamic one.
 
     Raises:
         GraphError: the input is empty, too large, or not NCHW with 1 or 3 channels.
@@ -83,6 +89,7 @@ def _read_image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None)
             f"{path}: its input {image.name}{image.shape} does not have 1 or 3 channels in second place",
             fix="Export it with an image input, NCHW.",
         )
+    size = size or (usual if None in (height, width) else None)
     height, width = _image.resolve_size(path, (height, width), size)
     if height * width > _MAX_PIXELS:
         raise GraphError(f"{path}: images of {height}x{width} are too large", fix="Use 8192x8192 pixels or fewer.")

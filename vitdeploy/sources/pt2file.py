@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
-from vitdeploy.sources import FileSource, LoadedModel, _archive, _image, _pt2_check, _weights
+from vitdeploy.sources import FileSource, LoadedModel, _archive, _image, _metadata, _pt2_check, _weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,7 @@ class Pt2File(FileSource):
     """A torch.export archive with one image input. It contains its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
-        """Load the program. It has no preprocessing: ImageNet's is used unless the recipe has another."""
+        """Load the program. It does not say its preprocessing: ImageNet's is assumed."""
         if spec.weights is not None or spec.kwargs:
             raise SourceError(f"{argument} contains its own weights", fix="Leave out --weights and model.kwargs.")
         path = expand_home(argument)
@@ -37,12 +38,11 @@ class Pt2File(FileSource):
         program = _load_program(path, _check_archive(path))
         _check_shapes(path, program)
         channels, height, width = _read_image_shape(path, program, size)
-        return _weights.make_loaded_model(
-            _make_module(path, program),
-            weights="own",
-            preprocess=_image.default_preprocess((height, width), channels),
-            labels=None,
+        preprocess, assumed = _metadata.FileFacts().prepare((height, width), channels)
+        loaded = _weights.make_loaded_model(
+            _make_module(path, program), weights="own", preprocess=preprocess, labels=None
         )
+        return replace(loaded, assumed=assumed)
 
 
 def _check_archive(path: Path) -> bytes:

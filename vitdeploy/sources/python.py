@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +19,7 @@ from vitdeploy.errors import RecipeError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, parse
-from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _weights
+from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _metadata, _weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,14 +65,16 @@ class Python(Source):
                 module, fitted = _weights.build_and_load(build, weights, spec.weights_key, read_classes=counts)
             else:
                 module = build()
-        preprocess, labels = _read_preprocess(module, argument, size), _read_labels(module, argument)
-        return _weights.make_loaded_model(
+        preprocess, assumed = _read_preprocess(module, argument, spec, size)
+        labels = _read_labels(module, argument)
+        loaded = _weights.make_loaded_model(
             module,
             weights=origin,
             preprocess=preprocess,
             labels=labels or (fitted.labels_for(fitted.use.classes) if fitted else None),
             checkpoint=fitted.use if fitted else None,
         )
+        return replace(loaded, assumed=assumed)
 
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a file absolute; the name of a module stays as it is."""
@@ -173,7 +176,10 @@ def _error_in_code(where: str, failure: str, error: BaseException) -> SourceErro
     return SourceError(f"{where}: {failure}: {type(error).__name__} at {place}: {text}", fix="Correct that line.")
 
 
-def _read_preprocess(module: object, argument: str, size: tuple[int, int] | None) -> Preprocess:
+def _read_preprocess(
+    module: object, argument: str, spec: ModelSpec, size: tuple[int, int] | None
+) -> tuple[Preprocess, dict[str, str]]:
+    """Return the module's preprocessing, and what of it is only assumed: see `FileFacts.prepare`."""
     raw = getattr(module, "vitdeploy_preprocess", None)
     if raw is None and size is None:
         raise SourceError(
@@ -181,11 +187,12 @@ def _read_preprocess(module: object, argument: str, size: tuple[int, int] | None
             fix="Give --image-size HxW or preprocess in the recipe, or set vitdeploy_preprocess on the module.",
         )
     if raw is None:
-        return parse(Preprocess, {"size": size}, where="--image-size")
+        assert size is not None
+        return _metadata.FileFacts().prepare(size, 3 if spec.mean is None else len(spec.mean))
     if not isinstance(raw, Mapping):
         raise SourceError(f"python:{argument}: vitdeploy_preprocess is a {type(raw).__name__}", fix="Make it a dict.")
     try:
-        return parse(Preprocess, {**raw, **({"size": size} if size else {})}, where="vitdeploy_preprocess")
+        return parse(Preprocess, {**raw, **({"size": size} if size else {})}, where="vitdeploy_preprocess"), {}
     except RecipeError as error:
         raise SourceError(f"python:{argument}: {error.message}", fix=error.fix) from None
 

@@ -65,6 +65,8 @@ class Task(Frozen, ABC):
     """Two answers whose agreement is below this are a flip."""
     metric_names: ClassVar[Mapping[str, str]] = {}
     """Metric -> its name for people."""
+    named_classes: ClassVar[bool] = True
+    """True if labels are classes of the model, which data is matched with by name."""
     agreement_name: ClassVar[str] = "agreement"
     """The name for people of the agreement of two models."""
 
@@ -153,9 +155,18 @@ class Task(Frozen, ABC):
         """Add statistics that need all samples or both models; called once, with the statistics of all samples."""
         return reference, deployed
 
-    def find_doubts(self, values: Values) -> list[str]:  # noqa: ARG002  some tasks find none
-        """Return reasons to distrust the metrics of the reference: labels in another order, only one class."""
+    def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
+        """Return reasons to distrust the metrics of the reference: labels in another order, only one class.
+
+        Args:
+            values: statistics of the reference.
+            names: the names of the classes, for the reasons.
+        """
         return []
+
+    def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:  # noqa: ARG002
+        """Return the number of classes of a model whose outputs have these shapes; None if that does not say it."""
+        return None
 
     @abstractmethod
     def describe(

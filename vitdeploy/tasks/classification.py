@@ -21,10 +21,10 @@ from vitdeploy.tasks import (
     class_name,
     format_share,
 )
+from vitdeploy.tasks._label_order import find_other_order
 
 _TOP = 5
 _PERCENT = 100.0
-_MIN_IMAGES = 5  # of a class: with fewer, its most frequent prediction may be chance
 
 
 class Classification(Task):
@@ -93,13 +93,22 @@ class Classification(Task):
         order = " in the order of `labels`" if labels is not None and shape[1] == len(labels) else ""
         return f"logits{order}; softmax gives probabilities"
 
-    def find_doubts(self, values: Values) -> list[str]:
+    def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:
         """Find labels of one class, labels in another order than the model's, and accuracy no better than chance."""
         answers, truth = values["answer"], values["label"]
         present = np.unique(truth)
         if len(present) == 1:
             return [f"every label is class {present[0]}: a model that always gives this class would be right"]
-        return _find_another_order(answers, truth) or _find_chance(values["top1"], len(present))
+        if (other := find_other_order(answers, truth)) is not None:
+            return [other.describe(names)]
+        return _find_chance((answers == truth).astype(np.float64), len(present))
+
+    def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
+        """Return the size of the scores, (batch, classes)."""
+        wanted = (self.output or "logits", "logits", *shapes)
+        names = [name for name in wanted if len(shapes.get(name, ())) == 2]
+        classes = shapes[names[0]][1] if names else None
+        return classes if isinstance(classes, int) else None
 
     def describe(
         self,
@@ -129,28 +138,6 @@ class Classification(Task):
     def _find_scores(self, outputs: Mapping[str, Array]) -> str:
         form, fix = "(batch, classes)", "Give a classifier, or name the model's task with --task."
         return _outputs.find_output(outputs, self.output, ("logits",), 2, form, fix)
-
-
-def _find_another_order(answers: Array, truth: Array) -> list[str]:
-    """Return a doubt if the predictions follow the labels in another order.
-
-    Then every class has a favourite, the prediction for most of its images, that no other class has.
-    """
-    frequent = [label for label in np.unique(truth) if (truth == label).sum() >= _MIN_IMAGES]
-    favourites = {label: np.bincount(answers[truth == label]).argmax() for label in frequent}
-    moved = [label for label in frequent if favourites[label] != label]
-    if not moved or len(frequent) < 2 or len(set(favourites.values())) < len(frequent):
-        return []
-    counted = np.isin(truth, frequent)
-    right_if_moved = (np.array([favourites[label] for label in truth[counted]]) == answers[counted]).mean()
-    right = (truth[counted] == answers[counted]).mean()
-    if right_if_moved < max(0.5, 2 * right):
-        return []
-    return [
-        f"the labels seem to be in another order than the model's: {_PERCENT * right:.0f} % are right, but "
-        f"{_PERCENT * right_if_moved:.0f} % would be right if class {moved[0]} were the model's "
-        f"{favourites[moved[0]]}, and so on: name the sub-folders by the model's labels or class indices"
-    ]
 
 
 def _find_chance(right: Array, classes: int) -> list[str]:

@@ -95,7 +95,7 @@ class Depth(Task):
         """Return a function for the means over images."""
         return lambda weights: {name: float(np.average(values[name], weights=weights)) for name in self.units}
 
-    def find_doubts(self, values: Values) -> list[str]:
+    def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
         """Find predictions in another unit than the labels."""
         ratio = float(np.median(values["ratio"]))
         if 1 / _MAX_RATIO < ratio < _MAX_RATIO:

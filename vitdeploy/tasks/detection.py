@@ -113,7 +113,7 @@ class Detection(Task):
 
         return compute
 
-    def find_doubts(self, values: Values) -> list[str]:
+    def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
         """Find a reference that finds next to nothing."""
         percent = self.aggregate(values)["map50"]
         if percent > _MIN_MAP:

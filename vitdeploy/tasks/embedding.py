@@ -35,6 +35,7 @@ class Embedding(Task):
     metric_names: ClassVar[Mapping[str, str]] = {
         "recall1": "recall@1", "recall_k": "recall@k", "knn_agreement": "same neighbours",
     }  # fmt: skip
+    named_classes: ClassVar[bool] = False
     units: ClassVar[Mapping[str, str]] = {
         "recall1": "points", "recall_k": "points", "knn_agreement": "points", "cosine": "points",
     }  # fmt: skip
@@ -93,7 +94,7 @@ class Embedding(Task):
             name: _PERCENT * float(np.average(values[name], weights=weights)) for name in self.units
         }
 
-    def find_doubts(self, values: Values) -> list[str]:
+    def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
         """Find a recall that is no better than chance."""
         _, counts = np.unique(values["label"], return_counts=True)
         n = counts.sum()

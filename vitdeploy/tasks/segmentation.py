@@ -99,7 +99,7 @@ class Segmentation(Task):
 
         return compute
 
-    def find_doubts(self, values: Values) -> list[str]:
+    def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
         """Find labels of one class only, and a mIoU no better than chance."""
         labelled = values["counts"][..., 2].sum(axis=0)
         classes = len(labelled)

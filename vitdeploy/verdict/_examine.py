@@ -256,7 +256,7 @@ def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[E
     """Return the recomputed evaluation, faults, and why accuracy cannot be judged although there is none."""
     name, limit = "eval recomputed", "as stored"
     try:
-        fresh, outcomes = recompute_evaluation(stored.manifest.recipe.task, evaluation, raw)
+        fresh, outcomes = recompute_evaluation(stored.manifest.recipe.task, evaluation, raw, stored.manifest.labels)
     except MeasureError as error:
         return evaluation, [invalid(name, limit, error.message)], error.message
     differences = list_differences(evaluation, fresh)

@@ -58,31 +58,34 @@ def recompute_bench(bench: Bench) -> Bench:
     return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=found, valid=not found)
 
 
-def recompute_evaluation(spec: TaskSpec, evaluation: Eval, raw: bytes) -> tuple[Eval, Outcomes]:
+def recompute_evaluation(
+    spec: TaskSpec, evaluation: Eval, raw: bytes, labels: tuple[str, ...] | None = None
+) -> tuple[Eval, Outcomes]:
     """Return an evaluation with all figures computed from its samples, each image counted once; and the samples.
 
     Args:
         spec: the artifact's task.
         evaluation: the stored evaluation.
         raw: the file with the samples.
+        labels: the names of the model's classes.
 
     Raises:
         MeasureError: the file is not the one that the evaluation names, is damaged, or is not of this task.
     """
     if hashlib.sha256(raw).hexdigest() != evaluation.samples:
         raise MeasureError("the samples are not those that eval.json names", fix="Run vitdeploy eval again.")
-    fresh, outcomes = _compare(spec.model_dump_json(), raw)
+    fresh, outcomes = _compare(spec.model_dump_json(), raw, evaluation.class_names or labels)
     return replace(evaluation, **{name: getattr(fresh, name) for name in _EVAL_FIELDS}), outcomes
 
 
 @lru_cache(maxsize=4)
-def _compare(spec: str, raw: bytes) -> tuple[Eval, Outcomes]:
+def _compare(spec: str, raw: bytes, names: tuple[str, ...] | None) -> tuple[Eval, Outcomes]:
     """Compare the outcomes in a file. `run` judges and reports the same file, and resampling takes long."""
     task, outcomes = tasks.find(TaskSpec.model_validate_json(spec)), unpack(raw)
     try:
         _check_statistics(task, outcomes)
         with np.errstate(all="ignore"):  # what is not finite is found afterwards
-            return compare_outcomes(task, count_once(outcomes)), outcomes
+            return compare_outcomes(task, count_once(outcomes), names), outcomes
     except _MAY_RAISE as error:
         reason = error.message if isinstance(error, VitdeployError) else f"{type(error).__name__} {error}"
         raise MeasureError(

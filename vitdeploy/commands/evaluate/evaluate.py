@@ -94,12 +94,18 @@ def evaluate(
     with progress.step("Compare both sides"):
         distinct = count_once(outcomes)
         counted = accuracy.pair_outcomes(task, distinct)
-        evaluation = accuracy.compare_outcomes(task, counted)
+        folders = dataset.classes if dataset.order == "alphabet" and dataset.classes else ()
+        evaluation = accuracy.compare_outcomes(task, counted, folders or manifest.labels)
     repeated = len(outcomes.digest) - len(distinct.digest)
     if repeated:
         progress.warn(f"{repeated:,} of {len(outcomes.digest):,} samples repeat an image, and are not counted again")
     if calibrated := explain_calibrated(manifest, dataset.digest, distinct):
         progress.warn(calibrated)
+    if dataset.order == "alphabet" and task.named_classes and not evaluation.doubts:
+        progress.warn(
+            "the model has no labels, so the folders are assumed to be its classes in alphabetical order; the answers "
+            "fit no other order better"
+        )
     for doubt in evaluation.doubts:
         progress.warn(doubt)
     raw = pack(counted)
@@ -114,6 +120,8 @@ def evaluate(
         available=len(dataset),
         limit=limit,
         repeated=repeated,
+        order=dataset.order if task.named_classes else "",
+        class_names=folders,
     )
     return artifact.write_evidence(evaluation, {SAMPLES: raw})
 
@@ -155,8 +163,16 @@ def _open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]
         raise UsageError(
             "there is no data to evaluate on", fix=f"Give --data DATA with labels as {task.data} (see docs/tasks.md)."
         )
+    classes = task.count_classes({output.name: output.shape for output in manifest.outputs})
+    labels = manifest.labels if task.named_classes and classes in (None, len(manifest.labels or ())) else None
     dataset = open_dataset(
-        spec, manifest.preprocess, labels=manifest.labels, need_labels=True, split="evaluation", form=task.data
+        spec,
+        manifest.preprocess,
+        labels=labels,
+        need_labels=True,
+        split="evaluation",
+        form=task.data,
+        classes=classes if task.named_classes else None,
     )
     return task, dataset
 
