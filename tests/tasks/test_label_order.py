@@ -24,8 +24,8 @@ def _answers(classes: int, images: int, accuracy: float, seed: int) -> tuple[Arr
 @pytest.mark.parametrize(("classes", "images"), [(2, 20), (2, 200), (10, 5), (10, 100), (100, 5), (100, 10)])
 @pytest.mark.parametrize("accuracy", [0.45, 0.6, 0.9])
 def test_the_right_order_is_hardly_ever_doubted(classes: int, images: int, accuracy: float) -> None:
-    found = [find_other_order(*_answers(classes, images, accuracy, seed)) for seed in range(20)]
-    assert found == [None] * 20
+    found = [find_other_order(*_answers(classes, images, accuracy, seed)) for seed in range(8)]
+    assert found == [None] * 8
 
 
 @pytest.mark.parametrize(("classes", "images"), [(3, 20), (10, 20), (10, 100), (100, 10)])

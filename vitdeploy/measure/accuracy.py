@@ -53,7 +53,7 @@ def pair_outcomes(task: Task, outcomes: Outcomes) -> Outcomes:
     return replace(outcomes, reference=reference, deployed=deployed)
 
 
-def compare_outcomes(task: Task, outcomes: Outcomes, names: Sequence[str] | None = None) -> Eval:
+def compare_outcomes(task: Task, outcomes: Outcomes, classes: Sequence[str] | None = None) -> Eval:
     """Compare the accuracy of a reference and a deployed model, sample by sample.
 
     Metrics that are shares of right answers get Tango's interval and McNemar's test. All others get a paired bootstrap
@@ -62,7 +62,7 @@ def compare_outcomes(task: Task, outcomes: Outcomes, names: Sequence[str] | None
     Args:
         task: computes the metrics of both sides.
         outcomes: what `pair_outcomes` returned.
-        names: the names of the classes, for doubts.
+        classes: the names of the classes, for doubts.
 
     Raises:
         MeasureError: there are no samples, or the sides do not describe the same samples.
@@ -95,7 +95,7 @@ def compare_outcomes(task: Task, outcomes: Outcomes, names: Sequence[str] | None
         test="McNemar" if first in shares else "swaps",
         discordance=discordance,
         nonfinite=int((~outcomes.finite).sum()),
-        doubts=tuple(task.find_doubts(reference, names)),
+        doubts=tuple(task.find_doubts(reference, classes)),
     )
 
 

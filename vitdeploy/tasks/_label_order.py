@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,8 +49,8 @@ def find_other_order(answers: Array, truth: Array) -> OtherOrder | None:
 
     The assignment with the most right answers is found (Kuhn 1955, the Hungarian method). It falls into groups of
     labels that change places. A group counts if more of its images follow it than follow the labels, by a sign test. As
-    the best of all assignments always explains some wrong answers, it must also explain more than it does if the wrong
-    answers are shuffled among the images that have one (permutation test).
+    the best of all assignments always gains something, the gain must also exceed what it is if the wrong answers are
+    shuffled among the images that have one (permutation test).
 
     Args:
         answers: the model's class of each sample, (n,).
@@ -67,22 +67,24 @@ def find_other_order(answers: Array, truth: Array) -> OtherOrder | None:
         if then > now and binomtest(then, now + then, 0.5, alternative="greater").pvalue < P_VALUE:
             pairs += [(int(table.labels[row]), int(table.classes[chosen[row]])) for row in rows]
             gain += then - now
-    if not pairs or not _exceeds_chance(table.explained(chosen), answers, truth):
+    if not pairs or not _exceeds_chance(gain, answers, truth):
         return None
     right = float((answers == truth).mean())
     return OtherOrder(tuple(sorted(pairs)), right, right + gain / len(truth))
 
 
-def _exceeds_chance(explained: int, answers: Array, truth: Array) -> bool:
-    """Return False if the best assignment explains as many answers after one of the shuffles."""
+def _exceeds_chance(gain: int, answers: Array, truth: Array) -> bool:
+    """Return False if an assignment gains as much after one of the shuffles.
+
+    A shuffled answer that hits its label counts for no assignment: the labels do not get better by shuffling.
+    """
     generator = np.random.default_rng(0)
     wrong = np.flatnonzero(answers != truth)
-    shuffled = answers.copy()
+    shuffled, table = answers.copy(), _Table.count(answers, truth)
     for _ in range(_SHUFFLES):
         shuffled[wrong] = generator.permutation(answers[wrong])
-        table = _Table.count(shuffled, truth)
-        # The most frequent answer of each label bounds what any assignment explains, and is quick to compute.
-        if int(table.counts.max(axis=1).sum()) >= explained and table.explained(table.assign()) >= explained:
+        other = _Table.count(shuffled, truth).with_hits(table.hits)
+        if other.most_gain() >= gain and other.gain() >= gain:  # the first is quick, and never below the second
             return False
     return True
 
@@ -124,9 +126,20 @@ class _Table:
         weights[np.arange(len(self.labels)), self.own] += 1
         return np.asarray(linear_sum_assignment(weights, maximize=True)[1])
 
-    def explained(self, chosen: Array) -> int:
-        """Return the number of answers that an assignment explains."""
-        return int(self.counts[np.arange(len(chosen)), chosen].sum())
+    def with_hits(self, hits: Array) -> _Table:
+        """Return the table with other numbers of right answers."""
+        counts = self.counts.copy()
+        counts[np.arange(len(self.labels)), self.own] = hits
+        return replace(self, counts=counts)
+
+    def gain(self) -> int:
+        """Return how many more answers the best assignment explains than the labels."""
+        chosen = self.assign()
+        return int(self.counts[np.arange(len(chosen)), chosen].sum() - self.hits.sum())
+
+    def most_gain(self) -> int:
+        """Return a bound of `gain`: the most frequent answer of each label, even if another has it too."""
+        return int(self.counts.max(axis=1).sum() - self.hits.sum())
 
     def groups(self, chosen: Array) -> Iterator[Array]:
         """Yield the rows that an assignment moves, those together that take each other's classes."""

@@ -1,0 +1,1 @@
+"""What a user tries first: their own model, their own images, their own limit."""
