@@ -9,11 +9,15 @@ SITES = "sites.json"
 REFERENCE_FOLDER = "reference/"
 """Outputs of the float32 reference, for devices that cannot run it."""
 EXAMPLE = f"{REFERENCE_FOLDER}example.npz"
-EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "sensitivity.json")
+EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "release.json", "sensitivity.json")
 """Evidence about the artifact. The manifest does not list these files."""
 SAMPLES = "eval.samples.npz"
 """The outcome of every sample that `eval.json` is about."""
-RAW = (SAMPLES,)
+FLIPS = "eval.flips.npz"
+"""Small pictures of the samples to which the two sides of `eval.json` give different answers."""
+RELEASE_SAMPLES = "release.samples.npz"
+"""The outcome of every sample that `release.json` is about."""
+RAW = (SAMPLES, FLIPS, RELEASE_SAMPLES)
 """Raw data beside the evidence. A piece of evidence names the sha256 of its own."""
 REPORT = "report.html"
 SIGNATURES = ("signature.json", "manifest.json.sig", "manifest.json.sigstore.json")

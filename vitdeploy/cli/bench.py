@@ -49,6 +49,23 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show the time for each part of the model and each operator.")
     ] = False,
+    end_to_end: Annotated[
+        bool,
+        typer.Option(
+            "--end-to-end",
+            help="Also time what a caller waits for, of the first artifact: from an encoded image to labels or boxes, "
+            "with the share of each stage.",
+        ),
+    ] = False,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="The encoded images for --end-to-end. Default: a made-up JPEG of 1280x720.",
+            show_default=False,
+        ),
+    ] = None,
+    any_model: options.AnyModel = False,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
     evidence: options.EvidenceFolder = None,
@@ -71,6 +88,9 @@ def bench(
         batches=parse_batches(batch),
         streams=streams,
         profile=profile,
+        any_model=any_model,
+        end_to_end=end_to_end or images is not None,
+        images=images,
     )
     loaded = [options.load_artifact(path, None if number else evidence) for number, path in enumerate(artifacts)]
     if host is not None:
@@ -79,20 +99,22 @@ def bench(
         from vitdeploy.commands.bench.opponents import opponent_names
         from vitdeploy.remote.near import commands
 
-        if folders := [name for name in plan.against if name not in opponent_names()]:
-            raise typer.BadParameter(
-                f"the folder {folders[0]} is not sent to the host: give it as another DIR.", param_hint="--against"
-            )
+        if images is not None:
+            raise typer.BadParameter("they are not sent to the host: give --end-to-end.", param_hint="--images")
+        folders = [name for name in plan.against if name not in opponent_names()]
+        opposing = [options.load_artifact(Path(name), None) for name in folders]
         flags: dict[str, commands.Flag] = {
             "seconds": seconds,
             "threads": threads,
-            "against": plan.against,
+            "against": [commands.opponent_folder(folders.index(n)) if n in folders else n for n in plan.against],
             "scenario": scenario,
             "batch": batch,
             "streams": streams,
             "profile": profile,
+            "end_to_end": end_to_end,
+            "any_model": any_model,
         }
-        result = commands.bench_on(commands.find(host), loaded, console, flags=flags)
+        result = commands.bench_on(commands.find(host), loaded, console, flags=flags, opposing=opposing)
     else:
         loaded[0] = options.give_model(loaded[0], model, trust_code=trust_code)
         result = run_bench(loaded, console, plan)

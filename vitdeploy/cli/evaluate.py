@@ -57,6 +57,7 @@ def eval_(
             show_default=False,
         ),
     ] = None,
+    at_threshold: options.AtThreshold = None,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
     evidence: options.EvidenceFolder = None,
@@ -81,7 +82,11 @@ def eval_(
     if host is not None:
         from vitdeploy.remote.near import commands
 
-        evaluation = commands.evaluate_on(commands.find(host), loaded, data, console, limit=limit)
+        evaluation = commands.evaluate_on(
+            commands.find(host), loaded, data, console, limit=limit, at_threshold=at_threshold
+        )
     else:
-        evaluation = commands_evaluate.evaluate(loaded, data, console, limit=limit, reference=reference)
+        evaluation = commands_evaluate.evaluate(
+            loaded, data, console, limit=limit, reference=reference, at_threshold=at_threshold
+        )
     console.show(evaluation, tables.evaluation(evaluation))

@@ -9,7 +9,7 @@ import typer
 
 from vitdeploy.cli import options
 from vitdeploy.cli.app import MEASURE, app
-from vitdeploy.cli.command import EXIT_CODES, command
+from vitdeploy.cli.command import EXIT_CODES, command, one_of
 from vitdeploy.cli.console import Console
 
 
@@ -21,13 +21,18 @@ def _limit(metavar: str, text: str) -> Any:
     app,
     section=MEASURE,
     groups={
-        "Limits": ["max_drop", "min_speedup", "min_fused", "min_quantized", "max_size", "max_memory"],
+        "Limits": ["max_drop", "min_speedup", "against", "min_fused", "min_quantized", "max_size", "max_memory"],
+        "Limits in milliseconds": ["max_latency", "max_end_to_end", "latency_percentile"],
+        "Limits at a fixed threshold": ["at_threshold", "max_count_change"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
+        "Comparison with an earlier model": ["data", "max_regression", "max_class_regression", "groups"],
         "Files": ["evidence", "junit", "markdown"],
     },
     examples=[
         "vitdeploy gate deit --max-drop 0.5 --min-speedup 1.2 --min-fused 100",
+        "vitdeploy gate deit --max-latency 20 --latency-percentile 99",
         "vitdeploy gate deit --min-fused 100 --baseline deit-before/",
+        "vitdeploy gate retrained --baseline deit --data val/ --max-class-regression 5",
     ],
 )
 def gate(
@@ -49,6 +54,36 @@ def gate(
     max_memory: Annotated[
         float | None, _limit("MIB", "The largest peak memory of a process that opens and runs the artifact, in MiB.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For --min-speedup: the artifact that bench --against DIR timed this one against. Default: the "
+            "recipe's opponent.",
+            show_default=False,
+        ),
+    ] = None,
+    max_latency: Annotated[
+        float | None, _limit("MS", "The largest latency, in milliseconds, judged by its interval. Needs no PyTorch.")
+    ] = None,
+    max_end_to_end: Annotated[
+        float | None,
+        _limit("MS", "The largest time from an encoded image to the answer, which bench --end-to-end measures."),
+    ] = None,
+    latency_percentile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="50|90|99",
+            callback=one_of(["50", "90", "99"]),
+            help="The percentile of the latencies that is judged. Default: 50, the median.",
+            show_default=False,
+        ),
+    ] = None,
+    at_threshold: options.AtThreshold = None,
+    max_count_change: Annotated[
+        float | None,
+        _limit("PCT", "The largest change of the number of findings at --at-threshold, in percent. Default: 5."),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +104,30 @@ def gate(
         typer.Option(
             metavar="FILE",
             help="Write the figures of this artifact to a small file, for --baseline later.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled images, which this artifact and the one in --baseline answer. The two may have different "
+            "weights: this judges a retrained model against the one before.",
+            show_default=False,
+        ),
+    ] = None,
+    max_regression: Annotated[
+        float | None, _limit("PP", "The largest loss of accuracy against --baseline on --data, in points. Default: 1.")
+    ] = None,
+    max_class_regression: Annotated[
+        float | None, _limit("PP", "The largest loss in the worst class, or in the worst group of --groups, in points.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Groups to judge instead of classes: JSON or YAML that maps a name to patterns of images, such as "
+            "night/*, or to class names. Default limit: 5.",
             show_default=False,
         ),
     ] = None,
@@ -104,12 +163,22 @@ def gate(
         "max_size_mib": max_size,
         "max_memory_mib": max_memory,
         "max_growth_pct": max_growth,
+        "max_latency_ms": max_latency,
+        "max_end_to_end_ms": max_end_to_end,
+        "latency_percentile": None if latency_percentile is None else int(latency_percentile),
+        "at_threshold": at_threshold,
+        "max_count_change_pct": max_count_change,
+        "max_regression_pp": max_regression,
+        "max_class_regression_pp": max_class_regression,
     }
     verdict = run_gate(
         options.load_artifact(artifact, evidence),
         limits,
         console,
         baseline=baseline,
+        data=data,
+        groups=groups,
+        against=against,
         save_baseline=save_baseline,
         junit_file=junit,
         markdown_file=markdown,

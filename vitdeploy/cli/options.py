@@ -43,6 +43,12 @@ def _check_statistics(text: str) -> None:
     composing.parse_statistics(text)
 
 
+def _check_threshold(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} is not between 0 and 1.")
+    return value
+
+
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -345,6 +351,20 @@ BenchBatches = Annotated[
         help="Batch sizes to measure one after the other, such as 1,4,8. Default: the artifact's own.",
         show_default=False,
     ),
+]
+AtThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--at-threshold",
+        metavar="SCORE",
+        callback=_check_threshold,
+        help="Also compare what both sides find with at least this score, between 0 and 1: F1, and the number of "
+        "detections, or of answers that are so probable.",
+        show_default=False,
+    ),
+]
+AnyModel = Annotated[
+    bool, typer.Option("--any-model", help="Time artifacts of different models, or of different weights, too.")
 ]
 Streams = Annotated[
     int | None,

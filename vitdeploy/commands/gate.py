@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import environment, precision, targets
+from vitdeploy import environment, precision, targets, tasks
 from vitdeploy.artifact import Artifact, EvidenceT
-from vitdeploy.artifact.layout import SAMPLES, SITES
+from vitdeploy.artifact.layout import RELEASE_SAMPLES, SAMPLES, SITES
 from vitdeploy.commands.bench.costs import measure_startup
+from vitdeploy.commands.evaluate.release import compare_with_release
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import MeasureError, TargetUnavailable, UsageError, VitdeployError
-from vitdeploy.evidence import Audit, Bench, Eval, Gate, Sensitivity
+from vitdeploy.evidence import Audit, Bench, Eval, Gate, OperatingPoint, Release, Sensitivity
 from vitdeploy.frozen import parse, replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure import latency
+from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import MAX_FILE_BYTES
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec
@@ -39,6 +41,7 @@ from vitdeploy.verdict import (
     explain_incomparable,
     judge,
     recompute_bench,
+    recompute_release,
 )
 
 
@@ -56,6 +59,9 @@ def gate(
     progress: Progress,
     *,
     baseline: Path | None = None,
+    data: str | None = None,
+    groups: Path | None = None,
+    against: Path | None = None,
     save_baseline: Path | None = None,
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
@@ -63,13 +69,17 @@ def gate(
     """Judge an artifact by its stored evidence.
 
     A baseline folder is timed in turns with this artifact, here and now, unless the two cannot be compared or one of
-    them cannot run here. With a baseline file, stored figures are compared.
+    them cannot run here. With a baseline file, stored figures are compared. With `data`, the baseline folder may have
+    other weights: both answer the same samples, here and now.
 
     Args:
         artifact: the artifact or bundle.
         limits: by the names of `GateSpec`; they override the recipe's unless they are None.
         progress: gets the steps and warnings.
         baseline: the folder of an earlier artifact, or a file that `save_baseline` has written.
+        data: DATA that the baseline folder and this artifact answer, to compare their accuracy.
+        groups: a file that names groups of images or classes, to compare both in each.
+        against: the folder of the artifact that the bench must have timed this one against.
         save_baseline: a file to write the evidence to.
         junit_file: a file to write JUnit XML to.
         markdown_file: a file to write a table to.
@@ -84,12 +94,26 @@ def gate(
             f"--baseline and --save-baseline are both {baseline}: the baseline would be overwritten",
             fix="Save to another file, and rename it after the verdict.",
         )
+    if data is not None and (baseline is None or not baseline.is_dir()):
+        raise UsageError(
+            "--data needs the folder of an earlier artifact to compare with", fix="Give --baseline DIR with it."
+        )
+    if groups is not None and data is None:
+        raise UsageError("--groups needs the data that it is about", fix="Give --data DATA and --baseline DIR with it.")
+    opponent = None if against is None else _load_opponent(against, artifact)
     recipe_limits = artifact.manifest.recipe.gate.model_dump()
     overrides: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
     spec = parse(GateSpec, {**recipe_limits, **overrides}, where="limits")
     evidence = read_evidence(artifact)
-    before = None if baseline is None else _read_before(baseline, artifact, evidence.examined.evaluation, progress)
-    verdict = judge(_make_case(artifact, evidence), spec, before)
+    if baseline is not None and data is not None:
+        before: Before | None = _compare_releases(baseline, artifact, data, groups, spec, progress)
+    else:
+        earlier = evidence.examined.evaluation
+        before = None if baseline is None else _read_before(baseline, artifact, earlier, progress)
+    case = _make_case(artifact, evidence, spec)
+    if opponent is not None:
+        case = dataclasses.replace(case, against=str(against), against_artifact=True, against_digest=opponent.digest)
+    verdict = judge(case, spec, before)
     verdict = artifact.write_evidence(replace(verdict, digest=artifact.evidence_digest()))
     if junit_file is not None:
         junit.write(verdict, junit_file)
@@ -107,10 +131,10 @@ def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
     """Judge the evidence that lies beside an artifact now, by the limits and the baseline of a stored verdict."""
     spec = parse(GateSpec, verdict.limits, where="limits in gate.json")
     before = None
-    if verdict.baseline is not None or verdict.timing is not None or verdict.untimed:
+    if verdict.baseline is not None or verdict.timing is not None or verdict.untimed or verdict.release is not None:
         earlier = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
-        before = Before(earlier, *_time_again(verdict))
-    fresh = judge(_make_case(artifact, read_evidence(artifact)), spec, before)
+        before = Before(earlier, *_time_again(verdict), *_compare_again(artifact, verdict.release))
+    fresh = judge(_make_case(artifact, read_evidence(artifact), spec), spec, before)
     return replace(fresh, digest=artifact.evidence_digest(), manifest=artifact.digest)
 
 
@@ -124,7 +148,52 @@ def _time_again(verdict: Gate) -> tuple[Bench | None, str]:
         return None, f"the timing in gate.json is refused: {error.message}"
 
 
-def _make_case(artifact: Artifact, evidence: Judged) -> Case:
+def _compare_again(artifact: Artifact, release: Release | None) -> tuple[Release | None, str]:
+    """Return a comparison of two releases with figures from its samples, and why it cannot be used."""
+    if release is None:
+        return None, ""
+    raw, reason = artifact.read_raw(RELEASE_SAMPLES, MAX_FILE_BYTES)
+    if raw is None:
+        return release, f"{reason}: compare the two again"
+    try:
+        fresh = recompute_release(artifact.manifest.recipe.task, release, raw, artifact.manifest.labels)
+    except MeasureError as error:
+        return release, error.message
+    return fresh, ""
+
+
+def _load_opponent(path: Path, artifact: Artifact) -> Artifact:
+    """Load the artifact that a bench was timed against.
+
+    Raises:
+        UsageError: it is an artifact of another model.
+    """
+    opponent = artifacts.load(path)
+    if opponent.manifest.model.digest != artifact.manifest.model.digest:
+        raise UsageError(
+            f"{path} is an artifact of another model, or of other weights: {opponent.manifest.model.spec}",
+            fix="Give an artifact of the same model; --baseline DIR with --data compares two models.",
+        )
+    return opponent
+
+
+def _compare_releases(
+    baseline: Path, artifact: Artifact, data: str, groups: Path | None, limits: GateSpec, progress: Progress
+) -> Before:
+    """Let the earlier artifact and this one answer the same samples; time them in turns if slow-down has a limit."""
+    earlier = artifacts.load(baseline)
+    release = compare_with_release(earlier, artifact, data, progress, groups=groups)
+    for doubt in release.doubts:
+        progress.warn(doubt)
+    if limits.max_slowdown_pct is None:
+        return Before(release=release)
+    try:
+        return Before(release=release, interleaved=_time_in_turns(earlier, artifact, progress))
+    except (TargetUnavailable, UsageError) as error:
+        return Before(release=release, untimed=error.message)
+
+
+def _make_case(artifact: Artifact, evidence: Judged, limits: GateSpec) -> Case:
     recipe, examined = artifact.manifest.recipe, evidence.examined
     return Case(
         evidence.stored.audit,
@@ -141,7 +210,18 @@ def _make_case(artifact: Artifact, evidence: Judged) -> Case:
         random_weights=artifact.random_weights,
         against=recipe.bench.against,
         against_artifact=Path(recipe.bench.against).is_absolute(),
+        operating_point=_find_operating_point(artifact, examined, limits),
     )
+
+
+def _find_operating_point(artifact: Artifact, examined: Examined, limits: GateSpec) -> OperatingPoint | str | None:
+    """Return what both sides find at the threshold of the limits, from the samples; or why that is not known."""
+    if limits.at_threshold is None or examined.outcomes is None:
+        return None
+    try:
+        return compare_at(tasks.find(artifact.manifest.recipe.task), examined.outcomes, limits.at_threshold)
+    except MeasureError as error:
+        return error.message
 
 
 def read_evidence(artifact: Artifact) -> Judged:

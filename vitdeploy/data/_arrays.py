@@ -41,7 +41,7 @@ class ArrayDataset:
     def __iter__(self) -> Iterator[Sample]:
         for index in shuffle(len(self)):
             label = int(self._labels[index]) if self._labels is not None else None
-            yield Sample(self._pixels(self._images[index]), label)
+            yield Sample(self._pixels(self._images[index]), label, f"image {index}")
 
     def _pixels(self, image: Array) -> Array:
         if image.shape[:2] != self._preprocess.size:

@@ -14,6 +14,7 @@ from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import Label
 from vitdeploy.data.preprocess import to_pixels
 from vitdeploy.errors import DataError
+from vitdeploy.escaping import replace_undecodable
 from vitdeploy.plain_files import open_plain
 from vitdeploy.recipe import Preprocess
 
@@ -63,6 +64,7 @@ class FolderDataset(Generic[LabelSource]):
         self.order = order
         self.skipped: list[str] = []
         self.digest = _digest(root, files)
+        self._root = root
         self._files = files
         self._preprocess = preprocess
         self._make_label = make_label
@@ -79,7 +81,8 @@ class FolderDataset(Generic[LabelSource]):
             except DataError as error:
                 self._skip(error)
                 continue
-            yield Sample(to_pixels(image, self._preprocess), self._make_label(path, image, source))
+            name = replace_undecodable(path.relative_to(self._root).as_posix())
+            yield Sample(to_pixels(image, self._preprocess), self._make_label(path, image, source), name)
 
     def _skip(self, error: DataError) -> None:
         self.skipped.append(error.message)

@@ -11,9 +11,9 @@ The layout of a folder depends on the form of the labels, which the task decides
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,10 +31,22 @@ _SHUFFLE_SEED = 0
 
 @dataclass(frozen=True)
 class Sample:
-    """One image at the model's size, uint8 (channels, height, width), and its label if it has one."""
+    """One image at the model's size, uint8 (channels, height, width), its label if it has one, and its name.
+
+    The name is its path below the data, or its number in arrays.
+    """
 
     image: Array
     label: Label | None
+    name: str = ""
+
+
+class NamedBatch(NamedTuple):
+    """Images of the model's size, uint8 NCHW, their labels (-1 without a label), and their names."""
+
+    images: Array
+    labels: list[Label]
+    names: list[str]
 
 
 class Dataset(Protocol):
@@ -73,22 +85,30 @@ def batches(dataset: Dataset, size: int, limit: int | None = None) -> Iterator[t
     Raises:
         DataError: not one sample could be read.
     """
-    images: list[Array] = []
-    labels: list[Label] = []
+    return ((batch.images, batch.labels) for batch in named_batches(dataset, size, limit))
+
+
+def named_batches(dataset: Dataset, size: int, limit: int | None = None) -> Iterator[NamedBatch]:
+    """Yield what `batches` yields, with the names of the samples."""
+    samples: list[Sample] = []
     count = 0
     for sample in dataset:
         if limit is not None and count >= limit:
             break
         count += 1
-        images.append(sample.image)
-        labels.append(-1 if sample.label is None else sample.label)
-        if len(images) == size:
-            yield np.stack(images), labels
-            images, labels = [], []
-    if images:
-        yield np.stack(images), labels
+        samples.append(sample)
+        if len(samples) == size:
+            yield _stack(samples)
+            samples = []
+    if samples:
+        yield _stack(samples)
     if not count and limit != 0:
         raise DataError(f"{dataset.spec}: no sample could be read", fix="Check the files.")
+
+
+def _stack(samples: Sequence[Sample]) -> NamedBatch:
+    labels = [-1 if sample.label is None else sample.label for sample in samples]
+    return NamedBatch(np.stack([sample.image for sample in samples]), labels, [sample.name for sample in samples])
 
 
 def digest_image(image: Array) -> int:

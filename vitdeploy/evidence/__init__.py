@@ -11,10 +11,13 @@ manifest.json that the evidence is about; evidence about another manifest is sta
 from __future__ import annotations
 
 from vitdeploy.evidence.accuracy import (
+    ClassScore,
     Comparison,
     Divergence,
     Eval,
+    Flip,
     Metric,
+    OperatingPoint,
 )
 from vitdeploy.evidence.audit import (
     AttentionAudit,
@@ -36,10 +39,12 @@ from vitdeploy.evidence.audit import (
 )
 from vitdeploy.evidence.fact import Evidence, Fact, Measured, Provenance
 from vitdeploy.evidence.pixels import PixelCheck
+from vitdeploy.evidence.release import GroupDrop, Release
 from vitdeploy.evidence.timing import (
     Bench,
     BlockState,
     DeviceTime,
+    EndToEnd,
     Interval,
     OperatorShare,
     Pair,
@@ -51,6 +56,7 @@ from vitdeploy.evidence.timing import (
     Roofline,
     Run,
     Scenario,
+    Stage,
     Startup,
     WarmUp,
 )
@@ -71,15 +77,19 @@ __all__ = [
     "BlockState",
     "Check",
     "CheckpointUse",
+    "ClassScore",
     "Comparison",
     "DeviceTime",
     "Divergence",
+    "EndToEnd",
     "Eval",
     "Evidence",
     "EvidenceLevel",
     "Fact",
     "FileEntry",
+    "Flip",
     "Gate",
+    "GroupDrop",
     "Interval",
     "KernelAudit",
     "LayerSensitivity",
@@ -88,6 +98,7 @@ __all__ = [
     "Measured",
     "Metric",
     "NormAudit",
+    "OperatingPoint",
     "OperatorShare",
     "Outline",
     "Pair",
@@ -98,11 +109,13 @@ __all__ = [
     "Provenance",
     "QuantizedShare",
     "RailEnergy",
+    "Release",
     "Role",
     "Roofline",
     "Run",
     "Scenario",
     "Sensitivity",
+    "Stage",
     "Startup",
     "Status",
     "Unfused",

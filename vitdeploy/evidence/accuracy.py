@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from vitdeploy.evidence.audit import EvidenceLevel
 from vitdeploy.evidence.fact import Fact, Measured
+from vitdeploy.evidence.timing import Interval
 
 
 class Metric(Fact):
@@ -24,6 +25,59 @@ class Metric(Fact):
     ci95: tuple[float, float]
     lower95: float
     upper95: float
+
+
+class Flip(Fact):
+    """A sample to which the two sides give different answers.
+
+    Attributes:
+        name: the image's path below the data.
+        label: its label in words; empty if a label is no class.
+        reference: the reference's answer in a few words.
+        deployed: the artifact's answer.
+        reference_score: the probability that the reference gives its answer; None if an answer has none.
+        deployed_score: the same of the artifact.
+        agreement: how far the two answers agree, from 0 to 1.
+        kind: "lost" if only the reference is right, "gained" if only the artifact is; else empty.
+    """
+
+    name: str
+    label: str = ""
+    reference: str = ""
+    deployed: str = ""
+    reference_score: float | None = None
+    deployed_score: float | None = None
+    agreement: float = 0.0
+    kind: Literal["lost", "gained", ""] = ""
+
+
+class ClassScore(Fact):
+    """The first metric on the samples of one class or group, with the drop and its 95 % interval."""
+
+    name: str
+    n: int
+    reference: float
+    deployed: float
+    drop: float
+    ci95: tuple[float, float]
+
+
+class OperatingPoint(Fact):
+    """What both sides find at a fixed threshold of the score, as an application uses them.
+
+    Attributes:
+        threshold: the smallest score that counts.
+        score: F1 of what is found, in percent: 2 hits / (found + to be found).
+        reference: the number of detections, or of answers with this probability, of the reference.
+        deployed: the same of the artifact.
+        count: deployed / reference, with its 95 % interval; None if the reference finds nothing.
+    """
+
+    threshold: float
+    score: Metric
+    reference: int
+    deployed: int
+    count: Interval | None
 
 
 class Eval(Measured):
@@ -62,6 +116,14 @@ class Eval(Measured):
     """How the data says which class is which: see `data.dataset.Order`. Empty if classes need no order."""
     class_names: tuple[str, ...] = ()
     """The names of the data's folders in the order of their classes, where the model has no labels."""
+    flipped: tuple[Flip, ...] = ()
+    """The first of the samples with different answers, those first that only the reference gets right."""
+    thumbnails: str = ""
+    """sha256 of `eval.flips.npz`, which has a small picture of each sample in `flipped`."""
+    classes: tuple[ClassScore, ...] = ()
+    """The first metric class by class, where each sample has one class."""
+    operating_point: OperatingPoint | None = None
+    """What both sides find at the threshold of `--at-threshold`."""
     repeated: int = 0
     """Number of samples that repeat the image of another one, and are not counted in `n`."""
 

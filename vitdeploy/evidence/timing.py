@@ -203,6 +203,36 @@ class BlockState(Fact):
     throttled: int = 0
 
 
+class Stage(Fact):
+    """A stage of what a caller waits for: its median time, and its share of the sum of all stages in percent."""
+
+    name: str
+    p50_ms: float
+    share_pct: float
+
+
+class EndToEnd(Fact):
+    """The time from an encoded image to labels or boxes, as a caller waits for it; one image at a time.
+
+    Attributes:
+        images: the images in words.
+        samples: the number of images that were timed.
+        stages: decode, preprocess, engine, postprocess.
+        blocks: every sample in ms, block by block, in the order taken.
+    """
+
+    images: str
+    samples: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p50_ci95: tuple[float, float]
+    p90_ci95: tuple[float, float]
+    p99_ci95: tuple[float, float]
+    stages: tuple[Stage, ...]
+    blocks: tuple[tuple[float, ...], ...]
+
+
 class Bench(Measured):
     """Interleaved latencies, each run with its role. `valid` is false if there are `doubts` about them."""
 
@@ -228,6 +258,10 @@ class Bench(Measured):
     """True if these are fewer than the machine has (`taskset`, a container's cpuset)."""
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
+    missing: Mapping[str, str] = {}
+    """Opponents that are not available here, with the reason. Without a reference there is no speed-up."""
+    end_to_end: EndToEnd | None = None
+    """Of the first artifact, with `--end-to-end`."""
     conditions: Mapping[int, tuple[BlockState, ...]] = {}
     """batch -> the state of the machine in each block, from which doubts follow."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from vitdeploy.evidence.fact import Evidence, Fact
+from vitdeploy.evidence.release import Release
 from vitdeploy.evidence.timing import Bench
 
 Status = Literal["pass", "fail", "invalid"]
@@ -19,6 +20,8 @@ class Check(Fact):
     limit: float | str
     status: Status
     why: str
+    details: tuple[str, ...] = ()
+    """More about it, one line each, such as the classes and images that got worse."""
 
 
 class Gate(Evidence):
@@ -36,5 +39,7 @@ class Gate(Evidence):
     """The limits, by their names in a recipe."""
     baseline: Mapping[str, Any] | None = None
     """The facts about the earlier artifact, as `--save-baseline` writes them; None if there was none."""
+    release: Release | None = None
+    """The accuracy of the earlier artifact and of this one on the same samples; None if they were not compared."""
     untimed: str = ""
     """The reason why a baseline folder was not timed."""

@@ -1,13 +1,15 @@
 """The outcome of every evaluated sample, kept beside `eval.json` so that its figures can be computed again.
 
-The file is an `.npz` of plain arrays: `digest`, `agreement`, `finite`, and `reference/NAME` and `deployed/NAME` for the
-statistics of the two models. Nothing in it is unpickled, and sizes are checked before anything is read.
+The file is an `.npz` of plain arrays: `digest`, `agreement`, `finite`, `reference/NAME` and `deployed/NAME` for the
+statistics of the two models, and `group/NUMBER` for groups of samples. Nothing in it is unpickled, and sizes are
+checked before anything is read.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,7 +23,7 @@ MAX_FILE_BYTES = 512 << 20
 MAX_BYTES = 1 << 30
 """The most bytes of all arrays: 5,000 images with 100 boxes take 16 MB, 50,000 classified images take 4 MB."""
 _MAX_SAMPLES = 100_000_000
-_REFERENCE, _DEPLOYED = "reference/", "deployed/"
+_REFERENCE, _DEPLOYED, _GROUP = "reference/", "deployed/", "group/"
 _OWN = ("digest", "agreement", "finite")
 _NUMBERS = frozenset("biuf")  # the kinds of dtype: bool, signed, unsigned, floating-point
 _FIX = "Run vitdeploy eval again."
@@ -37,6 +39,7 @@ class Outcomes:
         deployed: the same statistics of the deployed model.
         agreement: how far the two answers agree, from 0 to 1.
         finite: bool, False if the deployed model gave NaN or infinity.
+        groups: by number, True for the samples in it.
     """
 
     digest: Array
@@ -44,18 +47,24 @@ class Outcomes:
     deployed: Values
     agreement: Array
     finite: Array
+    groups: Mapping[str, Array] = field(default_factory=dict)
 
 
 def count_once(outcomes: Outcomes) -> Outcomes:
     """Keep the first sample of each image. An image that is repeated says nothing new about the models."""
     _, first = np.unique(outcomes.digest, return_index=True)
-    kept = np.sort(first)
+    return select(outcomes, np.sort(first))
+
+
+def select(outcomes: Outcomes, chosen: Array) -> Outcomes:
+    """Return the samples with these indices, or for which `chosen` is True."""
     return Outcomes(
-        digest=outcomes.digest[kept],
-        reference={name: values[kept] for name, values in outcomes.reference.items()},
-        deployed={name: values[kept] for name, values in outcomes.deployed.items()},
-        agreement=outcomes.agreement[kept],
-        finite=outcomes.finite[kept],
+        digest=outcomes.digest[chosen],
+        reference={name: values[chosen] for name, values in outcomes.reference.items()},
+        deployed={name: values[chosen] for name, values in outcomes.deployed.items()},
+        agreement=outcomes.agreement[chosen],
+        finite=outcomes.finite[chosen],
+        groups={name: members[chosen] for name, members in outcomes.groups.items()},
     )
 
 
@@ -64,6 +73,7 @@ def pack(outcomes: Outcomes) -> bytes:
     arrays = {name: getattr(outcomes, name) for name in _OWN}
     arrays |= {f"{_REFERENCE}{name}": values for name, values in outcomes.reference.items()}
     arrays |= {f"{_DEPLOYED}{name}": values for name, values in outcomes.deployed.items()}
+    arrays |= {f"{_GROUP}{name}": members for name, members in outcomes.groups.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -83,6 +93,7 @@ def unpack(raw: bytes) -> Outcomes:
             finite=arrays.pop("finite"),
             reference=_take(arrays, _REFERENCE),
             deployed=_take(arrays, _DEPLOYED),
+            groups=_take(arrays, _GROUP),
         )
     except KeyError as error:
         raise MeasureError(f"the samples have no {error}", fix=_FIX) from None
@@ -102,7 +113,7 @@ def _take(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
 def _check(outcomes: Outcomes, others: dict[str, Array]) -> None:
     """Check types and shapes."""
     values = (*outcomes.reference.values(), *outcomes.deployed.values())
-    own = (outcomes.digest, outcomes.agreement, outcomes.finite)
+    own = (outcomes.digest, outcomes.agreement, outcomes.finite, *outcomes.groups.values())
     kinds = {array.dtype.kind for array in (*own, *values)}
     if (
         others

@@ -189,7 +189,9 @@ Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class GateSpec(Frozen):
     """Limits of the gate. A limit that is not set is not checked; zero is refused, because nothing could meet it.
 
-    `max_growth_pct` is the growth of files and memory against a baseline.
+    `max_growth_pct` is the growth of files and memory against a baseline. `latency_percentile` is of both latencies, by
+    default 50. `at_threshold` adds checks of what is found with at least this score. `max_regression_pp` is against a
+    baseline with other weights, over all samples, and `max_class_regression_pp` in the worst class or group.
     """
 
     max_drop_pp: Annotated[Limit, Field(lt=100)] | None = None
@@ -200,6 +202,13 @@ class GateSpec(Frozen):
     max_size_mib: Limit | None = None
     max_memory_mib: Limit | None = None
     max_growth_pct: Limit | None = None
+    max_latency_ms: Limit | None = None
+    latency_percentile: Literal[50, 90, 99] | None = None
+    max_end_to_end_ms: Limit | None = None
+    at_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_count_change_pct: Limit | None = None
+    max_regression_pp: Annotated[Limit, Field(lt=100)] | None = None
+    max_class_regression_pp: Annotated[Limit, Field(lt=100)] | None = None
 
     @model_validator(mode="after")
     def _check_sizes(self) -> GateSpec:

@@ -168,6 +168,22 @@ class Task(Frozen, ABC):
         """Return the number of classes of a model whose outputs have these shapes; None if that does not say it."""
         return None
 
+    def at_threshold(self, values: Values, threshold: float) -> Values | None:  # noqa: ARG002
+        """Return what is found at a fixed threshold of the score; None if the task's answers have no score.
+
+        Returns:
+            For each sample the right findings ("hits"), all findings ("found"), and what is to be found ("wanted").
+        """
+        return None
+
+    def find_groups(self, values: Values) -> Array | None:  # noqa: ARG002
+        """Return the class of each sample, (n,); None if a sample does not have one class."""
+        return None
+
+    def summarize_answer(self, answer: Array, names: Sequence[str] | None) -> str:  # noqa: ARG002
+        """Return an answer of `read_answers` in a few words; an empty string if it has none."""
+        return ""
+
     @abstractmethod
     def describe(
         self,

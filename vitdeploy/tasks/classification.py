@@ -25,6 +25,7 @@ from vitdeploy.tasks._label_order import find_other_order
 
 _TOP = 5
 _PERCENT = 100.0
+_SUM_ERROR = 1e-2  # of probabilities in half precision
 
 
 class Classification(Task):
@@ -36,6 +37,7 @@ class Classification(Task):
     metric_names: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
     units: ClassVar[Mapping[str, str]] = {"top1": "points", "top5": "points"}
     binary: ClassVar[frozenset[str]] = frozenset(units)
+    ranking_only: ClassVar[frozenset[str]] = frozenset({"confidence"})
     agreement_name: ClassVar[str] = "same prediction"
     output: str | None = None
 
@@ -56,7 +58,7 @@ class Classification(Task):
         """Return 0 or 1 for each sample: 1 if the label is the best class (top1), or among the best five (top5).
 
         With five classes or fewer there is no top5. Of equal scores the lower index wins. A sample with NaN or infinite
-        scores is wrong.
+        scores is wrong. `confidence` is the probability of the best class.
         """
         scores = self._scores(outputs)
         truth = np.asarray(labels)
@@ -75,7 +77,9 @@ class Classification(Task):
         if classes > _TOP:
             values["top5"] = ((rank < _TOP) & finite).astype(np.float64)
         answers = scores.argmax(axis=1)
-        return PerSample({**values, "answer": answers, "label": truth}, list(answers), finite)
+        confidence = np.where(finite, _probabilities(scores).max(axis=1, initial=0), 0.0)
+        values |= {"answer": answers, "label": truth, "confidence": confidence}
+        return PerSample(values, list(answers), finite)
 
     def weighted_metrics(self, values: Values) -> WeightedMetrics:
         """Return a function for the shares of ones, in percent."""
@@ -85,6 +89,21 @@ class Classification(Task):
     def are_right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array:
         """Return 1 for each image whose label is the best class, else 0."""
         return np.asarray(self.statistics(outputs, labels).values["top1"])
+
+    def at_threshold(self, values: Values, threshold: float) -> Values | None:
+        """Return the answers with at least this probability, and whether they are right."""
+        if "confidence" not in values:
+            return None
+        sure = values["confidence"] >= threshold
+        return {"hits": sure & (values["top1"] > 0), "found": sure, "wanted": np.ones(len(sure))}
+
+    def find_groups(self, values: Values) -> Array:
+        """Return the label of each sample."""
+        return values["label"]
+
+    def summarize_answer(self, answer: Array, names: Sequence[str] | None) -> str:
+        """Return the name of the class."""
+        return class_name(int(answer), None if names is None else tuple(names))
 
     def describe_output(self, shape: tuple[int | str, ...], labels: tuple[str, ...] | None) -> str:
         """Describe an output (batch, classes) as logits."""
@@ -118,9 +137,7 @@ class Classification(Task):
         picture: tuple[int, int] | None = None,  # noqa: ARG002
     ) -> Answer:
         """Return the five best classes with their probabilities."""
-        from scipy.special import softmax
-
-        probabilities = softmax(self._scores(outputs)[0].astype(np.float64))
+        probabilities = _probabilities(self._scores(outputs))[0]
         best = np.argsort(-probabilities, kind="stable")[:_TOP]
         return Answer(
             top=tuple(
@@ -138,6 +155,17 @@ class Classification(Task):
     def _find_scores(self, outputs: Mapping[str, Array]) -> str:
         form, fix = "(batch, classes)", "Give a classifier, or name the model's task with --task."
         return _outputs.find_output(outputs, self.output, ("logits",), 2, form, fix)
+
+
+def _probabilities(scores: Array) -> Array:
+    """Return the probabilities of the classes: softmax of logits; the scores themselves if they are probabilities."""
+    from scipy.special import softmax
+
+    exact = scores.astype(np.float64)
+    with np.errstate(all="ignore"):  # what is not finite is left to the caller
+        if (exact >= 0).all() and np.allclose(exact.sum(axis=1), 1, atol=_SUM_ERROR):
+            return exact
+        return np.asarray(softmax(exact, axis=1))
 
 
 def _find_chance(right: Array, classes: int) -> list[str]:

@@ -123,6 +123,20 @@ class Detection(Task):
             "class indices or names, and is task.scores right for this model?"
         ]
 
+    def at_threshold(self, values: Values, threshold: float) -> Values:
+        """Return the boxes with at least this score, those of them that match an object (IoU 0.5), and the objects."""
+        counted = (values["score"] >= threshold) & ((values["ignored"] & 1) == 0)
+        hits = counted & ((values["hit"] & 1) > 0)
+        return {"hits": hits.sum(axis=1), "found": counted.sum(axis=1), "wanted": values["objects"].sum(axis=1)}
+
+    def summarize_answer(self, answer: Array, names: Sequence[str] | None) -> str:
+        """Return the confident boxes by class: `2 cat, 1 dog`."""
+        sure = answer[answer[:, 4] >= self.confident]
+        kinds, counts = np.unique(sure[:, 5].astype(int), return_counts=True)
+        labels = None if names is None else tuple(names)
+        shown = [f"{count} {class_name(int(kind), labels)}" for kind, count in zip(kinds, counts, strict=True)]
+        return ", ".join(shown) or "nothing"
+
     def describe(
         self,
         outputs: Mapping[str, Array],

@@ -7,8 +7,10 @@ doubtful evidence is invalid. So is a gate without limits: without a check there
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from vitdeploy.evidence import Bench, Check, Eval, Gate, Run, Status
+from vitdeploy.evidence import Bench, Check, EndToEnd, Eval, Gate, OperatingPoint, Run, Status
+from vitdeploy.measure.latency import MIN_P99_SAMPLES
 from vitdeploy.measure.statistics import required_samples
 from vitdeploy.recipe import REFERENCE, GateSpec
 from vitdeploy.verdict._agreement import Identity
@@ -27,6 +29,7 @@ from vitdeploy.verdict._case import (
 )
 from vitdeploy.verdict._examine import Examined, Stored, examine, explain_calibrated
 from vitdeploy.verdict._recompute import recompute_bench
+from vitdeploy.verdict._release import check_release, compare_releases, recompute_release
 
 __all__ = [
     "Before",
@@ -35,19 +38,24 @@ __all__ = [
     "Examined",
     "Identity",
     "Stored",
+    "compare_releases",
     "examine",
     "explain_calibrated",
     "explain_incomparable",
     "judge",
     "recompute_bench",
+    "recompute_release",
 ]
 
 _REFERENCES = ("pytorch-fp32", "onnxruntime-fp32")
 """The names of the float32 reference: of a PyTorch model, and of an ONNX file, whose untouched graph it is."""
 
+DEFAULT_MAX_COUNT_CHANGE_PCT = 5.0
+_RAREST = 99
+
 _NO_LIMIT = (
-    "there is no limit: give --max-drop, --min-speedup, --min-fused, --min-quantized, --max-size, --max-memory or "
-    "--baseline"
+    "there is no limit: give --max-drop, --min-speedup, --max-latency, --min-fused, --min-quantized, --max-size, "
+    "--max-memory or --baseline"
 )
 
 
@@ -64,11 +72,15 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         *case.faults,
         _check_finite(case, interleaved),
         _check_accuracy(case, limits.max_drop_pp),
+        *_check_operating_point(case, limits),
         _check_speedup(case, limits.min_speedup),
+        _check_latency(case, limits.max_latency_ms, limits.latency_percentile or 50),
+        _check_end_to_end(case, limits.max_end_to_end_ms, limits.latency_percentile or 50),
         _check_fused(case, limits.min_fused_pct),
         _check_quantized(case, limits.min_quantized_pct),
         _check_size(case, limits.max_size_mib),
         _check_memory(case, limits.max_memory_mib),
+        *check_release(case, limits, before.release if before else None, before.unreleased if before else ""),
         *check_against_baseline(case, limits, before),
     ]
     checks = tuple(check for check in results if check is not None)
@@ -83,6 +95,7 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         timing=interleaved,
         limits=limits.model_dump(exclude_none=True),
         baseline=before.baseline.model_dump(mode="json") if before and before.baseline else None,
+        release=before.release if before else None,
         untimed=before.untimed if before else "",
     )
 
@@ -155,7 +168,8 @@ def _check_speedup(case: Case, limit: float | None) -> Check | None:
     speedup = case.run.speedup if case.run else None
     reference = bench.reference
     if speedup is None or case.run is None or reference is None:
-        return invalid(name, limit, "no reference was timed with it")
+        absent = "; ".join(f"{name} is not available there: {why}" for name, why in bench.missing.items())
+        return invalid(name, limit, absent or "no reference was timed with it")
     if reason := _explain_other_reference(case, reference):
         return invalid(name, limit, f"{reason}: run vitdeploy bench again")
     low, high = speedup.ci95
@@ -171,13 +185,108 @@ def _check_speedup(case: Case, limit: float | None) -> Check | None:
 def _explain_other_reference(case: Case, reference: Run) -> str | None:
     """Return the reason if the bench was timed against another reference than the recipe's."""
     if case.against_artifact:
-        return None if reference.manifest else f"it was timed against {reference.name}, not against {case.against}"
+        same = reference.manifest == case.against_digest if case.against_digest else bool(reference.manifest)
+        return None if same else f"it was timed against {reference.name}, not against {case.against}"
     if reference.manifest:
         return f"it was timed against {reference.name}, another artifact, not against {case.against}"
     names = _REFERENCES if case.against == REFERENCE else (case.against, f"{case.against} (plain)")
     if reference.name not in names:
         return f"it was timed against {reference.name}, not against {case.against}"
     return None
+
+
+def _check_latency(case: Case, limit: float | None, percent: int) -> Check | None:
+    """Check a percentile of the artifact's own latency. It needs no reference."""
+    if limit is None:
+        return None
+    name = f"latency p{percent} (ms)"
+    if reason := case.explain_unusable("bench"):
+        return invalid(name, limit, reason)
+    if case.bench is None or not case.bench.valid or case.run is None:
+        return invalid(name, limit, first_doubt(case.bench))
+    notes = (f", batch {case.run.batch}" if case.run.batch != 1 else "") + (
+        "" if case.bench.scenario == "single-stream" else f", {case.bench.scenario}"
+    )
+    return _judge_percentile(name, limit, percent, case.run, notes)
+
+
+def _check_end_to_end(case: Case, limit: float | None, percent: int) -> Check | None:
+    """Check a percentile of what a caller waits for, from an encoded image to the answer."""
+    if limit is None:
+        return None
+    name = f"end to end p{percent} (ms)"
+    if reason := case.explain_unusable("bench"):
+        return invalid(name, limit, reason)
+    timed = case.bench.end_to_end if case.bench else None
+    if case.bench is None or not case.bench.valid:
+        return invalid(name, limit, first_doubt(case.bench))
+    if timed is None:
+        return invalid(name, limit, "it was not measured: run vitdeploy bench --end-to-end")
+    shares = ", ".join(f"{stage.name} {stage.share_pct:.0f} %" for stage in timed.stages)
+    return _judge_percentile(name, limit, percent, timed, f", on {timed.images}: {shares}")
+
+
+def _judge_percentile(name: str, limit: float, percent: int, timed: Run | EndToEnd, notes: str) -> Check:
+    """Judge a percentile by its 95 % interval."""
+    observed = {50: timed.p50_ms, 90: timed.p90_ms, 99: timed.p99_ms}[percent]
+    interval = {50: timed.p50_ci95, 90: timed.p90_ci95, 99: timed.p99_ci95}[percent]
+    if interval is None:
+        return invalid(name, limit, "the interval of the latency is not known: run vitdeploy bench again")
+    if percent == _RAREST and timed.samples < MIN_P99_SAMPLES:
+        return invalid(name, limit, f"p99 of {timed.samples} samples is their maximum: measure longer (--seconds)")
+    status = decide(*interval, limit)
+    sentence = f"{observed:.3g} ms, 95 % interval {interval[0]:.3g} to {interval[1]:.3g}{notes}"
+    sentence += ": the limit is inside the interval, so measure longer (bench --seconds)" if status == "invalid" else ""
+    return Check(name=name, observed=observed, limit=limit, status=status, why=sentence)
+
+
+def _check_operating_point(case: Case, limits: GateSpec) -> Iterator[Check]:
+    """Check F1 and the number of findings at a fixed threshold of the score."""
+    threshold = limits.at_threshold
+    if threshold is None:
+        if limits.max_count_change_pct is not None:
+            yield invalid("count", limits.max_count_change_pct, "at which threshold? Give --at-threshold")
+        return
+    drop_limit = limits.max_drop_pp
+    count_limit = DEFAULT_MAX_COUNT_CHANGE_PCT if limits.max_count_change_pct is None else limits.max_count_change_pct
+    names = f"F1 at {threshold:g}", f"count at {threshold:g} (%)"
+    point = case.explain_unusable("eval") or case.operating_point or "nothing was evaluated"
+    if case.evaluation is not None and case.evaluation.doubts:
+        point = f"doubtful: {case.evaluation.doubts[0]}"
+    if isinstance(point, str):
+        yield from (
+            invalid(name, limit, point)
+            for name, limit in zip(names, (drop_limit, count_limit), strict=True)
+            if limit is not None
+        )
+        return
+    score = point.score
+    if drop_limit is not None:
+        status = decide(score.lower95, score.upper95, drop_limit)
+        bounds = f"with 95 % confidence between {score.lower95:.2f} and {score.upper95:.2f}"
+        why = (
+            f"F1 went from {score.reference:.2f} to {score.deployed:.2f} %, a loss of {score.drop:.2f} points, {bounds}"
+        )
+        why += ": more samples are needed" if status == "invalid" else ""
+        yield Check(name=names[0], observed=score.drop, limit=drop_limit, status=status, why=why)
+    yield _check_count(names[1], point, count_limit)
+
+
+def _check_count(name: str, point: OperatingPoint, limit: float) -> Check:
+    counts = f"{point.reference:,} became {point.deployed:,}"
+    if point.count is None:
+        same = point.reference == point.deployed
+        if same:
+            return invalid(name, limit, f"neither side finds anything with a score of {point.threshold:g} or more")
+        return Check(name=name, observed=None, limit=limit, status="fail", why=counts)
+    low, high = (100 * (end - 1) for end in point.count.ci95)
+    change = 100 * (point.count.ratio - 1)
+    status: Status = (
+        "pass" if -limit <= low and high <= limit else "fail" if low > limit or high < -limit else "invalid"
+    )
+    why = f"{counts}: {change:+.1f} %, 95 % interval {low:+.1f} to {high:+.1f}"
+    why += ": more samples are needed" if status == "invalid" else ""
+    return Check(name=name, observed=change, limit=limit, status=status, why=why)
 
 
 def _check_fused(case: Case, limit: float | None) -> Check | None:

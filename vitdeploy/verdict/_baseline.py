@@ -33,6 +33,8 @@ def check_against_baseline(case: Case, limits: GateSpec, before: Before | None) 
         return [invalid(name, limit, missing) for name, limit in needing.items() if limit is not None]
     limit = DEFAULT_MAX_SLOWDOWN_PCT if limits.max_slowdown_pct is None else limits.max_slowdown_pct
     baseline = before.baseline
+    if before.release is not None or before.unreleased:
+        return _check_beside_release(case, limits, before)
     if baseline is not None:
         if impossible := find_impossible("the baseline", baseline):
             return [invalid("baseline", "possible values", impossible)]
@@ -47,6 +49,19 @@ def check_against_baseline(case: Case, limits: GateSpec, before: Before | None) 
         _check_fused_as_before(case, baseline),
         *(_check_growth(case, baseline, before, limits.max_growth_pct) if baseline is not None else ()),
     ]
+
+
+def _check_beside_release(case: Case, limits: GateSpec, before: Before) -> list[Check | None]:
+    """Check size, and slow-down if it has a limit, against an artifact with other weights."""
+    checks: list[Check | None] = []
+    if limits.max_slowdown_pct is not None:
+        name, limit = "slow-down", limits.max_slowdown_pct
+        checks.append(invalid(name, limit, before.untimed) if before.untimed else _check_slowdown(case, limit, before))
+    earlier = before.release.size_bytes[0] if before.release is not None else None
+    growth = DEFAULT_MAX_GROWTH_PCT if limits.max_growth_pct is None else limits.max_growth_pct
+    if earlier:
+        checks.append(_compare_bytes("size as before", case.size_bytes, earlier, growth, "the size is unknown"))
+    return checks
 
 
 def explain_incomparable(

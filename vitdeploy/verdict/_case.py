@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitdeploy.evidence import Audit, Bench, Check, Eval, Run, Status
+from vitdeploy.evidence import Audit, Bench, Check, Eval, OperatingPoint, Release, Run, Status
 from vitdeploy.measure.baseline import Baseline
 from vitdeploy.recipe import REFERENCE
 
@@ -34,6 +34,8 @@ class Case:
         random_weights: True if the weights are random, so that accuracy means nothing.
         against: the opponent in the recipe.
         against_artifact: True if the opponent is another artifact.
+        against_digest: digest of that artifact's manifest, if it is known.
+        operating_point: what both sides find at the threshold of the limits; or the reason why that is not known.
         faults: invalid checks for evidence that is impossible or contradicts something; see `examine`.
     """
 
@@ -50,6 +52,8 @@ class Case:
     random_weights: bool = False
     against: str = REFERENCE
     against_artifact: bool = False
+    against_digest: str = ""
+    operating_point: OperatingPoint | str | None = None
     faults: tuple[Check, ...] = ()
 
     def explain_unusable(self, name: EvidenceName) -> str | None:
@@ -80,11 +84,15 @@ class Before:
         interleaved: the earlier artifact and this one, timed in turns. This is more exact than two speed-ups that were
             measured at different times.
         untimed: the reason why the two could not be timed in turns; empty if they were, or need not be.
+        release: the accuracy of both on the same samples, if their weights differ and they were compared.
+        unreleased: the reason why a stored comparison of that kind cannot be used; empty if it can.
     """
 
     baseline: Baseline | None = None
     interleaved: Bench | None = None
     untimed: str = ""
+    release: Release | None = None
+    unreleased: str = ""
 
 
 def explain_unproven(audit: Audit | None) -> str | None:

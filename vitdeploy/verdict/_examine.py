@@ -12,7 +12,7 @@ from vitdeploy.evidence import Audit, Bench, Check, Eval, Evidence, Sensitivity
 from vitdeploy.graph.dialect import Numbers
 from vitdeploy.graph.quantized_share import doubt_share, measure_share
 from vitdeploy.graph.structure import Structure
-from vitdeploy.measure.samples import Outcomes
+from vitdeploy.measure.samples import Outcomes, count_once
 from vitdeploy.recipe import AUTO
 from vitdeploy.verdict._agreement import Identity, find_contradictions, find_silent
 from vitdeploy.verdict._case import EvidenceName, invalid
@@ -76,6 +76,7 @@ class Examined:
     Attributes:
         bench: with figures from its blocks.
         evaluation: with figures from its samples, each image counted once.
+        outcomes: the samples of the evaluation, each image once; None if there are none that can be used.
         missing: as in `Stored`, and why evidence cannot be used that is there.
         faults: one invalid check for each kind of contradiction.
     """
@@ -84,11 +85,13 @@ class Examined:
     evaluation: Eval | None
     missing: dict[EvidenceName, str]
     faults: tuple[Check, ...]
+    outcomes: Outcomes | None = None
 
 
 def examine(stored: Stored) -> Examined:
     """Compute the figures of the evidence again, and find what is impossible or contradicts something else."""
     bench, evaluation, missing = stored.bench, stored.evaluation, dict(stored.missing)
+    outcomes = None
     faults = [invalid("evidence readable", "every file", reason) for reason in stored.unreadable[:1]]
     faults += _check_possible(stored)
     if stored.manifest.stage != "artifact":  # nothing is compiled, and so nothing is proven
@@ -108,11 +111,11 @@ def examine(stored: Stored) -> Examined:
             reason = "eval.json has no samples beside it, from which its figures follow"
             missing["eval"] = f"{reason}: run vitdeploy eval again"
         else:
-            evaluation, more, reason = _recompute_accuracy(stored, evaluation, stored.samples)
+            evaluation, more, reason, outcomes = _recompute_accuracy(stored, evaluation, stored.samples)
             faults += more
             if reason:
                 missing["eval"] = reason
-    return Examined(bench, evaluation, missing, tuple(faults))
+    return Examined(bench, evaluation, missing, tuple(faults), outcomes)
 
 
 def _check_possible(stored: Stored) -> Iterator[Check]:
@@ -252,19 +255,20 @@ def _recompute_timing(bench: Bench) -> tuple[Bench, list[Check]]:
     return fresh, [invalid(name, limit, f"bench.json: {'; '.join(differences[:2])}")] if differences else []
 
 
-def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[Eval, list[Check], str]:
-    """Return the recomputed evaluation, faults, and why accuracy cannot be judged although there is none."""
+def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[Eval, list[Check], str, Outcomes | None]:
+    """Return the recomputed evaluation, faults, why accuracy cannot be judged although there is none, and samples."""
     name, limit = "eval recomputed", "as stored"
     try:
         fresh, outcomes = recompute_evaluation(stored.manifest.recipe.task, evaluation, raw, stored.manifest.labels)
     except MeasureError as error:
-        return evaluation, [invalid(name, limit, error.message)], error.message
+        return evaluation, [invalid(name, limit, error.message)], error.message, None
     differences = list_differences(evaluation, fresh)
     count, distinct = len(outcomes.digest), len(set(outcomes.digest.tolist()))
     if distinct < count:
         differences.insert(0, f"{count:,} samples show only {distinct:,} images")
     faults = [invalid(name, limit, f"eval.json: {'; '.join(differences[:2])}")] if differences else []
-    return fresh, faults, explain_calibrated(stored.manifest, evaluation.data_digest, outcomes) or ""
+    calibrated = explain_calibrated(stored.manifest, evaluation.data_digest, outcomes)
+    return fresh, faults, calibrated or "", count_once(outcomes)
 
 
 def explain_calibrated(manifest: Manifest, data_digest: str, outcomes: Outcomes) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.errors import MeasureError, VitdeployError
-from vitdeploy.evidence import Bench, Eval, Pair, Run
+from vitdeploy.evidence import Bench, EndToEnd, Eval, Pair, Run
 from vitdeploy.evidence.fact import Fact
 from vitdeploy.frozen import replace
 from vitdeploy.measure import conditions, doubts
@@ -31,6 +31,7 @@ _ROUNDING = 1e-6
 _EVAL_FIELDS = (
     "task", "n", "metrics", "agreement", "flips", "p_value", "test", "discordance", "nonfinite", "doubts",
 )  # fmt: skip
+_BENCH_AGAIN = "Run vitdeploy bench again."
 _MAY_RAISE = (VitdeployError, ValueError, KeyError, IndexError, TypeError, ArithmeticError, MemoryError)
 
 
@@ -55,7 +56,25 @@ def recompute_bench(bench: Bench) -> Bench:
         runs += [_recompute_run(run, None if run is reference else reference, images) for run in timed]
         reasons += [*doubts.find_doubts(timed), *_find_condition_doubts(bench, batch, len(timed[0].blocks))]
     found = bench.doubts if bench.doubts or not reasons else tuple(reasons)
+    timed_through = None if bench.end_to_end is None else recompute_end_to_end(bench.end_to_end)
+    bench = replace(bench, end_to_end=timed_through)
     return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=found, valid=not found)
+
+
+def recompute_end_to_end(timed: EndToEnd) -> EndToEnd:
+    """Return the times with figures computed from the blocks.
+
+    Raises:
+        MeasureError: there are too few samples, or impossible ones.
+    """
+    flat = [sample for block in timed.blocks for sample in block]
+    if len(timed.blocks) < MIN_BLOCKS or not all(timed.blocks) or len(flat) > MAX_SAMPLES:
+        raise MeasureError(f"end to end has {len(flat):,} samples in {len(timed.blocks)} blocks", fix=_BENCH_AGAIN)
+    if not all(0 < sample < math.inf for sample in flat):
+        raise MeasureError("end to end has times that are not above 0", fix=_BENCH_AGAIN)
+    figures = compute_figures(timed.blocks, (), 1, None)
+    kept = ("samples", "p50_ms", "p90_ms", "p99_ms", "p50_ci95", "p90_ci95", "p99_ci95")
+    return replace(timed, **{name: getattr(figures, name) for name in kept})
 
 
 def recompute_evaluation(
@@ -98,7 +117,10 @@ def list_differences(stored: Bench | Eval, fresh: Bench | Eval) -> list[str]:
     if isinstance(stored, Eval) or isinstance(fresh, Eval):
         names = set(_EVAL_FIELDS)
         return list_different_values("", stored.model_dump(include=names), fresh.model_dump(include=names))
-    before, now = ({"runs": [_figures(run) for run in side.runs], "pairs": side.pairs} for side in (stored, fresh))
+    before, now = (
+        {"runs": [_figures(run) for run in side.runs], "pairs": side.pairs, "end_to_end": side.end_to_end}
+        for side in (stored, fresh)
+    )
     return list_different_values("", before, now)
 
 

@@ -13,8 +13,9 @@ from vitdeploy.artifact.layout import SITES
 from vitdeploy.commands.bench import host_peak
 from vitdeploy.commands.bench.costs import add_costs
 from vitdeploy.commands.bench.device_time import bench_outside, measure_alone
-from vitdeploy.commands.bench.opponents import Opponent, Opponents, artifacts_among
-from vitdeploy.errors import TargetUnavailable, UsageError, VitdeployError
+from vitdeploy.commands.bench.end_to_end import measure_end_to_end, read_encoded
+from vitdeploy.commands.bench.opponents import Opponent, Opponents, artifacts_among, refuse_other_models
+from vitdeploy.errors import ArtifactError, TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Bench, Interval, Pair, Profile, Role, Run, Scenario
 from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
@@ -26,6 +27,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session, set_streams
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array, Counters, Feeds, Session
+from vitdeploy.verdict import recompute_bench
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Plan:
         batches: batch sizes to measure one after the other.
         streams: inferences at the same time, for targets that have streams.
         profile: measure the time per operator too.
+        any_model: time artifacts of different models too.
+        end_to_end: also time the first artifact from an encoded image to the answer.
+        images: encoded images for that: a file or a folder; None makes one up.
     """
 
     seconds: float | None = None
@@ -49,6 +54,9 @@ class Plan:
     batches: tuple[int, ...] = ()
     streams: int | None = None
     profile: bool = False
+    any_model: bool = False
+    end_to_end: bool = False
+    images: str | None = None
 
 
 def parse_batches(text: str | None) -> tuple[int, ...]:
@@ -71,6 +79,9 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
         TargetUnavailable: an artifact cannot run here.
     """
     plan = plan or Plan()
+    if not plan.any_model:
+        refuse_other_models(artifacts)
+    encoded = read_encoded(plan.images, artifacts[0].manifest.preprocess) if plan.end_to_end else None
     timed = [set_streams(artifact, plan.streams) for artifact in artifacts]
     first, recipe = timed[0], timed[0].manifest.recipe
     threads, seconds = plan.threads or count_threads(recipe), plan.seconds or recipe.bench.seconds
@@ -87,8 +98,8 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
         peaks = host_peak.measure_peaks(threads)
     with ExitStack() as stack:
         opponents = Opponents(first, images[0], threads, stack, progress)
-        opposing, missing = opponents.open_all(plan.against or (recipe.bench.against,))
-        contest = _Contest(timed, opposing, missing, threads, seconds, plan.scenario, progress)
+        opposing, missing = opponents.open_all(plan.against or (recipe.bench.against,), any_model=plan.any_model)
+        contest = _Contest(timed, opposing, threads, seconds, plan.scenario, progress)
         result = _join([contest.time(pixels) for pixels in images])
         others = artifacts_among(opposing)
     with progress.step("Measure this host's peak again"):
@@ -96,16 +107,38 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     profiles = _make_profiles(result, timed, counters)
     runs, roofline = add_costs(result.runs, plan.scenario, timed, others, threads, peaks, progress)
     alone = measure_alone(first, partial(open_session, first, threads), feed(first, images[0]), seconds, progress)
+    through = None if encoded is None else measure_end_to_end(timed[0], encoded, threads, seconds, progress)
     result = replace(
         result,
         runs=runs,
+        missing=missing,
+        end_to_end=through,
         roofline=roofline,
         profiles=profiles,
         scenario=plan.scenario,
         device=alone.device,
         power=alone.power,
     )
+    for name, reason in missing.items():
+        progress.warn(f"no speed-up over {name}, which is not available here: {reason}")
+    _store_beside_others(result, artifacts[1:], threads, progress)
     return _store(result, artifacts[0], threads)
+
+
+def _store_beside_others(bench: Bench, others: Sequence[Artifact], threads: int, progress: Progress) -> None:
+    """Store the bench beside the other artifacts too, each with its own run first, without what is only of the first."""
+    for artifact in others:
+        order = sorted(bench.runs, key=lambda run: run.role == "artifact" and run.manifest != artifact.digest)
+        runs = tuple(run for batch in dict.fromkeys(r.batch for r in bench.runs) for run in order if run.batch == batch)
+        names = {run.name for run in runs if run.manifest == artifact.digest}
+        own = replace(
+            bench, runs=runs, device=(), power=None, roofline=None, end_to_end=None, manifest=artifact.digest,
+            profiles=tuple(profile for profile in bench.profiles if profile.name in names),
+        )  # fmt: skip
+        try:
+            _store(recompute_bench(own), artifact, threads)
+        except ArtifactError as error:
+            progress.warn(f"not stored beside {artifact.path}: {error.message}")
 
 
 def _store(bench: Bench, artifact: Artifact, threads: int | None) -> Bench:
@@ -160,7 +193,6 @@ class _Contest:
     Attributes:
         timed: the artifacts that the bench is about.
         opposing: the open opponents by name; the first is the reference.
-        missing: opponents that are not available here, with the reason.
         threads: the number of threads, for all sides.
         seconds: the time to measure, for each batch size.
         scenario: the LoadGen scenario.
@@ -169,7 +201,6 @@ class _Contest:
 
     timed: Sequence[Artifact]
     opposing: Mapping[str, Opponent]
-    missing: Mapping[str, str]
     threads: int
     seconds: float
     scenario: Scenario
@@ -189,13 +220,8 @@ class _Contest:
             openers, inputs, batch=batch * queries, seconds=self.seconds, progress=self.progress
         )
         runs = self._identify(result.runs, batch)
-        missing = [
-            f"no speed-up over {name}, which is not available here: {reason}" for name, reason in self.missing.items()
-        ]
-        doubts = (*missing, *result.doubts)
         (state,) = result.conditions.values()
-        pairs = self._make_pairs(runs, batch)
-        return replace(result, runs=runs, pairs=pairs, doubts=doubts, valid=not doubts, conditions={batch: state})
+        return replace(result, runs=runs, pairs=self._make_pairs(runs, batch), conditions={batch: state})
 
     def _open_query(self, artifact: Artifact, queries: int) -> Session:
         return Query(open_session(artifact, self.threads), queries)

@@ -79,8 +79,14 @@ class Opponents:
     progress: Progress
     _opened: dict[str, Opponent] = field(default_factory=dict)
 
-    def open_all(self, names: Sequence[str]) -> tuple[dict[str, Opponent], dict[str, str]]:
-        """Open the opponents that are available here. Return them, and the reasons why others are not."""
+    def open_all(self, names: Sequence[str], *, any_model: bool = False) -> tuple[dict[str, Opponent], dict[str, str]]:
+        """Open the opponents that are available here. Return them, and the reasons why others are not.
+
+        With `any_model`, an artifact of another model is an opponent too.
+        """
+        if not any_model:
+            folders = [_load_artifact(name) for name in names if name not in opponent_names()]
+            refuse_other_models([self.artifact, *folders])
         missing: dict[str, str] = {}
         for name in names:
             try:
@@ -137,6 +143,24 @@ class Opponents:
         example = onnx_export.Example(image, expected)
         onnx_export.export(self._model.module, [example], input_name=name, batch=batch, path=path)
         return path
+
+
+def refuse_other_models(artifacts: Sequence[Artifact], fix: str = "") -> None:
+    """Refuse artifacts of different models or weights.
+
+    Raises:
+        UsageError: they are.
+    """
+    first = artifacts[0]
+    for other in artifacts[1:]:
+        if other.manifest.model.digest != first.manifest.model.digest:
+            raise UsageError(
+                f"{other.path} is of another model, or of other weights, than {first.path}: "
+                f"{other.manifest.model.spec} and {first.manifest.model.spec}",
+                fix=fix
+                or "Give --any-model if you want to time both. To compare their accuracy: vitdeploy gate NEW "
+                "--baseline OLD --data DATA.",
+            )
 
 
 def artifacts_among(opponents: Mapping[str, Opponent]) -> list[Artifact]:

@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from vitdeploy import tasks
-from vitdeploy.artifact import Artifact, Manifest, atomic_file
-from vitdeploy.artifact.layout import SAMPLES
+from vitdeploy.artifact import Artifact, atomic_file
+from vitdeploy.artifact.layout import FLIPS, SAMPLES
+from vitdeploy.commands.evaluate.flips import describe_flips, draw_thumbnails
 from vitdeploy.commands.evaluate.recorded_reference import About, RecordedReference, Recorder
-from vitdeploy.data.dataset import Dataset, batches, digest_image
-from vitdeploy.data.labels import Label
+from vitdeploy.commands.evaluate.sides import RunningSide, Side, answer_all, batch_size
+from vitdeploy.data.dataset import Dataset, batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import to_input
-from vitdeploy.errors import ArtifactError, DataError, UsageError
+from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.evidence import Eval
 from vitdeploy.frozen import replace
 from vitdeploy.measure import accuracy
-from vitdeploy.measure.samples import Outcomes, count_once, pack
+from vitdeploy.measure.groups import score_classes
+from vitdeploy.measure.operating import compare_at
+from vitdeploy.measure.samples import count_once, pack
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import InputForm
 from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.runtime.reference import rebuild_reference
-from vitdeploy.session import Array, Session
-from vitdeploy.tasks import PerSample, Task
+from vitdeploy.tasks import Task
 from vitdeploy.verdict import explain_calibrated
-
-_TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; a limit in bytes bounds memory for any image size
-_EVAL_BATCH = 1  # for a range of batch sizes: edge devices run one image at a time
-
-LabelledBatch = tuple[Array, list[Label]]
-
-
-class Side(Protocol):
-    """One of the two compared models. It runs here, or its answers were recorded on another machine."""
-
-    finite: list[Array]
-
-    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
-        """Answer a batch of uint8 images; `size` is the batch size that the artifact runs."""
-
-    def values(self) -> tasks.Values:
-        """Return the statistics of all answered samples."""
 
 
 def evaluate(
@@ -58,6 +36,7 @@ def evaluate(
     *,
     limit: int | None = None,
     reference: Path | None = None,
+    at_threshold: float | None = None,
 ) -> Eval:
     """Compare the accuracy of the artifact and of the FP32 reference on the same samples, and store the result.
 
@@ -67,6 +46,7 @@ def evaluate(
         progress: gets the steps and warnings.
         limit: the number of samples to stop after.
         reference: a file with the reference's answers (see `save_reference`); None runs the reference here.
+        at_threshold: also compare what both sides find with scores of at least this.
 
     Raises:
         UsageError: no data is named, on the command line or in the recipe.
@@ -75,7 +55,7 @@ def evaluate(
         MeasureError: the saved reference is of another model or of other samples.
     """
     manifest = artifact.manifest
-    task, dataset = _open_labelled(artifact, data)
+    task, dataset = open_labelled(artifact, data)
     first: Side
     with ExitStack() as stack:
         if reference is not None:
@@ -86,16 +66,19 @@ def evaluate(
         if reference is None:
             with progress.step(f"Load the reference {manifest.model.spec}"):
                 session = stack.enter_context(rebuild_reference(artifact, None))
-            first, name = _RunningSide(session, task, manifest, "normalized"), session.name
-        sides = (first, _RunningSide(deployed, task, manifest, manifest.recipe.target.input))
-        outcomes = _run_both(sides, task, dataset, manifest, limit, progress)
+            first, name = RunningSide(session, task, manifest, "normalized"), session.name
+        sides = (first, RunningSide(deployed, task, manifest, manifest.recipe.target.input))
+        answered = answer_all(sides, task, dataset, manifest, limit, progress)
+        outcomes = answered.outcomes
         if reference is not None and (note := recorded.note()):
             progress.warn(note)
     with progress.step("Compare both sides"):
         distinct = count_once(outcomes)
         counted = accuracy.pair_outcomes(task, distinct)
         folders = dataset.classes if dataset.order == "alphabet" and dataset.classes else ()
-        evaluation = accuracy.compare_outcomes(task, counted, folders or manifest.labels)
+        names = folders or manifest.labels
+        evaluation = accuracy.compare_outcomes(task, counted, names)
+        point = None if at_threshold is None else compare_at(task, counted, at_threshold)
     repeated = len(outcomes.digest) - len(distinct.digest)
     if repeated:
         progress.warn(f"{repeated:,} of {len(outcomes.digest):,} samples repeat an image, and are not counted again")
@@ -108,7 +91,8 @@ def evaluate(
         )
     for doubt in evaluation.doubts:
         progress.warn(doubt)
-    raw = pack(counted)
+    raw, (flipped, images) = pack(counted), describe_flips(answered, task, names)
+    pictures = draw_thumbnails(images, manifest.preprocess)
     evaluation = replace(
         evaluation,
         provenance=describe_provenance(manifest, deployed.threads),
@@ -122,8 +106,12 @@ def evaluate(
         repeated=repeated,
         order=dataset.order if task.named_classes else "",
         class_names=folders,
+        flipped=flipped,
+        thumbnails=hashlib.sha256(pictures).hexdigest(),
+        classes=score_classes(task, counted, names),
+        operating_point=point,
     )
-    return artifact.write_evidence(evaluation, {SAMPLES: raw})
+    return artifact.write_evidence(evaluation, {SAMPLES: raw, FLIPS: pictures})
 
 
 def save_reference(
@@ -136,12 +124,12 @@ def save_reference(
         ArtifactError: `out` cannot be written.
     """
     manifest = artifact.manifest
-    task, dataset = _open_labelled(artifact, data)
+    task, dataset = open_labelled(artifact, data)
     with progress.step(f"Load the reference {manifest.model.spec}"):
         session = rebuild_reference(artifact, None)
     with session:
-        side = _RunningSide(session, task, manifest, "normalized")
-        size = _batch_size(manifest)
+        side = RunningSide(session, task, manifest, "normalized")
+        size = batch_size(manifest)
         try:
             with atomic_file(out) as temporary, temporary.open("wb") as file:
                 recorder = Recorder(file)
@@ -154,7 +142,7 @@ def save_reference(
             raise ArtifactError(f"{out} cannot be written: {error.strerror}", fix="Choose another file.") from None
 
 
-def _open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
+def open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
     """Return the task of an artifact, and the labelled data."""
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation
@@ -175,86 +163,3 @@ def _open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]
         classes=classes if task.named_classes else None,
     )
     return task, dataset
-
-
-def _batch_size(manifest: Manifest) -> int:
-    batch = manifest.recipe.target.batch
-    return batch.min if batch.static else _EVAL_BATCH
-
-
-def _run_both(
-    sides: tuple[Side, Side],
-    task: Task,
-    dataset: Dataset,
-    manifest: Manifest,
-    limit: int | None,
-    progress: Progress,
-) -> Outcomes:
-    """Let both sides answer every sample, and return the outcome of each."""
-    size = _batch_size(manifest)
-    agreement: list[Array] = []
-    digests: list[int] = []
-    with progress.step(f"Evaluate on {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
-        for turn in _turns(batches(dataset, size, limit=limit)):
-            first, second = ([side.answer(images, labels, size) for images, labels in turn] for side in sides)
-            agreement += [
-                task.compare_answers(a.answers, b.answers, (a.finite, b.finite))
-                for a, b in zip(first, second, strict=True)
-            ]
-            digests += [digest_image(image) for images, _ in turn for image in images]
-            advance(sum(len(labels) for _, labels in turn))
-    return Outcomes(
-        digest=np.array(digests, np.uint64),
-        reference=sides[0].values(),
-        deployed=sides[1].values(),
-        agreement=np.concatenate(agreement),
-        finite=np.concatenate(sides[1].finite),
-    )
-
-
-def _turns(stream: Iterable[LabelledBatch]) -> Iterator[list[LabelledBatch]]:
-    """Group batches into turns: one side answers all batches of a turn, then the other side does.
-
-    After a run, an engine's threads spin for some milliseconds (25 ms in ONNX Runtime). If the sides took turns after
-    every image, each would compete with the spinning threads of the other and be ten times slower.
-    """
-    turn: list[LabelledBatch] = []
-    size = 0
-    for batch in stream:
-        turn.append(batch)
-        size += batch[0].nbytes
-        if size >= _TURN_BYTES:
-            yield turn
-            turn, size = [], 0
-    if turn:
-        yield turn
-
-
-class _RunningSide:
-    """A model that runs here, and the statistics of its answers so far."""
-
-    def __init__(self, session: Session, task: Task, manifest: Manifest, form: InputForm) -> None:
-        self._session = session
-        self._task = task
-        self._input = manifest.inputs[0].name
-        self._feed = partial(to_input, preprocess=manifest.preprocess, form=form)
-        self._values: list[tasks.Values] = []
-        self.finite: list[Array] = []
-
-    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
-        """Answer a batch of uint8 images. A last, smaller batch is padded, and the answers to the padding are cut."""
-        count = len(images)
-        if count < size:
-            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        batched = tasks.find_batched(self._session.run({self._input: self._feed(images)}), len(images))
-        outputs = self._task.select_outputs(batched)
-        statistics = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
-        self.finite.append(statistics.finite)
-        self._values.append(statistics.values)
-        return statistics
-
-    def values(self) -> tasks.Values:
-        """Return the statistics of all samples."""
-        if not self._values:
-            raise DataError("no sample could be read", fix="Check the data folder.")
-        return {name: np.concatenate([values[name] for values in self._values]) for name in self._values[0]}

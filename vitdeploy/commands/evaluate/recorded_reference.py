@@ -27,7 +27,7 @@ from vitdeploy.limits import MAX_DATA_BYTES
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Values, find
 
-SCHEMA = 1
+SCHEMA = 2
 _ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
 _FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy import targets
 from vitdeploy.artifact import MANIFEST, Artifact, file_digest
-from vitdeploy.artifact.layout import SAMPLES
+from vitdeploy.artifact.layout import FLIPS, SAMPLES
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import Elsewhere, export
@@ -28,7 +28,7 @@ from vitdeploy.remote.near.client import Device, ReportedError, client_name, job
 from vitdeploy.remote.near.hosts import RemoteHost, find
 from vitdeploy.remote.near.ssh import Link
 
-__all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find"]
+__all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find", "opponent_folder"]
 
 _INTERRUPTED = 130
 _OUT_OF_MEMORY = "; the system does that when memory runs out"
@@ -111,18 +111,25 @@ def compile_on(
 
 
 def bench_on(
-    host: RemoteHost, timed: Sequence[Artifact], progress: Progress, *, flags: Mapping[str, Flag] | None = None
+    host: RemoteHost,
+    timed: Sequence[Artifact],
+    progress: Progress,
+    *,
+    flags: Mapping[str, Flag] | None = None,
+    opposing: Sequence[Artifact] = (),
 ) -> Bench:
     """Measure latency on the host and store it beside the first artifact here.
 
-    The host has no PyTorch, so there is no speed-up over it, and a doubt says so. `flags` are passed on to `bench` on
-    the host.
+    The host has no PyTorch, so there is no speed-up over it. `flags` are passed on to `bench` on the host, and the
+    artifacts in `opposing` are sent as `opponent_folder(0)`, ….
 
     Raises:
         RemoteError: as `compile_on`.
     """
     names = [f"artifact{number}" for number in range(len(timed))]
     files = [file for artifact, name in zip(timed, names, strict=True) for file in _files_of(artifact, name)]
+    for number, artifact in enumerate(opposing):
+        files += _files_of(artifact, opponent_folder(number))
     with _device(host, progress) as (device, _):
         job, end = _run(device, ["bench", *names, *_to_words(flags)], files, timed[0].path, host.clocks)
         bench = parse_answer(Bench, end.result, host.name)
@@ -133,8 +140,19 @@ def bench_on(
     return timed[0].write_evidence(replace(bench, valid=bench.valid and not end.notes, doubts=doubts))
 
 
+def opponent_folder(number: int) -> str:
+    """Return the name on the host of an artifact that is timed against."""
+    return f"opponent{number}"
+
+
 def evaluate_on(
-    host: RemoteHost, artifact: Artifact, data: str | None, progress: Progress, *, limit: int | None = None
+    host: RemoteHost,
+    artifact: Artifact,
+    data: str | None,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    at_threshold: float | None = None,
 ) -> Eval:
     """Measure accuracy on the host, and store it beside the artifact here.
 
@@ -144,7 +162,8 @@ def evaluate_on(
         RemoteError: as `compile_on`.
         SourceError: the reference cannot be rebuilt here.
     """
-    words = ["eval", "artifact", "--reference", "reference.npz", *_to_words({"limit": limit})]
+    flags: dict[str, Flag] = {"limit": limit, "at_threshold": at_threshold}
+    words = ["eval", "artifact", "--reference", "reference.npz", *_to_words(flags)]
     with _device(host, progress) as (device, _), scratch_folder("reference") as folder:
         reference = folder / "reference.npz"
         save_reference(artifact, data, reference, progress, limit=limit)
@@ -156,7 +175,7 @@ def evaluate_on(
         _check_subject(evaluation, artifact, host)
         raw = _fetch_samples(device, job, [path for path, _ in files], evaluation, host)
         device.take(job)
-    return artifact.write_evidence(replace(evaluation, data=spec), {SAMPLES: raw})
+    return artifact.write_evidence(replace(evaluation, data=spec), raw)
 
 
 @contextmanager
@@ -261,16 +280,19 @@ def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> N
         raise RemoteError(f"{host.name} sent back an artifact without an audit", fix="Run the command again.")
 
 
-def _fetch_samples(device: Device, job: str, known: Sequence[Path], evaluation: Eval, host: RemoteHost) -> bytes:
-    """Fetch the outcomes of the samples, which the evaluation names."""
+def _fetch_samples(
+    device: Device, job: str, known: Sequence[Path], evaluation: Eval, host: RemoteHost
+) -> dict[str, bytes]:
+    """Fetch the outcomes of the samples and the pictures of flips, which the evaluation names."""
+    files = {SAMPLES: evaluation.samples} | ({FLIPS: evaluation.thumbnails} if evaluation.thumbnails else {})
     with scratch_folder("reference") as folder:
         device.fetch(job, "artifact", folder, known=known)
-        path = folder / SAMPLES
-        if not path.is_file() or file_digest(path) != evaluation.samples:
-            raise RemoteError(
-                f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."
-            )
-        return path.read_bytes()
+        for name, digest in files.items():
+            if not (folder / name).is_file() or file_digest(folder / name) != digest:
+                raise RemoteError(
+                    f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."
+                )
+        return {name: (folder / name).read_bytes() for name in files}
 
 
 def _check_subject(evidence: Bench | Eval, artifact: Artifact, host: RemoteHost) -> None:

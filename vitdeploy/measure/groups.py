@@ -1,0 +1,89 @@
+"""The drop of a metric in groups of samples, such as classes: bounds that hold for all groups together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import NormalDist
+
+import numpy as np
+
+from vitdeploy.evidence import ClassScore, GroupDrop
+from vitdeploy.measure.resampling import paired_drops
+from vitdeploy.measure.samples import Outcomes, select
+from vitdeploy.measure.statistics import Array, paired_drop
+from vitdeploy.tasks import Task
+
+_PERCENT = 100.0
+_LEVEL = 0.05
+
+
+def split_classes(task: Task, outcomes: Outcomes, names: tuple[str, ...] | None) -> dict[str, Array]:
+    """Return the samples of each class that occurs: name -> bool (n,). Nothing if a sample does not have one class."""
+    classes = task.find_groups(outcomes.reference)
+    if classes is None:
+        return {}
+    return {_name(int(c), names): classes == c for c in np.unique(classes)}
+
+
+def score_classes(task: Task, outcomes: Outcomes, names: tuple[str, ...] | None) -> tuple[ClassScore, ...]:
+    """Return the first metric class by class, with 95 % intervals of each class alone; nothing if it is no share."""
+    metric = next(iter(task.units), "")
+    if metric not in task.binary:
+        return ()
+    scores = []
+    for name, chosen in split_classes(task, outcomes, names).items():
+        drop = paired_drop(outcomes.reference[metric][chosen], outcomes.deployed[metric][chosen])
+        low, high = drop.ci95
+        figures = _PERCENT * drop.reference, _PERCENT * drop.deployed, _PERCENT * drop.drop
+        scores.append(
+            ClassScore(
+                name=name,
+                n=drop.n,
+                reference=figures[0],
+                deployed=figures[1],
+                drop=figures[2],
+                ci95=(_PERCENT * low, _PERCENT * high),
+            )
+        )
+    return tuple(scores)
+
+
+def compare_groups(task: Task, outcomes: Outcomes, groups: Mapping[str, Array]) -> tuple[GroupDrop, ...]:
+    """Return the drop of the first metric in each group, the largest first.
+
+    With G groups, each one-sided bound has the level 1 - 0.05 / G, so that all hold together with 95 % confidence
+    (Bonferroni). Shares of right answers have Tango's bounds. For other metrics they are normal, with the standard
+    error of the bootstrap.
+
+    Args:
+        task: computes the metric.
+        outcomes: the outcomes of both sides.
+        groups: name -> the samples in it, bool (n,). Groups without samples are left out.
+    """
+    filled = {name: chosen for name, chosen in groups.items() if chosen.any()}
+    if not filled:
+        return ()
+    metric, z = next(iter(task.units)), NormalDist().inv_cdf(1 - _LEVEL / len(filled))
+    drops = [_compare(task, metric, z, name, select(outcomes, chosen)) for name, chosen in filled.items()]
+    return tuple(sorted(drops, key=lambda group: -group.drop))
+
+
+def _compare(task: Task, metric: str, z: float, name: str, outcomes: Outcomes) -> GroupDrop:
+    reference, deployed, n = outcomes.reference, outcomes.deployed, len(outcomes.digest)
+    if metric in task.binary:
+        share = paired_drop(reference[metric], deployed[metric])
+        values = share.reference, share.deployed, share.drop, share.bound(-z), share.bound(z)
+        figures = [_PERCENT * value for value in values]
+    else:
+        sign = -1.0 if metric in task.lower_is_better else 1.0
+        spans, differing = {metric: _PERCENT}, {metric: n}
+        sides = task.weighted_metrics(reference), task.weighted_metrics(deployed)
+        drop = paired_drops(*sides, n, signs={metric: sign}, spans=spans, differing=differing)[metric]
+        error = z * float(np.sqrt(drop.variance / n))
+        figures = [drop.reference, drop.deployed, drop.drop, drop.drop - error, drop.drop + error]
+    before, now, lost, lower, upper = figures
+    return GroupDrop(name=name, n=n, reference=before, deployed=now, drop=lost, lower=lower, upper=upper)
+
+
+def _name(index: int, names: tuple[str, ...] | None) -> str:
+    return names[index] if names is not None and index < len(names) else str(index)
