@@ -35,8 +35,8 @@ def draw_boxes(picture: Image, boxes: Sequence[Box]) -> Image:
     for box, corner in zip(ranked, corners, strict=True):
         _draw_frame(draw, corner, line_width(image), colours[box.index])
     for box, corner in zip(ranked, corners, strict=True):
-        text = f"{name_class(box.label, box.index)} {100 * box.score:.0f} %"
-        _draw_tag(draw, image, corner, text, colours[box.index])
+        name, score = name_class(box.label, box.index), f" {100 * box.score:.0f} %"
+        _draw_tag(draw, image, corner, name, score, colours[box.index])
     return image
 
 
@@ -57,11 +57,13 @@ def _draw_frame(draw: ImageDraw, corners: tuple[int, int, int, int], width: int,
         draw.rectangle((left + edge, top + edge, right - edge, bottom - edge), outline=colour, width=width)
 
 
-def _draw_tag(draw: ImageDraw, image: Image, corners: tuple[int, int, int, int], text: str, colour: Colour) -> None:
+def _draw_tag(
+    draw: ImageDraw, image: Image, corners: tuple[int, int, int, int], name: str, score: str, colour: Colour
+) -> None:
     """Draw a tag above the box, or inside it at the edge of the picture."""
     size, width = font_size(image), line_width(image)
     font, pad = load_font(size), max(2, size // 3)
-    shown = shorten(text, font, image.width - 2 * pad)
+    shown = shorten(name, font, image.width // 2 - font.getlength(score)) + score
     tag_width, tag_height = round(font.getlength(shown)) + 2 * pad, round(1.4 * size)
     left = max(0, min(corners[0], image.width - tag_width))
     top = corners[1] - tag_height + width if corners[1] >= tag_height else corners[1]

@@ -1,16 +1,13 @@
-"""A picture to draw on: its size, its font and widths, and panels whose text is readable on any background."""
+"""A picture to draw on: large enough for text, with a font and lines that fit its size."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from vitdeploy.errors import UsageError
 from vitdeploy.escaping import escape
-from vitdeploy.render.pictures.colours import WHITE, Colour
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,28 +15,10 @@ if TYPE_CHECKING:
 
 _READABLE = 640
 """Pixels of the longer side: smaller pictures are enlarged, or text would not fit."""
-_LETTERS_ACROSS, _LINES_DOWN = 40, 11  # the size of the font, as a share of the longer and of the shorter side
-_MIN_FONT, _LINES_PER_SIDE = 9, 300
+_ROWS_ALONG, _ROWS_ACROSS, _MIN_FONT = 40, 12, 10  # of text: how many go into the longer and into the shorter side
+_LINES_ALONG, _LINES_ACROSS = 240, 24  # the same for frames
 _MAX_LETTERS = 200  # of a name: measuring longer ones takes time, and no picture is that wide
-_PANEL = (0, 0, 0, 168)  # white text on it has a contrast of at least 5 to 1, even on a white picture
 _ELLIPSIS = "…"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a panel: a name, a value, and a swatch or a bar before or behind them.
-
-    Attributes:
-        name: on the left.
-        value: on the right.
-        colour: of the swatch; None: there is none.
-        share: the length of a bar under the line, from 0 to 1; None: there is none.
-    """
-
-    name: str
-    value: str = ""
-    colour: Colour | None = None
-    share: float | None = None
 
 
 def enlargement(size: tuple[int, int]) -> int:
@@ -59,12 +38,12 @@ def enlarge(picture: Image) -> Image:
 
 def line_width(picture: Image) -> int:
     """Return the width of lines in pixels."""
-    return max(2, round(max(picture.size) / _LINES_PER_SIDE))
+    return max(2, round(min(max(picture.size) / _LINES_ALONG, min(picture.size) / _LINES_ACROSS)))
 
 
 def font_size(picture: Image) -> int:
     """Return the size of the font in pixels."""
-    return max(_MIN_FONT, round(min(max(picture.size) / _LETTERS_ACROSS, min(picture.size) / _LINES_DOWN)))
+    return max(_MIN_FONT, round(min(max(picture.size) / _ROWS_ALONG, min(picture.size) / _ROWS_ACROSS)))
 
 
 @cache
@@ -112,70 +91,3 @@ def shorten(text: str, font: FreeTypeFont, width: float) -> str:
     while text and font.getlength(text + _ELLIPSIS) > width:
         text = text[:-1]
     return text.rstrip() + _ELLIPSIS if text else ""
-
-
-def draw_panel(picture: Image, rows: Sequence[Row], *, scale: Sequence[Colour] = ()) -> None:
-    """Draw a dark panel with rows in the lower left corner. Rows that do not fit are counted in the last one.
-
-    Args:
-        picture: RGB, changed in place.
-        rows: the rows, the most important one first.
-        scale: colours of a bar above the rows, from left to right.
-    """
-    from PIL import Image, ImageDraw
-
-    size = font_size(picture)
-    font, pad, height = load_font(size), max(3, size // 2), round(size * 1.5)
-    bar = height if scale else 0
-    fitting = max(1, (picture.height - 3 * pad - bar) // height)
-    if len(rows) > fitting:
-        rows = [*rows[: fitting - 1], Row(f"and {len(rows) - fitting + 1} more")]
-    swatch = size + pad if any(row.colour is not None for row in rows) else 0
-    values = max((font.getlength(row.value) for row in rows), default=0)
-    widest = max((font.getlength(row.name) for row in rows), default=0)
-    room = picture.width - 4 * pad - swatch - values
-    inner = (
-        max(min(widest, room) + 2 * pad + values, 10 * size if scale else 0) if room > 0 else picture.width - 4 * pad
-    )
-    box = (
-        pad,
-        round(picture.height - 2 * pad - height * len(rows) - bar),
-        round(3 * pad + swatch + inner),
-        picture.height - pad,
-    )
-    right = min(box[2], picture.width - pad)
-    panel = Image.new("RGBA", (max(1, right - box[0]), max(1, box[3] - box[1])))
-    draw = ImageDraw.Draw(panel)
-    draw.rounded_rectangle((0, 0, panel.width - 1, panel.height - 1), radius=pad, fill=_PANEL)
-    top, left, end = pad // 2, pad, panel.width - pad
-    if scale:
-        _draw_scale(panel, scale, (left, top + pad // 2, end, top + bar))
-        top += bar
-    for row in rows:
-        middle = top + height // 2
-        if row.share is not None:
-            length = round((end - left) * min(max(row.share, 0.0), 1.0))
-            track = (left, top + height - max(2, size // 6), left + length, top + height - 1)
-            draw.rectangle(track, fill=(*(row.colour or WHITE), 255))
-        elif row.colour is not None:
-            edge = max(2, size * 2 // 5)
-            draw.rectangle(
-                (left, middle - edge, left + 2 * edge, middle + edge), fill=(*row.colour, 255), outline=(*WHITE, 255)
-            )
-        indent = swatch if row.share is None else 0
-        name = shorten(row.name, font, end - left - indent - (values + pad if row.value else 0))
-        draw.text((left + indent, middle), name, font=font, fill=(*WHITE, 255), anchor="lm")
-        draw.text((end, middle), row.value, font=font, fill=(*WHITE, 255), anchor="rm")
-        top += height
-    picture.paste(panel, box[:2], panel)
-
-
-def _draw_scale(panel: Image, colours: Sequence[Colour], box: tuple[int, int, int, int]) -> None:
-    from PIL import Image
-
-    left, top, right, bottom = box
-    if right <= left or bottom <= top:
-        return
-    strip = Image.new("RGB", (len(colours), 1))
-    strip.putdata(list(colours))
-    panel.paste(strip.resize((right - left, bottom - top), Image.Resampling.BILINEAR), (left, top))

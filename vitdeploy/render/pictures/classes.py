@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vitdeploy.evidence.predictions import Guess
-from vitdeploy.render.pictures.canvas import Row, draw_panel, enlarge, name_class, to_plain
+from vitdeploy.render.pictures.canvas import enlarge, name_class, to_plain
 from vitdeploy.render.pictures.colours import colour_of_class
+from vitdeploy.render.pictures.panel import Row, draw_panel
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitdeploy.evidence.predictions import Depths, Region
-from vitdeploy.render.pictures.canvas import Row, draw_panel, enlarge, enlargement, line_width, name_class
+from vitdeploy.render.pictures.canvas import enlarge, enlargement, line_width, name_class
 from vitdeploy.render.pictures.colours import WHITE, Colour, colours_of_classes, scale_colours
+from vitdeploy.render.pictures.panel import Row, draw_panel
 from vitdeploy.session import Array
 
 if TYPE_CHECKING:
