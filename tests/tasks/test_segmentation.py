@@ -163,6 +163,6 @@ def test_the_map_of_a_picture_is_what_the_model_saw_of_it(
     found = task.map_pixels(outputs, view, picture)
     assert found is not None
     assert found.shape == shape
-    whole = _upsampled(SCORES[:1], (round(view[2] - view[0]), 18))[0].argmax(axis=0)
+    whole = _upsampled(SCORES[0], (round(view[2] - view[0]), 18)).argmax(axis=0)
     top = max(0, round(-view[0]))
     np.testing.assert_array_equal(found, whole[top : top + shape[0]])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vitdeploy.evidence.predictions import Guess
 from vitdeploy.render.pictures.canvas import enlarge, name_class, to_plain
 from vitdeploy.render.pictures.colours import colour_of_class
-from vitdeploy.render.pictures.panel import Row, draw_panel
+from vitdeploy.render.pictures.panel import PanelRow, draw_panel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,7 @@ def draw_classes(picture: Image, top: Sequence[Guess]) -> Image:
     image = enlarge(picture)
     bar = colour_of_class(1)
     rows = [
-        Row(name_class(guess.label, guess.index), f"{100 * guess.probability:.1f} %", bar, guess.probability)
+        PanelRow(name_class(guess.label, guess.index), f"{100 * guess.probability:.1f} %", bar, guess.probability)
         for guess in top
     ]
     draw_panel(image, rows)
@@ -29,5 +29,5 @@ def draw_classes(picture: Image, top: Sequence[Guess]) -> Image:
 def draw_lines(picture: Image, lines: Sequence[str]) -> Image:
     """Return a copy of a picture with an answer in words."""
     image = enlarge(picture)
-    draw_panel(image, [Row(to_plain(line)) for line in lines])
+    draw_panel(image, [PanelRow(to_plain(line)) for line in lines])
     return image

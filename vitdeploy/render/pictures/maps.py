@@ -10,7 +10,7 @@ import numpy as np
 from vitdeploy.evidence.predictions import Depths, Region
 from vitdeploy.render.pictures.canvas import enlarge, enlargement, line_width, name_class
 from vitdeploy.render.pictures.colours import WHITE, Colour, colours_of_classes, scale_colours
-from vitdeploy.render.pictures.panel import Row, draw_panel
+from vitdeploy.render.pictures.panel import PanelRow, draw_panel
 from vitdeploy.session import Array
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def draw_regions(picture: Image, classes: Array, corner: tuple[int, int], region
     mixed.paste(WHITE, mask=Image.fromarray(_find_borders(large, max(1, line_width(image) // 2))))
     canvas.paste(mixed, seen[:2])
     rows = [
-        Row(
+        PanelRow(
             name_class(region.label, region.index),
             _percent(region.share),
             None if region.index in background else colours[region.index],
@@ -80,7 +80,7 @@ def draw_depth(picture: Image, values: Array, corner: tuple[int, int], depth: De
     seen = _place(values.shape, corner, factor)
     canvas.paste(colours.resize((seen[2] - seen[0], seen[3] - seen[1]), Image.Resampling.BILINEAR), seen[:2])
     scale: list[Colour] = [(int(r), int(g), int(b)) for r, g, b in scale_colours(np.linspace(1, 0, _STEPS))]
-    draw_panel(canvas, [Row(f"near {depth.nearest:.3g}", f"far {depth.farthest:.3g}")], scale=scale)
+    draw_panel(canvas, [PanelRow(f"near {depth.nearest:.3g}", f"far {depth.farthest:.3g}")], scale=scale)
     return canvas
 
 

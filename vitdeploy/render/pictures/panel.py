@@ -20,7 +20,7 @@ _MAX_SHARE = 0.75  # of the width of the picture
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """A line of a panel: a name, a value, and a swatch or a bar before or behind them.
 
     Attributes:
@@ -36,7 +36,7 @@ class Row:
     share: float | None = None
 
 
-def draw_panel(picture: Image, rows: Sequence[Row], *, scale: Sequence[Colour] = ()) -> None:
+def draw_panel(picture: Image, rows: Sequence[PanelRow], *, scale: Sequence[Colour] = ()) -> None:
     """Draw a dark panel with rows in the lower left corner. Rows that do not fit are counted in the last one.
 
     Args:
@@ -51,7 +51,7 @@ def draw_panel(picture: Image, rows: Sequence[Row], *, scale: Sequence[Colour] =
     bar = height if scale else 0
     fitting = min(max(1, (picture.height - 3 * pad - bar) // height), _MAX_ROWS)
     if len(rows) > fitting:
-        more = [Row(f"and {len(rows) - fitting + 1} more")] if fitting > 1 else []
+        more = [PanelRow(f"and {len(rows) - fitting + 1} more")] if fitting > 1 else []
         rows = [*rows[: fitting - len(more)], *more]
     columns = _Columns(rows, size, pad)
     width = min(max(columns.width + 2 * pad, 12 * size if scale else 0), picture.width - 2 * pad)
@@ -76,7 +76,7 @@ class _Columns:
         pad: the space between columns, in pixels.
     """
 
-    def __init__(self, rows: Sequence[Row], size: int, pad: int) -> None:
+    def __init__(self, rows: Sequence[PanelRow], size: int, pad: int) -> None:
         self._font: FreeTypeFont = load_font(size)
         self._size, self._pad = size, pad
         self._swatch = size + pad if any(row.colour is not None and row.share is None for row in rows) else 0
@@ -85,7 +85,7 @@ class _Columns:
         names = max((self._font.getlength(row.name) for row in rows), default=0.0)
         self.width = self._swatch + round(names) + 1 + self._values
 
-    def draw_row(self, draw: ImageDraw, row: Row, top: int, ends: tuple[int, int], height: int) -> None:
+    def draw_row(self, draw: ImageDraw, row: PanelRow, top: int, ends: tuple[int, int], height: int) -> None:
         """Draw a row between the two `ends` of the panel."""
         left, right = ends
         middle = top + height // 2
