@@ -16,12 +16,14 @@ from typing import Any, get_args
 import pytest
 import typer
 from importlinter.api import read_configuration
+from PIL import Image
 from pydantic import BaseModel
 
 from tests.cli.contract import ANSWERS, _load
 from vitdeploy import precision, sources, targets, tasks
 from vitdeploy.cli import app
 from vitdeploy.commands.bench.opponents import opponent_names
+from vitdeploy.commands.predict import Predictions
 from vitdeploy.evidence import Scenario
 from vitdeploy.measure import conditions, doubts
 from vitdeploy.plugins import forms_in, names
@@ -145,7 +147,7 @@ def test_the_reference_has_every_option_of_a_command(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "recipes"])
 def test_the_reference_has_every_json_key_of_a_command(name: str) -> None:
     told = {key for row in rows(section("cli.md", f"vitdeploy {name}"), "JSON key") for key in codes(row[0])}
-    keys = {"predictions"} if name == "predict" else set(_load(ANSWERS[name]).model_fields)
+    keys = set(Predictions.model_fields) if name == "predict" else set(_load(ANSWERS[name]).model_fields)
     assert told == keys
 
 
@@ -391,6 +393,27 @@ def test_the_commands_of_the_tutorial_run(tmp_path: Path) -> None:
         words = shlex.split(line)[1:]
         assert run("-m", "vitdeploy", *words) in ({0, 1, 3} if words[0] in ("gate", "run") else {0}), line
     assert (tmp_path / "int8" / "report.html").is_file()
+
+
+def test_the_examples_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in their order, with the demo in place of what needs a download, and without long measurements."""
+    shown = blocks("python.md", "python")
+    assert len(shown) > 2
+    script = "\n".join(shown)
+    for long, short in {
+        '"timm:deit_tiny_patch16_224", target="openvino"': '"demo:digits", target="onnxruntime"',
+        'data="val/"': 'data="demo:digits", limit=40',
+        "seconds=10": "seconds=0.3",
+    }.items():
+        assert long in script
+        script = script.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("cat.jpg", "photos/cat.jpg", "photos/dog.jpg"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / name)
+    exec(compile(script, "python.md", "exec"), {"__name__": "shown"})
+    assert (tmp_path / "answers" / "dog.png").exists()
+    assert (tmp_path / "deit" / "report.html").exists()
 
 
 def test_the_recipes_in_the_documentation_are_recipes() -> None:

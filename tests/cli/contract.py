@@ -94,6 +94,7 @@ RUNS = {
     "gate ARTIFACT --max-drop -1": 1,
     "gate nowhere": 1,
     "predict ARTIFACT IMAGE --json": 0,
+    "predict ARTIFACT IMAGE --save PICTURES --json": 0,
     "predict ARTIFACT nowhere.png": 1,
     "report ARTIFACT --images 0 -o PAGE --json": 0,
     "report ARTIFACT -o nowhere/page.html": 1,
@@ -108,13 +109,16 @@ RUNS = {
 """Command lines and their exit codes; words in capitals stand for files. Those with --json record the printed keys."""
 
 
+_FUNCTIONS = ("export", "load", "inspect", "bench", "evaluate", "gate", "report")
+
+
 def snapshot() -> dict[str, Any]:
     """Everything that is promised, sorted, ready for JSON."""
     return {
         "options": dict(sorted(_options(typer.main.get_command(app), "").items())),
         "answers": {name: sorted(_keys(_load(where))) for name, where in ANSWERS.items()},
         "files": {name: sorted(_keys(_load(where))) for name, where in FILES.items()},
-        "python": {name: list(inspect.signature(getattr(vitdeploy, name)).parameters) for name in ("export", "load")},
+        "python": {name: list(inspect.signature(getattr(vitdeploy, name)).parameters) for name in _FUNCTIONS},
         "names": sorted(vitdeploy.__all__),
     }
 
@@ -196,7 +200,7 @@ def run_all(folder: Path, artifact: Path) -> dict[str, tuple[int, str]]:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)).save(image)
     places = {
         "ARTIFACT": artifact, "NEW": folder / "new", "BUNDLE": folder / "bundle", "SAVED": folder / "saved.zip",
-        "IMAGE": image, "PAGE": folder / "page.html",
+        "IMAGE": image, "PAGE": folder / "page.html", "PICTURES": folder / "pictures",
     }  # fmt: skip
     found = {}
     for line in RUNS:

@@ -128,3 +128,14 @@ def test_it_says_the_range() -> None:
     assert answer is not None
     assert answer.nearest == pytest.approx(FOUND[0].max())
     assert answer.farthest == pytest.approx(FOUND[0].min())
+
+
+def test_the_map_of_a_picture_has_its_size_and_the_models_values() -> None:
+    task, rows, columns = _task(), *FOUND.shape[1:]
+    whole = (0.0, 0.0, float(rows), float(columns))
+    np.testing.assert_array_equal(task.map_pixels({"d": FOUND}, whole, (rows, columns)), FOUND[0])
+    enlarged = task.map_pixels({"d": FOUND}, (0.0, 0.0, 3.0 * rows, 2.0 * columns), (3 * rows, 2 * columns))
+    assert enlarged is not None
+    assert enlarged.shape == (3 * rows, 2 * columns)
+    padded = task.map_pixels({"d": FOUND}, (-2.0, 0.0, rows - 2.0, float(columns)), (rows - 4, columns))
+    np.testing.assert_array_equal(padded, FOUND[0, 2:-2])

@@ -146,3 +146,23 @@ def test_it_says_the_shares_of_the_classes() -> None:
     scores[0, 0, 3], scores[0, 2, :3] = 1, 1
     answer = _task().describe({"logits": scores}, ("sky", "road", "tree"), (0.0, 0.0, 8.0, 8.0))
     assert [(r.label, round(r.share, 2)) for r in answer.regions] == [("tree", 0.75), ("sky", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("view", "picture", "shape"),
+    [
+        ((0.0, 0.0, 16.0, 18.0), (16, 18), (16, 18)),
+        ((4.0, 0.0, 12.0, 18.0), (16, 18), (8, 18)),  # cropped
+        ((-4.0, 0.0, 12.0, 18.0), (8, 18), (8, 18)),  # padded
+    ],
+)
+def test_the_map_of_a_picture_is_what_the_model_saw_of_it(
+    view: tuple[float, float, float, float], picture: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    task, outputs = _task(), {"logits": SCORES[:1]}
+    found = task.map_pixels(outputs, view, picture)
+    assert found is not None
+    assert found.shape == shape
+    whole = _upsampled(SCORES[0], (round(view[2] - view[0]), 18)).argmax(axis=0)
+    top = max(0, round(-view[0]))
+    np.testing.assert_array_equal(found, whole[top : top + shape[0]])

@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -84,10 +84,18 @@ class Console:
 
     def fail(self, message: str, fix: str) -> None:
         """Print an error as one line, and with --json as an object too."""
+        self.fail_partly({}, (), message, fix)
+
+    def fail_partly(
+        self, result: dict[str, Any], renderables: Iterable[RenderableType], message: str, fix: str
+    ) -> None:
+        """Print what was done, and an error as one line. With --json they are one object."""
+        if not self.json:
+            self.show(result, *renderables)
         line = " ".join(f"{message.rstrip('.')}. {fix}".split())
         self._err.print(Text.assemble(("error:", "bold red"), " ", escape(line)), soft_wrap=True)
         if self.json:
-            self.show({"error": {"message": message, "fix": fix}})
+            self.show({**result, "error": {"message": message, "fix": fix}})
 
     @contextmanager
     def errors_as_lines(self, *, traceback: bool) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -383,44 +382,17 @@ def find_scenario(name: str) -> Scenario:
 
 
 def load_artifact(path: Path, evidence: Path | None) -> Artifact:
-    """Load an artifact whose evidence is in the folder `evidence`, or in its own one if that is None.
+    """Load an artifact: see `commands.given`."""
+    from vitdeploy.commands import given
 
-    Raises:
-        ArtifactError: the folder is damaged, or is not an artifact.
-        UsageError: `evidence` is another artifact.
-    """
-    from vitdeploy import artifact as artifacts
-    from vitdeploy.errors import UsageError
-
-    artifact = artifacts.load(path)
-    if evidence is None or evidence.resolve() == path.resolve():
-        return artifact
-    if (evidence / artifacts.MANIFEST).exists():
-        raise UsageError(
-            f"--evidence {evidence} is an artifact, and {path} is another one", fix="Give a folder of its own."
-        )
-    if evidence.exists() and not evidence.is_dir():
-        raise UsageError(f"--evidence {evidence} is a file", fix="Give a folder.")
-    return dataclasses.replace(artifact, evidence_folder=evidence)
+    return given.load_artifact(path, evidence)
 
 
 def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Artifact:
-    """Return an artifact with the model that the user gives again, or trusts; else the artifact itself.
+    """Give an artifact its model again: see `commands.given`."""
+    from vitdeploy.commands import given
 
-    Raises:
-        SourceError: the manifest has arguments for the model that the user gives, and they name a file or an address.
-    """
-    if model is None and not trust_code:
-        return artifact
-    from vitdeploy import sources
-    from vitdeploy.frozen import replace
-
-    spec = artifact.manifest.recipe.model
-    if model is not None:
-        if not trust_code:
-            sources.refuse_paths(spec)
-        spec = replace(spec, spec=model)
-    return dataclasses.replace(artifact, model=spec)
+    return given.give_model(artifact, model, trust_code=trust_code)
 
 
 def open_cache(*, no_cache: bool) -> GraphCache | None:

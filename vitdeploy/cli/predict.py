@@ -13,22 +13,59 @@ from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 
-@command(app, section=USE, examples=["vitdeploy predict deit cat.jpg dog.png"])
+@command(
+    app,
+    section=USE,
+    examples=[
+        "vitdeploy predict deit cat.jpg dog.png",
+        "vitdeploy predict deit photos/ --save answers/",
+        "vitdeploy predict deit 'day1/**/*.jpg' --json",
+    ],
+)
 def predict(
     console: Console,
     artifact: options.ArtifactFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files, folders (all images below), or globs in quotes, where ** matches any folders. The order "
+            "is that of the numbers in the names: frame2 is before frame10.",
+            show_default=False,
+        ),
+    ],
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write a picture of each answer into this folder: boxes, coloured regions, a depth map, or the best "
+            "classes; for embeddings the vectors as .npy. It replaces only files with the same names.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run an artifact on images, and print its answers.
 
     Preprocessing and labels are the model's own. The task of the model decides the form of the answers: classes,
-    regions, boxes, the range of a depth map, or a vector.
+    regions, boxes, the range of a depth map, or a vector. Images run in batches of the size that the artifact was
+    optimised for. A damaged image is named, the others are answered, and the exit code is 1.
     """
     from vitdeploy.cli import views
     from vitdeploy.commands.predict import Deployed
+    from vitdeploy.commands.predict import predict as run_predict
+    from vitdeploy.runtime.deployed import list_sources
 
+    sources = list_sources(images)
     with Deployed(artifact) as deployed:
-        predictions = deployed.predict(images)
+        result = run_predict(deployed, sources, console, save=save)
         if deployed.artifact.random_weights:
             console.warn("random weights: these answers mean nothing")
-    console.show({"predictions": predictions}, *views.show_predictions(predictions))
+    answers, shown = result.model_dump(), views.show_predictions(result.predictions)
+    if not result.failed:
+        console.show(answers, *shown)
+        return
+    for failed in result.failed:
+        console.warn(f"{failed.message.rstrip('.')}. {failed.fix}")
+    message = f"{len(result.failed):,} of {len(sources):,} images have no answer"
+    console.fail_partly(answers, shown, message, "The notes above say why. All others are answered.")
+    raise typer.Exit(1)

@@ -1,98 +1,66 @@
-"""`vitdeploy predict`: run an artifact on images, with the model's preprocessing and labels."""
+"""`vitdeploy predict`: run an artifact on images, and go on where one is damaged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import artifact as artifacts
-from vitdeploy import tasks
-from vitdeploy.data.geometry import is_padded, visible_area
-from vitdeploy.data.images import open_image
-from vitdeploy.data.preprocess import as_image, to_input, to_pixels, upright_size
 from vitdeploy.errors import DataError
-from vitdeploy.escaping import replace_undecodable
-from vitdeploy.evidence.predictions import Answer
 from vitdeploy.evidence.predictions import Guess as Guess
-from vitdeploy.runtime.artifact_session import open_session
-from vitdeploy.session import Array, Closing, is_finite
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
-Image = str | Path | Array
+from vitdeploy.progress import Progress
+from vitdeploy.runtime.deployed import Deployed as Deployed
+from vitdeploy.runtime.deployed import Image, Unanswered
+from vitdeploy.runtime.deployed import Prediction as Prediction
 
 
-class Prediction(Answer):
-    """The model's answer to one image. `task` decides which fields are filled."""
+class FailedImage(BaseModel):
+    """An image without an answer: what is wrong with it, and what to do."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True)
     image: str
-    task: str
+    message: str
+    fix: str
 
 
-class Deployed(Closing):
-    """An open artifact. Close it, or use it in a `with` block.
+class Predictions(BaseModel):
+    """The answers to all images, in order, and the images that have none."""
 
-    Many threads may use it at the same time, and each gets the answers to its own images. On OpenVINO and ONNX Runtime
-    their runs overlap. On TensorRT they take turns. After `close()` a call raises UsageError; runs that are under way
-    still return their answers.
+    model_config = ConfigDict(frozen=True)
+    predictions: tuple[Prediction, ...]
+    failed: tuple[FailedImage, ...] = ()
+
+
+def predict(
+    deployed: Deployed, sources: Sequence[Image], progress: Progress, *, save: Path | None = None
+) -> Predictions:
+    """Answer images. One that is damaged does not stop the others.
+
+    Args:
+        deployed: the open artifact.
+        sources: the images, without folders and globs.
+        progress: gets the steps.
+        save: a folder for a picture of each answer, or for its vector; None writes nothing.
 
     Raises:
-        ArtifactError: the folder is damaged.
-        TargetUnavailable: it cannot run on this machine.
+        DataError: none of the images has an answer, or the outputs are not of the model's task.
+        UsageError: `save` cannot be written, or is in the artifact, or a picture would replace an image.
     """
-
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        self.artifact = artifacts.load(Path(path))
-        self._session = open_session(self.artifact, threads)
-
-    def run(self, images: Array) -> dict[str, Array]:
-        """Run NCHW images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
-
-        The artifact must accept the batch size.
-        """
-        return self._session.run({self.artifact.manifest.inputs[0].name: images})
-
-    def predict(self, images: Image | Sequence[Image]) -> list[Prediction]:
-        """Return the model's answers to image files or (H, W, C) uint8 arrays.
-
-        Raises:
-            DataError: a file is not an image, or the model's outputs are not those of its task.
-        """
-        sequence = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
-        return [self._predict(image) for image in sequence]
-
-    def close(self) -> None:
-        """Free the engine."""
-        self._session.close()
-
-    def _predict(self, image: Image) -> Prediction:
-        manifest = self.artifact.manifest
-        raw = as_image(image) if isinstance(image, np.ndarray) else _open(Path(image))
-        batch = manifest.recipe.target.batch.min
-        images = np.repeat(to_pixels(raw, manifest.preprocess)[None], batch, axis=0)
-        results = self.run(to_input(images, manifest.preprocess, manifest.recipe.target.input))
-        task = tasks.find(manifest.recipe.task)
-        outputs = task.select_outputs(tasks.find_batched(results, batch))
-        name = "array" if isinstance(image, np.ndarray) else replace_undecodable(str(image))
-        if not is_finite(outputs):
-            raise DataError(
-                f"{name}: the model gives NaN or infinity",
-                fix="Export it in a precision with a larger range, such as fp32.",
-            )
-        picture = upright_size(raw)
-        view = visible_area(*picture, manifest.preprocess)
-        padded = {"picture": picture} if is_padded(*picture, manifest.preprocess) else {}
-        answer = task.describe(outputs, manifest.labels, view, **padded)
-        return Prediction(image=name, task=task.name, **dict(answer))
-
-
-def _open(path: Path) -> PILImage:
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, not an image", fix=f"Give its files: {path}/*")
-    return open_image(path)
+    folder = None if save is None else deployed.open_folder(save, sources)
+    predictions: list[Prediction] = []
+    failed: list[FailedImage] = []
+    with progress.step(f"Answer {len(sources):,} image{'s' * (len(sources) != 1)}", len(sources)) as advance:
+        for number, answer in enumerate(deployed.answer(sources)):
+            try:
+                if isinstance(answer, Unanswered):
+                    raise answer.error
+                predictions.append(answer.prediction if folder is None else deployed.save(answer, folder, number))
+            except DataError as error:
+                failed.append(FailedImage(image=answer.name, message=error.message, fix=error.fix))
+            advance(1)
+    if failed and not predictions:
+        first, count = failed[0], len(failed)
+        message = first.message if count == 1 else f"none of {count:,} images has an answer. The first: {first.message}"
+        raise DataError(message, fix=first.fix)
+    return Predictions(predictions=tuple(predictions), failed=tuple(failed))

@@ -68,6 +68,11 @@ def read_colours(planes: Array, preprocess: Preprocess) -> Array:
     return colours[..., ::-1, :, :] if preprocess.channel_order == "bgr" else colours
 
 
+def to_rgb(image: Image) -> Image:
+    """Return an image for people: upright, in RGB, and 16-bit grey scaled to 8 bits."""
+    return _convert(image, 3)
+
+
 def upright_size(image: Image) -> tuple[int, int]:
     """Return height and width after turning the image as its EXIF data says."""
     from PIL import ImageOps

@@ -208,6 +208,21 @@ class Task(Frozen, ABC):
     def format_answer(self, answer: Answer) -> list[str]:
         """Return an answer of `describe` as lines for people."""
 
+    def map_pixels(
+        self,
+        outputs: Mapping[str, Array],  # noqa: ARG002  most tasks have no answer for each pixel
+        view: tuple[float, float, float, float],  # noqa: ARG002
+        picture: tuple[int, int],  # noqa: ARG002
+    ) -> Array | None:
+        """Return the answer for each pixel of the first image that the model saw, (h, w); None if there is none.
+
+        Args:
+            outputs: the model's outputs.
+            view: top, left, bottom and right of the area that the model sees, in pixels of the image.
+            picture: height and width of the image.
+        """
+        return None
+
     def are_right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array | None:  # noqa: ARG002
         """Return 1 for each right answer and 0 for each wrong one; None if the task's answers are neither."""
         return None

@@ -125,6 +125,13 @@ class Depth(Task):
             return []
         return [f"nearest {depth.nearest:.3g}, median {depth.median:.3g}, farthest {depth.farthest:.3g}"]
 
+    def map_pixels(
+        self, outputs: Mapping[str, Array], view: tuple[float, float, float, float], picture: tuple[int, int]
+    ) -> Array:
+        """Return the model's value for each pixel."""
+        size, place = find_picture(view, picture)
+        return resize_bilinear(self._maps(outputs)[0], size)[place]
+
     def _compute_errors(self, image: Array, label: Label, *, usable: bool) -> tuple[float, float, float, float]:
         """Return δ1, AbsRel, RMSE and the median ratio."""
         if not isinstance(label, DepthMap):

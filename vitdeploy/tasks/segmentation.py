@@ -134,6 +134,12 @@ class Segmentation(Task):
         """Return a line for each region, in percent of the pixels."""
         return [format_share(region.share, region.label) for region in answer.regions]
 
+    def map_pixels(
+        self, outputs: Mapping[str, Array], view: tuple[float, float, float, float], picture: tuple[int, int]
+    ) -> Array:
+        """Return the class of each pixel."""
+        return self._find_classes(self._scores(outputs)[0], view, picture)
+
     def _count_pixels(self, scores: Array, label: Label, *, usable: bool) -> Array:
         if not isinstance(label, ClassMask):
             raise DataError("the labels are not masks", fix="Give data with images/ and masks/.")

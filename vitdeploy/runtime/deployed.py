@@ -1,0 +1,273 @@
+"""An open artifact that answers images, with the model's own preprocessing and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+from pydantic import ConfigDict
+
+from vitdeploy import artifact as artifacts
+from vitdeploy import precision, tasks
+from vitdeploy.data.geometry import is_padded, visible_area
+from vitdeploy.data.image_files import find_images
+from vitdeploy.data.images import open_image
+from vitdeploy.data.preprocess import as_image, to_input, to_pixels, to_rgb, upright_size
+from vitdeploy.errors import DataError
+from vitdeploy.escaping import replace_undecodable
+from vitdeploy.evidence.predictions import Answer
+from vitdeploy.frozen import replace
+from vitdeploy.render.picture_folder import PictureFolder
+from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.session import Array, Closing, is_finite
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+Image = Union[str, Path, Array, "PILImage"]
+"""A file, a folder of images, a glob, a uint8 array (H, W) or (H, W, 3), or a Pillow image."""
+
+
+class Prediction(Answer):
+    """The model's answer to one image. `task` decides which fields are filled.
+
+    Attributes:
+        image: the path, or "array" or "image" without one.
+        task: the name of the task.
+        saved: the picture or vector that was written; None if none was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    image: str
+    task: str
+    saved: str | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer to one image, and the outputs for it: what a picture is drawn from.
+
+    Attributes:
+        source: the image: a file, an array or a Pillow image.
+        prediction: the answer.
+        outputs: the outputs that the task reads, for a batch of this image alone.
+        size: height and width of the upright image.
+    """
+
+    source: Image
+    prediction: Prediction
+    outputs: Mapping[str, Array]
+    size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The image as it is called in answers and messages."""
+        return self.prediction.image
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """An image that has no answer, with the reason: it is damaged, or the model gives NaN or infinity for it."""
+
+    name: str
+    error: DataError
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A preprocessed image that waits for its batch to be full."""
+
+    source: Image
+    name: str
+    size: tuple[int, int]
+    pixels: Array
+
+
+class Deployed(Closing):
+    """An open artifact. Close it, or use it in a `with` block.
+
+    Many threads may use it at the same time, and each gets the answers to its own images. On OpenVINO and ONNX Runtime
+    their runs overlap. On TensorRT they take turns. After `close()` a call raises UsageError; runs that are under way
+    still return their answers.
+
+    Raises:
+        ArtifactError: the folder is damaged.
+        TargetUnavailable: it cannot run on this machine.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        self.artifact = artifacts.load(Path(path))
+        self._session = open_session(self.artifact, threads)
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Run NCHW images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
+
+        The artifact must accept the batch size.
+        """
+        return self._session.run({self.artifact.manifest.inputs[0].name: images})
+
+    def predict(self, images: Image | Sequence[Image], *, save: str | Path | None = None) -> list[Prediction]:
+        """Return the model's answers to images, one for each, in order.
+
+        Images run in batches of the size that the artifact was optimised for. Only one batch is in memory at a time.
+
+        Args:
+            images: one or several of: image files, folders (all images below, in the order of the numbers in their
+                names), globs, uint8 arrays (H, W) or (H, W, 3), Pillow images.
+            save: a folder for a picture of each answer, or for its vector; None writes nothing.
+
+        Raises:
+            DataError: an image is missing, damaged or a video, or the model's outputs are not those of its task.
+            UsageError: `save` cannot be written, or is in the artifact, or a picture would replace an image.
+        """
+        sources = list_sources(images)
+        folder = None if save is None else self.open_folder(Path(save), sources)
+        predictions = []
+        for number, answer in enumerate(self.answer(sources)):
+            if isinstance(answer, Unanswered):
+                raise answer.error
+            predictions.append(answer.prediction if folder is None else self.save(answer, folder, number))
+        return predictions
+
+    def answer(self, sources: Iterable[Image]) -> Iterator[Answered | Unanswered]:
+        """Yield the answers to images, in order, as their batches are done. A damaged image does not stop the others.
+
+        Args:
+            sources: image files, arrays and Pillow images.
+
+        Raises:
+            DataError: the model's outputs are not those of its task.
+        """
+        size, waiting, full = self._group_size(), list[_Waiting | Unanswered](), 0
+        for source in sources:
+            waiting.append(self._read(source))
+            full += isinstance(waiting[-1], _Waiting)
+            if full == size:
+                yield from self._answer_group(waiting)
+                waiting, full = [], 0
+        yield from self._answer_group(waiting)
+
+    def open_folder(self, folder: Path, sources: Sequence[Image]) -> PictureFolder:
+        """Return the folder for the pictures of these images, or for their vectors.
+
+        Raises:
+            UsageError: see `PictureFolder`.
+        """
+        names = [str(source) if isinstance(source, (str, Path)) else _name(source) for source in sources]
+        return PictureFolder(folder, names, self.artifact.path)
+
+    def save(self, answer: Answered, folder: PictureFolder, number: int) -> Prediction:
+        """Write the picture or the vector of answer `number`, and return the prediction with its path.
+
+        Raises:
+            DataError: the image has gone, or was changed.
+            UsageError: the file cannot be written.
+        """
+        if answer.prediction.embedding:
+            path = folder.write_vector(number, np.asarray(answer.prediction.embedding, dtype=np.float32))
+        else:
+            path = folder.write_picture(number, self._draw(answer))
+        return replace(answer.prediction, saved=replace_undecodable(str(path)))
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._session.close()
+
+    def _group_size(self) -> int:
+        """Return how many different images run together.
+
+        It is one where the engine takes one range of activations for the whole batch: the images would change each
+        other's answers.
+        """
+        manifest = self.artifact.manifest
+        together = not precision.kind_of(manifest.target.precision).numbers.dynamic
+        return manifest.recipe.target.batch.opt if together else 1
+
+    def _read(self, source: Image) -> _Waiting | Unanswered:
+        try:
+            picture = _open(source)
+            pixels = to_pixels(picture, self.artifact.manifest.preprocess)
+            return _Waiting(source, _name(source), upright_size(picture), pixels)
+        except DataError as error:
+            return Unanswered(_name(source), error)
+
+    def _answer_group(self, group: Sequence[_Waiting | Unanswered]) -> Iterator[Answered | Unanswered]:
+        """Run a batch. The last image fills it up if the artifact takes no smaller one."""
+        manifest = self.artifact.manifest
+        images = [item.pixels for item in group if isinstance(item, _Waiting)]
+        if not images:
+            yield from (item for item in group if isinstance(item, Unanswered))
+            return
+        batch = max(len(images), manifest.recipe.target.batch.min)
+        pixels = np.stack([*images, *[images[-1]] * (batch - len(images))])
+        results = self.run(to_input(pixels, manifest.preprocess, manifest.recipe.target.input))
+        task = tasks.find(manifest.recipe.task)
+        outputs = task.select_outputs(tasks.find_batched(results, batch))
+        row = 0
+        for item in group:
+            if isinstance(item, Unanswered):
+                yield item
+                continue
+            yield self._describe(item, {name: value[row : row + 1] for name, value in outputs.items()})
+            row += 1
+
+    def _describe(self, item: _Waiting, outputs: Mapping[str, Array]) -> Answered | Unanswered:
+        manifest = self.artifact.manifest
+        if not is_finite(outputs):
+            message = f"{item.name}: the model gives NaN or infinity"
+            fix = "Export it in a precision with a larger range, such as fp32."
+            return Unanswered(item.name, DataError(message, fix=fix))
+        task = tasks.find(manifest.recipe.task)
+        view = visible_area(*item.size, manifest.preprocess)
+        padded = {"picture": item.size} if is_padded(*item.size, manifest.preprocess) else {}
+        answer = task.describe(outputs, manifest.labels, view, **padded)
+        prediction = Prediction(image=item.name, task=task.name, **dict(answer))
+        return Answered(item.source, prediction, outputs, item.size)
+
+    def _draw(self, answer: Answered) -> PILImage:
+        from vitdeploy.render.pictures import draw_answer
+
+        task = tasks.find(self.artifact.manifest.recipe.task)
+        view = visible_area(*answer.size, self.artifact.manifest.preprocess)
+        pixels = task.map_pixels(answer.outputs, view, answer.size)
+        corner = max(0, round(view[0])), max(0, round(view[1]))
+        lines = task.format_answer(answer.prediction)
+        return draw_answer(to_rgb(_open(answer.source)), answer.prediction, lines, pixels, corner)
+
+
+def list_sources(images: Image | Sequence[Image]) -> list[Image]:
+    """Return one or several images as a list, in which the files of folders and globs take their place.
+
+    Raises:
+        DataError: a file is missing or a video, or a folder or glob has no image.
+    """
+    from PIL.Image import Image as PILImage
+
+    if isinstance(images, (str, Path)):
+        return list(find_images(images))
+    if isinstance(images, (np.ndarray, PILImage)):
+        return [images]
+    return [source for image in images for source in list_sources(image)]
+
+
+def _open(source: Image) -> PILImage:
+    if isinstance(source, np.ndarray):
+        return as_image(source)
+    if isinstance(source, (str, Path)):
+        return open_image(Path(source))
+    try:
+        source.load()
+    except OSError as error:
+        raise DataError(f"{_name(source)} is damaged: {error}", fix="Replace the file.") from None
+    return source
+
+
+def _name(source: Image) -> str:
+    if isinstance(source, np.ndarray):
+        return "array"
+    if isinstance(source, (str, Path)):
+        return replace_undecodable(str(source))
+    return replace_undecodable(str(getattr(source, "filename", "") or "image"))
