@@ -179,6 +179,9 @@ def bench(
     scenario: Scenario = "single-stream",
     streams: int | None = None,
     profile: bool = False,
+    end_to_end: bool = False,
+    images: str | None = None,
+    any_model: bool = False,
     model: str | None = None,
     trust_code: bool = False,
     evidence: Path | str | None = None,
@@ -195,6 +198,9 @@ def bench(
         scenario: "single-stream", "multi-stream" or "offline".
         streams: the number of inferences at the same time, for targets with streams.
         profile: also measure the time of each operator.
+        end_to_end: also time the first artifact from an encoded image to the answer.
+        images: the encoded images for that: a file, a folder or a glob; a made-up JPEG when it is None.
+        any_model: time artifacts of different models too.
         model: MODEL given again: the code of a "python:" model runs only if it is named here.
         trust_code: run the code that the artifact names.
         evidence: the folder for evidence; the first artifact's own when it is None.
@@ -215,7 +221,7 @@ def bench(
     plan = Plan(
         seconds=seconds, threads=threads, against=(against,) if isinstance(against, str) else tuple(against),
         scenario=scenario, batches=parse_batches(None if batch is None else str(batch)), streams=streams,
-        profile=profile,
+        profile=profile, any_model=any_model, end_to_end=end_to_end or images is not None, images=images,
     )  # fmt: skip
     return run(open_artifacts(artifacts, evidence, model, trust_code=trust_code), _or_silent(progress), plan)
 
@@ -226,6 +232,7 @@ def evaluate(
     data: str | None = None,
     limit: int | None = None,
     reference: Path | str | None = None,
+    at_threshold: float | None = None,
     model: str | None = None,
     trust_code: bool = False,
     evidence: Path | str | None = None,
@@ -238,6 +245,7 @@ def evaluate(
         data: DATA with labels; the recipe's when it is None.
         limit: stop after this many samples; all when it is None.
         reference: the reference's answers from `vitdeploy eval --save-reference`; it runs here when it is None.
+        at_threshold: also compare what both sides find with at least this score.
         model: MODEL given again: the code of a "python:" model runs only if it is named here.
         trust_code: run the code that the artifact names.
         evidence: the folder for evidence; the artifact's own when it is None.
@@ -250,17 +258,23 @@ def evaluate(
     """
     from vitdeploy.commands.evaluate.evaluate import evaluate as run
     from vitdeploy.commands.given import open_artifact, require_range
+    from vitdeploy.errors import UsageError
 
     require_range(limit=(limit, 1))
+    if at_threshold is not None and not 0 < at_threshold < 1:
+        raise UsageError(f"at_threshold is {at_threshold:g}", fix="Give a score between 0 and 1.")
     loaded = open_artifact(artifact, evidence, model, trust_code=trust_code)
     saved = None if reference is None else Path(reference)
-    return run(loaded, data, _or_silent(progress), limit=limit, reference=saved)
+    return run(loaded, data, _or_silent(progress), limit=limit, reference=saved, at_threshold=at_threshold)
 
 
 def gate(
     artifact: Artifact | Path | str,
     *,
     baseline: Path | str | None = None,
+    data: str | None = None,
+    groups: Path | str | None = None,
+    against: Path | str | None = None,
     save_baseline: Path | str | None = None,
     evidence: Path | str | None = None,
     junit: Path | str | None = None,
@@ -273,6 +287,9 @@ def gate(
     Args:
         artifact: an artifact, a bundle, or its folder.
         baseline: the folder of an earlier artifact, or a file of `save_baseline`.
+        data: DATA that the baseline folder, which may have other weights, and this artifact answer.
+        groups: a file that names groups of images or classes, to judge both in each.
+        against: the artifact that the bench timed this one against, for `min_speedup`.
         save_baseline: write the figures of this artifact to this file.
         evidence: the folder with the evidence; the artifact's own when it is None.
         junit: write the checks as JUnit XML to this file.
@@ -291,6 +308,9 @@ def gate(
     return run(
         open_artifact(artifact, evidence), limits, _or_silent(progress),
         baseline=None if baseline is None else Path(baseline),
+        data=data,
+        groups=None if groups is None else Path(groups),
+        against=None if against is None else Path(against),
         save_baseline=None if save_baseline is None else Path(save_baseline),
         junit_file=None if junit is None else Path(junit),
         markdown_file=None if markdown is None else Path(markdown),

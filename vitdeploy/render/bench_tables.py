@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from vitdeploy.escaping import of_escaped
-from vitdeploy.evidence import Bench, Profile
+from vitdeploy.evidence import Bench, EndToEnd, Profile
 from vitdeploy.render import numbers
 from vitdeploy.render.numbers import NOTHING, three_digits
 from vitdeploy.render.tables import add_notes, make_table
@@ -19,6 +19,8 @@ _SHOWN_OPERATORS = 10
 def bench(result: Bench) -> list[Table]:
     """Return tables of latencies, then of start-up and size, then of profiles."""
     tables = [latencies(result)]
+    if result.end_to_end is not None:
+        tables.append(end_to_end(result.end_to_end))
     if any(run.startup or run.size_bytes for run in result.runs):
         tables.append(costs(result))
     return [*tables, *(profile(one) for one in result.profiles)]
@@ -38,6 +40,19 @@ def latencies(bench: Bench) -> Table:
         name = numbers.run_name(run, bench.runs)
         table.add_row(name, *figures, numbers.efficiency(run.efficiency_pct), speedup)
     return add_notes(table, [*_pairs(bench), *_notes(bench)])
+
+
+@of_escaped
+def end_to_end(timed: EndToEnd) -> Table:
+    """Return what a caller waits for, with the share of each stage."""
+    table = make_table(f"From an encoded image to the answer, on {timed.images}", "", "p50 ms", "share")
+    for stage in timed.stages:
+        table.add_row(stage.name, three_digits(stage.p50_ms), f"{stage.share_pct:.0f} %")
+    table.add_section()
+    low, high = timed.p50_ci95
+    table.add_row("all", three_digits(timed.p50_ms), "100 %")
+    interval = f"p50 {three_digits(low)} to {three_digits(high)} ms with 95 % confidence"
+    return add_notes(table, [f"{interval}; p90 {three_digits(timed.p90_ms)}, p99 {three_digits(timed.p99_ms)} ms"])
 
 
 @of_escaped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -30,10 +31,11 @@ def render(gate: Gate) -> bytes:
         case = ET.SubElement(suite, "testcase", classname="vitdeploy.verdict", name=_clean(check.name))
         figures = f"observed {numbers.observed(check.observed)}, limit {numbers.observed(check.limit)}"
         if check.status == "pass":
-            ET.SubElement(case, "system-out").text = _clean(f"{figures}: {check.why}")
+            ET.SubElement(case, "system-out").text = _clean_lines([f"{figures}: {check.why}", *check.details])
         else:
             kind = "failure" if check.status == "fail" else "error"
-            ET.SubElement(case, kind, message=_clean(check.why), type=check.status).text = _clean(figures)
+            problem = ET.SubElement(case, kind, message=_clean(check.why), type=check.status)
+            problem.text = _clean_lines([figures, *check.details])
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
@@ -51,6 +53,10 @@ def write(gate: Gate, path: Path) -> None:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}", fix="Choose another file with --junit."
         ) from None
+
+
+def _clean_lines(lines: Sequence[str]) -> str:
+    return "\n".join(_clean(line) for line in lines)
 
 
 def _clean(text: str) -> str:

@@ -22,6 +22,7 @@ from vitdeploy.evidence import (
     Eval,
     Gate,
     LinearGroup,
+    OperatingPoint,
     Outline,
     PixelCheck,
     Sensitivity,
@@ -239,12 +240,25 @@ def evaluation(evaluation: Eval) -> Table:
         f"at most: with 95 % confidence; p = {evaluation.p_value:.2g} ({evaluation.test})",
         f"{same} {100 * evaluation.agreement:.2f} %; {evaluation.flips:,} samples have different answers",
     ]
+    if evaluation.operating_point is not None:
+        notes += _operating_point(evaluation.operating_point)
     if evaluation.skipped:
         notes.append(f"{evaluation.skipped:,} samples could not be read and were skipped")
     if evaluation.nonfinite:
         notes.append(f"{evaluation.nonfinite:,} samples gave NaN or infinity")
     notes += [f"doubt: {doubt}" for doubt in evaluation.doubts]
     return add_notes(table, notes)
+
+
+def _operating_point(point: OperatingPoint) -> list[str]:
+    """Return F1 and the number of findings at a threshold, as two lines."""
+    score = point.score
+    change = "" if point.count is None else f", {numbers.speedup(point.count)} times as many"
+    return [
+        f"at a score of {point.threshold:g}: F1 {score.reference:.2f} % and {score.deployed:.2f} %, drop "
+        f"{numbers.drop(score)}",
+        f"found: {point.reference:,} and {point.deployed:,}{change}",
+    ]
 
 
 @of_escaped

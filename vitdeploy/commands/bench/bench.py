@@ -126,7 +126,7 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
 
 
 def _store_beside_others(bench: Bench, others: Sequence[Artifact], threads: int, progress: Progress) -> None:
-    """Store the bench beside the other artifacts too, each with its own run first, without what is only of the first."""
+    """Store the bench beside the other artifacts too, each with its own run first."""
     for artifact in others:
         order = sorted(bench.runs, key=lambda run: run.role == "artifact" and run.manifest != artifact.digest)
         runs = tuple(run for batch in dict.fromkeys(r.batch for r in bench.runs) for run in order if run.batch == batch)

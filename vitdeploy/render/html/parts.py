@@ -105,6 +105,7 @@ class CheckRow:
     limit: str
     status: Status
     why: str
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

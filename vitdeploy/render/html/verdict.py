@@ -66,7 +66,7 @@ def _find_newer_evidence(subject: Subject) -> str | None:
 
 def _row(check: Check) -> CheckRow:
     figures = numbers.observed(check.observed), numbers.observed(check.limit)
-    return CheckRow(check.name, *figures, status=check.status, why=check.why)
+    return CheckRow(check.name, *figures, status=check.status, why=check.why, details=check.details)
 
 
 def _speed(subject: Subject) -> Tile:
