@@ -27,8 +27,14 @@ def test_a_folder_and_a_glob(onnxruntime_fp32: Path, images: Callable[..., Path]
     assert names(run("predict", onnxruntime_fp32, f"{root.parent}/**/*.png", "--json")) == expected
     ended = run("predict", onnxruntime_fp32, root / "1*.png", root / "2.png", "--json")
     assert names(ended) == ["1.png", "10.png", "2.png"]
-    assert "Answer 3 images" in ended.err
+    assert ended.err == ""
     assert json.loads(ended.out)["failed"] == []
+
+
+def test_many_images_show_progress(onnxruntime_fp32: Path, images: Callable[..., Path]) -> None:
+    ended = run("predict", onnxruntime_fp32, images(101), "--json")
+    assert len(names(ended)) == 101
+    assert "Answer 101 images" in ended.err
 
 
 @pytest.mark.parametrize(

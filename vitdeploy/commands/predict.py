@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Guess as Guess
-from vitdeploy.progress import Progress
+from vitdeploy.progress import Progress, Silent
 from vitdeploy.runtime.deployed import Deployed as Deployed
 from vitdeploy.runtime.deployed import Image, Unanswered
 from vitdeploy.runtime.deployed import Prediction as Prediction
+
+_QUIET_IMAGES = 100  # they take seconds, so their answers are all that is printed
 
 
 class FailedImage(BaseModel):
@@ -50,7 +52,8 @@ def predict(
     folder = None if save is None else deployed.open_folder(save, sources)
     predictions: list[Prediction] = []
     failed: list[FailedImage] = []
-    with progress.step(f"Answer {len(sources):,} image{'s' * (len(sources) != 1)}", len(sources)) as advance:
+    shown = progress if len(sources) > _QUIET_IMAGES else Silent()
+    with shown.step(f"Answer {len(sources):,} images", len(sources)) as advance:
         for number, answer in enumerate(deployed.answer(sources)):
             try:
                 if isinstance(answer, Unanswered):
