@@ -207,7 +207,7 @@ class Stage(Fact):
     """A stage of what a caller waits for: its median time, and its share of the sum of all stages in percent."""
 
     name: str
-    p50_ms: float
+    median_ms: float
     share_pct: float
 
 

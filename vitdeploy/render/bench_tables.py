@@ -47,7 +47,7 @@ def end_to_end(timed: EndToEnd) -> Table:
     """Return what a caller waits for, with the share of each stage."""
     table = make_table(f"From an encoded image to the answer, on {timed.images}", "", "p50 ms", "share")
     for stage in timed.stages:
-        table.add_row(stage.name, three_digits(stage.p50_ms), f"{stage.share_pct:.0f} %")
+        table.add_row(stage.name, three_digits(stage.median_ms), f"{stage.share_pct:.0f} %")
     table.add_section()
     low, high = timed.p50_ci95
     table.add_row("all", three_digits(timed.p50_ms), "100 %")

@@ -109,7 +109,7 @@ def summarize(words: str, blocks: Sequence[tuple[float, ...]], stages: Sequence[
         p90_ci95=figures.p90_ci95,
         p99_ci95=figures.p99_ci95,
         stages=tuple(
-            Stage(name=name, p50_ms=round(float(np.median(column)), _DIGITS), share_pct=float(share))
+            Stage(name=name, median_ms=round(float(np.median(column)), _DIGITS), share_pct=float(share))
             for name, column, share in zip(STAGES, times.T, shares, strict=True)
         ),
         blocks=tuple(blocks),
