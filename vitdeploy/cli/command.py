@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -42,6 +43,7 @@ _results: TextIO | None = None
 _interrupted: float | None = None
 """The time of the last signal."""
 _CLEANING_UP_SECONDS = 5.0
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 def command(
@@ -136,6 +138,10 @@ def run_app(app: typer.Typer) -> NoReturn:
         # The exit code is final. While Python shuts down, a signal's default action would replace it.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        if sys.stderr.isatty():  # an interrupt while a progress bar starts or ends may leave the cursor hidden
+            with suppress(OSError):
+                sys.stderr.write(_SHOW_CURSOR)
+                sys.stderr.flush()
     sys.exit(0)
 
 

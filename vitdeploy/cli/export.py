@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from vitdeploy.cli import options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
+
+if TYPE_CHECKING:
+    from vitdeploy.recipe import Recipe
 
 
 @command(
@@ -22,7 +25,7 @@ from vitdeploy.cli.console import Console
         "Model": ["batch", "image_size", "task", "labels", "input_form"],
         "Preprocessing": ["mean", "std", "interpolation", "resize", "crop_pct"],
         "Weights": ["weights", "weights_key", "ema", "num_classes"],
-        "Files": ["recipe", "output", "force", "no_cache"],
+        "Files": ["recipe", "save_recipe", "output", "force", "no_cache"],
         "Debugging": ["verify", "dump_graphs"],
     },
     examples=[
@@ -58,6 +61,14 @@ def export(
     resize: options.ResizeName = None,
     crop_pct: options.CropShare = None,
     recipe: options.RecipeFile = None,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write these options as a recipe, for --recipe and vitdeploy run. An existing file is replaced.",
+            show_default=False,
+        ),
+    ] = None,
     output: options.OutputFolder = None,
     force: options.Force = False,
     no_cache: options.NoCache = False,
@@ -84,7 +95,7 @@ def export(
         raise typer.BadParameter("give --mean and --std together.", param_hint="--mean" if std is None else "--std")
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
-    from vitdeploy.commands.export import default_folder, read_recipe
+    from vitdeploy.commands.export import default_folder, read_recipe, save
     from vitdeploy.commands.export import export as run_export
 
     composed = recipes.compose(
@@ -109,7 +120,7 @@ def export(
         task=task,
         input_form=input_form,
     )
-    composed = recipes.with_target_options(composed, recipes.target_options(option or ()))
+    composed = _add_options(composed, option or [])
     out, cache = output or default_folder(composed), options.open_cache(no_cache=no_cache)
     if host is not None:
         from vitdeploy.remote.near import commands
@@ -119,4 +130,21 @@ def export(
         )
     else:
         summary = run_export(composed, out, console, force=force, verify=verify, cache=cache, dumps=dump_graphs).summary
+    if save_recipe is not None:
+        save(composed, save_recipe)
     console.show(summary, *views.show_export(summary))
+
+
+def _add_options(recipe: Recipe, texts: list[str]) -> Recipe:
+    """Add options of the target. One that it does not have is wrong usage."""
+    from vitdeploy import recipe as recipes
+    from vitdeploy import targets
+    from vitdeploy.errors import RecipeError
+
+    try:
+        changed = recipes.with_target_options(recipe, recipes.target_options(texts))
+        if texts:
+            targets.find(changed.target)
+    except RecipeError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from None
+    return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,14 @@ from vitdeploy.cli.command import EXIT_CODES, command, one_of
 from vitdeploy.cli.console import Console
 
 
+def _check_positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not above 0.")
+    return value
+
+
 def _limit(metavar: str, text: str) -> Any:
-    return typer.Option(metavar=metavar, help=text, show_default=False)
+    return typer.Option(metavar=metavar, help=text, show_default=False, callback=_check_positive)
 
 
 @command(

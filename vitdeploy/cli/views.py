@@ -44,11 +44,14 @@ def show_export(export: Exported, *, benched: bool = False) -> list[RenderableTy
     if chosen is not None and chosen.speedup is not None and len(export.trials) == 1:
         ratio = numbers.speedup(chosen.speedup)
         lines.append(Text(f"  {ratio} times as fast as this target's float graph, in a short measurement"))
-    if export.stage == "artifact" and not benched:
-        there = f"to measure its speed on that host: vitdeploy bench {export.artifact} --host {export.host}"
-        here = f"to compare it with FP32 PyTorch on this machine: vitdeploy bench {export.artifact}"
-        lines.append(Text(f"  {there if export.host else here}"))
-    return [*lines, *([tables.trials(export.trials)] if len(export.trials) > 1 else [])]
+    following: list[RenderableType] = []
+    if export.next and not benched:
+        where = " on the device" if export.stage == "bundle" else ""
+        command = " && ".join(
+            f"{part} --host {export.host}" if export.host else part for part in export.next.split(" && ")
+        )
+        following = [Text.assemble((f"Next{where}: ", "bold"), command)]
+    return [*lines, *([tables.trials(export.trials)] if len(export.trials) > 1 else []), *following]
 
 
 @of_escaped

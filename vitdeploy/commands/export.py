@@ -14,7 +14,7 @@ from vitdeploy import precision, sources, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact.layout import EXAMPLE, GRAPH
 from vitdeploy.environment import Host
-from vitdeploy.errors import QuantizeError, UsageError
+from vitdeploy.errors import ArtifactError, QuantizeError, UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.choose import Chosen, Request, choose
@@ -121,6 +121,32 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: the file is missing, is not YAML, or does not fit the schema.
     """
     return recipes.read(path, sources.anchor)
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write a recipe to a YAML file, from which `read_recipe` reads the same one. Its paths are absolute.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    model, data = recipe.model, recipe.data
+
+    def anchor(value: str | None, *names: str) -> str | None:
+        is_path = value is not None and value not in names and ":" not in value.partition("/")[0]
+        return str(Path(str(value)).expanduser().absolute()) if is_path else value
+
+    model = replace(
+        model,
+        spec=sources.anchor(model.spec, Path.cwd()),
+        weights=anchor(model.weights, "pretrained", "random"),
+        labels=anchor(model.labels, "imagenet"),
+    )
+    data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
+    try:
+        with artifacts.atomic_file(path) as temporary:
+            temporary.write_text(replace(recipe, model=model, data=data).to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error.strerror}", fix="Choose another file.") from None
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -120,7 +120,10 @@ def gate(
     audit, timing, evaluation = evidence.stored.audit, evidence.examined.bench, evidence.examined.evaluation
     summary = summarize(audit, timing, evaluation, verdict, random_weights=artifact.random_weights)
     if markdown_file is not None:
-        markdown.write(verdict, markdown_file, summary)
+        manifest = artifact.manifest
+        record = f"{manifest.target.kind} {manifest.target.precision}"
+        about = (manifest.model.spec, record, artifact.path.resolve().name)
+        markdown.write(verdict, markdown_file, summary, about=about)
     github.publish(verdict, summary, sys.stderr)
     if save_baseline is not None:
         baselines.write(save_baseline, _make_baseline(artifact, evidence))

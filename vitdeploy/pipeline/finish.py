@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
 from vitdeploy.runtime.provenance import describe_provenance
-from vitdeploy.sources import find_file
+from vitdeploy.sources import find_file, runs_code
 from vitdeploy.targets import Bundle, Compiled, Target, audit_bundle
 
 _NOTHING_COMPARED = Parity(
@@ -58,6 +59,8 @@ class Exported(BaseModel):
     """The preprocessing compared with the model's own."""
     host: str = ""
     """The machine that compiled it, as --host names it; empty for this machine."""
+    next: str = ""
+    """The command to run next."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,22 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),
         pixels=manifest.pixels,
+        next=_find_next(out, manifest),
     )
+
+
+def _find_next(out: Path, manifest: Manifest) -> str:
+    """Return the command that fits what was made: compile a bundle; else measure what its weights allow."""
+    recipe = manifest.recipe
+    folder = shlex.quote(str(out))
+    if manifest.stage == "bundle":
+        return f"vitdeploy compile {folder}"
+    again = f" --model {shlex.quote(recipe.model.spec)}" if runs_code(recipe.model.spec) else ""
+    bench = f"vitdeploy bench {folder}{again}"
+    if manifest.model.weights == "random":
+        return bench
+    data = "" if recipe.data.evaluation else " --data DATA"
+    return f"vitdeploy eval {folder}{data}{again} && {bench}"
 
 
 def _describe_file(manifest: Manifest) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitdeploy.artifact import atomic_file
@@ -13,12 +15,22 @@ from vitdeploy.render import numbers
 from vitdeploy.render.numbers import is_digest
 from vitdeploy.render.summary import Summary
 
+MARK = "vitdeploy gate"
 _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 
 
-def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> str:
-    """Return the verdict as a heading, the summary as a table if there is one, and all checks."""
-    lines = [f"### {_cell(title)}: {_SIGNS[gate.verdict]}", ""]
+def render(
+    gate: Gate, summary: Summary | None = None, *, title: str = "vitdeploy gate", about: Sequence[str] = ()
+) -> str:
+    """Return the verdict as a heading, the summary as a table if there is one, and all checks.
+
+    `about` says what was judged: model, target and precision, artifact. By the first line, which is hidden, a script
+    finds the comment about the same artifact, to replace it.
+    """
+    mark = hashlib.sha256("\n".join(about).encode(errors="replace")).hexdigest()[:16]
+    lines = [f"<!-- {MARK} {mark} -->", ""] if about else []
+    lines += [f"### {_cell(title)}: {_SIGNS[gate.verdict]}", ""]
+    lines += [" · ".join(map(_cell, about)), ""] if about else []
     if summary is not None:
         rows = [[row.label, row.reference, row.artifact] for row in summary.rows]
         lines += _table(["", summary.reference, summary.artifact], "lrr", rows)
@@ -27,12 +39,15 @@ def render(gate: Gate, summary: Summary | None = None, *, title: str = "vitdeplo
         [c.name, numbers.observed(c.observed), numbers.observed(c.limit), _SIGNS[c.status], c.why] for c in gate.checks
     ]
     lines += _table(["check", "observed", "limit", "status", "reason"], "lrrll", checks)
+    for check in gate.checks:
+        if check.details and check.status != "pass":
+            lines += [f"{_cell(check.name)}:", "", *(f"- {_cell(line)}" for line in check.details), ""]
     if is_digest(gate.digest):
         lines += [f"Evidence: {gate.digest} (sha256 over manifest, evidence and raw data)", ""]
     return "\n".join(lines)
 
 
-def write(gate: Gate, path: Path, summary: Summary | None = None, *, title: str = "vitdeploy gate") -> None:
+def write(gate: Gate, path: Path, summary: Summary | None = None, *, about: Sequence[str] = ()) -> None:
     """Write the Markdown to a file, atomically.
 
     Raises:
@@ -40,7 +55,7 @@ def write(gate: Gate, path: Path, summary: Summary | None = None, *, title: str 
     """
     try:
         with atomic_file(path) as temporary:
-            temporary.write_text(render(gate, summary, title=title), encoding="utf-8")
+            temporary.write_text(render(gate, summary, about=about), encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}", fix="Choose another file with --markdown."

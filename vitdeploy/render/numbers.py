@@ -72,7 +72,7 @@ def is_reference(run: Run, bench: Bench) -> bool:
 def drop(metric: Metric) -> str:
     """Format a drop with its 95 % interval, in the metric's unit: `0.31 [0.02, 0.60]`."""
     low, high = metric.ci95
-    return f"{_signless_zero(metric.drop)} [{_signless_zero(low)}, {_signless_zero(high)}]"
+    return f"{without_minus_zero(metric.drop)} [{without_minus_zero(low)}, {without_minus_zero(high)}]"
 
 
 def agreement_name(task: str) -> str:
@@ -158,7 +158,8 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{three_digits(value)} {unit}"
 
 
-def _signless_zero(value: float) -> str:
+def without_minus_zero(value: float) -> str:
+    """Format a number with two decimals, without the sign of a zero."""
     return f"{value:.2f}".replace("-0.00", "0.00")
 
 

@@ -41,7 +41,7 @@ def summarize(
     reference, deployed = (bench.reference, bench.own) if bench else (None, None)
     rows = (
         *_latency(reference, deployed),
-        *_accuracy(evaluation),
+        *_accuracy(evaluation, reference),
         Row("attention fused (sites)", NOTHING, numbers.fused(audit.attention) if audit else "not audited"),
         Row("verdict", NOTHING, gate.verdict.upper() if gate else "not judged"),
     )
@@ -68,13 +68,16 @@ def _latency(reference: Run | None, deployed: Run | None) -> list[Row]:
     return rows
 
 
-def _accuracy(evaluation: Eval | None) -> list[Row]:
+def _accuracy(evaluation: Eval | None, timed: Run | None) -> list[Row]:
+    """Return the rows of each metric. They name the reference if it is another one than was timed."""
     if evaluation is None or not evaluation.metrics:
         return [Row("accuracy", "not evaluated", "not evaluated")]
     rows = []
+    other = timed is not None and evaluation.reference and timed.name != evaluation.reference
+    whose = f" ({numbers.side(evaluation.reference)})" if other else ""
     for name, metric in evaluation.metrics.items():
         unit = "%" if metric.unit == "points" else metric.unit
-        sides = f"{metric.reference:.2f}", f"{metric.deployed:.2f}"
+        sides = f"{metric.reference:.2f}{whose}", f"{metric.deployed:.2f}"
         rows.append(Row(f"{numbers.metric(name)} ({unit})", *sides))
         rows.append(Row(f"{numbers.metric(name)} drop, 95 % interval ({metric.unit})", NOTHING, numbers.drop(metric)))
     rows.append(Row(f"{numbers.agreement_name(evaluation.task)} (%)", NOTHING, f"{100 * evaluation.agreement:.2f}"))

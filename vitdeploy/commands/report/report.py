@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact, EvidenceT, atomic_file
-from vitdeploy.artifact.layout import REPORT, SITES
+from vitdeploy.artifact.layout import FLIPS, REPORT, SITES
 from vitdeploy.commands.gate import judge_again
 from vitdeploy.commands.inspect.inspect import inspect
-from vitdeploy.errors import UsageError, VitdeployError
+from vitdeploy.data.array_files import read_members
+from vitdeploy.errors import DataError, UsageError, VitdeployError
 from vitdeploy.evidence import Audit, Bench, Eval, Evidence, Gate, Sensitivity
 from vitdeploy.graph import structure as structures
 from vitdeploy.pipeline.graph_cache import GraphCache
@@ -24,9 +28,12 @@ from vitdeploy.render.html.attention import AttentionMaps
 from vitdeploy.render.html.page import compose
 from vitdeploy.render.html.parts import Missing
 from vitdeploy.render.html.subject import Kind, Subject
+from vitdeploy.session import Array
 
 SHOWN_IMAGES = 3
 """Images whose attention is shown: enough to see a pattern, and not too many for a phone."""
+
+_MAX_THUMBNAIL_BYTES = 32 << 20  # 24 pictures of 96 x 96 have less than a million
 
 _COMMANDS: dict[type[Evidence], tuple[Kind, str]] = {
     Bench: ("bench", "bench"),
@@ -150,6 +157,7 @@ def _make_subject(artifact: Artifact) -> Subject:
         missing["gate"], verdict = Missing(reason, _make_command(artifact, "gate")), None
     elif verdict is not None:
         judged = judge_again(artifact, verdict)
+    evaluation = read(Eval)
     return Subject(
         folder=str(artifact.path),
         name=artifact.path.resolve().name,
@@ -158,12 +166,25 @@ def _make_subject(artifact: Artifact) -> Subject:
         structure=structures.load(artifact.file(SITES)),
         audit=audit,
         bench=read(Bench),
-        evaluation=read(Eval),
+        evaluation=evaluation,
+        thumbnails={} if evaluation is None else _read_thumbnails(artifact, evaluation),
         gate=verdict,
         judged=judged,
         sensitivity=read(Sensitivity),
         missing=missing,
     )
+
+
+def _read_thumbnails(artifact: Artifact, evaluation: Eval) -> dict[str, Array]:
+    """Return the pictures of flips that the evaluation names; none if they are others, or cannot be read."""
+    raw, _ = artifact.read_raw(FLIPS, _MAX_THUMBNAIL_BYTES)
+    if raw is None or hashlib.sha256(raw).hexdigest() != evaluation.thumbnails:
+        return {}
+    try:
+        pictures = read_members(FLIPS, io.BytesIO(raw), "Run vitdeploy eval again.", _MAX_THUMBNAIL_BYTES)
+    except (DataError, OSError):
+        return {}
+    return {name: array for name, array in pictures.items() if array.dtype == np.uint8 and array.ndim == 3}
 
 
 def _make_command(artifact: Artifact, command: str) -> str:

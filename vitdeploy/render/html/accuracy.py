@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from vitdeploy.evidence import Eval, Metric
 from vitdeploy.render import numbers
-from vitdeploy.render.html import svg
+from vitdeploy.render.html import flips, svg
 from vitdeploy.render.html.markup import Markup, element
 from vitdeploy.render.html.parts import Figure, Section, Table
 from vitdeploy.render.html.subject import Subject
@@ -24,6 +24,7 @@ def section(subject: Subject) -> Section:
     doubts = []
     if subject.manifest.model.weights == "random":
         doubts.append("random weights: accuracy means nothing")
+    doubts += evaluation.doubts
     if evaluation.nonfinite:
         doubts.append(f"{evaluation.nonfinite:,} of {evaluation.n:,} samples gave NaN or infinity")
     if evaluation.skipped:
@@ -31,7 +32,7 @@ def section(subject: Subject) -> Section:
     limit = subject.manifest.recipe.gate.max_drop_pp
     comparable = _comparable(evaluation.metrics)
     figures = (_chart(comparable, limit),) if comparable else ()
-    parts = (*figures, _table(evaluation))
+    parts = (*figures, _table(evaluation), *flips.parts(subject))
     return Section("accuracy", title, lede=_lede(evaluation), doubts=tuple(doubts), parts=parts)
 
 

@@ -10,6 +10,7 @@ from vitdeploy.artifact import Manifest
 from vitdeploy.evidence import Audit, Bench, Eval, Gate, Run, Sensitivity
 from vitdeploy.graph.structure import Structure
 from vitdeploy.render.html.parts import Missing
+from vitdeploy.session import Array
 
 Kind = Literal["audit", "bench", "eval", "gate", "sensitivity", "attention"]
 
@@ -18,7 +19,8 @@ Kind = Literal["audit", "bench", "eval", "gate", "sensitivity", "attention"]
 class Subject:
     """An artifact folder and its evidence; `missing` has an entry for each piece of evidence that is None.
 
-    `gate` is the stored verdict, `judged` the one that follows now from the evidence and the same limits.
+    `gate` is the stored verdict, `judged` the one that follows now from the evidence and the same limits. `thumbnails`
+    are small pictures of the samples in `evaluation.flipped`, uint8 (height, width, 1 or 3), by number.
     """
 
     folder: str
@@ -32,6 +34,7 @@ class Subject:
     gate: Gate | None = None
     judged: Gate | None = None
     sensitivity: Sensitivity | None = None
+    thumbnails: Mapping[str, Array] = field(default_factory=dict)
     missing: Mapping[Kind, Missing] = field(default_factory=dict)
 
     @property

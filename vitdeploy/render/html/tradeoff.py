@@ -20,7 +20,7 @@ _REFERENCE = "FP32 reference"
 
 @dataclass(frozen=True)
 class Point:
-    """One artifact: speed-up and drop with their 95 % intervals."""
+    """One artifact: speed-up and drop with their 95 % intervals, and the reason to doubt them if there is one."""
 
     number: int
     name: str
@@ -28,6 +28,7 @@ class Point:
     speed_ci: tuple[float, float]
     drop: float
     drop_ci: tuple[float, float]
+    doubt: str = ""
 
 
 def section(subjects: Sequence[Subject]) -> Section:
@@ -48,10 +49,12 @@ def section(subjects: Sequence[Subject]) -> Section:
         low, high = point.speed_ci
         speed = f"{point.speed:.2f} [{low:.2f}, {high:.2f}]"
         drop = f"{point.drop:.2f} [{point.drop_ci[0]:.2f}, {point.drop_ci[1]:.2f}]"
-        rows.append((str(point.number), point.name, speed, drop, "yes" if point in best else "no"))
+        place = "in doubt" if point.doubt else "yes" if point in best else "no"
+        rows.append((str(point.number), point.name, speed, drop, place))
     head = ("", "artifact", "speed-up, 95 % interval", f"{metric} drop ({unit}), 95 % interval", "on the frontier")
     table = Table(head, tuple(rows), numeric=frozenset({2, 3}))
     notes = tuple(f"{name} is not drawn: {gap.why}" for name, gap in left_out.items())
+    notes += tuple(f"{point.name} is drawn hollow: {point.doubt}" for point in points if point.doubt)
     lede = _lede(points, best, metric, unit)
     return Section("tradeoff", title, lede=lede, doubts=notes, parts=(_chart(points, best, metric, unit), table))
 
@@ -67,7 +70,8 @@ def make_points(subjects: Sequence[Subject]) -> tuple[list[Point], dict[str, Mis
             left_out[subject.name] = gap or subject.find_gap("bench")
             continue
         metric = first[1]
-        points.append(Point(number, subject.name, run.speedup.ratio, run.speedup.ci95, metric.drop, metric.ci95))
+        speed, doubt = run.speedup, _find_doubt(subject)
+        points.append(Point(number, subject.name, speed.ratio, speed.ci95, metric.drop, metric.ci95, doubt))
     return points, left_out
 
 
@@ -85,12 +89,20 @@ def _find_gap(subject: Subject) -> Missing | None:
         return Missing("no FP32 reference was timed beside it", again)
     if bench.reference is not None and bench.reference.manifest:
         return Missing("it was timed against another artifact, not against FP32", again)
-    if not bench.valid:
-        return Missing(f"its latencies are in doubt: {'; '.join(bench.doubts) or 'no reason was recorded'}", again)
     metric = first[1]
     if not all(map(math.isfinite, (metric.drop, *metric.ci95, run.speedup.ratio, *run.speedup.ci95))):
         return Missing("its figures are not finite", f"vitdeploy inspect {subject.folder}")
     return None
+
+
+def _find_doubt(subject: Subject) -> str:
+    """Return the reason to doubt the figures of a subject; empty if there is none."""
+    bench, evaluation = subject.bench, subject.evaluation
+    if bench is not None and not bench.valid:
+        return f"its latencies are in doubt: {'; '.join(bench.doubts) or 'no reason was recorded'}"
+    if evaluation is not None and evaluation.doubts:
+        return f"its accuracy is in doubt: {evaluation.doubts[0]}"
+    return ""
 
 
 def _find_mismatch(subject: Subject, first: Subject) -> Missing | None:
@@ -119,15 +131,17 @@ def _metric(subjects: Sequence[Subject]) -> tuple[str, str]:
 
 
 def find_frontier(points: Sequence[Point]) -> list[Point]:
-    """Return the points that nothing, FP32 included, beats on both axes; slowest first."""
+    """Return the points without a doubt that nothing, FP32 included, beats on both axes; slowest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda p: (-p.speed, p.drop)):
+    for point in sorted((p for p in points if not p.doubt), key=lambda p: (-p.speed, p.drop)):
         if point.drop < min((p.drop for p in best), default=math.inf) and (point.speed > 1 or point.drop < 0):
             best.append(point)
     return best[::-1]
 
 
 def _lede(points: Sequence[Point], best: Sequence[Point], metric: str, unit: str) -> str:
+    if not best and any(point.doubt for point in points):
+        return "The figures are in doubt, so no artifact here is known to be faster or more accurate than FP32."
     if not best:
         return "No artifact here is faster or more accurate than FP32."
     fastest = best[-1]
@@ -182,7 +196,8 @@ def _mark(point: Point, x: Scale, y: Scale, *, on: bool) -> Markup:
         svg.line(x(point.speed_ci[0]), cy, x(point.speed_ci[1]), cy, "whisker"),
         svg.line(cx, y(point.drop_ci[0]), cx, y(point.drop_ci[1]), "whisker"),
     )
-    return element("g", element("title", point.name), *bars, _badge(cx, cy, str(point.number), "on" if on else "off"))
+    kind = "doubt" if point.doubt else "on" if on else "off"
+    return element("g", element("title", point.name), *bars, _badge(cx, cy, str(point.number), kind))
 
 
 def _badge(cx: float, cy: float, content: str, class_: str) -> Markup:
