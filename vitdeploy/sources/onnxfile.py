@@ -10,6 +10,7 @@ from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import FileSource, LoadedModel, _image
+from vitdeploy.sources._onnx_patches import check_patches
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,7 +84,10 @@ def _read_image_shape(path: Path, image: ir.Value, size: tuple[int, int] | None)
             f"{path}: its input {image.name}{image.shape} does not have 1 or 3 channels in second place",
             fix="Export it with an image input, NCHW.",
         )
+    varies = not (height and width)
     height, width = _image.resolve_size(path, (height, width), size)
+    if varies:
+        check_patches(path, image, (height, width))
     if height * width > _MAX_PIXELS:
         raise GraphError(f"{path}: images of {height}x{width} are too large", fix="Use 8192x8192 pixels or fewer.")
     return height, width, int(channels)
