@@ -214,6 +214,8 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
     """Return the summary that `export` and `compile` print about a folder."""
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
+    if manifest.model.precision != "float32":
+        notes = [manifest.model.describe_precision(), *notes]
     if manifest.model.checkpoint is not None:
         notes = [manifest.model.checkpoint.describe(), *notes]
     notes = [*notes, *describe_pixels(manifest.pixels)]

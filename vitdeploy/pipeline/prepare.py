@@ -153,6 +153,7 @@ def prepare(
         parameters=model.parameters,
         code=model.code_digest,
         checkpoint=model.checkpoint,
+        precision=model.precision,
     )
     labels = model.labels
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak

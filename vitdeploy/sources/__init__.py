@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WeightsOrigin = Literal["pretrained", "random", "file", "own"]
+ModelPrecision = Literal["float32", "float16", "bfloat16", "quantized"]
 
 _FILE_PLUGIN = "file"  # the plug-in of FILE.onnx is onnxfile.py, of FILE.pt2 pt2file.py
 _LIBRARIES = {"transformers": "hf"}  # library -> extra that installs it; all others come with "export"
@@ -42,11 +43,13 @@ class LoadedModel:
         task: the task of the model with its options, if the source knows it.
         input_name: "input" for torch models, "pixel_values" for Hugging Face, the graph's own name for ONNX.
         module: in eval mode, float32, without gradients; it is called with one NCHW float32 tensor.
-        onnx: the file of the graph.
+        onnx: the file of the graph, in float32 unless it is quantized.
         code_digest: digest of what a module computes, without its weights (see `_code_digest`); empty for ONNX.
         processor: the model's own preprocessing, to compare `preprocess` with; None if the source knows none.
         no_processor: the reason why there is none, where one is expected.
         checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
+        precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file stays
+            as it is.
     """
 
     weights: WeightsOrigin
@@ -62,6 +65,7 @@ class LoadedModel:
     processor: OwnProcessor | None = None
     no_processor: str = ""
     checkpoint: CheckpointUse | None = None
+    precision: ModelPrecision = "float32"
 
 
 class Source(Frozen, ABC):

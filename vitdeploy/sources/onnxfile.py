@@ -11,6 +11,7 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import FileSource, LoadedModel, _image
 from vitdeploy.sources._onnx_patches import check_patches
+from vitdeploy.sources._onnx_precision import raise_precision, write_raised
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,17 +34,20 @@ class OnnxFile(FileSource):
         path = expand_home(argument)
         model = load(path).model
         graph = model.graph
+        digest = _digest(path, graph)  # of the file as it is: weights are replaced below
+        precision, was_raised = raise_precision(model)
         screen(model, path)
         image = _find_image_input(path, graph)
         height, width, channels = _read_image_shape(path, image, size)
         return LoadedModel(
             weights="own",
-            digest=_digest(path, graph),
+            digest=digest,
             parameters=sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None),
             preprocess=_image.default_preprocess((height, width), channels),
             labels=None,
             input_name=str(image.name),
-            onnx=path,
+            onnx=write_raised(model, path, digest) if was_raised else path,
+            precision=precision,
         )
 
 
