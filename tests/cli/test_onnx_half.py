@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
@@ -120,8 +121,6 @@ def test_other_precisions_start_from_float32(images: Callable[..., Path]) -> Non
 def test_the_digest_is_of_the_users_file_and_its_data() -> None:
     export("exported", "onnxruntime")
     digest = artifacts.load(Path("out")).manifest.model.digest
-    import hashlib
-
     assert digest == hashlib.sha256(Path("m.onnx").read_bytes()).hexdigest()
 
 

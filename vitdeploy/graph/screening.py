@@ -145,7 +145,8 @@ def _is_training_dropout(node: ir.Node) -> bool:
 
 def is_quantized(model: ir.Model) -> bool:
     """Return True if the graph, or a function in it, has an operator that quantizes or computes in integers."""
-    nodes = (node for graph in (model.graph, *model.functions.values()) for node in graph.all_nodes())
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    nodes = (node for graph in graphs for node in graph.all_nodes())
     return any(node.op_type in _QUANTIZED and node.domain in _STANDARD for node in nodes)
 
 

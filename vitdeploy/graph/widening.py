@@ -20,8 +20,8 @@ def widen_floats(model: ir.Model) -> ir.DataType | None:
     """Make every float16 and bfloat16 in a graph a float32, in place: weights, constants, casts, inputs and outputs.
 
     All graphs inside of nodes and all functions are widened too. Numbers keep their value: a mask of -65504, the lowest
-    float16, stays -65504. Only the rounded constants of a written-out GELU become exact, or each layer would differ from
-    GELU by 0.01 %. A Cast between float32 and float16 becomes an Identity.
+    float16, stays -65504. Only the rounded constants of a written-out GELU become exact, or each layer would differ
+    from GELU by 0.01 %. A Cast between float32 and float16 becomes an Identity.
 
     Args:
         model: the graph. Its external data is read.
@@ -30,7 +30,8 @@ def widen_floats(model: ir.Model) -> ir.DataType | None:
         The type that was found, float16 first; None if there was neither, and the graph is unchanged.
     """
     found: set[ir.DataType] = set()
-    for graph in (*model.graphs(), *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
+    for graph in graphs:
         for value in _values(graph):
             if value.dtype in _NARROW:
                 found.add(value.dtype)

@@ -56,6 +56,8 @@ class Exported(BaseModel):
     notes: tuple[str, ...] = ()
     pixels: PixelCheck | None = None
     """The preprocessing compared with the model's own."""
+    model_precision: str = "float32"
+    """The precision that the model's file came with."""
     host: str = ""
     """The machine that compiled it, as --host names it; empty for this machine."""
 
@@ -180,7 +182,10 @@ def _check(
     if cannot is not None:
         return None, [f"it was not run, so its numbers are unknown: {cannot.why}"]
     with progress.step("Run it, and compare it with the reference"):
-        claim = check_compiled(bundle, compiled, target, examples, manifest.graph_parity)
+        claim = check_compiled(
+            bundle, compiled, target, examples, manifest.graph_parity,
+            quantized=manifest.model.precision == "quantized",
+        )  # fmt: skip
     figures = f"cosine {claim.parity.cosine:.6f} with FP32, largest difference {claim.parity.max_abs:.2g}"
     return claim, [f"on this device: {figures}"] if target.built_on_device else []
 
@@ -235,6 +240,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),
         pixels=manifest.pixels,
+        model_precision=manifest.model.precision,
     )
 
 

@@ -48,8 +48,8 @@ class LoadedModel:
         processor: the model's own preprocessing, to compare `preprocess` with; None if the source knows none.
         no_processor: the reason why there is none, where one is expected.
         checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
-        precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file stays
-            as it is.
+        precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
+            stays as it is.
     """
 
     weights: WeightsOrigin
@@ -89,6 +89,10 @@ class Source(Frozen, ABC):
     def short_name(self, argument: str) -> str:
         """Return a short name of the model, for the name of the output folder."""
         return Path(argument.rpartition(":")[2]).name
+
+    def is_quantized(self, argument: str) -> bool:  # noqa: ARG002  only files can be
+        """Return True if the model computes in integers already, so that its precision cannot be chosen."""
+        return False
 
     def anchor(self, argument: str, folder: Path) -> str:  # noqa: ARG002  most arguments are not paths
         """Make a relative path in the argument absolute; it is relative to `folder`, the recipe's."""
@@ -185,6 +189,12 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
             fix="Give --weights FILE.",
         )
     return replace(model, preprocess=request_resize(model.preprocess, spec.resize, sized=size is not None))
+
+
+def is_quantized(spec: str) -> bool:
+    """Return True if the model of a spec is quantized already. A file that cannot be read is not: loading says why."""
+    source, argument = _find(spec)
+    return source.is_quantized(argument)
 
 
 def default_data(spec: str) -> str | None:

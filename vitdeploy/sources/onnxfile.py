@@ -50,6 +50,16 @@ class OnnxFile(FileSource):
             precision=precision,
         )
 
+    def is_quantized(self, argument: str) -> bool:
+        """Return True if the graph has operators that quantize or compute in integers."""
+        from vitdeploy.graph.model import load
+        from vitdeploy.graph.screening import is_quantized
+
+        try:
+            return is_quantized(load(expand_home(argument)).model)
+        except GraphError:
+            return False
+
 
 def _find_image_input(path: Path, graph: ir.Graph) -> ir.Value:
     import onnx_ir as ir

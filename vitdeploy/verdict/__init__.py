@@ -42,8 +42,8 @@ __all__ = [
     "recompute_bench",
 ]
 
-_REFERENCES = ("pytorch-fp32", "onnxruntime-fp32")
-"""The names of the float32 reference: of a PyTorch model, and of an ONNX file, whose untouched graph it is."""
+_REFERENCES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-quantized")
+"""The names of the reference: of a PyTorch model, and of an ONNX file in float or quantized, whose graph it is."""
 
 _NO_LIMIT = (
     "there is no limit: give --max-drop, --min-speedup, --min-fused, --min-quantized, --max-size, --max-memory or "
