@@ -41,8 +41,8 @@ def parse_error(api: Api, parser: Any, onnx_path: Path, log: BuildLog) -> Compil
     fix = f"Lower it to operators of opset {api.newest_opset} or older that TensorRT knows, or use another target."
     if error.node_operator() in _QUANTIZED:
         fix = (
-            "Quantize the model in symmetric INT8, with a float bias and QuantizeLinear/DequantizeLinear pairs; or give "
-            "the float model, or use another target."
+            "Quantize the model in symmetric INT8, with float biases and QuantizeLinear/DequantizeLinear pairs; or "
+            "give the float model, or use another target."
         )
     more = f" (and {len(at_nodes) - 1} more)" if len(at_nodes) > 1 else ""
     return CompileError(
