@@ -254,8 +254,8 @@ def test_weights_that_are_no_numbers(number: float) -> None:
     assert "the model itself gives NaN or infinity for plain images. Check its weights" in refused(model(head=weights))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(HALF, "float16"), (DOUBLE, "double")])
-def test_a_model_that_is_not_float32_is_no_reference(kind: int, name: str) -> None:
+def in_type(kind: int) -> tuple[ModelProto, ModelProto]:
+    """The small model in a floating-point type: inside of it only, and at its input and output too."""
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     weights = {"kernel": KERNEL.astype(dtype), "head": HEAD.astype(dtype)}
     inside = [
@@ -263,17 +263,28 @@ def test_a_model_that_is_not_float32_is_no_reference(kind: int, name: str) -> No
         *nodes(stem=[node("Conv", "x kernel", "patches", "stem", strides=[4, 4])]),
     ]
     inside[-1].output[0] = "raw"
-    line = refused(model([*inside, node("Cast", "raw", "scores", to=FLOAT)], **weights))
-    assert f"node 'stem' (Conv) computes in {name}, so there is no FP32 to compare with. Use the float32 model" in line
     plain = model(inputs=(("image", [1, 3, 16, 16], kind),), outputs=(("scores", [1, 10], kind),), **weights)
+    return model([*inside, node("Cast", "raw", "scores", to=FLOAT)], **weights), plain
+
+
+def test_a_model_in_double_is_no_reference() -> None:
+    inside, plain = in_type(DOUBLE)
+    line = refused(inside)
+    assert "node 'stem' (Conv) computes in double, so there is no FP32 to compare with. Use the float32 model" in line
     assert "Use the float32 model" in refused(plain)
 
 
-def test_a_model_that_is_quantized_is_no_reference() -> None:
+def test_a_model_in_half_precision_is_raised() -> None:
+    for half in in_type(HALF):
+        assert "m.onnx came in float16: it was raised to float32, which is the reference" in served(half)["notes"]
+
+
+def test_a_model_that_is_quantized_is_its_own_reference() -> None:
     pair = [node("QuantizeLinear", "image scale", "q", "q"), node("DequantizeLinear", "q scale", "x", "dq")]
     stem = node("Conv", "x kernel", "patches", strides=[4, 4])
-    line = refused(model(nodes(stem=[*pair, stem]), scale=np.float32(0.02)))
-    assert "m.onnx is quantized already (node 'q' is QuantizeLinear)" in line
+    served(model(nodes(stem=[*pair, stem]), scale=np.float32(0.02)))
+    line = refused(None, "--precision", "int8")
+    assert "m.onnx is quantized already, so it cannot become int8. Leave out --precision to keep it as it is" in line
 
 
 # ------------------------------------------------------------------------------------------------------ wiring

@@ -27,7 +27,8 @@ class ModelRecord(Fact):
 
     `weights` is "pretrained", "random", "file" or "own"; `digest` covers every tensor. `code` is the digest of what the
     model computes without its weights; empty for an ONNX file, and in artifacts from before it was kept. `checkpoint`
-    says how the weights were read from a checkpoint; None if they come from elsewhere.
+    says how the weights were read from a checkpoint; None if they come from elsewhere. `precision` is what the file of
+    the model came with: "float16" and "bfloat16" were raised to float32, a "quantized" graph stayed as it is.
     """
 
     spec: str
@@ -36,6 +37,15 @@ class ModelRecord(Fact):
     parameters: int
     code: str = ""
     checkpoint: CheckpointUse | None = None
+    precision: Literal["float32", "float16", "bfloat16", "quantized"] = "float32"
+
+    def describe_precision(self) -> str:
+        """Return what was done with a precision that the file came with, in one line; empty for float32."""
+        if self.precision == "float32":
+            return ""
+        if self.precision == "quantized":
+            return f"{self.spec} is quantized already: fp32 keeps it as it is, and the file itself is the reference"
+        return f"{self.spec} came in {self.precision}: it was raised to float32, which is the reference"
 
 
 class OutputParity(Fact):

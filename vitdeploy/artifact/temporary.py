@@ -5,6 +5,7 @@ tempfile gives its files to one user only (mode 0600 and 0700). What is made her
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import re
@@ -14,7 +15,8 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from vitdeploy.artifact import locks
@@ -23,6 +25,7 @@ PARTIAL, OLD = "partial", "old"
 """The kinds of hidden names: of what is being written or removed, and of a folder that a new one is replacing."""
 _SCRATCH = "vitdeploy-scratch-"
 _SCRATCH_NAME = re.compile(rf"{_SCRATCH}[a-z]+-[0-9a-z_]+")
+_process_folders = ExitStack()
 _LOCKED_AFTER_S = 60.0  # between creating a file and locking it a process may be stopped, but not for so long
 
 
@@ -128,6 +131,19 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         finally:
             if handle is not None:
                 os.close(handle)
+
+
+@cache
+def process_folder(purpose: str) -> Path:
+    """Return a private folder for a purpose that lives as long as this process, or until they are removed."""
+    atexit.register(remove_process_folders)
+    return _process_folders.enter_context(scratch_folder(purpose))
+
+
+def remove_process_folders() -> None:
+    """Remove what `process_folder` has returned. A process that ends without Python's exit handlers has to."""
+    _process_folders.close()
+    process_folder.cache_clear()
 
 
 def _remove_abandoned_scratch(parent: Path) -> None:

@@ -183,7 +183,8 @@ def _describe_parity(export: Exported) -> list[str]:
     sizes = ", ".join(map(str, sorted(set(parity.batches))))
     images = f"{sum(parity.batches)} made-up images in batches of {sizes}"
     outputs = f"the worst of {len(parity.outputs)} outputs " if len(parity.outputs) > 1 else ""
-    lines = [f"what was compiled against FP32: {figures}", f"{outputs}on {images}"]
+    reference = "the quantized file" if export.model_precision == "quantized" else "FP32"
+    lines = [f"what was compiled against {reference}: {figures}", f"{outputs}on {images}"]
     if export.precision != "fp32" and export.graph_parity is not None:
         graph = f"cosine {export.graph_parity.cosine:.6f} in ONNX Runtime"
         lines.append(f"the {export.precision} graph itself: {graph}; eval measures on your images")

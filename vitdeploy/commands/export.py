@@ -28,6 +28,9 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import AUTO, Recipe
 from vitdeploy.targets import Target
 
+_AS_IT_IS = "fp32"
+"""The precision that changes no numbers of the model."""
+
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -153,14 +156,14 @@ def default_folder(recipe: Recipe) -> Path:
     """Return `./MODEL-TARGET-PRECISION`, in characters that every file system takes."""
     name = sources.short_name(recipe.model.spec)
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
-    kind = recipe.precision.kind or targets.find(recipe.target).default_precision
+    kind = _choose_kind(recipe, targets.find(recipe.target))
     return Path(f"{safe or 'model'}-{recipe.target.kind}-{kind}")
 
 
 def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     """Fill in all defaults, so that the manifest records them, and refuse early what would fail late."""
     target, data = targets.find(recipe.target), recipe.data
-    kind = recipe.precision.kind or target.default_precision
+    kind = _choose_kind(recipe, target)
     models_data = sources.default_data(recipe.model.spec)
     data = replace(data, calibration=data.calibration or models_data, evaluation=data.evaluation or models_data)
     recipe = replace(recipe, data=data, precision=replace(recipe.precision, kind=kind))
@@ -180,6 +183,23 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
             + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
         )
     return _Order(recipe, target, requested, untimed)
+
+
+def _choose_kind(recipe: Recipe, target: Target) -> str:
+    """Return the recipe's precision, or the target's default; fp32 for a quantized model, which stays as it is.
+
+    Raises:
+        QuantizeError: the model is quantized already, and the recipe asks for another precision.
+    """
+    kind, spec = recipe.precision.kind or target.default_precision, recipe.model.spec
+    if kind == _AS_IT_IS or not sources.is_quantized(spec):
+        return kind
+    if recipe.precision.kind is None:
+        return _AS_IT_IS
+    raise QuantizeError(
+        f"{spec} is quantized already, so it cannot become {kind}",
+        fix="Leave out --precision to keep it as it is, or give the float model.",
+    )
 
 
 def _check_budget(requested: Precision | None, target: Target, *, has_images: bool) -> None:

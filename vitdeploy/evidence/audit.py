@@ -215,6 +215,8 @@ class Audit(Measured):
     """Only in printed audits, with --sensitivity; in the artifact folder, sensitivity.json has it."""
     pixels: PixelCheck | None = None
     """Only in printed audits; in the artifact folder, the manifest has it."""
+    model_precision: str = ""
+    """The precision that the model's file came with. Only in printed audits; in the folder, the manifest has it."""
 
 
 class Availability(Fact):

@@ -49,6 +49,23 @@ class Graph:
         TopologicalSortPass()(self.model)
         ShapeInferencePass()(self.model)
 
+    def infer_shapes_anew(self) -> None:
+        """Drop the shapes of all computed values and infer them again: inference never replaces a name by a number.
+
+        Outputs keep their fixed sizes, and the names of sizes that still vary in an input, such as the batch: inference
+        would number them, and finds nothing behind an operator of an old opset that it does not follow.
+        """
+        declared = {value: value.shape for value in self.model.graph.outputs if value.shape is not None}
+        for node in self.model.graph.all_nodes():
+            for output in node.outputs:
+                output.shape = None
+        self.infer_shapes()
+        varying = {size for value in self.model.graph.inputs for size in value.shape or () if not isinstance(size, int)}
+        for value, old in declared.items():
+            known = value.shape if value.shape is not None and len(value.shape) == len(old) else [None] * len(old)
+            pairs = zip(known, [d if isinstance(d, int) or d in varying else None for d in old], strict=True)
+            value.shape = ir.Shape([a if isinstance(a, int) or b is None else b for a, b in pairs])
+
     def replace(self, old_nodes: list[ir.Node], tape: ir.tape.Tape, old: ir.Value, new: ir.Value) -> None:
         """Replace `old_nodes` by the nodes on `tape`, and the value `old` by `new`.
 

@@ -27,10 +27,11 @@ _CHECK = "Check the model with onnx.checker, or update onnxruntime."
 _PREAMBLE = re.compile(
     r"Non-zero status code returned while running |"
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|\w+\.cc:\d+ \w+ |"
-    r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])"
+    r"/onnxruntime_src/\S+ .*?(?:\) (?=[A-Z])|was false\. )"
 )
 _PROFILED_RUNS = 20  # counters are means over these runs
 _MIN_PROFILED_S = 0.2  # a small model runs more often than that
+_IMAGE_RANK = 4  # NCHW
 _FATAL = 4  # ONNX Runtime's log severity: its warnings are about optimisations, and its errors are raised anyway
 
 
@@ -123,6 +124,12 @@ class OnnxSession(SequentialSession):
                 return CompileError(
                     f"{self._file} takes batches of {batch}, not of {shape[0]}",
                     fix=f"Give --batch {batch}, or export it with a dynamic batch.",
+                )
+            sides = graph_input.shape[2:]
+            if len(shape) == len(graph_input.shape) == _IMAGE_RANK and not all(isinstance(s, int) for s in sides):
+                return CompileError(
+                    f"{self._file} does not take images of {shape[2]}x{shape[3]}: {_first_line(error)}",
+                    fix="Give the --image-size that it was exported with, or export it again for this size.",
                 )
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
         return CompileError(f"{self._file} does not run on {shapes}: {_first_line(error)}", fix=_CHECK)

@@ -8,31 +8,40 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, constant, dims, only_consumer
+from vitdeploy.graph.model import Graph, constant, dims, only_consumer, producer
 from vitdeploy.graph.structure import Product
+
+CONVOLUTIONS = ("Conv", "ConvInteger", "QLinearConv")
+_WEIGHT_INPUT = {
+    "Conv": 1, "ConvInteger": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3,
+}  # fmt: skip
+"""The place of the weight among the inputs of a linear; the last ones are those of quantized files."""
 
 
 def weight_of(node: ir.Node) -> tuple[int, ...] | None:
     """Return the shape of a linear's constant weight, or None if `node` is not a linear."""
-    if node.domain != "" or len(node.inputs) < 2:
+    place = _WEIGHT_INPUT.get(node.op_type)
+    if node.domain != "" or place is None or len(node.inputs) <= place:
         return None
-    if node.op_type == "Conv":
-        return _patch_embedding_weight(node)
-    if node.op_type not in ("MatMul", "Gemm"):
+    tensor = constant_behind(node.inputs[place])
+    if tensor is None:
         return None
-    tensor = constant(node.inputs[1])
-    if tensor is None or len(tensor.shape) != 2:
-        return None
-    return tuple(tensor.numpy().shape)
+    shape = tuple(tensor.numpy().shape)
+    if node.op_type in CONVOLUTIONS:
+        return shape if _is_patch_embedding(node, shape) else None
+    return shape if len(shape) == 2 else None
 
 
-def _patch_embedding_weight(node: ir.Node) -> tuple[int, ...] | None:
-    """Return the shape of the weight if the convolution is a linear over patches: its stride is its kernel size."""
-    tensor = constant(node.inputs[1])
-    strides = node.attributes.get_ints("strides", ())
-    if tensor is None or not strides or tuple(strides) != tuple(tensor.shape[2:]) or max(strides) == 1:
-        return None
-    return tuple(tensor.numpy().shape)
+def constant_behind(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the constant behind a value, or behind the DequantizeLinear that makes a weight of its codes; or None."""
+    dequantize = producer(value, "DequantizeLinear")
+    return constant(value) if dequantize is None else constant(dequantize.inputs[0])
+
+
+def _is_patch_embedding(node: ir.Node, weight: tuple[int, ...]) -> bool:
+    """Return whether a convolution is a linear over patches: its stride is its kernel size."""
+    strides = tuple(node.attributes.get_ints("strides", ()))
+    return bool(strides) and strides == weight[2:] and max(strides) > 1
 
 
 def list_products(graph: Graph, batch: int | None) -> Iterator[Product]:

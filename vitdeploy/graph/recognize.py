@@ -11,7 +11,7 @@ import onnx_ir as ir
 from vitdeploy.errors import GraphError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.model import Graph, constant, dims, producer
-from vitdeploy.graph.products import bias_add_name, list_products, product_name, weight_of
+from vitdeploy.graph.products import CONVOLUTIONS, bias_add_name, list_products, product_name, weight_of
 from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
 from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure, Unclassified
 
@@ -165,7 +165,7 @@ def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[
 
 def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:
     """Return K x N of a linear with a weight (K, N), (N, K) in a Gemm, or (N, channels, height, width) in a Conv."""
-    if node.op_type == "Conv":
+    if node.op_type in CONVOLUTIONS:
         return math.prod(weight[1:]), weight[0]
     transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB"))
     return (weight[1], weight[0]) if transposed else (weight[0], weight[1])
@@ -176,7 +176,7 @@ def _rows(node: ir.Node, batch: int | None) -> int | None:
     shape = dims(node.outputs[0])
     if not shape:
         return None
-    shape = (shape[0], *shape[2:]) if node.op_type == "Conv" else shape[:-1]
+    shape = (shape[0], *shape[2:]) if node.op_type in CONVOLUTIONS else shape[:-1]
     if None in shape or batch is None:
         return None
     total = math.prod(d for d in shape if d is not None)
@@ -184,7 +184,7 @@ def _rows(node: ir.Node, batch: int | None) -> int | None:
 
 
 def _role(node: ir.Node, *, feeds_attention: bool, is_activated: bool) -> Role:
-    if node.op_type == "Conv":
+    if node.op_type in CONVOLUTIONS:
         return "patch"
     if feeds_attention:
         return "qkv"

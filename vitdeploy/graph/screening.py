@@ -24,7 +24,6 @@ _QUANTIZED = {
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
     "QuantizeLinear",
 }  # fmt: skip
-_OTHER_FLOATS = {ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _MAX_CALLS = 32  # functions that call each other
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -144,16 +143,17 @@ def _is_training_dropout(node: ir.Node) -> bool:
     return flag is not None and bool(flag.numpy().any())
 
 
+def is_quantized(model: ir.Model) -> bool:
+    """Return True if the graph, or a function in it, has an operator that quantizes or computes in integers."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    nodes = (node for graph in graphs for node in graph.all_nodes())
+    return any(node.op_type in _QUANTIZED and node.domain in _STANDARD for node in nodes)
+
+
 def _check_data_types(node: ir.Node, path: Path) -> None:
-    """Refuse any precision but float32, because the file is the FP32 reference that everything is compared with."""
-    if node.op_type in _QUANTIZED:
-        raise GraphError(
-            f"{path} is quantized already (node {_describe(node)} is {node.op_type}), so there is no FP32 to compare "
-            "with",
-            fix="Use the float32 model: vitdeploy quantizes it.",
-        )
+    """Refuse double, because the file is the float32 reference that everything is compared with."""
     dtype = node.inputs[1].dtype if node.op_type in _WEIGHTED and len(node.inputs) > 1 and node.inputs[1] else None
-    if dtype is not None and dtype in _OTHER_FLOATS:
+    if dtype == ir.DataType.DOUBLE:
         raise GraphError(
             f"{path}: node {_describe(node)} ({node.op_type}) computes in {dtype.name.lower()}, so there is no FP32 to "
             "compare with",

@@ -30,6 +30,7 @@ _MOVES = frozenset({
 })  # fmt: skip
 _MOST_VALUES = 5000
 """Values that one search visits. The largest vision transformers have fewer between input and output."""
+_QUANTIZED = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 MIXED = "heads or maps are mixed between its two products, which a fused kernel does not do"
 
 
@@ -127,6 +128,8 @@ def _name_hiding(value: ir.Value) -> str:
 
 
 def _describe(softmax: Softmax, above: frozenset[str], below: frozenset[str]) -> str:
+    if (above | below) & _QUANTIZED:
+        return "it is quantized between its two products"
     if (above | below) & _PRODUCTS:
         return MIXED
     if "ReduceSum" in above | below:

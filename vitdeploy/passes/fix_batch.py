@@ -27,8 +27,5 @@ class FixBatch(Pass):
                 value.shape = ir.Shape([self.batch, *value.shape[1:]])
                 fired += 1
         if fired:
-            for node in graph.model.graph.all_nodes():
-                for output in node.outputs:
-                    output.shape = None
-            graph.infer_shapes()
+            graph.infer_shapes_anew()
         return PassResult(fired)

@@ -8,6 +8,7 @@ from vitdeploy.passes.declare_opset import DeclareOpset
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
+from vitdeploy.passes.fix_size import FixSize
 from vitdeploy.passes.fold_attention_scale import FoldAttentionScale
 from vitdeploy.passes.fold_batch_norm import FoldBatchNorm
 from vitdeploy.passes.fold_constants import FoldConstants
@@ -24,17 +25,25 @@ from vitdeploy.passes.raise_gelu import RaiseGelu
 from vitdeploy.passes.raise_layer_norm import RaiseLayerNorm
 from vitdeploy.passes.raise_linear import RaiseLinear
 from vitdeploy.passes.raise_opset import RaiseOpset
+from vitdeploy.passes.raise_softmax import RaiseSoftmax
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
 
 
-def raising(batch: int | None = None) -> list[Pass]:
-    """Return the passes from any exporter's graph to the canonical form. `batch` is the batch size if it is fixed."""
+def raising(batch: int | None = None, size: tuple[int, int] | None = None) -> list[Pass]:
+    """Return the passes from any exporter's graph to the canonical form.
+
+    Args:
+        batch: the batch size if it is fixed.
+        size: height and width of the images, to fix those that vary.
+    """
     return [
+        *([] if size is None else [FixSize(height=size[0], width=size[1])]),
         *([] if batch is None else [FixBatch(batch=batch)]),
         RaiseOpset(),
         NameNodes(),  # early, so that refusals below use the module names of the model
         FoldConstants(),  # shape arithmetic must be gone before attention is matched
+        RaiseSoftmax(),
         RaiseLayerNorm(),
         RaiseGelu(),
         RaiseLinear(),

@@ -30,7 +30,13 @@ class Claim:
 
 
 def check_compiled(
-    bundle: Bundle, compiled: Compiled, target: Target, examples: Sequence[Example], emulated: Parity | None
+    bundle: Bundle,
+    compiled: Compiled,
+    target: Target,
+    examples: Sequence[Example],
+    emulated: Parity | None,
+    *,
+    quantized: bool = False,
 ) -> Claim:
     """Open a compiled model as in use, run it on the examples, and compare each output with the reference's.
 
@@ -40,6 +46,7 @@ def check_compiled(
         target: the target that runs it here.
         examples: images with the reference's outputs.
         emulated: the comparison of the graph itself, computed by ONNX Runtime; None if there is none.
+        quantized: the model came quantized, so that engines round its INT8 in their own ways.
 
     Raises:
         CompileError: the outputs are not finite or do not match, or a float32 engine computes other numbers.
@@ -51,22 +58,24 @@ def check_compiled(
         raise CompileError(
             f"the {bundle.numbers.precision} engine of {name} is wrong: {parity.problem}", fix=_fix(bundle)
         )
-    reason = explain_difference(parity, _limits(parity, bundle.numbers, target, emulated))
+    reason = explain_difference(parity, _limits(parity, bundle.numbers, target, emulated, quantized=quantized))
     if reason is None:
         return Claim(parity)
-    if _is_float32(bundle.numbers):
+    if _is_float32(bundle.numbers) and not quantized:
         raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(bundle))
     return Claim(parity, (f"the engine computes other numbers than the graph that it was made from: {reason}",))
 
 
-def _limits(parity: Parity, numbers: Numbers, target: Target, emulated: Parity | None) -> list[list[Tolerance]]:
+def _limits(
+    parity: Parity, numbers: Numbers, target: Target, emulated: Parity | None, *, quantized: bool
+) -> list[list[Tolerance]]:
     """Return the limits of each output by case: those of float32, or what the graph itself loses with a margin."""
     on_gpu = target.runs_on == "cuda"
-    if _is_float32(numbers) or emulated is None:
+    if emulated is None or (_is_float32(numbers) and not quantized):
         kind = "tf32" if on_gpu else "fp32"  # TensorRT multiplies in TF32 where the GPU can
         return [[float32_limit(output, kind=kind) for output in case] for case in parity.cases]
     rest = "fp16" if on_gpu and numbers.rest == "fp32" else numbers.rest
-    kinds = (rest, numbers.products) if numbers.dynamic else (rest,)
+    kinds = (rest, numbers.products) if numbers.dynamic else (rest, *(("int8",) if quantized else ()))
     cases = emulated.cases
     if [len(case) for case in cases] != [len(case) for case in parity.cases]:  # of a bundle without cases
         cases = tuple(tuple(_spread(emulated, discrete=output.discrete) for output in case) for case in parity.cases)

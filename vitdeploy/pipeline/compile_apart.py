@@ -55,6 +55,8 @@ def compile_apart(
 ) -> Compiled:
     """Compile and audit the graph in `folder`, and run it once, in another process. The files stay in `folder`.
 
+    What this machine cannot run, such as an engine for a GPU that it does not have, is compiled and audited only.
+
     Args:
         target: the target with its options.
         precision_name: the precision, whose numbers the graph has.
@@ -89,8 +91,9 @@ def _work(task: bytes) -> bytes:
     numbers = precision.kind_of(order.precision).numbers
     bundle = make_bundle(order.folder, numbers, order.image, order.outputs, order.batch, order.excluded)
     compiled = target.compile(bundle, order.folder)
-    with target.open(compiled, numbers, None) as session:
-        session.run({bundle.input_name: np.zeros(bundle.input_shape, _TYPES.get(order.image.dtype, np.float32))})
+    if target.cannot_run() is None:
+        with target.open(compiled, numbers, None) as session:
+            session.run({bundle.input_name: np.zeros(bundle.input_shape, _TYPES.get(order.image.dtype, np.float32))})
     return _Result(runs=compiled.runs, backend=compiled.backend, audit=compiled.audit).model_dump_json().encode()
 
 

@@ -53,7 +53,7 @@ def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch) -> E
     pixels: list[Array] = []
     outputs: list[dict[str, Array]] = []
     names: list[str] = []
-    with open_reference(model, threads=None) as reference:
+    with open_reference(model, threads=None, timed=False) as reference:
         for seed, (size, look) in enumerate(_plan(batch)):
             images = sum(map(len, pixels))
             if len(pixels) >= _FEWEST_BATCHES and _bytes(outputs) * (1 + size / images) > _MOST_BYTES:

@@ -57,6 +57,8 @@ class Exported(BaseModel):
     notes: tuple[str, ...] = ()
     pixels: PixelCheck | None = None
     """The preprocessing compared with the model's own."""
+    model_precision: str = "float32"
+    """The precision that the model's file came with."""
     host: str = ""
     """The machine that compiled it, as --host names it; empty for this machine."""
     next: str = ""
@@ -185,7 +187,10 @@ def _check(
     if cannot is not None:
         return None, [f"it was not run, so its numbers are unknown: {cannot.why}"]
     with progress.step("Run it, and compare it with the reference"):
-        claim = check_compiled(bundle, compiled, target, examples, manifest.graph_parity)
+        claim = check_compiled(
+            bundle, compiled, target, examples, manifest.graph_parity,
+            quantized=manifest.model.precision == "quantized",
+        )  # fmt: skip
     figures = f"cosine {claim.parity.cosine:.6f} with FP32, largest difference {claim.parity.max_abs:.2g}"
     return claim, [f"on this device: {figures}"] if target.built_on_device else []
 
@@ -219,6 +224,8 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
     """Return the summary that `export` and `compile` print about a folder."""
     if manifest.model.weights == "random":
         notes = [*notes, "random weights: speed and fusion are real, accuracy means nothing"]
+    if manifest.model.precision != "float32":
+        notes = [manifest.model.describe_precision(), *notes]
     if manifest.model.checkpoint is not None:
         notes = [manifest.model.checkpoint.describe(), *notes]
     notes = [*notes, *describe_pixels(manifest.pixels), *_describe_file(manifest)]
@@ -239,6 +246,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         notes=tuple(notes),
         pixels=manifest.pixels,
         next=_find_next(out, manifest),
+        model_precision=manifest.model.precision,
     )
 
 

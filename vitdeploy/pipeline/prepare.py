@@ -163,6 +163,7 @@ def prepare(
         parameters=model.parameters,
         code=model.code_digest,
         checkpoint=model.checkpoint,
+        precision=model.precision,
     )
     metadata = model.metadata
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
@@ -301,7 +302,8 @@ class _Folding:
         raising, folding = (self._verifier(graph, form) for form in ("normalized", self.form))
         dumps.write("exported", graph)
         with progress.step("Raise attention and fold constants"):
-            records = passes.run(order.raising(self.batch.opt if self.batch.static else None), graph, raising)
+            batch = self.batch.opt if self.batch.static else None
+            records = passes.run(order.raising(batch, self.examples.preprocess.size), graph, raising)
         dumps.write("raised", graph)
         with progress.step("Fold scales and norms into the weights"):
             pixels = _pixels(self.form, self.examples.preprocess, half=self.options.half and self.dialect.half_around)

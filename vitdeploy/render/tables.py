@@ -138,7 +138,8 @@ def audit(audit: Audit) -> Table:
     """Return fusion, precisions and files of a compiled model."""
     attention = audit.attention
     all_fused = bool(attention.sites) and attention.fused == attention.sites and attention.evidence == "compiled"
-    table = make_table(f"Audit of {audit.target} {audit.precision}", "", "read back", right=())
+    precision = "quantized as it came" if audit.model_precision == "quantized" else audit.precision
+    table = make_table(f"Audit of {audit.target} {precision}", "", "read back", right=())
     style = "bold green" if all_fused else "bold yellow"
     table.add_row("attention fused", Text(numbers.fused(attention), style=style))
     for reason, sites in _by_reason(attention.unfused).items():

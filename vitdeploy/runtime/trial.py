@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import apart, sources
+from vitdeploy.artifact.temporary import remove_process_folders
 from vitdeploy.errors import SourceError
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.limits import MAX_TRIAL_BYTES, MAX_TRIAL_SECONDS
@@ -85,10 +86,13 @@ def _size_with_data(path: Path) -> int:
 def _work(task: bytes) -> bytes:
     """Load the model, and run it once."""
     trial = _Trial.model_validate_json(task)
-    model = sources.load(trial.model, size=trial.size)
-    shape = (trial.batch, model.preprocess.channels, *model.preprocess.size)
-    with _open(model) as session:
-        session.run({model.input_name: np.full(shape, 0.5, np.float32)})
+    try:
+        model = sources.load(trial.model, size=trial.size)
+        shape = (trial.batch, model.preprocess.channels, *model.preprocess.size)
+        with _open(model) as session:
+            session.run({model.input_name: np.full(shape, 0.5, np.float32)})
+    finally:
+        remove_process_folders()
     return b""
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WeightsOrigin = Literal["pretrained", "random", "file", "own"]
+ModelPrecision = Literal["float32", "float16", "bfloat16", "quantized"]
 
 _FILE_PLUGIN = "file"  # the plug-in of FILE.onnx is onnxfile.py, of FILE.pt2 pt2file.py
 _LIBRARIES = {"transformers": "hf"}  # library -> extra that installs it; all others come with "export"
@@ -41,13 +42,15 @@ class LoadedModel:
         task: the task of the model with its options, if the source knows it.
         input_name: "input" for torch models, "pixel_values" for Hugging Face, the graph's own name for ONNX.
         module: in eval mode, float32, without gradients; it is called with one NCHW float32 tensor.
-        onnx: the file of the graph.
+        onnx: the file of the graph, in float32 unless it is quantized.
         code_digest: digest of what a module computes, without its weights (see `_code_digest`); empty for ONNX.
         processor: the model's own preprocessing, to compare `preprocess` with; None if the source knows none.
         no_processor: the reason why there is none, where one is expected.
         checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
         assumed: the parts of `preprocess` that the model does not say, by their key: the assumption in words.
         metadata: the facts that the metadata in the model's file gave, in words.
+        precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
+            stays as it is.
     """
 
     weights: WeightsOrigin
@@ -65,6 +68,7 @@ class LoadedModel:
     checkpoint: CheckpointUse | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
     metadata: tuple[str, ...] = ()
+    precision: ModelPrecision = "float32"
 
 
 class Source(Frozen, ABC):
@@ -88,6 +92,10 @@ class Source(Frozen, ABC):
     def short_name(self, argument: str) -> str:
         """Return a short name of the model, for the name of the output folder."""
         return Path(argument.rpartition(":")[2]).name
+
+    def is_quantized(self, argument: str) -> bool:  # noqa: ARG002  only files can be
+        """Return True if the model computes in integers already, so that its precision cannot be chosen."""
+        return False
 
     def anchor(self, argument: str, folder: Path) -> str:  # noqa: ARG002  most arguments are not paths
         """Make a relative path in the argument absolute; it is relative to `folder`, the recipe's."""
@@ -187,6 +195,12 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
 
     left = {key: text for key, text in model.assumed.items() if key not in spec.overrides}
     return replace(model, preprocess=override(model.preprocess, spec, sized=size is not None), assumed=left)
+
+
+def is_quantized(spec: str) -> bool:
+    """Return True if the model of a spec is quantized already. A file that cannot be read is not: loading says why."""
+    source, argument = _find(spec)
+    return source.is_quantized(argument)
 
 
 def default_data(spec: str) -> str | None:

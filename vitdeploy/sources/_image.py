@@ -57,7 +57,7 @@ def check_patch(model: str, size: tuple[int, int], patch: Any) -> None:
     above = [-(-side // p) * p for side, p in zip(size, patches, strict=True)]
     raise SourceError(
         f"{model}: image size {size[0]}x{size[1]} is not a multiple of the patch size {patches[0]}x{patches[1]}",
-        fix=f"Use --image-size {below[0]}x{below[1]} or {above[0]}x{above[1]}.",
+        fix=f"Use --image-size {' or '.join(dict.fromkeys(f'{h}x{w}' for h, w in (below, above)))}.",
     )
 
 

@@ -10,6 +10,8 @@ from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import FileSource, LoadedModel, _image, _metadata
+from vitdeploy.sources._onnx_patches import check_patches
+from vitdeploy.sources._onnx_precision import raise_precision, write_raised
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,6 +34,8 @@ class OnnxFile(FileSource):
         path = expand_home(argument)
         model = load(path).model
         graph = model.graph
+        digest = _digest(path, graph)  # of the file as it is: weights are replaced below
+        precision, was_raised = raise_precision(model)
         screen(model, path)
         image = _find_image_input(path, graph)
         facts = _metadata.read_metadata(dict(model.metadata_props))
@@ -39,15 +43,26 @@ class OnnxFile(FileSource):
         preprocess, assumed = facts.prepare((height, width), channels)
         return LoadedModel(
             weights="own",
-            digest=_digest(path, graph),
+            digest=digest,
             parameters=sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None),
             preprocess=preprocess,
             labels=facts.labels,
             input_name=str(image.name),
-            onnx=path,
+            onnx=write_raised(model, path, digest) if was_raised else path,
+            precision=precision,
             assumed=assumed,
             metadata=facts.read,
         )
+
+    def is_quantized(self, argument: str) -> bool:
+        """Return True if the graph has operators that quantize or compute in integers."""
+        from vitdeploy.graph.model import load
+        from vitdeploy.graph.screening import is_quantized
+
+        try:
+            return is_quantized(load(expand_home(argument)).model)
+        except GraphError:
+            return False
 
 
 def _find_image_input(path: Path, graph: ir.Graph) -> ir.Value:
@@ -89,8 +104,10 @@ def _read_image_shape(
             f"{path}: its input {image.name}{image.shape} does not have 1 or 3 channels in second place",
             fix="Export it with an image input, NCHW.",
         )
-    size = size or (usual if None in (height, width) else None)
-    height, width = _image.resolve_size(path, (height, width), size)
+    varies = not (height and width)
+    height, width = _image.resolve_size(path, (height, width), size or (usual if varies else None))
+    if varies:
+        check_patches(path, image, (height, width))
     if height * width > _MAX_PIXELS:
         raise GraphError(f"{path}: images of {height}x{width} are too large", fix="Use 8192x8192 pixels or fewer.")
     return height, width, int(channels)

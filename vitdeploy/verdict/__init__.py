@@ -47,8 +47,8 @@ __all__ = [
     "recompute_release",
 ]
 
-_REFERENCES = ("pytorch-fp32", "onnxruntime-fp32")
-"""The names of the float32 reference: of a PyTorch model, and of an ONNX file, whose untouched graph it is."""
+_REFERENCES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-quantized")
+"""The names of the reference: of a PyTorch model, and of an ONNX file in float or quantized, whose graph it is."""
 
 DEFAULT_MAX_COUNT_CHANGE_PCT = 5.0
 _RAREST = 99

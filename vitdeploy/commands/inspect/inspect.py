@@ -44,7 +44,10 @@ def inspect(artifact: Artifact) -> Audit:
         audit = artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
     structure = outline(structures.load(artifact.file(SITES)))
     doubts = (*manifest.doubts, *(doubt for doubt in audit.doubts if doubt not in manifest.doubts))
-    return replace(audit, files=manifest.files, structure=structure, doubts=doubts, pixels=manifest.pixels)
+    return replace(
+        audit, files=manifest.files, structure=structure, doubts=doubts, pixels=manifest.pixels,
+        model_precision=manifest.model.precision,
+    )  # fmt: skip
 
 
 def _is_of_elsewhere(artifact: Artifact, audit: Audit) -> bool:

@@ -46,11 +46,16 @@ def measure_sensitivity(
         cache: the cache of exported graphs, which may have the float32 graph.
 
     Raises:
-        QuantizeError: there are no calibration images.
+        QuantizeError: there are no calibration images, or the model is quantized already.
         SourceError: the model cannot be loaded here.
         MeasureError: its weights have changed since the export.
     """
     manifest = artifact.manifest
+    if manifest.model.precision == "quantized":
+        raise QuantizeError(
+            f"{manifest.model.spec} is quantized already, so its linears cannot be quantized one by one",
+            fix="Export the float model.",
+        )
     data = calibration or manifest.recipe.data.calibration
     if data is None:
         raise QuantizeError(

@@ -11,6 +11,12 @@ from vitdeploy.errors import CompileError
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.log import BuildLog
 
+_QUANTIZED = (
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+    "QuantizeLinear",
+)  # fmt: skip
+"""Operators of quantized files, which TensorRT takes in some forms only."""
+
 
 def builder_error(api: Api, log: BuildLog) -> CompileError:
     """Return the error for a builder without a driver or a GPU."""
@@ -32,11 +38,17 @@ def parse_error(api: Api, parser: Any, onnx_path: Path, log: BuildLog) -> Compil
         )
     error = at_nodes[0]
     reason = " ".join(error.desc().split())
+    fix = f"Lower it to operators of opset {api.newest_opset} or older that TensorRT knows, or use another target."
+    if error.node_operator() in _QUANTIZED:
+        fix = (
+            "Quantize the model in symmetric INT8, with float biases and QuantizeLinear/DequantizeLinear pairs; or "
+            "give the float model, or use another target."
+        )
     more = f" (and {len(at_nodes) - 1} more)" if len(at_nodes) > 1 else ""
     return CompileError(
         f"{api.product} cannot parse the node {error.node_name()!r} ({error.node_operator()}) of "
         f"{onnx_path.name}: {reason}{more}",
-        fix=f"Lower it to operators of opset {api.newest_opset} or older that TensorRT knows, or use another target.",
+        fix=fix,
     )
 
 
