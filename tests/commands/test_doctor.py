@@ -14,6 +14,9 @@ import tomllib
 
 from tests.cli.conftest import run
 from vitdeploy.commands import doctor as module
+from vitdeploy.errors import TargetUnavailable
+from vitdeploy.evidence import Availability
+from vitdeploy.remote.near import commands
 from vitdeploy.targets import tensorrt
 from vitdeploy.targets.tensorrt import TensorRT
 
@@ -130,3 +133,14 @@ def test_a_virtual_environment_that_hides_jetpacks_package_is_named(no_tensorrt:
     assert problem is not None
     assert problem.why.endswith(f"which the virtual environment {no_tensorrt / 'venv'} does not see")
     assert problem.fix.endswith(f"python3 -m venv --system-site-packages {no_tensorrt / 'venv'}")
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "expected"), [("36.4.7", "On orin: see the system"), (None, f"On orin: {TensorRT.install_hint}")]
+)
+def test_over_ssh_a_jetson_speaks_for_itself(jetpack: str | None, expected: str) -> None:
+    target = Availability(available=False, why="hidden", fix="see the system")
+    doctor = SimpleNamespace(targets={"tensorrt": target}, host=SimpleNamespace(jetpack=jetpack))
+    with pytest.raises(TargetUnavailable) as caught:
+        commands._require(SimpleNamespace(doctor=doctor), "tensorrt", SimpleNamespace(name="orin"))
+    assert caught.value.fix == expected
