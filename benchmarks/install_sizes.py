@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.tables import read_rows, write_page
 
 ROOT = Path(__file__).parents[1]
-PAGE = Path(__file__).with_suffix(".md")
+TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("install", "size, GB", "of that CUDA, GB", "packages", "largest")
 EXTRAS = (
     "", "report", "detection", "onnxruntime", "openvino", "tensorrt-rtx", "export", "export,openvino", "hf", "all",
@@ -30,13 +30,13 @@ _LARGEST = 3
 
 def main() -> None:
     """Measure the extras that the table lacks."""
-    rows = read_rows(PAGE, COLUMNS)
+    rows = read_rows(TABLE, COLUMNS)
     for extras in EXTRAS:
         name = f"`vitdeploy[{extras}]`" if extras else "`vitdeploy`"
         if name in [row[0] for row in rows]:
             continue
         rows.append((name, *measure(extras)))
-        write_page(PAGE, heading(), COLUMNS, rows)
+        write_page(TABLE, heading(), COLUMNS, rows)
 
 
 def measure(extras: str) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import vitdeploy
+from tests.conftest import shared_folder
 from tests.test_docs import COMMANDS, PAGES, anchors, flags, prose, recipe_keys
 from vitdeploy import precision, targets, tasks
 from vitdeploy.plugins import names
@@ -27,11 +29,15 @@ def build(repository: Path, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("site")
-    done = build(ROOT, out)
-    assert done.returncode == 0, done.stderr
+    """The site, built once for all workers."""
+    out = shared_folder(tmp_path_factory) / "site"
+    with FileLock(f"{out}.lock"):
+        if not (out / "built").exists():
+            done = build(ROOT, out)
+            assert done.returncode == 0, done.stderr
+            (out / "built").touch()
     return out
 
 
