@@ -11,7 +11,7 @@ PARALLEL := -n 3
 COVERED := $(BIN)/python -m slipcover --source vitdeploy --json --out .coverage.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jetson-wheels demo test test-long chaos fuzz zoo lint format clean
+.PHONY: help setup jetson-wheels demo docs test test-long chaos fuzz zoo lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ setup: $(STAMP) ## create .venv and install vitdeploy with all extras, editable 
 
 demo: setup ## the demo recipe end to end: export, audit, measure, gate; leaves build/demo
 	$(BIN)/vitdeploy run demo -o build/demo --force
+
+docs: setup ## the documentation as a site in build/site; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: lint ## everything CI checks: lint, types, layers, tests with coverage (CONTRIBUTING.md says how to be quick)
 	$(COVERED) -m pytest $(PARALLEL) -m "not long" $(PYTEST_FLAGS)
@@ -53,7 +56,7 @@ format: setup ## fix what ruff can fix, and format
 
 clean: ## remove build outputs and caches; .venv stays
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage.json *.egg-info
-	find vitdeploy tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find vitdeploy tests benchmarks website -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

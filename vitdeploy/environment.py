@@ -82,7 +82,7 @@ def host() -> Host:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         gpu=_nvidia_gpu(),
-        jetpack=_l4t_release(),
+        jetpack=l4t_release(),
         power_mode=power_mode(),
     )
 
@@ -133,7 +133,7 @@ def _nvidia_gpu() -> str | None:
     return None
 
 
-def _l4t_release() -> str | None:
+def l4t_release() -> str | None:
     """`36.4.7` from `# R36 (release), REVISION: 4.7, …`; a line in another form is returned unchanged."""
     line = _read("/etc/nv_tegra_release").partition("\n")[0]
     release = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", line)

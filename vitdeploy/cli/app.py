@@ -23,7 +23,6 @@ app = typer.Typer(
     "Exit codes: 0 done, or the gate passed · 1 error, or the gate failed · 2 wrong usage · 3 the gate could not "
     "decide · 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 from vitdeploy.cli.console import Console
-from vitdeploy.cli.help import OUTPUT, HelpCommand, group_options, join_lines, list_examples
+from vitdeploy.cli.help import OUTPUT, HelpCommand, complete_choices, group_options, join_lines, list_examples
 from vitdeploy.errors import VitdeployError
 from vitdeploy.escaping import escape_log
 from vitdeploy.plugins import did_you_mean
@@ -80,6 +80,7 @@ def command(
                 function(console=console, **arguments)
 
         # Typer reads a command's options from its signature.
+        specific = complete_choices(specific)
         specific = group_options((p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in specific), groups or {})
         vars(call)["__signature__"] = inspect.Signature([*specific, *common])
         call.__annotations__ = {p.name: p.annotation for p in (*specific, *common)}
@@ -100,6 +101,7 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}{hint}.")
         return value
 
+    vars(check)["choices"] = tuple(choices)  # for the completion of the shell
     return check
 
 
@@ -167,6 +169,10 @@ def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signatu
         raise KeyboardInterrupt
 
 
+_PRINTING = ("--version", "--show-completion", "--install-completion")
+"""Options without a command, which print on stdout themselves."""
+
+
 def _only_prints_help(arguments: Sequence[str]) -> bool:
     options = [*arguments, "--"][: [*arguments, "--"].index("--")]  # what follows is data, whatever it is called
-    return not arguments or "--help" in options or arguments[0] == "--version"
+    return not arguments or "--help" in options or arguments[0] in _PRINTING

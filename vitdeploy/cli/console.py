@@ -58,7 +58,7 @@ class Console:
             return
         console = guarded_console(file=self._out)
         for renderable in renderables:
-            console.print(renderable)
+            console.print(renderable, soft_wrap=isinstance(renderable, Text) and renderable.no_wrap is True)
 
     def show_text(self, result: dict[str, Any], text: str) -> None:
         """Print the result: as JSON, or as this text, byte for byte. It must be vitdeploy's own."""

@@ -9,7 +9,7 @@ from vitdeploy.cli.console import Console
 
 @command(app, section=LOOK_UP, examples=["vitdeploy doctor", "vitdeploy doctor --json"])
 def doctor(console: Console) -> None:
-    """Show which targets can run on this machine, and how to fix those that cannot."""
+    """Show which targets can run on this machine, and how to fix or install what cannot."""
     from vitdeploy.cli import views
     from vitdeploy.commands.doctor import doctor as run_doctor
 

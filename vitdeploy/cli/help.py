@@ -1,10 +1,10 @@
-"""The form of `--help`: groups of options, lists of choices that break between words, and examples at the end."""
+"""The form of `--help`, and completion: groups of options, choices that break between words, examples at the end."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, get_args
@@ -83,6 +83,27 @@ def group_options(
             parameter = parameter.replace(annotation=Annotated[kind, option])
         grouped.append(parameter)
     return grouped
+
+
+def complete_choices(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Let the shell complete the values of options whose callback has `choices`."""
+    completed = []
+    for parameter in parameters:
+        option = next(iter(get_args(parameter.annotation)[1:]), None)
+        choices = getattr(getattr(option, "callback", None), "choices", ())
+        if option is not None and choices:
+            option = copy.copy(option)
+            option.autocompletion = _completion_of(choices)
+            parameter = parameter.replace(annotation=Annotated[get_args(parameter.annotation)[0], option])
+        completed.append(parameter)
+    return completed
+
+
+def _completion_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:  # typer reads this signature
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def join_lines(text: str) -> str:

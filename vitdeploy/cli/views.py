@@ -101,7 +101,11 @@ def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
         ("libraries", ", ".join(f"{name} {version}" for name, version in diagnosis.libraries.items())),
     ):
         table.add_row(f"  {label}", value)
-    return [tables.doctor({**diagnosis.targets, **export}), table]
+    install: list[RenderableType] = []
+    if diagnosis.install:  # each command on one line, however narrow the terminal is, so that it can be copied
+        lines = [f"  {extra:<13} {command}" for extra, command in diagnosis.install.items()]
+        install = [Text("\n".join(["  Not installed, and how to install it:", *lines, ""]), no_wrap=True)]
+    return [tables.doctor({**diagnosis.targets, **export}), *install, table]
 
 
 @of_escaped

@@ -49,7 +49,7 @@ def compile_bundle(
     recipe = recipes.with_target_options(bundle.manifest.recipe, options or {})
     target = targets.find(recipe.target)
     _check_calibrated(bundle)
-    target.require()
+    target.require_to_compile()
     in_place = out is None or out.absolute() == source.absolute()
     replaces = bundle.digest if in_place else None
     with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,14 +22,29 @@ from vitdeploy.evidence import Availability
 from vitdeploy.recipe import TargetSpec
 
 _EXPORT_NEEDS = ("torch", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+_EXTRAS = {
+    "export": (*_EXPORT_NEEDS, "torchvision", "safetensors", "ml_dtypes"),
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt-rtx": ("tensorrt_rtx",),
+    "hf": ("transformers",),
+    "detection": ("pycocotools",),
+    "report": ("jinja2",),
+}
+"""The modules of each extra."""
+_X86 = ("x86_64", "AMD64")
 
 
 class Diagnosis(BaseModel):
-    """The availability of targets and of the export, the facts about this host, and installed libraries."""
+    """The availability of targets and of the export, the facts about this host, and installed libraries.
+
+    `install` has the command for each extra that is not installed, and for JetPack's TensorRT.
+    """
 
     model_config = ConfigDict(frozen=True)
     targets: Mapping[str, Availability]
     export: Availability
+    install: Mapping[str, str] = {}
     host: Host
     machine: str
     libraries: Mapping[str, str]
@@ -40,7 +64,42 @@ def doctor() -> Diagnosis:
             why=f"not installed: {', '.join(missing)}" if missing else "",
             fix="pip install 'vitdeploy[export]'. compile, bench and gate work without it." if missing else "",
         ),
+        install=_find_missing(host),
         host=host,
         machine=host.machine,
         libraries=environment.library_versions(),
     )
+
+
+def _find_missing(host: Host) -> dict[str, str]:
+    """Return the command for each extra that is not installed and can be installed here."""
+    commands = {}
+    for extra, modules in _EXTRAS.items():
+        no_wheel = extra == "tensorrt-rtx" and platform.machine() not in _X86
+        if not no_wheel and any(find_spec(name) is None for name in modules):
+            commands[extra] = f"{_pip()} install {_name_with(extra)}"
+    if host.jetpack is not None and find_spec("tensorrt") is None:
+        commands["tensorrt"] = "sudo apt-get install python3-libnvinfer"
+    return commands
+
+
+def _pip() -> str:
+    """Return the pip of this Python as a command: `pip`, if that is the one on the PATH."""
+    on_path = shutil.which("pip")
+    if on_path is not None and Path(on_path).parent == Path(sys.executable).parent:
+        return "pip"
+    return f"{shlex.quote(sys.executable)} -m pip"
+
+
+def _name_with(extra: str) -> str:
+    """Return vitdeploy with an extra for pip: its checkout or wheel, if it was installed from one (PEP 610)."""
+    try:
+        origin = json.loads(distribution("vitdeploy").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    url = urlsplit(origin.get("url", ""))
+    path = Path(url2pathname(url.path))
+    if url.scheme != "file" or not path.exists():
+        return f"'vitdeploy[{extra}]'"
+    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    return editable + shlex.quote(f"{path}[{extra}]")

@@ -148,7 +148,7 @@ class PrecisionSpec(Frozen):
     """The numeric types that weights are stored in and products are computed in.
 
     Attributes:
-        kind: a file of `precision/`; or "auto", the fastest that the target has within `max_drop_pp`.
+        kind: the name of a precision; or "auto", the fastest that the target has within `max_drop_pp`.
         smooth_alpha: the strength of the migration of outliers, from 0 to 1.
         keep: linears that stay in float, by role (`head`) or by name (`blocks.0.*`).
         attention: compute the two products of each attention in INT8 too, if the target keeps them in one kernel.
@@ -178,7 +178,7 @@ class BenchSpec(Frozen):
     """The opponent, the number of threads and the approximate seconds of a latency measurement."""
 
     against: str = REFERENCE
-    """The name of an opponent (`commands.bench.opponents.names`), or the folder of another artifact."""
+    """The name of an opponent, as for `bench --against`, or the folder of another artifact."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     seconds: Annotated[float, Field(gt=0)] = 10.0
 

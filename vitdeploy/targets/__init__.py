@@ -128,6 +128,10 @@ class Target(Frozen, ABC):
     def unavailable(self) -> Availability | None:
         """Return None if it can compile here, else the reason and what to do."""
 
+    def unavailable_on_device(self) -> Availability | None:
+        """Return the same about a machine that a bundle was brought to: what to do there, not elsewhere."""
+        return self.unavailable()
+
     def cannot_run(self) -> Availability | None:
         """Return None if it can also run here what it compiles, else the reason."""
         return self.unavailable()
@@ -205,7 +209,17 @@ class Target(Frozen, ABC):
         Raises:
             TargetUnavailable: it is not.
         """
-        problem = self.unavailable()
+        self._refuse(self.unavailable())
+
+    def require_to_compile(self) -> None:
+        """Check that it can compile a bundle on this machine, which may be the device.
+
+        Raises:
+            TargetUnavailable: it cannot; the fix is about this machine.
+        """
+        self._refuse(self.unavailable_on_device())
+
+    def _refuse(self, problem: Availability | None) -> None:
         if problem is not None:
             raise TargetUnavailable(f"{self.name}: {problem.why}", fix=problem.fix)
 

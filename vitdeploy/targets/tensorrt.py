@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from pydantic import AfterValidator
 
 from vitdeploy import frozen
 from vitdeploy.artifact.temporary import scratch_folder
+from vitdeploy.environment import l4t_release
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
@@ -29,6 +31,9 @@ from vitdeploy.targets._tensorrt.trtexec import time_with_trtexec
 
 _REHEARSED_FOR = {"fp8": "sm89"}
 """GPU generations that rehearsals compile for, by precision: Ada for these, Ampere (as Jetson Orin) for all others."""
+
+_SYSTEM, _PACKAGE = Path("/usr/lib"), Path("dist-packages/tensorrt")
+"""JetPack's package python3-libnvinfer installs TensorRT's Python package there."""
 
 _REHEARSAL = "it finds parse errors and lost fusions, it does not prove what TensorRT does on the device"
 
@@ -56,15 +61,29 @@ class TensorRT(EngineOptions, Target):
     def unavailable(self) -> Availability | None:
         """Return the reason if there is no library or no GPU, or if another device is requested."""
         fix = "Export a bundle here, and finish it on the device with: vitdeploy compile DIR"
+        return self._find_problem(no_library=self.install_hint if l4t_release() else fix, no_gpu=fix)
+
+    def unavailable_on_device(self) -> Availability | None:
+        """Return the reason, and what to do on a device that has a bundle already."""
+        over_ssh = "From another machine, compile it over SSH: vitdeploy compile DIR --host ssh://USER@DEVICE"
+        jetson = self.install_hint if l4t_release() else f"On a Jetson: {self.install_hint} {over_ssh}"
+        return self._find_problem(no_library=jetson, no_gpu=over_ssh)
+
+    def _find_problem(self, *, no_library: str, no_gpu: str) -> Availability | None:
         if find_spec("tensorrt") is None:
-            return Availability(available=False, why="TensorRT is not installed here", fix=fix)
+            hidden = _find_hidden_library()
+            if hidden is not None:
+                why = f"TensorRT is in {hidden.parent}, which the virtual environment {sys.prefix} does not see"
+                fix = f"Let it see the system's packages: python3 -m venv --system-site-packages {sys.prefix}"
+                return Availability(available=False, why=why, fix=fix)
+            return Availability(available=False, why="TensorRT is not installed here", fix=no_library)
         if self.device.upper() != "GPU":
             why = f"TensorRT builds for the GPU of its machine, not for {self.device}"
             return Availability(available=False, why=why, fix="Leave --device out, or use --target tensorrt-rtx.")
         try:
             find_gpu()
         except TargetUnavailable as error:
-            return Availability(available=False, why=f"this machine has no NVIDIA GPU ({error.message})", fix=fix)
+            return Availability(available=False, why=f"this machine has no NVIDIA GPU ({error.message})", fix=no_gpu)
         try:
             _import_tensorrt()
         except TargetUnavailable as error:
@@ -127,6 +146,14 @@ class TensorRT(EngineOptions, Target):
     ) -> ExternalTimes | None:
         """Measure times with trtexec, which is part of JetPack: an independent stopwatch for the same engine."""
         return time_with_trtexec(compiled.folder, compiled.runs, shapes, seconds)
+
+
+def _find_hidden_library() -> Path | None:
+    """Return the system's TensorRT for this version of Python, if this is a virtual environment that hides it."""
+    if sys.prefix == sys.base_prefix:
+        return None
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return next((path for name in (version, "python3") if (path := _SYSTEM / name / _PACKAGE).exists()), None)
 
 
 def _import_tensorrt() -> ModuleType:

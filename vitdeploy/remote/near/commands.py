@@ -194,9 +194,11 @@ def _require(probe: Probe, kind: str, host: RemoteHost) -> None:
             f"the vitdeploy on {host.name} does not know the target {kind}", fix=f"Update vitdeploy on {host.name}."
         )
     if not target.available:
+        on_a_jetson = probe.doctor.host.jetpack is not None  # its own words are about itself
+        hint = target.fix if on_a_jetson else targets.kind_of(kind).install_hint or target.fix
         raise TargetUnavailable(
             f'{host.name} cannot compile for {kind}; it reports: "{target.why}"',
-            fix=f"On {host.name}: {targets.kind_of(kind).install_hint or target.fix}",
+            fix=f"On {host.name}: {hint}",
         )
 
 
