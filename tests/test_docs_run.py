@@ -177,6 +177,8 @@ def check(command: str, shown: str, done: subprocess.CompletedProcess[str]) -> N
 
     On a busy machine a speed-up cannot be decided. Only then may the verdict be another one.
     """
+    if "error: the latencies are in doubt, so no baseline is made of them" in done.stderr:
+        pytest.skip(f"this machine is too busy for the rest of the page, from here on: {command}")
     verdict = re.search(r"Gate: ([A-Z]+)", done.stdout)
     if verdict is None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
