@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,8 @@ from vitdeploy.progress import Silent
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 SCRIPT = ROOT / ".ci" / "gate"
-STEP = ACTION["runs"]["steps"][-1]
+STEP = next(step for step in ACTION["runs"]["steps"] if step.get("id") == "gate")
+COMMENT = ROOT / ".ci" / "comment"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def act(folder: Path, **inputs: str) -> tuple[int, str, str]:
-    """Run the action's last step as a runner does; (exit code, log, outputs)."""
+    """Run the action's gate as a runner does; (exit code, log, outputs)."""
     (folder / "bin").mkdir(exist_ok=True)
     command = folder / "bin" / "vitdeploy"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vitdeploy "$@"\n')
@@ -98,7 +100,7 @@ def test_invalid_does_what_was_chosen(artifact: Path, tmp_path: Path, choice: st
         ({"on-invalid": "ignore"}, 2, "on-invalid is 'ignore', not fail, warn or pass"),
         ({"measure": "yes"}, 2, "measure is 'yes'"),
         ({"artifact": "none"}, 1, "none does not exist"),
-        ({"min-fused": "-5"}, 1, "min_fused_pct should be greater than 0"),
+        ({"min-fused": "-5"}, 2, "is not above 0"),
         ({"min-fused": "many"}, 2, "Input should be a valid number"),
         ({"artifact": "$(touch pwned); `touch pwned`"}, 1, "does not exist"),
         ({"recipe": "none.yaml"}, 1, "there is no recipe none.yaml"),
@@ -128,3 +130,59 @@ def test_a_recipe_is_run_and_then_judged_against_the_baseline(tmp_path: Path) ->
     assert code == 0, log
     assert outputs.splitlines()[-1] in ("verdict=pass", "verdict=invalid")
     assert "slow-down" in (tmp_path / "vitdeploy-gate.md").read_text()
+
+
+GH = """#!{python}
+# Answers as GitHub's API would for these comments, with the filter that gh has; notes every call.
+import json, os, sys
+from pathlib import Path
+here = Path(__file__).parent
+words = sys.argv[1:]
+with (here / "calls").open("a") as file:
+    file.write(json.dumps(words) + "\\n")
+if "--jq" in words:
+    assert words[words.index("--jq") + 1] == ".[] | select(.body | startswith(env.MARK)) | .id"
+    for comment in json.loads((here / "comments.json").read_text()):
+        if comment["body"].startswith(os.environ["MARK"]):
+            print(comment["id"])
+elif "PATCH" in words and (here / "forbidden").exists():
+    sys.exit(1)
+"""
+
+
+def comment(folder: Path, text: str, comments: list[dict[str, Any]]) -> tuple[int, list[list[str]]]:
+    """Run .ci/comment with a `gh` that has these comments; return the exit code and the calls."""
+    gh = folder / "gh"
+    gh.write_text(GH.replace("{python}", sys.executable))
+    gh.chmod(0o755)
+    (folder / "comments.json").write_text(json.dumps(comments))
+    (folder / "table.md").write_text(text)
+    (folder / "calls").unlink(missing_ok=True)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "me/mine"}
+    words = ["bash", COMMENT, "table.md", "7"]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    calls = folder / "calls"
+    return done.returncode, [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+
+
+def test_a_comment_replaces_only_the_one_about_the_same_artifact(tmp_path: Path) -> None:
+    mine, other = ("<!-- vitdeploy gate 0123456789abcdef -->", "<!-- vitdeploy gate ffffffffffffffff -->")
+    comments = [{"id": 1, "body": "hello"}, {"id": 2, "body": f"{other}\n\nx"}, {"id": 3, "body": f"{mine}\n\nold"}]
+    code, calls = comment(tmp_path, f"{mine}\n\n### new\n", comments)
+    assert (code, len(calls)) == (0, 2)
+    assert "repos/me/mine/issues/comments/3" in calls[1]
+    assert "PATCH" in calls[1]
+    code, calls = comment(tmp_path, f"{mine}\n\n### new\n", comments[:2])
+    assert (code, "POST" in calls[1], "repos/me/mine/issues/7/comments" in calls[1]) == (0, True, True)
+    (tmp_path / "forbidden").touch()  # somebody else wrote a comment with this mark
+    code, calls = comment(tmp_path, f"{mine}\n\n### new\n", comments)
+    assert (code, ["PATCH" in calls[1], "POST" in calls[2]]) == (0, [True, True])
+    assert comment(tmp_path, "### of something else\n", comments) == (2, [])
+
+
+def test_the_table_names_what_was_judged(artifact: Path, tmp_path: Path) -> None:
+    code, _, _ = act(tmp_path, artifact=str(artifact), **{"min-fused": "100"})
+    first, _, _, _, about, *_ = (tmp_path / "vitdeploy-gate.md").read_text().splitlines()
+    assert code == 0
+    assert re.fullmatch("<!-- vitdeploy gate [0-9a-f]{16} -->", first)
+    assert about == "demo:digits · onnxruntime fp32 · artifact"

@@ -24,6 +24,7 @@ MODULES = {
 GRAPH_ROOMS = ("vitdeploy.passes", "vitdeploy.quantize")
 """Every module in these packages works on ONNX graphs."""
 GRAPH_MODULES = {
+    "vitdeploy.graph.widening",
     f"vitdeploy.{name}"
     for name in (
         "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",

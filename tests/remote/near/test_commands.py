@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -71,16 +72,30 @@ def test_a_target_that_is_not_there_is_refused_before_the_work(far: Far, tmp_pat
     assert not (tmp_path / "a").exists()
 
 
-def test_bench_there_has_no_speedup_and_says_why(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:
+def test_bench_there_has_no_speedup_over_pytorch_and_says_why(
+    far: Far, artifact: Path, copy: Callable[[Path], Path]
+) -> None:
     here = copy(artifact)
     result = answer(on(far, "bench", here, "--seconds", "0.3", "--threads", "1"))
     [timed] = result["runs"]
     assert (timed["name"], timed["speedup"], timed["threads"]) == ("onnxruntime-fp32", None, 1)
     assert timed["samples"] >= 30
-    assert result["valid"] is False
-    assert "no speed-up over pytorch-fp32, which is not available here" in result["doubts"][0]
+    assert list(result["missing"]) == ["pytorch-fp32"]
+    assert not any("pytorch" in doubt for doubt in result["doubts"])
     stored, _ = artifacts.load(here).read_evidence(Bench)
     assert stored == Bench.model_validate(result)
+
+
+def test_an_artifact_to_time_against_is_sent_too(
+    far: Far, artifact: Path, copy: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    here, other = copy(artifact), tmp_path / "another" / "artifact"
+    shutil.copytree(artifact, other)
+    result = answer(on(far, "bench", here, "--against", other, "--seconds", "0.3", "--threads", "1"))
+    reference, timed = result["runs"]
+    assert (reference["role"], timed["role"], result["missing"]) == ("reference", "artifact", {})
+    assert reference["manifest"] == artifacts.load(other).digest
+    assert timed["speedup"]["ratio"] > 0
 
 
 def test_what_bench_is_asked_here_it_does_there(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitdeploy.commands.evaluate.sides import Answered, Flipped
+from vitdeploy.commands.evaluate.sides import AnsweredByBoth, Flipped
 from vitdeploy.data.preprocess import as_image, read_colours
 from vitdeploy.evidence import Flip
 from vitdeploy.recipe import Preprocess
@@ -21,7 +21,7 @@ _ORDER = ("lost", "", "gained")
 
 
 def describe_flips(
-    answered: Answered, task: Task, names: tuple[str, ...] | None
+    answered: AnsweredByBoth, task: Task, names: tuple[str, ...] | None
 ) -> tuple[tuple[Flip, ...], list[Array]]:
     """Return the first flips, those first that only the reference gets right; and the image of each."""
     outcomes = answered.outcomes

@@ -56,7 +56,7 @@ class Flipped:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredByBoth:
     """The outcomes of all samples, their names, and the first of those with different answers."""
 
     outcomes: Outcomes
@@ -72,7 +72,7 @@ def batch_size(manifest: Manifest) -> int:
 
 def answer_all(
     sides: tuple[Side, Side], task: Task, dataset: Dataset, manifest: Manifest, limit: int | None, progress: Progress
-) -> Answered:
+) -> AnsweredByBoth:
     """Let both sides answer every sample."""
     size = batch_size(manifest)
     agreement: list[Array] = []
@@ -95,7 +95,7 @@ def answer_all(
         agreement=np.concatenate(agreement),
         finite=np.concatenate(sides[1].finite),
     )
-    return Answered(outcomes, names, flips)
+    return AnsweredByBoth(outcomes, names, flips)
 
 
 def _find_flips(
