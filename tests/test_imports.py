@@ -24,12 +24,11 @@ MODULES = {
 GRAPH_ROOMS = ("vitdeploy.passes", "vitdeploy.quantize")
 """Every module in these packages works on ONNX graphs."""
 GRAPH_MODULES = {
-    "vitdeploy.graph.widening",
     f"vitdeploy.{name}"
     for name in (
         "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
         "graph.extra_outputs", "graph.model", "graph.probabilities", "graph.products", "graph.recognize",
-        "graph.screening", "graph.softmaxes", "precision.int4_weights", "precision.int8_dynamic",
+        "graph.screening", "graph.softmaxes", "graph.widening", "precision.int4_weights", "precision.int8_dynamic",
         "precision.int8_weights", "sources._pixel_mask",
     )
 }  # fmt: skip
