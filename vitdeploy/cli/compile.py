@@ -44,18 +44,18 @@ def compile_(
 
     Run this on the device, or give --host. PyTorch is not needed there.
     """
-    from vitdeploy import recipe as recipes
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
     from vitdeploy.commands.compile import compile_bundle
 
     loaded = load_artifact(bundle)
+    given = options.parse_target_options(loaded.manifest.recipe.target, option)
     if host is not None:
         from vitdeploy.remote.near import commands
 
         flags: dict[str, commands.Flag] = {"option": option, "dla": dla}
         summary = commands.compile_on(commands.find(host), loaded, output, console, force=force, flags=flags)
     else:
-        parsed = recipes.target_options(option or ()) | ({"device": "DLA"} if dla else {})
+        parsed = given | ({"device": "DLA"} if dla else {})
         summary = compile_bundle(loaded, output, console, force=force, options=parsed).summary
     console.show(summary, *views.show_export(summary))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from vitdeploy.cli import options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
-
-if TYPE_CHECKING:
-    from vitdeploy.recipe import Recipe
 
 
 @command(
@@ -120,7 +117,7 @@ def export(
         task=task,
         input_form=input_form,
     )
-    composed = _add_options(composed, option or [])
+    composed = recipes.with_target_options(composed, options.parse_target_options(composed.target, option))
     out, cache = output or default_folder(composed), options.open_cache(no_cache=no_cache)
     if host is not None:
         from vitdeploy.remote.near import commands
@@ -133,18 +130,3 @@ def export(
     if save_recipe is not None:
         save(composed, save_recipe)
     console.show(summary, *views.show_export(summary))
-
-
-def _add_options(recipe: Recipe, texts: list[str]) -> Recipe:
-    """Add options of the target. One that it does not have is wrong usage."""
-    from vitdeploy import recipe as recipes
-    from vitdeploy import targets
-    from vitdeploy.errors import RecipeError
-
-    try:
-        changed = recipes.with_target_options(recipe, recipes.target_options(texts))
-        if texts:
-            targets.find(changed.target)
-    except RecipeError as error:
-        raise typer.BadParameter(str(error), param_hint="--option") from None
-    return changed

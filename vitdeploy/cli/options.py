@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
     from vitdeploy.evidence import Scenario
     from vitdeploy.pipeline.graph_cache import GraphCache
+    from vitdeploy.recipe import TargetSpec
 
 
 _TARGETS = names_in("targets")
@@ -393,6 +394,23 @@ def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Ar
     from vitdeploy.commands import given
 
     return given.give_model(artifact, model, trust_code=trust_code)
+
+
+def parse_target_options(target: TargetSpec, texts: list[str] | None) -> dict[str, object]:
+    """Parse each `KEY=VALUE` of --option. One that the target does not have, or cannot have, is wrong usage."""
+    from vitdeploy import recipe as recipes
+    from vitdeploy import targets
+    from vitdeploy.errors import RecipeError
+
+    if not texts:
+        return {}
+    try:
+        given = recipes.target_options(texts)
+        raw = {**target.model_dump(mode="json"), **given}
+        targets.find(recipes.parse(recipes.TargetSpec, raw, where="--option"))
+    except RecipeError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from None
+    return given
 
 
 def open_cache(*, no_cache: bool) -> GraphCache | None:
