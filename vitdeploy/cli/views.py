@@ -50,7 +50,8 @@ def show_export(export: Exported, *, benched: bool = False) -> list[RenderableTy
         command = " && ".join(
             f"{part} --host {export.host}" if export.host else part for part in export.next.split(" && ")
         )
-        following = [Text.assemble((f"Next{where}: ", "bold"), command)]
+        # One line, however long: what is copied from a terminal must be the whole command.
+        following = [Text.assemble((f"Next{where}: ", "bold"), command, no_wrap=True, overflow="ignore")]
     return [*lines, *([tables.trials(export.trials)] if len(export.trials) > 1 else []), *following]
 
 
