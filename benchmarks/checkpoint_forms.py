@@ -35,7 +35,7 @@ SIZE = 64
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 PLAN = Plan(seed=0, epochs=2, batch=128, peak_learning_rate=2e-3, label_smoothing=0.05)
 DEFAULT_WORK = Path("build/checkpoint_forms")
-PAGE = Path(__file__).with_suffix(".md")
+TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("checkpoint", "options", "what export says about it", "top-1")
 REFUSED_COLUMNS = ("checkpoint", "the one line")
 
@@ -56,17 +56,18 @@ def build() -> nn.Module:
     return timm.create_model(NAME, num_classes=len(LABELS), img_size=SIZE)
 
 
+def enlarge(batch: Tensor) -> Tensor:
+    """Turn grey bytes (N, 1, 28, 28) into what the model takes: float32 (N, 3, 64, 64), normalized."""
+    large = functional.interpolate(batch.float() / 255, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 1)
+    return ((large - MEAN[0]) / STD[0]).expand(-1, 3, -1, -1)
+
+
 def fine_tune(threads: int) -> State:
     """Train the model on the 60,000 training images."""
     torch.set_num_threads(threads)
     split = read_split("train")
-    images = torch.from_numpy(split.images).unsqueeze(1)
-
-    def prepare(batch: Tensor, _: torch.Generator) -> Tensor:
-        large = functional.interpolate(batch.float() / 255, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 1)
-        return ((large - MEAN[0]) / STD[0]).expand(-1, 3, -1, -1)
-
-    return dict(train(build, images, torch.from_numpy(split.labels.astype(np.int64)), PLAN, prepare).state_dict())
+    images, labels = torch.from_numpy(split.images.copy()).unsqueeze(1), torch.from_numpy(split.labels.astype(np.int64))
+    return dict(train(build, images, labels, PLAN, lambda batch, _: enlarge(batch)).state_dict())
 
 
 def _other(state: State) -> State:
@@ -242,8 +243,8 @@ def main() -> None:
         "",
         describe_machine("torch", "timm", "onnxruntime"),
     ]
-    write_page(PAGE, heading, COLUMNS, rows)
-    with PAGE.open("a") as page:
+    write_page(TABLE, heading, COLUMNS, rows)
+    with TABLE.open("a") as page:
         page.write("\n## Refused\n\n")
         page.writelines(f"- {name}: {line}\n" for name, line in refused)
 

@@ -140,11 +140,20 @@ def run_app(app: typer.Typer) -> NoReturn:
         # The exit code is final. While Python shuts down, a signal's default action would replace it.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        if sys.stderr.isatty():  # an interrupt while a progress bar starts or ends may leave the cursor hidden
-            with suppress(OSError):
-                sys.stderr.write(_SHOW_CURSOR)
-                sys.stderr.flush()
+        _show_cursor()
     sys.exit(0)
+
+
+def _show_cursor() -> None:
+    """Show the terminal's cursor. An interrupt while a progress bar starts or ends may leave it hidden.
+
+    It may also leave the bar's own stream in the place of stderr, which would escape the control code.
+    """
+    terminal = sys.__stderr__
+    if terminal is not None and terminal.isatty():
+        with suppress(OSError):
+            terminal.write(_SHOW_CURSOR)
+            terminal.flush()
 
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
