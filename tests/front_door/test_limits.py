@@ -373,3 +373,18 @@ def test_flips_and_classes_are_in_the_evidence(
     with np.load(artifact.path / "eval.flips.npz") as pictures:
         assert len(pictures.files) == len(evaluation.flipped)
         assert all(max(pictures[name].shape[:2]) <= 96 for name in pictures.files)
+
+
+def test_images_that_gave_the_ranges_do_not_judge_a_release(
+    demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact], tmp_path: Path
+) -> None:
+    from importlib import resources
+
+    old, new = demo(target="onnxruntime"), copy(demo(target="onnxruntime", precision="int8"))
+    with np.load(str(resources.files("vitdeploy") / "assets" / "digits.npz")) as digits:
+        chosen = digits["calibration"][:100]
+        np.savez(tmp_path / "seen.npz", images=digits["images"][chosen], labels=digits["labels"][chosen])
+    words = ("--baseline", old.path, "--data", tmp_path / "seen.npz", "--json", "--quiet")
+    ended = run("gate", new.path, *words)
+    assert ended.code == 3, ended.out
+    assert "evaluated images are calibration images" in checks(ended)["regression"]["why"]

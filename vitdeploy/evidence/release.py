@@ -39,6 +39,7 @@ class Release(Measured):
         user_groups: True if the user named the groups.
         group_names: their names by the number of the group in the samples.
         doubts: reasons to distrust it, of either artifact.
+        unusable: the reason why these samples prove nothing, such as that an artifact was calibrated on them.
         lost: the number of samples that only the earlier one gets right; None for metrics without right and wrong.
         gained: the number of samples that only this one gets right.
         worse: the names of the first of the lost samples, with their label and both answers.
@@ -60,6 +61,7 @@ class Release(Measured):
     user_groups: bool = False
     group_names: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    unusable: str = ""
     lost: int | None = None
     gained: int | None = None
     worse: tuple[str, ...] = ()

@@ -83,6 +83,8 @@ def compare_releases(release: Release, task: tasks.Task, outcomes: Outcomes, lab
 def _explain_unusable(case: Case, release: Release) -> str:
     if case.random_weights:
         return "random weights: accuracy means nothing"
+    if release.unusable:
+        return release.unusable
     return f"doubtful: {release.doubts[0]}" if release.doubts else ""
 
 

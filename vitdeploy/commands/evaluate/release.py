@@ -32,7 +32,7 @@ from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array
 from vitdeploy.tasks import Task, Values, class_name
-from vitdeploy.verdict import compare_releases
+from vitdeploy.verdict import compare_releases, explain_calibrated
 
 _SHOWN = 20
 _TURN_IMAGES = 32  # one side answers them, then the other: see `sides.turns`
@@ -96,6 +96,7 @@ def compare_with_release(
             metrics={},
             user_groups=wanted is not None,
             group_names=tuple(members),
+            unusable=_explain_unusable(earlier, artifact, (earlier_dataset, dataset), distinct),
             worse=tuple(_describe_lost(task, distinct, names, now.labels)),
             size_bytes=(before.deployed_bytes, now.deployed_bytes),
             samples=hashlib.sha256(raw).hexdigest(),
@@ -103,6 +104,24 @@ def compare_with_release(
         )
         release = compare_releases(draft, task, distinct, now.labels)
     return artifact.write_evidence(release, {RELEASE_SAMPLES: raw})
+
+
+def _explain_unusable(
+    earlier: Artifact, artifact: Artifact, datasets: tuple[Dataset, Dataset], outcomes: Outcomes
+) -> str:
+    """Return why the samples prove nothing: the earlier weights are random, or calibration used these images.
+
+    The samples are known by the pixels that this artifact sees. The earlier one may see others of the same images.
+    """
+    if earlier.random_weights:
+        return f"{earlier.path} has random weights: accuracy means nothing"
+    same_pixels = earlier.manifest.preprocess == artifact.manifest.preprocess
+    for each, dataset in zip((earlier, artifact), datasets, strict=True):
+        if each is artifact or same_pixels:
+            reason = explain_calibrated(each.manifest, dataset.digest, outcomes)
+            if reason is not None:
+                return f"{each.path}: {reason}"
+    return ""
 
 
 def read_groups(path: Path) -> dict[str, list[str]]:
