@@ -93,7 +93,7 @@ def test_bench_has_no_reference_then_and_report_no_attention_maps(hostile: tuple
     timed = run("bench", artifact, *BRIEF)
     assert timed.code == 0, timed.err
     assert [run["role"] for run in json.loads(timed.out)["runs"]] == ["artifact"]
-    assert "its code does not run unless" in json.loads(timed.out)["doubts"][0]
+    assert "its code does not run unless" in json.loads(timed.out)["missing"]["pytorch-fp32"]
     assert run("report", artifact).code == 0
     assert "its code does not run unless" in (artifact / "report.html").read_text()
     assert not ran.exists()

@@ -39,7 +39,7 @@ def _limit(metavar: str, text: str) -> Any:
         "vitdeploy gate deit --max-drop 0.5 --min-speedup 1.2 --min-fused 100",
         "vitdeploy gate deit --max-latency 20 --latency-percentile 99",
         "vitdeploy gate deit --min-fused 100 --baseline deit-before/",
-        "vitdeploy gate retrained --baseline deit --data val/ --max-class-regression 5",
+        "vitdeploy gate new --baseline deit --data val/ --max-class-regression 5",
     ],
 )
 def gate(
