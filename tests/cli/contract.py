@@ -91,7 +91,7 @@ RUNS = {
     "gate ARTIFACT --min-fused 100 --max-size 100 --json": 0,
     "gate ARTIFACT --max-size 0.001 --json": 1,
     "gate BUNDLE --min-fused 100 --json": 3,
-    "gate ARTIFACT --max-drop -1": 1,
+    "gate ARTIFACT --max-drop -1": 2,
     "gate nowhere": 1,
     "predict ARTIFACT IMAGE --json": 0,
     "predict ARTIFACT IMAGE --save PICTURES --json": 0,
