@@ -173,7 +173,7 @@ def test_bench_tells_the_devices_time_from_the_callers(
     if not torch.cuda.is_available():
         assert found.runs[0].speedup is None
         reason = "PyTorch on this machine has no CUDA, so it runs on the CPU, and the artifact does not"
-        assert reason in found.doubts[0]
+        assert found.missing == {"pytorch-fp32": reason}
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # a board without the Python bindings
     alone = bench([artifact], QUIET, Plan(seconds=0.3))

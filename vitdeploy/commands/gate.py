@@ -119,12 +119,12 @@ def gate(
         junit.write(verdict, junit_file)
     audit, timing, evaluation = evidence.stored.audit, evidence.examined.bench, evidence.examined.evaluation
     summary = summarize(audit, timing, evaluation, verdict, random_weights=artifact.random_weights)
+    manifest = artifact.manifest
+    made_for = f"{manifest.target.kind} {manifest.target.precision}"
+    about = (manifest.model.spec, made_for, artifact.path.resolve().name)
     if markdown_file is not None:
-        manifest = artifact.manifest
-        record = f"{manifest.target.kind} {manifest.target.precision}"
-        about = (manifest.model.spec, record, artifact.path.resolve().name)
         markdown.write(verdict, markdown_file, summary, about=about)
-    github.publish(verdict, summary, sys.stderr)
+    github.publish(verdict, summary, sys.stderr, about=about)
     if save_baseline is not None:
         baselines.write(save_baseline, _make_baseline(artifact, evidence))
     return verdict

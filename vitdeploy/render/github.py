@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -29,8 +29,17 @@ def commands(gate: Gate) -> Iterator[str]:
         yield f"::notice title=vitdeploy gate::{len(gate.checks)} checks passed"
 
 
-def publish(gate: Gate, summary: Summary | None, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
+def publish(
+    gate: Gate,
+    summary: Summary | None,
+    stream: TextIO,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    about: Sequence[str] = (),
+) -> None:
     """Print annotations to `stream`, which the runner reads, and append Markdown to the job's summary page.
+
+    `about` says what was judged: see `markdown.render`.
 
     Raises:
         UsageError: GITHUB_STEP_SUMMARY names a file that cannot be written.
@@ -42,7 +51,7 @@ def publish(gate: Gate, summary: Summary | None, stream: TextIO, environment: Ma
     if page:
         try:
             with Path(page).open("a", encoding="utf-8") as file:
-                file.write(markdown.render(gate, summary) + "\n")
+                file.write(markdown.render(gate, summary, about=about) + "\n")
         except OSError as error:
             message = f"GITHUB_STEP_SUMMARY names {page}, which cannot be written: {error.strerror}"
             raise UsageError(message, fix="Unset it, or name another file.") from None

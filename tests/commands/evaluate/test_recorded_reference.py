@@ -118,7 +118,7 @@ def test_what_is_no_reference_is_refused(tmp_path: Path, content: bytes | None) 
 
 
 def test_a_newer_file_is_refused(reference: Path, tmp_path: Path) -> None:
-    newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": 2})
+    newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": 3})
     with pytest.raises(DataError, match="another version of vitdeploy"):
         RecordedReference(newer)
 
