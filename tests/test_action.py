@@ -185,4 +185,4 @@ def test_the_table_names_what_was_judged(artifact: Path, tmp_path: Path) -> None
     first, _, _, _, about, *_ = (tmp_path / "vitdeploy-gate.md").read_text().splitlines()
     assert code == 0
     assert re.fullmatch("<!-- vitdeploy gate [0-9a-f]{16} -->", first)
-    assert about == "demo:digits · onnxruntime fp32 · artifact"
+    assert about == "- demo:digits · onnxruntime fp32 · artifact"

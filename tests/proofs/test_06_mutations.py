@@ -37,13 +37,14 @@ COUNT = int(os.environ.get("VITDEPLOY_MUTATIONS", "100"))
 
 FREE = re.compile(
     r"(?:.*provenance\.(?:versions|threads|date).*"
-    r"|audit\.json:(?:layernorm\.fused|attention\.kernels.*|layers|stored.*|doubts|engine.*|files|structure|sensitivity)"
+    r"|audit\.json:(?:layernorm\.fused|attention\.kernels.*|layers|stored.*|doubts|engine.*|files|structure|sensitivity"
+    r"|model_precision)"
     r"|bench\.json:(?:seconds|stopped|pinned|cpus.*|power.*|device.*|roofline.*|profiles.*|conditions.*|scenario)"
     r"|bench\.json:runs(?:\.#(?:\.(?:threads|effective.*|finite|warm_up.*|startup.*|size_bytes|floor_ms|efficiency_pct"
     r"|role))?)?"
     r"|bench\.json:(?:pairs|machine|manifest|doubts)"
     r"|eval\.json:(?:available|data|data_digest|skipped|limit|test|doubts|provenance|provenance\.machine"
-    r"|metrics|metrics\.top5|metrics\.top\d\.better))"
+    r"|metrics|metrics\.top5|metrics\.top\d\.better|flipped.*))"
 )
 """Facts that no other evidence has: notes, costs beside latency, versions of libraries that did not run."""
 

@@ -35,9 +35,13 @@ def test_no_reason_breaks_out_of_its_cell() -> None:
 
 def test_with_both_sides(tmp_path: Path) -> None:
     path = tmp_path / "gate.md"
-    markdown.write(GATE, path, summarize(audit(), bench(), evaluation(), GATE), title="DeiT-Tiny")
+    markdown.write(
+        GATE, path, summarize(audit(), bench(), evaluation(), GATE), about=("timm:x", "openvino int8", "deit")
+    )
     text = path.read_text(encoding="utf-8")
-    assert text.startswith("### DeiT-Tiny")
+    assert text.startswith("<!-- vitdeploy gate ")
+    assert "\n### vitdeploy gate: " in text
+    assert "\n- timm:x · openvino int8 · deit\n" in text
     assert "|  | FP32 PyTorch | openvino int8 |" in text
     assert "| attention fused (sites) | – | 12 of 12 |" in text
 

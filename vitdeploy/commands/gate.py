@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment, precision, targets, tasks
 from vitdeploy.artifact import Artifact, EvidenceT
-from vitdeploy.artifact.layout import RELEASE_SAMPLES, SAMPLES, SITES
+from vitdeploy.artifact.layout import FLIPS, RELEASE_SAMPLES, SAMPLES, SITES
 from vitdeploy.commands.bench.costs import measure_startup
 from vitdeploy.commands.evaluate.release import compare_with_release
 from vitdeploy.commands.inspect.inspect import inspect
@@ -252,6 +253,10 @@ def read_evidence(artifact: Artifact) -> Judged:
     samples = None
     if evaluation is not None and evaluation.samples:
         samples, reason = artifact.read_raw(SAMPLES, MAX_FILE_BYTES)
+    if evaluation is not None and evaluation.thumbnails:
+        pictures, _ = artifact.read_raw(FLIPS, MAX_FILE_BYTES)
+        if hashlib.sha256(pictures or b"").hexdigest() != evaluation.thumbnails:
+            unreadable.append(f"{FLIPS} is not the one that eval.json names: run vitdeploy eval {artifact.path}")
     kind = precision.kind_of(artifact.manifest.target.precision)
     stored = Stored(
         manifest=artifact.manifest,

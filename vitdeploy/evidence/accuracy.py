@@ -112,7 +112,7 @@ class Eval(Measured):
     """Number of samples in the data."""
     limit: int | None = None
     """The number of samples to stop after (`--limit`); None: all."""
-    order: str = ""
+    order: Literal["labels", "indices", "alphabet", ""] = ""
     """How the data says which class is which: see `data.dataset.Order`. Empty if classes need no order."""
     class_names: tuple[str, ...] = ()
     """The names of the data's folders in the order of their classes, where the model has no labels."""

@@ -30,7 +30,7 @@ def render(
     mark = hashlib.sha256("\n".join(about).encode(errors="replace")).hexdigest()[:16]
     lines = [f"<!-- {MARK} {mark} -->", ""] if about else []
     lines += [f"### {_cell(title)}: {_SIGNS[gate.verdict]}", ""]
-    lines += [" · ".join(map(_cell, about)), ""] if about else []
+    lines += [f"- {' · '.join(map(_cell, about))}", ""] if about else []
     if summary is not None:
         rows = [[row.label, row.reference, row.artifact] for row in summary.rows]
         lines += _table(["", summary.reference, summary.artifact], "lrr", rows)

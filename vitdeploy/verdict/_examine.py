@@ -6,12 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from vitdeploy import tasks
 from vitdeploy.artifact import Manifest
+from vitdeploy.data.class_names import are_made_up
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Audit, Bench, Check, Eval, Evidence, Sensitivity
 from vitdeploy.graph.dialect import Numbers
 from vitdeploy.graph.quantized_share import doubt_share, measure_share
 from vitdeploy.graph.structure import Structure
+from vitdeploy.measure.groups import score_classes
+from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import Outcomes, count_once
 from vitdeploy.recipe import AUTO
 from vitdeploy.verdict._agreement import Identity, find_contradictions, find_silent
@@ -124,7 +128,7 @@ def _check_possible(stored: Stored) -> Iterator[Check]:
     problems = [find_impossible("manifest.json", stored.manifest, exclude=_MANIFEST_DATA)]
     problems += [find_impossible(piece.file, piece, exclude=_PRINTED_ONLY) for piece in pieces if piece is not None]
     problems += [_explain_manifest(stored), _explain_runs(stored.bench), _explain_metrics(stored.evaluation)]
-    problems.append(_explain_counts(stored))
+    problems += [_explain_counts(stored), _explain_order(stored)]
     reasons = [problem for problem in problems if problem]
     if reasons:
         yield invalid("possible values", "all", "; ".join(reasons))
@@ -204,6 +208,23 @@ def _explain_counts(stored: Stored) -> str | None:
     return None
 
 
+def _explain_order(stored: Stored) -> str | None:
+    """Return how classes and flips contradict the model's labels and the counts."""
+    evaluation, labels = stored.evaluation, stored.manifest.labels
+    if evaluation is None:
+        return None
+    named = not are_made_up(labels)
+    if evaluation.thumbnails and bool(evaluation.order) != tasks.find(stored.manifest.recipe.task).named_classes:
+        return "eval.json: it does not say how the data names its classes"
+    if bool(evaluation.class_names) != (evaluation.order == "alphabet"):
+        return "eval.json: folders have names only where their order is assumed"
+    if (evaluation.order == "labels" and not named) or (evaluation.order == "alphabet" and named):
+        return f"eval.json: classes cannot be ordered by {evaluation.order}, as the labels of the model are"
+    if len(evaluation.flipped) > evaluation.flips + evaluation.repeated:
+        return f"eval.json: it shows {len(evaluation.flipped)} flips of {evaluation.flips}"
+    return None
+
+
 def _check_audit(stored: Stored) -> Iterator[Check]:
     audit = stored.audit
     if audit is None:
@@ -263,12 +284,26 @@ def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[E
     except MeasureError as error:
         return evaluation, [invalid(name, limit, error.message)], error.message, None
     differences = list_differences(evaluation, fresh)
+    differences += _find_other_details(stored, evaluation, count_once(outcomes))
     count, distinct = len(outcomes.digest), len(set(outcomes.digest.tolist()))
     if distinct < count:
         differences.insert(0, f"{count:,} samples show only {distinct:,} images")
     faults = [invalid(name, limit, f"eval.json: {'; '.join(differences[:2])}")] if differences else []
     calibrated = explain_calibrated(stored.manifest, evaluation.data_digest, outcomes)
     return fresh, faults, calibrated or "", count_once(outcomes)
+
+
+def _find_other_details(stored: Stored, evaluation: Eval, outcomes: Outcomes) -> list[str]:
+    """Return how the accuracy of classes, and that at a threshold, differ from what the samples give."""
+    task = tasks.find(stored.manifest.recipe.task)
+    differences = []
+    if evaluation.thumbnails:  # written by a vitdeploy that keeps these
+        classes = score_classes(task, outcomes, evaluation.class_names or stored.manifest.labels)
+        differences += list_different_values("classes", evaluation.classes, classes)
+    if (point := evaluation.operating_point) is not None:
+        fresh = compare_at(task, outcomes, point.threshold)
+        differences += list_different_values("operating_point", point, fresh)
+    return differences
 
 
 def explain_calibrated(manifest: Manifest, data_digest: str, outcomes: Outcomes) -> str | None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.evidence import evaluation
 from tests.render.html.subjects import bench, manifest, subject
+from vitdeploy.render.html.parts import Figure, Table
 from vitdeploy.render.html.tradeoff import Point, find_frontier, make_points, section
 
 
@@ -49,7 +50,6 @@ def test_good_subjects_are_drawn() -> None:
         ({"evaluation": None}, "there is no eval.json"),
         ({"manifest": manifest(weights="random")}, "random weights"),
         ({"manifest": manifest(digest="x" * 64)}, "another model"),
-        ({"bench": bench(1.5, "it drifted")}, "in doubt: it drifted"),
         ({"bench": bench(machine="elsewhere")}, "another machine"),
         ({"evaluation": evaluation(data_digest="other")}, "other data"),
         ({"evaluation": evaluation(drop=float("nan"))}, "not finite"),
@@ -60,6 +60,29 @@ def test_incomparable_artifacts_are_left_out_by_name(change: dict[str, Any], why
     assert [p.name for p in points] == ["a"]
     assert why in left_out["b"].why
     assert left_out["b"].fix
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"bench": bench(1.5, "it drifted")}, "its latencies are in doubt: it drifted"),
+        ({"evaluation": evaluation(doubts=("another order",))}, "its accuracy is in doubt: another order"),
+    ],
+)
+def test_a_doubtful_artifact_is_drawn_hollow_and_is_not_on_the_frontier(change: dict[str, Any], why: str) -> None:
+    subjects = [subject("a"), subject("b", **change)]
+    points, left_out = make_points(subjects)
+    assert ([p.name for p in points], left_out) == (["a", "b"], {})
+    assert points[1] not in find_frontier(points)
+    drawn = section(subjects)
+    assert drawn.doubts == (f"b is drawn hollow: {why}",)
+    figure, table = drawn.parts
+    assert isinstance(figure, Figure)
+    assert figure.wide.count('class="badge doubt"') == 1
+    assert isinstance(table, Table)
+    assert [row[-1] for row in table.rows][2] == "in doubt"
+    alone = section([subject("b", **change)])
+    assert alone.lede.startswith("The figures are in doubt")
 
 
 def test_nothing_to_draw_says_what_to_run() -> None:

@@ -131,14 +131,14 @@ class HostAnswers:
         finally:
             changed = _snapshot(folder.parent, (folder, self._artifact)) ^ before
             for path in self._artifact.iterdir():
-                if path.name in ("bench.json", "eval.json", "eval.samples.npz"):
+                if path.name in ("bench.json", "eval.json", "eval.samples.npz", "eval.flips.npz"):
                     path.unlink()
             shutil.rmtree(folder / "new", ignore_errors=True)
         return f"it changed {sorted(changed)[:3]}" if changed else ""
 
     def _make_answers(self, name: str) -> Answers:
         from vitdeploy import __version__
-        from vitdeploy.artifact.layout import SAMPLES
+        from vitdeploy.artifact.layout import RAW
         from vitdeploy.commands.doctor import doctor
         from vitdeploy.evidence import Availability
         from vitdeploy.remote.messages import (
@@ -169,12 +169,12 @@ class HostAnswers:
             JobFile(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
             for path, content in contents.items()
         ]
-        listed = [file for file in sent if file.path not in ("gate.json", SAMPLES)]
+        listed = [file for file in sent if file.path not in ("gate.json", *RAW)]
         wanted = () if name == "compile" else ("graph.onnx", "sites.json")
         gaps = tuple(MissingBlob(sha256=f.sha256, bytes=f.bytes, have=3) for f in listed if f.path in wanted)
         result = self._exported() if name == "compile" else _dump(self._evidence[name])
-        returned = [f for f in sent if f.path == SAMPLES] if name == "eval" else listed
-        fresh = b"".join(contents[f.path] for f in returned if f.path in ("audit.json", SAMPLES))  # we have the others
+        returned = [f for f in sent if f.path in RAW] if name == "eval" else listed
+        fresh = b"".join(contents[f.path] for f in returned if f.path in ("audit.json", *RAW))  # we have the others
         return answers | {
             "missing": MissingBlobs(gaps=gaps, free_bytes=1 << 40).model_dump_json().encode(),
             "put": b'{"whole": 2}',
