@@ -41,7 +41,7 @@ def render(
     lines += _table(["check", "observed", "limit", "status", "reason"], "lrrll", checks)
     for check in gate.checks:
         if check.details and check.status != "pass":
-            lines += [f"{_cell(check.name)}:", "", *(f"- {_cell(line)}" for line in check.details), ""]
+            lines += [*(f"- {_cell(f'{check.name}: {line}')}" for line in check.details), ""]
     if is_digest(gate.digest):
         lines += [f"Evidence: {gate.digest} (sha256 over manifest, evidence and raw data)", ""]
     return "\n".join(lines)
