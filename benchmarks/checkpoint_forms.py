@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -24,11 +22,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
 from benchmarks.fashion_mnist.data import read_split
 from benchmarks.fashion_mnist.model import LABELS
 from benchmarks.tables import describe_machine, write_page
 from benchmarks.training import Plan, train
+from vitdeploy.cli import app
 
 NAME = "test_vit"
 SIZE = 64
@@ -174,14 +174,21 @@ REFUSED = (
 )
 
 
-def call(*words: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "vitdeploy", *map(str, words)], capture_output=True, text=True, check=False
-    )
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
 
 
-def export(form: Form, state: State, folder: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
+def call(*words: object) -> Ended:
+    """Run the command line, in this process: importing PyTorch anew for each command would take most of the time."""
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    return Ended(found.exit_code, found.stdout, found.stderr)
+
+
+def export(form: Form, state: State, folder: Path) -> tuple[Ended, Path]:
     """Save a form and export it; return how the command ended, and the artifact."""
     folder.mkdir(parents=True)
     path, out = form.save(folder, state), folder / "artifact"
@@ -197,9 +204,9 @@ def score(artifact: Path, data: Path) -> float:
         RuntimeError: it cannot be evaluated.
     """
     ended = call("eval", artifact, "--data", data, "--json")
-    if ended.returncode:
-        raise RuntimeError(ended.stderr)
-    return float(json.loads(ended.stdout)["metrics"]["top1"]["deployed"])
+    if ended.code:
+        raise RuntimeError(ended.err)
+    return float(json.loads(ended.out)["metrics"]["top1"]["deployed"])
 
 
 def main() -> None:
@@ -225,12 +232,12 @@ def main() -> None:
             raise SystemExit(f"{folder} exists: remove it")
         ended, out = export(form, state, folder)
         if form in REFUSED:
-            assert ended.returncode == 1, ended.stdout
-            refused.append((form.name, f"`{ended.stderr.strip().splitlines()[-1].replace(str(folder), 'DIR')}`"))
+            assert ended.code == 1, ended.out
+            refused.append((form.name, f"`{ended.err.strip().splitlines()[-1].replace(str(folder), 'DIR')}`"))
             continue
-        if ended.returncode:
-            raise SystemExit(f"{form.name}: {ended.stderr}")
-        note = json.loads(ended.stdout)["notes"][0]
+        if ended.code:
+            raise SystemExit(f"{form.name}: {ended.err}")
+        note = json.loads(ended.out)["notes"][0]
         rows.append((form.name, " ".join(form.options), note, f"{score(out, work / 'test.npz'):.2f} %"))
         print(*rows[-1], sep=" | ", flush=True)
     heading = [

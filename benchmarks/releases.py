@@ -72,8 +72,8 @@ def export(state: State, folder: Path) -> Path:
     statistics = ("--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD)), "--crop-pct", "1.0")
     words = ("export", f"timm:{NAME}", "--weights", folder / "best.pth", *statistics, "--target", "onnxruntime")
     ended = call(*words, "-o", folder / "artifact", "--force", "--json")
-    if ended.returncode:
-        raise SystemExit(ended.stderr)
+    if ended.code:
+        raise SystemExit(ended.err)
     return folder / "artifact"
 
 
@@ -101,12 +101,12 @@ def main() -> None:
     for name, weights in models.items():
         new = export(weights, work / name.replace(" ", "-").replace(",", ""))
         ended = call("gate", new, "--baseline", old, "--data", work / "all.npz", *LIMITS, "--json")
-        verdict = json.loads(ended.stdout)
+        verdict = json.loads(ended.out)
         metric, worst = verdict["release"]["metrics"]["top1"], verdict["release"]["groups"][0]
         figures = f"{metric['reference']:.2f}", f"{metric['deployed']:.2f}"
         where = f"{worst['name']}: {worst['reference']:.1f} to {worst['deployed']:.1f}"
         rows += [(name, *figures, where, check["name"], check["status"], check["why"]) for check in verdict["checks"]]
-        rows.append((name, "", "", "", "verdict", f"{verdict['verdict']}, exit code {ended.returncode}", ""))
+        rows.append((name, "", "", "", "verdict", f"{verdict['verdict']}, exit code {ended.code}", ""))
         print(*rows[-1], sep=" | ", flush=True)
     heading = [
         "# Release against release",
