@@ -3,7 +3,7 @@
     python -m benchmarks.releases [--work DIR]
 
 The model is that of `benchmarks/checkpoint_forms.py`, a small ViT of timm on Fashion-MNIST. It is trained further in
-three ways: on more data but with few shirts, which is better over all and worse for shirts; a little, with a small
+three ways: for longer but with half of the shirts, which is better over all and worse for shirts; a little, with a small
 learning rate, which changes nothing; and as the first, with two outputs exchanged. The table goes to
 `benchmarks/releases.md`.
 """
@@ -39,7 +39,7 @@ from benchmarks.training import train
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("retrained model", "top-1 before", "top-1 now", "worst class", "check", "status", "reason")
 SHIRT, T_SHIRT = LABELS.index("Shirt"), LABELS.index("T-shirt/top")
-FEW = 0.1
+FEW = 0.5
 LIMITS = ("--max-regression", "1.5", "--max-class-regression", "10")
 
 
@@ -90,9 +90,9 @@ def main() -> None:
     images, labels = torch.from_numpy(split.images.copy()).unsqueeze(1), torch.from_numpy(split.labels.astype(np.int64))
     np.savez_compressed(work / "all.npz", images=test.images, labels=test.labels)
     kept = (labels != SHIRT) | (torch.rand(len(labels), generator=torch.Generator().manual_seed(0)) < FEW)
-    better = train_further(state, images[kept], labels[kept], 1, PLAN.peak_learning_rate / 2)
+    better = train_further(state, images[kept], labels[kept], 2, PLAN.peak_learning_rate / 2)
     models = {
-        "better over all, with few shirts": better,
+        "trained for longer, with half of the shirts": better,
         "trained a little more": train_further(state, images[:6000], labels[:6000], 1, 1e-5),
         "the first, with two outputs exchanged": exchange_outputs(better),
     }
