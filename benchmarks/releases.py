@@ -3,7 +3,7 @@
     python -m benchmarks.releases [--work DIR]
 
 The model is that of `benchmarks/checkpoint_forms.py`, a small ViT of timm on Fashion-MNIST. It is trained further in
-three ways: for longer but with half of the shirts, which is better over all and worse for shirts; a little, with a small
+three ways: for longer but on half of the shirts, which is better over all and worse for shirts; a little, at a small
 learning rate, which changes nothing; and as the first, with two outputs exchanged. The table goes to
 `benchmarks/releases.md`.
 """
