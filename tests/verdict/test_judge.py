@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evidence import MANIFEST, audit, bench, evaluation, run
-from vitdeploy.evidence import Bench, Check, Gate, Interval, Metric
+from vitdeploy.evidence import Bench, Check, Gate, Interval, Metric, OperatingPoint
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure.baseline import Baseline
 from vitdeploy.recipe import GateSpec
@@ -81,6 +81,16 @@ def test_accuracy_of_random_weights_means_nothing() -> None:
     check = only(verdict(GateSpec(max_drop_pp=0.5), random_weights=True))
     assert (check.status, check.why) == ("invalid", "random weights: accuracy means nothing")
     assert verdict(GateSpec(min_speedup=1.2), random_weights=True).verdict == "pass"
+
+
+def test_a_fixed_threshold_means_nothing_with_random_weights() -> None:
+    score = evaluation(-0.1, 0.2, 0.5).metrics["top1"]
+    alike = Interval(ratio=1.0, ci95=(0.99, 1.01))
+    point = OperatingPoint(threshold=0.5, score=score, reference=1_000, deployed=1_000, count=alike)
+    limits = GateSpec(max_drop_pp=0.5, at_threshold=0.5)
+    trained, random = (verdict(limits, operating_point=point, random_weights=weights) for weights in (False, True))
+    assert trained.verdict == "pass"
+    assert {(c.status, c.why) for c in random.checks} == {("invalid", "random weights: accuracy means nothing")}
 
 
 def test_accuracy_without_samples_is_invalid() -> None:

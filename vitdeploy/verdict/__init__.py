@@ -253,6 +253,8 @@ def _check_operating_point(case: Case, limits: GateSpec) -> Iterator[Check]:
     point = case.explain_unusable("eval") or case.operating_point or "nothing was evaluated"
     if case.evaluation is not None and case.evaluation.doubts:
         point = f"doubtful: {case.evaluation.doubts[0]}"
+    if case.random_weights:
+        point = "random weights: accuracy means nothing"
     if isinstance(point, str):
         yield from (
             invalid(name, limit, point)
