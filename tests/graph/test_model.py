@@ -131,6 +131,30 @@ def test_replace_keeps_the_name_of_what_it_takes_over() -> None:
     assert run(graph, np.zeros(2, np.float32))["y"].tolist() == [0.5, 0.5]
 
 
+def test_new_nodes_and_constants_never_take_a_name_that_is_in_use() -> None:
+    graph = parsed(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Add(x, w) }', w=np.float32(2)
+    )
+    for _ in range(2):  # the second time the first one's names are in use
+        tape = ir.tape.Tape()
+        one = tape.initializer(ir.tensor(np.float32(1), name="w"))
+        doubled = tape.op("Mul", [graph.model.graph.inputs[0], one], name="Add.0")
+        graph.insert_before(next(iter(graph.nodes)), tape)
+        doubled.shape, doubled.type = graph.model.graph.inputs[0].shape, graph.model.graph.inputs[0].type
+        assert graph.initializer(np.zeros(1), "w").name not in ("w", one.name)
+    names = [node.name for node in graph.nodes]
+    assert sorted(names) == ["Add.0", "Add.0_1", "Add.0_2"]
+    assert len(graph.model.graph.initializers) == 5
+    assert run(graph, np.float32([1, 2]))["y"].tolist() == [3, 4]
+
+
+def test_a_replaced_node_leaves_its_name_to_the_new_one() -> None:
+    graph = parsed('<ir_version: 9, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }')
+    (relu,), tape = graph.nodes, ir.tape.Tape()
+    graph.replace([relu], tape, relu.outputs[0], tape.op("Abs", [relu.inputs[0]], name=relu.name))
+    assert [(node.name, node.op_type) for node in graph.nodes] == [("Relu.0", "Abs")]
+
+
 def test_a_missing_input_of_an_operator_is_named() -> None:
     graph = Graph(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10))
     node = ir.node("MatMul", [ir.Value(name="x"), None], name="blocks.0/MatMul")

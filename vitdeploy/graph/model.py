@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Graph:
     """A mutable ONNX graph. Passes change `model` in place."""
 
     model: ir.Model
+    _used_names: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Names of nodes and constants, collected when the first fresh name is asked for. Names that are gone stay."""
 
     @property
     def nodes(self) -> Iterator[ir.Node]:
@@ -74,21 +76,55 @@ class Graph:
         """
         name = old.name
         new.shape, new.type = old.shape, old.type
-        for initializer in tape.initializers:
-            self.model.graph.register_initializer(initializer)
+        self._adopt(tape, free={node.name for node in old_nodes})
         for node in tape.nodes:
-            value = node.outputs[0]
-            value.name = f"{node.name}:0" if f"{node.name}:0" != name else f"{node.name}:inner"
+            if node.outputs[0].name == name:
+                node.outputs[0].name = f"{node.name}:inner"
         ir.convenience.replace_nodes_and_values(
             self.model.graph, old_nodes[0], old_nodes, list(tape.nodes), [old], [new]
         )
         new.name = name
 
+    def insert_before(self, node: ir.Node, tape: ir.tape.Tape) -> None:
+        """Insert the nodes on `tape` before `node`, and its constants. New values are named after their nodes."""
+        self._adopt(tape)
+        self.model.graph.insert_before(node, list(tape.nodes))
+
+    def fresh_name(self, name: str) -> str:
+        """Return `name`, with a number behind it if a node or constant has that name already, and reserve it."""
+        if not self._used_names:
+            self._used_names |= {n.name for n in self.model.graph.all_nodes() if n.name}
+        fresh, number = name, 0
+        while fresh in self._used_names or fresh in self.model.graph.initializers:
+            number += 1
+            fresh = f"{name}_{number}"
+        self._used_names.add(fresh)
+        return fresh
+
+    def forget_names(self) -> None:
+        """Collect the names anew for the next fresh one, because something else has named or removed nodes."""
+        self._used_names.clear()
+
+    def _adopt(self, tape: ir.tape.Tape, free: Iterable[str | None] = ()) -> None:
+        """Give what is on `tape` fresh names, and register its constants. The names in `free` may be used again."""
+        self.fresh_name("")  # collects the names
+        self._used_names.difference_update(name for name in free if name)
+        for initializer in tape.initializers:
+            name = self.fresh_name(initializer.name or "constant")
+            initializer.name = name
+            if initializer.const_value is not None:
+                initializer.const_value.name = name
+            self.model.graph.register_initializer(initializer)
+        for node in tape.nodes:
+            node.name = self.fresh_name(node.name or node.op_type)
+            node.outputs[0].name = f"{node.name}:0"
+
     def initializer(self, numbers: npt.NDArray[Any], name: str) -> ir.Value:
-        """Add a new constant.
+        """Add a new constant called `name`, or with a number behind that if it is in use.
 
         Exporters share equal constants between nodes, so a rewrite that changes numbers needs a new constant for them.
         """
+        name = self.fresh_name(name)
         tensor = ir.tensor(numbers, name=name)
         value = ir.Value(name=name, shape=ir.Shape(numbers.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.model.graph.register_initializer(value)

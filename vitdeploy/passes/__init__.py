@@ -47,6 +47,7 @@ def run(passes: Iterable[Pass], graph: Graph, verify: Callable[[str], None] | No
     """
     records: list[PassRecord] = []
     for rewrite in passes:
+        graph.forget_names()
         try:
             result = rewrite.apply(graph)
         except VitdeployError:

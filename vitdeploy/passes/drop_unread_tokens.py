@@ -280,8 +280,10 @@ def _select_tokens(
         name = (value if node is None else node).name or ""
         indices = graph.initializer(tokens, f"{name}/selected")
         result = tape.op("Gather", [value, indices], {"axis": axis}, name=f"{name}/select")
-    _insert_behind(graph, node, next(iter(tape.nodes)))
-    result.name, result.type, result.shape = f"{next(iter(tape.nodes)).name}:0", value.type, value.shape
+    new = next(iter(tape.nodes))
+    new.name = graph.fresh_name(new.name or new.op_type)
+    _insert_behind(graph, node, new)
+    result.name, result.type, result.shape = f"{new.name}:0", value.type, value.shape
     _set_size(result, axis, len(tokens))
     selected[value, axis] = result
     return result

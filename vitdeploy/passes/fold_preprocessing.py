@@ -80,12 +80,10 @@ def _insert(graph: Graph, image: ir.Value, steps: list[_Step]) -> None:
         else:
             second = tape.initializer(ir.tensor(np.asarray(numbers), name=f"{name}_operand"))
             result = tape.op(op_type, [value, second], name=name)
-        result.name, result.shape, result.dtype = f"{name}:0", image.shape, ir.DataType.FLOAT
+        result.shape, result.dtype = image.shape, ir.DataType.FLOAT
         value = result
-    for initializer in tape.initializers:
-        graph.model.graph.register_initializer(initializer)
     if tape.nodes:
-        graph.model.graph.insert_before(graph.model.graph[0], list(tape.nodes))
+        graph.insert_before(graph.model.graph[0], tape)
     for node, index in readers:
         node.replace_input_with(index, value)
 

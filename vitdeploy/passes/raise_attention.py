@@ -100,11 +100,7 @@ def _normalize_mask(graph: Graph, core: ir.Node) -> None:
     new_mask = broadcast_mask(tape, numbers, (q[2], k[2]), name)
     if new_mask is mask:
         return
-    for initializer in tape.initializers:
-        graph.model.graph.register_initializer(initializer)
-    for node in tape.nodes:
-        node.outputs[0].name = f"{node.name}:0"
-    graph.model.graph.insert_before(core, tape.nodes)
+    graph.insert_before(core, tape)
     core.replace_input_with(3, new_mask)
 
 

@@ -126,10 +126,8 @@ def _write_linear(graph: Graph, core: ir.Node, linear: LinearMatch, index: int, 
         "Reshape", [result, tape.initializer(ir.tensor(shape, name=f"{name}/heads_shape"))], name=f"{name}/Reshape"
     )
     transposed = tape.op("Transpose", [heads], {"perm": [0, 2, 1, 3]}, name=f"{name}/Transpose")
-    for initializer in tape.initializers:
-        graph.model.graph.register_initializer(initializer)
-    graph.model.graph.insert_before(core, list(tape.nodes))
+    graph.insert_before(core, tape)
     for node in tape.nodes:
-        node.outputs[0].name, node.outputs[0].type = f"{node.name}:0", linear.output.type
+        node.outputs[0].type = linear.output.type
     transposed.shape = operand(core, index).shape
     return transposed

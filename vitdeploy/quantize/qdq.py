@@ -174,11 +174,7 @@ def _write_weight(graph: Graph, node: ir.Node, rows: Array, activation: Affine, 
 
 def insert_before(graph: Graph, tape: ir.tape.Tape, before: ir.Node, like: ir.Value, *results: ir.Value) -> ir.Value:
     """Insert the nodes on `tape` before a node; return the last result, with the shape of `like`."""
-    for initializer in tape.initializers:
-        graph.model.graph.register_initializer(initializer)
-    graph.model.graph.insert_before(before, list(tape.nodes))
-    for node in tape.nodes:
-        node.outputs[0].name = f"{node.name}:0"
+    graph.insert_before(before, tape)
     results[-1].shape, results[-1].type = like.shape, ir.TensorType(ir.DataType.FLOAT)
     return results[-1]
 
