@@ -10,7 +10,7 @@ import pytest
 from tests.graphs import apply, parsed, run, types
 from vitdeploy.graph.dialect import Dialect, FusedAttention
 from vitdeploy.graph.model import Graph
-from vitdeploy.passes import order
+from vitdeploy.passes import Pass, order
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 
@@ -128,8 +128,7 @@ def test_leaves_what_fits_and_what_has_no_kernel(graph: Graph) -> None:
     [
         (attention(d="72", e=72), "its head size, 72, is not one of 16 to 64 in steps of 8"),
         (attention(d="16", e=72), "its head size, 16 and 72, is not one of 16 to 64 in steps of 8"),
-        (attention("1", 1, queries="7"), "its single head has an odd or unknown number of queries"),
-        (attention("1", 1, queries="n"), "its single head has an odd or unknown number of queries"),
+        (attention("1", 1, queries="n"), "its single head has an unknown number of queries"),
     ],
 )
 def test_refuses_what_cannot_fit(graph: Graph, reason: str) -> None:
@@ -138,12 +137,38 @@ def test_refuses_what_cannot_fit(graph: Graph, reason: str) -> None:
     assert types(graph) == ["Attention", "Identity"]
 
 
-def test_an_odd_single_head_is_still_padded() -> None:
-    graph = attention("1", 1, queries="7", d="16", e=32)
+@pytest.mark.parametrize("bias", [None, ("float16", (7, 5)), ("bool", (1, 1, 7, 5)), ("float16", (5,))])
+@pytest.mark.parametrize("e", [16, 32])
+def test_an_odd_number_of_queries_gets_one_more(bias: tuple[str, tuple[int, ...]] | None, e: int) -> None:
+    graph = attention("1", 1, queries="7", d="16", e=e, bias=bias)
     result = apply(FIT, graph)
-    assert (result.fired, list(result.refused)) == (1, ["site/Attention"])
+    assert (result.fired, result.refused) == (1, {})
+    core = next(n for n in graph.nodes if n.op_type == "Attention")
+    assert [tuple(v.shape or ()) for v in core.inputs[:2] if v] == [(1, 2, 4, e), (1, 2, 5, e)]
     apply(LowerPrimitives(), graph)
     check_numbers(graph)
+
+
+def with_key_heads(key_heads: int) -> Graph:
+    """Six heads of queries that share `key_heads` of keys and values."""
+    return parsed(
+        f'<ir_version: 11, opset_import: ["" : 23]> vit (float16[2,6,6,16] q, float16[2,{key_heads},5,16] k, '
+        f"float16[2,{key_heads},5,16] v) => (float16 y) {{ o = Attention<scale = 0.3>(q, k, v) y = Identity(o) }}"
+    )
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 3])
+@pytest.mark.parametrize("rewrites", [[LowerPrimitives()], [FIT, LowerPrimitives()]], ids=["broadcast", "fitted"])
+def test_heads_that_share_keys(key_heads: int, rewrites: list[Pass]) -> None:
+    graph = with_key_heads(key_heads)
+    for rewrite in rewrites:
+        assert apply(rewrite, graph).refused == {}
+    assert types(graph).count("Softmax") == 1
+    fed = feeds(graph)
+    inputs = dict(fed)
+    (y,) = run(graph, inputs.pop("q"), **inputs).values()
+    reference = softmax_of_scores(fed["q"], *(fed[name].repeat(6 // key_heads, axis=1) for name in "kv"))
+    assert np.abs(y - reference).max() < 4e-3, "two steps of float16 at 1"
 
 
 def test_only_targets_with_such_a_kernel_have_the_pass() -> None:

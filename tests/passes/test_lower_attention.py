@@ -110,7 +110,7 @@ def test_a_dynamic_batch_stays_dynamic(lowering: Pass) -> None:
     [
         ("scale = 0.3, is_causal = 1", H, "it uses is_causal"),
         ("scale = 0.3, softcap = 2.0", H, "it uses softcap"),
-        ("scale = 0.3", 1, "keys have fewer heads than queries"),
+        ("scale = 0.3", 2, f"{H} heads of queries cannot share 2 of keys and 2 of values"),
         ("is_causal = 0", H, "its head size is not known"),
     ],
 )

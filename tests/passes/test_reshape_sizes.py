@@ -9,7 +9,7 @@ from tests.graphs import parsed, run, types
 from vitdeploy.graph.model import array, dims
 from vitdeploy.passes._reshape_sizes import solve_reshapes
 
-NUMBERS = {"zero": 0, "one": 1, "l0": [0], "l1": [1], "l2": [2], "l5": [5], "l_1": [-1]}
+NUMBERS = {"zero": 0, "one": 1, "l0": [0], "l1": [1], "l2": [2], "two": 2, "l4": [4], "l5": [5], "l_1": [-1]}
 CONSTANTS = {name: np.array(value) for name, value in NUMBERS.items()}
 
 
@@ -24,6 +24,12 @@ SOLVED = {
     "behind the rest": (f"{BATCH} t = Concat<axis = 0>(l_1, b) y = Reshape(x, t)", [40, -1]),
     "Gather of a list": ("s = Shape(x) b = Gather(s, l0) t = Concat<axis = 0>(b, l_1) y = Reshape(x, t)", [0, 40]),
     "Slice": ("s = Shape(x) b = Slice(s, l0, l1) t = Concat<axis = 0>(b, l_1) y = Reshape(x, t)", [0, 40]),
+    "no rest": (f"{BATCH} t = Concat<axis = 0>(b, l2, l5, l4) y = Reshape(x, t)", [0, 2, 5, 4]),
+    "a multiple": (f"{BATCH} m = Mul(b, l2) t = Concat<axis = 0>(m, l5, l_1) y = Reshape(x, t)", [-1, 5, 4]),
+    "a multiple of a number": (
+        f"{BATCH} m = Mul(g, two) u = Unsqueeze(m, l0) t = Concat<axis = 0>(u, l4, l5) y = Reshape(x, t)",
+        [-1, 4, 5],
+    ),
     "Shape of one": ("b = Shape<end = 1>(x) t = Concat<axis = 0>(b, l_1) y = Reshape(x, t)", [0, 40]),
 }
 
@@ -56,12 +62,13 @@ def test_the_name_of_the_size_survives() -> None:
 @pytest.mark.parametrize(
     ("body", "shape"),
     [
-        # no -1; a size with another name; a computed size; two varying sizes; a -1 that is no whole number
-        (f"{BATCH} t = Concat<axis = 0>(b, l5, l2) z = Slice(x, l0, l2, l2) y = Reshape(z, t)", "batch,5,8"),
+        # a size with another name; a computed size; two varying sizes; a -1 that is no whole number
         (f"{BATCH} z = Concat<axis = 0>(x, x) t = Concat<axis = 0>(b, l_1) y = Reshape(z, t)", "batch,5,8"),
         (f"{BATCH} d = Add(b, b) t = Concat<axis = 0>(d, l_1) y = Reshape(x, t)", "batch,5,8"),
         (f"{BATCH} t = Concat<axis = 0>(b, l_1) y = Reshape(x, t)", "batch,tokens,8"),
         (f"{BATCH} t = Concat<axis = 0>(b, b, l_1) y = Reshape(x, t)", "batch,5,8"),
+        (f"{BATCH} m = Mul(b, b) t = Concat<axis = 0>(m, l_1) y = Reshape(x, t)", "batch,5,8"),
+        (f"{BATCH} t = Concat<axis = 0>(b, l_1, l_1) y = Reshape(x, t)", "batch,5,8"),
         (f"{BATCH} t = Concat<axis = 0>(b, l0, l_1) y = Reshape(x, t)", "batch,5,8"),
         (f"{BATCH} t = Concat<axis = 0>(b, l2, l_1) y = Reshape(x, t)", "batch,5,7"),
     ],

@@ -203,7 +203,7 @@ def _attention_operands(core: ir.Node) -> list[ir.Value | None]:
     """Return q, k and v of an attention; the scores and v around a softmax that was not raised."""
     if core.op_type == "Attention":
         return list(core.inputs[:3])
-    return [core.inputs[0], *(product.inputs[1] for product in _products(core.outputs[0]))]
+    return [core.inputs[0], *(value for product in _products(core.outputs[0]) for value in product.inputs)]
 
 
 def _products(attention_map: ir.Value) -> Iterator[ir.Node]:
@@ -211,7 +211,7 @@ def _products(attention_map: ir.Value) -> Iterator[ir.Node]:
     for node in (use.node for use in attention_map.uses()):
         if node.op_type == "MatMul":
             yield node
-        elif node.op_type in ("Cast", "Dropout", "Identity", "Where"):
+        elif node.op_type in ("Cast", "Dropout", "Identity", "Transpose", "Where"):
             yield from _products(node.outputs[0])
 
 

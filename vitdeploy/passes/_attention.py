@@ -20,6 +20,12 @@ def scale_of(core: ir.Node) -> float:
     return core.attributes.get_float("scale", 1.0)
 
 
+def has_fewer_key_heads(core: ir.Node) -> bool:
+    """Return whether several heads of queries share one of keys and values (multi-query, grouped-query attention)."""
+    q, k = dims(core.inputs[0]), dims(core.inputs[1])
+    return q is not None and k is not None and q[1] != k[1]
+
+
 def unsupported_reason(core: ir.Node) -> str | None:
     """Return why this attention is more than softmax(q kᵀ · scale + bias) v on 4-D operands, or None if it is not."""
     shapes = [dims(v) for v in core.inputs[:3]]
@@ -27,8 +33,9 @@ def unsupported_reason(core: ir.Node) -> str | None:
         return "its operands are not 4-D (batch, heads, tokens, head size)"
     if core.attributes.get("scale") is None:
         return "its head size is not known"
-    if len({s[1] for s in shapes if s is not None}) > 1:
-        return "keys have fewer heads than queries"
+    heads, key_heads, value_heads = ((s or ())[1] for s in shapes)
+    if key_heads != value_heads or (heads != key_heads and (not heads or not key_heads or heads % key_heads)):
+        return f"{heads} heads of queries cannot share {key_heads} of keys and {value_heads} of values"
     for option in ("is_causal", "softcap", "qk_matmul_output_mode"):
         attribute = core.attributes.get(option)
         if attribute is not None and attribute.value:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.model import array, constant, dims, operand, producer
 from vitdeploy.passes._attention import MASKED
+from vitdeploy.passes._attention_form import Form, FormWriter, Sizes, count, plan_view
 
 
 @dataclass(frozen=True)
@@ -18,42 +21,138 @@ class Bias:
     Attributes:
         value: the numbers that are added, or a condition if `choices` is set.
         scale: a factor on them.
-        windows: set when a constant is added to scores of this 5-D shape: (batch, windows, heads, n, n). The batch is
-            None if it varies.
+        view: the sizes of the scores where they are added, which may be split or merged there: Swin adds its mask to
+            (batch, windows, heads, n, n), SAM its positions to (batch · heads, rows, columns, rows, columns).
+        is_swapped: the scores are (…, keys, queries) there.
         choices: the number to add where the condition `value` is true, and the number where it is false.
     """
 
     value: ir.Value
     scale: float
-    windows: tuple[int | None, ...] | None = None
+    view: Sizes | None
+    is_swapped: bool = False
     choices: tuple[float, float] | None = None
 
+    def may_mask_whole_rows(self, keys: int | None) -> bool:
+        """Return whether a query may have no key at all that is not masked. What is computed may do that."""
+        if constant(self.value) is None:
+            return True
+        numbers = array(self.value)
+        masked = np.isneginf(numbers) if self.choices is None else np.where(numbers, *self.choices) != 0
+        if self.is_swapped:
+            return bool(masked.all(axis=-2).any()) if masked.ndim > 1 else bool(masked.any())
+        if self.view is not None and keys is not None and self.view[-1] != keys:
+            masked = np.broadcast_to(masked, [n or 1 for n in self.view]).reshape(-1, keys)
+        return bool(masked.all(axis=-1).any())
+
+
+@dataclass(frozen=True)
+class ScoresForm:
+    """The canonical form of the scores (batch, heads, queries, keys), and the axes that the product gave them.
+
+    Attributes:
+        form: batch and heads.
+        lead: the sizes in front of (queries, keys) in the product.
+        tokens: the numbers of queries and keys.
+    """
+
+    form: Form
+    lead: Sizes
+    tokens: Sizes
+
     @property
-    def is_per_image(self) -> bool:
-        """True for a mask over windows that must be repeated for each image of a varying batch."""
-        return self.windows is not None and self.windows[0] is None
+    def sizes(self) -> Sizes:
+        """The sizes of the canonical scores."""
+        return (*self.form.sizes, *self.tokens)
+
+
+def can_bring(bias: Bias, scores: ScoresForm) -> bool:
+    """Return whether `merge_biases` can bring `bias` to the canonical scores."""
+    if bias.view is None or dims(bias.value) is None:
+        return False
+    tokens = scores.tokens[::-1] if bias.is_swapped else scores.tokens
+    if bias.view == (*scores.form.sizes, *tokens):
+        return True
+    return None not in tokens and (_fits(bias, bias.view, scores) or _is_per_image(bias, scores))
+
+
+def _fits(bias: Bias, view: Sizes, scores: ScoresForm) -> bool:
+    sizes, tokens = dims(bias.value) or (), scores.tokens[::-1] if bias.is_swapped else scores.tokens
+    if len(sizes) > len(view):
+        return False
+    if scores.form.perm is None:
+        return plan_view(sizes, view, (*scores.form.sizes, *tokens)) is not None
+    whole = (*scores.lead, *tokens)
+    if (plan := plan_view(sizes, view, whole)) is None:
+        return False
+    order = (*scores.form.perm, len(scores.lead), len(scores.lead) + 1)
+    turned, turned_view = (tuple(shape[axis] for axis in order) for shape in (plan[1], whole))
+    return plan_view(turned, turned_view, (*scores.form.sizes, *tokens)) is not None
+
+
+def _is_per_image(bias: Bias, scores: ScoresForm) -> bool:
+    """Return whether a constant over windows must be repeated for each image of a batch that varies."""
+    view, sizes = bias.view, dims(bias.value) or ()
+    if constant(bias.value) is None or view is None or scores.form.batch is not None or _fits(bias, view, scores):
+        return False
+    is_shared = all(n == 1 for n, size in zip(sizes[::-1], view[::-1], strict=False) if size is None)
+    return is_shared and _fits(*_of_one_image(bias, scores))
+
+
+def _of_one_image(bias: Bias, scores: ScoresForm) -> tuple[Bias, Sizes, ScoresForm]:
+    """Return the bias, its view and the scores in a batch of one image."""
+    view = tuple(n or 1 for n in bias.view or ())
+    in_front = math.prod(view) // (count(scores.tokens) or 1)
+    lead = tuple(n or in_front // math.prod(m or 1 for m in scores.lead) for n in scores.lead)
+    form = replace(scores.form, batch=in_front // (scores.form.heads or 1))
+    return replace(bias, view=view), view, replace(scores, form=form, lead=lead)
 
 
 def merge_biases(
-    tape: ir.tape.Tape, v: ir.Value, biases: tuple[Bias, ...], scores: ir.Value, name: str
+    tape: ir.tape.Tape, v: ir.Value, biases: tuple[Bias, ...], scores: ScoresForm, name: str
 ) -> ir.Value | None:
-    """Merge all `biases` of the `scores` (batch, heads, queries, keys) into one; None if they add nothing.
+    """Merge all `biases` of the scores into one; None if they add nothing.
 
-    With a varying batch, a mask over windows is repeated for each image. The batch of `v` tells how many there are:
+    Those that are added to the same view of the scores are added up there, where they are smallest. With a varying
+    batch, a mask over windows is repeated for each image. The batch of `v`, which is 4-D, tells how many there are:
 
         mask (windows, 1, n, n) + bias (1, heads, n, n) ─ Tile ─▶ (batch · windows, heads, n, n)
     """
-    biases = tuple(b for b in biases if not _adds_nothing(b, scores))
+    biases = tuple(b for b in biases if not _adds_nothing(b))
     if not biases:
         return None
-    summands = [_make_summand(tape, b, f"{name}/bias_{i}") for i, b in enumerate(biases) if not b.is_per_image]
-    per_image = [_make_summand(tape, b, f"{name}/bias_{i}") for i, b in enumerate(biases) if b.is_per_image]
+    summands, per_image = [], []
+    for number, group in enumerate(_group(biases)):
+        label = f"{name}/bias_{number}"
+        parts = [_make_summand(tape, bias, f"{label}_{i}" if i else label) for i, bias in enumerate(group)]
+        total = replace(group[0], value=_add_up(tape, parts, label), scale=1.0, choices=None)
+        if _is_per_image(total, scores):
+            one, _, one_image = _of_one_image(total, scores)
+            per_image.append(_bring(tape, one, one_image, label))
+        else:
+            summands.append(_bring(tape, total, scores, label))
     if per_image:  # the Tile repeats a constant: all constants are added up first, and repeated together
         per_image += [s for s in summands if constant(s) is not None]
         summands = [s for s in summands if constant(s) is None]
-        total = _add_up(tape, per_image, f"{name}/windows")
-        summands.insert(0, _repeat_for_each_image(tape, v, total, f"{name}/windows"))
-    return broadcast_mask(tape, _add_up(tape, summands, f"{name}/bias"), (dims(scores) or ())[-2:], name)
+        total_value = _add_up(tape, per_image, f"{name}/windows")
+        summands.insert(0, _repeat_for_each_image(tape, v, total_value, f"{name}/windows"))
+    return broadcast_mask(tape, _add_up(tape, summands, f"{name}/bias"), scores.tokens, name)
+
+
+def _group(biases: Iterable[Bias]) -> list[list[Bias]]:
+    """Group biases that are added to the same view of the scores, constants apart from what is computed."""
+    groups: dict[tuple[Sizes | None, bool, bool], list[Bias]] = {}
+    for bias in biases:
+        groups.setdefault((bias.view, bias.is_swapped, constant(bias.value) is not None), []).append(bias)
+    return list(groups.values())
+
+
+def _bring(tape: ir.tape.Tape, bias: Bias, scores: ScoresForm, name: str) -> ir.Value:
+    writer, tokens = FormWriter(tape, scores.form, name), scores.tokens
+    view = bias.view or ()
+    result = writer.bring_summand(bias.value, view, scores.lead, tokens[::-1] if bias.is_swapped else tokens, "view")
+    assert result is not None, "can_bring was not asked"
+    return writer.transpose_last(result, "swapped") if bias.is_swapped else result
 
 
 def is_idle(mask: ir.Value, scores_shape: tuple[int | None, ...]) -> bool:
@@ -102,13 +201,12 @@ def broadcast_mask(tape: ir.tape.Tape, mask: ir.Value, scores_shape: tuple[int |
     return tape.op("Expand", [mask, target_value], name=f"{name}/mask")
 
 
-def _adds_nothing(bias: Bias, scores: ir.Value) -> bool:
-    is_plain = constant(bias.value) is not None and bias.windows is None and bias.choices is None
-    return is_plain and is_idle(bias.value, dims(scores) or ())
+def _adds_nothing(bias: Bias) -> bool:
+    return bias.choices is None and is_idle(bias.value, bias.view or ())
 
 
 def _make_summand(tape: ir.tape.Tape, bias: Bias, name: str) -> ir.Value:
-    """Bring the bias to the form of the scores: 4-D and scaled.
+    """Return the numbers that a bias adds: scaled, and chosen by its condition.
 
     A constant becomes a new one, because exporters share equal constants between nodes.
     """
@@ -131,15 +229,11 @@ def _make_summand(tape: ir.tape.Tape, bias: Bias, name: str) -> ir.Value:
 
 
 def _make_constant_summand(tape: ir.tape.Tape, bias: Bias, name: str) -> ir.Value:
-    if bias.scale == 1.0 and bias.windows is None and bias.choices is None:
+    if bias.scale == 1.0 and bias.choices is None:
         return bias.value
     numbers = array(bias.value)
     if bias.choices is not None:
         numbers = np.where(numbers, *bias.choices).astype(np.float32)
-    if bias.windows is not None:
-        batch, windows, _, rows, columns = (int(n or 1) for n in bias.windows)
-        mask = np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, (batch, windows, 1, rows, columns)))
-        numbers = mask.reshape(batch * windows, -1, rows, columns)
     return tape.initializer(ir.tensor(numbers * np.array(bias.scale, numbers.dtype), name=name))
 
 
@@ -172,9 +266,14 @@ def _add_up(tape: ir.tape.Tape, summands: list[ir.Value], name: str) -> ir.Value
         one, two = dims(total), dims(other)
         result = tape.op("Add", [total, other], name=label)
         result.type = total.type
-        if one is not None and two is not None and None not in (*one, *two):
-            result.shape = ir.Shape(
-                np.broadcast_shapes(tuple(int(n or 1) for n in one), tuple(int(n or 1) for n in two))
-            )
+        if one is not None and two is not None:
+            result.shape = ir.Shape(_broadcast(one, two))
         total = result
     return total
+
+
+def _broadcast(one: Sizes, two: Sizes) -> Sizes:
+    """Return the sizes of a sum. A size that varies is the result's, unless the other one is a number above 1."""
+    rank = max(len(one), len(two))
+    pairs = zip(*((1,) * (rank - len(sizes)) + sizes for sizes in (one, two)), strict=True)
+    return tuple(b if a == 1 else a if b == 1 or b is None else b for a, b in pairs)

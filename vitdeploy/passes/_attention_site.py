@@ -2,55 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import array, constant, dims, operand, producer, scalar
-from vitdeploy.passes._attention_bias import Bias
+from vitdeploy.graph.model import constant, dims, operand, producer
+from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring
+from vitdeploy.passes._attention_form import Form, Sizes, choose_form
+from vitdeploy.passes._attention_scores import (
+    PRODUCTS,
+    VIEWS,
+    Scores,
+    is_last_transpose,
+    products_above,
+    read_scores,
+    split_scale,
+)
 
 _NO_EFFECT = {"Dropout", "Identity", "Cast"}
 """Operators between the softmax and the product with v that do nothing in inference."""
 
-_ABOVE_SOFTMAX = {
-    "Add", "Cast", "Clip", "Div", "Expand", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Tanh",
-    "Unsqueeze", "Where",
-}  # fmt: skip
-"""Operators between the product of q and k and the softmax, whether or not `Attention` can express them."""
 
-_PRODUCTS = {"Einsum", "MatMul"}
-"""`raise_products` runs first: an Einsum that is still there is one that MatMul cannot express."""
+@dataclass(frozen=True)
+class Operand:
+    """q, k or v: (…, tokens, size), or (…, size, tokens) if `is_transposed`."""
 
-_LOW = -1e4
-"""A score that counts as masked: exp(-1e4) is 0 in float32, and in float16 too beside scores of ordinary size."""
+    value: ir.Value
+    is_transposed: bool = False
 
 
 @dataclass(frozen=True)
 class AttentionMatch:
-    """A matched attention: its operands, and the node whose output `Attention` will give."""
+    """A matched attention.
+
+    Attributes:
+        softmax: its softmax.
+        output: the product with v, whose output `Attention` will give.
+        is_output_transposed: that output is (…, size, tokens), because v is the left operand.
+        scores: the canonical form of its scores.
+        value_lead: the sizes in front of (queries, keys) in the product with v.
+        q, k, v: the operands.
+        scale: a factor on the scores.
+        head_scale: a constant factor for each head.
+        biases: what is added to the scores.
+    """
 
     softmax: ir.Node
     output: ir.Node
-    q: ir.Value
-    k: ir.Value
-    k_is_transposed: bool
-    """k is (batch, heads, size, tokens), as the product takes it."""
-    v: ir.Value
-    scale: float
-    head_scale: ir.Value | None
-    """A constant factor for each head, (1, heads, 1, 1) or of lower rank, as in SwinV2's cosine attention."""
-    biases: tuple[Bias, ...]
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """The input of the softmax: product · scale · head_scale + Σ bias · bias.scale."""
-
-    product: ir.Node
+    is_output_transposed: bool
+    scores: ScoresForm
+    value_lead: Sizes
+    q: Operand
+    k: Operand
+    v: Operand
     scale: float
     head_scale: ir.Value | None
     biases: tuple[Bias, ...]
+
+    @property
+    def has_one_key_head(self) -> bool:
+        """True if all heads share one head of keys and values, as in multi-query attention."""
+        heads = [_lead_of(x.value, 2)[1] for x in (self.k, self.v)]
+        return len(self.scores.lead) == len(self.value_lead) == 2 and heads == [1, 1] and self.scores.form.heads != 1
 
 
 def match_attention(softmax: ir.Node) -> AttentionMatch | str | None:
@@ -62,43 +75,84 @@ def match_attention(softmax: ir.Node) -> AttentionMatch | str | None:
     path = _find_product_path(softmax.outputs[0])
     if not path or any(constant(value) is not None for value in path[-1].inputs):
         return None
-    if not _products_above(softmax.inputs[0]):
+    if not products_above(softmax.inputs[0]):
         return None
     rank = len(dims(softmax.outputs[0]) or ())
     axis = softmax.attributes.get_int("axis", -1)
-    if rank != 4:
-        return f"the scores have rank {rank or 'unknown'}, not (batch, heads, tokens, tokens)"
-    if axis not in (-1, rank - 1):
+    if rank < 2:
+        return "the rank of the scores is unknown or below 2"
+    if axis % rank < rank - 2:
         return f"the softmax runs over axis {axis}, not over the keys"
     if _is_read_elsewhere(softmax.outputs[0], path):
         return "the attention map is read by something else (or returned), which a fused kernel cannot supply"
-    if path[-1].op_type != "MatMul" or path[-1].inputs[0] is not [softmax, *path][-2].outputs[0]:
-        return "the attention map is not the left operand of a MatMul"
-    scores = _match_scores(softmax)
+    if path[-1].op_type != "MatMul":
+        return "the product of the attention map with v is no MatMul"
+    is_swapped = axis % rank == rank - 2
+    is_left = path[-1].inputs[0] is [softmax, *path][-2].outputs[0]
+    if is_left == (is_swapped ^ any(is_last_transpose(node) for node in path)):
+        return f"the softmax runs over axis {axis}, not over the keys"
+    scores = read_scores(softmax, is_swapped=is_swapped)
     if isinstance(scores, str):
         return scores
-    q, q_scale = _split_scale(operand(scores.product, 0))
-    k, k_scale, k_is_transposed = _match_keys(operand(scores.product, 1))
-    v = operand(path[-1], 1)
-    if reason := _unfit_reason(q, k, v, scores.biases, softmax):
-        return reason
-    if any(node.op_type == "Where" for node in path) and any(_may_mask_whole_rows(b.value) for b in scores.biases):
+    if any(node.op_type == "Where" for node in path) and any(b.may_mask_whole_rows(None) for b in scores.biases):
         return "a query whose keys are all masked gives zeros, which a fused kernel does not do"
+    return _fit(softmax, scores, path, Operand(operand(path[-1], int(is_left)), is_transposed=not is_left))
+
+
+def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> AttentionMatch | str:
+    """Return the match; or why `Attention`, which broadcasts less freely than MatMul and Add, cannot take it."""
+    first, second = (operand(scores.product, index) for index in (0, 1))
+    queries, keys = (second, first) if scores.is_swapped else (first, second)
+    q, q_scale = _read_operand(queries, is_transposed=scores.is_swapped)
+    k, k_scale = _read_operand(keys, is_transposed=not scores.is_swapped)
     scale = scores.scale * q_scale * k_scale
     if scale <= 0:
         return "its scale is negative or zero, which fused kernels do not take"
-    return AttentionMatch(softmax, path[-1], q, k, k_is_transposed, v, scale, scores.head_scale, scores.biases)
+    product = dims(scores.product.outputs[0])
+    attention_map = dims([softmax, *path][-2].outputs[0])
+    result = dims(path[-1].outputs[0])
+    if product is None or attention_map is None or result is None or None in [dims(x.value) for x in (q, k, v)]:
+        return "the shapes of q, k and v are not known"
+    tokens = product[:-3:-1] if scores.is_swapped else product[-2:]
+    lead, value_lead = product[:-2], attention_map[:-2]
+    map_tokens = attention_map[:-3:-1] if v.is_transposed else attention_map[-2:]
+    if lead != value_lead and (map_tokens != tokens or None in tokens):
+        return "a Reshape between its two products changes the queries"
+    form = _choose_form(lead, value_lead, [q.value, k.value], is_open=None in tokens)
+    match = AttentionMatch(
+        softmax, path[-1], v.is_transposed, ScoresForm(form, lead, tokens), value_lead, q, k, v, scale,
+        scores.head_scale, scores.biases,
+    )  # fmt: skip
+    return _unfit_reason(match) or match
+
+
+def _choose_form(lead: Sizes, value_lead: Sizes, operands: list[ir.Value], *, is_open: bool) -> Form:
+    if lead == value_lead:
+        return choose_form(lead, operands, is_open=is_open)
+    four_axes = next((sizes for sizes in (value_lead, lead) if len(sizes) == 2), None)
+    if four_axes is not None:
+        return Form(*four_axes)
+    return replace(choose_form(lead, operands, is_open=is_open), perm=None)
 
 
 def _find_product_path(attention_map: ir.Value) -> list[ir.Node]:
     """Return the nodes from the attention map to its product with v, the last one. Empty if there is no product."""
     for use in attention_map.uses():
         node = use.node
-        if node.op_type in _PRODUCTS:
+        if node.op_type in PRODUCTS:
             return [node]
-        if (node.op_type in _NO_EFFECT or _guards_against_nan(node)) and (rest := _find_product_path(node.outputs[0])):
+        passes = node.op_type in _NO_EFFECT or _guards_against_nan(node) or is_last_transpose(node)
+        if (passes or _keeps_rows(node)) and (rest := _find_product_path(node.outputs[0])):
             return [node, *rest]
     return []
+
+
+def _keeps_rows(node: ir.Node) -> bool:
+    """Return whether `node` only merges or splits axes in front of the last two."""
+    if node.op_type not in VIEWS:
+        return False
+    before, after = dims(node.inputs[0]), dims(node.outputs[0])
+    return before is not None and after is not None and None not in before[-2:] and before[-2:] == after[-2:]
 
 
 def _guards_against_nan(node: ir.Node) -> bool:
@@ -117,181 +171,45 @@ def _is_read_elsewhere(attention_map: ir.Value, path: list[ir.Node]) -> bool:
     return False
 
 
-def _may_mask_whole_rows(bias: ir.Value) -> bool:
-    """Return whether a query may have no key at all, so that its softmax is 0 / 0. A computed mask may do that."""
-    return constant(bias) is None or bool(np.isneginf(array(bias)).all(axis=-1).any())
-
-
-def _may_fill_whole_rows(condition: ir.Value, choices: tuple[float, float]) -> bool:
-    """Return whether all keys of a query may be filled with the low number. A computed condition may do that."""
-    if constant(condition) is None:
-        return True
-    return bool((np.where(array(condition), *choices) != 0).all(axis=-1).any())
-
-
-def _products_above(value: ir.Value | None) -> list[ir.Node]:
-    """Return the products with computed keys that reach `value` through operators of `_ABOVE_SOFTMAX`.
-
-    A constant right operand is the weight of a linear and not a key. A constant left operand may be a learned query,
-    as in the first block of DETR's decoder and in pooling heads.
-    """
-    products, pending, visited = [], [value], set()
-    while pending:
-        node = producer(pending.pop())
-        if node is None or id(node) in visited:
-            continue
-        visited.add(id(node))
-        if node.op_type in _PRODUCTS and constant(node.inputs[-1]) is None:
-            products.append(node)
-        elif node.op_type in _ABOVE_SOFTMAX:
-            pending += node.inputs
-    return products
-
-
-def _match_scores(softmax: ir.Node) -> _Scores | str:
-    """Walk up from the softmax to the product of q and k, and collect factors and summands; or return why not."""
-    scale, head_scale = 1.0, None
-    biases: list[Bias] = []
-    value = operand(softmax, 0)
-    while (node := producer(value)) is not None and node.op_type != "MatMul":
-        inside, factor = _split_scale(value)
-        if inside is not value:
-            scale *= factor
-        elif node.op_type == "Add":
-            summands = (operand(node, 0), operand(node, 1))
-            inside, bias = summands if _products_above(summands[0]) else reversed(summands)
-            if _products_above(bias):
-                return "the softmax reads a sum of several products"
-            biases.append(Bias(bias, scale))
-        elif node.op_type == "Sub" and _is_row_maximum(node.inputs[1], node.inputs[0]):
-            inside = operand(node, 0)  # a softmax does not change when one number is subtracted from a whole row
-        elif node.op_type == "Sub" and _products_above(node.inputs[0]) and not _products_above(node.inputs[1]):
-            inside = operand(node, 0)
-            biases.append(Bias(operand(node, 1), -scale))
-        elif (masked_fill := _match_masked_fill(node)) is not None:
-            inside, condition, choices = masked_fill
-            if _may_fill_whole_rows(condition, choices):
-                return "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
-            biases.append(Bias(condition, scale, choices=choices))
-        elif (window_mask := _match_window_mask(node)) is not None:
-            inside, mask, shape = window_mask
-            biases.append(Bias(mask, scale, shape))
-        elif (per_head := _match_head_factor(node)) is not None and producer(per_head[0], "MatMul") is not None:
-            inside, head_scale = per_head
-        else:
-            return f"{node.op_type} stands between the product of q and k and the softmax"
-        value = inside
-    if node is None:
-        return "no product of q and k was found above the softmax"
-    return _Scores(node, scale, head_scale, tuple(biases))
-
-
-def _is_row_maximum(value: ir.Value | None, scores: ir.Value | None) -> bool:
-    """Return whether `value` is the maximum of each row of `scores`, subtracted to keep the exponential small."""
-    largest = producer(value, "ReduceMax")
-    if largest is None or largest.inputs[0] is not scores or not largest.attributes.get_int("keepdims", 1):
-        return False
-    axes = largest.inputs[1] if len(largest.inputs) > 1 else None
-    return scalar(axes) in (-1, len(dims(scores) or ()) - 1)
-
-
-def _match_masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, float]] | None:
-    """Match a Where that replaces scores by one very low number.
-
-    Return the scores, the condition, and the numbers to add where it is true and where it is false. Adding the low
-    number gives the same probabilities as replacing by it, if its exponential is 0 and the row has other keys.
-    """
-    if node.op_type != "Where":
-        return None
-    condition, yes, no = (operand(node, i) for i in range(3))
-    low = scalar(yes)
-    if low is not None and low <= _LOW and _products_above(no):
-        return no, condition, (low, 0.0)
-    low = scalar(no)
-    if low is not None and low <= _LOW and _products_above(yes):
-        return yes, condition, (0.0, low)
-    return None
-
-
-def _match_window_mask(last: ir.Node) -> tuple[ir.Value, ir.Value, tuple[int | None, ...]] | None:
-    """Match Swin's window mask: Reshape to (batch, windows, heads, n, n), Add a constant, Reshape back.
-
-    Return the scores before it, the mask, and the 5-D shape, whose batch may vary.
-    """
-    add = producer(last.inputs[0], "Add") if last.op_type == "Reshape" else None
-    if add is None:
-        return None
-    for inside, mask in ((operand(add, 0), operand(add, 1)), (operand(add, 1), operand(add, 0))):
-        first, tensor = producer(inside, "Reshape"), constant(mask)
-        if first is None or tensor is None:
-            continue
-        split, after, before = dims(inside), dims(last.outputs[0]), dims(first.inputs[0])
-        if split is None or len(split) != 5 or None in split[1:] or after is None or before is None:
-            return None
-        batch, windows, *rest = split
-        is_shared = len(tensor.shape) < 5 or tensor.shape[0] == 1  # one mask for all images of the batch
-        sequences = None if batch is None or windows is None else batch * windows
-        fits = after == before == (sequences, *rest) and (batch is not None or is_shared)
-        return (operand(first, 0), mask, split) if fits else None
-    return None
-
-
-def _match_head_factor(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """Match a Mul by a constant with one number for each head; return the other operand and the constant."""
-    if node.op_type != "Mul":
-        return None
-    for inside, factor in ((operand(node, 0), operand(node, 1)), (operand(node, 1), operand(node, 0))):
-        tensor, scores = constant(factor), dims(node.outputs[0])
-        if tensor is None or scores is None or len(scores) != 4:
-            continue
-        shape = (1,) * (4 - len(tensor.shape)) + tuple(tensor.shape)
-        return (inside, factor) if len(shape) == 4 and shape == (1, scores[1], 1, 1) else None
-    return None
-
-
-def _unfit_reason(q: ir.Value, k: ir.Value, v: ir.Value, biases: tuple[Bias, ...], softmax: ir.Node) -> str | None:
-    """Return why `Attention` cannot take these operands, or None. It broadcasts less freely than MatMul and Add."""
-    shapes = [dims(x) for x in (q, k, v)]
-    if any(s is None or len(s) != 4 for s in shapes):
-        return "q, k and v are not all (batch, heads, tokens, head size)"
-    for sizes in list(zip(*(s for s in shapes if s is not None), strict=True))[:2]:
-        if len(set(sizes) - {None}) > 1:
+def _unfit_reason(match: AttentionMatch) -> str | None:
+    """Return why `Attention` cannot take these operands, or None."""
+    lead, tokens = match.scores.lead, match.scores.tokens
+    for x, full in ((match.q, lead), (match.k, lead), (match.v, match.value_lead)):
+        sizes = _lead_of(x.value, len(full))
+        if len(sizes) != len(full) or any(a != b and b is None for a, b in zip(sizes, full, strict=True)):
             return "q, k and v do not have the same batch and heads"
-    scores_shape = (dims(softmax.outputs[0]) or ())[-2:]
-    for bias in biases:
+    is_open = lead.count(None) + (None in tokens) > 1
+    if is_open and (len(lead) > 2 or lead != match.value_lead):
+        return "several of its sizes vary, so that it cannot be brought to (batch, heads, tokens, tokens)"
+    for bias in match.biases:
         shape = dims(bias.value)
-        if bias.windows is None and (shape is None or len(shape) > 4):
-            return "the rank of the bias is unknown or above 4"
-        if shape is not None and shape[-2:] != scores_shape and None in scores_shape:
+        if bias.view is None or shape is None:
+            return "the rank of the bias is unknown"
+        if None in tokens and shape[-2:] != tokens:
             return "the bias has to be broadcast to the scores, but their shape is not known"
+        if not can_bring(bias, match.scores):
+            return "a bias is added to a view of the scores whose sizes vary"
     return None
 
 
-def _split_scale(value: ir.Value) -> tuple[ir.Value, float]:
-    """Split a Mul or Div by a scalar into its other operand and the factor; 1 for any other value."""
-    node = producer(value, "Mul", "Div")
-    if node is None:
-        return value, 1.0
-    for inside, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
-        factor = scalar(other)
-        if factor and inside is not None and (node.op_type == "Mul" or other is node.inputs[1]):
-            return inside, factor if node.op_type == "Mul" else 1 / factor
-    return value, 1.0
+def _lead_of(value: ir.Value, rank: int) -> Sizes:
+    """Return the sizes in front of (tokens, size), with ones in front of them up to `rank`."""
+    sizes = (dims(value) or ())[:-2]
+    return (1,) * (rank - len(sizes)) + sizes
 
 
-def _match_keys(value: ir.Value) -> tuple[ir.Value, float, bool]:
-    """Return the keys behind kᵀ as (batch, heads, tokens, size), their scale, and False.
-
-    Where no plain transpose makes kᵀ, return kᵀ itself, its scale, and True.
-    """
-    value, scale = _split_scale(value)
-    node = producer(value, "Transpose", "Reshape")
-    if node is not None and node.op_type == "Transpose" and tuple(node.attributes.get_ints("perm", ())) == (0, 1, 3, 2):
-        inner, inner_scale = _split_scale(operand(node, 0))
-        return inner, scale * inner_scale, False
+def _read_operand(value: ir.Value, *, is_transposed: bool) -> tuple[Operand, float]:
+    """Return q or k behind its scale and, if it is the operand that a product wants transposed, its transpose."""
+    value, scale = split_scale(value)
+    if not is_transposed:
+        return Operand(value), scale
+    node = producer(value)
+    if node is not None and is_last_transpose(node):
+        inner, inner_scale = split_scale(operand(node, 0))
+        return Operand(inner), scale * inner_scale
     if node is not None and node.op_type == "Reshape" and (keys := _match_batched_transpose(node)) is not None:
-        return keys, scale, False
-    return value, scale, True
+        return Operand(keys), scale
+    return Operand(value, is_transposed=True), scale
 
 
 def _match_batched_transpose(last: ir.Node) -> ir.Value | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -16,15 +17,25 @@ _COPY = 0
 """In a target shape: the input's size at the same axis."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One size of a target shape: a number, or a multiple of a size that varies, such as batch · heads."""
+
+    number: int
+    symbol: ir.SymbolicDim | None = None
+
+
 def solve_reshapes(graph: Graph) -> int:
-    """Make constant each target shape with one varying size and a -1. Return how many there were.
+    """Make constant each target shape with one size that varies. Return how many there were.
 
         x (w, 49, 96) ─┬─ Shape ─ Gather [0] ─ Concat [·, 49, 3, 3, -1] ─┐
                        └─ MatMul ─ Add ─────────────── (w, 49, 288) ─ Reshape   ─▶   Reshape(·, [0, 49, 3, 3, 32])
 
-    The varying size is one of the input's sizes: shape inference gives both the same name. So the product of the fixed
-    sizes must be the same on both sides, which solves the -1. Left alone: shapes that are computed in another way, and
-    shapes of which two sizes vary.
+        Shape ─ Gather [0] ─ Mul 3 ─ Concat [·, 49, 32] ─ Reshape               ─▶   Reshape(·, [-1, 49, 32])
+
+    Without a -1, the size that varies becomes the -1. With one, the size that varies must also be one of the input's:
+    shape inference gives both the same name. Then the products of the fixed sizes solve the -1. Left alone: shapes that
+    are computed in another way, and shapes of which two sizes vary.
     """
     solved = 0
     for node in [n for n in graph.nodes if n.op_type == "Reshape" and constant(n.inputs[1]) is None]:
@@ -56,34 +67,49 @@ def _solve(node: ir.Node) -> list[int] | None:
     source, parts = node.inputs[0], _read_parts(node.inputs[1])
     if node.attributes.get_int("allowzero", 0) or source is None or source.shape is None or parts is None:
         return None
-    sizes = list(source.shape)
-    varying_parts = [part for part in parts if not isinstance(part, int)]
-    varying_sizes = [size for size in sizes if not isinstance(size, int)]
-    if len(varying_parts) != 1 or varying_parts != varying_sizes or parts.count(_REST) != 1 or _COPY in parts:
+    varying = [axis for axis, part in enumerate(parts) if part.symbol is not None]
+    if len(varying) != 1 or _Part(_COPY) in parts:
         return None
-    before = prod(size for size in sizes if isinstance(size, int))
-    rest, remainder = divmod(before, prod(part for part in parts if isinstance(part, int) and part != _REST))
-    if remainder or not rest:
-        return None
-    axis = parts.index(varying_parts[0])
+    (axis,), numbers, sizes = varying, [part.number for part in parts], list(source.shape)
+    if parts.count(_Part(_REST)):
+        varying_sizes = [size for size in sizes if not isinstance(size, int)]
+        if parts.count(_Part(_REST)) > 1 or varying_sizes != [parts[axis].symbol]:
+            return None
+        before = prod(size for size in sizes if isinstance(size, int))
+        rest, remainder = divmod(
+            before, prod(n for n, part in zip(numbers, parts, strict=True) if part.number != _REST)
+        )
+        if remainder or not rest:
+            return None
+        numbers[parts.index(_Part(_REST))] = rest
     # Shape inference passes the name of a size on through 0 but not through -1.
-    varying = _COPY if axis < len(sizes) and sizes[axis] == varying_parts[0] else _REST
-    return [varying if not isinstance(part, int) else rest if part == _REST else part for part in parts]
+    is_copied = axis < len(sizes) and parts[axis].number == 1 and parts[axis].symbol == sizes[axis]
+    numbers[axis] = _COPY if is_copied else _REST
+    return numbers
 
 
-def _read_parts(shape: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
-    """Read a shape that a Concat puts together from single sizes: numbers or names. None for any other shape."""
+def _read_parts(shape: ir.Value | None) -> list[_Part] | None:
+    """Read a shape that a Concat puts together from single sizes. None for any other shape."""
     concat = producer(shape, "Concat")
     parts = [_read_part(value) for value in concat.inputs] if concat is not None else [None]
     return [part for part in parts if part is not None] if None not in parts else None
 
 
-def _read_part(value: ir.Value | None) -> int | ir.SymbolicDim | None:
-    """Read one size: a constant, or a size that was picked from a Shape."""
+def _read_part(value: ir.Value | None) -> _Part | None:
+    """Read one size: a constant, a size that was picked from a Shape, or the product of two."""
     if constant(value) is not None:
         numbers = array(value)
-        return int(numbers.item()) if numbers.size == 1 else None
-    unsqueeze = producer(value, "Unsqueeze")
-    sizes = picked_sizes(unsqueeze.inputs[0] if unsqueeze is not None else value)
+        return _Part(int(numbers.item())) if numbers.size == 1 else None
+    node = producer(value, "Cast", "Mul", "Reshape", "Squeeze", "Unsqueeze")
+    if node is not None and node.op_type == "Mul":
+        one, other = (_read_part(v) for v in node.inputs)
+        if one is None or other is None or (one.symbol is not None and other.symbol is not None):
+            return None
+        return _Part(one.number * other.number, one.symbol if one.symbol is not None else other.symbol)
+    if node is not None:
+        return _read_part(node.inputs[0])
+    sizes = picked_sizes(value)
     size = sizes.item() if sizes is not None and sizes.size == 1 else None
-    return size if isinstance(size, int) or (isinstance(size, ir.SymbolicDim) and size.value is not None) else None
+    if isinstance(size, int):
+        return _Part(size)
+    return _Part(1, size) if isinstance(size, ir.SymbolicDim) and size.value is not None else None

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from vitdeploy.graph.dialect import CONTRIB
 from vitdeploy.graph.model import Graph, dims, only_consumer, producer
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention import attention_cores, scale_of, unsupported_reason
+from vitdeploy.passes._attention import attention_cores, has_fewer_key_heads, scale_of, unsupported_reason
 
 
 class LowerMultihead(Pass):
@@ -39,6 +39,8 @@ class LowerMultihead(Pass):
 
 def _multihead_refusal(core: ir.Node) -> str | None:
     """Return why MultiHeadAttention cannot express this attention, or None."""
+    if has_fewer_key_heads(core):
+        return "keys have fewer heads than queries"
     q, v = dims(core.inputs[0]), dims(core.inputs[2])
     bias = core.inputs[3] if len(core.inputs) > 3 else None
     if q is None or v is None or None in (q[1], q[3], v[3]):

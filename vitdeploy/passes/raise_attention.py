@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -14,6 +15,7 @@ from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores
 from vitdeploy.passes._attention_bias import broadcast_mask, is_idle, make_additive, merge_biases
+from vitdeploy.passes._attention_form import FormWriter
 from vitdeploy.passes._attention_site import AttentionMatch, match_attention
 from vitdeploy.passes._einsum import raise_products
 
@@ -71,19 +73,32 @@ def _explain_foreign(node: ir.Node) -> str:
 
 def _rewrite(graph: Graph, match: AttentionMatch) -> None:
     tape, name = ir.tape.Tape(), match.softmax.name or ""  # unique, unlike the scope, which may hold several sites
-    k = match.k
-    if match.k_is_transposed:
-        k = tape.op("Transpose", [k], {"perm": [0, 1, 3, 2]}, name=f"{name}/transpose_k")
-    q = match.q
+    scores, output = match.scores, match.output.outputs[0]
+    writer = FormWriter(tape, scores.form, name)
+    q = writer.bring(match.q.value, scores.lead, "q", is_transposed=match.q.is_transposed)
     if match.head_scale is not None:  # (q kᵀ) · s = (q · s) kᵀ, head by head
-        q = tape.op("Mul", [q, match.head_scale], name=f"{name}/head_scale")
-        q.shape, q.type = match.q.shape, match.q.type
-    inputs = [q, k, match.v]
-    if (bias := merge_biases(tape, match.v, match.biases, match.softmax.outputs[0], name)) is not None:
+        one = (1, 1)
+        factor = writer.bring_summand(match.head_scale, (*scores.lead, *one), scores.lead, one, "head_scale")
+        scaled = tape.op("Mul", [q, factor], name=f"{name}/head_scale")
+        scaled.shape, scaled.type = q.shape, q.type
+        q = scaled
+    lead, value_lead = scores.lead, match.value_lead
+    if match.has_one_key_head:
+        writer = FormWriter(tape, replace(scores.form, heads=1), name)
+        lead = value_lead = (lead[0], 1)
+    k = writer.bring(match.k.value, lead, "k", is_transposed=match.k.is_transposed)
+    v = writer.bring(match.v.value, value_lead, "v", is_transposed=match.v.is_transposed)
+    inputs = [q, k, v]
+    if (bias := merge_biases(tape, v, match.biases, scores, name)) is not None:
         inputs.append(bias)
     # Named after its module for `_name_sites`, which gives the final name.
-    new = tape.op("Attention", inputs, {"scale": match.scale}, name=scope(match.softmax) + CORE)
-    graph.replace([match.output], tape, match.output.outputs[0], new)
+    core = tape.op("Attention", inputs, {"scale": match.scale}, name=scope(match.softmax) + CORE)
+    core.type = output.type
+    shape = dims(output) or ()
+    core.shape = ir.Shape([*scores.form.sizes, *(shape[:-3:-1] if match.is_output_transposed else shape[-2:])])
+    writer = FormWriter(tape, scores.form, name)
+    result = writer.bring_back(core, value_lead, shape, is_transposed=match.is_output_transposed)
+    graph.replace([match.output], tape, output, result)
     RemoveUnusedNodesPass()(graph.model)
 
 

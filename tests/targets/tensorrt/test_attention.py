@@ -42,7 +42,7 @@ OUTSIDE = [
     ((1, 4, 48, 16), 48, 32, "head size 16 for q and k and 32 for v"),
     ((1, 4, 48, 32), 48, 16, "head size 32 for q and k and 16 for v"),
     ((1, 4, 48, 8), 48, 8, "head size 8"),
-    ((1, 1, 64, 32), 16, 32, "a single head at batch 1 (an even number of queries is split into two heads)"),
+    ((1, 1, 64, 32), 16, 32, "a single head at batch 1 (a known number of queries is split into two heads)"),
 ]
 INSIDE = [((1, 4, 48, 32), 48, 32), ((2, 1, 64, 32), 16, 32), ((1, 2, 48, 12), 48, 12), ((1, 2, 1, 32), 48, 32)]
 HOPELESS = [((1, 2, 48, 264), 48, 264, "head size 264"), ((1, 2, 48, 32), 1, 32, "one key")]

@@ -34,7 +34,7 @@ def broken_rule(site: AttentionSite, batch: Batch) -> str | None:
     elif not any(node.startswith("pad_") for node in nodes):
         rule = _broken_size_rule(site.head_size, site.value_size)
     if rule is None and batch.max == 1 and site.windows == 1 and site.heads == 1 and "split_q" not in nodes:
-        rule = "a single head at batch 1 (an even number of queries is split into two heads)"
+        rule = "a single head at batch 1 (a known number of queries is split into two heads)"
     return rule and f"TensorRT-RTX 1.7 does not fuse attention with {rule}"
 
 
