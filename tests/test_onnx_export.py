@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -122,6 +123,82 @@ def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     exported_to(redrawn(OneWay("dynamo")), tmp_path / "model.onnx")
     after = (logging.root.manager.disable, torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled())
     assert after == before
+
+
+class AttentionOf(nn.Module):
+    """scaled_dot_product_attention on as many axes as `shape` and `mask` say."""
+
+    def __init__(self, shape: tuple[int, ...], mask: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.shape = shape
+        self.mask = None if mask is None else nn.Parameter(torch.randn(mask))
+        self.attend = nn.functional.scaled_dot_product_attention  # a name of its own
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        t = x.flatten(1)[:, : 16 * WIDTH].view(-1, WIDTH)
+        q, k, v = (f(t).view(self.shape) for f in (self.q, self.k, nn.Identity()))
+        return self.attend(q, k, v, attn_mask=self.mask).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ((16, WIDTH), None),
+        ((16, WIDTH), (16, 16)),
+        ((1, 16, WIDTH), None),
+        ((1, 16, WIDTH), (1, 16, 16)),
+        ((4, 4, WIDTH), (4, 1, 4)),
+        ((2, 2, 1, 4, WIDTH), None),
+        ((2, 2, 1, 4, WIDTH), (2, 1, 1, 4, 4)),
+        ((1, 2, 2, 2, 2, WIDTH), (2, 2)),
+    ],
+)
+def test_attention_of_any_rank_stays_one_operator(
+    shape: tuple[int, ...], mask: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    """The exporter itself asserts that there are four axes."""
+    record = exported_to(redrawn(AttentionOf(shape, mask)), tmp_path / "model.onnx")
+    assert (record.exporter, record.fallbacks) == ("dynamo", ())
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [node.op_type for node in graph.node].count("Attention") == 1
+
+
+class ClampedTwice(nn.Module):
+    """inverse_sigmoid of one tensor, twice, as in two-stage detectors. onnxscript's optimizer loses constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        t = self.linear(x.flatten(1)[:, :WIDTH]).sigmoid()
+        one, two = (t.clamp(min=0, max=1) for _ in range(2))
+        return torch.log(one.clamp(min=1e-5) / (1 - one).clamp(min=1e-5)) + 2 * torch.log(two.clamp(min=1e-5))
+
+
+def test_the_optimizer_may_merge_clamps_twice(tmp_path: Path) -> None:
+    record = exported_to(redrawn(ClampedTwice()), tmp_path / "model.onnx")
+    assert (record.exporter, record.fallbacks) == ("dynamo", ())
+
+
+@pytest.mark.parametrize("way", ["fails", "breaks"])
+def test_a_graph_that_the_optimizer_spoils_is_taken_as_it_was(
+    way: str, vit: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(program: Any) -> None:
+        if way == "fails":
+            raise RuntimeError("a rule of the optimizer")
+        initializers = program.model.graph.initializers
+        weight = next(v for v in initializers.values() if v.const_value.dtype.numpy() == np.float32)
+        weight.const_value = ir.tensor(np.zeros(weight.const_value.shape, np.float32))
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "optimize", spoil)
+    record = exported_to(vit, tmp_path / "model.onnx")
+    assert (record.exporter, record.opset) == ("dynamo", 23)
+    (failure,) = record.fallbacks
+    assert failure.exporter == "dynamo"
+    assert ("a rule of the optimizer" in failure.error) if way == "fails" else ("numbers differ" in failure.error)
 
 
 def test_the_worst_batch_decides(vit: nn.Module, tmp_path: Path) -> None:

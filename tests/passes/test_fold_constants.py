@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.graphs import parsed, run, types
+from vitdeploy.passes import fold_constants
 from vitdeploy.passes.fold_constants import FoldConstants
 
 
@@ -42,3 +43,43 @@ def test_a_computed_pad_stays() -> None:
     graph = parsed(model("s = Shape(x) z = Sub(s, s) p = Concat<axis = 0>(s, z) q = Pad(x, p) y = Relu(q)"))
     FoldConstants().apply(graph)
     assert "Pad" in types(graph)
+
+
+TOWER = (
+    "n = LayerNormalization<axis = -1>(prompt, gamma) a, b = Split<axis = -1, num_outputs = 2>(n) s = Sigmoid(a) "
+    "t = Mul(s, b)"
+)
+PROMPT = {"prompt": np.arange(24, dtype=np.float32).reshape(3, 8) ** 1.5, "gamma": np.full(8, 2, np.float32)}
+
+
+def test_a_part_that_does_not_see_the_image_is_computed_once() -> None:
+    """The optimizer evaluates neither LayerNormalization nor Split, which give several results."""
+    text = model(f"{TOWER} y = Mul(x, t)")
+    before = run(parsed(text, **PROMPT), X)["y"]
+    graph = parsed(text, **PROMPT)
+    assert FoldConstants().apply(graph).refused == {}
+    assert types(graph) == ["Mul"]
+    assert np.allclose(run(graph, X)["y"], before, atol=1e-6)
+
+
+def test_all_results_of_such_a_part_are_stored() -> None:
+    text = model(f"{TOWER} u = Add(x, s) v = Mul(u, b) y = Add(v, t)")
+    before = run(parsed(text, **PROMPT), X)["y"]
+    graph = parsed(text, **PROMPT)
+    FoldConstants().apply(graph)
+    assert types(graph) == ["Add", "Mul", "Add"]
+    assert np.allclose(run(graph, X)["y"], before, atol=1e-5)
+
+
+def test_random_numbers_are_drawn_in_every_run() -> None:
+    graph = parsed(model("r = RandomNormal<shape = [3, 4]>() s = Sigmoid(r) y = Add(x, s)"))
+    FoldConstants().apply(graph)
+    assert types(graph) == ["RandomNormal", "Sigmoid", "Add"]
+
+
+def test_a_result_that_is_too_large_stays_and_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_constants, "_LARGEST_RESULT_ELEMENTS", 6)
+    graph = parsed(model(f"{TOWER} y = Mul(x, t)"), **PROMPT)
+    result = FoldConstants().apply(graph)
+    assert ["does not depend on the image" in reason for reason in result.refused.values()] == [True]
+    assert "LayerNormalization" in types(graph)

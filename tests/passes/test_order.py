@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.graphs import dynamo, images, legacy, parsed, tiny_vit
+from tests.graphs import HEADS, SIZE, Site, dynamo, images, legacy, parsed, tiny_vit, tokens
 from tests.onnx_files import sized_legacy, sized_vit
 from vitdeploy import passes, plugins, precision, targets
 from vitdeploy.artifact import PassRecord
@@ -26,7 +26,7 @@ PIXELS = FoldPreprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 RAISING = [
     "fix-size", "fix-batch", "raise-opset", "name-nodes", "fold-constants", "raise-softmax", "raise-layer-norm",
-    "raise-gelu", "raise-linear", "raise-attention", "remove-dead",
+    "raise-gelu", "raise-linear", "raise-attention", "merge-moves", "remove-dead",
 ]  # fmt: skip
 FOLDING = [
     "fold-preprocessing", "fold-batch-norm", "fold-layer-scale", "fold-constants", "fold-attention-scale",
@@ -55,10 +55,13 @@ def test_folding_holds_its_passes_in_order(pixels: FoldPreprocessing | None, pac
 @pytest.mark.parametrize(
     ("dialect", "expected"),
     [
-        (Dialect(20, "primitives"), ["lower-primitives"]),
-        (Dialect(20, "multihead"), ["lower-multihead"]),
-        (Dialect(20, "multihead", "integer"), ["lower-multihead", *INTEGER]),
-        (Dialect(20, "primitives", fused_attention=FusedAttention(16, 64, 8)), ["fit-attention", "lower-primitives"]),
+        (Dialect(20, "primitives"), ["lower-primitives", "merge-moves"]),
+        (Dialect(20, "multihead"), ["lower-multihead", "merge-moves"]),
+        (Dialect(20, "multihead", "integer"), ["lower-multihead", "merge-moves", *INTEGER]),
+        (
+            Dialect(20, "primitives", fused_attention=FusedAttention(16, 64, 8)),
+            ["fit-attention", "lower-primitives", "merge-moves"],
+        ),
     ],
 )
 def test_lowering_holds_the_passes_of_a_dialect_in_order(dialect: Dialect, expected: list[str]) -> None:
@@ -117,7 +120,7 @@ COMPILED = {
 
 @pytest.fixture(scope="module")
 def fired() -> Counter[tuple[str, str]]:
-    """How often each pass of each list fired, over three models and every dialect."""
+    """How often each pass of each list fired, over four models and every dialect."""
     counts: Counter[tuple[str, str]] = Counter()
 
     def count(phase: str, records: Iterable[PassRecord]) -> None:
@@ -129,6 +132,10 @@ def fired() -> Counter[tuple[str, str]]:
     count("raising", passes.run(order.raising(1), raised))
     # All sizes vary, and up to opset 12 a Softmax takes a matrix.
     count("raising", passes.run(order.raising(1, (32, 48)), parsed(sized_legacy(sized_vit(fused=False), 11))))
+    # Heads that are merged with the batch, as torch.nn.MultiheadAttention writes them.
+    heads = nn.MultiheadAttention(HEADS * SIZE, HEADS, batch_first=True).eval()
+    merged = Site(lambda q, k, v, x: heads(x, x, x)[0].unflatten(-1, (HEADS, SIZE)).transpose(1, 2))
+    count("raising", passes.run(order.raising(1), parsed(legacy(merged, tokens()))))
     batches = [images()]
     calibration = Calibration(lambda: iter(batches), 1, 1, "test", "digest")
     for name, kinds in COMPILED.items():
@@ -146,8 +153,8 @@ LISTS = {
     "raising": RAISING,
     "folding": FOLDING,
     "lowering": [
-        "fold-norm-scale", "fit-attention", "lower-multihead", "lower-primitives", *INTEGER, "remove-dead",
-        "declare-opset",
+        "fold-norm-scale", "fit-attention", "lower-multihead", "lower-primitives", "merge-moves", *INTEGER,
+        "remove-dead", "declare-opset",
     ],
 }  # fmt: skip
 

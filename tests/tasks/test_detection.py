@@ -179,6 +179,32 @@ def test_what_cannot_be_judged(outputs: dict[str, Array], labels: list[Label], m
         _task().statistics(outputs, labels)
 
 
+LOGITS, PLACES = np.zeros((1, 5, 3)), np.full((1, 5, 4), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names"),
+    [
+        ({"output_0": PLACES, "output_1": LOGITS}, ["output_1", "output_0"]),  # as RF-DETR exports them
+        ({"output_0": LOGITS, "output_1": PLACES}, ["output_0", "output_1"]),
+        ({"dets": PLACES, "labels": LOGITS}, ["labels", "dets"]),
+        ({"output_0": PLACES.transpose(0, 2, 1), "output_1": LOGITS}, ["output_1", "output_0"]),
+        (
+            {"hidden": np.zeros((2, 1, 5, 8)), "pred_boxes": PLACES, "output_1": LOGITS},
+            ["output_1", "pred_boxes"],
+        ),
+        ({"output_0": np.zeros((1, 5, 4)), "pred_boxes": PLACES}, ["output_0", "pred_boxes"]),  # four classes
+    ],
+)
+def test_boxes_are_found_by_their_four_numbers(outputs: dict[str, Array], names: list[str]) -> None:
+    assert list(_task().select_outputs(outputs)) == names
+
+
+def test_two_outputs_that_may_both_be_boxes_are_refused() -> None:
+    with pytest.raises(DataError, match="several outputs may be the boxes, output_0 and output_1"):
+        _task().select_outputs({"output_0": PLACES, "output_1": np.zeros((1, 5, 4))})
+
+
 def test_data_without_an_object() -> None:
     task, empty = _task(), Boxes("a", NOTHING, np.zeros(0, np.int64), np.zeros(0, bool))
     with pytest.raises(DataError, match="map is not defined"):

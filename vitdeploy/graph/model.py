@@ -101,6 +101,21 @@ class Graph:
         self._used_names.add(fresh)
         return fresh
 
+    def adopt_constants(self) -> None:
+        """Register the constants that nodes read and that the graph does not list.
+
+        onnxscript's optimizer loses one where it merges the clamps of a value twice: both times it takes the same name.
+        """
+        initializers = self.model.graph.initializers
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is None or value.const_value is None or value.producer() is not None:
+                    continue
+                if initializers.get(value.name or "") is not value and value not in self.model.graph.inputs:
+                    self.forget_names()
+                    value.name = self.fresh_name(value.name or "constant")
+                    self.model.graph.register_initializer(value)
+
     def forget_names(self) -> None:
         """Collect the names anew for the next fresh one, because something else has named or removed nodes."""
         self._used_names.clear()

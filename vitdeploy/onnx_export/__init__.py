@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from vitdeploy.errors import ExportError
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.parity import Example as Example
 from vitdeploy.graph.parity import compare_session, explain_difference
+from vitdeploy.onnx_export._attention_axes import attention_in_four_axes
 from vitdeploy.onnx_export._tracing import watch_tracer
 from vitdeploy.recipe import Batch
 from vitdeploy.session import named_outputs
@@ -31,9 +33,10 @@ def export(
 ) -> ExportRecord:
     """Export `module` with the first exporter whose graph gives PyTorch's numbers on every example.
 
-    The dynamo exporter comes first, because it keeps attention as one operator and module paths in node names. The
-    legacy exporter is the fall-back. Its tracer makes a constant of every value that Python code computes from the
-    image. A branch on the image then fails on other images, if the examples differ enough; each such place is a doubt.
+    The dynamo exporter comes first, because it keeps attention as one operator and module paths in node names. Where
+    its optimizer breaks the graph, the graph is taken as it was before. The legacy exporter is the last resort. Its
+    tracer makes a constant of every value that Python code computes from the image. A branch on the image then fails
+    on other images, if the examples differ enough; each such place is a doubt.
     The record contains the doubts, and the failures before the exporter that succeeded.
 
     Args:
@@ -50,20 +53,28 @@ def export(
     examples = [Example(*example) for example in examples]
     failures: list[Attempt] = []
     doubts: tuple[str, ...] = ()
-    for exporter, opset, write in (("dynamo", _DYNAMO_OPSET, _dynamo), ("legacy", _LEGACY_OPSET, _legacy)):
+    is_written = False
+    for exporter, opset, write in _WAYS:
+        if write is _dynamo_plain and not is_written:
+            continue  # the exporter itself failed, not its optimizer
+        is_written = False
         try:
             doubts = _write(write, module, examples[0], input_name, find_batch_axes(examples), batch, path)
+            is_written = True
             parity = check(path, examples, input_name)
         except Exception as error:  # exporters raise all kinds of errors; try the next one, and report all failures
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise  # the next exporter would fail too, with an error that hides the reason
-            failures.append(Attempt(exporter=exporter, error=_one_line(error)))
+            is_written |= isinstance(error, _OptimizerError)
+            failure = Attempt(exporter=exporter, error=_one_line(error))
         else:
             if (reason := disagreement(parity)) is None:
                 return ExportRecord(
                     exporter=exporter, opset=opset, fallbacks=tuple(failures), parity=parity, doubts=doubts
                 )
-            failures.append(Attempt(exporter=exporter, error="; ".join((reason, *doubts))))
+            failure = Attempt(exporter=exporter, error="; ".join((reason, *doubts)))
+        if failure not in failures:  # without the optimizer it mostly fails in the same way
+            failures.append(failure)
         _remove(path)
     reasons = "; ".join(f"{f.exporter}: {f.error}" for f in failures)
     branches = "compute both sides of a branch and choose with torch.where, " if doubts else ""
@@ -71,6 +82,10 @@ def export(
         f"no exporter could turn the model into ONNX ({reasons})",
         fix=f"Change the model so that it exports, {branches}or export it yourself and pass FILE.onnx.",
     )
+
+
+class _OptimizerError(Exception):
+    """The exporter wrote a graph, and its optimizer failed on it."""
 
 
 def find_batch_axes(examples: Sequence[Example]) -> dict[str, int | None]:
@@ -130,14 +145,21 @@ def _write(
 
 
 def _dynamo(
-    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
+    module: torch.nn.Module,
+    image: torch.Tensor,
+    input_name: str,
+    outputs: _BatchAxes,
+    batch: Batch,
+    path: Path,
+    *,
+    optimize: bool = True,
 ) -> tuple[str, ...]:
     import torch
 
     from vitdeploy.graph.model import Graph
 
     dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
-    with _graphs_not_printed():
+    with _graphs_not_printed(), attention_in_four_axes():
         program = torch.onnx.export(
             module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name],
             output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
@@ -148,13 +170,28 @@ def _dynamo(
     # afterwards, and the weights after it.
     weights = list(program.model.graph.initializers.values())
     try:
-        program.optimize()
+        if optimize:
+            _optimize(program)
         weights += program.model.graph.initializers.values()
         Graph(program.model).save(path)
     finally:
         for value in weights:
             value.const_value = None
     return ()  # it refuses a branch on the image
+
+
+def _optimize(program: torch.onnx.ONNXProgram) -> None:
+    from vitdeploy.graph.model import Graph
+
+    try:
+        program.optimize()
+    except Exception as error:
+        raise _OptimizerError from error
+    Graph(program.model).adopt_constants()
+
+
+_dynamo_plain = partial(_dynamo, optimize=False)
+"""The dynamo exporter without its optimizer, which breaks some graphs."""
 
 
 def _legacy(
@@ -175,6 +212,14 @@ def _legacy(
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return tuple(constants)
+
+
+_WAYS: tuple[tuple[str, int, _Writer], ...] = (
+    ("dynamo", _DYNAMO_OPSET, _dynamo),
+    ("dynamo", _DYNAMO_OPSET, _dynamo_plain),
+    ("legacy", _LEGACY_OPSET, _legacy),
+)
+"""The exporters in the order in which they are tried, with the opset of each."""
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vitdeploy.graph.model import Graph, array, constant, operand
 from vitdeploy.passes import Pass, PassResult
+from vitdeploy.passes._constant_parts import fold_constant_parts
 from vitdeploy.passes._known_sizes import fold_fixed_sizes
 from vitdeploy.passes._optimizer import optimize
 from vitdeploy.passes._reshape_sizes import solve_reshapes
@@ -25,9 +26,11 @@ class FoldConstants(Pass):
         Shape ─▶ Gather ─▶ Concat ─▶ Reshape          Reshape(·, [1, 197, 192])
         table ─▶ Gather ─▶ Transpose ─▶ Add      ─▶   Add(·, bias)
         Pad by nothing ─▶ Reshape                     Reshape
+        prompt ─▶ text tower ─▶ MatMul                MatMul(·, text features)
 
     By default the optimizer folds small tensors only. Swin then computes its relative position bias at run time, and
-    TensorRT fuses 2 of its 12 attentions instead of 12.
+    TensorRT fuses 2 of its 12 attentions instead of 12. What the optimizer cannot evaluate is run once in ONNX Runtime.
+    Refused: results of more than 64 MiB.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -36,9 +39,13 @@ class FoldConstants(Pass):
         RemoveUnusedNodesPass()(graph.model)  # or values that nothing reads would be computed
         while True:  # one known shape makes others known; this ends because each round removes nodes
             optimize(graph.model, _LARGEST_RESULT_ELEMENTS)
-            if not _fill_shapes(graph) + _drop_pads(graph) + fold_fixed_sizes(graph) + solve_reshapes(graph):
+            graph.adopt_constants()
+            if _fill_shapes(graph) + _drop_pads(graph) + fold_fixed_sizes(graph) + solve_reshapes(graph):
+                continue
+            computed, too_large = fold_constant_parts(graph, 4 * _LARGEST_RESULT_ELEMENTS)
+            if not computed:
                 break
-        return PassResult(max(0, before - graph.model.graph.num_nodes()))
+        return PassResult(max(0, before - graph.model.graph.num_nodes()), too_large)
 
 
 def _fill_shapes(graph: Graph) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, dims, only_consumer, producer
+from vitdeploy.graph.model import Graph, dims, only_consumer, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores, has_fewer_key_heads, scale_of, unsupported_reason
 
@@ -59,11 +59,11 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     def ints(label: str, values: list[int]) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(values, np.int64), name=f"{name}/{label}"))
 
-    query = _find_channels_last(core.inputs[0])
+    query = _find_channels_last(tape, core.inputs[0], f"{name}/q")
     if query is None:
         tokens_first = tape.op("Transpose", [core.inputs[0]], {"perm": [0, 2, 1, 3]}, name=f"{name}/transpose_q")
         query = tape.op("Reshape", [tokens_first, ints("q_shape", [0, 0, heads * size])], name=f"{name}/merge_q")
-    keys, values = (_find_channels_last(v) for v in core.inputs[1:3])
+    keys, values = (_find_channels_last(tape, core.inputs[1 + i], f"{name}/{label}") for i, label in enumerate("kv"))
     if keys is None or values is None:  # the operator takes both in the same form
         keys, values = core.inputs[1:3]
     inputs: list[ir.Value | None] = [query, keys, values]
@@ -84,20 +84,21 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     graph.replace([core], tape, core.outputs[0], result)
 
 
-def _find_channels_last(value: ir.Value | None) -> ir.Value | None:
+def _find_channels_last(tape: ir.tape.Tape, value: ir.Value | None, name: str) -> ir.Value | None:
     """Return the (batch, tokens, heads · size) that `value` splits into (batch, heads, tokens, size), or None."""
     transpose = producer(value, "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
         return None
-    reshape = producer(transpose.inputs[0], "Reshape")
+    split = operand(transpose, 0)
+    reshape, after = producer(split, "Reshape"), dims(split)
+    if after is None or len(after) != 4 or None in after[1:]:
+        return None
+    _, tokens, heads, size = (n or 0 for n in after)
     before = dims(reshape.inputs[0]) if reshape is not None else None
-    after = dims(transpose.inputs[0])
-    if reshape is None or before is None or after is None or len(before) != 3 or len(after) != 4:
-        return None
-    _, tokens, heads, size = after
-    if None in (tokens, heads, size) or before[1:] != (tokens, (heads or 0) * (size or 0)):
-        return None
-    return reshape.inputs[0]
+    if reshape is not None and before is not None and len(before) == 3 and before[1:] == (tokens, heads * size):
+        return reshape.inputs[0]
+    shape = tape.initializer(ir.tensor(np.array([0, 0, heads * size], np.int64), name=f"{name}_shape"))
+    return tape.op("Reshape", [split, shape], name=f"{name}_merge")
 
 
 def _match_merge_of_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:

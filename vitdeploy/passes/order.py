@@ -19,6 +19,7 @@ from vitdeploy.passes.lower_block_weights import LowerBlockWeights
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_primitives import LowerPrimitives
+from vitdeploy.passes.merge_moves import MergeMoves
 from vitdeploy.passes.name_nodes import NameNodes
 from vitdeploy.passes.raise_attention import RaiseAttention
 from vitdeploy.passes.raise_gelu import RaiseGelu
@@ -48,6 +49,7 @@ def raising(batch: int | None = None, size: tuple[int, int] | None = None) -> li
         RaiseGelu(),
         RaiseLinear(),
         RaiseAttention(),
+        MergeMoves(),  # behind it: it brings q, k and v of any rank to one, with moves beside those of the model
         RemoveDead(),
     ]
 
@@ -80,6 +82,7 @@ def lowering(dialect: Dialect) -> list[Pass]:
         FoldNormScale(),  # before the linears change: it expects the factor right behind the LayerNorm
         *([] if kernel is None else [FitAttention(kernel=kernel)]),  # while an attention is still one node
         attention,
+        MergeMoves(),  # again: the operator of ONNX Runtime takes q, k and v before their heads are split
         *integer,
         RemoveDead(),
         DeclareOpset(opset=dialect.opset),

@@ -32,6 +32,10 @@ _MIN_MAP = 1.0  # percent; a reference with no more than this finds next to noth
 _FIX = "Give a detector with queries (DETR, YOLOS), or name its outputs in task.output and task.boxes."
 
 
+_QUERIES = ("batch", "queries", "classes")
+"""The axes of the scores."""
+
+
 class Detection(Task):
     """Objects, from scores (batch, queries, classes) and boxes (batch, queries, 4): centre, width, height, 0 to 1.
 
@@ -182,10 +186,27 @@ class Detection(Task):
         return probabilities, np.concatenate([centre - half, centre + half], axis=-1)
 
     def _find_queries(self, outputs: Mapping[str, Array]) -> tuple[str, str]:
-        """Return the names of the scores and of the boxes."""
-        form = "(batch, queries, classes)"
-        scores = _outputs.find_output(outputs, self.output, ("logits",), 3, form, _FIX)
-        return scores, _outputs.find_output(outputs, self.boxes, ("pred_boxes",), 3, "(batch, queries, 4)", _FIX)
+        """Return the names of the scores and of the boxes.
+
+        Without names that tell, the boxes are the only output with four numbers for each query.
+        """
+        scores = self.output or ("logits" if "logits" in outputs else None)
+        boxes = self.boxes or ("pred_boxes" if "pred_boxes" in outputs else None)
+        others = {n: v.shape[1:] for n, v in outputs.items() if v.ndim == len(_QUERIES) and n not in (scores, boxes)}
+        if boxes is None:
+            with_four = [name for name, sizes in others.items() if 4 in sizes]
+            if len(with_four) > 1:
+                raise DataError(
+                    f"several outputs may be the boxes, {' and '.join(with_four)}: the model gives "
+                    f"{_outputs.list_outputs(outputs)}",
+                    fix=_FIX,
+                )
+            boxes = next(iter(with_four), None)
+        if scores is None:
+            scores = next((name for name in others if name != boxes), None)
+        form = f"({', '.join(_QUERIES)})"
+        scores = _outputs.find_output(outputs, scores, (), len(_QUERIES), form, _FIX)
+        return scores, _outputs.find_output(outputs, boxes, (), len(_QUERIES), "(batch, queries, 4)", _FIX)
 
     def _choose_best(self, probabilities: Array, boxes: Array) -> Array:
         if self.scores == "sigmoid":

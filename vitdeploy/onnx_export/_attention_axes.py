@@ -1,0 +1,66 @@
+"""Let the dynamo exporter take attention on tensors of any rank: it asserts that q, k and v have four axes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_AXES = 4
+"""(batch, heads, tokens, size)"""
+
+
+@contextlib.contextmanager
+def attention_in_four_axes() -> Iterator[None]:
+    """Bring the operands of every scaled_dot_product_attention to four axes, and its result back."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    class InFourAxes(TorchFunctionMode):
+        """A mode, because models also call the function by a name of their own."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            options = dict(kwargs or {})
+            if function is not attention:
+                return function(*args, **options)
+            operands = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False))
+            options |= operands
+            q, k, v = (options.pop(name) for name in ("query", "key", "value"))
+            mask = options.pop("attn_mask", None)
+            more = args[len(operands) :]
+            if {q.ndim, k.ndim, v.ndim} == {_AXES}:
+                return attention(q, k, v, mask, *more, **options)
+            return _attend(attention, q, k, v, mask, *more, **options)
+
+    with InFourAxes():
+        yield
+
+
+def _attend(
+    attention: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, *more: Any,
+    **options: Any,
+) -> torch.Tensor:  # fmt: skip
+    """Call `attention` on (batch, heads, tokens, size), where the axes in front of the tokens are merged or added."""
+    import torch
+
+    shapes = (x.shape[:-2] for x in (q, k, v))
+    lead: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    q, k, v = (_merge(x, lead) for x in (q, k, v))
+    if mask is not None:  # the operator takes one for each query and key, while PyTorch broadcasts
+        mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
+        mask = _merge(mask, lead) if mask.ndim > 2 else mask
+    result: torch.Tensor = attention(q, k, v, mask, *more, **options)
+    return result.reshape(*lead, *result.shape[-2:])
+
+
+def _merge(x: torch.Tensor, lead: torch.Size) -> torch.Tensor:
+    """Return (first · … , last axis of `lead`, tokens, size); with axes of one in front if there are fewer."""
+    x = x.expand(*lead, *x.shape[-2:])
+    while x.ndim < _AXES:
+        x = x.unsqueeze(-3)
+    return x.flatten(0, x.ndim - _AXES)
