@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.graphs import HEADS, SIZE, Site, dynamo, images, legacy, parsed, tiny_vit, tokens
+from tests.graphs import HEADS, SIZE, dynamo, images, legacy, parsed, tiny_vit, tokens
 from tests.onnx_files import sized_legacy, sized_vit
 from vitdeploy import passes, plugins, precision, targets
 from vitdeploy.artifact import PassRecord
@@ -118,6 +118,18 @@ COMPILED = {
 """The targets and precisions that together need every pass."""
 
 
+class Attending(nn.Module):
+    """Self-attention by a module of PyTorch."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.attention(x, x, x)[0]
+        return y
+
+
 @pytest.fixture(scope="module")
 def fired() -> Counter[tuple[str, str]]:
     """How often each pass of each list fired, over four models and every dialect."""
@@ -134,8 +146,7 @@ def fired() -> Counter[tuple[str, str]]:
     count("raising", passes.run(order.raising(1, (32, 48)), parsed(sized_legacy(sized_vit(fused=False), 11))))
     # Heads that are merged with the batch, as torch.nn.MultiheadAttention writes them.
     heads = nn.MultiheadAttention(HEADS * SIZE, HEADS, batch_first=True).eval()
-    merged = Site(lambda q, k, v, x: heads(x, x, x)[0].unflatten(-1, (HEADS, SIZE)).transpose(1, 2))
-    count("raising", passes.run(order.raising(1), parsed(legacy(merged, tokens()))))
+    count("raising", passes.run(order.raising(1), parsed(dynamo(Attending(heads), tokens(), opset=20))))
     batches = [images()]
     calibration = Calibration(lambda: iter(batches), 1, 1, "test", "digest")
     for name, kinds in COMPILED.items():
