@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,6 +16,9 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+TAG = "<"
+"""The start of the tags of a tagged union, which pydantic puts into the place of an error: they are no keys."""
 
 FrozenT = TypeVar("FrozenT", bound=Frozen)
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -56,7 +59,7 @@ def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tu
         return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        loc = [str(part) for part in first["loc"]]
+        loc = [str(part) for part in first["loc"] if not str(part).startswith(TAG)]
         if first["type"] == "extra_forbidden":
             known = [*beside, *_keys_at(kind, loc[:-1])]
             fix = f"Known keys there: {', '.join(known)}."
@@ -97,6 +100,12 @@ def _field_name(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str:
 def _keys_at(kind: type[BaseModel], loc: list[str]) -> list[str]:
     for part in loc:
         annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        kind = next((a for a in inner if issubclass(a, BaseModel)), kind)
+        kind = next((a for a in _flatten(annotation) if isinstance(a, type) and issubclass(a, BaseModel)), kind)
     return list(kind.model_fields)
+
+
+def _flatten(annotation: object) -> Iterator[object]:
+    """Yield an annotation and everything in it."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _flatten(inner)

@@ -34,7 +34,7 @@ def _check_batch(text: str) -> None:
 def _check_size(text: str) -> None:
     from vitdeploy.recipe import composing
 
-    composing.parse_size(text)
+    composing.check_size(text)
 
 
 def _check_statistics(text: str) -> None:
@@ -157,9 +157,10 @@ BatchSizes = Annotated[
 ImageSize = Annotated[
     str | None,
     typer.Option(
-        metavar="HxW",
+        metavar="HxW|MIN:OPT:MAX",
         callback=valid_for(_check_size),
-        help="The size of the input in pixels, such as 224x224. Default: the model's own.",
+        help="The size of the input in pixels, such as 224x224; or a range for a file whose sides vary, such as "
+        "224x224:384x384:512x512. Then bench, eval and predict prepare images at OPT. Default: the model's own.",
         show_default=False,
     ),
 ]

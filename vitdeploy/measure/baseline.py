@@ -67,7 +67,7 @@ def decisive_keys(recipe: Recipe) -> dict[str, str]:
     """
     model = recipe.model
     keys: dict[str, object] = {
-        "model.image_size": model.image_size,
+        "model.image_size": model.model_dump(mode="json")["image_size"],
         **{f"model.{key}": value for key, value in model.overrides.items()},
         "task": recipe.task.kind,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vitdeploy.frozen import Frozen, parse
 from vitdeploy.recipe.composing import compose, parse_statistics, target_options, with_target_options
+from vitdeploy.recipe.image_size import SizeRange, format_size
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
@@ -42,9 +43,11 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Resize",
+    "SizeRange",
     "TargetSpec",
     "TaskSpec",
     "compose",
+    "format_size",
     "parse",
     "parse_statistics",
     "read",

@@ -10,6 +10,7 @@ from typing import Any
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse
+from vitdeploy.recipe.image_size import parse_image_size
 from vitdeploy.recipe.schema import Recipe
 
 
@@ -48,7 +49,7 @@ def compose(
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
     put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
-    put("model", image_size=parse_size(image_size) if image_size is not None else None, labels=labels)
+    put("model", image_size=image_size, labels=labels)
     whole = "preprocess" if raw.get("preprocess") else "model"  # a recipe's own preprocessing replaces the model's
     put(whole, resize=resize, mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
     if whole == "preprocess" and mean is not None:
@@ -95,16 +96,17 @@ def target_options(texts: Sequence[str]) -> dict[str, object]:
     return options
 
 
-def parse_size(text: str) -> list[int]:
-    """Parse `224` or `HxW` as [height, width].
+def check_size(text: str) -> None:
+    """Check that a text is one image size or three, as HxW. Whether they are in order is the recipe's matter.
 
     Raises:
-        RecipeError: it is neither, or a side is 0.
+        RecipeError: it is not.
     """
-    match = re.fullmatch(r"0*([1-9][0-9]*)(?:x0*([1-9][0-9]*))?", text.strip().lower())
-    if match is None:
-        raise RecipeError(f"{text!r} is not a size", fix="Give HxW, such as 224x224.")
-    return [int(match[1]), int(match[2] or match[1])]
+    try:
+        parse_image_size(text)
+    except ValueError as error:
+        message, _, fix = str(error).partition(": give ")
+        raise RecipeError(message, fix=f"Give {fix}.") from None
 
 
 def parse_statistics(text: str) -> list[float]:

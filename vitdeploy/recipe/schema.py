@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from vitdeploy.frozen import Frozen
 from vitdeploy.plugins import did_you_mean, names_in
+from vitdeploy.recipe.image_size import ImageSize, SizeRange, format_size
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 
 AUTO = "auto"
@@ -73,6 +74,7 @@ class ModelSpec(Frozen):
         num_classes: the number of outputs of the head; 0 for none. None: as the checkpoint has.
         labels: the names of the classes in the order of the outputs: a file (see `data.label_file`), or "imagenet".
             None: the model's own.
+        image_size: height and width of the images, or a range of sizes. None: the model's own.
         resize, mean, std, interpolation, crop_pct: override the model's own preprocessing: see `Preprocess`.
     """
 
@@ -81,7 +83,7 @@ class ModelSpec(Frozen):
     weights_key: str | None = None
     num_classes: Annotated[int, Field(ge=0)] | None = None
     kwargs: Mapping[str, Any] = {}
-    image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    image_size: ImageSize | None = None
     labels: str | None = None
     resize: Resize | None = None
     mean: Statistics | None = None
@@ -100,6 +102,11 @@ class ModelSpec(Frozen):
             if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
                 raise ValueError("mean and std are for pixels from 0 to 1: divide those for 0 to 255 by 255")
         return self
+
+    @property
+    def size_range(self) -> SizeRange | None:
+        """The range of image sizes; None for one size."""
+        return self.image_size if isinstance(self.image_size, SizeRange) else None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -242,12 +249,19 @@ class Recipe(Frozen):
         if self.preprocess is not None and self.model.overrides:
             key = next(iter(self.model.overrides))
             raise ValueError(f"model.{key} has no effect beside preprocess: write preprocess.{key}")
+        sizes = self.model.size_range
+        if self.preprocess is not None and sizes is not None and self.preprocess.size != sizes.opt:
+            size = format_size(self.preprocess.size)
+            raise ValueError(f"preprocess.size is {size}, and images of model.image_size {sizes} are prepared at OPT")
         return self
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """The input size that the model is loaded for, (height, width); None for its own."""
-        return self.model.image_size or (self.preprocess.size if self.preprocess else None)
+        """The size that images are prepared at, (height, width): OPT of a range; None for the model's own."""
+        size = self.model.image_size
+        if size is None:
+            return self.preprocess.size if self.preprocess else None
+        return size.opt if isinstance(size, SizeRange) else size
 
     @property
     def digest(self) -> str:
