@@ -15,6 +15,9 @@ MOVING = {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze
 """Operators whose outputs are numbers of their first input, chosen by position and not by value. Concat is one as well
 if all its inputs were traced (Swin rolls its windows with it)."""
 
+_STAND_IN = 1009
+"""The tokens that are traced where their number varies. It is prime, so no reshape by a fixed number fits it."""
+
 Arrival = tuple[ir.Node | None, int, Array]
 """A reader that does more than move numbers, the index of its input, and the channel number at each place of that
 input. The reader is None for a graph output."""
@@ -24,17 +27,27 @@ def trace_channels(output: ir.Value, axis: int) -> Iterator[Arrival]:
     """Trace the channels of `output`, which lie on `axis`, to all readers that do more than move them.
 
     Each number of `output` is replaced by the number of its channel. ONNX's reference implementation runs the moving
-    operators on these, so that q, k and v may be packed in any order. A batch that varies is taken as 1.
+    operators on these, so that q, k and v may be packed in any order. See `traced_sizes` for sizes that vary.
 
     Raises:
         ValueError: a shape is not known well enough; the message says which.
     """
-    shape = [1 if n is None and i == 0 else n for i, n in enumerate(dims(output) or ())]
-    if not shape or None in shape:
+    sizes = traced_sizes(output)
+    if sizes is None:
         raise ValueError(f"the shape of {output.name} is not known")
-    sizes = [int(n or 0) for n in shape]
     channels = np.arange(sizes[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(sizes))])
     yield from trace(output, np.broadcast_to(channels, sizes))
+
+
+def traced_sizes(value: ir.Value) -> list[int] | None:
+    """Return the sizes in which a value is traced; None if its shape is not known well enough.
+
+    A batch that varies is taken as 1, and one other size that varies, such as the tokens, as `_STAND_IN`.
+    """
+    shape = dims(value) or ()
+    if not shape or shape[1:].count(None) > 1:
+        return None
+    return [n if n is not None else _STAND_IN if axis else 1 for axis, n in enumerate(shape)]
 
 
 def trace(value: ir.Value, numbers: Array) -> Iterator[Arrival]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.dialect import CONTRIB
-from vitdeploy.graph.model import Graph, dims, only_consumer, operand, producer
+from vitdeploy.graph.model import Graph, constant, dims, only_consumer, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores, has_fewer_key_heads, scale_of, unsupported_reason
 
@@ -91,14 +91,23 @@ def _find_channels_last(tape: ir.tape.Tape, value: ir.Value | None, name: str) -
         return None
     split = operand(transpose, 0)
     reshape, after = producer(split, "Reshape"), dims(split)
-    if after is None or len(after) != 4 or None in after[1:]:
+    if after is None or len(after) != 4 or None in after[2:]:
         return None
-    _, tokens, heads, size = (n or 0 for n in after)
+    _, tokens, heads, size = after
+    channels = (heads or 0) * (size or 0)
     before = dims(reshape.inputs[0]) if reshape is not None else None
-    if reshape is not None and before is not None and len(before) == 3 and before[1:] == (tokens, heads * size):
-        return reshape.inputs[0]
-    shape = tape.initializer(ir.tensor(np.array([0, 0, heads * size], np.int64), name=f"{name}_shape"))
+    if reshape is not None and before is not None and len(before) == 3 and before[1:] == (tokens, channels):
+        if tokens is not None or _keeps_batch(reshape, before[0]):
+            return reshape.inputs[0]
+    shape = tape.initializer(ir.tensor(np.array([0, 0, channels], np.int64), name=f"{name}_shape"))
     return tape.op("Reshape", [split, shape], name=f"{name}_merge")
+
+
+def _keeps_batch(reshape: ir.Node, batch: int | None) -> bool:
+    """Return whether the batch stays as it is. With the channels it tells the tokens, where their number varies."""
+    target = constant(reshape.inputs[1])
+    first = None if target is None else int(target.numpy()[0])
+    return first is not None and first in (0, batch)
 
 
 def _match_merge_of_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:

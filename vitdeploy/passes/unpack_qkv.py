@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, dims, operand, producer
+from vitdeploy.graph.model import Graph, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores
 from vitdeploy.passes._linear import LinearMatch, match_linear_ending_at
-from vitdeploy.passes._trace_channels import MOVING, trace
+from vitdeploy.passes._trace_channels import MOVING, trace, traced_sizes
 from vitdeploy.session import Array
 
 _NAMES = ("q", "k", "v")
@@ -75,10 +75,10 @@ def _match_packed_linear(core: ir.Node) -> LinearMatch | None:
 
 def _find_parts(core: ir.Node, linear: LinearMatch) -> list[_Part] | str:
     """Return the channels of q, k and v, or why they cannot be told apart."""
-    shape = [1 if n is None and i == 0 else n for i, n in enumerate(dims(linear.output) or ())]
-    if len(shape) != 3 or None in shape:
+    sizes = traced_sizes(linear.output)
+    if sizes is None or len(sizes) != 3:
         return f"the output of {linear.product.name} is not (batch, tokens, channels) of known size"
-    batch, tokens, channels = (int(n or 0) for n in shape)
+    batch, tokens, channels = sizes
     if batch * tokens * channels > _MOST_NUMBERS:
         return f"the output of {linear.product.name} is too large to follow its channels"
     numbers = np.arange(batch * tokens * channels, dtype=np.int64).reshape(batch, tokens, channels)
