@@ -38,6 +38,8 @@ class ModelRecord(Fact):
     code: str = ""
     checkpoint: CheckpointUse | None = None
     precision: Literal["float32", "float16", "bfloat16", "quantized"] = "float32"
+    patch: tuple[int, int] | None = None
+    """Height and width of the patches of a model whose image size varies: both sides have to be multiples."""
 
     def describe_precision(self) -> str:
         """Return what was done with a precision that the file came with, in one line; empty for float32."""
@@ -77,6 +79,7 @@ class Parity(Fact):
         cosine: the smallest cosine of any output.
         finite: False if outputs are not finite, or do not match in number or shape.
         batches: the sizes of the batches that were compared.
+        image_sizes: the size of the images in each batch, as HxW; empty if all have the same.
         outputs: the worst of each output; empty in manifests from before it was kept.
         cases: each output by batch of images.
         problem: the reason why `finite` is False.
@@ -87,6 +90,7 @@ class Parity(Fact):
     cosine: float
     finite: bool
     batches: tuple[int, ...]
+    image_sizes: tuple[str, ...] = ()
     outputs: tuple[OutputParity, ...] = ()
     cases: tuple[tuple[OutputParity, ...], ...] = ()
     problem: str = ""
@@ -179,7 +183,8 @@ class Trial(Fact):
 class Tensor(Fact):
     """An input or output, for programs in any language: row-major, without padding.
 
-    `bytes` is the size for the batch that the artifact is optimised for. `meaning` says what the numbers are.
+    `bytes` is the size for the batch and the image size that the artifact is optimised for; None if it is not known.
+    `meaning` says what the numbers are.
     """
 
     name: str
@@ -200,6 +205,8 @@ class Usage(Fact):
     preprocessing: tuple[str, ...]
     batch: str
     """The batch sizes that it accepts: N, or MIN:OPT:MAX."""
+    image_size: str = ""
+    """The image sizes that it accepts, and the multiples that both sides have to be; empty for the one in `shape`."""
     try_it: str | None = None
     """A command that runs it."""
 

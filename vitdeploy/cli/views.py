@@ -187,6 +187,8 @@ def _describe_parity(export: Exported) -> list[str]:
     )
     sizes = ", ".join(map(str, sorted(set(parity.batches))))
     images = f"{sum(parity.batches)} made-up images in batches of {sizes}"
+    if parity.image_sizes:
+        images += f", of {', '.join(dict.fromkeys(parity.image_sizes))}"
     outputs = f"the worst of {len(parity.outputs)} outputs " if len(parity.outputs) > 1 else ""
     reference = "the quantized file" if export.model_precision == "quantized" else "FP32"
     lines = [f"what was compiled against {reference}: {figures}", f"{outputs}on {images}"]

@@ -24,10 +24,16 @@ _TRANSPARENT = {
 _ACTIVATIONS = {"Elu", "Erf", "Gelu", "HardSwish", "Relu", "Sigmoid", "Softplus", "Tanh"}
 _PRODUCTS = {"Clip", "MatMul", "Pow", "Where"}
 _CORES = {"Attention", "Softmax"}
+_IMAGE_RANK = 4  # NCHW
 
 
-def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
-    """Read the structure of a raised graph. `refused` gives the reason for each softmax node that was not raised.
+def recognize(graph: Graph, refused: Mapping[str, str], size: tuple[int, int] | None = None) -> Structure:
+    """Read the structure of a raised graph.
+
+    Args:
+        graph: the graph.
+        refused: the reason for each softmax node that was not raised.
+        size: height and width of the images to count tokens for, if they vary.
 
     Raises:
         GraphError: the graph has control flow. An attention inside of it would be missing from all results.
@@ -50,7 +56,9 @@ def recognize(graph: Graph, refused: Mapping[str, str]) -> Structure:
         unclassified=tuple(_unclassified(graph, refused)),
         products=tuple(list_products(graph, batch)),
     )
-    return structure if batch is not None else _count_for_one_image(structure, graph, cores, refused)
+    if batch is not None and size is None:
+        return structure
+    return _count_for_one_image(structure, graph, cores, refused, size)
 
 
 def _unclassified(graph: Graph, refused: Mapping[str, str]) -> Iterator[Unclassified]:
@@ -62,36 +70,47 @@ def _unclassified(graph: Graph, refused: Mapping[str, str]) -> Iterator[Unclassi
 
 
 def _count_for_one_image(
-    structure: Structure, graph: Graph, cores: list[ir.Node], refused: Mapping[str, str]
+    structure: Structure,
+    graph: Graph,
+    cores: list[ir.Node],
+    refused: Mapping[str, str],
+    size: tuple[int, int] | None,
 ) -> Structure:
-    """Fill in how many windows and rows one image makes, which a graph with a varying batch does not tell."""
-    with _batch_of_one(graph):
-        windows = [_site(node, block, refused, 1).windows for block, node in enumerate(cores)]
+    """Fill in how many windows, tokens and rows one image makes, which a graph whose sizes vary does not tell."""
+    with _one_image(graph, size):
+        counted = [_site(node, block, refused, 1) for block, node in enumerate(cores)]
         rows = [linear.rows for linear in _linears(graph, cores, 1)]
         products = tuple(list_products(graph, 1))
-    sites, linears = zip(structure.attention, windows, strict=True), zip(structure.linears, rows, strict=True)
+    sites, linears = zip(structure.attention, counted, strict=True), zip(structure.linears, rows, strict=True)
     return replace(
         structure,
-        attention=tuple(replace(site, windows=count) for site, count in sites),
+        attention=tuple(
+            replace(site, windows=one.windows, tokens=one.tokens, key_tokens=one.key_tokens) for site, one in sites
+        ),
         linears=tuple(replace(linear, rows=count) for linear, count in linears),
         products=products,
     )
 
 
 @contextmanager
-def _batch_of_one(graph: Graph) -> Iterator[None]:
-    """Give the graph the shapes of a batch of one, and restore the old shapes afterwards."""
+def _one_image(graph: Graph, size: tuple[int, int] | None) -> Iterator[None]:
+    """Give the graph the shapes of one image, of `size` if that varies, and restore the old shapes afterwards."""
     values = [*graph.model.graph.inputs, *(o for n in graph.model.graph.all_nodes() for o in n.outputs)]
     before = [(value, value.shape) for value in values]
     try:
         for value, shape in before:
             is_input = value.producer() is None
-            value.shape = ir.Shape([1, *shape[1:]]) if is_input and shape is not None else None
+            value.shape = ir.Shape([1, *_with_size(shape, size)]) if is_input and shape is not None else None
         graph.infer_shapes()
         yield
     finally:
         for value, shape in before:
             value.shape = shape
+
+
+def _with_size(shape: ir.Shape, size: tuple[int, int] | None) -> list[int | ir.SymbolicDim]:
+    """Return the dimensions behind the batch, with height and width of NCHW images replaced by `size`."""
+    return [*shape[1:]] if size is None or len(shape) != _IMAGE_RANK else [shape[1], *size]
 
 
 def scope(node: ir.Node) -> str:

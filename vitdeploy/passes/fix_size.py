@@ -13,12 +13,12 @@ class FixSize(Pass):
 
         image [batch, 3, height, width]   ─▶   image [batch, 3, 224, 320]
 
-    Fires once for each NCHW input of which one of the two varies. Left alone: the batch and the channels, and a side
-    that is fixed already, even to another size.
+    Fires once for each NCHW input of which one of the two varies. Left alone: the batch and the channels, a side that
+    is fixed already, even to another size, and a side that may go on varying, for which None is given.
     """
 
-    height: int
-    width: int
+    height: int | None
+    width: int | None
 
     def apply(self, graph: Graph) -> PassResult:
         """Fix both sides, and infer all other shapes again, because those in the file still name the old sides."""
@@ -27,7 +27,7 @@ class FixSize(Pass):
             if value.shape is None or len(value.shape) != 4:  # not NCHW
                 continue
             sides = [
-                side if isinstance(side, int) else given
+                side if isinstance(side, int) or given is None else given
                 for side, given in zip(value.shape[2:], (self.height, self.width), strict=True)
             ]
             if sides != list(value.shape[2:]):

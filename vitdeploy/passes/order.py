@@ -31,15 +31,15 @@ from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
 
 
-def raising(batch: int | None = None, size: tuple[int, int] | None = None) -> list[Pass]:
+def raising(batch: int | None = None, size: tuple[int | None, int | None] = (None, None)) -> list[Pass]:
     """Return the passes from any exporter's graph to the canonical form.
 
     Args:
         batch: the batch size if it is fixed.
-        size: height and width of the images, to fix those that vary.
+        size: height and width of the images, to fix those that vary; None for a side that goes on varying.
     """
     return [
-        *([] if size is None else [FixSize(height=size[0], width=size[1])]),
+        *([] if size == (None, None) else [FixSize(height=size[0], width=size[1])]),
         *([] if batch is None else [FixBatch(batch=batch)]),
         RaiseOpset(),
         NameNodes(),  # early, so that refusals below use the module names of the model

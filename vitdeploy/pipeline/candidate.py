@@ -112,6 +112,7 @@ class CandidateBuilder:
         self.target = target
         self.batch = batch
         self.form = form
+        self._sizes = prepared.facts.sizes
         self._work = work
         self._progress = progress
         self._dumps = dumps
@@ -166,8 +167,9 @@ class CandidateBuilder:
         folder, bundle = candidate.folder, self._bundle(candidate, candidate.folder)
         if find_file(self.prepared.facts.model.spec) is not None and not self.target.built_on_device:
             return compile_apart(
-                self.target, candidate.name, folder, candidate.inputs[0], candidate.outputs, self.batch, bundle.excluded
-            )
+                self.target, candidate.name, folder, candidate.inputs[0], candidate.outputs, self.batch, self._sizes,
+                bundle.excluded,
+            )  # fmt: skip
         return self.target.compile(bundle, folder, self._progress.relay)
 
     def open(self, candidate: Candidate) -> Session:
@@ -188,7 +190,7 @@ class CandidateBuilder:
     def _bundle(self, candidate: Candidate, folder: Path) -> Bundle:
         numbers, image = candidate.precision.numbers, candidate.inputs[0]
         excluded = list_excluded(candidate.quantized.placement, candidate.quantized.record)
-        return make_bundle(folder, numbers, image, candidate.outputs, self.batch, excluded)
+        return make_bundle(folder, numbers, image, candidate.outputs, self.batch, self._sizes, excluded)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
         """Return the linears that a candidate quantizes, those first that add most noise for the work they save."""

@@ -13,7 +13,7 @@ from vitdeploy import apart, precision, targets
 from vitdeploy.artifact import TensorSpec
 from vitdeploy.errors import CompileError, SourceError
 from vitdeploy.evidence import Audit
-from vitdeploy.recipe import Batch
+from vitdeploy.recipe import Batch, SizeRange
 from vitdeploy.runtime.artifact_session import make_bundle
 from vitdeploy.runtime.trial import run_limited
 from vitdeploy.targets import Compiled, Target
@@ -32,6 +32,7 @@ class _Order(BaseModel):
     image: TensorSpec
     outputs: tuple[TensorSpec, ...]
     batch: Batch
+    sizes: SizeRange | None
     excluded: Mapping[str, str]
 
 
@@ -51,6 +52,7 @@ def compile_apart(
     image: TensorSpec,
     outputs: tuple[TensorSpec, ...],
     batch: Batch,
+    sizes: SizeRange | None,
     excluded: Mapping[str, str],
 ) -> Compiled:
     """Compile and audit the graph in `folder`, and run it once, in another process. The files stay in `folder`.
@@ -64,6 +66,7 @@ def compile_apart(
         image: the input of the graph.
         outputs: the outputs of the graph.
         batch: the batch sizes.
+        sizes: the image sizes; None for one.
         excluded: products that a rule keeps in float, with the rule.
 
     Raises:
@@ -72,7 +75,7 @@ def compile_apart(
     order = _Order(
         target=target.name, options=target.model_dump(mode="json"), precision=precision_name,
         folder=folder.absolute(), image=image, outputs=outputs, batch=batch,
-        excluded=excluded,
+        sizes=sizes, excluded=excluded,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     title = type(target).title or target.name
@@ -89,7 +92,7 @@ def _work(task: bytes) -> bytes:
     order = _Order.model_validate_json(task)
     target = targets.kind_of(order.target).model_validate(order.options)
     numbers = precision.kind_of(order.precision).numbers
-    bundle = make_bundle(order.folder, numbers, order.image, order.outputs, order.batch, order.excluded)
+    bundle = make_bundle(order.folder, numbers, order.image, order.outputs, order.batch, order.sizes, order.excluded)
     compiled = target.compile(bundle, order.folder)
     if target.cannot_run() is None:
         with target.open(compiled, numbers, None) as session:

@@ -13,8 +13,9 @@ from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import LOOKS, Look, natural_image
 from vitdeploy.errors import DataError, ExportError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example, compare, explain_difference
-from vitdeploy.recipe import Batch, InputForm, Preprocess
+from vitdeploy.recipe import Batch, InputForm, Preprocess, SizeRange, format_size
 from vitdeploy.runtime.reference import open_reference
 from vitdeploy.session import Array, Session, is_finite
 from vitdeploy.sources import LoadedModel
@@ -44,8 +45,8 @@ class Examples:
         return [Example(*parts) for parts in zip(inputs, self.outputs, self.names, strict=True)]
 
 
-def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch) -> Examples:
-    """Run the FP32 reference on images of several looks; in several batch sizes if the batch is dynamic.
+def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch, sizes: SizeRange | None = None) -> Examples:
+    """Run the FP32 reference on images of several looks; in several batch and image sizes if these vary.
 
     Raises:
         ExportError: the model itself gives NaN or infinity, or other numbers when it runs again.
@@ -53,15 +54,18 @@ def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch) -> E
     pixels: list[Array] = []
     outputs: list[dict[str, Array]] = []
     names: list[str] = []
+    fewest = _FEWEST_BATCHES if sizes is None else len(sizes.corners)
     with open_reference(model, threads=None, timed=False) as reference:
-        for seed, (size, look) in enumerate(_plan(batch)):
+        for seed, (count, look, size) in enumerate(_plan(batch, sizes)):
             images = sum(map(len, pixels))
-            if len(pixels) >= _FEWEST_BATCHES and _bytes(outputs) * (1 + size / images) > _MOST_BYTES:
+            if len(pixels) >= fewest and _bytes(outputs) * (1 + count / images) > _MOST_BYTES:
                 continue
-            pixels.append(natural_image(seed, preprocess, size, look))
-            outputs.append(_run(reference, model.input_name, to_input(pixels[-1], preprocess, "normalized"), look))
-            names.append(look.name)
-        again = _run(reference, model.input_name, to_input(pixels[0], preprocess, "normalized"), LOOKS[0])
+            name = look.name if size is None else f"{look.name} of {format_size(size)}"
+            resized = preprocess if size is None else replace(preprocess, size=size)
+            pixels.append(natural_image(seed, resized, count, look))
+            outputs.append(_run(reference, model.input_name, to_input(pixels[-1], preprocess, "normalized"), name))
+            names.append(name)
+        again = _run(reference, model.input_name, to_input(pixels[0], preprocess, "normalized"), names[0])
     reason = explain_difference(compare(outputs[0], again, batch=len(pixels[0])))
     if reason is not None:
         raise ExportError(
@@ -76,8 +80,27 @@ def traced_size(batch: Batch) -> int:
     return batch.opt if batch.static else max(batch.opt, min(2, batch.max))
 
 
-def _plan(batch: Batch) -> list[tuple[int, Look]]:
-    """Return sizes and looks of the batches to compare; the first one is traced.
+_Case = tuple[int, Look, "tuple[int, int] | None"]
+"""A batch to compare: the number of images, their look, and their size; None where there is only one size."""
+
+
+def _plan(batch: Batch, sizes: SizeRange | None) -> list[_Case]:
+    """Return the batches to compare; the first one is traced.
+
+    Sizes that vary are compared at the one to optimise for, at both ends and
+    at the most oblong ones; and the largest images in the largest batch, if both vary.
+    """
+    looks = _plan_looks(batch)
+    if sizes is None:
+        return [(count, look, None) for count, look in looks]
+    corners = sizes.corners
+    longest = max(len(looks), len(corners))
+    cases: list[_Case] = [(*looks[n % len(looks)], corners[n % len(corners)]) for n in range(longest)]
+    return cases if batch.static else [*cases, (max(count for count, _ in looks), LOOKS[0], sizes.max)]
+
+
+def _plan_looks(batch: Batch) -> list[tuple[int, Look]]:
+    """Return the number of images and the look of each batch, for one image size.
 
     A dynamic batch is compared in its smallest size, a typical one, and its largest (or a large one).
     """
@@ -93,11 +116,11 @@ def _plan(batch: Batch) -> list[tuple[int, Look]]:
     return [(traced, plain), *smallest, *others]
 
 
-def _run(reference: Session, input_name: str, images: Array, look: Look) -> dict[str, Array]:
+def _run(reference: Session, input_name: str, images: Array, name: str) -> dict[str, Array]:
     outputs = reference.run({input_name: images})
     if not is_finite(outputs):
         raise ExportError(
-            f"the model itself gives NaN or infinity for {look.name}", fix="Check its weights and preprocessing."
+            f"the model itself gives NaN or infinity for {name}", fix="Check its weights and preprocessing."
         )
     return outputs
 
@@ -114,7 +137,8 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     """
     path.parent.mkdir()
     image, outputs, _ = examples.pairs(form)[0]
-    arrays: dict[str, Any] = {"input": image, **{f"output.{name}": value for name, value in outputs.items()}}
+    arrays: dict[str, Any] = {"input": image, "name": np.array(examples.names[0])}
+    arrays |= {f"output.{name}": value for name, value in outputs.items()}
     for number, pixels in enumerate(examples.pixels[1:], start=1):
         arrays |= {f"case{number}.pixels": pixels, f"case{number}.name": np.array(examples.names[number])}
         arrays |= {f"case{number}.output.{name}": value for name, value in examples.outputs[number].items()}
@@ -135,7 +159,7 @@ def load_examples(path: Path, preprocess: Preprocess, form: InputForm) -> list[E
 
 
 def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: InputForm) -> Iterator[Example]:
-    yield Example(arrays["input"], _with_prefix(arrays, "output."), LOOKS[0].name)
+    yield Example(arrays["input"], _with_prefix(arrays, "output."), str(arrays.get("name", "")))
     number = 1
     while (pixels := arrays.get(f"case{number}.pixels")) is not None:
         outputs = _with_prefix(arrays, f"case{number}.output.")

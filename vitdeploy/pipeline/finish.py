@@ -202,8 +202,9 @@ def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progr
         return target.compile(bundle, folder, progress.relay)
     recipe, precision = manifest.recipe, manifest.target.precision
     return compile_apart(
-        target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch, bundle.excluded
-    )
+        target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch, recipe.model.size_range,
+        bundle.excluded,
+    )  # fmt: skip
 
 
 def _doubts(audit: Audit) -> list[str]:

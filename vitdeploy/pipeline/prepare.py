@@ -25,7 +25,7 @@ from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.graph_cache import GraphCache, cache_key
 from vitdeploy.pipeline.pixels import check_pixels
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, TaskSpec
+from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, SizeRange, TaskSpec
 from vitdeploy.runtime.trial import try_model
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Facts:
         labels: class names, if they are known.
         task: the task that the recipe names, or else the model.
         examples: images with the reference's outputs.
+        sizes: the range of image sizes; None for one.
         pixels: the preprocessing compared with the model's own.
         assumed: the parts of the preprocessing that nothing says, in words.
         metadata: the facts that the metadata in the model's file gave, in words.
@@ -85,6 +86,7 @@ class Facts:
     labels: tuple[str, ...] | None
     task: TaskSpec
     examples: Examples
+    sizes: SizeRange | None = None
     pixels: PixelCheck | None = None
     assumed: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
@@ -137,7 +139,7 @@ def prepare(
     from vitdeploy.graph.model import load
     from vitdeploy.graph.recognize import recognize
 
-    batch, form = recipe.target.batch, recipe.target.input
+    batch, form, sizes = recipe.target.batch, recipe.target.input, recipe.model.size_range
     with progress.step(f"Load {recipe.model.spec}"):
         if load_model is None:
             try_model(recipe.model, recipe.image_size, traced_size(batch))
@@ -153,7 +155,7 @@ def prepare(
         names = (given or model.labels) if named else None
         calibration, judging = open_images(recipe.data, preprocess, names, form, batch.min)
     with progress.step("Run the FP32 reference"):
-        examples = make_examples(model, preprocess, batch)
+        examples = make_examples(model, preprocess, batch, sizes)
     labels = _choose_labels(recipe, tasks.find(task), given, model.labels, examples)
     path, record = _export(model, examples, batch, work, progress, options.cache)
     model_record = ModelRecord(
@@ -164,18 +166,23 @@ def prepare(
         code=model.code_digest,
         checkpoint=model.checkpoint,
         precision=model.precision,
+        patch=model.patch,
     )
     metadata = model.metadata
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
     gc.collect()
     graph = load(path)
-    passes, verifier = _Folding(dialect, batch, form, examples, work, options).apply(graph, progress)
-    structure = recognize(graph, {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"})
+    passes, verifier = _Folding(dialect, batch, sizes, form, examples, work, options).apply(graph, progress)
+    unraised = {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"}
+    structure = recognize(graph, unraised, None if sizes is None else preprocess.size)
     if options.calibrated:
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, form, exact=True)
-    facts = Facts(model_record, record, tuple(passes), preprocess, labels, task, examples, pixels, assumed, metadata)
+    facts = Facts(
+        model_record, record, tuple(passes), preprocess, labels, task, examples, sizes, pixels,
+        assumed, metadata,
+    )  # fmt: skip
     return Prepared(graph, structure, calibration, judging, verifier, facts)
 
 
@@ -288,6 +295,7 @@ class _Folding:
 
     dialect: Dialect
     batch: Batch
+    sizes: SizeRange | None
     form: InputForm
     examples: Examples
     work: Path
@@ -303,7 +311,8 @@ class _Folding:
         dumps.write("exported", graph)
         with progress.step("Raise attention and fold constants"):
             batch = self.batch.opt if self.batch.static else None
-            records = passes.run(order.raising(batch, self.examples.preprocess.size), graph, raising)
+            size = self.examples.preprocess.size if self.sizes is None else self.sizes.fixed_sides
+            records = passes.run(order.raising(batch, size), graph, raising)
         dumps.write("raised", graph)
         with progress.step("Fold scales and norms into the weights"):
             pixels = _pixels(self.form, self.examples.preprocess, half=self.options.half and self.dialect.half_around)

@@ -9,7 +9,8 @@ from vitdeploy import tasks
 from vitdeploy.artifact.manifest import Manifest, Tensor, TensorSpec, Usage
 from vitdeploy.data.geometry import size_before_crop
 from vitdeploy.data.preprocess import fill_bytes
-from vitdeploy.recipe import InputForm, Preprocess
+from vitdeploy.recipe import Batch, InputForm, Preprocess, SizeRange, format_size
+from vitdeploy.runtime.artifact_session import typical_shape
 from vitdeploy.targets import Target
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
@@ -28,35 +29,48 @@ _MASK = {
 def describe_usage(manifest: Manifest, target: Target) -> Usage:
     """Describe the inputs, outputs and preprocessing of the model in `manifest`."""
     form, batch = manifest.recipe.target.input, manifest.recipe.target.batch
-    preprocess = manifest.preprocess
+    preprocess, sizes = manifest.preprocess, manifest.recipe.model.size_range
     colours = preprocess.channel_order.upper() if preprocess.channels > 1 else "grey"
     image = manifest.inputs[0]
     mask = f"; one more plane is {_MASK[form]}" if preprocess.mask else ""
     meaning = f"{colours} images: {_IMAGES[form]}{mask}"
-    command = target.command_to_try(image.name, image.shape, batch)
+    shape = typical_shape(image, batch, sizes)
+    command = target.command_to_try(image.name, shape, static=batch.static and sizes is None)
     task = tasks.find(manifest.recipe.task)
     summary = (getdoc(task) or "").partition("\n")[0]
     return Usage(
         inputs=(
-            _tensor(image, "NCHW", meaning, batch.opt),
-            *(_tensor(i, "row-major", "", batch.opt) for i in manifest.inputs[1:]),
+            _tensor(image, "NCHW", meaning, shape),
+            *(_tensor(i, "row-major", "", _fill(i, batch, sizes)) for i in manifest.inputs[1:]),
         ),
         outputs=tuple(
-            _tensor(output, "row-major", task.describe_output(output.shape, manifest.labels), batch.opt)
-            for output in manifest.outputs
+            _tensor(o, "row-major", task.describe_output(o.shape, manifest.labels), _fill(o, batch, sizes))
+            for o in manifest.outputs
         ),
         answers=f"{task.name}: {summary}",
         preprocessing=tuple(_steps(preprocess, form)),
         batch=str(batch),
+        image_size="" if sizes is None else _describe_sizes(sizes, manifest.model.patch),
         try_it=command,
     )
 
 
-def _tensor(spec: TensorSpec, layout: str, meaning: str, batch: int) -> Tensor:
-    sizes = [size if isinstance(size, int) else batch for size in spec.shape]
+def _describe_sizes(sizes: SizeRange, patch: tuple[int, int] | None) -> str:
+    multiples = "" if patch is None else f", both sides multiples of the patch, {format_size(patch)}"
+    return f"{sizes} (height x width){multiples}"
+
+
+def _fill(spec: TensorSpec, batch: Batch, sizes: SizeRange | None) -> tuple[int, ...] | None:
+    """Return the shape at the batch to optimise for; None if it depends on the image size too."""
+    if sizes is not None and not all(isinstance(size, int) for size in spec.shape[1:]):
+        return None
+    return tuple(size if isinstance(size, int) else batch.opt for size in spec.shape)
+
+
+def _tensor(spec: TensorSpec, layout: str, meaning: str, shape: tuple[int, ...] | None) -> Tensor:
     dtype = "float32" if spec.dtype == "float" else spec.dtype  # as ONNX names it
     width = _BYTES.get(dtype)
-    size = None if width is None else prod(sizes) * width
+    size = None if width is None or shape is None else prod(shape) * width
     return Tensor(name=spec.name, dtype=dtype, layout=layout, shape=spec.shape, bytes=size, meaning=meaning)
 
 

@@ -18,7 +18,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.dialect import Numbers
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, Recipe, TargetSpec
+from vitdeploy.recipe import Batch, Recipe, SizeRange, TargetSpec, format_size
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled
 
@@ -29,17 +29,18 @@ def make_bundle(
     image: TensorSpec,
     outputs: Sequence[TensorSpec],
     batch: Batch,
+    sizes: SizeRange | None,
     excluded: Mapping[str, str],
 ) -> Bundle:
     """Return the input of the target's compiler for the target-ready graph in `folder`."""
-    shape = (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
     return Bundle(
         graph=folder / GRAPH,
         structure=structures.load(folder / SITES),
         numbers=numbers,
         batch=batch,
+        sizes=sizes,
         input_name=image.name,
-        input_shape=shape,
+        input_shape=typical_shape(image, batch, sizes),
         output_names=tuple(output.name for output in outputs),
         excluded=excluded,
     )
@@ -53,7 +54,15 @@ def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
     """
     numbers = precision.kind_of(manifest.target.precision).numbers
     excluded = list_excluded(manifest.placement, manifest.quantized)
-    return make_bundle(folder, numbers, manifest.inputs[0], manifest.outputs, manifest.recipe.target.batch, excluded)
+    batch, sizes = manifest.recipe.target.batch, manifest.recipe.model.size_range
+    return make_bundle(folder, numbers, manifest.inputs[0], manifest.outputs, batch, sizes, excluded)
+
+
+def typical_shape(image: TensorSpec, batch: Batch, sizes: SizeRange | None) -> tuple[int, ...]:
+    """Return the shape of an image input at the batch and the image size to optimise for."""
+    if sizes is not None:
+        return (batch.opt, *(d for d in image.shape[1:2] if isinstance(d, int)), *sizes.opt)
+    return (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
 
 
 def list_excluded(placement: Mapping[str, Placement], record: Quantization | None) -> dict[str, str]:
@@ -114,6 +123,28 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
     return session
 
 
+def check_image_size(artifact: Artifact, size: tuple[int, int]) -> None:
+    """Check that an artifact for a range of image sizes accepts images of `size` (height, width).
+
+    Raises:
+        UsageError: it does not.
+    """
+    manifest = artifact.manifest
+    sizes, patch = manifest.recipe.model.size_range, manifest.model.patch
+    if sizes is None:
+        return
+    if not sizes.includes(size):
+        raise UsageError(
+            f"{artifact.path} accepts images of {sizes}, not of {format_size(size)}",
+            fix="Resize them, or export it with a wider --image-size MIN:OPT:MAX.",
+        )
+    if patch is not None and any(side % step for side, step in zip(size, patch, strict=True)):
+        raise UsageError(
+            f"{artifact.path} cuts images into patches of {format_size(patch)}, and {format_size(size)} is no multiple",
+            fix="Resize them to multiples of the patch.",
+        )
+
+
 def set_streams(artifact: Artifact, streams: int | None) -> Artifact:
     """Return the artifact with another number of streams in its recipe; None changes nothing.
 
@@ -148,7 +179,8 @@ def make_shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:
         UsageError: their inputs have different shapes, or one does not accept this batch size.
     """
     first = artifacts[0].manifest
-    if any(a.manifest.inputs[0].shape[1:] != first.inputs[0].shape[1:] for a in artifacts):
+    shapes = {(a.manifest.preprocess.planes, a.manifest.preprocess.size) for a in artifacts}
+    if len(shapes) > 1:
         raise UsageError(
             "the inputs of the artifacts have different shapes", fix="Compare artifacts of one model and image size."
         )

@@ -21,7 +21,7 @@ from vitdeploy.escaping import replace_undecodable
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.frozen import replace
 from vitdeploy.render.picture_folder import PictureFolder
-from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.artifact_session import check_image_size, open_session
 from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
@@ -106,7 +106,11 @@ class Deployed(Closing):
         """Run NCHW images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
 
         The artifact must accept the batch size.
+
+        Raises:
+            UsageError: the artifact is for a range of image sizes, and these images are not in it.
         """
+        check_image_size(self.artifact, (images.shape[-2], images.shape[-1]))
         return self._session.run({self.artifact.manifest.inputs[0].name: images})
 
     def predict(self, images: Image | Sequence[Image], *, save: str | Path | None = None) -> list[Prediction]:

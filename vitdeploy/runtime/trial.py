@@ -30,11 +30,11 @@ class _Trial(BaseModel):
 
 
 def try_model(spec: ModelSpec, size: tuple[int, int] | None, batch: int) -> None:
-    """Load a `FILE.onnx` or `FILE.pt2` and run it once in another process. Other models are not tried.
+    """Load a `FILE.onnx` or `FILE.pt2` and run it in another process. Other models are not tried.
 
     Args:
         spec: the model.
-        size: height and width of its images; None for its own.
+        size: height and width of its images; None for its own. A range is run at each size that is verified.
         batch: the number of images to run it on.
 
     Raises:
@@ -44,7 +44,8 @@ def try_model(spec: ModelSpec, size: tuple[int, int] | None, batch: int) -> None
     if path is None or not path.is_file():  # loading says what is wrong
         return
     facts = path.stat()
-    key = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, size, batch, str(spec.kwargs), spec.weights)
+    arguments = (size, batch, str(spec.size_range), str(spec.kwargs), spec.weights)
+    key = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, *arguments)
     if key in _tried:
         return
     task = _Trial(model=spec, size=size, batch=batch).model_dump_json().encode()
@@ -88,9 +89,11 @@ def _work(task: bytes) -> bytes:
     trial = _Trial.model_validate_json(task)
     try:
         model = sources.load(trial.model, size=trial.size)
-        shape = (trial.batch, model.preprocess.channels, *model.preprocess.size)
+        sizes = trial.model.size_range
         with _open(model) as session:
-            session.run({model.input_name: np.full(shape, 0.5, np.float32)})
+            for size in (model.preprocess.size,) if sizes is None else sizes.corners:
+                shape = (trial.batch, model.preprocess.channels, *size)
+                session.run({model.input_name: np.full(shape, 0.5, np.float32)})
     finally:
         remove_process_folders()
     return b""

@@ -49,6 +49,7 @@ class LoadedModel:
         checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
         assumed: the parts of `preprocess` that the model does not say, by their key: the assumption in words.
         metadata: the facts that the metadata in the model's file gave, in words.
+        patch: height and width of the patches of a model whose image size varies; None if they are not known.
         precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
             stays as it is.
     """
@@ -68,6 +69,7 @@ class LoadedModel:
     checkpoint: CheckpointUse | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
     metadata: tuple[str, ...] = ()
+    patch: tuple[int, int] | None = None
     precision: ModelPrecision = "float32"
 
 
@@ -76,6 +78,8 @@ class Source(Frozen, ABC):
 
     runs_code: ClassVar[bool] = False
     """True if loading runs code that the argument names, and not only installed libraries."""
+    takes_size_range: ClassVar[bool] = False
+    """True if a model of it may take images of several sizes."""
 
     @abstractmethod
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
@@ -175,6 +179,11 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
     if isinstance(source, FileSource) and (spec.num_classes is not None or spec.weights_key is not None):
         raise SourceError(
             f"{spec.spec} has its weights and classes in it", fix="Leave out --num-classes, --weights-key and --ema."
+        )
+    if spec.size_range is not None and not source.takes_size_range:
+        raise SourceError(
+            f"{spec.spec} is built for one image size, so it cannot take {spec.size_range}",
+            fix="Give one size with --image-size HxW, or an ONNX file whose height and width vary.",
         )
     try:
         model = source.load(argument, spec, size)

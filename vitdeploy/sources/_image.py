@@ -11,7 +11,7 @@ import numpy as np
 
 from vitdeploy.data.pixel_check import OwnProcessor
 from vitdeploy.errors import SourceError
-from vitdeploy.recipe import Preprocess
+from vitdeploy.recipe import Preprocess, SizeRange, format_size
 from vitdeploy.session import Array
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ class TransformProcessor(OwnProcessor):
         return None if self._at is None else np.asarray(self._at(image, size), dtype=np.float32)
 
 
-def check_patch(model: str, size: tuple[int, int], patch: Any) -> None:
-    """Raise an error if an image side is not a multiple of the patch (one number, or height and width)."""
+def check_patch(model: str, size: tuple[int, int], patch: Any, sizes: SizeRange | None = None) -> None:
+    """Raise an error if an image side is not a multiple of the patch (one number, or height and width).
+
+    `sizes` is the range that the size belongs to.
+    """
     patches = tuple(patch) if isinstance(patch, (tuple, list)) else (patch, patch)
     if len(patches) != 2 or not all(isinstance(p, int) and p > 0 for p in patches):
         return  # without a known patch grid there is nothing to check
@@ -55,9 +58,10 @@ def check_patch(model: str, size: tuple[int, int], patch: Any) -> None:
         return
     below = [max(p, side // p * p) for side, p in zip(size, patches, strict=True)]
     above = [-(-side // p) * p for side, p in zip(size, patches, strict=True)]
+    possible = " or ".join(dict.fromkeys(f"{h}x{w}" for h, w in (below, above)))
     raise SourceError(
-        f"{model}: image size {size[0]}x{size[1]} is not a multiple of the patch size {patches[0]}x{patches[1]}",
-        fix=f"Use --image-size {' or '.join(dict.fromkeys(f'{h}x{w}' for h, w in (below, above)))}.",
+        f"{model}: image size {format_size(size)} is not a multiple of the patch size {patches[0]}x{patches[1]}",
+        fix=f"Use --image-size {possible}." if sizes is None else f"Use {possible} instead, in {sizes}.",
     )
 
 
@@ -85,6 +89,21 @@ def resolve_size(
             fix="Leave out --image-size.",
         )
     return height, width
+
+
+def check_range(model: object, sides: tuple[int | None, int | None], sizes: SizeRange | None) -> None:
+    """Refuse a range of image sizes for a graph with these `sides` (height and width; None is dynamic).
+
+    Raises:
+        SourceError: a side is fixed, and the range has several sizes for it.
+    """
+    if sizes is None or all(side in (None, own) for side, own in zip(sides, sizes.fixed_sides, strict=True)):
+        return
+    height, width = (side or name for side, name in zip(sides, ("H", "W"), strict=True))
+    raise SourceError(
+        f"{model} takes images of {height}x{width} only, so it cannot take {sizes}",
+        fix="Export it with dynamic height and width, or give one size with --image-size HxW.",
+    )
 
 
 def read_trained_size(path: Path, positions: int, patch: tuple[int, int]) -> tuple[int, int]:

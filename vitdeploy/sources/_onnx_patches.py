@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from vitdeploy.sources import _image
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -14,27 +11,15 @@ _POINTWISE = ("Add", "Cast", "Div", "Identity", "Mul", "Sub")
 """Operators between the image and the patch embedding that keep its size: normalisation inside of the graph."""
 
 
-def check_patches(path: Path, image: ir.Value, size: tuple[int, int]) -> None:
-    """Refuse an image whose sides are not multiples of the patch.
+def find_patch(image: ir.Value) -> tuple[int, int] | None:
+    """Return height and width of the patches, or None if the image is not cut into patches by a convolution.
 
-    A convolution with equal kernel and stride does not read what is left over at the right and at the bottom. PyTorch
-    models refuse such a size, but the check is not part of their graph.
+    Both sides of an image have to be multiples. A convolution with equal kernel and stride does not read what is left
+    over at the right and at the bottom. PyTorch models refuse such a size, but the check is not part of their graph.
 
     Args:
-        path: the file, for the message.
         image: the graph's input, NCHW.
-        size: height and width of the images.
-
-    Raises:
-        SourceError: a side is not a multiple.
     """
-    patch = _find_patch(image)
-    if patch is not None:
-        _image.check_patch(str(path), size, patch)
-
-
-def _find_patch(image: ir.Value) -> tuple[int, int] | None:
-    """Return height and width of the patches, or None if the image is not cut into patches by a convolution."""
     pending, seen = [image], {image}
     while pending:
         for node in pending.pop().consumers():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.plain_files import expand_home
-from vitdeploy.recipe import ModelSpec
+from vitdeploy.recipe import ModelSpec, SizeRange
 from vitdeploy.sources import FileSource, LoadedModel, _image, _metadata
-from vitdeploy.sources._onnx_patches import check_patches
+from vitdeploy.sources._onnx_patches import find_patch
 from vitdeploy.sources._onnx_precision import raise_precision, write_raised
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ _CHUNK_BYTES = 1 << 20
 
 class OnnxFile(FileSource):
     """An ONNX file with one image input. It contains its own weights."""
+
+    takes_size_range: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the file. What its metadata does not say about preprocessing is assumed: ImageNet's."""
@@ -39,8 +41,13 @@ class OnnxFile(FileSource):
         screen(model, path)
         image = _find_image_input(path, graph)
         facts = _metadata.read_metadata(dict(model.metadata_props))
-        height, width, channels = _read_image_shape(path, image, size, facts.size)
-        preprocess, assumed = facts.prepare((height, width), channels)
+        sides, channels = _read_image_shape(path, image)
+        patch = None if all(sides) else find_patch(image)
+        _image.check_range(path, sides, spec.size_range)
+        image_size = _image.resolve_size(path, sides, size or (None if all(sides) else facts.size))
+        for verified in (image_size,) if spec.size_range is None else spec.size_range.corners:
+            _check_size(path, verified, patch, spec.size_range)
+        preprocess, assumed = facts.prepare(image_size, channels)
         return LoadedModel(
             weights="own",
             digest=digest,
@@ -49,6 +56,7 @@ class OnnxFile(FileSource):
             labels=facts.labels,
             input_name=str(image.name),
             onnx=write_raised(model, path, digest) if was_raised else path,
+            patch=patch,
             precision=precision,
             assumed=assumed,
             metadata=facts.read,
@@ -81,13 +89,11 @@ def _find_image_input(path: Path, graph: ir.Graph) -> ir.Value:
     return inputs[0]
 
 
-def _read_image_shape(
-    path: Path, image: ir.Value, size: tuple[int, int] | None, usual: tuple[int, int] | None
-) -> tuple[int, int, int]:
-    """Return height, width and channels of the input. `usual` is the size that the file names, for a dynamic one.
+def _read_image_shape(path: Path, image: ir.Value) -> tuple[tuple[int | None, int | None], int]:
+    """Return height and width of the input, with None for a side that varies, and the number of channels.
 
     Raises:
-        GraphError: the input is empty, too large, or not NCHW with 1 or 3 channels.
+        GraphError: the input is empty, or not NCHW with 1 or 3 channels.
     """
     from vitdeploy.graph.model import dims
 
@@ -104,13 +110,15 @@ def _read_image_shape(
             f"{path}: its input {image.name}{image.shape} does not have 1 or 3 channels in second place",
             fix="Export it with an image input, NCHW.",
         )
-    varies = not (height and width)
-    height, width = _image.resolve_size(path, (height, width), size or (usual if varies else None))
-    if varies:
-        check_patches(path, image, (height, width))
-    if height * width > _MAX_PIXELS:
-        raise GraphError(f"{path}: images of {height}x{width} are too large", fix="Use 8192x8192 pixels or fewer.")
-    return height, width, int(channels)
+    return (height, width), int(channels)
+
+
+def _check_size(path: Path, size: tuple[int, int], patch: tuple[int, int] | None, sizes: SizeRange | None) -> None:
+    """Refuse a size of which a side is not a multiple of the patch, and one that is too large."""
+    if patch is not None:
+        _image.check_patch(str(path), size, patch, sizes)
+    if size[0] * size[1] > _MAX_PIXELS:
+        raise GraphError(f"{path}: images of {size[0]}x{size[1]} are too large", fix="Use 8192x8192 pixels or fewer.")
 
 
 def _digest(path: Path, graph: ir.Graph) -> str:

@@ -17,7 +17,7 @@ from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability, EvidenceLevel
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.structure import Structure
-from vitdeploy.recipe import Batch, Frozen, TargetSpec, parse
+from vitdeploy.recipe import Batch, Frozen, SizeRange, TargetSpec, parse
 from vitdeploy.session import Session
 from vitdeploy.targets._audit import audit_bundle as audit_bundle
 
@@ -32,11 +32,25 @@ class Bundle:
     batch: Batch
     input_name: str
     input_shape: tuple[int, ...]
-    """NCHW at the batch size to optimise for."""
+    """NCHW at the batch and the image size to optimise for."""
+    sizes: SizeRange | None = None
+    """The range of image sizes; None for one."""
     output_names: tuple[str, ...] = ()
     """The names of the graph's outputs, in order; empty: those that the engine gives them."""
     excluded: Mapping[str, str] = field(default_factory=dict)
     """Products with weights that stay in float, with the rule: `keep`, the accuracy budget, or a rule with a name."""
+
+    @property
+    def static(self) -> bool:
+        """True if the graph takes one shape only."""
+        return self.batch.static and self.sizes is None
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """The input's smallest shape, the one to optimise for, and the largest."""
+        batch, sizes, (_, planes, *size) = self.batch, self.sizes, self.input_shape
+        low, high = (size, size) if sizes is None else (sizes.min, sizes.max)
+        return (batch.min, planes, *low), self.input_shape, (batch.max, planes, *high)
 
 
 @dataclass(frozen=True)
@@ -234,8 +248,14 @@ class Target(Frozen, ABC):
         """Load the engine's libraries. A start-up time measured after that is the model's alone."""
         importlib.import_module(self.engine_module)
 
-    def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:  # noqa: ARG002
-        """Return a command that runs the compiled model with the backend's own tools, or None."""
+    def command_to_try(self, input_name: str, shape: tuple[int, ...], *, static: bool) -> str | None:  # noqa: ARG002
+        """Return a command that runs the compiled model with the backend's own tools, or None.
+
+        Args:
+            input_name: the name of the image input.
+            shape: the shape to run.
+            static: whether the model takes this shape only.
+        """
         return None
 
     def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  some lack units

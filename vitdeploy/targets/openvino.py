@@ -18,6 +18,7 @@ from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
 from vitdeploy.graph.structure import Structure
+from vitdeploy.recipe import SizeRange
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._audit import is_named_after, make_audit
 from vitdeploy.targets._openvino_session import (
@@ -114,8 +115,14 @@ class OpenVINO(Target):
             raise CompileError(
                 f"NPUs take static shapes only, not a batch of {bundle.batch}", fix="Give one size with --batch N."
             )
+        if "NPU" in self.device and bundle.sizes is not None:
+            raise CompileError(
+                f"NPUs take static shapes only, not images of {bundle.sizes}", fix="Give one size: --image-size HxW."
+            )
         try:
             model = ov.Core().read_model(bundle.graph)
+            if bundle.sizes is not None:
+                _bound_image_size(model, bundle.sizes)
             # By default it would store float16 weights, which save disk space but change the numbers.
             ov.save_model(model, workdir / _MODEL, compress_to_fp16=False)
         except RuntimeError as error:
@@ -192,6 +199,16 @@ class OpenVINO(Target):
     def engine(self, numbers: Numbers = FLOAT32, threads: int | None = None) -> Engine:
         """Return the configuration for OpenVINO; `threads` wins over the recipe's."""
         return Engine(self.device, threads or self.threads, self.streams, self.hint, numbers)
+
+
+def _bound_image_size(model: Any, sizes: SizeRange) -> None:
+    """Give height and width of the image their bounds, beyond which OpenVINO then refuses an image."""
+    import openvino as ov
+
+    shape = model.input(0).get_partial_shape()
+    for axis, (low, high) in enumerate(zip(sizes.min, sizes.max, strict=True), start=2):
+        shape[axis] = ov.Dimension(low, high)
+    model.reshape({0: shape})
 
 
 class _Kernel:

@@ -18,7 +18,6 @@ from vitdeploy.environment import l4t_release
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
-from vitdeploy.recipe import Batch
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target
 from vitdeploy.targets._audit import make_audit
@@ -136,10 +135,10 @@ class TensorRT(EngineOptions, Target):
         """Open the engine on this GPU. An engine for another TensorRT or GPU is refused."""
         return open_engine(_import_tensorrt(), compiled, f"{self.name}-{numbers.precision}")
 
-    def command_to_try(self, input_name: str, shape: tuple[int | str, ...], batch: Batch) -> str | None:
+    def command_to_try(self, input_name: str, shape: tuple[int, ...], *, static: bool) -> str | None:
         """Return the trtexec command that runs the engine."""
-        sizes = "x".join(str(size if isinstance(size, int) else batch.opt) for size in shape)
-        return "trtexec --loadEngine=engine.plan" + ("" if batch.static else f" --shapes={input_name}:{sizes}")
+        sizes = "x".join(map(str, shape))
+        return "trtexec --loadEngine=engine.plan" + ("" if static else f" --shapes={input_name}:{sizes}")
 
     def time_externally(
         self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float

@@ -255,5 +255,5 @@ def _check_profile(network: Any, profile: ShapeProfile) -> None:
         if -1 in shape and name not in profile:
             raise CompileError(
                 f"Input {name} has the shape {list(shape)} with a dynamic dimension and no shape profile",
-                fix="Give --batch MIN:OPT:MAX, or export with a fixed batch.",
+                fix="Give --batch MIN:OPT:MAX or --image-size MIN:OPT:MAX, or export it with fixed sizes.",
             )

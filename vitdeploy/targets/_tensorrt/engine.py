@@ -117,7 +117,4 @@ def _make_record(
 
 
 def _make_profile(bundle: Bundle) -> ShapeProfile:
-    if bundle.batch.static:
-        return {}
-    image = bundle.input_shape[1:]
-    return {bundle.input_name: ((bundle.batch.min, *image), (bundle.batch.opt, *image), (bundle.batch.max, *image))}
+    return {} if bundle.static else {bundle.input_name: bundle.shapes}

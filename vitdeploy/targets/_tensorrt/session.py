@@ -195,7 +195,7 @@ class TensorRTSession(SequentialSession):
             if not self._context.set_input_shape(name, shape):
                 raise MeasureError(
                     f"{self._plan} does not take {name} of shape {list(shape)}",
-                    fix="Use a batch size for which it was built: MIN to MAX of --batch.",
+                    fix="Use sizes for which it was built: MIN to MAX of --batch and of --image-size.",
                 )
         for name in (*self._inputs, *self._outputs.values()):
             self._buffers[name] = self._allocate(name)
