@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 
 import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.model import Graph, constant, dims, producer
+from vitdeploy.graph.one_image import one_image
 from vitdeploy.graph.products import CONVOLUTIONS, bias_add_name, list_products, product_name, weight_of
 from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
 from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure, Unclassified
@@ -24,7 +24,6 @@ _TRANSPARENT = {
 _ACTIVATIONS = {"Elu", "Erf", "Gelu", "HardSwish", "Relu", "Sigmoid", "Softplus", "Tanh"}
 _PRODUCTS = {"Clip", "MatMul", "Pow", "Where"}
 _CORES = {"Attention", "Softmax"}
-_IMAGE_RANK = 4  # NCHW
 
 
 def recognize(graph: Graph, refused: Mapping[str, str], size: tuple[int, int] | None = None) -> Structure:
@@ -77,7 +76,7 @@ def _count_for_one_image(
     size: tuple[int, int] | None,
 ) -> Structure:
     """Fill in how many windows, tokens and rows one image makes, which a graph whose sizes vary does not tell."""
-    with _one_image(graph, size):
+    with one_image(graph, size):
         counted = [_site(node, block, refused, 1) for block, node in enumerate(cores)]
         rows = [linear.rows for linear in _linears(graph, cores, 1)]
         products = tuple(list_products(graph, 1))
@@ -90,27 +89,6 @@ def _count_for_one_image(
         linears=tuple(replace(linear, rows=count) for linear, count in linears),
         products=products,
     )
-
-
-@contextmanager
-def _one_image(graph: Graph, size: tuple[int, int] | None) -> Iterator[None]:
-    """Give the graph the shapes of one image, of `size` if that varies, and restore the old shapes afterwards."""
-    values = [*graph.model.graph.inputs, *(o for n in graph.model.graph.all_nodes() for o in n.outputs)]
-    before = [(value, value.shape) for value in values]
-    try:
-        for value, shape in before:
-            is_input = value.producer() is None
-            value.shape = ir.Shape([1, *_with_size(shape, size)]) if is_input and shape is not None else None
-        graph.infer_shapes()
-        yield
-    finally:
-        for value, shape in before:
-            value.shape = shape
-
-
-def _with_size(shape: ir.Shape, size: tuple[int, int] | None) -> list[int | ir.SymbolicDim]:
-    """Return the dimensions behind the batch, with height and width of NCHW images replaced by `size`."""
-    return [*shape[1:]] if size is None or len(shape) != _IMAGE_RANK else [shape[1], *size]
 
 
 def scope(node: ir.Node) -> str:

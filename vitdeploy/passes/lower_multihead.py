@@ -96,9 +96,9 @@ def _find_channels_last(tape: ir.tape.Tape, value: ir.Value | None, name: str) -
     _, tokens, heads, size = after
     channels = (heads or 0) * (size or 0)
     before = dims(reshape.inputs[0]) if reshape is not None else None
-    if reshape is not None and before is not None and len(before) == 3 and before[1:] == (tokens, channels):
-        if tokens is not None or _keeps_batch(reshape, before[0]):
-            return reshape.inputs[0]
+    is_split = before is not None and len(before) == 3 and before[1:] == (tokens, channels)
+    if reshape is not None and before is not None and is_split and (tokens or _keeps_batch(reshape, before[0])):
+        return reshape.inputs[0]
     shape = tape.initializer(ir.tensor(np.array([0, 0, channels], np.int64), name=f"{name}_shape"))
     return tape.op("Reshape", [split, shape], name=f"{name}_merge")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.passes import Pass
 from vitdeploy.passes.declare_opset import DeclareOpset
+from vitdeploy.passes.drop_antialias import DropAntialias
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
@@ -31,12 +32,17 @@ from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
 
 
-def raising(batch: int | None = None, size: tuple[int | None, int | None] = (None, None)) -> list[Pass]:
+def raising(
+    batch: int | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    smallest: tuple[int, int] | None = None,
+) -> list[Pass]:
     """Return the passes from any exporter's graph to the canonical form.
 
     Args:
         batch: the batch size if it is fixed.
         size: height and width of the images, to fix those that vary; None for a side that goes on varying.
+        smallest: the smallest size of the images if it varies.
     """
     return [
         *([] if size == (None, None) else [FixSize(height=size[0], width=size[1])]),
@@ -50,6 +56,7 @@ def raising(batch: int | None = None, size: tuple[int | None, int | None] = (Non
         RaiseLinear(),
         RaiseAttention(),
         MergeMoves(),  # behind it: it brings q, k and v of any rank to one, with moves beside those of the model
+        *([] if smallest is None else [DropAntialias(smallest=smallest)]),
         RemoveDead(),
     ]
 

@@ -311,8 +311,11 @@ class _Folding:
         dumps.write("exported", graph)
         with progress.step("Raise attention and fold constants"):
             batch = self.batch.opt if self.batch.static else None
-            size = self.examples.preprocess.size if self.sizes is None else self.sizes.fixed_sides
-            records = passes.run(order.raising(batch, size), graph, raising)
+            size, sizes = self.examples.preprocess.size, self.sizes
+            raise_all = (
+                order.raising(batch, size) if sizes is None else order.raising(batch, sizes.fixed_sides, sizes.min)
+            )
+            records = passes.run(raise_all, graph, raising)
         dumps.write("raised", graph)
         with progress.step("Fold scales and norms into the weights"):
             pixels = _pixels(self.form, self.examples.preprocess, half=self.options.half and self.dialect.half_around)

@@ -182,8 +182,8 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         )
     if spec.size_range is not None and not source.takes_size_range:
         raise SourceError(
-            f"{spec.spec} is built for one image size, so it cannot take {spec.size_range}",
-            fix="Give one size with --image-size HxW, or an ONNX file whose height and width vary.",
+            f"{spec.spec} is exported for one image size, so it cannot take {spec.size_range}",
+            fix="Give one size with --image-size HxW, or a FILE.onnx whose height and width vary.",
         )
     try:
         model = source.load(argument, spec, size)

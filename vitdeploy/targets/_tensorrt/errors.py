@@ -39,6 +39,11 @@ def parse_error(api: Api, parser: Any, onnx_path: Path, log: BuildLog) -> Compil
     error = at_nodes[0]
     reason = " ".join(error.desc().split())
     fix = f"Lower it to operators of opset {api.newest_opset} or older that TensorRT knows, or use another target."
+    if error.node_operator() == "Resize" and "Antialiasing" in reason:
+        fix = (
+            "Let MIN of --image-size be at least the size that the model was trained at, so that no antialiasing is "
+            "needed; or give one size, or use another target."
+        )
     if error.node_operator() in _QUANTIZED:
         fix = (
             "Quantize the model in symmetric INT8, with float biases and QuantizeLinear/DequantizeLinear pairs; or "
