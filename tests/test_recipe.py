@@ -11,7 +11,7 @@ import yaml
 from vitdeploy import recipe as recipes
 from vitdeploy import sources
 from vitdeploy.errors import RecipeError
-from vitdeploy.recipe import Batch, Preprocess, Recipe, compose, parse, read
+from vitdeploy.recipe import Batch, Preprocess, Recipe, SizeRange, compose, parse, read
 
 SMALL: dict[str, Any] = {"model": "demo:digits", "target": {"kind": "openvino"}}
 
@@ -173,6 +173,62 @@ def test_image_sizes(text: str, size: tuple[int, int]) -> None:
 def test_image_sizes_that_are_none(text: str) -> None:
     with pytest.raises(RecipeError, match="size"):
         compose("timm:x", target="openvino", image_size=text)
+
+
+RANGE = SizeRange(min=(24, 32), opt=(32, 48), max=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("24x32:32x48:64x64", RANGE),
+        ({"min": [24, 32], "opt": [32, 48], "max": [64, 64]}, RANGE),
+        ("24:32:48", SizeRange(min=(24, 24), opt=(32, 32), max=(48, 48))),
+        ("24x32:24x32:24x32", (24, 32)),
+        ("24x32", (24, 32)),
+        ([24, 32], (24, 32)),
+    ],
+)
+def test_a_range_of_image_sizes_is_written_like_one_of_batches(written: Any, size: Any) -> None:
+    recipe = parse(Recipe, {**SMALL, "model": {"spec": "m.onnx", "image_size": written}}, where="test")
+    assert recipe.model.image_size == size
+    assert recipe.model.size_range == (size if isinstance(size, SizeRange) else None)
+    assert recipe.image_size == (size.opt if isinstance(size, SizeRange) else size)
+    assert parse(Recipe, recipe.model_dump(mode="json"), where="test") == recipe
+    assert compose(base=recipe, precision="fp32").model.image_size == size
+    if isinstance(written, str):
+        assert compose("m.onnx", target="openvino", image_size=written).model.image_size == size
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("24x24:32x32", "'24x24:32x32' is not a size"),
+        ("32x32:24x48:64x64", "32x32:24x48:64x64 is not ordered: MIN <= OPT <= MAX, in height and in width"),
+        ({"min": [24, 24], "opt": [32, 32]}, "'model.image_size.max' is missing"),
+        ({"min": [1, 1], "opt": [2, 2], "max": [3, 3], "mid": 1}, "unknown key 'model.image_size.mid'"),
+        ([24], "'model.image_size.1' is missing"),
+        (24, "model.image_size should be a valid tuple, not 24"),
+    ],
+)
+def test_ranges_of_image_sizes_that_are_none(written: Any, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse(Recipe, {**SMALL, "model": {"spec": "m.onnx", "image_size": written}}, where="test")
+    assert message in str(error.value)
+
+
+def test_a_range_is_prepared_at_the_size_to_optimise_for() -> None:
+    raw = {**SMALL, "model": {"spec": "m.onnx", "image_size": "24:32:48"}}
+    assert parse(Recipe, {**raw, "preprocess": {"size": [32, 32]}}, where="test").image_size == (32, 32)
+    with pytest.raises(RecipeError, match=r"preprocess.size is 48x48, .* are prepared at OPT"):
+        parse(Recipe, {**raw, "preprocess": {"size": [48, 48]}}, where="test")
+
+
+def test_what_is_verified_of_a_range() -> None:
+    assert RANGE.corners == ((32, 48), (24, 32), (64, 64), (24, 64), (64, 32))
+    tall = SizeRange(min=(24, 32), opt=(24, 32), max=(64, 32))
+    assert (tall.corners, tall.fixed_sides) == (((24, 32), (64, 32)), (None, 32))
+    assert [RANGE.includes(size) for size in ((24, 32), (64, 64), (16, 48), (32, 72))] == [True, True, False, False]
 
 
 def test_recipes_do_not_change() -> None:

@@ -75,7 +75,7 @@ def export(
         num_classes: the number of classes of the head, 0 for none; as the checkpoint has when it is None.
         calibration: DATA for int8: a folder of images, an .npz, or "demo:digits".
         batch: a number, or "MIN:OPT:MAX".
-        image_size: "HxW".
+        image_size: "HxW", or "MIN:OPT:MAX" of these.
         labels: a file with the names of the classes, or "imagenet"; the model's own when it is None.
         mean: one number for each channel, for pixels from 0 to 1; the model's own when it is None.
         std: the same for the standard deviation.

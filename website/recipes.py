@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from vitdeploy import targets, tasks
 from vitdeploy.plugins import names, names_in
-from vitdeploy.recipe import Batch, Recipe
+from vitdeploy.recipe import Batch, Recipe, SizeRange
 from website.tables import as_code, make_table
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -126,6 +126,8 @@ def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[str, s
         return f"list of {'' if ... in arguments else f'{len(arguments)} '}{_PLURALS.get(item, item)}", allowed
     if annotation is Batch:
         return "a number or a text", "`N`, `MIN:OPT:MAX`"
+    if annotation is SizeRange:
+        return "a text", "`HxW`, `MIN:OPT:MAX`"
     words = {str: "text", bool: "true or false", int: "whole number", float: "number"}
     return words.get(annotation, "mapping" if origin else getattr(annotation, "__name__", str(annotation))), bounds
 

@@ -372,7 +372,9 @@ def test_wrong_usage_is_2(line: str) -> None:
 def test_wrong_sizes_say_what_is_wrong() -> None:
     line = ("export", "demo:digits", "--target", "openvino")
     assert "Give N or MIN:OPT:MAX" in " ".join(run(*line, "--batch", "0").err.replace("│", "").split())
-    assert "Give HxW, such as 224x224" in " ".join(run(*line, "--image-size", "big").err.replace("│", "").split())
+    assert "Give HxW or MIN:OPT:MAX, such as 224x224" in " ".join(
+        run(*line, "--image-size", "big").err.replace("│", "").split()
+    )
 
 
 def test_a_misspelt_choice_names_the_nearest() -> None:

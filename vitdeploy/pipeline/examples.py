@@ -159,7 +159,7 @@ def load_examples(path: Path, preprocess: Preprocess, form: InputForm) -> list[E
 
 
 def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: InputForm) -> Iterator[Example]:
-    yield Example(arrays["input"], _with_prefix(arrays, "output."), str(arrays.get("name", "")))
+    yield Example(arrays["input"], _with_prefix(arrays, "output."), str(arrays.get("name", LOOKS[0].name)))
     number = 1
     while (pixels := arrays.get(f"case{number}.pixels")) is not None:
         outputs = _with_prefix(arrays, f"case{number}.output.")
