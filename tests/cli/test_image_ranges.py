@@ -69,6 +69,11 @@ def test_what_was_compiled_takes_every_size_of_the_range_and_no_other(kind: str,
                zip(VERIFIED, summary["parity"]["cases"], strict=True))  # fmt: skip
     assert not any(isinstance(side, int) for side in input_shape(Path("out/graph.onnx"))[2:])
     assert (audit()["attention"]["sites"], audit()["attention"]["fused"]) == (SITES, SITES)
+    if target == "openvino":
+        import openvino as ov
+
+        bounds = str(ov.Core().read_model("out/model.xml").input(0).get_partial_shape())
+        assert bounds == "[1,3,24..64,24..64]", "the engine itself refuses other sizes"
     manifest = artifacts.load(Path("out")).manifest
     assert (str(manifest.recipe.model.size_range), manifest.model.patch) == (RANGE, (8, 8))
     assert manifest.preprocess.size == (32, 48)

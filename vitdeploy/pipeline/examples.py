@@ -87,8 +87,8 @@ _Case = tuple[int, Look, "tuple[int, int] | None"]
 def _plan(batch: Batch, sizes: SizeRange | None) -> list[_Case]:
     """Return the batches to compare; the first one is traced.
 
-    Sizes that vary are compared at the one to optimise for, at both ends and
-    at the most oblong ones; and the largest images in the largest batch, if both vary.
+    Sizes that vary are compared at the one to optimise for, at both ends and at the most oblong ones; and the largest
+    images in the largest batch, if both vary.
     """
     looks = _plan_looks(batch)
     if sizes is None:

@@ -180,8 +180,7 @@ def prepare(
             graph.save(work / "float32.onnx")
             check_graph(work / "float32.onnx", examples, form, exact=True)
     facts = Facts(
-        model_record, record, tuple(passes), preprocess, labels, task, examples, sizes, pixels,
-        assumed, metadata,
+        model_record, record, tuple(passes), preprocess, labels, task, examples, sizes, pixels, assumed, metadata,
     )  # fmt: skip
     return Prepared(graph, structure, calibration, judging, verifier, facts)
 

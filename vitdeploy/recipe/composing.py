@@ -10,7 +10,7 @@ from typing import Any
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse
-from vitdeploy.recipe.image_size import parse_image_size
+from vitdeploy.recipe.image_size import SIZE_FORMS, parse_image_size
 from vitdeploy.recipe.schema import Recipe
 
 
@@ -104,9 +104,8 @@ def check_size(text: str) -> None:
     """
     try:
         parse_image_size(text)
-    except ValueError as error:
-        message, _, fix = str(error).partition(": give ")
-        raise RecipeError(message, fix=f"Give {fix}.") from None
+    except ValueError:
+        raise RecipeError(f"{text!r} is not a size", fix=f"Give {SIZE_FORMS}.") from None
 
 
 def parse_statistics(text: str) -> list[float]:

@@ -13,6 +13,9 @@ Side = Annotated[int, Field(ge=1)]
 Size = tuple[Side, Side]
 """Height and width in pixels."""
 
+SIZE_FORMS = "HxW or MIN:OPT:MAX, such as 224x224 or 224x224:384x384:512x512"
+"""The forms of `--image-size`, in words."""
+
 _SIZE = re.compile(r"0*([1-9][0-9]*)(?:x0*([1-9][0-9]*))?")
 
 
@@ -69,7 +72,7 @@ def parse_image_size(text: str) -> Any:
     """
     sizes = [_parse_size(part) for part in text.strip().lower().split(":")]
     if None in sizes or len(sizes) not in (1, 3):
-        raise ValueError(f"{text!r} is not a size: give HxW or MIN:OPT:MAX, such as 224x224 or 224x224:384x384:512x512")
+        raise ValueError(f"{text!r} is not a size: give {SIZE_FORMS}")
     return sizes[0] if len(sizes) == 1 else dict(zip(("min", "opt", "max"), sizes, strict=True))
 
 
