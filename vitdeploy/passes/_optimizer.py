@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -16,7 +17,13 @@ _MOST_PARTNERS = 64
 def optimize(model: ir.Model, largest_elements: int) -> None:
     """Fold constants of at most `largest_elements`, and apply the optimizer's own rewrites."""
     _hasten_rules()
-    optimizer.optimize_ir(model, input_size_limit=largest_elements, output_size_limit=largest_elements)
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of each operator that it does not fold, which `FoldConstants` does then
+    try:
+        optimizer.optimize_ir(model, input_size_limit=largest_elements, output_size_limit=largest_elements)
+    finally:
+        logger.setLevel(level)
 
 
 @cache

@@ -77,7 +77,12 @@ def _lower(graph: Graph, core: ir.Node) -> None:
         "MultiHeadAttention", inputs, {"num_heads": heads, "scale": scale_of(core)}, domain=CONTRIB, name=name
     )
     if (merge := _match_merge_of_heads(core, heads * size)) is not None:
-        graph.replace([core, *merge], tape, merge[-1].outputs[0], merged)
+        result, shape = merged, dims(merge[-1].outputs[0]) or ()
+        batch, _, queries, _ = dims(core.outputs[0]) or (None,) * 4
+        if shape[:2] != (batch, queries):  # windows go back to images in the same step
+            sizes = ints("images", [-1 if n is None else n for n in shape])
+            result = tape.op("Reshape", [merged, sizes], name=f"{name}/merge_windows")
+        graph.replace([core, *merge], tape, merge[-1].outputs[0], result)
         return
     split = tape.op("Reshape", [merged, ints("split", [0, 0, heads, size])], name=f"{name}/split")
     result = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]}, name=f"{name}/heads_first")
@@ -111,12 +116,13 @@ def _keeps_batch(reshape: ir.Node, batch: int | None) -> bool:
 
 
 def _match_merge_of_heads(core: ir.Node, channels: int) -> tuple[ir.Node, ir.Node] | None:
-    """Match Transpose and Reshape to (batch, tokens, channels) behind the core, if nothing else reads its output."""
+    """Match Transpose and Reshape to (…, channels) behind the core, if nothing else reads its output."""
     transpose = only_consumer(core.outputs[0], "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != (0, 2, 1, 3):
         return None
     reshape = only_consumer(transpose.outputs[0], "Reshape")
-    shape = dims(reshape.outputs[0]) if reshape is not None else None
-    if reshape is None or shape is None or len(shape) != 3 or shape[2] != channels:
+    shape, before = dims(reshape.outputs[0]) if reshape is not None else None, dims(transpose.outputs[0])
+    if reshape is None or shape is None or before is None or shape[-1] != channels:
         return None
-    return transpose, reshape
+    is_plain = len(shape) == 3 and shape[:2] == before[:2]
+    return (transpose, reshape) if is_plain or shape.count(None) < 2 else None

@@ -17,7 +17,7 @@ from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
-from vitdeploy.graph.structure import Structure
+from vitdeploy.graph.structure import AttentionSite, Structure
 from vitdeploy.recipe import SizeRange
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._audit import is_named_after, make_audit
@@ -222,6 +222,7 @@ class _Kernel:
             input to int8 first, whatever its name says: then it is an INT8 product and unpacks nothing.
         weight_names: names of the layers that carry its weight.
         title: the name of the kernel for people.
+        matrices: the last two sizes of each input; None for one that varies.
     """
 
     def __init__(self, op: Any, *, rounds: bool) -> None:
@@ -235,6 +236,13 @@ class _Kernel:
             self.precision, self.stored = "int8", None
         self.weight_names = set(_weight_names(op)) if self.layer in _LINEAR_LAYERS else set()
         self.title = f"{self.layer} {info.get('primitiveType', '')}".strip()
+        shapes = (op.get_input_partial_shape(index) for index in range(op.get_input_size()))
+        self.matrices = [_last_two(shape) for shape in shapes]
+
+
+def _last_two(shape: Any) -> tuple[int | None, ...]:
+    sizes = list(shape) if shape.rank.is_static else []
+    return tuple(d.get_length() if d.is_static else None for d in sizes[-2:])
 
 
 def _weight_names(op: Any, depth: int = 4) -> Iterator[str]:
@@ -269,13 +277,31 @@ def _match_attention(
         if whole is not None:
             fused[site.name] = whole.title
             continue
-        parts = sorted({k.title for k in kernels if core & k.names})
+        parts = [k for k in kernels if core & k.names]
         if parts:
-            reasons[site.name] = (
-                f"runs as {' + '.join(parts)} with {threads} threads: OpenVINO fuses only when heads or tokens split "
-                "evenly over the threads"
-            )
+            titles = " + ".join(sorted({k.title for k in parts}))
+            reasons[site.name] = f"runs as {titles} with {threads} threads: {_explain_unfused(site, parts, threads)}"
     return fused, reasons
+
+
+def _explain_unfused(site: AttentionSite, parts: list[_Kernel], threads: int) -> str:
+    """Return the rule of OpenVINO's that keeps the kernels of a site apart.
+
+    Its optimizer takes a transpose of q or v into the product, whose operand then ends with (size, tokens). Its fused
+    kernel takes no such operand.
+    """
+    products = {
+        suffix: k.matrices for suffix in ("qk", "pv") for k in parts if any(n.endswith(suffix) for n in k.names)
+    }
+    operands = (
+        (products.get("qk", [()])[0], (site.tokens, site.head_size)),
+        (products.get("pv", [(), ()])[1], (site.key_tokens, site.value_size)),
+    )
+    if any(taken != plain and taken == plain[::-1] for taken, plain in operands):
+        return "OpenVINO does not fuse attention whose q or v is channels first, (size, tokens)"
+    if site.heads and site.windows and site.heads * site.windows < threads:
+        return "OpenVINO fuses only when heads or tokens split evenly over the threads"
+    return "OpenVINO does not say why"
 
 
 def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
