@@ -27,8 +27,8 @@ GRAPH_MODULES = {
     f"vitdeploy.{name}"
     for name in (
         "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
-        "graph.extra_outputs", "graph.model", "graph.one_image", "graph.probabilities", "graph.products", "graph.recognize",
-        "graph.screening", "graph.softmaxes", "graph.widening", "precision.int4_weights", "precision.int8_dynamic",
+        "graph.extra_outputs", "graph.model", "graph.one_image", "graph.probabilities", "graph.products",
+        "graph.recognize", "graph.screening", "graph.softmaxes", "graph.widening", "precision.int4_weights", "precision.int8_dynamic",
         "precision.int8_weights", "sources._pixel_mask",
     )
 }  # fmt: skip
