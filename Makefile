@@ -10,6 +10,9 @@ PARALLEL := -n 3
 # Costs a tenth of the time that tests take. coverage.py costs half before Python 3.12.
 COVERED := $(BIN)/python -m slipcover --source vitdeploy --json --out .coverage.json
 
+# Where it is set, as in many container images, every process of a test compiles vitdeploy again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup jetson-wheels demo docs test test-long chaos fuzz zoo lint format clean
 

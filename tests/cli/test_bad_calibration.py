@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def test_black_images_are_called_into_question_and_the_artifact_is_right(target:
     assert agreement() > 0.5, "less exact, but no wreck"
 
 
-def test_nan_in_an_activation_is_named_by_layer() -> None:
+def test_nan_in_an_activation_is_named_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python itself would leave a __pycache__
     Path("standardized.py").write_text(STANDARDIZED)
     good = np.random.default_rng(0).integers(0, 255, (3, 32, 32), dtype=np.uint8)
     np.savez("mixed.npz", images=np.concatenate([good, np.zeros((1, 32, 32), np.uint8)]))
