@@ -60,6 +60,26 @@ def _one_registry() -> None:
         registration.ONNXRegistry.from_torchlib = staticmethod(cache(registration.ONNXRegistry.from_torchlib))
 
 
+SHORT = {
+    "vitdeploy.commands.bench.host_peak": {"_SECONDS": 0.0, "_MIN_RUNS": 2},
+    "vitdeploy.measure.latency": {"_MIN_WARM_UP_S": 0.05},
+    "vitdeploy.measure.stopwatch": {"MIN_TURN_S": 0.005, "RUN_IN_S": 0.0},
+    "vitdeploy.pipeline.choose": {"_GLANCE_SECONDS": 0.1, "_SECONDS": 0.1, "_LONGER_SECONDS": 0.1},
+}
+
+
+@pytest.fixture(autouse=True)
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time models for a moment: what the figures are worth is tested in tests/measure, with the usual times.
+
+    Programs that tests start measure as long as ever.
+    """
+    for name, constants in SHORT.items():
+        if name in sys.modules:
+            for constant, value in constants.items():
+                monkeypatch.setattr(sys.modules[name], constant, value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Exported graphs of the user are not those of the tests. All workers of one run share theirs."""
