@@ -8,15 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from vitdeploy import recipe as recipes
-from vitdeploy.commands.export import export
-from vitdeploy.progress import Silent
+from vitdeploy.artifact import Artifact
 
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
@@ -26,10 +25,8 @@ COMMENT = ROOT / ".ci" / "comment"
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("action") / "artifact"
-    export(recipes.compose("demo:digits", target="onnxruntime"), out, Silent())
-    return out
+def artifact(demo: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(demo(target="onnxruntime").path, tmp_path_factory.mktemp("action") / "artifact"))
 
 
 def act(folder: Path, **inputs: str) -> tuple[int, str, str]:

@@ -64,7 +64,7 @@ def test_demo_passes_its_gate_and_does_nothing_twice(counts: Counts, tmp_path: P
 def test_every_attention_of_deit_fuses_and_keeps_its_numbers(target: str, tmp_path: Path) -> None:
     if target == "tensorrt-rtx":
         pytest.importorskip("tensorrt_rtx")
-    result = export(recipes.compose(DEIT, target=target, weights="random"), tmp_path / "deit", Silent())
+    result = export(recipes.compose(DEIT, target=target, weights="random"), tmp_path / "deit", Silent(), cache=GraphCache())
     summary = result.summary
     assert summary.weights == "random"
     if target == "tensorrt-rtx":
@@ -101,7 +101,7 @@ def test_int8_of_a_real_classifier_keeps_its_accuracy(target: str, tmp_path: Pat
         weights=str(FASHION / "vit.safetensors"),
         calibration=str(data / "calibration.npz"),
     )
-    artifact = export(recipe, tmp_path / "fashion", Silent()).artifact
+    artifact = export(recipe, tmp_path / "fashion", Silent(), cache=GraphCache()).artifact
     evaluation = evaluate(artifact, str(data / "test.npz"), Silent(), limit=1000)
     assert evaluation.metrics["top1"].reference > 85
     verdict = gate(artifact, {"max_drop_pp": 2.0, "min_fused_pct": 100}, Silent())
@@ -133,7 +133,7 @@ def test_predictions_are_the_digits_in_the_images(tmp_path: Path) -> None:
 def test_without_tensorrt_the_bundle_says_what_to_do(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed here")
-    result = export(recipes.compose("demo:digits", target="tensorrt"), tmp_path / "bundle", Silent())
+    result = export(recipes.compose("demo:digits", target="tensorrt"), tmp_path / "bundle", Silent(), cache=GraphCache())
     bundle = result.artifact
     assert result.summary.stage == "bundle"
     assert any("vitdeploy compile" in note for note in result.summary.notes)

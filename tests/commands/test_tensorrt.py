@@ -28,6 +28,7 @@ from vitdeploy.errors import QuantizeError, RecipeError, TargetUnavailable
 from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.finish import ExportResult
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import TaskSpec
@@ -46,7 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     @cache
     def bundle(precision: str) -> ExportResult:
         recipe = recipes.compose("demo:digits", target="tensorrt", precision=precision, batch="1:2:4")
-        return export(recipe, tmp_path_factory.mktemp("bundle") / precision, QUIET)
+        return export(recipe, tmp_path_factory.mktemp("bundle") / precision, QUIET, cache=GraphCache())
 
     return bundle
 
@@ -71,7 +72,7 @@ def test_a_failed_rehearsal_is_told_and_leaves_a_bundle(tmp_path: Path, monkeypa
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setattr(tensorrt, "_REHEARSED_FOR", {"fp16": "sm13"})
     recipe = recipes.compose("demo:digits", target="tensorrt")
-    result = export(recipe, tmp_path / "out", QUIET)
+    result = export(recipe, tmp_path / "out", QUIET, cache=GraphCache())
     bundle, summary = result.artifact, result.summary
     assert summary.stage == "bundle"
     assert any("the rehearsal failed" in note and "sm13" in note for note in summary.notes)

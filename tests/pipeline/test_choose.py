@@ -16,6 +16,7 @@ from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.finish import Exported
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Silent
 
@@ -37,7 +38,8 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def exported(out: Path) -> Export:
     def run(model: str = "demo:digits", target: str = "onnxruntime", **flags: object) -> Exported:
-        return export(recipes.compose(model, target=target, **flags), out, Silent()).summary  # type: ignore[arg-type]
+        recipe = recipes.compose(model, target=target, **flags)  # type: ignore[arg-type]
+        return export(recipe, out, Silent(), cache=GraphCache()).summary
 
     return run
 
