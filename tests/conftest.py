@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -99,6 +100,20 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built once a run."""
+    folder = shared_folder(tmp_path_factory) / "wheel"
+    root = Path(__file__).parents[1]
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            building = folder.with_name("wheel-in-work")
+            pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", building, root]
+            subprocess.run(pip, check=True)
+            building.rename(folder)
+    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,8 @@ def test_demo_passes_its_gate_and_does_nothing_twice(counts: Counts, tmp_path: P
 def test_every_attention_of_deit_fuses_and_keeps_its_numbers(target: str, tmp_path: Path) -> None:
     if target == "tensorrt-rtx":
         pytest.importorskip("tensorrt_rtx")
-    result = export(recipes.compose(DEIT, target=target, weights="random"), tmp_path / "deit", Silent(), cache=GraphCache())
+    recipe = recipes.compose(DEIT, target=target, weights="random")
+    result = export(recipe, tmp_path / "deit", Silent(), cache=GraphCache())
     summary = result.summary
     assert summary.weights == "random"
     if target == "tensorrt-rtx":
@@ -133,7 +134,8 @@ def test_predictions_are_the_digits_in_the_images(tmp_path: Path) -> None:
 def test_without_tensorrt_the_bundle_says_what_to_do(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed here")
-    result = export(recipes.compose("demo:digits", target="tensorrt"), tmp_path / "bundle", Silent(), cache=GraphCache())
+    recipe = recipes.compose("demo:digits", target="tensorrt")
+    result = export(recipe, tmp_path / "bundle", Silent(), cache=GraphCache())
     bundle = result.artifact
     assert result.summary.stage == "bundle"
     assert any("vitdeploy compile" in note for note in result.summary.notes)

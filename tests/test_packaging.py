@@ -21,13 +21,6 @@ from vitdeploy.artifact import Artifact
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
-    return next(folder.glob("*.whl"))
-
-
 def test_the_wheel_holds_recipes_and_assets(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = {f"vitdeploy/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}

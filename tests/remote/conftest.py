@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.metadata import distribution
 from pathlib import Path
+from venv import create as create_venv
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.cli.conftest import Ended, exported, run
 from tests.remote.cutter import Wire
@@ -55,25 +59,39 @@ class Far:
 
 
 @pytest.fixture(scope="session")
-def far_venv(request: pytest.FixtureRequest) -> Path:
-    """The light base with two runtimes, in the versions of constraints.txt. Packages are kept between runs."""
-    pinned = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes())
-    folder = request.config.cache.mkdir(f"far-side-{sys.version_info.minor}-{pinned.hexdigest()[:12]}")
-    venv = Path(folder) / "venv"
+def far_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The light base with two runtimes: the wheel, and links to the packages of this environment that it requires."""
+    venv = tmp_path_factory.mktemp("far-side") / "venv"
+    create_venv(venv, with_pip=False)
     python = venv / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
-    if not (venv / "whole").exists():
-        shutil.rmtree(venv, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([*pip, f"{ROOT}[openvino,onnxruntime]"], check=True, capture_output=True)
-        (venv / "whole").touch()
-    subprocess.run([*pip, "--no-deps", "--force-reinstall", ROOT], check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*pip, wheel], check=True, capture_output=True)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(venv)}))
+    link_requirements(site, "vitdeploy", ("openvino", "onnxruntime"))
     heavy = subprocess.run(
         [python, "-c", f"import importlib.util as u; print(*[n for n in {HEAVY} if u.find_spec(n)])"],
         cwd="/", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert not heavy.stdout.strip(), "the far side is light"
     return venv
+
+
+def link_requirements(site: Path, package: str, extras: tuple[str, ...]) -> None:
+    """Link what a package in this site-packages folder requires, and what that requires, from this environment."""
+    pending, seen = [(package, extra) for extra in ("", *extras)], set()
+    while pending:
+        name, extra = pending.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        [found] = metadata.distributions(name=name, path=[str(site)]) if name == package else [distribution(name)]
+        if name != package and not extra:
+            for top in {file.parts[0] for file in found.files or () if ".." not in file.parts}:
+                if not (site / top).exists():
+                    (site / top).symlink_to(found.locate_file(top))
+        for requirement in map(Requirement, found.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                pending += [(requirement.name, needed) for needed in ("", *requirement.extras)]
 
 
 @pytest.fixture(scope="session")
