@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from vitdeploy.data.geometry import place
 from vitdeploy.data.pixel_check import OwnProcessor, compare_pixels
 from vitdeploy.data.preprocess import apply
+from vitdeploy.frozen import replace
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
@@ -86,6 +88,12 @@ def test_what_cannot_be_expressed_is_named(name: str, size: tuple[int, int] | No
     assert check.equal is False
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(check.why)
+
+
+def test_large_differences_are_plain_numbers() -> None:
+    own, preprocess = _read("ViTImageProcessorPil")
+    check = compare_pixels(own, replace(preprocess, mean=(0.0, 0.0, 0.0), std=(0.3, 0.3, 0.3)))
+    assert re.search(r"values differ by \d+/255 in the mean, 100 % of them by more than 1/255", check.why)
 
 
 @pytest.mark.parametrize(

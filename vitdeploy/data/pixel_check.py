@@ -137,7 +137,7 @@ def _judge(own: OwnProcessor, preprocess: Preprocess, differences: list[_Differe
     if flat > MAX_FLAT:
         reasons.append(f"an image of one colour differs by {flat:.3g}/255 (mean, std or the order of channels)")
     if different:
-        reasons.append(f"values differ by {mean:.2g}/255 in the mean, {100 * beyond:.2g} % of them by more than 1/255")
+        reasons.append(f"values differ by {mean:.3g}/255 in the mean, {100 * beyond:.3g} % of them by more than 1/255")
     return PixelCheck(
         processor=own.name,
         equal=not reasons,
