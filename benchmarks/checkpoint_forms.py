@@ -253,6 +253,7 @@ def main() -> None:
         rows[form.name] = (form.name, " ".join(form.options), note, f"{score_pct:.2f} %")
         print(*rows[form.name], sep=" | ", flush=True)
         write_page(TABLE, heading, COLUMNS, [rows[f.name] for f in FORMS if f.name in rows])
+    write_page(TABLE, heading, COLUMNS, [rows[form.name] for form in FORMS])
     with TABLE.open("a") as page:
         page.write("\n## Refused\n\n")
         page.writelines(f"- {name}: {line}\n" for name, line in refused)
