@@ -185,8 +185,14 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
             f"{spec.spec} is exported for one image size, so it cannot take {spec.size_range}",
             fix="Give one size with --image-size HxW, or a FILE.onnx whose height and width vary.",
         )
+    from vitdeploy.sources import _weights
+
     try:
         model = source.load(argument, spec, size)
+    except _weights.Misfit as misfit:
+        from vitdeploy.sources._nearest import explain
+
+        raise explain(misfit, spec.spec) from None
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in _OWN_LIBRARIES:

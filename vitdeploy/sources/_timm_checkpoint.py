@@ -1,11 +1,9 @@
-"""Checkpoints of timm's models: what they were built with, and which model they fit if it is another one."""
+"""Checkpoints of timm's models: the classes, the channels and the image size that they were built for."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy import frozen
 from vitdeploy.errors import SourceError
 from vitdeploy.sources import _image, _weights
+from vitdeploy.sources._architectures import timm_classifiers
 from vitdeploy.sources._checkpoint import Fitted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _POSITIONS = "pos_embed"
-_SEARCH_SECONDS = 20.0
 
 
 def load_checkpoint(
@@ -47,7 +45,8 @@ def load_checkpoint(
     def adapt(module: nn.Module, fitted: Fitted) -> dict[str, Any]:
         expected = module.state_dict()
         changes: dict[str, Any] = {}
-        if set(fitted.state) != set(expected):
+        others = set(fitted.state) ^ set(expected)
+        if not all(each.startswith(timm_classifiers(name)) for each in others):
             return changes  # of another architecture
         channels = count_channels(module, fitted.state)
         if "in_chans" not in given and channels != count_channels(module, expected):
@@ -59,19 +58,10 @@ def load_checkpoint(
             changes["img_size"] = _image.read_trained_size(path, have.shape[1] - tokens, patches.patch_size)
         return changes
 
-    try:
-        unwanted = _classifiers(name) if given.get("num_classes") == 0 else ()
-        module, fitted = _weights.build_and_load(
-            build, path, key, adapt, read_classes="num_classes" not in given, without=unwanted
-        )
-    except _weights.Misfit as misfit:
-        only_head = all(each.startswith(_classifiers(name)) for each in misfit.names)
-        nearest = None if only_head else _find_fitting(name, misfit.state)
-        if nearest is None:
-            raise
-        raise SourceError(
-            f"{misfit.message}: its keys and shapes are those of {nearest!r}", fix=f"Give timm:{nearest}."
-        ) from None
+    unwanted = timm_classifiers(name) if given.get("num_classes") == 0 else ()
+    module, fitted = _weights.build_and_load(
+        build, path, key, adapt, read_classes="num_classes" not in given, without=unwanted
+    )
     if size is None or fitted.use.size is None:
         return module, fitted
     if not hasattr(module, "set_input_size"):
@@ -90,45 +80,3 @@ def count_channels(module: nn.Module, state: Mapping[str, Tensor]) -> int | None
     config: Any = getattr(module, "pretrained_cfg", None)
     stem = state.get(f"{(config or {}).get('first_conv')}.weight")
     return None if stem is None or stem.ndim != 4 else int(stem.shape[1])
-
-
-def _classifiers(name: str) -> tuple[str, ...]:
-    """Return how the keys of a model's classifier begin."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name.partition(".")[0])
-    names: Any = config.classifier if config is not None else None
-    return tuple(f"{each}." for each in ((names,) if isinstance(names, str) else names or ()))
-
-
-def _find_fitting(name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Return the model of timm's list with the keys and shapes of a state dict, of those with similar names first.
-
-    Its classifier and its position embedding may have other sizes. Models are built without memory, for some seconds.
-    """
-    import timm
-
-    shapes = {key: value.shape for key, value in state.items()}
-    deadline = time.monotonic() + _SEARCH_SECONDS
-    for other in sorted(timm.list_models(), key=lambda other: -difflib.SequenceMatcher(None, name, other).ratio()):
-        expected = _list_shapes(other)
-        free = (*_classifiers(other), _POSITIONS)
-        if set(expected) == set(shapes) and all(
-            shape == expected[key] or key.startswith(free) for key, shape in shapes.items()
-        ):
-            return str(other)
-        if time.monotonic() > deadline:
-            break
-    return None
-
-
-def _list_shapes(name: str) -> dict[str, Any]:
-    """Return the shapes of a model's tensors, without making them; nothing if it cannot be built so."""
-    import timm
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return {key: value.shape for key, value in timm.create_model(name).state_dict().items()}
-    except Exception:  # noqa: BLE001  constructors that compute with the values of tensors raise what they like
-        return {}

@@ -150,12 +150,19 @@ def load_fitted(module: nn.Module, fitted: Fitted) -> None:
 
 
 class Misfit(SourceError):
-    """A checkpoint does not fit the model: `names` are the tensors that do not. `state` is its state dict."""
+    """A checkpoint does not fit the model.
 
-    def __init__(self, message: str, *, fix: str, state: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
-        super().__init__(message, fix=fix)
+    Attributes:
+        state: its state dict.
+        lacks_head: only tensors are missing, no more than a classifier has.
+        other_head: only shapes differ, of no more tensors than a classifier has.
+    """
+
+    def __init__(self, message: str, *, state: Mapping[str, Tensor], lacks_head: bool, other_head: bool) -> None:
+        super().__init__(message, fix=_OWN_WEIGHTS)
         self.state = state
-        self.names = names
+        self.lacks_head = lacks_head
+        self.other_head = other_head
 
 
 def check_fit(
@@ -184,10 +191,12 @@ def check_fit(
         key, shape, expected = shapes[0]
         problems.append(f"{len(shapes)} keys of another shape, first {key!r} {list(shape)} instead of {list(expected)}")
     if problems:
-        has_no_head = len(missing) <= CLASSIFIER_TENSORS and not unexpected and not shapes
-        fix = "If it has no classifier, give --num-classes 0 for an embedding." if has_no_head else _OWN_WEIGHTS
-        names = (*missing, *unexpected, *(name for name, _, _ in shapes))
-        raise Misfit(f"{path} does not fit the model: {'; '.join(problems)}", fix=fix, state=state, names=names)
+        raise Misfit(
+            f"{path} does not fit the model: {'; '.join(problems)}",
+            state=state,
+            lacks_head=not unexpected and not shapes and len(missing) <= CLASSIFIER_TENSORS,
+            other_head=not unexpected and not missing and len(shapes) <= CLASSIFIER_TENSORS,
+        )
 
 
 def make_loaded_model(

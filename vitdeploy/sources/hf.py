@@ -181,16 +181,18 @@ def _build_random(argument: str, kind: Any, config: Any, attention: str | None) 
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers, which would overwrite vitdeploy's own. Those of downloads go too."""
+def _quiet() -> Iterator[None]:
+    """Hide progress bars and load reports of transformers: vitdeploy has its own. Bars of downloads go too."""
     from transformers import utils
 
     logging: Any = utils.logging  # it has no types
-    was_enabled = logging.is_progress_bar_enabled()
+    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_enabled:
             logging.enable_progress_bar()
 
@@ -228,7 +230,7 @@ def _from_state(module: Any, fitted: Fitted) -> tuple[Any, Any]:
     """Return a model with these weights, and what did not fit."""
     import torch
 
-    with _without_bars():
+    with _quiet():
         return type(module).from_pretrained(  # type: ignore[no-any-return]
             None,
             config=module.config,
@@ -246,7 +248,7 @@ def _load_pretrained(
 
     try:
         module: nn.Module
-        with _without_bars() if Path(_expand(argument)).is_dir() else nullcontext():
+        with _quiet() if Path(_expand(argument)).is_dir() else nullcontext():
             module, info = kind.from_pretrained(
                 _expand(argument),
                 config=config,
