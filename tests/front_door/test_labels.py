@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import scenes
 from tests.cli.conftest import Ended, run
 from tests.front_door.colours import save_images, save_model
+from tests.tasks import models
 from vitdeploy.data.class_names import imagenet_labels
 
 NAMES = ("tench", "goldfish", "Great White Shark", "tiger shark", "hammerhead", "electric ray", "stingray", "cock")
@@ -172,3 +174,12 @@ def test_imagenet_stands_for_a_thousand_labels(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["labels"] == list(imagenet_labels())
     evaluated, gate = judged(tmp_path / "out", save_images(tmp_path / "data", WNIDS), tmp_path / "evidence")
     assert (top1(evaluated) > 95, gate.code) == (True, 0)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("segformer", len(scenes.NAMES)), ("yolos", len(scenes.NAMES) - 1)])
+def test_labels_are_counted_for_masks_and_boxes_too(name: str, classes: int, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    model, labels = f"hf:{models.FIXTURES / name}", tmp_path / "names.txt"
+    ended = run("export", model, "--target", "onnxruntime", "--labels", labels, "-o", tmp_path / "out")
+    assert ended.code == 1
+    assert f"names.txt has 2 labels, and the model has {classes} classes" in ended.error

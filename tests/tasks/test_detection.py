@@ -223,3 +223,9 @@ def test_it_says_the_boxes_in_pixels_of_the_image() -> None:
     (box,) = answer.boxes
     assert (box.label, round(box.score, 2)) == ("bee", 0.9)
     assert box.box == pytest.approx((40, 30, 80, 50))
+
+
+def test_the_classes_are_counted_without_no_object() -> None:
+    shapes = {"logits": (1, 100, 92), "pred_boxes": (1, 100, 4)}
+    assert (_task().count_classes(shapes), _task(scores="sigmoid").count_classes(shapes)) == (91, 92)
+    assert _task().count_classes({"logits": (1, 100, "classes")}) is None

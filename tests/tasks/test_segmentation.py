@@ -166,3 +166,11 @@ def test_the_map_of_a_picture_is_what_the_model_saw_of_it(
     whole = _upsampled(SCORES[0], (round(view[2] - view[0]), 18)).argmax(axis=0)
     top = max(0, round(-view[0]))
     np.testing.assert_array_equal(found, whole[top : top + shape[0]])
+
+
+def test_the_classes_are_counted() -> None:
+    queries = {"class_queries_logits": (1, 100, 151), "masks_queries_logits": (1, 100, 64, 64)}
+    assert _task().count_classes({"logits": (1, 150, 64, 64)}) == 150
+    assert _task().count_classes({"hidden": (1, 8), "out": (1, 21, 64, 64)}) == 21
+    assert _task().count_classes(queries) == 150
+    assert _task(output="masks_queries_logits").count_classes({"logits": (1, 9)}) is None

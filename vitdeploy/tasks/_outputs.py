@@ -37,3 +37,13 @@ def find_output(
     if name is None or outputs[name].ndim != dims:
         raise DataError(f"no output is {form}: the model gives {list_outputs(outputs)}", fix=fix)
     return name
+
+
+def read_size(
+    shapes: Mapping[str, tuple[int | str, ...]], requested: str | None, preferred: Sequence[str], dims: int, axis: int
+) -> int | None:
+    """Return the size of an axis of the output that `find_output` chooses; None if it varies, or there is none."""
+    fitting = [name for name, shape in shapes.items() if len(shape) == dims]
+    name = next((name for name in (requested, *preferred, *fitting) if name in fitting), None)
+    size = None if name is None else shapes[name][axis]
+    return size if isinstance(size, int) else None

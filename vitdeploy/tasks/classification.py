@@ -124,10 +124,7 @@ class Classification(Task):
 
     def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
         """Return the size of the scores, (batch, classes)."""
-        wanted = (self.output or "logits", "logits", *shapes)
-        names = [name for name in wanted if len(shapes.get(name, ())) == 2]
-        classes = shapes[names[0]][1] if names else None
-        return classes if isinstance(classes, int) else None
+        return _outputs.read_size(shapes, self.output, ("logits",), dims=2, axis=1)
 
     def describe(
         self,

@@ -127,6 +127,11 @@ class Detection(Task):
             "class indices or names, and is task.scores right for this model?"
         ]
 
+    def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
+        """Return the classes of the scores, (batch, queries, classes), without "no object"."""
+        scores = _outputs.read_size(shapes, self.output, ("logits",), dims=3, axis=2)
+        return scores - 1 if scores is not None and self.scores == "softmax" else scores
+
     def at_threshold(self, values: Values, threshold: float) -> Values:
         """Return the boxes with at least this score, those of them that match an object (IoU 0.5), and the objects."""
         counted = (values["score"] >= threshold) & ((values["ignored"] & 1) == 0)

@@ -27,6 +27,7 @@ from vitdeploy.tasks._resize import Box, find_best_classes, find_picture
 
 _PERCENT = 100.0
 _MIN_SHARE = 0.001  # of the pixels: smaller regions are not listed
+_NAMES = ("logits", "out")
 _QUERIES, _QUERY_MASKS = "class_queries_logits", "masks_queries_logits"
 _FIX = "Give a model for semantic segmentation, or name its output in task.output."
 
@@ -115,6 +116,13 @@ class Segmentation(Task):
             "the model's order of classes, and do they count from 0? (task.reduce_labels)"
         ]
 
+    def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
+        """Return the classes of the scores, (batch, classes, h, w), or of the queries, without "none"."""
+        if self.output is None and _QUERIES in shapes and _QUERY_MASKS in shapes:
+            scores = _outputs.read_size(shapes, _QUERIES, (), dims=3, axis=2)
+            return None if scores is None else scores - 1
+        return _outputs.read_size(shapes, self.output, _NAMES, dims=4, axis=1)
+
     def describe(
         self,
         outputs: Mapping[str, Array],
@@ -188,7 +196,7 @@ class Segmentation(Task):
         if self.output is None and _QUERIES in outputs and _QUERY_MASKS in outputs:
             return _QUERIES, _QUERY_MASKS
         form = "(batch, classes, height, width)"
-        return (_outputs.find_output(outputs, self.output, ("logits", "out"), 4, form, _FIX),)
+        return (_outputs.find_output(outputs, self.output, _NAMES, 4, form, _FIX),)
 
 
 def _combine_queries(classes: Array, masks: Array) -> Array:
