@@ -300,6 +300,7 @@ def test_labels_in_another_order_are_matched_by_name(colours: Path, tmp_path: Pa
     ("labels", "message"),
     [
         ((*NAMES[:-1], "colour z"), "has the class 'colour h', which"),
+        (("colour a, colour b", "colour x", *NAMES[2:]), "has the classes 'colour a' and 'colour b', which are both"),
         ((*(f"LABEL_{i}" for i in range(8)),), "has no labels, and the other artifact has"),
     ],
 )

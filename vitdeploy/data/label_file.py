@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitdeploy import yaml12
 from vitdeploy.data.class_names import imagenet_labels
+from vitdeploy.data.text_file import parse_text, read_text
 from vitdeploy.errors import DataError
-from vitdeploy.limits import MAX_JSON_BYTES
-from vitdeploy.plain_files import expand_home, read_plain
+from vitdeploy.plain_files import expand_home
 
 IMAGENET = "imagenet"
 """Stands for the 1,000 names of ImageNet-1k, which vitdeploy has."""
@@ -38,14 +36,7 @@ def read_labels(spec: str) -> tuple[str, ...]:
     if spec == IMAGENET:
         return imagenet_labels()
     path = expand_home(spec)
-    try:
-        text = read_plain(path, MAX_JSON_BYTES.value).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path} with labels", fix="Check the path, or give imagenet.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", fix=MAX_JSON_BYTES.fix) from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text in UTF-8", fix=_FIX) from None
+    text = read_text(path, "labels", absent="Check the path, or give imagenet.", fix=_FIX)
     names = order_names(_parse(path, text))
     if names is None:
         raise DataError(f"{path} does not name the classes 0, 1, 2, … once each", fix=_FIX)
@@ -75,14 +66,8 @@ def _parse(path: Path, text: str) -> Any:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".yaml", ".yml"):
         return text.strip("\r\n").splitlines()
-    try:
-        if suffix == ".json":
-            return json.loads(text)
-        content = yaml12.loads(text)
-        return content.get("names") if isinstance(content, Mapping) else content
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is not readable {suffix[1:].upper()}: {reason}", fix=_FIX) from None
+    content = parse_text(path, text, fix=_FIX)
+    return content.get("names") if suffix != ".json" and isinstance(content, Mapping) else content
 
 
 def _is_index(value: Any) -> bool:

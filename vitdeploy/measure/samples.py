@@ -52,8 +52,13 @@ class Outcomes:
 
 def count_once(outcomes: Outcomes) -> Outcomes:
     """Keep the first sample of each image. An image that is repeated says nothing new about the models."""
+    return select(outcomes, find_distinct(outcomes))
+
+
+def find_distinct(outcomes: Outcomes) -> Array:
+    """Return the index of the first sample of each image, in the order of the samples."""
     _, first = np.unique(outcomes.digest, return_index=True)
-    return select(outcomes, np.sort(first))
+    return np.sort(first)
 
 
 def select(outcomes: Outcomes, chosen: Array) -> Outcomes:

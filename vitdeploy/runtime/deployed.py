@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import precision, tasks
+from vitdeploy.artifact.manifest import Manifest
 from vitdeploy.data.geometry import is_padded, visible_area
 from vitdeploy.data.image_files import find_images
 from vitdeploy.data.images import open_image
@@ -224,11 +225,8 @@ class Deployed(Closing):
             message = f"{item.name}: the model gives NaN or infinity"
             fix = "Export it in a precision with a larger range, such as fp32."
             return Unanswered(item.name, DataError(message, fix=fix))
-        task = tasks.find(manifest.recipe.task)
-        view = visible_area(*item.size, manifest.preprocess)
-        padded = {"picture": item.size} if is_padded(*item.size, manifest.preprocess) else {}
-        answer = task.describe(outputs, manifest.labels, view, **padded)
-        prediction = Prediction(image=item.name, task=task.name, **dict(answer))
+        answer = describe_answer(manifest, outputs, item.size)
+        prediction = Prediction(image=item.name, task=tasks.find(manifest.recipe.task).name, **dict(answer))
         return Answered(item.source, prediction, outputs, item.size)
 
     def _draw(self, answer: Answered) -> PILImage:
@@ -240,6 +238,13 @@ class Deployed(Closing):
         corner = max(0, round(view[0])), max(0, round(view[1]))
         lines = task.format_answer(answer.prediction)
         return draw_answer(to_rgb(_open(answer.source)), answer.prediction, lines, pixels, corner)
+
+
+def describe_answer(manifest: Manifest, outputs: Mapping[str, Array], size: tuple[int, int]) -> Answer:
+    """Return the answer that a task reads in the outputs for one image of `size`, (height, width)."""
+    task, preprocess = tasks.find(manifest.recipe.task), manifest.preprocess
+    padded = {"picture": size} if is_padded(*size, preprocess) else {}
+    return task.describe(outputs, manifest.labels, visible_area(*size, preprocess), **padded)
 
 
 def list_sources(images: Image | Sequence[Image]) -> list[Image]:

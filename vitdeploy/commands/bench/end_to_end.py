@@ -7,13 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact
-from vitdeploy.data.geometry import is_padded, visible_area
 from vitdeploy.data.image_files import find_images
 from vitdeploy.data.images import FORMATS, open_image
 from vitdeploy.data.preprocess import to_input, to_pixels, upright_size
@@ -25,6 +23,7 @@ from vitdeploy.plain_files import read_plain
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Preprocess
 from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.deployed import describe_answer
 from vitdeploy.session import Session
 
 STAGES = ("decode", "preprocess", "engine", "postprocess")
@@ -133,8 +132,7 @@ def _time_once(artifact: Artifact, session: Session, raw: bytes) -> list[float]:
     results = session.run(inputs)
     marks.append(time.perf_counter_ns())
     outputs = task.select_outputs(tasks.find_batched(results, batch))
-    padded: dict[str, Any] = {"picture": size} if is_padded(*size, manifest.preprocess) else {}
-    task.describe(outputs, manifest.labels, visible_area(*size, manifest.preprocess), **padded)
+    describe_answer(manifest, outputs, size)
     marks.append(time.perf_counter_ns())
     return [(after - before) / 1e6 for before, after in pairwise(marks)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,19 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from vitdeploy import yaml12
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import RELEASE_SAMPLES
 from vitdeploy.commands.evaluate.evaluate import open_labelled
 from vitdeploy.commands.evaluate.sides import RunningSide, batch_size
 from vitdeploy.data.class_names import ClassNames, are_made_up
 from vitdeploy.data.dataset import Dataset, NamedBatch, digest_image, named_batches
+from vitdeploy.data.text_file import parse_text, read_text
 from vitdeploy.errors import DataError, MeasureError, UsageError
 from vitdeploy.evidence import Release
-from vitdeploy.limits import MAX_JSON_BYTES
 from vitdeploy.measure.accuracy import pair_outcomes
-from vitdeploy.measure.samples import Outcomes, pack, select
-from vitdeploy.plain_files import read_plain
+from vitdeploy.measure.samples import Outcomes, find_distinct, pack, select
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.runtime.provenance import describe_provenance
@@ -68,7 +65,7 @@ def compare_with_release(
     task, dataset = open_labelled(artifact, data)
     _, earlier_dataset = open_labelled(earlier, data or now.recipe.data.evaluation)
     places = _match_classes(task, earlier, artifact)
-    wanted = None if groups is None else read_groups(groups)
+    patterns = None if groups is None else read_groups(groups)
     with ExitStack() as stack:
         sides = [stack.enter_context(open_session(each, None, progress)) for each in (earlier, artifact)]
         running = (
@@ -80,10 +77,9 @@ def compare_with_release(
         )
         threads = sides[1].threads
     with progress.step("Compare the two"):
-        _, first = np.unique(outcomes.digest, return_index=True)
-        kept = np.sort(first)
-        distinct, names = pair_outcomes(task, select(outcomes, kept)), [names[i] for i in kept]
-        members = {} if wanted is None else _find_members(wanted, names, task, distinct, now.labels)
+        indices = find_distinct(outcomes)
+        distinct, names = pair_outcomes(task, select(outcomes, indices)), [names[i] for i in indices]
+        members = {} if patterns is None else _find_members(patterns, names, task, distinct, now.labels)
         distinct = change(distinct, groups={str(number): chosen for number, chosen in enumerate(members.values())})
         raw = pack(distinct)
         draft = Release(
@@ -94,7 +90,7 @@ def compare_with_release(
             data=dataset.spec,
             data_digest=dataset.digest,
             metrics={},
-            user_groups=wanted is not None,
+            user_groups=patterns is not None,
             group_names=tuple(members),
             unusable=_explain_unusable(earlier, artifact, (earlier_dataset, dataset), distinct),
             worse=tuple(_describe_lost(task, distinct, names, now.labels)),
@@ -130,15 +126,7 @@ def read_groups(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: it cannot be read, or has another form.
     """
-    try:
-        text = read_plain(path, MAX_JSON_BYTES.value).decode("utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else yaml12.loads(text)
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path} with groups", fix=_GROUPS) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", fix=_GROUPS) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable: {' '.join(str(error).split())[:200]}", fix=_GROUPS) from None
+    content = parse_text(path, read_text(path, "groups", absent="Check the path.", fix=_GROUPS), fix=_GROUPS)
     if not isinstance(content, Mapping) or not content or not all(map(_is_group, content.values())):
         raise DataError(f"{path} is not a map of groups", fix=_GROUPS)
     return {str(name): [str(entry) for entry in entries] for name, entries in content.items()}
@@ -168,9 +156,16 @@ def _match_classes(task: Task, earlier: Artifact, artifact: Artifact) -> Array |
         return None
     known = ClassNames(labels[1])
     places = [known.find(name) for name in labels[0]]
-    if None in places or len(set(places)) != len(labels[1]):
-        odd = next((name for name, place in zip(labels[0], places, strict=True) if place is None), labels[0][0])
-        raise MeasureError(f"{earlier.path} has the class {odd!r}, which {artifact.path} does not have", fix=_RELABEL)
+    first: dict[int, str] = {}
+    for name, place in zip(labels[0], places, strict=True):
+        if place is None:
+            message = f"{earlier.path} has the class {name!r}, which {artifact.path} does not have"
+            raise MeasureError(message, fix=_RELABEL)
+        if place in first:
+            both = f"{first[place]!r} and {name!r}"
+            message = f"{earlier.path} has the classes {both}, which are both {labels[1][place]!r} of {artifact.path}"
+            raise MeasureError(message, fix=_RELABEL)
+        first[place] = name
     order = np.array(places)
     if (order == np.arange(len(order))).all():
         return None
@@ -235,7 +230,7 @@ def _renumber(values: Values, places: Array | None) -> Values:
 
 
 def _find_members(
-    wanted: Mapping[str, list[str]],
+    patterns: Mapping[str, list[str]],
     names: Sequence[str],
     task: Task,
     outcomes: Outcomes,
@@ -248,7 +243,7 @@ def _find_members(
     """
     classes = task.find_groups(outcomes.deployed)
     members = {}
-    for group, entries in wanted.items():
+    for group, entries in patterns.items():
         chosen = np.array([any(fnmatch.fnmatch(name, entry) for entry in entries) for name in names])
         if classes is not None:
             named = [c for c in np.unique(classes) if class_name(int(c), labels) in entries]
