@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy.cli import options
+from vitdeploy.cli import export_options, options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
@@ -29,8 +29,8 @@ def compile_(
             show_default=False,
         ),
     ],
-    option: options.TargetOptions = None,
-    dla: options.Dla = False,
+    option: export_options.TargetOptions = None,
+    dla: export_options.Dla = False,
     host: options.HostName = None,
     output: Annotated[
         Path | None,
@@ -38,7 +38,7 @@ def compile_(
             "-o", "--output", metavar="DIR", help="The folder to write. Default: BUNDLE itself.", show_default=False
         ),
     ] = None,
-    force: options.Force = False,
+    force: export_options.Force = False,
 ) -> None:
     """Compile a bundle on the device that it is for.
 
@@ -49,7 +49,7 @@ def compile_(
     from vitdeploy.commands.compile import compile_bundle
 
     loaded = load_artifact(bundle)
-    given = options.parse_target_options(loaded.manifest.recipe.target, option)
+    given = export_options.parse_target_options(loaded.manifest.recipe.target, option)
     if host is not None:
         from vitdeploy.remote.near import commands
 

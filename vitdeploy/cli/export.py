@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy.cli import options
+from vitdeploy.cli import export_options, options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
@@ -35,30 +35,30 @@ from vitdeploy.cli.console import Console
 )
 def export(
     console: Console,
-    model: options.ModelName,
-    target: options.TargetName = None,
-    device: options.DeviceName = None,
-    option: options.TargetOptions = None,
-    dla: options.Dla = False,
+    model: export_options.ModelName,
+    target: export_options.TargetName = None,
+    device: export_options.DeviceName = None,
+    option: export_options.TargetOptions = None,
+    dla: export_options.Dla = False,
     host: options.HostName = None,
-    precision: options.PrecisionName = None,
-    max_drop: options.MaxDrop = None,
-    calibration: options.CalibrationImages = None,
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    ema: options.Ema = False,
-    num_classes: options.Classes = None,
-    batch: options.BatchSizes = None,
-    image_size: options.ImageSize = None,
-    task: options.TaskName = None,
-    labels: options.LabelsFile = None,
-    input_form: options.InputFormName = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    interpolation: options.InterpolationName = None,
-    resize: options.ResizeName = None,
-    crop_pct: options.CropShare = None,
-    recipe: options.RecipeFile = None,
+    precision: export_options.PrecisionName = None,
+    max_drop: export_options.MaxDrop = None,
+    calibration: export_options.CalibrationImages = None,
+    weights: export_options.Weights = None,
+    weights_key: export_options.WeightsKey = None,
+    ema: export_options.Ema = False,
+    num_classes: export_options.Classes = None,
+    batch: export_options.BatchSizes = None,
+    image_size: export_options.ImageSize = None,
+    task: export_options.TaskName = None,
+    labels: export_options.LabelsFile = None,
+    input_form: export_options.InputFormName = None,
+    mean: export_options.Mean = None,
+    std: export_options.Std = None,
+    interpolation: export_options.InterpolationName = None,
+    resize: export_options.ResizeName = None,
+    crop_pct: export_options.CropShare = None,
+    recipe: export_options.RecipeFile = None,
     save_recipe: Annotated[
         Path | None,
         typer.Option(
@@ -67,8 +67,8 @@ def export(
             show_default=False,
         ),
     ] = None,
-    output: options.OutputFolder = None,
-    force: options.Force = False,
+    output: export_options.OutputFolder = None,
+    force: export_options.Force = False,
     no_cache: options.NoCache = False,
     verify: Annotated[
         bool,
@@ -118,7 +118,7 @@ def export(
         task=task,
         input_form=input_form,
     )
-    composed = recipes.with_target_options(composed, options.parse_target_options(composed.target, option))
+    composed = recipes.with_target_options(composed, export_options.parse_target_options(composed.target, option))
     out, cache = output or default_folder(composed), options.open_cache(no_cache=no_cache)
     if host is not None:
         from vitdeploy.remote.near import commands

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy.cli import options
+from vitdeploy.cli import export_options, options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import EXIT_CODES, command
 from vitdeploy.cli.console import Console
@@ -30,8 +30,8 @@ def run_(
             metavar="RECIPE", help="A recipe file (YAML), or a name from vitdeploy recipes.", show_default=False
         ),
     ],
-    weights: options.Weights = None,
-    calibration: options.CalibrationImages = None,
+    weights: export_options.Weights = None,
+    calibration: export_options.CalibrationImages = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -40,8 +40,8 @@ def run_(
             show_default=False,
         ),
     ] = None,
-    output: options.OutputFolder = None,
-    force: options.Force = False,
+    output: export_options.OutputFolder = None,
+    force: export_options.Force = False,
     no_cache: options.NoCache = False,
 ) -> None:
     """Do all steps of a recipe: export, inspect, eval, bench, gate, report.
