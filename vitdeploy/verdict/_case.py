@@ -12,6 +12,8 @@ from vitdeploy.recipe import REFERENCE
 
 EvidenceName = Literal["audit", "bench", "eval"]
 
+REFERENCES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-quantized")
+"""The names of the reference: of a PyTorch model, and of an ONNX file in float or quantized, whose graph it is."""
 MIB = 1 << 20
 ONLY_A_BUNDLE = "only a bundle, with nothing compiled yet: on the device run vitdeploy compile"
 
