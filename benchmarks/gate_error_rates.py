@@ -30,8 +30,8 @@ import numpy.typing as npt
 from vitdeploy import environment, tasks
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, load
-from vitdeploy.commands import gate as gating
 from vitdeploy.commands.export import export
+from vitdeploy.commands.gate import gate as gating
 from vitdeploy.frozen import replace
 from vitdeploy.measure.accuracy import compare_accuracy
 from vitdeploy.progress import Silent

@@ -21,7 +21,7 @@ from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
-from vitdeploy.commands.gate import gate
+from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.run import run
 from vitdeploy.evidence import Bench

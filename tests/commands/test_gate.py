@@ -12,8 +12,9 @@ import pytest
 from tests.evidence import bench, timed_bench
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
-from vitdeploy.commands import gate as gating
 from vitdeploy.commands.export import export
+from vitdeploy.commands.gate import before
+from vitdeploy.commands.gate import gate as gating
 from vitdeploy.errors import MeasureError, RecipeError, TargetUnavailable, UsageError
 from vitdeploy.evidence import Bench, Gate, Interval
 from vitdeploy.frozen import replace
@@ -73,7 +74,7 @@ def test_where_nothing_can_be_timed_the_slow_down_is_invalid_and_the_rest_is_jud
     def missing(*arguments: object) -> None:
         raise TargetUnavailable("openvino is not installed", fix="Install it.")
 
-    monkeypatch.setattr(gating, "open_session", missing)
+    monkeypatch.setattr(before, "open_session", missing)
     found = gating.gate(artifact, {}, Silent(), baseline=made.path)
     assert statuses(found) == {
         "slow-down": "invalid", "attention fused as before": "pass", "size as before": "pass",

@@ -20,7 +20,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.export import export
-from vitdeploy.commands.gate import gate
+from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit

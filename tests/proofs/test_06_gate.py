@@ -19,8 +19,8 @@ from tests.evidence import timed_bench
 from vitdeploy import artifact as artifacts
 from vitdeploy import targets
 from vitdeploy.artifact import Artifact
-from vitdeploy.commands import gate as gating
 from vitdeploy.commands.evaluate.evaluate import evaluate
+from vitdeploy.commands.gate import gate as gating
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.errors import MeasureError

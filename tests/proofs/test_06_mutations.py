@@ -25,8 +25,8 @@ from tests.robustness.mutations import Path as Place
 from tests.robustness.mutations import get, put
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import MANIFEST, Artifact
-from vitdeploy.commands import gate as gating
 from vitdeploy.commands.evaluate.evaluate import evaluate
+from vitdeploy.commands.gate import gate as gating
 from vitdeploy.errors import VitdeployError
 from vitdeploy.progress import Silent
 

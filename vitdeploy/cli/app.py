@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy import __version__
 from vitdeploy.cli.help import HelpGroup
+from vitdeploy.version import __version__
 
 # Sections of the list of commands.
 MAKE = "Make an artifact"

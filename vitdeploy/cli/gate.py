@@ -158,7 +158,7 @@ def gate(
     Run `vitdeploy eval` and `vitdeploy bench` first. Limits in the recipe apply too; options override them. In GitHub
     Actions, failed checks appear as annotations.
     """
-    from vitdeploy.commands.gate import gate as run_gate
+    from vitdeploy.commands.gate.gate import gate as run_gate
     from vitdeploy.render import tables
 
     limits = {

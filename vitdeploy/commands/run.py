@@ -11,7 +11,7 @@ from vitdeploy import sources, targets, tasks
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import default_folder, export
-from vitdeploy.commands.gate import gate
+from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.report.report import is_available, report
 from vitdeploy.data.opening import guess_form, open_dataset

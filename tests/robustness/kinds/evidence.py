@@ -81,7 +81,7 @@ class Evidence:
 
     def _gate(self, limits: Mapping[str, float], folder: Path) -> str:
         from vitdeploy import artifact as artifacts
-        from vitdeploy.commands.gate import gate
+        from vitdeploy.commands.gate.gate import gate
         from vitdeploy.progress import Silent
 
         loaded = artifacts.load(self._artifact)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact, EvidenceT, atomic_file
 from vitdeploy.artifact.layout import FLIPS, REPORT, SITES
-from vitdeploy.commands.gate import judge_again
+from vitdeploy.commands.gate.gate import judge_again
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.data.array_files import read_members
 from vitdeploy.errors import DataError, UsageError, VitdeployError

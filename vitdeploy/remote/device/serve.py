@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from vitdeploy import __version__
 from vitdeploy.commands.doctor import doctor
 from vitdeploy.remote.device import clocks, lock, worker
 from vitdeploy.remote.device.condition import read_condition
 from vitdeploy.remote.device.jobs import Jobs
 from vitdeploy.remote.device.store import Store, cache_folder
 from vitdeploy.remote.messages import INTERFACE, Probe
+from vitdeploy.version import __version__
 
 
 class Server:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vitdeploy import __version__
 from vitdeploy.artifact import file_digest
 from vitdeploy.errors import DataError, RemoteError
 from vitdeploy.progress import Progress
@@ -34,6 +33,7 @@ from vitdeploy.remote.messages import (
 )
 from vitdeploy.remote.near.hosts import RemoteHost
 from vitdeploy.remote.near.ssh import Call, Link, LinkDropped
+from vitdeploy.version import __version__
 
 _CHUNK = 1 << 18
 _KIB = 1024

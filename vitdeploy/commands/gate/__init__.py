@@ -1,0 +1,1 @@
+"""`vitdeploy gate`."""
