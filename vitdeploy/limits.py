@@ -38,7 +38,7 @@ class InputLimit:
 
     @property
     def fix(self) -> str:
-        """How to raise it, for an error."""
+        """The advice to raise it, for an error."""
         return f"If you trust the file, raise the limit: {self.variable}={self.value * 4}."
 
 

@@ -222,7 +222,7 @@ class Manifest(Fact):
     export: ExportRecord
     passes: tuple[PassRecord, ...]
     quantized: Quantization | None = None
-    """What lowering the precision did; None for a float32 graph."""
+    """The effect of lowering the precision; None for a float32 graph."""
     quantized_share: QuantizedShare | None = None
     """The share of weights and multiply-accumulates in the precision that was asked for; None for float32."""
     placement: Mapping[str, Placement] = {}

@@ -139,12 +139,12 @@ def filter_images(paths: Iterator[Path]) -> list[Path]:
 
 def _refuse_splits(spec: str, folders: Sequence[Path], names: tuple[str, ...] | None) -> None:
     """Refuse folders that are parts of a data set, such as train/ and val/, and not classes."""
-    found = [folder.name for folder in folders]
+    parts = [folder.name for folder in folders]
     inner = [folder for folder in folders if any(p.is_dir() for p in folder.iterdir())]
-    if {name.casefold() for name in found} <= _SPLITS and inner and not set(found) <= set(names or ()):
+    if {name.casefold() for name in parts} <= _SPLITS and inner and not set(parts) <= set(names or ()):
         raise DataError(
-            f"{spec} has the folders {', '.join(found)}, which are parts of a data set and not classes",
-            fix=f"Give one of them, such as {Path(spec) / found[-1]}.",
+            f"{spec} has the folders {', '.join(parts)}, which are parts of a data set and not classes",
+            fix=f"Give one of them, such as {Path(spec) / parts[-1]}.",
         )
 
 

@@ -66,11 +66,11 @@ class ClassNames:
         """
         simple = _simplify(name)
         for level, key in zip(self._levels, (name, name, simple, simple, name, simple), strict=True):
-            found = sorted(level.get(key, ()))
-            if len(found) == 1:
-                return found[0]
-            if found:
-                choices = " or ".join(f"{i} ({self._wnids[i] or self.names[i]})" for i in found[:_SHOWN])
+            matches = sorted(level.get(key, ()))
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                choices = " or ".join(f"{i} ({self._wnids[i] or self.names[i]})" for i in matches[:_SHOWN])
                 raise DataError(
                     f"{name!r} is the name of more than one class of the model: {choices}",
                     fix="Rename it to the WordNet id or the whole label; or name all of them by class index.",
@@ -108,7 +108,7 @@ def match(what: str, found: Sequence[str], names: Sequence[str], fix: str) -> di
                 f"{what} {name!r} is no label of the model; the nearest is {known.nearest(name)!r}",
                 fix=fix,
             )
-        other = next((earlier for earlier, taken in classes.items() if taken == index), None)
+        other = next((name for name, taken in classes.items() if taken == index), None)
         if other is not None:
             raise DataError(
                 f"{what} {other!r} and {name!r} are both the model's {known.names[index]!r}", fix="Put them together."
@@ -144,10 +144,10 @@ def _find_synsets(parts: Sequence[Sequence[str]]) -> Sequence[_Synset | None]:
         if sum(same) >= _SAME_ORDER * len(table):
             return table
     by_key = _synsets_by_key()
-    found = [{synset for key in own for synset in by_key.get(key, ())} for own in keys]
-    if sum(len(each) == 1 for each in found) < _KNOWN * len(parts):
+    candidates = [{synset for key in own for synset in by_key.get(key, ())} for own in keys]
+    if sum(len(each) == 1 for each in candidates) < _KNOWN * len(parts):
         return [None] * len(parts)
-    return [next(iter(each)) if len(each) == 1 else None for each in found]
+    return [next(iter(each)) if len(each) == 1 else None for each in candidates]
 
 
 @cache

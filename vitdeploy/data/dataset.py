@@ -24,7 +24,7 @@ from vitdeploy.session import Array
 Split = Literal["calibration", "evaluation"]
 Form = Literal["classes", "masks", "depth", "boxes"]
 Order = Literal["labels", "indices", "alphabet"]
-"""How the data says which class is which: by the model's labels, by class indices, or not at all."""
+"""The way in which the data names its classes: by the model's labels, by class indices, or not at all."""
 
 _SHUFFLE_SEED = 0
 

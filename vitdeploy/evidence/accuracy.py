@@ -63,7 +63,7 @@ class ClassScore(Fact):
 
 
 class OperatingPoint(Fact):
-    """What both sides find at a fixed threshold of the score, as an application uses them.
+    """The findings of both sides at a fixed threshold of the score, as an application uses them.
 
     Attributes:
         threshold: the smallest score that counts.
@@ -113,7 +113,7 @@ class Eval(Measured):
     limit: int | None = None
     """The number of samples to stop after (`--limit`); None: all."""
     order: Literal["labels", "indices", "alphabet", ""] = ""
-    """How the data says which class is which: see `data.dataset.Order`. Empty if classes need no order."""
+    """The way in which the data names its classes: see `data.dataset.Order`. Empty if classes need no order."""
     class_names: tuple[str, ...] = ()
     """The names of the data's folders in the order of their classes, where the model has no labels."""
     flipped: tuple[Flip, ...] = ()
@@ -123,7 +123,7 @@ class Eval(Measured):
     classes: tuple[ClassScore, ...] = ()
     """The first metric class by class, where each sample has one class."""
     operating_point: OperatingPoint | None = None
-    """What both sides find at the threshold of `--at-threshold`."""
+    """The findings of both sides at the threshold of `--at-threshold`."""
     repeated: int = 0
     """Number of samples that repeat the image of another one, and are not counted in `n`."""
 

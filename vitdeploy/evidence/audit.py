@@ -180,7 +180,7 @@ class Sensitivity(Measured):
     images: int
     calibration: str
     choice: str
-    """How the linears were quantized: migration, ranges, bias correction."""
+    """The quantization of the linears: migration, ranges, bias correction."""
 
 
 class Audit(Measured):

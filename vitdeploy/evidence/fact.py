@@ -15,7 +15,7 @@ class Fact(BaseModel):
 
 
 class Provenance(Fact):
-    """Where, when, and with which software a piece of evidence was made.
+    """The machine, the time and the software that a piece of evidence was made with.
 
     Attributes:
         machine: digest of the machine, its usable cores and its power mode; see `environment.Host.machine`.

@@ -42,7 +42,7 @@ class Startup(Fact):
 
 
 Role = Literal["reference", "artifact", "opponent"]
-"""What the speed-ups are over, what the bench is about, and what else was timed against it."""
+"""The roles of a run: what speed-ups are over, what the bench is about, and what else was timed."""
 
 
 class Run(Fact):

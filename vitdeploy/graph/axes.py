@@ -1,4 +1,4 @@
-"""Which axes of an operator's inputs become which axes of its output."""
+"""The axes of an operator's inputs that become the axes of its output."""
 
 from __future__ import annotations
 

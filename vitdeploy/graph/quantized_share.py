@@ -35,19 +35,19 @@ def measure_share(
     Returns:
         None for float32, for a model without weights, and for structures of older versions.
     """
-    asked = asked_type(numbers)
-    if asked is None or structure.products is None:
+    requested = asked_type(numbers)
+    if requested is None or structure.products is None:
         return None
     products = list(list_weighted(structure))
     weights, macs = sum(p.weights for p in products), sum(p.macs or 0 for p in products)
     if not weights or not macs:
         return None
-    inside = [p for p in products if asked in (types.get(p.name), stored.get(p.name))]
+    inside = [p for p in products if requested in (types.get(p.name), stored.get(p.name))]
     outside = [p for p in products if p not in inside]
     eligible = [p for p in products if p in inside or p.name not in excluded]
     attention = [count_attention(site) for site in structure.attention]
     return QuantizedShare(
-        precision=asked,
+        precision=requested,
         evidence=evidence,
         weights_pct=100.0 * sum(p.weights for p in inside) / weights,
         macs_pct=100.0 * _sum_macs(inside) / macs,
@@ -72,9 +72,9 @@ def type_by_plan(structure: Structure, numbers: Numbers, excluded: Mapping[str, 
 
     In a half precision all products are in its type. In the others only the linears are.
     """
-    asked, everything = asked_type(numbers), numbers.rest == numbers.products
+    requested, everything = asked_type(numbers), numbers.rest == numbers.products
     planned = [*structure.linears, *((structure.products or ()) if everything else ())]
-    return {p.name: asked for p in planned if asked is not None and p.name not in excluded}
+    return {p.name: requested for p in planned if requested is not None and p.name not in excluded}
 
 
 def doubt_share(share: QuantizedShare | None) -> Iterator[str]:

@@ -29,24 +29,24 @@ def widen_floats(model: ir.Model) -> ir.DataType | None:
     Returns:
         The type that was found, float16 first; None if there was neither, and the graph is unchanged.
     """
-    found: set[ir.DataType] = set()
+    types: set[ir.DataType] = set()
     graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
     for graph in graphs:
         for value in _values(graph):
             if value.dtype in _NARROW:
-                found.add(value.dtype)
+                types.add(value.dtype)
                 value.dtype = ir.DataType.FLOAT
             if value.const_value is not None and value.const_value.dtype in _NARROW:
-                found.add(value.const_value.dtype)
+                types.add(value.const_value.dtype)
                 value.const_value = _widen_tensor(value.const_value)
         for node in graph:
             for name, attribute in node.attributes.items():
-                widened = None if attribute.is_ref() else _widen_attribute(attribute, found)
+                widened = None if attribute.is_ref() else _widen_attribute(attribute, types)
                 if widened is not None:
                     node.attributes[name] = widened
-    if found:
+    if types:
         _drop_casts(model)
-    return next((kind for kind in _NARROW if kind in found), None)
+    return next((kind for kind in _NARROW if kind in types), None)
 
 
 def _drop_casts(model: ir.Model) -> None:

@@ -57,8 +57,11 @@ def _metrics(side: Values) -> WeightedMetrics:
     """Return a function from the weights of the samples to F1 in percent, and to the logarithm of the count."""
 
     def compute(weights: Array) -> dict[str, float]:
-        hits, found, wanted = (float(weights @ side[key]) for key in ("hits", "found", "wanted"))
-        total = found + wanted
-        return {_SCORE: _PERCENT * 2 * hits / total if total else 0.0, _COUNT: math.log(found) if found else math.nan}
+        hits, findings, objects = (float(weights @ side[key]) for key in ("hits", "found", "wanted"))
+        total = findings + objects
+        return {
+            _SCORE: _PERCENT * 2 * hits / total if total else 0.0,
+            _COUNT: math.log(findings) if findings else math.nan,
+        }
 
     return compute

@@ -34,15 +34,15 @@ def watch_tracer() -> Iterator[list[str]]:
 
     places: dict[str, None] = {}
     originals = {name: getattr(torch.Tensor, name) for name in _CONVERSIONS}
-    found: list[str] = []
+    constants: list[str] = []
     try:
         for name, original in originals.items():
             setattr(torch.Tensor, name, _watch(name, original, places))
-        yield found
+        yield constants
     finally:
         for name, original in originals.items():
             setattr(torch.Tensor, name, original)
-        found.extend(places)
+        constants.extend(places)
 
 
 def _watch(name: str, original: Callable[..., Any], places: dict[str, None]) -> Callable[..., Any]:

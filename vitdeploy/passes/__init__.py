@@ -63,5 +63,5 @@ def run(passes: Iterable[Pass], graph: Graph, verify: Callable[[str], None] | No
 
 def _pass_error(name: str, before: Sequence[PassRecord], error: Exception) -> PassError:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST_REASON].rstrip(": ")
-    earlier = ", ".join(record.name for record in before) or "none"
-    return PassError(f"pass {name} failed: {reason}; passes before it: {earlier}", fix="Report it, with --traceback.")
+    names = ", ".join(record.name for record in before) or "none"
+    return PassError(f"pass {name} failed: {reason}; passes before it: {names}", fix="Report it, with --traceback.")

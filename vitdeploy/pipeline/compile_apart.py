@@ -22,7 +22,7 @@ _TYPES = {"uint8": np.uint8}
 
 
 class _Order(BaseModel):
-    """What to compile: the graph in `folder`, for a target with these options, in this precision."""
+    """A graph to compile: the one in `folder`, for a target with these options, in this precision."""
 
     model_config = ConfigDict(frozen=True)
     target: str

@@ -45,7 +45,7 @@ class Exported(BaseModel):
     weights: str
     exporter: str
     parity: Parity
-    """What was compiled against FP32. If it cannot run here, nothing was compared: no batches, and not finite."""
+    """The compiled model against FP32. If it cannot run here, nothing was compared: no batches, and not finite."""
     graph_parity: Parity | None
     precision: str = ""
     quantized: QuantizedShare | None = None

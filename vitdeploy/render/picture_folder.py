@@ -41,8 +41,8 @@ class PictureFolder:
     def __init__(self, folder: Path, images: Sequence[str], artifact: Path) -> None:
         self.folder = folder
         self._names = make_names(images)
-        place, kept = _resolve(folder), _resolve(artifact)
-        if place == kept or kept in place.parents or (folder / MANIFEST).exists():
+        place, source = _resolve(folder), _resolve(artifact)
+        if place == source or source in place.parents or (folder / MANIFEST).exists():
             raise UsageError(f"--save {folder} is in an artifact", fix="Choose a folder outside of it.")
         sources = {_resolve(Path(image)): image for image in images}
         for path in (_resolve(folder / (name + suffix)) for name in self._names for suffix in (_PICTURE, _VECTOR)):

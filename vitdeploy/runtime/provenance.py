@@ -1,4 +1,4 @@
-"""Where, when, and with which software evidence is made."""
+"""The machine, the time and the software that evidence is made with."""
 
 from __future__ import annotations
 

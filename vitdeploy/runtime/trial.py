@@ -19,7 +19,7 @@ from vitdeploy.session import Session
 
 _MEMORY_PER_BYTE = 8  # of the model's file: a reader, a graph and an engine have a copy each
 _tried: set[tuple[object, ...]] = set()
-"""What this process has tried: the model with its arguments, and the size and time of its file."""
+"""The models that this process has tried: each with its arguments, and the size and time of its file."""
 
 
 class _Trial(BaseModel):

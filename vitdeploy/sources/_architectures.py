@@ -71,7 +71,7 @@ class Architecture:
 
     @property
     def options(self) -> int:
-        """How many constants its entry function has: more for a variant than for the plain model."""
+        """The number of constants in its entry function: more for a variant than for the plain model."""
         return len(_code(self.entry).co_consts)
 
     def find_head(self, keys: Sequence[str]) -> set[str]:

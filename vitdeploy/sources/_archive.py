@@ -1,4 +1,4 @@
-"""Whether a zip archive is as it was written. PyTorch's reader does not compare checksums."""
+"""Check that a zip archive is as it was written. PyTorch's reader does not compare checksums."""
 
 from __future__ import annotations
 

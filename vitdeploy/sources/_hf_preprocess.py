@@ -78,7 +78,7 @@ def request_size(processor: Mapping[str, Any], size: tuple[int, int]) -> dict[st
     """
     own, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     if processor.get("do_center_crop") and "height" in crop:
-        ratio = max(wanted / int(crop[side]) for wanted, side in zip(size, ("height", "width"), strict=True))
+        ratio = max(pixels / int(crop[side]) for pixels, side in zip(size, ("height", "width"), strict=True))
         scaled = {name: round(ratio * int(value)) for name, value in own.items() if value}
         return {"size": scaled, "crop_size": {"height": size[0], "width": size[1]}}
     if "height" in own and not _keeps_aspect_ratio(processor):

@@ -30,7 +30,7 @@ _RANGES = {  # NominalPixelRange of the ONNX standard (MetadataProps.md) -> mean
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file says about its model.
+    """The facts in a file about its model.
 
     Attributes:
         labels: class names in the order of the outputs.
@@ -71,7 +71,7 @@ def read_metadata(entries: Mapping[str, str]) -> FileFacts:
     """
     values = {key: _parse(text) for key, text in entries.items() if len(text) <= _MOST_CHARACTERS}
     labels = next((names for key in _LABELS if (names := _names(values.get(key))) is not None), None)
-    size = next((found for key in _SIZES if (found := _size(values.get(key))) is not None), None)
+    size = next((pair for key in _SIZES if (pair := _size(values.get(key))) is not None), None)
     steps = {**_ultralytics(entries), **_image_metadata(entries), **_statistics(values)}
     read = [f"{len(labels)} labels"] if labels else []
     read += [f"size {size[0]}x{size[1]}"] if size else []

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SEARCH_SECONDS = 4.0
 _MOST_NAMES = 3
 _VARIANTS = 8
-"""How many candidates after the first that fits are compared too: some models differ in their preprocessing only."""
+"""The number of candidates compared after the first that fits: some models differ in their preprocessing only."""
 _MOST_OTHER_SHAPES = 2  # the classifier and the position embedding
 
 
@@ -42,7 +42,7 @@ _NO_HEAD = {
     "torchvision": "Give weights with a classifier, or a factory that builds the model: python:FILE:FACTORY.",
     "python": "Return a model without one from the factory.",
 }
-"""What to do about a checkpoint without a classifier, by the source of the model."""
+"""Advice about a checkpoint without a classifier, by the source of the model."""
 
 
 @dataclass(frozen=True)

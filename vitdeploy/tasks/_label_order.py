@@ -1,4 +1,4 @@
-"""Whether a model's answers follow the labels of the data, or follow them in another order."""
+"""Test if a model's answers follow the labels of the data, or follow them in another order."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _exceeds_chance(gain: int, answers: Array, truth: Array) -> bool:
 
 @dataclass(frozen=True)
 class _Table:
-    """How often each class was the answer to the samples of each label.
+    """The number of times that each class was the answer to the samples of each label.
 
     Attributes:
         labels: the labels that occur, (rows,).

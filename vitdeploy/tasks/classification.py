@@ -70,9 +70,9 @@ class Classification(Task):
                 fix="Use the model's class indices as labels.",
             )
         label_scores = scores[np.arange(len(truth)), truth][:, None]
-        earlier = np.arange(classes)[None, :] < truth[:, None]
+        first = np.arange(classes)[None, :] < truth[:, None]
         finite = self.find_finite_answers(outputs)  # NaN compares as false everywhere, and would be ranked first
-        rank = ((scores > label_scores) | ((scores == label_scores) & earlier)).sum(axis=1)
+        rank = ((scores > label_scores) | ((scores == label_scores) & first)).sum(axis=1)
         values = {"top1": ((rank < 1) & finite).astype(np.float64)}
         if classes > _TOP:
             values["top5"] = ((rank < _TOP) & finite).astype(np.float64)

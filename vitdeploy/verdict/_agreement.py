@@ -1,4 +1,4 @@
-"""Whether pieces of evidence are about one machine, one engine and one recipe."""
+"""Check that pieces of evidence are about one machine, one engine and one recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MACHINE = re.compile("[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Identity:
-    """What the evidence about an artifact must agree with.
+    """The facts that the evidence about an artifact must agree with.
 
     Attributes:
         recipe: digest of the manifest's recipe.

@@ -57,10 +57,10 @@ def _check_beside_release(case: Case, limits: GateSpec, before: Before) -> list[
     if limits.max_slowdown_pct is not None:
         name, limit = "slow-down", limits.max_slowdown_pct
         checks.append(invalid(name, limit, before.untimed) if before.untimed else _check_slowdown(case, limit, before))
-    earlier = before.release.size_bytes[0] if before.release is not None else None
+    size = before.release.size_bytes[0] if before.release is not None else None
     growth = DEFAULT_MAX_GROWTH_PCT if limits.max_growth_pct is None else limits.max_growth_pct
-    if earlier:
-        checks.append(_compare_bytes("size as before", case.size_bytes, earlier, growth, "the size is unknown"))
+    if size:
+        checks.append(_compare_bytes("size as before", case.size_bytes, size, growth, "the size is unknown"))
     return checks
 
 
@@ -172,14 +172,14 @@ def _check_growth(case: Case, baseline: Baseline, before: Before, requested: flo
         yield invalid("size as before", limit, unknown)
     interleaved, unmeasured = before.interleaved, "the peak memory was not measured"
     if before.untimed:
-        earlier, now, unknown = None, None, before.untimed
+        then, now, unknown = None, None, before.untimed
     elif interleaved is None:
-        earlier, now = baseline.peak_bytes, _peak_bytes(case.run)
+        then, now = baseline.peak_bytes, _peak_bytes(case.run)
         unmeasured = case.explain_unusable("bench") or unmeasured
     else:
-        earlier, now, unknown = _peak_bytes(interleaved.reference), _peak_bytes(interleaved.own), unmeasured
-    if earlier:
-        yield _compare_bytes("memory as before", now, earlier, limit, unmeasured)
+        then, now, unknown = _peak_bytes(interleaved.reference), _peak_bytes(interleaved.own), unmeasured
+    if then:
+        yield _compare_bytes("memory as before", now, then, limit, unmeasured)
     elif requested is not None or baseline.peak_bytes:
         yield invalid("memory as before", limit, unknown)
 

@@ -1,4 +1,4 @@
-"""What the evidence beside an artifact is worth: possible, free of contradictions, and what its raw data says."""
+"""Examine the evidence beside an artifact: that it is possible, without contradictions, and as its raw data says."""
 
 from __future__ import annotations
 
@@ -144,9 +144,11 @@ def _explain_manifest(stored: Stored) -> str | None:
     if manifest.trials and sum(trial.kept for trial in manifest.trials) != 1:
         return "manifest.json: not exactly one of the tried precisions was kept"
     kind, target = manifest.recipe.precision.kind, manifest.target
-    asked = manifest.recipe.target.kind, target.precision if kind in (None, AUTO) else kind
-    if asked != (target.kind, target.precision):
-        return f"manifest.json: the recipe is for {' '.join(asked)}, the artifact is {target.kind} {target.precision}"
+    requested = manifest.recipe.target.kind, target.precision if kind in (None, AUTO) else kind
+    if requested != (target.kind, target.precision):
+        return (
+            f"manifest.json: the recipe is for {' '.join(requested)}, the artifact is {target.kind} {target.precision}"
+        )
     sizes = manifest.inputs[0].shape[-2:] if manifest.inputs else (0, 0)
     if any(isinstance(d, int) and d != size for d, size in zip(sizes, manifest.preprocess.size, strict=False)):
         return "manifest.json: the first input does not have the size that preprocessing makes"

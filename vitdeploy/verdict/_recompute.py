@@ -55,10 +55,10 @@ def recompute_bench(bench: Bench) -> Bench:
         images = batch * runs_in_query(bench.scenario, batch)
         runs += [_recompute_run(run, None if run is reference else reference, images) for run in timed]
         reasons += [*doubts.find_doubts(timed), *_find_condition_doubts(bench, batch, len(timed[0].blocks))]
-    found = bench.doubts if bench.doubts or not reasons else tuple(reasons)
+    all_doubts = bench.doubts if bench.doubts or not reasons else tuple(reasons)
     timed_through = None if bench.end_to_end is None else recompute_end_to_end(bench.end_to_end)
     bench = replace(bench, end_to_end=timed_through)
-    return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=found, valid=not found)
+    return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=all_doubts, valid=not all_doubts)
 
 
 def recompute_end_to_end(timed: EndToEnd) -> EndToEnd:
@@ -73,8 +73,8 @@ def recompute_end_to_end(timed: EndToEnd) -> EndToEnd:
     if not all(0 < sample < math.inf for sample in flat):
         raise MeasureError("end to end has times that are not above 0", fix=_BENCH_AGAIN)
     figures = compute_figures(timed.blocks, (), 1, None)
-    kept = ("samples", "p50_ms", "p90_ms", "p99_ms", "p50_ci95", "p90_ci95", "p99_ci95")
-    return replace(timed, **{name: getattr(figures, name) for name in kept})
+    names = ("samples", "p50_ms", "p90_ms", "p99_ms", "p50_ci95", "p90_ci95", "p99_ci95")
+    return replace(timed, **{name: getattr(figures, name) for name in names})
 
 
 def recompute_evaluation(

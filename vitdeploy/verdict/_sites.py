@@ -1,4 +1,4 @@
-"""Whether an audit is about the model in `sites.json`."""
+"""Check that an audit is about the model in `sites.json`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def find_audit_errors(audit: Audit, manifest: Manifest, structure: Structure) ->
 
 
 def _compare_target(audit: Audit, manifest: Manifest) -> Iterator[str]:
-    for name, found, expected in (
+    for name, observed, expected in (
         ("target", audit.target, manifest.target.kind),
         ("precision", audit.precision, manifest.target.precision),
     ):
-        if found != expected:
-            yield f"audit.json is about {name} {found}, the manifest about {expected}"
+        if observed != expected:
+            yield f"audit.json is about {name} {observed}, the manifest about {expected}"
 
 
 def _check_attention(audit: Audit, structure: Structure) -> Iterator[str]:

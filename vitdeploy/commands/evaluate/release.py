@@ -40,12 +40,12 @@ _GROUPS = (
 
 
 def compare_with_release(
-    earlier: Artifact, artifact: Artifact, data: str | None, progress: Progress, *, groups: Path | None = None
+    previous: Artifact, artifact: Artifact, data: str | None, progress: Progress, *, groups: Path | None = None
 ) -> Release:
     """Let both artifacts answer the same samples, and store the comparison beside the second.
 
     Args:
-        earlier: the artifact before.
+        previous: the artifact before.
         artifact: this artifact.
         data: DATA of the command line; None is the recipe's.
         progress: gets the steps and warnings.
@@ -56,24 +56,24 @@ def compare_with_release(
         MeasureError: their classes are not the same.
         DataError: the data does not fit, or the file of groups does not.
     """
-    before, now = earlier.manifest, artifact.manifest
+    before, now = previous.manifest, artifact.manifest
     if before.recipe.task != now.recipe.task:
         raise UsageError(
-            f"{earlier.path} and {artifact.path} have different tasks or options of them",
+            f"{previous.path} and {artifact.path} have different tasks or options of them",
             fix="Compare two of one task.",
         )
     task, dataset = open_labelled(artifact, data)
-    _, earlier_dataset = open_labelled(earlier, data or now.recipe.data.evaluation)
-    places = _match_classes(task, earlier, artifact)
+    _, previous_dataset = open_labelled(previous, data or now.recipe.data.evaluation)
+    places = _match_classes(task, previous, artifact)
     patterns = None if groups is None else read_groups(groups)
     with ExitStack() as stack:
-        sides = [stack.enter_context(open_session(each, None, progress)) for each in (earlier, artifact)]
+        sides = [stack.enter_context(open_session(each, None, progress)) for each in (previous, artifact)]
         running = (
             RunningSide(sides[0], task, before, before.recipe.target.input),
             RunningSide(sides[1], task, now, now.recipe.target.input),
         )
         outcomes, names = _answer(
-            running, task, (earlier_dataset, dataset), (batch_size(before), batch_size(now)), places, progress
+            running, task, (previous_dataset, dataset), (batch_size(before), batch_size(now)), places, progress
         )
         threads = sides[1].threads
     with progress.step("Compare the two"):
@@ -83,8 +83,8 @@ def compare_with_release(
         distinct = change(distinct, groups={str(number): chosen for number, chosen in enumerate(members.values())})
         raw = pack(distinct)
         draft = Release(
-            baseline=earlier.digest,
-            baseline_name=str(earlier.path),
+            baseline=previous.digest,
+            baseline_name=str(previous.path),
             task=task.name,
             n=len(names),
             data=dataset.spec,
@@ -92,7 +92,7 @@ def compare_with_release(
             metrics={},
             user_groups=patterns is not None,
             group_names=tuple(members),
-            unusable=_explain_unusable(earlier, artifact, (earlier_dataset, dataset), distinct),
+            unusable=_explain_unusable(previous, artifact, (previous_dataset, dataset), distinct),
             worse=tuple(_describe_lost(task, distinct, names, now.labels)),
             size_bytes=(before.deployed_bytes, now.deployed_bytes),
             samples=hashlib.sha256(raw).hexdigest(),
@@ -103,16 +103,16 @@ def compare_with_release(
 
 
 def _explain_unusable(
-    earlier: Artifact, artifact: Artifact, datasets: tuple[Dataset, Dataset], outcomes: Outcomes
+    previous: Artifact, artifact: Artifact, datasets: tuple[Dataset, Dataset], outcomes: Outcomes
 ) -> str:
     """Return why the samples prove nothing: the earlier weights are random, or calibration used these images.
 
     The samples are known by the pixels that this artifact sees. The earlier one may see others of the same images.
     """
-    if earlier.random_weights:
-        return f"{earlier.path} has random weights: accuracy means nothing"
-    same_pixels = earlier.manifest.preprocess == artifact.manifest.preprocess
-    for each, dataset in zip((earlier, artifact), datasets, strict=True):
+    if previous.random_weights:
+        return f"{previous.path} has random weights: accuracy means nothing"
+    same_pixels = previous.manifest.preprocess == artifact.manifest.preprocess
+    for each, dataset in zip((previous, artifact), datasets, strict=True):
         if each is artifact or same_pixels:
             reason = explain_calibrated(each.manifest, dataset.digest, outcomes)
             if reason is not None:
@@ -136,7 +136,7 @@ def _is_group(entries: Any) -> bool:
     return isinstance(entries, list) and bool(entries) and all(isinstance(entry, (str, int)) for entry in entries)
 
 
-def _match_classes(task: Task, earlier: Artifact, artifact: Artifact) -> Array | None:
+def _match_classes(task: Task, previous: Artifact, artifact: Artifact) -> Array | None:
     """Return for each class of the earlier artifact that of this one; None if they are the same, or there are none.
 
     Raises:
@@ -144,11 +144,11 @@ def _match_classes(task: Task, earlier: Artifact, artifact: Artifact) -> Array |
     """
     if not task.named_classes:
         return None
-    before, now = earlier.manifest, artifact.manifest
+    before, now = previous.manifest, artifact.manifest
     counts = [task.count_classes({o.name: o.shape for o in manifest.outputs}) for manifest in (before, now)]
     labels = [None if are_made_up(manifest.labels) else manifest.labels for manifest in (before, now)]
     if (labels[0] is None) != (labels[1] is None):
-        which = earlier.path if labels[0] is None else artifact.path
+        which = previous.path if labels[0] is None else artifact.path
         raise MeasureError(f"{which} has no labels, and the other artifact has", fix=_RELABEL)
     if counts[0] != counts[1]:
         raise MeasureError(f"the two have {counts[0]} and {counts[1]} classes", fix=_RELABEL)
@@ -159,11 +159,11 @@ def _match_classes(task: Task, earlier: Artifact, artifact: Artifact) -> Array |
     first: dict[int, str] = {}
     for name, place in zip(labels[0], places, strict=True):
         if place is None:
-            message = f"{earlier.path} has the class {name!r}, which {artifact.path} does not have"
+            message = f"{previous.path} has the class {name!r}, which {artifact.path} does not have"
             raise MeasureError(message, fix=_RELABEL)
         if place in first:
             both = f"{first[place]!r} and {name!r}"
-            message = f"{earlier.path} has the classes {both}, which are both {labels[1][place]!r} of {artifact.path}"
+            message = f"{previous.path} has the classes {both}, which are both {labels[1][place]!r} of {artifact.path}"
             raise MeasureError(message, fix=_RELABEL)
         first[place] = name
     order = np.array(places)
@@ -171,7 +171,7 @@ def _match_classes(task: Task, earlier: Artifact, artifact: Artifact) -> Array |
         return None
     if task.name != "classification":
         raise MeasureError(
-            f"the classes of {earlier.path} and {artifact.path} are in different orders",
+            f"the classes of {previous.path} and {artifact.path} are in different orders",
             fix="Export both in one order.",
         )
     return order

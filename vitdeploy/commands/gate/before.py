@@ -30,61 +30,61 @@ def read_before(path: Path, artifact: Artifact, evaluation: Eval | None, progres
     """Read a baseline file; or read a baseline folder, and time it in turns with the artifact."""
     if not path.is_dir():
         return Before(baselines.read(path))
-    earlier = artifacts.load(path)
-    evidence = read_evidence(earlier)
+    previous = artifacts.load(path)
+    evidence = read_evidence(previous)
     if evidence.examined.faults:
         fault = evidence.examined.faults[0]
         return Before(untimed=f"the evidence of {path} is refused: {fault.name}: {fault.why}")
     bench = evidence.examined.bench
     if bench is not None and not bench.valid:  # a doubtful measurement is not used
         evidence = dataclasses.replace(evidence, examined=dataclasses.replace(evidence.examined, bench=None))
-    baseline = make_baseline(earlier, evidence)
+    baseline = make_baseline(previous, evidence)
     recipe = artifact.manifest.recipe
-    for folder in (earlier, artifact):
+    for folder in (previous, artifact):
         if folder.manifest.stage != "artifact":
             return Before(baseline, untimed=f"{folder.path} is only a bundle: on the device run vitdeploy compile")
     data = evaluation.data_digest if evaluation is not None else ""
     if reason := explain_incomparable(baseline, artifact.manifest.model.digest, baselines.decisive_keys(recipe), data):
         return Before(baseline, untimed=reason)
     try:
-        return Before(baseline, interleaved=_time_in_turns(earlier, artifact, progress))
+        return Before(baseline, interleaved=_time_in_turns(previous, artifact, progress))
     except (TargetUnavailable, UsageError) as error:
         return Before(baseline, untimed=error.message)
 
 
 def compare_answers(
-    baseline: Path, artifact: Artifact, data: str, groups: Path | None, limits: GateSpec, progress: Progress
+    path: Path, artifact: Artifact, data: str, groups: Path | None, limits: GateSpec, progress: Progress
 ) -> Before:
     """Let the earlier artifact and this one answer the same samples; time them in turns if slow-down has a limit."""
-    earlier = artifacts.load(baseline)
-    release = compare_with_release(earlier, artifact, data, progress, groups=groups)
+    previous = artifacts.load(path)
+    release = compare_with_release(previous, artifact, data, progress, groups=groups)
     for doubt in release.doubts:
         progress.warn(doubt)
     if limits.max_slowdown_pct is None:
         return Before(release=release)
     try:
-        return Before(release=release, interleaved=_time_in_turns(earlier, artifact, progress))
+        return Before(release=release, interleaved=_time_in_turns(previous, artifact, progress))
     except (TargetUnavailable, UsageError) as error:
         return Before(release=release, untimed=error.message)
 
 
-def _time_in_turns(earlier: Artifact, artifact: Artifact, progress: Progress) -> Bench:
+def _time_in_turns(previous: Artifact, artifact: Artifact, progress: Progress) -> Bench:
     """Time both artifacts in turns, the earlier one as the reference, and measure the start-up of both."""
     recipe = artifact.manifest.recipe
     threads, batch = count_threads(recipe), recipe.target.batch.opt
-    images = make_shared_images([earlier, artifact], batch)
+    images = make_shared_images([previous, artifact], batch)
     bench = latency.measure_reopened(
-        [partial(open_session, earlier, threads), partial(open_session, artifact, threads)],
-        [feed(earlier, images), feed(artifact, images)],
+        [partial(open_session, previous, threads), partial(open_session, artifact, threads)],
+        [feed(previous, images), feed(artifact, images)],
         batch=batch,
         seconds=recipe.bench.seconds,
         progress=progress,
     )
     with progress.step("Start both"):
-        startups = [measure_startup(side, threads, batch, progress) for side in (earlier, artifact)]
+        startups = [measure_startup(side, threads, batch, progress) for side in (previous, artifact)]
     reference, run = bench.runs
     runs = (
-        replace(reference, role="reference", manifest=earlier.digest, startup=startups[0]),
+        replace(reference, role="reference", manifest=previous.digest, startup=startups[0]),
         replace(run, role="artifact", manifest=artifact.digest, startup=startups[1]),
     )
     return replace(bench, runs=runs, machine=environment.host().machine, manifest=artifact.digest)

@@ -85,8 +85,7 @@ def gate(
     if baseline is not None and data is not None:
         before: Before | None = compare_answers(baseline, artifact, data, groups, spec, progress)
     else:
-        earlier = evidence.examined.evaluation
-        before = None if baseline is None else read_before(baseline, artifact, earlier, progress)
+        before = None if baseline is None else read_before(baseline, artifact, evidence.examined.evaluation, progress)
     case = make_case(artifact, evidence, spec)
     if opponent is not None:
         case = dataclasses.replace(case, against=str(against), against_artifact=True, against_digest=opponent.digest)
@@ -112,8 +111,8 @@ def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
     spec = parse(GateSpec, verdict.limits, where="limits in gate.json")
     before = None
     if verdict.baseline is not None or verdict.timing is not None or verdict.untimed or verdict.release is not None:
-        earlier = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
-        before = Before(earlier, *_time_again(verdict), *_compare_again(artifact, verdict.release))
+        baseline = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
+        before = Before(baseline, *_time_again(verdict), *_compare_again(artifact, verdict.release))
     fresh = judge(make_case(artifact, read_evidence(artifact), spec), spec, before)
     return replace(fresh, digest=artifact.evidence_digest(), manifest=artifact.digest)
 

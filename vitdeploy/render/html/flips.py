@@ -18,10 +18,10 @@ def parts(subject: Subject) -> tuple[Part, ...]:
     evaluation = subject.evaluation
     if evaluation is None:
         return ()
-    found: list[Part] = [_draw(subject, evaluation)] if evaluation.flipped else []
+    parts: list[Part] = [_draw(subject, evaluation)] if evaluation.flipped else []
     if len(evaluation.classes) > 1:
-        found.append(_classes(evaluation.classes))
-    return tuple(found)
+        parts.append(_classes(evaluation.classes))
+    return tuple(parts)
 
 
 def _draw(subject: Subject, evaluation: Eval) -> Drawing:

@@ -17,7 +17,7 @@ _CHECKS = {
     "speed": ("speed-up", "latency", "end to end"),
     "fusion": ("attention fused",),
 }
-"""What a limit is about -> how the names of its checks begin."""
+"""The subject of a limit -> the beginnings of the names of its checks."""
 _LIMITS = {"max_drop_pp": "accuracy", "min_speedup": "speed", "min_fused_pct": "fusion"}
 
 
