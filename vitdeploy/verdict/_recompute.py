@@ -55,10 +55,10 @@ def recompute_bench(bench: Bench) -> Bench:
         images = batch * runs_in_query(bench.scenario, batch)
         runs += [_recompute_run(run, None if run is reference else reference, images) for run in timed]
         reasons += [*doubts.find_doubts(timed), *_find_condition_doubts(bench, batch, len(timed[0].blocks))]
-    all_doubts = bench.doubts if bench.doubts or not reasons else tuple(reasons)
+    findings = bench.doubts if bench.doubts or not reasons else tuple(reasons)
     timed_through = None if bench.end_to_end is None else recompute_end_to_end(bench.end_to_end)
     bench = replace(bench, end_to_end=timed_through)
-    return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=all_doubts, valid=not all_doubts)
+    return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=findings, valid=not findings)
 
 
 def recompute_end_to_end(timed: EndToEnd) -> EndToEnd:
