@@ -2,7 +2,7 @@
 
 from tests.evidence import bench, run
 from tests.render.test_tables import shown
-from vitdeploy.evidence import Interval, OperatorShare, Pair, Peak, Profile, Roofline, Startup
+from vitdeploy.evidence import EndToEnd, Interval, OperatorShare, Pair, Peak, Profile, Roofline, Stage, Startup
 from vitdeploy.render import bench_tables as speed
 
 TWICE = Interval(ratio=2.0, ci95=(1.9, 2.1))
@@ -55,3 +55,35 @@ def test_a_profile() -> None:
     for part in ("openvino: 25.0 ms a run", "80.0 %", "between operators", "20.0 %", "op.9"):
         assert part in text
     assert "op.10" not in text  # a screen holds ten; JSON has all
+
+
+def test_long_names_break_between_words() -> None:
+    folder = "openvino-int8 (a-very-long-name-of-an-artifact-of-the-digits)"
+    startup = Startup(load_ms=1364.2, first_ms=17.9, peak_bytes=200 << 20, engine_bytes=90 << 20)
+    wide = Interval(ratio=11.08, ci95=(2.79, 15.02))
+    runs = (
+        run("onnxruntime-int8-dynamic", 12.0, wide, startup=startup, size_bytes=5 << 20),
+        run(folder, 12.0, wide, startup=startup),
+    )
+    lines = [line.split("  ")[0].strip() for line in all_of(bench(runs=runs)).splitlines()]
+    for part in (
+        "onnxruntime-",
+        "int8-dynamic",
+        "openvino-int8",
+        "(a-very-long-",
+        "name-of-an-",
+        "artifact-of-the-",
+        "digits)",
+    ):
+        assert lines.count(part) == 2, part  # in the latencies, and in start-up and size
+
+
+def test_title_and_notes_are_as_wide_as_the_screen() -> None:
+    stages = (Stage(name="decode", median_ms=26.3, share_pct=60.0), Stage(name="engine", median_ms=9.8, share_pct=40.0))
+    timed = EndToEnd(
+        images="a made-up JPEG of 1280x720", samples=9, p50_ms=43.1, p90_ms=46.1, p99_ms=54.6, p50_ci95=(38.5, 43.8),
+        p90_ci95=(45.0, 47.0), p99_ci95=(50.0, 60.0), stages=stages, blocks=((43.1,),),
+    )  # fmt: skip
+    text = shown(speed.end_to_end(timed))
+    assert text.splitlines()[0] == "From an encoded image to the answer, on a made-up JPEG of 1280x720"
+    assert "p50 38.5 to 43.8 ms with 95 % confidence; p90 46.1, p99 54.6 ms\n" in text

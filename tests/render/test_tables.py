@@ -5,7 +5,18 @@ from rich.console import RenderableType
 
 from tests.evidence import audit, bench, evaluation
 from vitdeploy.cli.guard import guarded_console
-from vitdeploy.evidence import Availability, BlockGroup, Check, FileEntry, Gate, KernelAudit, LinearGroup, Outline
+from vitdeploy.evidence import (
+    Availability,
+    BlockGroup,
+    Check,
+    FileEntry,
+    Gate,
+    KernelAudit,
+    LayerSensitivity,
+    LinearGroup,
+    Outline,
+    Sensitivity,
+)
 from vitdeploy.render import bench_tables as speed
 from vitdeploy.render import numbers, tables
 from vitdeploy.render.summary import summarize
@@ -145,3 +156,14 @@ def test_the_kernels_of_an_engine_are_summed_up() -> None:
     assert numbers.kernels(engine) == line
     assert "138: 12 attention" in shown(tables.audit(audit(engine=engine)))
     assert "products" not in shown(tables.audit(audit()))
+
+
+def test_long_names_of_layers_break_between_words() -> None:
+    layer = LayerSensitivity(
+        name="vit.encoder.layer.11.attention.attention.query", role="qkv", block=11, sqnr_db=45.1,
+        output_sqnr_db=51.3, agreement=1.0, macs=1_800_000,
+    )  # fmt: skip
+    found = Sensitivity(precision="int8", layers=(layer,), images=8, calibration="photos", choice="minmax ranges")
+    text = shown(tables.sensitivity(found))
+    assert "vit.encoder.layer.11. " in text
+    assert "attention.attention.query " in text

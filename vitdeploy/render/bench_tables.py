@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from vitdeploy.escaping import of_escaped
 from vitdeploy.evidence import Bench, EndToEnd, Profile
 from vitdeploy.render import numbers
+from vitdeploy.render.names import fold_name
 from vitdeploy.render.numbers import NOTHING, three_digits
 from vitdeploy.render.tables import add_notes, make_table
 
 _SHOWN_OPERATORS = 10
+_NAME_WIDTH = 16  # seven columns of figures leave it of 80
 
 
 @of_escaped
-def bench(result: Bench) -> list[Table]:
+def bench(result: Bench) -> list[RenderableType]:
     """Return tables of latencies, then of start-up and size, then of profiles."""
     tables = [latencies(result)]
     if result.end_to_end is not None:
@@ -27,7 +30,7 @@ def bench(result: Bench) -> list[Table]:
 
 
 @of_escaped
-def latencies(bench: Bench) -> Table:
+def latencies(bench: Bench) -> RenderableType:
     """Return latencies side by side; the first run of each batch size is the reference. `peak` is the efficiency."""
     table = make_table(
         f"Latency, {numbers.batches(bench) if bench.runs else 'nothing timed'}",
@@ -37,13 +40,13 @@ def latencies(bench: Bench) -> Table:
     for run in bench.runs:
         figures = (three_digits(ms) for ms in (run.p50_ms, run.p90_ms, run.p99_ms, run.throughput_ips))
         speedup = "reference" if numbers.is_reference(run, bench) else numbers.speedup(run.speedup)
-        name = numbers.run_name(run, bench.runs)
+        name = fold_name(numbers.run_name(run, bench.runs), _NAME_WIDTH)
         table.add_row(name, *figures, numbers.efficiency(run.efficiency_pct), speedup)
     return add_notes(table, [*_pairs(bench), *_notes(bench)])
 
 
 @of_escaped
-def end_to_end(timed: EndToEnd) -> Table:
+def end_to_end(timed: EndToEnd) -> RenderableType:
     """Return what a caller waits for, with the share of each stage."""
     table = make_table(f"From an encoded image to the answer, on {timed.images}", "", "p50 ms", "share")
     for stage in timed.stages:
@@ -69,7 +72,7 @@ def costs(bench: Bench) -> Table:
         peak = start.peak_bytes if start else None
         model = peak - start.engine_bytes if start and peak and start.engine_bytes else None
         sizes = (numbers.size(b) if b is not None else NOTHING for b in (peak, model, run.size_bytes))
-        table.add_row(run.name, *times, *sizes)
+        table.add_row(fold_name(run.name, _NAME_WIDTH), *times, *sizes)
     return table
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.bar import Bar
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +29,7 @@ from vitdeploy.evidence import (
     Unfused,
 )
 from vitdeploy.render import numbers
+from vitdeploy.render.names import fold_name
 from vitdeploy.render.numbers import NOTHING, three_digits
 from vitdeploy.render.summary import Summary
 
@@ -38,6 +39,7 @@ _COLOURS = {"pass": "green", "fail": "red", "invalid": "yellow"}
 _IN_BLOCKS = ("qkv", "proj", "fc1", "fc2")
 _MOST_ROWS = 24  # fit on a screen; --json has all
 _BAR_WIDTH = 12
+_NAME_WIDTH = 30  # what the columns of figures leave of 80
 _SILENT_DB = 120.0  # noise below this comes from rounding in another order
 _GAP = (0, 1, 0, 0)  # between columns: the sizes of a ViT-L then fit 80 columns
 
@@ -115,7 +117,7 @@ def _by_role(outline: Outline) -> str:
 
 
 @of_escaped
-def trials(trials: Sequence[Trial]) -> Table:
+def trials(trials: Sequence[Trial]) -> RenderableType:
     """Return the precisions that were tried, and the one that was kept."""
     table = make_table(None, "precision", "in float", "points lost", "times as fast", "result", right=(1, 2, 3))
     for trial in trials:
@@ -134,7 +136,7 @@ def trials(trials: Sequence[Trial]) -> Table:
 
 
 @of_escaped
-def audit(audit: Audit) -> Table:
+def audit(audit: Audit) -> RenderableType:
     """Return fusion, precisions and files of a compiled model."""
     attention = audit.attention
     all_fused = bool(attention.sites) and attention.fused == attention.sites and attention.evidence == "compiled"
@@ -177,7 +179,7 @@ def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:
 
 
 @of_escaped
-def sensitivity(sensitivity: Sensitivity) -> Table:
+def sensitivity(sensitivity: Sensitivity) -> RenderableType:
     """Return the damage of each linear quantized alone, the most damaging first."""
     layers = sensitivity.layers
     title = f"Sensitivity: each linear alone in {sensitivity.precision}, {sensitivity.choice}"
@@ -188,7 +190,7 @@ def sensitivity(sensitivity: Sensitivity) -> Table:
         bar = Bar(1.0, 0, (best - layer.output_sqnr_db) / span, width=_BAR_WIDTH, color="red")
         agreement = NOTHING if layer.agreement is None else f"{100 * layer.agreement:.0f} %"
         figures = f"{layer.sqnr_db:.1f}", f"{layer.output_sqnr_db:.1f}"
-        table.add_row(layer.name, *figures, bar, agreement, three_digits(layer.macs / 1e6))
+        table.add_row(fold_name(layer.name, _NAME_WIDTH), *figures, bar, agreement, three_digits(layer.macs / 1e6))
     notes = [
         f"measured on {sensitivity.images} images of {sensitivity.calibration}",
         "dB: signal to noise ratio of the linear's own output and of the model's; 10 dB less is ten times the noise",
@@ -212,12 +214,13 @@ def divergence(divergence: Divergence) -> Group:
     return Group(blocks, layers, conclusion, legend, rule, ran)
 
 
-def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> Table:
+def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> RenderableType:
     table = make_table(title, "", "dB", "adds dB", "cosine", "largest error")
     left_out: dict[str, list[str]] = {}
     for row in rows:
         is_marked = row.name == marked
-        name = Text(f"{'▶' if is_marked else ' '} {row.name}", style="bold red" if is_marked else "")
+        shown = fold_name(row.name, _NAME_WIDTH).replace("\n", "\n  ")
+        name = Text(f"{'▶' if is_marked else ' '} {shown}", style="bold red" if is_marked else "")
         if row.sqnr_db is None or row.adds_db is None or row.cosine is None:
             left_out.setdefault(row.note, []).append(row.name)
             table.add_row(name, *[NOTHING] * 4)
@@ -229,7 +232,7 @@ def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> 
 
 
 @of_escaped
-def evaluation(evaluation: Eval) -> Table:
+def evaluation(evaluation: Eval) -> RenderableType:
     """Return the accuracy of both sides on the same samples."""
     title = f"{evaluation.task} on {evaluation.n:,} samples"
     table = make_table(title, "", "reference", "deployed", "drop, 95 % interval", "at most", "unit")
@@ -263,7 +266,7 @@ def _operating_point(point: OperatingPoint) -> list[str]:
 
 
 @of_escaped
-def gate(gate: Gate) -> Table:
+def gate(gate: Gate) -> RenderableType:
     """Return the verdict and every check."""
     title = Text.assemble("Gate: ", _status(gate.verdict))
     table = make_table(title, "check", "observed", "limit", "status", "reason", right=(1, 2))
@@ -284,7 +287,7 @@ def doctor(targets: Mapping[str, Availability]) -> Table:
 
 
 @of_escaped
-def summary(summary: Summary) -> Table:
+def summary(summary: Summary) -> RenderableType:
     """Return FP32 and the artifact side by side."""
     table = make_table(None, "", summary.reference, summary.artifact)
     for row in summary.rows:
@@ -302,11 +305,13 @@ def make_table(title: str | Text | None, *headers: str, right: Sequence[int] | N
     return table
 
 
-def add_notes(table: Table, notes: Sequence[str]) -> Table:
-    """Add lines below a table, and return it."""
-    if notes:
-        table.caption = Text("\n".join(notes), style="not dim")
-    return table
+def add_notes(table: Table, notes: Sequence[str]) -> RenderableType:
+    """Return a table with lines and an empty one below it. They and its title may be wider than the table."""
+    if not notes:
+        return table
+    title, table.title = table.title, None
+    lines = Text("\n".join((*notes, "")))
+    return Group(table, lines) if title is None else Group(Text.assemble(title, style="table.title"), table, lines)
 
 
 def _status(status: str) -> Text:
