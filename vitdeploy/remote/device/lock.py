@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -31,9 +32,7 @@ def hold(job: Job, on_wait: Callable[[LockHolder | None], None]) -> Iterator[int
     """
     descriptor = _open()
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(descriptor):
             on_wait(_read(descriptor))
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         _write(descriptor, LockHolder(client=job.client, words=job.words, since=time.time()))
@@ -48,13 +47,18 @@ def try_hold() -> Iterator[bool]:
     """Hold the device's lock for the block if nobody else does. Yield True if this process holds it."""
     descriptor = _open()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def try_lock(file: int | BinaryIO) -> bool:
+    """Lock an open file if no other process has. Return True if it worked; closing the file ends the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_holder() -> LockHolder | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from vitdeploy.artifact import DISK_FULL, file_digest
 from vitdeploy.errors import RemoteError
+from vitdeploy.remote.device.lock import try_lock
 from vitdeploy.remote.messages import Blob, FileHeader, MissingBlob, MissingBlobs
 
 _CHUNK = 1 << 20
@@ -128,16 +128,16 @@ class Store:
     def _count_partial(self, blob: Blob) -> int:
         """Count the bytes to continue from. While another client sends the same file, this is 0: start anew."""
         try:
-            with (self._partial / blob.sha256).open("rb") as file, _try_lock(file) as locked:
+            with (self._partial / blob.sha256).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                return size if locked and size <= blob.bytes else 0
+                return size if try_lock(file) and size <= blob.bytes else 0
         except FileNotFoundError:
             return 0
 
     def _receive_file(self, header: FileHeader, stream: BufferedIOBase) -> int:
         path = self._partial / header.sha256
-        with path.open("ab") as file, _try_lock(file) as locked:
-            if locked and os.fstat(file.fileno()).st_size >= header.offset:
+        with path.open("ab") as file:
+            if try_lock(file) and os.fstat(file.fileno()).st_size >= header.offset:
                 return self._write(header, stream, file, path)
         if header.offset:
             raise RemoteError(
@@ -145,7 +145,8 @@ class Store:
             )
         private = path.with_name(f"{header.sha256}.{os.getpid()}")
         try:
-            with private.open("ab") as file, _try_lock(file):
+            with private.open("ab") as file:
+                try_lock(file)  # nobody else knows it, but `_is_being_written` asks
                 return self._write(header, stream, file, private)
         finally:
             private.unlink(missing_ok=True)
@@ -173,16 +174,5 @@ class Store:
 
 
 def _is_being_written(path: Path) -> bool:
-    with path.open("rb") as file, _try_lock(file) as locked:
-        return not locked
-
-
-@contextmanager
-def _try_lock(file: BinaryIO) -> Iterator[bool]:
-    """Lock the file if no other process has. Yield True if it worked; closing the file ends the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+    with path.open("rb") as file:
+        return not try_lock(file)
