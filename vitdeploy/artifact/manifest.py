@@ -60,6 +60,8 @@ class OutputParity(Fact):
         cosine: the smallest cosine; of integers and booleans the share of elements that are equal.
         discrete: True for integers and booleans.
         where: the images with that difference.
+        moved_rows: of an output whose rows are selected by score: how many stand in another place than the reference's.
+            They were compared with the rows that they belong to.
     """
 
     name: str
@@ -68,6 +70,7 @@ class OutputParity(Fact):
     cosine: float
     discrete: bool = False
     where: str = ""
+    moved_rows: int = 0
 
 
 class Parity(Fact):

@@ -192,6 +192,8 @@ def _describe_parity(export: Exported) -> list[str]:
     outputs = f"the worst of {len(parity.outputs)} outputs " if len(parity.outputs) > 1 else ""
     reference = "the quantized file" if export.model_precision == "quantized" else "FP32"
     lines = [f"what was compiled against {reference}: {figures}", f"{outputs}on {images}"]
+    if moved := max((output.moved_rows for output in parity.outputs), default=0):
+        lines.append(f"rows that the model selects by score are compared as a set: {moved} changed their places")
     if export.precision != "fp32" and export.graph_parity is not None:
         graph = f"cosine {export.graph_parity.cosine:.6f} in ONNX Runtime"
         lines.append(f"the {export.precision} graph itself: {graph}; eval measures on your images")

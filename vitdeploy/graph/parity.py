@@ -9,6 +9,9 @@ differences can hide below one large value.
 images: the difference that `graph.onnx` itself has when ONNX Runtime computes it operator by operator, times `MARGIN`,
 plus `ROUNDING` for the types that only the engine knows. bfloat16 in OpenVINO, TF32 on GPUs, and activations that are
 rounded at run time are not in the graph.
+
+**Selections.** Where a model selects rows by score, engines order rows with nearly equal scores differently. Such
+outputs are compared as sets: each row with the one that it belongs to.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 
 from vitdeploy.artifact import OutputParity, Parity
 from vitdeploy.frozen import replace
+from vitdeploy.graph.row_matching import match_rows
 from vitdeploy.session import Array, Session, is_finite
 
 LEAST_COSINE = 0.9999
@@ -48,6 +52,8 @@ class Example(NamedTuple):
     image: Array
     outputs: Mapping[str, Array]
     name: str = ""
+    selected: Mapping[str, int] | None = None
+    """The outputs whose rows are a set, with the axis of the rows: see `vitdeploy.graph.selection`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,14 @@ class Tolerance:
     distance: float
 
 
-def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch: int, where: str = "") -> Parity:
+def compare(
+    reference: Mapping[str, Array],
+    other: Mapping[str, Array],
+    *,
+    batch: int,
+    where: str = "",
+    selected: Mapping[str, int] | None = None,
+) -> Parity:
     """Compare each output of `other` with the reference's, matched by name or else by order.
 
     If outputs are not finite, or do not match in number or shape, the difference is infinite, so that a comparison of
@@ -75,6 +88,7 @@ def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch
         other: the outputs of a graph or engine for the same images.
         batch: the number of images.
         where: the images, in words.
+        selected: the outputs whose rows are a set, with the axis of the rows. Their rows are matched first.
     """
     pairs = _match(reference, other)
     problem = _find_problem(reference, pairs, len(other))
@@ -84,7 +98,12 @@ def compare(reference: Mapping[str, Array], other: Mapping[str, Array], *, batch
             max_abs=float("inf"), reference_max=0.0, cosine=0.0, finite=False, batches=(batch,),
             problem=f"{problem}{where}",
         )  # fmt: skip
-    outputs = tuple(_compare_output(name, a, b, where) for name, (a, b) in pairs.items())
+    values, moved = {name: b for name, (_, b) in pairs.items()}, 0
+    if selected:
+        values, moved = match_rows({name: a for name, (a, _) in pairs.items()}, values, selected, batch)
+    outputs = tuple(_compare_output(name, a, values[name], where) for name, (a, _) in pairs.items())
+    if moved:
+        outputs = tuple(replace(o, moved_rows=moved) if o.name in (selected or ()) else o for o in outputs)
     return _summarize(outputs, (outputs,), (batch,))
 
 
@@ -144,7 +163,8 @@ def lowered_limit(emulated: OutputParity, kinds: Iterable[str]) -> Tolerance:
 def _compare_example(session: Session, example: Example, input_name: str) -> Parity:
     batch = len(example.image)
     where = f"{example.name or 'images'} in a batch of {batch}"
-    return compare(example.outputs, session.run({input_name: example.image}), batch=batch, where=where)
+    outputs = session.run({input_name: example.image})
+    return compare(example.outputs, outputs, batch=batch, where=where, selected=example.selected)
 
 
 def _distance(rounding: float) -> float:
@@ -199,7 +219,8 @@ def _relative(output: OutputParity) -> float:
 
 def _worst(group: Sequence[OutputParity]) -> OutputParity:
     worst = max(group, key=_relative)
-    return replace(worst, cosine=min(output.cosine for output in group))
+    moved = sum(output.moved_rows for output in group)
+    return replace(worst, cosine=min(output.cosine for output in group), moved_rows=moved)
 
 
 def _summarize(

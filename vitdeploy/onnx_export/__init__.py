@@ -99,9 +99,19 @@ def find_batch_axes(examples: Sequence[Example]) -> dict[str, int | None]:
 
 
 def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:
-    """Return the worst parity of each output of the graph in `path` over all examples."""
+    """Return the worst parity of each output of the graph in `path` over all examples.
+
+    Rows that the model selects by score are compared as sets.
+    """
+    from vitdeploy.graph.model import load
+    from vitdeploy.graph.selection import find_selected
+
     with OnnxSession(path, lean=True) as session:
-        return compare_session(session, examples, input_name)
+        parity = compare_session(session, examples, input_name)
+        if disagreement(parity) is None or not parity.finite or examples[0].selected is not None:
+            return parity
+        selected = find_selected(load(path))
+        return compare_session(session, [e._replace(selected=selected) for e in examples], input_name)
 
 
 def disagreement(parity: Parity) -> str | None:

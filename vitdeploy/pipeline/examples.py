@@ -31,18 +31,29 @@ _MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Examples:
-    """Batches of images (`pixels`: uint8 NCHW) with the reference's outputs, and the images in words."""
+    """Batches of images with the reference's outputs.
+
+    Attributes:
+        input_name: the name of the model's input.
+        preprocess: how pixels become the model's input.
+        pixels: the images of each batch, uint8 NCHW.
+        outputs: the reference's outputs for each batch.
+        names: each batch in words.
+        selected: the outputs whose rows the model selects by score, with the axis of the rows.
+    """
 
     input_name: str
     preprocess: Preprocess
     pixels: tuple[Array, ...]
     outputs: tuple[dict[str, Array], ...]
     names: tuple[str, ...]
+    selected: Mapping[str, int] | None = None
 
     def pairs(self, form: InputForm = "normalized") -> list[Example]:
         """Return inputs in the form that a graph takes, with the expected outputs."""
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
-        return [Example(*parts) for parts in zip(inputs, self.outputs, self.names, strict=True)]
+        parts = zip(inputs, self.outputs, self.names, strict=True)
+        return [Example(image, outputs, name, self.selected) for image, outputs, name in parts]
 
 
 def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch, sizes: SizeRange | None = None) -> Examples:
@@ -136,9 +147,10 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     pixels, which take a quarter of the space.
     """
     path.parent.mkdir()
-    image, outputs, _ = examples.pairs(form)[0]
+    image, outputs, *_ = examples.pairs(form)[0]
     arrays: dict[str, Any] = {"input": image, "name": np.array(examples.names[0])}
     arrays |= {f"output.{name}": value for name, value in outputs.items()}
+    arrays |= {f"selected.{name}": np.array(axis) for name, axis in (examples.selected or {}).items()}
     for number, pixels in enumerate(examples.pixels[1:], start=1):
         arrays |= {f"case{number}.pixels": pixels, f"case{number}.name": np.array(examples.names[number])}
         arrays |= {f"case{number}.output.{name}": value for name, value in examples.outputs[number].items()}
@@ -159,11 +171,13 @@ def load_examples(path: Path, preprocess: Preprocess, form: InputForm) -> list[E
 
 
 def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: InputForm) -> Iterator[Example]:
-    yield Example(arrays["input"], _with_prefix(arrays, "output."), str(arrays.get("name", LOOKS[0].name)))
+    selected = {name: int(axis) for name, axis in _with_prefix(arrays, "selected.").items()}
+    yield Example(arrays["input"], _with_prefix(arrays, "output."), str(arrays.get("name", LOOKS[0].name)), selected)
     number = 1
     while (pixels := arrays.get(f"case{number}.pixels")) is not None:
         outputs = _with_prefix(arrays, f"case{number}.output.")
-        yield Example(to_input(pixels, preprocess, form), outputs, str(arrays.get(f"case{number}.name", "")))
+        name = str(arrays.get(f"case{number}.name", ""))
+        yield Example(to_input(pixels, preprocess, form), outputs, name, selected)
         number += 1
 
 
