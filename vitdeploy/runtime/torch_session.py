@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitdeploy.environment import available_cores
+from vitdeploy.errors import SourceError
 from vitdeploy.session import Array, Feeds, SequentialSession, closed_error, named_outputs
 
 if TYPE_CHECKING:
     from torch import nn
+
+_LONGEST_MESSAGE = 200
+"""Characters of an error of the model's own code."""
 
 
 class TorchSession(SequentialSession):
@@ -48,6 +54,7 @@ class TorchSession(SequentialSession):
 
         Raises:
             UsageError: the session is closed.
+            SourceError: the module's own code fails on these images.
         """
         import torch
 
@@ -57,10 +64,27 @@ class TorchSession(SequentialSession):
         with self._turn, torch.inference_mode():
             if self._module is None:
                 raise closed_error(self.name)
-            result = self._module(torch.from_numpy(images).to(self._device))
+            try:
+                result = self._module(torch.from_numpy(images).to(self._device))
+            except Exception as error:
+                raise _explain(error, images.shape) from error
             return {name: value.cpu().numpy() for name, value in named_outputs(result).items()}
 
     def close(self) -> None:
         """Release the module once no thread runs it."""
         with self._turn:
             self._module = None
+
+
+def _explain(error: Exception, shape: tuple[int, ...]) -> SourceError:
+    """Return the error of a forward() with the line of it that failed: the innermost one outside of PyTorch."""
+    import torch
+
+    places = (str(Path(torch.__file__).parent), __file__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(places)]
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    text = " ".join(str(error).split())[:_LONGEST_MESSAGE] or (frames[-1].line if frames else "")
+    fix = "Correct the model there, or give the image size that it takes with --image-size."
+    if isinstance(error, TypeError) and "argument" in str(error):
+        fix = "It is called with one batch of images: give its other arguments defaults, or wrap it in a module."
+    return SourceError(f"the model fails on images of {list(shape)}: {type(error).__name__}{where}: {text}", fix=fix)
