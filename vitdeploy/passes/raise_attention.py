@@ -27,8 +27,11 @@ class RaiseAttention(Pass):
         k ─ [Mul s] ─ Transpose ─ MatMul ─ [Mul|Div s] ─ [Add bias] ─ Softmax ─ MatMul      q, k, v, [bias]
         v ───────────────────────────────────────────────────────────────┘             ─▶      Attention(scale)
 
-    A factor behind the bias scales the bias too. Several biases are added up to one. A bias can also be scores that
-    are filled with a very low number, or Swin's window mask between two Reshapes. A factor for each head moves to q.
+    The scores may have any rank: the axes in front of the tokens become batch and heads (`Form`). Everything may be
+    transposed, as in (v pᵀ) of channels-first models. All heads may share one of keys and values. A factor behind the
+    bias scales the bias too. Several biases are added up to one. A bias can also be scores that are filled with a very
+    low number, and it can be added in another view of the scores, as Swin's window mask. A factor for each head moves
+    to q.
     Both products may be an Einsum. A constant mask that lets every key pass is removed. Any other constant boolean mask
     becomes numbers to add.
 
