@@ -83,3 +83,20 @@ def test_a_result_that_is_too_large_stays_and_is_reported(monkeypatch: pytest.Mo
     result = FoldConstants().apply(graph)
     assert ["does not depend on the image" in reason for reason in result.refused.values()] == [True]
     assert "LayerNormalization" in types(graph)
+
+
+def test_the_weights_of_a_quantized_model_stay_quantized() -> None:
+    text = model("w = DequantizeLinear(codes, scale) n = Relu(w) y = Mul(x, n)")
+    graph = parsed(text, codes=np.arange(12, dtype=np.int8).reshape(3, 4), scale=np.float32(0.1))
+    FoldConstants().apply(graph)
+    assert types(graph) == ["DequantizeLinear", "Relu", "Mul"]
+
+
+def test_the_order_of_the_nodes_does_not_matter() -> None:
+    graph = parsed(model(f"{TOWER} u = Relu(x) y = Mul(u, t)"), **PROMPT)
+    main = graph.model.graph
+    relu = next(node for node in main if node.op_type == "Relu")
+    main.remove(relu)
+    main.append(relu)
+    FoldConstants().apply(graph)
+    assert types(graph) == ["Relu", "Mul"]

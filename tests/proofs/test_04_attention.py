@@ -82,12 +82,6 @@ def split_map(q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
     return viewed.reshape(-1, HEADS, TOKENS, TOKENS).roll(1, 1).softmax(-1) @ v
 
 
-def turned(q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-    """The transposed map, as YOLO11 writes it."""
-    del x
-    return (v.transpose(-2, -1) @ scores(q, k).softmax(-1).transpose(-2, -1)).transpose(-2, -1)
-
-
 def over_slots(q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
     """Slot attention: the softmax runs over the queries, and each query's shares are normalised then."""
     del x
@@ -104,7 +98,6 @@ SITES: dict[str, tuple[Any, str]] = {
     "softmax with one more": (off_by_one, "written as several operators"),
     "softmax by its logarithm": (logarithm, "written as several operators"),
     "a view of the map": (split_map, ""),
-    "the map transposed": (turned, "Transpose stands between"),
     "softmax over the queries, normalised": (over_slots, MIXED),
     "squared map": (lambda q, k, v, x: scores(q, k).softmax(-1).pow(2) @ v, MIXED),
     "activation on the scores": (lambda q, k, v, x: torch.nn.functional.gelu(scores(q, k)).softmax(-1) @ v, "Gelu"),

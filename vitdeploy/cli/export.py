@@ -30,7 +30,7 @@ from vitdeploy.cli.console import Console
         "vitdeploy export hf:facebook/deit-tiny-patch16-224 --target onnxruntime \\\n"
         "    --precision int8 --calibration images/",
         "vitdeploy export model.onnx --target tensorrt --host ssh://me@jetson",
-        "vitdeploy export model.onnx --target openvino --image-size 224x224:384x384:512x512",
+        "vitdeploy export model.onnx --target openvino \\\n    --image-size 224x224:384x384:512x512",
     ],
 )
 def export(

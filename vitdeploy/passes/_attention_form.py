@@ -44,7 +44,7 @@ class Form:
         return self.batch, self.heads
 
 
-def choose_form(lead: Sizes, operands: Iterable[ir.Value], *, is_open: bool) -> Form:
+def choose_form(lead: Sizes, operands: Iterable[tuple[ir.Value, int | None]], *, is_open: bool) -> Form:
     """Return the form for scores whose axes in front of the tokens have the sizes `lead`.
 
     Every form gives the same numbers. That with the heads of the model, into which the channels of q or k are split,
@@ -52,14 +52,14 @@ def choose_form(lead: Sizes, operands: Iterable[ir.Value], *, is_open: bool) -> 
 
     Args:
         lead: the sizes.
-        operands: q and k, (…, tokens, size).
+        operands: q and k, each with its head size.
         is_open: whether the number of tokens varies, so that no other size can be found from it.
     """
     if len(lead) == 2:
         return Form(*lead)
     if not lead:
         return Form(1, 1)
-    heads = next((n for x in operands if (n := _count_heads(x)) is not None), None)
+    heads = next((n for x, size in operands if (n := _count_heads(x, size)) is not None), None)
     if len(lead) == 1:
         size = lead[0]
         if heads is not None and not is_open and (size is None or size % heads == 0):
@@ -79,9 +79,9 @@ def count(sizes: Iterable[int | None]) -> int | None:
     return None if None in known else math.prod(n for n in known if n is not None)
 
 
-def _count_heads(value: ir.Value) -> int | None:
+def _count_heads(value: ir.Value, size: int | None) -> int | None:
     """Return the heads that the channels of q or k are split into; None if what computes it does not tell."""
-    size, node = (dims(value) or (None,))[-1], producer(value)
+    node = producer(value)
     while size and node is not None and node.op_type in _MOVES:
         source = next((v for v in node.inputs if v is not None and constant(v) is None), None)
         if source is None:

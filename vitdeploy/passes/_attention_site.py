@@ -30,6 +30,12 @@ class Operand:
     value: ir.Value
     is_transposed: bool = False
 
+    @property
+    def size(self) -> int | None:
+        """The head size; None if it is not known."""
+        sizes = dims(self.value) or (None, None)
+        return sizes[-2 if self.is_transposed else -1]
+
 
 @dataclass(frozen=True)
 class AttentionMatch:
@@ -118,7 +124,7 @@ def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> A
     map_tokens = attention_map[:-3:-1] if v.is_transposed else attention_map[-2:]
     if lead != value_lead and (map_tokens != tokens or None in tokens):
         return "a Reshape between its two products changes the queries"
-    form = _choose_form(lead, value_lead, [q.value, k.value], is_open=None in tokens)
+    form = _choose_form(lead, value_lead, [(x.value, x.size) for x in (q, k)], is_open=None in tokens)
     match = AttentionMatch(
         softmax, path[-1], v.is_transposed, ScoresForm(form, lead, tokens), value_lead, q, k, v, scale,
         scores.head_scale, scores.biases,
@@ -126,7 +132,7 @@ def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> A
     return _unfit_reason(match) or match
 
 
-def _choose_form(lead: Sizes, value_lead: Sizes, operands: list[ir.Value], *, is_open: bool) -> Form:
+def _choose_form(lead: Sizes, value_lead: Sizes, operands: list[tuple[ir.Value, int | None]], *, is_open: bool) -> Form:
     if lead == value_lead:
         return choose_form(lead, operands, is_open=is_open)
     four_axes = next((sizes for sizes in (value_lead, lead) if len(sizes) == 2), None)

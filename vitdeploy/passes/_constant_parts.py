@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.session import Array
 
-_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-                     "RandomUniformLike"})  # fmt: skip
-"""Operators that give other numbers in every run."""
+_KEPT = frozenset({
+    "Bernoulli", "DequantizeLinear", "DynamicQuantizeLinear", "Multinomial", "QuantizeLinear", "RandomNormal",
+    "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+})  # fmt: skip
+"""Operators that give other numbers in every run, and those that hold the weights of a quantized model."""
 
 
 def fold_constant_parts(graph: Graph, largest_bytes: int) -> tuple[int, dict[str, str]]:
@@ -31,6 +33,7 @@ def fold_constant_parts(graph: Graph, largest_bytes: int) -> tuple[int, dict[str
     Returns:
         How many nodes are gone, and the reason for each result that is too large.
     """
+    TopologicalSortPass()(graph.model)
     depends = _find_dependent(graph)
     results = [
         value
@@ -63,12 +66,12 @@ def fold_constant_parts(graph: Graph, largest_bytes: int) -> tuple[int, dict[str
 
 
 def _find_dependent(graph: Graph) -> set[ir.Node]:
-    """Return the nodes that depend on an input, give random numbers, or contain a graph."""
+    """Return the nodes that depend on an input, are to stay, or contain a graph, and those behind them."""
     moving = {value for value in graph.model.graph.inputs if value.name not in graph.model.graph.initializers}
     dependent: set[ir.Node] = set()
     for node in graph.nodes:
         has_graph = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-        if node.op_type in _RANDOM or has_graph or any(value in moving for value in node.inputs):
+        if node.op_type in _KEPT or node.domain or has_graph or any(value in moving for value in node.inputs):
             dependent.add(node)
             moving.update(node.outputs)
     return dependent
