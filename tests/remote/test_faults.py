@@ -336,7 +336,7 @@ def test_a_vitdeploy_that_does_not_fit_is_told_with_the_way_to_update(
 ) -> None:
     old = tmp_path / "old"
     old.mkdir()
-    (old / "sitecustomize.py").write_text("import vitdeploy\n\nvitdeploy.__version__ = '0.0.7'\n")
+    (old / "sitecustomize.py").write_text("import vitdeploy.version\n\nvitdeploy.version.__version__ = '0.0.7'\n")
     filled = (line.format(old=old, far=far.venv / "bin" / "vitdeploy") for line in lines)
     lab(command=script(tmp_path / "wrapper", *filled))
     result = run("bench", artifact, "--host", "lab")
