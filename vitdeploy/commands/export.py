@@ -20,9 +20,10 @@ from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.choose import Chosen, Request, choose
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_examples
+from vitdeploy.pipeline.exported_graph import check_graph
 from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
 from vitdeploy.pipeline.graph_cache import GraphCache
-from vitdeploy.pipeline.prepare import Options, check_graph, prepare
+from vitdeploy.pipeline.prepare import Options, prepare
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import AUTO, Recipe

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitdeploy import sources, tasks
-from vitdeploy.artifact import ExportRecord, ModelRecord, Parity, PassRecord
+from vitdeploy.artifact import ExportRecord, ModelRecord, PassRecord
 from vitdeploy.data.label_file import read_labels
 from vitdeploy.data.preprocess import plane_statistics
-from vitdeploy.errors import ExportError, SourceError, VitdeployError
+from vitdeploy.errors import ExportError, SourceError
 from vitdeploy.evidence import PixelCheck
-from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.pipeline.calibration import JudgingBatches, open_images
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
-from vitdeploy.pipeline.graph_cache import GraphCache, cache_key
+from vitdeploy.pipeline.exported_graph import check_graph, export_graph
+from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.pixels import check_pixels
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, SizeRange, TaskSpec
@@ -31,7 +30,6 @@ from vitdeploy.runtime.trial import try_model
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
-    from vitdeploy.onnx_export import Example
     from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
     from vitdeploy.quantize import Calibration
 
@@ -159,7 +157,7 @@ def prepare(
     with progress.step("Run the FP32 reference"):
         examples = make_examples(model, preprocess, batch, sizes)
     labels = _choose_labels(recipe, tasks.find(task), given, model.labels, examples)
-    path, record = _export(model, examples, batch, work, progress, options.cache)
+    path, record = export_graph(model, examples, batch, work, progress, options.cache)
     model_record = ModelRecord(
         spec=recipe.model.spec,
         weights=model.weights,
@@ -207,88 +205,6 @@ def _choose_labels(
             fix="Give one label for each class, in the order of the outputs.",
         )
     return given or (own if own is None or classes in (None, len(own)) else None)
-
-
-def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool) -> Parity:
-    """Compare the graph in `path` with the reference.
-
-    Args:
-        path: the ONNX file.
-        examples: images with the reference's outputs.
-        form: the form in which the graph takes images.
-        exact: require agreement within the rounding of float32; else only finite numbers.
-
-    Raises:
-        ExportError: the numbers differ, or are not finite.
-    """
-    from vitdeploy import onnx_export
-
-    parity = onnx_export.check(path, examples.pairs(form), examples.input_name)
-    reason = onnx_export.disagreement(parity)
-    if exact and reason is not None:
-        raise ExportError(f"the optimised graph is wrong: {reason}", fix="Run with --verify to find the pass.")
-    if not parity.finite:
-        raise ExportError("the graph in this precision gives NaN or infinity", fix="Use --precision fp32.")
-    return parity
-
-
-def _export(
-    model: sources.LoadedModel,
-    examples: Examples,
-    batch: Batch,
-    work: Path,
-    progress: Progress,
-    cache: GraphCache | None,
-) -> tuple[Path, ExportRecord]:
-    """Return the model as an ONNX file: the user's own, one from the cache, or one that is exported now."""
-    from vitdeploy import onnx_export
-
-    if model.module is not None:
-        key = cache_key(model, tuple(pixels.shape for pixels in examples.pixels), batch)
-        path, pairs = work / "exported.onnx", examples.pairs()
-        if cache is not None and (cached := _fetch(cache, key, pairs, examples.input_name, work)) is not None:
-            return cached
-        with progress.step("Export to ONNX and compare with the reference"):
-            record = onnx_export.export(model.module, pairs, input_name=examples.input_name, batch=batch, path=path)
-        if cache is not None:
-            cache.keep(key, path, record)
-        return path, record
-    assert model.onnx is not None
-    with progress.step("Read the ONNX file and run it"):
-        return model.onnx, _check_file(model.onnx, examples)
-
-
-def _fetch(
-    cache: GraphCache, key: str, pairs: Sequence[Example], input_name: str, work: Path
-) -> tuple[Path, ExportRecord] | None:
-    """Return a cached graph if it gives the model's numbers; else discard it, and return None."""
-    from vitdeploy import onnx_export
-
-    if (cached := cache.fetch(key, work)) is None:
-        return None
-    path, record = cached
-    with suppress(VitdeployError):  # a damaged file
-        parity = onnx_export.check(path, pairs, input_name)
-        if onnx_export.disagreement(parity) is None:
-            return path, replace(record, parity=parity)
-    cache.discard(key)
-    for file in work.glob(f"{path.name}*"):
-        file.unlink()
-    return None
-
-
-def _check_file(path: Path, examples: Examples) -> ExportRecord:
-    """Check a user's ONNX file: its outputs, and the shapes that it declares."""
-    from vitdeploy import onnx_export
-    from vitdeploy.graph.model import load
-    from vitdeploy.graph.screening import check_declared
-
-    pairs = examples.pairs()
-    parity = onnx_export.check(path, pairs, examples.input_name)
-    graph = load(path)
-    for example in pairs:
-        check_declared(graph.model, example.outputs, path)
-    return ExportRecord(exporter="none", opset=graph.opset, parity=parity)
 
 
 @dataclass(frozen=True)
