@@ -28,8 +28,8 @@ GRAPH_MODULES = {
     for name in (
         "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
         "graph.extra_outputs", "graph.model", "graph.one_image", "graph.probabilities", "graph.products",
-        "graph.recognize", "graph.screening", "graph.softmaxes", "graph.widening", "precision.int4_weights",
-        "precision.int8_dynamic", "precision.int8_weights", "sources._pixel_mask",
+        "graph.recognize", "graph.screening", "graph.selection", "graph.softmaxes", "graph.widening",
+        "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._pixel_mask",
     )
 }  # fmt: skip
 """Other modules that work on ONNX graphs, or define a module of PyTorch. All others are light."""

@@ -108,6 +108,6 @@ def test_examples_differ_in_more_than_their_seed() -> None:
 def test_examples_cover_the_batch_sizes(batch: object, sizes: set[int]) -> None:
     examples = examples_of("batch_statistics", batch)
     assert {len(pixels) for pixels in examples.pixels} == sizes
-    for image, outputs, _ in examples.pairs():
+    for image, outputs, *_ in examples.pairs():
         assert len(outputs["output"]) == len(image)
     assert not np.array_equal(examples.pixels[0][:1], examples.pixels[1][:1])
