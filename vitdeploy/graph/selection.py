@@ -65,6 +65,6 @@ def _pair_rows(node: ir.Node, index: int, output: ir.Value) -> Pairs:
         if node.op_type == "Gather":
             first = node.attributes.get_int("axis", 0) % max(1, rank)
             return [(axis, first + axis) for axis in range(len(shape))]
-        kept = len(shape) - (1 if node.op_type == "GatherND" else 0)
-        return [(axis, axis) for axis in range(kept)]
+        row_axes = len(shape) - (1 if node.op_type == "GatherND" else 0)
+        return [(axis, axis) for axis in range(row_axes)]
     return pair_axes(node, index, output) or []
