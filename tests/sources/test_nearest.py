@@ -10,6 +10,7 @@ import torch
 import torchvision
 import transformers
 
+from vitdeploy import frozen
 from vitdeploy.errors import SourceError
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.sources import load
@@ -84,6 +85,20 @@ def test_what_no_library_has_keeps_its_error(tmp_path: Path, monkeypatch: pytest
     torch.save({f"odd.{n}": torch.ones(3, n + 1) for n in range(9)}, tmp_path / "w.pt")
     with pytest.raises(SourceError, match=r"9 unexpected keys, first 'odd\.0'. Give weights of this model\."):
         load(ModelSpec(spec="timm:vit_tiny_patch16_224", weights=str(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize("arguments", [{"patch_size": 8, "img_size": 64}, {"depth": 6}, {"reg_tokens": 4}], ids=str)
+def test_a_model_that_was_built_with_other_arguments(arguments: dict[str, int], tmp_path: Path) -> None:
+    given = "timm:vit_tiny_patch16_224"
+    torch.save(vit(num_classes=7, **arguments), tmp_path / "w.pt")
+    spec = ModelSpec(spec=given, weights=str(tmp_path / "w.pt"))
+    with pytest.raises(SourceError) as error:
+        load(spec)
+    assert str(error.value).endswith(
+        f'If the model was built with other arguments, name them in a recipe: model: {{spec: "{given}", '
+        "kwargs: {NAME: VALUE}}."
+    )
+    assert load(frozen.replace(spec, kwargs=arguments)).weights == "file"
 
 
 HEADLESS = {

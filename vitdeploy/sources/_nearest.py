@@ -43,14 +43,25 @@ _NO_HEAD = {
     "python": "Return a model without one from the factory.",
 }
 """Advice about a checkpoint without a classifier, by the source of the model."""
+_OTHER_ARGUMENTS = (
+    "If the model was built with other arguments, name them in a recipe: "
+    'model: {{spec: "{given}", kwargs: {{NAME: VALUE}}}}.'
+)
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """A sentence about the model that a checkpoint is of, and what to do about it."""
+    """A sentence about the model that a checkpoint is of, and what to do about it.
+
+    Attributes:
+        reason: the sentence.
+        fix: what to do.
+        fits: the model has the keys of the checkpoint; otherwise it may as well be the given one, built differently.
+    """
 
     reason: str
     fix: str
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,11 @@ def explain(misfit: Misfit, given: str) -> SourceError:
     if misfit.lacks_head:
         return SourceError(f"{misfit.message}: it has no classifier", fix=_NO_HEAD[given.partition(":")[0]])
     nearest = None if misfit.other_head else find_nearest(misfit.state, given)
-    return misfit if nearest is None else SourceError(f"{misfit.message}: {nearest.reason}", fix=nearest.fix)
+    if nearest is not None and nearest.fits:
+        return SourceError(f"{misfit.message}: {nearest.reason}", fix=nearest.fix)
+    message = misfit.message if nearest is None else f"{misfit.message}: {nearest.reason}"
+    fix = misfit.fix if nearest is None else nearest.fix
+    return SourceError(message, fix=f"{fix} {_OTHER_ARGUMENTS.format(given=given)}")
 
 
 def find_nearest(state: Mapping[str, Tensor], given: str) -> Nearest | None:
@@ -94,6 +109,7 @@ def find_nearest(state: Mapping[str, Tensor], given: str) -> Nearest | None:
     return Nearest(
         reason=f"from {closest.library}'s list by shapes the nearest is {closest.spec}, with other keys",
         fix="Give hf:FOLDER if transformers saved it, or a factory that builds its model: python:FILE:FACTORY.",
+        fits=False,
     )
 
 
