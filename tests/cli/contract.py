@@ -154,9 +154,9 @@ def _options(command: Any, name: str) -> dict[str, Any]:
 
 
 def _choices(parameter: Any) -> list[str]:
-    """The values that the help lists: `A|B`. A word in capitals stands for what the user names."""
+    """The values that the help lists: `a|b`. A word with capitals (`HxW`) stands for what the user names."""
     words = (parameter.metavar or "").split("|")
-    return sorted(word for word in words if len(words) > 1 and not word.isupper())
+    return sorted(word for word in words if len(words) > 1 and word == word.lower())
 
 
 def _load(where: str) -> type[BaseModel]:

@@ -1,4 +1,4 @@
-"""The contract of the first snapshot (commit 2d406db) still holds: names stay, more may be added."""
+"""The recorded contract still holds: names stay, more may be added."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from tests.cli import contract
 
 KEPT: dict[str, Any] = json.loads(contract.SNAPSHOT.read_text(encoding="utf-8"))
 NOW = contract.snapshot()
-TYPED = {"manifest.json": {"quantized{}"}}
-"""Schema 1 had free text here; schema 2 has typed fields, and schema 1 is still read (tests/artifact)."""
 
 
 @pytest.mark.parametrize("command", KEPT["options"])
@@ -29,9 +27,7 @@ def test_no_option_was_lost_or_means_something_else(command: str) -> None:
 
 @pytest.mark.parametrize("kind", ["answers", "files"])
 def test_no_json_key_was_lost(kind: str) -> None:
-    lost = {
-        name: sorted(set(paths) - set(NOW[kind][name]) - TYPED.get(name, set())) for name, paths in KEPT[kind].items()
-    }
+    lost = {name: sorted(set(paths) - set(NOW[kind][name])) for name, paths in KEPT[kind].items()}
     assert not any(lost.values()), lost
 
 
