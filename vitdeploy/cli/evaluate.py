@@ -70,7 +70,9 @@ def eval_(
     """
     from vitdeploy.commands.evaluate import evaluate as commands_evaluate
     from vitdeploy.render import tables
+    from vitdeploy.runtime.waiting import sleep_while_waiting
 
+    sleep_while_waiting()
     if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
         raise typer.BadParameter("give only one of these.", param_hint="--reference, --save-reference and --host")
     loaded = options.give_model(options.load_artifact(artifact, evidence), model, trust_code=trust_code)
