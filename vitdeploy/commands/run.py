@@ -93,5 +93,7 @@ def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
         return
     unused = Preprocess(size=(1, 1))  # no image is read here
     with progress.step("Check the evaluation data"):
-        form = tasks.find(recipe.task).data if recipe.task.kind is not None else guess_form(spec)
-        open_dataset(spec, recipe.preprocess or unused, labels=None, need_labels=True, split="evaluation", form=form)
+        task = tasks.find(recipe.task) if recipe.task.kind is not None else None
+        form, need_labels = (guess_form(spec), True) if task is None else (task.data, task.needs_labels)
+        preprocess = recipe.preprocess or unused
+        open_dataset(spec, preprocess, labels=None, need_labels=need_labels, split="evaluation", form=form)

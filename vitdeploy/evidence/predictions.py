@@ -38,6 +38,16 @@ class Depths(Fact):
     farthest: float
 
 
+class OutputNumbers(Fact):
+    """An output of a model, for one image: its shape and the range of its numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    smallest: float
+    largest: float
+    mean: float
+
+
 class Answer(Fact):
     """One answer. The fields of other tasks are empty.
 
@@ -47,6 +57,7 @@ class Answer(Fact):
         boxes: the objects of a detector that pass its threshold, highest score first.
         depth: the range of a depth map.
         embedding: the vector, scaled to length 1.
+        outputs: the outputs of a model whose task is `raw`.
     """
 
     top: tuple[Guess, ...] = ()
@@ -54,3 +65,4 @@ class Answer(Fact):
     boxes: tuple[Box, ...] = ()
     depth: Depths | None = None
     embedding: tuple[float, ...] = ()
+    outputs: tuple[OutputNumbers, ...] = ()

@@ -67,6 +67,8 @@ class Task(Frozen, ABC):
     """Metric -> its name for people."""
     named_classes: ClassVar[bool] = True
     """True if labels are classes of the model, which data is matched with by name."""
+    needs_labels: ClassVar[bool] = True
+    """True if its metrics compare answers with labels."""
     agreement_name: ClassVar[str] = "agreement"
     """The name for people of the agreement of two models."""
 

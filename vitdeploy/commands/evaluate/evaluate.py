@@ -149,7 +149,10 @@ def open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
     task = tasks.find(manifest.recipe.task)
     if spec is None:
         raise UsageError(
-            "there is no data to evaluate on", fix=f"Give --data DATA with labels as {task.data} (see docs/tasks.md)."
+            "there is no data to evaluate on",
+            fix=f"Give --data DATA with labels as {task.data} (see docs/tasks.md)."
+            if task.needs_labels
+            else "Give --data DATA, a folder of images.",
         )
     classes = task.count_classes({output.name: output.shape for output in manifest.outputs})
     labels = manifest.labels if task.named_classes and classes in (None, len(manifest.labels or ())) else None
@@ -157,7 +160,7 @@ def open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
         spec,
         manifest.preprocess,
         labels=labels,
-        need_labels=True,
+        need_labels=task.needs_labels,
         split="evaluation",
         form=task.data,
         classes=classes if task.named_classes else None,
