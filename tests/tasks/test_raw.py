@@ -24,7 +24,7 @@ FIRST = {
 }
 
 
-def difference(changed: dict[str, np.ndarray]) -> list[float]:  # type: ignore[type-arg]
+def difference(changed: dict[str, np.ndarray]) -> list[float]:
     """Return the difference of each image in percent, as `eval` computes it."""
     sides = [TASK.statistics({**FIRST, **outputs}, [-1] * 3).values for outputs in ({}, changed)]
     _, deployed = TASK.pair_statistics(*sides)
@@ -87,7 +87,8 @@ class Keypoints(nn.Module):
 
     def forward(self, x):
         tokens = self.norm(self.stem(x).flatten(2).transpose(1, 2))
-        return {"heatmaps": self.head(tokens).transpose(1, 2).reshape(-1, 17, 4, 4), "scale": self.head(tokens).amax((1, 2)) * 1e-3}
+        scores = self.head(tokens)
+        return {"heatmaps": scores.transpose(1, 2).reshape(-1, 17, 4, 4), "scale": scores.amax((1, 2)) * 1e-3}
 
 def keypoints():
     return Keypoints().eval()
