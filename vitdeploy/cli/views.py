@@ -10,13 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vitdeploy import tasks
+from vitdeploy import precision, tasks
 from vitdeploy.escaping import of_escaped
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.render import bench_tables, numbers, tables
 from vitdeploy.render.summary import summarize
 
 if TYPE_CHECKING:
+    from vitdeploy.artifact.manifest import Parity
     from vitdeploy.commands.doctor import Diagnosis
     from vitdeploy.commands.predict import Prediction
     from vitdeploy.commands.report.report import Reported
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from vitdeploy.pipeline.finish import Exported
     from vitdeploy.remote.messages import Probe
     from vitdeploy.remote.near.listing import Listing
+
+_CLOSE = 0.99
+"""A cosine from which on nobody asks."""
 
 
 @of_escaped
@@ -197,4 +201,18 @@ def _describe_parity(export: Exported) -> list[str]:
     if export.precision != "fp32" and export.graph_parity is not None:
         graph = f"cosine {export.graph_parity.cosine:.6f} in ONNX Runtime"
         lines.append(f"the {export.precision} graph itself: {graph}; eval measures on your images")
+        lines += _explain_worst(parity, export.precision)
     return lines
+
+
+def _explain_worst(parity: Parity, name: str) -> list[str]:
+    """Return the made-up images whose cosine is low, and why, if the ranges of the precision are calibrated."""
+    cosines = {case[0].where: min(output.cosine for output in case) for case in parity.cases if case}
+    calibrated = name in precision.names() and precision.kind_of(name).needs_images
+    if len(cosines) < 2 or parity.cosine >= _CLOSE or not calibrated:
+        return []
+    worst, *others = sorted(cosines, key=cosines.__getitem__)
+    return [
+        f"the lowest cosine is that of {worst}; on the other made-up images it is at least {cosines[others[0]]:.4f}",
+        "ranges are those of the calibration images; made-up images that look different leave them",
+    ]
