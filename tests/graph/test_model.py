@@ -163,3 +163,19 @@ def test_a_missing_input_of_an_operator_is_named() -> None:
     with pytest.raises(GraphError, match="x is not a constant"):
         array(node.inputs[0])
     assert graph.opset == 20
+
+
+def test_a_new_value_never_takes_the_name_of_another() -> None:
+    """A rewrite twice over: the first gives the old output's name away, the second asks for it again."""
+    graph = parsed('<ir_version: 10, opset_import: ["" : 20]> vit (float[2] x) => (float y) { h = Relu(x) y = Neg(h) }')
+    (relu, _), h = graph.nodes, next(graph.nodes).outputs[0]
+    relu.name, h.name = "layer/Relu", "layer/Relu:0"
+    tape = ir.tape.Tape()
+    graph.replace([relu], tape, h, tape.op("Abs", [tape.op("Relu", list(relu.inputs), name="layer/Relu")], name="abs"))
+    inner = next(graph.nodes)
+    tape = ir.tape.Tape()
+    graph.replace(
+        [inner], tape, inner.outputs[0], tape.op("Neg", [tape.op("Relu", list(inner.inputs), name="layer/Relu")])
+    )
+    names = [value.name for node in graph.nodes for value in node.outputs]
+    assert len(set(names)) == len(names), names

@@ -72,6 +72,21 @@ def test_folds_into_the_linear_behind(bias: bool) -> None:
     check(f"n = {BN.format('x')} {tail}", ROWS, 1, ["MatMul", "Add"])
 
 
+LAST = "t = Transpose<perm = [0, 2, 3, 1]>(n)"
+"""The channels of an image to the end, as a raised 1×1 convolution reads them."""
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_folds_into_a_raised_convolution_behind(bias: bool) -> None:
+    tail = "m = MatMul(t, w) y = Add(m, b)" if bias else "y = MatMul(t, w)"
+    check(f"n = {BN.format('x')} {LAST} {tail}", IMAGE, 1, ["Transpose", "MatMul", "Add"])
+
+
+def test_folds_into_all_linears_behind() -> None:
+    body = f"n = {BN.format('x')} {LAST} q = MatMul(t, w) k = MatMul(t, u) y = Mul(q, k)"
+    check(body, IMAGE, 1, ["Transpose", "MatMul", "Add", "MatMul", "Add", "Mul"], u=draw(C, C))
+
+
 def test_folds_one_norm_after_the_other() -> None:
     body = f"m = MatMul(x, w) n = {BN.format('m')} n2 = {BN.format('n')} y = Relu(n2)"
     check(body, ROWS, 2, ["MatMul", "Add", "Relu"])
@@ -93,6 +108,9 @@ def test_a_norm_between_two_linears_goes_into_the_first() -> None:
         (f"n = {BN.format('x')} y = MatMul(n, n)", draw(C, C)),
         (f"n = {BN.format('x')} y = MatMul(w, n)", draw(C, C)),
         (f"r = Relu(x) y = {BN.format('r')}", ROWS),
+        (f"n = {BN.format('x')} {LAST} m = MatMul(t, w) y = Add(m, t)", IMAGE),  # t is read twice
+        (f"n = {BN.format('x')} {LAST} m = MatMul(t, w) r = Relu(n) y = Add(m, r)", IMAGE),  # n is
+        (f"n = {BN.format('x')} t = Transpose<perm = [0, 1, 3, 2]>(n) y = MatMul(t, w)", IMAGE),  # a side of the image
     ],
 )
 def test_leaves_alone_what_does_not_fit(body: str, x: Array) -> None:

@@ -26,10 +26,10 @@ PIXELS = FoldPreprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 RAISING = [
     "fix-size", "fix-batch", "raise-opset", "name-nodes", "fold-constants", "raise-softmax", "raise-layer-norm",
-    "raise-gelu", "raise-linear", "raise-attention", "merge-moves", "remove-dead",
+    "raise-gelu", "raise-linear", "raise-pointwise", "raise-attention", "hoist-moves", "merge-moves", "remove-dead",
 ]  # fmt: skip
 FOLDING = [
-    "fold-preprocessing", "fold-batch-norm", "fold-layer-scale", "fold-constants", "fold-attention-scale",
+    "fold-preprocessing", "fold-batch-norm", "fold-layer-scale", "merge-moves", "fold-attention-scale",
     "unpack-qkv", "drop-unread-tokens", "remove-dead",
 ]  # fmt: skip
 INTEGER = ["lower-integer-linears", "lower-block-weights"]
@@ -65,7 +65,9 @@ def test_folding_holds_its_passes_in_order(pixels: FoldPreprocessing | None, pac
     ],
 )
 def test_lowering_holds_the_passes_of_a_dialect_in_order(dialect: Dialect, expected: list[str]) -> None:
-    assert names(order.lowering(dialect)) == ["fold-norm-scale", *expected, "remove-dead", "declare-opset"]
+    assert names(order.lowering(dialect)) == [
+        "fold-norm-scale", "lower-pointwise", *expected, "remove-dead", "declare-opset",
+    ]  # fmt: skip
 
 
 HEAD_SIZE = 12
@@ -118,6 +120,22 @@ COMPILED = {
 """The targets and precisions that together need every pass."""
 
 
+class ChannelsFirst(nn.Module):
+    """An attention between 1×1 convolutions, with a batch norm behind that of q, k and v, and a 1×1 MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, WIDTH, 8, 8), nn.Conv2d(WIDTH, 3 * WIDTH, 1)
+        self.norm, self.proj, self.mlp = nn.BatchNorm2d(3 * WIDTH), nn.Conv2d(WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, 10, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, 3, height, width) to (batch, 10, height / 8, width / 8)."""
+        x = self.stem(x)
+        q, k, v = self.norm(self.qkv(x)).reshape(1, 2, 3 * HEAD_SIZE, 16).split(HEAD_SIZE, 2)
+        y = (v @ (q.transpose(2, 3) @ k).softmax(-1).transpose(2, 3)).reshape(1, WIDTH, 4, 4)
+        return self.mlp(torch.relu(x + self.proj(y)))  # type: ignore[no-any-return]
+
+
 class Attending(nn.Module):
     """Self-attention by a module of PyTorch."""
 
@@ -147,6 +165,8 @@ def fired() -> Counter[tuple[str, str]]:
     # Heads that are merged with the batch, as torch.nn.MultiheadAttention writes them.
     heads = nn.MultiheadAttention(HEADS * SIZE, HEADS, batch_first=True).eval()
     count("raising", passes.run(order.raising(1), parsed(dynamo(Attending(heads), tokens(), opset=20))))
+    channels_first = parsed(legacy(ChannelsFirst().eval(), images(), opset=17))
+    count("raising", passes.run(order.raising(1), channels_first))
     batches = [images()]
     calibration = Calibration(lambda: iter(batches), 1, 1, "test", "digest")
     for name, kinds in COMPILED.items():
@@ -157,6 +177,8 @@ def fired() -> Counter[tuple[str, str]]:
             spec = PrecisionSpec.model_validate({"kind": kind, "smooth_alpha": 0.5})
             graph = precision.quantize(folded, recognize(folded, {}), spec, dialect, calibration, Silent()).graph
             count("lowering", passes.run(order.lowering(dialect), graph))
+    count("folding", passes.run(order.folding(PIXELS), channels_first))
+    count("lowering", passes.run(order.lowering(Dialect(20, "primitives")), channels_first))
     return counts
 
 
@@ -164,8 +186,8 @@ LISTS = {
     "raising": RAISING,
     "folding": FOLDING,
     "lowering": [
-        "fold-norm-scale", "fit-attention", "lower-multihead", "lower-primitives", "merge-moves", *INTEGER,
-        "remove-dead", "declare-opset",
+        "fold-norm-scale", "lower-pointwise", "fit-attention", "lower-multihead", "lower-primitives", "merge-moves",
+        *INTEGER, "remove-dead", "declare-opset",
     ],
 }  # fmt: skip
 

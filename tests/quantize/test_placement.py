@@ -61,6 +61,18 @@ def test_a_keep_that_matches_nothing_is_an_error_with_the_roles() -> None:
         select_linears(VIT, ("qkv", "heda"))
 
 
+@pytest.mark.parametrize(("least", "left"), [(None, {"small", "large", "tokens"}), (32, {"large", "tokens"})])
+def test_a_convolution_of_few_channels_stays_in_float_where_that_is_faster(least: int | None, left: set[str]) -> None:
+    whole = structure(("small", "fc1"), ("large", "fc1"), ("tokens", "fc1"))
+    sizes = {"small": (24, 96), "large": (64, 64), "tokens": (24, 96)}  # 19 and 32 effective channels
+    linears = tuple(
+        replace(linear, size=sizes[linear.name], channels_first=linear.name != "tokens") for linear in whole.linears
+    )
+    placed, kept = select_linears(replace(whole, linears=linears), (), least)
+    assert {linear.name for linear in placed} == left
+    assert all("few channels" in rule for rule in kept.values())
+
+
 @pytest.mark.parametrize("linears", [(), (("patch_embed.proj", "patch"),)])
 def test_nothing_to_quantize_is_an_error(linears: tuple[tuple[str, Role], ...]) -> None:
     with pytest.raises(QuantizeError, match="no linear to quantize"):

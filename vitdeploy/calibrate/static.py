@@ -47,7 +47,8 @@ class StaticPrecision(LinearPrecision, ABC):
         from vitdeploy.quantize import Quantized
         from vitdeploy.quantize.placement import keep_zero_inputs, record_placement, select_linears
 
-        linears, rules = keep_zero_inputs(*select_linears(calibrated.structure, self.keep), calibrated.zero_nodes)
+        selected = select_linears(calibrated.structure, self.keep, dialect.least_pointwise)
+        linears, rules = keep_zero_inputs(*selected, calibrated.zero_nodes)
         writer = self.writer(linears, dialect)
         result = calibrated.search(writer, self.alphas())
         record = Quantization(
@@ -71,7 +72,7 @@ class StaticPrecision(LinearPrecision, ABC):
         """Search migration, ranges and bias correction."""
         from vitdeploy.quantize.placement import select_linears
 
-        linears, _ = select_linears(calibrated.structure, self.keep)
+        linears, _ = select_linears(calibrated.structure, self.keep, dialect.least_pointwise)
         return calibrated.search(self.writer(linears, dialect), self.alphas()).choice
 
 

@@ -100,6 +100,8 @@ class Dialect:
         activation_codes: the integer type of quantized activations.
         int8_weight_group: how many input channels share a scale where only the weight is INT8. None: one scale for
             each output channel.
+        least_pointwise: the least K · N / (K + N) of a 1×1 convolution from K to N channels that INT8 makes faster.
+            None: any.
         half_around: whether everything that is not quantized is float16.
         fused_attention: the head sizes to which attention is padded for a fused kernel. None: no padding is needed.
         int8_attention: the attentions that stay fused in INT8. None: there are none.
@@ -111,6 +113,7 @@ class Dialect:
     packed_qkv: bool = True
     activation_codes: Literal["uint8", "int8"] = "uint8"
     int8_weight_group: int | None = None
+    least_pointwise: int | None = None
     half_around: bool = False
     fused_attention: FusedAttention | None = None
     int8_attention: Int8AttentionKernel | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass, TopologicalSortPass
 
 from vitdeploy.errors import GraphError
+from vitdeploy.graph.fresh_names import FreshNames
 from vitdeploy.limits import MAX_NODES
 
 _EXTERNAL_ABOVE_BYTES = 256 << 20
@@ -29,8 +30,7 @@ class Graph:
     """A mutable ONNX graph. Passes change `model` in place."""
 
     model: ir.Model
-    _used_names: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Names of nodes and constants, collected when the first fresh name is asked for. Names that are gone stay."""
+    _names: FreshNames = field(default_factory=FreshNames, init=False, repr=False, compare=False)
 
     @property
     def nodes(self) -> Iterator[ir.Node]:
@@ -76,10 +76,8 @@ class Graph:
         """
         name = old.name
         new.shape, new.type = old.shape, old.type
-        self._adopt(tape, free={node.name for node in old_nodes})
-        for node in tape.nodes:
-            if node.outputs[0].name == name:
-                node.outputs[0].name = f"{node.name}:inner"
+        self._names.free(self.model, old_nodes, kept=old)
+        self._adopt(tape)
         ir.convenience.replace_nodes_and_values(
             self.model.graph, old_nodes[0], old_nodes, list(tape.nodes), [old], [new]
         )
@@ -92,14 +90,7 @@ class Graph:
 
     def fresh_name(self, name: str) -> str:
         """Return `name`, with a number behind it if a node or constant has that name already, and reserve it."""
-        if not self._used_names:
-            self._used_names |= {n.name for n in self.model.graph.all_nodes() if n.name}
-        fresh, number = name, 0
-        while fresh in self._used_names or fresh in self.model.graph.initializers:
-            number += 1
-            fresh = f"{name}_{number}"
-        self._used_names.add(fresh)
-        return fresh
+        return self._names.name_node(self.model, name)
 
     def adopt_constants(self) -> None:
         """Register the constants that nodes read and that the graph does not list.
@@ -118,12 +109,10 @@ class Graph:
 
     def forget_names(self) -> None:
         """Collect the names anew for the next fresh one, because something else has named or removed nodes."""
-        self._used_names.clear()
+        self._names.forget()
 
-    def _adopt(self, tape: ir.tape.Tape, free: Iterable[str | None] = ()) -> None:
-        """Give what is on `tape` fresh names, and register its constants. The names in `free` may be used again."""
-        self.fresh_name("")  # collects the names
-        self._used_names.difference_update(name for name in free if name)
+    def _adopt(self, tape: ir.tape.Tape) -> None:
+        """Give what is on `tape` fresh names, and register its constants."""
         for initializer in tape.initializers:
             name = self.fresh_name(initializer.name or "constant")
             initializer.name = name
@@ -132,7 +121,7 @@ class Graph:
             self.model.graph.register_initializer(initializer)
         for node in tape.nodes:
             node.name = self.fresh_name(node.name or node.op_type)
-            node.outputs[0].name = f"{node.name}:0"
+            node.outputs[0].name = self._names.name_value(self.model, f"{node.name}:0")
 
     def initializer(self, numbers: npt.NDArray[Any], name: str) -> ir.Value:
         """Add a new constant called `name`, or with a number behind that if it is in use.

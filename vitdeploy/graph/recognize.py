@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from vitdeploy.errors import GraphError
 from vitdeploy.frozen import replace
-from vitdeploy.graph.model import Graph, constant, dims, producer
+from vitdeploy.graph.channel_moves import is_transpose, to_first, to_last
+from vitdeploy.graph.model import Graph, bias_behind, constant, dims, only_consumer, producer
 from vitdeploy.graph.one_image import one_image
 from vitdeploy.graph.products import CONVOLUTIONS, bias_add_name, list_products, product_name, weight_of
 from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
@@ -157,7 +158,16 @@ def _linears(graph: Graph, cores: list[ir.Node], batch: int | None) -> Iterator[
             rows=_rows(node, batch),
             initializer=(node.inputs[1].name or "") if node.inputs[1] is not None else "",
             bias=bias_add_name(node),
+            channels_first=_is_between_moves(node),
         )
+
+
+def _is_between_moves(node: ir.Node) -> bool:
+    """Return whether a Transpose moves the channels of a product to the end, and another one moves them back."""
+    rank, bias = len(dims(node.outputs[0]) or ()), bias_behind(node)
+    after = only_consumer((node if bias is None else bias[0]).outputs[0])
+    is_product = node.op_type == "MatMul" and rank > 2
+    return is_product and is_transpose(producer(node.inputs[0]), to_last(rank)) and is_transpose(after, to_first(rank))
 
 
 def _size(node: ir.Node, weight: tuple[int, ...]) -> tuple[int, int]:

@@ -64,6 +64,8 @@ class Linear(_Entry):
     """The name of the weight. OpenVINO names a kernel after a graph output that it computes and not after its node."""
     bias: str = ""
     """The name of the Add of the bias, if there is one. OpenVINO names a kernel that adds a bias after it."""
+    channels_first: bool = False
+    """Whether it is a 1×1 convolution: its input and output are channels first, with moves around the product."""
 
 
 class Norm(_Entry):

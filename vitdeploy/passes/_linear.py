@@ -135,11 +135,10 @@ def rewrite_linear(graph: Graph, linear: LinearMatch, x: ir.Value, weight: Array
     The old constants stay as they are, because exporters share equal constants between nodes. Return False, and change
     nothing, if the data type of the weight cannot hold the new numbers.
     """
-    dtype, product, tape = linear.weight.dtype, linear.product, ir.tape.Tape()
-    with np.errstate(over="ignore"):
-        numbers = [None if n is None else n.astype(dtype) for n in (weight, bias)]
-    if not all(n is None or np.isfinite(n).all() for n in numbers):
+    if not fits_type(linear, weight, bias):
         return False
+    dtype, product, tape = linear.weight.dtype, linear.product, ir.tape.Tape()
+    numbers = [None if n is None else n.astype(dtype) for n in (weight, bias)]
     inputs = [
         tape.initializer(ir.tensor(n, name=_unused_name(graph, f"{product.name}/{label}_folded")))
         for label, n in zip(("weight", "bias"), numbers, strict=True)
@@ -157,6 +156,13 @@ def rewrite_linear(graph: Graph, linear: LinearMatch, x: ir.Value, weight: Array
     old_nodes = [product] if linear.add is None else [product, linear.add]
     graph.replace(old_nodes, tape, linear.output, result)
     return True
+
+
+def fits_type(linear: LinearMatch, weight: Array, bias: Array | None) -> bool:
+    """Return whether the data type of the linear's weight can hold these numbers."""
+    with np.errstate(over="ignore"):
+        numbers = [n.astype(linear.weight.dtype) for n in (weight, bias) if n is not None]
+    return all(bool(np.isfinite(n).all()) for n in numbers)
 
 
 def _unused_name(graph: Graph, name: str) -> str:

@@ -7,11 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from vitdeploy.graph.channel_moves import is_transpose, to_last
 from vitdeploy.graph.model import Graph, array, constant, dims, only_consumer, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._linear import (
+    LinearMatch,
     broadcast_per_channel,
     bypass,
+    fits_type,
     match_linear,
     match_linear_above,
     rewrite_linear,
@@ -28,9 +31,11 @@ class FoldBatchNorm(Pass):
         x ─ MatMul(W) ─ Reshape (B·N, C) ─ BatchNormalization ─ Reshape (B, N, C)   (LeViT)
                                                      ─▶   x ─ MatMul(W·f) ─ Add s ─ Reshape ─ Reshape
         x ─ BatchNormalization ─ MatMul(W)           ─▶   x ─ MatMul(f·W) ─ Add s·W
+        x ─ BatchNormalization ─ Transpose ─ MatMul(W)    (a raised 1×1 convolution; also several)
+                                                     ─▶   x ─ Transpose ─ MatMul(f·W) ─ Add s·W
 
     with f = γ / √(σ² + ε) and s = β - μ·f. Left alone: a product or a norm whose output another node reads too, a norm
-    in training mode, and a norm before a convolution, because its zero padding would be shifted too.
+    in training mode, and a norm before a larger convolution, because its zero padding would be shifted too.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -96,14 +101,34 @@ def _fold_into_linear_before(graph: Graph, norm: _Norm) -> bool:
 
 
 def _fold_into_linear_behind(graph: Graph, norm: _Norm) -> bool:
-    """Fold a norm of a matrix (batch, channels), where the linear sums over the channels of the norm."""
-    x, output = operand(norm.nodes[0], 0), norm.nodes[-1].outputs[0]
-    linear = match_linear(only_consumer(output, "MatMul"))
-    if linear is None or len(dims(x) or ()) != 2:
+    """Fold a norm where all that read it are linears that sum over its channels."""
+    x, output = operand(norm.nodes[0], norm.indices[0]), norm.nodes[-1].outputs[0]
+    rank, move = len(dims(x) or ()), only_consumer(output)
+    if not is_transpose(move, to_last(rank)):
+        move = None
+    if (move is None and rank != 2) or output.is_graph_output():
         return False
-    weight = linear.weight.astype(np.float64)
-    bias = norm.shift @ weight + (0.0 if linear.bias is None else linear.bias)
-    if not rewrite_linear(graph, linear, x, norm.factor[:, None] * weight, bias):
+    moved = output if move is None else move.outputs[0]
+    linears = _match_readers(moved)
+    changed = [(linear, *_scale_inputs(linear, norm)) for linear in linears]
+    if not changed or not all(fits_type(linear, *numbers) for linear, *numbers in changed):
         return False
+    if move is not None:
+        move.replace_input_with(0, x)
+    for linear, weight, bias in changed:
+        rewrite_linear(graph, linear, x if move is None else moved, weight, bias)
     graph.model.graph.remove(norm.nodes, safe=True)
     return True
+
+
+def _match_readers(value: ir.Value) -> list[LinearMatch]:
+    """Match the linears that read `value`; none if something else reads it too."""
+    nodes = [use.node for use in value.uses() if use.node.op_type == "MatMul" and use.idx == 0]
+    linears = [linear for linear in map(match_linear, nodes) if linear is not None]
+    return linears if len(linears) == len(value.uses()) and not value.is_graph_output() else []
+
+
+def _scale_inputs(linear: LinearMatch, norm: _Norm) -> tuple[Array, Array]:
+    """Return the weight and the bias of a linear with the norm in it."""
+    weight = linear.weight.astype(np.float64)
+    return norm.factor[:, None] * weight, norm.shift @ weight + (0.0 if linear.bias is None else linear.bias)

@@ -16,9 +16,11 @@ from vitdeploy.passes.fold_constants import FoldConstants
 from vitdeploy.passes.fold_layer_scale import FoldLayerScale
 from vitdeploy.passes.fold_norm_scale import FoldNormScale
 from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
+from vitdeploy.passes.hoist_moves import HoistMoves
 from vitdeploy.passes.lower_block_weights import LowerBlockWeights
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
 from vitdeploy.passes.lower_multihead import LowerMultihead
+from vitdeploy.passes.lower_pointwise import LowerPointwise
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.passes.merge_moves import MergeMoves
 from vitdeploy.passes.name_nodes import NameNodes
@@ -27,6 +29,7 @@ from vitdeploy.passes.raise_gelu import RaiseGelu
 from vitdeploy.passes.raise_layer_norm import RaiseLayerNorm
 from vitdeploy.passes.raise_linear import RaiseLinear
 from vitdeploy.passes.raise_opset import RaiseOpset
+from vitdeploy.passes.raise_pointwise import RaisePointwise
 from vitdeploy.passes.raise_softmax import RaiseSoftmax
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
@@ -54,7 +57,9 @@ def raising(
         RaiseLayerNorm(),
         RaiseGelu(),
         RaiseLinear(),
+        RaisePointwise(),  # before attention: heads of channels-first models then come from linears
         RaiseAttention(),
+        HoistMoves(),  # a Split between moves keeps them from merging
         MergeMoves(),  # behind it: it brings q, k and v of any rank to one, with moves beside those of the model
         *([] if smallest is None else [DropAntialias(smallest=smallest)]),
         RemoveDead(),
@@ -72,7 +77,7 @@ def folding(pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True)
         *([] if pixels is None else [pixels]),
         FoldBatchNorm(),  # first: it folds a factor together with the shift behind it
         FoldLayerScale(),
-        FoldConstants(),  # again: LeViT reshapes to a matrix and back around each norm, which is gone now
+        MergeMoves(),  # again: a norm that is gone stood between moves (LeViT: to a matrix and back)
         FoldAttentionScale(),  # late: the passes above remove nodes between a query and its linear
         *([] if packed_qkv else [UnpackQkv()]),
         DropUnreadTokens(),  # after unpacking: a linear for the queries alone can drop tokens too
@@ -87,6 +92,7 @@ def lowering(dialect: Dialect) -> list[Pass]:
     integer: list[Pass] = [LowerIntegerLinears(), LowerBlockWeights()] if dialect.int8_linears == "integer" else []
     return [
         FoldNormScale(),  # before the linears change: it expects the factor right behind the LayerNorm
+        LowerPointwise(int8_linears=dialect.int8_linears),  # before moves are merged with those that it removes
         *([] if kernel is None else [FitAttention(kernel=kernel)]),  # while an attention is still one node
         attention,
         MergeMoves(),  # again: the operator of ONNX Runtime takes q, k and v before their heads are split

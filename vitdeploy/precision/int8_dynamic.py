@@ -78,7 +78,7 @@ class Int8Dynamic(LinearPrecision):
                 calibrated, dialect, _storage(dialect), stored="int8", keep=self.keep, method=_BY_ENGINE,
                 alpha=choice.alpha,
             )  # fmt: skip
-        linears, rules = select_linears(calibrated.structure, self.keep)
+        linears, rules = select_linears(calibrated.structure, self.keep, dialect.least_pointwise)
         writer = DynamicWriter(node_names(linears), largest_weight())
         if result is None:
             graph = calibrated.copy()

@@ -16,6 +16,7 @@ and stay in float too: quantizing them costs up to 80 points of top-1 and breaks
 
 _LINEAR = "a product with constant weights"
 _LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
+_FEW_CHANNELS = "few channels: this target runs the 1×1 convolution faster in float"
 _RESIDUAL = "the residual stream carries the outliers: quantizing it costs accuracy and breaks fusion"
 _ATTENTION_ALONE = "fused in float: INT8 attention is not offered for this target"
 _ATTENTION_ON_REQUEST = "fused in float: INT8 attention is used only on request (`attention: true`)"
@@ -24,8 +25,15 @@ _ATTENTION_FP8 = "FP8 attention is fused, but takes more kernels than float atte
 _ATTENTION_WEIGHTS = "attention multiplies no weights"
 
 
-def select_linears(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Linear], dict[str, str]]:
+def select_linears(
+    structure: Structure, keep: tuple[str, ...], least_pointwise: int | None = None
+) -> tuple[list[Linear], dict[str, str]]:
     """Select the linears to quantize; give the rule for each that stays in float.
+
+    Args:
+        structure: the linears.
+        keep: roles or name patterns that stay in float.
+        least_pointwise: of the target where activations are quantized, see `Dialect`.
 
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
@@ -34,10 +42,18 @@ def select_linears(structure: Structure, keep: tuple[str, ...]) -> tuple[list[Li
     for linear in structure.linears:
         if linear.role in NEVER_QUANTIZED:
             rules.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
+        elif least_pointwise is not None and linear.channels_first and _effective_channels(linear) < least_pointwise:
+            rules.setdefault(linear.name, _FEW_CHANNELS)
     selected = [linear for linear in structure.linears if linear.name not in rules]
     if not selected:
         raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
     return selected, rules
+
+
+def _effective_channels(linear: Linear) -> float:
+    """Return K · N / (K + N): the products for each number that is moved."""
+    inputs, outputs = linear.size or linear.weight
+    return inputs * outputs / (inputs + outputs)
 
 
 def record_placement(

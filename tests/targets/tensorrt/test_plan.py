@@ -187,6 +187,14 @@ def test_a_scale_beside_the_operands_is_not_what_a_product_multiplies_in() -> No
     assert match_linears([layer], {"fc": ("fc",)}) == {"fc": "fp16"}
 
 
+def test_a_generated_convolution_is_a_product() -> None:
+    """As TensorRT-RTX names a 1×1 convolution with its activation; the kind says nothing of either."""
+    inputs = (PlanTensor("x", "Half", (1, 8, 112, 112)),)
+    weight = (PlanTensor("weight", "Half", (32, 8, 1, 1)),)
+    layer = PlanLayer("__myl_CorrMulAddMinMaxMul_myl0_4", "runtime_fusion", ("conv", "act"), inputs, weight)
+    assert match_linears([layer], {"conv": ("conv",)}) == {"conv": "fp16"}
+
+
 def test_older_form() -> None:
     attention, linear = layers = parse_plan(OLDER.split("\n"))
 

@@ -237,8 +237,9 @@ def _main_kernel(layers: Sequence[PlanLayer]) -> str:
 # ---------------------------------------------------------------------------------------------------- linears
 
 # The names of kernels that TensorRT's compiler generates list their steps: `__myl_FcAddAdd_..` is a linear with bias
-# and residual, `__myl_..ReshMulSum_..` a matrix times one vector (a classifier on one token).
-_GENERATED_LINEAR = re.compile(r"__myl_(?:[A-Z][a-z]+)*?Fc(?![a-z])")
+# and residual, `__myl_CorrMulAdd_..` a convolution with its activation, and `__myl_..ReshMulSum_..` a matrix times one
+# vector (a classifier on one token).
+_GENERATED_LINEAR = re.compile(r"__myl_(?:[A-Z][a-z]+)*?(?:Fc|Corr)(?![a-z])")
 _GENERATED_MATVEC = re.compile(r"__myl_(?:[A-Z][a-z]+)*?MulSum(?![a-z])")
 _LIBRARY_GEMM = re.compile(r"gemm|gemv|xmma|implicit|cutlass|conv", re.IGNORECASE)
 _PRODUCT_KINDS = frozenset({"gemm", "correlation", "convolution", "matrixmultiply", "caskconvolution", "caskgemm"})
