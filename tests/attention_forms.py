@@ -140,6 +140,16 @@ def channels_first(m: Block, x: Tensor) -> Tensor:
     return m.o(y.reshape(x.shape[0], WIDTH, TOKENS).transpose(1, 2))
 
 
+def pointwise(m: Block, x: Tensor) -> Tensor:
+    """CoAtNet: all linears are 1×1 convolutions over a map of channels."""
+    grid = x.transpose(1, 2).reshape(x.shape[0], WIDTH, 4, 4)
+    qkv = nn.functional.conv2d(grid, m.qkv.weight[:, :, None, None], m.qkv.bias)
+    q, k, v = qkv.view(x.shape[0], HEADS, 3 * SIZE, TOKENS).chunk(3, dim=2)
+    y = (v @ (q.transpose(-2, -1) @ k * S).softmax(-1).transpose(-2, -1)).reshape(x.shape[0], WIDTH, 4, 4)
+    y = nn.functional.conv2d(y, m.o.weight[:, :, None, None], m.o.bias)
+    return y.flatten(2).transpose(1, 2)
+
+
 MASK = torch.randn(1, 1, TOKENS, TOKENS, generator=torch.Generator().manual_seed(0))
 WINDOWS = torch.randn(1, 4, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -184,6 +194,7 @@ FORMS: dict[Form, tuple[int, int]] = {
     decomposed: (HEADS, TOKENS),
     segment_anything: (HEADS, TOKENS),
     channels_first: (HEADS, TOKENS),
+    pointwise: (HEADS, TOKENS),
     shared_keys: (HEADS, TOKENS),
     five_axes: (HEADS, 4),
 }

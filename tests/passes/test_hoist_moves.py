@@ -27,6 +27,20 @@ def test_the_transposes_of_q_k_and_v_become_one() -> None:
     assert np.array_equal(run(graph, X)["y"], reference)
 
 
+def test_slices_are_parts_too() -> None:
+    """As PyTorch's older exporter writes `chunk`."""
+    slices = " ".join(
+        f"{part} = Slice(x, {first}, {last}, axis)" for part, first, last in zip("qkv", "acd", "cde", strict=True)
+    )
+    body = f"{slices} {' '.join(map(TURN.format, 'qkv'))} y = Concat<axis = -1>(tv, tq, tk)"
+    bounds = {name: np.array([number]) for name, number in zip("acde", (0, 2, 4, 8), strict=True)}
+    graph = parsed(vit(body), **bounds, axis=np.array([-2]))
+    reference = run(graph, X)["y"]
+    assert apply(HoistMoves(), graph).fired == 1
+    assert types(graph) == ["Transpose", "Slice", "Slice", "Slice", "Concat"]
+    assert np.array_equal(run(graph, X)["y"], reference)
+
+
 def test_a_part_that_is_an_output_keeps_its_name() -> None:
     graph = parsed(
         vit(
@@ -44,6 +58,7 @@ def test_a_part_that_is_an_output_keeps_its_name() -> None:
         f"{TURN.format('q')} {TURN.format('k')} tv = Transpose<perm = [0, 2, 1, 3]>(v) r = Relu(tv)",  # v differs
         f"{TURN.format('q')} {TURN.format('k')} {TURN.format('v')} r = Relu(v)",  # v is read twice
         f"{TURN.format('q')} {TURN.format('k')} r = Relu(v)",  # v is not turned
+        f"{TURN.format('q')} {TURN.format('k')} {TURN.format('v')} r = Relu(x)",  # the whole is read twice
     ],
 )
 def test_leaves_other_parts_alone(tail: str) -> None:

@@ -1,49 +1,80 @@
-"""Move equal Transposes behind a Split to one Transpose before it."""
+"""Move equal Transposes of the parts of a value before the nodes that take the parts."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, dims, only_consumer, operand
+from vitdeploy.graph.model import Graph, array, constant, dims, only_consumer, operand
 from vitdeploy.passes import Pass, PassResult
 
 
 class HoistMoves(Pass):
     """Move the Transposes of q, k and v before the Split that makes them, where `MergeMoves` can merge them.
 
-        qkv ─ Split ─┬ Transpose ─ q                       ┌ q
+        qkv ─ Split ─┬ Transpose ─ q                         ┌ q
                      ├ Transpose ─ k   ─▶   qkv ─ Transpose ─ Split ─ k
-                     └ Transpose ─ v                       └ v
+                     └ Transpose ─ v                         └ v
 
     Channels-first models split (heads, size, tokens) and turn each part. OpenVINO would take these moves into its
-    products and not fuse them then. Left alone: Transposes that differ, and parts that something else reads too.
+    products and not fuse them then. PyTorch's older exporter writes a Slice for each part. Left alone: Transposes that
+    differ, values and parts that something else reads too, and slices whose axes are not constant.
     """
 
     def apply(self, graph: Graph) -> PassResult:
-        """Hoist the Transposes of every such Split."""
+        """Hoist the Transposes of the parts of every value."""
         fired = 0
-        for split in [node for node in graph.nodes if node.op_type == "Split" and node.domain == ""]:
-            moves = [only_consumer(part, "Transpose") for part in split.outputs]
-            perms = {None if move is None else tuple(move.attributes.get_ints("perm", ())) for move in moves}
-            if len(perms) == 1 and (perm := perms.pop()) and dims(operand(split, 0)) is not None:
-                _hoist(graph, split, [move for move in moves if move is not None], list(perm))
+        wholes = {operand(n, 0) for n in graph.nodes if n.op_type in ("Slice", "Split") and n.domain == ""}
+        for whole in sorted(wholes, key=lambda value: value.name or ""):
+            takers = [use.node for use in whole.uses() if use.idx == 0 and _takes_parts(use.node)]
+            moves = [only_consumer(part, "Transpose") for taker in takers for part in taker.outputs]
+            perms = Counter(None if move is None else tuple(move.attributes.get_ints("perm", ())) for move in moves)
+            perm = next(iter(perms))
+            if len(takers) == len(whole.uses()) and len(perms) == 1 and perm and not whole.is_graph_output():
+                _hoist(graph, whole, takers, list(perm))
                 fired += 1
         return PassResult(fired)
 
 
-def _hoist(graph: Graph, split: ir.Node, moves: list[ir.Node], perm: list[int]) -> None:
-    tape, x = ir.tape.Tape(), operand(split, 0)
-    shape = dims(x) or ()
-    moved = tape.op("Transpose", [x], {"perm": perm}, name=f"{split.name}/Transpose")
-    moved.shape, moved.type = ir.Shape([shape[axis] for axis in perm]), x.type
-    graph.insert_before(split, tape)
-    split.replace_input_with(0, moved)
-    axis = split.attributes.get_int("axis", 0) % len(perm)
-    split.attributes["axis"] = ir.AttrInt64("axis", perm.index(axis))
-    for part, move in zip(split.outputs, moves, strict=True):
-        result = move.outputs[0]
-        part.shape = result.shape
-        if result.is_graph_output():
-            part.name = result.name  # an output keeps its name
-        ir.convenience.replace_all_uses_with(result, part, replace_graph_outputs=True)
-        graph.model.graph.remove(move, safe=True)
+def _takes_parts(node: ir.Node) -> bool:
+    """Return whether a node takes parts of its first input along axes that are known."""
+    if node.domain != "" or node.op_type not in ("Slice", "Split") or dims(node.inputs[0]) is None:
+        return False
+    return node.op_type == "Split" or (len(node.inputs) > 3 and constant(node.inputs[3]) is not None)
+
+
+def _hoist(graph: Graph, whole: ir.Value, takers: list[ir.Node], perm: list[int]) -> None:
+    tape = ir.tape.Tape()
+    shape = dims(whole) or ()
+    moved = tape.op("Transpose", [whole], {"perm": perm}, name=f"{takers[0].name}/Transpose")
+    moved.shape, moved.type = ir.Shape([shape[axis] for axis in perm]), whole.type
+    graph.insert_before(_find_first(graph, takers), tape)
+    for taker in takers:
+        taker.replace_input_with(0, moved)
+        if taker.op_type == "Split":
+            axis = taker.attributes.get_int("axis", 0) % len(perm)
+            taker.attributes["axis"] = ir.AttrInt64("axis", perm.index(axis))
+        else:
+            axes = np.array([perm.index(int(axis) % len(perm)) for axis in array(taker.inputs[3])], np.int64)
+            taker.replace_input_with(3, graph.initializer(axes, f"{taker.name}/axes"))
+        for part in taker.outputs:
+            _drop_move(graph, part)
+
+
+def _find_first(graph: Graph, nodes: list[ir.Node]) -> ir.Node:
+    chosen = set(nodes)
+    return next(node for node in graph.nodes if node in chosen)
+
+
+def _drop_move(graph: Graph, part: ir.Value) -> None:
+    """Let what reads the Transpose behind a part read the part itself."""
+    move = only_consumer(part, "Transpose")
+    assert move is not None
+    result = move.outputs[0]
+    part.shape = result.shape
+    if result.is_graph_output():
+        part.name = result.name  # an output keeps its name
+    ir.convenience.replace_all_uses_with(result, part, replace_graph_outputs=True)
+    graph.model.graph.remove(move, safe=True)
