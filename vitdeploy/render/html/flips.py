@@ -26,9 +26,14 @@ def parts(subject: Subject) -> tuple[Part, ...]:
 
 def _draw(subject: Subject, evaluation: Eval) -> Drawing:
     shown = [_one(subject, number, flip) for number, flip in enumerate(evaluation.flipped)]
-    count = f"{len(shown)} of the {evaluation.flips:,}" if len(shown) < evaluation.flips else f"The {len(shown)}"
-    caption = f"{count} images with different answers, as the model sees them; those first that only FP32 gets right."
-    return Drawing(element("div", *shown, class_="flips"), caption)
+    return Drawing(element("div", *shown, class_="flips"), _caption(len(shown), evaluation.flips))
+
+
+def _caption(shown: int, flips: int) -> str:
+    if flips == 1:
+        return "The image with different answers, as the model sees it."
+    count = f"{shown} of the {flips:,}" if shown < flips else f"The {shown}"
+    return f"{count} images with different answers, as the model sees them; those first that only FP32 gets right."
 
 
 def _one(subject: Subject, number: int, flip: Flip) -> Markup:
