@@ -17,7 +17,6 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +47,7 @@ INSTEAD = (
 """What the tutorial says, and what it says to put instead for a checkpoint of timm."""
 LEFT_OUT = ("my_vit.py", "train.py", "python train.py")
 CALIBRATION_PER_CLASS, TEST_PER_CLASS = 20, 100
-PIP = re.compile(
-    r"^(Obtaining|Looking|Collecting|Processing|Downloading|Installing|Requirement|  |Building|Attempting).*"
-)
+_WIDTH = 100
 
 
 def save_images(folder: Path, split: LabelledImages, count: int) -> None:
@@ -104,17 +101,17 @@ def write_script(path: Path) -> None:
 
 
 def shorten(log: str, work: Path) -> str:
-    """Take machine paths and the lines of pip out of a log."""
-    lines = log.replace(str(work), "~").splitlines()
-    kept: list[str] = []
-    for of_pip, group in groupby(lines, key=lambda line: PIP.match(line) is not None and "pip" in of_command(kept)):
-        kept += ["…"] if of_pip else [line if len(line) <= 160 else f"{line[:150]}…" for line in group]
-    return "\n".join(line.rstrip() for line in kept).strip()
+    """Take machine paths out of a log, and what pip says before its last line."""
+    commands = re.split(r"^(?=\$ )", log.replace(str(work), "~"), flags=re.MULTILINE)
+    lines = [line for command in commands for line in _shorten_pip(command.splitlines())]
+    return "\n".join(line.rstrip() for line in lines).strip()
 
 
-def of_command(lines: list[str]) -> str:
-    """Return the last command in a log."""
-    return next((line for line in reversed(lines) if line.startswith("$ ")), "")
+def _shorten_pip(lines: list[str]) -> list[str]:
+    if not lines or not lines[0].startswith("$ pip "):
+        return lines
+    *_, last = filter(None, lines)
+    return [lines[0], "…", last if len(last) <= _WIDTH else f"{last[:_WIDTH]}…", ""]
 
 
 def run_script(work: Path, repository: Path) -> str:
