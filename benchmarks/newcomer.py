@@ -121,11 +121,11 @@ def run_script(work: Path, repository: Path) -> str:
         "HOME": str(work), "COLUMNS": "100", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": ADDRESS,
         "GIT_CONFIG_KEY_0": f"url.{repository.resolve()}.insteadOf",
     }  # fmt: skip
-    words = ["bash", str(work / "script.sh")]
-    ended = subprocess.run(
-        words, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return ended.stdout
+    log = work / "log"
+    with log.open("w", encoding="utf-8") as out:
+        words = ["bash", str(work / "script.sh")]
+        subprocess.run(words, cwd=work, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False)
+    return log.read_text(encoding="utf-8")
 
 
 def main() -> None:
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/newcomer"), help="the newcomer's home; it is replaced")
     arguments = parser.parse_args()
     work: Path = arguments.work.resolve()
+    PAGE.parent.mkdir(exist_ok=True)
     shutil.rmtree(work, ignore_errors=True)
     prepare(work / "my-vit")
     write_script(work / "script.sh")
