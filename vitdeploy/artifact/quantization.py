@@ -84,6 +84,7 @@ class HalfPrecision(Fact):
             type by itself.
         float32: sites and linears that stay in float32, with the reason.
         float32_nodes: operator -> the number of other nodes that stay in float32.
+        float32_rules: rule -> the number of nodes that it keeps in float32, whatever the images show.
         largest: the largest activation on the images.
         largest_tensor: the tensor with this activation.
         limit: the largest activation for which float16 is used.
@@ -94,6 +95,7 @@ class HalfPrecision(Fact):
     scope: Literal["all", "weights"] = "all"
     float32: Mapping[str, str] = {}
     float32_nodes: Mapping[str, int] = {}
+    float32_rules: Mapping[str, int] = {}
     largest: float | None = None
     largest_tensor: str = ""
     limit: float | None = None
@@ -205,6 +207,7 @@ def _half_rows(half: HalfPrecision) -> Iterator[tuple[str, str]]:
             "other nodes in float32",
             ", ".join(f"{count} {operator}" for operator, count in half.float32_nodes.items()),
         )
+    yield from (("float32 by rule", f"{count} nodes: {rule}") for rule, count in half.float32_rules.items())
 
 
 def _decibels(value: float | None) -> str:

@@ -18,6 +18,7 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Structure
 from vitdeploy.quantize import Calibration
+from vitdeploy.quantize.guards import find_lost_guards
 from vitdeploy.quantize.overflow import (
     FLOAT32_INPUTS,
     LIMIT,
@@ -55,7 +56,8 @@ def quantize(
     Raises:
         QuantizeError: an activation is NaN or infinite in float32, or too little would be float16.
     """
-    reasons = find_unfit_constants(graph)
+    guards = find_lost_guards(graph)
+    reasons = find_unfit_constants(graph) | guards
     ranges: Mapping[str, Range] = {}
     if calibration is not None:
         probe = expose_scores(graph)
@@ -64,7 +66,7 @@ def quantize(
     for linear, rule in match_keep(structure, keep).items():
         reasons.update(dict.fromkeys(_linear_nodes(structure, linear), rule))
     _refuse_mostly_float32(structure, reasons)
-    record = _make_record(graph, structure, reasons, ranges, calibration)
+    record = _make_record(graph, structure, reasons, guards, ranges, calibration)
     convert(graph, reasons)
     return record
 
@@ -108,10 +110,11 @@ def _make_record(
     graph: Graph,
     structure: Structure,
     reasons: Mapping[str, str],
+    guards: Mapping[str, str],
     ranges: Mapping[str, Range],
     calibration: Calibration | None,
 ) -> HalfPrecision:
-    """Name each site and linear that stays in float32 with its reason; count the other nodes."""
+    """Name each site and linear that stays in float32 with its reason; count the other nodes, and those by a rule."""
     entries = {node: entry.name for entry in (*structure.attention, *structure.linears) for node in entry.nodes}
     sites: dict[str, str] = {}
     others: Counter[str] = Counter()
@@ -125,6 +128,7 @@ def _make_record(
         dtype="float16",
         float32=sites,
         float32_nodes=dict(sorted(others.items())),
+        float32_rules=dict(Counter(guards[node] for node in sorted(guards))),
         largest=None if largest is None else float(largest.magnitude),
         largest_tensor=tensor,
         limit=None if largest is None else LIMIT,
