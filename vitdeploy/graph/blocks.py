@@ -11,6 +11,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from vitdeploy.graph.flow import image_values, nodes_above
 from vitdeploy.graph.model import Graph, constant, only_consumer
 from vitdeploy.graph.recognize import linears_above
 from vitdeploy.graph.structure import Linear, Structure
@@ -21,8 +22,6 @@ the others."""
 
 _IN_BLOCKS = ("qkv", "proj", "fc1", "fc2")
 _MOVING = ("Reshape", "Transpose")
-_NO_DATA = {"Shape", "Size"}
-"""Operators whose result depends on the size of an image and not on its pixels."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,7 @@ class _Flow:
         self._nodes = list(graph.nodes)
         self._position = {node: number for number, node in enumerate(self._nodes)}
         self._by_name = {node.name: node for node in self._nodes}
-        depends: set[ir.Value] = set(self._main.inputs)
-        for node in self._nodes:
-            if node.op_type not in _NO_DATA and any(v in depends for v in node.inputs if v is not None):
-                depends.update(node.outputs)
-        self._depends = depends
+        self._depends = image_values(graph)
 
     def find_parts(self) -> list[Part]:
         outputs = [v for v in self._main.outputs if v in self._depends]
@@ -163,14 +158,7 @@ class _Flow:
 
     def _nodes_above(self, values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> set[ir.Node]:
         """Return the nodes that `values` are computed from and that depend on the image, up to the values `stop`."""
-        nodes: set[ir.Node] = set()
-        pending = [v for v in values if v not in stop]
-        while pending:
-            node = pending.pop().producer()
-            if node is not None and node not in nodes and any(v in self._depends for v in node.outputs):
-                nodes.add(node)
-                pending += [v for v in node.inputs if v is not None and v in self._depends and v not in stop]
-        return nodes
+        return nodes_above(values, self._depends, stop)
 
     def _products_of(self, block: int) -> list[ir.Node]:
         """Return the MatMul nodes of the linears of a block."""

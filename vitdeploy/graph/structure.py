@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from vitdeploy.frozen import replace
 
 Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "head", "other"]
+Region = Literal["backbone", "neck", "encoder", "selection", "decoder", "heads"]
+"""neck: merges features of several scales. selection: scores and boxes of the tokens that become queries, see
+`graph.query_decoder`. heads: what turns the last features into classes, boxes or maps."""
 Bias = Literal["bias", "window bias", "mask", "causal"]
 """Added to attention scores: numbers, or different numbers in each window (Swin's shift). Or a selection of keys."""
 
@@ -28,7 +31,12 @@ class _Entry(BaseModel):
     nodes: tuple[str, ...]
 
 
-class AttentionSite(_Entry):
+class _Located(_Entry):
+    region: Region | None = None
+    """Where it is in the model; None: written by a version that did not tell."""
+
+
+class AttentionSite(_Located):
     """One attention: softmax(q kᵀ · scale + bias) v. Sizes are None if they are unknown before run time, or if refused.
 
     Attributes:
@@ -49,7 +57,7 @@ class AttentionSite(_Entry):
     refused: str | None = None
 
 
-class Linear(_Entry):
+class Linear(_Located):
     """A product with a constant weight, or the convolution that embeds the patches."""
 
     role: Role
@@ -72,7 +80,7 @@ class Norm(_Entry):
     """A LayerNormalization."""
 
 
-class Product(_Entry):
+class Product(_Located):
     """A product with a constant weight that is no linear: a convolution, a product by a stack of matrices."""
 
     operator: str
@@ -102,6 +110,8 @@ class Structure(BaseModel):
     unclassified: tuple[Unclassified, ...] = ()
     products: tuple[Product, ...] | None = None
     """The products with weights that are no linears; None: written by a version that did not list them."""
+    is_detector: bool = False
+    """True if a decoder of queries gives boxes, as in DETR."""
 
     @property
     def weighted(self) -> tuple[Linear | Product, ...]:
