@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -62,7 +63,8 @@ def write(root: Path, count: int, *, first: int = 0, shapes: int | None = None) 
     """A folder with all three dense forms: images/ beside masks/, depth/ and annotations.json."""
     for name in ("images", "masks", "depth"):
         (root / name).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, one in enumerate(_scenes(count, first, shapes)):
         Image.fromarray(one.image).save(root / "images" / f"{number:04}.png")
         Image.fromarray(one.mask.astype(np.uint8)).save(root / "masks" / f"{number:04}.png")

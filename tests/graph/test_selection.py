@@ -11,8 +11,10 @@ from torch import nn
 
 from tests.graphs import dynamo, legacy, parsed, redrawn
 from tests.two_stages import CLASSES, ROWS, TwoStages
-from vitdeploy.graph.parity import compare, explain_difference
+from vitdeploy.graph.parity import Example, compare, explain_difference
+from vitdeploy.graph.row_matching import Edge
 from vitdeploy.graph.selection import find_selected
+from vitdeploy.graph.selection_edges import find_edges
 from vitdeploy.session import Array
 
 Outputs = dict[str, Array]
@@ -100,6 +102,65 @@ def test_of_200_changes_only_the_harmless_pass(error: Callable[[Outputs, np.rand
         parity = compare(reference, other, batch=2, selected=SELECTED)
         assert (explain_difference(parity) is None) == (error is None), seed
         assert explain_difference(compare(reference, other, batch=2)) is not None
+
+
+EDGES = (Edge(rows=2, others=1), Edge(rows=0, others=0))
+"""Of the first image one of the last two rows may be another; of the second image none."""
+
+
+def exchange_rows(*rows: int, image: int) -> Callable[[Outputs, np.random.Generator], None]:
+    """Detections that another model has in the place of these."""
+
+    def exchange(outputs: Outputs, rng: np.random.Generator) -> None:
+        for name in SELECTED:
+            new = rng.standard_normal((len(rows), outputs[name].shape[-1]))
+            outputs[name][image, list(rows)] = new if name == "logits" else 1 / (1 + np.exp(-new))
+
+    return exchange
+
+
+@pytest.mark.parametrize(
+    ("error", "harmless"),
+    [
+        (exchange_rows(ROWS - 1, image=0), True),
+        (exchange_rows(ROWS - 2, image=0), True),
+        (exchange_rows(image=0), True),
+        (exchange_rows(ROWS - 1, ROWS - 2, image=0), False),  # two rows for one that may be exchanged
+        (exchange_rows(ROWS - 3, image=0), False),  # its score is no near-tie
+        (exchange_rows(ROWS - 1, image=1), False),
+    ],
+)
+def test_only_rows_at_the_edge_of_the_selection_may_be_others(
+    error: Callable[[Outputs, np.random.Generator], None], harmless: bool
+) -> None:
+    for seed in range(20):
+        reference, rng = detections(seed), np.random.default_rng(seed)
+        other = {name: value.copy() + np.float32(1e-6) for name, value in reference.items()}
+        error(other, rng)
+        swap(other, rng)
+        parity = compare(reference, other, batch=2, selected=SELECTED, edges=EDGES)
+        assert (explain_difference(parity) is None) == harmless, seed
+
+
+@pytest.mark.parametrize(
+    ("gap", "edge"),
+    [(1.0, Edge(0, 0)), (1e-7, Edge(1, 1))],
+)
+def test_the_edge_is_where_scores_are_nearly_equal(gap: float, edge: Edge) -> None:
+    """The scores of the image's tokens are 15, 14, …; the sixteenth differs from the seventeenth by the gap."""
+
+    class Chosen(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = x.flatten(2).transpose(1, 2)
+            best = tokens[..., 0].topk(ROWS, 1).indices[..., None]
+            return tokens.gather(1, best.expand(-1, -1, 3)) * 2
+
+    scores = np.arange(64, 0, -1).astype(np.float32)
+    scores[ROWS] = scores[ROWS - 1] * np.float32(1 - gap / 2)
+    image = np.zeros((1, 3, 8, 8), np.float32)
+    image[0, 0] = np.random.default_rng(0).permutation(scores).reshape(8, 8)
+    graph = parsed(legacy(Chosen(), image))
+    assert find_edges(graph, [Example(image, {})], "input") == [(edge,)]
 
 
 def test_moved_rows_are_counted_and_other_outputs_keep_their_order() -> None:

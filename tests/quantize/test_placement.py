@@ -7,7 +7,7 @@ import pytest
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Int8AttentionKernel
-from vitdeploy.graph.structure import AttentionSite, Linear, Role, Structure
+from vitdeploy.graph.structure import AttentionSite, Linear, Region, Role, Structure
 from vitdeploy.quantize.placement import keep_zero_inputs, record_placement, select_linears
 
 
@@ -50,6 +50,42 @@ def test_keeps_by_role_and_by_name(keep: tuple[str, ...], left: list[str]) -> No
     assert names(keep) == left
     _, kept = select_linears(VIT, keep)
     assert {rule for name, rule in kept.items() if name != "patch_embed.proj"} == {f"keep: {k}" for k in keep}
+
+
+def detector(*, is_detector: bool = True) -> Structure:
+    regions: dict[str, Region] = {
+        "patch_embed.proj": "backbone", "blocks.0.attn.qkv": "backbone", "blocks.0.mlp.fc1": "selection",
+        "blocks.1.attn.qkv": "decoder", "head": "heads",
+    }  # fmt: skip
+    linears = tuple(replace(linear, region=regions[linear.name]) for linear in VIT.linears)
+    return replace(VIT, linears=linears, is_detector=is_detector)
+
+
+def test_a_detector_keeps_selection_decoder_and_heads_in_float() -> None:
+    placed, kept = select_linears(detector(), (), float_decoder=True)
+    assert [linear.name for linear in placed] == ["blocks.0.attn.qkv"]
+    assert [rule.partition(":")[0] for rule in kept.values()] == [
+        "the patch embedding reads raw pixels and is a few percent of the work", "selection scores of a detector",
+        "decoder of a detector", "heads of a detector",
+    ]  # fmt: skip
+    assert "#26191" in kept["blocks.1.attn.qkv"]
+    assert len(select_linears(detector(), (), float_decoder=False)[0]) == 4
+
+
+def test_other_models_keep_no_region_in_float() -> None:
+    assert select_linears(detector(is_detector=False), (), float_decoder=True) == select_linears(
+        detector(is_detector=False), ()
+    )
+
+
+def test_keeps_a_region_beside_those_of_a_detector() -> None:
+    assert [linear.name for linear in select_linears(detector(), ("decoder",))[0]] == [
+        "blocks.0.attn.qkv", "blocks.0.mlp.fc1", "head",
+    ]  # fmt: skip
+    with pytest.raises(QuantizeError, match=r"set `float_decoder: false` in the recipe"):
+        select_linears(detector(), ("backbone",), float_decoder=True)
+    with pytest.raises(QuantizeError, match=r"a region \(backbone, decoder, heads, selection\) or a name pattern"):
+        select_linears(detector(), ("neck",))
 
 
 def test_the_users_rule_comes_before_the_rule_of_the_role() -> None:

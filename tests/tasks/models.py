@@ -96,6 +96,37 @@ def yolos(folder: Path) -> Path:
     return _saved(model, folder, "YolosImageProcessor", {"height": SIDE, "width": SIDE})
 
 
+def lw_detr(folder: Path) -> Path:
+    """LW-DETR of transformers, the model behind RF-DETR: a ViT with windows, a TopK of proposals, a decoder of queries.
+
+    It is trained with transformers' own loss: Hungarian matching in two groups of queries.
+    """
+    import transformers
+
+    backbone = transformers.LwDetrViTConfig(
+        hidden_size=48, num_hidden_layers=3, num_attention_heads=3, mlp_ratio=2, image_size=SIDE,
+        pretrain_image_size=SIDE, patch_size=6, num_windows=4, window_block_indices=[0], out_indices=[2, 3],
+    )  # fmt: skip
+    config = transformers.LwDetrConfig(
+        backbone_config=backbone, projector_scale_factors=[1.0], c2f_num_blocks=1, d_model=64, decoder_layers=2,
+        decoder_ffn_dim=128, decoder_n_points=2, decoder_self_attention_heads=4, decoder_cross_attention_heads=4,
+        num_queries=16, group_detr=2, id2label=dict(enumerate(scenes.NAMES[1:])),
+    )  # fmt: skip
+
+    def loss(model: nn.Module, images: Tensor, truth: list[scenes.Scene]) -> Tensor:
+        sides = torch.tensor([scenes.WIDTH, scenes.HEIGHT] * 2)
+        labels = []
+        for one in truth:
+            boxes = torch.tensor([box[:4] for box in one.boxes], dtype=torch.float32).reshape(-1, 4)
+            boxes[:, :2] += boxes[:, 2:] / 2
+            labels.append({"class_labels": torch.tensor([box[4] for box in one.boxes]), "boxes": boxes / sides})
+        computed: Tensor = model(images, labels=labels).loss
+        return computed
+
+    model = _trained(transformers.LwDetrForObjectDetection, config, loss, 1500)
+    return _saved(model, folder, "RTDetrImageProcessor", {"height": SIDE, "width": SIDE})
+
+
 def vit(file: Path) -> Path:
     """The weights of a timm ViT that gives vectors. Untrained: its random features tell the colours apart."""
     import timm
@@ -142,12 +173,12 @@ def _to_size(maps: Tensor) -> Tensor:
 
 def _saved(model: Any, folder: Path, processor: str, size: dict[str, int]) -> Path:
     model.half().save_pretrained(folder)  # half the bytes; they are read as float32
-    facts = {"image_processor_type": processor, "size": size, "resample": 2, **_STATISTICS}
+    facts = {"image_processor_type": processor, "size": size, "resample": 2, "do_normalize": True, **_STATISTICS}
     (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder
 
 
 if __name__ == "__main__":
-    known = {build.__name__: build for build in (segformer, dpt, yolos)}
+    known = {build.__name__: build for build in (segformer, dpt, yolos, lw_detr)}
     for build in [known[name] for name in sys.argv[1:] or known]:
         build(FIXTURES / build.__name__)

@@ -13,7 +13,7 @@ from vitdeploy.calibrate.calibrated import Alphas, CalibratedGraph
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.frozen import Frozen
 from vitdeploy.graph.dialect import Dialect, Numbers
-from vitdeploy.graph.structure import Linear
+from vitdeploy.graph.structure import Linear, Structure
 
 if TYPE_CHECKING:
     from vitdeploy.calibrate.search import Choice
@@ -26,7 +26,7 @@ class Precision(Frozen, ABC):
     """A precision with its options. Each file in `vitdeploy/precision/` has one subclass; it has none itself.
 
     Attributes:
-        keep: roles (`head`) or name patterns (`blocks.0.*`) of linears that stay in float.
+        keep: roles (`head`), regions (`decoder`) or name patterns (`blocks.0.*`) of linears that stay in float.
         smooth_alpha: the strength with which outliers are migrated from activations into weights, from 0 to 1.
     """
 
@@ -72,7 +72,29 @@ class Precision(Frozen, ABC):
 
 
 class LinearPrecision(Precision, ABC):
-    """A precision that quantizes linear by linear."""
+    """A precision that quantizes linear by linear.
+
+    Attributes:
+        float_decoder: leave what `FLOAT_IN_DETECTORS` names in float. It concerns precisions that round activations.
+    """
+
+    rounds_activations: ClassVar[bool] = True
+    """False if products read activations in float."""
+    float_decoder: bool = True
+
+    def select_linears(
+        self, structure: Structure, dialect: Dialect | None = None
+    ) -> tuple[list[Linear], dict[str, str]]:
+        """Select the linears to quantize; give the rule for each that stays in float. None is no particular target.
+
+        Raises:
+            QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
+        """
+        from vitdeploy.quantize.placement import select_linears
+
+        least = dialect.least_pointwise if dialect is not None and self.rounds_activations else None
+        is_kept = self.float_decoder and self.rounds_activations
+        return select_linears(structure, self.keep, least, float_decoder=is_kept)
 
     @abstractmethod
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> Writer:

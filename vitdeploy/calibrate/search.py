@@ -10,6 +10,14 @@ import numpy as np
 
 from vitdeploy.artifact.quantization import SearchStep
 from vitdeploy.artifact.temporary import scratch_folder
+from vitdeploy.graph.forced_selection import (
+    drop_masked,
+    expose_selections,
+    force_selections,
+    indices_of,
+    list_selections,
+    score_outputs,
+)
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
@@ -58,25 +66,35 @@ class ScoredChoice:
 
 
 class Judge:
-    """Compares a graph's outputs with those of the float32 graph, on the first `SCORED_BATCHES` calibration batches."""
+    """Compares a graph's outputs with those of the float32 graph, on the first `SCORED_BATCHES` calibration batches.
+
+    Where the model selects rows by score, the graph gets the rows that the float32 graph selected, and its scores are
+    compared beside the outputs. Otherwise other rows in other places would hide what the rounding costs.
+    """
 
     def __init__(self, graph: Graph, calibration: Calibration) -> None:
         self._feed = graph.model.graph.inputs[0].name or ""
-        self._batches = list(islice(calibration.batches(), SCORED_BATCHES))
-        self._expected = self._run(graph)
+        self._feeds = [{self._feed: batch} for batch in islice(calibration.batches(), SCORED_BATCHES)]
+        self._selections = list_selections(graph)
+        self._scores = score_outputs(graph, self._selections)
+        self._expected = self._run(expose_selections(graph, self._selections))
+        for feeds, outputs in zip(self._feeds, self._expected, strict=True):
+            names = [indices_of(selection) for selection in self._selections]
+            feeds.update({name: outputs.pop(name) for name in names if name in outputs})
 
     def sqnr_db(self, graph: Graph) -> float:
         """Return the signal-to-quantization-noise ratio over all outputs with equal weights.
 
         It is minus infinity if an output is not finite.
         """
-        actual = self._run(graph)
-        if not all(is_finite(outputs) for outputs in actual):
-            return -np.inf
+        actual = self._run(force_selections(graph, self._selections) if self._selections else graph)
         noises = {name: Noise() for name in self._expected[0]}
         for expected, outputs in zip(self._expected, actual, strict=True):
+            pairs = drop_masked(expected, outputs, self._scores)
+            if not is_finite({name: other for name, (_, other) in pairs.items()}):
+                return -np.inf
             for name, noise in noises.items():
-                noise.add(expected[name], outputs[name])
+                noise.add(*pairs[name])
         return mean_sqnr_db(noises.values())
 
     def _run(self, graph: Graph) -> list[dict[str, Array]]:
@@ -85,7 +103,7 @@ class Judge:
             graph.save(path)
             # Not optimised: ONNX Runtime 1.32's optimiser has bugs with Q/DQ graphs (int8 activations).
             with OnnxSession(path, lean=True) as session:
-                return [session.run({self._feed: batch}) for batch in self._batches]
+                return [session.run(feeds) for feeds in self._feeds]
 
 
 def find_best_choice(

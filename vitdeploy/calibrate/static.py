@@ -45,10 +45,10 @@ class StaticPrecision(LinearPrecision, ABC):
             QuantizeError: there are no images, or no linear can be quantized.
         """
         from vitdeploy.quantize import Quantized
-        from vitdeploy.quantize.placement import keep_zero_inputs, record_placement, select_linears
+        from vitdeploy.quantize.placement import keep_zero_inputs, record_placement
 
-        selected = select_linears(calibrated.structure, self.keep, dialect.least_pointwise)
-        linears, rules = keep_zero_inputs(*selected, calibrated.zero_nodes)
+        selection = self.select_linears(calibrated.structure, dialect)
+        linears, rules = keep_zero_inputs(*selection, calibrated.zero_nodes)
         writer = self.writer(linears, dialect)
         result = calibrated.search(writer, self.alphas())
         record = Quantization(
@@ -70,9 +70,7 @@ class StaticPrecision(LinearPrecision, ABC):
 
     def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:
         """Search migration, ranges and bias correction."""
-        from vitdeploy.quantize.placement import select_linears
-
-        linears, _ = select_linears(calibrated.structure, self.keep, dialect.least_pointwise)
+        linears, _ = self.select_linears(calibrated.structure, dialect)
         return calibrated.search(self.writer(linears, dialect), self.alphas()).choice
 
 

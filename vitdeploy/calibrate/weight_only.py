@@ -23,6 +23,7 @@ class WeightPrecision(LinearPrecision, ABC):
     """A precision that stores weights in few bits and multiplies in float. It saves memory, not time."""
 
     saves_time: ClassVar[bool] = False
+    rounds_activations: ClassVar[bool] = False
 
     @abstractmethod
     def storage(self, dialect: Dialect) -> WeightStorage:
@@ -30,9 +31,9 @@ class WeightPrecision(LinearPrecision, ABC):
 
     def lower(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
         """Store the weights. Calibration images, if there are any, reduce the rounding errors."""
-        return quantize_weights(
-            calibrated, dialect, self.storage(dialect), stored=f"{self.numbers.weights} weights", keep=self.keep
-        )
+        selection = self.select_linears(calibrated.structure, dialect)
+        stored = f"{self.numbers.weights} weights"
+        return quantize_weights(calibrated, dialect, self.storage(dialect), selection, stored=stored)
 
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> WeightWriter:
         """Return the writer of the weights."""
@@ -47,9 +48,9 @@ def quantize_weights(
     calibrated: CalibratedGraph,
     dialect: Dialect,
     storage: WeightStorage,
+    selection: tuple[list[Linear], dict[str, str]],
     *,
     stored: str,
-    keep: tuple[str, ...],
     method: str = "weights only",
     alpha: float | None = None,
 ) -> Quantized:
@@ -61,18 +62,15 @@ def quantize_weights(
         calibrated: the graph; images are not needed.
         dialect: of the compiler.
         storage: the number of bits, and how many inputs share a scale.
+        selection: the linears to quantize, and the rule for each other one.
         stored: the record's name for the precision of such a linear.
-        keep: roles or names of linears that stay in float.
         method: for the record.
         alpha: the strength of a migration before it, which needs images; None: off.
-
-    Raises:
-        QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
     """
     from vitdeploy.quantize import Quantized
-    from vitdeploy.quantize.placement import record_placement, select_linears
+    from vitdeploy.quantize.placement import record_placement
 
-    linears, rules = select_linears(calibrated.structure, keep)
+    linears, rules = selection
     writer = WeightWriter(node_names(linears), storage)
     record = Quantization(
         method=method,

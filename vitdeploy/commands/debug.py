@@ -97,6 +97,7 @@ def debug(
             block=part.name if diverging is not None else None,
             layer=layer.name if layer is not None else None,
             why=_explain(block, layer, sides, part) if diverging is not None else _explain_agreement(block),
+            selected_alike_pct=sides.common_pct,
             rule=divergence.RULE,
             blocks=tuple(blocks),
             layers=tuple(layers),
@@ -146,7 +147,10 @@ class _Feeds:
 
 
 class _Sides:
-    """FP32 and the artifact, opened again for each set of tensors: the fewer are read, the more fusion is left."""
+    """FP32 and the artifact, opened again for each set of tensors: the fewer are read, the more fusion is left.
+
+    Behind a selection by score, only rows that both sides have selected are compared. `common_pct` is their share.
+    """
 
     def __init__(self, artifact: Artifact, reference: Graph, feeds: _Feeds, work: Path, progress: Progress) -> None:
         record = artifact.manifest.quantized
@@ -156,11 +160,18 @@ class _Sides:
         self._feeds = feeds
         self._work = work
         self._progress = progress
+        self._indices = _find_indices(reference)
+        self._selected_rows = self._common_rows = 0
+        self.common_pct: float | None = None
 
     def compare(self, tensors: Sequence[str], title: str) -> _Tensors:
         """Run both sides on all images, and compare those of `tensors` that both have."""
+        from vitdeploy.graph.row_matching import take_common_rows
+        from vitdeploy.graph.selection import find_selected
         from vitdeploy.graph.sqnr import Noise
 
+        selected = find_selected(self._reference, tensors) if self._indices is not None else {}
+        tensors = [*tensors, self._indices] if self._indices is not None and selected else tensors
         with ExitStack() as stack, self._progress.step(title, self._feeds.count) as advance:
             reference = stack.enter_context(self._open_float32(tensors))
             watched = self._watch(tensors)
@@ -168,15 +179,29 @@ class _Sides:
             result = _Tensors({}, watched, self._feeds.count * self._feeds.size, {})
             for feeds in self._feeds:
                 expected, actual = reference.run(feeds), watched.session.run(feeds)
-                for name in (t for t in tensors if t in watched.tensors):
+                indices = self._compare_selections(expected, actual) if self._indices in watched.tensors else None
+                for name in (t for t in tensors if t in watched.tensors and t != self._indices):
                     if expected[name].shape != actual[name].shape:
                         result.shapes[name] = f"its shape is {actual[name].shape}, not {expected[name].shape}"
                         continue
-                    result.noises.setdefault(name, Noise()).add(expected[name], actual[name])
+                    pair = expected[name], actual[name]
+                    if name in selected and indices is not None:
+                        pair = take_common_rows(*pair, selected[name], indices)
+                    result.noises.setdefault(name, Noise()).add(*pair)
                 advance(1)
             if not result.noises and not result.shapes and not self._feeds.count:
                 raise DataError("there is no image to compare on", fix="Give --data a folder with images.")
         return result
+
+    def _compare_selections(self, expected: dict[str, Array], actual: dict[str, Array]) -> tuple[Array, Array] | None:
+        """Return what each side has selected, (images, rows), and note the share of common rows."""
+        one, two = (np.asarray(side[self._indices or ""]) for side in (expected, actual))
+        if one.ndim != 2 or one.shape != two.shape:
+            return None
+        self._selected_rows += one.size
+        self._common_rows += sum(len(np.intersect1d(a, b)) for a, b in zip(one, two, strict=True))
+        self.common_pct = 100.0 * self._common_rows / self._selected_rows
+        return one, two
 
     def find_first_nonfinite(self, part: Part) -> str | None:
         """Return the first tensor in this part of the target-ready graph that is NaN or infinite."""
@@ -205,6 +230,15 @@ class _Sides:
         compiled = read_compiled(self._artifact) if manifest.stage == "artifact" else None
         target = targets.find(manifest.recipe.target)
         return target.watch(self._artifact.file(GRAPH), compiled, tensors, self._work)
+
+
+def _find_indices(graph: Graph) -> str | None:
+    """Return the tensor of the indices that the model selects rows by; None without a single selection."""
+    from vitdeploy.graph.forced_selection import list_selections
+
+    selections = list_selections(graph)
+    nodes = [node for node in graph.nodes if node.name in selections]
+    return nodes[0].outputs[1].name if len(nodes) == 1 else None
 
 
 def _compare_blocks(model_parts: Sequence[Part], ends: _Tensors) -> tuple[list[Comparison], list[Step]]:

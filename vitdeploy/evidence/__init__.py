@@ -34,6 +34,7 @@ from vitdeploy.evidence.audit import (
     NormAudit,
     Outline,
     QuantizedShare,
+    RegionSensitivity,
     Sensitivity,
     Unfused,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "Provenance",
     "QuantizedShare",
     "RailEnergy",
+    "RegionSensitivity",
     "Release",
     "Role",
     "Roofline",

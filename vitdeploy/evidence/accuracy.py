@@ -164,3 +164,5 @@ class Divergence(Fact):
     evidence: EvidenceLevel
     how: str
     """The thing that ran as the artifact, in words."""
+    selected_alike_pct: float | None = None
+    """Percent of the rows selected by score that both have selected. Behind the selection only these are compared."""

@@ -159,6 +159,7 @@ class LayerSensitivity(Fact):
         output_sqnr_db: signal to noise ratio of the model's outputs, over the same images.
         agreement: share of images with the same answer as FP32, from 0 to 1; None if the task has no such answer.
         macs: multiply-accumulate operations of the linear for one image.
+        region: where it is in the model: backbone, neck, encoder, selection, decoder, heads; None if that is unknown.
     """
 
     name: str
@@ -167,6 +168,23 @@ class LayerSensitivity(Fact):
     sqnr_db: float
     output_sqnr_db: float
     agreement: float | None
+    macs: int
+    region: str | None = None
+
+
+class RegionSensitivity(Fact):
+    """The damage of all linears of a region, as the sum of what each does alone.
+
+    Attributes:
+        region: backbone, neck, encoder, selection, decoder or heads.
+        linears: how many there are.
+        output_sqnr_db: signal to noise ratio of the model's outputs, with the noise of these linears added up.
+        macs: multiply-accumulate operations of these linears for one image.
+    """
+
+    region: str
+    linears: int
+    output_sqnr_db: float
     macs: int
 
 
@@ -177,6 +195,8 @@ class Sensitivity(Measured):
 
     precision: str
     layers: tuple[LayerSensitivity, ...]
+    regions: tuple[RegionSensitivity, ...] = ()
+    """The most damaging first; empty if regions are unknown."""
     images: int
     calibration: str
     choice: str

@@ -11,7 +11,8 @@ plus `ROUNDING` for the types that only the engine knows. bfloat16 in OpenVINO, 
 rounded at run time are not in the graph.
 
 **Selections.** Where a model selects rows by score, engines order rows with nearly equal scores differently. Such
-outputs are compared as sets: each row with the one that it belongs to.
+outputs are compared as sets: each row with the one that it belongs to. The last rows may be others, if their scores are
+nearly equal to those of rows that are not selected.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from vitdeploy.artifact import OutputParity, Parity
 from vitdeploy.frozen import replace
-from vitdeploy.graph.row_matching import match_rows
+from vitdeploy.graph.row_matching import Edge, match_rows
 from vitdeploy.session import Array, Session, is_finite
 
 LEAST_COSINE = 0.9999
@@ -54,6 +55,8 @@ class Example(NamedTuple):
     name: str = ""
     selected: Mapping[str, int] | None = None
     """The outputs whose rows are a set, with the axis of the rows: see `vitdeploy.graph.selection`."""
+    edges: tuple[Edge, ...] = ()
+    """The edge of the selection of each image: see `vitdeploy.graph.selection_edges`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def compare(
     batch: int,
     where: str = "",
     selected: Mapping[str, int] | None = None,
+    edges: Sequence[Edge] = (),
 ) -> Parity:
     """Compare each output of `other` with the reference's, matched by name or else by order.
 
@@ -89,6 +93,7 @@ def compare(
         batch: the number of images.
         where: the images, in words.
         selected: the outputs whose rows are a set, with the axis of the rows. Their rows are matched first.
+        edges: the edge of the selection of each image, whose rows may be others.
     """
     pairs = _match(reference, other)
     problem = _find_problem(reference, pairs, len(other))
@@ -100,7 +105,7 @@ def compare(
         )  # fmt: skip
     values, moved = {name: b for name, (_, b) in pairs.items()}, 0
     if selected:
-        values, moved = match_rows({name: a for name, (a, _) in pairs.items()}, values, selected, batch)
+        values, moved = match_rows({name: a for name, (a, _) in pairs.items()}, values, selected, batch, edges)
     outputs = tuple(_compare_output(name, a, values[name], where) for name, (a, _) in pairs.items())
     if moved:
         outputs = tuple(replace(o, moved_rows=moved) if o.name in (selected or ()) else o for o in outputs)
@@ -164,7 +169,7 @@ def _compare_example(session: Session, example: Example, input_name: str) -> Par
     batch = len(example.image)
     where = f"{example.name or 'images'} in a batch of {batch}"
     outputs = session.run({input_name: example.image})
-    return compare(example.outputs, outputs, batch=batch, where=where, selected=example.selected)
+    return compare(example.outputs, outputs, batch=batch, where=where, selected=example.selected, edges=example.edges)
 
 
 def _distance(rounding: float) -> float:

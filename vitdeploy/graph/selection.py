@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -13,8 +14,8 @@ _MOST_VALUES = 20_000
 """Values that one search visits: a bound for hostile graphs."""
 
 
-def find_selected(graph: Graph) -> dict[str, int]:
-    """Return the outputs whose rows are in the order of a TopK, with the axis of the rows.
+def find_selected(graph: Graph, tensors: Collection[str] = ()) -> dict[str, int]:
+    """Return the outputs whose rows are in the order of a TopK, with the axis of the rows; and such `tensors` inside.
 
         scores ─ TopK ─ indices ─ Gather ─ tokens (batch, 300, 256) ─ decoder ─ boxes (batch, 300, 4)
 
@@ -26,6 +27,8 @@ def find_selected(graph: Graph) -> dict[str, int]:
         return {}
     copy = Graph(graph.model.clone())
     copy.infer_shapes()
+    inner = [v for node in copy.nodes for v in node.outputs if v.name in tensors and not v.is_graph_output()]
+    copy.model.graph.outputs.extend(inner)
     selected: dict[str, set[int]] = {}
     for node in copy.nodes:
         shape = dims(node.outputs[0]) if node.op_type == "TopK" else None

@@ -105,13 +105,16 @@ def check(path: Path, examples: Sequence[Example], input_name: str) -> Parity:
     """
     from vitdeploy.graph.model import load
     from vitdeploy.graph.selection import find_selected
+    from vitdeploy.graph.selection_edges import find_edges
 
     with OnnxSession(path, lean=True) as session:
         parity = compare_session(session, examples, input_name)
         if disagreement(parity) is None or not parity.finite or examples[0].selected is not None:
             return parity
-        selected = find_selected(load(path))
-        return compare_session(session, [e._replace(selected=selected) for e in examples], input_name)
+        graph = load(path)
+        selected, edges = find_selected(graph), find_edges(graph, examples, input_name)
+        sets = [e._replace(selected=selected, edges=edge) for e, edge in zip(examples, edges, strict=True)]
+        return compare_session(session, sets, input_name)
 
 
 def disagreement(parity: Parity) -> str | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +16,14 @@ from vitdeploy.data.synthetic import LOOKS, Look, natural_image
 from vitdeploy.errors import DataError, ExportError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example, compare, explain_difference
+from vitdeploy.graph.row_matching import Edge
 from vitdeploy.recipe import Batch, InputForm, Preprocess, SizeRange, format_size
 from vitdeploy.runtime.reference import open_reference
 from vitdeploy.session import Array, Session, is_finite
 from vitdeploy.sources import LoadedModel
+
+if TYPE_CHECKING:
+    from vitdeploy.graph.model import Graph
 
 _LARGE_BATCH = 8
 """From this size on, a static batch is compared on three looks instead of four, to save time."""
@@ -40,6 +45,7 @@ class Examples:
         outputs: the reference's outputs for each batch.
         names: each batch in words.
         selected: the outputs whose rows the model selects by score, with the axis of the rows.
+        edges: the edge of this selection, for each image of each batch; empty without one.
     """
 
     input_name: str
@@ -48,12 +54,22 @@ class Examples:
     outputs: tuple[dict[str, Array], ...]
     names: tuple[str, ...]
     selected: Mapping[str, int] | None = None
+    edges: tuple[tuple[Edge, ...], ...] = ()
 
     def pairs(self, form: InputForm = "normalized") -> list[Example]:
         """Return inputs in the form that a graph takes, with the expected outputs."""
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
-        parts = zip(inputs, self.outputs, self.names, strict=True)
-        return [Example(image, outputs, name, self.selected) for image, outputs, name in parts]
+        parts = zip(inputs, self.outputs, self.names, self.edges or [()] * len(inputs), strict=True)
+        return [Example(image, outputs, name, self.selected, edges) for image, outputs, name, edges in parts]
+
+    def with_selection(self, graph: Graph) -> Examples:
+        """Return the examples with what `graph` selects: it is the model's, in float32."""
+        from vitdeploy.graph.selection import find_selected
+        from vitdeploy.graph.selection_edges import find_edges
+
+        selected = find_selected(graph)
+        edges = tuple(find_edges(graph, self.pairs(), self.input_name)) if selected else ()
+        return dataclasses.replace(self, selected=selected, edges=edges)
 
 
 def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch, sizes: SizeRange | None = None) -> Examples:
@@ -151,6 +167,7 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     arrays: dict[str, Any] = {"input": image, "name": np.array(examples.names[0])}
     arrays |= {f"output.{name}": value for name, value in outputs.items()}
     arrays |= {f"selected.{name}": np.array(axis) for name, axis in (examples.selected or {}).items()}
+    arrays |= {f"edges{number}": np.array(edges) for number, edges in enumerate(examples.edges) if edges}
     for number, pixels in enumerate(examples.pixels[1:], start=1):
         arrays |= {f"case{number}.pixels": pixels, f"case{number}.name": np.array(examples.names[number])}
         arrays |= {f"case{number}.output.{name}": value for name, value in examples.outputs[number].items()}
@@ -172,13 +189,23 @@ def load_examples(path: Path, preprocess: Preprocess, form: InputForm) -> list[E
 
 def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: InputForm) -> Iterator[Example]:
     selected = {name: int(axis) for name, axis in _with_prefix(arrays, "selected.").items()}
-    yield Example(arrays["input"], _with_prefix(arrays, "output."), str(arrays.get("name", LOOKS[0].name)), selected)
+    yield Example(
+        arrays["input"],
+        _with_prefix(arrays, "output."),
+        str(arrays.get("name", LOOKS[0].name)),
+        selected,
+        _read_edges(arrays, 0),
+    )
     number = 1
     while (pixels := arrays.get(f"case{number}.pixels")) is not None:
         outputs = _with_prefix(arrays, f"case{number}.output.")
         name = str(arrays.get(f"case{number}.name", ""))
-        yield Example(to_input(pixels, preprocess, form), outputs, name, selected)
+        yield Example(to_input(pixels, preprocess, form), outputs, name, selected, _read_edges(arrays, number))
         number += 1
+
+
+def _read_edges(arrays: Mapping[str, Array], number: int) -> tuple[Edge, ...]:
+    return tuple(Edge(int(rows), int(others)) for rows, others in arrays.get(f"edges{number}", ()))
 
 
 def _with_prefix(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ def prepare(
     """
     from vitdeploy.graph.model import load
     from vitdeploy.graph.recognize import recognize
-    from vitdeploy.graph.selection import find_selected
+    from vitdeploy.graph.regions import assign_regions
 
     batch, form, sizes = recipe.target.batch, recipe.target.input, recipe.model.size_range
     with progress.step(f"Load {recipe.model.spec}"):
@@ -172,10 +171,10 @@ def prepare(
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak
     gc.collect()
     graph = load(path)
-    examples = dataclasses.replace(examples, selected=find_selected(graph))
+    examples = examples.with_selection(graph)
     passes, verifier = _Folding(dialect, batch, sizes, form, examples, work, options).apply(graph, progress)
     unraised = {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"}
-    structure = recognize(graph, unraised, None if sizes is None else preprocess.size)
+    structure = assign_regions(graph, recognize(graph, unraised, None if sizes is None else preprocess.size))
     if options.calibrated:
         with progress.step("Compare the float32 graph with the reference"):
             graph.save(work / "float32.onnx")

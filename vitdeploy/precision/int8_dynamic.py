@@ -62,23 +62,20 @@ class Int8Dynamic(LinearPrecision):
         The rounding of another engine happens only inside that engine. ONNX Runtime's dynamic INT8 stands in for it.
         Its one scale per tensor suffers more from outliers than a scale for each group of channels does.
         """
-        from vitdeploy.quantize.placement import select_linears
-
-        linears, _ = select_linears(calibrated.structure, self.keep)
+        linears, _ = self.select_linears(calibrated.structure)
         writer = DynamicWriter(node_names(linears), largest_weight())
         return calibrated.search(writer, self.alphas(), tune_ranges=False)
 
     def _write(self, calibrated: CalibratedGraph, dialect: Dialect, result: SearchResult | None) -> Quantized:
         from vitdeploy.quantize import Quantized
-        from vitdeploy.quantize.placement import record_placement, select_linears
+        from vitdeploy.quantize.placement import record_placement
 
         choice = Choice() if result is None else result.choice
+        selection = linears, rules = self.select_linears(calibrated.structure, dialect)
         if dialect.int8_linears == "qdq":
             return quantize_weights(
-                calibrated, dialect, _storage(dialect), stored="int8", keep=self.keep, method=_BY_ENGINE,
-                alpha=choice.alpha,
+                calibrated, dialect, _storage(dialect), selection, stored="int8", method=_BY_ENGINE, alpha=choice.alpha
             )  # fmt: skip
-        linears, rules = select_linears(calibrated.structure, self.keep, dialect.least_pointwise)
         writer = DynamicWriter(node_names(linears), largest_weight())
         if result is None:
             graph = calibrated.copy()

@@ -8,11 +8,20 @@ from fnmatch import fnmatch
 from vitdeploy.artifact.manifest import FLOAT, Placement
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect
-from vitdeploy.graph.structure import Linear, Structure
+from vitdeploy.graph.structure import Linear, Region, Structure
 
 NEVER_QUANTIZED = {"patch": "the patch embedding reads raw pixels and is a few percent of the work"}
 """Roles of linears that always stay in float. Attention cores, residual adds, LayerNorm and softmax are not linears,
 and stay in float too: quantizing them costs up to 80 points of top-1 and breaks attention fusion on every backend."""
+
+FLOAT_IN_DETECTORS: dict[Region, str] = {
+    "selection": "selection scores of a detector: rounded, they select other rows "
+    "(`float_decoder: false` quantizes them)",
+    "decoder": "decoder of a detector: RT-DETR's mAP fell from 0.65 to 0.0002 in INT8 (ultralytics #26191; "
+    "`float_decoder: false` quantizes it)",
+    "heads": "heads of a detector: boxes are refined from what they add (`float_decoder: false` quantizes them)",
+}
+"""Regions of a detector with queries that stay in float where activations are rounded, with the rule."""
 
 _LINEAR = "a product with constant weights"
 _LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
@@ -26,14 +35,19 @@ _ATTENTION_WEIGHTS = "attention multiplies no weights"
 
 
 def select_linears(
-    structure: Structure, keep: tuple[str, ...], least_pointwise: int | None = None
+    structure: Structure,
+    keep: tuple[str, ...],
+    least_pointwise: int | None = None,
+    *,
+    float_decoder: bool = False,
 ) -> tuple[list[Linear], dict[str, str]]:
     """Select the linears to quantize; give the rule for each that stays in float.
 
     Args:
-        structure: the linears.
-        keep: roles or name patterns that stay in float.
+        structure: the linears, with their regions.
+        keep: roles, regions or name patterns of linears that stay in float.
         least_pointwise: of the target where activations are quantized, see `Dialect`.
+        float_decoder: leave the regions `FLOAT_IN_DETECTORS` of a detector in float too.
 
     Raises:
         QuantizeError: a `keep` entry matches nothing, or nothing is left to quantize.
@@ -42,11 +56,15 @@ def select_linears(
     for linear in structure.linears:
         if linear.role in NEVER_QUANTIZED:
             rules.setdefault(linear.name, NEVER_QUANTIZED[linear.role])
-        elif least_pointwise is not None and linear.channels_first and _effective_channels(linear) < least_pointwise:
+        if float_decoder and structure.is_detector and linear.region in FLOAT_IN_DETECTORS:
+            rules.setdefault(linear.name, FLOAT_IN_DETECTORS[linear.region])
+        if least_pointwise is not None and linear.channels_first and _effective_channels(linear) < least_pointwise:
             rules.setdefault(linear.name, _FEW_CHANNELS)
     selected = [linear for linear in structure.linears if linear.name not in rules]
     if not selected:
-        raise QuantizeError("there is no linear to quantize", fix="Use --precision fp32, or keep less in float.")
+        by_region = set(rules.values()) & set(FLOAT_IN_DETECTORS.values())
+        less = "set `float_decoder: false` in the recipe" if by_region else "keep less in float"
+        raise QuantizeError("there is no linear to quantize", fix=f"Use --precision fp32, or {less}.")
     return selected, rules
 
 
@@ -129,7 +147,7 @@ def keep_zero_inputs(
 
 
 def match_keep(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
-    """Return the linears that `keep` (roles or name patterns) keeps in float32, each with its rule.
+    """Return the linears that `keep` (roles, regions or name patterns) keeps in float32, each with its rule.
 
     Raises:
         QuantizeError: an entry matches nothing.
@@ -138,12 +156,15 @@ def match_keep(structure: Structure, keep: tuple[str, ...]) -> dict[str, str]:
     unused = set(keep)
     for linear in structure.linears:
         for pattern in keep:
-            if pattern == linear.role or fnmatch(linear.name, pattern):
+            if pattern in (linear.role, linear.region) or fnmatch(linear.name, pattern):
                 rules[linear.name] = f"keep: {pattern}"
                 unused.discard(pattern)
     if unused:
         roles = sorted({linear.role for linear in structure.linears})
+        regions = sorted({linear.region for linear in structure.linears if linear.region is not None})
+        region = f", a region ({', '.join(regions)})" if regions else ""
         raise QuantizeError(
-            f"keep: {min(unused)!r} matches no linear", fix=f"Use a role ({', '.join(roles)}) or a name pattern."
+            f"keep: {min(unused)!r} matches no linear",
+            fix=f"Use a role ({', '.join(roles)}){region} or a name pattern.",
         )
     return rules

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from vitdeploy.errors import QuantizeError
-from vitdeploy.evidence import LayerSensitivity
+from vitdeploy.evidence import LayerSensitivity, RegionSensitivity
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.sqnr import Noise, decibels, mean_sqnr_db
 from vitdeploy.graph.structure import Linear
@@ -60,6 +60,24 @@ def measure_linears(
     return tuple(sorted(layers, key=lambda layer: (layer.output_sqnr_db, layer.sqnr_db)))
 
 
+def sum_by_region(layers: Iterable[LayerSensitivity]) -> tuple[RegionSensitivity, ...]:
+    """Return the damage of each region, the most damaging first. Linears without a region are left out."""
+    groups: dict[str, list[LayerSensitivity]] = {}
+    for layer in layers:
+        if layer.region is not None:
+            groups.setdefault(layer.region, []).append(layer)
+    regions = [
+        RegionSensitivity(
+            region=region,
+            linears=len(group),
+            output_sqnr_db=decibels(1.0, sum(10 ** (-layer.output_sqnr_db / 10) for layer in group)),
+            macs=sum(layer.macs for layer in group),
+        )
+        for region, group in groups.items()
+    ]
+    return tuple(sorted(regions, key=lambda region: region.output_sqnr_db))
+
+
 class _Measurement:
     """The errors of one linear over the batches so far."""
 
@@ -93,4 +111,5 @@ class _Measurement:
             output_sqnr_db=mean_sqnr_db(self._outputs.values()),
             agreement=float(np.concatenate(self._agreements).mean()) if self._agreements else None,
             macs=self._numbers // width * depth * width // images,
+            region=linear.region,
         )

@@ -157,7 +157,9 @@ class PrecisionSpec(Frozen):
     Attributes:
         kind: the name of a precision; or "auto", the fastest that the target has within `max_drop_pp`.
         smooth_alpha: the strength of the migration of outliers, from 0 to 1.
-        keep: linears that stay in float, by role (`head`) or by name (`blocks.0.*`).
+        keep: linears that stay in float, by role (`head`), by region (`decoder`) or by name (`blocks.0.*`).
+        float_decoder: where activations are rounded, leave the selection scores, the decoder and the heads of a
+            detector with queries (DETR and its successors) in float.
         attention: compute the two products of each attention in INT8 too, if the target keeps them in one kernel.
         max_drop_pp: the most accuracy that may be lost, in percentage points: of top-1 if the calibration images have
             labels, else of agreement with float32.
@@ -168,6 +170,7 @@ class PrecisionSpec(Frozen):
     kind: str | None = None
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
+    float_decoder: bool = True
     attention: bool = False
     max_drop_pp: Annotated[float, Field(gt=0)] | None = None
     group: Literal[32, 64, 128] = 64

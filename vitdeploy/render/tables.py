@@ -196,6 +196,9 @@ def sensitivity(sensitivity: Sensitivity) -> RenderableType:
         "dB: signal to noise ratio of the linear's own output and of the model's; 10 dB less is ten times the noise",
         "same: images with the same answer as FP32; MMAC: 10⁶ multiply-accumulates an image",
     ]
+    if len(sensitivity.regions) > 1:
+        sums = [f"{r.region} {r.output_sqnr_db:.1f} dB ({r.linears} linears)" for r in sensitivity.regions]
+        notes.insert(0, f"by region, with the noise of its linears added up: {', '.join(sums)}")
     if len(layers) > _MOST_ROWS:
         notes.insert(0, f"{len(layers) - _MOST_ROWS} more linears do less damage: --json lists them")
     return add_notes(table, notes)
@@ -211,7 +214,11 @@ def divergence(divergence: Divergence) -> Group:
     conclusion = Text(divergence.why, style="bold red" if divergence.block is not None else "bold green")
     legend = "dB: signal to noise ratio; adds dB: the same, counting only the noise that is not in the inputs"
     rule, ran = f"the rule: they diverge {divergence.rule}", f"what ran: {divergence.how}"
-    return Group(blocks, layers, conclusion, legend, rule, ran)
+    alike = divergence.selected_alike_pct
+    rows = (
+        [] if alike is None else [f"rows selected by score: {alike:.1f} % are the same; behind it these are compared"]
+    )
+    return Group(blocks, layers, conclusion, legend, *rows, rule, ran)
 
 
 def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> RenderableType:

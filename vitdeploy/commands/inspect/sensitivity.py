@@ -13,7 +13,7 @@ from vitdeploy.pipeline.float32_graph import rebuild_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.precision import LinearPrecision
 from vitdeploy.progress import Progress
-from vitdeploy.quantize.sensitivity import Agreement
+from vitdeploy.quantize.sensitivity import Agreement, sum_by_region
 from vitdeploy.recipe import PrecisionSpec, TaskSpec
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array
@@ -75,6 +75,7 @@ def measure_sensitivity(
         Sensitivity(
             precision=name,
             layers=layers,
+            regions=sum_by_region(layers),
             images=count,
             calibration=data,
             choice=str(choice),
