@@ -69,3 +69,10 @@ def test_leaves_other_parts_alone(tail: str) -> None:
     before = types(graph)
     assert apply(HoistMoves(), graph).fired == 0
     assert types(graph) == before
+
+
+def test_leaves_a_slice_along_a_computed_axis_alone() -> None:
+    body = "first = Slice(x, a, c, axis) t = Transpose<perm = [0, 1, 3, 2]>(first) y = Relu(t)"
+    text = vit("axis = Shape<start = 0, end = 1>(x) " + body)
+    graph = parsed(text, a=np.array([0]), c=np.array([2]))
+    assert apply(HoistMoves(), graph).fired == 0

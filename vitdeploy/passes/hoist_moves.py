@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx_ir as ir
 
@@ -28,14 +26,21 @@ class HoistMoves(Pass):
         fired = 0
         wholes = {operand(n, 0) for n in graph.nodes if n.op_type in ("Slice", "Split") and n.domain == ""}
         for whole in sorted(wholes, key=lambda value: value.name or ""):
-            takers = [use.node for use in whole.uses() if use.idx == 0 and _takes_parts(use.node)]
-            moves = [only_consumer(part, "Transpose") for taker in takers for part in taker.outputs]
-            perms = Counter(None if move is None else tuple(move.attributes.get_ints("perm", ())) for move in moves)
-            perm = next(iter(perms))
-            if len(takers) == len(whole.uses()) and len(perms) == 1 and perm and not whole.is_graph_output():
+            takers = [use.node for use in whole.uses()]
+            perm = _find_common_perm(whole, takers)
+            if perm:
                 _hoist(graph, whole, takers, list(perm))
                 fired += 1
         return PassResult(fired)
+
+
+def _find_common_perm(whole: ir.Value, takers: list[ir.Node]) -> tuple[int, ...] | None:
+    """Return the permutation that every part of a value gets; None if they differ or something else reads it."""
+    if whole.is_graph_output() or not all(use.idx == 0 and _takes_parts(use.node) for use in whole.uses()):
+        return None
+    moves = [only_consumer(part, "Transpose") for taker in takers for part in taker.outputs]
+    perms = {None if move is None else tuple(move.attributes.get_ints("perm", ())) for move in moves}
+    return perms.pop() if len(perms) == 1 else None
 
 
 def _takes_parts(node: ir.Node) -> bool:
