@@ -30,8 +30,9 @@ RAISING = [
 ]  # fmt: skip
 FOLDING = [
     "fold-preprocessing", "fold-batch-norm", "fold-layer-scale", "merge-moves", "fold-attention-scale",
-    "unpack-qkv", "drop-unread-tokens", "remove-dead",
+    "unpack-qkv", "drop-unread-tokens", "lower-col2im", "remove-dead",
 ]  # fmt: skip
+NORMS = ["lower-group-norm", "lower-rms-norm"]
 INTEGER = ["lower-integer-linears", "lower-block-weights"]
 
 
@@ -49,18 +50,21 @@ def test_raising_holds_its_passes_in_order() -> None:
 @pytest.mark.parametrize("packed_qkv", [False, True])
 def test_folding_holds_its_passes_in_order(pixels: FoldPreprocessing | None, packed_qkv: bool) -> None:
     left_out = {*([] if pixels else ["fold-preprocessing"]), *(["unpack-qkv"] if packed_qkv else [])}
-    assert names(order.folding(pixels, packed_qkv=packed_qkv)) == [name for name in FOLDING if name not in left_out]
+    assert names(order.folding(pixels, packed_qkv=packed_qkv, lacks=["Col2Im"])) == [
+        name for name in FOLDING if name not in left_out
+    ]
+    assert "lower-col2im" not in names(order.folding(pixels, packed_qkv=packed_qkv))
 
 
 @pytest.mark.parametrize(
     ("dialect", "expected"),
     [
-        (Dialect(20, "primitives"), ["lower-primitives", "merge-moves"]),
-        (Dialect(20, "multihead"), ["lower-multihead", "merge-moves"]),
-        (Dialect(20, "multihead", "integer"), ["lower-multihead", "merge-moves", *INTEGER]),
+        (Dialect(20, "primitives"), ["lower-primitives", "merge-moves", *NORMS]),
+        (Dialect(20, "multihead"), ["lower-multihead", "merge-moves", *NORMS]),
+        (Dialect(20, "multihead", "integer"), ["lower-multihead", "merge-moves", *NORMS, *INTEGER]),
         (
             Dialect(20, "primitives", fused_attention=FusedAttention(16, 64, 8)),
-            ["fit-attention", "lower-primitives", "merge-moves"],
+            ["fit-attention", "lower-primitives", "merge-moves", *NORMS],
         ),
     ],
 )
@@ -99,6 +103,19 @@ class ScaledNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, channels)."""
         return self.norm(x) * self.factor
+
+
+class Patches(nn.Module):
+    """Norms of two kinds over the image, which is taken apart and put together again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group, self.rms = nn.GroupNorm(1, 3), nn.RMSNorm(32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, 3, 32, 32)."""
+        patches = nn.functional.unfold(self.rms(self.group(x)), 2, stride=2)
+        return nn.functional.fold(patches, (32, 32), 2, stride=2)
 
 
 def vit_with_everything() -> nn.Module:
@@ -150,7 +167,7 @@ class Attending(nn.Module):
 
 @pytest.fixture(scope="module")
 def fired() -> Counter[tuple[str, str]]:
-    """How often each pass of each list fired, over four models and every dialect."""
+    """How often each pass of each list fired, over five models and every dialect."""
     counts: Counter[tuple[str, str]] = Counter()
 
     def count(phase: str, records: Iterable[PassRecord]) -> None:
@@ -179,6 +196,10 @@ def fired() -> Counter[tuple[str, str]]:
             count("lowering", passes.run(order.lowering(dialect), graph))
     count("folding", passes.run(order.folding(PIXELS), channels_first))
     count("lowering", passes.run(order.lowering(Dialect(20, "primitives")), channels_first))
+    patches = parsed(dynamo(Patches(), images()))
+    count("raising", passes.run(order.raising(1), patches))
+    count("folding", passes.run(order.folding(lacks=["Col2Im"]), patches))
+    count("lowering", passes.run(order.lowering(Dialect(20, "primitives")), patches))
     return counts
 
 
@@ -187,7 +208,7 @@ LISTS = {
     "folding": FOLDING,
     "lowering": [
         "fold-norm-scale", "lower-pointwise", "fit-attention", "lower-multihead", "lower-primitives", "merge-moves",
-        *INTEGER, "remove-dead", "declare-opset",
+        *NORMS, *INTEGER, "remove-dead", "declare-opset",
     ],
 }  # fmt: skip
 

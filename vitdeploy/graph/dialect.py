@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -105,6 +105,7 @@ class Dialect:
         half_around: whether everything that is not quantized is float16.
         fused_attention: the head sizes to which attention is padded for a fused kernel. None: no padding is needed.
         int8_attention: the attentions that stay fused in INT8. None: there are none.
+        lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
     opset: int
@@ -117,6 +118,7 @@ class Dialect:
     half_around: bool = False
     fused_attention: FusedAttention | None = None
     int8_attention: Int8AttentionKernel | None = None
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 CANONICAL_OPSET = 23

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.passes import Pass
 from vitdeploy.passes.declare_opset import DeclareOpset
@@ -18,10 +20,13 @@ from vitdeploy.passes.fold_norm_scale import FoldNormScale
 from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
 from vitdeploy.passes.hoist_moves import HoistMoves
 from vitdeploy.passes.lower_block_weights import LowerBlockWeights
+from vitdeploy.passes.lower_col2im import LowerCol2im
+from vitdeploy.passes.lower_group_norm import LowerGroupNorm
 from vitdeploy.passes.lower_integer_linears import LowerIntegerLinears
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_pointwise import LowerPointwise
 from vitdeploy.passes.lower_primitives import LowerPrimitives
+from vitdeploy.passes.lower_rms_norm import LowerRmsNorm
 from vitdeploy.passes.merge_moves import MergeMoves
 from vitdeploy.passes.name_nodes import NameNodes
 from vitdeploy.passes.raise_attention import RaiseAttention
@@ -66,12 +71,15 @@ def raising(
     ]
 
 
-def folding(pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True) -> list[Pass]:
+def folding(
+    pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True, lacks: Container[str] = ()
+) -> list[Pass]:
     """Return the passes that fold scales and shifts into the weights, before these are quantized.
 
     Args:
         pixels: the pass that lets the graph take pixels, for an artifact that does.
         packed_qkv: whether one linear for q, k and v stays one.
+        lacks: the operators that the target does not know, to replace what can be replaced.
     """
     return [
         *([] if pixels is None else [pixels]),
@@ -81,6 +89,7 @@ def folding(pixels: FoldPreprocessing | None = None, *, packed_qkv: bool = True)
         FoldAttentionScale(),  # late: the passes above remove nodes between a query and its linear
         *([] if packed_qkv else [UnpackQkv()]),
         DropUnreadTokens(),  # after unpacking: a linear for the queries alone can drop tokens too
+        *([LowerCol2im()] if "Col2Im" in lacks else []),  # here already: what stays is refused before calibration
         RemoveDead(),
     ]
 
@@ -96,6 +105,8 @@ def lowering(dialect: Dialect) -> list[Pass]:
         *([] if kernel is None else [FitAttention(kernel=kernel)]),  # while an attention is still one node
         attention,
         MergeMoves(),  # again: the operator of ONNX Runtime takes q, k and v before their heads are split
+        LowerGroupNorm(),
+        LowerRmsNorm(),
         *integer,
         RemoveDead(),
         DeclareOpset(opset=dialect.opset),

@@ -34,6 +34,9 @@ LEAST_HALF_SHARE = 0.5
 """Of the linears' weights, and so of their arithmetic for each token. With a smaller share in half precision, casts
 cost what is gained, and the name "fp16" would mislead."""
 
+_UNSTASHED = frozenset({"InstanceNormalization", "LpNormalization", "MeanVarianceNormalization"})
+"""Norms without the attribute `stash_type`."""
+
 _LARGEST_BFLOAT16 = (2 - 2**-7) * 2.0**127
 
 
@@ -57,7 +60,7 @@ def quantize(
         QuantizeError: an activation is NaN or infinite in float32, or too little would be float16.
     """
     guards = find_lost_guards(graph)
-    reasons = find_unfit_constants(graph) | guards
+    reasons = find_unfit_constants(graph) | find_statistics(graph) | guards
     ranges: Mapping[str, Range] = {}
     if calibration is not None:
         probe = expose_scores(graph)
@@ -69,6 +72,15 @@ def quantize(
     record = _make_record(graph, structure, reasons, guards, ranges, calibration)
     convert(graph, reasons)
     return record
+
+
+def find_statistics(graph: Graph) -> dict[str, str]:
+    """Find the norms whose variance is computed in the type of their input, with the reason.
+
+    LayerNormalization, GroupNormalization and RMSNormalization have an attribute for it (stash_type): float32.
+    """
+    reason = "its variance is computed in the type of its input"
+    return {node.name or "": reason for node in graph.model.graph.all_nodes() if node.op_type in _UNSTASHED}
 
 
 def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.DataType.FLOAT16) -> None:

@@ -19,12 +19,16 @@ from vitdeploy.targets import Bundle, Compiled, Target
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
-from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.options import DIALECT, LACKS, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.session import open_engine
 
 _FIRST_WITH = {"fp8": 89, "bf16": 80}
 """The first generation with units for a type. FP8: Ada; not Ampere (sm86, Jetson Orin's sm87). BF16: Ampere; not
 Turing."""
+
+
+_PLUGINS = {"DeformConv": "torchvision.ops.deform_conv2d"}
+"""Operators that TensorRT has as plugins, which TensorRT for RTX comes without."""
 
 
 class TensorRTRTX(EngineOptions, Target):
@@ -86,7 +90,7 @@ class TensorRTRTX(EngineOptions, Target):
 
     def dialect(self) -> Dialect:
         """Return plain primitives, see `DIALECT`."""
-        return DIALECT
+        return replace(DIALECT, lacks=LACKS | _PLUGINS)
 
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
         """Build the engine ahead of time, and audit it."""

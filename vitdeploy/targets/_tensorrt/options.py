@@ -19,6 +19,37 @@ from vitdeploy.targets._tensorrt.build import BuildOptions
 from vitdeploy.targets._tensorrt.engine import compile_engine
 from vitdeploy.targets._tensorrt.gpu import Gpu
 
+LACKS = {
+    "AffineGrid": "affine_grid",
+    "Bernoulli": "bernoulli",
+    "BitShift": "shifted integers",
+    "BitwiseAnd": "& on integers",
+    "BitwiseNot": "~ on integers",
+    "BitwiseOr": "| on integers",
+    "BitwiseXor": "^ on integers",
+    "CenterCropPad": "cropping and padding to a size",
+    "Col2Im": "nn.Fold",
+    "Compress": "selecting by a mask",
+    "ConcatFromSequence": "joining a list of tensors",
+    "DFT": "torch.fft",
+    "Det": "torch.linalg.det",
+    "MaxRoiPool": "pooling of regions",
+    "MaxUnpool": "nn.MaxUnpool2d",
+    "Multinomial": "torch.multinomial",
+    "SequenceAt": "a list of tensors",
+    "SequenceConstruct": "a list of tensors",
+    "SequenceEmpty": "a list of tensors",
+    "SequenceErase": "a list of tensors",
+    "SequenceInsert": "a list of tensors",
+    "SequenceLength": "a list of tensors",
+    "SequenceMap": "a list of tensors",
+    "SplitToSequence": "a list of tensors",
+    "Unique": "torch.unique",
+}
+"""Operators that a PyTorch model can have and that the parser of no TensorRT knows (onnx-tensorrt's list of supported
+operators of releases 8.4 and 10.15; TensorRT-RTX 1.7's `supports_operator`). Operators of quantized files are not
+listed: `parse_error` says how to quantize instead."""
+
 DIALECT = Dialect(
     opset=20,
     attention="primitives",
@@ -27,6 +58,7 @@ DIALECT = Dialect(
     half_around=True,
     fused_attention=FUSED,
     int8_attention=INT8,
+    lacks=LACKS,
 )
 """Plain primitives: an `Attention` node without a dedicated kernel fails the build. TensorRT 10.3 parses the opset. The
 version on the device is not known before."""

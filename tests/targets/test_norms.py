@@ -1,0 +1,109 @@
+"""Models with norms of other kinds and with nn.Fold, exported to every target and compiled for real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.cli.conftest import run
+from vitdeploy import targets
+from vitdeploy.recipe import TargetSpec
+
+MODEL = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Residual(nn.Module):
+    def __init__(self, width, groups):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(groups, width)
+
+    def forward(self, x):
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+class Hybrid(nn.Module):
+    """Two residual blocks, overlapping patches that are put together again, and an attention between RMS norms."""
+
+    def __init__(self, unknown=False, width=32):
+        super().__init__()
+        self.unknown = unknown
+        self.stem, self.blocks = nn.Conv2d(3, width, 4, 4), nn.Sequential(Residual(width, 8), Residual(width, 8))
+        self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv, self.proj, self.head = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Linear(width, 10)
+
+    def forward(self, image):
+        x = self.blocks(self.stem(image))
+        x = x + F.fold(F.unfold(x, 3, padding=1, stride=2), x.shape[-2:], 3, padding=1, stride=2)
+        if self.unknown:
+            x = x * torch.linalg.det(x[:, :, :2, :2])[..., None, None]
+        x = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.before(x)).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head(self.after(x).mean(1))
+
+
+def build(unknown=False):
+    torch.manual_seed(0)
+    model = Hybrid(unknown).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1 if parameter.ndim > 1 else 1.0)
+    return model
+
+
+def lacking():
+    return build(unknown=True)
+'''
+
+TARGETS = {"openvino": "fp32", "onnxruntime": "fp32", "tensorrt-rtx": "fp16", "tensorrt": "fp16"}
+LOWERED = {"lower-group-norm": 2, "lower-rms-norm": 2}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "hybrid.py"
+    path.write_text(MODEL)
+    return path
+
+
+def is_here(target: str) -> bool:
+    missing = targets.find(TargetSpec(kind=target)).unavailable()
+    return missing is None or target == "tensorrt"  # TensorRT's bundle is made anywhere
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_runs_a_hybrid(target: str, model: Path, tmp_path: Path) -> None:
+    """In a process of its own: with GroupNormalization in the graph, OpenVINO 2026.4.1 ends it with SIGSEGV."""
+    if not is_here(target):
+        pytest.skip(f"{target} is not available here")
+    words = ["--target", target, "--precision", TARGETS[target], "--image-size", "32x32", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "vitdeploy", "export", f"python:{model}:build", *words, "--no-cache"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    fired = {record["name"]: record["fired"] for record in manifest["passes"]}
+    assert {name: fired[name] for name in LOWERED} == LOWERED
+    assert fired.get("lower-col2im", 0) == (1 if "tensorrt" in target else 0)
+    graph = onnx.load(tmp_path / "out" / "graph.onnx", load_external_data=False)
+    assert {entry.domain: entry.version for entry in graph.opset_import}[""] == 20  # as JetPack 6 reads it
+    kinds = {node.op_type for node in graph.graph.node}
+    assert not kinds & {"GroupNormalization", "RMSNormalization"}
+    assert ("Col2Im" in kinds) == ("tensorrt" not in target)
+
+
+@pytest.mark.slow
+def test_an_operator_that_tensorrt_lacks_is_named_before_compiling(model: Path, tmp_path: Path) -> None:
+    ended = run(
+        "export", f"python:{model}:lacking", "--target", "tensorrt", "--image-size", "32x32", "-o", tmp_path / "out"
+    )
+    assert ended.code == 1
+    assert "tensorrt has no Det (torch.linalg.det), which node " in ended.error
+    assert not (tmp_path / "out").exists()
