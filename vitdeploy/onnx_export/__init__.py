@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +14,9 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.parity import Example as Example
 from vitdeploy.graph.parity import compare_session, explain_difference
 from vitdeploy.onnx_export._attention_axes import attention_in_four_axes
+from vitdeploy.onnx_export._branches import is_branch, record_branches, taken_branches
+from vitdeploy.onnx_export._checks import checks_without_effect
+from vitdeploy.onnx_export._silence import silence
 from vitdeploy.onnx_export._tracing import watch_tracer
 from vitdeploy.recipe import Batch
 from vitdeploy.session import named_outputs
@@ -34,9 +34,10 @@ def export(
     """Export `module` with the first exporter whose graph gives PyTorch's numbers on every example.
 
     The dynamo exporter comes first, because it keeps attention as one operator and module paths in node names. Where
-    its optimizer breaks the graph, the graph is taken as it was before. The legacy exporter is the last resort. Its
-    tracer makes a constant of every value that Python code computes from the image. A branch on the image then fails
-    on other images, if the examples differ enough; each such place is a doubt.
+    its optimizer breaks the graph, the graph is taken as it was before. Where Python code branches on the image, such
+    as a check that raises an error, it takes the branches of the traced image. The legacy exporter is the last resort:
+    its tracer makes a constant of every value that Python code computes from the image. A branch on the image then
+    fails on other images, if the examples differ enough; each such place is a doubt.
     The record contains the doubts, and the failures before the exporter that succeeded.
 
     Args:
@@ -53,10 +54,10 @@ def export(
     examples = [Example(*example) for example in examples]
     failures: list[Attempt] = []
     doubts: tuple[str, ...] = ()
-    is_written = False
+    is_written = has_branch = False
     for exporter, opset, write in _WAYS:
-        if write is _dynamo_plain and not is_written:
-            continue  # the exporter itself failed, not its optimizer
+        if (write is _dynamo_plain and not is_written) or (write is _dynamo_branches and not has_branch):
+            continue  # the exporter itself failed, not its optimizer; or not at a branch
         is_written = False
         try:
             doubts = _write(write, module, examples[0], input_name, find_batch_axes(examples), batch, path)
@@ -66,6 +67,7 @@ def export(
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise  # the next exporter would fail too, with an error that hides the reason
             is_written |= isinstance(error, _OptimizerError)
+            has_branch |= is_branch(error)
             failure = Attempt(exporter=exporter, error=_one_line(error))
         else:
             if (reason := disagreement(parity)) is None:
@@ -82,6 +84,11 @@ def export(
         f"no exporter could turn the model into ONNX ({reasons})",
         fix=f"Change the model so that it exports, {branches}or export it yourself and pass FILE.onnx.",
     )
+
+
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
+"""Codes that colour a terminal. PyTorch's exporter writes them into its messages."""
+_LONGEST_REASON = 200
 
 
 class _OptimizerError(Exception):
@@ -152,7 +159,7 @@ def _write(
             return tuple(named_outputs(self.model(image)).values())
 
     has_one_output = list(outputs) == ["output"]
-    with _warnings_off(), torch.inference_mode(False), torch.no_grad():
+    with silence(), torch.inference_mode(False), torch.no_grad():
         model = module if has_one_output else Flat()
         return write(model, torch.from_numpy(example.image), input_name, outputs, batch, path)
 
@@ -172,7 +179,7 @@ def _dynamo(
     from vitdeploy.graph.model import Graph
 
     dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
-    with _graphs_not_printed(), attention_in_four_axes():
+    with attention_in_four_axes(), checks_without_effect():
         program = torch.onnx.export(
             module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name],
             output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
@@ -207,6 +214,14 @@ _dynamo_plain = partial(_dynamo, optimize=False)
 """The dynamo exporter without its optimizer, which breaks some graphs."""
 
 
+def _dynamo_branches(
+    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
+) -> tuple[str, ...]:
+    with taken_branches(record_branches(module, image)) as constants:
+        _dynamo(module, image, input_name, outputs, batch, path)
+    return tuple(constants)
+
+
 def _legacy(
     module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
 ) -> tuple[str, ...]:
@@ -217,7 +232,7 @@ def _legacy(
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
-        with _stdout_off(), watch_tracer() as constants:
+        with watch_tracer() as constants:
             torch.onnx.export(
                 module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
                 output_names=list(outputs), dynamic_axes=axes, do_constant_folding=True,
@@ -230,48 +245,10 @@ def _legacy(
 _WAYS: tuple[tuple[str, int, _Writer], ...] = (
     ("dynamo", _DYNAMO_OPSET, _dynamo),
     ("dynamo", _DYNAMO_OPSET, _dynamo_plain),
+    ("dynamo", _DYNAMO_OPSET, _dynamo_branches),
     ("legacy", _LEGACY_OPSET, _legacy),
 )
 """The exporters in the order in which they are tried, with the opset of each."""
-
-
-@contextlib.contextmanager
-def _graphs_not_printed() -> Iterator[None]:
-    """Silence `print` where torch.export prints the graph that it has so far when it fails; progress bars go on."""
-    import torch.export._trace as module
-
-    names = vars(module)
-    names["print"] = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        del names["print"]
-
-
-@contextlib.contextmanager
-def _stdout_off() -> Iterator[None]:
-    """Discard what C++ code prints: when the legacy exporter fails, it prints the whole TorchScript graph."""
-    stdout = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as devnull:
-            os.dup2(devnull.fileno(), 1)
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-@contextlib.contextmanager
-def _warnings_off() -> Iterator[None]:
-    """Silence exporters' warnings, which users can do nothing about. Failures are reported by `export`."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _remove(path: Path) -> None:
@@ -283,5 +260,7 @@ def _one_line(error: BaseException) -> str:
     """Return the first line of the first cause: exporters wrap it in an error about their own steps."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
+    name = type(error).__name__
+    line = lines[0] if lines else name
+    return (line if " " in line or line == name else f"{name}: {line}")[:_LONGEST_REASON]

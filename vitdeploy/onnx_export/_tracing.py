@@ -51,7 +51,7 @@ def _watch(name: str, original: Callable[..., Any], places: dict[str, None]) -> 
     @wraps(original)
     def convert(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if _is_from_image(tensor):
-            places[_describe(_CONVERSIONS[name])] = None
+            places[describe_place(_CONVERSIONS[name])] = None
         return original(tensor, *arguments, **options)
 
     return convert
@@ -82,13 +82,13 @@ def _is_from_image(tensor: torch.Tensor) -> bool:
     return False
 
 
-def _describe(result: str) -> str:
-    """Return the sentence for the innermost frame outside of PyTorch."""
+def describe_place(result: str) -> str:
+    """Return the sentence for the innermost frame outside of PyTorch and of this package."""
     import torch
 
-    library = str(Path(torch.__file__).parent)
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(library):
+    libraries = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(libraries):
         frame = frame.f_back
     return (
         f"tracing made a constant of what {Path(frame.f_code.co_filename).name}, line {frame.f_lineno}, computes from "
