@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from torch import nn
 
 from benchmarks.zoo import __main__ as zoo
 from benchmarks.zoo import models
@@ -73,6 +75,28 @@ def _gated(graph: Graph) -> list[str]:
             use.node.replace_input_with(use.idx, gated.outputs[0])
         gates.append(gate.name or "")
     return gates
+
+
+class Features(nn.Module):
+    """Returns what the second of three attentions gives, written into a larger tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(3))
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(1, 3, 8, 8)."""
+        x, features = image.flatten(1, 2), []
+        for layer in self.layers:
+            x = x + layer(x, x, x)[0]
+            features.append(x)
+        padded = torch.zeros(1, 32, 8)
+        padded[:, :24] = features[1]
+        return {"features": padded}
+
+
+def test_attentions_behind_the_last_feature_are_dead() -> None:
+    assert models.count_attentions(Features().eval(), (8, 8)) == 2
 
 
 def test_the_exporter_ladder_serves_the_zoo(tmp_path: Path) -> None:

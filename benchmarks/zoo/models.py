@@ -7,7 +7,7 @@ variance; norms, LayerScale, biases and bias tables of order 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ import transformers as hf
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vitdeploy.session import named_outputs
 
 
 @dataclass(frozen=True)
@@ -191,22 +194,50 @@ def build(name: str) -> Any:
 
 
 def count_attentions(model: nn.Module, size: tuple[int, int]) -> int:
-    """Count the attentions that a model computes while it runs: softmax and fused attention operators."""
-    count = 0
+    """Count the attentions that a model's outputs are computed from, while it runs.
 
-    class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal count
-            name = function.name().removeprefix("aten::")
-            count += name.startswith(("_softmax", "_safe_softmax", "_scaled_dot_product"))
-            return function(*args, **(kwargs or {}))
-
+    An attention is a softmax or a fused operator. Those of layers behind the last feature that the model returns are
+    dead: it computes them and nothing reads them, so they are in no graph.
+    """
+    running = _Attentions()
     # In inference, nn.MultiheadAttention runs one operator of its own, which would hide its softmax.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), Count():
-            model(torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)))
+        image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32))
+        with torch.no_grad(), running:
+            outputs = model(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return count
+    return len(running.above(named_outputs(outputs).values()))
+
+
+class _Attentions(TorchDispatchMode):
+    """Note for the memory of each tensor which attentions its values come from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+        self._sources: dict[int, frozenset[int]] = {}
+
+    def above(self, tensors: Iterable[torch.Tensor]) -> frozenset[int]:
+        """Return the numbers of the attentions that these are computed from."""
+        return frozenset().union(*(self._sources.get(_memory(tensor), frozenset()) for tensor in tensors))
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        sources, memory = self.above(read), {_memory(tensor) for tensor in read}
+        result = function(*args, **(kwargs or {}))
+        name = function.name().removeprefix("aten::")
+        if name.startswith(("_softmax", "_safe_softmax", "_scaled_dot_product")):
+            self._count += 1
+            sources |= {self._count}
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):  # in new memory, or in that of an operand: a view, or written in place
+                before = self._sources.get(_memory(value), frozenset()) if _memory(value) in memory else frozenset()
+                self._sources[_memory(value)] = sources | before
+        return result
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

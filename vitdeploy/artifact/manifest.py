@@ -109,7 +109,8 @@ class Attempt(Fact):
 class ExportRecord(Fact):
     """The exporter that made the graph, the ones that failed before it, and the parity of the graph.
 
-    `doubts` are the places where tracing replaced something that depends on the image by a constant.
+    `doubts` are the places where tracing replaced something that depends on the image by a constant, and the outputs
+    for which parity proves nothing.
     """
 
     exporter: str

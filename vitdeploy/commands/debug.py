@@ -173,14 +173,15 @@ class _Sides:
         selected = find_selected(self._reference, tensors) if self._indices is not None else {}
         tensors = [*tensors, self._indices] if self._indices is not None and selected else tensors
         with ExitStack() as stack, self._progress.step(title, self._feeds.count) as advance:
-            reference = stack.enter_context(self._open_float32(tensors))
+            session, known = self._open_float32(tensors)
+            reference = stack.enter_context(session)
             watched = self._watch(tensors)
             stack.enter_context(watched.session)
             result = _Tensors({}, watched, self._feeds.count * self._feeds.size, {})
             for feeds in self._feeds:
                 expected, actual = reference.run(feeds), watched.session.run(feeds)
                 indices = self._compare_selections(expected, actual) if self._indices in watched.tensors else None
-                for name in (t for t in tensors if t in watched.tensors and t != self._indices):
+                for name in (t for t in tensors if t in watched.tensors & known and t != self._indices):
                     if expected[name].shape != actual[name].shape:
                         result.shapes[name] = f"its shape is {actual[name].shape}, not {expected[name].shape}"
                         continue
@@ -218,12 +219,13 @@ class _Sides:
                         return name
         return None
 
-    def _open_float32(self, tensors: Sequence[str]) -> Session:
+    def _open_float32(self, tensors: Sequence[str]) -> tuple[Session, frozenset[str]]:
+        """Return the float32 graph, and those of `tensors` that it computes: an input, where a part starts, is none."""
         from vitdeploy.graph.extra_outputs import with_outputs
         from vitdeploy.graph.onnx_session import OnnxSession
 
-        with_outputs(self._reference, tensors, self._work / "reference.onnx")
-        return OnnxSession(self._work / "reference.onnx", lean=True)
+        known = with_outputs(self._reference, tensors, self._work / "reference.onnx")
+        return OnnxSession(self._work / "reference.onnx", lean=True), known
 
     def _watch(self, tensors: Sequence[str]) -> WatchedSession:
         manifest = self._artifact.manifest

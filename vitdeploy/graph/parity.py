@@ -34,6 +34,9 @@ FLOAT32_LIMIT = 1e-3
 SMALLEST_SCALE = 1e-4
 """An output whose values are all smaller is judged as if they reached this: differences below 1e-7 are the rounding of
 values near 1 that cancel."""
+ABSOLUTE_FLOOR = FLOAT32_LIMIT * SMALLEST_SCALE
+"""A difference up to this, 1e-7, is rounding in every output. Engines also flush denormal numbers, below 1.2e-38, to
+zero. So an output whose values are all smaller agrees with anything: `vitdeploy.graph.unproven` names it."""
 DISCRETE_LIMIT = 0.01
 """The largest share of different elements in an output of integers or booleans: rounding decides near-ties, and a class
 map has some at the borders of its areas."""
@@ -207,14 +210,25 @@ def _compare_output(name: str, reference: Array, other: Array, where: str) -> Ou
         )  # fmt: skip
     a, b = (value.astype(np.float64).ravel() for value in (reference, other))
     difference = float(np.abs(a - b).max(initial=0.0))
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return OutputParity(
         name=name,
         max_abs=difference,
         reference_max=float(np.abs(a).max(initial=0.0)),
-        cosine=min(1.0, float(a @ b / norm)) if norm else float(difference == 0),
+        cosine=_cosine(a, b),
         where=where,
     )
+
+
+def _cosine(a: Array, b: Array) -> float:
+    """Return the cosine; of zeros 1 with zeros, and 0 with anything else.
+
+    Each is divided by its largest value first: squares of denormal numbers are 0, and those of large ones overflow.
+    """
+    largest = [float(np.abs(value).max(initial=0.0)) for value in (a, b)]
+    if not all(largest):
+        return float(largest[0] == largest[1])
+    a, b = a / largest[0], b / largest[1]
+    return min(1.0, float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
 
 
 def _relative(output: OutputParity) -> float:
@@ -248,8 +262,9 @@ def _is_within(output: OutputParity, limit: Tolerance) -> bool:
     """Return whether an output is within its limits. A difference that is negligible by itself needs no cosine."""
     if output.discrete:
         return output.max_abs <= limit.difference
-    negligible = output.max_abs <= FLOAT32_LIMIT * SMALLEST_SCALE
-    return negligible or (_relative(output) <= limit.difference and 1 - output.cosine <= limit.distance)
+    return output.max_abs <= ABSOLUTE_FLOOR or (
+        _relative(output) <= limit.difference and 1 - output.cosine <= limit.distance
+    )
 
 
 def _describe(output: OutputParity, limit: Tolerance) -> str:

@@ -18,6 +18,7 @@ from vitdeploy.graph.parity import (
     float32_limit,
     lowered_limit,
 )
+from vitdeploy.graph.unproven import find_unproven
 from vitdeploy.targets import Bundle, Compiled, Target
 
 
@@ -59,11 +60,13 @@ def check_compiled(
             f"the {bundle.numbers.precision} engine of {name} is wrong: {parity.problem}", fix=_fix(bundle)
         )
     reason = explain_difference(parity, _limits(parity, bundle.numbers, target, emulated, quantized=quantized))
+    unproven = tuple(find_unproven(parity).values())
     if reason is None:
-        return Claim(parity)
+        return Claim(parity, unproven)
     if _is_float32(bundle.numbers) and not quantized:
         raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(bundle))
-    return Claim(parity, (f"the engine computes other numbers than the graph that it was made from: {reason}",))
+    differs = f"the engine computes other numbers than the graph that it was made from: {reason}"
+    return Claim(parity, (differs, *unproven))
 
 
 def _limits(

@@ -161,7 +161,7 @@ def finish(
     audit = compiled.audit or target.audit(bundle, compiled)
     claim, notes = _check(bundle, compiled, target, examples, manifest, progress)
     record = replace(manifest.target, backend=compiled.backend, host=environment.host())
-    doubts = (*manifest.doubts, *(claim.doubts if claim is not None else ()))
+    doubts = tuple(dict.fromkeys((*manifest.doubts, *(claim.doubts if claim is not None else ()))))
     manifest = replace(
         manifest, stage="artifact", target=record, runs=compiled.runs, doubts=doubts,
         device_parity=None if claim is None else claim.parity, quantized_share=audit.quantized,
@@ -230,7 +230,9 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
     if manifest.model.checkpoint is not None:
         notes = [manifest.model.checkpoint.describe(), *notes]
     notes = [*notes, *describe_pixels(manifest.pixels), *_describe_file(manifest)]
-    notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}" for a in manifest.export.fallbacks)]
+    is_legacy = manifest.export.exporter == "legacy"
+    way = "the legacy exporter wrote the graph" if is_legacy else "it wrote the graph in another way"
+    notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}; {way}" for a in manifest.export.fallbacks)]
     return Exported(
         artifact=str(out),
         stage=manifest.stage,

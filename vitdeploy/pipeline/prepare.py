@@ -15,6 +15,7 @@ from vitdeploy.data.label_file import read_labels
 from vitdeploy.data.preprocess import plane_statistics
 from vitdeploy.errors import ExportError, SourceError
 from vitdeploy.evidence import PixelCheck
+from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.pipeline.calibration import JudgingBatches, open_images
@@ -133,10 +134,13 @@ def prepare(
         SourceError: the model or its weights are not available.
         ExportError: no exporter can export the model, or a graph differs from it.
         DataError, QuantizeError: the calibration images cannot be used.
+        CompileError: the target lacks an operator.
     """
+    from vitdeploy.graph.lacking import refuse_lacking
     from vitdeploy.graph.model import load
     from vitdeploy.graph.recognize import recognize
     from vitdeploy.graph.regions import assign_regions
+    from vitdeploy.graph.unproven import find_blind, find_unproven
 
     batch, form, sizes = recipe.target.batch, recipe.target.input, recipe.model.size_range
     with progress.step(f"Load {recipe.model.spec}"):
@@ -157,6 +161,8 @@ def prepare(
         examples = make_examples(model, preprocess, batch, sizes)
     labels = _choose_labels(recipe, tasks.find(task), given, model.labels, examples)
     path, record = export_graph(model, examples, batch, work, progress, options.cache)
+    unproven = find_blind(examples.outputs) | find_unproven(record.parity)
+    record = replace(record, doubts=(*record.doubts, *unproven.values()))
     model_record = ModelRecord(
         spec=recipe.model.spec,
         weights=model.weights,
@@ -173,6 +179,7 @@ def prepare(
     graph = load(path)
     examples = examples.with_selection(graph)
     passes, verifier = _Folding(dialect, batch, sizes, form, examples, work, options).apply(graph, progress)
+    refuse_lacking(graph, dialect, recipe.target.kind)
     unraised = {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"}
     structure = assign_regions(graph, recognize(graph, unraised, None if sizes is None else preprocess.size))
     if options.calibrated:
@@ -236,7 +243,8 @@ class _Folding:
         dumps.write("raised", graph)
         with progress.step("Fold scales and norms into the weights"):
             pixels = _pixels(self.form, self.examples.preprocess, half=self.options.half and self.dialect.half_around)
-            records += passes.run(order.folding(pixels, packed_qkv=self.dialect.packed_qkv), graph, folding)
+            fold_all = order.folding(pixels, packed_qkv=self.dialect.packed_qkv, lacks=self.dialect.lacks)
+            records += passes.run(fold_all, graph, folding)
         dumps.write("folded", graph)
         return records, partial(self._verifier, form=self.form) if self.options.verify else None
 
