@@ -99,3 +99,21 @@ def test_a_cast_to_float_inside_becomes_a_cast_to_half() -> None:
     half.convert(graph)
     y = run(graph, np.array([1, 2]))["y"]
     assert (y.dtype, y.tolist()) == (np.float32, [2, 3])
+
+
+@pytest.mark.parametrize("to", [ir.DataType.FLOAT16, ir.DataType.BFLOAT16])
+def test_norms_that_cannot_say_it_take_their_variance_in_float32(to: ir.DataType) -> None:
+    graph = parsed(
+        """<ir_version: 9, opset_import: ["" : 20]> vit (float[1,2,4] x) => (float y) {
+            i = InstanceNormalization(x, g, g) m = MeanVarianceNormalization<axes = [2]>(i) y = Relu(m)
+        }""",
+        g=np.ones(2, np.float32),
+    )
+    graph.infer_shapes()
+    reasons = half.find_statistics(graph)
+    why = "its variance is computed in the type of its input"
+    assert reasons == {"InstanceNormalization.0": why, "MeanVarianceNormalization.1": why}
+    half.convert(graph, reasons, to)
+    kinds = {node.op_type: node.outputs[0].dtype for node in graph.nodes if node.op_type != "Cast"}
+    float32 = ir.DataType.FLOAT
+    assert kinds == {"InstanceNormalization": float32, "MeanVarianceNormalization": float32, "Relu": to}

@@ -18,7 +18,7 @@ def checks_without_effect() -> Iterator[None]:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    usual = {torch.Tensor._is_all_true: torch.all, torch.Tensor._is_any_true: torch.any}
+    usual: dict[Any, Any] = {torch.Tensor._is_all_true: torch.all, torch.Tensor._is_any_true: torch.any}
     usual |= {torch._is_all_true: torch.all, torch._is_any_true: torch.any}
 
     class WithoutEffect(TorchFunctionMode):
