@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vitdeploy.errors import CompileError
 from vitdeploy.graph.dialect import Dialect
-from vitdeploy.graph.model import Graph
+
+if TYPE_CHECKING:
+    from vitdeploy.graph.model import Graph
 
 
 def refuse_lacking(graph: Graph, dialect: Dialect, target: str) -> None:

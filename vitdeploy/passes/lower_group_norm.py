@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
@@ -86,7 +84,7 @@ def _for_each_channel(tape: ir.tape.Tape, vector: ir.Value, spatial: int, name: 
         return vector
     tensor = constant(vector)
     if tensor is not None:
-        numbers = tensor.numpy().reshape(math.prod(tensor.shape), *[1] * spatial)
+        numbers = tensor.numpy().reshape(tensor.size, *[1] * spatial)
         return tape.initializer(ir.tensor(numbers, dtype=tensor.dtype, name=name))
     axes = tape.initializer(ir.tensor(np.arange(1, 1 + spatial, dtype=np.int64), name=f"{name}/axes"))
     return tape.op("Unsqueeze", [vector, axes], name=name)
