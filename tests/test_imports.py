@@ -29,7 +29,8 @@ GRAPH_MODULES = {
         "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
         "graph.channel_moves", "graph.extra_outputs", "graph.flow", "graph.forced_selection", "graph.fresh_names",
         "graph.model", "graph.one_image", "graph.probabilities", "graph.products", "graph.query_decoder",
-        "graph.recognize", "graph.regions", "graph.screening", "graph.selection", "graph.softmaxes", "graph.widening",
+        "graph.recognize", "graph.regions", "graph.screening", "graph.selection",
+        "graph.selection_edges", "graph.softmaxes", "graph.widening",
         "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._pixel_mask",
     )
 }  # fmt: skip
