@@ -19,7 +19,7 @@ from vitdeploy.cli.console import Console
     groups={
         "Target": ["target", "device", "option", "host"],
         "Precision": ["precision", "max_drop", "calibration"],
-        "Model": ["batch", "image_size", "task", "labels", "input_form"],
+        "Model": ["batch", "image_size", "task", "labels", "prompts", "template", "input_form"],
         "Preprocessing": ["mean", "std", "interpolation", "resize", "crop_pct"],
         "Weights": ["weights", "weights_key", "ema", "num_classes"],
         "Files": ["recipe", "save_recipe", "output", "force", "no_cache"],
@@ -29,6 +29,8 @@ from vitdeploy.cli.console import Console
         "vitdeploy export timm:deit_tiny_patch16_224 --target openvino -o deit",
         "vitdeploy export hf:facebook/deit-tiny-patch16-224 --target onnxruntime \\\n"
         "    --precision int8 --calibration images/",
+        "vitdeploy export hf:openai/clip-vit-base-patch32 --target openvino \\\n"
+        '    --prompts "cat,dog" --template "a photo of a {}"',
         "vitdeploy export model.onnx --target tensorrt --host ssh://me@jetson",
         "vitdeploy export model.onnx --target openvino \\\n    --image-size 224x224:384x384:512x512",
     ],
@@ -52,6 +54,8 @@ def export(
     image_size: export_options.ImageSize = None,
     task: export_options.TaskName = None,
     labels: export_options.LabelsFile = None,
+    prompts: export_options.Prompts = None,
+    template: export_options.Templates = None,
     input_form: export_options.InputFormName = None,
     mean: export_options.Mean = None,
     std: export_options.Std = None,
@@ -110,6 +114,8 @@ def export(
         batch=batch,
         image_size=image_size,
         labels=labels,
+        prompts=prompts,
+        templates=template or None,
         mean=None if mean is None else recipes.parse_statistics(mean),
         std=None if std is None else recipes.parse_statistics(std),
         interpolation=interpolation,

@@ -173,6 +173,26 @@ LabelsFile = Annotated[
         show_default=False,
     ),
 ]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE|TEXT,TEXT",
+        help="The texts that a model with a text tower (CLIP, SigLIP, OWLv2, Grounding DINO) answers with: a file with "
+        'one per line, or "a cat,a dog". The text tower runs once, at export, and they become the labels. Default: '
+        "only the image tower, as an embedding.",
+        show_default=False,
+    ),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        metavar="TEXT",
+        help='A text with {} for the prompt, such as "a photo of a {}". Can be repeated: the mean of all is taken.',
+        show_default=False,
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ from vitdeploy.frozen import Frozen, parse
 from vitdeploy.recipe.composing import compose, parse_statistics, target_options, with_target_options
 from vitdeploy.recipe.image_size import SizeRange, format_size
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
+from vitdeploy.recipe.prompts import fill_templates, read_prompts
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
     AUTO,
@@ -47,10 +48,12 @@ __all__ = [
     "TargetSpec",
     "TaskSpec",
     "compose",
+    "fill_templates",
     "format_size",
     "parse",
     "parse_statistics",
     "read",
+    "read_prompts",
     "target_options",
     "with_target_options",
 ]

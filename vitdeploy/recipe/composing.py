@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse
 from vitdeploy.recipe.image_size import SIZE_FORMS, parse_image_size
+from vitdeploy.recipe.prompts import read_prompts
 from vitdeploy.recipe.schema import Recipe
 
 
@@ -30,6 +32,8 @@ def compose(
     batch: str | int | None = None,
     image_size: str | None = None,
     labels: str | None = None,
+    prompts: str | Sequence[str] | None = None,
+    templates: Sequence[str] | None = None,
     resize: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -49,7 +53,8 @@ def compose(
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
     put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
-    put("model", image_size=image_size, labels=labels)
+    put("model", image_size=image_size, labels=labels, templates=templates)
+    put("model", prompts=read_prompts(prompts, Path.cwd()) if isinstance(prompts, str) else prompts)
     whole = "preprocess" if raw.get("preprocess") else "model"  # a recipe's own preprocessing replaces the model's
     put(whole, resize=resize, mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
     if whole == "preprocess" and mean is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse, replace
 from vitdeploy.plain_files import read_plain
+from vitdeploy.recipe.prompts import read_prompts
 from vitdeploy.recipe.schema import Recipe
 
 _UTF8_BYTES = 4  # a character
@@ -37,10 +39,18 @@ def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: 
         raise RecipeError(f"{path} is not readable YAML: {problem}", fix="Fix the YAML.") from None
     if not isinstance(raw, dict):
         raise RecipeError(f"{path} is not a mapping", fix="A recipe has at least the keys model and target.")
-    recipe = parse(Recipe, raw, where=str(path))
     folder = path.resolve().parent
+    recipe = parse(Recipe, _with_prompts(raw, folder), where=str(path))
     recipe = _anchor(recipe, folder)
     return replace(recipe, model=replace(recipe.model, spec=anchor_model(recipe.model.spec, folder)))
+
+
+def _with_prompts(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the recipe with the prompts of the file that it names: an artifact has to know them without it."""
+    model = raw.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("prompts"), str):
+        return raw
+    return {**raw, "model": {**model, "prompts": read_prompts(model["prompts"], folder)}}
 
 
 def _anchor(recipe: Recipe, folder: Path) -> Recipe:

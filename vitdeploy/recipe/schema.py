@@ -15,6 +15,7 @@ from vitdeploy.frozen import Frozen
 from vitdeploy.plugins import did_you_mean, names_in
 from vitdeploy.recipe.image_size import ImageSize, SizeRange, format_size
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
+from vitdeploy.recipe.prompts import check_prompts, check_templates, split_prompts
 
 AUTO = "auto"
 """A `--precision` that stands for the fastest precision of the target within the accuracy budget."""
@@ -74,6 +75,8 @@ class ModelSpec(Frozen):
         num_classes: the number of outputs of the head; 0 for none. None: as the checkpoint has.
         labels: the names of the classes in the order of the outputs: a file (see `data.label_file`), or "imagenet".
             None: the model's own.
+        prompts: the texts that a model with a text tower answers with. The tower runs once, at export.
+        templates: texts with a `{}`, into which each prompt is put. Of several the mean is taken.
         image_size: height and width of the images, or a range of sizes. None: the model's own.
         resize, mean, std, interpolation, crop_pct: override the model's own preprocessing: see `Preprocess`.
     """
@@ -85,6 +88,8 @@ class ModelSpec(Frozen):
     kwargs: Mapping[str, Any] = {}
     image_size: ImageSize | None = None
     labels: str | None = None
+    prompts: tuple[str, ...] | None = None
+    templates: tuple[str, ...] = ()
     resize: Resize | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
@@ -101,6 +106,23 @@ class ModelSpec(Frozen):
                 raise ValueError(f"mean has {len(mean)} values and std {len(std)}; give 1 each for grey, 3 for colours")
             if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
                 raise ValueError("mean and std are for pixels from 0 to 1: divide those for 0 to 255 by 255")
+        return self
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _split_prompts(cls, value: Any) -> Any:
+        return split_prompts(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> ModelSpec:
+        if self.prompts is None:
+            if self.templates:
+                raise ValueError("templates are for prompts: give those too (prompts, --prompts)")
+            return self
+        check_prompts(self.prompts)
+        check_templates(self.templates)
+        if self.num_classes is not None:
+            raise ValueError("prompts say how many classes there are: leave out num_classes (--num-classes)")
         return self
 
     @property

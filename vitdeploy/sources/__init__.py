@@ -81,6 +81,9 @@ class Source(Frozen, ABC):
     takes_size_range: ClassVar[bool] = False
     """True if a model of it may take images of several sizes."""
 
+    takes_prompts: ClassVar[bool] = False
+    """True if a model of it may have a text tower."""
+
     @abstractmethod
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model that `argument` names, for images of `size` (height, width).
@@ -184,6 +187,11 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
         raise SourceError(
             f"{spec.spec} is exported for one image size, so it cannot take {spec.size_range}",
             fix="Give one size with --image-size HxW, or a FILE.onnx whose height and width vary.",
+        )
+    if spec.prompts is not None and not source.takes_prompts:
+        raise SourceError(
+            f"{spec.spec} has no text tower, so it has no prompts",
+            fix="Leave out --prompts, or give hf: with a model with two towers, such as CLIP.",
         )
     from vitdeploy.sources import _weights
 

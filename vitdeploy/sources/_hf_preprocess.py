@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from vitdeploy.errors import SourceError
+from vitdeploy.frozen import replace
 from vitdeploy.recipe import Interpolation, Preprocess
 
 # PIL.Image.Resampling by number, as the file stores it.
@@ -19,6 +20,34 @@ _EDGE_DIVISOR = {"YolosImageProcessor": 16}  # in the code of the class, not in 
 _ROUNDS_TO_NEAREST = ("SamImageProcessor", "SamHQImageProcessor")
 _LARGEST_SIDE = 8192  # larger numbers count pixels, or are no limit
 _ROUNDS_UP = ("MaskFormerImageProcessor", "Mask2FormerImageProcessor", "TextNetImageProcessor")
+
+
+def vision_config(config: Any) -> Any:
+    """Return the config of the image tower, if the model has two; else the model's own."""
+    return getattr(config, "vision_config", None) or config
+
+
+def is_patched(config: Any) -> bool:
+    """Return True for SigLIP 2, whose models take patches of images of any aspect ratio."""
+    vision = vision_config(config)
+    return getattr(vision, "image_size", None) is None and hasattr(vision, "num_patches")
+
+
+def patched_size(config: Any) -> tuple[int, int]:
+    """Return height and width of a square image with as many patches as the config has positions."""
+    vision = vision_config(config)
+    side = int(vision.num_patches**0.5) * int(vision.patch_size)
+    return side, side
+
+
+def prepare_patched(
+    model: str, processor: Mapping[str, Any] | None, config: Any, size: tuple[int, int] | None
+) -> tuple[Preprocess, str]:
+    """Return the preprocessing for images of one size, and why it cannot be compared with the model's own."""
+    size = size or patched_size(config)
+    preprocess = replace(preprocess_of(model, processor, vision_config(config), size), resize="exact", crop_pct=1.0)
+    reason = f"hf:{model} keeps the aspect ratio of each image, and an artifact takes images of {size[0]}x{size[1]}"
+    return preprocess, reason
 
 
 def image_size(config: Any) -> tuple[int, int] | None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitdeploy.data.pixel_check import OwnProcessor, are_photographs_equal, can_compare, measure_first_image
+from vitdeploy.errors import SourceError
 from vitdeploy.frozen import replace
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
-from vitdeploy.sources._hf_preprocess import preprocess_of
+from vitdeploy.sources._hf_preprocess import preprocess_of, preprocess_size, request_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXELS, MASK = "pixel_values", "pixel_mask"
+_FILE = "preprocessor_config.json"
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "do_flip_channel_order")
 _OTHER_PIXELS = ("flattened_patches", "images")
 _KEPT_ANSWERS = 12
@@ -85,6 +88,32 @@ class HfProcessor(OwnProcessor):
             raise ValueError(f"it gives {PIXELS} of {'x'.join(map(str, values.shape))}, not one image")
         image: Array = values[0]
         return image
+
+
+def load_processor(argument: str, folder: str, local: bool, size: tuple[int, int] | None) -> Any:
+    """Load the image processor in `folder`, asked for `size` if that is not its own; None if there is none.
+
+    Raises:
+        SourceError: there is one, and it cannot be loaded.
+    """
+    import transformers
+
+    try:
+        auto: Any = transformers.AutoImageProcessor
+        processor = auto.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001  hub, JSON and the classes of processors have errors of their own
+        path = Path(folder) / _FILE
+        if isinstance(error, OSError) or (local and not path.is_file()):
+            return None
+        raise SourceError(
+            f"the image processor of hf:{argument} cannot be loaded: {' '.join(str(error).split())[:300]}",
+            fix=f"Correct its {_FILE}.",
+        ) from None
+    own = describe(processor)
+    if size is not None and preprocess_size(own) != size:
+        for name, value in request_size(own, size).items():
+            setattr(processor, name, type(getattr(processor, name))(**value))
+    return processor
 
 
 def read_processor(

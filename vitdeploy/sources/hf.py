@@ -8,27 +8,29 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vitdeploy.data.resizing import request_resize
 from vitdeploy.errors import SourceError
 from vitdeploy.frozen import replace
 from vitdeploy.plain_files import expand_home
-from vitdeploy.recipe import ModelSpec, Preprocess
+from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._checkpoint import Fitted, fit
-from vitdeploy.sources._hf_preprocess import image_size, preprocess_of, preprocess_size, request_size
-from vitdeploy.sources._hf_processor import describe, read_processor
+from vitdeploy.sources._hf_preprocess import image_size, is_patched, prepare_patched, preprocess_of, vision_config
+from vitdeploy.sources._hf_processor import HfProcessor, describe, load_processor, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
 from vitdeploy.sources._hub import cache_only_when_unreachable
+from vitdeploy.sources._prompts import freeze_text
+from vitdeploy.sources._tokens import Tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
 _OFFLINE = "the Hugging Face hub does not answer, and the local cache does not have it"
 _INPUT = "pixel_values"
-_PROCESSOR_FILE = "preprocessor_config.json"
 _ASSUMED = "ImageNet's mean and std are assumed"
 _WHOLE_IMAGE = ("segmentation", "depth", "detection")
 """Tasks that need all of the image: without a processor nothing is cropped, and the aspect ratio is not kept."""
@@ -46,6 +48,8 @@ _REFUSED = {
 class Hf(Source):
     """Image models of transformers. They are called with `pixel_values`, and name outputs by ModelOutput keys."""
 
+    takes_prompts: ClassVar[bool] = True
+
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model in the folder or hub repository `argument`, with the class that its config names.
 
@@ -56,9 +60,10 @@ class Hf(Source):
         local = _is_local(argument)
         with cache_only_when_unreachable(local=local) as reachable:
             config = _load_config(argument, spec.kwargs, local, reachable)
-            _check_patch(argument, config, size)
-            if size and weights == "random" and hasattr(config, "image_size"):
-                config.image_size = size[0] if size[0] == size[1] else list(size)
+            vision = vision_config(config)
+            _check_patch(argument, vision, size)
+            if size and weights == "random" and hasattr(vision, "image_size"):
+                vision.image_size = size[0] if size[0] == size[1] else list(size)
             if spec.num_classes is not None:
                 _set_classes(argument, config, spec.num_classes, pretrained=weights == "pretrained")
             kind = _find_class(config)
@@ -71,33 +76,31 @@ class Hf(Source):
             if isinstance(weights, Path):
                 module, fitted = _load_from_file(argument, module, weights, spec)
                 use, config = fitted.use, module.config
-            processor = _load_processor(argument, local, size)
-        _check_input(argument, module)
+            processor = load_processor(argument, _expand(argument), local, size)
+            load_tokens = partial(
+                Tokens, f"hf:{argument}", _expand(argument), local=local, family=getattr(config, "model_type", "")
+            )
+            frozen = freeze_text(f"hf:{argument}", module, spec, size, load_tokens)
         facts = None if processor is None else describe(processor)
-        task = task_of(type(module).__name__, config, facts)
-        own = None
-        if processor is not None:
-            own, preprocess = read_processor(argument, processor, config, size)
-        else:
-            preprocess = preprocess_of(argument, None, config, size)
-            whole = task is not None and task.kind in _WHOLE_IMAGE
-            preprocess = replace(preprocess, resize="exact", crop_pct=1.0) if whole else preprocess
+        task = frozen.task or task_of(type(module).__name__, config, facts)
+        _check_input(argument, frozen.module)
+        own, preprocess, no_processor = _read_preprocess(argument, processor, config, size, task)
         preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
         from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
 
-        if own is not None and preprocess.resize == "letterbox" and takes_mask(module) and own.gives_mask():
+        if own is not None and preprocess.resize == "letterbox" and takes_mask(frozen.module) and own.gives_mask():
             preprocess = replace(preprocess, mask=True)
-        callable_module = WithPixelMask(module, preprocess.channels) if preprocess.mask else module
+        callable_module = WithPixelMask(frozen.module, preprocess.channels) if preprocess.mask else frozen.module
         _check_size(argument, callable_module, preprocess)
         loaded = _weights.make_loaded_model(
-            module,
+            frozen.module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
-            labels=labels_of(task, config),
+            labels=frozen.labels or labels_of(task, config),
             input_name=_INPUT,
             task=task,
             processor=own,
-            no_processor="" if own is not None else f"hf:{argument} names no image processor: {_ASSUMED}",
+            no_processor=no_processor,
             checkpoint=use,
         )
         return dataclasses.replace(loaded, module=callable_module)
@@ -105,6 +108,21 @@ class Hf(Source):
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a model's folder absolute, if `folder` has one of this name."""
         return str(folder / argument) if (folder / argument).is_dir() else argument
+
+
+def _read_preprocess(
+    argument: str, processor: Any, config: Any, size: tuple[int, int] | None, task: TaskSpec | None
+) -> tuple[HfProcessor | None, Preprocess, str]:
+    """Return the model's own processor, the preprocessing, and the reason why there is nothing to compare it with."""
+    vision = vision_config(config)
+    if is_patched(config):
+        return None, *prepare_patched(argument, None if processor is None else describe(processor), config, size)
+    if processor is not None:
+        return *read_processor(argument, processor, vision, size), ""
+    preprocess = preprocess_of(argument, None, vision, size)
+    if task is not None and task.kind in _WHOLE_IMAGE:
+        preprocess = replace(preprocess, resize="exact", crop_pct=1.0)
+    return None, preprocess, f"hf:{argument} names no image processor: {_ASSUMED}"
 
 
 def _set_classes(argument: str, config: Any, classes: int, *, pretrained: bool) -> None:
@@ -266,32 +284,6 @@ def _load_pretrained(
             f"hf:{argument}", f"they leave {len(fresh)} tensors of {type(module).__name__} random, first {fresh[0]}"
         )
     return module
-
-
-def _load_processor(argument: str, local: bool, size: tuple[int, int] | None) -> Any:
-    """Load the image processor, asked for `size` if that is not its own; None if the checkpoint has none.
-
-    Raises:
-        SourceError: there is one, and it cannot be loaded.
-    """
-    import transformers
-
-    try:
-        auto: Any = transformers.AutoImageProcessor
-        processor = auto.from_pretrained(_expand(argument), local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # noqa: BLE001  hub, JSON and the classes of processors have errors of their own
-        path = Path(_expand(argument)) / _PROCESSOR_FILE
-        if isinstance(error, OSError) or (local and not path.is_file()):
-            return None
-        raise SourceError(
-            f"the image processor of hf:{argument} cannot be loaded: {' '.join(str(error).split())[:300]}",
-            fix=f"Correct its {_PROCESSOR_FILE}.",
-        ) from None
-    own = describe(processor)
-    if size is not None and preprocess_size(own) != size:
-        for name, value in request_size(own, size).items():
-            setattr(processor, name, type(getattr(processor, name))(**value))
-    return processor
 
 
 def _check_patch(argument: str, config: Any, size: tuple[int, int] | None) -> None:
