@@ -12,7 +12,7 @@ Each bracket is a folder on disk. In Python:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ def export(
     labels: str | None = None,
     prompts: str | Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
+    bind: Mapping[str, object] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
@@ -81,6 +82,7 @@ def export(
         labels: a file with the names of the classes, or "imagenet"; the model's own when it is None.
         prompts: the texts that a model with a text tower answers with: a list, a file, or "a cat,a dog".
         templates: texts with a `{}` that each prompt is put into; of several the mean is taken.
+        bind: values of inputs beside the image, by name: numbers, lists of numbers, or a file `.npz`.
         mean: one number for each channel, for pixels from 0 to 1; the model's own when it is None.
         std: the same for the standard deviation.
         interpolation: "bilinear", "bicubic", …; the model's own when it is None.
@@ -107,8 +109,8 @@ def export(
     composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
         weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
-        labels=labels, prompts=prompts, templates=templates, mean=mean, std=std, interpolation=interpolation,
-        resize=resize, crop_pct=crop_pct, task=task,
+        labels=labels, prompts=prompts, templates=templates, bind=bind, mean=mean, std=std,
+        interpolation=interpolation, resize=resize, crop_pct=crop_pct, task=task,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(composed)
     graphs = GraphCache() if cache else None

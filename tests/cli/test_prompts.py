@@ -11,10 +11,10 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 
-from tests.cli.conftest import run  # noqa: E402
-from tests.toys import two_towers  # noqa: E402
-from vitdeploy import recipe as recipes  # noqa: E402
-from vitdeploy.errors import RecipeError  # noqa: E402
+from tests.cli.conftest import run
+from tests.toys import two_towers
+from vitdeploy import recipe as recipes
+from vitdeploy.errors import RecipeError
 
 PROMPTS = ("cat", "dog", "small bird")
 

@@ -193,6 +193,15 @@ Templates = Annotated[
         show_default=False,
     ),
 ]
+Binds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bind",
+        metavar="NAME=VALUE|NAME=FILE.npz",
+        help="Fix an input of the model beside the image, such as orig_target_sizes=[[640,640]]. Can be repeated.",
+        show_default=False,
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(

@@ -144,6 +144,7 @@ def save(recipe: Recipe, path: Path) -> None:
         spec=sources.anchor(model.spec, Path.cwd()),
         weights=anchor(model.weights, "pretrained", "random"),
         labels=anchor(model.labels, "imagenet"),
+        bind={name: anchor(value) if isinstance(value, str) else value for name, value in model.bind.items()},
     )
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     try:

@@ -7,7 +7,7 @@ known one. Options that belong to one target or one task stay raw here: the clas
 from __future__ import annotations
 
 from vitdeploy.frozen import Frozen, parse
-from vitdeploy.recipe.composing import compose, parse_statistics, target_options, with_target_options
+from vitdeploy.recipe.composing import compose, parse_binds, parse_statistics, target_options, with_target_options
 from vitdeploy.recipe.image_size import SizeRange, format_size
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.prompts import fill_templates, read_prompts
@@ -51,6 +51,7 @@ __all__ = [
     "fill_templates",
     "format_size",
     "parse",
+    "parse_binds",
     "parse_statistics",
     "read",
     "read_prompts",

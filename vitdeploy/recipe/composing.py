@@ -34,6 +34,7 @@ def compose(
     labels: str | None = None,
     prompts: str | Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
+    bind: Mapping[str, object] | None = None,
     resize: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -54,6 +55,8 @@ def compose(
 
     put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
     put("model", image_size=image_size, labels=labels, templates=templates)
+    if bind:
+        put("model", bind={**raw["model"].get("bind", {}), **bind})
     put("model", prompts=read_prompts(prompts, Path.cwd()) if isinstance(prompts, str) else prompts)
     whole = "preprocess" if raw.get("preprocess") else "model"  # a recipe's own preprocessing replaces the model's
     put(whole, resize=resize, mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
@@ -84,21 +87,39 @@ def with_target_options(recipe: Recipe, options: Mapping[str, object]) -> Recipe
 
 
 def target_options(texts: Sequence[str]) -> dict[str, object]:
-    """Parse each `KEY=VALUE` of the command line. Values are read as in a recipe.
+    """Parse each `KEY=VALUE` of --option. Values are read as in a recipe.
 
     Raises:
         RecipeError: there is no `=`, or the value is not YAML.
     """
-    options: dict[str, object] = {}
+    return _parse_pairs(texts, "--option", "KEY=VALUE", "workspace_bytes=536870912")
+
+
+def parse_binds(texts: Sequence[str]) -> dict[str, object]:
+    """Parse each `NAME=VALUE` of --bind. Values are read as in a recipe; numbers may have commas between them.
+
+    Raises:
+        RecipeError: there is no `=`, or the value is not YAML.
+    """
+    pairs = _parse_pairs(texts, "--bind", "NAME=VALUE", "orig_target_sizes=[[640,640]]")
+    listed = re.compile(r"[-+.0-9e\s]+(,[-+.0-9e\s]+)+")
+    return {
+        name: yaml12.loads(f"[{value}]") if isinstance(value, str) and listed.fullmatch(value) else value
+        for name, value in pairs.items()
+    }
+
+
+def _parse_pairs(texts: Sequence[str], flag: str, form: str, example: str) -> dict[str, object]:
+    pairs: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise RecipeError(f"--option {text!r} is not KEY=VALUE", fix="Write it like workspace_bytes=536870912.")
+            raise RecipeError(f"{flag} {text!r} is not {form}", fix=f"Write it like {example}.")
         try:
-            options[key.strip()] = yaml12.loads(value)
+            pairs[key.strip()] = yaml12.loads(value)
         except ValueError:
-            raise RecipeError(f"--option {text!r} has no readable value", fix="Write it as in a YAML recipe.") from None
-    return options
+            raise RecipeError(f"{flag} {text!r} has no readable value", fix="Write it as in a YAML recipe.") from None
+    return pairs
 
 
 def check_size(text: str) -> None:

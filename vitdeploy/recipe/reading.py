@@ -64,6 +64,8 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
         model = replace(model, weights=str(folder / str(model.weights)))
     if model.labels not in (None, "imagenet"):
         model = replace(model, labels=str(folder / str(model.labels)))
+    bind = {name: str(folder / value) if isinstance(value, str) else value for name, value in model.bind.items()}
+    model = replace(model, bind=bind)
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     if (folder / bench.against).is_dir():
         bench = replace(bench, against=str(folder / bench.against))

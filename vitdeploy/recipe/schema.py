@@ -77,6 +77,7 @@ class ModelSpec(Frozen):
             None: the model's own.
         prompts: the texts that a model with a text tower answers with. The tower runs once, at export.
         templates: texts with a `{}`, into which each prompt is put. Of several the mean is taken.
+        bind: values of the model's inputs beside the image: numbers, lists of numbers, or a file `.npz`.
         image_size: height and width of the images, or a range of sizes. None: the model's own.
         resize, mean, std, interpolation, crop_pct: override the model's own preprocessing: see `Preprocess`.
     """
@@ -90,6 +91,7 @@ class ModelSpec(Frozen):
     labels: str | None = None
     prompts: tuple[str, ...] | None = None
     templates: tuple[str, ...] = ()
+    bind: Mapping[str, Any] = {}
     resize: Resize | None = None
     mean: Statistics | None = None
     std: Statistics | None = None

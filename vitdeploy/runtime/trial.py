@@ -44,7 +44,7 @@ def try_model(spec: ModelSpec, size: tuple[int, int] | None, batch: int) -> None
     if path is None or not path.is_file():  # loading says what is wrong
         return
     facts = path.stat()
-    arguments = (size, batch, str(spec.size_range), str(spec.kwargs), spec.weights)
+    arguments = (size, batch, str(spec.size_range), str(spec.kwargs), str(spec.bind), spec.weights)
     key = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, *arguments)
     if key in _tried:
         return

@@ -163,6 +163,12 @@ def refuse_paths(spec: ModelSpec) -> None:
     Raises:
         SourceError: there is such an argument.
     """
+    for name, path in spec.bind.items():
+        if isinstance(path, str):
+            raise SourceError(
+                f"this artifact's model has the input {name} in the file {path!r}",
+                fix="If you trust the artifact: --trust-code.",
+            )
     for name, text in _texts(spec.kwargs, ""):
         if "/" in text or "\\" in text or text.startswith("~"):
             raise SourceError(

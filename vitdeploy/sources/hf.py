@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._checkpoint import Fitted, fit
+from vitdeploy.sources._hf_inputs import bind_images, explain_failure
 from vitdeploy.sources._hf_preprocess import image_size, is_patched, prepare_patched, preprocess_of, vision_config
 from vitdeploy.sources._hf_processor import HfProcessor, describe, load_processor, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
@@ -83,17 +83,17 @@ class Hf(Source):
             frozen = freeze_text(f"hf:{argument}", module, spec, size, load_tokens)
         facts = None if processor is None else describe(processor)
         task = frozen.task or task_of(type(module).__name__, config, facts)
-        _check_input(argument, frozen.module)
+        module = bind_images(f"hf:{argument}", frozen.module, spec.bind)
         own, preprocess, no_processor = _read_preprocess(argument, processor, config, size, task)
         preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
         from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
 
-        if own is not None and preprocess.resize == "letterbox" and takes_mask(frozen.module) and own.gives_mask():
+        if own is not None and preprocess.resize == "letterbox" and takes_mask(module) and own.gives_mask():
             preprocess = replace(preprocess, mask=True)
-        callable_module = WithPixelMask(frozen.module, preprocess.channels) if preprocess.mask else frozen.module
-        _check_size(argument, callable_module, preprocess)
+        callable_module = WithPixelMask(module, preprocess.channels) if preprocess.mask else module
+        _check_size(f"hf:{argument}", frozen.module, callable_module, preprocess, sized=size is not None)
         loaded = _weights.make_loaded_model(
-            frozen.module,
+            module,
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
             labels=frozen.labels or labels_of(task, config),
@@ -292,17 +292,8 @@ def _check_patch(argument: str, config: Any, size: tuple[int, int] | None) -> No
         _image.check_patch(f"hf:{argument}", size, getattr(config, "patch_size", None))
 
 
-def _check_input(argument: str, module: nn.Module) -> None:
-    first = next(iter(inspect.signature(module.forward).parameters), None)
-    if first != _INPUT:
-        raise SourceError(
-            f"the first input of hf:{argument} ({type(module).__name__}) is {first}, not {_INPUT}",
-            fix="Write a factory that returns its vision part, and give python:FILE:FACTORY.",
-        )
-
-
-def _check_size(argument: str, module: nn.Module, preprocess: Preprocess) -> None:
-    """Run one image through the model: its config does not say which sizes it takes."""
+def _check_size(model: str, own: nn.Module, module: nn.Module, preprocess: Preprocess, *, sized: bool) -> None:
+    """Run one image through `module`, which calls `own`: a config does not say which sizes it takes and what else."""
     import torch
 
     size = preprocess.size
@@ -311,8 +302,5 @@ def _check_size(argument: str, module: nn.Module, preprocess: Preprocess) -> Non
         image[:, preprocess.channels :] = 1  # no padding
         with torch.inference_mode():
             module.eval().float()(image)
-    except (ValueError, RuntimeError) as error:
-        raise SourceError(
-            f"hf:{argument} does not take images of {size[0]}x{size[1]}: {' '.join(str(error).split())[:200]}",
-            fix="Leave out --image-size.",
-        ) from None
+    except Exception as error:
+        raise explain_failure(model, own, error, size, sized=sized) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +11,8 @@ from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, SizeRange
 from vitdeploy.sources import FileSource, LoadedModel, _image, _metadata
+from vitdeploy.sources._bind import digest_binds
+from vitdeploy.sources._onnx_inputs import bind_inputs
 from vitdeploy.sources._onnx_patches import find_patch
 from vitdeploy.sources._onnx_precision import raise_precision, write_raised
 
@@ -17,12 +20,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _IMAGE_CHANNELS = (1, 3)
+_IMAGE_AXES = 4
 _MAX_PIXELS = 1 << 26  # 8192 x 8192: 0.8 GiB in float32, and making an example image takes several times as much
 _CHUNK_BYTES = 1 << 20
 
 
 class OnnxFile(FileSource):
-    """An ONNX file with one image input. It contains its own weights."""
+    """An ONNX file with one image input; others are fixed with --bind. It contains its own weights."""
 
     takes_size_range: ClassVar[bool] = True
 
@@ -39,10 +43,13 @@ class OnnxFile(FileSource):
         digest = _digest(path, graph)  # of the file as it is: weights are replaced below
         precision, was_raised = raise_precision(model)
         screen(model, path)
-        image = _find_image_input(path, graph)
+        image, others = _find_image_input(path, graph, spec.bind)
         facts = _metadata.read_metadata(dict(model.metadata_props))
         sides, channels = _read_image_shape(path, image)
         patch = None if all(sides) else find_patch(image)
+        shown = size or ((sides[0] or 1, sides[1] or 1) if all(sides) else None)
+        binds = bind_inputs(path, graph, image, others, spec.bind, shown)
+        digest = digest_binds(digest, binds)
         _image.check_range(path, sides, spec.size_range)
         image_size = _image.resolve_size(path, sides, size or (None if all(sides) else facts.size))
         for verified in (image_size,) if spec.size_range is None else spec.size_range.corners:
@@ -55,7 +62,7 @@ class OnnxFile(FileSource):
             preprocess=preprocess,
             labels=facts.labels,
             input_name=str(image.name),
-            onnx=write_raised(model, path, digest) if was_raised else path,
+            onnx=write_raised(model, path, digest) if was_raised or binds else path,
             patch=patch,
             precision=precision,
             assumed=assumed,
@@ -73,20 +80,21 @@ class OnnxFile(FileSource):
             return False
 
 
-def _find_image_input(path: Path, graph: ir.Graph) -> ir.Value:
+def _find_image_input(path: Path, graph: ir.Graph, bound: Collection[str]) -> tuple[ir.Value, list[ir.Value]]:
+    """Return the input that takes images, and the others. The first float32 NCHW input that is not bound is it."""
     import onnx_ir as ir
 
     inputs = [v for v in graph.inputs if v.name not in graph.initializers]
     listed = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in inputs) or "none"
-    if len(inputs) != 1:
-        raise GraphError(
-            f"{path} has {len(inputs)} inputs ({listed}), not one image", fix="Export it with one image input."
-        )
-    if inputs[0].dtype != ir.DataType.FLOAT:
-        raise GraphError(f"{path}: its input is not float32 ({listed})", fix="Export it with a float32 image input.")
-    if inputs[0].shape is None or len(inputs[0].shape) != 4:
+    if not inputs:
+        raise GraphError(f"{path} has no inputs", fix="Export it with one image input.")
+    batches = [v for v in inputs if v.shape is not None and len(v.shape) == _IMAGE_AXES]
+    image = next((v for v in batches if v.dtype == ir.DataType.FLOAT and v.name not in bound), None)
+    if image is None and any(v.dtype == ir.DataType.FLOAT for v in inputs):
         raise GraphError(f"{path}: its input is not a batch of images ({listed})", fix="Export it with an NCHW input.")
-    return inputs[0]
+    if image is None:
+        raise GraphError(f"{path}: its input is not float32 ({listed})", fix="Export it with a float32 image input.")
+    return image, [v for v in inputs if v is not image]
 
 
 def _read_image_shape(path: Path, image: ir.Value) -> tuple[tuple[int | None, int | None], int]:

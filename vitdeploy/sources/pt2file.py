@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
+from vitdeploy.session import Array
 from vitdeploy.sources import FileSource, LoadedModel, _archive, _image, _metadata, _pt2_check, _weights
+from vitdeploy.sources._bind import Input, check_names, explain_unbound, fit_array, read_binds
 
 if TYPE_CHECKING:
     from torch import nn
 
 _HF_OUTPUTS = "transformers.modeling_outputs"
 _SHOWN_DANGERS = 3
+_IMAGE_AXES = 4
 _AGAIN = "Export the model in eval mode with one NCHW float32 input, and save it with torch.export.save."
 _DROPOUTS = ("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
 
 
 class Pt2File(FileSource):
-    """A torch.export archive with one image input. It contains its own weights."""
+    """A torch.export archive with one image input; others are fixed with --bind. It contains its own weights."""
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the program. It does not say its preprocessing: ImageNet's is assumed."""
@@ -37,10 +41,17 @@ class Pt2File(FileSource):
             raise SourceError(f"there is no file {path}", fix="Check the path.")
         program = _load_program(path, _check_archive(path))
         _check_shapes(path, program)
-        channels, height, width = _read_image_shape(path, program, size)
+        name, image, others = _list_inputs(path, program, spec.bind)
+        channels, height, width = _read_image_shape(path, image, size)
+        check_names(str(path), spec.bind, [place.name for place in others])
+        if unbound := [place for place in others if place.name not in spec.bind]:
+            needed, fix = explain_unbound(name, unbound, (height, width))
+            raise SourceError(f"{path}: {needed}", fix=fix)
+        values = read_binds(spec.bind)
+        binds = {place.name: fit_array(values[place.name], place) for place in others}
         preprocess, assumed = _metadata.FileFacts().prepare((height, width), channels)
         loaded = _weights.make_loaded_model(
-            _make_module(path, program), weights="own", preprocess=preprocess, labels=None
+            _make_module(path, program, binds), weights="own", preprocess=preprocess, labels=None
         )
         return replace(loaded, assumed=assumed)
 
@@ -113,17 +124,26 @@ def _describe(tensor: Any) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def _make_module(path: Path, program: Any) -> nn.Module:
+def _make_module(path: Path, program: Any, binds: Mapping[str, Array]) -> nn.Module:
     """Wrap the program in a module whose `eval()` does nothing: its mode was fixed at export. Torch's own raises."""
     import torch
+
+    names = tuple(program.graph_signature.user_inputs)
+    inputs = program.call_spec.in_spec
 
     class Exported(torch.nn.Module):
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
             self.inner = inner
+            for name, value in binds.items():
+                self.register_buffer(f"bound_{name}", torch.from_numpy(value))
 
         def forward(self, images: torch.Tensor) -> Any:
-            return self.inner(images)
+            if not binds:
+                return self.inner(images)
+            flat = [getattr(self, f"bound_{name}") if name in binds else images for name in names]
+            arguments, options = torch.utils._pytree.tree_unflatten(flat, inputs)
+            return self.inner(*arguments, **options)
 
         def train(self, mode: bool = True) -> Exported:
             self.training = mode
@@ -137,20 +157,40 @@ def _make_module(path: Path, program: Any) -> nn.Module:
     return Exported(program.module(**guards))
 
 
-def _read_image_shape(path: Path, program: Any, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return channels, height and width of the program's only input."""
+def _list_inputs(path: Path, program: Any, bound: Collection[str]) -> tuple[str, Any, list[Input]]:
+    """Return name and value of the image, which is the first NCHW float32 input that is not bound, and the other inputs."""
     import torch
 
     names = program.graph_signature.user_inputs
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    values = [node.meta.get("val") for node in nodes]
-    if len(names) != 1 or not isinstance(values[0], torch.Tensor):
-        raise SourceError(f"{path} has {len(names)} inputs, not one image", fix=_AGAIN)
-    value = values[0]
-    if value.dtype != torch.float32 or value.dim() != 4 or value.shape[1] not in (1, 3):
+    values = {
+        node.name: node.meta.get("val")
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in names
+    }
+    if not values or not all(isinstance(value, torch.Tensor) for value in values.values()):
+        raise SourceError(f"{path} has inputs that are no tensors, or none", fix=_AGAIN)
+    batches = [n for n, v in values.items() if n not in bound and v.dim() == _IMAGE_AXES and v.dtype == torch.float32]
+    image = next(iter(batches), next(iter(values)))
+    others = [
+        Input(name, torch.empty(0, dtype=value.dtype).numpy().dtype, tuple(map(_read_side, value.shape)))
+        for name, value in values.items()
+        if name != image
+    ]
+    return image, values[image], others
+
+
+def _read_side(side: Any) -> int | None:
+    return int(side) if str(side).isdigit() else None
+
+
+def _read_image_shape(path: Path, value: Any, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return channels, height and width of the image."""
+    import torch
+
+    if value.dtype != torch.float32 or value.dim() != _IMAGE_AXES or value.shape[1] not in (1, 3):
         shape = json.dumps([str(d) for d in value.shape])
         raise SourceError(
             f"{path}: its input is {value.dtype} {shape}, not float32 NCHW with 1 or 3 channels", fix=_AGAIN
         )
-    height, width = (int(side) if str(side).isdigit() else None for side in value.shape[2:])
+    height, width = map(_read_side, value.shape[2:])
     return int(value.shape[1]), *_image.resolve_size(path, (height, width), size)

@@ -20,6 +20,7 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import ModelSpec, Preprocess, parse
 from vitdeploy.sources import LoadedModel, Source, WeightsOrigin, _metadata, _weights
+from vitdeploy.sources._bind import bind_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,6 +68,7 @@ class Python(Source):
                 module = build()
         preprocess, assumed = _read_preprocess(module, argument, spec, size)
         labels = _read_labels(module, argument)
+        module = bind_module(f"python:{argument}", module, spec.bind)
         loaded = _weights.make_loaded_model(
             module,
             weights=origin,
