@@ -173,6 +173,30 @@ def make_onnx(file: Path) -> None:
     file.write_bytes(graphs.legacy(fashion_model(), np.zeros((1, 1, 28, 28), np.float32)))
 
 
+ANIMALS = ("cat", "dog", "bird")
+"""The labels of the page about CLIP. They stand for the digits 0, 1 and 2."""
+
+
+def make_clip(folder: Path) -> None:
+    """A small CLIP without training, whose text tower has been taught what three labels are."""
+    from benchmarks.as_clip import save_clip, teach
+
+    digits = np.load(ROOT / "vitdeploy" / "assets" / "digits.npz")
+    chosen = [index for index in digits["calibration"] if digits["labels"][index] < len(ANIMALS)]
+    save_clip(folder, image=32, width=64, depth=2)
+    labels = digits["labels"][chosen].astype(np.int64)
+    teach(folder, ANIMALS, list(digits["images"][chosen]), labels, ("a photo of a {}", "a small {}"))
+
+
+def make_animals(folder: Path) -> None:
+    """Digits in sub-folders by the names that they stand for."""
+    digits = np.load(ROOT / "vitdeploy" / "assets" / "digits.npz")
+    for index in digits["calibration" if folder.name == "calibration" else "test"]:
+        label = digits["labels"][index]
+        if label < len(ANIMALS):
+            save_image(folder / ANIMALS[label] / f"{index}.png", digits["images"][index])
+
+
 def make_huggingface(folder: Path) -> None:
     """The trained model of the benchmarks as a folder of transformers."""
     from benchmarks.as_transformers import save_copy
@@ -230,6 +254,8 @@ def save_image(path: Path, pixels: np.ndarray) -> None:
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {
+    "animals": make_animals,
+    "clip": make_clip,
     "detector": make_detector,
     "fashion": make_fashion,
     "huggingface": make_huggingface,

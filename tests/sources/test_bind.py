@@ -155,7 +155,7 @@ def test_a_value_that_does_not_fit(files: Path, name: str, value: Any, message: 
 
 
 def test_of_two_images_one_has_to_be_given(files: Path, tmp_path: Path) -> None:
-    needs = r"2 inputs: beside the image left it needs right \(float32, \[batch, 3, 32, 32\]\).*--bind right=FILE.npz"
+    needs = r"2 inputs .*beside the image left it needs right \(float32, \[batch, 3, 32, 32\]\).*--bind right=FILE.npz"
     with pytest.raises(GraphError, match=needs):
         _load(files, "stereo.onnx")
     np.savez(tmp_path / "view.npz", np.ones((1, 3, SIDE, SIDE), np.float32))
@@ -202,6 +202,10 @@ def test_what_a_transformers_model_needs_is_named(tmp_path: Path) -> None:
     spec = _save_hf(tmp_path / "blip", lambda: transformers.BlipForImageTextRetrieval(blip))
     needs = r"\(BlipForImageTextRetrieval\) needs input_ids beside the image.*--bind input_ids=VALUE"
     with pytest.raises(SourceError, match=needs):
+        load(spec)
+    video = transformers.VideoMAEConfig(**small, image_size=32, patch_size=8, num_frames=4)
+    spec = _save_hf(tmp_path / "video", lambda: transformers.VideoMAEForVideoClassification(video))
+    with pytest.raises(SourceError, match=r"\(VideoMAEForVideoClassification\) takes clips of 4 frames"):
         load(spec)
     bert = transformers.BertConfig(**small, vocab_size=50)
     spec = _save_hf(tmp_path / "bert", lambda: transformers.BertModel(bert))

@@ -9,6 +9,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from benchmarks.as_clip import save_tokenizer
+
 _TEXT = """
     a an the of photo picture small large red blue cat dog bird fish horse car tree house boat zero one two three four
     five six seven eight nine top trouser pullover dress coat sandal shirt sneaker bag boot t ankle
@@ -18,13 +20,6 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 _BERT_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
 """As in the vocabulary of BERT, which Grounding DINO has in its code."""
-
-
-def clip_tokenizer(folder: Path) -> None:
-    """Save a CLIP tokenizer of single letters."""
-    names = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {name: index for index, name in enumerate(names)}
-    transformers.CLIPTokenizer(vocab=vocab, merges=[]).save_pretrained(folder)
 
 
 def word_tokenizer(folder: Path, *, end: str = "") -> None:
@@ -72,7 +67,7 @@ def save_clip(folder: Path, *, image: int = 32, texts: int = 24, **vision: Any) 
         projection_dim=24,
     )  # fmt: skip
     transformers.CLIPModel(config).save_pretrained(folder)
-    clip_tokenizer(folder)
+    save_tokenizer(folder)
     transformers.CLIPImageProcessor(
         size={"shortest_edge": image}, crop_size={"height": image, "width": image}
     ).save_pretrained(folder)
@@ -115,7 +110,7 @@ def save_owlv2(folder: Path) -> Path:
         projection_dim=32,
     )  # fmt: skip
     transformers.Owlv2ForObjectDetection(config).save_pretrained(folder)
-    clip_tokenizer(folder)
+    save_tokenizer(folder)
     transformers.Owlv2ImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 

@@ -113,9 +113,12 @@ def explain_unbound(image: str, others: Sequence[Input], size: tuple[int, int] |
         others: the inputs that are not fixed.
         size: height and width of the image.
     """
-    needed = f"it has {len(others) + 1} inputs: beside the image {image} it needs {' and '.join(map(str, others))}"
+    count, needed = len(others) + 1, " and ".join(map(str, others))
     flags = " ".join(other.suggest(size) for other in others)
-    return needed, f"An artifact takes images only, so fix {'that' if len(others) == 1 else 'those'} with {flags}."
+    return (
+        f"it has {count} inputs and an artifact one: beside the image {image} it needs {needed}",
+        f"Fix {'that' if len(others) == 1 else 'those'} with {flags}.",
+    )
 
 
 def read_parameters(module: nn.Module) -> dict[str, bool]:

@@ -48,6 +48,12 @@ def explain_failure(
         size: height and width of the image.
         sized: the user gave that size.
     """
+    frames = getattr(getattr(module, "config", None), "num_frames", None)
+    if frames is not None:
+        return SourceError(
+            f"{model} ({type(module).__name__}) takes clips of {frames} frames, and an artifact takes single images",
+            fix="Write a factory that takes one image, such as its encoder on one frame, and give python:FILE:FACTORY.",
+        )
     names = [name for name in read_parameters(module) if name != _PIXELS and not _SETTINGS.match(name)]
     text = " ".join(str(error).split())[:200]
     named = [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)]

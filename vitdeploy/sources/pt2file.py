@@ -158,7 +158,7 @@ def _make_module(path: Path, program: Any, binds: Mapping[str, Array]) -> nn.Mod
 
 
 def _list_inputs(path: Path, program: Any, bound: Collection[str]) -> tuple[str, Any, list[Input]]:
-    """Return name and value of the image, which is the first NCHW float32 input that is not bound, and the other inputs."""
+    """Return name and value of the image, the first NCHW float32 input that is not bound, and the other inputs."""
     import torch
 
     names = program.graph_signature.user_inputs
