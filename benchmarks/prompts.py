@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import vitdeploy
-from benchmarks.as_clip import DIGITS, save_clip, teach
+from benchmarks.as_clip import DIGITS, SPREAD, save_clip, teach
 from benchmarks.tables import describe_machine, write_page
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.preprocess import apply
@@ -31,11 +31,12 @@ COLUMNS = ("target", "precision", "cosine of scores", "top-1 %", "same answer %"
 HEADING = (
     "# CLIP with ten prompts",
     "",
-    "How near are the scores of INT8 to PyTorch's in float32? A CLIP of {width} x {depth} for 32 x 32 pixels, as its",
-    "config initialises it. Its text projection is solved so that ten prompts name digits (`benchmarks/as_clip.py`).",
-    "{count} digits that it was neither calibrated nor solved on. Cosine over all images and prompts, with the mean of",
-    "each prompt taken off; at least 0.99 is wanted. PyTorch in float32 is right for {top1:.1f} % of them. Its scores",
-    "of a prompt have a standard deviation of {spread:.2g}. Written by `python -m benchmarks.prompts`.",
+    "How near are the scores of INT8 to PyTorch's in float32? A CLIP of {width} x {depth} for 32 x 32 pixels, as",
+    "its config initialises it, with an `initializer_factor` of {factor:g} so that embeddings depend on the image.",
+    "Its text projection is solved so that ten prompts name digits (`benchmarks/as_clip.py`). {count} digits that",
+    "it was neither calibrated nor solved on. Cosine over all images and prompts, with the mean of each prompt",
+    "taken off; at least 0.99 is wanted. PyTorch in float32 is right for {top1:.1f} % of them. Its scores of a",
+    "prompt have a standard deviation of {spread:.2g}. Written by `python -m benchmarks.prompts`.",
     "",
     "{machine}",
 )
@@ -72,7 +73,7 @@ def main() -> None:
                 print(*rows[-1], flush=True)
     top1 = 100 * float((expected.argmax(axis=1) == labels[test]).mean())
     spread = float(expected.std(axis=0).mean())
-    facts = {"width": WIDTH, "depth": DEPTH, "count": len(test), "top1": top1, "spread": spread}
+    facts = {"width": WIDTH, "depth": DEPTH, "factor": SPREAD, "count": len(test), "top1": top1, "spread": spread}
     machine = describe_machine("openvino", "onnxruntime", "torch", "transformers")
     write_page(TABLE, [line.format(**facts, machine=machine) for line in HEADING], COLUMNS, rows)
 

@@ -33,7 +33,7 @@ from vitdeploy.cli.console import Console
         '    --prompts "cat,dog" --template "a photo of a {}"',
         "vitdeploy export model.onnx --target tensorrt --host ssh://me@jetson",
         "vitdeploy export model.onnx --target openvino \\\n    --image-size 224x224:384x384:512x512",
-        "vitdeploy export rtdetr.onnx --target openvino --bind orig_target_sizes=[[640,640]]",
+        "vitdeploy export rtdetr.onnx --target openvino \\\n    --bind orig_target_sizes=[[640,640]]",
     ],
 )
 def export(

@@ -18,7 +18,7 @@ _NO_TOWER = "Leave out --prompts, or give a model with a text tower: CLIP, SigLI
 
 
 @dataclass(frozen=True)
-class Frozen:
+class WithoutText:
     """A model that takes images alone.
 
     Attributes:
@@ -34,7 +34,7 @@ class Frozen:
 
 def freeze_text(
     model: str, module: nn.Module, spec: ModelSpec, size: tuple[int, int] | None, load_tokens: Callable[..., Tokens]
-) -> Frozen:
+) -> WithoutText:
     """Return the model without its text tower, with the prompts in its weights; as it is if it has no such tower.
 
     A model of two towers becomes a classifier, or without prompts an embedding of images. A detector finds the
@@ -62,19 +62,19 @@ def freeze_text(
     if freeze is None:
         if spec.prompts is not None:
             raise SourceError(f"{model} ({name}) has no text tower that vitdeploy knows", fix=_NO_TOWER)
-        return Frozen(module)
+        return WithoutText(module)
     is_classifier = freeze is _two_towers.freeze_classifier
     image = _two_towers.make_example(config, size if is_patched(config) else None)
     if spec.prompts is None:
         if is_classifier:
-            return Frozen(_two_towers.take_image_tower(module, image), TaskSpec(kind="embedding"))
+            return WithoutText(_two_towers.take_image_tower(module, image), TaskSpec(kind="embedding"))
         raise SourceError(
             f"{model} ({name}) finds what prompts name, and there is none", fix='Give --prompts "a cat,a dog".'
         )
     tokens = load_tokens(limit=_read_limit(config))
     texts = Texts(model, tokens, spec.prompts, spec.templates, image)
     options = {"kind": "classification"} if is_classifier else {"kind": "detection", "scores": "sigmoid"}
-    return Frozen(freeze(module, texts), TaskSpec.model_validate(options), spec.prompts)
+    return WithoutText(freeze(module, texts), TaskSpec.model_validate(options), spec.prompts)
 
 
 def _read_limit(config: Any) -> int:
