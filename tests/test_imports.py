@@ -31,9 +31,6 @@ GRAPH_MODULES = {
         "graph.model", "graph.one_image", "graph.probabilities", "graph.products", "graph.query_decoder",
         "graph.recognize", "graph.regions", "graph.screening", "graph.selection",
         "graph.selection_edges", "graph.softmaxes", "graph.widening",
-        "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._pixel_mask",
-        "graph.extra_outputs", "graph.model", "graph.one_image", "graph.probabilities", "graph.products",
-        "graph.recognize", "graph.screening", "graph.selection", "graph.softmaxes", "graph.widening",
         "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._bound",
         "sources._pixel_mask", "sources._prompted_detectors", "sources._siglip2", "sources._two_towers",
     )
