@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,26 @@ def test_models_of_libraries_have_one() -> None:
     timm = sources.load(ModelSpec.model_validate(options))
     other = sources.load(ModelSpec.model_validate(options | {"kwargs": {"act_layer": "relu"}}))
     assert timm.code_digest != other.code_digest
+
+
+def test_hooks_count_in_their_order_and_not_by_their_numbers() -> None:
+    """PyTorch numbers all hooks of a process; transformers collects the features of backbones with them."""
+
+    def hooked(*hooks: Callable[..., None]) -> str:
+        module = torch.nn.Linear(2, 2)
+        for hook in hooks:
+            module.register_forward_hook(hook)
+        return code_digest(module)
+
+    first = hooked(_keep, _drop)
+    assert hooked(_keep, _drop) == first
+    assert len({first, hooked(_drop, _keep), hooked(_keep), hooked()}) == 4
+
+
+def _keep(module: torch.nn.Module, inputs: object, output: object) -> None:
+    del module, inputs, output
+
+
+def _drop(module: torch.nn.Module, inputs: object, output: object) -> None:
+    del module, inputs
+    del output

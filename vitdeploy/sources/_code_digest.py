@@ -91,6 +91,8 @@ class _Walk:
                 yield from self._read_setting(f"{name}[{index}]", item, depth + 1)
         elif isinstance(value, (set, frozenset)):
             yield f"{name}={sorted(map(repr, value))};"
+        elif isinstance(value, Mapping) and name.endswith("_hooks"):  # by numbers that count all hooks of the process
+            yield from self._read_setting(name, list(value.values()), depth)
         elif isinstance(value, Mapping):
             for line in self.read_settings(value, depth + 1):
                 yield f"{name}.{line}"
