@@ -192,3 +192,86 @@ def test_another_task_than_the_models_own(tmp_path: Path, classes: Path) -> None
     out = export(model, tmp_path / "out", "--target", "onnxruntime", "--task", "classification")
     assert json.loads((out / "manifest.json").read_text())["recipe"]["task"] == {"kind": "classification"}
     assert "no output is (batch, classes)" in run("eval", out, "--data", classes).error
+
+
+def _save_maskformer(folder: Path) -> Path:
+    """Save a small MaskFormer without training, with a processor that squashes images to 64x64."""
+    import torch
+    import transformers
+
+    backbone = transformers.SwinConfig(
+        image_size=64, patch_size=4, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"], drop_path_rate=0.0,
+    )  # fmt: skip
+    decoder = transformers.DetrConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=transformers.ResNetConfig(),
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=6, dropout=0.0,
+    )  # fmt: skip
+    labels = dict(enumerate(scenes.NAMES[1:]))
+    torch.manual_seed(0)
+    config = transformers.MaskFormerConfig(
+        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32, id2label=labels,
+    )  # fmt: skip
+    transformers.MaskFormerForInstanceSegmentation(config).save_pretrained(folder)
+    facts = {"image_processor_type": "ViTImageProcessor", "size": {"height": 64, "width": 64}, "resample": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts))
+    return folder
+
+
+def _label_with_its_own_masks(artifact: Path, data: Path) -> int:
+    """Replace the objects of scenes by those that the artifact sees; return their number."""
+    from pycocotools import mask as coco_mask
+
+    from vitdeploy import load
+    from vitdeploy.data.preprocess import normalize, to_pixels
+    from vitdeploy.tasks import find
+
+    path = data / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = []
+    view = (0.0, 0.0, float(scenes.HEIGHT), float(scenes.WIDTH))
+    with load(artifact) as deployed:
+        manifest = deployed.artifact.manifest
+        task = find(manifest.recipe.task)
+        for image in content["images"]:
+            pixels = to_pixels(Image.open(data / "images" / image["file_name"]), manifest.preprocess)
+            outputs = task.select_outputs(deployed.run(normalize(pixels, manifest.preprocess)[None]))
+            numbers = task.map_pixels(outputs, view, (scenes.HEIGHT, scenes.WIDTH))
+            for number, one in enumerate(task.describe(outputs, None, view).instances, start=1):
+                runs = coco_mask.encode(np.asfortranarray(numbers == number, dtype=np.uint8))
+                segmentation = {"size": [scenes.HEIGHT, scenes.WIDTH], "counts": runs["counts"].decode()}
+                facts = {"id": len(content["annotations"]) + 1, "image_id": image["id"], "category_id": one.index}
+                content["annotations"].append({**facts, "segmentation": segmentation, "iscrowd": 0})
+    path.write_text(json.dumps(content))
+    return len(content["annotations"])
+
+
+def test_instance_segmentation_from_export_to_gate(tmp_path: Path) -> None:
+    model = _save_maskformer(tmp_path / "maskformer")
+    recipe = tmp_path / "recipe.yaml"
+    task = {"kind": "instance-segmentation", "confident": 0.15}
+    recipe.write_text(json.dumps({"model": f"hf:{model}", "target": {"kind": "onnxruntime"}, "task": task}))
+    out = export(f"hf:{model}", tmp_path / "out", "--recipe", recipe)
+    data = scenes.write(tmp_path / "data", 12)
+    assert _label_with_its_own_masks(out, data) >= 12
+    found = answer(run("eval", out, "--data", data, "--json"))
+    assert (found["task"], found["n"], found["doubts"]) == ("instance-segmentation", 12, [])
+    assert list(found["metrics"]) == ["mask_map", "mask_map50", "mask_map75"]
+    metric = found["metrics"]["mask_map"]
+    assert (metric["unit"], metric["better"]) == ("points", "higher")
+    assert metric["reference"] > 30
+    assert abs(metric["drop"]) < 0.5
+    assert found["agreement"] > 0.99
+    assert answer(run("gate", out, "--max-drop", 60, "--json"))["verdict"] == "pass"
+    image = data / "images" / "0003.png"
+    (said,) = answer(run("predict", out, image, "--save", tmp_path / "saved", "--json"))["predictions"]
+    first = said["instances"][0]
+    assert first["label"] in scenes.NAMES[1:]
+    assert 0 < first["area"] <= scenes.HEIGHT * scenes.WIDTH
+    assert Image.open(said["saved"]).size == (640, 480)
+    assert " pixels" in run("predict", out, image).out
+    content = json.loads((data / "annotations.json").read_text())
+    content["annotations"][0]["segmentation"] = []
+    (data / "annotations.json").write_text(json.dumps(content))
+    assert "the mask of annotation 1 is not valid" in run("eval", out, "--data", data).error

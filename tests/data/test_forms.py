@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from PIL import Image
 from tests import scenes
 from vitdeploy.data.dataset import Dataset, Form
 from vitdeploy.data.geometry import visible_area
-from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, Label
+from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, InstanceMasks, Label
 from vitdeploy.data.opening import guess_form, open_dataset
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
+from vitdeploy.session import Array
 
 WHOLE = Preprocess(size=(16, 16), resize="exact")
 CROP = Preprocess(size=(24, 24), crop_pct=0.75)
@@ -38,7 +40,7 @@ def _read(dataset: Dataset) -> dict[int, Label]:
     """Labels by the number in their names."""
     labels_by_number = {}
     for sample in dataset:
-        assert isinstance(sample.label, (ClassMask, DepthMap, Boxes))
+        assert isinstance(sample.label, (ClassMask, DepthMap, Boxes, InstanceMasks))
         assert sample.image.shape[1:] in ((16, 16), (24, 24))
         labels_by_number[int(Path(sample.label.name).stem)] = sample.label
     return labels_by_number
@@ -120,6 +122,107 @@ def test_a_category_without_objects_needs_no_class(folder: Path) -> None:
     dataset = _open(folder, "boxes", labels=("diamond", "disc", "square"))
     assert dataset.order == "labels"
     assert len(_read(dataset)) > 0
+
+
+def _compressed(mask: Array) -> str:
+    from pycocotools import mask as coco_mask
+
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts.decode()
+
+
+def _uncompressed(mask: Array) -> list[int]:
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    return [*([0] if flat[0] else []), *np.diff([0, *edges, flat.size]).tolist()]
+
+
+def _decoded(label: InstanceMasks) -> list[Array]:
+    from pycocotools import mask as coco_mask
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy 2, about pycocotools
+        return [coco_mask.decode({"counts": m, "size": list(label.size)}).astype(bool) for m in label.masks.tolist()]
+
+
+def _write_outlines(folder: Path, outlines: list[Any]) -> Path:
+    """Give image 0 objects with these outlines."""
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [
+        {"id": i, "image_id": 0, "category_id": i % 3, "bbox": [0, 0, 1, 1], "segmentation": o, "iscrowd": i % 2}
+        for i, o in enumerate(outlines)
+    ]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+SIZE = [scenes.HEIGHT, scenes.WIDTH]
+
+
+def test_masks_of_objects_in_every_form(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise, shape = rng.random(SIZE) < 0.3, scenes.scene(0).mask > 0
+    box = np.zeros(SIZE, bool)
+    box[10:20, 30:45] = True
+    expected = [shape, noise, ~noise, shape, box, box | np.roll(box, 20, axis=0)]
+    polygon = [30, 10, 45, 10, 45, 20, 30, 20]
+    outlines = [
+        {"size": SIZE, "counts": _compressed(shape)}, {"size": SIZE, "counts": _compressed(noise)},
+        {"size": SIZE, "counts": _uncompressed(~noise)}, {"size": SIZE, "counts": _uncompressed(shape)},
+        [polygon], [polygon, [x + 20 * (i % 2) for i, x in enumerate(polygon)]],
+    ]  # fmt: skip
+    label = _read(_open(_write_outlines(folder, outlines), "instances"))[0]
+    assert isinstance(label, InstanceMasks)
+    assert (label.size, label.view) == ((48, 64), None)
+    assert (label.classes.tolist(), label.crowd.tolist()) == ([0, 1, 2, 0, 1, 2], [False, True] * 3)
+    for mask, wanted in zip(_decoded(label), expected, strict=True):
+        np.testing.assert_array_equal(mask, wanted)
+
+
+def test_masks_of_objects_are_cropped_and_those_out_of_view_are_none(folder: Path) -> None:
+    shape, corner = scenes.scene(0).mask > 0, np.zeros(SIZE, bool)
+    corner[:5, :5] = True
+    outlines = [{"size": SIZE, "counts": _compressed(mask)} for mask in (corner, shape)]
+    label = _read(_open(_write_outlines(folder, outlines), "instances", CROP))[0]
+    assert isinstance(label, InstanceMasks)
+    assert (label.classes.tolist(), label.size, label.view) == ([1], (36, 36), None)
+    np.testing.assert_array_equal(_decoded(label)[0], shape[6:42, 14:50])
+
+
+def test_masks_of_objects_in_a_padded_image(folder: Path) -> None:
+    shape = scenes.scene(0).mask > 0
+    outlines = [{"size": SIZE, "counts": _compressed(shape)}]
+    padded = Preprocess(size=(16, 16), resize="letterbox", padding="centre")
+    label = _read(_open(_write_outlines(folder, outlines), "instances", padded))[0]
+    assert isinstance(label, InstanceMasks)
+    assert (label.size, label.view) == ((48, 64), (-8, 0, 56, 64))
+    np.testing.assert_array_equal(_decoded(label)[0], shape)
+
+
+@pytest.mark.parametrize(
+    ("outline", "message"),
+    [
+        (None, "the mask of annotation 0 is not valid: it has neither polygons nor run lengths"),
+        ([], "neither polygons nor run lengths"),
+        ([[1, 2, 3, 4]], "a polygon needs three points or more"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon needs three points or more"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "numbers that are not finite"),
+        ([[1, 2, 3, 4, 5, "x"]], "the mask of annotation 0 is not valid"),
+        ([[1, 1, 9, 1, 9, 1e9]], "0000.png: the mask of annotation 0 does not fit: its point 9,1e.09 is far outside"),
+        ({"size": [48, 64], "counts": [5, 5]}, "its run lengths do not add up to 48x64 pixels"),
+        ({"size": [48, 64], "counts": [-5, 48 * 64 + 5]}, "its run lengths do not add up"),
+        ({"size": [48, 64]}, "the mask of annotation 0 is not valid: 'counts'"),
+        ({"size": [48, 64], "counts": "~~"}, "its compressed run lengths are damaged"),
+        ({"size": [48, 64], "counts": "oooooooooooo0"}, "its compressed run lengths are damaged"),
+        ({"size": [48, 64], "counts": "P"}, "its compressed run lengths are damaged"),
+        ({"size": [2, 2], "counts": [0, 4]}, "it is 2x2, but its image is 48x64"),
+    ],
+)  # fmt: skip
+def test_masks_of_objects_that_cannot_be_used(folder: Path, outline: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        list(_open(_write_outlines(folder, [outline]), "instances"))
+    assert caught.value.fix.startswith("Write its segmentation as COCO does")
 
 
 def test_sixteen_bits_palettes_and_integers(folder: Path) -> None:
@@ -205,7 +308,7 @@ def test_labels_that_do_not_fit(folder: Path, form: Form, spoil: Any, message: s
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("form", ["masks", "depth", "boxes"])
+@pytest.mark.parametrize("form", ["masks", "depth", "boxes", "instances"])
 def test_folders_of_another_form(tmp_path: Path, form: Form) -> None:
     with pytest.raises(DataError, match=r"there is no .*missing. Give a folder with images/"):
         _open(tmp_path / "missing", form)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeploy.evidence.predictions import Answer, Box, Depths, Guess, Region
+from vitdeploy.evidence.predictions import Answer, Box, Depths, Guess, Instance, Region
 from vitdeploy.render.pictures import draw_answer
 from vitdeploy.render.pictures.canvas import font_size, line_width, load_font, name_class, shorten
 from vitdeploy.render.pictures.colours import (
@@ -196,3 +196,27 @@ def test_near_is_light_and_far_is_dark(near: float, far: float) -> None:
     shades = lightness(drawn[:450:50, 600])
     assert (np.diff(shades) < 0).all()
     np.testing.assert_allclose(drawn[0, 600], scale_colours(np.array(1.0)), atol=2)
+
+
+# ------------------------------------------------------------------------------------------ objects with masks
+
+
+def test_objects_of_one_class_differ_in_colour_and_the_rest_is_grey() -> None:
+    numbers = np.zeros((300, 400), np.int64)
+    numbers[100:280, 20:180] = 1
+    numbers[100:280, 220:380] = 2
+    boxes = ((20.0, 100.0, 180.0, 280.0), (220.0, 100.0, 380.0, 280.0))
+    found = tuple(Instance(index=4, label="cat", score=0.9, box=box, area=28800) for box in boxes)
+    drawn = draw(Image.new("RGB", (800, 600), (90, 140, 60)), Answer(instances=found), numbers, (200, 100))
+    left, right = drawn[390, 200], drawn[390, 400]
+    assert abs(left - right).sum() > 40
+    assert np.ptp(drawn[210, 110]) == 0  # seen, and no object
+    assert np.ptp(drawn[50, 50]) == 0  # not seen
+    assert drawn[50, 50, 0] < drawn[210, 110, 0]
+    assert (drawn[478:482, 200] == 255).all(axis=1).any()  # a white border below the first
+
+
+def test_without_objects_the_answer_is_in_words() -> None:
+    drawn = draw(Image.new("RGB", (800, 600), (90, 140, 60)), Answer(), np.zeros((600, 800), np.int64))
+    assert (drawn[:300] == (90, 140, 60)).all()
+    assert not (drawn[300:] == (90, 140, 60)).all()

@@ -26,6 +26,14 @@ def _config(family: str = "", **values: object) -> Any:
         ("BeitForSemanticSegmentation", _config("beit"), {"do_reduce_labels": True},
          {"kind": "segmentation", "reduce_labels": True}),
         ("Mask2FormerForUniversalSegmentation", _config(), {"do_reduce_labels": False}, {"kind": "segmentation"}),
+        ("MaskFormerForInstanceSegmentation", _config("maskformer"), {}, {"kind": "instance-segmentation"}),
+        ("MaskFormerForInstanceSegmentation", _config("maskformer"), {"do_reduce_labels": True},
+         {"kind": "segmentation", "reduce_labels": True}),
+        ("RfDetrForInstanceSegmentation", _config("rf_detr"), {},
+         {"kind": "instance-segmentation", "scores": "sigmoid"}),
+        ("DetrForSegmentation", _config("detr"), {}, {"kind": "instance-segmentation", "scores": "softmax"}),
+        ("ConditionalDetrForSegmentation", _config("conditional_detr"), {},
+         {"kind": "instance-segmentation", "scores": "sigmoid"}),
         ("GLPNForDepthEstimation", _config("glpn"), {}, {"kind": "depth"}),
         ("DPTForDepthEstimation", _config("dpt"), {}, {"kind": "depth", "predicts": "disparity", "align": "affine"}),
         ("DepthAnythingForDepthEstimation", _config("depth_anything", depth_estimation_type="metric"), {},
@@ -49,7 +57,7 @@ def test_the_class_tells(
 
 def test_labels_are_those_of_a_task_with_classes() -> None:
     names = _config(id2label={0: "floor", 1: "disc"})
-    for kind in ("classification", "segmentation", "detection"):
+    for kind in ("classification", "segmentation", "detection", "instance-segmentation"):
         assert labels_of(TaskSpec(kind=kind), names) == ("floor", "disc")
     assert labels_of(TaskSpec(kind="depth"), names) is None
     assert labels_of(None, names) is None

@@ -38,8 +38,8 @@ def predict(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write a picture of each answer into this folder: boxes, coloured regions, a depth map, or the best "
-            "classes; for embeddings the vectors as .npy. It replaces only files with the same names.",
+            help="Write a picture of each answer into this folder: boxes, coloured regions or objects, a depth map, or "
+            "the best classes; for embeddings the vectors as .npy. It replaces only files with the same names.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,7 @@ def predict(
     """Run an artifact on images, and print its answers.
 
     Preprocessing and labels are the model's own. The task of the model decides the form of the answers: classes,
-    regions, boxes, the range of a depth map, or a vector. Images run in batches of the size that the artifact was
+    regions, boxes, objects with masks, the range of a depth map, or a vector. Images run in batches of the size that the artifact was
     optimised for. A damaged image is named, the others are answered, and the exit code is 1.
     """
     from vitdeploy.cli import views

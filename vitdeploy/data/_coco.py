@@ -1,12 +1,12 @@
-"""Images with boxes: `images/` beside `annotations.json` in COCO's format."""
+"""Images with objects: `images/` beside `annotations.json` in COCO's format."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from vitdeploy.data._folder import FolderDataset, check_any
 from vitdeploy.data.class_names import are_made_up, match
 from vitdeploy.data.dataset import Order
 from vitdeploy.data.geometry import visible_area
-from vitdeploy.data.labels import Boxes
+from vitdeploy.data.labels import Boxes, Label
 from vitdeploy.data.preprocess import upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.limits import MAX_JSON_BYTES
@@ -30,17 +30,40 @@ _FIX = "COCO's format is: images (id, file_name), annotations (image_id, categor
 _RENAME = "Rename the category after the model's label. If the model has other labels, export it with --labels FILE."
 _MAX_CLASS = 1 << 31
 
-Objects = tuple[tuple[float, float, float, float, int, bool], ...]
+Source = TypeVar("Source")
+"""What is read of an annotation, before its image is opened. Its text takes part in the digest of the data."""
+
+_Box = tuple[float, float, float, float, int, bool]
 """Left, top, width, height in pixels, class, crowd."""
 
 
 def open_boxes(
     spec: str, root: Path, preprocess: Preprocess, names: tuple[str, ...] | None
-) -> FolderDataset[tuple[str, Objects]]:
+) -> FolderDataset[tuple[str, tuple[_Box, ...]]]:
+    """Open the images that the file lists, with their boxes; see `open_annotated`."""
+    return open_annotated(spec, root, preprocess, names, _parse_box, partial(_boxes_in_view, preprocess=preprocess))
+
+
+def open_annotated(
+    spec: str,
+    root: Path,
+    preprocess: Preprocess,
+    names: tuple[str, ...] | None,
+    parse: Callable[[Path, Mapping[str, Any], int], Source],
+    make_label: Callable[[Path, Image, tuple[str, tuple[Source, ...]]], Label],
+) -> FolderDataset[tuple[str, tuple[Source, ...]]]:
     """Open the images that the file lists. An image may have no objects.
 
     If the model has class `names`, each category with objects must have the name of one (see `ClassNames`). Without
     names a category's class is its id.
+
+    Args:
+        spec: DATA as the user wrote it.
+        root: the folder.
+        preprocess: the model's preprocessing.
+        names: the model's class names.
+        parse: reads an annotation; its other arguments are the file, for messages, and the class.
+        make_label: makes a label from an image's path, the opened image, and its name with what `parse` read.
 
     Raises:
         DataError: the file is missing, is not in COCO's format, lists an image that does not exist, or has a category
@@ -50,16 +73,16 @@ def open_boxes(
     content = _read(path)
     try:
         order, indices = _class_indices(path, content, names)
-        objects: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
+        objects: dict[Any, list[Source]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
-            objects[annotation["image_id"]].append(_parse_object(path, annotation, indices))
+            kind = indices[int(annotation["category_id"])]
+            objects[annotation["image_id"]].append(parse(path, annotation, kind))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not in COCO's format: {type(error).__name__} {error}", fix=_FIX) from None
     images = [(_check_image(root, path, file), (file, tuple(objects[key]))) for key, file in files.items()]
     check_any(spec, images)
     classes = names if names and all(i < len(names) for i in indices.values()) else None
-    make_label = partial(_boxes_in_view, preprocess=preprocess)
     return FolderDataset(spec, root, images, preprocess, classes, make_label, order)
 
 
@@ -96,14 +119,19 @@ def _class_indices(
     return "labels", {number: classes[name] for number, name in by_id.items() if number in used}
 
 
-def _parse_object(path: Path, annotation: Mapping[str, Any], indices: Mapping[int, int]) -> tuple[Any, ...]:
+def _parse_box(path: Path, annotation: Mapping[str, Any], kind: int) -> _Box:
     left, top, width, height = (float(v) for v in annotation["bbox"])
     if not np.isfinite([left, top, width, height]).all() or width < 0 or height < 0:
         raise DataError(
             f"{path}: the box of annotation {annotation.get('id')} is not valid: {annotation['bbox']}",
             fix="Write a box as left, top, width and height in pixels.",
         )
-    return left, top, width, height, indices[int(annotation["category_id"])], bool(annotation.get("iscrowd", 0))
+    return left, top, width, height, kind, is_crowd(annotation)
+
+
+def is_crowd(annotation: Mapping[str, Any]) -> bool:
+    """Return True if an annotation is a group of objects."""
+    return bool(annotation.get("iscrowd", 0))
 
 
 def _check_image(root: Path, path: Path, name: str) -> Path:
@@ -122,7 +150,7 @@ def _check_image(root: Path, path: Path, name: str) -> Path:
     return root / "images" / name
 
 
-def _boxes_in_view(path: Path, image: Image, source: tuple[str, Objects], *, preprocess: Preprocess) -> Boxes:
+def _boxes_in_view(path: Path, image: Image, source: tuple[str, tuple[_Box, ...]], *, preprocess: Preprocess) -> Boxes:
     """The objects that the model sees, as shares of its input. Parts outside of its view are cut off."""
     _, objects = source
     sizes = np.array([o[:4] for o in objects], dtype=np.float64).reshape(-1, 4)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vitdeploy.data._folder import FolderDataset, check_any, filter_images
 from vitdeploy.data.array_files import read_npy
-from vitdeploy.data.geometry import visible_area
+from vitdeploy.data.geometry import cut_to_view
 from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import ClassMask, DepthMap, Label
 from vitdeploy.data.preprocess import upright_size
@@ -74,11 +74,8 @@ def _label_in_view(
             f"{path} is {label_size}, but its image {image_path} is {height}x{width}",
             fix="Give the label the size of its image.",
         )
-    top, left, bottom, right = (round(edge) for edge in visible_area(height, width, preprocess))
-    first_row, first_column = max(top, 0), max(left, 0)
-    part = values[first_row:bottom, first_column:right]
-    is_padded = top < 0 or left < 0 or bottom > height or right > width
-    view = (top - first_row, left - first_column, bottom - first_row, right - first_column) if is_padded else None
+    rows, columns, view = cut_to_view(height, width, preprocess)
+    part = values[rows, columns]
     return ClassMask(str(path), part, view) if read is _read_mask else DepthMap(str(path), part, view)
 
 

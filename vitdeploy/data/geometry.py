@@ -44,6 +44,21 @@ def visible_area(height: int, width: int, preprocess: Preprocess) -> tuple[float
     return top, left, top + rows * y_scale, left + columns * x_scale
 
 
+def cut_to_view(
+    height: int, width: int, preprocess: Preprocess
+) -> tuple[slice, slice, tuple[int, int, int, int] | None]:
+    """Return the rows and columns of an upright image that the model sees, and the place of the input in them.
+
+    The place (top, left, bottom, right) is None if the input covers these rows and columns; else the input is larger,
+    because the image is padded.
+    """
+    top, left, bottom, right = (round(edge) for edge in visible_area(height, width, preprocess))
+    first_row, first_column = max(top, 0), max(left, 0)
+    padded = top < 0 or left < 0 or bottom > height or right > width
+    inside = (top - first_row, left - first_column, bottom - first_row, right - first_column)
+    return slice(first_row, bottom), slice(first_column, right), inside if padded else None
+
+
 def is_padded(height: int, width: int, preprocess: Preprocess) -> bool:
     """Return whether an upright image of these sides is padded on any side."""
     area = place(height, width, preprocess)

@@ -1,4 +1,4 @@
-"""Labels of an image: a class, a map of classes, a map of depths, or boxes."""
+"""Labels of an image: a class, a map of classes, a map of depths, boxes, or masks of objects."""
 
 from __future__ import annotations
 
@@ -59,4 +59,26 @@ class Boxes:
     crowd: Array
 
 
-Label = int | ClassMask | DepthMap | Boxes
+@dataclass(frozen=True)
+class InstanceMasks:
+    """The masks of the objects in the part of an image that the model sees, at the image's own resolution.
+
+    Attributes:
+        name: the image's file, for messages.
+        masks: bytes (objects,): each mask as COCO's compressed run lengths, see `vitdeploy.data.outlines`.
+        classes: integers (objects,).
+        crowd: bool (objects,): True for a group of objects. Missing it or finding it changes no score.
+        size: height and width of the masks.
+        view: where the model's input is in the pixels of the masks: top, left, bottom, right. None if it covers them;
+            else the input is larger, because the image was padded.
+    """
+
+    name: str
+    masks: Array
+    classes: Array
+    crowd: Array
+    size: tuple[int, int]
+    view: View | None = None
+
+
+Label = int | ClassMask | DepthMap | Boxes | InstanceMasks

@@ -6,6 +6,7 @@ from importlib import resources
 
 from vitdeploy.data._arrays import ArrayDataset, open_npz
 from vitdeploy.data._coco import open_boxes
+from vitdeploy.data._coco_masks import open_instances
 from vitdeploy.data._dense import open_depth, open_masks
 from vitdeploy.data._folder import open_folder
 from vitdeploy.data.array_files import read_npz
@@ -22,6 +23,7 @@ _FORMS: dict[Form, str] = {
     "masks": "Give a folder with images/ and masks/. Masks are PNGs of class indices, named as the images.",
     "depth": "Give a folder with images/ and depth/. Depth maps are .npy (metres) or 16-bit PNG, named as the images.",
     "boxes": "Give a folder with images/ and annotations.json in COCO's format.",
+    "instances": "Give a folder with images/ and annotations.json in COCO's format, with masks.",
 }
 _IMAGES = "images"
 _LABELS: dict[Form, str] = {"masks": "masks", "depth": "depth", "boxes": "annotations.json"}
@@ -73,6 +75,8 @@ def _open(
             raise DataError(message, fix=_FORMS[form])
         if form == "boxes":
             return open_boxes(spec, path, preprocess, labels)
+        if form == "instances":
+            return open_instances(spec, path, preprocess, labels)
         return (open_masks if form == "masks" else open_depth)(spec, path, preprocess)
     if comes_with_package(spec):
         with resources.as_file(resources.files("vitdeploy") / "assets" / "digits.npz") as file:

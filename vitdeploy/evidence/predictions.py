@@ -30,6 +30,21 @@ class Box(Fact):
     box: tuple[float, float, float, float]
 
 
+class Instance(Fact):
+    """An object with a mask: its score from 0 to 1, the box around the mask, and the area of the mask.
+
+    Attributes:
+        box: left, top, right and bottom in pixels of the image.
+        area: in pixels of the image.
+    """
+
+    index: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    area: int
+
+
 class Depths(Fact):
     """The range of a depth map, in the unit that the model was trained on: metres, or another one."""
 
@@ -55,6 +70,7 @@ class Answer(Fact):
         top: the best classes of a classifier, best first.
         regions: the classes of a segmentation, largest first.
         boxes: the objects of a detector that pass its threshold, highest score first.
+        instances: the objects with masks that pass the threshold, highest score first.
         depth: the range of a depth map.
         embedding: the vector, scaled to length 1.
         outputs: the outputs of a model whose task is `raw`.
@@ -63,6 +79,7 @@ class Answer(Fact):
     top: tuple[Guess, ...] = ()
     regions: tuple[Region, ...] = ()
     boxes: tuple[Box, ...] = ()
+    instances: tuple[Instance, ...] = ()
     depth: Depths | None = None
     embedding: tuple[float, ...] = ()
     outputs: tuple[OutputNumbers, ...] = ()

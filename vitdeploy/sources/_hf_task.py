@@ -11,12 +11,17 @@ _KINDS = {
     "ImageClassification": "classification",
     "SemanticSegmentation": "segmentation",
     "UniversalSegmentation": "segmentation",
+    "InstanceSegmentation": "instance-segmentation",
+    "ForSegmentation": "instance-segmentation",  # DETR with a head for masks
     "DepthEstimation": "depth",
     "ObjectDetection": "detection",
 }
 _BACKBONE = ("Model", "ModelWithProjection")
 _SOFTMAX = ("detr", "yolos", "table-transformer")
 """Detectors with a softmax over the classes and "no object". Later families have a sigmoid for each class."""
+_PRODUCT = ("maskformer",)
+"""Families whose score is that of the class times the confidence of the mask."""
+_WITH_CLASSES = ("classification", "segmentation", "detection", "instance-segmentation")
 _AFFINE = ("dpt", "depth_anything")
 """Families trained on inverse depth up to scale and shift, like MiDaS, unless the config says that it is metric."""
 
@@ -30,6 +35,10 @@ def task_of(kind: str, config: Any, processor: Mapping[str, Any] | None) -> Task
     family = str(getattr(config, "model_type", ""))
     if name == "detection" and family not in _SOFTMAX:
         options["scores"] = "sigmoid"
+    if name == "instance-segmentation" and (processor or {}).get("do_reduce_labels"):
+        name = "segmentation"  # a map whose 0 is "no class" is a semantic one: MaskFormer for ADE20K
+    if name == "instance-segmentation" and family not in _PRODUCT:
+        options["scores"] = "softmax" if family in _SOFTMAX else "sigmoid"
     if name == "depth" and family in _AFFINE and getattr(config, "depth_estimation_type", "relative") == "relative":
         options.update(predicts="disparity", align="affine")
     if name == "segmentation" and (processor or {}).get("do_reduce_labels"):
@@ -40,7 +49,7 @@ def task_of(kind: str, config: Any, processor: Mapping[str, Any] | None) -> Task
 def labels_of(task: TaskSpec | None, config: Any) -> tuple[str, ...] | None:
     """Return the class names in the config; None if the task has no classes, or they are only LABEL_0, LABEL_1, …."""
     names = getattr(config, "id2label", None) or {}
-    if task is None or task.kind not in ("classification", "segmentation", "detection"):
+    if task is None or task.kind not in _WITH_CLASSES:
         return None
     if not names or str(names.get(0, "LABEL_0")) == "LABEL_0" or sorted(names) != list(range(len(names))):
         return None

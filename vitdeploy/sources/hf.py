@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _OFFLINE = "the Hugging Face hub does not answer, and the local cache does not have it"
 _INPUT = "pixel_values"
 _ASSUMED = "ImageNet's mean and std are assumed"
-_WHOLE_IMAGE = ("segmentation", "depth", "detection")
+_WHOLE_IMAGE = ("segmentation", "instance-segmentation", "depth", "detection")
 """Tasks that need all of the image: without a processor nothing is cropped, and the aspect ratio is not kept."""
 _REFUSED = {
     "trust_remote_code": "Only python:FILE:FACTORY runs code that is not installed.",

@@ -1,15 +1,16 @@
-"""COCO's matching of boxes (pycocotools), and average precision as a function of the weights of images."""
+"""COCO's matching of boxes and masks (pycocotools), and average precision as a function of the weights of images."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vitdeploy.data.labels import Boxes
+from vitdeploy.data.labels import Boxes, InstanceMasks
 from vitdeploy.errors import DataError
 from vitdeploy.session import Array
 
@@ -19,17 +20,59 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _EVERY_AREA = [[0.0, 1e10]]
 
 
+class Side(NamedTuple):
+    """The objects of an image: those that a model found, or those that are there.
+
+    Attributes:
+        classes: (objects,).
+        places: the "bbox" or the "segmentation" of each object, as an annotation of COCO has it.
+        facts: (objects,): the scores of those that were found, highest first; True for a crowd of those that are there.
+    """
+
+    classes: Array
+    places: Sequence[Mapping[str, Any]]
+    facts: Array
+
+
 def match_boxes(answers: Sequence[Array], truth: Sequence[Boxes], limit: int, classes: int) -> dict[str, Array]:
-    """Match the boxes of each image with its objects, as COCO's evaluation does.
+    """Match the boxes of each image with its objects; see `_match`.
 
     Args:
         answers: the model's boxes for each image, (boxes, 6): left, top, right, bottom, score, class; best first.
         truth: the objects of each image.
         limit: the number of boxes of an image that count.
         classes: the number of the model's classes.
+    """
+    boxes = [Side(a[:, 5], [_place_box(box) for box in a[:, :4]], a[:, 4]) for a in answers]
+    objects = [Side(t.classes, [_place_box(box) for box in t.boxes], t.crowd) for t in truth]
+    return _match("bbox", boxes, objects, limit, classes)
+
+
+def match_masks(answers: Sequence[Side], truth: Sequence[InstanceMasks], limit: int, classes: int) -> dict[str, Array]:
+    """Match the masks of each image with its objects; see `_match`.
+
+    Args:
+        answers: the model's masks for each image, in the size of the true ones; see `place_mask`.
+        truth: the objects of each image.
+        limit: the number of masks of an image that count.
+        classes: the number of the model's classes.
+    """
+    objects = [Side(t.classes, [place_mask(m, t.size) for m in t.masks.tolist()], t.crowd) for t in truth]
+    return _match("segm", answers, objects, limit, classes)
+
+
+def place_mask(run_lengths: bytes, size: tuple[int, int]) -> Mapping[str, Any]:
+    """Return a mask of COCO's compressed run lengths as an annotation has it."""
+    return {"segmentation": {"counts": run_lengths, "size": list(size)}}
+
+
+def _match(
+    form: Literal["bbox", "segm"], answers: Sequence[Side], truth: Sequence[Side], limit: int, classes: int
+) -> dict[str, Array]:
+    """Match what a model found in each image with its objects, as COCO's evaluation does.
 
     Returns:
-        "score" (n, limit), -inf where there is no box; "class" (n, limit), -1 where there is no box; "hit" and
+        "score" (n, limit), -inf where nothing was found; "class" (n, limit), -1 where nothing was found; "hit" and
         "ignored" (n, limit), bit i for threshold i of `IOUS`; "objects" (n, classes), the number of objects to find.
 
     Raises:
@@ -39,12 +82,12 @@ def match_boxes(answers: Sequence[Array], truth: Sequence[Boxes], limit: int, cl
     score, kind = np.full((n, limit), -np.inf), np.full((n, limit), -1, dtype=np.int32)
     hit, ignored = np.zeros((n, limit), dtype=np.uint16), np.zeros((n, limit), dtype=np.uint16)
     objects = np.zeros((n, classes), dtype=np.int32)
-    for i, (boxes, labels) in enumerate(zip(answers, truth, strict=True)):
-        count = min(limit, len(boxes))
-        score[i, :count], kind[i, :count] = boxes[:count, 4], boxes[:count, 5]
-        np.add.at(objects[i], labels.classes[~labels.crowd], 1)
+    for i, (side, labels) in enumerate(zip(answers, truth, strict=True)):
+        count = min(limit, len(side.classes))
+        score[i, :count], kind[i, :count] = side.facts[:count], side.classes[:count]
+        np.add.at(objects[i], labels.classes[~labels.facts], 1)
     bits = 1 << np.arange(len(IOUS), dtype=np.uint16)
-    for match in _run_cocoeval(answers, truth, limit):
+    for match in _run_cocoeval(form, answers, truth, limit):
         places = np.array(match["dtIds"], dtype=np.int64) - 1
         if len(places):
             hit.flat[places] = (bits @ (match["dtMatches"] > 0)).astype(np.uint16)
@@ -97,8 +140,8 @@ def _average_over_recalls(hits: Array, counted: Array, objects: float) -> float:
     return float(envelope[places[reached]].sum() / len(_RECALLS))
 
 
-def _run_cocoeval(answers: Sequence[Array], truth: Sequence[Boxes], limit: int) -> list[dict[str, Any]]:
-    """Return COCOeval's matches for each image and class with boxes; box j of image i has the id i * limit + j + 1."""
+def _run_cocoeval(form: str, answers: Sequence[Side], truth: Sequence[Side], limit: int) -> list[dict[str, Any]]:
+    """Return COCOeval's matches for each image and class; object j that was found in image i is i * limit + j + 1."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -107,23 +150,23 @@ def _run_cocoeval(answers: Sequence[Array], truth: Sequence[Boxes], limit: int) 
             "mAP needs pycocotools, which is not installed", fix="pip install 'vitdeploy[detection]'."
         ) from None
     objects: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for i, labels in enumerate(truth):
-        for box, kind, crowd in zip(labels.boxes, labels.classes, labels.crowd, strict=True):
-            objects.append({**_annotation(len(objects) + 1, i, box, kind), "iscrowd": int(crowd)})
-    for i, answer in enumerate(answers):
-        for j, box in enumerate(answer[:limit]):
-            boxes.append({**_annotation(i * limit + j + 1, i, box[:4], box[5]), "score": float(box[4])})
-    images = [{"id": i} for i in range(len(answers))]
-    kinds = sorted({a["category_id"] for a in (*objects, *boxes)})
-    sides = []
+        for kind, place, crowd in zip(*labels, strict=True):
+            objects.append({**_annotation(len(objects) + 1, i, kind, place), "iscrowd": int(crowd)})
+    for i, side in enumerate(answers):
+        for j, (kind, place, score) in enumerate(islice(zip(*side, strict=True), limit)):
+            found.append({**_annotation(i * limit + j + 1, i, kind, place), "score": float(score)})
+    images = [{"id": i, "height": 0, "width": 0} for i in range(len(answers))]  # a size is read for polygons only
+    kinds = sorted({a["category_id"] for a in (*objects, *found)})
+    both = []
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        for annotations in (objects, boxes):
-            side = COCO()
-            side.dataset = {"images": images, "categories": [{"id": k} for k in kinds], "annotations": annotations}
-            side.createIndex()
-            sides.append(side)
-        evaluation = COCOeval(*sides, iouType="bbox")
+        for annotations in (objects, found):
+            coco = COCO()
+            coco.dataset = {"images": images, "categories": [{"id": k} for k in kinds], "annotations": annotations}
+            coco.createIndex()
+            both.append(coco)
+        evaluation = COCOeval(*both, iouType=form)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = _EVERY_AREA, ["all"]
         evaluation.params.maxDets = [limit]
         evaluation.params.iouThrs = IOUS
@@ -131,10 +174,11 @@ def _run_cocoeval(answers: Sequence[Array], truth: Sequence[Boxes], limit: int) 
     return [match for match in evaluation.evalImgs if match is not None]
 
 
-def _annotation(number: int, image: int, box: Array, kind: float) -> dict[str, Any]:
+def _place_box(box: Array) -> Mapping[str, Any]:
     left, top, right, bottom = (float(v) for v in box)
     width, height = right - left, bottom - top
-    return {
-        "id": number, "image_id": image, "category_id": int(kind), "bbox": [left, top, width, height],
-        "area": width * height, "iscrowd": 0,
-    }  # fmt: skip
+    return {"bbox": [left, top, width, height], "area": width * height}
+
+
+def _annotation(number: int, image: int, kind: float, place: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": int(kind), "area": 1.0, "iscrowd": 0, **place}

@@ -33,7 +33,32 @@ def _find_side(start: float, size: int, side: int) -> slice:
 
 def resize_bilinear(maps: Array, size: tuple[int, int]) -> Array:
     """Resize maps (..., h, w) to `size` (height, width); float32."""
-    return _resize_rows(_resize_columns(maps.astype(np.float32, copy=False), size[1]), size[0], 0, size[0])
+    wide = _resize_columns(maps.astype(np.float32, copy=False), size[1], slice(None))
+    return _resize_rows(wide, size[0], slice(None))
+
+
+def find_positive(scores: Array, size: tuple[int, int]) -> Array:
+    """Resize `scores` (h, w) to `size`, and return where they are above 0: bool (height, width).
+
+    Only pixels beside a score above 0 are computed: most masks are small.
+    """
+    positive = np.zeros(size, dtype=bool)
+    places = [np.flatnonzero((scores > 0).any(axis=axis)) for axis in (1, 0)]
+    if not len(places[0]):
+        return positive
+    rows, columns = (
+        _find_reach(place, source, target) for place, source, target in zip(places, scores.shape, size, strict=True)
+    )
+    wide = _resize_columns(scores.astype(np.float32, copy=False), size[1], columns)
+    positive[rows, columns] = _resize_rows(wide, size[0], rows) > 0
+    return positive
+
+
+def _find_reach(places: Array, source: int, target: int) -> slice:
+    """Return the target positions that read a source position among `places` or between them."""
+    low, high, _ = _taps(source, target)
+    touched = np.flatnonzero((high >= places[0]) & (low <= places[-1]))
+    return slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
 
 
 def find_best_classes(scores: Array, size: tuple[int, int]) -> Array:
@@ -45,29 +70,30 @@ def find_best_classes(scores: Array, size: tuple[int, int]) -> Array:
     if scores.shape[1:] == size:
         best: Array = scores.argmax(axis=0)
         return best
-    wide = _resize_columns(scores.astype(np.float32, copy=False), width)
+    wide = _resize_columns(scores.astype(np.float32, copy=False), width, slice(None))
     classes = np.empty(size, dtype=np.int64)
     strip = max(1, _STRIP_NUMBERS // (len(scores) * width))
     for top in range(0, height, strip):
         bottom = min(top + strip, height)
-        classes[top:bottom] = _resize_rows(wide, height, top, bottom).argmax(axis=0)
+        classes[top:bottom] = _resize_rows(wide, height, slice(top, bottom)).argmax(axis=0)
     return classes
 
 
-def _resize_columns(maps: Array, width: int) -> Array:
+def _resize_columns(maps: Array, width: int, part: slice) -> Array:
+    """Return a part of the columns of the maps resized to `width`."""
     if maps.shape[-1] == width:
-        return maps
-    low, high, share = _taps(maps.shape[-1], width)
+        return maps[..., part]
+    low, high, share = (taps[part] for taps in _taps(maps.shape[-1], width))
     left, right = maps[..., low], maps[..., high]
     resized: Array = left + (right - left) * share
     return resized
 
 
-def _resize_rows(maps: Array, height: int, top: int, bottom: int) -> Array:
-    """Return the rows from `top` to `bottom` of the maps resized to `height`."""
+def _resize_rows(maps: Array, height: int, part: slice) -> Array:
+    """Return a part of the rows of the maps resized to `height`."""
     if maps.shape[-2] == height:
-        return maps[..., top:bottom, :]
-    low, high, share = (taps[top:bottom] for taps in _taps(maps.shape[-2], height))
+        return maps[..., part, :]
+    low, high, share = (taps[part] for taps in _taps(maps.shape[-2], height))
     upper, lower = maps[..., low, :], maps[..., high, :]
     resized: Array = upper + (lower - upper) * share[:, None]
     return resized

@@ -19,16 +19,13 @@ from vitdeploy.tasks import (
     Values,
     WeightedMetrics,
     _coco,
+    _objects,
     _outputs,
     check_count,
     class_name,
     format_share,
 )
 
-_PERCENT = 100.0
-_SAME_BOX = 0.5  # two boxes with at least this overlap (IoU) are of one object
-_SLACK = 0.8  # the partner of a box above the threshold needs only this share of the threshold
-_MIN_MAP = 1.0  # percent; a reference with no more than this finds next to nothing
 _FIX = "Give a detector with queries (DETR, YOLOS), or name its outputs in task.output and task.boxes."
 
 
@@ -82,13 +79,12 @@ class Detection(Task):
         A box just below the threshold can match one just above it. If neither side has a confident box, the scores of
         their best boxes are compared.
         """
-        sure = [side[side[:, 4] >= self.confident] for side in (reference, deployed)]
-        count = len(sure[0]) + len(sure[1])
-        if not count:
-            best = [float(side[:, 4].max(initial=0.0)) for side in (reference, deployed)]
-            return 1 - abs(best[0] - best[1])
-        nearly = [side[side[:, 4] >= _SLACK * self.confident] for side in (reference, deployed)]
-        return (_count_matches(sure[0], nearly[1]) + _count_matches(sure[1], nearly[0])) / count
+        return _objects.measure_agreement(
+            (reference[:, 4], deployed[:, 4]),
+            (reference[:, 5], deployed[:, 5]),
+            _measure_overlaps(reference[:, :4], deployed[:, :4]),
+            self.confident,
+        )
 
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
         """Match each box at COCO's ten overlap thresholds. An image whose outputs are not finite has no boxes."""
@@ -104,28 +100,11 @@ class Detection(Task):
 
         The mean is over the classes that occur.
         """
-        average_precision = _coco.average_precision(dict(values))
-
-        def compute(weights: Array) -> dict[str, float]:
-            precision = average_precision(weights)
-            present = ~np.isnan(precision[0])
-            if not present.any():
-                return dict.fromkeys(self.units, np.nan)
-            by_overlap = _PERCENT * precision[:, present].mean(axis=1)
-            at = {round(float(iou), 2): float(value) for iou, value in zip(_coco.IOUS, by_overlap, strict=True)}
-            return {"map": float(by_overlap.mean()), "map50": at[0.5], "map75": at[0.75]}
-
-        return compute
+        return _objects.weigh_precision(values, ("map", "map50", "map75"))
 
     def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
         """Find a reference that finds next to nothing."""
-        percent = self.aggregate(values)["map50"]
-        if percent > _MIN_MAP:
-            return []
-        return [
-            f"the reference reaches only {percent:.2f} % mAP at an overlap of 0.5: do the categories have the model's "
-            "class indices or names, and is task.scores right for this model?"
-        ]
+        return _objects.find_low_precision(self.aggregate(values), "map50")
 
     def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
         """Return the classes of the scores, (batch, queries, classes), without "no object"."""
@@ -134,17 +113,11 @@ class Detection(Task):
 
     def at_threshold(self, values: Values, threshold: float) -> Values:
         """Return the boxes with at least this score, those of them that match an object (IoU 0.5), and the objects."""
-        counted = (values["score"] >= threshold) & ((values["ignored"] & 1) == 0)
-        hits = counted & ((values["hit"] & 1) > 0)
-        return {"hits": hits.sum(axis=1), "found": counted.sum(axis=1), "wanted": values["objects"].sum(axis=1)}
+        return _objects.count_at_threshold(values, threshold)
 
     def summarize_answer(self, answer: Array, names: Sequence[str] | None) -> str:
         """Return the confident boxes by class: `2 cat, 1 dog`."""
-        sure = answer[answer[:, 4] >= self.confident]
-        kinds, counts = np.unique(sure[:, 5].astype(int), return_counts=True)
-        labels = None if names is None else tuple(names)
-        shown = [f"{count} {class_name(int(kind), labels)}" for kind, count in zip(kinds, counts, strict=True)]
-        return ", ".join(shown) or "nothing"
+        return _objects.summarize_classes(answer[answer[:, 4] >= self.confident, 5], names)
 
     def describe(
         self,
@@ -214,45 +187,22 @@ class Detection(Task):
         return scores, _outputs.find_output(outputs, boxes, (), len(_QUERIES), "(batch, queries, 4)", _FIX)
 
     def _choose_best(self, probabilities: Array, boxes: Array) -> Array:
-        if self.scores == "sigmoid":
-            flat = probabilities.ravel()
-            query, kind = np.divmod(np.arange(flat.size), probabilities.shape[1])
-        else:
-            kind = probabilities.argmax(axis=1)
-            query = np.arange(len(kind))
-            flat = probabilities[query, kind]
-        best = np.argsort(-flat, kind="stable")[: self.max_detections]
-        return np.column_stack([boxes[query[best]], flat[best], kind[best]])
+        best = _objects.rank_candidates(probabilities, self.max_detections, every_class=self.scores == "sigmoid")
+        return np.column_stack([boxes[best.queries], best.scores, best.classes])
 
 
 def _check_boxes(label: Label, classes: int) -> Boxes:
     if not isinstance(label, Boxes):
         raise DataError("the labels are not boxes", fix="Give data with images/ and annotations.json.")
-    if len(label.classes) and not 0 <= label.classes.min() <= label.classes.max() < classes:
-        raise DataError(
-            f"{label.name}: its classes go from {label.classes.min()} to {label.classes.max()}, the model has "
-            f"{classes} classes",
-            fix="Use the model's class indices as the ids of the categories, or its class names as their names.",
-        )
+    _objects.check_classes(label.name, label.classes, classes)
     return label
 
 
-def _count_matches(boxes: Array, candidates: Array) -> int:
-    """Count the boxes that match a candidate of the same class with enough overlap. A candidate matches only once."""
-    free = list(range(len(candidates)))
-    count = 0
-    for box in boxes:
-        overlaps = {i: _overlap(box, candidates[i]) for i in free if candidates[i, 5] == box[5]}
-        best = max(overlaps, key=lambda i: overlaps[i], default=None)
-        if best is not None and overlaps[best] >= _SAME_BOX:
-            free.remove(best)
-            count += 1
-    return count
-
-
-def _overlap(a: Array, b: Array) -> float:
-    """Return the intersection over union of two boxes."""
-    sides = np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2])
-    both = float(np.prod(np.maximum(sides, 0)))
-    areas = float(np.prod(a[2:4] - a[:2]) + np.prod(b[2:4] - b[:2]))
-    return both / (areas - both) if areas > both else 0.0
+def _measure_overlaps(a: Array, b: Array) -> Array:
+    """Return the intersection over union of boxes (n, 4) and (m, 4), by their corners: (n, m)."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    both = np.maximum(sides, 0).prod(axis=-1)
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1)[None]
+    union = areas - both
+    overlaps: Array = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    return overlaps

@@ -185,7 +185,9 @@ def _label_digest(label: Label) -> int:
     """Return a digest of the contents of a label, without the name of its file."""
     if isinstance(label, int):
         return digest_image(np.array(label, np.int64))
-    arrays = [getattr(label, field.name) for field in fields(label) if field.name != "name"]
+    values = [getattr(label, field.name) for field in fields(label) if field.name != "name"]
+    # As an array, None would be the address of an object, which is another one in the next process.
+    arrays = [np.zeros(0) if value is None else np.asarray(value) for value in values]
     return digest_image(np.array([digest_image(array) for array in arrays], np.uint64))
 
 

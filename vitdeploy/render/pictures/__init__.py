@@ -1,4 +1,4 @@
-"""Answers of a model as pictures: boxes, coloured regions, depth maps, and the best classes."""
+"""Answers of a model as pictures: boxes, coloured regions and objects, depth maps, and the best classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.render.pictures.boxes import draw_boxes
 from vitdeploy.render.pictures.classes import draw_classes, draw_lines
+from vitdeploy.render.pictures.instances import draw_instances
 from vitdeploy.render.pictures.maps import draw_depth, draw_regions
 from vitdeploy.session import Array
 
@@ -29,6 +30,8 @@ def draw_answer(
     """
     if answer.boxes:
         return draw_boxes(picture, answer.boxes)
+    if pixels is not None and answer.instances:
+        return draw_instances(picture, pixels, corner, answer.instances)
     if pixels is not None and answer.depth is not None:
         return draw_depth(picture, pixels, corner, answer.depth)
     if pixels is not None and answer.regions:

@@ -31,20 +31,20 @@ def draw_boxes(picture: Image, boxes: Sequence[Box]) -> Image:
     colours = colours_of_classes(list(dict.fromkeys(box.index for box in boxes)))
     draw = ImageDraw.Draw(image)
     ranked = sorted(boxes, key=lambda box: box.score)
-    corners = [_clip(box, factor, image.size) for box in ranked]
+    corners = [clip_box(box.box, factor, image.size) for box in ranked]
     for box, corner in zip(ranked, corners, strict=True):
         _draw_frame(draw, corner, line_width(image), colours[box.index])
     for box, corner in zip(ranked, corners, strict=True):
         name, score = name_class(box.label, box.index), f" {100 * box.score:.0f} %"
-        _draw_tag(draw, image, corner, name, score, colours[box.index])
+        draw_tag(draw, image, corner, name, score, colours[box.index])
     return image
 
 
-def _clip(box: Box, factor: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def clip_box(box: tuple[float, float, float, float], factor: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the corners in pixels of the enlarged picture, and inside of it."""
     width, height = size
-    columns = sorted(min(max(round(x * factor), 0), width - 1) for x in box.box[::2])
-    rows = sorted(min(max(round(y * factor), 0), height - 1) for y in box.box[1::2])
+    columns = sorted(min(max(round(x * factor), 0), width - 1) for x in box[::2])
+    rows = sorted(min(max(round(y * factor), 0), height - 1) for y in box[1::2])
     return columns[0], rows[0], columns[1], rows[1]
 
 
@@ -57,7 +57,7 @@ def _draw_frame(draw: ImageDraw, corners: tuple[int, int, int, int], width: int,
         draw.rectangle((left + edge, top + edge, right - edge, bottom - edge), outline=colour, width=width)
 
 
-def _draw_tag(
+def draw_tag(
     draw: ImageDraw, image: Image, corners: tuple[int, int, int, int], name: str, score: str, colour: Colour
 ) -> None:
     """Draw a tag above the box, or inside it at the edge of the picture."""

@@ -39,15 +39,15 @@ def draw_regions(picture: Image, classes: Array, corner: tuple[int, int], region
     colours = colours_of_classes([*present, *(int(i) for i in np.unique(classes) if i not in present)])
     background = [region.index for region in regions if region.label.strip("_").lower() == _BACKGROUND]
     image, factor = enlarge(picture), enlargement(picture.size)
-    canvas = _dim(image, classes.shape, corner, factor)
-    seen = _place(classes.shape, corner, factor)
+    canvas = dim_unseen(image, classes.shape, corner, factor)
+    seen = place_map(classes.shape, corner, factor)
     table = np.zeros((1 + max(colours), 3), dtype=np.uint8)
     table[list(colours)] = list(colours.values())
     large = classes.repeat(factor, axis=0).repeat(factor, axis=1)
     grey = image.crop(seen).convert("L").convert("RGB")
     mixed = Image.blend(grey, Image.fromarray(table[large]), _OPACITY)
     mixed.paste(grey, mask=Image.fromarray(np.isin(large, background)))
-    mixed.paste(WHITE, mask=Image.fromarray(_find_borders(large, max(1, line_width(image) // 2))))
+    mixed.paste(WHITE, mask=Image.fromarray(find_borders(large, max(1, line_width(image) // 2))))
     canvas.paste(mixed, seen[:2])
     rows = [
         PanelRow(
@@ -73,11 +73,11 @@ def draw_depth(picture: Image, values: Array, corner: tuple[int, int], depth: De
     from PIL import Image
 
     image, factor = enlarge(picture), enlargement(picture.size)
-    canvas = _dim(image, values.shape, corner, factor)
+    canvas = dim_unseen(image, values.shape, corner, factor)
     span = depth.nearest - depth.farthest
     near = (values - depth.farthest) / span if span else np.ones(values.shape)
     colours = Image.fromarray(scale_colours(near))
-    seen = _place(values.shape, corner, factor)
+    seen = place_map(values.shape, corner, factor)
     canvas.paste(colours.resize((seen[2] - seen[0], seen[3] - seen[1]), Image.Resampling.BILINEAR), seen[:2])
     scale: list[Colour] = [(int(r), int(g), int(b)) for r, g, b in scale_colours(np.linspace(1, 0, _STEPS))]
     draw_panel(canvas, [PanelRow(f"near {depth.nearest:.3g}", f"far {depth.farthest:.3g}")], scale=scale)
@@ -88,22 +88,22 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _place(shape: Sequence[int], corner: tuple[int, int], factor: int) -> tuple[int, int, int, int]:
+def place_map(shape: Sequence[int], corner: tuple[int, int], factor: int) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of a map in the enlarged picture."""
     top, left = corner
     return left * factor, top * factor, (left + shape[1]) * factor, (top + shape[0]) * factor
 
 
-def _dim(image: Image, shape: Sequence[int], corner: tuple[int, int], factor: int) -> Image:
+def dim_unseen(image: Image, shape: Sequence[int], corner: tuple[int, int], factor: int) -> Image:
     """Return the picture in grey, dimmed if a part of it was not seen."""
-    seen = _place(shape, corner, factor)
+    seen = place_map(shape, corner, factor)
     grey = image.convert("L")
     if seen != (0, 0, *image.size):
         grey = grey.point([round(level * _UNSEEN) for level in range(256)])
     return grey.convert("RGB")
 
 
-def _find_borders(classes: Array, width: int) -> Array:
+def find_borders(classes: Array, width: int) -> Array:
     """Return bool (h, w): True within `width` pixels of another class."""
     borders = np.zeros(classes.shape, dtype=bool)
     rows, columns = classes[1:] != classes[:-1], classes[:, 1:] != classes[:, :-1]
