@@ -88,7 +88,8 @@ def export(
         interpolation: "bilinear", "bicubic", …; the model's own when it is None.
         resize: "shortest", "exact" or "letterbox"; the model's own when it is None.
         crop_pct: the share of the resized image that the model sees; the model's own when it is None.
-        task: "classification", "segmentation", "depth", "detection", "embedding" or "raw"; the model's when it is None.
+        task: "classification", "segmentation", "instance-segmentation", "depth", "detection", "pose", "embedding" or
+            "raw"; the model's when it is None.
         recipe: a recipe or its file; arguments override it.
         output: the folder to write; ./MODEL-TARGET-PRECISION when it is None.
         force: replace `output` if it is an artifact.

@@ -224,6 +224,7 @@ def _label_with_its_own_masks(artifact: Path, data: Path) -> int:
     from pycocotools import mask as coco_mask
 
     from vitdeploy import load
+    from vitdeploy.data.images import open_image
     from vitdeploy.data.preprocess import normalize, to_pixels
     from vitdeploy.tasks import find
 
@@ -235,7 +236,7 @@ def _label_with_its_own_masks(artifact: Path, data: Path) -> int:
         manifest = deployed.artifact.manifest
         task = find(manifest.recipe.task)
         for image in content["images"]:
-            pixels = to_pixels(Image.open(data / "images" / image["file_name"]), manifest.preprocess)
+            pixels = to_pixels(open_image(data / "images" / image["file_name"]), manifest.preprocess)
             outputs = task.select_outputs(deployed.run(normalize(pixels, manifest.preprocess)[None]))
             numbers = task.map_pixels(outputs, view, (scenes.HEIGHT, scenes.WIDTH))
             for number, one in enumerate(task.describe(outputs, None, view).instances, start=1):
@@ -247,20 +248,82 @@ def _label_with_its_own_masks(artifact: Path, data: Path) -> int:
     return len(content["annotations"])
 
 
+def _save_vitpose(folder: Path) -> Path:
+    """Save a small ViTPose without training, with the processor of its class."""
+    import torch
+    import transformers
+
+    backbone = transformers.VitPoseBackboneConfig(
+        image_size=[64, 48], patch_size=[8, 8], hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        out_indices=[2], part_features=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.VitPoseConfig(backbone_config=backbone, scale_factor=2, num_labels=17)
+    transformers.VitPoseForPoseEstimation(config).save_pretrained(folder)
+    transformers.VitPoseImageProcessor(size={"height": 64, "width": 48}).save_pretrained(folder)
+    return folder
+
+
+def _label_with_its_own_keypoints(artifact: Path, data: Path) -> None:
+    """Replace the objects of scenes by one person in each, with the keypoints that the artifact sees."""
+    images = sorted((data / "images").iterdir())
+    said = answer(run("predict", artifact, *images, "--json"))["predictions"]
+    path = data / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [
+        {
+            "id": number, "image_id": number, "category_id": 0, "iscrowd": 0, "area": 2000,
+            "bbox": [0, 0, scenes.WIDTH, scenes.HEIGHT],
+            "keypoints": [x for k in one["keypoints"] for x in (k["x"], k["y"], 2)],
+        }
+        for number, one in enumerate(said)
+    ]  # fmt: skip
+    path.write_text(json.dumps(content))
+
+
+def test_a_pose_from_export_to_gate(tmp_path: Path) -> None:
+    model = _save_vitpose(tmp_path / "vitpose")
+    out = export(f"hf:{model}", tmp_path / "out", "--target", "onnxruntime")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["recipe"]["task"] == {"kind": "pose"}
+    assert (manifest["preprocess"]["resize"], manifest["preprocess"]["size"]) == ("letterbox", [64, 48])
+    data = scenes.write(tmp_path / "data", 10)
+    _label_with_its_own_keypoints(out, data)
+    found = answer(run("eval", out, "--data", data, "--json"))
+    assert (found["task"], found["n"], found["doubts"]) == ("pose", 10, [])
+    assert [(name, metric["better"]) for name, metric in found["metrics"].items()] == [
+        ("oks", "higher"), ("pck", "higher"), ("nme", "lower")
+    ]  # fmt: skip
+    assert found["metrics"]["oks"]["reference"] > 99
+    assert found["metrics"]["nme"]["reference"] < 1
+    assert found["agreement"] > 0.99
+    assert answer(run("gate", out, "--max-drop", 60, "--json"))["verdict"] == "pass"
+    image = data / "images" / "0003.png"
+    (said,) = answer(run("predict", out, image, "--save", tmp_path / "saved", "--json"))["predictions"]
+    assert [k["label"] for k in said["keypoints"]][:2] == ["nose", "left eye"]
+    with Image.open(said["saved"]) as drawn:
+        assert drawn.size == (640, 480)
+    assert "%  right ankle" in run("predict", out, image).out
+    content = json.loads((data / "annotations.json").read_text())
+    content["annotations"][1]["image_id"] = 0
+    (data / "annotations.json").write_text(json.dumps(content))
+    assert "people with keypoints, and a pose is that of one person" in run("eval", out, "--data", data).error
+
+
 def test_instance_segmentation_from_export_to_gate(tmp_path: Path) -> None:
     model = _save_maskformer(tmp_path / "maskformer")
     recipe = tmp_path / "recipe.yaml"
     task = {"kind": "instance-segmentation", "confident": 0.15}
     recipe.write_text(json.dumps({"model": f"hf:{model}", "target": {"kind": "onnxruntime"}, "task": task}))
     out = export(f"hf:{model}", tmp_path / "out", "--recipe", recipe)
-    data = scenes.write(tmp_path / "data", 12)
-    assert _label_with_its_own_masks(out, data) >= 12
+    data = scenes.write(tmp_path / "data", 10)
+    assert _label_with_its_own_masks(out, data) >= 10
     found = answer(run("eval", out, "--data", data, "--json"))
-    assert (found["task"], found["n"], found["doubts"]) == ("instance-segmentation", 12, [])
+    assert (found["task"], found["n"], found["doubts"]) == ("instance-segmentation", 10, [])
     assert list(found["metrics"]) == ["mask_map", "mask_map50", "mask_map75"]
     metric = found["metrics"]["mask_map"]
     assert (metric["unit"], metric["better"]) == ("points", "higher")
-    assert metric["reference"] > 30
+    assert metric["reference"] > 10  # of masks that overlap, the label has only the uppermost
     assert abs(metric["drop"]) < 0.5
     assert found["agreement"] > 0.99
     assert answer(run("gate", out, "--max-drop", 60, "--json"))["verdict"] == "pass"
@@ -269,7 +332,8 @@ def test_instance_segmentation_from_export_to_gate(tmp_path: Path) -> None:
     first = said["instances"][0]
     assert first["label"] in scenes.NAMES[1:]
     assert 0 < first["area"] <= scenes.HEIGHT * scenes.WIDTH
-    assert Image.open(said["saved"]).size == (640, 480)
+    with Image.open(said["saved"]) as drawn:
+        assert drawn.size == (640, 480)
     assert " pixels" in run("predict", out, image).out
     content = json.loads((data / "annotations.json").read_text())
     content["annotations"][0]["segmentation"] = []

@@ -14,7 +14,7 @@ from PIL import Image
 from tests import scenes
 from vitdeploy.data.dataset import Dataset, Form
 from vitdeploy.data.geometry import visible_area
-from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, InstanceMasks, Label
+from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, InstanceMasks, Keypoints, Label
 from vitdeploy.data.opening import guess_form, open_dataset
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
@@ -40,7 +40,7 @@ def _read(dataset: Dataset) -> dict[int, Label]:
     """Labels by the number in their names."""
     labels_by_number = {}
     for sample in dataset:
-        assert isinstance(sample.label, (ClassMask, DepthMap, Boxes, InstanceMasks))
+        assert isinstance(sample.label, (ClassMask, DepthMap, Boxes, InstanceMasks, Keypoints))
         assert sample.image.shape[1:] in ((16, 16), (24, 24))
         labels_by_number[int(Path(sample.label.name).stem)] = sample.label
     return labels_by_number
@@ -225,6 +225,54 @@ def test_masks_of_objects_that_cannot_be_used(folder: Path, outline: Any, messag
     assert caught.value.fix.startswith("Write its segmentation as COCO does")
 
 
+_PERSON = {
+    "id": 7, "image_id": 0, "category_id": 0, "bbox": [10, 4, 20, 40], "area": 400, "iscrowd": 0,
+    "keypoints": [12, 10, 2, 0, 0, 0, 25, 30, 1],
+}  # fmt: skip
+_HIDDEN = {**_PERSON, "id": 8, "keypoints": [0, 0, 0] * 3}
+
+
+def _write_people(folder: Path, people: list[Any]) -> Path:
+    """Keep image 0 only, with these annotations."""
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content.update(images=content["images"][:1], annotations=people)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def test_keypoints_are_pixels_from_the_corner_of_the_view(folder: Path) -> None:
+    (label,) = _read(_open(_write_people(folder, [_PERSON, _HIDDEN]), "keypoints")).values()
+    assert isinstance(label, Keypoints)
+    assert label.points.tolist() == [[12, 10], [0, 0], [25, 30]]
+    assert (label.visible.tolist(), label.scale.tolist()) == ([True, False, True], [400, 40])
+    assert label.view.tolist() == [48, 64]
+    (cropped,) = _read(_open(folder, "keypoints", CROP)).values()
+    assert isinstance(cropped, Keypoints)
+    np.testing.assert_allclose(cropped.points[0], [12 - 9 * 64 / 42, 10 - 6])
+    np.testing.assert_allclose(cropped.view, [36, 24 * 64 / 42])
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ([], "0000.png has 0 people with keypoints"),
+        ([_HIDDEN], "0000.png has 0 people with keypoints"),
+        ([_PERSON, {**_PERSON, "id": 9}], "0000.png has 2 people with keypoints, and a pose is that of one person"),
+        ([{**_PERSON, "keypoints": [1, 2]}], r"annotation 7 has keypoints that are not valid: \[1.0, 2.0\]"),
+        ([{**_PERSON, "keypoints": [1, 2, float("inf")]}], "annotation 7 has keypoints that are not valid"),
+        ([{**_PERSON, "area": 0}], "annotation 7 has keypoints, but no box or no area above 0"),
+        ([{k: v for k, v in _PERSON.items() if k != "area"}], "no box or no area above 0"),
+        ([{**_PERSON, "bbox": [1, 2, 0, 9]}], "no box or no area above 0"),
+        ([{**_PERSON, "bbox": None}], "not in COCO's format: TypeError"),
+    ],
+)
+def test_keypoints_that_cannot_be_used(folder: Path, people: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        list(_open(_write_people(folder, people), "keypoints"))
+    assert caught.value.fix
+
+
 def test_sixteen_bits_palettes_and_integers(folder: Path) -> None:
     wide = np.full((scenes.HEIGHT, scenes.WIDTH), 5000, np.uint16)
     (folder / "depth" / "0000.npy").unlink()
@@ -308,7 +356,7 @@ def test_labels_that_do_not_fit(folder: Path, form: Form, spoil: Any, message: s
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("form", ["masks", "depth", "boxes", "instances"])
+@pytest.mark.parametrize("form", ["masks", "depth", "boxes", "instances", "keypoints"])
 def test_folders_of_another_form(tmp_path: Path, form: Form) -> None:
     with pytest.raises(DataError, match=r"there is no .*missing. Give a folder with images/"):
         _open(tmp_path / "missing", form)

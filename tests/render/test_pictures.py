@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitdeploy.evidence.predictions import Answer, Box, Depths, Guess, Instance, Region
+from vitdeploy.evidence.predictions import Answer, Box, Depths, Guess, Instance, Keypoint, Region
 from vitdeploy.render.pictures import draw_answer
 from vitdeploy.render.pictures.canvas import font_size, line_width, load_font, name_class, shorten
 from vitdeploy.render.pictures.colours import (
@@ -220,3 +220,21 @@ def test_without_objects_the_answer_is_in_words() -> None:
     drawn = draw(Image.new("RGB", (800, 600), (90, 140, 60)), Answer(), np.zeros((600, 800), np.int64))
     assert (drawn[:300] == (90, 140, 60)).all()
     assert not (drawn[300:] == (90, 140, 60)).all()
+
+
+# ------------------------------------------------------------------------------------------ keypoints
+
+
+def test_confident_keypoints_are_dots_with_names_and_limbs() -> None:
+    facts = [("left hip", 100, 100, True), ("left knee", 100, 500, True), ("left ankle", 700, 500, False)]
+    found = tuple(
+        Keypoint(index=i, label=label, score=0.9, x=x, y=y, confident=sure)
+        for i, (label, x, y, sure) in enumerate(facts)
+    )
+    plain = (90, 140, 60)
+    drawn = draw(Image.new("RGB", (800, 600), plain), Answer(keypoints=found))
+    assert tuple(drawn[100, 100]) == colour_of_class(0)
+    assert tuple(drawn[500, 100]) == colour_of_class(1)
+    assert (drawn[300, 100] == 255).all()  # the limb
+    assert (drawn[490:510, 110:200] != plain).any()  # the name
+    assert (drawn[450:550, 650:750] == plain).all()  # not confident, so neither dot nor limb

@@ -34,6 +34,7 @@ def _config(family: str = "", **values: object) -> Any:
         ("DetrForSegmentation", _config("detr"), {}, {"kind": "instance-segmentation", "scores": "softmax"}),
         ("ConditionalDetrForSegmentation", _config("conditional_detr"), {},
          {"kind": "instance-segmentation", "scores": "sigmoid"}),
+        ("VitPoseForPoseEstimation", _config("vitpose"), {}, {"kind": "pose"}),
         ("GLPNForDepthEstimation", _config("glpn"), {}, {"kind": "depth"}),
         ("DPTForDepthEstimation", _config("dpt"), {}, {"kind": "depth", "predicts": "disparity", "align": "affine"}),
         ("DepthAnythingForDepthEstimation", _config("depth_anything", depth_estimation_type="metric"), {},

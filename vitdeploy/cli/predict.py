@@ -47,8 +47,8 @@ def predict(
     """Run an artifact on images, and print its answers.
 
     Preprocessing and labels are the model's own. The task of the model decides the form of the answers: classes,
-    regions, boxes, objects with masks, the range of a depth map, or a vector. Images run in batches of the size that the artifact was
-    optimised for. A damaged image is named, the others are answered, and the exit code is 1.
+    regions, boxes, objects with masks, keypoints, the range of a depth map, or a vector. Images run in batches of the
+    size that the artifact was optimised for. A damaged image is named, the others are answered, and the exit code is 1.
     """
     from vitdeploy.cli import views
     from vitdeploy.commands.predict import Deployed

@@ -7,6 +7,7 @@ The layout of a folder depends on the form of the labels, which the task decides
     depth      images/*.jpg  depth/*.npy or *.png      a depth for each pixel, by the same name
     boxes      images/*.jpg  annotations.json          COCO's JSON
     instances  images/*.jpg  annotations.json          COCO's JSON, with a mask for each object
+    keypoints  images/*.jpg  annotations.json          COCO's JSON, with one person in each image
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vitdeploy.errors import DataError
 from vitdeploy.session import Array
 
 Split = Literal["calibration", "evaluation"]
-Form = Literal["classes", "masks", "depth", "boxes", "instances"]
+Form = Literal["classes", "masks", "depth", "boxes", "instances", "keypoints"]
 Order = Literal["labels", "indices", "alphabet"]
 """The way in which the data names its classes: by the model's labels, by class indices, or not at all."""
 

@@ -1,4 +1,4 @@
-"""Labels of an image: a class, a map of classes, a map of depths, boxes, or masks of objects."""
+"""Labels of an image: a class, a map of classes, a map of depths, boxes, masks of objects, or keypoints."""
 
 from __future__ import annotations
 
@@ -81,4 +81,23 @@ class InstanceMasks:
     view: View | None = None
 
 
-Label = int | ClassMask | DepthMap | Boxes | InstanceMasks
+@dataclass(frozen=True)
+class Keypoints:
+    """The keypoints of the person in an image.
+
+    Attributes:
+        name: the image's file, for messages.
+        points: float64 (keypoints, 2): x and y in pixels of the image, from the corner of the part that the model sees.
+        visible: bool (keypoints,): False for a keypoint without a label.
+        scale: float64 (2,): the area of the person, and the longer side of its box, in pixels of the image.
+        view: float64 (2,): height and width of the part that the model sees, in pixels of the image.
+    """
+
+    name: str
+    points: Array
+    visible: Array
+    scale: Array
+    view: Array
+
+
+Label = int | ClassMask | DepthMap | Boxes | InstanceMasks | Keypoints

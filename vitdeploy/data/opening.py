@@ -6,6 +6,7 @@ from importlib import resources
 
 from vitdeploy.data._arrays import ArrayDataset, open_npz
 from vitdeploy.data._coco import open_boxes
+from vitdeploy.data._coco_keypoints import open_keypoints
 from vitdeploy.data._coco_masks import open_instances
 from vitdeploy.data._dense import open_depth, open_masks
 from vitdeploy.data._folder import open_folder
@@ -24,6 +25,7 @@ _FORMS: dict[Form, str] = {
     "depth": "Give a folder with images/ and depth/. Depth maps are .npy (metres) or 16-bit PNG, named as the images.",
     "boxes": "Give a folder with images/ and annotations.json in COCO's format.",
     "instances": "Give a folder with images/ and annotations.json in COCO's format, with masks.",
+    "keypoints": "Give a folder with images/ and annotations.json in COCO's format, with one person's keypoints.",
 }
 _IMAGES = "images"
 _LABELS: dict[Form, str] = {"masks": "masks", "depth": "depth", "boxes": "annotations.json"}
@@ -75,6 +77,8 @@ def _open(
             raise DataError(message, fix=_FORMS[form])
         if form == "boxes":
             return open_boxes(spec, path, preprocess, labels)
+        if form == "keypoints":
+            return open_keypoints(spec, path, preprocess)
         if form == "instances":
             return open_instances(spec, path, preprocess, labels)
         return (open_masks if form == "masks" else open_depth)(spec, path, preprocess)

@@ -45,6 +45,22 @@ class Instance(Fact):
     area: int
 
 
+class Keypoint(Fact):
+    """A keypoint: x and y in pixels of the image, from the middle of the first one, and its score.
+
+    Attributes:
+        score: the highest value of the heatmap, about 1 for a sure one.
+        confident: True if the score reaches the task's threshold.
+    """
+
+    index: int
+    label: str
+    score: float
+    x: float
+    y: float
+    confident: bool
+
+
 class Depths(Fact):
     """The range of a depth map, in the unit that the model was trained on: metres, or another one."""
 
@@ -71,6 +87,7 @@ class Answer(Fact):
         regions: the classes of a segmentation, largest first.
         boxes: the objects of a detector that pass its threshold, highest score first.
         instances: the objects with masks that pass the threshold, highest score first.
+        keypoints: of a pose, all of them and in the model's order.
         depth: the range of a depth map.
         embedding: the vector, scaled to length 1.
         outputs: the outputs of a model whose task is `raw`.
@@ -80,6 +97,7 @@ class Answer(Fact):
     regions: tuple[Region, ...] = ()
     boxes: tuple[Box, ...] = ()
     instances: tuple[Instance, ...] = ()
+    keypoints: tuple[Keypoint, ...] = ()
     depth: Depths | None = None
     embedding: tuple[float, ...] = ()
     outputs: tuple[OutputNumbers, ...] = ()

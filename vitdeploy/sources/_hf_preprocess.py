@@ -76,7 +76,7 @@ def preprocess_of(
     if size is None:
         raise SourceError(f"hf:{model}: its image size is unknown", fix="Give --image-size HxW.")
     mean, std = _read_statistics(processor, channels)
-    resample = processor.get("resample", 3)
+    resample = 2 if processor.get("do_affine_transform") else processor.get("resample", 3)
     background = processor.get("background_color")
     return Preprocess.model_validate(
         {
@@ -130,6 +130,9 @@ def _read_geometry(processor: Mapping[str, Any]) -> dict[str, Any]:
     divisor = int(processor.get("size_divisor") or _EDGE_DIVISOR.get(kind) or 1)
     rounding = "up" if kind in _ROUNDS_UP else "nearest" if kind in _ROUNDS_TO_NEAREST else "down"
     size = size if max(size.values(), default=0) <= _LARGEST_SIDE else {}
+    if processor.get("do_affine_transform") and "height" in size:  # of a person's box: it keeps the aspect ratio
+        whole = {"size": (size["height"], size["width"]), "resize": "letterbox", "padding": "centre"}
+        return {**whole, "fill": (0, 0, 0), "antialias": False}
     if not processor.get("do_resize", True) or not size:
         edges: dict[str, Any] = {"resize": "letterbox", "enlarge": False, "padding": "end"}
         return {**edges, "size_divisor": divisor, "size_rounding": rounding} if "size_divisor" in processor else {}

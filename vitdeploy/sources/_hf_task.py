@@ -15,6 +15,7 @@ _KINDS = {
     "ForSegmentation": "instance-segmentation",  # DETR with a head for masks
     "DepthEstimation": "depth",
     "ObjectDetection": "detection",
+    "PoseEstimation": "pose",
 }
 _BACKBONE = ("Model", "ModelWithProjection")
 _SOFTMAX = ("detr", "yolos", "table-transformer")

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _OFFLINE = "the Hugging Face hub does not answer, and the local cache does not have it"
 _INPUT = "pixel_values"
 _ASSUMED = "ImageNet's mean and std are assumed"
-_WHOLE_IMAGE = ("segmentation", "instance-segmentation", "depth", "detection")
+_CUTS_OUT = "cuts persons out by their boxes; here an image is one person, scaled to fit and padded with black"
+_WHOLE_IMAGE = ("segmentation", "instance-segmentation", "depth", "detection", "pose")
 """Tasks that need all of the image: without a processor nothing is cropped, and the aspect ratio is not kept."""
 _REFUSED = {
     "trust_remote_code": "Only python:FILE:FACTORY runs code that is not installed.",
@@ -117,6 +118,10 @@ def _read_preprocess(
     vision = vision_config(config)
     if is_patched(config):
         return None, *prepare_patched(argument, None if processor is None else describe(processor), config, size)
+    facts = {} if processor is None else describe(processor)
+    if facts.get("do_affine_transform"):
+        preprocess = preprocess_of(argument, facts, vision, size)
+        return None, preprocess, f"the image processor of hf:{argument} {_CUTS_OUT}"
     if processor is not None:
         return *read_processor(argument, processor, vision, size), ""
     preprocess = preprocess_of(argument, None, vision, size)

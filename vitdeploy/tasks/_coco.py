@@ -20,7 +20,7 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _EVERY_AREA = [[0.0, 1e10]]
 
 
-class Side(NamedTuple):
+class ImageObjects(NamedTuple):
     """The objects of an image: those that a model found, or those that are there.
 
     Attributes:
@@ -43,12 +43,14 @@ def match_boxes(answers: Sequence[Array], truth: Sequence[Boxes], limit: int, cl
         limit: the number of boxes of an image that count.
         classes: the number of the model's classes.
     """
-    boxes = [Side(a[:, 5], [_place_box(box) for box in a[:, :4]], a[:, 4]) for a in answers]
-    objects = [Side(t.classes, [_place_box(box) for box in t.boxes], t.crowd) for t in truth]
+    boxes = [ImageObjects(a[:, 5], [_place_box(box) for box in a[:, :4]], a[:, 4]) for a in answers]
+    objects = [ImageObjects(t.classes, [_place_box(box) for box in t.boxes], t.crowd) for t in truth]
     return _match("bbox", boxes, objects, limit, classes)
 
 
-def match_masks(answers: Sequence[Side], truth: Sequence[InstanceMasks], limit: int, classes: int) -> dict[str, Array]:
+def match_masks(
+    answers: Sequence[ImageObjects], truth: Sequence[InstanceMasks], limit: int, classes: int
+) -> dict[str, Array]:
     """Match the masks of each image with its objects; see `_match`.
 
     Args:
@@ -57,7 +59,7 @@ def match_masks(answers: Sequence[Side], truth: Sequence[InstanceMasks], limit: 
         limit: the number of masks of an image that count.
         classes: the number of the model's classes.
     """
-    objects = [Side(t.classes, [place_mask(m, t.size) for m in t.masks.tolist()], t.crowd) for t in truth]
+    objects = [ImageObjects(t.classes, [place_mask(m, t.size) for m in t.masks.tolist()], t.crowd) for t in truth]
     return _match("segm", answers, objects, limit, classes)
 
 
@@ -67,7 +69,11 @@ def place_mask(run_lengths: bytes, size: tuple[int, int]) -> Mapping[str, Any]:
 
 
 def _match(
-    form: Literal["bbox", "segm"], answers: Sequence[Side], truth: Sequence[Side], limit: int, classes: int
+    form: Literal["bbox", "segm"],
+    answers: Sequence[ImageObjects],
+    truth: Sequence[ImageObjects],
+    limit: int,
+    classes: int,
 ) -> dict[str, Array]:
     """Match what a model found in each image with its objects, as COCO's evaluation does.
 
@@ -140,7 +146,9 @@ def _average_over_recalls(hits: Array, counted: Array, objects: float) -> float:
     return float(envelope[places[reached]].sum() / len(_RECALLS))
 
 
-def _run_cocoeval(form: str, answers: Sequence[Side], truth: Sequence[Side], limit: int) -> list[dict[str, Any]]:
+def _run_cocoeval(
+    form: str, answers: Sequence[ImageObjects], truth: Sequence[ImageObjects], limit: int
+) -> list[dict[str, Any]]:
     """Return COCOeval's matches for each image and class; object j that was found in image i is i * limit + j + 1."""
     try:
         from pycocotools.coco import COCO

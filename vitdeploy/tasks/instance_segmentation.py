@@ -200,13 +200,13 @@ class InstanceSegmentation(Task):
         return answer
 
     @staticmethod
-    def _place(ranked: _objects.Ranked, masks: Array, label: InstanceMasks) -> _coco.Side:
+    def _place(ranked: _objects.Ranked, masks: Array, label: InstanceMasks) -> _coco.ImageObjects:
         """Return the candidates with their masks at the resolution of the label, one mask in memory at a time."""
         size, place = find_picture(label.view or (0, 0, *label.size), label.size)
         queries = ranked.queries.tolist()
         runs = {query: compress(find_positive(masks[query], size)[place]) for query in dict.fromkeys(queries)}
         places = [_coco.place_mask(runs[query], label.size) for query in queries]
-        return _coco.Side(ranked.classes, places, ranked.scores)
+        return _coco.ImageObjects(ranked.classes, places, ranked.scores)
 
     def _read_queries(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return probabilities (batch, queries, classes), and mask logits (batch, queries, h, w)."""

@@ -19,7 +19,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.commands.evaluate import recorded_reference
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.evaluate.recorded_reference import RecordedReference
-from vitdeploy.data.labels import Boxes, ClassMask, DepthMap
+from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, InstanceMasks, Keypoints
 from vitdeploy.errors import DataError, MeasureError
 from vitdeploy.progress import Silent
 
@@ -137,6 +137,37 @@ def test_a_label_is_what_it_says_not_where_it_lies() -> None:
             Boxes("b", box.copy(), np.array([1]), crowd),
             Boxes("a", box, np.array([2]), crowd),
         ),
+        (
+            InstanceMasks("a", np.array([b"PP1"]), np.array([1]), crowd, (4, 8)),
+            InstanceMasks("b", np.array([b"PP1"]), np.array([1]), crowd, (4, 8)),
+            InstanceMasks("a", np.array([b"PP1"]), np.array([1]), crowd, (8, 4)),
+        ),
+        (
+            Keypoints("a", box[:, :2], ~crowd, box[0, :2], box[0, 2:]),
+            Keypoints("b", box[:, :2], ~crowd, box[0, :2], box[0, 2:]),
+            Keypoints("a", box[:, :2], crowd, box[0, :2], box[0, 2:]),
+        ),
     ):
         digests = [recorded_reference._label_digest(label) for label in (one, same, other)]
         assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_label_is_the_same_in_every_process() -> None:
+    """The reference answers in another process: no address of an object may be in the digest."""
+    label = ClassMask("a", np.arange(4, dtype=np.int64).reshape(2, 2))
+    assert recorded_reference._label_digest(label) == 5918184942175478910
+
+
+def test_answers_of_every_form_come_back(tmp_path: Path) -> None:
+    """Vectors, boxes, and records with the bits of masks."""
+    records = np.zeros(3, [("score", "<f8"), ("class", "<i8"), ("mask", "u1", (4, 2))])
+    records["score"], records["mask"] = [0.9, 0.8, 0.1], 7
+    answers = [np.arange(5.0), np.zeros((0, 6)), records, records[:0]]
+    with zipfile.ZipFile(tmp_path / "answers.zip", "w") as file:
+        for number, one in enumerate(answers):
+            recorded_reference._write(file, f"answer/{number}", one)
+    with zipfile.ZipFile(tmp_path / "answers.zip") as file:
+        for number, one in enumerate(answers):
+            read = recorded_reference._read(file, f"answer/{number}")
+            assert (read.dtype, read.shape) == (one.dtype, one.shape)
+            np.testing.assert_array_equal(read, one)

@@ -1,4 +1,4 @@
-"""Answers of a model as pictures: boxes, coloured regions and objects, depth maps, and the best classes."""
+"""Answers of a model as pictures: boxes, coloured regions and objects, keypoints, depth maps, and the best classes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from vitdeploy.evidence.predictions import Answer
 from vitdeploy.render.pictures.boxes import draw_boxes
 from vitdeploy.render.pictures.classes import draw_classes, draw_lines
 from vitdeploy.render.pictures.instances import draw_instances
+from vitdeploy.render.pictures.keypoints import draw_keypoints
 from vitdeploy.render.pictures.maps import draw_depth, draw_regions
 from vitdeploy.session import Array
 
@@ -30,6 +31,8 @@ def draw_answer(
     """
     if answer.boxes:
         return draw_boxes(picture, answer.boxes)
+    if answer.keypoints:
+        return draw_keypoints(picture, answer.keypoints)
     if pixels is not None and answer.instances:
         return draw_instances(picture, pixels, corner, answer.instances)
     if pixels is not None and answer.depth is not None:
