@@ -59,6 +59,16 @@ def test_the_step_on_the_logarithm_finds_the_middle_of_a_gaussian() -> None:
     assert np.abs(quarter - places).mean() < 0.75 * np.abs(peaks - places).mean()
 
 
+@pytest.mark.parametrize("place", [(20.4, 30.4), (20.4, 30.1), (20.1, 30.4)])
+def test_a_tilted_peak_is_found_too(place: tuple[float, float]) -> None:
+    """Its slopes across and down depend on each other, so the mixed derivative counts."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    x, y = columns - place[0], rows - place[1]
+    heatmaps = np.exp(-(x**2 + y**2 - 1.4 * x * y) / 8)[None]
+    peaks, _ = find_peaks(heatmaps)
+    assert np.abs(refine_by_distribution(heatmaps, peaks)[0] - place).max() < 0.05
+
+
 def test_the_places_are_those_of_transformers() -> None:
     from transformers.models.vitpose.image_processing_vitpose import (
         get_keypoint_predictions,
