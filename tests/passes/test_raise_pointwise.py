@@ -131,6 +131,8 @@ def test_pairs_move_before_the_convolution() -> None:
         "QuantizeLinear",
         "Relu",
     ]
+    names = [node.name for node in graph.nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert names[:2] == ["x/quantize", "x/dequantize"], "not after a convolution: its kernel is another one's"
     assert sorted(types(graph)) == expected, "one pair for both convolutions, and a kernel of codes for each"
 
 

@@ -117,12 +117,15 @@ def _rewrite(graph: Graph, match: _Match, first: dict[ir.Value, ir.Value]) -> No
 
 
 def _move_pair(tape: ir.tape.Tape, match: _Match) -> ir.Value:
-    """Write the Q/DQ pair of the activation before its Transpose."""
+    """Write the Q/DQ pair of the activation before its Transpose.
+
+    It is named after the activation, as every pair is: an engine makes it part of the kernel that computes that.
+    """
     value = match.x
-    for node in match.pair:
+    for node, label in zip(match.pair, ("quantize", "dequantize"), strict=True):
         old = node.outputs[0]
         attributes = {key: a.value for key, a in node.attributes.items() if a.value is not None and key != "axis"}
-        value = tape.op(node.op_type, [value, *node.inputs[1:]], attributes, name=node.name)
+        value = tape.op(node.op_type, [value, *node.inputs[1:]], attributes, name=f"{match.x.name}/{label}")
         value.shape, value.type = match.x.shape, old.type
     return value
 

@@ -53,7 +53,7 @@ def _rewrite(graph: Graph, node: ir.Node, last: dict[ir.Value, ir.Value]) -> Non
     rank, weight = len(shape), array(node.inputs[1])
     moved_shape = tuple(shape[axis] for axis in to_last(rank))
     if x not in last:
-        last[x] = tape.op("Transpose", [x], {"perm": to_last(rank)}, name=f"{name}/channels_last")
+        last[x] = tape.op("Transpose", [x], {"perm": to_last(rank)}, name=f"{x.name}/channels_last")
         last[x].shape, last[x].type = ir.Shape(moved_shape), dtype
     columns = np.ascontiguousarray(weight.reshape(weight.shape[:2]).T)
     result = tape.op("MatMul", [last[x], tape.initializer(ir.tensor(columns, name=f"{name}.weight_t"))], name=node.name)
