@@ -181,7 +181,10 @@ def test_a_function_of_the_model_is_an_operator() -> None:
 @pytest.mark.parametrize(
     ("inputs", "part"),
     [
-        ((IMAGE, ("depth", [1, 1, 16, 16], FLOAT)), "has 2 inputs (image: FLOAT[1,3,16,16], depth:"),
+        (
+            (IMAGE, ("depth", [1, 1, 16, 16], FLOAT)),
+            "beside the image 'image' it needs depth (float32, [1, 1, 16, 16])",
+        ),
         ((("image", [1, 7], INT64),), "its input is not float32 (image: INT64[1,7])"),
         ((("image", [1, 7, 8], FLOAT),), "its input is not a batch of images"),
         ((("image", [1, 3, 0, 16], FLOAT),), "its input image[1,3,0,16] is empty"),

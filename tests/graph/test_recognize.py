@@ -111,9 +111,12 @@ class Stem(nn.Module):
         return self.patch(self.point(self.mix(x)))
 
 
-def test_only_a_convolution_over_patches_is_a_linear() -> None:
+def test_only_a_convolution_over_patches_or_one_position_is_a_linear() -> None:
     _, structure, _ = raised(legacy(redrawn(Stem()), images()))
-    assert [(linear.role, linear.weight) for linear in structure.linears] == [("patch", (8, 3, 4, 4))]
+    assert [(linear.role, linear.weight, linear.channels_first) for linear in structure.linears] == [
+        ("other", (3, 3), True),
+        ("patch", (8, 3, 4, 4), False),
+    ]
 
 
 def test_it_is_stored_for_devices_without_onnx(tmp_path: Path, exported: Callable[[str], bytes]) -> None:

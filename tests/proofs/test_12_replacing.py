@@ -386,6 +386,19 @@ def test_temporary_names_are_unique_and_exclusive(tmp_path: Path, monkeypatch: p
     assert victim.read_text() == "mine"
 
 
+def test_an_interrupt_inside_of_an_extension_keeps_the_exit_code() -> None:
+    """One time in seven, an export was interrupted where an extension runs Python code."""
+    code = (
+        "import ctypes, typer\nfrom vitdeploy.cli import command\napp = typer.Typer()\n"
+        "@app.command()\ndef main() -> None:\n"
+        "    ctypes.pythonapi.PyRun_SimpleString(b'raise KeyboardInterrupt')\n"
+        "    command._interrupted = 1.0\n    raise typer.Exit(130)\n"
+        "command.run_app(app)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == 130, ended.stderr
+
+
 def test_a_hang_up_ends_an_export_like_ctrl_c(tmp_path: Path) -> None:
     with start_export(tmp_path / "a") as process:
         assert process.stderr is not None

@@ -140,8 +140,21 @@ def run_app(app: typer.Typer) -> NoReturn:
         # The exit code is final. While Python shuts down, a signal's default action would replace it.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        if _interrupted is not None:
+            _forget_interrupt()
         _show_cursor()
     sys.exit(0)
+
+
+def _forget_interrupt() -> None:
+    """Let Python end with the exit code after an interrupt that was handled.
+
+    If an extension runs Python code by PyRun_String and an interrupt passes through it, CPython takes that for good as
+    unhandled, and ends with the signal. Running code in the same way clears the mark.
+    """
+    import ctypes
+
+    ctypes.pythonapi.PyRun_SimpleString(b"pass")
 
 
 def _show_cursor() -> None:

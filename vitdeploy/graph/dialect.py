@@ -118,7 +118,7 @@ class Dialect:
     half_around: bool = False
     fused_attention: FusedAttention | None = None
     int8_attention: Int8AttentionKernel | None = None
-    lacks: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 CANONICAL_OPSET = 23

@@ -116,7 +116,7 @@ def explain_unbound(image: str, others: Sequence[Input], size: tuple[int, int] |
     count, needed = len(others) + 1, " and ".join(map(str, others))
     flags = " ".join(other.suggest(size) for other in others)
     return (
-        f"it has {count} inputs and an artifact one: beside the image {image} it needs {needed}",
+        f"it has {count} inputs and an artifact one: beside the image {image!r} it needs {needed}",
         f"Fix {'that' if len(others) == 1 else 'those'} with {flags}.",
     )
 
