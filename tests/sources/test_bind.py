@@ -117,7 +117,7 @@ def test_the_axis_of_the_batch_may_be_left_out(files: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["detector.onnx", "detector.pt2", "python"])
 def test_an_input_that_is_not_bound_is_named_with_the_flag(files: Path, name: str) -> None:
-    needs = r"beside the image images it needs orig_target_sizes \(int64, \[(batch|1), 2\]\)"
+    needs = r"beside the image 'images' it needs orig_target_sizes \(int64, \[(batch|1), 2\]\)"
     needs = r"needs orig_target_sizes beside the image" if name == "python" else needs
     flag = "--bind orig_target_sizes=" + ("VALUE" if name == "python" else r"\[\[32,32\]\]")
     with pytest.raises(VitdeployError, match=rf"{needs}.*{flag}") as caught:
@@ -155,7 +155,7 @@ def test_a_value_that_does_not_fit(files: Path, name: str, value: Any, message: 
 
 
 def test_of_two_images_one_has_to_be_given(files: Path, tmp_path: Path) -> None:
-    needs = r"2 inputs .*beside the image left it needs right \(float32, \[batch, 3, 32, 32\]\).*--bind right=FILE.npz"
+    needs = r"2 inputs .*beside the image 'left' it needs right \(float32, \[batch, 3, 32, 32\]\).*--bind right=FILE.npz"
     with pytest.raises(GraphError, match=needs):
         _load(files, "stereo.onnx")
     np.savez(tmp_path / "view.npz", np.ones((1, 3, SIDE, SIDE), np.float32))
