@@ -155,7 +155,9 @@ def test_a_value_that_does_not_fit(files: Path, name: str, value: Any, message: 
 
 
 def test_of_two_images_one_has_to_be_given(files: Path, tmp_path: Path) -> None:
-    needs = r"2 inputs .*beside the image 'left' it needs right \(float32, \[batch, 3, 32, 32\]\).*--bind right=FILE.npz"
+    needs = (
+        r"2 inputs .*beside the image 'left' it needs right \(float32, \[batch, 3, 32, 32\]\).*--bind right=FILE.npz"
+    )
     with pytest.raises(GraphError, match=needs):
         _load(files, "stereo.onnx")
     np.savez(tmp_path / "view.npz", np.ones((1, 3, SIDE, SIDE), np.float32))

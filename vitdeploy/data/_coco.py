@@ -31,7 +31,7 @@ _RENAME = "Rename the category after the model's label. If the model has other l
 _MAX_CLASS = 1 << 31
 
 Source = TypeVar("Source")
-"""What is read of an annotation, before its image is opened. Its text takes part in the digest of the data."""
+"""An annotation before its image is opened. Its text takes part in the digest of the data."""
 
 _Box = tuple[float, float, float, float, int, bool]
 """Left, top, width, height in pixels, class, crowd."""

@@ -24,12 +24,12 @@ class FreshNames:
         self._collect(model)
         return _reserve(name, self._values, model)
 
-    def free(self, model: ir.Model, nodes: Iterable[ir.Node], kept: ir.Value | None) -> None:
-        """Let the names of `nodes` and of their outputs be used again, except for that of the value `kept`."""
+    def free(self, model: ir.Model, nodes: Iterable[ir.Node], reused: ir.Value | None) -> None:
+        """Let the names of `nodes` and of their outputs be used again, except for that of the value `reused`."""
         self._collect(model)
         for node in nodes:
             self._nodes.discard(node.name or "")
-            self._values.difference_update(v.name for v in node.outputs if v.name and v is not kept)
+            self._values.difference_update(v.name for v in node.outputs if v.name and v is not reused)
 
     def forget(self) -> None:
         """Collect the names anew for the next fresh one, because something else has named or removed nodes."""

@@ -76,7 +76,7 @@ class Graph:
         """
         name = old.name
         new.shape, new.type = old.shape, old.type
-        self._names.free(self.model, old_nodes, kept=old)
+        self._names.free(self.model, old_nodes, reused=old)
         self._adopt(tape)
         ir.convenience.replace_nodes_and_values(
             self.model.graph, old_nodes[0], old_nodes, list(tape.nodes), [old], [new]

@@ -33,7 +33,7 @@ class _Entry(BaseModel):
 
 class _Located(_Entry):
     region: Region | None = None
-    """Where it is in the model; None: written by a version that did not tell."""
+    """Its part of the model; None: written by a version that did not tell."""
 
 
 class AttentionSite(_Located):
@@ -73,7 +73,7 @@ class Linear(_Located):
     bias: str = ""
     """The name of the Add of the bias, if there is one. OpenVINO names a kernel that adds a bias after it."""
     channels_first: bool = False
-    """Whether it is a 1×1 convolution: its input and output are channels first, with moves around the product."""
+    """True for a 1×1 convolution: its input and output are channels first, with moves around the product."""
 
 
 class Norm(_Entry):

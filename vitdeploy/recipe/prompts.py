@@ -10,7 +10,7 @@ from vitdeploy.errors import RecipeError
 from vitdeploy.plain_files import expand_home, read_plain
 
 PLACE = "{}"
-"""Where a template has the prompt."""
+"""The place of the prompt in a template."""
 
 _LISTS = (".json", ".yaml", ".yml")
 _SUFFIXES = (".txt", *_LISTS)

@@ -1,4 +1,4 @@
-"""How the threads of PyTorch wait for one another."""
+"""Settings for how the threads of PyTorch wait for one another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transformers model takes beside pixel values."""
+"""Inputs of a transformers model beside pixel values."""
 
 from __future__ import annotations
 
