@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.channel_moves import is_transpose, to_first, to_last
-from vitdeploy.graph.model import Graph, array, bias_behind, constant, dims, only_consumer, operand, producer
+from vitdeploy.graph.model import Graph, array, bias_behind, constant, dims, only_consumer, operand, producer, scalar
 from vitdeploy.passes import Pass, PassResult
 
 
@@ -68,7 +68,7 @@ def _match(product: ir.Node) -> _Match | None:
     pair: tuple[ir.Node, ...] = ()
     if (dequantize := producer(data, "DequantizeLinear")) is not None:
         quantize = producer(dequantize.inputs[0], "QuantizeLinear")
-        if quantize is None or any((constant(v) or _NO_TENSOR).size != 1 for v in quantize.inputs[1:]):
+        if quantize is None or any(scalar(value) is None for value in quantize.inputs[1:]):
             return None
         pair, data = (quantize, dequantize), operand(quantize, 0)
     before = producer(data, "Transpose")
@@ -82,9 +82,6 @@ def _match(product: ir.Node) -> _Match | None:
         return None
     nodes = [product, after] if addition is None else [product, addition[0], after]
     return _Match(nodes, operand(before, 0), pair, None if addition is None else addition[1])
-
-
-_NO_TENSOR = ir.tensor(np.zeros(0, np.float32))
 
 
 def _is_weight(weight: ir.Value, *, is_paired: bool) -> bool:

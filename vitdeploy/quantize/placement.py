@@ -25,7 +25,7 @@ FLOAT_IN_DETECTORS: dict[Region, str] = {
 
 _LINEAR = "a product with constant weights"
 _LAST = "the last layer, quantized like the others: `keep: [head]` leaves it in float"
-_FEW_CHANNELS = "few channels: this target runs the 1×1 convolution faster in float"
+_FEW_CHANNELS = "few channels: the moves around the INT8 product cost what it gains on this target"
 _RESIDUAL = "the residual stream carries the outliers: quantizing it costs accuracy and breaks fusion"
 _ATTENTION_ALONE = "fused in float: INT8 attention is not offered for this target"
 _ATTENTION_ON_REQUEST = "fused in float: INT8 attention is used only on request (`attention: true`)"

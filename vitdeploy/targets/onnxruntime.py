@@ -30,8 +30,7 @@ _INT8 = {
 _PACKED = "MatMulNBits"
 _FLOAT = {_PACKED, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "ConvTranspose", "Einsum"}
 _LEAST_POINTWISE = 32
-"""With fewer channels the moves and the integer product take longer than the float convolution. Measured alone, with 16
-to 256 channels on 7 x 7 to 56 x 56: 0.6 to 1.3 times its speed below, 0.7 to 1.5 times up to 64, 0.8 to 3.4 above."""
+"""With fewer channels the moves around the integer product cost what it gains, or more: benchmarks/pointwise.md."""
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 

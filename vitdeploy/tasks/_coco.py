@@ -75,7 +75,7 @@ def _match(
     limit: int,
     classes: int,
 ) -> dict[str, Array]:
-    """Match what a model found in each image with its objects, as COCO's evaluation does.
+    """Match a model's detections in each image with its objects, as COCO's evaluation does.
 
     Returns:
         "score" (n, limit), -inf where nothing was found; "class" (n, limit), -1 where nothing was found; "hit" and
@@ -149,7 +149,7 @@ def _average_over_recalls(hits: Array, counted: Array, objects: float) -> float:
 def _run_cocoeval(
     form: str, answers: Sequence[ImageObjects], truth: Sequence[ImageObjects], limit: int
 ) -> list[dict[str, Any]]:
-    """Return COCOeval's matches for each image and class; object j that was found in image i is i * limit + j + 1."""
+    """Return COCOeval's matches for each image and class; detection j of image i has the number i * limit + j + 1."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -158,18 +158,18 @@ def _run_cocoeval(
             "mAP needs pycocotools, which is not installed", fix="pip install 'vitdeploy[detection]'."
         ) from None
     objects: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for i, labels in enumerate(truth):
         for kind, place, crowd in zip(*labels, strict=True):
             objects.append({**_annotation(len(objects) + 1, i, kind, place), "iscrowd": int(crowd)})
     for i, side in enumerate(answers):
         for j, (kind, place, score) in enumerate(islice(zip(*side, strict=True), limit)):
-            found.append({**_annotation(i * limit + j + 1, i, kind, place), "score": float(score)})
+            detections.append({**_annotation(i * limit + j + 1, i, kind, place), "score": float(score)})
     images = [{"id": i, "height": 0, "width": 0} for i in range(len(answers))]  # a size is read for polygons only
-    kinds = sorted({a["category_id"] for a in (*objects, *found)})
+    kinds = sorted({a["category_id"] for a in (*objects, *detections)})
     both = []
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        for annotations in (objects, found):
+        for annotations in (objects, detections):
             coco = COCO()
             coco.dataset = {"images": images, "categories": [{"id": k} for k in kinds], "annotations": annotations}
             coco.createIndex()

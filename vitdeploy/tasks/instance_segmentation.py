@@ -162,10 +162,10 @@ class InstanceSegmentation(Task):
 
         Where masks overlap, the one with the highest score counts.
         """
-        found = self._find_confident(outputs, view, picture)
+        confident = self._find_confident(outputs, view, picture)
         size, place = find_picture(view, picture)
         numbers = np.zeros(size, dtype=np.int64)[place]
-        for number, (mask, _, _) in reversed(list(enumerate(found, start=1))):
+        for number, (mask, _, _) in reversed(list(enumerate(confident, start=1))):
             numbers[mask] = number
         return numbers
 
@@ -175,12 +175,12 @@ class InstanceSegmentation(Task):
         """Return mask, class and score of the confident objects in the first image, best first."""
         scores, masks = (array[0] for array in self._read_queries(outputs))
         size, place = find_picture(view, picture or (round(view[2]), round(view[3])))
-        found = []
+        confident = []
         for query, kind, score in zip(*self._rank(scores, masks), strict=True):
             if score >= self.confident:
                 mask = find_positive(masks[query], size)[place]
-                found += [(mask, int(kind), float(score))] if mask.any() else []
-        return found
+                confident += [(mask, int(kind), float(score))] if mask.any() else []
+        return confident
 
     def _rank(self, scores: Array, masks: Array) -> _objects.Ranked:
         """Return the best candidates of an image, from scores (queries, classes) and logits (queries, h, w)."""
