@@ -74,6 +74,18 @@ def parse(kind: type[FrozenT], raw: Mapping[str, Any], *, where: str, beside: tu
         raise RecipeError(message, fix=fix) from None
 
 
+def describe_unread(error: Exception) -> str:
+    """Return in one line why a file was not read: `there is no such file`, or its first key that does not fit."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return ": ".join(filter(None, (".".join(str(part) for part in first["loc"]), first["msg"])))
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _describe_value_error(kind: type[BaseModel], error: ValidationError) -> str:
     """`gate.max_drop_pp should be greater than 0, not -1`; for a union, the demands of all its members."""
     errors = error.errors(include_url=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
@@ -271,7 +272,10 @@ def test_other_folders_are_no_artifacts() -> None:
 
 def test_baselines_and_reports_that_cannot_be(onnxruntime_fp32: Path, copy: Callable[[Path], Path]) -> None:
     artifact = copy(onnxruntime_fp32)
-    assert "none.json is not a baseline" in refused("gate", artifact, "--baseline", "none.json")
+    assert "none.json is not a baseline: there is no such file" in refused("gate", artifact, "--baseline", "none.json")
+    Path("half.json").write_text("{}", encoding="utf-8")
+    line = refused("gate", artifact, "--baseline", "half.json")
+    assert re.search(r"half\.json is not a baseline: \w+: Field required\. Make one with", line)
     for limit in ("-1", "0", "inf"):
         assert "is not above 0" in misused("gate", artifact, "--max-drop", limit)
     for flag in ("--junit", "--markdown", "--save-baseline"):

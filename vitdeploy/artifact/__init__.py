@@ -38,7 +38,7 @@ from vitdeploy.artifact.staging import DISK_FULL, atomic_folder, recover, refuse
 from vitdeploy.artifact.temporary import atomic_file
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Evidence, FileEntry
-from vitdeploy.frozen import replace
+from vitdeploy.frozen import describe_unread, replace
 from vitdeploy.recipe import ModelSpec
 
 __all__ = [
@@ -288,8 +288,6 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
             raw = json.dumps(schema1.upgrade(facts)).encode()
         return Manifest.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path}/manifest.json: {where}: {first['msg']}", fix="Export it again.") from None
+        raise ArtifactError(f"{path}/manifest.json: {describe_unread(error)}", fix="Export it again.") from None
     except ValueError as error:  # from `schema1.upgrade`
         raise ArtifactError(f"{path}/manifest.json of schema 1: {error}", fix="Export it again.") from None

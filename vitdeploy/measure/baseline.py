@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from vitdeploy.artifact import atomic_file
 from vitdeploy.errors import ArtifactError, MeasureError
 from vitdeploy.evidence import Audit, Bench, Eval, Fact, Interval, Metric
+from vitdeploy.frozen import describe_unread
 from vitdeploy.plain_files import read_plain
 from vitdeploy.recipe import Frozen, Recipe
 
@@ -160,7 +161,7 @@ def read(path: Path) -> Baseline:
     try:
         baseline = Baseline.model_validate_json(read_plain(path, _LARGEST))
     except (OSError, ValidationError) as error:
-        raise ArtifactError(f"{path} is not a baseline: {str(error).splitlines()[0]}", fix=fix) from None
+        raise ArtifactError(f"{path} is not a baseline: {describe_unread(error)}", fix=fix) from None
     if baseline.schema_version != SCHEMA:
         message = f"{path} has baseline schema {baseline.schema_version}, this vitdeploy reads schema {SCHEMA}"
         raise ArtifactError(message, fix="Update vitdeploy." if baseline.schema_version > SCHEMA else fix)

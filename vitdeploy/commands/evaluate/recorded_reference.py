@@ -23,6 +23,7 @@ from vitdeploy.data.array_files import read_array
 from vitdeploy.data.dataset import Dataset, digest_image
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, MeasureError
+from vitdeploy.frozen import describe_unread
 from vitdeploy.limits import MAX_DATA_BYTES
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Values, find
@@ -112,7 +113,7 @@ class RecordedReference:
         except FileNotFoundError:
             raise DataError(f"there is no {path}", fix=_FIX) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
-            raise DataError(f"{path} is not a saved reference: {str(error).splitlines()[0]}", fix=_FIX) from None
+            raise DataError(f"{path} is not a saved reference: {describe_unread(error)}", fix=_FIX) from None
         self._next = 0
         self._other_pixels = 0
         self.finite: list[Array] = []

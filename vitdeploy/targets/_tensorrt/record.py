@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitdeploy.errors import ArtifactError, TargetUnavailable
+from vitdeploy.frozen import describe_unread
 from vitdeploy.targets._tensorrt.api import Api, HardwareLevel, release
 from vitdeploy.targets._tensorrt.gpu import Gpu
 
@@ -100,7 +101,7 @@ def load_record(folder: Path) -> EngineRecord:
         return EngineRecord.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactError(
-            f"{folder} has no readable record of what its engine was built for: {str(error).splitlines()[0]}",
+            f"{folder} has no readable record of what its engine was built for: {describe_unread(error)}",
             fix="Compile its bundle again on this machine: vitdeploy compile DIR",
         ) from None
 
