@@ -1,4 +1,4 @@
-"""CLIP in Hugging Face folders: small ones, with a tokenizer that is made here, that know digits without training."""
+"""CLIP in Hugging Face folders: small ones, with a tokenizer that is made here, that know digits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from benchmarks.training import Plan, train
 from vitdeploy.data.preprocess import apply
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.session import Array
@@ -25,14 +26,23 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TOKENS = (*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>")
 
 
-def save_clip(folder: Path, *, image: int, width: int, depth: int, patch: int = 8) -> None:
-    """Save a CLIPModel as its config initialises it, with a tokenizer of single letters and its image processor."""
+def save_clip(folder: Path, *, image: int, width: int, depth: int, patch: int = 8, factor: float = SPREAD) -> None:
+    """Save a CLIPModel as its config initialises it, with a tokenizer of single letters and its image processor.
+
+    Args:
+        folder: the folder.
+        image: height and width in pixels.
+        width: of the tokens of both towers.
+        depth: layers of each tower.
+        patch: height and width of a patch in pixels.
+        factor: the `initializer_factor` of the image tower.
+    """
     start, end = len(_TOKENS) - 2, len(_TOKENS) - 1
     tower = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 32,
              "intermediate_size": 4 * width}  # fmt: skip
     words = {"vocab_size": len(_TOKENS), "max_position_embeddings": 32, "bos_token_id": start, "eos_token_id": end,
              "pad_token_id": end}  # fmt: skip
-    sees = {"image_size": image, "patch_size": patch, "initializer_factor": SPREAD}
+    sees = {"image_size": image, "patch_size": patch, "initializer_factor": factor}
     config = CLIPConfig(text_config={**tower, **words}, vision_config={**tower, **sees}, projection_dim=width)
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
@@ -77,6 +87,41 @@ def teach(
         goal = _discriminants(torch.nn.functional.normalize(vectors, dim=-1).double(), torch.from_numpy(classes))
         model.text_projection.weight.copy_((torch.linalg.pinv(texts) @ goal.repeat(len(templates), 1)).T.float())
     model.save_pretrained(folder)
+
+
+class _Classifier(nn.Module):
+    """A CLIP whose classes are fixed prompts."""
+
+    def __init__(self, model: CLIPModel, tokens: Any) -> None:
+        super().__init__()
+        self.model, self.tokens = model, dict(tokens)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the score of each prompt, (batch, prompts)."""
+        scores: Tensor = self.model(pixel_values=pixels, **self.tokens).logits_per_image
+        return scores
+
+
+def train_clip(folder: Path, prompts: Sequence[str], images: Sequence[Array], classes: Array, plan: Plan) -> None:
+    """Train both towers of a saved CLIP, from the start, to name images by prompts.
+
+    Args:
+        folder: the folder.
+        prompts: a text for each class.
+        images: uint8 images, (height, width) or (height, width, 3).
+        classes: the class of each.
+        plan: how long and how fast.
+    """
+    tower: Any = load(ModelSpec(spec=f"hf:{folder}"))
+    pixels = torch.from_numpy(np.stack([apply(image, tower.preprocess) for image in images]))
+    tokenizer: Any = CLIPTokenizer.from_pretrained(folder)
+    tokens = tokenizer(list(prompts), padding=True, return_tensors="pt")
+
+    def build() -> nn.Module:
+        return _Classifier(CLIPModel.from_pretrained(folder), tokens)
+
+    trained: Any = train(build, pixels, torch.from_numpy(classes), plan, lambda batch, _: batch)
+    trained.model.save_pretrained(folder)
 
 
 def _discriminants(vectors: Tensor, classes: Tensor) -> Tensor:
