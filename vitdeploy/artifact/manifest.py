@@ -40,6 +40,8 @@ class ModelRecord(Fact):
     precision: Literal["float32", "float16", "bfloat16", "quantized"] = "float32"
     patch: tuple[int, int] | None = None
     """Height and width of the patches of a model whose image size varies: both sides have to be multiples."""
+    dropped_outputs: tuple[str, ...] = ()
+    """The outputs of the model that the artifact does not give."""
 
     def describe_precision(self) -> str:
         """Return what was done with a precision that the file came with, in one line; empty for float32."""

@@ -19,7 +19,18 @@ from vitdeploy.cli.console import Console
     groups={
         "Target": ["target", "device", "option", "host"],
         "Precision": ["precision", "max_drop", "calibration"],
-        "Model": ["batch", "image_size", "task", "labels", "prompts", "template", "bind", "input_form"],
+        "Model": [
+            "batch",
+            "image_size",
+            "task",
+            "labels",
+            "prompts",
+            "template",
+            "bind",
+            "outputs",
+            "all_outputs",
+            "input_form",
+        ],
         "Preprocessing": ["mean", "std", "interpolation", "resize", "crop_pct"],
         "Weights": ["weights", "weights_key", "ema", "num_classes"],
         "Files": ["recipe", "save_recipe", "output", "force", "no_cache"],
@@ -58,6 +69,8 @@ def export(
     prompts: export_options.Prompts = None,
     template: export_options.Templates = None,
     bind: export_options.Binds = None,
+    outputs: export_options.Outputs = None,
+    all_outputs: export_options.AllOutputs = False,
     input_form: export_options.InputFormName = None,
     mean: export_options.Mean = None,
     std: export_options.Std = None,
@@ -95,6 +108,8 @@ def export(
         raise typer.BadParameter("give it, or a --recipe that names it.", param_hint="--target")
     if ema and weights_key not in (None, "ema"):
         raise typer.BadParameter("give either --ema or --weights-key.", param_hint="--ema")
+    if all_outputs and outputs is not None:
+        raise typer.BadParameter("give either --outputs or --all-outputs.", param_hint="--all-outputs")
     if (mean is None) != (std is None):
         raise typer.BadParameter("give --mean and --std together.", param_hint="--mean" if std is None else "--std")
     from vitdeploy import recipe as recipes
@@ -119,6 +134,7 @@ def export(
         prompts=prompts,
         templates=template or None,
         bind=recipes.parse_binds(bind) if bind else None,
+        outputs="all" if all_outputs else outputs,
         mean=None if mean is None else recipes.parse_statistics(mean),
         std=None if std is None else recipes.parse_statistics(std),
         interpolation=interpolation,

@@ -202,6 +202,16 @@ Binds = Annotated[
         show_default=False,
     ),
 ]
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAME,NAME",
+        help="The outputs of the model to export. Default: those that its task reads; all if it has no task, or raw.",
+        show_default=False,
+    ),
+]
+AllOutputs = Annotated[bool, typer.Option("--all-outputs", help="Export every output of the model.")]
 Mean = Annotated[
     str | None,
     typer.Option(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import precision, sources, targets
+from vitdeploy import precision, sources, targets, tasks
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact.layout import EXAMPLE, GRAPH
 from vitdeploy.environment import Host
@@ -23,6 +23,7 @@ from vitdeploy.pipeline.examples import save_examples
 from vitdeploy.pipeline.exported_graph import check_graph
 from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.outputs import note_unread
 from vitdeploy.pipeline.prepare import Options, prepare
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
@@ -113,7 +114,8 @@ def export(
             bundle, manifest, order.target, progress, out,
             examples=facts.examples.pairs(spec.input), here=elsewhere is None, compiled=compiled,
         )  # fmt: skip
-    notes = [*_notes(chosen, verify=verify), *notes, *_note_model(recipe.model.spec)]
+    unread = note_unread(tasks.find(facts.task), facts.examples)
+    notes = [*_notes(chosen, verify=verify), *unread, *notes, *_note_model(recipe.model.spec)]
     summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out, model=recipe.model), summary)
 

@@ -29,7 +29,13 @@ _LEGACY_OPSET = 20  # the newest that TorchScript's exporter writes; has Gelu an
 
 
 def export(
-    module: torch.nn.Module, examples: Sequence[Example], *, input_name: str, batch: Batch, path: Path
+    module: torch.nn.Module,
+    examples: Sequence[Example],
+    *,
+    input_name: str,
+    batch: Batch,
+    path: Path,
+    outputs: Sequence[str] | None = None,
 ) -> ExportRecord:
     """Export `module` with the first exporter whose graph gives PyTorch's numbers on every example.
 
@@ -47,6 +53,7 @@ def export(
         input_name: the name of the graph's input.
         batch: a fixed batch size, or the range of the first dimension.
         path: the ONNX file to write. Large weights go beside it.
+        outputs: the outputs of the module that the graph gets, which are those of the examples; None: all.
 
     Raises:
         ExportError: no exporter wrote a graph with the same numbers.
@@ -60,7 +67,8 @@ def export(
             continue  # the exporter itself failed, not its optimizer; or not at a branch
         is_written = False
         try:
-            doubts = _write(write, module, examples[0], input_name, find_batch_axes(examples), batch, path)
+            axes = find_batch_axes(examples)
+            doubts = _write(write, module, examples[0], input_name, axes, batch, path, is_whole=outputs is None)
             is_written = True
             parity = check(path, examples, input_name)
         except Exception as error:  # exporters raise all kinds of errors; try the next one, and report all failures
@@ -144,8 +152,13 @@ def _write(
     outputs: _BatchAxes,
     batch: Batch,
     path: Path,
+    *,
+    is_whole: bool,
 ) -> tuple[str, ...]:
-    """Write the graph. Return the places where tracing made a constant of something that depends on the image."""
+    """Write the graph. Return the places where tracing made a constant of something that depends on the image.
+
+    If `is_whole`, the module returns `outputs` and no others.
+    """
     import torch
 
     class Flat(torch.nn.Module):
@@ -156,9 +169,10 @@ def _write(
             self.model = module
 
         def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(named_outputs(self.model(image)).values())
+            named = named_outputs(self.model(image))
+            return tuple(named[name] for name in outputs)
 
-    has_one_output = list(outputs) == ["output"]
+    has_one_output = is_whole and list(outputs) == ["output"]
     with silence(), torch.inference_mode(False), torch.no_grad():
         model = module if has_one_output else Flat()
         return write(model, torch.from_numpy(example.image), input_name, outputs, batch, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from vitdeploy.graph.parity import Example, compare, explain_difference
 from vitdeploy.graph.row_matching import Edge
 from vitdeploy.recipe import Batch, InputForm, Preprocess, SizeRange, format_size
 from vitdeploy.runtime.reference import open_reference
-from vitdeploy.session import Array, Session, is_finite
+from vitdeploy.session import Array, is_finite
 from vitdeploy.sources import LoadedModel
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Examples:
         names: each batch in words.
         selected: the outputs whose rows the model selects by score, with the axis of the rows.
         edges: the edge of this selection, for each image of each batch; empty without one.
+        dropped: the outputs of the model that are not among `outputs`.
     """
 
     input_name: str
@@ -55,6 +56,7 @@ class Examples:
     names: tuple[str, ...]
     selected: Mapping[str, int] | None = None
     edges: tuple[tuple[Edge, ...], ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def pairs(self, form: InputForm = "normalized") -> list[Example]:
         """Return inputs in the form that a graph takes, with the expected outputs."""
@@ -72,15 +74,43 @@ class Examples:
         return dataclasses.replace(self, selected=selected, edges=edges)
 
 
-def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch, sizes: SizeRange | None = None) -> Examples:
+ChooseOutputs = Callable[[Mapping[str, Array]], Sequence[str]]
+"""Returns the names of the outputs to keep, from all outputs of the model for a batch."""
+
+
+def make_examples(
+    model: LoadedModel,
+    preprocess: Preprocess,
+    batch: Batch,
+    sizes: SizeRange | None = None,
+    choose: ChooseOutputs = tuple,
+) -> Examples:
     """Run the FP32 reference on images of several looks; in several batch and image sizes if these vary.
+
+    Args:
+        model: the model.
+        preprocess: how pixels become its input.
+        batch: the batch sizes that it will get.
+        sizes: the range of image sizes; None for one.
+        choose: chooses the outputs to keep; by default all.
 
     Raises:
         ExportError: the model itself gives NaN or infinity, or other numbers when it runs again.
     """
+    names: list[str] = []
+    dropped: tuple[str, ...] = ()
+
+    def run(images: Array, look: str) -> dict[str, Array]:
+        nonlocal dropped
+        results = reference.run({model.input_name: images})
+        if not names:
+            names.extend(choose(results))
+            dropped = tuple(name for name in results if name not in names)
+        return _check_finite({name: results[name] for name in names}, look)
+
     pixels: list[Array] = []
     outputs: list[dict[str, Array]] = []
-    names: list[str] = []
+    looks: list[str] = []
     fewest = _FEWEST_BATCHES if sizes is None else len(sizes.corners)
     with open_reference(model, threads=None, timed=False) as reference:
         for seed, (count, look, size) in enumerate(_plan(batch, sizes)):
@@ -90,16 +120,16 @@ def make_examples(model: LoadedModel, preprocess: Preprocess, batch: Batch, size
             name = look.name if size is None else f"{look.name} of {format_size(size)}"
             resized = preprocess if size is None else replace(preprocess, size=size)
             pixels.append(natural_image(seed, resized, count, look))
-            outputs.append(_run(reference, model.input_name, to_input(pixels[-1], preprocess, "normalized"), name))
-            names.append(name)
-        again = _run(reference, model.input_name, to_input(pixels[0], preprocess, "normalized"), names[0])
+            outputs.append(run(to_input(pixels[-1], preprocess, "normalized"), name))
+            looks.append(name)
+        again = run(to_input(pixels[0], preprocess, "normalized"), looks[0])
     reason = explain_difference(compare(outputs[0], again, batch=len(pixels[0])))
     if reason is not None:
         raise ExportError(
             f"the model gives other numbers when it runs again on the same images: {reason}",
             fix="Switch off dropout, and remove random numbers and counters from its forward().",
         )
-    return Examples(model.input_name, preprocess, tuple(pixels), tuple(outputs), tuple(names))
+    return Examples(model.input_name, preprocess, tuple(pixels), tuple(outputs), tuple(looks), dropped=dropped)
 
 
 def traced_size(batch: Batch) -> int:
@@ -143,8 +173,7 @@ def _plan_looks(batch: Batch) -> list[tuple[int, Look]]:
     return [(traced, plain), *smallest, *others]
 
 
-def _run(reference: Session, input_name: str, images: Array, name: str) -> dict[str, Array]:
-    outputs = reference.run({input_name: images})
+def _check_finite(outputs: dict[str, Array], name: str) -> dict[str, Array]:
     if not is_finite(outputs):
         raise ExportError(
             f"the model itself gives NaN or infinity for {name}", fix="Check its weights and preprocessing."

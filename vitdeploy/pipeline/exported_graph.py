@@ -57,7 +57,9 @@ def export_graph(
         if cache is not None and (cached := _fetch(cache, key, pairs, examples.input_name, work)) is not None:
             return cached
         with progress.step("Export to ONNX and compare with the reference"):
-            record = onnx_export.export(model.module, pairs, input_name=examples.input_name, batch=batch, path=path)
+            record = onnx_export.export(
+                model.module, pairs, input_name=examples.input_name, batch=batch, path=path, outputs=model.outputs
+            )
         if cache is not None:
             cache.keep(key, path, record)
         return path, record

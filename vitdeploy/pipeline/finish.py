@@ -20,6 +20,7 @@ from vitdeploy.graph.parity import Example
 from vitdeploy.pipeline.choose import Chosen
 from vitdeploy.pipeline.claims import Claim, check_compiled
 from vitdeploy.pipeline.compile_apart import compile_apart
+from vitdeploy.pipeline.outputs import describe_outputs
 from vitdeploy.pipeline.pixels import describe_pixels
 from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
@@ -84,6 +85,8 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
         parity: the comparison of the target-ready graph with the reference.
     """
     recipe, candidate = replace(recipe, task=facts.task), chosen.candidate
+    if facts.examples.dropped:
+        recipe = replace(recipe, model=replace(recipe.model, outputs=tuple(facts.examples.outputs[0])))
     return Manifest(
         stage="bundle",
         model=facts.model,
@@ -229,7 +232,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         notes = [manifest.model.describe_precision(), *notes]
     if manifest.model.checkpoint is not None:
         notes = [manifest.model.checkpoint.describe(), *notes]
-    notes = [*notes, *describe_pixels(manifest.pixels), *_describe_file(manifest)]
+    notes = [*notes, *describe_outputs(manifest), *describe_pixels(manifest.pixels), *_describe_file(manifest)]
     is_legacy = manifest.export.exporter == "legacy"
     way = "the legacy exporter wrote the graph" if is_legacy else "it wrote the graph in another way"
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}; {way}" for a in manifest.export.fallbacks)]

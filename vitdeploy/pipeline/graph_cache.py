@@ -102,6 +102,7 @@ def cache_key(model: LoadedModel, shapes: tuple[tuple[int, ...], ...], batch: Ba
         "weights": model.digest,
         "code": model.code_digest,
         "input": model.input_name,
+        "outputs": model.outputs,
         "shapes": shapes,
         "batch": str(batch),
         "python": platform.python_version(),

@@ -23,6 +23,7 @@ from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.exported_graph import check_graph, export_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.outputs import output_chooser
 from vitdeploy.pipeline.pixels import check_pixels
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, SizeRange, TaskSpec
@@ -143,10 +144,12 @@ def prepare(
     from vitdeploy.graph.unproven import find_blind, find_unproven
 
     batch, form, sizes = recipe.target.batch, recipe.target.input, recipe.model.size_range
+    whole = replace(recipe.model, outputs=None)  # an unknown name is an error below, where all names are known
     with progress.step(f"Load {recipe.model.spec}"):
         if load_model is None:
-            try_model(recipe.model, recipe.image_size, traced_size(batch))
-        model = load_model() if load_model else sources.load(recipe.model, size=recipe.image_size)
+            try_model(whole, recipe.image_size, traced_size(batch))
+        model = load_model() if load_model else sources.load(whole, size=recipe.image_size)
+    is_named = recipe.task.kind is not None or model.task is not None
     task, preprocess = tasks.resolve(recipe.task, model.task), recipe.preprocess or model.preprocess
     assumed = () if recipe.preprocess is not None else tuple(model.assumed.values())
     given = None if recipe.model.labels is None else read_labels(recipe.model.labels)
@@ -158,7 +161,11 @@ def prepare(
         names = (given or model.labels) if named else None
         calibration, judging = open_images(recipe.data, preprocess, names, form, batch.min)
     with progress.step("Run the FP32 reference"):
-        examples = make_examples(model, preprocess, batch, sizes)
+        reader = tasks.find(task) if is_named else None
+        choose = output_chooser(recipe.model.outputs, reader, traced_size(batch))
+        examples = make_examples(model, preprocess, batch, sizes, choose)
+    if examples.dropped:
+        model = sources.keep_outputs(model, tuple(examples.outputs[0]))
     labels = _choose_labels(recipe, tasks.find(task), given, model.labels, examples)
     path, record = export_graph(model, examples, batch, work, progress, options.cache)
     unproven = find_blind(examples.outputs) | find_unproven(record.parity)
@@ -172,6 +179,7 @@ def prepare(
         checkpoint=model.checkpoint,
         precision=model.precision,
         patch=model.patch,
+        dropped_outputs=examples.dropped,
     )
     metadata = model.metadata
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak

@@ -13,6 +13,7 @@ from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.prompts import fill_templates, read_prompts
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
+    ALL_OUTPUTS,
     AUTO,
     REFERENCE,
     Batch,
@@ -29,6 +30,7 @@ from vitdeploy.recipe.schema import (
 )
 
 __all__ = [
+    "ALL_OUTPUTS",
     "AUTO",
     "REFERENCE",
     "Batch",

@@ -22,6 +22,8 @@ AUTO = "auto"
 
 InputForm = Literal["normalized", "pixels", "uint8"]
 """The input of an artifact, NCHW: float32 (x / 255 - mean) / std, float32 from 0 to 255, or uint8."""
+ALL_OUTPUTS = "all"
+"""The value of `model.outputs` that keeps every output."""
 REFERENCE = "pytorch-fp32"
 """The default opponent of an artifact when it is timed."""
 
@@ -78,6 +80,8 @@ class ModelSpec(Frozen):
         prompts: the texts that a model with a text tower answers with. The tower runs once, at export.
         templates: texts with a `{}`, into which each prompt is put. Of several the mean is taken.
         bind: values of the model's inputs beside the image: numbers, lists of numbers, or a file `.npz`.
+        outputs: the names of the outputs to export, or "all". None: those that the task reads, if the model or the
+            recipe names a task that can read them; else all.
         image_size: height and width of the images, or a range of sizes. None: the model's own.
         resize, mean, std, interpolation, crop_pct: override the model's own preprocessing: see `Preprocess`.
     """
@@ -92,6 +96,7 @@ class ModelSpec(Frozen):
     prompts: tuple[str, ...] | None = None
     templates: tuple[str, ...] = ()
     bind: Mapping[str, Any] = {}
+    outputs: Literal["all"] | tuple[str, ...] | None = None
     resize: Resize | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
@@ -126,6 +131,23 @@ class ModelSpec(Frozen):
         if self.num_classes is not None:
             raise ValueError("prompts say how many classes there are: leave out num_classes (--num-classes)")
         return self
+
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _split_outputs(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != ALL_OUTPUTS:
+            return [name.strip() for name in value.split(",")]
+        return value
+
+    @field_validator("outputs")
+    @classmethod
+    def _check_outputs(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple):
+            if not value or not all(name.strip() for name in value):
+                raise ValueError("an output has no name: give names of outputs, or all")
+            if len(set(value)) < len(value):
+                raise ValueError(f"an output is there twice: {', '.join(value)}")
+        return value
 
     @property
     def size_range(self) -> SizeRange | None:

@@ -13,7 +13,7 @@ from vitdeploy.session import Session
 def open_reference(
     model: sources.LoadedModel, *, threads: int | None, device: str = "cpu", timed: bool = True
 ) -> Session:
-    """Open a model as a session: with PyTorch on `device`, or an ONNX file unchanged with ONNX Runtime.
+    """Open a model as a session: with PyTorch on `device`, or an ONNX file with ONNX Runtime.
 
     Args:
         model: the model.
@@ -25,7 +25,7 @@ def open_reference(
     if model.module is not None:
         from vitdeploy.runtime.torch_session import TorchSession
 
-        return TorchSession(model.module, threads=threads, device=device)
+        return TorchSession(model.module, threads=threads, device=device, outputs=model.outputs)
     assert model.onnx is not None
     quantized = model.precision == "quantized"
     name = "onnxruntime-quantized" if quantized else "onnxruntime-fp32"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import SourceError
+from vitdeploy.graph.kept_outputs import select_names
 from vitdeploy.session import Array, Feeds, SequentialSession, closed_error, named_outputs
 
 if TYPE_CHECKING:
@@ -30,14 +31,30 @@ class TorchSession(SequentialSession):
     """
 
     def __init__(
-        self, module: nn.Module, *, threads: int | None = None, name: str = "pytorch-fp32", device: str = "cpu"
+        self,
+        module: nn.Module,
+        *,
+        threads: int | None = None,
+        name: str = "pytorch-fp32",
+        device: str = "cpu",
+        outputs: Sequence[str] | None = None,
     ) -> None:
+        """Open a module.
+
+        Args:
+            module: the module, in eval mode.
+            threads: for the CPU; None: one for each core.
+            name: the name of the session.
+            device: "cpu" or "cuda".
+            outputs: the outputs to return; None: all.
+        """
         import torch
 
         torch.set_num_threads(threads or available_cores())
         if device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self._device = device
+        self._outputs = outputs
         self._turn = threading.Lock()
         self._module: nn.Module | None = module.to(device)
         self.name = name
@@ -54,7 +71,7 @@ class TorchSession(SequentialSession):
 
         Raises:
             UsageError: the session is closed.
-            SourceError: the module's own code fails on these images.
+            SourceError: the module's own code fails on these images, or it has no output of a name.
         """
         import torch
 
@@ -68,7 +85,9 @@ class TorchSession(SequentialSession):
                 result = self._module(torch.from_numpy(images).to(self._device))
             except Exception as error:
                 raise _explain(error, images.shape) from error
-            return {name: value.cpu().numpy() for name, value in named_outputs(result).items()}
+            outputs = named_outputs(result)
+            names = list(outputs) if self._outputs is None else select_names(self._outputs, list(outputs))
+            return {name: outputs[name].cpu().numpy() for name in names}
 
     def close(self) -> None:
         """Release the module once no thread runs it."""

@@ -44,7 +44,7 @@ def try_model(spec: ModelSpec, size: tuple[int, int] | None, batch: int) -> None
     if path is None or not path.is_file():  # loading says what is wrong
         return
     facts = path.stat()
-    arguments = (size, batch, str(spec.size_range), str(spec.kwargs), str(spec.bind), spec.weights)
+    arguments = (size, batch, str(spec.size_range), str(spec.kwargs), str(spec.bind), spec.weights, spec.outputs)
     key = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, *arguments)
     if key in _tried:
         return
@@ -101,7 +101,7 @@ def _work(task: bytes) -> bytes:
 
 def _open(model: sources.LoadedModel) -> Session:
     if model.module is not None:
-        return TorchSession(model.module)
+        return TorchSession(model.module, outputs=model.outputs)
     assert model.onnx is not None
     return OnnxSession(model.onnx)
 

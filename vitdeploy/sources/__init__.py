@@ -50,6 +50,7 @@ class LoadedModel:
         assumed: the parts of `preprocess` that the model does not say, by their key: the assumption in words.
         metadata: the facts that the metadata in the model's file gave, in words.
         patch: height and width of the patches of a model whose image size varies; None if they are not known.
+        outputs: the names of the outputs to keep, in the model's order; None: all. The graph in `onnx` has no others.
         precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
             stays as it is.
     """
@@ -70,6 +71,7 @@ class LoadedModel:
     assumed: Mapping[str, str] = field(default_factory=dict)
     metadata: tuple[str, ...] = ()
     patch: tuple[int, int] | None = None
+    outputs: tuple[str, ...] | None = None
     precision: ModelPrecision = "float32"
 
 
@@ -223,7 +225,21 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
     from vitdeploy.sources._overrides import override
 
     left = {key: text for key, text in model.assumed.items() if key not in spec.overrides}
-    return replace(model, preprocess=override(model.preprocess, spec, sized=size is not None), assumed=left)
+    model = replace(model, preprocess=override(model.preprocess, spec, sized=size is not None), assumed=left)
+    return keep_outputs(model, spec.outputs) if isinstance(spec.outputs, tuple) else model
+
+
+def keep_outputs(model: LoadedModel, names: tuple[str, ...]) -> LoadedModel:
+    """Return the model with these outputs alone. A graph is written anew without the others; a module runs as before.
+
+    Raises:
+        SourceError: the graph has no such output. A module says so when it runs.
+    """
+    if model.onnx is None:
+        return replace(model, outputs=names)
+    from vitdeploy.sources._onnx_outputs import write_outputs
+
+    return replace(model, outputs=names, onnx=write_outputs(model.onnx, names, model.digest))
 
 
 def is_quantized(spec: str) -> bool:

@@ -95,6 +95,19 @@ class Task(Frozen, ABC):
         """
         return dict(outputs)
 
+    def choose_outputs(self, outputs: Mapping[str, Array]) -> tuple[str, ...]:
+        """Return the names of the outputs that a deployed model needs for this task; all if it cannot read them.
+
+        Args:
+            outputs: all outputs of the model, for one batch.
+        """
+        try:
+            selected = self.select_outputs(outputs)
+            self.read_answers(selected)
+            return tuple(selected)
+        except DataError:  # `eval` and `predict` say why
+            return tuple(outputs)
+
     def find_finite_answers(self, outputs: Mapping[str, Array]) -> Array:
         """Return bool (n,): True for samples without NaN and infinity in the outputs that this task reads."""
         return find_finite_samples(self.select_outputs(outputs))

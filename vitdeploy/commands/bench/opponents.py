@@ -138,10 +138,12 @@ class Opponents:
         manifest = self.artifact.manifest
         path = self.stack.enter_context(scratch_folder("plain")) / "plain.onnx"
         name, image = manifest.inputs[0].name, normalize(self.pixels, manifest.preprocess)
-        expected = TorchSession(self._model.module).run({name: image})
+        expected = TorchSession(self._model.module, outputs=self._model.outputs).run({name: image})
         batch = manifest.recipe.target.batch
         example = onnx_export.Example(image, expected)
-        onnx_export.export(self._model.module, [example], input_name=name, batch=batch, path=path)
+        onnx_export.export(
+            self._model.module, [example], input_name=name, batch=batch, path=path, outputs=self._model.outputs
+        )
         return path
 
 
@@ -193,7 +195,7 @@ def _open_in_pytorch(name: str, model: sources.LoadedModel, threads: int, device
     from vitdeploy.runtime.torch_session import TorchSession
 
     compiled = cast("nn.Module", torch.compile(model.module))  # it is typed as a function
-    return TorchSession(compiled, threads=threads, name=name, device=device)
+    return TorchSession(compiled, threads=threads, name=name, device=device, outputs=model.outputs)
 
 
 def _open_in_engine(name: str, plain: Path, threads: int) -> Session:
