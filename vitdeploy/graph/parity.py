@@ -60,6 +60,12 @@ class Example(NamedTuple):
     """The outputs whose rows are a set, with the axis of the rows: see `vitdeploy.graph.selection`."""
     edges: tuple[Edge, ...] = ()
     """The edge of the selection of each image: see `vitdeploy.graph.selection_edges`."""
+    further: Mapping[str, Array] = {}
+    """The inputs beside the image, by name, such as points of a prompt."""
+
+    def feed(self, input_name: str) -> dict[str, Array]:
+        """Return all inputs; the image's is called `input_name`."""
+        return {input_name: self.image, **self.further}
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def lowered_limit(emulated: OutputParity, kinds: Iterable[str]) -> Tolerance:
 def _compare_example(session: Session, example: Example, input_name: str) -> Parity:
     batch = len(example.image)
     where = f"{example.name or 'images'} in a batch of {batch}"
-    outputs = session.run({input_name: example.image})
+    outputs = session.run(example.feed(input_name))
     return compare(example.outputs, outputs, batch=batch, where=where, selected=example.selected, edges=example.edges)
 
 

@@ -36,7 +36,7 @@ def find_edges(graph: Graph, examples: Sequence[Example], input_name: str) -> li
     with scratch_folder("edges") as folder:
         copy.save(folder / "scores.onnx")
         with OnnxSession(folder / "scores.onnx", lean=True) as session:
-            outputs = [session.run({input_name: example.image}) for example in examples]
+            outputs = [session.run(example.feed(input_name)) for example in examples]
     indices = indices_of(selections[0])
     return [_find_edges(one[name], one[indices].shape[axis], axis) for one in outputs]
 

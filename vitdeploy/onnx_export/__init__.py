@@ -47,9 +47,9 @@ def export(
     The record contains the doubts, and the failures before the exporter that succeeded.
 
     Args:
-        module: the model in eval mode, called with one NCHW float32 tensor.
+        module: the model in eval mode, called with one NCHW float32 tensor, or with several inputs by name.
         examples: batches of different images with PyTorch's outputs; the first one is traced. A dynamic batch needs
-            several sizes.
+            several sizes, and one input.
         input_name: the name of the graph's input.
         batch: a fixed batch size, or the range of the first dimension.
         path: the ONNX file to write. Large weights go beside it.
@@ -140,7 +140,9 @@ def disagreement(parity: Parity) -> str | None:
 
 _BatchAxes = Mapping[str, "int | None"]
 """The names of the outputs, and the axis of the batch in each."""
-_Writer = Callable[["torch.nn.Module", "torch.Tensor", str, _BatchAxes, Batch, Path], tuple[str, ...]]
+_Inputs = Mapping[str, "torch.Tensor"]
+"""The inputs of the traced example by name: the image first."""
+_Writer = Callable[["torch.nn.Module", _Inputs, _BatchAxes, Batch, Path], tuple[str, ...]]
 """Writes the graph of a module, and returns its doubts."""
 
 
@@ -172,16 +174,23 @@ def _write(
             named = named_outputs(self.model(image))
             return tuple(named[name] for name in outputs)
 
+    class FlatOfSeveral(Flat):
+        """The same for a model with several inputs, which it takes by name."""
+
+        def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            named = named_outputs(self.model(**dict(zip(inputs, values, strict=True))))
+            return tuple(named[name] for name in outputs)
+
+    inputs = {name: torch.from_numpy(value) for name, value in example.feed(input_name).items()}
     has_one_output = is_whole and list(outputs) == ["output"]
     with silence(), torch.inference_mode(False), torch.no_grad():
-        model = module if has_one_output else Flat()
-        return write(model, torch.from_numpy(example.image), input_name, outputs, batch, path)
+        model = FlatOfSeveral() if len(inputs) > 1 else module if has_one_output else Flat()
+        return write(model, inputs, outputs, batch, path)
 
 
 def _dynamo(
     module: torch.nn.Module,
-    image: torch.Tensor,
-    input_name: str,
+    inputs: _Inputs,
     outputs: _BatchAxes,
     batch: Batch,
     path: Path,
@@ -195,7 +204,7 @@ def _dynamo(
     dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
     with attention_in_four_axes(), checks_without_effect():
         program = torch.onnx.export(
-            module, (image,), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=[input_name],
+            module, tuple(inputs.values()), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=list(inputs),
             output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
         )  # fmt: skip
     assert program is not None
@@ -229,26 +238,27 @@ _dynamo_plain = partial(_dynamo, optimize=False)
 
 
 def _dynamo_branches(
-    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
+    module: torch.nn.Module, inputs: _Inputs, outputs: _BatchAxes, batch: Batch, path: Path
 ) -> tuple[str, ...]:
-    with taken_branches(record_branches(module, image)) as constants:
-        _dynamo(module, image, input_name, outputs, batch, path)
+    with taken_branches(record_branches(module, *inputs.values())) as constants:
+        _dynamo(module, inputs, outputs, batch, path)
     return tuple(constants)
 
 
 def _legacy(
-    module: torch.nn.Module, image: torch.Tensor, input_name: str, outputs: _BatchAxes, batch: Batch, path: Path
+    module: torch.nn.Module, inputs: _Inputs, outputs: _BatchAxes, batch: Batch, path: Path
 ) -> tuple[str, ...]:
     import torch
 
-    varying = {input_name: 0, **{name: axis for name, axis in outputs.items() if axis is not None}}
+    varying = {**dict.fromkeys(inputs, 0), **{name: axis for name, axis in outputs.items() if axis is not None}}
     axes = None if batch.static else {name: {axis: "batch"} for name, axis in varying.items()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
         with watch_tracer() as constants:
             torch.onnx.export(
-                module, (image,), str(path), dynamo=False, opset_version=_LEGACY_OPSET, input_names=[input_name],
+                module, tuple(inputs.values()), str(path), dynamo=False, opset_version=_LEGACY_OPSET,
+                input_names=list(inputs),
                 output_names=list(outputs), dynamic_axes=axes, do_constant_folding=True,
             )  # fmt: skip
     finally:

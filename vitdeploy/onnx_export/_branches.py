@@ -31,7 +31,7 @@ class Branch:
     from_image: bool
 
 
-def record_branches(module: torch.nn.Module, image: torch.Tensor) -> list[Branch]:
+def record_branches(module: torch.nn.Module, *inputs: torch.Tensor) -> list[Branch]:
     """Run the model, and return each conversion of a tensor to a bool, in order."""
     import torch
     from torch.utils._pytree import tree_leaves
@@ -39,7 +39,8 @@ def record_branches(module: torch.nn.Module, image: torch.Tensor) -> list[Branch
 
     branches: list[Branch] = []
     from_image = WeakIdKeyDictionary()
-    from_image[image] = True
+    for value in inputs:
+        from_image[value] = True
 
     class Recording(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,7 +54,7 @@ def record_branches(module: torch.nn.Module, image: torch.Tensor) -> list[Branch
             return result
 
     with Recording():
-        module(image)
+        module(*inputs)
     return branches
 
 

@@ -188,9 +188,9 @@ class CandidateBuilder:
         return self._bundle(candidate, folder), None if compiled is None else replace(compiled, folder=folder)
 
     def _bundle(self, candidate: Candidate, folder: Path) -> Bundle:
-        numbers, image = candidate.precision.numbers, candidate.inputs[0]
+        numbers, (image, *further) = candidate.precision.numbers, candidate.inputs
         excluded = list_excluded(candidate.quantized.placement, candidate.quantized.record)
-        return make_bundle(folder, numbers, image, candidate.outputs, self.batch, self._sizes, excluded)
+        return make_bundle(folder, numbers, image, candidate.outputs, self.batch, self._sizes, excluded, further)
 
     def worst_first(self, candidate: Candidate) -> list[str]:
         """Return the linears that a candidate quantizes, those first that add most noise for the work they save."""
@@ -203,11 +203,11 @@ class CandidateBuilder:
 
     def time(self, candidates: Sequence[Candidate], seconds: float) -> Bench:
         """Time candidates in turns; the first one is the reference."""
-        preprocess, name = self.prepared.facts.preprocess, self.prepared.facts.examples.input_name
+        preprocess, examples = self.prepared.facts.preprocess, self.prepared.facts.examples
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
             image = to_input(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
-            feeds = [{name: image}] * len(sessions)
+            feeds = [examples.inputs[0] if examples.inputs else {examples.input_name: image}] * len(sessions)
             return latency.measure(sessions, feeds, batch=len(image), seconds=seconds)
 
 

@@ -47,6 +47,7 @@ class Examples:
         selected: the outputs whose rows the model selects by score, with the axis of the rows.
         edges: the edge of this selection, for each image of each batch; empty without one.
         dropped: the outputs of the model that are not among `outputs`.
+        inputs: all inputs of each batch, of a part that takes no image. There are no pixels then.
     """
 
     input_name: str
@@ -57,9 +58,19 @@ class Examples:
     selected: Mapping[str, int] | None = None
     edges: tuple[tuple[Edge, ...], ...] = ()
     dropped: tuple[str, ...] = ()
+    inputs: tuple[dict[str, Array], ...] = ()
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of all inputs."""
+        return tuple(value.shape for feed in self.inputs for value in feed.values()) or tuple(
+            pixels.shape for pixels in self.pixels
+        )
 
     def pairs(self, form: InputForm = "normalized") -> list[Example]:
         """Return inputs in the form that a graph takes, with the expected outputs."""
+        if self.inputs:
+            return [_split(*parts, self.input_name) for parts in zip(self.inputs, self.outputs, self.names, strict=True)]
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
         parts = zip(inputs, self.outputs, self.names, self.edges or [()] * len(inputs), strict=True)
         return [Example(image, outputs, name, self.selected, edges) for image, outputs, name, edges in parts]
@@ -97,6 +108,8 @@ def make_examples(
     Raises:
         ExportError: the model itself gives NaN or infinity, or other numbers when it runs again.
     """
+    if model.make_inputs is not None:
+        return _run_on_inputs(model, preprocess, model.make_inputs(), choose)
     names: list[str] = []
     dropped: tuple[str, ...] = ()
 
@@ -130,6 +143,27 @@ def make_examples(
             fix="Switch off dropout, and remove random numbers and counters from its forward().",
         )
     return Examples(model.input_name, preprocess, tuple(pixels), tuple(outputs), tuple(looks), dropped=dropped)
+
+
+def _run_on_inputs(
+    model: LoadedModel, preprocess: Preprocess, cases: list[tuple[str, dict[str, Array]]], choose: ChooseOutputs
+) -> Examples:
+    """Run the FP32 reference on inputs that are no images."""
+    looks, inputs = zip(*cases, strict=True)
+    with open_reference(model, threads=None, timed=False) as reference:
+        results = [reference.run(feed) for feed in inputs]
+    names = tuple(choose(results[0]))
+    outputs = tuple(
+        _check_finite({name: values[name] for name in names}, look)
+        for look, values in zip(looks, results, strict=True)
+    )
+    dropped = tuple(name for name in results[0] if name not in names)
+    return Examples(model.input_name, preprocess, (), outputs, looks, dropped=dropped, inputs=inputs)
+
+
+def _split(feed: Mapping[str, Array], outputs: dict[str, Array], name: str, input_name: str) -> Example:
+    further = {key: value for key, value in feed.items() if key != input_name}
+    return Example(feed[input_name], outputs, name, further=further)
 
 
 def traced_size(batch: Batch) -> int:
@@ -178,7 +212,6 @@ def _check_finite(outputs: dict[str, Array], name: str) -> dict[str, Array]:
         raise ExportError(
             f"the model itself gives NaN or infinity for {name}", fix="Check its weights and preprocessing."
         )
-    return outputs
 
 
 def _bytes(outputs: list[dict[str, Array]]) -> int:
@@ -192,14 +225,21 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     pixels, which take a quarter of the space.
     """
     path.parent.mkdir()
-    image, outputs, *_ = examples.pairs(form)[0]
-    arrays: dict[str, Any] = {"input": image, "name": np.array(examples.names[0])}
-    arrays |= {f"output.{name}": value for name, value in outputs.items()}
+    first, *others = examples.pairs(form)
+    arrays: dict[str, Any] = {"input": first.image, "name": np.array(examples.names[0])}
+    arrays |= {f"input.{name}": value for name, value in first.further.items()}
+    arrays |= {f"output.{name}": value for name, value in first.outputs.items()}
     arrays |= {f"selected.{name}": np.array(axis) for name, axis in (examples.selected or {}).items()}
     arrays |= {f"edges{number}": np.array(edges) for number, edges in enumerate(examples.edges) if edges}
-    for number, pixels in enumerate(examples.pixels[1:], start=1):
-        arrays |= {f"case{number}.pixels": pixels, f"case{number}.name": np.array(examples.names[number])}
-        arrays |= {f"case{number}.output.{name}": value for name, value in examples.outputs[number].items()}
+    for number, other in enumerate(others, start=1):
+        case = f"case{number}"
+        if examples.pixels:
+            arrays[f"{case}.pixels"] = examples.pixels[number]
+        else:
+            arrays[f"{case}.input"] = other.image
+        arrays |= {f"{case}.input.{name}": value for name, value in other.further.items()}
+        arrays[f"{case}.name"] = np.array(examples.names[number])
+        arrays |= {f"{case}.output.{name}": value for name, value in other.outputs.items()}
     np.savez(path, **arrays)
 
 
@@ -224,12 +264,17 @@ def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: In
         str(arrays.get("name", LOOKS[0].name)),
         selected,
         _read_edges(arrays, 0),
+        _with_prefix(arrays, "input."),
     )
     number = 1
-    while (pixels := arrays.get(f"case{number}.pixels")) is not None:
-        outputs = _with_prefix(arrays, f"case{number}.output.")
-        name = str(arrays.get(f"case{number}.name", ""))
-        yield Example(to_input(pixels, preprocess, form), outputs, name, selected, _read_edges(arrays, number))
+    while (outputs := _with_prefix(arrays, f"case{number}.output.")):
+        name, further = str(arrays.get(f"case{number}.name", "")), _with_prefix(arrays, f"case{number}.input.")
+        image, pixels = arrays.get(f"case{number}.input"), arrays.get(f"case{number}.pixels")
+        if pixels is not None:
+            image = to_input(pixels, preprocess, form)
+        if image is None:
+            return
+        yield Example(image, outputs, name, selected, _read_edges(arrays, number), further)
         number += 1
 
 

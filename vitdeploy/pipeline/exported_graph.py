@@ -52,7 +52,7 @@ def export_graph(
     from vitdeploy import onnx_export
 
     if model.module is not None:
-        key = cache_key(model, tuple(pixels.shape for pixels in examples.pixels), batch)
+        key = cache_key(model, examples.shapes, batch)
         path, pairs = work / "exported.onnx", examples.pairs()
         if cache is not None and (cached := _fetch(cache, key, pairs, examples.input_name, work)) is not None:
             return cached

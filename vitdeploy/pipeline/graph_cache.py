@@ -92,7 +92,7 @@ def cache_key(model: LoadedModel, shapes: tuple[tuple[int, ...], ...], batch: Ba
 
     Args:
         model: a model with a PyTorch module.
-        shapes: the shapes of the images that it is traced and compared with.
+        shapes: the shapes of the inputs that it is traced and compared with.
         batch: the batch sizes that the graph accepts.
     """
     from vitdeploy import onnx_export

@@ -15,6 +15,8 @@ from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
     ALL_OUTPUTS,
     AUTO,
+    DECODER,
+    ENCODER,
     REFERENCE,
     Batch,
     BenchSpec,
@@ -32,6 +34,8 @@ from vitdeploy.recipe.schema import (
 __all__ = [
     "ALL_OUTPUTS",
     "AUTO",
+    "DECODER",
+    "ENCODER",
     "REFERENCE",
     "Batch",
     "BenchSpec",

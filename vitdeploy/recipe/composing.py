@@ -36,6 +36,7 @@ def compose(
     templates: Sequence[str] | None = None,
     bind: Mapping[str, object] | None = None,
     outputs: str | Sequence[str] | None = None,
+    part: str | None = None,
     resize: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -55,7 +56,7 @@ def compose(
         raw.setdefault(section, {}).update({k: v for k, v in values.items() if v is not None})
 
     put("model", spec=model, weights=weights, weights_key=weights_key, num_classes=num_classes)
-    put("model", image_size=image_size, labels=labels, templates=templates, outputs=outputs)
+    put("model", image_size=image_size, labels=labels, templates=templates, outputs=outputs, part=part)
     if bind:
         put("model", bind={**raw["model"].get("bind", {}), **bind})
     put("model", prompts=read_prompts(prompts, Path.cwd()) if isinstance(prompts, str) else prompts)

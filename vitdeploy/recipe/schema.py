@@ -24,6 +24,8 @@ InputForm = Literal["normalized", "pixels", "uint8"]
 """The input of an artifact, NCHW: float32 (x / 255 - mean) / std, float32 from 0 to 255, or uint8."""
 ALL_OUTPUTS = "all"
 """The value of `model.outputs` that keeps every output."""
+ENCODER, DECODER = "encoder", "decoder"
+"""The parts of a model that becomes a family of artifacts."""
 REFERENCE = "pytorch-fp32"
 """The default opponent of an artifact when it is timed."""
 
@@ -82,6 +84,7 @@ class ModelSpec(Frozen):
         bind: values of the model's inputs beside the image: numbers, lists of numbers, or a file `.npz`.
         outputs: the names of the outputs to export, or "all". None: those that the task reads, if the model or the
             recipe names a task that can read them; else all.
+        part: the part of a model in several parts; None for all of the model.
         image_size: height and width of the images, or a range of sizes. None: the model's own.
         resize, mean, std, interpolation, crop_pct: override the model's own preprocessing: see `Preprocess`.
     """
@@ -97,6 +100,7 @@ class ModelSpec(Frozen):
     templates: tuple[str, ...] = ()
     bind: Mapping[str, Any] = {}
     outputs: Literal["all"] | tuple[str, ...] | None = None
+    part: Literal["encoder", "decoder"] | None = None
     resize: Resize | None = None
     mean: Statistics | None = None
     std: Statistics | None = None

@@ -8,17 +8,18 @@ from pathlib import Path
 
 from vitdeploy import environment, precision, targets
 from vitdeploy.artifact import Artifact, Manifest, TensorSpec
-from vitdeploy.artifact.layout import GRAPH, SITES
+from vitdeploy.artifact.layout import EXAMPLE, GRAPH, SITES
 from vitdeploy.artifact.manifest import Placement
 from vitdeploy.artifact.quantization import Quantization
+from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import ArtifactError, TargetUnavailable, UsageError
+from vitdeploy.errors import ArtifactError, DataError, TargetUnavailable, UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.dialect import Numbers
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, Recipe, SizeRange, TargetSpec, format_size
+from vitdeploy.recipe import DECODER, Batch, Recipe, SizeRange, TargetSpec, format_size
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled
 
@@ -31,6 +32,7 @@ def make_bundle(
     batch: Batch,
     sizes: SizeRange | None,
     excluded: Mapping[str, str],
+    further: Sequence[TensorSpec] = (),
 ) -> Bundle:
     """Return the input of the target's compiler for the target-ready graph in `folder`."""
     return Bundle(
@@ -43,6 +45,7 @@ def make_bundle(
         input_shape=typical_shape(image, batch, sizes),
         output_names=tuple(output.name for output in outputs),
         excluded=excluded,
+        further={spec.name: tuple(d if isinstance(d, int) else batch.opt for d in spec.shape) for spec in further},
     )
 
 
@@ -55,7 +58,8 @@ def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
     numbers = precision.kind_of(manifest.target.precision).numbers
     excluded = list_excluded(manifest.placement, manifest.quantized)
     batch, sizes = manifest.recipe.target.batch, manifest.recipe.model.size_range
-    return make_bundle(folder, numbers, manifest.inputs[0], manifest.outputs, batch, sizes, excluded)
+    image, *further = manifest.inputs
+    return make_bundle(folder, numbers, image, manifest.outputs, batch, sizes, excluded, further)
 
 
 def typical_shape(image: TensorSpec, batch: Batch, sizes: SizeRange | None) -> tuple[int, ...]:
@@ -167,9 +171,36 @@ def count_threads(recipe: Recipe) -> int:
 
 
 def feed(artifact: Artifact, pixels: Array) -> dict[str, Array]:
-    """Convert images (uint8 NCHW) to the artifact's input. Timed runs do not include this."""
+    """Convert images (uint8 NCHW) to the artifact's input. Timed runs do not include this.
+
+    A part that takes no image gets the inputs that are stored beside it.
+    """
     manifest = artifact.manifest
+    if takes_no_image(manifest):
+        return read_stored_inputs(artifact)
     return {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
+
+
+def takes_no_image(manifest: Manifest) -> bool:
+    """Return True for the decoder of a family, whose inputs are those of its encoder and a prompt."""
+    return manifest.recipe.model.part == DECODER
+
+
+def read_stored_inputs(artifact: Artifact) -> dict[str, Array]:
+    """Return the inputs of the stored example.
+
+    Raises:
+        DataError: they are damaged.
+    """
+    fix = "Export the artifact again."
+    path = artifact.file(EXAMPLE)
+    arrays = read_npz(path, fix)
+    names = [spec.name for spec in artifact.manifest.inputs]
+    stored = {name: arrays.get(f"input.{name}" if place else "input") for place, name in enumerate(names)}
+    missing = [name for name, value in stored.items() if value is None]
+    if missing:
+        raise DataError(f"{path} has no input {missing[0]}", fix=fix)
+    return {name: value for name, value in stored.items() if value is not None}
 
 
 def make_shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ class TorchSession(SequentialSession):
         self._outputs = outputs
         self._turn = threading.Lock()
         self._module: nn.Module | None = module.to(device)
+        self._inputs = frozenset(inspect.signature(module.forward).parameters)
         self.name = name
         self.threads: int | None = torch.get_num_threads()
         self.effective: Mapping[str, str] = {
@@ -67,7 +69,7 @@ class TorchSession(SequentialSession):
         }
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Return the outputs by name; `feeds` has one float32 NCHW array, under any name.
+        """Return the outputs by name; `feeds` has one float32 NCHW array, under any name; or all of forward(), by name.
 
         Raises:
             UsageError: the session is closed.
@@ -75,16 +77,17 @@ class TorchSession(SequentialSession):
         """
         import torch
 
-        if len(feeds) != 1:
-            raise ValueError(f"a session takes one input, not {sorted(feeds)}")
-        (images,) = feeds.values()
+        by_name = len(feeds) > 1
+        if not feeds or (by_name and not self._inputs.issuperset(feeds)):
+            raise ValueError(f"a session takes one input, or those of forward() by name, not {sorted(feeds)}")
         with self._turn, torch.inference_mode():
             if self._module is None:
                 raise closed_error(self.name)
             try:
-                result = self._module(torch.from_numpy(images).to(self._device))
+                tensors = {name: torch.from_numpy(value).to(self._device) for name, value in feeds.items()}
+                result = self._module(**tensors) if by_name else self._module(*tensors.values())
             except Exception as error:
-                raise _explain(error, images.shape) from error
+                raise _explain(error, next(iter(feeds.values())).shape) from error
             outputs = named_outputs(result)
             names = list(outputs) if self._outputs is None else select_names(self._outputs, list(outputs))
             return {name: outputs[name].cpu().numpy() for name in names}

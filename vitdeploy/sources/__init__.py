@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vitdeploy import plugins
 from vitdeploy.data.pixel_check import OwnProcessor
+from vitdeploy.data.point_prompts import Prompt
 from vitdeploy.errors import SourceError
 from vitdeploy.evidence import CheckpointUse
 from vitdeploy.recipe import Frozen, ModelSpec, Preprocess, TaskSpec
+from vitdeploy.session import Array
 from vitdeploy.sources._hub import no_network
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class LoadedModel:
         checkpoint: how the checkpoint was read that the weights come from; None if they come from elsewhere.
         assumed: the parts of `preprocess` that the model does not say, by their key: the assumption in words.
         metadata: the facts that the metadata in the model's file gave, in words.
+        run_whole: of an encoder: runs the whole model on one image and one prompt.
+        make_inputs: of a part that takes no image: returns inputs to compare on, each with a name in words.
         patch: height and width of the patches of a model whose image size varies; None if they are not known.
         outputs: the names of the outputs to keep, in the model's order; None: all. The graph in `onnx` has no others.
         precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
@@ -70,6 +74,8 @@ class LoadedModel:
     checkpoint: CheckpointUse | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
     metadata: tuple[str, ...] = ()
+    run_whole: Callable[[Array, Prompt], dict[str, Array]] | None = None
+    make_inputs: Callable[[], list[tuple[str, dict[str, Array]]]] | None = None
     patch: tuple[int, int] | None = None
     outputs: tuple[str, ...] | None = None
     precision: ModelPrecision = "float32"
@@ -93,6 +99,10 @@ class Source(Frozen, ABC):
         Raises:
             SourceError: there is no such model, no such weights, or the weights or the size do not fit.
         """
+
+    def list_parts(self, argument: str, spec: ModelSpec) -> tuple[str, ...]:  # noqa: ARG002  few models have parts
+        """Return the parts that the model is exported in; none if it is one artifact."""
+        return ()
 
     def default_data(self, argument: str) -> str | None:  # noqa: ARG002  few models come with data
         """Return the DATA that comes with the model, to calibrate and evaluate on; None if there is none."""
@@ -240,6 +250,16 @@ def keep_outputs(model: LoadedModel, names: tuple[str, ...]) -> LoadedModel:
     from vitdeploy.sources._onnx_outputs import write_outputs
 
     return replace(model, outputs=names, onnx=write_outputs(model.onnx, names, model.digest))
+
+
+def list_parts(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the parts that a model is exported in, each an artifact of its own; none if it is one artifact.
+
+    Raises:
+        SourceError: the spec has none of the known forms, or the model's config cannot be read.
+    """
+    source, argument = _find(spec.spec)
+    return source.list_parts(argument, spec)
 
 
 def is_quantized(spec: str) -> bool:

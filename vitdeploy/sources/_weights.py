@@ -212,7 +212,7 @@ def make_loaded_model(
     checkpoint: CheckpointUse | None = None,
 ) -> LoadedModel:
     """Put `module` into eval mode and float32 without gradients, and return it with its digests."""
-    module = module.cpu().eval().float().requires_grad_(requires_grad=False)
+    module = freeze(module)
     return LoadedModel(
         weights=weights,
         digest=weights_digest(module),
@@ -227,6 +227,11 @@ def make_loaded_model(
         no_processor=no_processor,
         checkpoint=checkpoint,
     )
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Put a module on the CPU, into eval mode and float32, without gradients."""
+    return module.cpu().eval().float().requires_grad_(requires_grad=False)
 
 
 def weights_digest(module: nn.Module) -> str:

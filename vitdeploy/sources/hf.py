@@ -19,6 +19,7 @@ from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._checkpoint import Fitted, fit
 from vitdeploy.sources._hf_inputs import bind_images, explain_failure
+from vitdeploy.sources._hf_parts import PARTS, find_image_class, find_side, take_part
 from vitdeploy.sources._hf_preprocess import image_size, is_patched, prepare_patched, preprocess_of, vision_config
 from vitdeploy.sources._hf_processor import HfProcessor, describe, load_processor, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
@@ -60,14 +61,15 @@ class Hf(Source):
         weights = _weights.find_weights(spec)
         local = _is_local(argument)
         with cache_only_when_unreachable(local=local) as reachable:
-            config = _load_config(argument, spec.kwargs, local, reachable)
+            config, kind = _load_class(argument, spec.kwargs, local, reachable)
+            side = find_side(f"hf:{argument}", config, spec, size) if find_image_class(kind) else None
+            size = size if side is None else (side, side)
             vision = vision_config(config)
             _check_patch(argument, vision, size)
             if size and weights == "random" and hasattr(vision, "image_size"):
                 vision.image_size = size[0] if size[0] == size[1] else list(size)
             if spec.num_classes is not None:
                 _set_classes(argument, config, spec.num_classes, pretrained=weights == "pretrained")
-            kind = _find_class(config)
             attention = spec.kwargs.get("attn_implementation")
             if weights == "pretrained":
                 module = _load_pretrained(argument, kind, config, attention, local, reachable)
@@ -78,6 +80,8 @@ class Hf(Source):
                 module, fitted = _load_from_file(argument, module, weights, spec)
                 use, config = fitted.use, module.config
             processor = load_processor(argument, _expand(argument), local, size)
+            if side is not None:
+                return _load_part(argument, module, spec, config, processor, weights, use)
             load_tokens = partial(
                 Tokens, f"hf:{argument}", _expand(argument), local=local, family=getattr(config, "model_type", "")
             )
@@ -106,9 +110,49 @@ class Hf(Source):
         )
         return dataclasses.replace(loaded, module=callable_module)
 
+    def list_parts(self, argument: str, spec: ModelSpec) -> tuple[str, ...]:
+        """Return encoder and decoder of a promptable model, such as SAM."""
+        local = _is_local(argument)
+        with cache_only_when_unreachable(local=local) as reachable:
+            _, kind = _load_class(argument, spec.kwargs, local, reachable)
+        return () if find_image_class(kind) is None else PARTS
+
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a model's folder absolute, if `folder` has one of this name."""
         return str(folder / argument) if (folder / argument).is_dir() else argument
+
+
+def _load_part(
+    argument: str, module: nn.Module, spec: ModelSpec, config: Any, processor: Any, weights: str | Path, use: Any
+) -> LoadedModel:
+    """Return the encoder or the decoder of a promptable model."""
+    side = int(config.prompt_encoder_config.image_size)
+    whole_image = TaskSpec(kind="instance-segmentation")
+    own, preprocess, no_processor = _read_preprocess(argument, processor, config, (side, side), whole_image)
+    make = partial(
+        _weights.make_loaded_model,
+        weights=weights if isinstance(weights, str) else "file",
+        preprocess=preprocess,
+        labels=None,
+        processor=own,
+        no_processor=no_processor,
+        checkpoint=use,
+    )
+    assert spec.part is not None
+    return take_part(module, spec.part, preprocess, make)
+
+
+def _load_class(argument: str, kwargs: Mapping[str, Any], local: bool, reachable: bool) -> tuple[Any, Any]:
+    """Return the config and the class of a model. Of a model for videos it is the class for single images."""
+    config = _load_config(argument, kwargs, local, reachable)
+    kind = _find_class(config)
+    image_class = find_image_class(kind)
+    if image_class is None or image_class is kind:
+        return config, kind
+    values = {key: value for key, value in kwargs.items() if key != "attn_implementation"}
+    with _quiet():
+        config = image_class.config_class.from_pretrained(_expand(argument), local_files_only=local, **values)
+    return config, image_class
 
 
 def _read_preprocess(

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from vitdeploy import plugins
 from vitdeploy.environment import Host
 from vitdeploy.errors import TargetUnavailable, UsageError
@@ -18,7 +20,7 @@ from vitdeploy.evidence import Audit, Availability, EvidenceLevel
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, SizeRange, TargetSpec, parse
-from vitdeploy.session import Session
+from vitdeploy.session import Array, Session
 from vitdeploy.targets._audit import audit_bundle as audit_bundle
 
 
@@ -39,6 +41,18 @@ class Bundle:
     """The names of the graph's outputs, in order; empty: those that the engine gives them."""
     excluded: Mapping[str, str] = field(default_factory=dict)
     """Products with weights that stay in float, with the rule: `keep`, the accuracy budget, or a rule with a name."""
+    further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The other inputs by name, all of them float32, with their shapes."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of all inputs, in order."""
+        return (self.input_name, *self.further)
+
+    def feed(self, image: Array) -> dict[str, Array]:
+        """Return inputs to try a model on: the image, and zeros for the other inputs."""
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in self.further.items()}
+        return {self.input_name: image, **zeros}
 
     @property
     def static(self) -> bool:

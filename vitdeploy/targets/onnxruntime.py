@@ -84,7 +84,7 @@ class OnnxRuntime(Target):
             raise CompileError("the graph is not in the artifact's folder", fix="Export it again.")
         compiled = Compiled(
             workdir, bundle.graph.name, self.installed_engine(),
-            input_names=(bundle.input_name,), output_names=bundle.output_names,
+            input_names=bundle.input_names, output_names=bundle.output_names,
         )  # fmt: skip
         return replace(compiled, audit=self.audit(bundle, compiled))
 
@@ -139,7 +139,7 @@ def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
         OnnxSession(path, threads=threads, profile=folder / "run") as session,
     ):
         image = np.zeros(bundle.input_shape, np.uint8 if session.takes_bytes else np.float32)
-        session.run({bundle.input_name: image})
+        session.run(bundle.feed(image))
         events = session.read_profile()
     kernels = []
     for event in events:

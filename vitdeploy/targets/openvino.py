@@ -128,7 +128,7 @@ class OpenVINO(Target):
         except RuntimeError as error:
             raise compile_error(error) from error
         compiled = Compiled(
-            workdir, _MODEL, version(), input_names=(bundle.input_name,), output_names=bundle.output_names
+            workdir, _MODEL, version(), input_names=bundle.input_names, output_names=bundle.output_names
         )
         return replace(compiled, audit=self.audit(bundle, compiled))
 
@@ -323,7 +323,8 @@ def _rounds_activations(path: Path, model: Any, engine: Engine, bundle: Bundle) 
     image = np.random.default_rng(0).standard_normal(bundle.input_shape).astype(np.float32)
     image = image.astype(model.input(0).get_element_type().to_dtype())
     exact = replace(engine, numbers=replace(engine.numbers, dynamic=False)).compile(path)
-    outputs, exact_outputs = (m.create_infer_request().infer({0: image})[0] for m in (model, exact))
+    feed = dict(enumerate(bundle.feed(image).values()))
+    outputs, exact_outputs = (m.create_infer_request().infer(feed)[0] for m in (model, exact))
     return not np.array_equal(outputs, exact_outputs)
 
 

@@ -20,7 +20,7 @@ from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, Usage
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import TargetSpec
-from vitdeploy.runtime.artifact_session import feed, open_session
+from vitdeploy.runtime.artifact_session import feed, open_session, read_stored_inputs, takes_no_image
 from vitdeploy.runtime.reference import choose_device, open_reference, rebuild_model
 from vitdeploy.session import Array, Feeds, Session
 from vitdeploy.targets import Target
@@ -57,6 +57,8 @@ class Opponent:
         """Convert images (uint8 NCHW) to the opponent's input."""
         if self.artifact is not None:
             return feed(self.artifact, pixels)
+        if takes_no_image(about.manifest):
+            return read_stored_inputs(about)
         return {self.input_name: normalize(pixels, about.manifest.preprocess)}
 
 
@@ -137,10 +139,14 @@ class Opponents:
         assert self._model.module is not None
         manifest = self.artifact.manifest
         path = self.stack.enter_context(scratch_folder("plain")) / "plain.onnx"
-        name, image = manifest.inputs[0].name, normalize(self.pixels, manifest.preprocess)
-        expected = TorchSession(self._model.module, outputs=self._model.outputs).run({name: image})
+        name = manifest.inputs[0].name
+        inputs: Feeds = {name: normalize(self.pixels, manifest.preprocess)}
+        if takes_no_image(manifest):
+            inputs = read_stored_inputs(self.artifact)
+        expected = TorchSession(self._model.module, outputs=self._model.outputs).run(inputs)
         batch = manifest.recipe.target.batch
-        example = onnx_export.Example(image, expected)
+        further = {key: value for key, value in inputs.items() if key != name}
+        example = onnx_export.Example(inputs[name], expected, further=further)
         onnx_export.export(
             self._model.module, [example], input_name=name, batch=batch, path=path, outputs=self._model.outputs
         )
