@@ -24,6 +24,7 @@ _TARGETS = names_in("targets")
 _TASKS = names_in("tasks")
 _PRECISIONS = [*names_in("precision"), "auto"]
 _INPUTS = ["normalized", "pixels", "uint8"]
+_PARTS = ["encoder", "decoder"]
 _RESIZES = ["letterbox", "shortest", "exact"]
 _INTERPOLATIONS = ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
@@ -212,6 +213,15 @@ Outputs = Annotated[
     ),
 ]
 AllOutputs = Annotated[bool, typer.Option("--all-outputs", help="Export every output of the model.")]
+Part = Annotated[
+    str | None,
+    _choice(
+        _PARTS,
+        "--part",
+        help="Export one part of a model that has several, such as the image encoder of SAM. Default: a model that "
+        "takes an image and a prompt becomes a family, a folder with an artifact for each part.",
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(

@@ -25,7 +25,7 @@ from vitdeploy.measure.divergence import Step
 from vitdeploy.pipeline.float32_graph import rebuild_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import read_compiled
+from vitdeploy.runtime.artifact_session import read_compiled, refuse_decoder
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import WatchedSession
 
@@ -70,6 +70,7 @@ def debug(
         MeasureError: its weights have changed since the export, or no tensor is in both graphs.
         TargetUnavailable: the backend is not installed here.
     """
+    refuse_decoder(artifact, "eval")
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation or manifest.recipe.data.calibration
     if spec is None:

@@ -18,6 +18,7 @@ from vitdeploy.errors import ArtifactError, QuantizeError, UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.choose import Chosen, Request, choose
+from vitdeploy.pipeline.decoder_recipe import fit_decoder
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_examples
 from vitdeploy.pipeline.exported_graph import check_graph
@@ -27,7 +28,7 @@ from vitdeploy.pipeline.outputs import note_unread
 from vitdeploy.pipeline.prepare import Options, prepare
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import AUTO, Recipe
+from vitdeploy.recipe import AUTO, DECODER, Recipe
 from vitdeploy.targets import Target
 
 _AS_IT_IS = "fp32"
@@ -171,6 +172,8 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     models_data = sources.default_data(recipe.model.spec)
     data = replace(data, calibration=data.calibration or models_data, evaluation=data.evaluation or models_data)
     recipe = replace(recipe, data=data, precision=replace(recipe.precision, kind=kind))
+    if recipe.model.part == DECODER:
+        recipe = fit_decoder(recipe)
     requested = None if kind == AUTO else precision.find(recipe.precision)
     if requested is not None:
         precision.check(kind, target, elsewhere.host if elsewhere else None)

@@ -245,9 +245,7 @@ def _dynamo_branches(
     return tuple(constants)
 
 
-def _legacy(
-    module: torch.nn.Module, inputs: _Inputs, outputs: _BatchAxes, batch: Batch, path: Path
-) -> tuple[str, ...]:
+def _legacy(module: torch.nn.Module, inputs: _Inputs, outputs: _BatchAxes, batch: Batch, path: Path) -> tuple[str, ...]:
     import torch
 
     varying = {**dict.fromkeys(inputs, 0), **{name: axis for name, axis in outputs.items() if axis is not None}}

@@ -70,7 +70,9 @@ class Examples:
     def pairs(self, form: InputForm = "normalized") -> list[Example]:
         """Return inputs in the form that a graph takes, with the expected outputs."""
         if self.inputs:
-            return [_split(*parts, self.input_name) for parts in zip(self.inputs, self.outputs, self.names, strict=True)]
+            return [
+                _split(*parts, self.input_name) for parts in zip(self.inputs, self.outputs, self.names, strict=True)
+            ]
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
         parts = zip(inputs, self.outputs, self.names, self.edges or [()] * len(inputs), strict=True)
         return [Example(image, outputs, name, self.selected, edges) for image, outputs, name, edges in parts]
@@ -212,6 +214,7 @@ def _check_finite(outputs: dict[str, Array], name: str) -> dict[str, Array]:
         raise ExportError(
             f"the model itself gives NaN or infinity for {name}", fix="Check its weights and preprocessing."
         )
+    return outputs
 
 
 def _bytes(outputs: list[dict[str, Array]]) -> int:
@@ -267,7 +270,7 @@ def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: In
         _with_prefix(arrays, "input."),
     )
     number = 1
-    while (outputs := _with_prefix(arrays, f"case{number}.output.")):
+    while outputs := _with_prefix(arrays, f"case{number}.output."):
         name, further = str(arrays.get(f"case{number}.name", "")), _with_prefix(arrays, f"case{number}.input.")
         image, pixels = arrays.get(f"case{number}.input"), arrays.get(f"case{number}.pixels")
         if pixels is not None:

@@ -26,6 +26,7 @@ from vitdeploy.pipeline.prepare import Facts
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
+from vitdeploy.runtime.artifact_session import takes_no_image
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.sources import find_file, runs_code
 from vitdeploy.targets import Bundle, Compiled, Target, audit_bundle
@@ -264,7 +265,7 @@ def _find_next(out: Path, manifest: Manifest) -> str:
         return f"vitdeploy compile {folder}"
     again = f" --model {shlex.quote(recipe.model.spec)}" if runs_code(recipe.model.spec) else ""
     bench = f"vitdeploy bench {folder}{again}"
-    if manifest.model.weights == "random":
+    if manifest.model.weights == "random" or takes_no_image(manifest):
         return bench
     data = "" if recipe.data.evaluation else " --data DATA"
     return f"vitdeploy eval {folder}{data}{again} && {bench}"

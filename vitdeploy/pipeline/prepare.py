@@ -156,7 +156,8 @@ def prepare(
     with progress.step("Compare the preprocessing with the model's own"):
         pixels = check_pixels(recipe, model, preprocess)
     calibration = judging = None
-    if options.calibrated and model.make_inputs is None:  # opened before the minutes of work that come first: a wrong path shows at once
+    # Opened before the minutes of work that come first: a wrong path shows at once.
+    if options.calibrated and model.make_inputs is None:
         named = tasks.find(task).named_classes
         names = (given or model.labels) if named else None
         calibration, judging = open_images(recipe.data, preprocess, names, form, batch.min)

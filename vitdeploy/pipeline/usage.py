@@ -8,9 +8,18 @@ from math import prod
 from vitdeploy import tasks
 from vitdeploy.artifact.manifest import Manifest, Tensor, TensorSpec, Usage
 from vitdeploy.data.geometry import size_before_crop
+from vitdeploy.data.point_prompts import (
+    BACKGROUND,
+    BOTTOM_RIGHT,
+    COORDINATES,
+    EMPTY,
+    FOREGROUND,
+    LABELS,
+    TOP_LEFT,
+)
 from vitdeploy.data.preprocess import fill_bytes
 from vitdeploy.recipe import Batch, InputForm, Preprocess, SizeRange, format_size
-from vitdeploy.runtime.artifact_session import typical_shape
+from vitdeploy.runtime.artifact_session import takes_no_image, typical_shape
 from vitdeploy.targets import Target
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
@@ -18,6 +27,11 @@ _IMAGES = {
     "normalized": "(x / 255 - mean) / std of each channel",
     "pixels": "pixel values from 0 to 255, as float",
     "uint8": "pixel values from 0 to 255",
+}
+_MASKS = {
+    "pred_masks": "logits of three masks: above 0 is inside; they cover the encoder's input at a lower resolution",
+    "iou_scores": "the intersection over union that the model expects of each mask",
+    "object_score_logits": "above 0: there is an object",
 }
 _MASK = {
     "normalized": "1 where there is image and 0 where there is padding",
@@ -32,6 +46,8 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
     preprocess, sizes = manifest.preprocess, manifest.recipe.model.size_range
     colours = preprocess.channel_order.upper() if preprocess.channels > 1 else "grey"
     image = manifest.inputs[0]
+    if takes_no_image(manifest):
+        return _describe_decoder(manifest, target)
     mask = f"; one more plane is {_MASK[form]}" if preprocess.mask else ""
     meaning = f"{colours} images: {_IMAGES[form]}{mask}"
     shape = typical_shape(image, batch, sizes)
@@ -52,6 +68,31 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
         batch=str(batch),
         image_size="" if sizes is None else _describe_sizes(sizes, manifest.model.patch),
         try_it=command,
+    )
+
+
+def _describe_decoder(manifest: Manifest, target: Target) -> Usage:
+    """Describe the mask decoder of a family."""
+    batch = manifest.recipe.target.batch
+    height, width = manifest.preprocess.size
+    meanings = {
+        COORDINATES: f"x and y of each point in pixels of the encoder's input, {height} x {width} (height x width); a "
+        "box is its top left and bottom right corner; 0 in empty slots",
+        LABELS: f"{FOREGROUND}: on the object, {BACKGROUND}: beside it, {TOP_LEFT} and {BOTTOM_RIGHT}: corners of a "
+        f"box, {EMPTY}: empty slot",
+    }
+    first = manifest.inputs[0]
+    shape = typical_shape(first, batch, None)
+    return Usage(
+        inputs=tuple(
+            _tensor(i, "row-major", meanings.get(i.name, f"the encoder's output {i.name}"), _fill(i, batch, None))
+            for i in manifest.inputs
+        ),
+        outputs=tuple(_tensor(o, "row-major", _MASKS.get(o.name, ""), _fill(o, batch, None)) for o in manifest.outputs),
+        answers="three masks of one object (whole, part, smaller part); that with the best score is the answer",
+        preprocessing=("run the encoder of the family on the image; nothing is remembered from one image to the next",),
+        batch=str(batch),
+        try_it=target.command_to_try(first.name, shape, static=True),
     )
 
 

@@ -186,6 +186,19 @@ def takes_no_image(manifest: Manifest) -> bool:
     return manifest.recipe.model.part == DECODER
 
 
+def refuse_decoder(artifact: Artifact, command: str) -> None:
+    """Refuse the decoder of a family where a command runs images.
+
+    Raises:
+        UsageError: the artifact is one.
+    """
+    if takes_no_image(artifact.manifest):
+        raise UsageError(
+            f"{artifact.path} is the decoder of a family: without its encoder it takes no image",
+            fix=f"Give the family, the folder with encoder and decoder: vitdeploy {command} FAMILY.",
+        )
+
+
 def read_stored_inputs(artifact: Artifact) -> dict[str, Array]:
     """Return the inputs of the stored example.
 

@@ -22,7 +22,7 @@ from vitdeploy.escaping import replace_undecodable
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.frozen import replace
 from vitdeploy.render.picture_folder import PictureFolder
-from vitdeploy.runtime.artifact_session import check_image_size, open_session
+from vitdeploy.runtime.artifact_session import check_image_size, open_session, refuse_decoder
 from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Deployed(Closing):
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         self.artifact = artifacts.load(Path(path))
+        refuse_decoder(self.artifact, "predict")
         self._session = open_session(self.artifact, threads)
 
     def run(self, images: Array) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy.data.point_prompts import fill_slots, make_prompts
@@ -74,7 +75,7 @@ def take_part(module: nn.Module, part: str, preprocess: Preprocess, make: Callab
     encoder = _promptable.ImageEncoder(module)
     if part == ENCODER:
         loaded = make(encoder, input_name="pixel_values", task=TaskSpec(kind="raw"))
-        return dataclasses.replace(loaded, run_whole=lambda pixels, prompt: _promptable.run_whole(module, pixels, prompt))
+        return dataclasses.replace(loaded, run_whole=partial(_promptable.run_whole, module))
 
     def make_inputs() -> list[tuple[str, dict[str, Array]]]:
         return [

@@ -215,5 +215,5 @@ def _read_tokens(prompts: Any) -> Iterator[Tensor]:
     """Yield the token of each label from 0 to 3, (1, size)."""
     table = prompts.point_embed
     if isinstance(table, nn.Embedding):
-        return iter(table.weight[:4].split(1))
+        return (table.weight[label : label + 1] for label in range(4))
     return (one.weight for one in list(table)[:4])

@@ -26,7 +26,11 @@ _SEED = 0
 _OWN_WEIGHTS = "Give weights of this model."
 
 
-def find_weights(spec: ModelSpec) -> Literal["pretrained", "random"] | Path:
+Chosen = Literal["pretrained", "random"] | Path
+"""The weights that a recipe asks for."""
+
+
+def find_weights(spec: ModelSpec) -> Chosen:
     """Return "pretrained", "random", or the path of an existing weights file.
 
     Raises:

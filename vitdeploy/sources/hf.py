@@ -123,7 +123,7 @@ class Hf(Source):
 
 
 def _load_part(
-    argument: str, module: nn.Module, spec: ModelSpec, config: Any, processor: Any, weights: str | Path, use: Any
+    argument: str, module: nn.Module, spec: ModelSpec, config: Any, processor: Any, weights: _weights.Chosen, use: Any
 ) -> LoadedModel:
     """Return the encoder or the decoder of a promptable model."""
     side = int(config.prompt_encoder_config.image_size)
@@ -131,7 +131,7 @@ def _load_part(
     own, preprocess, no_processor = _read_preprocess(argument, processor, config, (side, side), whole_image)
     make = partial(
         _weights.make_loaded_model,
-        weights=weights if isinstance(weights, str) else "file",
+        weights="file" if isinstance(weights, Path) else weights,
         preprocess=preprocess,
         labels=None,
         processor=own,

@@ -24,7 +24,14 @@ from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.profiling import profile as make_profile
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import count_threads, feed, make_shared_images, open_session, set_streams
+from vitdeploy.runtime.artifact_session import (
+    count_threads,
+    feed,
+    make_shared_images,
+    open_session,
+    refuse_decoder,
+    set_streams,
+)
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array, Counters, Feeds, Session
 from vitdeploy.verdict import recompute_bench
@@ -79,6 +86,8 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
         TargetUnavailable: an artifact cannot run here.
     """
     plan = plan or Plan()
+    if plan.end_to_end:
+        refuse_decoder(artifacts[0], "bench")
     if not plan.any_model:
         refuse_other_models(artifacts)
     encoded = read_encoded(plan.images, artifacts[0].manifest.preprocess) if plan.end_to_end else None

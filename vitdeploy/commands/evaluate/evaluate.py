@@ -22,7 +22,7 @@ from vitdeploy.measure.groups import score_classes
 from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import count_once, pack
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.artifact_session import open_session, refuse_decoder
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.runtime.reference import rebuild_reference
 from vitdeploy.tasks import Task
@@ -54,6 +54,7 @@ def evaluate(
         SourceError: the reference cannot be loaded here.
         MeasureError: the saved reference is of another model or of other samples.
     """
+    refuse_decoder(artifact, "eval")
     manifest = artifact.manifest
     task, dataset = open_labelled(artifact, data)
     first: Side
