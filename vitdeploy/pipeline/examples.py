@@ -156,8 +156,7 @@ def _run_on_inputs(
         results = [reference.run(feed) for feed in inputs]
     names = tuple(choose(results[0]))
     outputs = tuple(
-        _check_finite({name: values[name] for name in names}, look)
-        for look, values in zip(looks, results, strict=True)
+        _check_finite({name: values[name] for name in names}, look) for look, values in zip(looks, results, strict=True)
     )
     dropped = tuple(name for name in results[0] if name not in names)
     return Examples(model.input_name, preprocess, (), outputs, looks, dropped=dropped, inputs=inputs)
