@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.graphs import dynamo, images, raised, run
+from tests.graphs import dynamo, images, raised, redrawn, run
+from tests.two_stages import NearTies
 from vitdeploy import precision as precisions
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.calibrate.search import Choice, Judge
@@ -163,3 +164,40 @@ def test_layers_survive_their_json() -> None:
         name="a", role="qkv", block=None, sqnr_db=-200.0, output_sqnr_db=40.0, agreement=None, macs=1
     )
     assert LayerSensitivity.model_validate_json(layer.model_dump_json()) == layer
+
+
+class Unnamed(NearTies):
+    """The detector with a tuple as its output."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        return tuple(super().forward(x).values())
+
+
+def test_rows_that_change_places_are_no_noise_of_a_linear() -> None:
+    """All tokens of this detector are selected, in the order of scores that differ in their last bits only."""
+    batches = [np.random.default_rng(seed).standard_normal((1, 3, 64, 64)).astype(np.float32) for seed in range(4)]
+    graph, structure, _ = raised(dynamo(Unnamed().eval(), batches[0]))
+    calibration = Calibration(lambda: iter(batches), len(batches), len(batches), "test", "digest")
+    found, _ = sensitivity(
+        CalibratedGraph(graph, structure, calibration, Silent()), PrecisionSpec(kind="int8", smooth_alpha="off"), 4
+    )
+    by_name = {layer.name: layer for layer in found}
+    assert by_name["score"].output_sqnr_db > 100  # by position 14 dB: rows with nothing in common
+    for name in ("qkv", "classes", "boxes"):  # behind the selection
+        assert 20 < by_name[name].output_sqnr_db < 80, by_name[name]
+
+
+def test_the_selection_is_given_and_the_agreement_sees_the_models_own_outputs_only() -> None:
+    batches = [np.random.default_rng(seed).standard_normal((1, 3, 64, 64)).astype(np.float32) for seed in range(2)]
+    graph, structure, _ = raised(dynamo(redrawn(Unnamed()).eval(), batches[0]))
+    calibration = Calibration(lambda: iter(batches), len(batches), len(batches), "test", "digest")
+    names: set[tuple[str, ...]] = set()
+
+    def agreement(reference: Mapping[str, Array], other: Mapping[str, Array]) -> Array:
+        names.update((tuple(reference), tuple(other)))
+        return np.ones(len(other["output_0"]))
+
+    graphs = CalibratedGraph(graph, structure, calibration, Silent())
+    found, _ = sensitivity(graphs, PrecisionSpec(kind="int8", smooth_alpha="off"), 2, agreement)
+    assert names == {("output_0", "output_1")}
+    assert {layer.agreement for layer in found} == {1.0}

@@ -64,10 +64,15 @@ class SwitchedGraph(Closing):
             probe.save(path)
             self._session = OnnxSession(path, lean=True)  # optimised, it would keep dequantized weights as well
 
-    def run(self, batch: Array, on: Collection[str] = ()) -> tuple[dict[str, Array], dict[str, LinearError]]:
-        """Return the model's outputs with the linears called `on` quantized, and the error of each of these."""
+    def run(
+        self, batch: Array, on: Collection[str] = (), others: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Array], dict[str, LinearError]]:
+        """Return the model's outputs with the linears called `on` quantized, and the error of each of these.
+
+        `others` has the values of the graph's inputs beside the first.
+        """
         flags = np.array([name in on for name in self._names])
-        outputs = self._session.run({self._feed: batch, _FLAGS: flags})
+        outputs = self._session.run({self._feed: batch, _FLAGS: flags, **(others or {})})
         measured = outputs.pop(_MEASURED).reshape(-1, _MEASUREMENTS)
         errors = {
             name: LinearError(float(noise), float(signal), round(float(count)))
