@@ -193,8 +193,8 @@ def build(name: str) -> Any:
     return model
 
 
-def count_attentions(model: nn.Module, size: tuple[int, int]) -> int:
-    """Count the attentions that a model's outputs are computed from, while it runs.
+def count_attentions(model: nn.Module, size: tuple[int, int], frames: int | None = None) -> int:
+    """Count the attentions that a model's outputs are computed from, while it runs on an image, or on a clip.
 
     An attention is a softmax or a fused operator. Those of layers behind the last feature that the model returns are
     dead: it computes them and nothing reads them, so they are in no graph.
@@ -204,7 +204,8 @@ def count_attentions(model: nn.Module, size: tuple[int, int]) -> int:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32))
+        shape = (1, 3, *size) if frames is None else (1, frames, 3, *size)
+        image = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
         with torch.no_grad(), running:
             outputs = model(image)
     finally:

@@ -206,8 +206,8 @@ def test_what_a_transformers_model_needs_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=needs):
         load(spec)
     video = transformers.VideoMAEConfig(**small, image_size=32, patch_size=8, num_frames=4)
-    spec = _save_hf(tmp_path / "video", lambda: transformers.VideoMAEForVideoClassification(video))
-    with pytest.raises(SourceError, match=r"\(VideoMAEForVideoClassification\) takes clips of 4 frames"):
+    spec = _save_hf(tmp_path / "video", lambda: transformers.VideoMAEForPreTraining(video))
+    with pytest.raises(SourceError, match=r"\(VideoMAEForPreTraining\) needs bool_masked_pos beside the image"):
         load(spec)
     bert = transformers.BertConfig(**small, vocab_size=50)
     spec = _save_hf(tmp_path / "bert", lambda: transformers.BertModel(bert))

@@ -30,7 +30,7 @@ def predict(
         typer.Argument(
             metavar="IMAGE",
             help="Image files, folders (all images below), or globs in quotes, where ** matches any folders. The order "
-            "is that of the numbers in the names: frame2 is before frame10.",
+            "is that of the numbers in the names: frame2 is before frame10. For a model of clips: folders of frames.",
             show_default=False,
         ),
     ],
@@ -53,9 +53,9 @@ def predict(
     from vitdeploy.cli import views
     from vitdeploy.commands.predict import Deployed
     from vitdeploy.commands.predict import predict as run_predict
-    from vitdeploy.runtime.deployed import list_sources
+    from vitdeploy.runtime.given_images import list_sources, read_frames
 
-    sources = list_sources(images)
+    sources = list_sources(images, read_frames(artifact))
     with Deployed(artifact) as deployed:
         result = run_predict(deployed, sources, console, save=save)
         if deployed.artifact.random_weights:

@@ -11,8 +11,9 @@ from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Guess as Guess
 from vitdeploy.progress import Progress, Silent
 from vitdeploy.runtime.deployed import Deployed as Deployed
-from vitdeploy.runtime.deployed import Image, Unanswered
 from vitdeploy.runtime.deployed import Prediction as Prediction
+from vitdeploy.runtime.deployed import Unanswered
+from vitdeploy.runtime.given_images import Image
 
 _QUIET_IMAGES = 100  # they take seconds, so their answers are all that is printed
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +17,7 @@ from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.report.report import is_available, report
 from vitdeploy.data.opening import guess_form, open_dataset
+from vitdeploy.errors import DataError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
@@ -91,9 +94,17 @@ def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:
     spec = recipe.data.evaluation
     if spec is None or targets.find(recipe.target).unavailable() is not None:
         return
-    unused = Preprocess(size=(1, 1))  # no image is read here
     with progress.step("Check the evaluation data"):
         task = tasks.find(recipe.task) if recipe.task.kind is not None else None
         form, need_labels = (guess_form(spec), True) if task is None else (task.data, task.needs_labels)
-        preprocess = recipe.preprocess or unused
-        open_dataset(spec, preprocess, labels=None, need_labels=need_labels, split="evaluation", form=form)
+        open_any = partial(open_dataset, spec, labels=None, need_labels=need_labels, split="evaluation", form=form)
+        if recipe.preprocess is not None:
+            open_any(recipe.preprocess)
+            return
+        try:
+            open_any(Preprocess(size=(1, 1)))  # no image is read here
+        except DataError:
+            with suppress(DataError):  # the model may be one of clips
+                open_any(Preprocess(size=(1, 1), frames=1))
+                return
+            raise

@@ -1,4 +1,4 @@
-"""Images in an `.npz`: uint8 `images` (NHWC or NHW) and integer `labels`."""
+"""Images in an `.npz`: uint8 `images` (NHWC or NHW), or `clips` with an axis of frames; and integer `labels`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Order, Sample, shuffle
+from vitdeploy.data.frames import check_frames, choose_from_array
 from vitdeploy.data.preprocess import add_mask, channels_first, order_channels, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.frozen import replace
@@ -17,6 +18,7 @@ from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
 _FIX = "Save it with numpy.savez(path, images=uint8 NHWC or NHW, labels=integers)."
+_CLIPS_FIX = "Save it with numpy.savez(path, clips=uint8 (clips, frames, height, width, 3), labels=integers)."
 
 
 class ArrayDataset:
@@ -30,7 +32,8 @@ class ArrayDataset:
         self.classes = classes
         self.order: Order = "indices"
         self.skipped: list[str] = []
-        self._images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+        grey_axes = 4 + (preprocess.frames is not None)
+        self._images = images[..., 0] if images.ndim == grey_axes and images.shape[-1] == 1 else images
         self._labels = labels
         self._preprocess = preprocess
         self.digest = _digest(images, labels)
@@ -41,7 +44,14 @@ class ArrayDataset:
     def __iter__(self) -> Iterator[Sample]:
         for index in shuffle(len(self)):
             label = int(self._labels[index]) if self._labels is not None else None
-            yield Sample(self._pixels(self._images[index]), label, f"image {index}")
+            yield Sample(self._sample(index), label, f"{self._preprocess.sample_word} {index}")
+
+    def _sample(self, index: int) -> Array:
+        frames = self._preprocess.frames
+        if frames is None:
+            return self._pixels(self._images[index])
+        clip = choose_from_array(f"{self.spec}: clip {index}", self._images[index], frames)
+        return np.stack([self._pixels(frame) for frame in clip])
 
     def _pixels(self, image: Array) -> Array:
         if image.shape[:2] != self._preprocess.size:
@@ -59,15 +69,19 @@ def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ..
     Raises:
         DataError: the file is damaged, has pickled objects, or arrays of another type or shape.
     """
-    arrays = read_npz(path, _FIX)
-    if "images" not in arrays:
-        raise DataError(f"{spec} has no array `images`; its arrays: {', '.join(arrays) or 'none'}", fix=_FIX)
-    images, labels = arrays["images"], arrays.get("labels")
-    has_channels = images.ndim == 4 and images.shape[3] in (1, 3)
-    if images.dtype != np.uint8 or not (images.ndim == 3 or has_channels):
-        raise DataError(f"{spec}: its images are {images.dtype} {images.shape}, not uint8 NHWC or NHW", fix=_FIX)
+    name, axes, fix = ("images", 3, _FIX) if preprocess.frames is None else ("clips", 4, _CLIPS_FIX)
+    arrays = read_npz(path, fix)
+    if name not in arrays:
+        raise DataError(f"{spec} has no array `{name}`; its arrays: {', '.join(arrays) or 'none'}", fix=fix)
+    images, labels = arrays[name], arrays.get("labels")
+    has_channels = images.ndim == axes + 1 and images.shape[-1] in (1, 3)
+    if images.dtype != np.uint8 or not (images.ndim == axes or has_channels):
+        form = "NHWC or NHW" if preprocess.frames is None else "(clips, frames, height, width, 3)"
+        raise DataError(f"{spec}: its {name} are {images.dtype} {images.shape}, not uint8 {form}", fix=fix)
     if not images.size:
-        raise DataError(f"{spec} has no images in it", fix=_FIX)
+        raise DataError(f"{spec} has no {name} in it", fix=fix)
+    if preprocess.frames is not None:
+        check_frames(f"{spec}: each clip", images.shape[1], preprocess.frames)
     if labels is not None:
         _check_labels(spec, labels, len(images), names)
     return ArrayDataset(spec, images, labels, preprocess, classes=None)

@@ -17,6 +17,7 @@ from vitdeploy.errors import DataError
 from vitdeploy.escaping import replace_undecodable
 from vitdeploy.plain_files import open_plain
 from vitdeploy.recipe import Preprocess
+from vitdeploy.session import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,10 +64,10 @@ class FolderDataset(Generic[LabelSource]):
         self.classes = classes
         self.order = order
         self.skipped: list[str] = []
-        self.digest = _digest(root, files)
+        self._preprocess = preprocess
+        self.digest = _digest(root, [(file, source) for path, source in files for file in self._list_files(path)])
         self._root = root
         self._files = files
-        self._preprocess = preprocess
         self._make_label = make_label
 
     def __len__(self) -> int:
@@ -77,12 +78,25 @@ class FolderDataset(Generic[LabelSource]):
         for index in shuffle(len(self)):
             path, source = self._files[index]
             try:
-                image = open_image(path)
+                image, pixels = self._read(path)
             except DataError as error:
                 self._skip(error)
                 continue
             name = replace_undecodable(path.relative_to(self._root).as_posix())
-            yield Sample(to_pixels(image, self._preprocess), self._make_label(path, image, source), name)
+            yield Sample(pixels, self._make_label(path, image, source), name)
+
+    def _list_files(self, path: Path) -> Sequence[Path]:
+        """Return the files that a sample is read from."""
+        return (path,)
+
+    def _read(self, path: Path) -> tuple[Image, Array]:
+        """Return the image of a sample, and its pixels at the model's size.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        image = open_image(path)
+        return image, to_pixels(image, self._preprocess)
 
     def _skip(self, error: DataError) -> None:
         self.skipped.append(error.message)
@@ -119,10 +133,10 @@ def open_folder(
         return FolderDataset(spec, root, loose, preprocess, None, lambda _path, _image, index: index)
     images = {folder.name: filter_images(folder.rglob("*")) for folder in folders}
     check_any(spec, [path for paths in images.values() for path in paths])
-    _refuse_splits(spec, folders, names)
-    order, indices = _class_indices(spec, images, names, classes)
+    refuse_splits(spec, folders, names)
+    order, indices = index_classes(spec, images, names, classes)
     files: list[tuple[Path, int | None]] = [(path, indices[name]) for name in indices for path in images[name]]
-    known = names if order == "labels" else _class_names(indices)
+    known = names if order == "labels" else name_classes(indices)
     return FolderDataset(spec, root, files, preprocess, known, lambda _path, _image, index: index, order)
 
 
@@ -137,7 +151,7 @@ def filter_images(paths: Iterator[Path]) -> list[Path]:
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir())
 
 
-def _refuse_splits(spec: str, folders: Sequence[Path], names: tuple[str, ...] | None) -> None:
+def refuse_splits(spec: str, folders: Sequence[Path], names: tuple[str, ...] | None) -> None:
     """Refuse folders that are parts of a data set, such as train/ and val/, and not classes."""
     parts = [folder.name for folder in folders]
     inner = [folder for folder in folders if any(p.is_dir() for p in folder.iterdir())]
@@ -148,7 +162,7 @@ def _refuse_splits(spec: str, folders: Sequence[Path], names: tuple[str, ...] | 
         )
 
 
-def _class_indices(
+def index_classes(
     spec: str, images: Mapping[str, Sequence[Path]], names: tuple[str, ...] | None, classes: int | None
 ) -> tuple[Order, dict[str, int]]:
     """Return how sub-folders became class indices, and the index of each. Folders without images are left out."""
@@ -176,7 +190,7 @@ def _class_indices(
     return "alphabet", {name: index for index, name in enumerate(images) if images[name]}
 
 
-def _class_names(indices: dict[str, int]) -> tuple[str, ...] | None:
+def name_classes(indices: dict[str, int]) -> tuple[str, ...] | None:
     """The names of the folders as class names, if their indices are 0, 1, 2, … without a gap."""
     by_index = sorted(indices, key=lambda folder: indices[folder])
     return tuple(by_index) if [indices[f] for f in by_index] == list(range(len(by_index))) else None

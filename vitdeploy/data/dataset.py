@@ -3,6 +3,7 @@
 The layout of a folder depends on the form of the labels, which the task decides:
 
     classes    CLASS/*.jpg                             one sub-folder per class
+    classes    CLASS/CLIP/*.jpg                        for a model of clips: a folder of frames for each
     masks      images/*.jpg  masks/*.png               a class for each pixel, by the same name
     depth      images/*.jpg  depth/*.npy or *.png      a depth for each pixel, by the same name
     boxes      images/*.jpg  annotations.json          COCO's JSON
@@ -35,7 +36,7 @@ _SHUFFLE_SEED = 0
 class Sample:
     """One image at the model's size, uint8 (channels, height, width), its label if it has one, and its name.
 
-    The name is its path below the data, or its number in arrays.
+    Of a clip it is (frames, channels, height, width). The name is its path below the data, or its number in arrays.
     """
 
     image: Array

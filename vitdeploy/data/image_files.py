@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from vitdeploy.data._folder import SUFFIXES
+from vitdeploy.data._folder import SUFFIXES, filter_images
 from vitdeploy.errors import DataError
 from vitdeploy.plain_files import expand_home
 
@@ -43,10 +43,22 @@ def find_images(given: str | Path) -> list[Path]:
         return _choose_images(
             _list_below(path), f"{path} has no images in it", f"Put images there: {_list_suffixes()}."
         )
-    if not _WILDCARD.search(str(path)):
+    if not is_pattern(path):
         raise DataError(f"there is no image {path}", fix="Check the path.")
-    below = (file for match in _match(path) for file in (_list_below(match) if match.is_dir() else [match]))
+    below = (file for match in match_glob(path) for file in (_list_below(match) if match.is_dir() else [match]))
     return _choose_images(below, f"no image matches {path}", f"Check the pattern. Images are: {_list_suffixes()}.")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files directly in a folder, in natural order. Hidden files do not count.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return sorted(filter_images(folder.iterdir()), key=natural_key)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}", fix="Make the folder readable.") from None
 
 
 def natural_key(path: Path) -> tuple[_SortKey, ...]:
@@ -100,7 +112,12 @@ def _list_below(folder: Path) -> list[Path]:
     return files
 
 
-def _match(pattern: Path) -> list[Path]:
+def is_pattern(path: Path) -> bool:
+    """Return True if a path has wildcards in it."""
+    return _WILDCARD.search(str(path)) is not None
+
+
+def match_glob(pattern: Path) -> list[Path]:
     """Return the files and folders that match a glob. A wildcard matches no leading dot.
 
     Raises:
@@ -123,8 +140,13 @@ def _match(pattern: Path) -> list[Path]:
 
 
 def _video_error(path: Path) -> DataError:
-    command = f"mkdir frames && ffmpeg -i {shlex.quote(str(path))} frames/%05d.png"
-    return DataError(f"{path} is a video, not an image", fix=f"Make frames of it, and give their folder: {command}")
+    return DataError(f"{path} is a video, not an image", fix=suggest_frames(path))
+
+
+def suggest_frames(video: Path) -> str:
+    """Return the command that makes images of a video, as advice."""
+    command = f"mkdir frames && ffmpeg -i {shlex.quote(str(video))} frames/%05d.png"
+    return f"Make frames of it, and give their folder: {command}"
 
 
 def _list_suffixes() -> str:

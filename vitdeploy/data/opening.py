@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from vitdeploy.data._arrays import ArrayDataset, open_npz
+from vitdeploy.data._clips import CLIP_FORMS, open_clips
 from vitdeploy.data._coco import open_boxes
 from vitdeploy.data._coco_keypoints import open_keypoints
 from vitdeploy.data._coco_masks import open_instances
@@ -61,8 +62,9 @@ def open_dataset(
         reason = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
         raise DataError(f"{spec} cannot be read: {reason}", fix="Make the data readable.") from None
     if need_labels and not dataset.labelled:
+        samples = "clips, each a folder of frames," if preprocess.frames else "images"
         raise DataError(
-            f"{spec} has no labels", fix="Put the images into one sub-folder per class, or add labels to the .npz."
+            f"{spec} has no labels", fix=f"Put the {samples} into one sub-folder per class, or add labels to the .npz."
         )
     return dataset
 
@@ -71,6 +73,8 @@ def _open(
     spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form, classes: int | None
 ) -> Dataset:
     path = expand_home(spec)
+    if preprocess.frames is not None:
+        return _open_clips(spec, preprocess, labels, form, classes)
     if form != "classes":
         if not path.is_dir() or not (path / _IMAGES).is_dir():
             message = f"there is no {spec}" if not path.exists() else f"{spec} has no folder images/ in it"
@@ -96,6 +100,25 @@ def _open(
     hint = did_you_mean(spec, [_DEMO])
     message = f"there is no {spec}{hint}" if not path.exists() else f"{spec} is neither a folder nor an .npz file{hint}"
     raise DataError(message, fix=_FORMS["classes"])
+
+
+def _open_clips(
+    spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, form: Form, classes: int | None
+) -> Dataset:
+    path = expand_home(spec)
+    if form != "classes":
+        raise DataError(
+            f"{spec}: clips have a class each, and this task needs labels as {form}", fix="Choose another --task."
+        )
+    if path.is_dir():
+        return open_clips(spec, path, preprocess, labels, classes)
+    if path.suffix == ".npz" and path.is_file():
+        return open_npz(spec, path, preprocess, labels)
+    if comes_with_package(spec):
+        message = f"{spec} has single images, and the model takes clips of {preprocess.frames} frames"
+    else:
+        message = f"there is no {spec}" if not path.exists() else f"{spec} is neither a folder nor an .npz file"
+    raise DataError(message, fix=CLIP_FORMS)
 
 
 def comes_with_package(spec: str) -> bool:

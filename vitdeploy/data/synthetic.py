@@ -1,4 +1,4 @@
-"""Made-up images for when there are none. Activations are realistic, as their statistics are those of photographs."""
+"""Made-up images and clips. Activations are realistic, as their statistics are those of photographs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitdeploy.data.frames import clip_pixels
 from vitdeploy.data.preprocess import to_pixels
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
@@ -16,6 +17,7 @@ _SHARED = 0.8
 """Share of the structure that the three colours have in common."""
 _CONTRAST = 55.0  # standard deviation in bytes, about that of a photograph
 _MIDDLE = 118.0  # mean byte of ImageNet
+_SPEED = 0.03  # of a side, from one frame to the next
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,21 @@ size is square."""
 
 
 def natural_image(seed: int, preprocess: Preprocess, batch: int, look: Look = PLAIN) -> Array:
-    """Generate a batch of 1/f noise: uint8 (batch, channels, height, width).
+    """Generate a batch of 1/f noise: uint8 (batch, channels, height, width), or (batch, frames, …) for clips.
 
     Image number n depends on the seed, the look and n only, not on the size of the batch.
     """
     height, width = (round(stretch * side) for stretch, side in zip(look.stretch, preprocess.size, strict=True))
     images = (coloured_noise(seed, index, (height, width), look) for index in range(batch))
-    return np.stack([to_pixels(image, preprocess) for image in images])
+    if preprocess.frames is None:
+        return np.stack([to_pixels(image, preprocess) for image in images])
+    return np.stack([clip_pixels(move(image, preprocess.frames), preprocess) for image in images])
+
+
+def move(image: Array, frames: int) -> list[Array]:
+    """Return frames in which the image moves down and to the right, and comes back at the other side."""
+    steps = [max(1, round(_SPEED * side)) for side in image.shape[:2]]
+    return [np.roll(image, [number * step for step in steps], axis=(0, 1)) for number in range(frames)]
 
 
 def coloured_noise(seed: int, index: int, size: tuple[int, int], look: Look = PLAIN) -> Array:

@@ -124,7 +124,7 @@ def compare(
 def compare_session(session: Session, examples: Sequence[Example], input_name: str) -> Parity:
     """Run a session on all examples. Return the largest difference of each output from the reference's."""
     parity = merge([_compare_example(session, Example(*example), input_name) for example in examples])
-    sizes = tuple("x".join(map(str, example[0].shape[2:])) for example in examples)
+    sizes = tuple("x".join(map(str, example[0].shape[-2:])) for example in examples)
     return replace(parity, image_sizes=sizes) if len(set(sizes)) > 1 else parity
 
 

@@ -91,7 +91,7 @@ def _insert(graph: Graph, image: ir.Value, steps: list[_Step]) -> None:
 def _find_image(graph: Graph, channels: int) -> ir.Value:
     inputs = [v for v in graph.model.graph.inputs if v.name not in graph.model.graph.initializers]
     shape = dims(inputs[0]) if len(inputs) == 1 else None
-    if shape is None or len(shape) != 4 or shape[1] != channels:
+    if shape is None or len(shape) not in (4, 5) or shape[-3] != channels:
         described = ", ".join(f"{v.name}{v.shape}" for v in inputs)
         raise GraphError(f"the graph takes {described}, not images of {channels} channels", fix="Leave --input out.")
     return inputs[0]
@@ -103,7 +103,7 @@ def _match_only_conv(image: ir.Value) -> LinearMatch | None:
     if len(uses) != 1 or image.is_graph_output() or uses[0].op_type != "Conv":
         return None
     conv = match_linear(uses[0])
-    covers_all_channels = conv is not None and conv.weight.shape[1] == (dims(image) or ())[1]
+    covers_all_channels = conv is not None and conv.weight.shape[1] == (dims(image) or ())[-3]
     return conv if covers_all_channels else None
 
 

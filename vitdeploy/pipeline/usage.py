@@ -49,14 +49,15 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
     if takes_no_image(manifest):
         return _describe_decoder(manifest, target)
     mask = f"; one more plane is {_MASK[form]}" if preprocess.mask else ""
-    meaning = f"{colours} images: {_IMAGES[form]}{mask}"
+    samples = f"clips of {preprocess.frames} frames" if preprocess.frames else "images"
+    meaning = f"{colours} {samples}: {_IMAGES[form]}{mask}"
     shape = typical_shape(image, batch, sizes)
     command = target.command_to_try(image.name, shape, static=batch.static and sizes is None)
     task = tasks.find(manifest.recipe.task)
     summary = (getdoc(task) or "").partition("\n")[0]
     return Usage(
         inputs=(
-            _tensor(image, "NCHW", meaning, shape),
+            _tensor(image, _layout(preprocess), meaning, shape),
             *(_tensor(i, "row-major", "", _fill(i, batch, sizes)) for i in manifest.inputs[1:]),
         ),
         outputs=tuple(
@@ -96,6 +97,10 @@ def _describe_decoder(manifest: Manifest, target: Target) -> Usage:
     )
 
 
+def _layout(preprocess: Preprocess) -> str:
+    return "NTCHW" if preprocess.frames else "NCHW"
+
+
 def _describe_sizes(sizes: SizeRange, patch: tuple[int, int] | None) -> str:
     multiples = "" if patch is None else f", both sides multiples of the patch, {format_size(patch)}"
     return f"{sizes} (height x width){multiples}"
@@ -125,6 +130,10 @@ def _steps(preprocess: Preprocess, form: InputForm) -> list[str]:
         steps += ["divide by 255", f"subtract the mean ({mean}) and divide by the standard deviation ({std})"]
     if preprocess.mask:
         steps.append(f"add a plane that is {_MASK[form]}")
+    if preprocess.frames:
+        chosen = f"choose {preprocess.frames} frames evenly: number floor(i x frames there are / {preprocess.frames})"
+        steps = [f"{chosen}; then for each frame:", *steps]
+        return [*steps, "store frame by frame, each as planes, channel by channel (NTCHW)"]
     return [*steps, "store as planes, channel by channel (NCHW)"]
 
 

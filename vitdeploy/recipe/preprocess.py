@@ -40,6 +40,8 @@ class Preprocess(Frozen):
         fill: the colour of added pixels, one byte for each channel, in the model's order. None is the mean.
         channel_order: the order in which the model gets colours.
         mask: the input has one more plane, which is 255 where there is image and 0 where there is padding.
+        frames: the number of frames of a clip, each of which is prepared as an image; the input is then (batch, frames,
+            channels, height, width). None: the model takes single images.
     """
 
     size: tuple[Side, Side]
@@ -61,6 +63,7 @@ class Preprocess(Frozen):
     fill: tuple[Byte, ...] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mask: bool = False
+    frames: Side | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -92,6 +95,8 @@ class Preprocess(Frozen):
             raise ValueError("shortest_edge, longest_edge and mask need resize: letterbox")
         if self.resize == "letterbox" and self.resize_to:
             raise ValueError("resize_to has no meaning for resize: letterbox, give shortest_edge or longest_edge")
+        if self.mask and self.frames:
+            raise ValueError("mask is for single images, and frames for clips: give one of them")
         if min(self.size) < self.size_divisor:
             raise ValueError(f"size is smaller than size_divisor {self.size_divisor}")
         return self
@@ -100,3 +105,13 @@ class Preprocess(Frozen):
     def planes(self) -> int:
         """The number of planes of the model's input: its channels, and the mask if there is one."""
         return self.channels + self.mask
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one image, (planes, height, width), or of one clip, (frames, planes, height, width)."""
+        return (*((self.frames,) if self.frames else ()), self.planes, *self.size)
+
+    @property
+    def sample_word(self) -> str:
+        """One sample in words: "image" or "clip"."""
+        return "clip" if self.frames else "image"

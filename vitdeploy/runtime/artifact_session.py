@@ -223,7 +223,7 @@ def make_shared_images(artifacts: Sequence[Artifact], batch: int) -> Array:
         UsageError: their inputs have different shapes, or one does not accept this batch size.
     """
     first = artifacts[0].manifest
-    shapes = {(a.manifest.preprocess.planes, a.manifest.preprocess.size) for a in artifacts}
+    shapes = {a.manifest.preprocess.sample_shape for a in artifacts}
     if len(shapes) > 1:
         raise UsageError(
             "the inputs of the artifacts have different shapes", fix="Compare artifacts of one model and image size."

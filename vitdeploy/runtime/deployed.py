@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ConfigDict
@@ -13,23 +13,20 @@ from pydantic import ConfigDict
 from vitdeploy import artifact as artifacts
 from vitdeploy import precision, tasks
 from vitdeploy.artifact.manifest import Manifest
+from vitdeploy.data.frames import clip_pixels
 from vitdeploy.data.geometry import is_padded, visible_area
-from vitdeploy.data.image_files import find_images
-from vitdeploy.data.images import open_image
-from vitdeploy.data.preprocess import as_image, to_input, to_pixels, to_rgb, upright_size
+from vitdeploy.data.preprocess import to_input, to_pixels, to_rgb, upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.escaping import replace_undecodable
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.frozen import replace
 from vitdeploy.render.picture_folder import PictureFolder
 from vitdeploy.runtime.artifact_session import check_image_size, open_session, refuse_decoder
+from vitdeploy.runtime.given_images import Image, list_sources, name_source, open_sample
 from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-
-Image = Union[str, Path, Array, "PILImage"]
-"""A file, a folder of images, a glob, a uint8 array (H, W) or (H, W, 3), or a Pillow image."""
 
 
 class Prediction(Answer):
@@ -105,7 +102,7 @@ class Deployed(Closing):
         self._session = open_session(self.artifact, threads)
 
     def run(self, images: Array) -> dict[str, Array]:
-        """Run NCHW images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
+        """Run images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
 
         The artifact must accept the batch size.
 
@@ -122,14 +119,15 @@ class Deployed(Closing):
 
         Args:
             images: one or several of: image files, folders (all images below, in the order of the numbers in their
-                names), globs, uint8 arrays (H, W) or (H, W, 3), Pillow images.
+                names), globs, uint8 arrays (H, W) or (H, W, 3), Pillow images. For a model of clips: folders of frames,
+                globs of these, uint8 arrays (frames, H, W) or (frames, H, W, 3), lists of frames.
             save: a folder for a picture of each answer, or for its vector; None writes nothing.
 
         Raises:
             DataError: an image is missing, damaged or a video, or the model's outputs are not those of its task.
             UsageError: `save` cannot be written, or is in the artifact, or a picture would replace an image.
         """
-        sources = list_sources(images)
+        sources = self.list_sources(images)
         folder = None if save is None else self.open_folder(Path(save), sources)
         predictions = []
         for number, answer in enumerate(self.answer(sources)):
@@ -137,6 +135,10 @@ class Deployed(Closing):
                 raise answer.error
             predictions.append(answer.prediction if folder is None else self.save(answer, folder, number))
         return predictions
+
+    def list_sources(self, images: Image | Sequence[Image]) -> list[Image]:
+        """Return one or several images, or clips, as a list: see `given_images.list_sources`."""
+        return list_sources(images, self.artifact.manifest.preprocess.frames)
 
     def answer(self, sources: Iterable[Image]) -> Iterator[Answered | Unanswered]:
         """Yield the answers to images, in order, as their batches are done. A damaged image does not stop the others.
@@ -162,7 +164,7 @@ class Deployed(Closing):
         Raises:
             UsageError: see `PictureFolder`.
         """
-        names = [str(source) if isinstance(source, (str, Path)) else _name(source) for source in sources]
+        names = [str(source) if isinstance(source, (str, Path)) else name_source(source) for source in sources]
         return PictureFolder(folder, names, self.artifact.path)
 
     def save(self, answer: Answered, folder: PictureFolder, number: int) -> Prediction:
@@ -193,12 +195,13 @@ class Deployed(Closing):
         return manifest.recipe.target.batch.opt if together else 1
 
     def _read(self, source: Image) -> _Waiting | Unanswered:
+        preprocess = self.artifact.manifest.preprocess
         try:
-            picture = _open(source)
-            pixels = to_pixels(picture, self.artifact.manifest.preprocess)
-            return _Waiting(source, _name(source), upright_size(picture), pixels)
+            pictures = open_sample(source, preprocess.frames)
+            pixels = clip_pixels(pictures, preprocess) if preprocess.frames else to_pixels(pictures[0], preprocess)
+            return _Waiting(source, name_source(source), upright_size(pictures[0]), pixels)
         except DataError as error:
-            return Unanswered(_name(source), error)
+            return Unanswered(name_source(source), error)
 
     def _answer_group(self, group: Sequence[_Waiting | Unanswered]) -> Iterator[Answered | Unanswered]:
         """Run a batch. The last image fills it up if the artifact takes no smaller one."""
@@ -238,7 +241,8 @@ class Deployed(Closing):
         pixels = task.map_pixels(answer.outputs, view, answer.size)
         corner = max(0, round(view[0])), max(0, round(view[1]))
         lines = task.format_answer(answer.prediction)
-        return draw_answer(to_rgb(_open(answer.source)), answer.prediction, lines, pixels, corner)
+        pictures = open_sample(answer.source, self.artifact.manifest.preprocess.frames)
+        return draw_answer(to_rgb(pictures[len(pictures) // 2]), answer.prediction, lines, pixels, corner)
 
 
 def describe_answer(manifest: Manifest, outputs: Mapping[str, Array], size: tuple[int, int]) -> Answer:
@@ -246,38 +250,3 @@ def describe_answer(manifest: Manifest, outputs: Mapping[str, Array], size: tupl
     task, preprocess = tasks.find(manifest.recipe.task), manifest.preprocess
     padded = {"picture": size} if is_padded(*size, preprocess) else {}
     return task.describe(outputs, manifest.labels, visible_area(*size, preprocess), **padded)
-
-
-def list_sources(images: Image | Sequence[Image]) -> list[Image]:
-    """Return one or several images as a list, in which the files of folders and globs take their place.
-
-    Raises:
-        DataError: a file is missing or a video, or a folder or glob has no image.
-    """
-    from PIL.Image import Image as PILImage
-
-    if isinstance(images, (str, Path)):
-        return list(find_images(images))
-    if isinstance(images, (np.ndarray, PILImage)):
-        return [images]
-    return [source for image in images for source in list_sources(image)]
-
-
-def _open(source: Image) -> PILImage:
-    if isinstance(source, np.ndarray):
-        return as_image(source)
-    if isinstance(source, (str, Path)):
-        return open_image(Path(source))
-    try:
-        source.load()
-    except OSError as error:
-        raise DataError(f"{_name(source)} is damaged: {error}", fix="Replace the file.") from None
-    return source
-
-
-def _name(source: Image) -> str:
-    if isinstance(source, np.ndarray):
-        return "array"
-    if isinstance(source, (str, Path)):
-        return replace_undecodable(str(source))
-    return replace_undecodable(str(getattr(source, "filename", "") or "image"))

@@ -92,7 +92,7 @@ def _work(task: bytes) -> bytes:
         sizes = trial.model.size_range
         with _open(model) as session:
             for size in (model.preprocess.size,) if sizes is None else sizes.corners:
-                shape = (trial.batch, model.preprocess.channels, *size)
+                shape = (trial.batch, *model.preprocess.sample_shape[:-2], *size)
                 session.run({model.input_name: np.full(shape, 0.5, np.float32)})
     finally:
         remove_process_folders()

@@ -1,4 +1,4 @@
-"""The image processor of a transformers checkpoint: ask it for a size, run it, and read it as `Preprocess`."""
+"""The image or video processor of a transformers checkpoint: ask it for a size, run it, and read it as `Preprocess`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXELS, MASK = "pixel_values", "pixel_mask"
+_CLIP_PIXELS = "pixel_values_videos"
 _FILE = "preprocessor_config.json"
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "do_flip_channel_order")
 _OTHER_PIXELS = ("flattened_patches", "images")
 _KEPT_ANSWERS = 12
+_OFFSET_IN_CODE = ("VivitVideoProcessor",)
+"""Classes that subtract 1 after scaling, which their config does not say."""
 
 
 class HfProcessor(OwnProcessor):
-    """An image processor as transformers builds it by default, which is the torchvision one if there are two."""
+    """An image processor as transformers builds it by default, which is the torchvision one if there are two.
+
+    A processor of clips gets one frame: it treats each frame alone.
+    """
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -74,33 +80,57 @@ class HfProcessor(OwnProcessor):
         if key not in self._answers:
             if len(self._answers) >= _KEPT_ANSWERS:
                 self._answers.clear()
-            answer = self._processor(images=image, return_tensors="pt", **kwargs)
+            images = {"videos": [[image]]} if is_video_processor(self._processor) else {"images": image}
+            answer = self._processor(**images, return_tensors="pt", **kwargs)
             self._answers[key] = answer if hasattr(answer, "items") else {PIXELS: answer}
         return self._answers[key]
 
     def _read_pixels(self, answer: Mapping[str, Any]) -> Array:
         pixels = [name for name in answer if PIXELS in name or name in _OTHER_PIXELS]
-        if pixels != [PIXELS]:
+        if pixels not in ([PIXELS], [_CLIP_PIXELS]):
             raise ValueError(f"it gives {', '.join(pixels) or 'no pixels'}, not {PIXELS} alone")
-        raw = answer[PIXELS]
+        raw = answer[pixels[0]]
         values = np.asarray(raw.float() if hasattr(raw, "float") else raw, dtype=np.float32)
+        if values.ndim == 5:  # a clip of one frame
+            values = values[0]
         if values.ndim != 4 or len(values) != 1:
             raise ValueError(f"it gives {PIXELS} of {'x'.join(map(str, values.shape))}, not one image")
         image: Array = values[0]
         return image
 
 
-def load_processor(argument: str, folder: str, local: bool, size: tuple[int, int] | None) -> Any:
+def load_processor(
+    argument: str, folder: str, local: bool, size: tuple[int, int] | None, *, clips: bool = False
+) -> Any:
     """Load the image processor in `folder`, asked for `size` if that is not its own; None if there is none.
+
+    Args:
+        argument: the model in messages.
+        folder: a folder, or the name of a repository.
+        local: it is a folder.
+        size: height and width.
+        clips: without an image processor, load the one for videos.
 
     Raises:
         SourceError: there is one, and it cannot be loaded.
     """
     import transformers
 
+    autos: list[Any] = [transformers.AutoImageProcessor, *([transformers.AutoVideoProcessor] if clips else [])]
+    processors = (_load(auto, argument, folder, local) for auto in autos)
+    processor = next((processor for processor in processors if processor is not None), None)
+    if processor is None:
+        return None
+    own = describe(processor)
+    if size is not None and preprocess_size(own) != size:
+        for name, value in request_size(own, size).items():
+            setattr(processor, name, type(getattr(processor, name))(**value))
+    return processor
+
+
+def _load(auto: Any, argument: str, folder: str, local: bool) -> Any:
     try:
-        auto: Any = transformers.AutoImageProcessor
-        processor = auto.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
+        return auto.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001  hub, JSON and the classes of processors have errors of their own
         path = Path(folder) / _FILE
         if isinstance(error, OSError) or (local and not path.is_file()):
@@ -109,11 +139,11 @@ def load_processor(argument: str, folder: str, local: bool, size: tuple[int, int
             f"the image processor of hf:{argument} cannot be loaded: {' '.join(str(error).split())[:300]}",
             fix=f"Correct its {_FILE}.",
         ) from None
-    own = describe(processor)
-    if size is not None and preprocess_size(own) != size:
-        for name, value in request_size(own, size).items():
-            setattr(processor, name, type(getattr(processor, name))(**value))
-    return processor
+
+
+def is_video_processor(processor: Any) -> bool:
+    """Return True for a processor that takes videos, not images."""
+    return hasattr(processor, "video_processor_type") or type(processor).__name__.endswith("VideoProcessor")
 
 
 def read_processor(
@@ -131,7 +161,8 @@ def read_processor(
 def describe(processor: Any) -> dict[str, Any]:
     """Return the config of a processor with all defaults of its class; a step that it does not have is None."""
     steps = {name: getattr(processor, name, None) for name in _STEPS}
-    return {**steps, **dict(processor.to_dict())}
+    offset = {"offset": True} if type(processor).__name__ in _OFFSET_IN_CODE else {}
+    return {**steps, **dict(processor.to_dict()), **offset}
 
 
 def choose_reading(own: OwnProcessor, preprocess: Preprocess) -> Preprocess:

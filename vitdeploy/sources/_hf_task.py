@@ -9,6 +9,7 @@ from vitdeploy.recipe import TaskSpec
 
 _KINDS = {
     "ImageClassification": "classification",
+    "VideoClassification": "classification",
     "SemanticSegmentation": "segmentation",
     "UniversalSegmentation": "segmentation",
     "InstanceSegmentation": "instance-segmentation",

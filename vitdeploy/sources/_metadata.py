@@ -44,8 +44,15 @@ class FileFacts:
     steps: Mapping[str, Any] = field(default_factory=dict)
     read: tuple[str, ...] = ()
 
-    def prepare(self, size: tuple[int, int], channels: int) -> tuple[Preprocess, dict[str, str]]:
+    def prepare(
+        self, size: tuple[int, int], channels: int, frames: int | None = None
+    ) -> tuple[Preprocess, dict[str, str]]:
         """Return the preprocessing for a model of this size and these channels, and what of it is only assumed.
+
+        Args:
+            size: height and width.
+            channels: 1 or 3.
+            frames: the number of frames of a clip; None for images.
 
         Returns:
             The preprocessing, and for each key that the file does not give the assumption in words.
@@ -60,7 +67,7 @@ class FileFacts:
             "resize": "the shortest side resized and the centre cropped",
         }
         assumed = {key: text for key, text in assumed.items() if key not in steps}
-        return replace(_image.default_preprocess(size, channels), **steps), assumed
+        return replace(_image.default_preprocess(size, channels), **steps, frames=frames), assumed
 
 
 def read_metadata(entries: Mapping[str, str]) -> FileFacts:

@@ -18,7 +18,8 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._checkpoint import Fitted, fit
-from vitdeploy.sources._hf_inputs import bind_images, explain_failure
+from vitdeploy.sources._hf_clips import count_frames, takes_clips
+from vitdeploy.sources._hf_inputs import bind_images, explain_failure, find_pixels
 from vitdeploy.sources._hf_parts import PARTS, find_image_class, find_side, take_part
 from vitdeploy.sources._hf_preprocess import image_size, is_patched, prepare_patched, preprocess_of, vision_config
 from vitdeploy.sources._hf_processor import HfProcessor, describe, load_processor, read_processor
@@ -48,7 +49,7 @@ _REFUSED = {
 
 
 class Hf(Source):
-    """Image models of transformers. They are called with `pixel_values`, and name outputs by ModelOutput keys."""
+    """Models of transformers for images and clips. They take `pixel_values`, and name outputs by ModelOutput keys."""
 
     takes_prompts: ClassVar[bool] = True
 
@@ -79,7 +80,8 @@ class Hf(Source):
             if isinstance(weights, Path):
                 module, fitted = _load_from_file(argument, module, weights, spec)
                 use, config = fitted.use, module.config
-            processor = load_processor(argument, _expand(argument), local, size)
+            frames = count_frames(vision)
+            processor = load_processor(argument, _expand(argument), local, size, clips=frames is not None)
             if side is not None:
                 return _load_part(argument, module, spec, config, processor, weights, use)
             load_tokens = partial(
@@ -91,6 +93,8 @@ class Hf(Source):
         module = bind_images(f"hf:{argument}", frozen.module, spec.bind)
         own, preprocess, no_processor = _read_preprocess(argument, processor, config, size, task)
         preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
+        if frames is not None and takes_clips(module, clips := replace(preprocess, frames=frames)):
+            preprocess = clips
         from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
 
         if own is not None and preprocess.resize == "letterbox" and takes_mask(module) and own.gives_mask():
@@ -102,7 +106,7 @@ class Hf(Source):
             weights=weights if isinstance(weights, str) else "file",
             preprocess=preprocess,
             labels=frozen.labels or labels_of(task, config),
-            input_name=_INPUT,
+            input_name=find_pixels(frozen.module) or _INPUT,
             task=task,
             processor=own,
             no_processor=no_processor,
@@ -345,11 +349,10 @@ def _check_size(model: str, own: nn.Module, module: nn.Module, preprocess: Prepr
     """Run one image through `module`, which calls `own`: a config does not say which sizes it takes and what else."""
     import torch
 
-    size = preprocess.size
     try:
-        image = torch.zeros(1, preprocess.planes, *size)
-        image[:, preprocess.channels :] = 1  # no padding
+        image = torch.zeros(1, *preprocess.sample_shape)
+        image[..., preprocess.channels :, :, :] = 1  # no padding
         with torch.inference_mode():
             module.eval().float()(image)
     except Exception as error:
-        raise explain_failure(model, own, error, size, sized=sized) from error
+        raise explain_failure(model, own, error, preprocess, sized=sized) from error

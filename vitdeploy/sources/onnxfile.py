@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _IMAGE_CHANNELS = (1, 3)
-_IMAGE_AXES = 4
+_IMAGE_AXES = (4, 5)  # NCHW, and NTCHW for clips of frames
 _MAX_PIXELS = 1 << 26  # 8192 x 8192: 0.8 GiB in float32, and making an example image takes several times as much
 _CHUNK_BYTES = 1 << 20
 
@@ -45,16 +45,18 @@ class OnnxFile(FileSource):
         screen(model, path)
         image, others = _find_image_input(path, graph, spec.bind)
         facts = _metadata.read_metadata(dict(model.metadata_props))
-        sides, channels = _read_image_shape(path, image)
+        sides, channels, frames = _read_image_shape(path, image)
         patch = None if all(sides) else find_patch(image)
         shown = size or ((sides[0] or 1, sides[1] or 1) if all(sides) else None)
         binds = bind_inputs(path, graph, image, others, spec.bind, shown)
         digest = digest_binds(digest, binds)
         _image.check_range(path, sides, spec.size_range)
+        if frames is not None and spec.size_range is not None:
+            raise SourceError(f"{path} takes clips, which have one size", fix="Give one size with --image-size HxW.")
         image_size = _image.resolve_size(path, sides, size or (None if all(sides) else facts.size))
         for verified in (image_size,) if spec.size_range is None else spec.size_range.corners:
             _check_size(path, verified, patch, spec.size_range)
-        preprocess, assumed = facts.prepare(image_size, channels)
+        preprocess, assumed = facts.prepare(image_size, channels, frames)
         return LoadedModel(
             weights="own",
             digest=digest,
@@ -88,7 +90,7 @@ def _find_image_input(path: Path, graph: ir.Graph, bound: Collection[str]) -> tu
     listed = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in inputs) or "none"
     if not inputs:
         raise GraphError(f"{path} has no inputs", fix="Export it with one image input.")
-    batches = [v for v in inputs if v.shape is not None and len(v.shape) == _IMAGE_AXES]
+    batches = [v for v in inputs if v.shape is not None and len(v.shape) in _IMAGE_AXES]
     image = next((v for v in batches if v.dtype == ir.DataType.FLOAT and v.name not in bound), None)
     if image is None and any(v.dtype == ir.DataType.FLOAT for v in inputs):
         raise GraphError(f"{path}: its input is not a batch of images ({listed})", fix="Export it with an NCHW input.")
@@ -97,17 +99,27 @@ def _find_image_input(path: Path, graph: ir.Graph, bound: Collection[str]) -> tu
     return image, [v for v in inputs if v is not image]
 
 
-def _read_image_shape(path: Path, image: ir.Value) -> tuple[tuple[int | None, int | None], int]:
-    """Return height and width of the input, with None for a side that varies, and the number of channels.
+def _read_image_shape(path: Path, image: ir.Value) -> tuple[tuple[int | None, int | None], int, int | None]:
+    """Return height and width of the input (None for a side that varies), the number of channels, and of frames.
+
+    The number of frames is None for single images.
 
     Raises:
-        GraphError: the input is empty, or not NCHW with 1 or 3 channels.
+        GraphError: the input is empty, or neither NCHW nor NTCHW with 1 or 3 channels.
     """
     from vitdeploy.graph.model import dims
 
-    batch, channels, height, width = dims(image) or (None,) * 4
+    shape = dims(image) or (None,) * min(_IMAGE_AXES)
+    batch, channels, height, width = shape[0], *shape[-3:]
     if 0 in (batch, height, width):
         raise GraphError(f"{path}: its input {image.name}{image.shape} is empty", fix="Export it with a real size.")
+    if len(shape) == max(_IMAGE_AXES):
+        if channels not in _IMAGE_CHANNELS or not shape[1]:
+            raise GraphError(
+                f"{path}: its input {image.name}{image.shape} is not clips as (batch, frames, channels, height, width)",
+                fix="Export it in that order, with 1 or 3 channels and a fixed number of frames.",
+            )
+        return (height, width), int(channels), int(shape[1])
     if channels not in _IMAGE_CHANNELS:
         if width in _IMAGE_CHANNELS:
             raise GraphError(
@@ -118,7 +130,7 @@ def _read_image_shape(path: Path, image: ir.Value) -> tuple[tuple[int | None, in
             f"{path}: its input {image.name}{image.shape} does not have 1 or 3 channels in second place",
             fix="Export it with an image input, NCHW.",
         )
-    return (height, width), int(channels)
+    return (height, width), int(channels), None
 
 
 def _check_size(path: Path, size: tuple[int, int], patch: tuple[int, int] | None, sizes: SizeRange | None) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HF_OUTPUTS = "transformers.modeling_outputs"
 _SHOWN_DANGERS = 3
-_IMAGE_AXES = 4
+_IMAGE_AXES = (4, 5)  # NCHW, and NTCHW for clips of frames
 _AGAIN = "Export the model in eval mode with one NCHW float32 input, and save it with torch.export.save."
 _DROPOUTS = ("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
 
@@ -42,14 +42,14 @@ class Pt2File(FileSource):
         program = _load_program(path, _check_archive(path))
         _check_shapes(path, program)
         name, image, others = _list_inputs(path, program, spec.bind)
-        channels, height, width = _read_image_shape(path, image, size)
+        frames, channels, height, width = _read_image_shape(path, image, size)
         check_names(str(path), spec.bind, [place.name for place in others])
         if unbound := [place for place in others if place.name not in spec.bind]:
             needed, fix = explain_unbound(name, unbound, (height, width))
             raise SourceError(f"{path}: {needed}", fix=fix)
         values = read_binds(spec.bind)
         binds = {place.name: fit_array(values[place.name], place) for place in others}
-        preprocess, assumed = _metadata.FileFacts().prepare((height, width), channels)
+        preprocess, assumed = _metadata.FileFacts().prepare((height, width), channels, frames)
         loaded = _weights.make_loaded_model(
             _make_module(path, program, binds), weights="own", preprocess=preprocess, labels=None
         )
@@ -169,7 +169,7 @@ def _list_inputs(path: Path, program: Any, bound: Collection[str]) -> tuple[str,
     }
     if not values or not all(isinstance(value, torch.Tensor) for value in values.values()):
         raise SourceError(f"{path} has inputs that are no tensors, or none", fix=_AGAIN)
-    batches = [n for n, v in values.items() if n not in bound and v.dim() == _IMAGE_AXES and v.dtype == torch.float32]
+    batches = [n for n, v in values.items() if n not in bound and v.dim() in _IMAGE_AXES and v.dtype == torch.float32]
     image = next(iter(batches), next(iter(values)))
     others = [
         Input(name, torch.empty(0, dtype=value.dtype).numpy().dtype, tuple(map(_read_side, value.shape)))
@@ -183,14 +183,17 @@ def _read_side(side: Any) -> int | None:
     return int(side) if str(side).isdigit() else None
 
 
-def _read_image_shape(path: Path, value: Any, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return channels, height and width of the image."""
+def _read_image_shape(path: Path, value: Any, size: tuple[int, int] | None) -> tuple[int | None, int, int, int]:
+    """Return the number of frames (None for single images), channels, height and width."""
     import torch
 
-    if value.dtype != torch.float32 or value.dim() != _IMAGE_AXES or value.shape[1] not in (1, 3):
+    if value.dtype != torch.float32 or value.dim() not in _IMAGE_AXES or value.shape[-3] not in (1, 3):
         shape = json.dumps([str(d) for d in value.shape])
         raise SourceError(
             f"{path}: its input is {value.dtype} {shape}, not float32 NCHW with 1 or 3 channels", fix=_AGAIN
         )
-    height, width = map(_read_side, value.shape[2:])
-    return int(value.shape[1]), *_image.resolve_size(path, (height, width), size)
+    frames = _read_side(value.shape[1]) if value.dim() == max(_IMAGE_AXES) else None
+    if frames is None and value.dim() == max(_IMAGE_AXES):
+        raise SourceError(f"{path}: the number of frames of its clips varies", fix=_AGAIN)
+    height, width = map(_read_side, value.shape[-2:])
+    return frames, int(value.shape[-3]), *_image.resolve_size(path, (height, width), size)

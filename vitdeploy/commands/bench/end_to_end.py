@@ -7,14 +7,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact
+from vitdeploy.data.frames import clip_pixels, find_clip_folders, list_frames
 from vitdeploy.data.image_files import find_images
 from vitdeploy.data.images import FORMATS, open_image
-from vitdeploy.data.preprocess import to_input, to_pixels, upright_size
+from vitdeploy.data.preprocess import to_input, upright_size
 from vitdeploy.data.synthetic import coloured_noise
 from vitdeploy.evidence import EndToEnd, Stage
 from vitdeploy.limits import MAX_IMAGE_BYTES
@@ -25,6 +27,9 @@ from vitdeploy.recipe import Preprocess
 from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.runtime.deployed import describe_answer
 from vitdeploy.session import Session
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 STAGES = ("decode", "preprocess", "engine", "postprocess")
 _FRAME = (720, 1280)  # height and width of a usual camera
@@ -37,9 +42,9 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded images in memory, and what they are in words."""
+    """Encoded images in memory, each as its frames (one, unless the model takes clips); and what they are in words."""
 
-    images: tuple[bytes, ...]
+    images: tuple[tuple[bytes, ...], ...]
     words: str
 
 
@@ -50,12 +55,19 @@ def read_encoded(spec: str | None, preprocess: Preprocess) -> Encoded:
         DataError: there are no images, or they are damaged.
     """
     if spec is None:
-        return Encoded((_make_frame(preprocess),), f"a made-up JPEG of {_FRAME[1]}x{_FRAME[0]}")
-    paths = find_images(spec)[:_MOST_IMAGES]
-    for each in paths:
+        words = f"a made-up JPEG of {_FRAME[1]}x{_FRAME[0]}"
+        words = f"{preprocess.frames} times {words}" if preprocess.frames else words
+        return Encoded(((_make_frame(preprocess),) * (preprocess.frames or 1),), words)
+    if preprocess.frames is None:
+        paths = [[path] for path in find_images(spec)[:_MOST_IMAGES]]
+    else:
+        most = -(-_MOST_IMAGES // preprocess.frames)
+        clips = find_clip_folders(spec, preprocess.frames)[:most]
+        paths = [list_frames(clip, preprocess.frames) for clip in clips]
+    for each in (path for frames_of_one in paths for path in frames_of_one):
         open_image(each)  # refuses what is no image, with its name
-    images = tuple(read_plain(each, MAX_IMAGE_BYTES.value) for each in paths)
-    return Encoded(images, f"{len(images)} images of {spec}")
+    images = tuple(tuple(read_plain(path, MAX_IMAGE_BYTES.value) for path in each) for each in paths)
+    return Encoded(images, f"{len(images)} {preprocess.sample_word}s of {spec}")
 
 
 def measure_end_to_end(
@@ -115,18 +127,16 @@ def summarize(words: str, blocks: Sequence[tuple[float, ...]], stages: Sequence[
     )
 
 
-def _time_once(artifact: Artifact, session: Session, raw: bytes) -> list[float]:
-    """Answer one image; return the milliseconds of each stage."""
-    from PIL import Image
-
+def _time_once(artifact: Artifact, session: Session, raw: Sequence[bytes]) -> list[float]:
+    """Answer one image or clip, given as its frames; return the milliseconds of each stage."""
     manifest = artifact.manifest
     task, batch = tasks.find(manifest.recipe.task), manifest.recipe.target.batch.min
     marks = [time.perf_counter_ns()]
-    with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
-        picture.load()
-        marks.append(time.perf_counter_ns())
-        pixels = np.repeat(to_pixels(picture, manifest.preprocess)[None], batch, axis=0)
-        size = upright_size(picture)
+    pictures = [_decode(each) for each in raw]
+    marks.append(time.perf_counter_ns())
+    frames = clip_pixels(pictures, manifest.preprocess)
+    pixels = np.repeat((frames if manifest.preprocess.frames else frames[0])[None], batch, axis=0)
+    size = upright_size(pictures[0])
     inputs = {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
     marks.append(time.perf_counter_ns())
     results = session.run(inputs)
@@ -135,6 +145,15 @@ def _time_once(artifact: Artifact, session: Session, raw: bytes) -> list[float]:
     describe_answer(manifest, outputs, size)
     marks.append(time.perf_counter_ns())
     return [(after - before) / 1e6 for before, after in pairwise(marks)]
+
+
+def _decode(raw: bytes) -> PILImage:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
+        picture.load()
+        decoded: PILImage = picture
+        return decoded
 
 
 def _make_frame(preprocess: Preprocess) -> bytes:

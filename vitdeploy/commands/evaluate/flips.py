@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from vitdeploy.commands.evaluate.sides import AnsweredByBoth, Flipped
+from vitdeploy.data.frames import middle_frame
 from vitdeploy.data.preprocess import as_image, read_colours
 from vitdeploy.evidence import Flip
 from vitdeploy.recipe import Preprocess
@@ -50,11 +51,13 @@ def draw_thumbnails(images: Sequence[Array], preprocess: Preprocess) -> bytes:
     """Return an `.npz` with a small picture of each image, uint8 (height, width, 1 or 3), by its number.
 
     Args:
-        images: as the model sees them, uint8 (planes, height, width).
+        images: as the model sees them, uint8 (planes, height, width); a clip is shown by its frame in the middle.
         preprocess: the model's preprocessing.
     """
     buffer = io.BytesIO()
-    pictures = {str(number): _shrink(read_colours(image, preprocess)) for number, image in enumerate(images)}
+    pictures = {
+        str(number): _shrink(read_colours(middle_frame(image), preprocess)) for number, image in enumerate(images)
+    }
     np.savez_compressed(buffer, allow_pickle=False, **pictures)
     return buffer.getvalue()
 

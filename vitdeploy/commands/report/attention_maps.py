@@ -17,6 +17,7 @@ from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.data.dataset import batches
+from vitdeploy.data.frames import middle_frame
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import DataError, GraphError
@@ -222,5 +223,5 @@ def _make_site(site: AttentionSite, pairs: list[_Pair]) -> Site:
 
 
 def _channels_last(batch: Array) -> Array:
-    """Return the first image of a uint8 NCHW batch as (height, width, channels)."""
-    return np.asarray(batch[0].transpose(1, 2, 0))
+    """Return the first image of a uint8 batch, or the middle frame of the first clip: (height, width, channels)."""
+    return np.asarray(middle_frame(batch[0]).transpose(1, 2, 0))
