@@ -74,7 +74,8 @@ def test_int8_with_clips_and_what_follows(tmp_path: Path) -> None:
     assert artifact.manifest.quantized.calibration.images == 2 * CLASSES
     share = vitdeploy.inspect(artifact).quantized
     assert share is not None
-    assert share.weights_pct > 80
+    assert share.weights_pct + next(iter(share.outside.values())) == pytest.approx(100, abs=0.5)
+    assert "patch embedding" in next(iter(share.outside))
     evaluation = vitdeploy.evaluate(artifact, data=str(clips))
     assert (evaluation.n, evaluation.task) == (2 * CLASSES, "classification")
     usage = artifact.manifest.usage

@@ -20,6 +20,7 @@ from vitdeploy.cli.console import Console
         "vitdeploy predict deit cat.jpg dog.png",
         "vitdeploy predict deit photos/ --save answers/",
         "vitdeploy predict deit 'day1/**/*.jpg' --json",
+        "vitdeploy predict videomae clips/juggling/clip7",
     ],
 )
 def predict(

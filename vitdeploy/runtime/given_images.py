@@ -24,8 +24,7 @@ Image = Union[str, Path, Array, "PILImage", tuple["Array | PILImage", ...]]
 """A file, a folder of images, a glob, a uint8 array (H, W) or (H, W, 3), or a Pillow image. For a model of clips: a
 folder of frames, a uint8 array (frames, H, W[, 3]), or a tuple of frames."""
 
-_ARRAY_AXES = (2, 3)
-"""Of one image: (height, width) or (height, width, channels)."""
+_CHANNELS = (1, 3)
 
 
 def read_frames(folder: Path) -> int | None:
@@ -71,7 +70,7 @@ def open_sample(source: Image, frames: int | None) -> list[PILImage]:
     if isinstance(source, (str, Path)):
         return open_frames(Path(source), frames)
     given: list[Image] = [source]
-    if isinstance(source, tuple) or (isinstance(source, np.ndarray) and source.ndim > max(_ARRAY_AXES)):
+    if isinstance(source, tuple) or (isinstance(source, np.ndarray) and not _is_frame(source)):
         given = list(source)
     check_frames(name_source(source), len(given), frames)
     return [_open(given[number]) for number in choose_frames(len(given), frames)]
@@ -87,9 +86,12 @@ def name_source(source: Image) -> str:
 
 
 def _is_frame(image: object) -> bool:
+    """Return True for one image: a Pillow image, or an array (height, width) or (height, width, 1 or 3)."""
     from PIL.Image import Image as PILImage
 
-    return isinstance(image, PILImage) or (isinstance(image, np.ndarray) and image.ndim in _ARRAY_AXES)
+    if isinstance(image, np.ndarray):
+        return image.ndim == 2 or (image.ndim == 3 and image.shape[2] in _CHANNELS)
+    return isinstance(image, PILImage)
 
 
 def _open(source: Image) -> PILImage:
