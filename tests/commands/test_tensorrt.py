@@ -68,6 +68,35 @@ def test_a_workstation_rehearses_the_build(precision: str, exported: Any) -> Non
     assert (verdict.verdict, verdict.checks[0].status) == ("invalid", "invalid"), "a rehearsal is no proof"
 
 
+class _Listener(Silent):
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.events.append(message)
+
+    def step(self, title: str, total: int | None = None) -> Any:
+        self.events.append(title)
+        return super().step(title, total)
+
+
+def test_what_others_reported_is_named_before_the_build(exported: Any, device: Device, tmp_path: Path) -> None:
+    result = exported("fp16")
+    assert [fault.split(" with ")[0] for fault in result.summary.known_faults] == [
+        "q, k and v of one attention are mixed up at batch 1"
+    ]
+    for release, generation, count in (("10.16", 110, 0), ("10.3", 87, 0), ("10.13", 110, 1)):
+        trt = device("10.16" if release == "10.13" else release, sm=generation)
+        trt.__version__ = "10.13.3.9" if release == "10.13" else trt.__version__
+        listener = _Listener()
+        made = compile_bundle(result.artifact, tmp_path / f"{release}-{generation}", listener)
+        assert len(made.artifact.manifest.known_faults) == count
+        named = [n for n, event in enumerate(listener.events) if event.startswith("reported by others: q, k and v")]
+        build = next(n for n, event in enumerate(listener.events) if event.startswith("Compile and audit"))
+        assert len(named) == count
+        assert all(n < build for n in named)
+
+
 def test_a_failed_rehearsal_is_told_and_leaves_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setattr(tensorrt, "_REHEARSED_FOR", {"fp16": "sm13"})

@@ -110,7 +110,12 @@ def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
     if diagnosis.install:  # each command on one line, however narrow the terminal is, so that it can be copied
         lines = [f"  {extra:<13} {command}" for extra, command in diagnosis.install.items()]
         install = [Text("\n".join(["  Not installed, and how to install it:", *lines, ""]), no_wrap=True)]
-    return [tables.doctor({**diagnosis.targets, **export}), *install, table]
+    faults = [
+        Text(f"  reported of {name}: {fault}")
+        for name, reported in diagnosis.known_faults.items()
+        for fault in reported
+    ]
+    return [tables.doctor({**diagnosis.targets, **export}), *install, table, *faults]
 
 
 @of_escaped

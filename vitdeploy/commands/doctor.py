@@ -38,7 +38,8 @@ _X86 = ("x86_64", "AMD64")
 class Diagnosis(BaseModel):
     """The availability of targets and of the export, the facts about this host, and installed libraries.
 
-    `install` has the command for each extra that is not installed, and for JetPack's TensorRT.
+    `install` has the command for each extra that is not installed, and for JetPack's TensorRT. `known_faults` has what
+    others have reported of an installed compiler, by target.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class Diagnosis(BaseModel):
     host: Host
     machine: str
     libraries: Mapping[str, str]
+    known_faults: Mapping[str, tuple[str, ...]] = {}
 
 
 def doctor() -> Diagnosis:
@@ -68,6 +70,9 @@ def doctor() -> Diagnosis:
         host=host,
         machine=host.machine,
         libraries=environment.library_versions(),
+        known_faults={
+            name: faults for name in targets.names() if (faults := targets.find(TargetSpec(kind=name)).known_faults())
+        },
     )
 
 

@@ -20,6 +20,11 @@ Region = Literal["backbone", "neck", "encoder", "selection", "decoder", "heads"]
 `graph.query_decoder`. heads: what turns the last features into classes, boxes or maps."""
 Bias = Literal["bias", "window bias", "mask", "causal"]
 """Added to attention scores: numbers, or different numbers in each window (Swin's shift). Or a selection of keys."""
+RiskyForm = Literal[
+    "rotary positions", "separate q, k, v", "float16 norm", "detector", "sampled features", "instance masks",
+    "float16 decoder", "integer decoder", "refined maps",
+]  # fmt: skip
+"""A form of graph that some compiler is reported to compute wrongly, see `graph.risky_forms`."""
 
 CORE = "/Attention"
 """The nodes of a site are named `SITE/Attention` in the raised graph, and `SITE/Attention/…` after lowering."""
@@ -112,6 +117,8 @@ class Structure(BaseModel):
     """The products with weights that are no linears; None: written by a version that did not list them."""
     is_detector: bool = False
     """True if a decoder of queries gives boxes, as in DETR."""
+    risky_forms: tuple[RiskyForm, ...] = ()
+    """The forms that the target-ready graph has and that some compiler is reported to compute wrongly."""
 
     @property
     def weighted(self) -> tuple[Linear | Product, ...]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitdeploy import environment
+from vitdeploy import environment, frozen
 from vitdeploy.artifact import PassRecord, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.calibrate.calibrated import CalibratedGraph
@@ -132,6 +132,7 @@ class CandidateBuilder:
             VitdeployError: the precision is not possible for this model.
         """
         from vitdeploy import passes
+        from vitdeploy.graph.risky_forms import find_risky_forms
         from vitdeploy.passes import order
 
         dialect = self.target.dialect()
@@ -147,6 +148,7 @@ class CandidateBuilder:
         folder.mkdir()
         graph.save(folder / GRAPH)
         structure = self.prepared.structure.locate_attention(node.name or "" for node in graph.nodes)
+        structure = frozen.replace(structure, risky_forms=find_risky_forms(graph, structure))
         structure.save(folder / SITES)
         inputs, outputs = _signature(graph)
         return Candidate(precision, folder, structure, tuple(records), quantized, inputs, outputs)

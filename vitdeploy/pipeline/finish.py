@@ -61,6 +61,8 @@ class Exported(BaseModel):
     """The preprocessing compared with the model's own."""
     model_precision: str = "float32"
     """The precision that the model's file came with."""
+    known_faults: tuple[str, ...] = ()
+    """What others have reported of the compiler that may happen to this graph."""
     host: str = ""
     """The machine that compiled it, as --host names it; empty for this machine."""
     next: str = ""
@@ -151,6 +153,10 @@ def finish(
     missing = target.unavailable() if here else None
     if missing is not None and not target.built_on_device:
         raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
+    faults = target.known_faults(bundle.structure, takes_batch_one=manifest.recipe.target.batch.min == 1)
+    for fault in faults:  # before the build, which can take minutes
+        progress.warn(f"reported by others: {fault}")
+    manifest = replace(manifest, known_faults=faults)
     planned = audit_bundle(target.name, bundle, "")
     manifest = replace(manifest, quantized_share=planned.quantized)
     if not here:
@@ -252,6 +258,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),
         pixels=manifest.pixels,
+        known_faults=manifest.known_faults,
         next=_find_next(out, manifest),
         model_precision=manifest.model.precision,
     )

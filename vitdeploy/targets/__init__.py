@@ -168,6 +168,20 @@ class Target(Frozen, ABC):
     def dialect(self) -> Dialect:
         """Return the form of graph that it compiles best."""
 
+    def known_faults(
+        self,
+        structure: Structure | None = None,  # noqa: ARG002  nothing is known of most compilers
+        *,
+        takes_batch_one: bool = True,  # noqa: ARG002
+    ) -> tuple[str, ...]:
+        """Return what others have reported of this compiler that may happen to a graph, a line each.
+
+        Args:
+            structure: of the graph; None: everything that is reported of the installed version.
+            takes_batch_one: whether the engine will take a single image.
+        """
+        return ()
+
     @abstractmethod
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
         """Compile into `workdir`, and audit.

@@ -18,12 +18,14 @@ from vitdeploy.environment import l4t_release
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
+from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target
 from vitdeploy.targets._audit import make_audit
-from vitdeploy.targets._tensorrt.api import Api
+from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
+from vitdeploy.targets._tensorrt.known_faults import find_faults, list_faults
 from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.session import open_engine
 from vitdeploy.targets._tensorrt.trtexec import time_with_trtexec
@@ -119,6 +121,23 @@ class TensorRT(EngineOptions, Target):
                     self.name, bundle, nothing, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
                 )
         return frozen.replace(audit, doubts=(doubt, *audit.doubts))
+
+    def known_faults(self, structure: Structure | None = None, *, takes_batch_one: bool = True) -> tuple[str, ...]:
+        """Return the public reports that fit; of all versions if none is installed, because a bundle may go there."""
+        try:
+            version = release(_import_tensorrt().__version__)
+        except TargetUnavailable:
+            version = None
+        try:
+            generation = find_gpu().sm
+        except TargetUnavailable:
+            generation = None
+        if structure is None:
+            return () if version is None else tuple(fault.describe() for fault in list_faults(version, generation))
+        faults = find_faults(
+            structure.risky_forms, release=version, generation=generation, takes_batch_one=takes_batch_one
+        )
+        return tuple(fault.describe() for fault in faults)
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the stored layer plan of the engine."""
