@@ -218,8 +218,8 @@ Part = Annotated[
     _choice(
         _PARTS,
         "--part",
-        help="Export one part of a model that has several, such as the image encoder of SAM. Default: a model that "
-        "takes an image and a prompt becomes a family, a folder with an artifact for each part.",
+        help="Export one part of a model that has several, such as the image encoder of SAM or TrOCR. Default: a model "
+        "that takes an image and a prompt becomes a family, a folder with an artifact for each part.",
     ),
 ]
 Mean = Annotated[

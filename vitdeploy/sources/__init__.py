@@ -92,6 +92,9 @@ class Source(Frozen, ABC):
     takes_prompts: ClassVar[bool] = False
     """True if a model of it may have a text tower."""
 
+    takes_parts: ClassVar[bool] = False
+    """True if a part of a model of it can be exported alone."""
+
     @abstractmethod
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model that `argument` names, for images of `size` (height, width).
@@ -211,6 +214,8 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
             f"{spec.spec} has no text tower, so it has no prompts",
             fix="Leave out --prompts, or give hf: with a model with two towers, such as CLIP.",
         )
+    if spec.part is not None and not source.takes_parts:
+        raise SourceError(f"{spec.spec} has no parts: it is exported whole", fix="Leave out --part.")
     from vitdeploy.sources import _weights
 
     try:

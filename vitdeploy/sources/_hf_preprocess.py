@@ -23,8 +23,11 @@ _ROUNDS_UP = ("MaskFormerImageProcessor", "Mask2FormerImageProcessor", "TextNetI
 
 
 def vision_config(config: Any) -> Any:
-    """Return the config of the image tower, if the model has two; else the model's own."""
-    return getattr(config, "vision_config", None) or config
+    """Return the config of the image tower, if the model has two or a decoder of text; else the model's own."""
+    tower = getattr(config, "vision_config", None)
+    if tower is None and getattr(config, "model_type", "") == "vision-encoder-decoder":
+        tower = config.encoder
+    return tower or config
 
 
 def is_patched(config: Any) -> bool:

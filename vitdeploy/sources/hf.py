@@ -26,6 +26,7 @@ from vitdeploy.sources._hf_processor import HfProcessor, describe, load_processo
 from vitdeploy.sources._hf_task import labels_of, task_of
 from vitdeploy.sources._hub import cache_only_when_unreachable
 from vitdeploy.sources._prompts import freeze_text
+from vitdeploy.sources._text_writers import check_part, take_encoder, takes_grid
 from vitdeploy.sources._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Hf(Source):
     """Models of transformers for images and clips. They take `pixel_values`, and name outputs by ModelOutput keys."""
 
     takes_prompts: ClassVar[bool] = True
+    takes_parts: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model in the folder or hub repository `argument`, with the class that its config names.
@@ -64,6 +66,7 @@ class Hf(Source):
         with cache_only_when_unreachable(local=local) as reachable:
             config, kind = _load_class(argument, spec.kwargs, local, reachable)
             side = find_side(f"hf:{argument}", config, spec, size) if find_image_class(kind) else None
+            is_encoder = side is None and check_part(f"hf:{argument}", kind, config, spec.part, size)
             size = size if side is None else (side, side)
             vision = vision_config(config)
             _check_patch(argument, vision, size)
@@ -87,9 +90,12 @@ class Hf(Source):
             load_tokens = partial(
                 Tokens, f"hf:{argument}", _expand(argument), local=local, family=getattr(config, "model_type", "")
             )
+            if is_encoder:
+                module = take_encoder(f"hf:{argument}", module, size)
             frozen = freeze_text(f"hf:{argument}", module, spec, size, load_tokens)
         facts = None if processor is None else describe(processor)
-        task = frozen.task or task_of(type(module).__name__, config, facts)
+        own_task = TaskSpec(kind="raw") if is_encoder else task_of(type(module).__name__, config, facts)
+        task = frozen.task or own_task
         module = bind_images(f"hf:{argument}", frozen.module, spec.bind)
         own, preprocess, no_processor = _read_preprocess(argument, processor, config, size, task)
         preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
@@ -164,7 +170,7 @@ def _read_preprocess(
 ) -> tuple[HfProcessor | None, Preprocess, str]:
     """Return the model's own processor, the preprocessing, and the reason why there is nothing to compare it with."""
     vision = vision_config(config)
-    if is_patched(config):
+    if is_patched(config) or takes_grid(config):
         return None, *prepare_patched(argument, None if processor is None else describe(processor), config, size)
     facts = {} if processor is None else describe(processor)
     if facts.get("do_affine_transform"):
