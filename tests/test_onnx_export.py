@@ -182,6 +182,18 @@ def test_the_optimizer_may_merge_clamps_twice(tmp_path: Path) -> None:
     assert (record.exporter, record.fallbacks) == ("dynamo", ())
 
 
+class Guarded(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A share of a sum, guarded by an epsilon, of any shape."""
+        return x / (x.abs().sum(-1, keepdim=True) + 1e-12)
+
+
+def test_an_epsilon_near_zero_is_exported(tmp_path: Path) -> None:
+    exported_to(Guarded(), tmp_path / "m.onnx", 1)
+    model = onnx.load(tmp_path / "m.onnx")
+    assert [node.op_type for node in model.graph.node].count("Add") == 1
+
+
 @pytest.mark.parametrize("way", ["fails", "breaks"])
 def test_a_graph_that_the_optimizer_spoils_is_taken_as_it_was(
     way: str, vit: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,3 +100,18 @@ def test_the_order_of_the_nodes_does_not_matter() -> None:
     main.append(relu)
     FoldConstants().apply(graph)
     assert types(graph) == ["Relu", "Mul"]
+
+
+def test_an_epsilon_near_zero_stays() -> None:
+    """onnxscript's optimizer takes 1e-12, the epsilon of transformers' LayerNorms, for zero by default."""
+    graph = parsed(model("r = ReduceSum<keepdims = 1>(x) e = Add(r, small) y = Div(x, e)"), small=np.float32(1e-12))
+    FoldConstants().apply(graph)
+    assert types(graph) == ["ReduceSum", "Add", "Div"]
+    assert np.array_equal(run(graph, np.zeros_like(X))["y"], np.zeros_like(X))
+
+
+@pytest.mark.parametrize(("operator", "number"), [("Add", 0.0), ("Sub", 0.0), ("Mul", 1.0), ("Div", 1.0)])
+def test_an_operation_without_effect_goes(operator: str, number: float) -> None:
+    graph = parsed(model(f"n = {operator}(x, number) y = Relu(n)"), number=np.float32(number))
+    FoldConstants().apply(graph)
+    assert types(graph) == ["Relu"]

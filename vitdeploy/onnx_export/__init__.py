@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitdeploy.artifact import DISK_FULL, Attempt, ExportRecord, Parity
 from vitdeploy.errors import ExportError
+from vitdeploy.graph.exact_rules import demand_exact_constants
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.parity import Example as Example
 from vitdeploy.graph.parity import compare_session, explain_difference
@@ -226,6 +227,7 @@ def _dynamo(
 def _optimize(program: torch.onnx.ONNXProgram) -> None:
     from vitdeploy.graph.model import Graph
 
+    demand_exact_constants()
     try:
         program.optimize()
     except Exception as error:

@@ -10,6 +10,8 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import optimizer, rewriter
 
+from vitdeploy.graph.exact_rules import demand_exact_constants
+
 _MOST_PARTNERS = 64
 """Readers of one value among which partners are looked for. An image is cut into fewer pieces."""
 
@@ -17,6 +19,7 @@ _MOST_PARTNERS = 64
 def optimize(model: ir.Model, largest_elements: int) -> None:
     """Fold constants of at most `largest_elements`, and apply the optimizer's own rewrites."""
     _hasten_rules()
+    demand_exact_constants()
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of each operator that it does not fold, which `FoldConstants` does then
