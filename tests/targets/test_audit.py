@@ -91,4 +91,27 @@ def test_every_linear_is_counted_once() -> None:
 @pytest.mark.parametrize(("kernels", "fused"), [(0, 0), (1, 1), (2, 1)])
 def test_no_more_norms_are_fused_than_the_model_has(kernels: int, fused: int) -> None:
     """An engine may run one norm twice, or a pass may write one anew for another reader."""
-    assert audited(kernels).layernorm == NormAudit(sites=1, fused=fused)
+    layernorm = audited(kernels).layernorm
+    assert (layernorm.sites, layernorm.fused) == (1, fused)
+    assert len(layernorm.unfused) == 1 - fused
+
+
+def audit_norms(fused: int, reasons: dict[str, str]) -> NormAudit:
+    norms = tuple(Norm(name=name, nodes=(f"{name}/LayerNormalization",)) for name in "abc")
+    bundle = Bundle(Path("graph.onnx"), replace(STRUCTURE, norms=norms), FLOAT32, Batch(), "input", (1, 3, 32, 32))
+    compiled = Compiled(Path(), "model", "engine 1.0")
+    audit = make_audit("engine", bundle, compiled, fused={}, reasons={}, layers={}, norms=fused, norm_reasons=reasons)
+    return audit.layernorm
+
+
+def test_each_norm_that_is_not_one_kernel_has_a_reason() -> None:
+    layernorm = audit_norms(1, {"c": "runs as ReduceMean + Sub"})
+    assert (layernorm.sites, layernorm.fused) == (3, 1)
+    assert [(entry.site, entry.reason) for entry in layernorm.unfused] == [
+        ("c", "runs as ReduceMean + Sub"),
+        ("a", "not found in the compiled model"),
+    ]
+
+
+def test_norms_that_all_run_as_one_kernel_have_no_reasons() -> None:
+    assert audit_norms(3, {}) == NormAudit(sites=3, fused=3)

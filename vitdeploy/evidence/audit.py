@@ -37,10 +37,11 @@ class AttentionAudit(Fact):
 
 
 class NormAudit(Fact):
-    """The number of LayerNorms, and of those that run as one kernel."""
+    """The number of LayerNorms, of those whose mean, variance and division are one kernel, and the others' reasons."""
 
     sites: int
     fused: int
+    unfused: tuple[Unfused, ...] = ()
 
 
 class LinearAudit(Fact):

@@ -144,10 +144,9 @@ def audit(audit: Audit) -> RenderableType:
     table = make_table(f"Audit of {audit.target} {precision}", "", "read back", right=())
     style = "bold green" if all_fused else "bold yellow"
     table.add_row("attention fused", Text(numbers.fused(attention), style=style))
-    for reason, sites in _by_reason(attention.unfused).items():
-        others = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
-        table.add_row(f"  {sites[0]}{others}", reason)
+    _add_reasons(table, attention.unfused)
     table.add_row("LayerNorm fused", f"{audit.layernorm.fused} of {audit.layernorm.sites}")
+    _add_reasons(table, audit.layernorm.unfused)
     linears = {name: count for name, count in audit.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
     if audit.quantized is not None:
@@ -168,6 +167,12 @@ def audit(audit: Audit) -> RenderableType:
     for entry in audit.files:
         table.add_row(entry.path, numbers.size(entry.bytes))
     return add_notes(table, audit.doubts)
+
+
+def _add_reasons(table: Table, unfused: Sequence[Unfused]) -> None:
+    for reason, sites in _by_reason(unfused).items():
+        others = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
+        table.add_row(f"  {sites[0]}{others}", reason)
 
 
 def _by_reason(unfused: Sequence[Unfused]) -> dict[str, list[str]]:

@@ -34,6 +34,7 @@ def make_audit(
     reasons: Mapping[str, str],
     layers: Mapping[str, str],
     norms: int,
+    norm_reasons: Mapping[str, str] | None = None,
     stored: Mapping[str, str] | None = None,
     threads: int | None = None,
     doubts: Iterable[str] = (),
@@ -49,21 +50,21 @@ def make_audit(
         fused: attention site -> the one kernel that computes it.
         reasons: other attention site -> why it is not fused.
         layers: linear or other product with weights -> the precision in which it runs.
-        norms: the number of LayerNorms that run as one kernel.
+        norms: the number of LayerNorms that run as one kernel. Some engines give these kernels names of their own.
+        norm_reasons: LayerNorm -> why it is not one kernel; of those that are known by name.
         stored: linear -> the type of its weights in memory, where the kernel itself unpacks them.
         threads: the number of threads that it was compiled for, if fusion depends on it.
         doubts: reasons why this reading is uncertain.
         evidence: "rehearsed" if the device will run something else.
         engine: the counts of a TensorRT engine's kernels.
     """
-    sites = len(bundle.structure.norms)
     others = {product.name for product in bundle.structure.products or ()}
     share = measure_share(bundle.structure, bundle.numbers, layers, stored or {}, bundle.excluded, evidence)
     return Audit(
         target=name,
         precision=bundle.numbers.precision,
         attention=_audit_attention(bundle.structure, fused, reasons, evidence),
-        layernorm=NormAudit(sites=sites, fused=min(norms, sites)),
+        layernorm=_audit_norms(bundle.structure, norms, norm_reasons or {}),
         linears=_count_linears(bundle.structure, layers),
         layers={name: kind for name, kind in layers.items() if name not in others},
         products={name: kind for name, kind in layers.items() if name in others},
@@ -106,17 +107,26 @@ def _audit_attention(
     )
 
 
+def _audit_norms(structure: Structure, fused: int, reasons: Mapping[str, str]) -> NormAudit:
+    """Return the audit of the LayerNorms, of which `fused` are one kernel; those with a reason are the others first."""
+    names = sorted((norm.name for norm in structure.norms), key=lambda name: name not in reasons)
+    others = names[: max(0, len(names) - fused)]
+    unfused = tuple(Unfused(site=name, reason=reasons.get(name, "not found in the compiled model")) for name in others)
+    return NormAudit(sites=len(names), fused=len(names) - len(unfused), unfused=unfused)
+
+
 def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:
     """Return the audit of a bundle: the model's sites, with nothing compiled."""
     structure = bundle.structure
     planned = type_by_plan(structure, bundle.numbers, bundle.excluded)
     share = measure_share(structure, bundle.numbers, planned, {}, bundle.excluded, "graph")
-    reasons = {site.name: "not compiled yet: this is a bundle" for site in structure.attention}
+    reason = "not compiled yet: this is a bundle"
+    reasons = {site.name: reason for site in structure.attention}
     return Audit(
         target=target,
         precision=bundle.numbers.precision,
         attention=_audit_attention(structure, {}, reasons, "graph"),
-        layernorm=NormAudit(sites=len(structure.norms), fused=0),
+        layernorm=_audit_norms(structure, 0, {norm.name: reason for norm in structure.norms}),
         linears=LinearAudit(other=len(structure.linears)),
         manifest=manifest,
         quantized=share,

@@ -99,7 +99,7 @@ class OnnxRuntime(Target):
         norms = sum(kernel.op in _NORMS for kernel in kernels)
         return make_audit(
             self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
-            threads=threads,
+            norm_reasons=_explain_norms(bundle.structure, kernels), threads=threads,
         )  # fmt: skip
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
@@ -162,6 +162,16 @@ def _match_attention(structure: Structure, kernels: list[_Kernel]) -> tuple[dict
             operators = " + ".join(sorted({k.op for k in parts}))
             reasons[site.name] = f"runs as {operators}" + (f": {site.refused}" if site.refused else "")
     return fused, reasons
+
+
+def _explain_norms(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
+    """Return the operators of the LayerNorms that run as other operators than norms."""
+    reasons = {}
+    for norm in structure.norms:
+        operators = {k.op for k in kernels if any(is_named_after(k.name, node) for node in norm.nodes)}
+        if operators and not operators & _NORMS:
+            reasons[norm.name] = f"runs as {' + '.join(sorted(operators))}"
+    return reasons
 
 
 def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:

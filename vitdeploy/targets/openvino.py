@@ -33,6 +33,7 @@ from vitdeploy.targets._openvino_session import (
 _MODEL = "model.xml"
 _STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 _LINEAR_LAYERS = {"FullyConnected", "Convolution", "Deconvolution", "MatMul"}
+_NORM_LAYERS = ("MVN", "LayerNorm")
 _CARRIERS = {"Const", "Reorder", "Transpose", "Convert", "Reshape"}
 """Layers between a weight and the kernel that reads it. After fusion, often only they keep the linear's name."""
 
@@ -141,9 +142,10 @@ class OpenVINO(Target):
         kernels = [_Kernel(op, rounds=rounds) for op in model.get_runtime_model().get_ordered_ops()]
         fused, reasons = _match_attention(bundle.structure, kernels, threads)
         products = _match_linears(bundle.structure, kernels)
-        norms = sum(kernel.layer in ("MVN", "LayerNorm") for kernel in kernels)
+        norms = sum(kernel.layer in _NORM_LAYERS for kernel in kernels)
         return make_audit(
             self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
+            norm_reasons=_explain_norms(bundle.structure, kernels),
             layers={name: kernel.precision for name, kernel in products.items()},
             stored={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
             doubts=_find_doubts(bundle.numbers, model, rounds=rounds),
@@ -223,6 +225,7 @@ class _Kernel:
         weight_names: names of the layers that carry its weight.
         title: the name of the kernel for people.
         matrices: the last two sizes of each input; None for one that varies.
+        sources: the types of the layers that it reads.
     """
 
     def __init__(self, op: Any, *, rounds: bool) -> None:
@@ -238,6 +241,12 @@ class _Kernel:
         self.title = f"{self.layer} {info.get('primitiveType', '')}".strip()
         shapes = (op.get_input_partial_shape(index) for index in range(op.get_input_size()))
         self.matrices = [_last_two(shape) for shape in shapes]
+        self.sources = [_layer_type(op.input_value(index).get_node()) for index in range(op.get_input_size())]
+
+
+def _layer_type(op: Any) -> str:
+    info = op.get_rt_info()
+    return str(info["layerType"].astype(str)) if "layerType" in info else ""
 
 
 def _last_two(shape: Any) -> tuple[int | None, ...]:
@@ -302,6 +311,19 @@ def _explain_unfused(site: AttentionSite, parts: list[_Kernel], threads: int) ->
     if site.heads and site.windows and site.heads * site.windows < threads:
         return "OpenVINO fuses only when heads or tokens split evenly over the threads"
     return "OpenVINO does not say why"
+
+
+def _explain_norms(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
+    """Return the kernels of the LayerNorms that have kernels, none of which is a norm or reads one directly.
+
+    OpenVINO normalises in one kernel and applies scale and shift in the next, which has the norm's name.
+    """
+    reasons = {}
+    for norm in structure.norms:
+        parts = [k for k in kernels if any(is_named_after(name, node) for node in norm.nodes for name in k.names)]
+        if parts and not any(layer in _NORM_LAYERS for k in parts for layer in (k.layer, *k.sources)):
+            reasons[norm.name] = f"runs as {' + '.join(sorted({k.title for k in parts}))}"
+    return reasons
 
 
 def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:

@@ -44,8 +44,11 @@ def _check_attention(audit: Audit, structure: Structure) -> Iterator[str]:
         yield f"audit.json has the site {unknown[0]}, which is not in sites.json"
     if len(set(listed)) < len(listed):
         yield "audit.json lists a site twice"
-    if audit.layernorm.sites != len(structure.norms):
-        yield f"audit.json has {audit.layernorm.sites} LayerNorms, sites.json has {len(structure.norms)}"
+    norms = audit.layernorm
+    if norms.sites != len(structure.norms):
+        yield f"audit.json has {norms.sites} LayerNorms, sites.json has {len(structure.norms)}"
+    if norms.unfused and norms.fused + len(norms.unfused) != norms.sites:  # older evidence has no list
+        yield f"audit.json has {norms.fused} fused and {len(norms.unfused)} other LayerNorms of {norms.sites}"
 
 
 def _check_linears(audit: Audit, structure: Structure) -> Iterator[str]:

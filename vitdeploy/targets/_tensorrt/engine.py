@@ -96,7 +96,8 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: Evi
     return make_audit(
         name, bundle, compiled, fused=attention.kernels, reasons=reasons,
         layers={linear: number_type for linear, number_type in types.items() if number_type is not None},
-        norms=len(norms.kernels), doubts=doubts, evidence=evidence, engine=count_kernels(layers),
+        norms=len(norms.kernels), norm_reasons=norms.unfused,
+        doubts=doubts, evidence=evidence, engine=count_kernels(layers),
     )  # fmt: skip
 
 
