@@ -43,8 +43,8 @@ chaos: setup ## fail every file operation of the commands once, and kill them be
 fuzz: setup ## damaged and hostile input of every kind (N=cases of each kind, SEED=, KIND="onnx weights")
 	$(BIN)/python -m tests.robustness.fuzz $(if $(N),-n $(N)) $(if $(KIND),--kind $(KIND)) --seed $(or $(SEED),0)
 
-zoo: setup ## export every model of the zoo to every target; writes benchmarks/zoo.md (half an hour)
-	$(BIN)/python -m benchmarks.zoo
+zoo: setup ## export every model of the zoo to every target; writes benchmarks/zoo.md (hours; continues; ARGS='"timm *"')
+	$(BIN)/python -m benchmarks.zoo $(ARGS)
 
 lint: setup ## ruff, formatting, mypy --strict, import layers
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from benchmarks.zoo.models import redraw
+from benchmarks.zoo.entry import redraw
 
 SIDE = 128
 _TELLING = 20.0

@@ -51,7 +51,7 @@ def dpt() -> Any:
     """Return Hugging Face's DPT with random weights, on a backbone of ViT-Small's size."""
     from transformers import DPTConfig, DPTForDepthEstimation
 
-    from benchmarks.zoo.models import Tensors
+    from benchmarks.zoo.hf_models import Tensors
 
     settings: dict[str, Any] = {
         "image_size": 384, "backbone_out_indices": [2, 5, 8, 11], "hidden_size": 384, "num_attention_heads": 6,

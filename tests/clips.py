@@ -10,7 +10,7 @@ import numpy as np
 import transformers
 from PIL import Image
 
-from benchmarks.zoo.models import redraw
+from benchmarks.zoo.entry import redraw
 
 FRAMES, SIDE, CLASSES = 4, 32, 5
 

@@ -10,45 +10,40 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.zoo import __main__ as zoo
-from benchmarks.zoo import models
+from benchmarks.zoo import making, models
+from benchmarks.zoo.counting import count_attentions
+from benchmarks.zoo.making import Maker, count_reasons, save_legacy
+from benchmarks.zoo.rows import LARGEST_RELATIVE_DIFFERENCE, Case, Row
 from tests.graphs import run
 from vitdeploy import passes
-from vitdeploy.evidence import AttentionAudit, Audit, LinearAudit, NormAudit, Unfused
+from vitdeploy.evidence import Unfused
 from vitdeploy.graph.model import Graph, load
 from vitdeploy.passes import order
 
 CUT = ["textbook", "textbook, masked", "timm levit_128s", "hf segformer"]
-MODULE = f"python:{models.__name__}:build"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, Path]]:
-    """Each model's number of attentions, and its file: the legacy exporter takes a third of the ladder's time."""
-    folder = tmp_path_factory.mktemp("zoo")
-    made = {}
-    for number, name in enumerate(CUT):
-        model, size = models.build(name), models.MODELS[name].size
-        zoo._save_legacy(model, size, 17, folder / f"{number}.onnx")
-        made[name] = models.count_attentions(model, size), folder / f"{number}.onnx"
-    return made
+def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Maker]:
+    """A maker of rows for each model. They use files: the legacy exporter takes a third of the ladder's time."""
+    return {name: Maker(name, tmp_path_factory.mktemp("zoo")) for name in CUT}
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_every_attention_of_the_model_fuses(name: str, exported: dict[str, tuple[int, Path]], tmp_path: Path) -> None:
-    sites, file = exported[name]
-    assert sites > 0
+def test_every_attention_of_the_model_fuses(name: str, makers: dict[str, Maker]) -> None:
     for target in ("openvino", "onnxruntime"):
-        row = zoo._row(name, "onnx 17", str(file), target, sites, tmp_path / target)
-        assert (row.raised, row.fused, row.note) == (str(sites), str(sites), ""), row
-        assert float(row.difference) <= zoo.LARGEST_RELATIVE_DIFFERENCE, row
+        row = makers[name].make(Case(name, "onnx 17", target, "fp32"))
+        assert row.attentions
+        assert (row.error, row.problems, row.unfused) == ("", [], {}), row
+        assert row.raised == row.fused == row.attentions, row
+        assert row.norms_fused == row.norms, row
+        assert row.is_exact, row
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_site_that_gives_zeros_shows(name: str, exported: dict[str, tuple[int, Path]]) -> None:
-    """What the zoo's `difference` rests on: with these weights it would see any one attention that is wrong."""
-    sites, file = exported[name]
-    graph = load(file)
+def test_a_site_that_gives_zeros_shows(name: str, makers: dict[str, Maker]) -> None:
+    """The zoo's `difference` rests on this: with these weights it would show any one attention that is wrong."""
+    sites, graph = makers[name].attentions, load(makers[name].save(17))
     passes.run(order.raising(1), graph)
     gates = _gated(graph)
     assert len(gates) == sites
@@ -58,7 +53,7 @@ def test_a_site_that_gives_zeros_shows(name: str, exported: dict[str, tuple[int,
     for gate in gates:
         broken = run(graph, image, **opened | {gate: np.array(0, np.float32)})
         difference = max(np.abs(broken[k] - v).max() / np.abs(v).max() for k, v in reference.items())
-        assert difference > zoo.LARGEST_RELATIVE_DIFFERENCE, gate
+        assert difference > LARGEST_RELATIVE_DIFFERENCE, gate
 
 
 def _gated(graph: Graph) -> list[str]:
@@ -96,36 +91,65 @@ class Features(nn.Module):
 
 
 def test_attentions_behind_the_last_feature_are_dead() -> None:
-    assert models.count_attentions(Features().eval(), (8, 8)) == 2
+    assert count_attentions(Features().eval(), (8, 8)) == 2
 
 
-def test_the_exporter_ladder_serves_the_zoo(tmp_path: Path) -> None:
-    row = zoo._row("textbook", "module", MODULE, "openvino", 2, tmp_path / "a")
-    assert (row.raised, row.fused, row.note) == ("2", "2", "")
+class Constants(nn.Module):
+    """Attends first among learned queries, which do not see the image, and then to the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, 4, 8))
+        self.layers = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(1, 3, 8, 8)."""
+        first, second = self.layers
+        queries = first(self.queries, self.queries, self.queries)[0]
+        tokens = image.flatten(1, 2)
+        attended: torch.Tensor = second(queries, tokens, tokens)[0]
+        return attended
+
+
+def test_attentions_that_do_not_see_the_image_are_constants() -> None:
+    assert count_attentions(Constants().eval(), (8, 8)) == 1
+
+
+def test_the_exporter_ladder_serves_the_zoo_and_int8(tmp_path: Path) -> None:
+    maker = Maker("textbook", tmp_path)
+    row = maker.make(Case("textbook", "module", "openvino", "fp32"))
+    assert (row.error, row.raised, row.fused, row.exporter, row.weights_pct) == ("", 2, 2, "dynamo", None)
+    row = maker.make(Case("textbook", "module", "onnxruntime", "int8"))
+    assert (row.error, row.raised, row.fused) == ("", 2, 2)
+    assert 50 < (row.weights_pct or 0) < 100
+    assert sum(row.outside.values()) > 0
 
 
 def test_a_returned_map_is_refused_and_counted(tmp_path: Path) -> None:
-    row = zoo._row("textbook, returns its map", "module", MODULE, "onnxruntime", 2, tmp_path / "a")
-    assert (row.raised, row.fused) == ("1", "1")
-    assert row.note.startswith("1 site: the attention map is read by something else")
+    name = "textbook, returns its map"
+    row = Maker(name, tmp_path).make(Case(name, "module", "onnxruntime", "fp32"))
+    assert (row.attentions, row.sites, row.raised, row.fused) == (2, 2, 1, 1)
+    ((reason, count),) = row.unfused.items()
+    assert count == 1
+    assert reason.startswith("the attention map is read by something else")
 
 
-def test_the_module_comes_first_and_an_exporter_s_failure_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exporter_that_fails_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
     def fails(*_: object) -> None:
+        calls.append(1)
         raise RuntimeError("Unsupported: an operator\nand a page of advice")
 
-    def row(name: str, route: str, spec: str, target: str, sites: int, out: Path) -> zoo.Row:
-        del spec, out
-        return zoo.Row(name, route, target, sites, "2", "2", "0", 0, "")
-
-    monkeypatch.setattr(zoo, "_save_legacy", fails)
-    monkeypatch.setattr(zoo, "_row", row)
-    rows = list(zoo._rows("textbook"))
-    assert [r.route for r in rows] == ["module"] * len(zoo.TARGETS) + ["onnx 17", "onnx 14"]
-    assert rows[-1].note == "legacy exporter: Unsupported: an operator"
+    monkeypatch.setattr(making, "save_legacy", fails)
+    maker = Maker("textbook", tmp_path)
+    rows = [maker.make(Case("textbook", "onnx 14", target, "fp32")) for target in ("openvino", "onnxruntime")]
+    assert [row.error for row in rows] == ["the legacy exporter cannot: Unsupported: an operator"] * 2
+    assert [row.attentions for row in rows] == [2, 2]
+    assert len(calls) == 1
 
 
-def test_a_reason_is_told_once() -> None:
+def test_each_reason_is_counted_without_the_kernels() -> None:
     parts = "runs as 3 kernels: {0}/qk in {0}/qk_myl0_7 (gemm)"
     reasons = {
         "a": parts.format("a"),
@@ -133,11 +157,29 @@ def test_a_reason_is_told_once() -> None:
         "c": f"no kernel takes it; {parts.format('c')}",
         "d": "x",
     }
-    attention = AttentionAudit(
-        sites=4, fused=0, evidence="compiled", unfused=tuple(Unfused(site=s, reason=r) for s, r in reasons.items())
-    )
-    audit = Audit(
-        target="t", precision="fp16", attention=attention, layernorm=NormAudit(sites=0, fused=0), linears=LinearAudit()
-    )
-    told = zoo._notes(audit, {"d": "it is no attention"})
-    assert told == ["2 sites: runs as 3 kernels", "1 site: no kernel takes it", "1 site: it is no attention"]
+    unfused = tuple(Unfused(site=site, reason=reason) for site, reason in reasons.items())
+    assert count_reasons(unfused, {"d": "it is no attention"}) == {
+        "runs as 3 kernels": 2,
+        "no kernel takes it": 1,
+        "it is no attention": 1,
+    }
+
+
+def test_the_legacy_exporter_writes_the_opset_that_is_asked_for(tmp_path: Path) -> None:
+    save_legacy(models.build("textbook"), (32, 32), 14, tmp_path / "model.onnx")
+    assert load(tmp_path / "model.onnx").opset == 14
+
+
+@pytest.mark.parametrize(
+    ("row", "problems"),
+    [
+        ({"difference": 1e-6}, []),
+        ({"difference": 1e-3}, ["differs by 1e-03"]),
+        ({"difference": float("nan")}, ["differs by nan"]),
+        ({"difference": 1e-3, "precision": "fp16"}, []),
+        ({"difference": 1e-6, "sites": 1}, ["1 sites instead of 2"]),
+    ],
+)
+def test_other_numbers_and_other_counts_are_problems(row: dict[str, object], problems: list[str]) -> None:
+    facts = {"precision": "fp32", "attentions": 2, "sites": 2} | row
+    assert Row("m", "module", "openvino", seconds=1.0, **facts).problems == problems  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vitdeploy
-from benchmarks.zoo.models import count_attentions
+from benchmarks.zoo.counting import count_attentions
 from tests.cli.conftest import run
 from tests.clips import CLASSES, FRAMES, MODELS, SIDE, make_clip, make_clips, save_model
 from vitdeploy.data.frames import clip_pixels, open_frames
