@@ -32,7 +32,7 @@ GRAPH_MODULES = {
         "graph.recognize", "graph.regions", "graph.screening", "graph.selection",
         "graph.selection_edges", "graph.softmaxes", "graph.widening",
         "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._bound",
-        "sources._pixel_mask", "sources._promptable", "sources._prompted_detectors", "sources._siglip2",
+        "sources._image_encoders", "sources._pixel_mask", "sources._promptable", "sources._prompted_detectors", "sources._siglip2",
         "sources._two_towers",
     )
 }  # fmt: skip

@@ -46,6 +46,7 @@ from vitdeploy.cli.console import Console
         "vitdeploy export model.onnx --target tensorrt --host ssh://me@jetson",
         "vitdeploy export model.onnx --target openvino \\\n    --image-size 224x224:384x384:512x512",
         "vitdeploy export rtdetr.onnx --target openvino \\\n    --bind orig_target_sizes=[[640,640]]",
+        "vitdeploy export hf:microsoft/trocr-base-printed --target openvino \\\n    --part encoder",
     ],
 )
 def export(
