@@ -20,7 +20,7 @@ from tests.front_door.colours import COLOURS, SIZE, save_images, save_model
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.bench.end_to_end import STAGES, summarize
-from vitdeploy.evidence import Bench, Eval, Release
+from vitdeploy.evidence import Bench, Eval, Power, RailEnergy, Release
 from vitdeploy.frozen import replace
 
 NAMES = tuple(f"colour {letter}" for letter in "abcdefgh")
@@ -146,6 +146,26 @@ def test_end_to_end_is_measured_stored_and_judged(
         "run vitdeploy bench --end-to-end"
         in checks(gate(artifact, "--max-end-to-end", "9"))["end to end p50 (ms)"]["why"]
     )
+
+
+def test_energy_is_judged_on_the_command_line_and_in_a_recipe(timed: Artifact) -> None:
+    bench, _ = timed.read_evidence(Bench)
+    assert bench is not None
+    windows = (48.0, 49.0, 49.5, 50.0, 50.0, 50.5, 51.0, 52.0, 90.0)
+    rail = RailEnergy(
+        name="VDD_IN", watts=10, idle_watts=None, millijoules=50, windows=windows, millijoules_ci95=(49, 52)
+    )
+    energy = Power(source="hwmon", rails=(rail,), total="VDD_IN", seconds=5.0, inferences=1000)
+    timed.write_evidence(replace(bench, power=energy))
+    codes = {limit: gate(timed, "--max-energy", limit).code for limit in (60, 50, 40)}
+    assert codes == {60: 0, 50: 3, 40: 1}
+    assert gate(timed, "--max-energy", "60", "--energy-rail", "VDD_SOC").code == 3
+    timed.write_evidence(replace(bench, power=replace(energy, rails=(replace(rail, millijoules=5.0),))))
+    forged = gate(timed, "--max-energy", "60")
+    assert forged.code == 3
+    assert "power.rails.0.millijoules is 5" in checks(forged)["bench recomputed"]["why"]
+    wrong = gate(timed, "--max-energy", "0")
+    assert (wrong.code, "0 is not above 0" in wrong.err) == (2, True)
 
 
 def test_stages_are_shares_of_all() -> None:

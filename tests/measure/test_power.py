@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitdeploy.measure import power
-from vitdeploy.measure.power import CounterMeter, RailMeter, TegrastatsMeter, integrate, measure, subtract_readings
+from vitdeploy.measure.power import (
+    CounterMeter,
+    RailMeter,
+    TegrastatsMeter,
+    integrate,
+    measure,
+    subtract_readings,
+    summarize,
+)
 from vitdeploy.measure.power import sensors as power_sensors
 from vitdeploy.measure.power.sensors import Counter, Rail, describe_throttling, find_rails, read_throttle_events
 from vitdeploy.measure.power.tegrastats import Stats, parse_line
@@ -215,6 +223,25 @@ def test_energy_of_one_inference() -> None:
     assert part.millijoules == pytest.approx(whole.millijoules / 10, rel=0.05)
     assert found.inferences > 10
     assert found.why == ""
+    assert len(whole.windows) == power.WINDOWS
+    assert whole.millijoules_ci95 is not None
+    low, high = whole.millijoules_ci95
+    assert low <= whole.millijoules <= high
+    assert summarize(whole.windows) == (whole.millijoules, whole.millijoules_ci95)
+
+
+def test_the_interval_of_energy_is_over_windows_and_ignores_an_outlier_on_either_side() -> None:
+    assert summarize((10.0, 10.1, 10.2, 10.3, 10.4, 10.5, 10.6, 10.7, 99.0)) == (10.4, (10.1, 10.7))
+    assert summarize((1.0, 2.0, 3.0, 4.0, 5.0, 6.0)) == (3.5, (1.0, 6.0))
+    assert summarize((1.0, 2.0, 3.0, 4.0, 5.0)) == (3.0, None), "five windows give no 95 % interval"
+
+
+def test_energy_without_an_idle_window_says_no_idle_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RailMeter, "shortest_s", 0.1)
+    meter = RailMeter([Rail("VDD_IN", lambda: 4.0)])
+    (rail,) = measure(busy(0.01), 0.1, meter, windows=2, idle=False).rails
+    assert (rail.idle_watts, rail.millijoules_ci95, len(rail.windows)) == (None, None, 2)
+    assert rail.watts == pytest.approx(4.0)
 
 
 def test_a_meter_that_says_too_little_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +257,8 @@ def test_a_meter_that_says_too_little_is_a_reason(monkeypatch: pytest.MonkeyPatc
 
 def test_rapl_over_a_window() -> None:
     readings = iter([0.0, 1.0, 99.0, 3.0])  # idle: 1 J; busy: wraps at 100
-    found = measure(busy(0.01), 0.05, CounterMeter([Counter("package-0", lambda: next(readings), 100.0)]))
+    meter = CounterMeter([Counter("package-0", lambda: next(readings), 100.0)])
+    found = measure(busy(0.01), 0.05, meter, windows=1)
     (rail,) = found.rails
     assert (found.source, found.total) == ("rapl", None)
     assert rail.watts * found.seconds == pytest.approx(4.0, rel=0.01)
@@ -268,7 +296,7 @@ def test_tegrastats_is_read_while_it_runs(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(power_sensors, "HWMON", tmp_path / "none")
     meter, _ = power.find_meter()
     assert isinstance(meter, TegrastatsMeter)
-    found = measure(busy(0.01), 0.4, meter)
+    found = measure(busy(0.01), 0.4, meter, windows=1)
     assert {rail.name for rail in found.rails} == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
     assert found.rails[0].watts == pytest.approx(4.756)
     assert found.total == "VDD_IN"

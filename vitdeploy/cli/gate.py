@@ -30,6 +30,7 @@ def _limit(metavar: str, text: str) -> Any:
     groups={
         "Limits": ["max_drop", "min_speedup", "against", "min_fused", "min_quantized", "max_size", "max_memory"],
         "Limits in milliseconds": ["max_latency", "max_end_to_end", "latency_percentile"],
+        "Limits in millijoules": ["max_energy", "energy_rail"],
         "Limits at a fixed threshold": ["at_threshold", "max_count_change"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
         "Comparison with an earlier model": ["data", "max_regression", "max_class_regression", "groups"],
@@ -83,6 +84,18 @@ def gate(
             metavar="50|90|99",
             callback=one_of(["50", "90", "99"]),
             help="The percentile of the latencies that is judged. Default: 50, the median.",
+            show_default=False,
+        ),
+    ] = None,
+    max_energy: Annotated[
+        float | None,
+        _limit("MILLIJOULES", "The largest energy of one inference, in millijoules, judged by its interval."),
+    ] = None,
+    energy_rail: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The power rail that --max-energy is about. Default: the one that feeds all others.",
             show_default=False,
         ),
     ] = None,
@@ -161,7 +174,7 @@ def gate(
     from vitdeploy.commands.gate.gate import gate as run_gate
     from vitdeploy.render import tables
 
-    limits = {
+    limits: dict[str, float | str | None] = {
         "max_drop_pp": max_drop,
         "min_speedup": min_speedup,
         "max_slowdown_pct": max_slowdown,
@@ -173,6 +186,8 @@ def gate(
         "max_latency_ms": max_latency,
         "max_end_to_end_ms": max_end_to_end,
         "latency_percentile": None if latency_percentile is None else int(latency_percentile),
+        "max_energy_mj": max_energy,
+        "energy_rail": energy_rail,
         "at_threshold": at_threshold,
         "max_count_change_pct": max_count_change,
         "max_regression_pp": max_regression,

@@ -38,6 +38,7 @@ from vitdeploy.evidence.audit import (
     Sensitivity,
     Unfused,
 )
+from vitdeploy.evidence.energy import Power, RailEnergy
 from vitdeploy.evidence.fact import Evidence, Fact, Measured, Provenance
 from vitdeploy.evidence.pixels import PixelCheck
 from vitdeploy.evidence.release import GroupDrop, Release
@@ -50,9 +51,7 @@ from vitdeploy.evidence.timing import (
     OperatorShare,
     Pair,
     Peak,
-    Power,
     Profile,
-    RailEnergy,
     Role,
     Roofline,
     Run,

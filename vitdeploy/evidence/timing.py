@@ -1,4 +1,4 @@
-"""Latencies, energy, start-up, profiles, and the peak of the machine."""
+"""Latencies, start-up, profiles, and the peak of the machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
+from vitdeploy.evidence.energy import Power
 from vitdeploy.evidence.fact import Fact, Measured
 
 
@@ -144,34 +145,6 @@ class Profile(Fact):
 
 
 Scenario = Literal["single-stream", "multi-stream", "offline"]
-
-
-class RailEnergy(Fact):
-    """A power rail: mean power under load and idle, and the energy of one inference (idle power included)."""
-
-    name: str
-    watts: float
-    idle_watts: float | None
-    millijoules: float
-
-
-class Power(Fact):
-    """Energy of the first artifact, measured while it runs alone.
-
-    Attributes:
-        source: "hwmon" (power monitors), "tegrastats" or "rapl" (a CPU's own counters).
-        total: the rail that feeds all others. If it is None, the rails must not be added up or taken for the whole.
-        throttled: what slowed the board down meanwhile; empty if it counted nothing.
-        why: the reason, if there are no rails.
-    """
-
-    source: str = ""
-    rails: tuple[RailEnergy, ...] = ()
-    total: str | None = None
-    seconds: float = 0.0
-    inferences: int = 0
-    throttled: str = ""
-    why: str = ""
 
 
 class DeviceTime(Fact):

@@ -35,7 +35,7 @@ class Gate(Evidence):
     """The timing made for this verdict: a baseline folder (first run) and the artifact, in turns."""
     digest: str = ""
     """sha256 over the manifest and all evidence and raw data that were judged; see `Artifact.evidence_digest`."""
-    limits: Mapping[str, float] = {}
+    limits: Mapping[str, float | str] = {}
     """The limits, by their names in a recipe."""
     baseline: Mapping[str, Any] | None = None
     """The facts about the earlier artifact, as `--save-baseline` writes them; None if there was none."""

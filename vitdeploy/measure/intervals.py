@@ -13,6 +13,9 @@ import numpy as np
 from vitdeploy.evidence import Interval
 from vitdeploy.measure.statistics import Array, block_log_ratios, ratio_interval
 
+MIN_VALUES = 6
+"""The sign test of fewer values gives no 95 % interval of their median."""
+
 _TAIL = 0.025
 _PERCENTILE_DRAWS = 1000
 _CHUNK = 4_000_000  # draws x samples held at once: 32 MB
@@ -48,9 +51,7 @@ def speedup_interval(
     logs = block_log_ratios(reference, other)
     if sum(rounds) != len(logs):
         raise ValueError(f"there are {len(logs)} blocks, but the rounds have {sum(rounds)}")
-    medians = np.sort([np.median(part) for part in np.split(logs, np.cumsum(rounds)[:-1])])
-    rank = sign_rank(len(medians))
-    low, center, high = float(medians[rank - 1]), float(np.median(medians)), float(medians[-rank])
+    center, low, high = median_interval([float(np.median(part)) for part in np.split(logs, np.cumsum(rounds)[:-1])])
     return Interval(ratio=math.exp(center), ci95=(math.exp(low), math.exp(high)))
 
 
@@ -64,6 +65,16 @@ def sign_rank(count: int) -> int:
     from scipy.stats import binom
 
     return max(int(binom.ppf(_TAIL, count, 0.5)), 1)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of independent values, and the ends of the sign test's 95 % interval around it.
+
+    With fewer than `MIN_VALUES` values the ends are the smallest and the largest, with a lower confidence.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    rank = sign_rank(len(ordered))
+    return float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[-rank])
 
 
 def half_width(interval: Interval) -> float:

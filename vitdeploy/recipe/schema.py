@@ -250,8 +250,9 @@ class GateSpec(Frozen):
     """Limits of the gate. A limit that is not set is not checked; zero is refused, because nothing could meet it.
 
     `max_growth_pct` is the growth of files and memory against a baseline. `latency_percentile` is of both latencies, by
-    default 50. `at_threshold` adds checks of what is found with at least this score. `max_regression_pp` is against a
-    baseline with other weights, over all samples, and `max_class_regression_pp` in the worst class or group.
+    default 50. `energy_rail` is the power rail that `max_energy_mj` is about. `at_threshold` adds
+    checks of what is found with at least this score. `max_regression_pp` is against a baseline with other weights, over
+    all samples, and `max_class_regression_pp` in the worst class or group.
     """
 
     max_drop_pp: Annotated[Limit, Field(lt=100)] | None = None
@@ -265,6 +266,8 @@ class GateSpec(Frozen):
     max_latency_ms: Limit | None = None
     latency_percentile: Literal[50, 90, 99] | None = None
     max_end_to_end_ms: Limit | None = None
+    max_energy_mj: Limit | None = None
+    energy_rail: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     at_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_count_change_pct: Limit | None = None
     max_regression_pp: Annotated[Limit, Field(lt=100)] | None = None

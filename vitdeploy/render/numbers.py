@@ -122,15 +122,20 @@ def device_time(time: DeviceTime) -> str:
 
 
 def power(power: Power) -> str:
-    """Format the energy by rail: `energy: VDD_IN 49.9 mJ a run at 10.0 W (idle 4.50 W); …`, or say why not."""
+    """Format the energy by rail: `energy: VDD_IN 49.9 mJ a run [49.1, 50.3] at 10.0 W (idle 4.50 W)`."""
     if not power.rails:
         return f"energy not measured: {power.why}"
     rails = (
-        f"{rail.name} {three_digits(rail.millijoules)} mJ a run at {three_digits(rail.watts)} W"
+        f"{rail.name} {three_digits(rail.millijoules)} mJ a run{_interval(rail.millijoules_ci95)} "
+        f"at {three_digits(rail.watts)} W"
         + (f" (idle {three_digits(rail.idle_watts)} W)" if rail.idle_watts is not None else "")
         for rail in power.rails
     )
     return "energy: " + "; ".join(rails) + (f"; {power.throttled}" if power.throttled else "")
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" [{three_digits(ends[0])}, {three_digits(ends[1])}]"
 
 
 def share(part: float, whole: float) -> str:

@@ -12,6 +12,7 @@ from vitdeploy.verdict._accuracy import check_accuracy, check_finite, check_oper
 from vitdeploy.verdict._agreement import Identity
 from vitdeploy.verdict._baseline import check_against_baseline, explain_incomparable
 from vitdeploy.verdict._case import Before, Case, EvidenceName, invalid
+from vitdeploy.verdict._energy import check_energy
 from vitdeploy.verdict._examine import Examined, Stored, examine, explain_calibrated
 from vitdeploy.verdict._limits import (
     check_end_to_end,
@@ -42,8 +43,8 @@ __all__ = [
 ]
 
 _NO_LIMIT = (
-    "there is no limit: give --max-drop, --min-speedup, --max-latency, --min-fused, --min-quantized, --max-size, "
-    "--max-memory or --baseline"
+    "there is no limit: give --max-drop, --min-speedup, --max-latency, --max-energy, --min-fused, --min-quantized, "
+    "--max-size, --max-memory or --baseline"
 )
 
 
@@ -64,6 +65,7 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         check_speedup(case, limits.min_speedup),
         check_latency(case, limits.max_latency_ms, limits.latency_percentile or 50),
         check_end_to_end(case, limits.max_end_to_end_ms, limits.latency_percentile or 50),
+        check_energy(case, limits.max_energy_mj, limits.energy_rail),
         check_fused(case, limits.min_fused_pct),
         check_quantized(case, limits.min_quantized_pct),
         check_size(case, limits.max_size_mib),

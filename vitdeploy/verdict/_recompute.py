@@ -22,6 +22,7 @@ from vitdeploy.measure.latency import MIN_BLOCKS, compute_figures
 from vitdeploy.measure.samples import Outcomes, count_once, unpack
 from vitdeploy.measure.scenarios import runs_in_query
 from vitdeploy.recipe import TaskSpec
+from vitdeploy.verdict._energy import recompute_power
 
 MAX_SAMPLES = 2_000_000
 """More latencies of one run than any bench takes, and few enough for a bootstrap."""
@@ -57,7 +58,9 @@ def recompute_bench(bench: Bench) -> Bench:
         reasons += [*doubts.find_doubts(timed), *_find_condition_doubts(bench, batch, len(timed[0].blocks))]
     findings = bench.doubts if bench.doubts or not reasons else tuple(reasons)
     timed_through = None if bench.end_to_end is None else recompute_end_to_end(bench.end_to_end)
-    bench = replace(bench, end_to_end=timed_through)
+    bench = replace(
+        bench, end_to_end=timed_through, power=None if bench.power is None else recompute_power(bench.power)
+    )
     return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=findings, valid=not findings)
 
 
@@ -118,7 +121,12 @@ def list_differences(stored: Bench | Eval, fresh: Bench | Eval) -> list[str]:
         names = set(_EVAL_FIELDS)
         return list_different_values("", stored.model_dump(include=names), fresh.model_dump(include=names))
     before, now = (
-        {"runs": [_figures(run) for run in side.runs], "pairs": side.pairs, "end_to_end": side.end_to_end}
+        {
+            "runs": [_figures(run) for run in side.runs],
+            "pairs": side.pairs,
+            "end_to_end": side.end_to_end,
+            "power": side.power,
+        }
         for side in (stored, fresh)
     )
     return list_different_values("", before, now)

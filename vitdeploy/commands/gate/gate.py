@@ -32,7 +32,7 @@ from vitdeploy.verdict import (
 
 def gate(
     artifact: Artifact,
-    limits: Mapping[str, float | None],
+    limits: Mapping[str, float | str | None],
     progress: Progress,
     *,
     baseline: Path | None = None,

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from vitdeploy.evidence import Power, RailEnergy
+from vitdeploy.measure.intervals import MIN_VALUES, median_interval
 from vitdeploy.measure.power import sensors
 from vitdeploy.measure.power.sensors import Counter, Rail
 from vitdeploy.measure.power.tegrastats import parse_line
@@ -23,6 +24,9 @@ from vitdeploy.measure.power.tegrastats import parse_line
 _SAMPLE_S = 0.02  # an INA3221 converts a channel in a millisecond and averages sixteen of them
 _TEGRASTATS_MS = 100
 _MIN_SAMPLES = 5  # of a window; with fewer, an integral is a guess
+WINDOWS = 9
+"""The measuring windows under load. The interval of the median of nine ignores one outlier on either side."""
+_DIGITS = 6
 
 PowerSample = tuple[float, Mapping[str, float]]
 """The time in seconds, and the watts of each rail."""
@@ -41,41 +45,80 @@ class Meter(Protocol):
     """A way to measure energy on this machine."""
 
     source: str
+    shortest_s: float
+    """The shortest window with enough readings."""
 
     def window(self) -> AbstractContextManager[Window]:
         """Measure while the block runs, and fill in the window at its end."""
 
 
-def measure(run: Callable[[], object], seconds: float, meter: Meter) -> Power:
-    """Measure the energy of one `run`, by rail.
+@dataclass(frozen=True)
+class _Load:
+    """A window under load: its readings, the inferences that ended in it, and the time that they took."""
 
-    The machine idles for `seconds`, then it repeats `run` for `seconds`. If the meter gives too few readings, the
-    result has no rails and says why.
+    window: Window
+    inferences: int
+    seconds: float
+
+
+def measure(
+    run: Callable[[], object], seconds: float, meter: Meter, *, windows: int = WINDOWS, idle: bool = True
+) -> Power:
+    """Measure the energy of one `run`, by rail, with an interval.
+
+    The machine idles for `seconds`. Then it repeats `run` in several windows, which take `seconds` together, or longer
+    if the meter or one run needs that. Each window gives the energy of one run; the result is their median. If a
+    window has too few readings, the result has no rails and says why.
 
     Args:
         run: runs one inference.
-        seconds: length of each of the two windows.
+        seconds: the idle time, and the time under load.
         meter: see `find_meter`.
+        windows: the number of windows under load; from six on, there is an interval.
+        idle: measure the idle power first. Without it, the machine stays as hot as it is.
     """
-    with meter.window() as idle:
-        time.sleep(seconds)
+    resting = Window()
+    if idle:
+        with meter.window() as resting:
+            time.sleep(seconds)
     before = sensors.read_throttle_events()
-    with meter.window() as busy:
+    loads = []
+    for _ in range(windows):
+        load = _run_window(run, max(seconds / windows, meter.shortest_s), meter)
+        if not load.window.joules:
+            return Power(source=meter.source, why=load.window.reason or f"{meter.source} gave no reading")
+        loads.append(load)
+    throttled = sensors.describe_throttling(before, sensors.read_throttle_events())
+    rails = set.intersection(*(set(load.window.joules) for load in loads))
+    names = [name for name in loads[0].window.joules if name in rails]
+    return Power(
+        source=meter.source,
+        rails=tuple(_describe_rail(name, loads, resting) for name in names),
+        total=sensors.find_total(rails),
+        seconds=round(sum(load.window.seconds for load in loads), 3),
+        inferences=sum(load.inferences for load in loads),
+        throttled=throttled or "",
+    )
+
+
+def summarize(windows: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Return the energy of one inference in mJ, and its 95 % interval where there are windows enough for one.
+
+    Args:
+        windows: the energy of one inference in mJ, in each measuring window.
+    """
+    middle, low, high = median_interval(windows)
+    return middle, (low, high) if len(windows) >= MIN_VALUES else None
+
+
+def _run_window(run: Callable[[], object], seconds: float, meter: Meter) -> _Load:
+    """Repeat `run` for `seconds`, once at least, and measure meanwhile."""
+    with meter.window() as window:
         count, start = 0, time.perf_counter()
         while (passed := time.perf_counter() - start) < seconds or not count:
             run()
             count += 1
-    throttled = sensors.describe_throttling(before, sensors.read_throttle_events())
-    if not busy.joules:
-        return Power(source=meter.source, why=busy.reason or f"{meter.source} gave no reading")
-    return Power(
-        source=meter.source,
-        rails=tuple(_describe_rail(name, joules, busy, idle, passed / count) for name, joules in busy.joules.items()),
-        total=sensors.find_total(busy.joules),
-        seconds=round(busy.seconds, 3),
-        inferences=count,
-        throttled=throttled or "",
-    )
+    return _Load(window, count, passed)
 
 
 def find_meter() -> tuple[Meter | None, str]:
@@ -93,6 +136,7 @@ class RailMeter:
     """Samples power monitors in a thread."""
 
     source = "hwmon"
+    shortest_s = 0.25
 
     def __init__(self, rails: Sequence[Rail]) -> None:
         self._rails = rails
@@ -127,6 +171,7 @@ class TegrastatsMeter:
     """Reads the output of tegrastats."""
 
     source = "tegrastats"
+    shortest_s = 1.0  # it starts anew for each window
 
     @contextmanager
     def window(self) -> Iterator[Window]:
@@ -156,6 +201,7 @@ class CounterMeter:
     """Reads energy counters before and after the block."""
 
     source = "rapl"
+    shortest_s = 0.1  # a counter is updated every millisecond
 
     def __init__(self, counters: Sequence[Counter]) -> None:
         self._counters = counters
@@ -211,13 +257,20 @@ def _fill(window: Window, samples: Sequence[PowerSample]) -> None:
     window.joules = integrate(samples)
 
 
-def _describe_rail(name: str, joules: float, busy: Window, idle: Window, period: float) -> RailEnergy:
-    """Return power under load and idle, and the energy of one inference of `period` seconds (idle power included)."""
-    watts = joules / busy.seconds
+def _describe_rail(name: str, loads: Sequence[_Load], idle: Window) -> RailEnergy:
+    """Return power under load and idle, and the energy of one inference (idle power included)."""
+    joules = [load.window.joules[name] for load in loads]
     idle_joules = idle.joules.get(name)
+    windows = tuple(
+        round(1e3 * energy / load.window.seconds * load.seconds / load.inferences, _DIGITS)
+        for energy, load in zip(joules, loads, strict=True)
+    )
+    middle, interval = summarize(windows)
     return RailEnergy(
         name=name,
-        watts=watts,
+        watts=sum(joules) / sum(load.window.seconds for load in loads),
         idle_watts=idle_joules / idle.seconds if idle_joules is not None and idle.seconds else None,
-        millijoules=1e3 * watts * period,
+        millijoules=middle,
+        windows=windows,
+        millijoules_ci95=interval,
     )

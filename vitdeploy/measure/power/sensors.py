@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def describe_throttling(before: Mapping[str, int] | None, after: Mapping[str, in
     return f"the board throttled itself for over-current: {', '.join(causes)}" if causes else None
 
 
-def find_total(names: Mapping[str, object]) -> str | None:
+def find_total(names: Collection[str]) -> str | None:
     """Return the rail that feeds all others; None if there is none."""
     return next((name for name in TOTALS if name in names), None)
 
