@@ -27,10 +27,11 @@ from tests.attention_forms import (
     one_head_sdpa,
     torch_pooling,
 )
-from tests.graphs import differs, dynamo, expected, legacy, raised, redrawn, run, types
+from tests.graphs import differs, dynamo, expected, legacy, parsed, raised, redrawn, run, types
 from vitdeploy.graph.model import Graph, array, dims
 from vitdeploy.passes._attention_form import Form as AttentionForm
 from vitdeploy.passes._attention_form import FormWriter, pair_groups, plan_view
+from vitdeploy.passes.raise_attention import RaiseAttention
 
 
 def tokens(batch: int) -> Any:
@@ -173,3 +174,29 @@ def test_a_summand_moves_alike_computed_and_constant(perm: tuple[int, ...] | Non
                          opset_imports={"": 20})  # fmt: skip
         result = run(Graph(ir.Model(graph, ir_version=10)), numbers)["y"]
     assert (np.broadcast_to(result, reference.shape) == reference).all()
+
+
+@pytest.mark.parametrize(("batch", "is_raised"), [(1, True), (2, False)])
+def test_v_may_have_an_axis_of_size_one_that_the_map_has_not(batch: int, *, is_raised: bool) -> None:
+    """The exporter's optimizer removes the Reshape between bmm over heads and v in four axes, at batch 1."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((8, 8)).astype(np.float32) for name in ("wq", "wk")}
+    weights["wv"] = rng.standard_normal((8, batch * 8)).astype(np.float32)
+    shapes = {"split": np.array([5, 2, 4]), "four": np.array([5, batch, 2, 4])}
+    graph = parsed(
+        """<ir_version: 10, opset_import: ["" : 23]> vit (float[5,8] x) => (float y) {
+            a = MatMul(x, wq) b = Reshape(a, split) q = Transpose<perm = [1, 0, 2]>(b)
+            c = MatMul(x, wk) d = Reshape(c, split) k = Transpose<perm = [1, 2, 0]>(d)
+            e = MatMul(x, wv) f = Reshape(e, four) v = Transpose<perm = [1, 2, 0, 3]>(f)
+            s = MatMul(q, k) p = Softmax<axis = -1>(s) y = MatMul(p, v)
+        }""",
+        **weights,
+        **shapes,
+    )
+    image = rng.standard_normal((5, 8)).astype(np.float32)
+    reference = run(graph, image)
+    graph.infer_shapes()
+    result = RaiseAttention().apply(graph)
+    assert types(graph).count("Attention") == int(is_raised)
+    assert list(result.refused.values()) == ([] if is_raised else ["q, k and v do not have the same batch and heads"])
+    assert np.allclose(run(graph, image)["y"], reference["y"], atol=1e-5)

@@ -120,7 +120,7 @@ def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> A
     if product is None or attention_map is None or result is None or None in [dims(x.value) for x in (q, k, v)]:
         return "the shapes of q, k and v are not known"
     tokens = product[:-3:-1] if scores.is_swapped else product[-2:]
-    lead, value_lead = product[:-2], attention_map[:-2]
+    lead, value_lead = product[:-2], _broadcast_ones(attention_map[:-2], (dims(v.value) or ())[:-2])
     map_tokens = attention_map[:-3:-1] if v.is_transposed else attention_map[-2:]
     if lead != value_lead and (map_tokens != tokens or None in tokens):
         return "a Reshape between its two products changes the queries"
@@ -130,6 +130,12 @@ def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> A
         scores.head_scale, scores.biases,
     )  # fmt: skip
     return _unfit_reason(match) or match
+
+
+def _broadcast_ones(lead: Sizes, value_lead: Sizes) -> Sizes:
+    """Return `lead` with the axes of size 1 in front that v has and the attention map, as in (heads, …), has not."""
+    more = value_lead[: max(0, len(value_lead) - len(lead))]
+    return (*more, *lead) if all(size == 1 for size in more) else lead
 
 
 def _choose_form(lead: Sizes, value_lead: Sizes, operands: list[tuple[ir.Value, int | None]], *, is_open: bool) -> Form:
