@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.graphs import HEADS, SIZE, TOKENS, WIDTH, Site, differs, expected, legacy, raised, redrawn, tokens
+from tests.graphs import HEADS, SIZE, TOKENS, WIDTH, Site, differs, dynamo, expected, legacy, raised, redrawn, tokens
 
 
 class TalkingHeads(nn.Module):
@@ -74,3 +74,33 @@ def test_a_gating_softmax_is_no_attention() -> None:
 
     _, structure, refused = raised(legacy(redrawn(Gate()), tokens()))
     assert (structure.attention, dict(refused)) == ((), {})
+
+
+class Separable(nn.Module):
+    """The attention of MobileViTv2: one score for each token weights a sum of all. A fold stands in front of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(WIDTH, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, tokens, 1)."""
+        image = nn.functional.fold(x.mT, (TOKENS, 1), kernel_size=1)
+        weights = self.score(image).softmax(2)
+        return image * (weights * image).sum(2, keepdim=True)
+
+
+class FoldedScores(nn.Module):
+    """An attention whose scores are folded."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The attended values."""
+        scores = nn.functional.fold(x @ x.mT, (TOKENS, 1), kernel_size=1)
+        return scores.flatten(2).softmax(-1) @ x
+
+
+def test_a_fold_hides_no_product() -> None:
+    _, structure, _ = raised(dynamo(redrawn(Separable()), tokens()))
+    assert (structure.attention, structure.unclassified) == ((), ())
+    _, structure, _ = raised(dynamo(FoldedScores(), tokens()))
+    assert [bool(site.refused) for site in structure.attention] == [True]

@@ -163,7 +163,14 @@ def _pair_einsum(node: ir.Node, index: int, before: Sizes, after: Sizes) -> Pair
     return [(axis, result.index(letter)) for axis, letter in enumerate(letters[index]) if letter in result]
 
 
+def _pair_patches(node: ir.Node, index: int, before: Sizes, after: Sizes) -> Pairs:  # noqa: ARG001
+    """Pair (batch, channels · block, patches) with (batch, channels, …): a pixel is a place in a patch."""
+    image = range(2, len(after))
+    return [] if index else [(0, 0), (1, 1), *((axis, place) for axis in (1, 2) for place in image)]
+
+
 _RULES = {
+    "Col2Im": _pair_patches,
     "Conv": _pair_conv,
     "Einsum": _pair_einsum,
     "Gather": _pair_gather,
