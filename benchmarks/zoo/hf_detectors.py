@@ -28,6 +28,8 @@ _RT: dict[str, Any] = {
     "decoder_attention_heads": 4, "decoder_layers": 2, "num_queries": 20, "num_denoising": 0,
     "eval_size": None, "anchor_image_size": None,
 }  # fmt: skip
+_SAMPLED = "they weight the sampled points of deformable attention, which multiplies no matrices"
+_BINS = f"two: {_SAMPLED}; three: they weight the bins that the place of an edge is chosen from"
 _SWIN = configs.SwinConfig(
     embed_dim=48, depths=[2, 2, 2, 2], num_heads=[2, 3, 6, 12], out_features=["stage1", "stage2", "stage3", "stage4"]
 )
@@ -49,18 +51,21 @@ MODELS: dict[str, Entry] = {
         **{k: v for k, v in _DETR.items() if k != "d_model"}, hidden_size=96,
     ),
     "hf deformable_detr": make_entry(
-        "DeformableDetrForObjectDetection", "DeformableDetrConfig", _SIZE, **_THREE_STAGES, **_DETR,
-        num_feature_levels=3,
+        "DeformableDetrForObjectDetection", "DeformableDetrConfig", _SIZE, others=(3, _SAMPLED),
+        num_feature_levels=3, **_THREE_STAGES, **_DETR,
     ),
     "hf deformable_detr, two stages": make_entry(
-        "DeformableDetrForObjectDetection", "DeformableDetrConfig", _SIZE, **_THREE_STAGES, **_DETR,
-        num_feature_levels=3, two_stage=True, with_box_refine=True, two_stage_num_proposals=20,
+        "DeformableDetrForObjectDetection", "DeformableDetrConfig", _SIZE, others=(4, _SAMPLED),
+        **_THREE_STAGES, **_DETR, num_feature_levels=3,
+        two_stage=True, with_box_refine=True, two_stage_num_proposals=20,
     ),
-    "hf rt_detr": make_entry("RTDetrForObjectDetection", "RTDetrConfig", _SIZE, **_RT),
-    "hf rt_detr_v2": make_entry("RTDetrV2ForObjectDetection", "RTDetrV2Config", _SIZE, **_RT),
-    "hf d_fine": make_entry("DFineForObjectDetection", "DFineConfig", _SIZE, **_RT, hidden_expansion=0.5),
+    "hf rt_detr": make_entry("RTDetrForObjectDetection", "RTDetrConfig", _SIZE, others=(2, _SAMPLED), **_RT),
+    "hf rt_detr_v2": make_entry("RTDetrV2ForObjectDetection", "RTDetrV2Config", _SIZE, others=(2, _SAMPLED), **_RT),
+    "hf d_fine": make_entry(
+        "DFineForObjectDetection", "DFineConfig", _SIZE, others=(5, _BINS), hidden_expansion=0.5, **_RT
+    ),
     "hf lw_detr": make_entry(
-        "LwDetrForObjectDetection", "LwDetrConfig", (256, 256),
+        "LwDetrForObjectDetection", "LwDetrConfig", (256, 256), others=(2, _SAMPLED),
         backbone_config=configs.LwDetrViTConfig(
             hidden_size=96, num_attention_heads=3, num_hidden_layers=4, image_size=256, pretrain_image_size=256,
             window_block_indices=[0, 2], out_indices=[2, 4],
@@ -69,7 +74,7 @@ MODELS: dict[str, Entry] = {
         decoder_cross_attention_heads=4, group_detr=1, projector_scale_factors=[2.0, 0.5],
     ),
     "hf rf_detr": make_entry(
-        "RfDetrForObjectDetection", "RfDetrConfig", (256, 256),
+        "RfDetrForObjectDetection", "RfDetrConfig", (256, 256), others=(2, _SAMPLED),
         backbone_config=configs.RfDetrDinov2Config(
             hidden_size=96, num_attention_heads=3, num_hidden_layers=4, image_size=256, patch_size=16,
             out_indices=[2, 4], num_windows=2,
@@ -83,7 +88,7 @@ MODELS: dict[str, Entry] = {
         decoder_config=configs.DetrConfig(**_DETR | {"num_queries": 20, "d_model": 96}, **_LAST_STAGE),
     ),
     "hf mask2former": make_entry(
-        "Mask2FormerForUniversalSegmentation", "Mask2FormerConfig", _SIZE, backbone_config=_SWIN,
+        "Mask2FormerForUniversalSegmentation", "Mask2FormerConfig", _SIZE, others=(2, _SAMPLED), backbone_config=_SWIN,
         feature_size=64, mask_feature_size=64, hidden_dim=64, encoder_feedforward_dim=128, encoder_layers=2,
         decoder_layers=3, num_attention_heads=4, dim_feedforward=128, num_queries=20,
     ),

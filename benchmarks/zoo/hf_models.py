@@ -36,15 +36,26 @@ def make_entry(
     size: tuple[int, int],
     attention: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    others: tuple[int, str] = (0, ""),
     **kwargs: Any,
 ) -> Entry:
-    """Return the entry of a transformers class, with the attention that it is asked for, and a configuration."""
+    """Return the entry of a transformers class.
+
+    Args:
+        kind: the class.
+        config: the class of its configuration.
+        size: height and width of the images.
+        attention: the implementation of attention; None for the model's own choice.
+        arguments: what `forward` takes beside the images.
+        others: the number of softmaxes that are no attention, and the reason.
+        kwargs: of the configuration.
+    """
 
     def build() -> nn.Module:
         model = getattr(hf, kind)._from_config(getattr(hf, config)(**kwargs), attn_implementation=attention)
         return Tensors(model, arguments)
 
-    return Entry(build, size)
+    return Entry(build, size, *others)
 
 
 configs: Any = hf
@@ -54,6 +65,8 @@ SMALL: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 3, "intermed
 SHALLOW: dict[str, Any] = {**SMALL, "num_hidden_layers": 4}
 _SHALLOW_DINO: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 3, "num_hidden_layers": 4}
 _SWIN: dict[str, Any] = {"embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [2, 3, 6, 12]}
+
+_ADDITIVE = "they weight one sum of all tokens, which is added to or multiplies each of them"
 
 _ENCODERS = {
     "hf vit (eager)": make_entry("ViTForImageClassification", "ViTConfig", (224, 224), "eager", num_hidden_layers=4),
@@ -75,7 +88,9 @@ _ENCODERS = {
     "hf dinov3": make_entry("DINOv3ViTModel", "DINOv3ViTConfig", (224, 224), num_register_tokens=4, **SHALLOW),
     "hf ijepa": make_entry("IJepaModel", "IJepaConfig", (224, 224), **SHALLOW),
     "hf vit_msn": make_entry("ViTMSNForImageClassification", "ViTMSNConfig", (224, 224), **SHALLOW),
-    "hf vit_mae (encoder)": make_entry("ViTMAEModel", "ViTMAEConfig", (224, 224), mask_ratio=0.0, **SHALLOW),
+    "hf vit_mae (encoder)": make_entry("ViTMAEModel", "ViTMAEConfig", (224, 224), mask_ratio=0.0,
+        arguments={"noise": torch.arange(196.0)[None]}, **SHALLOW,
+   ),
     "hf vitdet": make_entry(
         "VitDetModel", "VitDetConfig", (256, 256), hidden_size=192, num_attention_heads=3, num_hidden_layers=4,
         image_size=256, pretrain_image_size=256, use_relative_position_embeddings=True, window_size=8,
@@ -94,7 +109,8 @@ _ENCODERS = {
     "hf levit": make_entry("LevitForImageClassification", "LevitConfig", (224, 224)),
     "hf mobilevit": make_entry("MobileViTForImageClassification", "MobileViTConfig", (256, 256)),
     "hf mobilevitv2": make_entry(
-        "MobileViTV2ForImageClassification", "MobileViTV2Config", (256, 256), width_multiplier=0.5
+        "MobileViTV2ForImageClassification", "MobileViTV2Config", (256, 256), others=(9, _ADDITIVE),
+        width_multiplier=0.5,
     ),
     "hf swin": make_entry("SwinForImageClassification", "SwinConfig", (224, 224)),
     "hf swinv2": make_entry(
@@ -104,7 +120,9 @@ _ENCODERS = {
         "HieraForImageClassification", "HieraConfig", (224, 224), embed_dim=48, depths=[1, 2, 2, 1],
         num_heads=[1, 2, 4, 8],
     ),
-    "hf swiftformer": make_entry("SwiftFormerForImageClassification", "SwiftFormerConfig", (224, 224)),
+    "hf swiftformer": make_entry(
+        "SwiftFormerForImageClassification", "SwiftFormerConfig", (224, 224), others=(4, _ADDITIVE)
+    ),
 }  # fmt: skip
 
 _DENSE = {
@@ -120,7 +138,7 @@ _DENSE = {
         reassemble_hidden_size=192, neck_hidden_sizes=[24, 48, 96, 96], fusion_hidden_size=32, head_hidden_size=16,
     ),
     "hf zoedepth": make_entry(
-        "ZoeDepthForDepthEstimation", "ZoeDepthConfig", (256, 256),
+        "ZoeDepthForDepthEstimation", "ZoeDepthConfig", (256, 256), others=(1, "it weights the bins of depth"),
         backbone_config=configs.BeitConfig(
             image_size=256, use_relative_position_bias=True, reshape_hidden_states=False, out_indices=[1, 2, 3, 4],
             use_mask_token=False, **SHALLOW,

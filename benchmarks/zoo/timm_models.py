@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -25,6 +26,15 @@ def _timm(name: str, side: int = 224, *, eager: bool = False, **kwargs: Any) -> 
 
 def _torchvision(name: str, side: int = 224) -> Entry:
     return Entry(lambda: torchvision.models.get_model(name, weights=None), (side, side))
+
+
+_ADDITIVE = "they weight one sum of all tokens, which multiplies each of them"
+_FACTORED = "linear attention: the softmax of k over the tokens; q is multiplied by (kᵀ v)"
+
+
+def _without(entry: Entry, count: int, reason: str) -> Entry:
+    """Return an entry with softmaxes that are no attention."""
+    return replace(entry, other_softmaxes=count, others=reason)
 
 
 _PLAIN = {
@@ -70,13 +80,13 @@ _PYRAMIDS = {
     "timm pvt_v2_b2_li": _timm("pvt_v2_b2_li", depths=(2, 2, 2, 2)),
     "timm davit_tiny": _timm("davit_tiny", depths=(1, 1, 2, 1)),
     "timm gcvit_xxtiny": _timm("gcvit_xxtiny"),
-    "timm coat_lite_tiny": _timm("coat_lite_tiny"),
+    "timm coat_lite_tiny": _without(_timm("coat_lite_tiny"), 8, _FACTORED),
 }
 
 _HYBRIDS = {
     "timm levit_128s": _timm("levit_128s"),
     "timm mobilevit_s": _timm("mobilevit_s", 256),
-    "timm mobilevitv2_050": _timm("mobilevitv2_050", 256),
+    "timm mobilevitv2_050": _without(_timm("mobilevitv2_050", 256), 9, _ADDITIVE),
     "timm vit_small_resnet26d (hybrid)": _timm("vit_small_resnet26d_224", depth=4),
     "timm maxvit_rmlp_pico": _timm("maxvit_rmlp_pico_rw_256", 256),
     "timm maxxvit_rmlp_nano": _timm("maxxvit_rmlp_nano_rw_256", 256),
