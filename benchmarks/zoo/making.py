@@ -8,8 +8,10 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace as changed
 from functools import cached_property
+from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -127,7 +129,8 @@ def save_legacy(model: torch.nn.Module, size: tuple[int, int], opset: int, path:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # Where it fails, it prints the whole graph.
+        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model, (torch.zeros(1, 3, *size),), str(path), dynamo=False, opset_version=opset,

@@ -178,3 +178,15 @@ def test_any_chain_keeps_its_numbers(case: tuple[tuple[int, ...], list[Move]]) -
     apply(MergeMoves(), graph)
     assert len(moves(graph)) <= len(steps)
     assert np.array_equal(run(graph, x)["y"], -expected)
+
+
+def test_a_node_without_inputs_is_no_move() -> None:
+    """A graph output that does not depend on the image is a Constant."""
+    graph = parsed("""<ir_version: 10, opset_import: ["" : 20]> vit (float[2,3] x) => (float y, int64[2] order) {
+        order = Constant<value_ints = [1, 0]>() t = Transpose<perm = [1, 0]>(x) y = Transpose<perm = [1, 0]>(t)
+    }""")
+    assert apply(MergeMoves(), graph).fired == 1
+    assert sorted(types(graph)) == ["Constant", "Identity"]
+    outputs = run(graph, numbers((2, 3)))
+    assert np.array_equal(outputs["y"], numbers((2, 3)))
+    assert outputs["order"].tolist() == [1, 0]

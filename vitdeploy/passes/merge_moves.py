@@ -68,11 +68,10 @@ class _Factor:
 
 
 def _is_move(node: ir.Node) -> bool:
-    if node.domain or dims(node.inputs[0]) is None or dims(node.outputs[0]) is None:
+    is_view = node.op_type in _VIEWS and all(constant(value) is not None for value in node.inputs[1:])
+    if node.domain or not (is_view or node.op_type == "Transpose"):
         return False
-    return node.op_type == "Transpose" or (
-        node.op_type in _VIEWS and all(constant(value) is not None for value in node.inputs[1:])
-    )
+    return dims(node.inputs[0]) is not None and dims(node.outputs[0]) is not None
 
 
 def _find_chain(last: ir.Node) -> list[ir.Node]:
