@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from vitdeploy.artifact import schema1
 from vitdeploy.artifact.contents import FileState, check_unchanged, file_digest, read_plain, verify_contents
-from vitdeploy.artifact.layout import EVIDENCE, MANIFEST, RAW
+from vitdeploy.artifact.layout import EVIDENCE, FAMILY, MANIFEST, RAW
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.manifest import (
     SCHEMA,
@@ -228,6 +228,11 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
     try:
         raw = read_plain(path / MANIFEST, _LARGEST_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
+        if (path / FAMILY).is_file():
+            raise ArtifactError(
+                f"{path} is a family of artifacts, and this takes one artifact",
+                fix=f"Give {path}/encoder or {path}/decoder.",
+            ) from None
         reason = "has no manifest.json" if path.exists() else "does not exist"
         raise ArtifactError(
             f"{path} {reason}: it is not an artifact", fix="Make one with `vitdeploy export`."

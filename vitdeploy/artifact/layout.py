@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 MANIFEST = "manifest.json"
+FAMILY = "family.json"
+"""In a folder with an artifact for each part of a model."""
+PAIR_EXAMPLES = "examples.npz"
+"""In a family: images and prompts with the answers of the whole model."""
 GRAPH = "graph.onnx"
 """The graph that the compiler reads. Large weights are beside it, in files whose names begin with this one."""
 SITES = "sites.json"

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitdeploy.artifact.layout import MANIFEST
+from vitdeploy.artifact.layout import FAMILY, MANIFEST
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.renames import exchange, rename_new
 from vitdeploy.artifact.temporary import (
@@ -130,7 +130,8 @@ def _refuse_existing(out: Path, *, force: bool) -> None:
         raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or choose another folder with -o.")
     if out.is_mount():
         raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
+    is_ours = any((out / name).exists() for name in (MANIFEST, FAMILY))
+    if not out.is_dir() or (any(out.iterdir()) and not is_ours):
         raise ArtifactError(
             f"{out} exists and is not an artifact",
             fix="--force replaces artifacts only. Choose another folder with -o.",
@@ -186,7 +187,8 @@ def _move(folder: Path, out: Path, *, force: bool, replaces: str | None) -> None
 
 def _check_same(out: Path, digest: str) -> None:
     try:
-        present = hashlib.sha256((out / MANIFEST).read_bytes()).hexdigest()
+        name = FAMILY if (out / FAMILY).exists() else MANIFEST
+        present = hashlib.sha256((out / name).read_bytes()).hexdigest()
     except OSError:
         present = ""
     if present != digest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from vitdeploy.cli import export_options, options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
+
+if TYPE_CHECKING:
+    from vitdeploy.commands.export_family import ExportedFamily
+    from vitdeploy.pipeline.graph_cache import GraphCache
+    from vitdeploy.recipe import Recipe
 
 
 @command(
@@ -119,6 +124,7 @@ def export(
     from vitdeploy.cli import views
     from vitdeploy.commands.export import default_folder, read_recipe, save
     from vitdeploy.commands.export import export as run_export
+    from vitdeploy.sources import list_parts
 
     composed = recipes.compose(
         model,
@@ -149,6 +155,12 @@ def export(
     )
     composed = recipes.with_target_options(composed, export_options.parse_target_options(composed.target, option))
     out, cache = output or default_folder(composed), options.open_cache(no_cache=no_cache)
+    if composed.model.part is None and (parts := list_parts(composed.model)):
+        family = _export_family(composed, parts, out, console, force=force, verify=verify, cache=cache, host=host)
+        if save_recipe is not None:
+            save(composed, save_recipe)
+        console.show(family, *views.show_family(family))
+        return
     if host is not None:
         from vitdeploy.remote.near import commands
 
@@ -160,3 +172,31 @@ def export(
     if save_recipe is not None:
         save(composed, save_recipe)
     console.show(summary, *views.show_export(summary))
+
+
+def _export_family(
+    recipe: Recipe,
+    parts: tuple[str, ...],
+    out: Path,
+    console: Console,
+    *,
+    force: bool,
+    verify: bool,
+    cache: GraphCache | None,
+    host: str | None,
+) -> ExportedFamily:
+    """Export all parts of a model on this machine.
+
+    Raises:
+        UsageError: another machine should do it.
+    """
+    from vitdeploy.commands.export_family import export_family
+    from vitdeploy.errors import UsageError
+
+    if host is not None:
+        flags = " and ".join(f"--part {part}" for part in parts)
+        raise UsageError(
+            f"{recipe.model.spec} becomes a family of {' and '.join(parts)}, which --host does not take",
+            fix=f"Export each part with --host: {flags}.",
+        )
+    return export_family(recipe, out, console, force=force, verify=verify, cache=cache).summary

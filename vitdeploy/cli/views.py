@@ -19,6 +19,7 @@ from vitdeploy.render.summary import summarize
 if TYPE_CHECKING:
     from vitdeploy.artifact.manifest import Parity
     from vitdeploy.commands.doctor import Diagnosis
+    from vitdeploy.commands.export_family import ExportedFamily
     from vitdeploy.commands.predict import Prediction
     from vitdeploy.commands.report.report import Reported
     from vitdeploy.commands.run import Outcome
@@ -57,6 +58,25 @@ def show_export(export: Exported, *, benched: bool = False) -> list[RenderableTy
         # One line, however long: what is copied from a terminal must be the whole command.
         following = [Text.assemble((f"Next{where}: ", "bold"), command, no_wrap=True, overflow="ignore")]
     return [*lines, *([tables.trials(export.trials)] if len(export.trials) > 1 else []), *following]
+
+
+@of_escaped
+def show_family(family: ExportedFamily) -> list[RenderableType]:
+    """Show the parts of a family, and how they compare with the whole model in turn."""
+    lines: list[RenderableType] = [
+        Text.assemble((f"family {family.stage} ", "bold"), (family.artifact, "bold cyan"), f" in {family.seconds} s")
+    ]
+    for part in family.parts.values():
+        lines += [Padding(line, (0, 0, 0, 2)) for line in show_export(part, benched=True)]
+    parity = family.parity or family.graph_parity
+    if parity is not None:
+        what = "both parts in turn" if family.parity is not None else "the graphs of both parts in turn"
+        largest = f"largest difference {parity.max_abs:.2g} where values reach {parity.reference_max:.2g}"
+        lines.append(Text(f"  {what} against the whole model: cosine {parity.cosine:.6f}, {largest}"))
+    if family.mask_iou is not None:
+        lines.append(Text(f"  masks overlap with the whole model's: IoU {family.mask_iou:.4f}"))
+    lines += [Text(f"  {note}") for note in (f"memory over time: {family.memory}", *family.notes)]
+    return [*lines, Text.assemble(("Next: ", "bold"), family.next, no_wrap=True, overflow="ignore")]
 
 
 @of_escaped

@@ -162,7 +162,8 @@ def default_folder(recipe: Recipe) -> Path:
     name = sources.short_name(recipe.model.spec)
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
     kind = _choose_kind(recipe, targets.find(recipe.target))
-    return Path(f"{safe or 'model'}-{recipe.target.kind}-{kind}")
+    part = "" if recipe.model.part is None else f"-{recipe.model.part}"
+    return Path(f"{safe or 'model'}{part}-{recipe.target.kind}-{kind}")
 
 
 def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:

@@ -57,14 +57,26 @@ def check_compiled(
     name = target.title or target.name
     if not parity.finite:
         raise CompileError(
-            f"the {bundle.numbers.precision} engine of {name} is wrong: {parity.problem}", fix=_fix(bundle)
+            f"the {bundle.numbers.precision} engine of {name} is wrong: {parity.problem}", fix=_fix(bundle.numbers)
         )
-    reason = explain_difference(parity, _limits(parity, bundle.numbers, target, emulated, quantized=quantized))
+    return judge(parity, bundle.numbers, target, emulated, quantized=quantized)
+
+
+def judge(
+    parity: Parity, numbers: Numbers, target: Target, emulated: Parity | None, *, quantized: bool = False
+) -> Claim:
+    """Return the claim about a finite comparison; see `check_compiled`.
+
+    Raises:
+        CompileError: a float32 engine computes other numbers.
+    """
+    name = target.title or target.name
+    reason = explain_difference(parity, _limits(parity, numbers, target, emulated, quantized=quantized))
     unproven = tuple(find_unproven(parity).values())
     if reason is None:
         return Claim(parity, unproven)
-    if _is_float32(bundle.numbers) and not quantized:
-        raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(bundle))
+    if _is_float32(numbers) and not quantized:
+        raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(numbers))
     differs = f"the engine computes other numbers than the graph that it was made from: {reason}"
     return Claim(parity, (differs, *unproven))
 
@@ -97,7 +109,7 @@ def _is_float32(numbers: Numbers) -> bool:
     return numbers == FLOAT32
 
 
-def _fix(bundle: Bundle) -> str:
-    if not _is_float32(bundle.numbers):
+def _fix(numbers: Numbers) -> str:
+    if not _is_float32(numbers):
         return "Use --precision fp32."
     return "The compiler is at fault. Use another --target, or another version of its library, and report it there."

@@ -48,6 +48,7 @@ class Examples:
         edges: the edge of this selection, for each image of each batch; empty without one.
         dropped: the outputs of the model that are not among `outputs`.
         inputs: all inputs of each batch, of a part that takes no image. There are no pixels then.
+        further: the inputs of each batch beside the image; empty if there are none.
     """
 
     input_name: str
@@ -59,6 +60,7 @@ class Examples:
     edges: tuple[tuple[Edge, ...], ...] = ()
     dropped: tuple[str, ...] = ()
     inputs: tuple[dict[str, Array], ...] = ()
+    further: tuple[dict[str, Array], ...] = ()
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -74,8 +76,12 @@ class Examples:
                 _split(*parts, self.input_name) for parts in zip(self.inputs, self.outputs, self.names, strict=True)
             ]
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
-        parts = zip(inputs, self.outputs, self.names, self.edges or [()] * len(inputs), strict=True)
-        return [Example(image, outputs, name, self.selected, edges) for image, outputs, name, edges in parts]
+        edges = self.edges or [()] * len(inputs)
+        further: Sequence[dict[str, Array]] = self.further or [{}] * len(inputs)
+        parts = zip(inputs, self.outputs, self.names, edges, further, strict=True)
+        return [
+            Example(image, outputs, name, self.selected, edge, beside) for image, outputs, name, edge, beside in parts
+        ]
 
     def with_selection(self, graph: Graph) -> Examples:
         """Return the examples with what `graph` selects: it is the model's, in float32."""
@@ -226,7 +232,7 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     The first batch is stored as the graph takes it, for programs that read it (`input`, `output.NAME`). The others are
     pixels, which take a quarter of the space.
     """
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     first, *others = examples.pairs(form)
     arrays: dict[str, Any] = {"input": first.image, "name": np.array(examples.names[0])}
     arrays |= {f"input.{name}": value for name, value in first.further.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitdeploy.artifact import MANIFEST, atomic_file
+from vitdeploy.artifact.layout import FAMILY
 from vitdeploy.errors import UsageError
 from vitdeploy.escaping import is_shown
 from vitdeploy.session import Array
@@ -42,7 +43,7 @@ class PictureFolder:
         self.folder = folder
         self._names = make_names(images)
         place, source = _resolve(folder), _resolve(artifact)
-        if place == source or source in place.parents or (folder / MANIFEST).exists():
+        if place == source or source in place.parents or any((folder / name).exists() for name in (MANIFEST, FAMILY)):
             raise UsageError(f"--save {folder} is in an artifact", fix="Choose a folder outside of it.")
         sources = {_resolve(Path(image)): image for image in images}
         for path in (_resolve(folder / (name + suffix)) for name in self._names for suffix in (_PICTURE, _VECTOR)):
