@@ -21,6 +21,8 @@ from vitdeploy.cli.console import Console
         "vitdeploy predict deit photos/ --save answers/",
         "vitdeploy predict deit 'day1/**/*.jpg' --json",
         "vitdeploy predict videomae clips/juggling/clip7",
+        "vitdeploy predict sam cat.jpg --points '400,300;120,80,0' --save masks/",
+        "vitdeploy predict sam cat.jpg --box 90,60,520,430",
     ],
 )
 def predict(
@@ -35,6 +37,25 @@ def predict(
             show_default=False,
         ),
     ],
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--points",
+            metavar="X,Y[;X,Y…]",
+            help="Of a promptable model, such as SAM: points on the object, in pixels of the image; X,Y,0 is a point "
+            "beside it. Each --points is a prompt of its own.",
+            show_default=False,
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box",
+            metavar="X0,Y0,X1,Y1",
+            help="A box around the object: left, top, right and bottom. With --points too, they go in pairs.",
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -51,22 +72,40 @@ def predict(
     regions, boxes, objects with masks, keypoints, the range of a depth map, or a vector. Images run in batches of the
     size that the artifact was optimised for. A damaged image is named, the others are answered, and the exit code is 1.
     """
+    from vitdeploy.artifact import load as load_artifact
+    from vitdeploy.artifact.family import is_family
     from vitdeploy.cli import views
     from vitdeploy.commands.predict import Deployed
     from vitdeploy.commands.predict import predict as run_predict
+    from vitdeploy.commands.predict_prompts import refuse_prompts
     from vitdeploy.runtime.given_images import list_sources, read_frames
 
-    sources = list_sources(images, read_frames(artifact))
-    with Deployed(artifact) as deployed:
-        result = run_predict(deployed, sources, console, save=save)
-        if deployed.artifact.random_weights:
-            console.warn("random weights: these answers mean nothing")
+    if is_family(artifact):
+        from vitdeploy.commands.predict_prompts import parse_prompts, predict_prompts
+        from vitdeploy.data.image_files import find_images
+        from vitdeploy.runtime.segmenter import Segmenter
+
+        prompts, sources = parse_prompts(points or (), box or ()), [path for one in images for path in find_images(one)]
+        count = len(sources)
+        with Segmenter(artifact) as segmenter:
+            result = predict_prompts(segmenter, sources, prompts, console, save=save)
+            random_weights = segmenter.family.encoder.random_weights
+    else:
+        if points or box:
+            refuse_prompts(load_artifact(artifact))
+        listed = list_sources(images, read_frames(artifact))
+        count = len(listed)
+        with Deployed(artifact) as deployed:
+            result = run_predict(deployed, listed, console, save=save)
+            random_weights = deployed.artifact.random_weights
+    if random_weights:
+        console.warn("random weights: these answers mean nothing")
     answers, shown = result.model_dump(), views.show_predictions(result.predictions)
     if not result.failed:
         console.show(answers, *shown)
         return
     for failed in result.failed:
         console.warn(f"{failed.message.rstrip('.')}. {failed.fix}")
-    message = f"{len(result.failed):,} of {len(sources):,} images have no answer"
+    message = f"{len(result.failed):,} of {count:,} images have no answer"
     console.fail_partly(answers, shown, message, "The notes above say why. All others are answered.")
     raise typer.Exit(1)

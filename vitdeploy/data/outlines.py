@@ -84,6 +84,15 @@ def compress(mask: Array) -> bytes:
     return counts
 
 
+def decompress(counts: bytes, size: tuple[int, int]) -> Array:
+    """Return the mask with these compressed run lengths, bool (height, width).
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    return _fill(RunLengths(*size, _decompress(counts.decode("ascii"))))
+
+
 def _fill(runs: RunLengths) -> Array:
     inside = np.arange(len(runs.counts)) % 2 == 1
     mask: Array = np.repeat(inside, runs.counts).reshape(runs.width, runs.height).T

@@ -45,6 +45,18 @@ class Instance(Fact):
     area: int
 
 
+class MaskRuns(Fact):
+    """A mask as COCO's run lengths: pixels outside, inside, outside, …, column by column from the top left.
+
+    Attributes:
+        size: height and width of the image.
+        counts: the lengths.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[int, ...]
+
+
 class Keypoint(Fact):
     """A keypoint: x and y in pixels of the image, from the middle of the first one, and its score.
 
@@ -87,6 +99,7 @@ class Answer(Fact):
         regions: the classes of a segmentation, largest first.
         boxes: the objects of a detector that pass its threshold, highest score first.
         instances: the objects with masks that pass the threshold, highest score first.
+        masks: the masks of `instances`, in their order, of a promptable model.
         keypoints: of a pose, all of them and in the model's order.
         depth: the range of a depth map.
         embedding: the vector, scaled to length 1.
@@ -97,6 +110,7 @@ class Answer(Fact):
     regions: tuple[Region, ...] = ()
     boxes: tuple[Box, ...] = ()
     instances: tuple[Instance, ...] = ()
+    masks: tuple[MaskRuns, ...] = ()
     keypoints: tuple[Keypoint, ...] = ()
     depth: Depths | None = None
     embedding: tuple[float, ...] = ()

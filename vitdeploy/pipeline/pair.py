@@ -21,11 +21,9 @@ from vitdeploy.pipeline.claims import judge
 from vitdeploy.pipeline.examples import Examples
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.pair import PairSession, Wiring, open_parts, read_wiring
-from vitdeploy.session import Array, Session
+from vitdeploy.session import Session
 from vitdeploy.sources import LoadedModel
-
-MASKS, SCORES = "pred_masks", "iou_scores"
-"""The outputs of a decoder."""
+from vitdeploy.tasks.promptable_masks import PromptableMasks
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,6 @@ def check_pair(
     return PairClaim(graphs, parity, overlap, claim.doubts)
 
 
-def choose_mask(outputs: Mapping[str, Array]) -> tuple[Array, float]:
-    """Return the logits (h, w) of the mask with the best score, and that score; of the first image."""
-    scores = outputs[SCORES][0]
-    best = int(scores.argmax())
-    return outputs[MASKS][0, best], float(scores[best])
-
-
 def _lowest(encoder: Artifact, decoder: Artifact) -> Numbers:
     """Return the numbers of the part that is not float32; of the encoder if both are not."""
     kinds = [precision.kind_of(part.manifest.target.precision).numbers for part in (encoder, decoder)]
@@ -126,10 +117,7 @@ def _emulate(encoder: Artifact, decoder: Artifact, wiring: Wiring, examples: Seq
 
 
 def _measure_overlap(pair: Session, examples: Sequence[Example], image: str) -> float:
-    """Return the mean intersection over union of the best masks at the decoder's own resolution; 1 for two empty."""
-    overlaps = []
-    for example in examples:
-        masks = [choose_mask(outputs)[0] > 0 for outputs in (example.outputs, pair.run(example.feed(image)))]
-        union = int((masks[0] | masks[1]).sum())
-        overlaps.append(int((masks[0] & masks[1]).sum()) / union if union else 1.0)
+    """Return the mean intersection over union of the best masks at the decoder's own resolution."""
+    task = PromptableMasks()
+    overlaps = [task.compare_outputs(example.outputs, pair.run(example.feed(image))) for example in examples]
     return float(np.mean(overlaps))

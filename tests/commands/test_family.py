@@ -1,0 +1,245 @@
+"""SAM as a family of two artifacts: made whole, run in turn, equal to the whole model, and refused when it is torn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+transformers = pytest.importorskip("transformers")
+
+from benchmarks.promptable_models import build_sam, save  # noqa: E402
+from vitdeploy.artifact.family import Family, load_family  # noqa: E402
+from vitdeploy.cli import app  # noqa: E402
+from vitdeploy.commands.export_family import FamilyResult, export_family  # noqa: E402
+from vitdeploy.commands.predict_prompts import parse_prompts  # noqa: E402
+from vitdeploy.data.point_prompts import Prompt  # noqa: E402
+from vitdeploy.data.synthetic import natural_image  # noqa: E402
+from vitdeploy.errors import ArtifactError, CompileError, UsageError, VitdeployError  # noqa: E402
+from vitdeploy.pipeline import pair as pairs  # noqa: E402
+from vitdeploy.progress import Silent  # noqa: E402
+from vitdeploy.recipe import Preprocess, compose  # noqa: E402
+from vitdeploy.runtime.segmenter import Segmenter  # noqa: E402
+from vitdeploy.tasks.promptable_masks import measure_overlap  # noqa: E402
+
+PROMPTS = (
+    Prompt(((100.0, 60.0),), (True,)),
+    Prompt(((40.0, 90.0), (150.0, 30.0), (8.0, 8.0)), (True, True, False)),
+    Prompt(box=(30.0, 20.0, 160.0, 110.0)),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save(build_sam, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(model: Path, tmp_path_factory: pytest.TempPathFactory) -> FamilyResult:
+    recipe = compose(f"hf:{model}", target="onnxruntime")
+    return export_family(recipe, tmp_path_factory.mktemp("out") / "sam", Silent())
+
+
+@pytest.fixture
+def copy(result: FamilyResult, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(result.family.path, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph-like image that is wider than high, so that SAM pads it."""
+    pixels = natural_image(3, Preprocess(size=(120, 200)), 1)[0]
+    path = tmp_path_factory.mktemp("images") / "wide.png"
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+    return path
+
+
+def run(*words: str) -> tuple[int, str]:
+    answer = CliRunner().invoke(app, [*words, "--quiet"])
+    return answer.exit_code, answer.output
+
+
+def test_the_pair_equals_the_whole_model_for_every_kind_of_prompt(result: FamilyResult) -> None:
+    record = result.family.record
+    assert record.parity is not None
+    assert record.parity.batches == (1, 1, 1, 1)
+    names = [case[0].where for case in record.parity.cases]
+    assert [name.split(" on ")[0] for name in names] == ["1 point", "3 points", "a box", "14 points and a box"]
+    assert {output.name for output in record.parity.outputs} == {"pred_masks", "iou_scores"}
+    assert all(output.max_abs < 1e-5 * output.reference_max for output in record.parity.outputs)
+    assert record.mask_iou == pytest.approx(1, abs=1e-3)
+    assert record.links == {"image_embeddings": "encoder.image_embeddings"}
+    assert "not exported" in record.memory
+    assert sorted(path.name for path in result.family.path.iterdir()) == [
+        "decoder", "encoder", "examples.npz", "family.json",
+    ]  # fmt: skip
+
+
+def test_masks_at_the_size_of_the_image_are_those_of_transformers(
+    result: FamilyResult, model: Path, picture: Path
+) -> None:
+    own = transformers.SamModel.from_pretrained(model).eval()
+    processor = transformers.SamProcessor(transformers.SamImageProcessor.from_pretrained(model))
+    image = Image.open(picture)
+    with Segmenter(result.family.path) as segmenter:
+        segments = segmenter.segment(image, PROMPTS)
+    for prompt, segment in zip(PROMPTS, segments, strict=True):
+        given: dict[str, Any] = {}
+        if prompt.points:
+            given["input_points"] = [[[list(point) for point in prompt.points]]]
+            given["input_labels"] = [[[int(on) for on in prompt.foreground]]]
+        if prompt.box is not None:
+            given["input_boxes"] = [[list(prompt.box)]]
+        inputs = processor(images=image, return_tensors="pt", **given)
+        with torch.inference_mode():
+            outputs = own(**inputs)
+        masks = processor.image_processor.post_process_masks(
+            outputs.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        )
+        best = int(outputs.iou_scores.argmax())
+        expected = masks[0][0, best].numpy()
+        assert segment.mask.shape == expected.shape == (120, 200)
+        assert 0.05 < expected.mean() < 0.95
+        assert measure_overlap(segment.mask, expected) > 0.998
+        assert segment.score == pytest.approx(float(outputs.iou_scores.max()), abs=2e-3)
+
+
+def test_the_encoder_runs_once_for_each_image(
+    result: FamilyResult, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Segmenter(result.family.path) as segmenter:
+        encoder: Any = segmenter._pair._encoder
+        runs: list[Any] = []
+        original = encoder.run
+        monkeypatch.setattr(encoder, "run", lambda feeds: runs.append(1) or original(feeds))
+        assert len(segmenter.segment(Image.open(picture), PROMPTS)) == 3
+    assert len(runs) == 1
+
+
+def test_predict_prints_and_draws_masks(result: FamilyResult, picture: Path, tmp_path: Path) -> None:
+    words = ("--points", "100,60", "--points", "40,90;150,30,1;8,8,0", "--save", str(tmp_path / "drawn"))
+    code, output = run("predict", str(result.family.path), str(picture), *words, "--json")
+    assert code == 0
+    (prediction,) = json.loads(output)["predictions"]
+    assert prediction["task"] == "promptable-masks"
+    assert len(prediction["instances"]) == len(prediction["masks"]) == 2
+    with Segmenter(result.family.path) as segmenter:
+        segments = segmenter.segment(Image.open(picture), PROMPTS[:2])
+    for instance, runs, segment in zip(prediction["instances"], prediction["masks"], segments, strict=True):
+        inside = np.repeat(np.arange(len(runs["counts"])) % 2 == 1, runs["counts"])
+        np.testing.assert_array_equal(inside.reshape(200, 120).T, segment.mask)
+        assert instance["area"] == segment.mask.sum()
+    with Image.open(prediction["saved"]) as drawn:
+        assert drawn.width / drawn.height == pytest.approx(200 / 120, rel=0.02)
+    code, output = run("predict", str(result.family.path), str(picture), "--box", "30,20,160,110")
+    assert code == 0
+    assert "prompt 1:" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "needs a prompt"),
+        (("--points", "300,20"), "is outside of the image, which is 200 wide and 120 high"),
+        (("--box", "50,50,20,20"), "the box 50,50,20,20 is empty"),
+        (("--points", "a"), "has no point in 'a'"),
+        (("--box", "1,2,3"), "is no box"),
+        (("--points", "1,1", "--points", "2,2", "--box", "1,1,2,2"), "make no pairs"),
+        (("--points", ";".join(["5,5"] * 17)), "does not fit"),
+    ],
+)
+def test_bad_prompts_are_one_line(result: FamilyResult, picture: Path, words: tuple[str, ...], message: str) -> None:
+    code, output = run("predict", str(result.family.path), str(picture), *words)
+    assert code == 1
+    assert message in " ".join(output.split())
+
+
+def test_parts_alone_take_no_prompts(result: FamilyResult, picture: Path) -> None:
+    for words in ((), ("--points", "5,5")):
+        code, output = run("predict", str(result.family.path / "decoder"), str(picture), *words)
+        assert code == 1
+        assert "without its encoder it takes no image" in " ".join(output.split())
+    code, output = run("predict", str(result.family.path / "encoder"), str(picture), "--points", "5,5")
+    assert code == 1
+    assert "takes images, and no points or boxes" in " ".join(output.split())
+
+
+def test_a_decoder_without_its_encoder_is_refused(copy: Path) -> None:
+    shutil.rmtree(copy / "encoder")
+    with pytest.raises(ArtifactError, match=r"has no encoder: .* a decoder alone answers nothing"):
+        load_family(copy)
+
+
+def test_parts_of_different_models_are_refused(copy: Path, tmp_path: Path) -> None:
+    other = save(build_sam, tmp_path / "other")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.9)
+    other.save_pretrained(tmp_path / "other")  # type: ignore[operator]
+    place = tmp_path / "part"
+    spec, options = f"hf:{tmp_path / 'other'}", ("--target", "onnxruntime", "--part", "decoder")
+    code, output = run("export", spec, *options, "-o", str(place))
+    assert code == 0, output
+    shutil.rmtree(copy / "decoder")
+    shutil.move(place, copy / "decoder")
+    with pytest.raises(ArtifactError, match="is not the decoder that this family was made with"):
+        load_family(copy)
+
+
+def test_a_changed_family_is_refused(copy: Path) -> None:
+    (copy / "examples.npz").write_bytes(b"changed")
+    with pytest.raises(ArtifactError, match=r"examples\.npz is missing or was changed"):
+        load_family(copy)
+    facts = json.loads((copy / "family.json").read_text())
+    (copy / "family.json").write_text(json.dumps({**facts, "schema_version": 9}))
+    with pytest.raises(ArtifactError, match="has family schema 9"):
+        load_family(copy)
+
+
+def test_commands_for_one_artifact_name_the_parts(result: FamilyResult) -> None:
+    code, output = run("debug", str(result.family.path), "--data", "nowhere")
+    assert code == 1
+    assert "is a family of artifacts" in " ".join(output.split())
+
+
+def test_a_pair_that_differs_from_the_whole_model_is_refused(result: FamilyResult) -> None:
+    family: Family = result.family
+    from vitdeploy.pipeline.examples import load_examples
+
+    manifest = family.encoder.manifest
+    examples = load_examples(family.examples, manifest.preprocess, "normalized")
+    assert [example.further["point_labels"].shape for example in examples] == [(1, 16)] * 4
+    checked = pairs.check_pair(family.encoder, family.decoder, family.record.links, examples, Silent())
+    assert checked.compiled == family.record.parity
+    worse = [one._replace(further={**one.further, "point_coords": one.further["point_coords"] + 9}) for one in examples]
+    with pytest.raises(CompileError, match="give other numbers than the whole model"):
+        pairs.check_pair(family.encoder, family.decoder, family.record.links, worse, Silent())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"batch": "2"}, "takes one image at a time"), ({"precision": "int8"}, "needs calibration images")],
+)
+def test_nothing_is_left_behind_by_what_is_refused(
+    model: Path, tmp_path: Path, values: dict[str, str], message: str
+) -> None:
+    with pytest.raises(VitdeployError, match=message):
+        export_family(compose(f"hf:{model}", target="onnxruntime", **values), tmp_path / "out", Silent())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_are_read() -> None:
+    assert parse_prompts(["1,2;3,4,0"], ["5,6,7,8"]) == [
+        Prompt(((1.0, 2.0), (3.0, 4.0)), (True, False), (5.0, 6.0, 7.0, 8.0))
+    ]
+    with pytest.raises(UsageError, match="has no point"):
+        parse_prompts(["1,2,7"], [])
