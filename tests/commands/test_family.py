@@ -18,8 +18,8 @@ transformers = pytest.importorskip("transformers")
 from benchmarks.promptable_models import build_sam, save  # noqa: E402
 from vitdeploy.artifact.family import Family, load_family  # noqa: E402
 from vitdeploy.cli import app  # noqa: E402
-from vitdeploy.commands.export_family import FamilyResult, export_family  # noqa: E402
-from vitdeploy.commands.predict_prompts import parse_prompts  # noqa: E402
+from vitdeploy.commands.family.export import FamilyResult, export_family  # noqa: E402
+from vitdeploy.commands.family.predict import parse_prompts  # noqa: E402
 from vitdeploy.data.point_prompts import Prompt  # noqa: E402
 from vitdeploy.data.synthetic import natural_image  # noqa: E402
 from vitdeploy.errors import ArtifactError, CompileError, UsageError, VitdeployError  # noqa: E402

@@ -15,16 +15,20 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vitdeploy import artifact as artifacts
-from vitdeploy.artifact import Artifact, Parity
+from vitdeploy.artifact import EVIDENCE, Artifact, EvidenceT, Parity
 from vitdeploy.artifact.contents import file_digest, read_plain
-from vitdeploy.artifact.layout import FAMILY, PAIR_EXAMPLES
+from vitdeploy.artifact.layout import FAMILY, PAIR_EXAMPLES, RAW
+from vitdeploy.artifact.locks import locked
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Fact
+from vitdeploy.frozen import replace
 from vitdeploy.recipe import DECODER, ENCODER
 
 SCHEMA = 1
 NO_MEMORY = "none: each image is answered by itself; the memory that SAM 2 and EdgeTAM have for videos is not exported"
 _LARGEST = 16 << 20
+_LARGEST_EVIDENCE = 256 << 20
+_VERDICT = "gate.json"
 _AGAIN = "Export the family again."
 
 
@@ -93,6 +97,53 @@ class Family:
     def parts(self) -> dict[str, Artifact]:
         """The artifacts of the parts by name."""
         return {ENCODER: self.encoder, DECODER: self.decoder}
+
+    def read_evidence(self, kind: type[EvidenceT]) -> tuple[EvidenceT | None, str]:
+        """Return the stored evidence of this kind about the pair; or None, and the reason why there is none."""
+        try:
+            raw = read_plain(self.path / kind.file, _LARGEST_EVIDENCE)
+            evidence = kind.model_validate_json(raw)
+        except FileNotFoundError:
+            return None, f"there is no {kind.file}"
+        except (ArtifactError, OSError, ValueError) as error:
+            return None, f"{kind.file} cannot be read: {str(error).splitlines()[0]}"
+        if evidence.manifest != self.digest:
+            return None, f"{kind.file} is about another family"
+        return evidence, ""
+
+    def read_raw(self, name: str, limit: int, digest: str) -> bytes | None:
+        """Return a file beside family.json, if it has this sha256."""
+        try:
+            raw = read_plain(self.path / name, limit)
+        except (ArtifactError, OSError):
+            return None
+        return raw if hashlib.sha256(raw).hexdigest() == digest else None
+
+    def write_evidence(self, evidence: EvidenceT, raw: Mapping[str, bytes] | None = None) -> EvidenceT:
+        """Store evidence about the pair beside family.json, with its digest. Raw data is written first.
+
+        Raises:
+            ArtifactError: a file cannot be written.
+        """
+        evidence = replace(evidence, manifest=self.digest)
+        text = (evidence.model_dump_json(indent=1) + "\n").encode()
+        with locked(self.path / FAMILY):
+            for name, content in {**(raw or {}), evidence.file: text}.items():
+                try:
+                    with artifacts.atomic_file(self.path / name) as temporary:
+                        temporary.write_bytes(content)
+                except OSError as error:
+                    raise ArtifactError(
+                        f"{self.path / name} cannot be written: {error.strerror}", fix="Make the folder writable."
+                    ) from None
+        return evidence
+
+    def evidence_digest(self) -> str:
+        """Return one sha256 over family.json and all evidence about the parts and the pair, except verdicts."""
+        lines = [f"{FAMILY} {self.digest}", *(f"{name} {part.evidence_digest()}" for name, part in self.parts.items())]
+        names = [name for name in (*EVIDENCE, *RAW) if name != _VERDICT and (self.path / name).is_file()]
+        lines += [f"{name} {file_digest(self.path / name)}" for name in names]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     @property
     def examples(self) -> Path:

@@ -92,6 +92,14 @@ def bench(
         end_to_end=end_to_end or images is not None,
         images=images,
     )
+    if options.is_family(artifacts[0]):
+        from vitdeploy.commands.family.bench import bench_family
+
+        others = {"a second DIR": artifacts[1:], "--host": host, "--evidence": evidence, "--model": model}
+        options.refuse_for_family({**others, "--trust-code": trust_code})
+        benched = bench_family(options.load_family(artifacts[0]), console, plan)
+        console.show(benched, *bench_tables.family(benched.parts, benched.pair))
+        return
     loaded = [options.load_artifact(path, None if number else evidence) for number, path in enumerate(artifacts)]
     if host is not None:
         if model is not None or trust_code:

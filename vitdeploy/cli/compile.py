@@ -48,6 +48,16 @@ def compile_(
     from vitdeploy.cli import views
     from vitdeploy.commands.compile import compile_bundle
 
+    if options.is_family(bundle):
+        from vitdeploy.commands.family.compile import compile_family
+
+        options.refuse_for_family({"--host": host})
+        family = options.load_family(bundle)
+        given = export_options.parse_target_options(family.encoder.manifest.recipe.target, option)
+        parsed = given | ({"device": "DLA"} if dla else {})
+        made = compile_family(family, output, console, force=force, options=parsed).summary
+        console.show(made, *views.show_family(made))
+        return
     loaded = load_artifact(bundle)
     given = export_options.parse_target_options(loaded.manifest.recipe.target, option)
     if host is not None:

@@ -13,7 +13,7 @@ from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
 
 if TYPE_CHECKING:
-    from vitdeploy.commands.export_family import ExportedFamily
+    from vitdeploy.commands.family.export import ExportedFamily
     from vitdeploy.pipeline.graph_cache import GraphCache
     from vitdeploy.recipe import Recipe
 
@@ -190,7 +190,7 @@ def _export_family(
     Raises:
         UsageError: another machine should do it.
     """
-    from vitdeploy.commands.export_family import export_family
+    from vitdeploy.commands.family.export import export_family
     from vitdeploy.errors import UsageError
 
     if host is not None:

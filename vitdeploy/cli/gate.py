@@ -193,6 +193,17 @@ def gate(
         "max_regression_pp": max_regression,
         "max_class_regression_pp": max_class_regression,
     }
+    if options.is_family(artifact):
+        from vitdeploy.commands.family.gate import gate_family
+
+        options.refuse_for_family(
+            {"--baseline": baseline, "--data": data, "--groups": groups, "--against": against,
+             "--save-baseline": save_baseline, "--evidence": evidence}
+        )  # fmt: skip
+        family = options.load_family(artifact)
+        verdict = gate_family(family, limits, junit_file=junit, markdown_file=markdown)
+        console.show(verdict, tables.gate(verdict))
+        raise typer.Exit(EXIT_CODES[verdict.verdict])
     verdict = run_gate(
         options.load_artifact(artifact, evidence),
         limits,

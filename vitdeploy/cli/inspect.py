@@ -52,6 +52,13 @@ def inspect(
     from vitdeploy.commands.inspect.inspect import inspect as run_inspect
     from vitdeploy.frozen import replace
 
+    if options.is_family(artifact):
+        from vitdeploy.commands.family.inspect import inspect_family
+
+        options.refuse_for_family({"--sensitivity": sensitivity, "--evidence": evidence})
+        inspected = inspect_family(options.load_family(artifact))
+        console.show(inspected, *views.show_inspected_family(inspected))
+        return
     loaded = options.load_artifact(artifact, evidence)
     audit = run_inspect(loaded)
     if sensitivity:

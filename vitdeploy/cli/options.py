@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from vitdeploy.cli.command import one_of
 
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
+    from vitdeploy.artifact.family import Family
     from vitdeploy.evidence import Scenario
     from vitdeploy.pipeline.graph_cache import GraphCache
 
@@ -134,6 +136,39 @@ def load_artifact(path: Path, evidence: Path | None) -> Artifact:
     from vitdeploy.commands import given
 
     return given.load_artifact(path, evidence)
+
+
+def is_family(path: Path) -> bool:
+    """Return True if a folder holds a family, the artifacts of a model in several parts."""
+    from vitdeploy.artifact import family
+
+    return family.is_family(path)
+
+
+def load_family(path: Path) -> Family:
+    """Load a family: see `artifact.family`."""
+    from vitdeploy.artifact import family
+
+    return family.load_family(path)
+
+
+def refuse_for_family(given: Mapping[str, object]) -> None:
+    """Refuse options that are for one artifact.
+
+    Args:
+        given: the value of each option.
+
+    Raises:
+        UsageError: one is given.
+    """
+    from vitdeploy.errors import UsageError
+
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{name} is for one artifact, not for a family",
+                fix="Leave it out, or give DIR/encoder and DIR/decoder.",
+            )
 
 
 def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Artifact:

@@ -73,15 +73,14 @@ def predict(
     size that the artifact was optimised for. A damaged image is named, the others are answered, and the exit code is 1.
     """
     from vitdeploy.artifact import load as load_artifact
-    from vitdeploy.artifact.family import is_family
     from vitdeploy.cli import views
+    from vitdeploy.commands.family.predict import refuse_prompts
     from vitdeploy.commands.predict import Deployed
     from vitdeploy.commands.predict import predict as run_predict
-    from vitdeploy.commands.predict_prompts import refuse_prompts
     from vitdeploy.runtime.given_images import list_sources, read_frames
 
-    if is_family(artifact):
-        from vitdeploy.commands.predict_prompts import parse_prompts, predict_prompts
+    if options.is_family(artifact):
+        from vitdeploy.commands.family.predict import parse_prompts, predict_prompts
         from vitdeploy.data.image_files import find_images
         from vitdeploy.runtime.segmenter import Segmenter
 

@@ -19,7 +19,8 @@ from vitdeploy.render.summary import summarize
 if TYPE_CHECKING:
     from vitdeploy.artifact.manifest import Parity
     from vitdeploy.commands.doctor import Diagnosis
-    from vitdeploy.commands.export_family import ExportedFamily
+    from vitdeploy.commands.family.export import ExportedFamily
+    from vitdeploy.commands.family.inspect import InspectedFamily
     from vitdeploy.commands.predict import Prediction
     from vitdeploy.commands.report.report import Reported
     from vitdeploy.commands.run import Outcome
@@ -68,15 +69,35 @@ def show_family(family: ExportedFamily) -> list[RenderableType]:
     ]
     for part in family.parts.values():
         lines += [Padding(line, (0, 0, 0, 2)) for line in show_export(part, benched=True)]
-    parity = family.parity or family.graph_parity
-    if parity is not None:
-        what = "both parts in turn" if family.parity is not None else "the graphs of both parts in turn"
-        largest = f"largest difference {parity.max_abs:.2g} where values reach {parity.reference_max:.2g}"
-        lines.append(Text(f"  {what} against the whole model: cosine {parity.cosine:.6f}, {largest}"))
-    if family.mask_iou is not None:
-        lines.append(Text(f"  masks overlap with the whole model's: IoU {family.mask_iou:.4f}"))
+    lines += _describe_pair(family.parity, family.graph_parity, family.mask_iou)
     lines += [Text(f"  {note}") for note in (f"memory over time: {family.memory}", *family.notes)]
     return [*lines, Text.assemble(("Next: ", "bold"), family.next, no_wrap=True, overflow="ignore")]
+
+
+@of_escaped
+def show_inspected_family(family: InspectedFamily) -> list[RenderableType]:
+    """Show the audit of each part of a family, and how the pair compares with the whole model."""
+    lines: list[RenderableType] = []
+    for name, audit in family.parts.items():
+        record = family.records[name]
+        reason = f": {record.reason}" if record.reason else ""
+        lines += [Text.assemble((name, "bold"), f" in {record.precision}{reason}"), *show_audit(audit)]
+    lines += _describe_pair(family.parity, family.graph_parity, family.mask_iou)
+    lines += [Text(f"  doubt: {doubt}", style="yellow") for doubt in family.doubts]
+    return [*lines, Text(f"  memory over time: {family.memory}")]
+
+
+def _describe_pair(parity: Parity | None, graphs: Parity | None, overlap: float | None) -> list[RenderableType]:
+    """Return how both parts in turn compare with the whole model."""
+    lines: list[RenderableType] = []
+    compared = parity or graphs
+    if compared is not None:
+        what = "both parts in turn" if parity is not None else "the graphs of both parts in turn"
+        largest = f"largest difference {compared.max_abs:.2g} where values reach {compared.reference_max:.2g}"
+        lines.append(Text(f"  {what} against the whole model: cosine {compared.cosine:.6f}, {largest}"))
+    if overlap is not None:
+        lines.append(Text(f"  masks overlap with the whole model's: IoU {overlap:.4f}"))
+    return lines
 
 
 @of_escaped

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from vitdeploy.escaping import of_escaped
 from vitdeploy.evidence import Bench, EndToEnd, Profile
@@ -27,6 +28,15 @@ def bench(result: Bench) -> list[RenderableType]:
     if any(run.startup or run.size_bytes for run in result.runs):
         tables.append(costs(result))
     return [*tables, *(profile(one) for one in result.profiles)]
+
+
+@of_escaped
+def family(parts: Mapping[str, Bench], pair: Bench) -> list[RenderableType]:
+    """Return the tables of each part of a family, then of one image with one prompt through both."""
+    tables: list[RenderableType] = []
+    for name, result in parts.items():
+        tables += [Text(name, style="bold"), *bench(result)]
+    return [*tables, Text("one image with one prompt: both in turn", style="bold"), latencies(pair)]
 
 
 @of_escaped

@@ -37,6 +37,7 @@ __all__ = [
     "examine",
     "explain_calibrated",
     "explain_incomparable",
+    "invalid",
     "judge",
     "recompute_bench",
     "recompute_release",

@@ -17,7 +17,7 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.measure.groups import score_classes
 from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import Outcomes, count_once
-from vitdeploy.recipe import AUTO
+from vitdeploy.recipe import AUTO, DECODER
 from vitdeploy.verdict._agreement import Identity, find_contradictions, find_silent
 from vitdeploy.verdict._case import EvidenceName, invalid
 from vitdeploy.verdict._possible import find_impossible
@@ -149,7 +149,8 @@ def _explain_manifest(stored: Stored) -> str | None:
         return (
             f"manifest.json: the recipe is for {' '.join(requested)}, the artifact is {target.kind} {target.precision}"
         )
-    sizes = manifest.inputs[0].shape[-2:] if manifest.inputs else (0, 0)
+    takes_image = manifest.inputs and manifest.recipe.model.part != DECODER
+    sizes = manifest.inputs[0].shape[-2:] if takes_image else ()
     if any(isinstance(d, int) and d != size for d, size in zip(sizes, manifest.preprocess.size, strict=False)):
         return "manifest.json: the first input does not have the size that preprocessing makes"
     calibration = manifest.quantized.calibration if manifest.quantized is not None else None

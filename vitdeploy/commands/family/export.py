@@ -101,13 +101,13 @@ def export_family(
         with progress.step("Run the whole model"):
             examples = make_pair_examples(sources.load(recipes[ENCODER].model, size=recipes[ENCODER].image_size))
             save_examples(folder / PAIR_EXAMPLES, examples, recipe.target.input)
-        parts = {name: _place(result.artifact, folder / name) for name, result in results.items()}
+        parts = {name: place(result.artifact, folder / name) for name, result in results.items()}
         work.rmdir()
         links = link_parts(parts[ENCODER], parts[DECODER])
         claim = check_pair(parts[ENCODER], parts[DECODER], links, examples.pairs(recipe.target.input), progress)
         reasons = {DECODER: _explain_float(recipe)}
         write_family(folder, make_record(recipe, parts, links, claim, reasons, folder / PAIR_EXAMPLES))
-        summaries = {name: _rename(result.summary, work, out) for name, result in results.items()}
+        summaries = {name: rename(result.summary, work, out) for name, result in results.items()}
     family = load_family(out)
     return FamilyResult(family, summarize(family, summaries, time.monotonic() - started))
 
@@ -182,13 +182,13 @@ def _explain_float(recipe: Recipe) -> str:
     return "" if kind is None or is_float(kind) else IN_FLOAT
 
 
-def _place(artifact: Artifact, folder: Path) -> Artifact:
+def place(artifact: Artifact, folder: Path) -> Artifact:
     """Move an artifact to its place in the family."""
     artifact.path.rename(folder)
     return dataclasses.replace(artifact, path=folder)
 
 
-def _rename(summary: Exported, folder: Path, out: Path) -> Exported:
+def rename(summary: Exported, folder: Path, out: Path) -> Exported:
     """Return a summary that names the final folder."""
     text = summary.model_dump_json().replace(json.dumps(str(folder))[1:-1], json.dumps(str(out))[1:-1])
     return Exported.model_validate_json(text)

@@ -1,0 +1,1 @@
+"""What commands do with a family: the artifacts of a model in several parts."""

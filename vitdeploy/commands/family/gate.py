@@ -1,0 +1,141 @@
+"""`vitdeploy gate` of a family: checks of each part, and of the pair, in one verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitdeploy import environment, tasks
+from vitdeploy.artifact.family import Family
+from vitdeploy.artifact.layout import SAMPLES
+from vitdeploy.commands.gate.evidence import make_case, read_evidence
+from vitdeploy.errors import MeasureError, UsageError
+from vitdeploy.evidence import Bench, Check, Eval, Gate
+from vitdeploy.frozen import parse, replace
+from vitdeploy.measure import accuracy
+from vitdeploy.measure.samples import MAX_FILE_BYTES, unpack
+from vitdeploy.recipe import ENCODER, GateSpec, TaskSpec
+from vitdeploy.render import github, junit, markdown
+from vitdeploy.verdict import Case, EvidenceName, invalid, judge, recompute_bench
+
+_OF_PARTS = ("min_fused_pct", "min_quantized_pct")
+_OF_PAIR = ("max_drop_pp", "min_speedup", "max_latency_ms", "latency_percentile", "max_size_mib")
+_NOT_QUANTIZED = "min_quantized_pct"
+"""Judged of the encoder alone: the decoder stays in float."""
+
+
+def gate_family(
+    family: Family,
+    limits: Mapping[str, float | None],
+    *,
+    junit_file: Path | None = None,
+    markdown_file: Path | None = None,
+) -> Gate:
+    """Judge a family by the evidence beside its parts and beside itself. The checks are named after what they judge.
+
+    Fusion and quantization are judged for each part; accuracy, speed-up, latency and size for both parts in turn.
+
+    Args:
+        family: the family.
+        limits: by the names of `GateSpec`; they override the recipe's unless they are None.
+        junit_file: a file to write JUnit XML to.
+        markdown_file: a file to write a table to.
+
+    Raises:
+        UsageError: a limit is not one of a family.
+    """
+    own = family.encoder.manifest.recipe.gate.model_dump()
+    given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+    if others := sorted(set(given) - {*_OF_PARTS, *_OF_PAIR}):
+        raise UsageError(
+            f"{others[0]} is judged for one artifact, not for a family",
+            fix="Leave it out, or gate DIR/encoder and DIR/decoder.",
+        )
+    spec = parse(GateSpec, {**own, **given}, where="limits")
+    checks = [_check_parity(family), *_judge_parts(family, spec), *_judge_pair(family, spec)]
+    statuses = {check.status for check in checks}
+    verdict = Gate(
+        verdict="fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass",
+        checks=tuple(checks),
+        digest=family.evidence_digest(),
+        limits=spec.model_dump(exclude_none=True),
+    )
+    verdict = family.write_evidence(verdict)
+    target = family.encoder.manifest.target
+    about = (family.record.model, f"{target.kind} {target.precision}", family.path.resolve().name)
+    if junit_file is not None:
+        junit.write(verdict, junit_file)
+    if markdown_file is not None:
+        markdown.write(verdict, markdown_file, None, about=about)
+    github.publish(verdict, None, sys.stderr, about=about)
+    return verdict
+
+
+def _check_parity(family: Family) -> Check:
+    """Check that both parts in turn gave the whole model's numbers where they were compiled."""
+    record, name, limit = family.record, "pair: parity", "whole model"
+    if record.parity is None:
+        return invalid(name, limit, "the pair was not run where it was made")
+    if record.doubts:
+        return invalid(name, limit, f"doubtful: {record.doubts[0]}")
+    reason = f"cosine {record.parity.cosine:.6f} with the whole model, masks overlap by {record.mask_iou or 0:.4f}"
+    return Check(name=name, observed=record.parity.cosine, limit=limit, status="pass", why=reason)
+
+
+def _judge_parts(family: Family, spec: GateSpec) -> Iterable[Check]:
+    for name, part in family.parts.items():
+        kept = [key for key in _OF_PARTS if name == ENCODER or key != _NOT_QUANTIZED]
+        limits = GateSpec(**{key: getattr(spec, key) for key in kept})
+        case = make_case(part, read_evidence(part), limits)
+        if case.faults or limits.model_dump(exclude_none=True):
+            yield from (replace(check, name=f"{name}: {check.name}") for check in judge(case, limits).checks)
+
+
+def _judge_pair(family: Family, spec: GateSpec) -> Iterable[Check]:
+    limits = GateSpec(**{key: getattr(spec, key) for key in _OF_PAIR})
+    if not limits.model_dump(exclude_none=True):
+        return
+    missing: dict[EvidenceName, str] = {}
+    bench, reason = family.read_evidence(Bench)
+    if bench is None:
+        missing["bench"] = f"{reason}: run vitdeploy bench {family.path}"
+    else:
+        try:
+            bench = recompute_bench(bench)
+        except MeasureError as error:
+            missing["bench"] = error.message
+    evaluation, reason = _read_eval(family)
+    if evaluation is None:
+        missing["eval"] = f"{reason}: run vitdeploy eval {family.path}"
+    sizes = [part.manifest.deployed_bytes for part in family.parts.values()]
+    known = [size for size in sizes if size is not None]
+    stages = {part.manifest.stage for part in family.parts.values()}
+    case = Case(
+        None,
+        bench,
+        evaluation,
+        missing=missing,
+        stage="bundle" if "bundle" in stages else "artifact",
+        manifest=family.digest,
+        machine=environment.host().machine,
+        size_bytes=sum(known) if len(known) == len(sizes) else None,
+        random_weights=family.encoder.random_weights,
+    )
+    yield from (replace(check, name=f"pair: {check.name}") for check in judge(case, limits).checks)
+
+
+def _read_eval(family: Family) -> tuple[Eval | None, str]:
+    """Return the stored evaluation with figures from its samples; or None, and the reason."""
+    evaluation, reason = family.read_evidence(Eval)
+    if evaluation is None:
+        return None, reason
+    raw = family.read_raw(SAMPLES, MAX_FILE_BYTES, evaluation.samples)
+    if raw is None:
+        return None, f"{SAMPLES} is not the one that eval.json names"
+    try:
+        fresh = accuracy.compare_outcomes(tasks.find(TaskSpec(kind=evaluation.task)), unpack(raw))
+    except MeasureError as error:
+        return None, error.message
+    return replace(evaluation, metrics=fresh.metrics, n=fresh.n, nonfinite=fresh.nonfinite, doubts=fresh.doubts), ""
