@@ -243,3 +243,92 @@ def test_prompts_are_read() -> None:
     ]
     with pytest.raises(UsageError, match="has no point"):
         parse_prompts(["1,2,7"], [])
+
+
+def test_inspect_shows_both_parts_and_the_pair(result: FamilyResult) -> None:
+    code, output = run("inspect", str(result.family.path), "--json")
+    assert code == 0
+    shown = json.loads(output)
+    assert {name: audit["attention"]["sites"] for name, audit in shown["parts"].items()} == {"encoder": 2, "decoder": 7}
+    assert all(audit["attention"]["fused"] == audit["attention"]["sites"] for audit in shown["parts"].values())
+    assert shown["parity"]["cosine"] > 0.99999
+    code, output = run("inspect", str(result.family.path))
+    assert code == 0
+    assert "memory over time: none" in " ".join(output.split())
+
+
+def test_bench_and_gate_count_both_parts(copy: Path) -> None:
+    code, output = run("bench", str(copy), "--seconds", "0.2", "--json")
+    assert code == 0, output
+    timed = json.loads(output[output.index("{") :])
+    assert set(timed["parts"]) == {"encoder", "decoder"}
+    assert [run["role"] for run in timed["pair"]["runs"]] == ["reference", "artifact"]
+    assert timed["pair"]["runs"][0]["name"] == "pytorch-fp32"
+    family = load_family(copy)
+    assert timed["pair"]["manifest"] == family.digest
+    assert all((copy / part / "bench.json").is_file() for part in ("encoder", "decoder"))
+    sizes = [part.manifest.deployed_bytes or 0 for part in family.parts.values()]
+    limits = ("--min-fused", "100", "--max-size", str(sum(sizes) / 2**20 + 0.01))
+    code, output = run("gate", str(copy), *limits, "--json")
+    assert code == 0, output
+    verdict = json.loads(output)
+    assert [check["name"] for check in verdict["checks"]] == [
+        "pair: parity", "encoder: attention fused", "decoder: attention fused", "pair: size (MiB)",
+    ]  # fmt: skip
+    assert verdict["digest"] == family.evidence_digest()
+    code, output = run("gate", str(copy), "--max-size", str(max(sizes) / 2**20 + 0.01), "--json")
+    assert code == 1  # one part alone would pass
+    code, output = run("gate", str(copy), "--max-drop", "1", "--json")
+    assert code == 3
+    assert "there is no eval.json" in output
+    code, output = run("gate", str(copy), "--min-speedup", "1e6", "--json")
+    assert code in (1, 3)  # 3 on a machine that is busy
+    assert json.loads(output)["checks"][-1]["name"] == "pair: speed-up"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("bench", "--profile"), "--profile"),
+        (("bench", "--batch", "4"), "--batch"),
+        (("gate", "--max-memory", "9"), "max_memory_mib"),
+        (("gate", "--baseline", "nowhere"), "--baseline"),
+        (("inspect", "--sensitivity"), "--sensitivity"),
+        (("compile", "--host", "ssh://nowhere"), "--host"),
+    ],
+)
+def test_what_is_not_for_a_family_is_one_line(result: FamilyResult, words: tuple[str, ...], name: str) -> None:
+    command, *options = words
+    code, output = run(command, str(result.family.path), *options)
+    assert code == 1
+    assert name in output
+    assert "not for a family" in " ".join(output.split())
+
+
+def test_a_family_is_compiled_again_in_its_place(copy: Path) -> None:
+    before, place = load_family(copy), (copy / "family.json").stat().st_ino
+    code, output = run("compile", str(copy), "--json")
+    assert code == 0, output
+    made = json.loads(output)
+    assert made["stage"] == "artifact"
+    assert made["parity"]["cosine"] > 0.99999
+    after = load_family(copy)
+    assert (copy / "family.json").stat().st_ino != place  # it was written anew, and is the same
+    assert after.digest == before.digest
+    assert after.record.links == before.record.links
+    assert after.examples.read_bytes() == before.examples.read_bytes()
+    assert sorted(path.name for path in copy.iterdir()) == ["decoder", "encoder", "examples.npz", "family.json"]
+
+
+def test_a_bundle_of_a_family_is_made_without_the_device(model: Path, tmp_path: Path) -> None:
+    code, output = run("export", f"hf:{model}", "--target", "tensorrt", "-o", str(tmp_path / "out"), "--json")
+    assert code == 0, output
+    made = json.loads(output)
+    assert made["stage"] == "bundle"
+    assert made["parity"] is None
+    assert made["graph_parity"]["cosine"] > 0.9999
+    assert made["next"].startswith("vitdeploy compile ")
+    family = load_family(tmp_path / "out")
+    assert {part.precision for part in family.record.parts.values()} == {"fp16"}
+    code, output = run("gate", str(tmp_path / "out"), "--max-size", "9", "--json")
+    assert code == 3

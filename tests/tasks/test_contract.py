@@ -53,6 +53,10 @@ EXAMPLES = {
         {"class_queries_logits": _noise(7, 4), "masks_queries_logits": _noise(7, 12, 16)},
         lambda i: InstanceMasks(str(i), np.array([compress(_LEFT)]), np.array([i % 3]), np.array([False]), _SIZE),
     ),
+    "promptable-masks": Example(
+        {"pred_masks": _noise(3, 12, 16), "iou_scores": _noise(3)},
+        lambda i: InstanceMasks(str(i), np.array([compress(_LEFT)]), np.array([i % 3]), np.array([False]), _SIZE),
+    ),
     "pose": Example(
         {"heatmaps": _noise(17, 16, 12)},
         lambda i: Keypoints(str(i), _PLACES + i, np.ones(17, bool), np.array([900.0, 50.0]), np.array([48.0, 64.0])),

@@ -170,7 +170,7 @@ class CandidateBuilder:
         if find_file(self.prepared.facts.model.spec) is not None and not self.target.built_on_device:
             return compile_apart(
                 self.target, candidate.name, folder, candidate.inputs[0], candidate.outputs, self.batch, self._sizes,
-                bundle.excluded,
+                bundle.excluded, candidate.inputs[1:],
             )  # fmt: skip
         return self.target.compile(bundle, folder, self._progress.relay)
 

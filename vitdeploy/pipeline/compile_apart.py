@@ -34,6 +34,7 @@ class _Order(BaseModel):
     batch: Batch
     sizes: SizeRange | None
     excluded: Mapping[str, str]
+    further: tuple[TensorSpec, ...] = ()
 
 
 class _Result(BaseModel):
@@ -54,6 +55,7 @@ def compile_apart(
     batch: Batch,
     sizes: SizeRange | None,
     excluded: Mapping[str, str],
+    further: tuple[TensorSpec, ...] = (),
 ) -> Compiled:
     """Compile and audit the graph in `folder`, and run it once, in another process. The files stay in `folder`.
 
@@ -68,6 +70,7 @@ def compile_apart(
         batch: the batch sizes.
         sizes: the image sizes; None for one.
         excluded: products that a rule keeps in float, with the rule.
+        further: the inputs of the graph beside the first.
 
     Raises:
         CompileError: the engine refuses the graph, crashes, or goes beyond the limits of time and memory.
@@ -75,7 +78,7 @@ def compile_apart(
     order = _Order(
         target=target.name, options=target.model_dump(mode="json"), precision=precision_name,
         folder=folder.absolute(), image=image, outputs=outputs, batch=batch,
-        sizes=sizes, excluded=excluded,
+        sizes=sizes, excluded=excluded, further=further,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     title = type(target).title or target.name
@@ -85,18 +88,27 @@ def compile_apart(
         raise CompileError(error.message, fix=error.fix) from None
     result = _Result.model_validate_json(output)
     names = tuple(output.name for output in outputs)
-    return Compiled(folder, result.runs, result.backend, result.audit, input_names=(image.name,), output_names=names)
+    return Compiled(
+        folder,
+        result.runs,
+        result.backend,
+        result.audit,
+        input_names=tuple(spec.name for spec in (image, *further)),
+        output_names=names,
+    )
 
 
 def _work(task: bytes) -> bytes:
     order = _Order.model_validate_json(task)
     target = targets.kind_of(order.target).model_validate(order.options)
     numbers = precision.kind_of(order.precision).numbers
-    bundle = make_bundle(order.folder, numbers, order.image, order.outputs, order.batch, order.sizes, order.excluded)
+    bundle = make_bundle(
+        order.folder, numbers, order.image, order.outputs, order.batch, order.sizes, order.excluded, order.further
+    )
     compiled = target.compile(bundle, order.folder)
     if target.cannot_run() is None:
         with target.open(compiled, numbers, None) as session:
-            session.run({bundle.input_name: np.zeros(bundle.input_shape, _TYPES.get(order.image.dtype, np.float32))})
+            session.run(bundle.feed(np.zeros(bundle.input_shape, _TYPES.get(order.image.dtype, np.float32))))
     return _Result(runs=compiled.runs, backend=compiled.backend, audit=compiled.audit).model_dump_json().encode()
 
 

@@ -213,7 +213,7 @@ def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progr
     recipe, precision = manifest.recipe, manifest.target.precision
     return compile_apart(
         target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch, recipe.model.size_range,
-        bundle.excluded,
+        bundle.excluded, manifest.inputs[1:],
     )  # fmt: skip
 
 
