@@ -1,4 +1,4 @@
-"""The task promptable-masks: the mask with the best score, its overlap with the object, and masks on padded pictures."""
+"""The task promptable-masks: the mask with the best score, its overlap with the object, masks on padded pictures."""
 
 from __future__ import annotations
 
