@@ -68,6 +68,11 @@ def run(*words: str) -> tuple[int, str]:
     return answer.exit_code, answer.output
 
 
+def read(output: str) -> Any:
+    """Return the JSON in an output, which may have notes around it."""
+    return json.JSONDecoder().raw_decode(output[output.index("{\n") :])[0]
+
+
 def test_the_pair_equals_the_whole_model_for_every_kind_of_prompt(result: FamilyResult) -> None:
     record = result.family.record
     assert record.parity is not None
@@ -129,7 +134,7 @@ def test_predict_prints_and_draws_masks(result: FamilyResult, picture: Path, tmp
     words = ("--points", "100,60", "--points", "40,90;150,30,1;8,8,0", "--save", str(tmp_path / "drawn"))
     code, output = run("predict", str(result.family.path), str(picture), *words, "--json")
     assert code == 0
-    (prediction,) = json.loads(output)["predictions"]
+    (prediction,) = read(output)["predictions"]
     assert prediction["task"] == "promptable-masks"
     assert len(prediction["instances"]) == len(prediction["masks"]) == 2
     with Segmenter(result.family.path) as segmenter:
@@ -248,7 +253,7 @@ def test_prompts_are_read() -> None:
 def test_inspect_shows_both_parts_and_the_pair(result: FamilyResult) -> None:
     code, output = run("inspect", str(result.family.path), "--json")
     assert code == 0
-    shown = json.loads(output)
+    shown = read(output)
     assert {name: audit["attention"]["sites"] for name, audit in shown["parts"].items()} == {"encoder": 2, "decoder": 7}
     assert all(audit["attention"]["fused"] == audit["attention"]["sites"] for audit in shown["parts"].values())
     assert shown["parity"]["cosine"] > 0.99999
@@ -260,7 +265,7 @@ def test_inspect_shows_both_parts_and_the_pair(result: FamilyResult) -> None:
 def test_bench_and_gate_count_both_parts(copy: Path) -> None:
     code, output = run("bench", str(copy), "--seconds", "0.2", "--json")
     assert code == 0, output
-    timed = json.loads(output[output.index("{") :])
+    timed = read(output)
     assert set(timed["parts"]) == {"encoder", "decoder"}
     assert [run["role"] for run in timed["pair"]["runs"]] == ["reference", "artifact"]
     assert timed["pair"]["runs"][0]["name"] == "pytorch-fp32"
@@ -271,7 +276,7 @@ def test_bench_and_gate_count_both_parts(copy: Path) -> None:
     limits = ("--min-fused", "100", "--max-size", str(sum(sizes) / 2**20 + 0.01))
     code, output = run("gate", str(copy), *limits, "--json")
     assert code == 0, output
-    verdict = json.loads(output)
+    verdict = read(output)
     assert [check["name"] for check in verdict["checks"]] == [
         "pair: parity", "encoder: attention fused", "decoder: attention fused", "pair: size (MiB)",
     ]  # fmt: skip
@@ -283,7 +288,7 @@ def test_bench_and_gate_count_both_parts(copy: Path) -> None:
     assert "there is no eval.json" in output
     code, output = run("gate", str(copy), "--min-speedup", "1e6", "--json")
     assert code in (1, 3)  # 3 on a machine that is busy
-    assert json.loads(output)["checks"][-1]["name"] == "pair: speed-up"
+    assert read(output)["checks"][-1]["name"] == "pair: speed-up"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +314,7 @@ def test_a_family_is_compiled_again_in_its_place(copy: Path) -> None:
     before, place = load_family(copy), (copy / "family.json").stat().st_ino
     code, output = run("compile", str(copy), "--json")
     assert code == 0, output
-    made = json.loads(output)
+    made = read(output)
     assert made["stage"] == "artifact"
     assert made["parity"]["cosine"] > 0.99999
     after = load_family(copy)
@@ -323,7 +328,7 @@ def test_a_family_is_compiled_again_in_its_place(copy: Path) -> None:
 def test_a_bundle_of_a_family_is_made_without_the_device(model: Path, tmp_path: Path) -> None:
     code, output = run("export", f"hf:{model}", "--target", "tensorrt", "-o", str(tmp_path / "out"), "--json")
     assert code == 0, output
-    made = json.loads(output)
+    made = read(output)
     assert made["stage"] == "bundle"
     assert made["parity"] is None
     assert made["graph_parity"]["cosine"] > 0.9999

@@ -28,7 +28,7 @@ _NOT_QUANTIZED = "min_quantized_pct"
 
 def gate_family(
     family: Family,
-    limits: Mapping[str, float | None],
+    limits: Mapping[str, float | str | None],
     *,
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
