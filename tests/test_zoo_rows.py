@@ -48,6 +48,14 @@ def test_the_last_row_of_a_case_counts_and_the_others_go(tmp_path: Path) -> None
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
 
 
+def test_two_processes_may_make_rows_at_once(tmp_path: Path) -> None:
+    one, other = (Store(tmp_path / "rows.jsonl") for _ in range(2))
+    one.add(row(A), STAMP)
+    other.add(row(B), STAMP)
+    one.compact([A, B])
+    assert one.rows == Store(one.path).rows == {A: row(A), B: row(B)}
+
+
 def test_a_row_of_other_code_is_made_again_unless_it_is_kept() -> None:
     other = digest_stamp({**STAMP, "package": "2" * 40})
     assert not is_missing(row(A), NAME, keep=False)

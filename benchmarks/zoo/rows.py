@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
+
 from vitdeploy import environment
 
 RESULTS = Path(__file__).with_name("rows.jsonl")
@@ -141,9 +143,13 @@ class Store:
     def __init__(self, path: Path = RESULTS) -> None:
         """Read what is there. A line that an interrupt cut off is dropped."""
         self.path = path
+        self._lock = FileLock(path.with_suffix(".lock"))
         self.stamps: dict[str, dict[str, Any]] = {}
         self.rows: dict[Case, Row] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        self._read()
+
+    def _read(self) -> None:
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
@@ -158,11 +164,19 @@ class Store:
         lines = [] if row.stamp in self.stamps else [dict(stamp)]
         self.stamps.setdefault(row.stamp, dict(stamp))
         self._put(row)
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
             file.writelines(_line(entry) for entry in (*lines, asdict(row)))
 
     def compact(self, order: Iterable[Case]) -> None:
-        """Write the file again, without rows that count no longer, and without cases that are not in `order`."""
+        """Write the file again, without rows that count no longer, and without cases that are not in `order`.
+
+        Rows that another process has added to it since it was read stay.
+        """
+        with self._lock:
+            self._read()
+            self._write(order)
+
+    def _write(self, order: Iterable[Case]) -> None:
         self.rows = {case: self.rows[case] for case in order if case in self.rows}
         used = {row.stamp for row in self.rows.values()}
         self.stamps = {name: stamp for name, stamp in self.stamps.items() if name in used}
