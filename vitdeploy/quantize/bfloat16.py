@@ -9,6 +9,7 @@ import onnx_ir as ir
 from vitdeploy.artifact.quantization import HalfPrecision
 from vitdeploy.graph.model import Graph, array, operand
 from vitdeploy.graph.structure import Structure
+from vitdeploy.quantize.box_arithmetic import find_box_arithmetic
 from vitdeploy.quantize.half import convert, find_statistics
 from vitdeploy.quantize.placement import match_keep
 from vitdeploy.quantize.qdq import insert_before
@@ -35,7 +36,8 @@ def quantize(graph: Graph, structure: Structure, keep: tuple[str, ...], *, typed
     rules = match_keep(structure, keep)
     nodes = {linear.name: linear.nodes for linear in structure.linears}
     if typed:
-        float32 = {node for name in rules for node in nodes[name]} | set(find_statistics(graph))
+        boxes = find_box_arithmetic(graph)
+        float32 = {node for name in rules for node in nodes[name]} | set(find_statistics(graph)) | set(boxes)
         convert(graph, float32, ir.DataType.BFLOAT16)
     else:
         _store_weights(graph, {node for name in nodes if name not in rules for node in nodes[name]})

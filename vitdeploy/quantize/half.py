@@ -19,6 +19,7 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Structure
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.angles import find_angles
+from vitdeploy.quantize.box_arithmetic import find_box_arithmetic
 from vitdeploy.quantize.guards import find_lost_guards
 from vitdeploy.quantize.overflow import (
     FLOAT32_INPUTS,
@@ -60,7 +61,7 @@ def quantize(
     Raises:
         QuantizeError: an activation is NaN or infinite in float32, or too little would be float16.
     """
-    guards = find_lost_guards(graph)
+    guards = find_box_arithmetic(graph) | find_lost_guards(graph)
     reasons = find_unfit_constants(graph) | find_statistics(graph) | find_angles(graph) | guards
     ranges: Mapping[str, Range] = {}
     if calibration is not None:
