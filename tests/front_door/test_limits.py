@@ -22,6 +22,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.commands.bench.end_to_end import STAGES, summarize
 from vitdeploy.evidence import Bench, Eval, Power, RailEnergy, Release
 from vitdeploy.frozen import replace
+from vitdeploy.measure import sustained as steady_load
 
 NAMES = tuple(f"colour {letter}" for letter in "abcdefgh")
 PLAIN = ("--target", "onnxruntime", "--mean", "0,0,0", "--std", "1,1,1", "--resize", "exact", "--quiet")
@@ -166,6 +167,30 @@ def test_energy_is_judged_on_the_command_line_and_in_a_recipe(timed: Artifact) -
     assert "power.rails.0.millijoules is 5" in checks(forged)["bench recomputed"]["why"]
     wrong = gate(timed, "--max-energy", "0")
     assert (wrong.code, "0 is not above 0" in wrong.err) == (2, True)
+
+
+def test_a_sustained_load_is_measured_stored_and_judged(
+    demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady_load, "BLOCK_S", 0.02)
+    monkeypatch.setattr(steady_load, "MAX_DRIFT", 10.0)  # of a machine that other tests share
+    artifact = copy(demo(target="onnxruntime"))
+    words = ("bench", artifact.path, "--against", "onnxruntime-fp32", "--seconds", "0.3", "--sustained", "3")
+    ended = run(*words, "--json", "--quiet")
+    sustained = json.loads(ended.out)["sustained"]
+    assert len(sustained["blocks"]) == steady_load.WINDOW
+    assert sustained["steady"]
+    bench, _ = artifact.read_evidence(Bench)
+    assert bench is not None
+    assert bench.sustained is not None
+    calm = timed_bench(artifact, 3.0, noise=0.3)
+    artifact.write_evidence(replace(calm, sustained=replace(bench.sustained, doubts=("made up",))))
+    forged = checks(gate(artifact, "--max-latency", "100000"))
+    assert "sustained.doubts" in forged["bench recomputed"]["why"]
+    page = artifact.path.parent / "report.html"
+    assert run("report", artifact.path, "-o", page).code == 0
+    assert "sustained load" in page.read_text(encoding="utf-8")
+    assert run(*words[:-1], "1").code == 2
 
 
 def test_stages_are_shares_of_all() -> None:

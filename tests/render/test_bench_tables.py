@@ -2,7 +2,19 @@
 
 from tests.evidence import bench, run
 from tests.render.test_tables import shown
-from vitdeploy.evidence import EndToEnd, Interval, OperatorShare, Pair, Peak, Profile, Roofline, Stage, Startup
+from tests.verdict.test_sustained import sustained
+from vitdeploy.evidence import (
+    DeviceTime,
+    EndToEnd,
+    Interval,
+    OperatorShare,
+    Pair,
+    Peak,
+    Profile,
+    Roofline,
+    Stage,
+    Startup,
+)
 from vitdeploy.render import bench_tables as speed
 
 TWICE = Interval(ratio=2.0, ci95=(1.9, 2.1))
@@ -87,3 +99,22 @@ def test_title_and_notes_are_as_wide_as_the_screen() -> None:
     text = shown(speed.end_to_end(timed))
     assert text.splitlines()[0] == "From an encoded image to the answer, on a made-up JPEG of 1280x720"
     assert "p50 38.5 to 43.8 ms with 95 % confidence; p90 46.1, p99 54.6 ms\n" in text
+
+
+def test_a_sustained_load_is_shown_cold_and_steady() -> None:
+    text = all_of(bench(sustained=sustained()))
+    assert "Sustained load" in text
+    assert [line.split() for line in text.splitlines() if "p50 ms" in line and "20.0" in line] == [
+        ["p50", "ms", "10.0", "20.0"]
+    ]
+    assert "the latency changed by +100%, from 10 ms cold to 20 ms at the end" in " ".join(text.split())
+
+
+def test_times_on_a_device_are_shown_against_the_limit_of_the_recipe() -> None:
+    time = DeviceTime(
+        name="tensorrt-fp16", source="session", samples=9, device_p50_ms=8, device_p90_ms=9, device_p99_ms=9,
+        end_to_end_p50_ms=16, end_to_end_p90_ms=17, end_to_end_p99_ms=18,
+    )  # fmt: skip
+    table = shown(speed.bench(bench(device=(time,)), 10.0)[1])  # type: ignore[arg-type]
+    assert "Against the limit of 10.0 ms" in table
+    assert ("within" in table) and ("above" in table)

@@ -65,6 +65,17 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    sustained: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            min=3,
+            max=240,
+            help="Also run the first artifact alone until temperature and latency are steady, at most so long. "
+            "The gate then judges the steady latency and energy.",
+            show_default=False,
+        ),
+    ] = None,
     any_model: options.AnyModel = False,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
@@ -91,6 +102,7 @@ def bench(
         any_model=any_model,
         end_to_end=end_to_end or images is not None,
         images=images,
+        sustained=sustained,
     )
     if options.is_family(artifacts[0]):
         from vitdeploy.commands.family.bench import bench_family
@@ -120,10 +132,11 @@ def bench(
             "streams": streams,
             "profile": profile,
             "end_to_end": end_to_end,
+            "sustained": sustained,
             "any_model": any_model,
         }
         result = commands.bench_on(commands.find(host), loaded, console, flags=flags, opposing=opposing)
     else:
         loaded[0] = options.give_model(loaded[0], model, trust_code=trust_code)
         result = run_bench(loaded, console, plan)
-    console.show(result, *bench_tables.bench(result))
+    console.show(result, *bench_tables.bench(result, loaded[0].manifest.recipe.gate.max_latency_ms))

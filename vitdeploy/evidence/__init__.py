@@ -42,9 +42,9 @@ from vitdeploy.evidence.energy import Power, RailEnergy
 from vitdeploy.evidence.fact import Evidence, Fact, Measured, Provenance
 from vitdeploy.evidence.pixels import PixelCheck
 from vitdeploy.evidence.release import GroupDrop, Release
+from vitdeploy.evidence.sustained import BlockState, Sustained, SustainedBlock
 from vitdeploy.evidence.timing import (
     Bench,
-    BlockState,
     DeviceTime,
     EndToEnd,
     Interval,
@@ -119,6 +119,8 @@ __all__ = [
     "Stage",
     "Startup",
     "Status",
+    "Sustained",
+    "SustainedBlock",
     "Unfused",
     "WarmUp",
 ]

@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from vitdeploy.evidence.energy import Power
 from vitdeploy.evidence.fact import Fact, Measured
+from vitdeploy.evidence.sustained import BlockState, Sustained
 
 
 class Interval(Fact):
@@ -166,16 +167,6 @@ class DeviceTime(Fact):
     """"yes", or the reason why there is none."""
 
 
-class BlockState(Fact):
-    """The state of the machine during one block of samples; see `measure.conditions.Block`."""
-
-    others: float
-    steal: float
-    switches: float
-    mhz: float | None
-    throttled: int = 0
-
-
 class Stage(Fact):
     """A stage of what a caller waits for: its median time, and its share of the sum of all stages in percent."""
 
@@ -235,6 +226,8 @@ class Bench(Measured):
     """Opponents that are not available here, with the reason. Without a reference there is no speed-up."""
     end_to_end: EndToEnd | None = None
     """Of the first artifact, with `--end-to-end`."""
+    sustained: Sustained | None = None
+    """Of the first artifact, with `--sustained`."""
     conditions: Mapping[int, tuple[BlockState, ...]] = {}
     """batch -> the state of the machine in each block, from which doubts follow."""
 

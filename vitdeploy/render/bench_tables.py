@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitdeploy.escaping import of_escaped
-from vitdeploy.evidence import Bench, EndToEnd, Profile
+from vitdeploy.evidence import Bench, EndToEnd, Profile, Sustained
 from vitdeploy.render import numbers
 from vitdeploy.render.names import fold_name
 from vitdeploy.render.numbers import NOTHING, three_digits
@@ -20,9 +20,18 @@ _NAME_WIDTH = 16  # seven columns of figures leave it of 80
 
 
 @of_escaped
-def bench(result: Bench) -> list[RenderableType]:
-    """Return tables of latencies, then of start-up and size, then of profiles."""
-    tables = [latencies(result)]
+def bench(result: Bench, limit_ms: float | None = None) -> list[RenderableType]:
+    """Return tables of latencies, then of start-up and size, then of profiles.
+
+    Args:
+        result: the measurement.
+        limit_ms: the largest latency that the recipe allows, beside which times on a device are shown.
+    """
+    tables: list[RenderableType] = [latencies(result)]
+    if limit_ms is not None and result.device:
+        tables.append(against_limit(result, limit_ms))
+    if result.sustained is not None:
+        tables.append(sustained(result.sustained))
     if result.end_to_end is not None:
         tables.append(end_to_end(result.end_to_end))
     if any(run.startup or run.size_bytes for run in result.runs):
@@ -66,6 +75,38 @@ def end_to_end(timed: EndToEnd) -> RenderableType:
     table.add_row("all", three_digits(timed.p50_ms), "100 %")
     interval = f"p50 {three_digits(low)} to {three_digits(high)} ms with 95 % confidence"
     return add_notes(table, [f"{interval}; p90 {three_digits(timed.p90_ms)}, p99 {three_digits(timed.p99_ms)} ms"])
+
+
+@of_escaped
+def against_limit(bench: Bench, limit_ms: float) -> RenderableType:
+    """Return median times on the device and end to end, each against the limit of the recipe."""
+    table = make_table(f"Against the limit of {three_digits(limit_ms)} ms", "", "p50 ms", "limit")
+    for time in bench.device:
+        for place, ms in (("on the device", time.device_p50_ms), ("end to end", time.end_to_end_p50_ms)):
+            name = f"{fold_name(time.name, _NAME_WIDTH)}, {place}"
+            table.add_row(name, three_digits(ms), "within" if ms <= limit_ms else "above")
+    return add_notes(table, ["medians without their intervals: vitdeploy gate --max-latency judges the latency"])
+
+
+@of_escaped
+def sustained(run: Sustained) -> RenderableType:
+    """Return the latency when it was cold and when it was steady, with temperature, clocks and energy."""
+    first, last = run.course[0], run.course[-1]
+    table = make_table("Sustained load", "", "cold", "steady" if run.steady else "at the end")
+    rows: list[tuple[str, float | None, float | None]] = [
+        ("p50 ms", first.p50_ms, run.p50_ms),
+        ("temperature °C", first.celsius, last.celsius),
+        ("CPU clock MHz", first.state.mhz, last.state.mhz),
+        ("GPU clock MHz", first.gpu_mhz, last.gpu_mhz),
+        ("after minutes", first.minutes, last.minutes),
+    ]
+    for name, *values in rows:
+        if values != [None, None]:
+            table.add_row(name, *(NOTHING if value is None else three_digits(value) for value in values))
+    low, high = run.p50_ci95
+    notes = [f"p50 {three_digits(low)} to {three_digits(high)} ms with 95 % confidence; judged by {run.judged_by}"]
+    notes += [*run.findings, *([numbers.power(run.power)] if run.power else [])]
+    return add_notes(table, [*notes, *(f"doubt: {doubt}" for doubt in run.doubts)])
 
 
 @of_escaped

@@ -22,18 +22,21 @@ def check_energy(case: Case, limit: float | None, rail: str | None) -> Check | N
         return None
     if reason := case.explain_unusable("bench"):
         return invalid(_NAME, limit, reason)
-    if case.bench is None or not case.bench.valid or case.run is None:
+    sustained = case.bench.sustained if case.bench else None
+    if sustained is not None and sustained.doubts:
+        return invalid(_NAME, limit, f"doubtful: {sustained.doubts[0]}")
+    if case.bench is None or case.run is None or (sustained is None and not case.bench.valid):
         return invalid(_NAME, limit, first_doubt(case.bench))
-    power = case.bench.power
+    power = case.bench.power if sustained is None else sustained.power
     measured = _find_rail(power, rail)
     if isinstance(measured, str) or power is None:
         return invalid(_NAME, limit, measured if isinstance(measured, str) else "")
     if measured.millijoules_ci95 is None:
         reason = f"{len(measured.windows) or 1} reading of {measured.name} has no interval: run vitdeploy bench again"
         return invalid(_NAME, limit, reason)
-    if power.throttled:
+    if power.throttled and sustained is None:  # under a sustained load that is a finding
         return invalid(_NAME, limit, f"doubtful: {power.throttled}")
-    return _judge(limit, measured, power, case.run.batch)
+    return _judge(limit, measured, power, case.run.batch, "" if sustained is None else ", sustained")
 
 
 def recompute_power(power: Power) -> Power:
@@ -59,12 +62,12 @@ def _find_rail(power: Power | None, name: str | None) -> RailEnergy | str:
     return next((rail for rail in power.rails if rail.name == wanted), f"there is no rail {wanted}: there are {names}")
 
 
-def _judge(limit: float, rail: RailEnergy, power: Power, batch: int) -> Check:
+def _judge(limit: float, rail: RailEnergy, power: Power, batch: int, notes: str) -> Check:
     low, high = rail.millijoules_ci95 or (rail.millijoules, rail.millijoules)
     status = decide(low, high, limit)
     share = ", which feeds all others," if rail.name == power.total else ", a part of the board,"
     sentence = f"{rail.name}{share} takes {rail.millijoules:.3g} mJ a run"
     sentence += f" of batch {batch}" if batch != 1 else ""
-    sentence += f", 95 % interval {low:.3g} to {high:.3g} over {len(rail.windows)} windows, idle power included"
+    sentence += f", 95 % interval {low:.3g} to {high:.3g} over {len(rail.windows)} windows, idle power included{notes}"
     sentence += ": the limit is inside the interval, so measure longer (bench --seconds)" if status == "invalid" else ""
     return Check(name=_NAME, observed=rail.millijoules, limit=limit, status=status, why=sentence)

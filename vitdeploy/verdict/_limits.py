@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitdeploy.evidence import Check, EndToEnd, Run, Status
+from vitdeploy.evidence import Bench, Check, EndToEnd, Run, Status, Sustained
 from vitdeploy.measure.latency import MIN_P99_SAMPLES
 from vitdeploy.recipe import REFERENCE
 from vitdeploy.verdict._case import (
@@ -65,12 +65,34 @@ def check_latency(case: Case, limit: float | None, percent: int) -> Check | None
     name = f"latency p{percent} (ms)"
     if reason := case.explain_unusable("bench"):
         return invalid(name, limit, reason)
+    sustained = case.bench.sustained if case.bench else None
+    if sustained is not None and sustained.doubts:
+        return invalid(name, limit, f"doubtful: {sustained.doubts[0]}")
+    if sustained is not None:
+        return _judge_percentile(name, limit, percent, sustained, _describe_sustained(sustained))
     if case.bench is None or not case.bench.valid or case.run is None:
         return invalid(name, limit, first_doubt(case.bench))
     notes = (f", batch {case.run.batch}" if case.run.batch != 1 else "") + (
         "" if case.bench.scenario == "single-stream" else f", {case.bench.scenario}"
     )
-    return _judge_percentile(name, limit, percent, case.run, notes)
+    return _judge_percentile(name, limit, percent, case.run, notes + _describe_device(case.bench, percent, limit))
+
+
+def _describe_sustained(sustained: Sustained) -> str:
+    """Return how the figure came about: `, sustained, batch 8, steady after 12 min at 71 °C`."""
+    last = sustained.course[-1]
+    heat = "" if last.celsius is None else f" at {last.celsius:.0f} °C"
+    batch = "" if sustained.batch == 1 else f", batch {sustained.batch}"
+    return f", sustained{batch}, steady after {last.minutes:.0f} min{heat}"
+
+
+def _describe_device(bench: Bench, percent: int, limit: float) -> str:
+    """Return the part of the latency that the device itself takes, and whether that alone is within the limit."""
+    time = next((time for time in bench.device if time.source == "session"), None)
+    if time is None:
+        return ""
+    alone = {50: time.device_p50_ms, 90: time.device_p90_ms, 99: time.device_p99_ms}[percent]
+    return f", {alone:.3g} ms of it on the device ({'within' if alone <= limit else 'above'} the limit)"
 
 
 def check_end_to_end(case: Case, limit: float | None, percent: int) -> Check | None:
@@ -89,7 +111,7 @@ def check_end_to_end(case: Case, limit: float | None, percent: int) -> Check | N
     return _judge_percentile(name, limit, percent, timed, f", on {timed.images}: {shares}")
 
 
-def _judge_percentile(name: str, limit: float, percent: int, timed: Run | EndToEnd, notes: str) -> Check:
+def _judge_percentile(name: str, limit: float, percent: int, timed: Run | EndToEnd | Sustained, notes: str) -> Check:
     """Judge a percentile by its 95 % interval."""
     observed = {50: timed.p50_ms, 90: timed.p90_ms, 99: timed.p99_ms}[percent]
     interval = {50: timed.p50_ci95, 90: timed.p90_ci95, 99: timed.p99_ci95}[percent]

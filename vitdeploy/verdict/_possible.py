@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 _SIGNED = {
     "drop", "ci95", "lower95", "upper95", "reference", "deployed", "lost", "cosine", "sqnr_db", "output_sqnr_db",
-    "output_sqnr_db_without_attention", "adds_db", "between_ms", "mean",
+    "output_sqnr_db_without_attention", "adds_db", "between_ms", "mean", "celsius",
 }  # fmt: skip
 """Keys whose numbers may be below 0. A metric may be one, such as a cosine; differences and decibels are."""
 _FROM_0_TO_1 = {"agreement", "p_value"}

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.errors import MeasureError, VitdeployError
-from vitdeploy.evidence import Bench, EndToEnd, Eval, Pair, Run
+from vitdeploy.evidence import Bench, EndToEnd, Eval, Pair, Run, Sustained
 from vitdeploy.evidence.fact import Fact
 from vitdeploy.frozen import replace
 from vitdeploy.measure import conditions, doubts
@@ -21,6 +21,8 @@ from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.measure.latency import MIN_BLOCKS, compute_figures
 from vitdeploy.measure.samples import Outcomes, count_once, unpack
 from vitdeploy.measure.scenarios import runs_in_query
+from vitdeploy.measure.statistics import percentile
+from vitdeploy.measure.sustained import WINDOW, summarize
 from vitdeploy.recipe import TaskSpec
 from vitdeploy.verdict._energy import recompute_power
 
@@ -57,9 +59,11 @@ def recompute_bench(bench: Bench) -> Bench:
         runs += [_recompute_run(run, None if run is reference else reference, images) for run in timed]
         reasons += [*doubts.find_doubts(timed), *_find_condition_doubts(bench, batch, len(timed[0].blocks))]
     findings = bench.doubts if bench.doubts or not reasons else tuple(reasons)
-    timed_through = None if bench.end_to_end is None else recompute_end_to_end(bench.end_to_end)
     bench = replace(
-        bench, end_to_end=timed_through, power=None if bench.power is None else recompute_power(bench.power)
+        bench,
+        end_to_end=None if bench.end_to_end is None else recompute_end_to_end(bench.end_to_end),
+        power=None if bench.power is None else recompute_power(bench.power),
+        sustained=None if bench.sustained is None else recompute_sustained(bench.sustained),
     )
     return replace(bench, runs=tuple(runs), pairs=tuple(_recompute_pairs(runs)), doubts=findings, valid=not findings)
 
@@ -70,14 +74,43 @@ def recompute_end_to_end(timed: EndToEnd) -> EndToEnd:
     Raises:
         MeasureError: there are too few samples, or impossible ones.
     """
-    flat = [sample for block in timed.blocks for sample in block]
-    if len(timed.blocks) < MIN_BLOCKS or not all(timed.blocks) or len(flat) > MAX_SAMPLES:
-        raise MeasureError(f"end to end has {len(flat):,} samples in {len(timed.blocks)} blocks", fix=_BENCH_AGAIN)
-    if not all(0 < sample < math.inf for sample in flat):
-        raise MeasureError("end to end has times that are not above 0", fix=_BENCH_AGAIN)
+    _check_blocks("end to end", timed.blocks)
     figures = compute_figures(timed.blocks, (), 1, None)
     names = ("samples", "p50_ms", "p90_ms", "p99_ms", "p50_ci95", "p90_ci95", "p99_ci95")
     return replace(timed, **{name: getattr(figures, name) for name in names})
+
+
+def recompute_sustained(sustained: Sustained) -> Sustained:
+    """Return a sustained run with figures, findings and doubts computed from its blocks and its course.
+
+    Raises:
+        MeasureError: there are too few samples or blocks, or impossible ones.
+    """
+    _check_blocks("the sustained run", sustained.blocks)
+    course = sustained.course
+    if not WINDOW <= len(course) <= MAX_SAMPLES or len(sustained.blocks) != WINDOW or sustained.batch < 1:
+        raise MeasureError(f"the sustained run has {len(course)} blocks, which no bench has", fix=_BENCH_AGAIN)
+    medians = [percentile(block, 50) for block in sustained.blocks]
+    if any(not _are_equal(block.p50_ms, p50) for block, p50 in zip(course[-WINDOW:], medians, strict=True)):
+        raise MeasureError("the course of the sustained run is not that of its samples", fix=_BENCH_AGAIN)
+    if not all(0 < block.p50_ms < math.inf for block in course):
+        raise MeasureError("the sustained run has times that are not above 0", fix=_BENCH_AGAIN)
+    power = None if sustained.power is None else recompute_power(sustained.power)
+    limit, finite = sustained.limit_minutes, sustained.finite
+    return summarize(course, sustained.blocks, limit, batch=sustained.batch, finite=finite, power=power)
+
+
+def _check_blocks(name: str, blocks: Sequence[Sequence[float]]) -> None:
+    """Check the samples of something that was timed alone.
+
+    Raises:
+        MeasureError: there are too few or too many, or impossible ones.
+    """
+    flat = [sample for block in blocks for sample in block]
+    if len(blocks) < MIN_BLOCKS or not all(blocks) or len(flat) > MAX_SAMPLES:
+        raise MeasureError(f"{name} has {len(flat):,} samples in {len(blocks)} blocks", fix=_BENCH_AGAIN)
+    if not all(0 < sample < math.inf for sample in flat):
+        raise MeasureError(f"{name} has times that are not above 0", fix=_BENCH_AGAIN)
 
 
 def recompute_evaluation(
@@ -126,6 +159,7 @@ def list_differences(stored: Bench | Eval, fresh: Bench | Eval) -> list[str]:
             "pairs": side.pairs,
             "end_to_end": side.end_to_end,
             "power": side.power,
+            "sustained": _sustained_figures(side.sustained),
         }
         for side in (stored, fresh)
     )
@@ -136,6 +170,10 @@ def list_different_values(path: str, stored: object, fresh: object, *, source: s
     """Return `PATH is STORED, but SOURCE FRESH` for each difference below `path`, up to rounding."""
     differences = _compare_values(path, stored, fresh)
     return [f"{place} is {_shorten(old)}, but {source} {_shorten(new)}" for place, old, new in differences]
+
+
+def _sustained_figures(sustained: Sustained | None) -> Mapping[str, object] | None:
+    return None if sustained is None else sustained.model_dump(exclude={"blocks", "course"})
 
 
 def _figures(run: Run) -> dict[str, object]:

@@ -98,6 +98,19 @@ def test_an_artifact_to_time_against_is_sent_too(
     assert timed["speedup"]["ratio"] > 0
 
 
+def test_the_bench_of_several_comes_back_beside_each(
+    far: Far, artifact: Path, copy: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    here, other = copy(artifact), tmp_path / "another" / "artifact"
+    shutil.copytree(artifact, other)
+    result = answer(on(far, "bench", here, other, "--against", "onnxruntime-fp32", "--seconds", "0.3"))
+    for folder in (here, other):
+        stored, reason = artifacts.load(folder).read_evidence(Bench)
+        assert stored is not None, reason
+        assert {run.name for run in stored.runs} == {run["name"] for run in result["runs"]}
+        assert stored.power is not None if folder == here else stored.power is None
+
+
 def test_what_bench_is_asked_here_it_does_there(far: Far, artifact: Path, copy: Callable[[Path], Path]) -> None:
     flags = ("--seconds", "0.2", "--threads", "1", "--scenario", "multi-stream", "--profile")
     result = answer(on(far, "bench", copy(artifact), *flags))

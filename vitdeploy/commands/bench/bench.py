@@ -15,6 +15,7 @@ from vitdeploy.commands.bench.costs import add_costs
 from vitdeploy.commands.bench.device_time import bench_outside, measure_alone
 from vitdeploy.commands.bench.end_to_end import measure_end_to_end, read_encoded
 from vitdeploy.commands.bench.opponents import Opponent, Opponents, artifacts_among, refuse_other_models
+from vitdeploy.commands.bench.sustained import measure_sustained
 from vitdeploy.errors import ArtifactError, TargetUnavailable, UsageError, VitdeployError
 from vitdeploy.evidence import Bench, Interval, Pair, Profile, Role, Run, Scenario
 from vitdeploy.frozen import replace
@@ -52,6 +53,7 @@ class Plan:
         any_model: time artifacts of different models too.
         end_to_end: also time the first artifact from an encoded image to the answer.
         images: encoded images for that: a file or a folder; None makes one up.
+        sustained: the longest time in minutes to run the first artifact until its temperature is steady; None: do not.
     """
 
     seconds: float | None = None
@@ -64,6 +66,7 @@ class Plan:
     any_model: bool = False
     end_to_end: bool = False
     images: str | None = None
+    sustained: float | None = None
 
 
 def parse_batches(text: str | None) -> tuple[int, ...]:
@@ -98,7 +101,7 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     try:
         counters = _open_once(timed, images[0], threads, progress, profile=plan.profile)
     except TargetUnavailable as error:
-        is_alone = len(timed) == 1 and first.manifest.stage == "artifact"
+        is_alone = len(timed) == 1 and first.manifest.stage == "artifact" and plan.sustained is None
         outside = bench_outside(first, feed(first, images[0]), seconds, error.message, progress) if is_alone else None
         if outside is None:
             raise
@@ -117,11 +120,16 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     runs, roofline = add_costs(result.runs, plan.scenario, timed, others, threads, peaks, progress)
     alone = measure_alone(first, partial(open_session, first, threads), feed(first, images[0]), seconds, progress)
     through = None if encoded is None else measure_end_to_end(timed[0], encoded, threads, seconds, progress)
+    steady = None
+    if plan.sustained is not None:  # last: it heats the machine
+        inputs = feed(first, images[0])
+        steady = measure_sustained(partial(open_session, first, threads), inputs, plan.sustained, progress)
     result = replace(
         result,
         runs=runs,
         missing=missing,
         end_to_end=through,
+        sustained=steady,
         roofline=roofline,
         profiles=profiles,
         scenario=plan.scenario,
@@ -141,7 +149,8 @@ def _store_beside_others(bench: Bench, others: Sequence[Artifact], threads: int,
         runs = tuple(run for batch in dict.fromkeys(r.batch for r in bench.runs) for run in order if run.batch == batch)
         names = {run.name for run in runs if run.manifest == artifact.digest}
         own = replace(
-            bench, runs=runs, device=(), power=None, roofline=None, end_to_end=None, manifest=artifact.digest,
+            bench, runs=runs, device=(), power=None, roofline=None, end_to_end=None, sustained=None,
+            manifest=artifact.digest,
             profiles=tuple(profile for profile in bench.profiles if profile.name in names),
         )  # fmt: skip
         try:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 from vitdeploy import environment
+from vitdeploy.measure import thermal
 from vitdeploy.remote.device import clocks
 from vitdeploy.remote.messages import Condition
 
 _GIB = 2**30
 # Major release of L4T -> JetPack.
 _JETPACK = {"35": "5", "36": "6", "38": "7.0 or 7.1", "39": "7.2"}
-_PLAUSIBLE_C = (-40.0, 150.0)  # zones without a sensor read -256 or 0x7fffffff
 
 
 def read_condition(cache: Path, root: Path = Path("/")) -> Condition:
@@ -49,8 +47,7 @@ def read_condition(cache: Path, root: Path = Path("/")) -> Condition:
     tensorrt = _package_version("tensorrt")
     if tensorrt is None:
         unknown["tensorrt"] = "TensorRT's Python bindings are not installed"
-    cpu_mhz = _highest_mhz(root, "sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq", 1e3)
-    gpu_mhz = _highest_mhz(root, "sys/class/devfreq/*gpu*/cur_freq", 1e6)
+    cpu_mhz, gpu_mhz = thermal.read_cpu_mhz(root), thermal.read_gpu_mhz(root)
     return Condition(
         module=module,
         l4t=l4t,
@@ -59,29 +56,11 @@ def read_condition(cache: Path, root: Path = Path("/")) -> Condition:
         power_mode=None if mode is None else f"{mode} {name_or_reason}".strip(),
         cpu_mhz=explain_missing("cpu_mhz", cpu_mhz, "the system reports no CPU frequency (cpufreq)"),
         gpu_mhz=explain_missing("gpu_mhz", gpu_mhz, "the system reports no GPU frequency (devfreq)"),
-        temperature_c=explain_missing("temperature_c", _highest_celsius(root), "no thermal zone can be read"),
+        temperature_c=explain_missing("temperature_c", thermal.read_celsius(root), "no thermal zone can be read"),
         memory_free_gib=round(psutil.virtual_memory().available / _GIB, 2),
         disk_free_gib=round(shutil.disk_usage(cache).free / _GIB, 2),
         unknown=unknown,
     )
-
-
-def _highest_celsius(root: Path) -> float | None:
-    """The temperature of the hottest zone."""
-    low, high = _PLAUSIBLE_C
-    values = (value / 1e3 for value in _read_numbers(root.glob("sys/class/thermal/thermal_zone*/temp")))
-    return max((value for value in values if low < value < high), default=None)
-
-
-def _highest_mhz(root: Path, pattern: str, per_mhz: float) -> float | None:
-    return max((value / per_mhz for value in _read_numbers(root.glob(pattern))), default=None)
-
-
-def _read_numbers(paths: Iterable[Path]) -> Iterable[float]:
-    for path in paths:
-        text = _read_text(path)
-        if text is not None and re.fullmatch(r"-?\d+", text):
-            yield float(text)
 
 
 def _read_text(path: Path) -> str | None:

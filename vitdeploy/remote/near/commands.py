@@ -118,7 +118,7 @@ def bench_on(
     flags: Mapping[str, Flag] | None = None,
     opposing: Sequence[Artifact] = (),
 ) -> Bench:
-    """Measure latency on the host and store it beside the first artifact here.
+    """Measure latency on the host and store it beside the artifacts here, as a bench here does.
 
     The host has no PyTorch, so there is no speed-up over it. `flags` are passed on to `bench` on the host, and the
     artifacts in `opposing` are sent as `opponent_folder(0)`, ….
@@ -132,12 +132,19 @@ def bench_on(
         files += _files_of(artifact, opponent_folder(number))
     with _device(host, progress) as (device, _):
         job, end = _run(device, ["bench", *names, *_to_words(flags)], files, timed[0].path, host.clocks)
-        bench = parse_answer(Bench, end.result, host.name)
-        _check_subject(bench, timed[0], host)
+        measured = [(timed[0], parse_answer(Bench, end.result, host.name))]
+        others = dict(zip(names[1:], timed[1:], strict=True))
+        measured += _fetch_benches(device, job, others, [path for path, _ in files], progress)
+        for artifact, bench in measured:
+            _check_subject(bench, artifact, host)
         device.take(job)
     # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
-    doubts = tuple(f"{host.name}: {doubt}" for doubt in (*bench.doubts, *end.notes))
-    return timed[0].write_evidence(replace(bench, valid=bench.valid and not end.notes, doubts=doubts))
+    stored = []
+    for artifact, bench in measured:
+        doubts = tuple(f"{host.name}: {doubt}" for doubt in (*bench.doubts, *end.notes))
+        valid = bench.valid and not end.notes
+        stored.append(artifact.write_evidence(replace(bench, valid=valid, doubts=doubts)))
+    return stored[0]
 
 
 def opponent_folder(number: int) -> str:
@@ -295,6 +302,31 @@ def _fetch_samples(
                     f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."
                 )
         return {name: (folder / name).read_bytes() for name in files}
+
+
+def _fetch_benches(
+    device: Device, job: str, others: Mapping[str, Artifact], known: Sequence[Path], progress: Progress
+) -> list[tuple[Artifact, Bench]]:
+    """Fetch the benches that were stored beside further artifacts there; one that is missing gives a warning.
+
+    Args:
+        device: the device, after the job.
+        job: its name.
+        others: name of the folder there -> the artifact here.
+        known: the files that were sent.
+        progress: gets the warnings.
+    """
+    benches = []
+    with scratch_folder("bench") as folder:
+        for name, artifact in others.items():
+            (folder / name).mkdir()
+            device.fetch(job, name, folder / name, known=known)
+            bench, reason = artifacts.load(folder / name).read_evidence(Bench)
+            if bench is None:
+                progress.warn(f"not stored beside {artifact.path}: {reason}")
+            else:
+                benches.append((artifact, bench))
+    return benches
 
 
 def _check_subject(evidence: Bench | Eval, artifact: Artifact, host: RemoteHost) -> None:

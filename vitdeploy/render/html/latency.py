@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vitdeploy.evidence import Bench, Run
+from vitdeploy.evidence import Bench, Run, Sustained
 from vitdeploy.measure.statistics import block_log_ratios
 from vitdeploy.render import numbers
 from vitdeploy.render.html import profile, svg
@@ -30,6 +30,8 @@ def section(subject: Subject) -> Section:
     if bench is None or not bench.runs:
         return Section("latency", title, missing=subject.find_gap("bench"))
     parts: list[Part] = [_table(bench)]
+    if bench.sustained is not None:
+        parts.append(_sustained_table(bench.sustained))
     if bench.roofline is not None and any(run.efficiency_pct is not None for run in bench.runs):
         parts.append(profile.peaks(bench.roofline))
     parts += profile.parts(bench)
@@ -74,6 +76,23 @@ def _table(bench: Bench) -> Table:
         name, share = numbers.run_name(run, bench.runs), numbers.efficiency(run.efficiency_pct)
         rows.append((name, *latencies, share, ratio, f"{run.samples:,}"))
     return Table(head, tuple(rows), numeric=frozenset(range(1, len(head))))
+
+
+def _sustained_table(run: Sustained) -> Table:
+    """Show latency, temperature and clocks of a sustained load, cold and at its end, and what it did."""
+    first, last = run.course[0], run.course[-1]
+
+    def show(value: float | None) -> str:
+        return numbers.NOTHING if value is None else three_digits(value)
+
+    head = ("sustained load", "minutes", "p50 ms", "°C", "CPU MHz", "GPU MHz", "findings")
+    name, words = "steady" if run.steady else "not steady", "; ".join((*run.findings, *run.doubts))
+    ends = (("cold", first, first.p50_ms, ""), (name, last, run.p50_ms, words))
+    rows = tuple(
+        (name, *(show(v) for v in (end.minutes, p50, end.celsius, end.state.mhz, end.gpu_mhz)), words)
+        for name, end, p50, words in ends
+    )
+    return Table(head, rows, numeric=frozenset(range(1, len(head) - 1)))
 
 
 def samples_of(run: Run) -> Array:
