@@ -55,6 +55,18 @@ def test_casts_stand_at_the_borders_only_and_once() -> None:
     assert run(graph, np.array([1, 2], np.float32))["y"].tolist() == [2, 24]
 
 
+def test_an_output_that_a_float32_node_reads_too_has_its_own_cast() -> None:
+    graph = parsed(
+        ADD.replace("(float y)", "(float y, float z)").replace("y = Add(x, w)", "y = Add(x, w) z = Mul(y, y)"),
+        w=np.array([1, 2], np.float32),
+    )
+    half.convert(graph, {"Mul.1"})
+    names = [node.name for node in graph.nodes]
+    assert len(set(names)) == len(names)
+    outputs = run(graph, np.array([1, 2], np.float32))
+    assert {name: value.tolist() for name, value in outputs.items()} == {"y": [2, 4], "z": [4, 16]}
+
+
 def test_values_that_share_a_type_object_are_converted_apart() -> None:
     """Rewrites hand the old value's type to the new one."""
     graph = parsed(ADD.replace("y = Add(x, w)", "a = Add(x, w) b = Neg(a) y = Relu(b)"), w=np.ones(2, np.float32))

@@ -221,7 +221,7 @@ def _insert_cast(graph: Graph, value: ir.Value, float32: Collection[str], to: ir
     readers = [use for use in value.uses() if _reads_float32(use.node, use.idx, float32) == is_half]
     if not readers:
         return
-    cast = _make_cast(value, ir.DataType.FLOAT if is_half else to)
+    cast = _make_cast(graph, value, ir.DataType.FLOAT if is_half else to)
     node = value.producer()
     if node is None:
         graph.model.graph.insert_before(graph.model.graph[0], cast)
@@ -239,15 +239,15 @@ def _cast_outputs(graph: Graph, to: ir.DataType) -> None:
             continue
         name = value.name
         value.name = f"{name}/half"
-        cast = _make_cast(value, ir.DataType.FLOAT)
-        cast.name, cast.outputs[0].name = f"{name}/to_float", name
+        cast = _make_cast(graph, value, ir.DataType.FLOAT)
+        cast.outputs[0].name = name
         main.append(cast)
         main.outputs[index] = cast.outputs[0]
 
 
-def _make_cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
+def _make_cast(graph: Graph, value: ir.Value, dtype: ir.DataType) -> ir.Node:
     label = "float" if dtype == ir.DataType.FLOAT else "half"
-    cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/to_{label}")
+    cast = ir.node("Cast", [value], {"to": dtype}, name=graph.fresh_name(f"{value.name}/to_{label}"))
     cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
     cast.outputs[0].name = f"{value.name}/{label}"
     return cast
