@@ -52,6 +52,7 @@ def export(
     prompts: str | Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
     bind: Mapping[str, object] | None = None,
+    examples: Mapping[str, str] | None = None,
     outputs: str | Sequence[str] | None = None,
     part: str | None = None,
     mean: Sequence[float] | None = None,
@@ -85,6 +86,7 @@ def export(
         prompts: the texts that a model with a text tower answers with: a list, a file, or "a cat,a dog".
         templates: texts with a `{}` that each prompt is put into; of several the mean is taken.
         bind: values of inputs beside the image, by name: numbers, lists of numbers, or a file `.npz`.
+        examples: files `.npz` with examples of inputs beside the image that stay open, by name.
         outputs: the names of the outputs to export, or "all"; those that the task reads when it is None.
         part: "encoder" or "decoder" of a promptable model, such as SAM.
         mean: one number for each channel, for pixels from 0 to 1; the model's own when it is None.
@@ -114,7 +116,8 @@ def export(
     composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
         weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
-        labels=labels, prompts=prompts, templates=templates, bind=bind, outputs=outputs, part=part, mean=mean, std=std,
+        labels=labels, prompts=prompts, templates=templates, bind=bind, examples=examples, outputs=outputs, part=part,
+        mean=mean, std=std,
         interpolation=interpolation, resize=resize, crop_pct=crop_pct, task=task,
     )  # fmt: skip
     out = Path(output) if output is not None else default_folder(composed)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+Inputs = Union[Array, Feeds]  # noqa: UP007  read at run time by Python 3.10 too
+"""A batch of images; or all inputs by name, the images first, of a model that takes more than images."""
 
 _MIN_RUNS, _MAX_PROFILED_S = 5, 10.0
 
@@ -119,6 +121,16 @@ class SequentialSession(Closing):
     def profile(self, feeds: Feeds) -> Counters | None:  # noqa: ARG002  the signature that all sessions share
         """Return None: there are no counters."""
         return None
+
+
+def as_feeds(inputs: Inputs, image: str) -> Feeds:
+    """Return inputs by name; the images alone are called `image`."""
+    return inputs if isinstance(inputs, Mapping) else {image: inputs}
+
+
+def images_of(inputs: Inputs) -> Array:
+    """Return the images of a batch of inputs."""
+    return next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
 
 
 def closed_error(name: str) -> UsageError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run = Deployed.run
 
-    def counted(self: Deployed, images: Array) -> dict[str, Array]:
+    def counted(self: Deployed, images: Array, inputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
         sizes.append(len(images))
-        return run(self, images)
+        return run(self, images, inputs)
 
     monkeypatch.setattr(Deployed, "run", counted)
     return sizes

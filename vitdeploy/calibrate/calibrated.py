@@ -12,7 +12,7 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.structure import Structure
 from vitdeploy.progress import Progress
-from vitdeploy.session import Array
+from vitdeploy.session import Inputs
 
 if TYPE_CHECKING:
     from vitdeploy.calibrate.search import Choice, Judge, ScoredChoice
@@ -83,7 +83,7 @@ class CalibratedGraph:
 
         return Graph(self.graph.model.clone())
 
-    def stream_batches(self, title: str) -> Iterator[Array]:
+    def stream_batches(self, title: str) -> Iterator[Inputs]:
         """Yield the calibration batches, shown as one step of the progress."""
         calibration = self.require_images()
         with self.progress.step(title, calibration.count) as advance:

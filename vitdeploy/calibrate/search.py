@@ -23,7 +23,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
 from vitdeploy.quantize import Calibration
 from vitdeploy.quantize.qdq import Ranges
-from vitdeploy.session import Array, is_finite
+from vitdeploy.session import Array, as_feeds, is_finite
 
 ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
 """The coarse grid of migration strengths; None is no migration."""
@@ -74,7 +74,7 @@ class Judge:
 
     def __init__(self, graph: Graph, calibration: Calibration) -> None:
         self._feed = graph.model.graph.inputs[0].name or ""
-        self._feeds = [{self._feed: batch} for batch in islice(calibration.batches(), SCORED_BATCHES)]
+        self._feeds = [dict(as_feeds(batch, self._feed)) for batch in islice(calibration.batches(), SCORED_BATCHES)]
         self._selections = list_selections(graph)
         self._scores = score_outputs(graph, self._selections)
         self._expected = self._run(expose_selections(graph, self._selections))

@@ -203,6 +203,16 @@ Binds = Annotated[
         show_default=False,
     ),
 ]
+ExampleFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--examples",
+        metavar="NAME=FILE.npz",
+        help="Keep an input of the model beside the image open. The file has examples of it, to compare, calibrate "
+        "and time with. Can be repeated.",
+        show_default=False,
+    ),
+]
 Outputs = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,7 @@ from vitdeploy.cli.console import Console
         "vitdeploy predict videomae clips/juggling/clip7",
         "vitdeploy predict sam cat.jpg --points '400,300;120,80,0' --save masks/",
         "vitdeploy predict sam cat.jpg --box 90,60,520,430",
+        "vitdeploy predict pointed photo.jpg --input point=0.25,0.5",
     ],
 )
 def predict(
@@ -65,6 +66,16 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=VALUE",
+            help="The value of an input beside the image that was kept open with `export --examples`: numbers, or "
+            "FILE.npz. One for all images, or one for each. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run an artifact on images, and print its answers.
 
@@ -77,6 +88,7 @@ def predict(
     from vitdeploy.commands.family.predict import refuse_prompts
     from vitdeploy.commands.predict import Deployed
     from vitdeploy.commands.predict import predict as run_predict
+    from vitdeploy.recipe import parse_binds
     from vitdeploy.runtime.given_images import list_sources, read_frames
 
     if options.is_family(artifact):
@@ -95,7 +107,7 @@ def predict(
         listed = list_sources(images, read_frames(artifact))
         count = len(listed)
         with Deployed(artifact) as deployed:
-            result = run_predict(deployed, listed, console, save=save)
+            result = run_predict(deployed, listed, console, save=save, inputs=parse_binds(inputs or (), "--input"))
             random_weights = deployed.artifact.random_weights
     if random_weights:
         console.warn("random weights: these answers mean nothing")

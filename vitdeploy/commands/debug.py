@@ -15,9 +15,8 @@ from vitdeploy import targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.artifact.temporary import scratch_folder
-from vitdeploy.data.dataset import batches
+from vitdeploy.data.dataset import named_batches
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import DataError, MeasureError, UsageError
 from vitdeploy.evidence import Comparison, Divergence
 from vitdeploy.measure import divergence
@@ -25,7 +24,7 @@ from vitdeploy.measure.divergence import Step
 from vitdeploy.pipeline.float32_graph import rebuild_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import read_compiled, refuse_decoder
+from vitdeploy.runtime.artifact_session import describe_input, feed, open_inputs, read_compiled, refuse_decoder
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import WatchedSession
 
@@ -133,18 +132,22 @@ class _Feeds:
     def __init__(self, artifact: Artifact, spec: str, images: int) -> None:
         self._artifact = artifact
         self._dataset = open_dataset(
-            spec, artifact.manifest.preprocess, labels=None, need_labels=False, split="evaluation"
-        )
+            spec, artifact.manifest.preprocess, labels=None, need_labels=False, split="evaluation",
+            inputs=[describe_input(each) for each in open_inputs(artifact.manifest)],
+        )  # fmt: skip
         self.size = artifact.manifest.recipe.target.batch.min
         self.count = -(-min(images, len(self._dataset)) // self.size)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        manifest = self._artifact.manifest
-        stream = batches(self._dataset, self.size, limit=self.count * self.size)
-        for pixels, _ in islice(stream, self.count):
-            missing = self.size - len(pixels)
-            full = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
-            yield {manifest.inputs[0].name: to_input(full, manifest.preprocess, manifest.recipe.target.input)}
+        stream = named_batches(self._dataset, self.size, limit=self.count * self.size)
+        for batch in islice(stream, self.count):
+            further = {name: self._fill(value) for name, value in batch.further.items()}
+            yield feed(self._artifact, self._fill(batch.images), further)
+
+    def _fill(self, values: Array) -> Array:
+        """Repeat the last sample up to the batch size."""
+        missing = self.size - len(values)
+        return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
 
 
 class _Sides:

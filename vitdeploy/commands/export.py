@@ -28,7 +28,7 @@ from vitdeploy.pipeline.outputs import note_unread
 from vitdeploy.pipeline.prepare import Options, prepare
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import AUTO, DECODER, Recipe
+from vitdeploy.recipe import AUTO, DECODER, InputSpec, Recipe
 from vitdeploy.targets import Target
 
 _AS_IT_IS = "fp32"
@@ -148,6 +148,7 @@ def save(recipe: Recipe, path: Path) -> None:
         weights=anchor(model.weights, "pretrained", "random"),
         labels=anchor(model.labels, "imagenet"),
         bind={name: anchor(value) if isinstance(value, str) else value for name, value in model.bind.items()},
+        inputs={name: _anchor_input(spec) for name, spec in model.inputs.items()},
     )
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     try:
@@ -155,6 +156,17 @@ def save(recipe: Recipe, path: Path) -> None:
             temporary.write_text(replace(recipe, model=model, data=data).to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {error.strerror}", fix="Choose another file.") from None
+
+
+def _anchor_input(spec: InputSpec) -> InputSpec:
+    """Return an input with the path of its file made absolute."""
+
+    def anchor(path: str) -> str:
+        return str(Path(path).expanduser().absolute())
+
+    if isinstance(spec.value, str):
+        return replace(spec, value=anchor(spec.value))
+    return spec if spec.examples is None else replace(spec, examples=anchor(spec.examples))
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -36,7 +36,12 @@ class Predictions(BaseModel):
 
 
 def predict(
-    deployed: Deployed, sources: Sequence[Image], progress: Progress, *, save: Path | None = None
+    deployed: Deployed,
+    sources: Sequence[Image],
+    progress: Progress,
+    *,
+    save: Path | None = None,
+    inputs: Mapping[str, object] | None = None,
 ) -> Predictions:
     """Answer images. One that is damaged does not stop the others.
 
@@ -45,17 +50,19 @@ def predict(
         sources: the images, without folders and globs.
         progress: gets the steps.
         save: a folder for a picture of each answer, or for its vector; None writes nothing.
+        inputs: the values of the inputs beside the image, by name.
 
     Raises:
-        DataError: none of the images has an answer, or the outputs are not of the model's task.
+        DataError: none of the images has an answer, an input is missing, or the outputs are not of the model's task.
         UsageError: `save` cannot be written, or is in the artifact, or a picture would replace an image.
     """
     folder = None if save is None else deployed.open_folder(save, sources)
+    values = deployed.read_inputs(inputs or {}, len(sources))
     predictions: list[Prediction] = []
     failed: list[FailedImage] = []
     shown = progress if len(sources) > _QUIET_IMAGES else Silent()
     with shown.step(f"Answer {len(sources):,} images", len(sources)) as advance:
-        for number, answer in enumerate(deployed.answer(sources)):
+        for number, answer in enumerate(deployed.answer(sources, values)):
             try:
                 if isinstance(answer, Unanswered):
                     raise answer.error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Order, Sample, shuffle
+from vitdeploy.data.example_inputs import FurtherInput, fit_values
 from vitdeploy.data.frames import check_frames, choose_from_array
 from vitdeploy.data.preprocess import add_mask, channels_first, order_channels, to_pixels
 from vitdeploy.errors import DataError
@@ -25,7 +26,13 @@ class ArrayDataset:
     """A Dataset over arrays. Images of the model's size and channels are used as they are, others are preprocessed."""
 
     def __init__(
-        self, spec: str, images: Array, labels: Array | None, preprocess: Preprocess, classes: tuple[str, ...] | None
+        self,
+        spec: str,
+        images: Array,
+        labels: Array | None,
+        preprocess: Preprocess,
+        classes: tuple[str, ...] | None,
+        further: Mapping[str, Array] | None = None,
     ) -> None:
         self.spec = spec
         self.labelled = labels is not None
@@ -36,7 +43,9 @@ class ArrayDataset:
         self._images = images[..., 0] if images.ndim == grey_axes and images.shape[-1] == 1 else images
         self._labels = labels
         self._preprocess = preprocess
-        self.digest = _digest(images, labels)
+        self._further = dict(further or {})
+        self.further = tuple(self._further)
+        self.digest = _digest({"images": images, "labels": labels, **self._further})
 
     def __len__(self) -> int:
         return len(self._images)
@@ -44,7 +53,8 @@ class ArrayDataset:
     def __iter__(self) -> Iterator[Sample]:
         for index in shuffle(len(self)):
             label = int(self._labels[index]) if self._labels is not None else None
-            yield Sample(self._sample(index), label, f"{self._preprocess.sample_word} {index}")
+            further = {name: array[index] for name, array in self._further.items()}
+            yield Sample(self._sample(index), label, f"{self._preprocess.sample_word} {index}", further)
 
     def _sample(self, index: int) -> Array:
         frames = self._preprocess.frames
@@ -63,7 +73,9 @@ class ArrayDataset:
         return add_mask(to_pixels(image, exact), self._preprocess)
 
 
-def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None) -> ArrayDataset:
+def open_npz(
+    spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ...] | None, inputs: Sequence[FurtherInput] = ()
+) -> ArrayDataset:
     """Open the dataset in `path`. Check the label indices against the model's class `names`, if they are known.
 
     Raises:
@@ -84,7 +96,10 @@ def open_npz(spec: str, path: Path, preprocess: Preprocess, names: tuple[str, ..
         check_frames(f"{spec}: each clip", images.shape[1], preprocess.frames)
     if labels is not None:
         _check_labels(spec, labels, len(images), names)
-    return ArrayDataset(spec, images, labels, preprocess, classes=None)
+    further = {
+        each.name: fit_values(spec, each, arrays[each.name], len(images)) for each in inputs if each.name in arrays
+    }
+    return ArrayDataset(spec, images, labels, preprocess, classes=None, further=further)
 
 
 def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] | None) -> None:
@@ -98,9 +113,9 @@ def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] |
         )
 
 
-def _digest(images: Array, labels: Array | None) -> str:
+def _digest(arrays: Mapping[str, Array | None]) -> str:
     sha = hashlib.sha256()
-    for name, array in (("images", images), ("labels", labels)):
+    for name, array in arrays.items():
         if array is not None:
             sha.update(f"{name}:{array.dtype}:{array.shape};".encode())
             sha.update(np.ascontiguousarray(array).data)

@@ -64,6 +64,7 @@ class FolderDataset(Generic[LabelSource]):
         self.classes = classes
         self.order = order
         self.skipped: list[str] = []
+        self.further: tuple[str, ...] = ()
         self._preprocess = preprocess
         self.digest = _digest(root, [(file, source) for path, source in files for file in self._list_files(path)])
         self._root = root

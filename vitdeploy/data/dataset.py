@@ -14,8 +14,8 @@ The layout of a folder depends on the form of the labels, which the task decides
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -42,14 +42,29 @@ class Sample:
     image: Array
     label: Label | None
     name: str = ""
+    further: Mapping[str, Array] = field(default_factory=dict)
+    """The values of the inputs beside the image, by name."""
 
 
 class NamedBatch(NamedTuple):
-    """Images of the model's size, uint8 NCHW, their labels (-1 without a label), and their names."""
+    """Images of the model's size, uint8 NCHW, their labels (-1 without a label), and their names.
+
+    `further` has the values of the inputs beside the image, by name: one for each image.
+    """
 
     images: Array
     labels: list[Label]
     names: list[str]
+    further: Mapping[str, Array] = {}
+
+    def digests(self) -> list[int]:
+        """Return the digest of each sample, see `digest_image`: of its image, and of its other inputs."""
+        if not self.further:
+            return [digest_image(image) for image in self.images]
+        return [
+            digest_image(image, *(self.further[name][i] for name in sorted(self.further)))
+            for i, image in enumerate(self.images)
+        ]
 
 
 class Dataset(Protocol):
@@ -62,6 +77,7 @@ class Dataset(Protocol):
         classes: class names in the order of the indices, if the data names them.
         order: how its classes became indices. "alphabet" is an assumption: folders in the order of their names.
         skipped: one message for each image that could not be read so far.
+        further: the inputs beside the image that the samples have values of.
     """
 
     spec: str
@@ -70,6 +86,7 @@ class Dataset(Protocol):
     classes: tuple[str, ...] | None
     order: Order
     skipped: list[str]
+    further: tuple[str, ...]
 
     def __len__(self) -> int:
         """Count the samples, including damaged ones."""
@@ -111,12 +128,17 @@ def named_batches(dataset: Dataset, size: int, limit: int | None = None) -> Iter
 
 def _stack(samples: Sequence[Sample]) -> NamedBatch:
     labels = [-1 if sample.label is None else sample.label for sample in samples]
-    return NamedBatch(np.stack([sample.image for sample in samples]), labels, [sample.name for sample in samples])
+    further = {name: np.stack([sample.further[name] for sample in samples]) for name in samples[0].further}
+    images = np.stack([sample.image for sample in samples])
+    return NamedBatch(images, labels, [sample.name for sample in samples], further)
 
 
-def digest_image(image: Array) -> int:
-    """Return 64 bits of a digest of the pixels that a model sees, by which equal samples are recognised."""
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest(), "little")
+def digest_image(image: Array, *further: Array) -> int:
+    """Return 64 bits of a digest of what a model sees, by which equal samples are recognised."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
+    for value in further:
+        digest.update(np.ascontiguousarray(value).data)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def shuffle(count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 
 from vitdeploy.data._arrays import ArrayDataset, open_npz
@@ -13,6 +14,7 @@ from vitdeploy.data._dense import open_depth, open_masks
 from vitdeploy.data._folder import open_folder
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Dataset, Form, Split
+from vitdeploy.data.example_inputs import FurtherInput
 from vitdeploy.errors import DataError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
@@ -41,6 +43,8 @@ def open_dataset(
     split: Split,
     form: Form = "classes",
     classes: int | None = None,
+    inputs: Sequence[FurtherInput] = (),
+    need_inputs: bool = False,
 ) -> Dataset:
     """Open the dataset that `spec` (DATA of the command line) names.
 
@@ -52,12 +56,14 @@ def open_dataset(
         split: the part of `demo:digits` to open; other data has one part only.
         form: the form of the labels. If labels are not needed, any folder of images will do.
         classes: the number of the model's classes, if it is known.
+        inputs: the inputs of the model beside the image. An `.npz` has their values.
+        need_inputs: True if data without these is an error.
 
     Raises:
         DataError: the data is missing, empty, of another form, or has no labels although they are needed.
     """
     try:
-        dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes", classes)
+        dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes", classes, inputs)
     except (OSError, RecursionError) as error:  # a folder that may not be read, or thousands of folders in each other
         reason = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
         raise DataError(f"{spec} cannot be read: {reason}", fix="Make the data readable.") from None
@@ -66,15 +72,26 @@ def open_dataset(
         raise DataError(
             f"{spec} has no labels", fix=f"Put the {samples} into one sub-folder per class, or add labels to the .npz."
         )
+    if need_inputs and (missing := [each.name for each in inputs if each.name not in dataset.further]):
+        raise DataError(
+            f"{spec} has no values of the input {missing[0]}, which the model takes beside the image",
+            fix=f"Give an .npz with images, labels and {', '.join(missing)}: a value for each image.",
+        )
     return dataset
 
 
 def _open(
-    spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, split: Split, form: Form, classes: int | None
+    spec: str,
+    preprocess: Preprocess,
+    labels: tuple[str, ...] | None,
+    split: Split,
+    form: Form,
+    classes: int | None,
+    inputs: Sequence[FurtherInput],
 ) -> Dataset:
     path = expand_home(spec)
     if preprocess.frames is not None:
-        return _open_clips(spec, preprocess, labels, form, classes)
+        return _open_clips(spec, preprocess, labels, form, classes, inputs)
     if form != "classes":
         if not path.is_dir() or not (path / _IMAGES).is_dir():
             message = f"there is no {spec}" if not path.exists() else f"{spec} has no folder images/ in it"
@@ -96,14 +113,19 @@ def _open(
         path = path / _IMAGES if guess_form(spec) != "classes" else path  # masks are not images to calibrate with
         return open_folder(spec, path, preprocess, labels, classes)
     if path.suffix == ".npz" and path.is_file():
-        return open_npz(spec, path, preprocess, labels)
+        return open_npz(spec, path, preprocess, labels, inputs)
     hint = did_you_mean(spec, [_DEMO])
     message = f"there is no {spec}{hint}" if not path.exists() else f"{spec} is neither a folder nor an .npz file{hint}"
     raise DataError(message, fix=_FORMS["classes"])
 
 
 def _open_clips(
-    spec: str, preprocess: Preprocess, labels: tuple[str, ...] | None, form: Form, classes: int | None
+    spec: str,
+    preprocess: Preprocess,
+    labels: tuple[str, ...] | None,
+    form: Form,
+    classes: int | None,
+    inputs: Sequence[FurtherInput],
 ) -> Dataset:
     path = expand_home(spec)
     if form != "classes":
@@ -113,7 +135,7 @@ def _open_clips(
     if path.is_dir():
         return open_clips(spec, path, preprocess, labels, classes)
     if path.suffix == ".npz" and path.is_file():
-        return open_npz(spec, path, preprocess, labels)
+        return open_npz(spec, path, preprocess, labels, inputs)
     if comes_with_package(spec):
         message = f"{spec} has single images, and the model takes clips of {preprocess.frames} frames"
     else:

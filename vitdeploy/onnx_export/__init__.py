@@ -50,7 +50,7 @@ def export(
     Args:
         module: the model in eval mode, called with one NCHW float32 tensor, or with several inputs by name.
         examples: batches of different images with PyTorch's outputs; the first one is traced. A dynamic batch needs
-            several sizes, and one input.
+            several sizes.
         input_name: the name of the graph's input.
         batch: a fixed batch size, or the range of the first dimension.
         path: the ONNX file to write. Large weights go beside it.
@@ -202,7 +202,10 @@ def _dynamo(
 
     from vitdeploy.graph.model import Graph
 
-    dynamic: Any = None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
+    dynamic: Any = None
+    if not batch.static:
+        axes = {0: torch.export.Dim("batch", min=batch.min, max=batch.max)}
+        dynamic = (axes,) if len(inputs) == 1 else ((axes,) * len(inputs),)  # of several, forward() takes *values
     with attention_in_four_axes(), checks_without_effect():
         program = torch.onnx.export(
             module, tuple(inputs.values()), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=list(inputs),

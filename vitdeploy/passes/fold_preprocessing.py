@@ -43,7 +43,7 @@ class FoldPreprocessing(Pass):
         """Let the graph take pixels.
 
         Raises:
-            GraphError: the graph has other inputs than one image with this number of channels.
+            GraphError: the first input of the graph is no image with this number of channels.
         """
         image = _find_image(graph, len(self.mean))
         factor, shift = 1 / (_BYTE * np.asarray(self.std)), -np.asarray(self.mean) / np.asarray(self.std)
@@ -90,7 +90,7 @@ def _insert(graph: Graph, image: ir.Value, steps: list[_Step]) -> None:
 
 def _find_image(graph: Graph, channels: int) -> ir.Value:
     inputs = [v for v in graph.model.graph.inputs if v.name not in graph.model.graph.initializers]
-    shape = dims(inputs[0]) if len(inputs) == 1 else None
+    shape = dims(inputs[0]) if inputs else None
     if shape is None or len(shape) not in (4, 5) or shape[-3] != channels:
         described = ", ".join(f"{v.name}{v.shape}" for v in inputs)
         raise GraphError(f"the graph takes {described}, not images of {channels} channels", fix="Leave --input out.")

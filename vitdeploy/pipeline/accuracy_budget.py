@@ -18,7 +18,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.calibration import JUDGING_IMAGES, JudgingBatches
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.progress import Progress
-from vitdeploy.session import Array, Session
+from vitdeploy.session import Array, Session, as_feeds, images_of
 
 _POINTS = 100.0
 _MOST_ANSWER_BYTES = 256 << 20
@@ -116,8 +116,9 @@ class AccuracyBudget:
         size = count = 0
         title = f"Judge {candidate.name} on images"
         with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
-            for images, labels in islice(self._batches(), batches):
-                results = session.run({self._builder.prepared.facts.examples.input_name: images})
+            for inputs, labels in islice(self._batches(), batches):
+                results = session.run(as_feeds(inputs, self._builder.prepared.facts.examples.input_name))
+                images = images_of(inputs)
                 outputs = tasks.find_batched(results, len(images))
                 answers += self._task.read_answers(outputs)
                 finite.append(self._task.find_finite_answers(outputs))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from vitdeploy.data.dataset import batches, digest_image
+from vitdeploy.data.dataset import named_batches
+from vitdeploy.data.example_inputs import ExampleInputs
 from vitdeploy.data.labels import Label
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import DataError, QuantizeError
 from vitdeploy.recipe import DataSpec, InputForm, Preprocess
-from vitdeploy.session import Array
+from vitdeploy.session import Array, Inputs
 
 if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration
@@ -23,12 +26,36 @@ JUDGING_IMAGES = 256
 SYNTHETIC_IMAGES = 16
 """Synthetic images, if no data is given. They only check for overflow, which any image shows."""
 
-JudgingBatches = Callable[[], Iterator[tuple[Array, list[Label] | None]]]
-"""A function whose every call streams the batches again: images in the graph's form, and their labels or None."""
+JudgingBatches = Callable[[], Iterator[tuple[Inputs, list[Label] | None]]]
+"""A function whose every call streams the batches again: inputs in the graph's form, and their labels or None."""
+
+
+@dataclass(frozen=True)
+class GraphInputs:
+    """The inputs of a graph: how the image is prepared, and examples of the others.
+
+    Attributes:
+        image: the name of the image.
+        preprocess: the model's preprocessing.
+        form: the form in which the graph takes images.
+        examples: of the other inputs, used in turn where the data has no values.
+    """
+
+    image: str
+    preprocess: Preprocess
+    form: InputForm
+    examples: ExampleInputs = field(default_factory=ExampleInputs)
+
+    def make(self, pixels: Array, given: Mapping[str, Array], start: int) -> Inputs:
+        """Return the inputs for a batch of images, of which the first is number `start`."""
+        images = to_input(pixels, self.preprocess, self.form)
+        if not self.examples:
+            return images
+        return {self.image: images, **self.examples.take(len(images), start), **given}
 
 
 def open_images(
-    data: DataSpec, preprocess: Preprocess, names: tuple[str, ...] | None, form: InputForm, size: int
+    data: DataSpec, names: tuple[str, ...] | None, inputs: GraphInputs, size: int
 ) -> tuple[Calibration, JudgingBatches | None]:
     """Open the calibration images of a recipe, to take ranges from and to judge on. Both uses stream them.
 
@@ -36,9 +63,8 @@ def open_images(
 
     Args:
         data: the recipe's data.
-        preprocess: the model's preprocessing.
         names: the names of the model's classes, if they are known.
-        form: the form in which the graph takes images.
+        inputs: the inputs of the graph.
         size: the batch size.
 
     Returns:
@@ -52,12 +78,16 @@ def open_images(
     from vitdeploy.quantize import Calibration
 
     if data.calibration is None:
-        return _synthetic(preprocess, form, size), None
+        return _synthetic(inputs, size), None
+    open_any = partial(
+        open_dataset, data.calibration, inputs.preprocess, need_labels=False, split="calibration",
+        inputs=inputs.examples.inputs,
+    )  # fmt: skip
     try:
-        dataset = open_dataset(data.calibration, preprocess, labels=names, need_labels=False, split="calibration")
+        dataset = open_any(labels=names)
         labelled = dataset.labelled
     except DataError:  # the folders are not classes of the model, but the images can be used
-        dataset = open_dataset(data.calibration, preprocess, labels=None, need_labels=False, split="calibration")
+        dataset = open_any(labels=None)
         labelled = False
     images = min(len(dataset), data.calibration_images)
     count = images // size
@@ -66,28 +96,29 @@ def open_images(
             f"{data.calibration} has {images} images, a batch needs {size}", fix="Add images, or lower --batch."
         )
 
-    def calibrate() -> Iterable[Array]:
-        for number, (batch, _) in enumerate(batches(dataset, size, limit=count * size)):
-            if number < count and len(batch) == size:
-                yield to_input(batch, preprocess, form)
+    def calibrate() -> Iterable[Inputs]:
+        for number, batch in enumerate(named_batches(dataset, size, limit=count * size)):
+            if number < count and len(batch.images) == size:
+                yield inputs.make(batch.images, batch.further, number * size)
 
     def digest() -> Iterator[int]:
-        return (digest_image(image) for batch, _ in batches(dataset, size, limit=count * size) for image in batch)
+        return (digest for batch in named_batches(dataset, size, limit=count * size) for digest in batch.digests())
 
-    def judge() -> Iterator[tuple[Array, list[Label] | None]]:
-        for batch, labels in batches(dataset, size, limit=JUDGING_IMAGES):
-            if len(batch) == size:
-                yield to_input(batch, preprocess, form), labels if labelled else None
+    def judge() -> Iterator[tuple[Inputs, list[Label] | None]]:
+        for number, batch in enumerate(named_batches(dataset, size, limit=JUDGING_IMAGES)):
+            if len(batch.images) == size:
+                yield inputs.make(batch.images, batch.further, number * size), batch.labels if labelled else None
 
     return Calibration(calibrate, count, count * size, data.calibration, dataset.digest, digests=digest), judge
 
 
-def _synthetic(preprocess: Preprocess, form: InputForm, size: int) -> Calibration:
+def _synthetic(inputs: GraphInputs, size: int) -> Calibration:
     from vitdeploy.quantize import Calibration
 
     count = max(1, SYNTHETIC_IMAGES // size)
 
-    def stream() -> Iterable[Array]:
-        return (to_input(natural_image(seed, preprocess, size), preprocess, form) for seed in range(count))
+    def stream() -> Iterable[Inputs]:
+        images = (natural_image(seed, inputs.preprocess, size) for seed in range(count))
+        return (inputs.make(pixels, {}, seed * size) for seed, pixels in enumerate(images))
 
     return Calibration(stream, count, count * size, "synthetic", "", synthetic=True)

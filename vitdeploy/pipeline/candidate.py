@@ -209,7 +209,8 @@ class CandidateBuilder:
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(candidate)) for candidate in candidates]
             image = to_input(natural_image(0, preprocess, self.batch.opt), preprocess, self.form)
-            feeds = [examples.inputs[0] if examples.inputs else {examples.input_name: image}] * len(sessions)
+            feed = {examples.input_name: image, **examples.given.take(len(image))}
+            feeds = [examples.inputs[0] if examples.inputs else feed] * len(sessions)
             return latency.measure(sessions, feeds, batch=len(image), seconds=seconds)
 
 

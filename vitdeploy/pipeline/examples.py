@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitdeploy.data.array_files import read_npz
+from vitdeploy.data.example_inputs import ExampleInputs
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import LOOKS, Look, natural_image
 from vitdeploy.errors import DataError, ExportError
@@ -18,6 +19,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example, compare, explain_difference
 from vitdeploy.graph.row_matching import Edge
 from vitdeploy.recipe import Batch, InputForm, Preprocess, SizeRange, format_size
+from vitdeploy.runtime.artifact_session import EXAMPLES_OF
 from vitdeploy.runtime.reference import open_reference
 from vitdeploy.session import Array, is_finite
 from vitdeploy.sources import LoadedModel
@@ -49,6 +51,7 @@ class Examples:
         dropped: the outputs of the model that are not among `outputs`.
         inputs: all inputs of each batch, of a part that takes no image. There are no pixels then.
         further: the inputs of each batch beside the image; empty if there are none.
+        given: the examples that these come from.
     """
 
     input_name: str
@@ -61,13 +64,13 @@ class Examples:
     dropped: tuple[str, ...] = ()
     inputs: tuple[dict[str, Array], ...] = ()
     further: tuple[dict[str, Array], ...] = ()
+    given: ExampleInputs = field(default_factory=ExampleInputs)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of all inputs."""
-        return tuple(value.shape for feed in self.inputs for value in feed.values()) or tuple(
-            pixels.shape for pixels in self.pixels
-        )
+        feeds = self.inputs or self.further
+        return (*(pixels.shape for pixels in self.pixels), *(value.shape for feed in feeds for value in feed.values()))
 
     def pairs(self, form: InputForm = "normalized") -> list[Example]:
         """Return inputs in the form that a graph takes, with the expected outputs."""
@@ -121,9 +124,9 @@ def make_examples(
     names: list[str] = []
     dropped: tuple[str, ...] = ()
 
-    def run(images: Array, look: str) -> dict[str, Array]:
+    def run(images: Array, others: Mapping[str, Array], look: str) -> dict[str, Array]:
         nonlocal dropped
-        results = reference.run({model.input_name: images})
+        results = reference.run({model.input_name: images, **others})
         if not names:
             names.extend(choose(results))
             dropped = tuple(name for name in results if name not in names)
@@ -132,6 +135,7 @@ def make_examples(
     pixels: list[Array] = []
     outputs: list[dict[str, Array]] = []
     looks: list[str] = []
+    further: list[dict[str, Array]] = []
     fewest = _FEWEST_BATCHES if sizes is None else len(sizes.corners)
     with open_reference(model, threads=None, timed=False) as reference:
         for seed, (count, look, size) in enumerate(_plan(batch, sizes)):
@@ -141,16 +145,20 @@ def make_examples(
             name = look.name if size is None else f"{look.name} of {format_size(size)}"
             resized = preprocess if size is None else replace(preprocess, size=size)
             pixels.append(natural_image(seed, resized, count, look))
-            outputs.append(run(to_input(pixels[-1], preprocess, "normalized"), name))
+            further.append(model.further.take(count, images))
+            outputs.append(run(to_input(pixels[-1], preprocess, "normalized"), further[-1], name))
             looks.append(name)
-        again = run(to_input(pixels[0], preprocess, "normalized"), looks[0])
+        again = run(to_input(pixels[0], preprocess, "normalized"), further[0], looks[0])
     reason = explain_difference(compare(outputs[0], again, batch=len(pixels[0])))
     if reason is not None:
         raise ExportError(
             f"the model gives other numbers when it runs again on the same images: {reason}",
             fix="Switch off dropout, and remove random numbers and counters from its forward().",
         )
-    return Examples(model.input_name, preprocess, tuple(pixels), tuple(outputs), tuple(looks), dropped=dropped)
+    return Examples(
+        model.input_name, preprocess, tuple(pixels), tuple(outputs), tuple(looks), dropped=dropped,
+        further=tuple(further), given=model.further,
+    )  # fmt: skip
 
 
 def _run_on_inputs(
@@ -236,6 +244,7 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     first, *others = examples.pairs(form)
     arrays: dict[str, Any] = {"input": first.image, "name": np.array(examples.names[0])}
     arrays |= {f"input.{name}": value for name, value in first.further.items()}
+    arrays |= {f"{EXAMPLES_OF}{name}": value for name, value in examples.given.arrays.items()}
     arrays |= {f"output.{name}": value for name, value in first.outputs.items()}
     arrays |= {f"selected.{name}": np.array(axis) for name, axis in (examples.selected or {}).items()}
     arrays |= {f"edges{number}": np.array(edges) for number, edges in enumerate(examples.edges) if edges}

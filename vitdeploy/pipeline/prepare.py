@@ -18,7 +18,7 @@ from vitdeploy.evidence import PixelCheck
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
-from vitdeploy.pipeline.calibration import JudgingBatches, open_images
+from vitdeploy.pipeline.calibration import GraphInputs, JudgingBatches, open_images
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.exported_graph import check_graph, export_graph
@@ -160,7 +160,9 @@ def prepare(
     if options.calibrated and model.make_inputs is None:
         named = tasks.find(task).named_classes
         names = (given or model.labels) if named else None
-        calibration, judging = open_images(recipe.data, preprocess, names, form, batch.min)
+        calibration, judging = open_images(
+            recipe.data, names, GraphInputs(model.input_name, preprocess, form, model.further), batch.min
+        )
     with progress.step("Run the FP32 reference"):
         reader = tasks.find(task) if is_named else None
         choose = output_chooser(recipe.model.outputs, reader, traced_size(batch))

@@ -40,6 +40,9 @@ _MASK = {
 }
 
 
+_VALUE = "a value for each image, as the model takes it; the examples of the export are in reference/example.npz"
+
+
 def describe_usage(manifest: Manifest, target: Target) -> Usage:
     """Describe the inputs, outputs and preprocessing of the model in `manifest`."""
     form, batch = manifest.recipe.target.input, manifest.recipe.target.batch
@@ -58,7 +61,7 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
     return Usage(
         inputs=(
             _tensor(image, _layout(preprocess), meaning, shape),
-            *(_tensor(i, "row-major", "", _fill(i, batch, sizes)) for i in manifest.inputs[1:]),
+            *(_tensor(i, "row-major", _VALUE, _fill(i, batch, sizes)) for i in manifest.inputs[1:]),
         ),
         outputs=tuple(
             _tensor(o, "row-major", task.describe_output(o.shape, manifest.labels), _fill(o, batch, sizes))

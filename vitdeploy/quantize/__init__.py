@@ -11,7 +11,7 @@ import numpy as np
 from vitdeploy.artifact.manifest import Placement
 from vitdeploy.artifact.quantization import CalibrationData, Quantization, encode_digests
 from vitdeploy.graph.model import Graph
-from vitdeploy.session import Array
+from vitdeploy.session import Array, Inputs, images_of
 
 FEWEST_IMAGES = 16
 """Calibration on fewer images is reported as a doubt. 32 to 300 are usual."""
@@ -37,7 +37,8 @@ class Calibration:
     """The images from which activation ranges are taken.
 
     Attributes:
-        batches: each call streams all batches again: full NCHW batches, in the form that the graph takes.
+        batches: each call streams all batches again: full NCHW batches, in the form that the graph takes; or all inputs
+            by name, if it takes more than images.
         count: the number of batches.
         images: the number of images.
         spec: the data as the user named it.
@@ -47,7 +48,7 @@ class Calibration:
         digests: returns the digest of each image, see `data.dataset.digest_image`.
     """
 
-    batches: Callable[[], Iterable[Array]]
+    batches: Callable[[], Iterable[Inputs]]
     count: int
     images: int
     spec: str
@@ -71,10 +72,10 @@ class Calibration:
         if self.images < FEWEST_IMAGES:
             images = "1 image" if self.images == 1 else f"{self.images} images"
             yield f"calibrated on {images} of {self.spec}: 32 or more are usual"
-        if all(_is_plain(batch) for batch in self.batches()):  # stops at the first picture
+        if all(_is_plain(images_of(batch)) for batch in self.batches()):  # stops at the first picture
             yield f"every calibration image of {self.spec} is of one plain colour: others may fall out of range"
 
 
 def _is_plain(images: Array) -> bool:
-    """Return whether each channel of each NCHW image has one value only."""
-    return not np.any(images.max(axis=(2, 3)) > images.min(axis=(2, 3)))
+    """Return whether each channel of each image or frame has one value only."""
+    return not np.any(images.max(axis=(-2, -1)) > images.min(axis=(-2, -1)))

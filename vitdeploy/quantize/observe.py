@@ -12,7 +12,7 @@ from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.onnx_session import OnnxSession
-from vitdeploy.session import Array
+from vitdeploy.session import Array, Inputs, as_feeds
 
 SAMPLED_ROWS = 512
 """Rows sampled of each linear's input, whatever the number of images: 1.5 MB at 768 channels."""
@@ -51,7 +51,7 @@ class InputStatistics:
 
 
 def collect_statistics(
-    graph: Graph, tensors: Iterable[str], batches: Iterable[Array], count: int
+    graph: Graph, tensors: Iterable[str], batches: Iterable[Inputs], count: int
 ) -> dict[str, InputStatistics]:
     """Run `graph` on every batch and collect statistics of `tensors`.
 
@@ -84,7 +84,8 @@ def collect_statistics(
         probe.save(path)
         with OnnxSession(path, lean=True) as session:
             for batch in batches:
-                outputs = session.run({feed: batch, _ROW_NUMBERS: rng.integers(0, _LARGEST_ROW_NUMBER, rows)})
+                numbers = rng.integers(0, _LARGEST_ROW_NUMBER, rows)
+                outputs = session.run({**as_feeds(batch, feed), _ROW_NUMBERS: numbers})
                 for name, collector in collectors.items():
                     collector.add(done, *(outputs[f"{name}/{label}"] for label in ("low", "high", "rows")))
                     if done % every == 0:

@@ -15,7 +15,7 @@ from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.model import Graph, constant
-from vitdeploy.session import Array
+from vitdeploy.session import Array, Inputs, as_feeds
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -46,7 +46,7 @@ class Range:
         return abs(self.high) if self.masked else max(abs(self.low), abs(self.high))
 
 
-def collect_ranges(graph: Graph, batches: Iterable[Array], tensors: Collection[str] | None = None) -> dict[str, Range]:
+def collect_ranges(graph: Graph, batches: Iterable[Inputs], tensors: Collection[str] | None = None) -> dict[str, Range]:
     """Return the ranges of float32 tensors that `graph` takes or computes.
 
     Each tensor is reduced to three numbers inside a copy of the graph, which ONNX Runtime runs batch by batch.
@@ -75,7 +75,7 @@ def collect_ranges(graph: Graph, batches: Iterable[Array], tensors: Collection[s
         probe.save(path)
         session = _open_in_order(path)
         for batch in batches:
-            low, high, l1 = np.array(session.run(None, {feed: batch}), np.float64).reshape(-1, 3).T
+            low, high, l1 = np.array(session.run(None, dict(as_feeds(batch, feed))), np.float64).reshape(-1, 3).T
             _refuse_non_finite(values, masks, low, high, l1, count)
             lows, highs = np.minimum(lows, low), np.maximum(highs, high)
             count += 1

@@ -22,7 +22,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, decibels, mean_sqnr_db
 from vitdeploy.graph.structure import Linear
 from vitdeploy.quantize.switched import LinearError, SwitchedGraph
-from vitdeploy.session import Array, Closing
+from vitdeploy.session import Array, Closing, Inputs, as_feeds, images_of
 
 Agreement = Callable[[Mapping[str, Array], Mapping[str, Array]], Array]
 """Compares the outputs of two models for one batch: agreement per sample, (n,), from 0 to 1, as `Task.agreement`."""
@@ -32,7 +32,7 @@ def measure_linears(
     graph: Graph,
     quantized: Graph,
     linears: Sequence[Linear],
-    batches: Iterable[Array],
+    batches: Iterable[Inputs],
     *,
     agreement: Agreement | None = None,
     advance: Callable[[int], None] = lambda _: None,
@@ -67,7 +67,7 @@ def measure_linears(
                 measurement.add(selections.pair(reference, outputs), errors[name])
                 if agreement is not None:
                     measurement.agreements.append(agreement(*map(selections.drop_scores, (reference, outputs))))
-            images += len(batch)
+            images += len(images_of(batch))
             advance(1)
     if not images:
         raise QuantizeError("there is no calibration image", fix="Give --calibration a folder with images.")
@@ -111,11 +111,11 @@ class _Selections(Closing):
         """Return the graph with what it selects as inputs, and its scores as outputs."""
         return force_selections(graph, self._names) if self._names else graph
 
-    def select(self, batch: Array) -> dict[str, Array]:
+    def select(self, batch: Inputs) -> dict[str, Array]:
         """Return the values of these inputs."""
         if self._session is None:
             return {}
-        outputs = self._session.run({self._feed: batch})
+        outputs = self._session.run(as_feeds(batch, self._feed))
         return {name: outputs[name] for name in map(indices_of, self._names)}
 
     def pair(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:

@@ -13,7 +13,7 @@ from vitdeploy.errors import GraphError
 from vitdeploy.graph.model import Graph, bias_behind, operand
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.structure import Linear
-from vitdeploy.session import Array, Closing
+from vitdeploy.session import Array, Closing, Inputs, as_feeds
 
 _FLAGS = "vitdeploy/quantized"
 _MEASURED = "vitdeploy/measured"
@@ -65,14 +65,14 @@ class SwitchedGraph(Closing):
             self._session = OnnxSession(path, lean=True)  # optimised, it would keep dequantized weights as well
 
     def run(
-        self, batch: Array, on: Collection[str] = (), others: Mapping[str, Array] | None = None
+        self, batch: Inputs, on: Collection[str] = (), others: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Array], dict[str, LinearError]]:
         """Return the model's outputs with the linears called `on` quantized, and the error of each of these.
 
-        `others` has the values of the graph's inputs beside the first.
+        `others` has the values of inputs that are not in the batch.
         """
         flags = np.array([name in on for name in self._names])
-        outputs = self._session.run({self._feed: batch, _FLAGS: flags, **(others or {})})
+        outputs = self._session.run({**as_feeds(batch, self._feed), _FLAGS: flags, **(others or {})})
         measured = outputs.pop(_MEASURED).reshape(-1, _MEASUREMENTS)
         errors = {
             name: LinearError(float(noise), float(signal), round(float(count)))

@@ -7,8 +7,16 @@ known one. Options that belong to one target or one task stay raw here: the clas
 from __future__ import annotations
 
 from vitdeploy.frozen import Frozen, parse
-from vitdeploy.recipe.composing import compose, parse_binds, parse_statistics, target_options, with_target_options
+from vitdeploy.recipe.composing import (
+    compose,
+    parse_binds,
+    parse_examples,
+    parse_statistics,
+    target_options,
+    with_target_options,
+)
 from vitdeploy.recipe.image_size import SizeRange, format_size
+from vitdeploy.recipe.inputs import InputSpec
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.prompts import fill_templates, read_prompts
 from vitdeploy.recipe.reading import read
@@ -43,6 +51,7 @@ __all__ = [
     "Frozen",
     "GateSpec",
     "InputForm",
+    "InputSpec",
     "Interpolation",
     "Limit",
     "ModelSpec",
@@ -58,6 +67,7 @@ __all__ = [
     "format_size",
     "parse",
     "parse_binds",
+    "parse_examples",
     "parse_statistics",
     "read",
     "read_prompts",

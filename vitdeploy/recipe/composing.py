@@ -35,6 +35,7 @@ def compose(
     prompts: str | Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
     bind: Mapping[str, object] | None = None,
+    examples: Mapping[str, str] | None = None,
     outputs: str | Sequence[str] | None = None,
     part: str | None = None,
     resize: str | None = None,
@@ -59,6 +60,13 @@ def compose(
     put("model", image_size=image_size, labels=labels, templates=templates, outputs=outputs, part=part)
     if bind:
         put("model", bind={**raw["model"].get("bind", {}), **bind})
+    if examples:
+        given = {name: {"examples": str(file)} for name, file in examples.items()}
+        put("model", inputs={**raw["model"].get("inputs", {}), **given})
+    for name in bind or {}:  # a flag overrides the recipe
+        raw["model"].get("inputs", {}).pop(name, None)
+    for name in examples or {}:
+        raw["model"].get("bind", {}).pop(name, None)
     put("model", prompts=read_prompts(prompts, Path.cwd()) if isinstance(prompts, str) else prompts)
     whole = "preprocess" if raw.get("preprocess") else "model"  # a recipe's own preprocessing replaces the model's
     put(whole, resize=resize, mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
@@ -97,13 +105,13 @@ def target_options(texts: Sequence[str]) -> dict[str, object]:
     return _parse_pairs(texts, "--option", "KEY=VALUE", "workspace_bytes=536870912")
 
 
-def parse_binds(texts: Sequence[str]) -> dict[str, object]:
-    """Parse each `NAME=VALUE` of --bind. Values are read as in a recipe; numbers may have commas between them.
+def parse_binds(texts: Sequence[str], flag: str = "--bind") -> dict[str, object]:
+    """Parse each `NAME=VALUE` of a flag. Values are read as in a recipe; numbers may have commas between them.
 
     Raises:
         RecipeError: there is no `=`, or the value is not YAML.
     """
-    pairs = _parse_pairs(texts, "--bind", "NAME=VALUE", "orig_target_sizes=[[640,640]]")
+    pairs = _parse_pairs(texts, flag, "NAME=VALUE", "orig_target_sizes=[[640,640]]")
     listed = re.compile(r"[-+.0-9e\s]+(,[-+.0-9e\s]+)+")
     return {
         name: yaml12.loads(f"[{value}]") if isinstance(value, str) and listed.fullmatch(value) else value
@@ -111,16 +119,39 @@ def parse_binds(texts: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _parse_pairs(texts: Sequence[str], flag: str, form: str, example: str) -> dict[str, object]:
-    pairs: dict[str, object] = {}
+def parse_examples(texts: Sequence[str]) -> dict[str, str]:
+    """Parse each `NAME=FILE.npz` of --examples.
+
+    Raises:
+        RecipeError: there is no `=`, or no such file.
+    """
+    pairs = _split_pairs(texts, "--examples", "NAME=FILE.npz", "points=points.npz")
+    for name, file in pairs.items():
+        if not file.lower().endswith(".npz"):
+            raise RecipeError(
+                f"--examples {name}={file} is no file .npz", fix="Save an array of examples with numpy.savez."
+            )
+    return pairs
+
+
+def _split_pairs(texts: Sequence[str], flag: str, form: str, example: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not key or not equals:
+        if not key.strip() or not equals:
             raise RecipeError(f"{flag} {text!r} is not {form}", fix=f"Write it like {example}.")
+        pairs[key.strip()] = value
+    return pairs
+
+
+def _parse_pairs(texts: Sequence[str], flag: str, form: str, example: str) -> dict[str, object]:
+    pairs: dict[str, object] = {}
+    for key, value in _split_pairs(texts, flag, form, example).items():
         try:
-            pairs[key.strip()] = yaml12.loads(value)
+            pairs[key] = yaml12.loads(value)
         except ValueError:
-            raise RecipeError(f"{flag} {text!r} has no readable value", fix="Write it as in a YAML recipe.") from None
+            message = f"{flag} '{key}={value}' has no readable value"
+            raise RecipeError(message, fix="Write it as in a YAML recipe.") from None
     return pairs
 
 

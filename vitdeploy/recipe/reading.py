@@ -11,6 +11,7 @@ from vitdeploy import yaml12
 from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse, replace
 from vitdeploy.plain_files import read_plain
+from vitdeploy.recipe.inputs import InputSpec
 from vitdeploy.recipe.prompts import read_prompts
 from vitdeploy.recipe.schema import Recipe
 
@@ -65,11 +66,18 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
     if model.labels not in (None, "imagenet"):
         model = replace(model, labels=str(folder / str(model.labels)))
     bind = {name: str(folder / value) if isinstance(value, str) else value for name, value in model.bind.items()}
-    model = replace(model, bind=bind)
+    inputs = {name: _anchor_input(spec, folder) for name, spec in model.inputs.items()}
+    model = replace(model, bind=bind, inputs=inputs)
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     if (folder / bench.against).is_dir():
         bench = replace(bench, against=str(folder / bench.against))
     return replace(recipe, model=model, data=data, bench=bench)
+
+
+def _anchor_input(spec: InputSpec, folder: Path) -> InputSpec:
+    if isinstance(spec.value, str):
+        return replace(spec, value=str(folder / spec.value))
+    return spec if spec.examples is None else replace(spec, examples=str(folder / spec.examples))
 
 
 def _is_name(value: str) -> bool:

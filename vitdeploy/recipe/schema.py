@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from vitdeploy.frozen import Frozen
 from vitdeploy.plugins import did_you_mean, names_in
 from vitdeploy.recipe.image_size import ImageSize, SizeRange, format_size
+from vitdeploy.recipe.inputs import InputSpec
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.prompts import check_prompts, check_templates, split_prompts
 
@@ -82,6 +83,7 @@ class ModelSpec(Frozen):
         prompts: the texts that a model with a text tower answers with. The tower runs once, at export.
         templates: texts with a `{}`, into which each prompt is put. Of several the mean is taken.
         bind: values of the model's inputs beside the image: numbers, lists of numbers, or a file `.npz`.
+        inputs: those inputs with a value or with examples: see `InputSpec`.
         outputs: the names of the outputs to export, or "all". None: those that the task reads, if the model or the
             recipe names a task that can read them; else all.
         part: the part of a model in several parts; None for all of the model.
@@ -99,6 +101,7 @@ class ModelSpec(Frozen):
     prompts: tuple[str, ...] | None = None
     templates: tuple[str, ...] = ()
     bind: Mapping[str, Any] = {}
+    inputs: Mapping[str, InputSpec] = {}
     outputs: Literal["all"] | tuple[str, ...] | None = None
     part: Literal["encoder", "decoder"] | None = None
     resize: Resize | None = None
@@ -152,6 +155,26 @@ class ModelSpec(Frozen):
             if len(set(value)) < len(value):
                 raise ValueError(f"an output is there twice: {', '.join(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _check_inputs(self) -> ModelSpec:
+        twice = [name for name in self.inputs if name in self.bind]
+        if twice:
+            raise ValueError(f"the input {twice[0]} is in bind and in inputs: give it once")
+        if self.size_range is not None and self.open_inputs:
+            raise ValueError("a range of image sizes is for models with one input: give one size, or fix the others")
+        return self
+
+    @property
+    def fixed_inputs(self) -> dict[str, Any]:
+        """The values of the inputs that are fixed, by name."""
+        values = {name: spec.value for name, spec in self.inputs.items() if spec.value is not None}
+        return {**self.bind, **values}
+
+    @property
+    def open_inputs(self) -> dict[str, InputSpec]:
+        """The inputs beside the image that stay inputs of the artifact, by name."""
+        return {name: spec for name, spec in self.inputs.items() if spec.value is None}
 
     @property
     def size_range(self) -> SizeRange | None:

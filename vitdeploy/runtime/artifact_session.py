@@ -12,6 +12,7 @@ from vitdeploy.artifact.layout import EXAMPLE, GRAPH, SITES
 from vitdeploy.artifact.manifest import Placement
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.data.array_files import read_npz
+from vitdeploy.data.example_inputs import ExampleInputs, FurtherInput
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ArtifactError, DataError, TargetUnavailable, UsageError
@@ -22,6 +23,9 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import DECODER, Batch, Recipe, SizeRange, TargetSpec, format_size
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled
+
+EXAMPLES_OF = "examples."
+"""Before the name of an input beside the image, in the file of the stored example: its examples."""
 
 
 def make_bundle(
@@ -45,7 +49,8 @@ def make_bundle(
         input_shape=typical_shape(image, batch, sizes),
         output_names=tuple(output.name for output in outputs),
         excluded=excluded,
-        further={spec.name: tuple(d if isinstance(d, int) else batch.opt for d in spec.shape) for spec in further},
+        further={spec.name: fill_shape(spec, batch) for spec in further},
+        further_types={spec.name: numpy_type(spec) for spec in further},
     )
 
 
@@ -67,6 +72,16 @@ def typical_shape(image: TensorSpec, batch: Batch, sizes: SizeRange | None) -> t
     if sizes is not None:
         return (batch.opt, *(d for d in image.shape[1:2] if isinstance(d, int)), *sizes.opt)
     return (batch.opt, *(d for d in image.shape[1:] if isinstance(d, int)))
+
+
+def fill_shape(spec: TensorSpec, batch: Batch) -> tuple[int, ...]:
+    """Return the shape of an input at the batch to optimise for."""
+    return tuple(d if isinstance(d, int) else batch.opt for d in spec.shape)
+
+
+def numpy_type(spec: TensorSpec) -> str:
+    """Return the type of a tensor as NumPy names it."""
+    return "float32" if spec.dtype in ("float", "unknown") else spec.dtype
 
 
 def list_excluded(placement: Mapping[str, Placement], record: Quantization | None) -> dict[str, str]:
@@ -170,15 +185,61 @@ def count_threads(recipe: Recipe) -> int:
     return threads or environment.available_cores()
 
 
-def feed(artifact: Artifact, pixels: Array) -> dict[str, Array]:
-    """Convert images (uint8 NCHW) to the artifact's input. Timed runs do not include this.
+def feed(artifact: Artifact, pixels: Array, further: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """Convert images (uint8 NCHW) to the artifact's inputs. Timed runs do not include this.
 
     A part that takes no image gets the inputs that are stored beside it.
+
+    Args:
+        artifact: the artifact.
+        pixels: the images.
+        further: the values of the other inputs; what is missing comes from the stored examples, in turn.
     """
     manifest = artifact.manifest
     if takes_no_image(manifest):
         return read_stored_inputs(artifact)
-    return {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
+    images = to_input(pixels, manifest.preprocess, manifest.recipe.target.input)
+    return {manifest.inputs[0].name: images, **fill_inputs(artifact, further or {}, len(pixels))}
+
+
+def open_inputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """Return the inputs beside the image."""
+    return () if takes_no_image(manifest) else manifest.inputs[1:]
+
+
+def describe_input(spec: TensorSpec) -> FurtherInput:
+    """Return an input beside the image with the shape of one sample's value."""
+    return FurtherInput(spec.name, numpy_type(spec), tuple(int(d) for d in spec.shape[1:]))
+
+
+def fill_inputs(artifact: Artifact, given: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """Return the values of the inputs beside the image for `count` images: the given ones, or the stored examples.
+
+    Raises:
+        DataError: the stored examples are damaged.
+    """
+    names = [spec.name for spec in open_inputs(artifact.manifest)]
+    if all(name in given for name in names):
+        return {name: given[name] for name in names}
+    stored = read_example_inputs(artifact).take(count)
+    return {name: given.get(name, stored[name]) for name in names}
+
+
+def read_example_inputs(artifact: Artifact) -> ExampleInputs:
+    """Return the stored examples of the inputs beside the image.
+
+    Raises:
+        DataError: they are damaged.
+    """
+    fix, path = "Export the artifact again.", artifact.file(EXAMPLE)
+    names = [spec.name for spec in open_inputs(artifact.manifest)]
+    if not names:
+        return ExampleInputs()
+    arrays = read_npz(path, fix)
+    missing = [name for name in names if not len(arrays.get(f"{EXAMPLES_OF}{name}", ()))]
+    if missing:
+        raise DataError(f"{path} has no examples of the input {missing[0]}", fix=fix)
+    return ExampleInputs({name: arrays[f"{EXAMPLES_OF}{name}"] for name in names})
 
 
 def takes_no_image(manifest: Manifest) -> bool:

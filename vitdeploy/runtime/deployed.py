@@ -23,6 +23,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.render.picture_folder import PictureFolder
 from vitdeploy.runtime.artifact_session import check_image_size, open_session, refuse_decoder
 from vitdeploy.runtime.given_images import Image, list_sources, name_source, open_sample
+from vitdeploy.runtime.given_inputs import read_given
 from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class _Waiting:
     name: str
     size: tuple[int, int]
     pixels: Array
+    further: Mapping[str, Array]
 
 
 class Deployed(Closing):
@@ -101,18 +103,24 @@ class Deployed(Closing):
         refuse_decoder(self.artifact, "predict")
         self._session = open_session(self.artifact, threads)
 
-    def run(self, images: Array) -> dict[str, Array]:
+    def run(self, images: Array, inputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
 
-        The artifact must accept the batch size.
+        The artifact must accept the batch size. `inputs` has the values of its other inputs, (batch, …) by name.
 
         Raises:
             UsageError: the artifact is for a range of image sizes, and these images are not in it.
         """
         check_image_size(self.artifact, (images.shape[-2], images.shape[-1]))
-        return self._session.run({self.artifact.manifest.inputs[0].name: images})
+        return self._session.run({self.artifact.manifest.inputs[0].name: images, **(inputs or {})})
 
-    def predict(self, images: Image | Sequence[Image], *, save: str | Path | None = None) -> list[Prediction]:
+    def predict(
+        self,
+        images: Image | Sequence[Image],
+        *,
+        save: str | Path | None = None,
+        inputs: Mapping[str, object] | None = None,
+    ) -> list[Prediction]:
         """Return the model's answers to images, one for each, in order.
 
         Images run in batches of the size that the artifact was optimised for. Only one batch is in memory at a time.
@@ -122,15 +130,16 @@ class Deployed(Closing):
                 names), globs, uint8 arrays (H, W) or (H, W, 3), Pillow images. For a model of clips: folders of frames,
                 globs of these, uint8 arrays (frames, H, W) or (frames, H, W, 3), lists of frames.
             save: a folder for a picture of each answer, or for its vector; None writes nothing.
+            inputs: the values of the inputs beside the image, by name: see `given_inputs.read_given`.
 
         Raises:
-            DataError: an image is missing, damaged or a video, or the model's outputs are not those of its task.
+            DataError: an image or an input is missing, damaged or a video, or the outputs are not those of the task.
             UsageError: `save` cannot be written, or is in the artifact, or a picture would replace an image.
         """
         sources = self.list_sources(images)
         folder = None if save is None else self.open_folder(Path(save), sources)
         predictions = []
-        for number, answer in enumerate(self.answer(sources)):
+        for number, answer in enumerate(self.answer(sources, self.read_inputs(inputs or {}, len(sources)))):
             if isinstance(answer, Unanswered):
                 raise answer.error
             predictions.append(answer.prediction if folder is None else self.save(answer, folder, number))
@@ -140,18 +149,26 @@ class Deployed(Closing):
         """Return one or several images, or clips, as a list: see `given_images.list_sources`."""
         return list_sources(images, self.artifact.manifest.preprocess.frames)
 
-    def answer(self, sources: Iterable[Image]) -> Iterator[Answered | Unanswered]:
+    def read_inputs(self, given: Mapping[str, object], count: int) -> dict[str, Array]:
+        """Return the values of the inputs beside the image for `count` images: see `given_inputs.read_given`."""
+        return read_given(self.artifact, given, count)
+
+    def answer(
+        self, sources: Iterable[Image], inputs: Mapping[str, Array] | None = None
+    ) -> Iterator[Answered | Unanswered]:
         """Yield the answers to images, in order, as their batches are done. A damaged image does not stop the others.
 
         Args:
             sources: image files, arrays and Pillow images.
+            inputs: the values of the inputs beside the image, (images, …) by name.
 
         Raises:
             DataError: the model's outputs are not those of its task.
         """
         size, waiting, full = self._group_size(), list[_Waiting | Unanswered](), 0
-        for source in sources:
-            waiting.append(self._read(source))
+        for number, source in enumerate(sources):
+            further = {name: value[number] for name, value in (inputs or {}).items()}
+            waiting.append(self._read(source, further))
             full += isinstance(waiting[-1], _Waiting)
             if full == size:
                 yield from self._answer_group(waiting)
@@ -194,25 +211,27 @@ class Deployed(Closing):
         together = not precision.kind_of(manifest.target.precision).numbers.dynamic
         return manifest.recipe.target.batch.opt if together else 1
 
-    def _read(self, source: Image) -> _Waiting | Unanswered:
+    def _read(self, source: Image, further: Mapping[str, Array]) -> _Waiting | Unanswered:
         preprocess = self.artifact.manifest.preprocess
         try:
             pictures = open_sample(source, preprocess.frames)
             pixels = clip_pixels(pictures, preprocess) if preprocess.frames else to_pixels(pictures[0], preprocess)
-            return _Waiting(source, name_source(source), upright_size(pictures[0]), pixels)
+            return _Waiting(source, name_source(source), upright_size(pictures[0]), pixels, further)
         except DataError as error:
             return Unanswered(name_source(source), error)
 
     def _answer_group(self, group: Sequence[_Waiting | Unanswered]) -> Iterator[Answered | Unanswered]:
         """Run a batch. The last image fills it up if the artifact takes no smaller one."""
         manifest = self.artifact.manifest
-        images = [item.pixels for item in group if isinstance(item, _Waiting)]
-        if not images:
+        ready = [item for item in group if isinstance(item, _Waiting)]
+        if not ready:
             yield from (item for item in group if isinstance(item, Unanswered))
             return
-        batch = max(len(images), manifest.recipe.target.batch.min)
-        pixels = np.stack([*images, *[images[-1]] * (batch - len(images))])
-        results = self.run(to_input(pixels, manifest.preprocess, manifest.recipe.target.input))
+        batch = max(len(ready), manifest.recipe.target.batch.min)
+        ready += ready[-1:] * (batch - len(ready))
+        pixels = np.stack([item.pixels for item in ready])
+        further = {name: np.stack([item.further[name] for item in ready]) for name in ready[0].further}
+        results = self.run(to_input(pixels, manifest.preprocess, manifest.recipe.target.input), further)
         task = tasks.find(manifest.recipe.task)
         outputs = task.select_outputs(tasks.find_batched(results, batch))
         row = 0

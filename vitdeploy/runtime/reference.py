@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from vitdeploy import sources, targets
 from vitdeploy.artifact import Artifact
+from vitdeploy.artifact.layout import EXAMPLE
 from vitdeploy.errors import MeasureError, SourceError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
+from vitdeploy.recipe import ModelSpec
+from vitdeploy.runtime.artifact_session import EXAMPLES_OF
 from vitdeploy.runtime.trial import try_model
 from vitdeploy.session import Session
 
@@ -54,7 +58,7 @@ def rebuild_model(artifact: Artifact) -> sources.LoadedModel:
         MeasureError: its weights or its code have changed since the export.
     """
     manifest = artifact.manifest
-    spec, size = artifact.model or manifest.recipe.model, manifest.recipe.image_size
+    spec, size = with_stored_examples(artifact), manifest.recipe.image_size
     try_model(spec, size, manifest.recipe.target.batch.opt)
     try:
         model = (sources.load if artifact.model else sources.load_received)(spec, size=size)
@@ -71,6 +75,18 @@ def rebuild_model(artifact: Artifact) -> sources.LoadedModel:
             fix="Export it again, or restore the code.",
         )
     return model
+
+
+def with_stored_examples(artifact: Artifact) -> ModelSpec:
+    """Return the model of an artifact, with the examples that are stored in it in place of the user's files."""
+    spec = artifact.model or artifact.manifest.recipe.model
+    if not spec.open_inputs:
+        return spec
+    stored = str(artifact.file(EXAMPLE))
+    inputs = {
+        name: replace(each, examples=stored, array=f"{EXAMPLES_OF}{name}") for name, each in spec.open_inputs.items()
+    }
+    return replace(spec, inputs={**spec.inputs, **inputs})
 
 
 def missing_library(error: ImportError) -> SourceError:

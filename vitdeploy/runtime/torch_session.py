@@ -58,7 +58,9 @@ class TorchSession(SequentialSession):
         self._outputs = outputs
         self._turn = threading.Lock()
         self._module: nn.Module | None = module.to(device)
-        self._inputs = frozenset(inspect.signature(module.forward).parameters)
+        parameters = inspect.signature(module.forward).parameters
+        self._inputs = frozenset(parameters)
+        self._takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         self.name = name
         self.threads: int | None = torch.get_num_threads()
         self.effective: Mapping[str, str] = {
@@ -78,7 +80,7 @@ class TorchSession(SequentialSession):
         import torch
 
         by_name = len(feeds) > 1
-        if not feeds or (by_name and not self._inputs.issuperset(feeds)):
+        if not feeds or (by_name and not self._takes_any and not self._inputs.issuperset(feeds)):
             raise ValueError(f"a session takes one input, or those of forward() by name, not {sorted(feeds)}")
         with self._turn, torch.inference_mode():
             if self._module is None:

@@ -44,7 +44,16 @@ def try_model(spec: ModelSpec, size: tuple[int, int] | None, batch: int) -> None
     if path is None or not path.is_file():  # loading says what is wrong
         return
     facts = path.stat()
-    arguments = (size, batch, str(spec.size_range), str(spec.kwargs), str(spec.bind), spec.weights, spec.outputs)
+    arguments = (
+        size,
+        batch,
+        str(spec.size_range),
+        str(spec.kwargs),
+        str(spec.bind),
+        str(spec.inputs),
+        spec.weights,
+        spec.outputs,
+    )
     key = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, *arguments)
     if key in _tried:
         return
@@ -93,7 +102,8 @@ def _work(task: bytes) -> bytes:
         with _open(model) as session:
             for size in (model.preprocess.size,) if sizes is None else sizes.corners:
                 shape = (trial.batch, *model.preprocess.sample_shape[:-2], *size)
-                session.run({model.input_name: np.full(shape, 0.5, np.float32)})
+                further = model.further.take(trial.batch)
+                session.run({model.input_name: np.full(shape, 0.5, np.float32), **further})
     finally:
         remove_process_folders()
     return b""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vitdeploy import plugins
+from vitdeploy.data.example_inputs import ExampleInputs
 from vitdeploy.data.pixel_check import OwnProcessor
 from vitdeploy.data.point_prompts import Prompt
 from vitdeploy.errors import SourceError
@@ -53,6 +54,7 @@ class LoadedModel:
         metadata: the facts that the metadata in the model's file gave, in words.
         run_whole: of an encoder: runs the whole model on one image and one prompt.
         make_inputs: of a part that takes no image: returns inputs to compare on, each with a name in words.
+        further: examples of the inputs beside the image that stay open, in the order in which the model takes them.
         patch: height and width of the patches of a model whose image size varies; None if they are not known.
         outputs: the names of the outputs to keep, in the model's order; None: all. The graph in `onnx` has no others.
         precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
@@ -76,6 +78,7 @@ class LoadedModel:
     metadata: tuple[str, ...] = ()
     run_whole: Callable[[Array, Prompt], dict[str, Array]] | None = None
     make_inputs: Callable[[], list[tuple[str, dict[str, Array]]]] | None = None
+    further: ExampleInputs = field(default_factory=ExampleInputs)
     patch: tuple[int, int] | None = None
     outputs: tuple[str, ...] | None = None
     precision: ModelPrecision = "float32"
@@ -89,6 +92,8 @@ class Source(Frozen, ABC):
     takes_size_range: ClassVar[bool] = False
     """True if a model of it may take images of several sizes."""
 
+    takes_inputs: ClassVar[bool] = False
+    """True if a model of it may take inputs beside the image."""
     takes_prompts: ClassVar[bool] = False
     """True if a model of it may have a text tower."""
 
@@ -178,7 +183,7 @@ def refuse_paths(spec: ModelSpec) -> None:
     Raises:
         SourceError: there is such an argument.
     """
-    for name, path in spec.bind.items():
+    for name, path in spec.fixed_inputs.items():
         if isinstance(path, str):
             raise SourceError(
                 f"this artifact's model has the input {name} in the file {path!r}",
@@ -209,6 +214,9 @@ def load(spec: ModelSpec, *, size: tuple[int, int] | None = None) -> LoadedModel
             f"{spec.spec} is exported for one image size, so it cannot take {spec.size_range}",
             fix="Give one size with --image-size HxW, or a FILE.onnx whose height and width vary.",
         )
+    further = [*spec.fixed_inputs, *spec.open_inputs]
+    if further and not source.takes_inputs:
+        raise SourceError(f"{spec.spec} takes images only", fix=f"Leave out the input {', '.join(further)}.")
     if spec.prompts is not None and not source.takes_prompts:
         raise SourceError(
             f"{spec.spec} has no text tower, so it has no prompts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,36 @@ def fit_array(value: Array, place: Input) -> Array:
     return converted
 
 
+def fit_examples(value: Array, place: Input) -> Array:
+    """Return examples of an input that stays open with its type: (examples, …).
+
+    Raises:
+        SourceError: the numbers do not fit the type, the shape is another one, or the input has no axis for the batch.
+    """
+    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
+    converted = value.astype(place.dtype)
+    if value.dtype.kind not in kinds.get(place.dtype.kind, "") or (
+        place.dtype.kind != "f" and not np.array_equal(converted, value)
+    ):
+        raise SourceError(
+            f"the examples of {place.name} are {value.dtype.name}, and the input takes {place}",
+            fix=f"Give {place.dtype.name}.",
+        )
+    if len(place.shape) == value.ndim - 1:
+        raise SourceError(
+            f"the input {place} has no axis for the batch, so it cannot have a value for each image",
+            fix=f"Fix it: {place.suggest()}.",
+        )
+    if len(place.shape) != value.ndim or any(
+        want not in (None, have) for have, want in zip(value.shape[1:], place.shape[1:], strict=True)
+    ):
+        raise SourceError(
+            f"the examples of {place.name} have the shape {list(value.shape)}, and the input takes {place}",
+            fix="Give that shape, with the axis of examples in place of the batch.",
+        )
+    return converted
+
+
 def explain_unbound(image: str, others: Sequence[Input], size: tuple[int, int] | None) -> tuple[str, str]:
     """Return what is wrong with a model that needs more than an image, and the flags that fix it.
 
@@ -113,12 +143,18 @@ def explain_unbound(image: str, others: Sequence[Input], size: tuple[int, int] |
         others: the inputs that are not fixed.
         size: height and width of the image.
     """
-    count, needed = len(others) + 1, " and ".join(map(str, others))
+    needed, are = " and ".join(map(str, others)), "is" if len(others) == 1 else "are"
     flags = " ".join(other.suggest(size) for other in others)
     return (
-        f"it has {count} inputs and an artifact one: beside the image {image!r} it needs {needed}",
-        f"Fix {'that' if len(others) == 1 else 'those'} with {flags}.",
+        f"beside the image {image!r} it needs {needed}, which {are} not given",
+        f"Fix {'it' if len(others) == 1 else 'them'} with {flags}, or keep {'it' if len(others) == 1 else 'them'} open "
+        f"with {suggest_open([other.name for other in others])}.",
     )
+
+
+def suggest_open(names: Iterable[str]) -> str:
+    """Return the flags that keep inputs open."""
+    return " ".join(f"--examples {name}=FILE.npz" for name in names)
 
 
 def read_parameters(module: nn.Module) -> dict[str, bool]:
@@ -128,33 +164,52 @@ def read_parameters(module: nn.Module) -> dict[str, bool]:
     return {p.name: p.default is inspect.Parameter.empty for p in parameters if p.kind in named}
 
 
-def bind_module(model: str, module: nn.Module, raw: Mapping[str, Any], image: str | None = None) -> nn.Module:
-    """Return a module that takes images only, with the other parameters of its `forward` fixed.
+def bind_module(
+    model: str,
+    module: nn.Module,
+    raw: Mapping[str, Any],
+    image: str | None = None,
+    open_names: Collection[str] = (),
+    input_name: str = "input",
+) -> nn.Module:
+    """Return a module that takes images and the open inputs, with the other parameters of its `forward` fixed.
 
     Args:
         model: the model in messages.
         module: the model.
         raw: see `read_binds`.
-        image: the parameter that takes the image; None: the first one.
+        image: the parameter that takes the image; None: the first one that is neither fixed nor open.
+        open_names: the parameters that stay inputs.
+        input_name: what the artifact calls the image.
 
     Raises:
         SourceError: there is no such parameter, or one without default is missing.
     """
     parameters = read_parameters(module)
-    parameters.pop(image or next(iter(parameters), ""), None)
-    check_names(model, raw, list(parameters))
-    missing = [name for name, is_required in parameters.items() if is_required and name not in raw]
+    given = [*raw, *open_names]
+    first = next((name for name in parameters if name not in given), "")
+    image = image or (first if open_names or first != next(iter(parameters), "") else None)
+    parameters.pop(image or first, None)
+    check_names(model, given, list(parameters))
+    missing = [name for name, is_required in parameters.items() if is_required and name not in given]
     if missing:
         flags = " ".join(f"--bind {name}=VALUE" for name in missing)
+        it = "it" if len(missing) == 1 else "them"
         raise SourceError(
-            f"{model} needs {' and '.join(missing)} beside the image, and an artifact takes images only",
-            fix=f"Fix {'it' if len(missing) == 1 else 'them'}: {flags}, with numbers or FILE.npz.",
+            f"{model} needs {' and '.join(missing)} beside the image {image or first!r}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not given",
+            fix=f"Fix {it}: {flags}, with numbers or FILE.npz. Or keep {it} open: {suggest_open(missing)}.",
         )
-    if not raw:
-        return module
-    from vitdeploy.sources._bound import Bound
+    if input_name in open_names:
+        raise SourceError(
+            f"{model} has an input {input_name!r} beside the image, which is what the image is called",
+            fix="Rename that parameter of forward().",
+        )
+    from vitdeploy.sources._bound import Bound, Open
 
-    return Bound(module, read_binds(raw), image)
+    if open_names:
+        return Open(module, read_binds(raw), str(image), input_name)
+    return Bound(module, read_binds(raw), image) if raw else module
 
 
 def digest_binds(digest: str, binds: Mapping[str, Array]) -> str:

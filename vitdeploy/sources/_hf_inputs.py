@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy.errors import SourceError
@@ -26,8 +26,8 @@ def find_pixels(module: nn.Module) -> str | None:
     return next((name for name in _PIXELS if name in names), None)
 
 
-def bind_images(model: str, module: nn.Module, raw: Mapping[str, Any]) -> nn.Module:
-    """Return a module that takes pixel values alone: the model itself, or with its other inputs fixed.
+def bind_images(model: str, module: nn.Module, raw: Mapping[str, Any], open_names: Collection[str] = ()) -> nn.Module:
+    """Return a module that takes pixel values and the open inputs: the model itself, or with its other inputs fixed.
 
     Raises:
         SourceError: it takes no pixel values, or needs more than those.
@@ -41,7 +41,7 @@ def bind_images(model: str, module: nn.Module, raw: Mapping[str, Any]) -> nn.Mod
             f"{model} ({type(module).__name__}) takes {shown}, and no {_PIXELS[0]}",
             fix=f"If it sees images, {_FACTORY}.",
         )
-    bound = bind_module(f"{model} ({type(module).__name__})", module, raw, pixels)
+    bound = bind_module(f"{model} ({type(module).__name__})", module, raw, pixels, open_names, pixels)
     return Bound(module, {}, pixels) if bound is module and names[0] != pixels else bound
 
 

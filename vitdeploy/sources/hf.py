@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vitdeploy.data.example_inputs import ExampleInputs, read_examples
 from vitdeploy.data.resizing import request_resize
 from vitdeploy.errors import SourceError
 from vitdeploy.frozen import replace
@@ -18,7 +19,7 @@ from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
 from vitdeploy.sources._checkpoint import Fitted, fit
-from vitdeploy.sources._hf_clips import count_frames, takes_clips
+from vitdeploy.sources._hf_clips import count_frames, run_example, takes_clips
 from vitdeploy.sources._hf_inputs import bind_images, explain_failure, find_pixels
 from vitdeploy.sources._hf_parts import PARTS, find_image_class, find_side, take_part
 from vitdeploy.sources._hf_preprocess import image_size, is_patched, prepare_patched, preprocess_of, vision_config
@@ -54,6 +55,7 @@ class Hf(Source):
 
     takes_prompts: ClassVar[bool] = True
     takes_parts: ClassVar[bool] = True
+    takes_inputs: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the model in the folder or hub repository `argument`, with the class that its config names.
@@ -96,17 +98,24 @@ class Hf(Source):
         facts = None if processor is None else describe(processor)
         own_task = TaskSpec(kind="raw") if is_encoder else task_of(type(module).__name__, config, facts)
         task = frozen.task or own_task
-        module = bind_images(f"hf:{argument}", frozen.module, spec.bind)
+        examples = read_examples(spec.open_inputs)
+        module = bind_images(f"hf:{argument}", frozen.module, spec.fixed_inputs, list(examples.arrays))
         own, preprocess, no_processor = _read_preprocess(argument, processor, config, size, task)
         preprocess = request_resize(preprocess, spec.resize, sized=size is not None)
-        if frames is not None and takes_clips(module, clips := replace(preprocess, frames=frames)):
+        if frames is not None and takes_clips(module, clips := replace(preprocess, frames=frames), examples):
             preprocess = clips
         from vitdeploy.sources._pixel_mask import WithPixelMask, takes_mask
 
-        if own is not None and preprocess.resize == "letterbox" and takes_mask(module) and own.gives_mask():
+        if (
+            not examples
+            and own is not None
+            and preprocess.resize == "letterbox"
+            and takes_mask(module)
+            and own.gives_mask()
+        ):
             preprocess = replace(preprocess, mask=True)
         callable_module = WithPixelMask(module, preprocess.channels) if preprocess.mask else module
-        _check_size(f"hf:{argument}", frozen.module, callable_module, preprocess, sized=size is not None)
+        _check_size(f"hf:{argument}", frozen.module, callable_module, preprocess, examples, sized=size is not None)
         loaded = _weights.make_loaded_model(
             module,
             weights=weights if isinstance(weights, str) else "file",
@@ -118,7 +127,7 @@ class Hf(Source):
             no_processor=no_processor,
             checkpoint=use,
         )
-        return dataclasses.replace(loaded, module=callable_module)
+        return dataclasses.replace(loaded, module=callable_module, further=examples)
 
     def list_parts(self, argument: str, spec: ModelSpec) -> tuple[str, ...]:
         """Return encoder and decoder of a promptable model, such as SAM."""
@@ -351,7 +360,9 @@ def _check_patch(argument: str, config: Any, size: tuple[int, int] | None) -> No
         _image.check_patch(f"hf:{argument}", size, getattr(config, "patch_size", None))
 
 
-def _check_size(model: str, own: nn.Module, module: nn.Module, preprocess: Preprocess, *, sized: bool) -> None:
+def _check_size(
+    model: str, own: nn.Module, module: nn.Module, preprocess: Preprocess, examples: ExampleInputs, *, sized: bool
+) -> None:
     """Run one image through `module`, which calls `own`: a config does not say which sizes it takes and what else."""
     import torch
 
@@ -359,6 +370,6 @@ def _check_size(model: str, own: nn.Module, module: nn.Module, preprocess: Prepr
         image = torch.zeros(1, *preprocess.sample_shape)
         image[..., preprocess.channels :, :, :] = 1  # no padding
         with torch.inference_mode():
-            module.eval().float()(image)
+            run_example(module.eval().float(), image, examples)
     except Exception as error:
         raise explain_failure(model, own, error, preprocess, sized=sized) from error

@@ -7,6 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from vitdeploy.data.example_inputs import read_examples
 from vitdeploy.errors import GraphError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, SizeRange
@@ -26,9 +29,10 @@ _CHUNK_BYTES = 1 << 20
 
 
 class OnnxFile(FileSource):
-    """An ONNX file with one image input; others are fixed with --bind. It contains its own weights."""
+    """An ONNX file with an image input; others are fixed, or have examples. It contains its own weights."""
 
     takes_size_range: ClassVar[bool] = True
+    takes_inputs: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the file. What its metadata does not say about preprocessing is assumed: ImageNet's."""
@@ -43,13 +47,15 @@ class OnnxFile(FileSource):
         digest = _digest(path, graph)  # of the file as it is: weights are replaced below
         precision, was_raised = raise_precision(model)
         screen(model, path)
-        image, others = _find_image_input(path, graph, spec.bind)
+        examples = read_examples(spec.open_inputs)
+        image, others = _find_image_input(path, graph, [*spec.fixed_inputs, *examples.arrays])
         facts = _metadata.read_metadata(dict(model.metadata_props))
         sides, channels, frames = _read_image_shape(path, image)
         patch = None if all(sides) else find_patch(image)
         shown = size or ((sides[0] or 1, sides[1] or 1) if all(sides) else None)
-        binds = bind_inputs(path, graph, image, others, spec.bind, shown)
+        binds, examples = bind_inputs(path, graph, image, others, spec.fixed_inputs, shown, examples)
         digest = digest_binds(digest, binds)
+        written = digest_binds(digest, {name: np.array(array.shape[1:]) for name, array in examples.arrays.items()})
         _image.check_range(path, sides, spec.size_range)
         if frames is not None and spec.size_range is not None:
             raise SourceError(f"{path} takes clips, which have one size", fix="Give one size with --image-size HxW.")
@@ -64,7 +70,8 @@ class OnnxFile(FileSource):
             preprocess=preprocess,
             labels=facts.labels,
             input_name=str(image.name),
-            onnx=write_raised(model, path, digest) if was_raised or binds else path,
+            onnx=write_raised(model, path, written) if was_raised or binds or examples else path,
+            further=examples,
             patch=patch,
             precision=precision,
             assumed=assumed,
@@ -83,7 +90,7 @@ class OnnxFile(FileSource):
 
 
 def _find_image_input(path: Path, graph: ir.Graph, bound: Collection[str]) -> tuple[ir.Value, list[ir.Value]]:
-    """Return the input that takes images, and the others. The first float32 NCHW input that is not bound is it."""
+    """Return the input that takes images, and the others. The first float32 NCHW input that is not given is it."""
     import onnx_ir as ir
 
     inputs = [v for v in graph.inputs if v.name not in graph.initializers]

@@ -6,18 +6,19 @@ import importlib
 import inspect
 import json
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from vitdeploy.data.example_inputs import ExampleInputs, read_examples
 from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec
 from vitdeploy.session import Array
 from vitdeploy.sources import FileSource, LoadedModel, _archive, _image, _metadata, _pt2_check, _weights
-from vitdeploy.sources._bind import Input, check_names, explain_unbound, fit_array, read_binds
+from vitdeploy.sources._bind import Input, check_names, explain_unbound, fit_array, fit_examples, read_binds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,9 @@ _DROPOUTS = ("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
 
 
 class Pt2File(FileSource):
-    """A torch.export archive with one image input; others are fixed with --bind. It contains its own weights."""
+    """A torch.export archive with an image input; others are fixed, or have examples. It contains its own weights."""
+
+    takes_inputs: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Load the program. It does not say its preprocessing: ImageNet's is assumed."""
@@ -41,19 +44,22 @@ class Pt2File(FileSource):
             raise SourceError(f"there is no file {path}", fix="Check the path.")
         program = _load_program(path, _check_archive(path))
         _check_shapes(path, program)
-        name, image, others = _list_inputs(path, program, spec.bind)
+        fixed, examples = spec.fixed_inputs, read_examples(spec.open_inputs)
+        given = [*fixed, *examples.arrays]
+        name, image, others = _list_inputs(path, program, given)
         frames, channels, height, width = _read_image_shape(path, image, size)
-        check_names(str(path), spec.bind, [place.name for place in others])
-        if unbound := [place for place in others if place.name not in spec.bind]:
+        check_names(str(path), given, [place.name for place in others])
+        if unbound := [place for place in others if place.name not in given]:
             needed, fix = explain_unbound(name, unbound, (height, width))
             raise SourceError(f"{path}: {needed}", fix=fix)
-        values = read_binds(spec.bind)
-        binds = {place.name: fit_array(values[place.name], place) for place in others}
+        values, places = read_binds(fixed), {place.name: place for place in others}
+        binds = {name: fit_array(value, places[name]) for name, value in values.items()}
+        examples = ExampleInputs({n: fit_examples(array, places[n]) for n, array in examples.arrays.items()})
         preprocess, assumed = _metadata.FileFacts().prepare((height, width), channels, frames)
         loaded = _weights.make_loaded_model(
-            _make_module(path, program, binds), weights="own", preprocess=preprocess, labels=None
+            _make_module(path, program, binds, list(examples.arrays)), weights="own", preprocess=preprocess, labels=None
         )
-        return replace(loaded, assumed=assumed)
+        return replace(loaded, assumed=assumed, further=examples)
 
 
 def _check_archive(path: Path) -> bytes:
@@ -124,7 +130,7 @@ def _describe(tensor: Any) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def _make_module(path: Path, program: Any, binds: Mapping[str, Array]) -> nn.Module:
+def _make_module(path: Path, program: Any, binds: Mapping[str, Array], open_names: Sequence[str]) -> nn.Module:
     """Wrap the program in a module whose `eval()` does nothing: its mode was fixed at export. Torch's own raises."""
     import torch
 
@@ -138,10 +144,10 @@ def _make_module(path: Path, program: Any, binds: Mapping[str, Array]) -> nn.Mod
             for name, value in binds.items():
                 self.register_buffer(f"bound_{name}", torch.from_numpy(value))
 
-        def forward(self, images: torch.Tensor) -> Any:
-            if not binds:
-                return self.inner(images)
-            flat = [getattr(self, f"bound_{name}") if name in binds else images for name in names]
+        def forward(self, input: torch.Tensor, **others: torch.Tensor) -> Any:
+            if not binds and not open_names:
+                return self.inner(input)
+            flat = [getattr(self, f"bound_{n}") if n in binds else others.get(n, input) for n in names]
             arguments, options = torch.utils._pytree.tree_unflatten(flat, inputs)
             return self.inner(*arguments, **options)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vitdeploy.data.example_inputs import read_examples
 from vitdeploy.errors import RecipeError, SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
@@ -33,6 +34,7 @@ class Python(Source):
     """`FACTORY(**kwargs)` returns an nn.Module, which may have `vitdeploy_preprocess` and `vitdeploy_labels`."""
 
     runs_code: ClassVar[bool] = True
+    takes_inputs: ClassVar[bool] = True
 
     def load(self, argument: str, spec: ModelSpec, size: tuple[int, int] | None) -> LoadedModel:
         """Call the factory. Without `--weights` the module keeps the weights that the factory gave it."""
@@ -68,7 +70,8 @@ class Python(Source):
                 module = build()
         preprocess, assumed = _read_preprocess(module, argument, spec, size)
         labels = _read_labels(module, argument)
-        module = bind_module(f"python:{argument}", module, spec.bind)
+        examples = read_examples(spec.open_inputs)
+        module = bind_module(f"python:{argument}", module, spec.fixed_inputs, open_names=list(examples.arrays))
         loaded = _weights.make_loaded_model(
             module,
             weights=origin,
@@ -76,7 +79,7 @@ class Python(Source):
             labels=labels or (fitted.labels_for(fitted.use.classes) if fitted else None),
             checkpoint=fitted.use if fitted else None,
         )
-        return replace(loaded, assumed=assumed)
+        return replace(loaded, assumed=assumed, further=examples)
 
     def anchor(self, argument: str, folder: Path) -> str:
         """Make the path of a file absolute; the name of a module stays as it is."""

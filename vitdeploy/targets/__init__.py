@@ -42,7 +42,9 @@ class Bundle:
     excluded: Mapping[str, str] = field(default_factory=dict)
     """Products with weights that stay in float, with the rule: `keep`, the accuracy budget, or a rule with a name."""
     further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The other inputs by name, all of them float32, with their shapes."""
+    """The other inputs by name, with their shapes at the batch to optimise for."""
+    further_types: Mapping[str, str] = field(default_factory=dict)
+    """The types of those that are not float32, as NumPy names them."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ class Bundle:
 
     def feed(self, image: Array) -> dict[str, Array]:
         """Return inputs to try a model on: the image, and zeros for the other inputs."""
-        zeros = {name: np.zeros(shape, np.float32) for name, shape in self.further.items()}
+        zeros = {name: np.zeros(shape, self.further_types.get(name, "float32")) for name, shape in self.further.items()}
         return {self.input_name: image, **zeros}
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -24,9 +24,9 @@ from vitdeploy.measure.latency import MIN_BLOCKS, compute_figures
 from vitdeploy.plain_files import read_plain
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Preprocess
-from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.artifact_session import fill_inputs, open_session
 from vitdeploy.runtime.deployed import describe_answer
-from vitdeploy.session import Session
+from vitdeploy.session import Array, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -84,15 +84,16 @@ def measure_end_to_end(
     """
     blocks: list[tuple[float, ...]] = []
     stages: list[list[float]] = []
+    further = fill_inputs(artifact, {}, artifact.manifest.recipe.target.batch.min)
     with open_session(artifact, threads, progress) as session, progress.step("Time from encoded images to answers"):
         for number in range(_WARM_UP):
-            _time_once(artifact, session, encoded.images[number % len(encoded.images)])
+            _time_once(artifact, session, encoded.images[number % len(encoded.images)], further)
         started, count = time.perf_counter(), 0
         while len(blocks) < MIN_BLOCKS or time.perf_counter() - started < seconds:
             until = time.perf_counter() + seconds / _BLOCKS
             block: list[float] = []
             while len(block) < len(encoded.images) or time.perf_counter() < until:
-                times = _time_once(artifact, session, encoded.images[count % len(encoded.images)])
+                times = _time_once(artifact, session, encoded.images[count % len(encoded.images)], further)
                 stages.append(times)
                 block.append(round(sum(times), _DIGITS))
                 count += 1
@@ -127,7 +128,7 @@ def summarize(words: str, blocks: Sequence[tuple[float, ...]], stages: Sequence[
     )
 
 
-def _time_once(artifact: Artifact, session: Session, raw: Sequence[bytes]) -> list[float]:
+def _time_once(artifact: Artifact, session: Session, raw: Sequence[bytes], further: Mapping[str, Array]) -> list[float]:
     """Answer one image or clip, given as its frames; return the milliseconds of each stage."""
     manifest = artifact.manifest
     task, batch = tasks.find(manifest.recipe.task), manifest.recipe.target.batch.min
@@ -137,7 +138,8 @@ def _time_once(artifact: Artifact, session: Session, raw: Sequence[bytes]) -> li
     frames = clip_pixels(pictures, manifest.preprocess)
     pixels = np.repeat((frames if manifest.preprocess.frames else frames[0])[None], batch, axis=0)
     size = upright_size(pictures[0])
-    inputs = {manifest.inputs[0].name: to_input(pixels, manifest.preprocess, manifest.recipe.target.input)}
+    images = to_input(pixels, manifest.preprocess, manifest.recipe.target.input)
+    inputs = {manifest.inputs[0].name: images, **further}
     marks.append(time.perf_counter_ns())
     results = session.run(inputs)
     marks.append(time.perf_counter_ns())

@@ -20,7 +20,7 @@ from vitdeploy.errors import MeasureError, SourceError, TargetUnavailable, Usage
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import TargetSpec
-from vitdeploy.runtime.artifact_session import feed, open_session, read_stored_inputs, takes_no_image
+from vitdeploy.runtime.artifact_session import feed, fill_inputs, open_session, read_stored_inputs, takes_no_image
 from vitdeploy.runtime.reference import choose_device, open_reference, rebuild_model
 from vitdeploy.session import Array, Feeds, Session
 from vitdeploy.targets import Target
@@ -59,7 +59,8 @@ class Opponent:
             return feed(self.artifact, pixels)
         if takes_no_image(about.manifest):
             return read_stored_inputs(about)
-        return {self.input_name: normalize(pixels, about.manifest.preprocess)}
+        images = normalize(pixels, about.manifest.preprocess)
+        return {self.input_name: images, **fill_inputs(about, {}, len(pixels))}
 
 
 @dataclass
@@ -140,7 +141,8 @@ class Opponents:
         manifest = self.artifact.manifest
         path = self.stack.enter_context(scratch_folder("plain")) / "plain.onnx"
         name = manifest.inputs[0].name
-        inputs: Feeds = {name: normalize(self.pixels, manifest.preprocess)}
+        further = fill_inputs(self.artifact, {}, len(self.pixels))
+        inputs: Feeds = {name: normalize(self.pixels, manifest.preprocess), **further}
         if takes_no_image(manifest):
             inputs = read_stored_inputs(self.artifact)
         expected = TorchSession(self._model.module, outputs=self._model.outputs).run(inputs)

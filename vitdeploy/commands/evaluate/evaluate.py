@@ -12,7 +12,7 @@ from vitdeploy.artifact.layout import FLIPS, SAMPLES
 from vitdeploy.commands.evaluate.flips import describe_flips, draw_thumbnails
 from vitdeploy.commands.evaluate.recorded_reference import About, RecordedReference, Recorder
 from vitdeploy.commands.evaluate.sides import RunningSide, Side, answer_all, batch_size
-from vitdeploy.data.dataset import Dataset, batches
+from vitdeploy.data.dataset import Dataset, named_batches
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.evidence import Eval
@@ -22,7 +22,7 @@ from vitdeploy.measure.groups import score_classes
 from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import count_once, pack
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import open_session, refuse_decoder
+from vitdeploy.runtime.artifact_session import describe_input, open_inputs, open_session, refuse_decoder
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.runtime.reference import rebuild_reference
 from vitdeploy.tasks import Task
@@ -135,8 +135,8 @@ def save_reference(
             with atomic_file(out) as temporary, temporary.open("wb") as file:
                 recorder = Recorder(file)
                 with progress.step(f"Answer {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
-                    for images, labels in batches(dataset, size, limit=limit):
-                        recorder.add(images, labels, side.answer(images, labels, size))
+                    for images, labels, _, further in named_batches(dataset, size, limit=limit):
+                        recorder.add(images, labels, side.answer(images, labels, size, further))
                         advance(len(labels))
                 return recorder.close(session.name, manifest, dataset, side.values())
         except OSError as error:
@@ -165,5 +165,7 @@ def open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
         split="evaluation",
         form=task.data,
         classes=classes if task.named_classes else None,
+        inputs=[describe_input(spec) for spec in open_inputs(manifest)],
+        need_inputs=True,
     )
     return task, dataset

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -141,7 +141,13 @@ class RecordedReference:
                 fix = "Save the reference again, with this artifact and this data."
                 raise MeasureError(f"the saved reference is of another {name}", fix=fix)
 
-    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:  # noqa: ARG002  as sides that run
+    def answer(
+        self,
+        images: Array,
+        labels: Sequence[Label],
+        size: int,  # noqa: ARG002  as sides that run
+        further: Mapping[str, Array] | None = None,  # noqa: ARG002
+    ) -> PerSample:
         """Return the answers to the next batch.
 
         Raises:

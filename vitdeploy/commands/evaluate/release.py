@@ -18,7 +18,7 @@ from vitdeploy.artifact.layout import RELEASE_SAMPLES
 from vitdeploy.commands.evaluate.evaluate import open_labelled
 from vitdeploy.commands.evaluate.sides import RunningSide, batch_size
 from vitdeploy.data.class_names import ClassNames, are_made_up
-from vitdeploy.data.dataset import Dataset, NamedBatch, digest_image, named_batches
+from vitdeploy.data.dataset import Dataset, NamedBatch, named_batches
 from vitdeploy.data.text_file import parse_text, read_text
 from vitdeploy.errors import DataError, MeasureError, UsageError
 from vitdeploy.evidence import Release
@@ -202,7 +202,7 @@ def _answer(
             if places is not None:
                 first = [places[int(answer)] for answer in first]
             agreement.append(task.compare_answers(first, second, (finite, usable)))
-            digests += [digest_image(image) for image in now.images]
+            digests += now.digests()
             names += now.names
             advance(len(now.names))
     outcomes = Outcomes(
@@ -218,7 +218,12 @@ def _answer(
 def _answer_turn(side: RunningSide, batch: NamedBatch, size: int) -> tuple[Sequence[Array], Array]:
     """Let one side answer a turn in batches of its own size. Return the answers, and which of them are finite."""
     spans = [slice(start, start + size) for start in range(0, len(batch.labels), size)]
-    parts = [side.answer(batch.images[span], batch.labels[span], size) for span in spans]
+    parts = [
+        side.answer(
+            batch.images[span], batch.labels[span], size, {name: value[span] for name, value in batch.further.items()}
+        )
+        for span in spans
+    ]
     return [answer for part in parts for answer in part.answers], np.concatenate([part.finite for part in parts])
 
 

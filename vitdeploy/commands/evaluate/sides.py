@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -11,7 +11,7 @@ import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Manifest
-from vitdeploy.data.dataset import Dataset, NamedBatch, digest_image, named_batches
+from vitdeploy.data.dataset import Dataset, NamedBatch, named_batches
 from vitdeploy.data.labels import Label
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import DataError
@@ -23,6 +23,7 @@ from vitdeploy.tasks import PerSample, Task
 
 _TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; a limit in bytes bounds memory for any image size
 _EVAL_BATCH = 1  # for a range of batch sizes: edge devices run one image at a time
+_IMAGES = ""  # no input has this name
 _MAX_FLIPS = 400  # kept while it runs; the best of them are shown
 
 
@@ -31,8 +32,10 @@ class Side(Protocol):
 
     finite: list[Array]
 
-    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
-        """Answer a batch of uint8 images; `size` is the batch size that the artifact runs."""
+    def answer(
+        self, images: Array, labels: Sequence[Label], size: int, further: Mapping[str, Array] | None = None
+    ) -> PerSample:
+        """Answer a batch of uint8 images, with the values of the other inputs; `size` is the batch size that runs."""
 
     def values(self) -> tasks.Values:
         """Return the statistics of all answered samples."""
@@ -81,11 +84,13 @@ def answer_all(
     flips: list[Flipped] = []
     with progress.step(f"Evaluate on {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
         for turn in turns(named_batches(dataset, size, limit=limit)):
-            first, second = ([side.answer(batch.images, batch.labels, size) for batch in turn] for side in sides)
+            first, second = (
+                [side.answer(batch.images, batch.labels, size, batch.further) for batch in turn] for side in sides
+            )
             for batch, a, b in zip(turn, first, second, strict=True):
                 agreement.append(task.compare_answers(a.answers, b.answers, (a.finite, b.finite)))
                 flips += _find_flips(task, batch, a, b, agreement[-1], len(names))[: _MAX_FLIPS - len(flips)]
-                digests += [digest_image(image) for image in batch.images]
+                digests += batch.digests()
                 names += batch.names
             advance(sum(len(batch.labels) for batch in turn))
     outcomes = Outcomes(
@@ -136,12 +141,18 @@ class RunningSide:
         self._values: list[tasks.Values] = []
         self.finite: list[Array] = []
 
-    def answer(self, images: Array, labels: Sequence[Label], size: int) -> PerSample:
+    def answer(
+        self, images: Array, labels: Sequence[Label], size: int, further: Mapping[str, Array] | None = None
+    ) -> PerSample:
         """Answer a batch of uint8 images. A last, smaller batch is padded, and the answers to the padding are cut."""
-        count = len(images)
+        count, inputs = len(images), {_IMAGES: images, **(further or {})}
         if count < size:
-            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
-        batched = tasks.find_batched(self._session.run({self._input: self._feed(images)}), len(images))
+            inputs = {
+                name: np.concatenate([value, np.repeat(value[-1:], size - count, axis=0)])
+                for name, value in inputs.items()
+            }
+        images = inputs.pop(_IMAGES)
+        batched = tasks.find_batched(self._session.run({self._input: self._feed(images), **inputs}), len(images))
         outputs = self._task.select_outputs(batched)
         statistics = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
         self.finite.append(statistics.finite)

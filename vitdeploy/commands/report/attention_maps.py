@@ -19,7 +19,6 @@ from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.data.dataset import batches
 from vitdeploy.data.frames import middle_frame
 from vitdeploy.data.opening import open_dataset
-from vitdeploy.data.preprocess import to_input
 from vitdeploy.errors import DataError, GraphError
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.structure import AttentionSite, Structure
@@ -27,7 +26,8 @@ from vitdeploy.pipeline.float32_graph import rebuild_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.render.html.attention import AttentionMaps, Site
-from vitdeploy.session import Array
+from vitdeploy.runtime.artifact_session import feed
+from vitdeploy.session import Array, Feeds, images_of
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
@@ -77,8 +77,8 @@ def attention_maps(
         pairs: dict[str, list[_Pair]] = {}
         with progress.step("Compare attention maps", len(images)) as advance:
             for image in images:
-                feed = to_input(image, manifest.preprocess, manifest.recipe.target.input)
-                sides = zip(reference.run(feed, shared), deployed.run(feed, shared), strict=True)
+                inputs = feed(artifact, image)
+                sides = zip(reference.run(inputs, shared), deployed.run(inputs, shared), strict=True)
                 for (name, expected), (_, actual) in sides:
                     pairs.setdefault(name, []).append(_make_pair(expected, actual, manifest.preprocess.size))
                 advance(1)
@@ -132,19 +132,19 @@ class _Side:
         from vitdeploy.graph.probabilities import with_taps
 
         tapped, taps, self.missing = with_taps(graph, structure)
-        self._input = tapped.model.graph.inputs[0].name or ""
         tapped.save(path)
         self._session: OnnxSession = stack.enter_context(OnnxSession(path, lean=True))
         self.taps = {tap.site.name: tap for tap in taps}
 
-    def run(self, images: Array, sites: list[AttentionSite]) -> Iterator[tuple[str, Array]]:
+    def run(self, inputs: Feeds, sites: list[AttentionSite]) -> Iterator[tuple[str, Array]]:
         """Yield for each site the probabilities of the first image: (windows, heads, queries, keys) float32."""
-        for group in _group_taps([self.taps[site.name] for site in sites], len(images)):
+        count = len(images_of(inputs))
+        for group in _group_taps([self.taps[site.name] for site in sites], count):
             names = [name for tap in group for name in tap.tensors]
-            outputs = self._session.run({self._input: images}, outputs=list(dict.fromkeys(names)))
+            outputs = self._session.run(inputs, outputs=list(dict.fromkeys(names)))
             for tap in group:
                 probabilities = tap.read(outputs)
-                yield tap.site.name, probabilities[: max(1, len(probabilities) // len(images))]
+                yield tap.site.name, probabilities[: max(1, len(probabilities) // count)]
 
 
 def _group_taps(taps: list[Tap], batch: int) -> Iterator[list[Tap]]:

@@ -71,7 +71,7 @@ def compile_engine(
         if layers := inspect_engine(trt, engine.plan, shapes):
             (workdir / INSPECTED).write_text(layers, encoding="utf-8")
     _make_record(api, engine, options, gpu, tuple(notes)).save(workdir)
-    return Compiled(workdir, _ENGINE, api.backend, input_names=(bundle.input_name,), output_names=bundle.output_names)
+    return Compiled(workdir, _ENGINE, api.backend, input_names=bundle.input_names, output_names=bundle.output_names)
 
 
 def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: EvidenceLevel = "compiled") -> Audit:
@@ -118,4 +118,10 @@ def _make_record(
 
 
 def _make_profile(bundle: Bundle) -> ShapeProfile:
-    return {} if bundle.static else {bundle.input_name: bundle.shapes}
+    if bundle.static:
+        return {}
+    batch = bundle.batch
+    further = {
+        name: ((batch.min, *shape[1:]), shape, (batch.max, *shape[1:])) for name, shape in bundle.further.items()
+    }
+    return {bundle.input_name: bundle.shapes, **further}
