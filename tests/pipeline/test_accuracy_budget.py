@@ -14,7 +14,7 @@ from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.graph.model import array, load
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
-from vitdeploy.pipeline.calibration import open_images
+from vitdeploy.pipeline.calibration import GraphInputs, open_images
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.precision import find
@@ -49,7 +49,8 @@ def builder(prepared: Prepared, tmp_path: Path) -> CandidateBuilder:
 def budget_of(builder: CandidateBuilder, data: str, *, emulated: bool = False) -> AccuracyBudget:
     prepared = builder.prepared
     facts = prepared.facts
-    _, batches = open_images(DataSpec(calibration=data), facts.preprocess, facts.labels, "normalized", 1)
+    inputs = GraphInputs(facts.examples.input_name, facts.preprocess, "normalized")
+    _, batches = open_images(DataSpec(calibration=data), facts.labels, inputs, 1)
     assert batches is not None
     return AccuracyBudget(builder, builder.make(FLOAT32), 0.5, batches, Silent(), emulated=emulated)
 

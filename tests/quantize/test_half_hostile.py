@@ -31,7 +31,7 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Linear, Structure
 from vitdeploy.passes import order
 from vitdeploy.passes import run as run_passes
-from vitdeploy.pipeline.calibration import open_images
+from vitdeploy.pipeline.calibration import GraphInputs, open_images
 from vitdeploy.quantize import Calibration, half
 from vitdeploy.recipe import ModelSpec, Recipe
 from vitdeploy.session import Array
@@ -183,7 +183,9 @@ def test_keep_holds_for_fp16(digits: SimpleNamespace) -> None:
 def test_without_data_images_are_made_up_and_the_record_says_so(digits: SimpleNamespace) -> None:
     recipe = Recipe.model_validate({"model": {"spec": "timm:x"}, "target": {"kind": "tensorrt", "batch": 3}})
     preprocess = sources.load(ModelSpec(spec="demo:digits"), size=None).preprocess
-    data, _ = open_images(recipe.data, preprocess, None, recipe.target.input, recipe.target.batch.min)
+    data, _ = open_images(
+        recipe.data, None, GraphInputs("input", preprocess, recipe.target.input), recipe.target.batch.min
+    )
     stream: Iterator[Array] = iter(data.batches())
     assert [x.shape for x in stream] == [(3, 1, 32, 32)] * 5
     assert str(data.data) == "15 synthetic images only: give --calibration to check on real data"
