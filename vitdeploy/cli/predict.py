@@ -88,10 +88,15 @@ def predict(
     from vitdeploy.commands.family.predict import refuse_prompts
     from vitdeploy.commands.predict import Deployed
     from vitdeploy.commands.predict import predict as run_predict
+    from vitdeploy.errors import UsageError
     from vitdeploy.recipe import parse_binds
     from vitdeploy.runtime.given_images import list_sources, read_frames
 
     if options.is_family(artifact):
+        if inputs:
+            raise UsageError(
+                f"{artifact} is a promptable model, which has no --input", fix="Give --points or --box, or nothing."
+            )
         from vitdeploy.commands.family.predict import parse_prompts, predict_prompts
         from vitdeploy.data.image_files import find_images
         from vitdeploy.runtime.segmenter import Segmenter
