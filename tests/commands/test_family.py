@@ -337,3 +337,102 @@ def test_a_bundle_of_a_family_is_made_without_the_device(model: Path, tmp_path: 
     assert {part.precision for part in family.record.parts.values()} == {"fp16"}
     code, output = run("gate", str(tmp_path / "out"), "--max-size", "9", "--json")
     assert code == 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three made-up images with masks of five objects, and one without any."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "images").mkdir()
+    objects = [[(20, 30, 60, 90), (70, 100, 110, 180)], [(10, 10, 50, 60)], [(30, 80, 90, 150), (5, 5, 25, 40)], []]
+    images, annotations = [], []
+    for number, boxes in enumerate(objects):
+        pixels = natural_image(10 + number, Preprocess(size=(120, 200)), 1)[0].transpose(1, 2, 0).copy()
+        for top, left, bottom, right in boxes:
+            pixels[top:bottom, left:right] = 255 - pixels[top:bottom, left:right]
+            corners = [left, top, right, top, right, bottom, left, bottom]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": 0, "segmentation": [corners],
+                 "bbox": [left, top, right - left, bottom - top], "area": 1, "iscrowd": 0}
+            )  # fmt: skip
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 120, "width": 200})
+    facts = {"images": images, "annotations": annotations, "categories": [{"id": 0, "name": "thing"}]}
+    (root / "annotations.json").write_text(json.dumps(facts))
+    return root
+
+
+@pytest.mark.parametrize("kind", ["box", "point"])
+def test_eval_measures_the_overlap_with_the_objects_that_prompts_are_taken_from(
+    copy: Path, model: Path, data: Path, kind: str
+) -> None:
+    code, output = run("eval", str(copy), "--data", str(data), "--prompt", kind, "--json")
+    assert code == 0, output
+    evaluation = read(output)
+    assert evaluation["task"] == "promptable-masks"
+    assert evaluation["n"] == 3  # the image without objects gives no prompt
+    metric = evaluation["metrics"]["mask_iou"]
+    assert abs(metric["drop"]) < 0.5
+    assert evaluation["agreement"] > 0.995
+    assert evaluation["metrics"]["oracle_iou"]["reference"] >= metric["reference"]
+    assert metric["reference"] == pytest.approx(
+        100 * np.mean(list(overlap_in_transformers(model, data, kind))), abs=1.0
+    )
+    family = load_family(copy)
+    assert evaluation["manifest"] == family.digest
+    code, output = run("gate", str(copy), "--max-drop", "5", "--json")
+    (check,) = [check for check in read(output)["checks"] if check["name"] == "pair: accuracy drop"]
+    assert check["status"] == "pass" or "has not learned" in check["why"]
+    (copy / "eval.samples.npz").write_bytes(b"other")
+    code, output = run("gate", str(copy), "--max-drop", "5", "--json")
+    assert code == 3
+    assert "is not the one that eval.json names" in output
+
+
+def overlap_in_transformers(model: Path, data: Path, kind: str) -> Any:
+    """Yield the overlap of each object with the mask of transformers, by code of their own."""
+    own = transformers.SamModel.from_pretrained(model).eval()
+    processor = transformers.SamProcessor(transformers.SamImageProcessor.from_pretrained(model))
+    facts = json.loads((data / "annotations.json").read_text())
+    for one in facts["annotations"]:
+        left, top, width, height = one["bbox"]
+        truth = np.zeros((120, 200), dtype=bool)
+        truth[top : top + height, left : left + width] = True
+        given: dict[str, Any] = {"input_boxes": [[[left, top, left + width - 1, top + height - 1]]]}
+        if kind == "point":
+            distances = [min(y - top, top + height - 1 - y) for y in range(120)]
+            inmost = [min(x - left, left + width - 1 - x) for x in range(200)]
+            given = {"input_points": [[[[int(np.argmax(inmost)), int(np.argmax(distances))]]]]}
+            depth = min(max(distances), max(inmost))  # the first pixel, row by row, that is as far inside
+            row = next(y for y in range(120) if distances[y] >= depth)
+            column = next(x for x in range(200) if inmost[x] >= depth)
+            given = {"input_points": [[[[column, row]]]], "input_labels": [[[1]]]}
+        image = Image.open(data / "images" / f"{one['image_id']}.png")
+        inputs = processor(images=image, return_tensors="pt", **given)
+        with torch.inference_mode():
+            outputs = own(**inputs)
+        best = int(outputs.iou_scores.argmax())
+        masks = processor.image_processor.post_process_masks(
+            outputs.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        )
+        yield measure_overlap(masks[0][0, best].numpy(), truth)
+
+
+def test_eval_of_what_has_no_objects_or_no_prompts_is_one_line(
+    result: FamilyResult, data: Path, tmp_path: Path
+) -> None:
+    family = str(result.family.path)
+    code, output = run("eval", family)
+    assert (code, "there is no data to evaluate on" in output) == (1, True)
+    shutil.copytree(data, tmp_path / "empty")
+    facts = json.loads((data / "annotations.json").read_text())
+    (tmp_path / "empty" / "annotations.json").write_text(json.dumps({**facts, "annotations": []}))
+    code, output = run("eval", family, "--data", str(tmp_path / "empty"))
+    assert code == 1
+    assert "has no object to take a prompt from" in " ".join(output.split())
+    code, output = run("eval", f"{family}/encoder", "--data", str(data), "--prompt", "box")
+    assert code == 1
+    assert "is no promptable model" in " ".join(output.split())
+    code, output = run("eval", f"{family}/decoder", "--data", str(data))
+    assert code == 1
+    assert "without its encoder it takes no image" in " ".join(output.split())

@@ -159,3 +159,30 @@ def test_missing_things(tmp_path: Path) -> None:
 def test_a_module_by_name() -> None:
     model = load(ModelSpec(spec="python:vitdeploy.sources._digits_vit:digits_vit", weights="random"), size=(32, 32))
     assert model.weights == "random"
+
+
+SAM = """
+import torch
+
+class Sam(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image_encoder = torch.nn.Conv2d(3, 4, 8, stride=8)
+        self.prompt_encoder, self.mask_decoder = torch.nn.Linear(2, 4), torch.nn.Linear(4, 1)
+    def forward(self, batched_input, multimask_output):
+        raise NotImplementedError
+
+def whole():
+    return Sam()
+
+def encoder():
+    return Sam().image_encoder
+"""
+
+
+def test_a_promptable_model_names_the_factory_to_write(tmp_path: Path) -> None:
+    (tmp_path / "sam.py").write_text(SAM)
+    with pytest.raises(SourceError, match="promptable model") as caught:
+        _load(tmp_path / "sam.py", "whole", size=(64, 64))
+    assert "a factory that returns its image_encoder" in caught.value.fix
+    assert _load(tmp_path / "sam.py", "encoder", size=(64, 64)).parameters == 4 * 3 * 64 + 4

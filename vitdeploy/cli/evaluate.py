@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from vitdeploy.cli import options
 from vitdeploy.cli.app import MEASURE, app
-from vitdeploy.cli.command import command
+from vitdeploy.cli.command import command, one_of
 from vitdeploy.cli.console import Console
 from vitdeploy.escaping import escape
+
+_PROMPTS = ["box", "point"]
 
 
 @command(
@@ -57,6 +59,16 @@ def eval_(
             show_default=False,
         ),
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(_PROMPTS),
+            callback=one_of(_PROMPTS),
+            help="Of a promptable model: the prompt taken from each object, the box around it or the point that is "
+            "farthest inside. Default: box.",
+            show_default=False,
+        ),
+    ] = None,
     at_threshold: options.AtThreshold = None,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,
@@ -69,12 +81,24 @@ def eval_(
     reference runs here and the artifact there.
     """
     from vitdeploy.commands.evaluate import evaluate as commands_evaluate
+    from vitdeploy.errors import UsageError
     from vitdeploy.render import tables
     from vitdeploy.runtime.waiting import sleep_while_waiting
 
     sleep_while_waiting()
     if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
         raise typer.BadParameter("give only one of these.", param_hint="--reference, --save-reference and --host")
+    if options.is_family(artifact):
+        from vitdeploy.commands.family.evaluate import evaluate_family
+
+        others = {"--reference": reference, "--save-reference": save_reference, "--at-threshold": at_threshold}
+        options.refuse_for_family({**others, "--model": model, "--evidence": evidence, "--host": host})
+        kind: Literal["box", "point"] = "point" if prompt == "point" else "box"
+        evaluation = evaluate_family(options.load_family(artifact), data, console, limit=limit, prompt=kind)
+        console.show(evaluation, tables.evaluation(evaluation))
+        return
+    if prompt is not None:
+        raise UsageError(f"{artifact} is no promptable model, so it has no prompts", fix="Leave out --prompt.")
     loaded = options.give_model(options.load_artifact(artifact, evidence), model, trust_code=trust_code)
     if save_reference is not None:
         saved = commands_evaluate.save_reference(loaded, data, save_reference, console, limit=limit)

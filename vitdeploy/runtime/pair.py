@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+from vitdeploy import targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.family import Family
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import REFERENCE
 from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.runtime.reference import choose_device, open_reference, rebuild_model
 from vitdeploy.session import Array, Feeds, SequentialSession, Session
 
 _OUTPUT_OF = "encoder."
@@ -89,6 +92,26 @@ def open_pair(family: Family, threads: int | None = None, progress: Progress | N
         ArtifactError: a file was changed since it was hashed.
     """
     return open_parts(family.encoder, family.decoder, family.record.links, threads, progress)
+
+
+def open_reference_pair(family: Family, threads: int | None, *, same_device: bool = False) -> PairSession:
+    """Open both parts of the model in PyTorch, in float32, as the reference.
+
+    Args:
+        family: the family.
+        threads: the number of threads; None for all cores.
+        same_device: refuse another kind of device than that of the family, for a fair comparison of speed.
+
+    Raises:
+        SourceError, MeasureError: see `rebuild_model` and `choose_device`.
+    """
+    models = [rebuild_model(part) for part in family.parts.values()]
+    runs_on = targets.find(family.encoder.manifest.recipe.target).runs_on
+    encoder, decoder = (
+        open_reference(model, threads=threads, device=choose_device(model, runs_on, same=same_device))
+        for model in models
+    )
+    return PairSession(encoder, decoder, read_wiring(family.encoder, family.record.links), name=REFERENCE)
 
 
 def open_parts(

@@ -30,6 +30,10 @@ _neighbours: dict[str, tuple[str, ModuleType]] = {}
 """The modules that factories have imported from their own folders: name -> folder and module."""
 
 
+_PROMPTABLE = ("image_encoder", "prompt_encoder", "mask_decoder")
+"""The parts of segment_anything and EfficientSAM."""
+
+
 class Python(Source):
     """`FACTORY(**kwargs)` returns an nn.Module, which may have `vitdeploy_preprocess` and `vitdeploy_labels`."""
 
@@ -68,6 +72,7 @@ class Python(Source):
                 module, fitted = _weights.build_and_load(build, weights, spec.weights_key, read_classes=counts)
             else:
                 module = build()
+        _refuse_promptable(module, argument)
         preprocess, assumed = _read_preprocess(module, argument, spec, size)
         labels = _read_labels(module, argument)
         examples = read_examples(spec.open_inputs)
@@ -200,6 +205,20 @@ def _read_preprocess(
         return parse(Preprocess, {**raw, **({"size": size} if size else {})}, where="vitdeploy_preprocess"), {}
     except RecipeError as error:
         raise SourceError(f"python:{argument}: {error.message}", fix=error.fix) from None
+
+
+def _refuse_promptable(module: object, argument: str) -> None:
+    """Refuse a model in the parts of segment_anything, whose forward() takes lists of images and prompts.
+
+    Raises:
+        SourceError: it is one.
+    """
+    if all(hasattr(module, part) for part in _PROMPTABLE):
+        raise SourceError(
+            f"python:{argument} is a promptable model: it has {', '.join(_PROMPTABLE)}",
+            fix=f"Write a factory that returns its {_PROMPTABLE[0]}, and export that; or give hf: with SAM, SAM 2 or "
+            "EdgeTAM of transformers, which become encoder and decoder.",
+        )
 
 
 def _read_labels(module: object, argument: str) -> tuple[str, ...] | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy import targets
 from vitdeploy.artifact.family import Family
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.errors import MeasureError, SourceError, UsageError
@@ -18,9 +17,8 @@ from vitdeploy.pipeline.examples import load_examples
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import REFERENCE
 from vitdeploy.runtime.artifact_session import count_threads
-from vitdeploy.runtime.pair import PairSession, open_pair, read_wiring
+from vitdeploy.runtime.pair import open_pair, open_reference_pair
 from vitdeploy.runtime.provenance import describe_provenance
-from vitdeploy.runtime.reference import choose_device, open_reference, rebuild_model
 from vitdeploy.session import Feeds, Session
 
 
@@ -93,15 +91,9 @@ def _bench_pair(family: Family, progress: Progress, plan: Plan) -> Bench:
 def _open_reference(family: Family, threads: int, stack: ExitStack) -> _Reference:
     """Open the parts in PyTorch. The stack closes them."""
     try:
-        models = [rebuild_model(part) for part in family.parts.values()]
-        runs_on = targets.find(family.encoder.manifest.recipe.target).runs_on
-        sessions = [
-            open_reference(model, threads=threads, device=choose_device(model, runs_on, same=True)) for model in models
-        ]
+        return _Reference(stack.enter_context(open_reference_pair(family, threads, same_device=True)))
     except (SourceError, MeasureError) as error:
         return _Reference(None, error.message)
-    wiring = read_wiring(family.encoder, family.record.links)
-    return _Reference(stack.enter_context(PairSession(sessions[0], sessions[1], wiring, name=REFERENCE)))
 
 
 def _refuse_others(plan: Plan) -> None:
