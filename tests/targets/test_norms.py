@@ -107,3 +107,39 @@ def test_an_operator_that_tensorrt_lacks_is_named_before_compiling(model: Path, 
     assert ended.code == 1
     assert "tensorrt has no Det (torch.linalg.det), which node " in ended.error
     assert not (tmp_path / "out").exists()
+
+
+CHANNELS_FIRST = """
+import torch
+from torch import nn
+
+
+class Neck(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.conv = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, image):
+        x = self.norm(self.stem(image).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.conv(nn.functional.silu(x))
+
+
+def build():
+    torch.manual_seed(0)
+    model = Neck().eval()
+    nn.init.normal_(model.norm.weight)
+    nn.init.normal_(model.norm.bias)
+    return model
+"""
+
+
+def test_a_norm_that_openvino_computes_in_parts_says_how(tmp_path: Path) -> None:
+    """As in the neck of RF-DETR: a LayerNorm over the channels between convolutions."""
+    (tmp_path / "neck.py").write_text(CHANNELS_FIRST)
+    out = tmp_path / "out"
+    spec = f"python:{tmp_path / 'neck.py'}:build"
+    done = run("export", spec, "--target", "openvino", "--image-size", "64x64", "-o", str(out))
+    assert done.code == 0, done.err
+    layernorm = json.loads(run("inspect", str(out), "--json").out)["layernorm"]
+    assert (layernorm["sites"], layernorm["fused"]) == (1, 0)
+    assert layernorm["unfused"][0]["reason"].startswith("runs as RMS + Subgraph")

@@ -322,7 +322,8 @@ def _explain_norms(structure: Structure, kernels: list[_Kernel]) -> dict[str, st
     for norm in structure.norms:
         parts = [k for k in kernels if any(is_named_after(name, node) for node in norm.nodes for name in k.names)]
         if parts and not any(layer in _NORM_LAYERS for k in parts for layer in (k.layer, *k.sources)):
-            reasons[norm.name] = f"runs as {' + '.join(sorted({k.title for k in parts}))}"
+            before = {layer for k in parts for layer in k.sources if layer == "RMS"}  # of the centred values
+            reasons[norm.name] = f"runs as {' + '.join([*before, *sorted({k.title for k in parts})])}"
     return reasons
 
 
