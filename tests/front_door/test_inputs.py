@@ -12,7 +12,7 @@ from PIL import Image
 
 import vitdeploy
 from tests.cli.conftest import run
-from tests.further_inputs import CLASSES, SIDE, SPEC, conditioned, save_data, save_examples
+from tests.further_inputs import CLASSES, SIDE, SPEC, conditioned, save_data, save_examples, stereo
 from vitdeploy.artifact import Artifact
 from vitdeploy.data.preprocess import apply
 from vitdeploy.errors import DataError
@@ -121,6 +121,37 @@ def test_the_command_line(tmp_path: Path) -> None:
         ended = run(*given, *(f"--input={text}" for text in wrong))
         assert ended.code == 1
         assert message in ended.err
+
+
+def test_a_second_image_is_prepared_as_the_first(tmp_path: Path) -> None:
+    """`left` and `right` are files for predict, and uint8 for eval: the answers are PyTorch's on prepared images."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "right.npz", rng.standard_normal((3, 3, SIDE, SIDE)))
+    spec = "python:tests.further_inputs:stereo"
+    artifact = vitdeploy.export(
+        spec, target="onnxruntime", examples={"right": str(tmp_path / "right.npz")}, output=tmp_path / "out"
+    )
+    pictures = [Image.fromarray(rng.integers(0, 256, (48, 40, 3), np.uint8)) for _ in range(4)]
+    for side, two in (("left", pictures[:2]), ("right", pictures[2:])):
+        (tmp_path / side).mkdir()
+        for number, picture in enumerate(two):
+            picture.save(tmp_path / side / f"{number}.png")
+    pixels = torch.from_numpy(np.stack([apply(picture, artifact.manifest.preprocess) for picture in pictures]))
+    with torch.no_grad():
+        expected = torch.softmax(stereo()(left=pixels[:2], right=pixels[2:]), dim=1).numpy()
+    ended = run("predict", artifact.path, tmp_path / "left", "--input", f"right={tmp_path / 'right'}", "--json")
+    assert ended.code == 0, ended.err
+    answers = [sorted(one["top"], key=lambda guess: guess["index"]) for one in json.loads(ended.out)["predictions"]]
+    np.testing.assert_allclose([[g["probability"] for g in answer] for answer in answers], expected, atol=1e-4)
+    ended = run("predict", artifact.path, tmp_path / "left", "--input", f"right={tmp_path / 'none.png'}")
+    assert "there is no image" in ended.err
+    (tmp_path / "right" / "2.png").write_bytes((tmp_path / "right" / "1.png").read_bytes())
+    ended = run("predict", artifact.path, tmp_path / "left", "--input", f"right={tmp_path / 'right'}")
+    assert "has 3 images, for 2 to answer" in ended.err
+    left, right = (np.stack([np.asarray(p) for p in two]) for two in (pictures[:2], pictures[2:]))
+    labels = expected.argmax(axis=1)
+    np.savez(tmp_path / "data.npz", images=left, right=right, labels=labels)
+    assert vitdeploy.evaluate(artifact, data=str(tmp_path / "data.npz")).metrics["top1"].deployed == 100
 
 
 @pytest.mark.skipif(find_target(TargetSpec(kind="tensorrt-rtx")).unavailable() is not None, reason="no TensorRT-RTX")

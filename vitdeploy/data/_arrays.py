@@ -12,13 +12,14 @@ from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Order, Sample, shuffle
 from vitdeploy.data.example_inputs import FurtherInput, fit_values
 from vitdeploy.data.frames import check_frames, choose_from_array
-from vitdeploy.data.preprocess import add_mask, channels_first, order_channels, to_pixels
+from vitdeploy.data.preprocess import add_mask, channels_first, normalize, order_channels, to_pixels
 from vitdeploy.errors import DataError
 from vitdeploy.frozen import replace
 from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
 _FIX = "Save it with numpy.savez(path, images=uint8 NHWC or NHW, labels=integers)."
+_IMAGE_AXES = 3  # height, width, channels
 _CLIPS_FIX = "Save it with numpy.savez(path, clips=uint8 (clips, frames, height, width, 3), labels=integers)."
 
 
@@ -53,8 +54,13 @@ class ArrayDataset:
     def __iter__(self) -> Iterator[Sample]:
         for index in shuffle(len(self)):
             label = int(self._labels[index]) if self._labels is not None else None
-            further = {name: array[index] for name, array in self._further.items()}
+            further = {name: self._value(array[index]) for name, array in self._further.items()}
             yield Sample(self._sample(index), label, f"{self._preprocess.sample_word} {index}", further)
+
+    def _value(self, value: Array) -> Array:
+        """Return the value of another input; an image is prepared as the first one is."""
+        is_image = value.dtype == np.uint8 and value.ndim == _IMAGE_AXES
+        return normalize(self._pixels(value), self._preprocess) if is_image else value
 
     def _sample(self, index: int) -> Array:
         frames = self._preprocess.frames
@@ -97,9 +103,19 @@ def open_npz(
     if labels is not None:
         _check_labels(spec, labels, len(images), names)
     further = {
-        each.name: fit_values(spec, each, arrays[each.name], len(images)) for each in inputs if each.name in arrays
+        each.name: _read_values(spec, each, arrays[each.name], len(images), preprocess)
+        for each in inputs
+        if each.name in arrays
     }
     return ArrayDataset(spec, images, labels, preprocess, classes=None, further=further)
+
+
+def _read_values(spec: str, each: FurtherInput, array: Array, count: int, preprocess: Preprocess) -> Array:
+    """Return the values of another input for each sample; images that are still to be prepared stay uint8 NHWC."""
+    is_images = array.dtype == np.uint8 and array.ndim == _IMAGE_AXES + 1 and array.shape[-1] == preprocess.channels
+    if preprocess.frames is None and is_images and len(array) == count and each.takes_images(preprocess):
+        return array
+    return fit_values(spec, each, array, count)
 
 
 def _check_labels(spec: str, labels: Array, count: int, names: tuple[str, ...] | None) -> None:

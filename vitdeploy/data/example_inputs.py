@@ -11,7 +11,7 @@ import numpy as np
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.errors import DataError
 from vitdeploy.plain_files import expand_home
-from vitdeploy.recipe import InputSpec
+from vitdeploy.recipe import InputSpec, Preprocess
 from vitdeploy.session import Array
 
 _FIX = "Save it with numpy.savez(FILE, NAME=array), with an axis of examples in front."
@@ -24,6 +24,10 @@ class FurtherInput:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def takes_images(self, preprocess: Preprocess) -> bool:
+        """Return True if its values have the form of the model's images, so that images can be prepared for it."""
+        return self.dtype == "float32" and self.shape == preprocess.sample_shape
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,14 @@ import numpy as np
 from vitdeploy.artifact import Artifact
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.example_inputs import FurtherInput, as_numbers, cast_values, find_array
+from vitdeploy.data.frames import clip_pixels
+from vitdeploy.data.preprocess import normalize
 from vitdeploy.errors import DataError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
+from vitdeploy.recipe import Preprocess
 from vitdeploy.runtime.artifact_session import describe_input, open_inputs
+from vitdeploy.runtime.given_images import list_sources, open_sample
 from vitdeploy.session import Array
 
 _FORMS = "NAME=VALUE, or NAME=FILE.npz with a value for each image"
@@ -25,7 +29,7 @@ def read_given(artifact: Artifact, given: Mapping[str, object], count: int) -> d
     Args:
         artifact: the artifact.
         given: a value for each input: numbers, lists of numbers, an array, or a file `.npz`. It is one for all images,
-            or one for each.
+            or one for each. For an input of the image's shape also image files, folders and globs.
         count: the number of images.
 
     Raises:
@@ -45,17 +49,33 @@ def read_given(artifact: Artifact, given: Mapping[str, object], count: int) -> d
             "given",
             fix=f"Give --input {_FORMS}.",
         )
-    return {name: _read(place, given[name], count) for name, place in places.items()}
+    preprocess = artifact.manifest.preprocess
+    return {name: _read(place, given[name], count, preprocess) for name, place in places.items()}
 
 
 def _describe(place: FurtherInput) -> str:
     return f"{place.name} ({place.dtype}, {list(place.shape)})"
 
 
-def _read(place: FurtherInput, value: object, count: int) -> Array:
+def _read_images(place: FurtherInput, images: str | Path, count: int, preprocess: Preprocess) -> Array:
+    """Return images or clips for another input, prepared as those of the first: one for all, or one for each."""
+    sources = list_sources(images, preprocess.frames)
+    if len(sources) not in (1, count):
+        raise DataError(
+            f"--input {place.name}={images} has {len(sources)} {preprocess.sample_word}s, for {count} to answer",
+            fix="Give one for all, or one for each, in the same order.",
+        )
+    pixels = [clip_pixels(open_sample(source, preprocess.frames), preprocess) for source in sources]
+    values = np.stack([normalize(each if preprocess.frames else each[0], preprocess) for each in pixels])
+    return np.broadcast_to(values, (count, *place.shape))
+
+
+def _read(place: FurtherInput, value: object, count: int, preprocess: Preprocess) -> Array:
     what = f"the values of the input {place.name}"
     if isinstance(value, (str, Path)):
         path = expand_home(str(value))
+        if path.suffix.lower() != ".npz" and place.takes_images(preprocess):
+            return _read_images(place, value, count, preprocess)
         if path.suffix.lower() != ".npz":
             raise DataError(f"--input {place.name}={value} is neither numbers nor a file .npz", fix=f"Give {_FORMS}.")
         array = find_array(place.name, path, read_npz(path, f"Give {_FORMS}."), f"Give {_FORMS}.")
