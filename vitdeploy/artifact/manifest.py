@@ -9,6 +9,7 @@ from typing import Literal
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
+from vitdeploy.evidence.reading import PostProcessing
 from vitdeploy.recipe import Preprocess, Recipe
 
 SCHEMA = 2
@@ -213,6 +214,10 @@ class Usage(Fact):
     """The batch sizes that it accepts: N, or MIN:OPT:MAX."""
     image_size: str = ""
     """The image sizes that it accepts, and the multiples that both sides have to be; empty for the one in `shape`."""
+    post_processing: PostProcessing | None = None
+    """The steps from outputs to classes or boxes, in numbers; None for other tasks, and in older manifests."""
+    build_it: str | None = None
+    """A command that compiles the graph of a bundle without vitdeploy, and so without its checks."""
     try_it: str | None = None
     """A command that runs it."""
 

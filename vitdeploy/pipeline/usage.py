@@ -55,7 +55,10 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
     samples = f"clips of {preprocess.frames} frames" if preprocess.frames else "images"
     meaning = f"{colours} {samples}: {_IMAGES[form]}{mask}"
     shape = typical_shape(image, batch, sizes)
-    command = target.command_to_try(image.name, shape, static=batch.static and sizes is None)
+    static = batch.static and sizes is None
+    command = target.command_to_try(image.name, shape, static=static)
+    low, high = (shape[2:], shape[2:]) if sizes is None else (sizes.min, sizes.max)
+    shapes = () if static else ((batch.min, shape[1], *low), shape, (batch.max, shape[1], *high))
     task = tasks.find(manifest.recipe.task)
     summary = (getdoc(task) or "").partition("\n")[0]
     return Usage(
@@ -71,6 +74,8 @@ def describe_usage(manifest: Manifest, target: Target) -> Usage:
         preprocessing=tuple(_steps(preprocess, form)),
         batch=str(batch),
         image_size="" if sizes is None else _describe_sizes(sizes, manifest.model.patch),
+        post_processing=task.describe_reading({output.name: output.shape for output in manifest.outputs}),
+        build_it=target.command_to_build(image.name, shapes),
         try_it=command,
     )
 

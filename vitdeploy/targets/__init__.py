@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -285,6 +285,15 @@ class Target(Frozen, ABC):
             input_name: the name of the image input.
             shape: the shape to run.
             static: whether the model takes this shape only.
+        """
+        return None
+
+    def command_to_build(self, input_name: str, shapes: Sequence[tuple[int, ...]]) -> str | None:  # noqa: ARG002
+        """Return a command that compiles `graph.onnx` with the backend's own tools, or None.
+
+        Args:
+            input_name: the name of the image input.
+            shapes: the smallest shape, the one to optimise for, and the largest; empty if there is only one.
         """
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,6 +158,12 @@ class TensorRT(EngineOptions, Target):
         """Return the trtexec command that runs the engine."""
         sizes = "x".join(map(str, shape))
         return "trtexec --loadEngine=engine.plan" + ("" if static else f" --shapes={input_name}:{sizes}")
+
+    def command_to_build(self, input_name: str, shapes: Sequence[tuple[int, ...]]) -> str | None:
+        """Return the trtexec command that builds the engine, in the precisions that the graph has."""
+        sizes = (f"{input_name}:{'x'.join(map(str, shape))}" for shape in shapes)
+        flags = [f"--{name}Shapes={size}" for name, size in zip(("min", "opt", "max"), sizes, strict=False)]
+        return " ".join(["trtexec --onnx=graph.onnx --saveEngine=engine.plan --stronglyTyped", *flags])
 
     def time_externally(
         self, compiled: Compiled, shapes: Mapping[str, tuple[int, ...]], seconds: float

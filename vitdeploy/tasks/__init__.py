@@ -21,6 +21,7 @@ from vitdeploy.data.dataset import Form
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError, RecipeError
 from vitdeploy.evidence.predictions import Answer
+from vitdeploy.evidence.reading import PostProcessing
 from vitdeploy.recipe import Frozen, TaskSpec, parse
 from vitdeploy.session import Array
 
@@ -240,6 +241,10 @@ class Task(Frozen, ABC):
 
     def are_right(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> Array | None:  # noqa: ARG002
         """Return 1 for each right answer and 0 for each wrong one; None if the task's answers are neither."""
+        return None
+
+    def describe_reading(self, shapes: Mapping[str, tuple[int | str, ...]]) -> PostProcessing | None:  # noqa: ARG002
+        """Return the steps from outputs of these shapes to answers, as numbers; None if numbers do not say it."""
         return None
 
     def describe_output(self, shape: tuple[int | str, ...], labels: tuple[str, ...] | None) -> str:  # noqa: ARG002

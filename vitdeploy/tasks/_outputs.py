@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from vitdeploy.errors import DataError
 from vitdeploy.session import Array
 
@@ -11,6 +13,12 @@ from vitdeploy.session import Array
 def list_outputs(outputs: Mapping[str, Array]) -> str:
     """Return `logits (1, 10), hidden (1, 5, 8)`, for messages."""
     return ", ".join(f"{name} {value.shape}" for name, value in outputs.items()) or "nothing"
+
+
+def stand_for(shapes: Mapping[str, tuple[int | str, ...]]) -> dict[str, Array]:
+    """Return outputs of these shapes, to choose from by shape. Sizes that vary are 1; no memory is taken."""
+    sizes = {name: tuple(s if isinstance(s, int) else 1 for s in shape) for name, shape in shapes.items()}
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in sizes.items()}
 
 
 def choose_output(

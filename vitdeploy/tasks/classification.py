@@ -10,6 +10,7 @@ import numpy as np
 from vitdeploy.data.labels import Label
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer, Guess
+from vitdeploy.evidence.reading import PostProcessing
 from vitdeploy.session import Array
 from vitdeploy.tasks import (
     PerSample,
@@ -111,6 +112,14 @@ class Classification(Task):
             return ""
         order = " in the order of `labels`" if labels is not None and shape[1] == len(labels) else ""
         return f"logits{order}; softmax gives probabilities"
+
+    def describe_reading(self, shapes: Mapping[str, tuple[int | str, ...]]) -> PostProcessing | None:
+        """Return the softmax of the scores, and how many classes `predict` shows."""
+        try:
+            scores = self._find_scores(_outputs.stand_for(shapes))
+        except DataError:
+            return None
+        return PostProcessing(scores=scores, activation="softmax", top_k=_TOP)
 
     def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:
         """Find labels of one class, labels in another order than the model's, and accuracy no better than chance."""

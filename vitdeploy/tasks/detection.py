@@ -12,6 +12,7 @@ from vitdeploy.data.dataset import Form
 from vitdeploy.data.labels import Boxes, Label
 from vitdeploy.errors import DataError
 from vitdeploy.evidence.predictions import Answer, Box
+from vitdeploy.evidence.reading import PostProcessing
 from vitdeploy.session import Array
 from vitdeploy.tasks import (
     PerSample,
@@ -31,6 +32,9 @@ _FIX = "Give a detector with queries (DETR, YOLOS), or name its outputs in task.
 
 _QUERIES = ("batch", "queries", "classes")
 """The axes of the scores."""
+
+_SIDES = 4
+"""The numbers of a box."""
 
 
 class Detection(Task):
@@ -110,6 +114,28 @@ class Detection(Task):
         """Return the classes of the scores, (batch, queries, classes), without "no object"."""
         scores = _outputs.read_size(shapes, self.output, ("logits",), dims=3, axis=2)
         return scores - 1 if scores is not None and self.scores == "softmax" else scores
+
+    def describe_reading(self, shapes: Mapping[str, tuple[int | str, ...]]) -> PostProcessing | None:
+        """Return how boxes are chosen among the queries."""
+        outputs = _outputs.stand_for(shapes)
+        try:
+            scores, boxes = self._find_queries(outputs)
+        except DataError:
+            return None
+        queries, classes = outputs[scores].shape[1:]
+        softmax = self.scores == "softmax"
+        return PostProcessing(
+            scores=scores,
+            activation=self.scores,
+            candidates="best class" if softmax else "every class",
+            no_object=classes - 1 if softmax else None,
+            top_k=self.max_detections,
+            threshold=self.confident,
+            boxes=boxes,
+            boxes_layout="4, queries" if queries != _SIDES and outputs[boxes].shape[1] == _SIDES else "queries, 4",
+            box_form="centre x, centre y, width, height",
+            box_unit="share of the input",
+        )
 
     def at_threshold(self, values: Values, threshold: float) -> Values:
         """Return the boxes with at least this score, those of them that match an object (IoU 0.5), and the objects."""
