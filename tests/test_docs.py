@@ -29,7 +29,15 @@ from vitdeploy.recipe import ModelSpec, Recipe, TargetSpec
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob(".github/*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.rglob("*.md"),
+        *ROOT.glob("benchmarks/**/*.md"),
+        *ROOT.glob("examples/*.md"),
+        *ROOT.glob(".github/*.md"),
+    ]
+)
 COMMANDS = {name: command for name, command in typer.main.get_command(app).commands.items() if not command.hidden}
 UsageError = typer.BadParameter.__bases__[0]  # typer brings a click of its own
 SHARED = {"--json", "--quiet", "--traceback", "--help"}

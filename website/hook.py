@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 from website import api, commands, recipes
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("*.md", "docs/**/*.md", "benchmarks/**/*.md")
+PAGES = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md")
 STYLE = "style.css"
 GENERATED = {
     "docs/command-reference.md": commands.write_page,

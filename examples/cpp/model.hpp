@@ -50,7 +50,8 @@ inline Model read_model(const std::string& folder) {
     if (!usage.contains("post_processing") || usage["post_processing"].is_null())
         throw std::runtime_error("this example reads classes and boxes, and the model has another task (or the "
                                  "manifest is from before post-processing was in it)");
-    if (usage.at("inputs").size() != 1) throw std::runtime_error("this example feeds images only");
+    if (usage.at("inputs").size() != 1 || usage["inputs"][0].at("shape").size() != 4)
+        throw std::runtime_error("this example feeds images only");
 
     const auto& p = manifest.at("preprocess");
     auto text = [&](const char* key) { return p.at(key).get<std::string>(); };

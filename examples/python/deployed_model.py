@@ -28,7 +28,7 @@ class Model:
             raise SystemExit(f"{folder} is a bundle: run vitdeploy compile first")
         if self.reading is None:
             raise SystemExit("this example reads classes and boxes, and the model has another task")
-        if len(self.usage["inputs"]) != 1:
+        if len(self.usage["inputs"]) != 1 or len(self.usage["inputs"][0]["shape"]) != 4:
             raise SystemExit("this example feeds images only")
         self.file = Path(folder) / manifest["runs"]
         self.input = self.usage["inputs"][0]["name"]

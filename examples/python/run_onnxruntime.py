@@ -1,4 +1,6 @@
-"""Run an artifact of the target onnxruntime on images, without vitdeploy: run_onnxruntime.py DIR IMAGE…
+"""Run an artifact of the target onnxruntime on images, without vitdeploy.
+
+usage: run_onnxruntime.py DIR IMAGE…
 
 Needs numpy, Pillow and onnxruntime.
 """

@@ -1,4 +1,6 @@
-"""Run an artifact of the target tensorrt on images, without vitdeploy: run_tensorrt.py DIR IMAGE…
+"""Run an artifact of the target tensorrt on images, without vitdeploy.
+
+usage: run_tensorrt.py DIR IMAGE…
 
 Needs numpy, Pillow, and TensorRT with its Python package. The GPU's memory comes from the driver library, through
 ctypes. NOT RUN on a GPU: it was run against the TensorRT of vitdeploy's tests, which computes on the CPU.

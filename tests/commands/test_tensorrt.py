@@ -145,6 +145,12 @@ def test_a_cxx_user_finds_what_to_feed(exported: Any) -> None:
     assert "logits in the order of `labels`" in usage["outputs"][0]["meaning"]
     assert usage["batch"] == "1:2:4"
     assert usage["try_it"].startswith("trtexec --loadEngine=engine.plan --shapes=")
+    name = image["name"]
+    assert usage["build_it"] == (
+        "trtexec --onnx=graph.onnx --saveEngine=engine.plan --stronglyTyped "
+        f"--minShapes={name}:1x1x32x32 --optShapes={name}:2x1x32x32 --maxShapes={name}:4x1x32x32"
+    )
+    assert usage["post_processing"]["scores"] == usage["outputs"][0]["name"]
 
 
 def test_what_the_outputs_are_is_the_tasks_to_say(exported: Any) -> None:

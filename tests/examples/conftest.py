@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -88,7 +87,7 @@ def read_answers(printed: str) -> Answers:
 
 
 def check_equal_to_predict(artifact: Artifact, photos: list[Path], printed: str) -> None:
-    """The same classes or boxes as `vitdeploy predict`, in the same order: scores within 1e-4, corners in 0.01 pixels."""
+    """The classes or boxes of `vitdeploy predict`, in the same order: scores within 1e-4, corners to 0.01 pixels."""
     answers = read_answers(printed)
     assert list(answers) == [str(photo) for photo in photos]
     with Deployed(artifact.path) as deployed:
@@ -109,7 +108,7 @@ def find_headers() -> Path:
         if (folder / "onnxruntime_cxx_api.h").exists():
             return folder
     why = "no C++ headers of ONNX Runtime: .ci/onnxruntime-headers brings them"
-    if os.environ.get("CI") and Path("/etc/debian_version").exists() and "ubuntu" not in sys.version.lower():
+    if os.environ.get("CI") and "\nID=debian\n" in Path("/etc/os-release").read_text():
         pytest.fail(why)
     pytest.skip(why)
 

@@ -13,7 +13,9 @@ PREPROCESSINGS: dict[str, dict[str, Any]] = {
     "padded": {"size": (128, 128), "crop_pct": 1.1},
     "letterbox": {"size": (128, 128), "resize": "letterbox"},
     "letterbox at the end": {"size": (96, 160), "resize": "letterbox", "padding": "end", "fill": (114, 114, 114)},
-    "small stays": {"size": (1000, 1000), "resize": "letterbox", "enlarge": False, "padding": "end", "size_divisor": 16},
+    "small stays": {
+        "size": (1000, 1000), "resize": "letterbox", "enlarge": False, "padding": "end", "size_divisor": 16,
+    },
     "detr": {
         "size": (320, 320), "resize": "letterbox", "shortest_edge": 200, "longest_edge": 320, "padding": "end",
         "fill": (0, 0, 0), "mask": True, "interpolation": "bilinear",

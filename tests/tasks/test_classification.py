@@ -131,3 +131,11 @@ def test_two_models_agree_where_they_name_the_same_class(task: Task) -> None:
     np.testing.assert_array_equal(task.compare_outputs({"logits": deployed}, {"logits": reference}), [1, 0, 1, 0])
     with pytest.raises(DataError, match="4 and 2 answers are not pairs"):
         task.compare_outputs({"logits": reference}, {"logits": deployed[:2]})
+
+
+def test_it_says_in_numbers_how_classes_are_read(task: Task) -> None:
+    reading = task.describe_reading({"hidden": ("batch", 5, 8), "scores": ("batch", 10)})
+    assert reading is not None
+    assert (reading.scores, reading.activation, reading.top_k, reading.threshold) == ("scores", "softmax", 5, 0)
+    assert (reading.boxes, reading.candidates, reading.no_object) == (None, None, None)
+    assert task.describe_reading({"hidden": (1, 5, 8)}) is None

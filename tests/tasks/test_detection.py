@@ -229,3 +229,22 @@ def test_the_classes_are_counted_without_no_object() -> None:
     shapes = {"logits": (1, 100, 92), "pred_boxes": (1, 100, 4)}
     assert (_task().count_classes(shapes), _task(scores="sigmoid").count_classes(shapes)) == (91, 92)
     assert _task().count_classes({"logits": (1, 100, "classes")}) is None
+
+
+def test_it_says_in_numbers_how_boxes_are_read() -> None:
+    shapes: dict[str, tuple[int | str, ...]] = {"logits": ("batch", 100, 92), "pred_boxes": ("batch", 100, 4)}
+    detr = _task(max_detections=50, confident=0.7).describe_reading(shapes)
+    assert detr is not None
+    assert (detr.scores, detr.boxes, detr.boxes_layout) == ("logits", "pred_boxes", "queries, 4")
+    assert (detr.activation, detr.candidates, detr.no_object) == ("softmax", "best class", 91)
+    assert (detr.top_k, detr.threshold) == (50, 0.7)
+    assert (detr.box_form, detr.box_unit) == ("centre x, centre y, width, height", "share of the input")
+    rtdetr = _task(scores="sigmoid").describe_reading({"a": (1, 300, 80), "b": (1, 4, 300)})
+    assert rtdetr is not None
+    assert (rtdetr.scores, rtdetr.boxes, rtdetr.boxes_layout) == ("a", "b", "4, queries")
+    assert (rtdetr.activation, rtdetr.candidates, rtdetr.no_object) == ("sigmoid", "every class", None)
+
+
+def test_outputs_of_another_task_have_no_reading() -> None:
+    assert _task().describe_reading({"logits": (1, 10)}) is None
+    assert _task().describe_reading({"output_0": (1, 5, 4), "output_1": (1, 5, 4)}) is None

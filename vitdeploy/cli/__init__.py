@@ -16,6 +16,7 @@ from vitdeploy.cli import debug as debug  # isort: skip
 from vitdeploy.cli import gate as gate  # isort: skip
 from vitdeploy.cli import report as report  # isort: skip
 from vitdeploy.cli import predict as predict  # isort: skip
+from vitdeploy.cli import package as package  # isort: skip
 from vitdeploy.cli import doctor as doctor  # isort: skip
 from vitdeploy.cli import recipes as recipes  # isort: skip
 from vitdeploy.cli import hosts as hosts  # isort: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vitdeploy.commands.doctor import Diagnosis
     from vitdeploy.commands.family.export import ExportedFamily
     from vitdeploy.commands.family.inspect import InspectedFamily
+    from vitdeploy.commands.package import Packaged
     from vitdeploy.commands.predict import Prediction
     from vitdeploy.commands.report.report import Reported
     from vitdeploy.commands.run import Outcome
@@ -129,6 +130,19 @@ def show_report(report: Reported) -> list[RenderableType]:
         Text.assemble(("report ", "bold"), (report.report, "bold cyan"), f", {numbers.size(report.bytes)}"),
         Text(f"  verdict {report.verdict}; {filled} of {len(report.sections)} sections have evidence"),
         *(Text(f"  {section.name}: {section.missing}. {section.fix}", style="yellow") for section in empty),
+    ]
+
+
+@of_escaped
+def show_package(packaged: Packaged) -> list[RenderableType]:
+    """Show the folder, its files and what to know before using it."""
+    total = numbers.size(sum(file.bytes for file in packaged.files))
+    following = [Text.assemble(("Next: ", "bold"), packaged.next, no_wrap=True, overflow="ignore")]
+    return [
+        Text.assemble(("package ", "bold"), (packaged.package, "bold cyan"), f" for {packaged.serves}, {total}"),
+        *(Text(f"  {file.path}, {numbers.size(file.bytes)}") for file in packaged.files),
+        *(Text(f"  {note}", style="yellow") for note in packaged.notes),
+        *(following if packaged.next else []),
     ]
 
 
