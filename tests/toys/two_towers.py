@@ -1,4 +1,4 @@
-"""Tiny models of two towers, each saved with a tokenizer that is made here: CLIP, SigLIP, SigLIP 2, OWLv2, DINO."""
+"""Tiny models of two towers, each with a tokenizer that is made here: CLIP, SigLIP, ALIGN, OWL, Grounding DINO."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from benchmarks.as_clip import save_tokenizer
+from benchmarks.zoo.models import redraw
 
 _TEXT = """
     a an the of photo picture small large red blue cat dog bird fish horse car tree house boat zero one two three four
@@ -100,6 +101,58 @@ def save_siglip2(folder: Path) -> Path:
     return folder
 
 
+def save_align(folder: Path) -> Path:
+    """Save an AlignModel: an EfficientNet, and a BERT whose first token is the text."""
+    torch.manual_seed(0)
+    config = transformers.AlignConfig(
+        text_config={**_TOWER, "vocab_size": 1100, "max_position_embeddings": 24},
+        vision_config={"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 640},
+        projection_dim=80,
+    )  # fmt: skip
+    redraw(transformers.AlignModel(config)).save_pretrained(folder)
+    bert_tokenizer(folder)
+    transformers.EfficientNetImageProcessor(size={"height": 64, "width": 64}, include_top=False).save_pretrained(folder)
+    return folder
+
+
+def save_chinese_clip(folder: Path) -> Path:
+    """Save a ChineseCLIPModel: a ViT, and a BERT without pooling."""
+    torch.manual_seed(0)
+    config = transformers.ChineseCLIPConfig(
+        text_config={**_TOWER, "vocab_size": 1100, "max_position_embeddings": 24},
+        vision_config={**_TOWER, "image_size": 32, "patch_size": 8}, projection_dim=24,
+    )  # fmt: skip
+    redraw(transformers.ChineseCLIPModel(config)).save_pretrained(folder)
+    bert_tokenizer(folder)
+    transformers.ChineseCLIPImageProcessor(
+        size={"height": 32, "width": 32}, do_center_crop=False
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_owlvit(folder: Path) -> Path:
+    """Save an OwlViTForObjectDetection."""
+    torch.manual_seed(0)
+    config = transformers.OwlViTConfig(
+        text_config={**_TOWER, "vocab_size": 54, "max_position_embeddings": 16, "bos_token_id": 52, "eos_token_id": 53,
+                     "pad_token_id": 53},
+        vision_config={**_TOWER, "image_size": 32, "patch_size": 8},
+        projection_dim=32,
+    )  # fmt: skip
+    redraw(transformers.OwlViTForObjectDetection(config)).save_pretrained(folder)
+    save_tokenizer(folder)
+    transformers.OwlViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_mm_grounding_dino(folder: Path) -> Path:
+    """Save an MMGroundingDinoForObjectDetection."""
+    torch.manual_seed(0)
+    config = transformers.MMGroundingDinoConfig(**_grounding())
+    redraw(transformers.MMGroundingDinoForObjectDetection(config)).save_pretrained(folder)
+    return _with_grounding_tools(folder)
+
+
 def save_owlv2(folder: Path) -> Path:
     """Save an Owlv2ForObjectDetection."""
     torch.manual_seed(0)
@@ -118,6 +171,13 @@ def save_owlv2(folder: Path) -> Path:
 def save_grounding_dino(folder: Path) -> Path:
     """Save a GroundingDinoForObjectDetection with a Swin backbone and a BERT."""
     torch.manual_seed(0)
+    transformers.GroundingDinoForObjectDetection(transformers.GroundingDinoConfig(**_grounding())).save_pretrained(
+        folder
+    )
+    return _with_grounding_tools(folder)
+
+
+def _grounding() -> dict[str, Any]:
     backbone = transformers.SwinConfig(
         image_size=128, patch_size=4, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4,
         out_indices=[2, 3, 4],
@@ -125,12 +185,14 @@ def save_grounding_dino(folder: Path) -> Path:
     text = transformers.BertConfig(
         vocab_size=1100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
-    config = transformers.GroundingDinoConfig(
-        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=2,
-        encoder_ffn_dim=48, decoder_ffn_dim=48, encoder_attention_heads=2, decoder_attention_heads=2, num_queries=12,
-        max_text_len=64, num_feature_levels=4,
-    )  # fmt: skip
-    transformers.GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    return {
+        "backbone_config": backbone, "text_config": text, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2,
+        "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "num_queries": 12, "max_text_len": 64, "num_feature_levels": 4,
+    }  # fmt: skip
+
+
+def _with_grounding_tools(folder: Path) -> Path:
     bert_tokenizer(folder)
     transformers.GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 128}).save_pretrained(folder)
     return folder

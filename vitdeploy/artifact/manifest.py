@@ -113,7 +113,7 @@ class ExportRecord(Fact):
     """The exporter that made the graph, the ones that failed before it, and the parity of the graph.
 
     `doubts` are the places where tracing replaced something that depends on the image by a constant, and the outputs
-    for which parity proves nothing.
+    for which parity proves nothing. `blind_outputs` are the same for all example images.
     """
 
     exporter: str
@@ -121,6 +121,7 @@ class ExportRecord(Fact):
     fallbacks: tuple[Attempt, ...] = ()
     parity: Parity
     doubts: tuple[str, ...] = ()
+    blind_outputs: tuple[str, ...] = ()
 
 
 class Refusal(Fact):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from vitdeploy.artifact import Manifest
 from vitdeploy.errors import DataError
 from vitdeploy.graph.kept_outputs import select_names
+from vitdeploy.graph.unproven import find_blind
 from vitdeploy.pipeline.examples import ChooseOutputs, Examples
 from vitdeploy.recipe import ALL_OUTPUTS
 from vitdeploy.session import Array
@@ -36,14 +38,39 @@ def output_chooser(requested: str | tuple[str, ...] | None, task: Task | None, b
     return choose
 
 
+class Unseen(NamedTuple):
+    """The outputs that do not depend on the image, and the reasons why parity proves nothing at all."""
+
+    outputs: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def find_unseen(examples: Examples, task: Task | None) -> Unseen:
+    """Find the outputs that do not depend on the image.
+
+    They are doubts if all that the task reads are among them: then parity compares constants. Beside others they are
+    none, such as anchors beside the answer.
+
+    Args:
+        examples: images with the reference's outputs.
+        task: the task that the model or the user names; None: all outputs count.
+    """
+    blind, outputs = find_blind(examples.outputs), examples.outputs[0]
+    read = tuple(outputs) if task is None else task.choose_outputs(find_batched(outputs, _count_images(examples)))
+    return Unseen(tuple(blind), tuple(blind[name] for name in read) if blind.keys() >= set(read) else ())
+
+
 def describe_outputs(manifest: Manifest) -> list[str]:
-    """Return a note about the outputs that are left out, if there are any."""
-    dropped = manifest.model.dropped_outputs
-    if not dropped:
-        return []
-    kept = [output.name for output in manifest.outputs]
-    those = "output is" if len(kept) == 1 else "outputs are"
-    return [f"the {those} {_list(kept)}; left out: {_list(dropped)} (--all-outputs keeps them)"]
+    """Return notes about the outputs that are left out, and about those that do not depend on the image."""
+    notes = []
+    kept, dropped = [output.name for output in manifest.outputs], manifest.model.dropped_outputs
+    blind = [name for name in manifest.export.blind_outputs if not any(repr(name) in d for d in manifest.doubts)]
+    if dropped:
+        those = "output is" if len(kept) == 1 else "outputs are"
+        notes.append(f"the {those} {_list(kept)}; left out: {_list(dropped)} (--all-outputs keeps them)")
+    if blind:
+        notes.append(f"the same for all example images: {_list(blind)}. Parity proves nothing for what is constant")
+    return notes
 
 
 def note_unread(task: Task, examples: Examples) -> list[str]:
@@ -51,10 +78,15 @@ def note_unread(task: Task, examples: Examples) -> list[str]:
     if not examples.dropped:
         return []
     try:
-        task.read_answers(find_batched(examples.outputs[0], len(examples.pixels[0])))
+        task.read_answers(find_batched(examples.outputs[0], _count_images(examples)))
     except DataError as error:
         return [f"eval and predict cannot read these outputs as {task.name}: {error}. --task raw compares any outputs"]
     return []
+
+
+def _count_images(examples: Examples) -> int:
+    """Return the number of images in the first batch; 1 for a part that takes none."""
+    return len(examples.pixels[0]) if examples.pixels else 1
 
 
 def _list(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.exported_graph import check_graph, export_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
-from vitdeploy.pipeline.outputs import output_chooser
+from vitdeploy.pipeline.outputs import find_unseen, output_chooser
 from vitdeploy.pipeline.pixels import check_pixels
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm, Preprocess, Recipe, SizeRange, TaskSpec
@@ -141,7 +141,7 @@ def prepare(
     from vitdeploy.graph.model import load
     from vitdeploy.graph.recognize import recognize
     from vitdeploy.graph.regions import assign_regions
-    from vitdeploy.graph.unproven import find_blind, find_unproven
+    from vitdeploy.graph.unproven import find_unproven
 
     batch, form, sizes = recipe.target.batch, recipe.target.input, recipe.model.size_range
     whole = replace(recipe.model, outputs=None)  # an unknown name is an error below, where all names are known
@@ -171,8 +171,9 @@ def prepare(
         model = sources.keep_outputs(model, tuple(examples.outputs[0]))
     labels = _choose_labels(recipe, tasks.find(task), given, model.labels, examples)
     path, record = export_graph(model, examples, batch, work, progress, options.cache)
-    unproven = find_blind(examples.outputs) | find_unproven(record.parity)
-    record = replace(record, doubts=(*record.doubts, *unproven.values()))
+    unseen, unproven = find_unseen(examples, reader), find_unproven(record.parity)
+    doubts = (*record.doubts, *unseen.doubts, *unproven.values())
+    record = replace(record, doubts=doubts, blind_outputs=unseen.outputs)
     model_record = ModelRecord(
         spec=recipe.model.spec,
         weights=model.weights,
