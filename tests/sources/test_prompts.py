@@ -124,8 +124,21 @@ def test_without_prompts_it_is_an_embedding_of_images(tmp_path: Path) -> None:
     assert _is_text_free(model, whole)
 
 
-def test_owlv2_finds_what_the_prompts_name(tmp_path: Path) -> None:
-    model = _load(two_towers.save_owlv2(tmp_path), THREE)
+@pytest.mark.parametrize("save", [two_towers.save_align, two_towers.save_chinese_clip])
+def test_towers_with_a_bert_equal_the_whole_model(tmp_path: Path, save: Save) -> None:
+    model = _load(save(tmp_path), THREE)
+    whole, tokenizer = _whole(tmp_path)
+    images = _images(model)
+    with torch.inference_mode():
+        expected = whole(pixel_values=images, **tokenizer(list(THREE), padding=True, return_tensors="pt"))
+    torch.testing.assert_close(_run(model, images)["logits"], expected.logits_per_image, rtol=0, atol=_DIFFERENCE)
+    assert (model.labels, model.task.kind if model.task else None) == (THREE, "classification")
+    assert model.parameters < sum(p.numel() for p in whole.parameters()) - 1100 * 32 + 10_000  # without the words
+
+
+@pytest.mark.parametrize("save", [two_towers.save_owlv2, two_towers.save_owlvit])
+def test_owl_finds_what_the_prompts_name(tmp_path: Path, save: Save) -> None:
+    model = _load(save(tmp_path), THREE)
     whole, tokenizer = _whole(tmp_path)
     images = _images(model, 1)
     tokens = tokenizer(list(THREE), padding="max_length", max_length=16, return_tensors="pt")
@@ -139,8 +152,9 @@ def test_owlv2_finds_what_the_prompts_name(tmp_path: Path) -> None:
     assert (model.task.kind, model.task.options, model.labels) == ("detection", {"scores": "sigmoid"}, THREE)
 
 
-def test_grounding_dino_scores_a_prompt_by_its_best_token(tmp_path: Path) -> None:
-    model = _load(two_towers.save_grounding_dino(tmp_path), THREE)
+@pytest.mark.parametrize("save", [two_towers.save_grounding_dino, two_towers.save_mm_grounding_dino])
+def test_grounding_dino_scores_a_prompt_by_its_best_token(tmp_path: Path, save: Save) -> None:
+    model = _load(save(tmp_path), THREE)
     whole, tokenizer = _whole(tmp_path)
     images = _images(model)
     tokens = tokenizer(["cat. dog. a small bird."] * 2, return_tensors="pt")
