@@ -103,14 +103,11 @@ def check_equal_to_predict(artifact: Artifact, photos: list[Path], printed: str)
 
 
 def find_headers() -> Path:
-    """The headers of ONNX Runtime. CI brings them; without them the test is skipped, except in CI on Debian."""
+    """The headers of ONNX Runtime. CI brings them if its mirror has them; without them the test is skipped."""
     for folder in (ROOT / "build" / "onnxruntime" / "include", Path("/usr/include/onnxruntime")):
         if (folder / "onnxruntime_cxx_api.h").exists():
             return folder
-    why = "no C++ headers of ONNX Runtime: .ci/onnxruntime-headers brings them"
-    if os.environ.get("CI") and "\nID=debian\n" in Path("/etc/os-release").read_text():
-        pytest.fail(why)
-    pytest.skip(why)
+    pytest.skip("no C++ headers of ONNX Runtime: .ci/onnxruntime-headers brings them")
 
 
 @pytest.fixture(scope="session")
