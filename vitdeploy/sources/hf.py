@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,13 +16,13 @@ from vitdeploy.frozen import replace
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
 from vitdeploy.sources import LoadedModel, Source, _image, _weights
-from vitdeploy.sources._checkpoint import Fitted, fit
 from vitdeploy.sources._hf_clips import count_frames, run_example, takes_clips
 from vitdeploy.sources._hf_inputs import bind_images, explain_failure, find_pixels
 from vitdeploy.sources._hf_parts import PARTS, find_image_class, find_side, take_part
 from vitdeploy.sources._hf_preprocess import image_size, is_patched, prepare_patched, preprocess_of, vision_config
 from vitdeploy.sources._hf_processor import HfProcessor, describe, load_processor, read_processor
 from vitdeploy.sources._hf_task import labels_of, task_of
+from vitdeploy.sources._hf_weights import OFFLINE, build_random, expand, load_from_file, load_pretrained, quiet
 from vitdeploy.sources._hub import cache_only_when_unreachable
 from vitdeploy.sources._prompts import freeze_text
 from vitdeploy.sources._text_writers import check_part, take_encoder, takes_grid
@@ -33,7 +31,6 @@ from vitdeploy.sources._tokens import Tokens
 if TYPE_CHECKING:
     from torch import nn
 
-_OFFLINE = "the Hugging Face hub does not answer, and the local cache does not have it"
 _INPUT = "pixel_values"
 _ASSUMED = "ImageNet's mean and std are assumed"
 _CUTS_OUT = "cuts persons out by their boxes; here an image is one person, scaled to fit and padded with black"
@@ -78,19 +75,19 @@ class Hf(Source):
                 _set_classes(argument, config, spec.num_classes, pretrained=weights == "pretrained")
             attention = spec.kwargs.get("attn_implementation")
             if weights == "pretrained":
-                module = _load_pretrained(argument, kind, config, attention, local, reachable)
+                module = load_pretrained(argument, kind, config, attention, local, reachable)
             else:
-                module = _build_random(argument, kind, config, attention)
+                module = build_random(argument, kind, config, attention)
             use = None
             if isinstance(weights, Path):
-                module, fitted = _load_from_file(argument, module, weights, spec)
+                module, fitted = load_from_file(argument, module, weights, spec)
                 use, config = fitted.use, module.config
             frames = count_frames(vision)
-            processor = load_processor(argument, _expand(argument), local, size, clips=frames is not None)
+            processor = load_processor(argument, expand(argument), local, size, clips=frames is not None)
             if side is not None:
                 return _load_part(argument, module, spec, config, processor, weights, use)
             load_tokens = partial(
-                Tokens, f"hf:{argument}", _expand(argument), local=local, family=getattr(config, "model_type", "")
+                Tokens, f"hf:{argument}", expand(argument), local=local, family=getattr(config, "model_type", "")
             )
             if is_encoder:
                 module = take_encoder(f"hf:{argument}", module, size)
@@ -169,8 +166,8 @@ def _load_class(argument: str, kwargs: Mapping[str, Any], local: bool, reachable
     if image_class is None or image_class is kind:
         return config, kind
     values = {key: value for key, value in kwargs.items() if key != "attn_implementation"}
-    with _quiet():
-        config = image_class.config_class.from_pretrained(_expand(argument), local_files_only=local, **values)
+    with quiet():
+        config = image_class.config_class.from_pretrained(expand(argument), local_files_only=local, **values)
     return config, image_class
 
 
@@ -220,10 +217,10 @@ def _load_config(argument: str, kwargs: Mapping[str, Any], local: bool, reachabl
     values = {key: value for key, value in kwargs.items() if key != "attn_implementation"}
     try:
         config, unused = transformers.AutoConfig.from_pretrained(
-            _expand(argument), local_files_only=local, trust_remote_code=False, return_unused_kwargs=True, **values
+            expand(argument), local_files_only=local, trust_remote_code=False, return_unused_kwargs=True, **values
         )
     except Exception as error:  # hub, http, JSON and validation have errors of their own
-        reason = " ".join(str(error).split())[:300] if local or reachable else _OFFLINE
+        reason = " ".join(str(error).split())[:300] if local or reachable else OFFLINE
         raise SourceError(
             f"hf:{argument} cannot be loaded: {reason}", fix="Check the name, or give a folder with config.json."
         ) from error
@@ -231,11 +228,6 @@ def _load_config(argument: str, kwargs: Mapping[str, Any], local: bool, reachabl
     if unknown:
         raise SourceError(f"hf:{argument}: its config has no {unknown[0]!r}", fix="Correct model.kwargs in the recipe.")
     return config
-
-
-def _expand(argument: str) -> str:
-    path = expand_home(argument)
-    return str(path) if path.is_dir() else argument
 
 
 def _find_class(config: Any) -> Any:
@@ -248,110 +240,6 @@ def _find_class(config: Any) -> Any:
         return kind
     classifiers = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     return transformers.AutoModelForImageClassification if type(config) in classifiers else transformers.AutoModel
-
-
-def _options(attention: str | None) -> dict[str, str]:
-    return {"attn_implementation": attention} if attention else {}
-
-
-def _build_random(argument: str, kind: Any, config: Any, attention: str | None) -> nn.Module:
-    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
-    try:
-        with _weights.fixed_seed():
-            module: nn.Module = build(config, **_options(attention))
-    except (TypeError, ValueError, ImportError, AssertionError) as error:
-        raise SourceError(
-            f"hf:{argument} cannot be built: {' '.join(str(error).split())[:300]}", fix="Correct model.kwargs."
-        ) from None
-    return module
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide progress bars and load reports of transformers: vitdeploy has its own. Bars of downloads go too."""
-    from transformers import utils
-
-    logging: Any = utils.logging  # it has no types
-    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if was_enabled:
-            logging.enable_progress_bar()
-
-
-def _load_from_file(argument: str, module: Any, path: Path, spec: ModelSpec) -> tuple[Any, Fitted]:
-    """Load weights through transformers, because it renames keys between the file and the module.
-
-    If the head in the file has another number of classes, the model is built for that number.
-    """
-    fitted = fit(path, spec.weights_key, module.state_dict())
-    loaded, info = _from_state(module, fitted)
-    rows = {(have[0], want[0]) for _, have, want in info["mismatched_keys"] if tuple(have[1:]) == tuple(want[1:])}
-    classes, own = next(iter(rows)) if len(rows) == 1 else (0, None)
-    if spec.num_classes is None and own == module.config.num_labels:
-        config = copy.deepcopy(module.config)
-        config.num_labels = classes
-        if labels := fitted.labels_for(classes):
-            config.id2label = dict(enumerate(labels))
-        resized = _build_random(argument, type(module), config, spec.kwargs.get("attn_implementation"))
-        other, others_info = _from_state(resized, fitted)
-        if not others_info["mismatched_keys"]:
-            loaded, info = other, others_info
-            fitted = dataclasses.replace(fitted, use=replace(fitted.use, classes=classes))
-    _weights.check_fit(
-        path,
-        state=fitted.state,
-        missing=sorted(info["missing_keys"]),
-        unexpected=sorted(info["unexpected_keys"]),
-        shapes=sorted(info["mismatched_keys"]),
-    )
-    return loaded, fitted
-
-
-def _from_state(module: Any, fitted: Fitted) -> tuple[Any, Any]:
-    """Return a model with these weights, and what did not fit."""
-    import torch
-
-    with _quiet():
-        return type(module).from_pretrained(  # type: ignore[no-any-return]
-            None,
-            config=module.config,
-            state_dict=dict(fitted.state),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_fit` refuses them, and names them
-            dtype=torch.float32,
-        )
-
-
-def _load_pretrained(
-    argument: str, kind: Any, config: Any, attention: str | None, local: bool, reachable: bool
-) -> nn.Module:
-    import torch
-
-    try:
-        module: nn.Module
-        with _quiet() if Path(_expand(argument)).is_dir() else nullcontext():
-            module, info = kind.from_pretrained(
-                _expand(argument),
-                config=config,
-                local_files_only=local,
-                output_loading_info=True,
-                weights_only=True,
-                dtype=torch.float32,
-                **_options(attention),
-            )
-    except Exception as error:  # hub, http, files and checkpoints have errors of their own
-        raise _weights.missing_weights(f"hf:{argument}", error if local or reachable else _OFFLINE) from error
-    fresh = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if fresh:
-        raise _weights.missing_weights(
-            f"hf:{argument}", f"they leave {len(fresh)} tensors of {type(module).__name__} random, first {fresh[0]}"
-        )
-    return module
 
 
 def _check_patch(argument: str, config: Any, size: tuple[int, int] | None) -> None:
