@@ -76,6 +76,8 @@ def save(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
                 parameter.mul_(0.1)  # large ones are the same for every prompt
             if "mask_decoder" in name and "norm" in name and name.endswith("weight"):
                 parameter.fill_(1)
+        if build is build_edgetam:
+            _calm_neck(model)
         shared = model.shared_image_embedding.positional_embedding  # one tensor in trained models
         model.prompt_encoder.shared_embedding.positional_embedding.data.copy_(shared)
     model.save_pretrained(folder)
@@ -87,6 +89,17 @@ def save(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     processor.save_pretrained(folder)
     whole: nn.Module = model.eval()
     return whole
+
+
+def _calm_neck(model: Any) -> None:
+    """Scale what the neck makes of RepViT's maps to the size of 1: with redrawn weights it reaches thousands."""
+    for conv in model.vision_encoder.neck.convs:
+        sizes: list[float] = []
+        hook = conv.register_forward_hook(lambda _, __, output, sizes=sizes: sizes.append(float(output.std())))
+        model.vision_encoder(torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+        hook.remove()
+        for parameter in conv.parameters():
+            parameter.div_(max(sizes[0], 1.0))
 
 
 def _configure_sam2() -> dict[str, Any]:

@@ -205,6 +205,9 @@ def test_a_changed_family_is_refused(copy: Path) -> None:
     with pytest.raises(ArtifactError, match=r"examples\.npz is missing or was changed"):
         load_family(copy)
     facts = json.loads((copy / "family.json").read_text())
+    (copy / "family.json").write_text(json.dumps({**facts, "links": {"image_embeddings": "encoder.nothing"}}))
+    with pytest.raises(ArtifactError, match=r"connects encoder\.nothing with image_embeddings"):
+        load_family(copy)
     (copy / "family.json").write_text(json.dumps({**facts, "schema_version": 9}))
     with pytest.raises(ArtifactError, match="has family schema 9"):
         load_family(copy)
@@ -240,6 +243,24 @@ def test_nothing_is_left_behind_by_what_is_refused(
     with pytest.raises(VitdeployError, match=message):
         export_family(compose(f"hf:{model}", target="onnxruntime", **values), tmp_path / "out", Silent())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_quantizes_the_encoder_and_leaves_the_decoder_in_float(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8"
+    calibration = ("--precision", "int8", "--calibration", str(data / "images"))
+    code, output = run("export", f"hf:{model}", "--target", "onnxruntime", *calibration, "-o", str(out), "--json")
+    assert code == 0, output
+    record = load_family(out).record
+    assert {name: part.precision for name, part in record.parts.items()} == {"encoder": "int8", "decoder": "fp32"}
+    assert "the decoder stays in float" in record.parts["decoder"].reason
+    assert record.parts["encoder"].reason == ""
+    assert record.parity is not None
+    assert record.graph_parity is not None
+    assert 0.9 < record.graph_parity.cosine < 0.999999  # int8 does cost something
+    code, output = run("gate", str(out), "--min-quantized", "5", "--json")
+    checks = {check["name"]: check["status"] for check in read(output)["checks"]}
+    assert checks["encoder: quantized (%)"] == "pass"
+    assert "decoder: quantized (%)" not in checks
 
 
 def test_prompts_are_read() -> None:

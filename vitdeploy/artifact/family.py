@@ -168,6 +168,7 @@ def load_family(path: Path) -> Family:
         raise ArtifactError(f"{path} has no {FAMILY}: it is not a family", fix="Export one.") from None
     record = _parse(path, raw)
     parts = {name: _load_part(path, name, record) for name in (ENCODER, DECODER)}
+    _check_links(path, record, parts)
     if not (path / PAIR_EXAMPLES).is_file() or file_digest(path / PAIR_EXAMPLES) != record.examples:
         raise ArtifactError(f"{path}/{PAIR_EXAMPLES} is missing or was changed", fix=_AGAIN)
     return Family(path, record, parts[ENCODER], parts[DECODER], hashlib.sha256(raw).hexdigest())
@@ -195,6 +196,17 @@ def _parse(path: Path, raw: bytes) -> FamilyRecord:
     if missing := sorted({ENCODER, DECODER} - set(record.parts)):
         raise ArtifactError(f"{path}/{FAMILY} names no {missing[0]}", fix=_AGAIN)
     return record
+
+
+def _check_links(path: Path, record: FamilyRecord, parts: Mapping[str, Artifact]) -> None:
+    """Check that family.json connects outputs and inputs that the parts have."""
+    outputs = {f"{ENCODER}.{spec.name}" for spec in parts[ENCODER].manifest.outputs}
+    inputs = {spec.name for spec in parts[DECODER].manifest.inputs}
+    for name, output in record.links.items():
+        if name not in inputs or output not in outputs:
+            raise ArtifactError(
+                f"{path}/{FAMILY} connects {output} with {name}, which the parts do not have", fix=_AGAIN
+            )
 
 
 def _load_part(path: Path, name: str, record: FamilyRecord) -> Artifact:

@@ -23,6 +23,7 @@ OFFLINE = "the Hugging Face hub does not answer, and the local cache does not ha
 
 
 def expand(argument: str) -> str:
+    """Return the path of a model's folder, with the user's home written out; the name of a repository as it is."""
     path = expand_home(argument)
     return str(path) if path.is_dir() else argument
 
@@ -32,6 +33,11 @@ def _options(attention: str | None) -> dict[str, str]:
 
 
 def build_random(argument: str, kind: Any, config: Any, attention: str | None) -> nn.Module:
+    """Build a model with seeded random weights.
+
+    Raises:
+        SourceError: the config does not fit the class.
+    """
     build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     try:
         with _weights.fixed_seed():
@@ -107,6 +113,11 @@ def _from_state(module: Any, fitted: Fitted) -> tuple[Any, Any]:
 def load_pretrained(
     argument: str, kind: Any, config: Any, attention: str | None, local: bool, reachable: bool
 ) -> nn.Module:
+    """Load a model with the weights of its folder or repository, in float32.
+
+    Raises:
+        SourceError: they are missing, or leave tensors random.
+    """
     import torch
 
     try:
