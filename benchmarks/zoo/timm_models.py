@@ -29,6 +29,7 @@ def _torchvision(name: str, side: int = 224) -> Entry:
 
 
 _ADDITIVE = "they weight one sum of all tokens, which multiplies each of them"
+_OUTLOOK = "outlook attention: the maps are a linear of the features, without a product of q and k"
 _FACTORED = "linear attention: the softmax of k over the tokens; q is multiplied by (kᵀ v)"
 
 
@@ -63,7 +64,7 @@ _PLAIN = {
     "timm convit_tiny": _timm("convit_tiny", depth=3, local_up_to_layer=2),
     "timm crossvit_9": _timm("crossvit_9_240", 240),
     "timm tnt_s": _timm("tnt_s_patch16_224", depth=4),
-    "timm volo_d1": _timm("volo_d1_224"),
+    "timm volo_d1": _without(_timm("volo_d1_224"), 4, _OUTLOOK),
 }
 
 _PYRAMIDS = {
