@@ -73,6 +73,7 @@ def bench(
     profile: bool = False,
     end_to_end: bool = False,
     images: str | None = None,
+    sustained: float | None = None,
     any_model: bool = False,
     model: str | None = None,
     trust_code: bool = False,
@@ -92,6 +93,7 @@ def bench(
         profile: also measure the time of each operator.
         end_to_end: also time the first artifact from an encoded image to the answer.
         images: the encoded images for that: a file, a folder or a glob; a made-up JPEG when it is None.
+        sustained: the longest time in minutes to run the first artifact alone until it is steady, from 3 to 240.
         any_model: time artifacts of different models too.
         model: MODEL given again: the code of a "python:" model runs only if it is named here.
         trust_code: run the code that the artifact names.
@@ -108,12 +110,13 @@ def bench(
     from vitdeploy.commands.given import open_artifacts, require_choice, require_range
     from vitdeploy.evidence import Scenario
 
-    require_range(seconds=(seconds, 0.1), threads=(threads, 1), streams=(streams, 1))
+    require_range(seconds=(seconds, 0.1), threads=(threads, 1), streams=(streams, 1), sustained=(sustained, 3, 240))
     require_choice("scenario", scenario, get_args(Scenario))
     plan = Plan(
         seconds=seconds, threads=threads, against=(against,) if isinstance(against, str) else tuple(against),
         scenario=scenario, batches=parse_batches(None if batch is None else str(batch)), streams=streams,
         profile=profile, any_model=any_model, end_to_end=end_to_end or images is not None, images=images,
+        sustained=sustained,
     )  # fmt: skip
     return run(open_artifacts(artifacts, evidence, model, trust_code=trust_code), _or_silent(progress), plan)
 
