@@ -41,7 +41,7 @@ class PartRecord(Fact):
 
 
 class FamilyRecord(Fact):
-    """What family.json says.
+    """The contents of family.json.
 
     Attributes:
         kind: "promptable": an image encoder, and a decoder that takes a prompt.

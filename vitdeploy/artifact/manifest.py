@@ -261,7 +261,7 @@ class Manifest(Fact):
     doubts: tuple[str, ...] = ()
     """Reasons to distrust the numbers of what was compiled. Every audit repeats them, so that the gate sees them."""
     known_faults: tuple[str, ...] = ()
-    """What others have reported of the compiler that may happen to this graph. Named before it is built."""
+    """Public reports about the compiler that fit this graph. They are named before it is built."""
     runs: str | None = None
     """The file that the backend opens; None in a bundle."""
     versions: Mapping[str, str]

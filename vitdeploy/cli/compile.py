@@ -55,8 +55,8 @@ def compile_(
         family = options.load_family(bundle)
         given = export_options.parse_target_options(family.encoder.manifest.recipe.target, option)
         parsed = given | ({"device": "DLA"} if dla else {})
-        made = compile_family(family, output, console, force=force, options=parsed).summary
-        console.show(made, *views.show_family(made))
+        exported = compile_family(family, output, console, force=force, options=parsed).summary
+        console.show(exported, *views.show_family(exported))
         return
     loaded = load_artifact(bundle)
     given = export_options.parse_target_options(loaded.manifest.recipe.target, option)

@@ -20,7 +20,7 @@ COORDINATES, LABELS = "point_coords", "point_labels"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to segment: points, a box, or both.
+    """A prompt: points on an object or beside it, a box, or both.
 
     Attributes:
         points: x and y of each point, in pixels.

@@ -36,8 +36,8 @@ def drop_other_outputs(model: ir.Model, requested: Collection[str]) -> None:
     import onnx_ir.passes.common as common_passes
 
     outputs = model.graph.outputs
-    kept = select_names(requested, [str(value.name) for value in outputs])
+    names = select_names(requested, [str(value.name) for value in outputs])
     for value in list(outputs):
-        if value.name not in kept:
+        if value.name not in names:
             outputs.remove(value)
     common_passes.RemoveUnusedNodesPass()(model)

@@ -37,13 +37,13 @@ def _has_rotary_positions(graph: Graph, structure: Structure) -> bool:
 
 def _nodes_up_to_linear(product: ir.Node) -> Iterator[ir.Node]:
     """Yield the nodes above the queries of a product, up to the linears that make them."""
-    seen: set[ir.Node] = set()
+    visited: set[ir.Node] = set()
     pending = [producer(product.inputs[0])]
     while pending:
         node = pending.pop()
-        if node is None or node in seen or weight_of(node) is not None:
+        if node is None or node in visited or weight_of(node) is not None:
             continue
-        seen.add(node)
+        visited.add(node)
         yield node
         pending += [producer(value) for value in node.inputs]
 

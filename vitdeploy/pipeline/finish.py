@@ -62,7 +62,7 @@ class Exported(BaseModel):
     model_precision: str = "float32"
     """The precision that the model's file came with."""
     known_faults: tuple[str, ...] = ()
-    """What others have reported of the compiler that may happen to this graph."""
+    """Public reports about the compiler that fit this graph."""
     host: str = ""
     """The machine that compiled it, as --host names it; empty for this machine."""
     next: str = ""

@@ -20,7 +20,7 @@ _OUTPUT_OF = "encoder."
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
-    """How the parts of a family are connected.
+    """The connections between the parts of a family.
 
     Attributes:
         image: the name of the encoder's input.

@@ -151,7 +151,7 @@ class FineMaskDecoder(MaskDecoder):
 
 
 class _HiddenKeys:
-    """What the running decoder adds to the scores of its tokens as keys; None outside of a run."""
+    """The scores that the running decoder adds to those of its tokens as keys; None outside of a run."""
 
     scores: Tensor | None = None
 

@@ -176,10 +176,10 @@ class Target(Frozen, ABC):
         *,
         takes_batch_one: bool = True,  # noqa: ARG002
     ) -> tuple[str, ...]:
-        """Return what others have reported of this compiler that may happen to a graph, a line each.
+        """Return the public reports about this compiler that fit a graph, a line each.
 
         Args:
-            structure: of the graph; None: everything that is reported of the installed version.
+            structure: of the graph; None: all reports about the installed version.
             takes_batch_one: whether the engine will take a single image.
         """
         return ()

@@ -56,10 +56,10 @@ def _find_rail(power: Power | None, name: str | None) -> RailEnergy | str:
     if power is None or not power.rails:
         return f"it was not measured: {power.why if power and power.why else 'run vitdeploy bench again'}"
     names = ", ".join(rail.name for rail in power.rails)
-    wanted = name or power.total
-    if wanted is None:
+    chosen = name or power.total
+    if chosen is None:
         return f"no rail here feeds all others, so none is the total: name one with --energy-rail, of {names}"
-    return next((rail for rail in power.rails if rail.name == wanted), f"there is no rail {wanted}: there are {names}")
+    return next((rail for rail in power.rails if rail.name == chosen), f"there is no rail {chosen}: there are {names}")
 
 
 def _judge(limit: float, rail: RailEnergy, power: Power, batch: int, notes: str) -> Check:

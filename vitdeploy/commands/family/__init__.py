@@ -1,1 +1,1 @@
-"""What commands do with a family: the artifacts of a model in several parts."""
+"""Commands for a family: the artifacts of a model in several parts."""

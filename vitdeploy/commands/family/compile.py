@@ -56,5 +56,7 @@ def compile_family(
         )  # fmt: skip
         write_family(folder, record)
         summaries = {name: rename(result.summary, work, target) for name, result in results.items()}
-    made = load_family(target)
-    return FamilyResult(dataclasses.replace(made, path=target), summarize(made, summaries, time.monotonic() - started))
+    ready = load_family(target)
+    return FamilyResult(
+        dataclasses.replace(ready, path=target), summarize(ready, summaries, time.monotonic() - started)
+    )

@@ -86,8 +86,8 @@ def _check_parity(family: Family) -> Check:
 
 def _judge_parts(family: Family, spec: GateSpec) -> Iterable[Check]:
     for name, part in family.parts.items():
-        kept = [key for key in _OF_PARTS if name == ENCODER or key != _NOT_QUANTIZED]
-        limits = GateSpec(**{key: getattr(spec, key) for key in kept})
+        keys = [key for key in _OF_PARTS if name == ENCODER or key != _NOT_QUANTIZED]
+        limits = GateSpec(**{key: getattr(spec, key) for key in keys})
         case = make_case(part, read_evidence(part), limits)
         if case.faults or limits.model_dump(exclude_none=True):
             yield from (replace(check, name=f"{name}: {check.name}") for check in judge(case, limits).checks)
