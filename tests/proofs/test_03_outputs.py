@@ -87,7 +87,8 @@ def test_a_detector_with_outputs_of_all_layers(
     factory: str, options: tuple[object, ...], model: Path, data: Path, tmp_path: Path
 ) -> None:
     out, spec = tmp_path / "out", f"python:{model}:{factory}"
-    answer("export", spec, "--task", "detection", "--calibration", data / "images", *options, "-o", out)
+    chosen = ("--task", "detection", "--all-outputs")
+    answer("export", spec, *chosen, "--calibration", data / "images", *options, "-o", out)
     outputs = {output.name: output.shape for output in load(out).manifest.outputs}
     assert list(outputs) == ["intermediate_hidden_states", "logits", "mean", "pred_boxes"]
     assert (outputs["intermediate_hidden_states"][0], outputs["mean"]) == (2, ())

@@ -20,6 +20,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _IN_WEIGHTS = ("_parameters", "_buffers", "_modules")
 _DEEPEST = 6
 """Levels of nested settings that are read. Configurations hold lists of small records at most."""
+_OF_NO_MODEL = ("torch.nn.modules", "vitdeploy.")
+"""Modules whose classes are no part of the code of a model, although they are among those of its parts."""
 _PATH_DIGEST = re.compile(r"^(_vitdeploy_.*)_[0-9a-f]{12}$")
 _INSTALLED = tuple(str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
@@ -30,7 +32,7 @@ def code_digest(module: nn.Module) -> str:
     It covers the tree of sub-modules with their plain attributes (also arrays and unregistered tensors) and
     configurations, and the current code of every method, also of one that was replaced after its class was defined.
     For code outside installed libraries it also covers the files, and the functions and constants that the code uses.
-    It does not cover versions of libraries.
+    It does not cover versions of libraries, nor vitdeploy's own classes around a model.
     """
     sha = hashlib.sha256()
     walk = _Walk()
@@ -40,7 +42,7 @@ def code_digest(module: nn.Module) -> str:
         for line in walk.read_settings(attributes):
             sha.update(line.encode())
         for base in type(part).__mro__:
-            if not (base.__module__ or "").startswith("torch.nn.modules"):
+            if not (base.__module__ or "").startswith(_OF_NO_MODEL):
                 walk.add(base)
     for line in walk.read_code():
         sha.update(line.encode())
