@@ -24,7 +24,7 @@ class Counts:
     """How often each was done.
 
     Attributes:
-        compiled: sha256 of a target-ready graph -> how often OpenVINO compiled it to make or to audit an artifact.
+        compiled: sha256 and precision of a target-ready graph -> how often OpenVINO compiled it to make or to audit an artifact.
         opened: how often OpenVINO compiled for a session (or its profile) on what was compiled before.
         exported: exports from PyTorch to ONNX.
         loaded: models loaded from their source.
@@ -60,7 +60,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
     def name_graph(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: OpenVINO, bundle: Any, *arguments: Any, **options: Any) -> Any:
-            graphs.append(digest_of(bundle.graph))
+            graphs.append(f"{digest_of(bundle.graph)} {bundle.numbers.precision}")
             try:
                 return method(target, bundle, *arguments, **options)
             finally:
@@ -99,6 +99,9 @@ def digest_of(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def digest_of_graph(artifact: Artifact) -> str:
-    """sha256 of the target-ready graph of an artifact."""
-    return digest_of(artifact.file("graph.onnx"))
+def key_of_graph(artifact: Artifact) -> str:
+    """The target-ready graph of an artifact as `Counts.compiled` names it: sha256 and precision.
+
+    One graph can serve two precisions: bfloat16 around INT8 is an option of the engine.
+    """
+    return f"{digest_of(artifact.file('graph.onnx'))} {artifact.manifest.target.precision}"

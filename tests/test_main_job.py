@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import vitdeploy
-from tests.counting import Counts, counts, digest_of_graph
+from tests.counting import Counts, counts, key_of_graph
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, load
 from vitdeploy.commands.bench.bench import Plan, bench
@@ -41,7 +41,7 @@ def test_demo_passes_its_gate_and_does_nothing_twice(counts: Counts, tmp_path: P
     artifact = load(tmp_path / "demo")
     assert exported == 1, "the report takes the float32 graph from the cache"
     assert all(hashed[Path(entry.path).name] <= 2 for entry in artifact.manifest.files), hashed
-    assert counts.compiled[digest_of_graph(artifact)] == 1
+    assert counts.compiled[key_of_graph(artifact)] == 1
     assert outcome.audit.attention.fused == outcome.audit.attention.sites == 4
     assert outcome.audit.attention.evidence == "compiled"
     assert outcome.audit.linears.int8 == 17

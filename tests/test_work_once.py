@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.counting import Counts, counts, digest_of_graph
+from tests.counting import Counts, counts, key_of_graph
 from vitdeploy import recipe as recipes
 from vitdeploy.commands.debug import debug
 from vitdeploy.commands.export import export
 from vitdeploy.commands.inspect.sensitivity import measure_sensitivity
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.precision import kind_of
 from vitdeploy.progress import Silent
 
 __all__ = ["counts"]
@@ -18,7 +19,7 @@ __all__ = ["counts"]
 def test_export_compiles_the_kept_graph_once_and_the_reference_once(counts: Counts, tmp_path: Path) -> None:
     recipe = recipes.compose("demo:digits", target="openvino", precision="int8")
     result = export(recipe, tmp_path / "digits", Silent())
-    assert counts.compiled.pop(digest_of_graph(result.artifact)) == 1, "the audit reads what was compiled"
+    assert counts.compiled.pop(key_of_graph(result.artifact)) == 1, "the audit reads what was compiled"
     assert list(counts.compiled.values()) == [1], "float32, to compare the speed with"
     assert counts.opened == 3, "each side of that comparison; and the artifact, to compare its numbers with FP32"
     assert (counts.exported, counts.loaded) == (1, 1)
@@ -28,8 +29,11 @@ def test_auto_compiles_every_candidate_once(counts: Counts, tmp_path: Path) -> N
     recipe = recipes.compose("demo:digits", target="openvino", precision="auto")
     result = export(recipe, tmp_path / "digits", Silent())
     assert len(counts.compiled) > 3
-    assert counts.compiled[digest_of_graph(result.artifact)] == 1
-    assert set(counts.compiled.values()) <= {1, 2}, "dynamic quantization is looked at with and without"
+    # Dynamic quantization is looked at with and without, and may be the fastest.
+    is_dynamic = kind_of(result.artifact.manifest.target.precision).numbers.dynamic
+    assert counts.compiled.pop(key_of_graph(result.artifact)) == (2 if is_dynamic else 1)
+    assert sorted(counts.compiled.values())[:-1] == [1] * (len(counts.compiled) - 1)
+    assert max(counts.compiled.values()) <= (1 if is_dynamic else 2)
     assert (counts.exported, counts.loaded) == (1, 1)
 
 
