@@ -24,7 +24,8 @@ class Counts:
     """How often each was done.
 
     Attributes:
-        compiled: sha256 and precision of a target-ready graph -> how often OpenVINO compiled it to make or to audit an artifact.
+        compiled: sha256 and precision of a target-ready graph -> how often OpenVINO compiled it to make or to audit an
+            artifact.
         opened: how often OpenVINO compiled for a session (or its profile) on what was compiled before.
         exported: exports from PyTorch to ONNX.
         loaded: models loaded from their source.
