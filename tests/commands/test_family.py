@@ -312,6 +312,21 @@ def test_bench_and_gate_count_both_parts(copy: Path) -> None:
     assert read(output)["checks"][-1]["name"] == "pair: speed-up"
 
 
+@pytest.mark.parametrize("key", ["max_abs", "finite", "cases"])
+def test_the_gate_does_not_pass_a_pair_that_differs(copy: Path, key: str) -> None:
+    facts = json.loads((copy / "family.json").read_text())
+    parity = facts["parity"]
+    if key == "max_abs":
+        for case in parity["cases"]:
+            case[0]["max_abs"] = case[0]["reference_max"]
+    else:
+        parity[key] = {"finite": False, "cases": []}[key]
+    (copy / "family.json").write_text(json.dumps(facts))
+    code, output = run("gate", str(copy), "--min-fused", "100", "--json")
+    assert code == 3, output
+    assert read(output)["checks"][0]["status"] == "invalid"
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [

@@ -14,6 +14,7 @@ from vitdeploy.commands.gate.evidence import make_case, read_evidence
 from vitdeploy.errors import MeasureError, UsageError
 from vitdeploy.evidence import Bench, Check, Eval, Gate
 from vitdeploy.frozen import parse, replace
+from vitdeploy.graph.parity import explain_difference
 from vitdeploy.measure import accuracy
 from vitdeploy.measure.samples import MAX_FILE_BYTES, unpack
 from vitdeploy.recipe import ENCODER, GateSpec, TaskSpec
@@ -80,8 +81,14 @@ def _check_parity(family: Family) -> Check:
         return invalid(name, limit, "the pair was not run where it was made")
     if record.doubts:
         return invalid(name, limit, f"doubtful: {record.doubts[0]}")
-    reason = f"cosine {record.parity.cosine:.6f} with the whole model, masks overlap by {record.mask_iou or 0:.4f}"
-    return Check(name=name, observed=record.parity.cosine, limit=limit, status="pass", why=reason)
+    cosines = [output.cosine for case in record.parity.cases for output in case]
+    if not cosines:
+        return invalid(name, limit, "family.json has no comparison of the pair with the whole model")
+    is_float32 = all(part.manifest.target.precision == "fp32" for part in family.parts.values())
+    if (not record.parity.finite or is_float32) and (why := explain_difference(record.parity)) is not None:
+        return invalid(name, limit, f"family.json says that the pair differs, which no export accepts: {why}")
+    reason = f"cosine {min(cosines):.6f} with the whole model, masks overlap by {record.mask_iou or 0:.4f}"
+    return Check(name=name, observed=min(cosines), limit=limit, status="pass", why=reason)
 
 
 def _judge_parts(family: Family, spec: GateSpec) -> Iterable[Check]:
