@@ -178,6 +178,14 @@ def five_axes(m: Block, x: Tensor) -> Tensor:
     return m.o(y.transpose(2, 3).flatten(1, 2).flatten(2))
 
 
+def differential(m: Block, x: Tensor) -> Tensor:
+    """The difference of two attentions with the same values, the second times a learned factor."""
+    (q, p), (k, j) = (m.heads(f(x)).chunk(2, -1) for f in (m.q, m.k))
+    v = m.heads(m.v(x))
+    attend = nn.functional.scaled_dot_product_attention
+    return m.o((attend(q, k, v) - m.query[0, 0, 0] * attend(p, j, v)).transpose(1, 2).flatten(2))
+
+
 FORMS: dict[Form, tuple[int, int]] = {
     torch_default: (HEADS, TOKENS),
     torch_tokens_first: (HEADS, TOKENS),
@@ -226,3 +234,10 @@ def every_form() -> nn.Module:
     from tests.graphs import redrawn
 
     return redrawn(EveryForm(*FORMS))
+
+
+def differential_form() -> nn.Module:
+    """A ViT with differential attention, for `python:FILE:differential_form`."""
+    from tests.graphs import redrawn
+
+    return redrawn(EveryForm(differential))

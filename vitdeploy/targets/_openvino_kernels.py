@@ -27,6 +27,7 @@ class Kernel:
         weight_names: names of the layers that carry its weight.
         title: the name of the kernel for people.
         matrices: the last two sizes of each input; None for one that varies.
+        result: the last two sizes of its first output, likewise.
         sources: the types of the layers that it reads.
     """
 
@@ -43,6 +44,7 @@ class Kernel:
         self.title = f"{self.layer} {info.get('primitiveType', '')}".strip()
         shapes = (op.get_input_partial_shape(index) for index in range(op.get_input_size()))
         self.matrices = [_last_two(shape) for shape in shapes]
+        self.result = _last_two(op.get_output_partial_shape(0)) if op.get_output_size() else ()
         self.sources = [_layer_type(op.input_value(index).get_node()) for index in range(op.get_input_size())]
 
     @property
@@ -87,15 +89,28 @@ def match_attention(structure: Structure, kernels: list[Kernel], threads: int) -
     fused, reasons = {}, {}
     for site in structure.attention:
         core = {n for n in site.nodes if n.endswith(("/qk", "/softmax", "/pv"))}
-        whole = next((k for k in kernels if core and core <= k.names), None)
+        parts = [k for k in kernels if core & k.names]
+        whole = next((k for k in parts if core <= k.names), None)
+        if whole is None and len(parts) == 1 and _multiplies_with_v(site, core - parts[0].names, parts[0]):
+            (whole,) = parts
         if whole is not None:
             fused[site.name] = whole.title
-            continue
-        parts = [k for k in kernels if core & k.names]
-        if parts:
+        elif parts:
             titles = " + ".join(sorted({k.title for k in parts}))
             reasons[site.name] = f"runs as {titles} with {threads} threads: {_explain_unfused(site, parts, threads)}"
     return fused, reasons
+
+
+def _multiplies_with_v(site: AttentionSite, missing: set[str], kernel: Kernel) -> bool:
+    """Return whether the only kernel of a site makes its outputs of v, though it has lost the product's name.
+
+    OpenVINO gives that product a new name when it takes a factor behind it, as in differential attention, into it. The
+    sizes tell: only with v does such a kernel read (key tokens, value size) and give (tokens, value size).
+    """
+    if not all(name.endswith("/pv") for name in missing) or site.value_size in (None, site.key_tokens):
+        return False
+    v, outputs = (site.key_tokens, site.value_size), (site.tokens, site.value_size)
+    return v in kernel.matrices[2:] and kernel.result == outputs
 
 
 def _explain_unfused(site: AttentionSite, parts: list[Kernel], threads: int) -> str:
