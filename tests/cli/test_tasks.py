@@ -44,6 +44,9 @@ HF = {
     }.items()
 }
 
+MOSTLY_FLOAT = {"dpt"}
+"""Models whose INT8 artifact is INT8 in name only: most of their products are convolutions, which stay in float."""
+
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -96,6 +99,10 @@ def test_models_of_transformers(
     if precision == "fp32":
         assert found["agreement"] > 0.995
         assert abs(metric["drop"]) < 0.1
+    if name in MOSTLY_FLOAT and precision == "int8":
+        verdict = answer(run("gate", out, "--max-drop", 15, "--json"), code=3)
+        assert "of the multiply-accumulates that could be int8 are" in verdict["checks"][0]["why"]
+        return
     verdict = answer(run("gate", out, "--max-drop", 15, "--json"))
     assert verdict["verdict"] == "pass", verdict
     tight = answer(run("gate", out, "--max-drop", 0.001, "--json"), code=3 if metric["lower95"] <= 0.001 else 1)
