@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.graphs import apply, differs, expected, images, parsed, raised, run, types
@@ -13,6 +14,7 @@ from vitdeploy.passes import Pass
 from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.passes.remove_dead import RemoveDead
+from vitdeploy.quantize import half
 
 B, H, N, M, D = 2, 3, 5, 7, 4  # batch, heads, queries, keys, head size
 
@@ -134,6 +136,16 @@ def test_primitives_scale_q_before_the_product() -> None:
     assert types(graph) == [*PRIMITIVES, "Identity"]
     core = [f"blocks.0.attn/Attention/{part}" for part in ("scale_q", "transpose_k", "qk", "softmax", "pv")]
     assert [node.name for node in graph.nodes][:5] == core
+
+
+@pytest.mark.parametrize("kind", [ir.DataType.FLOAT16, ir.DataType.BFLOAT16])
+def test_primitives_scale_q_in_its_own_type(kind: ir.DataType) -> None:
+    """Two types in one Mul are no valid graph, and TensorRT refuses it."""
+    graph = parsed(attention())
+    half.convert(graph, to=kind)
+    apply(LowerPrimitives(), graph)
+    scale = next(node for node in graph.nodes if (node.name or "").endswith("/scale_q"))
+    assert [value.dtype for value in scale.inputs if value is not None] == [kind, kind]
 
 
 def test_primitives_write_no_scale_of_one() -> None:

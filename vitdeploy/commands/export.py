@@ -107,8 +107,11 @@ def export(
         gc.collect()
         save_examples(folder / EXAMPLE, facts.examples, spec.input)
         with progress.step("Compare the target-ready graph with the reference"):
-            exact = chosen.candidate.precision.is_float32
-            parity = check_graph(folder / GRAPH, facts.examples, spec.input, exact=exact)
+            kind = chosen.candidate.precision
+            parity = check_graph(
+                folder / GRAPH, facts.examples, spec.input,
+                exact=kind.is_float32, has_bfloat16="bf16" in kind.numbers.types,
+            )  # fmt: skip
         shutil.rmtree(work)
         manifest = draft_manifest(order.recipe, order.target, facts, chosen, parity)
         artifact, notes = finish(

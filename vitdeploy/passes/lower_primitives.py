@@ -9,6 +9,8 @@ from vitdeploy.graph.model import Graph, dims
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import MASKED, attention_cores, scale_of, unsupported_reason
 
+_HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 class LowerPrimitives(Pass):
     """Replace `Attention` by its plain operators, with the scale on q, as TensorRT's fusion rules require.
@@ -45,7 +47,7 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     q, k, v = core.inputs[:3]
     bias = core.inputs[3] if len(core.inputs) > 3 else None
     name, tape = core.name, ir.tape.Tape()
-    dtype = np.float16 if q is not None and q.dtype == ir.DataType.FLOAT16 else np.float32
+    dtype = q.dtype.numpy() if q is not None and q.dtype in _HALF_TYPES else np.dtype(np.float32)
 
     def number(label: str, value: float) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(value, dtype), name=f"{name}/{label}"))

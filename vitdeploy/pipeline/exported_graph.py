@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from vitdeploy import sources
 from vitdeploy.artifact import ExportRecord, Parity
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import ExportError, VitdeployError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example
@@ -17,7 +18,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.recipe import Batch, InputForm
 
 
-def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool) -> Parity:
+def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool, has_bfloat16: bool = False) -> Parity:
     """Compare the graph in `path` with the reference.
 
     Args:
@@ -25,19 +26,34 @@ def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool)
         examples: images with the reference's outputs.
         form: the form in which the graph takes images.
         exact: require agreement within the rounding of float32; else only finite numbers.
+        has_bfloat16: compute in float32 with the rounded weights: ONNX Runtime has no convolution in bfloat16.
 
     Raises:
         ExportError: the numbers differ, or are not finite.
     """
     from vitdeploy import onnx_export
 
-    parity = onnx_export.check(path, examples.pairs(form), examples.input_name)
+    with _widened(path) if has_bfloat16 else nullcontext(path) as runnable:
+        parity = onnx_export.check(runnable, examples.pairs(form), examples.input_name)
     reason = onnx_export.disagreement(parity)
     if exact and reason is not None:
         raise ExportError(f"the optimised graph is wrong: {reason}", fix="Run with --verify to find the pass.")
     if not parity.finite:
         raise ExportError("the graph in this precision gives NaN or infinity", fix="Use --precision fp32.")
     return parity
+
+
+@contextmanager
+def _widened(path: Path) -> Iterator[Path]:
+    """Yield a copy of a graph with float32 in place of every bfloat16."""
+    from vitdeploy.graph.model import load
+    from vitdeploy.graph.widening import widen_floats
+
+    graph = load(path)
+    widen_floats(graph.model)
+    with scratch_folder("widened") as folder:
+        graph.save(folder / path.name)
+        yield folder / path.name
 
 
 def export_graph(
