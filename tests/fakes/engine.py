@@ -13,7 +13,10 @@ import onnxruntime as ort
 from tests.fakes.guarded import MAGIC, NUMPY, Guarded, heard, say, shape_of, untold, want
 
 FAKE_LAYER_MS = 0.01
-_ONNX = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.UINT8: "UINT8"}
+_ONNX = {
+    onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.UINT8: "UINT8",
+    onnx.TensorProto.INT64: "INT64", onnx.TensorProto.INT32: "INT32",
+}  # fmt: skip
 
 
 class Runtime(Guarded):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,29 @@ ORIN = {"name": "Orin", "sm": 87, "multiprocessors": 8, "integrated": True}
 CARD = {"name": "NVIDIA RTX A4000", "sm": 86, "multiprocessors": 48, "integrated": False}
 
 
+VITS = f"python:{Path(__file__).parents[1] / 'toys' / 'vits.py'}"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """The models of `tests.toys.vits` as bundles for TensorRT, by name and precision, each made once."""
+    from vitdeploy import recipe as recipes
+    from vitdeploy.commands.export import export
+    from vitdeploy.pipeline.graph_cache import GraphCache
+    from vitdeploy.progress import Silent
+
+    @cache
+    def make(model: str, precision: str = "fp16") -> Any:
+        images = {"calibration": "demo:digits"} if precision == "int8" else {}
+        recipe = recipes.compose(f"{VITS}:{model}", target="tensorrt", precision=precision, **images)
+        recipe = recipes.with_target_options(recipe, {"rehearsal": False})
+        with pytest.MonkeyPatch.context() as workstation:
+            workstation.delitem(sys.modules, "tensorrt", raising=False)
+            return export(recipe, tmp_path_factory.mktemp(model) / precision, Silent(), cache=GraphCache()).artifact
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fake driver library, compiled."""
@@ -28,7 +52,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C compiler for the fake driver")
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     source = Path(__file__).with_name("libcuda.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", source, "-o", library], check=True)
+    flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([compiler, *flags, source, "-o", library], check=True)
     return library
 
 

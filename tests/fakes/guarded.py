@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"FAKE-PLAN "
-NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "UINT8": np.uint8}
+NUMPY = {
+    "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8,
+}  # fmt: skip
 
 
 class Number:

@@ -5,6 +5,7 @@ a version does not have, setting one, or giving a number where an enum member is
 members do follows the documentation and recorded logs: parse errors name the node, a failed allocation ends in "Could
 not find any implementation", a cancelled build returns None. An "engine" is its ONNX graph with a header, and it
 runs (`engine.py`): ONNX Runtime computes on the addresses that were set, on the fake driver's stream (`libcuda.c`).
+Healthy engines round in their own way (`rounding.py`), those with a planted fault compute wrongly (`miscompile.py`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ _OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()}
 
 def module(version: str, cuda: ctypes.CDLL | None = None) -> Any:
     """`tensorrt` of that version. `faults` of it makes builds fail: "memory", "strong typing", "silent"; `built` tells
-    what every build was asked for. Without `cuda` there is no GPU."""
+    what every build was asked for. `planted` are the faults of its compiler, see `miscompile`, and `struck` the nodes
+    that each build computes wrongly. `unmarkable` names values that the parser does not keep. Without `cuda` there is
+    no GPU."""
     trt: Any = ModuleType("tensorrt")
     trt.__spec__ = ModuleSpec("tensorrt", None)
     trt.__version__ = VERSIONS[version]
     trt.release, trt.cuda, trt.faults, trt.built = version, cuda, set(), []
+    trt.planted, trt.struck, trt.unmarkable, trt.exact = [], [], set(), False
     for name, members in SURFACE[version].items():
         if isinstance(members, dict):
             setattr(trt, name, enum.Enum(name, members, type=Number))
@@ -144,6 +148,7 @@ class _Network(Guarded):
     def __init__(self, strong: bool) -> None:
         self._strong = strong
         self._model: Any = None
+        self._marked: list[str] = []
 
     @property
     def num_inputs(self) -> int:
@@ -158,6 +163,12 @@ class _Network(Guarded):
 
     def get_layer(self, index: int) -> Any:
         return self._trt.ILayer(self._model.graph.node[index])
+
+    def mark_output(self, tensor: Any) -> None:
+        want(tensor, self._trt.ITensor)
+        if tensor.name in [*self._marked, *(value.name for value in self._model.graph.output)]:
+            raise RuntimeError(f"{tensor.name} is an output already")
+        self._marked.append(tensor.name)
 
 
 class _Tensor(Guarded):
@@ -181,6 +192,17 @@ class _Layer(Guarded):
     def type(self) -> Any:
         kinds = {"QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "MatMul": "MATRIX_MULTIPLY"}
         return self._trt.LayerType[kinds.get(self._node.op_type, "ELEMENTWISE")]
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._node.output)
+
+    def get_output(self, index: int) -> Any:
+        name = self._node.output[index]
+        lost = name in self._trt.unmarkable
+        return self._trt.ITensor(
+            onnx.helper.make_empty_tensor_value_info(f"(Unnamed Layer* 7) {index}" if lost else name)
+        )
 
 
 class _Parser(Guarded):
@@ -260,7 +282,23 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
     if "silent" not in trt.faults and config.profiling_verbosity.name == "DETAILED":
         say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.release, dynamic=untold(trt, profile)))
     facts = {"version": trt.__version__, "flags": config._flags, "profile": profile, "layers": layers}
-    return trt.IHostMemory(MAGIC + json.dumps(facts).encode() + b"\n" + network._model.SerializeToString())
+    model = _compute(trt, network, config.builder_optimization_level)
+    return trt.IHostMemory(MAGIC + json.dumps(facts).encode() + b"\n" + model.SerializeToString())
+
+
+def _compute(trt: Any, network: Any, level: int) -> Any:
+    """Return the graph that the engine computes: with its own roundings, with the compiler's faults, and with marks."""
+    from tests.fakes.miscompile import miscompile
+    from tests.fakes.rounding import compute_as_engine
+
+    model, struck = miscompile(network._model, trt.planted, trt.release, level, network._marked)
+    trt.struck.append(struck)
+    if not trt.exact:
+        model = compute_as_engine(model, seed=len(trt.built))
+    inferred = onnx.shape_inference.infer_shapes(network._model) if network._marked else model
+    values = {value.name: value for value in inferred.graph.value_info}
+    model.graph.output.extend(values[name] for name in network._marked)
+    return model
 
 
 def _faults(trt: Any, config: Any, strong: bool) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.cli.conftest import Ended, exported, run
+from tests.fakes.board import Board
 from tests.remote.cutter import Wire
 from vitdeploy.remote.near import ssh
 
@@ -295,3 +296,12 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return
     raise AssertionError(f"sshd does not listen: {log.read_text()}")
+
+
+@pytest.fixture
+def board(far: Far, driver: Path) -> Iterator[Board]:
+    """The far side as a board: install a TensorRT there, with its faults. Every job there finds the fake driver."""
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(far.venv)}))
+    board = Board(site, driver)
+    yield board
+    board.remove()
