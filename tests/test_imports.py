@@ -27,7 +27,7 @@ GRAPH_MODULES = {
     f"vitdeploy.{name}"
     for name in (
         "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
-        "graph.channel_moves", "graph.extra_outputs", "graph.flow", "graph.forced_selection", "graph.fresh_names",
+        "graph.casts", "graph.channel_moves", "graph.extra_outputs", "graph.flow", "graph.forced_selection", "graph.fresh_names",
         "graph.model", "graph.one_image", "graph.probabilities", "graph.products", "graph.query_decoder",
         "graph.recognize", "graph.regions", "graph.risky_forms", "graph.screening", "graph.selection",
         "graph.selection_edges", "graph.softmaxes", "graph.widening",

@@ -18,6 +18,7 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import Pass, order
 from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
+from vitdeploy.passes.separate_qkv import SeparateQkv
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration
 from vitdeploy.recipe import PrecisionSpec
@@ -201,6 +202,10 @@ def fired() -> Counter[tuple[str, str]]:
     count("folding", passes.run(order.folding(lacks=["Col2Im"]), patches))
     count("lowering", passes.run(order.lowering(Dialect(20, "primitives")), patches))
     return counts
+
+
+def test_a_safe_form_leaves_nothing_without_a_reader() -> None:
+    assert names(order.securing(SeparateQkv())) == ["separate-qkv", "remove-dead"]
 
 
 LISTS = {

@@ -71,6 +71,26 @@ def find_parts(graph: Graph, structure: Structure) -> list[Part]:
     return _Flow(graph, structure).find_parts()
 
 
+@dataclass(frozen=True)
+class BlockNodes:
+    """The nodes of one block.
+
+    Attributes:
+        number: the number of the block.
+        name: its module path.
+        nodes: the names of its nodes.
+    """
+
+    number: int
+    name: str
+    nodes: frozenset[str]
+
+
+def find_blocks(graph: Graph, structure: Structure) -> list[BlockNodes]:
+    """Return the blocks of a raised or lowered graph that have an end of their own, in order; see `find_parts`."""
+    return list(_Flow(graph, structure).find_blocks())
+
+
 class _Flow:
     """The nodes and values of one graph that depend on the image, and how they read each other."""
 
@@ -101,6 +121,16 @@ class _Flow:
             parts.append(self._make_part("head" if parts else "model", None, part_start, outputs))
         return parts
 
+    def find_blocks(self) -> Iterator[BlockNodes]:
+        last: ir.Value | None = None
+        for number, (start, end) in self._find_blocks().items():
+            stop = {value for value in (start, last) if value is not None}
+            nodes = self._nodes_above([end], stop)
+            last = end
+            if start is not None and nodes:
+                name = self._module_path(self._products_of(number)) or f"block {number}"
+                yield BlockNodes(number, name, frozenset(node.name or "" for node in nodes))
+
     def _find_blocks(self) -> dict[int, tuple[ir.Value | None, ir.Value]]:
         """Return the start and end of each block that has an end. A start that cannot be found is None."""
         numbers = sorted({site.block for site in self._structure.attention})
@@ -127,8 +157,9 @@ class _Flow:
         """
         if block is not None:
             site = next(site for site in self._structure.attention if site.block == block)
-            node = self._by_name[site.nodes[0]]
-            yield [v for v in node.inputs if v is not None and v in self._depends]
+            nodes = [self._by_name[name] for name in site.nodes if name in self._by_name]  # several after lowering
+            reads = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v in self._depends)
+            yield [v for v in reads if v.producer() not in nodes]
             return
         outputs = [v for v in self._main.outputs if v in self._depends]
         yield outputs

@@ -1,4 +1,4 @@
-"""The whole compiler, as three lists of passes."""
+"""The whole compiler, as three lists of passes, and the one behind it that makes safe forms."""
 
 from __future__ import annotations
 
@@ -111,3 +111,8 @@ def lowering(dialect: Dialect) -> list[Pass]:
         RemoveDead(),
         DeclareOpset(opset=dialect.opset),
     ]
+
+
+def securing(rewrite: Pass) -> tuple[Pass, ...]:
+    """Return the passes from a target-ready graph to a safe form of it, see `pipeline.safe_forms`."""
+    return rewrite, RemoveDead()

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from vitdeploy.artifact.quantization import HalfPrecision
 from vitdeploy.errors import QuantizeError
+from vitdeploy.graph.casts import FLOAT32_INPUTS, insert_cast, make_cast
 from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import Structure
 from vitdeploy.quantize import Calibration
@@ -22,7 +23,6 @@ from vitdeploy.quantize.angles import find_angles
 from vitdeploy.quantize.box_arithmetic import find_box_arithmetic
 from vitdeploy.quantize.guards import find_lost_guards
 from vitdeploy.quantize.overflow import (
-    FLOAT32_INPUTS,
     LIMIT,
     clip_masks,
     expose_scores,
@@ -221,15 +221,9 @@ def _insert_cast(graph: Graph, value: ir.Value, float32: Collection[str], to: ir
     readers = [use for use in value.uses() if _reads_float32(use.node, use.idx, float32) == is_half]
     if not readers:
         return
-    cast = _make_cast(graph, value, ir.DataType.FLOAT if is_half else to)
-    node = value.producer()
-    if node is None:
-        graph.model.graph.insert_before(graph.model.graph[0], cast)
-    else:
-        assert node.graph is not None
-        node.graph.insert_after(node, cast)
+    converted = insert_cast(graph, value, ir.DataType.FLOAT if is_half else to)
     for use in readers:
-        use.node.replace_input_with(use.idx, cast.outputs[0])
+        use.node.replace_input_with(use.idx, converted)
 
 
 def _cast_outputs(graph: Graph, to: ir.DataType) -> None:
@@ -239,15 +233,7 @@ def _cast_outputs(graph: Graph, to: ir.DataType) -> None:
             continue
         name = value.name
         value.name = f"{name}/half"
-        cast = _make_cast(graph, value, ir.DataType.FLOAT)
+        cast = make_cast(graph, value, ir.DataType.FLOAT)
         cast.outputs[0].name = name
         main.append(cast)
         main.outputs[index] = cast.outputs[0]
-
-
-def _make_cast(graph: Graph, value: ir.Value, dtype: ir.DataType) -> ir.Node:
-    label = "float" if dtype == ir.DataType.FLOAT else "half"
-    cast = ir.node("Cast", [value], {"to": dtype}, name=graph.fresh_name(f"{value.name}/to_{label}"))
-    cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
-    cast.outputs[0].name = f"{value.name}/{label}"
-    return cast

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from vitdeploy.graph.casts import FLOAT32_INPUTS
 from vitdeploy.graph.model import Graph, constant, dims
 from vitdeploy.quantize.ranges import LARGEST_HALF, Range, find_masks
 
@@ -28,10 +29,6 @@ _SQUARES = {"ReduceL2", "ReduceSumSquare"}
 _SUMS = {"GlobalAveragePool", "ReduceL1", "ReduceMean", "ReduceSum", *_SQUARES}
 """Operators whose sum can overflow although neither input nor output does, such as a mean over 384 squares of 300 each.
 Matrix products are covered by `HEADROOM`: their terms have both signs, and tensor cores can add them up in float32."""
-
-FLOAT32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}}
-"""Inputs that an operator defines as float32 (region, scales), whatever the type of its data. The scales of Q/DQ pairs
-are not among them: from opset 19 on they have the type of the data."""
 
 
 def expose_scores(graph: Graph) -> Graph:
