@@ -38,6 +38,7 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=DRAW)
 
 
+VALUES = drawn(1, HEADS, TOKENS, SIZE)
 FULL, PER_HEAD, ROW, COLUMN = drawn(1, 1, TOKENS, TOKENS), drawn(HEADS, TOKENS, TOKENS), drawn(TOKENS), drawn(TOKENS, 1)
 
 
@@ -133,6 +134,7 @@ RAISED |= {
     "shared keys": (lambda q, k, v, x: after(product(q, k[:, :1]) * S, v), S),
     "shared keys and values": (lambda q, k, v, x: after(product(q, k[:, :1]) * S, v[:, :1]), S),
     "shared queries": (lambda q, k, v, x: after(product(q[:, :1].expand(-1, HEADS, -1, -1), k) * S, v), S),
+    "learned values": (lambda q, k, v, x: after(product(q, k) * S, VALUES) + 0 * v.mean(), S),
     "a bias taken away": (lambda q, k, v, x: after(product(q, k) * S - FULL, v), S),
     "the maximum taken away": (
         lambda q, k, v, x: after((s := product(q, k) * S) - s.amax(-1, keepdim=True), v),

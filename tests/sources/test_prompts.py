@@ -12,6 +12,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+import vitdeploy  # noqa: E402
 from tests.toys import two_towers  # noqa: E402
 from vitdeploy.errors import SourceError  # noqa: E402
 from vitdeploy.recipe import ModelSpec  # noqa: E402
@@ -190,6 +191,19 @@ def test_a_prompt_that_is_too_long(tmp_path: Path) -> None:
         _load(two_towers.save_clip(tmp_path, texts=16), ("dog", "a photo of a cat on a table"))
     with pytest.raises(SourceError, match=r"'a small photo of the dog' has 21 tokens"):
         _load(tmp_path, ("dog", "cat"), "a small photo of the {}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("save", "target"),
+    [(two_towers.save_grounding_dino, "openvino"), (two_towers.save_mm_grounding_dino, "onnxruntime")],
+)
+def test_grounding_dino_compiles_without_a_doubt(tmp_path: Path, save: Save, target: str) -> None:
+    spec = f"hf:{save(tmp_path / 'model')}"
+    artifact = vitdeploy.export(spec, target=target, prompts=THREE, output=tmp_path / "out", cache=False)
+    audit = vitdeploy.inspect(artifact)
+    assert audit.doubts == ()
+    assert audit.attention.fused == audit.attention.sites == 9, "the first attention of its decoder has learned values"
 
 
 def test_all_prompts_of_grounding_dino_are_one_text(tmp_path: Path) -> None:

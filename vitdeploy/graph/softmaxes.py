@@ -190,7 +190,7 @@ def _is_bilinear(node: ir.Node) -> bool:
     factors = list(node.inputs[:2])
     if len(factors) < 2 or constant(factors[1]) is not None:
         return False
-    return constant(factors[0]) is None or (node.op_type == "MatMul" and len(dims(factors[0]) or ()) > 2)
+    return constant(factors[0]) is None or (node.op_type == "MatMul" and is_stack(factors[0]))
 
 
 def _score_axes(node: ir.Node, origins: Origins, axis: int) -> frozenset[int]:
@@ -241,5 +241,13 @@ def _move_down(pairs: list[tuple[int, int]], origins: Origins, rank: int) -> Ori
 
 
 def _has_other_factor(node: ir.Node, index: int) -> bool:
-    """Return whether the map is multiplied by a computed tensor."""
-    return index < 2 and len(node.inputs) > 1 and constant(node.inputs[1 - index]) is None
+    """Return whether the map is multiplied by a computed tensor, or by learned values."""
+    if index > 1 or len(node.inputs) < 2:
+        return False
+    other = node.inputs[1 - index]
+    return constant(other) is None or (node.op_type == "MatMul" and is_stack(other))
+
+
+def is_stack(value: ir.Value | None) -> bool:
+    """Return whether a value has an axis for a batch or heads: a constant with one is learned queries or values."""
+    return len(dims(value) or ()) > 2

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from vitdeploy.graph.model import constant, dims, operand, producer
+from vitdeploy.graph.softmaxes import is_stack
 from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring
 from vitdeploy.passes._attention_form import Form, Sizes, choose_form
 from vitdeploy.passes._attention_scores import (
@@ -79,7 +80,7 @@ def match_attention(softmax: ir.Node) -> AttentionMatch | str | None:
     an attention: see `vitdeploy.graph.softmaxes`.
     """
     path = _find_product_path(softmax.outputs[0])
-    if not path or any(constant(value) is not None for value in path[-1].inputs):
+    if not path or any(constant(value) is not None and not is_stack(value) for value in path[-1].inputs):
         return None
     if not products_above(softmax.inputs[0]):
         return None

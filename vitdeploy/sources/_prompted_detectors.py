@@ -152,6 +152,7 @@ def freeze_grounded(module: nn.Module, texts: Texts) -> PromptedGrounding:
     members = torch.tensor([span + span[-1:] * (longest - len(span)) for span in spans])
     ids = encoded["input_ids"]
     mask, positions = _read_backbone(module, ids, encoded.get("token_type_ids"))
+    _leave_out_padding(module, ids.shape[1])
     return PromptedGrounding(module, ids, mask, positions, members)
 
 
@@ -166,3 +167,13 @@ def _read_backbone(module: nn.Module, ids: Tensor, types: Tensor | None) -> tupl
         hidden = inner.text_projection(answer.last_hidden_state)
     inner.text_backbone, inner.text_projection = _SaidOfText(hidden.clone()), nn.Identity()
     return mask.clone(), positions.clone()
+
+
+def _leave_out_padding(module: nn.Module, tokens: int) -> None:
+    """Let the scores have as many columns as the text has tokens.
+
+    Those behind them are filled up with minus infinity, which FP16 and INT8 have no range for.
+    """
+    for part in module.modules():
+        if hasattr(part, "max_text_len"):
+            setattr(part, "max_text_len", tokens)  # noqa: B010  torch types attributes as tensors or modules
