@@ -13,9 +13,10 @@ import onnxruntime as ort
 from tests.fakes.guarded import MAGIC, NUMPY, Guarded, heard, say, shape_of, untold, want
 
 FAKE_LAYER_MS = 0.01
-_ONNX = {
+TYPES = {
     onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.UINT8: "UINT8",
     onnx.TensorProto.INT64: "INT64", onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.BFLOAT16: "BF16", onnx.TensorProto.BOOL: "BOOL", onnx.TensorProto.INT8: "INT8",
 }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class Engine(Guarded):
         return self._trt.TensorIOMode["INPUT" if name in self._inputs else "OUTPUT"]
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType[_ONNX[self._values[name].type.tensor_type.elem_type]]
+        return self._trt.DataType[TYPES[self._values[name].type.tensor_type.elem_type]]
 
     def create_execution_context(self) -> Any:
         return None if "context" in self._trt.faults else self._trt.IExecutionContext(self)

@@ -21,7 +21,7 @@ from typing import Any
 
 import onnx
 
-from tests.fakes.engine import Context, Engine, Inspector, Runtime
+from tests.fakes.engine import TYPES, Context, Engine, Inspector, Runtime
 from tests.fakes.guarded import MAGIC, NUMPY, Callback, Guarded, Number, heard, say, shape_of, untold, want
 
 SURFACE = json.loads(Path(__file__).with_name("surface.json").read_text())
@@ -149,6 +149,7 @@ class _Network(Guarded):
         self._strong = strong
         self._model: Any = None
         self._marked: list[str] = []
+        self._values: dict[str, Any] = {}
 
     @property
     def num_inputs(self) -> int:
@@ -162,7 +163,7 @@ class _Network(Guarded):
         return len(self._model.graph.node)
 
     def get_layer(self, index: int) -> Any:
-        return self._trt.ILayer(self._model.graph.node[index])
+        return self._trt.ILayer(self._model.graph.node[index], self)
 
     def mark_output(self, tensor: Any) -> None:
         want(tensor, self._trt.ITensor)
@@ -172,8 +173,8 @@ class _Network(Guarded):
 
 
 class _Tensor(Guarded):
-    def __init__(self, value: Any) -> None:
-        self._value = value
+    def __init__(self, value: Any, *, is_output: bool = False) -> None:
+        self._value, self._is_output = value, is_output
 
     @property
     def name(self) -> str:
@@ -183,10 +184,22 @@ class _Tensor(Guarded):
     def shape(self) -> tuple[int, ...]:
         return shape_of(self._value)
 
+    @property
+    def dtype(self) -> Any:
+        return self._trt.DataType[TYPES.get(self._value.type.tensor_type.elem_type, "FLOAT")]
+
+    @property
+    def is_shape_tensor(self) -> bool:
+        return False
+
+    @property
+    def is_network_output(self) -> bool:
+        return self._is_output
+
 
 class _Layer(Guarded):
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    def __init__(self, node: Any, network: Any) -> None:
+        self._node, self._network = node, network
 
     @property
     def type(self) -> Any:
@@ -198,11 +211,12 @@ class _Layer(Guarded):
         return len(self._node.output)
 
     def get_output(self, index: int) -> Any:
-        name = self._node.output[index]
-        lost = name in self._trt.unmarkable
-        return self._trt.ITensor(
-            onnx.helper.make_empty_tensor_value_info(f"(Unnamed Layer* 7) {index}" if lost else name)
-        )
+        name, network = self._node.output[index], self._network
+        if name in self._trt.unmarkable:
+            return self._trt.ITensor(onnx.helper.make_empty_tensor_value_info(f"(Unnamed Layer* 7) {index}"))
+        value = network._values.get(name, onnx.helper.make_empty_tensor_value_info(name))
+        outputs = {*network._marked, *(output.name for output in network._model.graph.output)}
+        return self._trt.ITensor(value, is_output=name in outputs)
 
 
 class _Parser(Guarded):
@@ -216,6 +230,8 @@ class _Parser(Guarded):
         except (OSError, ValueError, onnx.onnx_cpp2py_export.checker.ValidationError) as error:
             self._errors.append(self._trt.ParserError(None, f"Failed to parse the ONNX model: {error}"))
             return False
+        inferred = onnx.shape_inference.infer_shapes(self._network._model)
+        self._network._values = {value.name: value for value in inferred.graph.value_info}
         for node in self._network._model.graph.node:
             if node.op_type in _UNKNOWN[self._trt.release] or node.op_type not in _OPERATORS:
                 said = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
@@ -295,9 +311,7 @@ def _compute(trt: Any, network: Any, level: int) -> Any:
     trt.struck.append(struck)
     if not trt.exact:
         model = compute_as_engine(model, seed=len(trt.built))
-    inferred = onnx.shape_inference.infer_shapes(network._model) if network._marked else model
-    values = {value.name: value for value in inferred.graph.value_info}
-    model.graph.output.extend(values[name] for name in network._marked)
+    model.graph.output.extend(network._values[name] for name in network._marked)
     return model
 
 

@@ -141,7 +141,7 @@ def test_an_output_that_openvino_merges_with_another_tensor_is_watched_by_both_n
     compiled = compile_for("openvino", bundle)
     found, work = targets.find(TargetSpec(kind="openvino", threads=1)), tmp_path / "work"
     work.mkdir()
-    watched = found.watch(bundle.graph, compiled, ["mixed", "z_maps", "moved"], work)
+    watched = found.watch(bundle, compiled, ["mixed", "z_maps", "moved"], work)
     with watched.session as session:
         outputs = session.run({"image": make_image(bundle)})
     assert watched.tensors <= set(outputs)

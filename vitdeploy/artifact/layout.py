@@ -13,6 +13,8 @@ SITES = "sites.json"
 REFERENCE_FOLDER = "reference/"
 """Outputs of the float32 reference, for devices that cannot run it."""
 EXAMPLE = f"{REFERENCE_FOLDER}example.npz"
+BLOCKS = f"{REFERENCE_FOLDER}blocks.npz"
+"""Values inside the model for one example, by which a device finds the place of an error."""
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "release.json", "sensitivity.json")
 """Evidence about the artifact. The manifest does not list these files."""
 SAMPLES = "eval.samples.npz"

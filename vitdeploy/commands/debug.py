@@ -24,7 +24,14 @@ from vitdeploy.measure.divergence import Step
 from vitdeploy.pipeline.float32_graph import rebuild_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import describe_input, feed, open_inputs, read_compiled, refuse_decoder
+from vitdeploy.runtime.artifact_session import (
+    describe_input,
+    feed,
+    open_inputs,
+    read_bundle,
+    read_compiled,
+    refuse_decoder,
+)
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import WatchedSession
 
@@ -235,7 +242,7 @@ class _Sides:
         manifest = self._artifact.manifest
         compiled = read_compiled(self._artifact) if manifest.stage == "artifact" else None
         target = targets.find(manifest.recipe.target)
-        return target.watch(self._artifact.file(GRAPH), compiled, tensors, self._work)
+        return target.watch(read_bundle(self._artifact.path, manifest), compiled, tensors, self._work)
 
 
 def _find_indices(graph: Graph) -> str | None:

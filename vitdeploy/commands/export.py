@@ -12,7 +12,7 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy import precision, sources, targets, tasks
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact.layout import EXAMPLE, GRAPH
+from vitdeploy.artifact.layout import BLOCKS, EXAMPLE, GRAPH
 from vitdeploy.environment import Host
 from vitdeploy.errors import ArtifactError, QuantizeError, UsageError
 from vitdeploy.frozen import replace
@@ -25,7 +25,8 @@ from vitdeploy.pipeline.exported_graph import check_graph
 from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.outputs import note_unread
-from vitdeploy.pipeline.prepare import Options, prepare
+from vitdeploy.pipeline.prepare import Options, Prepared, prepare
+from vitdeploy.pipeline.record_blocks import record_blocks
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import AUTO, DECODER, InputSpec, Recipe
@@ -102,6 +103,7 @@ def export(
         builder = CandidateBuilder(prepared, order.target, spec.batch, spec.input, work, progress, options.dumps)
         request = Request(order.recipe.precision, order.untimed, prepared.judging)
         chosen = choose(builder, request, order.precision, progress)
+        inside = _record_blocks(folder / BLOCKS, prepared, chosen, order, work, progress)
         bundle, compiled = builder.move(chosen.candidate, folder)
         del prepared, builder  # their graphs take as much memory as the model
         gc.collect()
@@ -119,9 +121,24 @@ def export(
             examples=facts.examples.pairs(spec.input), here=elsewhere is None, compiled=compiled,
         )  # fmt: skip
     unread = note_unread(tasks.find(facts.task), facts.examples)
-    notes = [*_notes(chosen, verify=verify), *unread, *notes, *_note_model(recipe.model.spec)]
+    notes = [*_notes(chosen, verify=verify), *inside, *unread, *notes, *_note_model(recipe.model.spec)]
     summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out, model=recipe.model), summary)
+
+
+def _record_blocks(
+    path: Path, prepared: Prepared, chosen: Chosen, order: _Order, work: Path, progress: Progress
+) -> list[str]:
+    """Store values inside the model for a device that cannot compute them. Return a note about the size."""
+    if order.target.runs_on != "cuda":
+        return []
+    candidates = {chosen.candidate.name: chosen.candidate.folder / GRAPH}
+    with progress.step("Record the values inside the model"):
+        note = record_blocks(
+            path, prepared.graph, prepared.structure, candidates, prepared.facts.examples,
+            order.recipe.target.input, work, has_bfloat16="bf16" in chosen.candidate.precision.numbers.types,
+        )  # fmt: skip
+    return [note] if note else []
 
 
 def read_recipe(path: Path) -> Recipe:

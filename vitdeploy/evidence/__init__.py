@@ -16,6 +16,7 @@ from vitdeploy.evidence.accuracy import (
     Divergence,
     Eval,
     Flip,
+    Located,
     Metric,
     OperatingPoint,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "LayerSensitivity",
     "LinearAudit",
     "LinearGroup",
+    "Located",
     "Measured",
     "Metric",
     "NormAudit",

@@ -132,6 +132,8 @@ class Comparison(Fact):
     """One tensor of FP32 and of the artifact, over all images. If it cannot be compared, `note` says why.
 
     `adds_db` is the ratio of the signal to the noise that is in this tensor but not in the inputs it is computed from.
+    `expected_db` is the ratio that the target-ready graph itself has, operator by operator, and `graph_db` that of the
+    artifact against this graph; both only where an engine was compared with stored values.
     """
 
     name: str
@@ -143,7 +145,37 @@ class Comparison(Fact):
     max_abs: float | None = None
     reference_max: float | None = None
     nonfinite: int = 0
+    expected_db: float | None = None
+    graph_db: float | None = None
     note: str = ""
+
+
+class Located(Fact):
+    """The first place inside a model at which an engine computes other numbers than its graph.
+
+    Attributes:
+        block: the name of the part: a block, `stem`, `head`; None if none is off.
+        number: the number of the block; None if the part is not a block.
+        group: the group of operators in it; None if none stands out.
+        why: a sentence about it.
+        blocks: comparisons at the end of each part.
+        groups: comparisons inside the part that is off, or that deviates most.
+        notes: limits of the result: places that could not be read, faults that go away when places are read.
+        how: the thing that ran, in words.
+        evidence: "compiled" if the engine itself ran.
+        images: the number of images that it ran on.
+    """
+
+    block: str | None
+    number: int | None
+    group: str | None
+    why: str
+    blocks: tuple[Comparison, ...]
+    groups: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()
+    how: str = ""
+    evidence: EvidenceLevel = "compiled"
+    images: int = 1
 
 
 class Divergence(Fact):

@@ -33,7 +33,7 @@ def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool,
     """
     from vitdeploy import onnx_export
 
-    with _widened(path) if has_bfloat16 else nullcontext(path) as runnable:
+    with widened(path) if has_bfloat16 else nullcontext(path) as runnable:
         parity = onnx_export.check(runnable, examples.pairs(form), examples.input_name)
     reason = onnx_export.disagreement(parity)
     if exact and reason is not None:
@@ -44,7 +44,7 @@ def check_graph(path: Path, examples: Examples, form: InputForm, *, exact: bool,
 
 
 @contextmanager
-def _widened(path: Path) -> Iterator[Path]:
+def widened(path: Path) -> Iterator[Path]:
     """Yield a copy of a graph with float32 in place of every bfloat16."""
     from vitdeploy.graph.model import load
     from vitdeploy.graph.widening import widen_floats

@@ -225,13 +225,19 @@ class Target(Frozen, ABC):
         """Open an ONNX file as it is, in float32, for comparison; None if that is not possible."""
         return None
 
-    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
+    def watch(
+        self,
+        bundle: Bundle,
+        compiled: Compiled | None,  # noqa: ARG002  others open this
+        tensors: Collection[str],
+        work: Path,
+    ) -> WatchedSession:
         """Open the model so that it returns `tensors` as well.
 
         Args:
-            graph: `graph.onnx`, the target-ready graph.
+            bundle: the target-ready graph.
             compiled: the compiled model; None for a bundle.
-            tensors: names of values in `graph`.
+            tensors: names of values in the graph.
             work: a folder that exists until the session is closed.
 
         Raises:
@@ -241,10 +247,9 @@ class Target(Frozen, ABC):
         from vitdeploy.graph.onnx_session import OnnxSession
 
         path = work / "watched.onnx"
-        available = with_outputs(graph, tensors, path)
-        how = (
-            f"{graph.name} in ONNX Runtime on this CPU, operator by operator: {self.name} does not return inner tensors"
-        )
+        available = with_outputs(bundle.graph, tensors, path)
+        graph = f"{bundle.graph.name} in ONNX Runtime on this CPU, operator by operator"
+        how = f"{graph}: {self.name} does not return inner tensors"
         return WatchedSession(OnnxSession(path, lean=True), available, "graph", how)
 
     def require(self) -> None:

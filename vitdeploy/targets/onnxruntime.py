@@ -112,13 +112,13 @@ class OnnxRuntime(Target):
         """Open an ONNX file as it is, in float32, to compare with."""
         return OnnxSession(graph, threads=threads, name=f"{self.name}-fp32 (plain)")
 
-    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
+    def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
         """Open the graph with more outputs and all optimisations. Nothing is fused across a watched tensor."""
         from vitdeploy.graph.extra_outputs import with_outputs
 
         self.require()
         path = work / "watched.onnx"
-        available = with_outputs(graph, tensors, path)
+        available = with_outputs(bundle.graph, tensors, path)
         how = "ONNX Runtime, optimised as in use, but without fusions across the compared tensors"
         return WatchedSession(OnnxSession(path, threads=self.threads), available, "compiled", how)
 

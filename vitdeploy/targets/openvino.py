@@ -164,10 +164,10 @@ class OpenVINO(Target):
             inputs=compiled.input_names, outputs=compiled.output_names,
         )  # fmt: skip
 
-    def watch(self, graph: Path, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
+    def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
         """Open the compiled model with more outputs. Nothing is fused across one of them."""
         if compiled is None:
-            return super().watch(graph, compiled, tensors, work)
+            return super().watch(bundle, compiled, tensors, work)
         import openvino as ov
 
         self.require()

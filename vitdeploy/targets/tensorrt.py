@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
-from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target
+from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target, WatchedSession
 from vitdeploy.targets._audit import make_audit
 from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
@@ -153,6 +154,19 @@ class TensorRT(EngineOptions, Target):
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:  # noqa: ARG002  no CPU threads
         """Open the engine on this GPU. An engine for another TensorRT or GPU is refused."""
         return open_engine(_import_tensorrt(), compiled, f"{self.name}-{numbers.precision}")
+
+    def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
+        """Build the graph again with more outputs, on this GPU. Nothing is fused across one of them."""
+        if compiled is None or self.cannot_run() is not None:
+            return super().watch(bundle, compiled, tensors, work)
+        trt = _import_tensorrt()
+        folder = Path(tempfile.mkdtemp(prefix="watched-", dir=work))
+        built = self.build(trt, bundle, folder, gpu=find_gpu(), watched=tensors)
+        session = open_engine(trt, built, f"{self.name}-{bundle.numbers.precision}")
+        how = (
+            f"{Api(trt).product}, built again for this GPU with these tensors as outputs: nothing is fused across them"
+        )
+        return WatchedSession(session, frozenset(tensors) & frozenset(built.output_names), "compiled", how)
 
     def command_to_try(self, input_name: str, shape: tuple[int, ...], *, static: bool) -> str | None:
         """Return the trtexec command that runs the engine."""

@@ -22,6 +22,7 @@ from vitdeploy.errors import CompileError, QuantizeError
 from vitdeploy.targets._tensorrt.api import Api, HardwareLevel, Typing
 from vitdeploy.targets._tensorrt.errors import build_error, builder_error, is_out_of_memory, parse_error
 from vitdeploy.targets._tensorrt.log import BuildLog, make_logger, make_monitor
+from vitdeploy.targets._tensorrt.marks import mark_outputs
 
 Shape = tuple[int, ...]
 ShapeProfile = Mapping[str, tuple[Shape, Shape, Shape]]
@@ -43,6 +44,7 @@ class BuildOptions:
         hardware_level: other GPUs on which the engine must run.
         version_compatible: whether other versions of the same major TensorRT can load it.
         timing_cache: a file with kernel timings of earlier builds on this machine; read if it exists.
+        watched: values inside the graph to mark as further outputs. Nothing is fused across one of them.
     """
 
     precision: str = "fp32"
@@ -54,6 +56,7 @@ class BuildOptions:
     hardware_level: HardwareLevel = "none"
     version_compatible: bool = False
     timing_cache: Path | None = None
+    watched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class BuiltEngine:
         typing: the typing of the network.
         seconds: how long the build took.
         timings: the timing cache after the build; empty if there is none.
+        marked: the watched values that the engine gives as outputs, in their order.
         notes: remarks for the user.
     """
 
@@ -75,6 +79,7 @@ class BuiltEngine:
     typing: Literal["strong", "weak"]
     seconds: float
     timings: bytes = b""
+    marked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -132,16 +137,25 @@ def _build(
 ) -> BuiltEngine:
     log, start = BuildLog(), time.monotonic()
 
-    def serialize() -> tuple[bytes, bytes]:
+    def serialize() -> _Serialized:
         return _serialize_and_free(api, onnx_path, options, typing, log)
 
-    plan, timings = _run_interruptibly(serialize, log, on_line)
-    return BuiltEngine(plan, log.layer_plan, typing, time.monotonic() - start, timings)
+    built = _run_interruptibly(serialize, log, on_line)
+    return BuiltEngine(
+        built.plan, log.layer_plan, typing, time.monotonic() - start, built.timings, tuple(built.marked)
+    )  # fmt: skip
 
 
-def _run_interruptibly(
-    build: Callable[[], tuple[bytes, bytes]], log: BuildLog, on_line: Callable[[str], None]
-) -> tuple[bytes, bytes]:
+@dataclass(frozen=True)
+class _Serialized:
+    """An engine and its timing cache as bytes, and the values that were marked as outputs."""
+
+    plan: Any
+    timings: bytes
+    marked: list[str]
+
+
+def _run_interruptibly(build: Callable[[], _Serialized], log: BuildLog, on_line: Callable[[str], None]) -> _Serialized:
     """Run `build` in a thread, and pass on its log lines from this one.
 
     TensorRT ignores exceptions of its Python callbacks, even a KeyboardInterrupt. In the main thread a build would go
@@ -163,23 +177,23 @@ def _run_interruptibly(
 
 def _serialize_and_free(
     api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], log: BuildLog
-) -> tuple[bytes, bytes]:
+) -> _Serialized:
     """Build and serialize an engine and its timing cache, and free all TensorRT objects.
 
     TensorRT holds a lock while it calls the logger, and needs the same lock to free a builder. If the traceback of a
     failed build keeps a dead builder, and the garbage collector frees it inside such a call, that is a deadlock.
     """
     try:
-        serialized, timings = _serialize(api, onnx_path, options, typing, log)
+        built = _serialize(api, onnx_path, options, typing, log)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
-    return bytes(serialized), timings  # by now the network, which holds the weights, is freed
+    return replace(built, plan=bytes(built.plan))  # by now the network, which holds the weights, is freed
 
 
 def _serialize(
     api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], log: BuildLog
-) -> tuple[Any, bytes]:
+) -> _Serialized:
     logger = make_logger(api.trt, log)
     try:
         builder = api.trt.Builder(logger)
@@ -191,13 +205,14 @@ def _serialize(
         raise _BuildRefused(parse_error(api, parser, onnx_path, log), for_memory=False)
     _check_quantized(api, network, options.precision)
     _check_profile(network, options.profile)
+    marked = mark_outputs(network, options.watched) if options.watched else []
     config = _make_config(api, builder, options, log)
     if typing == "weak":
         api.allow_precision(config, options.precision)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise _BuildRefused(build_error(api, onnx_path, log), for_memory=is_out_of_memory(log))
-    return serialized, _serialize_timings(config, options)
+    return _Serialized(serialized, _serialize_timings(config, options), marked)
 
 
 def _make_config(api: Api, builder: Any, options: BuildOptions, log: BuildLog) -> Any:

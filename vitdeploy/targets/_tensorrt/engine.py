@@ -71,7 +71,8 @@ def compile_engine(
         if layers := inspect_engine(trt, engine.plan, shapes):
             (workdir / INSPECTED).write_text(layers, encoding="utf-8")
     _make_record(api, engine, options, gpu, tuple(notes)).save(workdir)
-    return Compiled(workdir, _ENGINE, api.backend, input_names=bundle.input_names, output_names=bundle.output_names)
+    outputs = (*bundle.output_names, *engine.marked)
+    return Compiled(workdir, _ENGINE, api.backend, input_names=bundle.input_names, output_names=outputs)
 
 
 def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: EvidenceLevel = "compiled") -> Audit:

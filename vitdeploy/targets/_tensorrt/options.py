@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -97,8 +97,11 @@ class EngineOptions(Frozen):
         compute_capabilities: tuple[str, ...] = (),
         gpu: Gpu | None = None,
         report: Callable[[str], None] | None = None,
+        watched: Collection[str] = (),
     ) -> Compiled:
         """Build the engine with `trt`, the loaded `tensorrt` or `tensorrt_rtx`; see `compile_engine`.
+
+        With `watched`, values inside the graph, those that can be marked are among the names of its outputs.
 
         Raises:
             CompileError: TensorRT refused the graph, the options or the machine.
@@ -116,6 +119,7 @@ class EngineOptions(Frozen):
             typing=self.typing,
             hardware_level=self.hardware_compatibility,
             version_compatible=self.version_compatible,
+            watched=frozenset(watched),
         )
         return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache, report=report)
 

@@ -1,0 +1,152 @@
+"""Values inside a model for one example: what a device compares its engine with, without onnx and torch.
+
+`reference/blocks.npz` has the places (block ends, and the groups of operators inside blocks), and a sample of the
+numbers there: of the float32 model, and of each target-ready graph as ONNX Runtime computes it operator by operator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from vitdeploy.data.array_files import read_npz
+from vitdeploy.errors import DataError
+from vitdeploy.evidence import Fact
+from vitdeploy.session import Array
+
+MOST_VALUES = 4096
+"""Numbers that are stored of one tensor: with 130 places of a ViT-Base 2 MB for each graph."""
+MOST_BYTES = 16 << 20
+"""Of all numbers together. Where there are more places, fewer numbers of each are stored."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_FIX = "Export the bundle again."
+
+
+class Spot(Fact):
+    """A tensor inside a part, the group of operators that computes it, and the tensors that it is computed from.
+
+    `rows` is the axis of rows that the model selects by score; None if it selects none.
+    """
+
+    tensor: str
+    layer: str
+    kind: str
+    reads: tuple[str, ...] = ()
+    rows: int | None = None
+
+
+class Part(Fact):
+    """A stretch of the model: stem, a block, what merges patches, or the head. Its last spot is its end."""
+
+    name: str
+    block: int | None
+    start: str
+    spots: tuple[Spot, ...]
+
+    @property
+    def end(self) -> Spot:
+        """The spot at the end."""
+        return self.spots[-1]
+
+
+@dataclass(frozen=True)
+class BlockValues:
+    """The places inside a model, and the numbers there.
+
+    Attributes:
+        parts: in the order in which they are computed.
+        float32: samples of float32's numbers, by tensor.
+        emulated: samples of the numbers of each target-ready graph, by precision and tensor.
+        indices: the tensor of the indices by which the model selects rows; empty if it does not select.
+        chosen: by precision, what the graph has selected, (images, rows); "" is float32.
+        limit: the most numbers of one tensor in a sample.
+    """
+
+    parts: tuple[Part, ...]
+    float32: Mapping[str, Array]
+    emulated: Mapping[str, Mapping[str, Array]]
+    indices: str = ""
+    chosen: Mapping[str, Array] = field(default_factory=dict)
+    limit: int = MOST_VALUES
+
+
+def sample(values: Array, limit: int) -> Array:
+    """Return up to `limit` numbers spread over a tensor, as float32: always the same places of one size.
+
+    They follow multiples of the golden ratio, so no stride of theirs meets one channel or token only.
+    """
+    flat = values.reshape(-1)
+    if flat.size > limit:
+        places = np.unique(np.floor((np.arange(1, limit + 1) * _GOLDEN) % 1.0 * flat.size).astype(np.int64))
+        flat = flat[places]
+    with np.errstate(over="ignore"):
+        return flat.astype(np.float32)
+
+
+def sample_rows(values: Array, axis: int, images: int, limit: int) -> Array:
+    """Return up to `limit` numbers of a tensor whose rows are selected: all rows, (images, rows, numbers)."""
+    place = next((a for a in range(values.ndim) if a != axis and values.shape[a] == images), None)
+    moved = np.moveaxis(values, axis, 0)[None] if place is None else np.moveaxis(values, (place, axis), (0, 1))
+    rows = moved.reshape(*moved.shape[:2], -1)
+    numbers = max(1, limit // max(1, rows.shape[0] * rows.shape[1]))
+    with np.errstate(over="ignore"):
+        return rows[:, :, : min(numbers, rows.shape[2])].astype(np.float32)
+
+
+def take_sample(spot: Spot, values: Array, images: int, limit: int) -> Array:
+    """Return the sample of a spot's tensor. See `sample` and `sample_rows`."""
+    return sample(values, limit) if spot.rows is None else sample_rows(values, spot.rows, images, limit)
+
+
+def save_block_values(path: Path, values: BlockValues) -> int:
+    """Write the values. Return the size of the file in bytes."""
+    path.parent.mkdir(exist_ok=True)
+    parts = _PARTS.dump_json(values.parts)
+    arrays: dict[str, Array] = {"parts": np.frombuffer(parts, np.uint8), "limit": np.array(values.limit)}
+    arrays["indices"] = np.array(values.indices)
+    numbers = {spot.tensor: n for n, spot in enumerate(_list_spots(values.parts))}
+    arrays |= {f"float32.{numbers[name]}": array for name, array in values.float32.items()}
+    for precision, tensors in values.emulated.items():
+        arrays |= {f"{precision}.{numbers[name]}": array for name, array in tensors.items()}
+    arrays |= {f"chosen.{precision}": array for precision, array in values.chosen.items()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path.stat().st_size
+
+
+def load_block_values(path: Path) -> BlockValues | None:
+    """Read a file of `save_block_values`; None if a bundle has none: older ones do not.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    arrays = read_npz(path, _FIX)
+    try:
+        parts = _PARTS.validate_json(arrays["parts"].tobytes())
+        limit = int(arrays["limit"])
+        spots = _list_spots(parts)
+        samples: dict[str, dict[str, Array]] = {}
+        for key, array in arrays.items():
+            precision, _, number = key.rpartition(".")
+            if precision and precision != "chosen":
+                samples.setdefault(precision, {})[spots[int(number)].tensor] = array
+    except (KeyError, IndexError, ValueError, TypeError, ValidationError):
+        raise DataError(f"{path} is damaged: it does not fit its own list of places", fix=_FIX) from None
+    if not parts or any(not part.spots for part in parts):
+        raise DataError(f"{path} names no place in the model", fix=_FIX)
+    chosen = {key.removeprefix("chosen."): array for key, array in arrays.items() if key.startswith("chosen.")}
+    float32 = samples.pop("float32", {})
+    return BlockValues(parts, float32, samples, str(arrays.get("indices", "")), chosen, limit)
+
+
+def _list_spots(parts: tuple[Part, ...]) -> list[Spot]:
+    return [spot for part in parts for spot in part.spots]
+
+
+_PARTS = TypeAdapter(tuple[Part, ...])
