@@ -19,7 +19,14 @@ class Number:
         return int(self.value)  # type: ignore[attr-defined]
 
 
-class Guarded:
+class Listed(type):
+    """A class whose listing names its recorded members, whether or not anything here needs them."""
+
+    def __dir__(cls) -> list[str]:
+        return sorted(vars(cls).get("_members", ()))
+
+
+class Guarded(metaclass=Listed):
     """An object with the recorded members only."""
 
     _trt: Any

@@ -17,14 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vitdeploy.targets._tensorrt import surface
+
 SURFACE = Path(__file__).with_name("surface.json")
-CLASSES = (
-    "Builder", "BuilderFlag", "DataType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig",
-    "ICudaEngine", "IExecutionContext", "IHostMemory", "ILayer", "ILogger", "INetworkDefinition",
-    "IOptimizationProfile", "IProfiler", "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat",
-    "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "ProfilingVerbosity",
-    "Runtime", "TensorIOMode",
-)  # fmt: skip
 FUNCTIONS = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
     "createNvOnnxParser_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getBuilderPluginRegistry",
@@ -32,18 +27,15 @@ FUNCTIONS = (
 )  # fmt: skip
 LISTING = f"""
 import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("tensorrt", sys.argv[1])
-trt = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(trt)
-found = {{}}
-for name in {CLASSES!r}:
-    kind = getattr(trt, name, None)
-    if kind is None:
-        continue
-    members = getattr(kind, "__members__", None)
-    listed = [member for member in dir(kind) if not member.startswith("_")]
-    found[name] = listed if members is None else {{key: int(value) for key, value in members.items()}}
-print(json.dumps(found))
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+surface = load("surface", {surface.__file__!r})
+print(json.dumps(surface.list_members(load("tensorrt", sys.argv[1]))))
 """
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 MANIFEST = "manifest.json"
 FAMILY = "family.json"
 """In a folder with an artifact for each part of a model."""
+RECORDING = "recording.json"
+"""In a folder that `vitdeploy doctor --record` has written."""
 PAIR_EXAMPLES = "examples.npz"
 """In a family: images and prompts with the answers of the whole model."""
 GRAPH = "graph.onnx"

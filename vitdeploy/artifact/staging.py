@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitdeploy.artifact.layout import FAMILY, MANIFEST
+from vitdeploy.artifact.layout import FAMILY, MANIFEST, RECORDING
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.renames import exchange, rename_new
 from vitdeploy.artifact.temporary import (
@@ -130,7 +130,7 @@ def _refuse_existing(out: Path, *, force: bool) -> None:
         raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or choose another folder with -o.")
     if out.is_mount():
         raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
-    is_ours = any((out / name).exists() for name in (MANIFEST, FAMILY))
+    is_ours = any((out / name).exists() for name in (MANIFEST, FAMILY, RECORDING))
     if not out.is_dir() or (any(out.iterdir()) and not is_ours):
         raise ArtifactError(
             f"{out} exists and is not an artifact",

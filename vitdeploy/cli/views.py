@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from vitdeploy.render.summary import summarize
 
 if TYPE_CHECKING:
     from vitdeploy.artifact.manifest import Parity
+    from vitdeploy.commands.board.recording import Recorded
     from vitdeploy.commands.doctor import Diagnosis
     from vitdeploy.commands.family.export import ExportedFamily
     from vitdeploy.commands.family.inspect import InspectedFamily
@@ -170,7 +172,23 @@ def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
         for name, reported in diagnosis.known_faults.items()
         for fault in reported
     ]
-    return [tables.doctor({**diagnosis.targets, **export}), *install, table, *faults]
+    recording = _describe_recording(diagnosis.recording) if diagnosis.recording is not None else []
+    return [tables.doctor({**diagnosis.targets, **export}), *install, table, *faults, *recording]
+
+
+def _describe_recording(recorded: Recorded) -> list[RenderableType]:
+    """Return the outcome of each model, the files, and what to do with them."""
+    counts = Counter(attempt.status for attempt in recorded.attempts)
+    outcome = ", ".join(f"{number} {status}" for status, number in counts.items()) or "no models built"
+    state = "" if recorded.complete else f"; not complete: {recorded.why}"
+    return [
+        Text(""),
+        Text.assemble(("recording ", "bold"), (recorded.folder, "bold cyan"), f": {outcome}{state}"),
+        *(Text(f"  {name}") for name in recorded.files),
+        *(Text(f"  note: {note}") for note in recorded.notes),
+        Text("Nothing was sent. Read the files, then attach this one to an issue (docs/compatibility.md):"),
+        Text(f"  {recorded.archive}", no_wrap=True),
+    ]
 
 
 @of_escaped

@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import environment
+from vitdeploy.commands.board.recording import Recorded
 from vitdeploy.environment import Host
 from vitdeploy.evidence import Availability
 from vitdeploy.recipe import TargetSpec
@@ -39,7 +40,7 @@ class Diagnosis(BaseModel):
     """The availability of targets and of the export, the facts about this host, and installed libraries.
 
     `install` has the command for each extra that is not installed, and for JetPack's TensorRT. `known_faults` has what
-    others have reported of an installed compiler, by target.
+    others have reported of an installed compiler, by target. `recording` is what `--record` has written.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +51,7 @@ class Diagnosis(BaseModel):
     machine: str
     libraries: Mapping[str, str]
     known_faults: Mapping[str, tuple[str, ...]] = {}
+    recording: Recorded | None = None
 
 
 def doctor() -> Diagnosis:

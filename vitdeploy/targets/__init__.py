@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Batch, Frozen, SizeRange, TargetSpec, parse
 from vitdeploy.session import Array, Session
 from vitdeploy.targets._audit import audit_bundle as audit_bundle
+
+if TYPE_CHECKING:
+    from vitdeploy.targets._recording import Recorder as Recorder
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Target(Frozen, ABC):
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
     """The type of device that its artifacts run on, as PyTorch names it. A speed-up compares both sides there."""
 
+    is_recorded: ClassVar[bool] = False
+    """True if `doctor --record` builds models with it; then it has a `recorder` where it is installed."""
     runs_suffix: ClassVar[str] = ""
     """The end of the names of the files that its engine opens."""
 
@@ -208,6 +213,16 @@ class Target(Frozen, ABC):
         seconds: float,  # noqa: ARG002
     ) -> ExternalTimes | None:
         """Measure times with the backend's own program, on inputs of these shapes; None without one."""
+        return None
+
+    def recorder(self, numbers: Numbers) -> Recorder | None:  # noqa: ARG002  most compilers are known well enough
+        """Return what `vitdeploy doctor --record` needs of the installed compiler, for models with these numbers.
+
+        None if it is not installed, or is not recorded.
+
+        Raises:
+            TargetUnavailable: it is installed, and does not load.
+        """
         return None
 
     def rehearse(self, bundle: Bundle) -> Audit | None:  # noqa: ARG002  most targets compile where they are

@@ -23,11 +23,13 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target, WatchedSession
 from vitdeploy.targets._audit import make_audit
+from vitdeploy.targets._recording import Recorder
 from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
 from vitdeploy.targets._tensorrt.known_faults import find_faults, list_faults
 from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.recorder import EngineRecorder
 from vitdeploy.targets._tensorrt.session import open_engine
 from vitdeploy.targets._tensorrt.trtexec import time_with_trtexec
 
@@ -51,6 +53,7 @@ class TensorRT(EngineOptions, Target):
     title: ClassVar[str] = "TensorRT"
     engine_module: ClassVar[str] = "tensorrt"
     runs_suffix: ClassVar[str] = ".plan"
+    is_recorded: ClassVar[bool] = True
     install_hint: ClassVar[str] = (
         "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
         "(python3 -m venv --system-site-packages)."
@@ -122,6 +125,12 @@ class TensorRT(EngineOptions, Target):
                     self.name, bundle, nothing, fused={}, reasons=reasons, layers={}, norms=0, evidence="rehearsed"
                 )
         return frozen.replace(audit, doubts=(doubt, *audit.doubts))
+
+    def recorder(self, numbers: Numbers) -> Recorder | None:
+        """Return TensorRT for a recording, whether or not there is a GPU."""
+        if find_spec("tensorrt") is None:
+            return None
+        return EngineRecorder(_import_tensorrt(), self.name, EngineOptions(), numbers)
 
     def known_faults(self, structure: Structure | None = None, *, takes_batch_one: bool = True) -> tuple[str, ...]:
         """Return the public reports that fit; of all versions if none is installed, because a bundle may go there."""

@@ -16,16 +16,18 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets._recording import Recorder
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
 from vitdeploy.targets._tensorrt.options import DIALECT, LACKS, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.recorder import EngineRecorder
 from vitdeploy.targets._tensorrt.session import open_engine
 
 _FIRST_WITH = {"fp8": 89, "bf16": 80}
 """The first generation with units for a type. FP8: Ada; not Ampere (sm86, Jetson Orin's sm87). BF16: Ampere; not
 Turing."""
-
+_WITH_ALL_NUMBERS = "sm89"
 
 _PLUGINS = {"DeformConv": "torchvision.ops.deform_conv2d"}
 """Operators that TensorRT has as plugins, which TensorRT for RTX comes without."""
@@ -38,6 +40,7 @@ class TensorRTRTX(EngineOptions, Target):
     title: ClassVar[str] = "TensorRT for RTX"
     engine_module: ClassVar[str] = "tensorrt_rtx"
     runs_suffix: ClassVar[str] = ".plan"
+    is_recorded: ClassVar[bool] = True
     runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"
 
@@ -102,6 +105,20 @@ class TensorRTRTX(EngineOptions, Target):
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the stored layer plan of the engine."""
         return audit_engine(self.name, bundle, compiled)
+
+    def recorder(self, numbers: Numbers) -> Recorder | None:
+        """Return TensorRT-RTX for a recording: for this machine's GPU, or ahead of time without one that it knows."""
+        if find_spec("tensorrt_rtx") is None:
+            return None
+        import tensorrt_rtx as trt
+
+        try:
+            generation = find_gpu().sm
+        except TargetUnavailable:
+            generation = ""
+        if generation not in Api(trt).compute_capabilities:
+            generation = self.device if self.refuse_numbers(numbers) is None else _WITH_ALL_NUMBERS
+        return EngineRecorder(trt, self.name, EngineOptions(), numbers, (generation,))
 
     def installed_engine(self) -> str:
         """Return `tensorrt-rtx VERSION`."""

@@ -89,6 +89,7 @@ def build_engine(
     options: BuildOptions | None = None,
     *,
     on_line: Callable[[str], None] | None = None,
+    on_message: Callable[[str, str], None] | None = None,
 ) -> BuiltEngine:
     """Compile the ONNX file `onnx_path`, with external data beside it, into an engine.
 
@@ -97,6 +98,7 @@ def build_engine(
         onnx_path: a graph in the operators that TensorRT parses.
         options: of the build; all defaults if left out.
         on_line: called with build phases and log lines above VERBOSE, in the calling thread.
+        on_message: called with the severity and the text of every message, in TensorRT's thread.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine. The message names the ONNX node, or ends
@@ -106,14 +108,15 @@ def build_engine(
     options = options or BuildOptions()
     api, on_line = Api(trt), on_line or (lambda _: None)
     try:
-        return _build(api, onnx_path, options, "weak" if options.typing == "weak" else "strong", on_line)
+        first: Literal["strong", "weak"] = "weak" if options.typing == "weak" else "strong"
+        return _build(api, onnx_path, options, first, on_line, on_message)
     except _BuildRefused as refusal:
         may_retry = options.typing == "auto" and api.has_weak_typing and not api.has_complete_strong_typing
         if not may_retry or refusal.for_memory:
             raise refusal.error from None
         reason = refusal.error.message
     try:
-        engine = _build(api, onnx_path, options, "weak", on_line)
+        engine = _build(api, onnx_path, options, "weak", on_line, on_message)
     except _BuildRefused as refusal:
         raise refusal.error from None
     note = (
@@ -133,9 +136,14 @@ class _BuildRefused(Exception):
 
 
 def _build(
-    api: Api, onnx_path: Path, options: BuildOptions, typing: Literal["strong", "weak"], on_line: Callable[[str], None]
+    api: Api,
+    onnx_path: Path,
+    options: BuildOptions,
+    typing: Literal["strong", "weak"],
+    on_line: Callable[[str], None],
+    on_message: Callable[[str, str], None] | None,
 ) -> BuiltEngine:
-    log, start = BuildLog(), time.monotonic()
+    log, start = BuildLog(on_message), time.monotonic()
 
     def serialize() -> _Serialized:
         return _serialize_and_free(api, onnx_path, options, typing, log)

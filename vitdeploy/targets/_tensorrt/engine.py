@@ -37,6 +37,7 @@ def compile_engine(
     gpu: Gpu | None,
     keep_timings: bool = True,
     report: Callable[[str], None] | None = None,
+    on_message: Callable[[str, str], None] | None = None,
 ) -> Compiled:
     """Build the engine of `bundle` into `workdir`, with its layer plan and its record.
 
@@ -48,6 +49,7 @@ def compile_engine(
         gpu: of this machine, if the engine is built for it.
         keep_timings: whether to store kernel timings for the next build.
         report: called with each phase of the build when it begins. On a board they take minutes.
+        on_message: called with every message of TensorRT, see `build_engine`.
 
     Raises:
         CompileError: TensorRT refused the graph, the options or the machine.
@@ -60,7 +62,7 @@ def compile_engine(
         if report is not None and line.startswith(PHASE):
             report(f"{api.product}: {line.removeprefix(PHASE)}")
 
-    engine = build_engine(trt, bundle.graph, options, on_line=report_phase)
+    engine = build_engine(trt, bundle.graph, options, on_line=report_phase, on_message=on_message)
     notes = [*engine.notes]
     if cache is not None and engine.timings and (problem := save_timings(cache, engine.timings)):
         notes.append(problem)

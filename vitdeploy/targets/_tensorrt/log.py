@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event
 from types import ModuleType
@@ -27,9 +28,13 @@ class BuildLog:
             blames a node.
         lines: build phases, and log lines above VERBOSE, for another thread to read.
         cancelled: set it to stop the build.
+
+    Args:
+        on_message: called with every message and its severity, in TensorRT's thread. A phase has the severity PHASE.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_message: Callable[[str, str], None] | None = None) -> None:
+        self._on_message = on_message
         self.layer_plan = ""
         self.errors: deque[str] = deque(maxlen=_ERRORS_SHOWN)
         self.refused_bytes = 0
@@ -38,6 +43,8 @@ class BuildLog:
 
     def add(self, severity: str, message: str) -> None:
         """Add one message of TensorRT. `severity` is the name of its `ILogger.Severity`."""
+        if self._on_message is not None:
+            self._on_message(severity, message)
         if severity == "VERBOSE":
             if "LayerType: " in message:  # the whole plan is one message
                 lines = message.split("\n")  # not splitlines: it also splits at record separators between node names
@@ -51,6 +58,12 @@ class BuildLog:
         if refused := _REFUSED.search(line):
             self.refused_bytes = max(self.refused_bytes, int(refused[1]))
         self.lines.put(line)
+
+    def begin_phase(self, name: str) -> None:
+        """Add the beginning of a phase."""
+        if self._on_message is not None:
+            self._on_message("PHASE", name)
+        self.lines.put(f"{PHASE}{name}")
 
     def last_errors(self) -> str:
         """Return TensorRT's last errors in one line. The first of them is usually the cause."""
@@ -79,7 +92,7 @@ def make_monitor(trt: ModuleType, log: BuildLog) -> Any:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
-            log.lines.put(f"{PHASE}{phase_name}")
+            log.begin_phase(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002
             return not log.cancelled.is_set()

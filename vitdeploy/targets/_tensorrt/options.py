@@ -98,6 +98,7 @@ class EngineOptions(Frozen):
         gpu: Gpu | None = None,
         report: Callable[[str], None] | None = None,
         watched: Collection[str] = (),
+        on_message: Callable[[str, str], None] | None = None,
     ) -> Compiled:
         """Build the engine with `trt`, the loaded `tensorrt` or `tensorrt_rtx`; see `compile_engine`.
 
@@ -121,7 +122,10 @@ class EngineOptions(Frozen):
             version_compatible=self.version_compatible,
             watched=frozenset(watched),
         )
-        return compile_engine(trt, bundle, workdir, options, gpu=gpu, keep_timings=self.timing_cache, report=report)
+        return compile_engine(
+            trt, bundle, workdir, options,
+            gpu=gpu, keep_timings=self.timing_cache, report=report, on_message=on_message,
+        )  # fmt: skip
 
 
 def refuse_dla(device: str) -> str:
