@@ -103,6 +103,7 @@ RUNS = {
     "report ARTIFACT --images 0 -o PAGE --json": 0,
     "report ARTIFACT -o nowhere/page.html": 1,
     "doctor --json": 0,
+    "doctor --seconds 5": 2,
     "recipes --json": 0,
     "recipes demo --json": 0,
     "recipes nothing": 1,

@@ -131,7 +131,9 @@ class Inspector(Guarded):
         want(form, self._trt.LayerInformationFormat)
         from tests.fakes.plans import as_json
 
+        if "inspected" in self._engine._facts:  # of a recording
+            return str(self._engine._facts["inspected"])
         context = self.execution_context
         fixed = context is not None and all(-1 not in shape for shape in context._shapes.values())
         dynamic = untold(self._trt, self._engine._facts["profile"]) and not fixed
-        return as_json(self._engine._facts["layers"], self._trt.release, dynamic=dynamic)
+        return as_json(self._engine._facts["layers"], self._trt.plan_form, dynamic=dynamic)

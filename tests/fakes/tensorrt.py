@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -30,17 +30,19 @@ _UNKNOWN = {"10.3": {"Attention", "RMSNormalization"}, "10.16": set(), "11.4": s
 _OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()}
 
 
-def module(version: str, cuda: ctypes.CDLL | None = None) -> Any:
+def module(version: str, cuda: ctypes.CDLL | None = None, surface: Mapping[str, Any] | None = None) -> Any:
     """`tensorrt` of that version. `faults` of it makes builds fail: "memory", "strong typing", "silent"; `built` tells
     what every build was asked for. `planted` are the faults of its compiler, see `miscompile`, and `struck` the nodes
     that each build computes wrongly. `unmarkable` names values that the parser does not keep. Without `cuda` there is
-    no GPU."""
+    no GPU. A `recording` (see `replay`) answers for the graphs that it has; `surface` replaces the members that the
+    version is known to have, and `plan_form` is the version whose layer plans are written."""
     trt: Any = ModuleType("tensorrt")
     trt.__spec__ = ModuleSpec("tensorrt", None)
     trt.__version__ = VERSIONS[version]
     trt.release, trt.cuda, trt.faults, trt.built = version, cuda, set(), []
+    trt.recording, trt.plan_form = None, version
     trt.planted, trt.struck, trt.unmarkable, trt.exact = [], [], set(), False
-    for name, members in SURFACE[version].items():
+    for name, members in (surface or SURFACE[version]).items():
         if isinstance(members, dict):
             setattr(trt, name, enum.Enum(name, members, type=Number))
         else:
@@ -87,7 +89,8 @@ class _BuilderConfig(Guarded):
         self._limits: dict[str, int] = {}
         self._cache: Any = None
         self.profiling_verbosity = self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY
-        self.hardware_compatibility_level = self._trt.HardwareCompatibilityLevel.NONE
+        if hasattr(self._trt, "HardwareCompatibilityLevel"):
+            self.hardware_compatibility_level = self._trt.HardwareCompatibilityLevel.NONE
         self.builder_optimization_level = 3
         self.progress_monitor = None
 
@@ -232,6 +235,8 @@ class _Parser(Guarded):
             return False
         inferred = onnx.shape_inference.infer_shapes(self._network._model)
         self._network._values = {value.name: value for value in inferred.graph.value_info}
+        if self._trt.recording is not None and (error := self._trt.recording.parse_error(self._network._model)):
+            self._errors.append(self._trt.ParserError(*error))
         for node in self._network._model.graph.node:
             if node.op_type in _UNKNOWN[self._trt.release] or node.op_type not in _OPERATORS:
                 said = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
@@ -280,6 +285,8 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
         "level": config.builder_optimization_level, "hardware": config.hardware_compatibility_level.name,
         "timed": config._cache._known["timed"] if config._cache else None,
     })  # fmt: skip
+    if trt.recording is not None and trt.recording.knows(network._model):
+        return trt.recording.build(trt, logger, network, config)
     for severity, text in _faults(trt, config, strong):
         say(logger, severity, text)
         if text.startswith("IBuilder"):
@@ -296,7 +303,7 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
     layers = layers_of(network._model)
     profile = config._profiles[0]._shapes if config._profiles else {}
     if "silent" not in trt.faults and config.profiling_verbosity.name == "DETAILED":
-        say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.release, dynamic=untold(trt, profile)))
+        say(logger, "VERBOSE", "Layers:\n" + as_text(layers, trt.plan_form, dynamic=untold(trt, profile)))
     facts = {"version": trt.__version__, "flags": config._flags, "profile": profile, "layers": layers}
     model = _compute(trt, network, config.builder_optimization_level)
     return trt.IHostMemory(MAGIC + json.dumps(facts).encode() + b"\n" + model.SerializeToString())

@@ -118,7 +118,7 @@ class TensorRTRTX(EngineOptions, Target):
             generation = ""
         if generation not in Api(trt).compute_capabilities:
             generation = self.device if self.refuse_numbers(numbers) is None else _WITH_ALL_NUMBERS
-        return EngineRecorder(trt, self.name, EngineOptions(), numbers, (generation,))
+        return EngineRecorder(trt, self.name, EngineOptions(), numbers, (generation,), ahead_of_time=True)
 
     def installed_engine(self) -> str:
         """Return `tensorrt-rtx VERSION`."""

@@ -42,7 +42,7 @@ def board(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         (tmp_path / "tmp").mkdir(exist_ok=True)
         environment = {
             "FAKE_TENSORRT": release, "FAKE_FAULTS": faults, "LD_LIBRARY_PATH": str(driver.parent),
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'fakes' / 'board'}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'fakes' / 'importable'}",
             "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
             "TMPDIR": str(tmp_path / "tmp"), **more,
         }  # fmt: skip

@@ -36,6 +36,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def recorded(out: Path, seconds: float = 120, **options: Any) -> Recording:
+    """Record, and read it back."""
     module.record(out, seconds, Silent(), **options)
     return load(out)
 
@@ -210,3 +211,21 @@ def test_the_summary_names_the_files_and_says_that_nothing_was_sent(
     assert summary["attempts"] == [
         {"target": "tensorrt", "model": "vit", "precision": "fp32", "status": "run", "why": ""}
     ]
+
+
+def test_a_replayed_board_makes_the_same_recording(
+    board: Board, only: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(("rope", "fp16"))
+    monkeypatch.setattr(module.facts, "run_tegrastats", lambda: "")
+    board("10.16", FAKE_SAYS="a line that no fake says")
+    first = recorded(tmp_path / "first")
+    board("10.16", FAKE_SAYS="", FAKE_RECORDING=str(tmp_path / "first"))
+    second = recorded(tmp_path / "second")
+    assert first.compilers == second.compilers
+    logs = [(tmp_path / name / "tensorrt" / "rope-fp16" / "build.log").read_text() for name in ("first", "second")]
+    assert logs[0] == logs[1]
+    assert "a line that no fake says" in logs[1]
+    (here,), (there,) = first.attempts, second.attempts
+    assert (here.attention, here.linears, here.layers["log"]) == (there.attention, there.linears, there.layers["log"])
+    assert {layer.name for layer in here.profile} == {layer.name for layer in there.profile} != set()

@@ -40,8 +40,8 @@ _FIRST = (("vit", "fp16"), ("vit", "fp32"), ("vit", "int8"), ("rope", "fp32"), (
 def record(out: Path, seconds: float, progress: Progress, *, force: bool = False) -> Recorded:
     """Record what this board and its compilers do into the folder `out`. Nothing is sent anywhere.
 
-    Each build runs in a process of its own. After an interrupt, what was recorded up to it is written, and the interrupt
-    is raised again.
+    Each build runs in a process of its own. After an interrupt, what was recorded up to it is written, and the
+    interrupt is raised again.
 
     Args:
         out: a new folder.

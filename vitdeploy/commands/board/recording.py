@@ -50,8 +50,8 @@ class Attempt(BaseModel):
         model: the model.
         precision: its precision.
         device: the device that it was compiled for.
-        status: "run" and "built" (it cannot run here) are successes; "refused" has an error of the compiler, "failed" is
-            a crash or a limit, "skipped" had no time left.
+        status: "run" and "built" (it cannot run here) are successes; "refused" has an error of the compiler, "failed"
+            is a crash or a limit, "skipped" had no time left.
         stage: the last step that was begun.
         why: why it was not run, in one line.
         problems: by step, of those that failed alone: the others went on.

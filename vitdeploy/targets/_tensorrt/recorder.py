@@ -34,7 +34,8 @@ class EngineRecorder:
         target: the name of the target.
         options: of the builds.
         numbers: the types of the models.
-        generations: the GPU generations to compile for ahead of time; none for this machine's GPU.
+        generations: the GPU generations to compile for.
+        ahead_of_time: whether no GPU is needed; else the engine is for this machine's.
     """
 
     trt: ModuleType
@@ -42,6 +43,7 @@ class EngineRecorder:
     options: EngineOptions
     numbers: Numbers
     generations: tuple[str, ...] = ()
+    ahead_of_time: bool = False
 
     @property
     def device(self) -> str:
@@ -63,7 +65,7 @@ class EngineRecorder:
     def compile(self, bundle: Bundle, workdir: Path, on_message: Callable[[str, str], None]) -> Compiled:
         """Build the engine, and audit it."""
         options = frozen.replace(self.options, timing_cache=False)
-        gpu: Gpu | None = None if self.generations else find_gpu()
+        gpu: Gpu | None = None if self.ahead_of_time else find_gpu()
         compiled = options.build(
             self.trt, bundle, workdir, compute_capabilities=self.generations, gpu=gpu, on_message=on_message
         )
