@@ -27,7 +27,7 @@ from tests.fakes.recordings import opened
 from vitdeploy import targets
 from vitdeploy.commands.board.messages import MessageLog
 from vitdeploy.commands.board.models import unpack
-from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, Attempt, Recording, load, parse_messages
+from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, RecordedBuild, Recording, load, parse_messages
 from vitdeploy.errors import VitdeployError
 from vitdeploy.measure.power.sensors import find_total
 from vitdeploy.measure.power.tegrastats import parse_line
@@ -96,7 +96,7 @@ def _compare(folder: Path, recording: Recording) -> Iterator[Difference]:
                 yield from _reading(f"{where}: {attempt.model} {attempt.precision}", there, attempt)
 
 
-def build_with_fake(release: str, attempt: Attempt) -> Build:
+def build_with_fake(release: str, attempt: RecordedBuild) -> Build:
     """The same model with the fake, on the GPU generation that the attempt names, if it does."""
     trt: Any = fakes.module(release, SimpleNamespace())
     numbers = kind_of(attempt.precision).numbers
@@ -118,7 +118,7 @@ def build_with_fake(release: str, attempt: Attempt) -> Build:
         )
 
 
-def read_build(folder: Path, attempt: Attempt) -> Build:
+def read_build(folder: Path, attempt: RecordedBuild) -> Build:
     """The recorded build."""
     files = folder / attempt.folder
     inspected = (files / INSPECTED).read_text() if (files / INSPECTED).exists() else ""
@@ -198,7 +198,7 @@ def _fields(where: str, here: Fields, there: Fields) -> Iterator[Difference]:
             )
 
 
-def _reading(where: str, there: Build, attempt: Attempt) -> Iterator[Difference]:
+def _reading(where: str, there: Build, attempt: RecordedBuild) -> Iterator[Difference]:
     """What vitdeploy does not read of what the board printed."""
     unread = [line[:120] for line in there.plan if not parse_plan([line])]
     if unread:

@@ -1,8 +1,8 @@
 """A fake TensorRT that does what a recording says, in place of what is assumed here.
 
 For the models of the recording (those of `vitdeploy doctor --record`) the messages, the layer plan, the inspector's
-text and the refusals are the recorded ones. For all other graphs the fake of the nearest version answers, with the recorded
-version and members, and in the recorded form of layer plans. Numbers are computed by ONNX Runtime as ever.
+text and the refusals are the recorded ones. For all other graphs the fake of the nearest version answers, with the
+recorded version and members, and in the recorded form of layer plans. Numbers are computed by ONNX Runtime as ever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.fakes import tensorrt as fakes
 from tests.fakes.guarded import MAGIC, Number, heard, say
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.commands.board.models import ASSET
-from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, Attempt, Recording, load, parse_messages
+from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, RecordedBuild, Recording, load, parse_messages
 from vitdeploy.targets._tensorrt.api import release as parse_release
 from vitdeploy.targets._tensorrt.plan import PlanLayer, parse_plan
 
@@ -105,7 +105,7 @@ class Replay:
         model = fakes._compute(trt, network, config.builder_optimization_level)
         return trt.IHostMemory(MAGIC + json.dumps(facts).encode() + b"\n" + model.SerializeToString())
 
-    def _choose_build(self, attempt: Attempt, *, strong: bool) -> list[Message] | None:
+    def _choose_build(self, attempt: RecordedBuild, *, strong: bool) -> list[Message] | None:
         """The messages of the strongly or the weakly typed build; None if that failed without a word."""
         builds = list(_split(self._messages((attempt.model, attempt.precision))))
         if not any(note.startswith(_WEAK) for note in attempt.notes):
@@ -114,13 +114,13 @@ class Replay:
             return builds[0 if strong else 1]
         return None if strong else builds[0]
 
-    def _find(self, model: Any) -> Attempt | None:
+    def _find(self, model: Any) -> RecordedBuild | None:
         return self._attempts.get(_known_graphs().get(model.SerializeToString(), ("", "")))
 
     def _messages(self, key: tuple[str, str]) -> list[Message]:
         return list(parse_messages(self._read(self._attempts[key], BUILD_LOG).split("\n")))
 
-    def _read(self, attempt: Attempt, name: str) -> str:
+    def _read(self, attempt: RecordedBuild, name: str) -> str:
         path = self._folder / attempt.folder / name
         return path.read_text() if path.exists() else ""
 

@@ -24,7 +24,7 @@ from vitdeploy.session import Array, Session
 from vitdeploy.targets._audit import audit_bundle as audit_bundle
 
 if TYPE_CHECKING:
-    from vitdeploy.targets._recording import Recorder as Recorder
+    from vitdeploy.targets._recording import CompilerRecorder as CompilerRecorder
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Target(Frozen, ABC):
         """Measure times with the backend's own program, on inputs of these shapes; None without one."""
         return None
 
-    def recorder(self, numbers: Numbers) -> Recorder | None:  # noqa: ARG002  most compilers are known well enough
+    def recorder(self, numbers: Numbers) -> CompilerRecorder | None:  # noqa: ARG002  most compilers are known well enough
         """Return what `vitdeploy doctor --record` needs of the installed compiler, for models with these numbers.
 
         None if it is not installed, or is not recorded.

@@ -10,7 +10,7 @@ from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled
 
 
-class Recorder(Protocol):
+class CompilerRecorder(Protocol):
     """A compiler on this machine, for models of one precision."""
 
     @property

@@ -23,7 +23,7 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, ExternalTimes, Target, WatchedSession
 from vitdeploy.targets._audit import make_audit
-from vitdeploy.targets._recording import Recorder
+from vitdeploy.targets._recording import CompilerRecorder
 from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
@@ -126,7 +126,7 @@ class TensorRT(EngineOptions, Target):
                 )
         return frozen.replace(audit, doubts=(doubt, *audit.doubts))
 
-    def recorder(self, numbers: Numbers) -> Recorder | None:
+    def recorder(self, numbers: Numbers) -> CompilerRecorder | None:
         """Return TensorRT for a recording, whether or not there is a GPU."""
         if find_spec("tensorrt") is None:
             return None

@@ -16,7 +16,7 @@ from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
-from vitdeploy.targets._recording import Recorder
+from vitdeploy.targets._recording import CompilerRecorder
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
@@ -106,7 +106,7 @@ class TensorRTRTX(EngineOptions, Target):
         """Read the stored layer plan of the engine."""
         return audit_engine(self.name, bundle, compiled)
 
-    def recorder(self, numbers: Numbers) -> Recorder | None:
+    def recorder(self, numbers: Numbers) -> CompilerRecorder | None:
         """Return TensorRT-RTX for a recording: for this machine's GPU, or ahead of time without one that it knows."""
         if find_spec("tensorrt_rtx") is None:
             return None

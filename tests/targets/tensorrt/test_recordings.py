@@ -20,7 +20,7 @@ from tests.fakes.check import Difference, build_with_fake, compare, main, read_b
 from tests.fakes.fields import fields_of_json, fields_of_plan
 from tests.fakes.recordings import RTX, opened, write_programs, write_system
 from vitdeploy.commands.board.models import MODELS, PRECISIONS, unpack
-from vitdeploy.commands.board.recording import BUILD_LOG, FILE, Attempt, Recording, format_message, load
+from vitdeploy.commands.board.recording import BUILD_LOG, FILE, RecordedBuild, Recording, format_message, load
 from vitdeploy.errors import ArtifactError, CompileError
 from vitdeploy.measure.power.sensors import find_rails
 from vitdeploy.measure.thermal import read_celsius
@@ -243,7 +243,7 @@ def test_the_inspector_of_a_recording_answers(device: Callable[..., Any], tmp_pa
     """A recording of a fake board, with an inspector's text that no fake would write."""
     trt = device("10.3")
     text = json.dumps({"Layers": [{"Name": "recorded", "LayerType": "gemm"}]})
-    attempt = Attempt(target="tensorrt", model="vit", precision="fp16", status="run")
+    attempt = RecordedBuild(target="tensorrt", model="vit", precision="fp16", status="run")
     compiler = {"backend": "tensorrt 10.3.0", "surface": fakes.SURFACE["10.3"], "gpu": {"why": "-"}}
     host = load_host()
     recording = Recording(vitdeploy="0", host=host, compilers={"tensorrt": compiler}, attempts=(attempt,))

@@ -20,7 +20,7 @@ from vitdeploy import precision as precisions
 from vitdeploy.artifact.temporary import remove_process_folders
 from vitdeploy.commands.board import models
 from vitdeploy.commands.board.messages import MessageLog
-from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, Attempt, LayerTime, Times, parse_messages
+from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, LayerTime, RecordedBuild, Times, parse_messages
 from vitdeploy.errors import TargetUnavailable, VitdeployError
 from vitdeploy.evidence import Power
 from vitdeploy.frozen import replace
@@ -54,7 +54,7 @@ class _Journal:
 
     def __init__(self, order: Order) -> None:
         self._path = order.folder / ATTEMPT
-        self.attempt = Attempt(target=order.target, model=order.model, precision=order.precision, status="failed")
+        self.attempt = RecordedBuild(target=order.target, model=order.model, precision=order.precision, status="failed")
 
     def note(self, **results: Any) -> None:
         """Add results."""

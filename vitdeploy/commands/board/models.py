@@ -30,7 +30,7 @@ ASSET = Path(__file__).parents[2] / "assets" / "board.tar.xz"
 EXAMPLE, FACTS = "example.npz", "facts.json"
 
 
-class Facts(BaseModel):
+class BundleFacts(BaseModel):
     """The facts about a bundle that its compiler and audit need, beside the graph and its sites."""
 
     model_config = ConfigDict(frozen=True)
@@ -48,10 +48,10 @@ class BoardModel:
     expected: Mapping[str, Array]
 
 
-def describe(manifest: Manifest) -> Facts:
+def describe(manifest: Manifest) -> BundleFacts:
     """Return the facts of an exported bundle."""
     excluded = list_excluded(manifest.placement, manifest.quantized)
-    return Facts(image=manifest.inputs[0], outputs=manifest.outputs, excluded=excluded)
+    return BundleFacts(image=manifest.inputs[0], outputs=manifest.outputs, excluded=excluded)
 
 
 def to_image(pixels: Array) -> Array:
@@ -70,7 +70,7 @@ def unpack(model: str, precision: str, folder: Path) -> BoardModel:
         with tarfile.open(ASSET) as archive:
             for name in (GRAPH, SITES):
                 (folder / name).write_bytes(_read(archive, f"{model}/{precision}/{name}"))
-            facts = Facts.model_validate_json(_read(archive, f"{model}/{precision}/{FACTS}"))
+            facts = BundleFacts.model_validate_json(_read(archive, f"{model}/{precision}/{FACTS}"))
             example = _read(archive, f"{model}/{EXAMPLE}")
     except tarfile.CompressionError as error:
         raise TargetUnavailable(

@@ -18,7 +18,15 @@ from vitdeploy.commands.board import compilers, facts, pack
 from vitdeploy.commands.board.attempt import ATTEMPT, Order
 from vitdeploy.commands.board.messages import shorten
 from vitdeploy.commands.board.models import MODELS, PRECISIONS
-from vitdeploy.commands.board.recording import BUILD_LOG, INSPECTED, Attempt, Outcome, Recorded, Recording, State
+from vitdeploy.commands.board.recording import (
+    BUILD_LOG,
+    INSPECTED,
+    BuildOutcome,
+    Recorded,
+    RecordedBuild,
+    Recording,
+    State,
+)
 from vitdeploy.commands.board.scrub import Scrubber, make_scrubber
 from vitdeploy.errors import ArtifactError
 from vitdeploy.frozen import describe_unread, replace
@@ -71,8 +79,8 @@ def record(out: Path, seconds: float, progress: Progress, *, force: bool = False
     )  # fmt: skip
 
 
-def _summarize(attempt: Attempt) -> Outcome:
-    return Outcome(**{name: getattr(attempt, name) for name in Outcome.model_fields})
+def _summarize(attempt: RecordedBuild) -> BuildOutcome:
+    return BuildOutcome(**{name: getattr(attempt, name) for name in BuildOutcome.model_fields})
 
 
 _NO_COMPILER = "no TensorRT was found here, so no model was built: run `vitdeploy doctor` to see why"
@@ -110,7 +118,9 @@ class _Recorder:
         for target, (model, precision) in product(found, _order()):
             if self._left() < _LEAST_SECONDS:
                 self.stop(_TIME_IS_UP)
-                self._add(Attempt(target=target, model=model, precision=precision, status="skipped", why=_TIME_IS_UP))
+                self._add(
+                    RecordedBuild(target=target, model=model, precision=precision, status="skipped", why=_TIME_IS_UP)
+                )
                 continue
             with self._progress.step(f"{target}: build and run {model} in {precision}"):
                 attempt = self._try(target, model, precision)
@@ -125,7 +135,7 @@ class _Recorder:
         """Note why the recording is not complete."""
         self.recording = replace(self.recording, complete=False, why=why)
 
-    def _add(self, attempt: Attempt) -> None:
+    def _add(self, attempt: RecordedBuild) -> None:
         self.recording = replace(self.recording, attempts=(*self.recording.attempts, attempt))
 
     def _left(self) -> float:
@@ -151,7 +161,7 @@ class _Recorder:
         self.scrubber = make_scrubber((*self.recording.libraries.values(), version))
         return "backend" in description
 
-    def _try(self, target: str, model: str, precision: str) -> Attempt:
+    def _try(self, target: str, model: str, precision: str) -> RecordedBuild:
         """Build and run a model in a process of its own. A crash of it is a recorded attempt."""
         work = self._work / f"{target}-{model}-{precision}"
         work.mkdir()
@@ -170,7 +180,7 @@ class _Recorder:
         self._keep_files(work, attempt)
         return attempt
 
-    def _keep_files(self, work: Path, attempt: Attempt) -> None:
+    def _keep_files(self, work: Path, attempt: RecordedBuild) -> None:
         """Take the shortened log and the inspected layers over, without what identifies."""
         kept = self._folder / attempt.folder
         kept.mkdir(parents=True)
@@ -187,12 +197,12 @@ def _order() -> Iterator[tuple[str, str]]:
     yield from (pair for pair in product(MODELS, PRECISIONS) if pair not in _FIRST)
 
 
-def _read_attempt(path: Path, order: Order) -> Attempt:
+def _read_attempt(path: Path, order: Order) -> RecordedBuild:
     try:
-        return Attempt.model_validate_json(path.read_bytes())
+        return RecordedBuild.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:  # it crashed before the first step
         why = f"no readable results: {describe_unread(error)}"
-    return Attempt(target=order.target, model=order.model, precision=order.precision, status="failed", why=why)
+    return RecordedBuild(target=order.target, model=order.model, precision=order.precision, status="failed", why=why)
 
 
 def _read(path: Path) -> str:

@@ -42,7 +42,7 @@ class LayerTime(BaseModel):
     ms: float
 
 
-class Attempt(BaseModel):
+class RecordedBuild(BaseModel):
     """A model that was built in a process of its own, and what became of it.
 
     Attributes:
@@ -139,10 +139,10 @@ class Recording(BaseModel):
     compilers: Mapping[str, Mapping[str, Any]] = {}
     before: State = State()
     after: State = State()
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[RecordedBuild, ...] = ()
 
 
-class Outcome(BaseModel):
+class BuildOutcome(BaseModel):
     """The end of an attempt, in short."""
 
     model_config = ConfigDict(frozen=True)
@@ -172,7 +172,7 @@ class Recorded(BaseModel):
     files: tuple[str, ...]
     complete: bool
     why: str = ""
-    attempts: tuple[Outcome, ...]
+    attempts: tuple[BuildOutcome, ...]
     notes: tuple[str, ...] = ()
 
 

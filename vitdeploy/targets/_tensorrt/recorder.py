@@ -27,7 +27,7 @@ _PROPERTIES = ("has_complete_strong_typing", "has_weak_typing", "has_timing_cach
 
 @dataclass(frozen=True)
 class EngineRecorder:
-    """Either TensorRT, on this machine's GPU or ahead of time; see `vitdeploy.targets.Recorder`.
+    """Either TensorRT, on this machine's GPU or ahead of time; see `vitdeploy.targets.CompilerRecorder`.
 
     Attributes:
         trt: the loaded `tensorrt` or `tensorrt_rtx`.
