@@ -116,6 +116,21 @@ def test_leaves(shape: tuple[int | str, ...], before: list[Move]) -> None:
     assert (apply(MergeMoves(), graph).fired, len(moves(graph))) == (0, len(before))
 
 
+def test_merges_in_parts_what_would_have_too_many_axes() -> None:
+    """Hiera puts tokens that it will pool beside each other, level by level."""
+    shape, before = (2, 16, 16, 3), []
+    batch, side = 2, 16
+    for _ in range(3):
+        before += [(R, (batch, side // 2, 2, side // 2, 2, 3)), (T, (0, 2, 4, 1, 3, 5))]
+        batch, side = batch * 4, side // 2
+        before += [(R, (batch, side, side, 3))]
+    graph, x = chain(shape, before), numbers(shape)
+    assert apply(MergeMoves(), graph).fired > 0
+    assert max(len(numbers) for _, numbers in moves(graph)) <= 8
+    assert len(moves(graph)) < len(before)
+    assert np.array_equal(run(graph, x)["y"], run(chain(shape, before), x)["y"])
+
+
 def test_leaves_what_is_read_in_the_middle() -> None:
     graph = chain((2, 3, 4), [(T, (0, 2, 1)), (T, (0, 2, 1))], reader=True)
     assert apply(MergeMoves(), graph).fired == 0

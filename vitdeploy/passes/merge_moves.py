@@ -16,6 +16,8 @@ from vitdeploy.passes import Pass, PassResult
 Sizes = tuple[int | None, ...]
 
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_MOST_AXES = 8
+"""TensorRT takes no tensor with more axes."""
 
 
 class MergeMoves(Pass):
@@ -28,7 +30,7 @@ class MergeMoves(Pass):
     That takes no operator, a Reshape, a Transpose, both, or a Reshape on both sides of a Transpose. Moving an axis of
     size 1 is a Reshape. Left alone: chains that are as short already, values that something else reads too, Reshapes
     that regroup across factors, such as (3, 2) to (2, 3), and sizes that are not known; one size, such as the batch,
-    may vary.
+    may vary. A chain that needs more than 8 axes in one Reshape, as Hiera's order of tokens, is merged in parts.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -39,10 +41,12 @@ class MergeMoves(Pass):
             if (reader := only_consumer(last.outputs[0])) is not None and _is_move(reader):
                 continue  # not the end of its chain
             chain = _find_chain(last)
-            plan = _make_plan(chain)
-            if plan is not None and len(plan) < len(chain):
-                _write(graph, chain, plan)
-                fired += 1
+            while chain:
+                part, plan = _plan_longest(chain)
+                if plan is not None and len(plan) < len(part):
+                    _write(graph, part, plan)
+                    fired += 1
+                chain = chain[: -len(part)]
         if fired:
             RemoveUnusedNodesPass()(graph.model)
         return PassResult(fired)
@@ -82,6 +86,16 @@ def _find_chain(last: ir.Node) -> list[ir.Node]:
             break
         chain.insert(0, node)
     return chain
+
+
+def _plan_longest(chain: list[ir.Node]) -> tuple[list[ir.Node], list[_Step] | None]:
+    """Return the longest end of `chain` whose plan has no more axes than an engine takes, and that plan."""
+    for start in range(len(chain)):
+        part = chain[start:]
+        plan = _make_plan(part)
+        if plan is None or max((len(numbers) for _, numbers in plan), default=0) <= _MOST_AXES:
+            return part, plan
+    return chain, None  # each operator by itself has more axes: nothing can make it smaller
 
 
 def _make_plan(chain: list[ir.Node]) -> list[_Step] | None:
