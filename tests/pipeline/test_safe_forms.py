@@ -16,7 +16,7 @@ from vitdeploy.pipeline.safe_forms import SafeForms, list_safe_forms
 from vitdeploy.session import Array
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "vit": tiny_vit, "eva": eva, "swin": swin, "dpt": Depth,
+    "vit": tiny_vit, "eva": eva, "packed eva": lambda: eva(qkv_fused=True), "swin": swin, "dpt": Depth,
 }  # fmt: skip
 ROUNDING = {"fp16": 1e-2, "int8": 2e-2, "fp32": 1e-6}
 """Of the largest number. ONNX Runtime computes half precision in float32 and rounds where it has to, so forms round in
@@ -56,7 +56,7 @@ def weights(graph: Graph) -> set[bytes]:
     return {tensor.numpy().tobytes() for tensor in tensors if tensor is not None and tensor.nbytes >= 1024}
 
 
-BLOCKS = {"vit": 2, "eva": 2, "swin": 4, "dpt": 4}
+BLOCKS = {"vit": 2, "eva": 2, "packed eva": 2, "swin": 4, "dpt": 4}
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -65,7 +65,7 @@ def test_forms_come_in_a_fixed_order_and_the_others_have_a_reason(
 ) -> None:
     graph, structure, _ = lowered(name, "fp16")
     forms = list_safe_forms(graph, structure)
-    rotary = ["baked-positions"] if name == "eva" else []
+    rotary = ["baked-positions"] if "eva" in name else []
     blocks = [f"fp32-block-{block}" for block in range(BLOCKS[name])]
     assert names(forms) == ["separate-qkv", *rotary, "fp32-scores", *blocks, "level-2", "level-0", "fp32"]
     assert set(forms.left_out) == {"baked-positions"} - set(rotary)

@@ -29,6 +29,9 @@ RiskyForm = Literal[
 CORE = "/Attention"
 """The nodes of a site are named `SITE/Attention` in the raised graph, and `SITE/Attention/…` after lowering."""
 
+PART = "/part"
+"""The parts of a product that is computed in several are named `NODE/part0`, `NODE/part1`, …"""
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -133,6 +136,19 @@ class Structure(BaseModel):
             for site in self.attention
         )
         return replace(self, attention=sites)
+
+    def locate_parts(self, names: Iterable[str]) -> Structure:
+        """Return the structure with the parts of each linear that is computed in several; see `locate_attention`."""
+        parts: dict[str, list[str]] = {}
+        for name in names:
+            whole, part, _ = name.rpartition(PART)
+            if part:
+                parts.setdefault(whole, []).append(name)
+        linears = tuple(
+            replace(linear, nodes=tuple(part for node in linear.nodes for part in parts.get(node, [node])))
+            for linear in self.linears
+        )
+        return replace(self, linears=linears)
 
     def save(self, path: Path) -> None:
         """Write the structure as JSON."""

@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from vitdeploy.graph.model import Graph, operand, producer
 from vitdeploy.graph.products import weight_of
+from vitdeploy.graph.recognize import linears_above
+from vitdeploy.graph.structure import CORE, PART
 from vitdeploy.passes import Pass, PassResult
 
 _LOWEST = {
@@ -20,6 +22,9 @@ _LOWEST = {
 """The bits of the lowest finite number of a type. The next bits below are those of the next higher numbers."""
 
 
+_PARTS = 3
+
+
 class SeparateQkv(Pass):
     """Let each of several linears on one value read a value of its own: its maximum with a bound that nothing is below.
 
@@ -27,17 +32,27 @@ class SeparateQkv(Pass):
         x ──┼ MatMul Wk    ─▶      x ───┼ Max(-65504) ── MatMul Wk
             └ MatMul Wv                 └ Max(-65472) ── MatMul Wv
 
+                                        ┌─────────────── MatMul Slice(W) ─┐
+        x ── MatMul W      ─▶      x ───┼ Max(-65504) ── MatMul Slice(W) ─┼ Concat
+                                        └ Max(-65472) ── MatMul Slice(W) ─┘
+
     Each bound is another one of the lowest numbers of the type, so no two values are the same expression. With one
     bound for all, TensorRT-RTX 1.7 merges k and v again; an Identity and a pair of casts disappear. In a quantized
     graph the maximum stands before a Q/DQ pair of its own, which saturates far above it. Other linears on one value,
-    such as the gate of an MLP, are kept apart too. Left alone: one linear for q, k and v, where nothing can be merged.
+    such as the gate of an MLP, are kept apart too.
+
+    One linear for q, k and v stays one where these are rotated or normalized. It is multiplied in three parts then, in
+    the order of its channels, which are q, k and v unless each head has its own three. Its weight is cut in the graph,
+    and keeps its bytes. Left alone: all other linears that are alone on their value.
     """
 
     def apply(self, graph: Graph) -> PassResult:
         """Separate all linears that share their input but the first of each group; `fired` counts them."""
+        for product in _packed_products(graph):
+            _split(graph, product)
         groups: dict[ir.Value, list[ir.Node]] = {}
         for node in graph.nodes:
-            if node.op_type in ("Gemm", "MatMul") and weight_of(node) is not None:
+            if node.op_type in ("Gemm", "MatMul") and (weight_of(node) is not None or _is_part(node)):
                 groups.setdefault(_source(operand(node, 0)), []).append(node)
         fired = 0
         for source, linears in groups.items():
@@ -47,6 +62,46 @@ class SeparateQkv(Pass):
                 _separate(graph, source, linear, number)
                 fired += 1
         return PassResult(fired)
+
+
+def _packed_products(graph: Graph) -> list[ir.Node]:
+    """Return the products that give q, k and v of one attention."""
+    by_name = {node.name: node for node in graph.nodes}
+    products: dict[ir.Node, None] = {}
+    for name, scores in by_name.items():
+        result = by_name.get(f"{(name or '').removesuffix('/qk')}/pv") if (name or "").endswith(f"{CORE}/qk") else None
+        if result is None:
+            continue
+        above = [linears_above([value]) for value in (*scores.inputs, result.inputs[1])]
+        product = above[0][0] if above[0] and all(linears == above[0][:1] for linears in above) else None
+        weight = None if product is None or product.op_type != "MatMul" else weight_of(product)
+        if product is not None and weight is not None and weight[1] % _PARTS == 0 and product.outputs[0].shape:
+            products[product] = None
+    return list(products)
+
+
+def _split(graph: Graph, product: ir.Node) -> None:
+    """Multiply by each third of the weight's columns, and join the results."""
+    weight, old = operand(product, 1), product.outputs[0]
+    rows, columns = weight_of(product) or (0, 0)
+    size = columns // _PARTS
+    tape = ir.tape.Tape()
+
+    def ints(label: str, number: int) -> ir.Value:
+        return tape.initializer(ir.tensor(np.array([number], np.int64), name=f"{product.name}/{label}"))
+
+    parts = []
+    for part in range(_PARTS):
+        bounds = [ints("from", part * size), ints("to", (part + 1) * size), ints("axis", 1)]
+        third = tape.op("Slice", [weight, *bounds], name=f"{product.name}/weight{part}")
+        parts.append(tape.op("MatMul", [product.inputs[0], third], name=f"{product.name}{PART}{part}"))
+        third.type, third.shape = weight.type, ir.Shape([rows, size])
+        parts[-1].type, parts[-1].shape = old.type, ir.Shape([*list(old.shape or ())[:-1], size])
+    graph.replace([product], tape, old, tape.op("Concat", parts, {"axis": -1}, name=f"{product.name}/join"))
+
+
+def _is_part(node: ir.Node) -> bool:
+    return PART in (node.name or "")
 
 
 def _pair_above(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:

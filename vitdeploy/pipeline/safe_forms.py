@@ -56,7 +56,8 @@ class SafeForm:
 
         copy = Graph(graph.model.clone())
         records = tuple(passes.run(self.rewrites, copy))
-        structure = structure.locate_attention(node.name or "" for node in copy.nodes)
+        names = [node.name or "" for node in copy.nodes]
+        structure = structure.locate_attention(names).locate_parts(names)
         structure = frozen.replace(structure, risky_forms=find_risky_forms(copy, structure))
         return Rewritten(copy, structure, records)
 
