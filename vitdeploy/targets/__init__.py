@@ -189,6 +189,15 @@ class Target(Frozen, ABC):
         """
         return ()
 
+    def reported_safe_forms(
+        self,
+        structure: Structure,  # noqa: ARG002  as above
+        *,
+        takes_batch_one: bool = True,  # noqa: ARG002
+    ) -> tuple[str, ...]:
+        """Return the safe forms that helped in the public reports that fit a graph, in the order to try."""
+        return ()
+
     @abstractmethod
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
         """Compile into `workdir`, and audit.

@@ -27,7 +27,7 @@ from vitdeploy.targets._recording import CompilerRecorder
 from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
-from vitdeploy.targets._tensorrt.known_faults import find_faults, list_faults
+from vitdeploy.targets._tensorrt.known_faults import KnownFault, find_faults, list_faults, list_safe_forms
 from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.recorder import EngineRecorder
 from vitdeploy.targets._tensorrt.session import open_engine
@@ -134,20 +134,22 @@ class TensorRT(EngineOptions, Target):
 
     def known_faults(self, structure: Structure | None = None, *, takes_batch_one: bool = True) -> tuple[str, ...]:
         """Return the public reports that fit; of all versions if none is installed, because a bundle may go there."""
-        try:
-            version = release(_import_tensorrt().__version__)
-        except TargetUnavailable:
-            version = None
-        try:
-            generation = find_gpu().sm
-        except TargetUnavailable:
-            generation = None
-        if structure is None:
-            return () if version is None else tuple(fault.describe() for fault in list_faults(version, generation))
-        faults = find_faults(
+        if structure is not None:
+            faults = self._find_faults(structure, takes_batch_one=takes_batch_one)
+        else:
+            version, generation = _installed()
+            faults = [] if version is None else list_faults(version, generation)
+        return tuple(fault.describe() for fault in faults)
+
+    def reported_safe_forms(self, structure: Structure, *, takes_batch_one: bool = True) -> tuple[str, ...]:
+        """Return the safe forms that helped in the public reports that fit, in the order to try."""
+        return list_safe_forms(self._find_faults(structure, takes_batch_one=takes_batch_one))
+
+    def _find_faults(self, structure: Structure, *, takes_batch_one: bool) -> list[KnownFault]:
+        version, generation = _installed()
+        return find_faults(
             structure.risky_forms, release=version, generation=generation, takes_batch_one=takes_batch_one
         )
-        return tuple(fault.describe() for fault in faults)
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Read the stored layer plan of the engine."""
@@ -201,6 +203,19 @@ def _find_hidden_library() -> Path | None:
         return None
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return next((path for name in (version, "python3") if (path := _SYSTEM / name / _PACKAGE).exists()), None)
+
+
+def _installed() -> tuple[tuple[int, ...] | None, str | None]:
+    """Return TensorRT's version and the GPU's generation, each None if there is none here."""
+    try:
+        version = release(_import_tensorrt().__version__)
+    except TargetUnavailable:
+        version = None
+    try:
+        generation = find_gpu().sm
+    except TargetUnavailable:
+        generation = None
+    return version, generation
 
 
 def _import_tensorrt() -> ModuleType:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from tests.fakes.compiling import Device, target
+from tests.graphs import images
+from tests.toys.lowered import eva, lower
+from vitdeploy import frozen
 from vitdeploy.commands.doctor import doctor
+from vitdeploy.graph.risky_forms import find_risky_forms
 from vitdeploy.graph.structure import RiskyForm, Structure
-from vitdeploy.targets._tensorrt.known_faults import FAULTS, find_faults
+from vitdeploy.pipeline.safe_forms import list_safe_forms as list_forms
+from vitdeploy.targets._tensorrt.known_faults import FAULTS, KnownFault, find_faults, list_safe_forms
+
+ROOT = Path(__file__).parents[3]
 
 ROTARY, THOR = "rotary positions give wrong numbers", "q, k and v of one attention are mixed up"
 
@@ -35,10 +44,10 @@ def test_without_a_library_every_version_counts() -> None:
 
 
 def test_all_forms_of_a_fault_have_to_be_there() -> None:
-    one = target().known_faults(structure("detector"))
-    both = target().known_faults(structure("detector", "sampled features"))
-    assert not any("RT-DETR loses" in line for line in one)
-    assert any("RT-DETR loses" in line for line in both)
+    two = target().known_faults(structure("detector", "sampled features"))
+    all_three = target().known_faults(structure("detector", "sampled features", "instance masks"))
+    assert not any("RF-DETR with masks" in line for line in two)
+    assert any("RF-DETR with masks" in line for line in all_three)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +79,65 @@ def test_the_doctor_lists_what_is_reported_of_an_installed_version(device: Devic
     assert any(line.startswith(ROTARY) for line in named["tensorrt"])
     device("11.4")
     assert not any(line.startswith(ROTARY) for line in doctor().known_faults.get("tensorrt", ()))
+
+
+@pytest.mark.parametrize(
+    ("release", "form", "expected"),
+    [
+        ("10.3", "rotary positions", ("baked-positions", "fp32-scores")),
+        ("10.16", "rotary positions", ()),
+        ("10.3", "float16 decoder", ("fp32-block-0",)),
+        ("10.3", "refined maps", ()),
+    ],
+)
+def test_the_safe_forms_that_helped(release: str, form: RiskyForm, expected: tuple[str, ...], device: Device) -> None:
+    device(release)
+    assert target().reported_safe_forms(structure(form)) == expected
+
+
+def test_a_safe_form_that_answers_several_faults_is_named_once() -> None:
+    faults = find_faults(get_args(RiskyForm), release=None, generation=None, takes_batch_one=True)
+    assert list_safe_forms(faults) == ("baked-positions", "fp32-scores", "separate-qkv", "fp32", "fp32-block-0")
+
+
+ANSWERS: dict[str, tuple[RiskyForm, ...]] = {
+    "baked-positions": ("rotary positions",),
+    "separate-qkv": ("separate q, k, v",),
+    "fp32": ("float16 norm", "float16 decoder"),
+}
+"""The safe forms after which a graph no longer has a risky form. Those of scores and blocks change a part."""
+
+
+def test_a_safe_form_takes_the_form_away_that_it_answers() -> None:
+    x = images()
+    for fault in FAULTS:
+        for name in set(fault.safe_forms) & set(ANSWERS):
+            assert fault.forms & set(ANSWERS[name]), name
+    graph, plain = lower(eva(), x)
+    plain = frozen.replace(plain, risky_forms=find_risky_forms(graph, plain))
+    assert {"rotary positions", "separate q, k, v", "float16 norm"} <= set(plain.risky_forms)
+    forms = list_forms(graph, plain)
+    for name, answered in ANSWERS.items():
+        form = forms.find(name)
+        assert form is not None
+        left = form.rewrite(graph, plain).structure.risky_forms
+        assert set(left) == set(plain.risky_forms) - set(answered)
+
+
+def test_the_table_of_the_documentation_is_this_list() -> None:
+    lines = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index(f"| {' | '.join(COLUMNS)} |") + 2
+    rows = list(takewhile(lambda line: line.startswith("|"), lines[start:]))
+    assert rows == [table_row(fault) for fault in FAULTS]
+
+
+COLUMNS = ("what happens", "with", "reports", "what helped", "safe form", "here")
+
+
+def table_row(fault: KnownFault) -> str:
+    links = ", ".join(
+        f"[{report}](https://github.com/{report.replace('#', '/issues/')})" for report in fault.reports
+    )  # GitHub leads from the number of an issue to a pull request
+    forms = ", ".join(f"`{form}`" for form in fault.safe_forms)
+    cells = (fault.what, fault.where, links, fault.helped.rstrip(","), forms, "not reproduced here")
+    return f"| {' | '.join(cell or '–' for cell in cells)} |"
