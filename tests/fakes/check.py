@@ -215,6 +215,12 @@ def _reading(where: str, there: Build, attempt: RecordedBuild) -> Iterator[Diffe
         yield Difference(f"{where}: log and inspector", "say the same", first[:400])
     if other := attempt.linears.get("other", 0):
         yield Difference(f"{where}: linears", "all have a type", f"{other} have none that vitdeploy reads")
+    if attempt.has_wrong_numbers:
+        yield Difference(f"{where}: numbers", "those of FP32", attempt.why)
+    for note in attempt.notes:
+        yield Difference(f"{where}: note", "none", note)
+    if (graph := attempt.effective.get("cuda_graph", "yes")) != "yes":
+        yield Difference(f"{where}: CUDA graph", "yes", graph)
     for step, problem in attempt.problems.items():
         yield Difference(f"{where}: {step}", "works", problem)
 

@@ -14,6 +14,7 @@ import pytest
 from tests.cli.conftest import listing, run
 from tests.commands.board.conftest import PROGRAMS, start
 from tests.commands.board.test_scrub import PLANTED
+from tests.fakes.check import compare
 from vitdeploy.commands.board import record as module
 from vitdeploy.commands.board.recording import Recording, load, parse_messages
 from vitdeploy.errors import ArtifactError
@@ -229,3 +230,15 @@ def test_a_replayed_board_makes_the_same_recording(
     (here,), (there,) = first.attempts, second.attempts
     assert (here.attention, here.linears, here.layers["log"]) == (there.attention, there.linears, there.layers["log"])
     assert {layer.name for layer in here.profile} == {layer.name for layer in there.profile} != set()
+
+
+def test_wrong_numbers_are_in_the_summary(board: Board, only: Callable[..., None], tmp_path: Path) -> None:
+    board("10.3", FAKE_PLANTED="wrong_rotation")
+    only(("rope", "fp32"), ("vit", "fp32"))
+    result = module.record(tmp_path / "out", 120, Silent())
+    rope, vit = result.attempts
+    assert (rope.status, vit.status, vit.why) == ("run", "run", "")
+    assert rope.why.startswith("its numbers are not those of FP32: cosine 0.")
+    assert "tensorrt rope fp32: run (its numbers are not" in (tmp_path / "out" / "README.txt").read_text()
+    found = [difference for difference in compare(tmp_path / "out") if difference.where.endswith(": numbers")]
+    assert [(each.fake, each.recording) for each in found] == [("those of FP32", rope.why)]

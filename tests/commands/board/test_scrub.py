@@ -25,7 +25,7 @@ SCRUBBER = Scrubber(
 )
 KEPT = (
     "TensorRT 10.16.2.8", "libnvinfer10 10.3.0.30-1+cuda12.5", "[TensorRT v100300]", "v1.7.1.116", "version: 8.6.1.6",
-    "10.3.0.30", "/usr/src/tensorrt/bin/trtexec", "/etc/nv_tegra_release", "/sys/class/hwmon/hwmon1",
+    "10.3.0.30", "cuDNN 8.9.6.50", "/usr/src/tensorrt/bin/trtexec", "/etc/nv_tegra_release", "/sys/class/hwmon/hwmon1",
     "[defaultAllocator.cpp::allocate::31]", "nvinfer1::builder", "11-25-2026 10:15:02", "4756mW/4712mW",
     "blocks.0.attn/Attention/qk", "{ForeignNode[blocks.0...head]}", "_gemm_mha_v2_0xba7f36183818e6fd55d44d3b60d0f5af",
     "[ONNX Layer: a/b]\x1e[ONNX Layer: c]", "Dimensions: [1,65,64], Strides: [4160,64,1]", "nvidia-l4t-core", "0.5 / 2",

@@ -1,7 +1,7 @@
 """`import tensorrt` in processes that tests start: the fake of $FAKE_TENSORRT, or the recording $FAKE_RECORDING.
 
 $FAKE_FAULTS lists faults of the fake, with commas. "crash" ends the process in a build, "hang" never ends one.
-$FAKE_SAYS is printed by every build and by the inspector.
+$FAKE_SAYS is printed by every build and by the inspector. $FAKE_PLANTED lists faults of `miscompile`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.fakes import replay
+from tests.fakes import miscompile, replay
 from tests.fakes import tensorrt as _fakes
 from tests.fakes.guarded import say
 
@@ -23,6 +23,7 @@ _recording = os.environ.get("FAKE_RECORDING")
 _module: Any = (
     _fakes.module(os.environ["FAKE_TENSORRT"], _cuda) if _recording is None else replay.module(Path(_recording), _cuda)
 )
+_module.planted = [miscompile.fault(name) for name in filter(None, os.environ.get("FAKE_PLANTED", "").split(","))]
 _faults = set(filter(None, os.environ.get("FAKE_FAULTS", "").split(",")))
 _module.faults |= _faults
 

@@ -154,6 +154,8 @@ def _run(order: Order, journal: _Journal, model: models.BoardModel, session: Ses
         parity={name: getattr(parity, name) for name in ("max_abs", "reference_max", "cosine", "problem")},
         effective=dict(session.effective),
     )
+    if journal.attempt.has_wrong_numbers:
+        journal.note(why=f"its numbers are not those of FP32: {parity.problem or f'cosine {parity.cosine:.4f}'}")
     if (times := journal.try_step("time", lambda: _time(session, feeds))) is not None:
         journal.note(device_times=times[0], end_to_end_times=times[1], effective=dict(session.effective))
     counters = journal.try_step("profile", lambda: session.profile(feeds))

@@ -27,7 +27,8 @@ def write(folder: Path, recording: Recording, scrubber: Scrubber) -> tuple[str, 
         attempt.update({key: original[key] for key in _OWN_WORDS if key in original})
     (folder / FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    (folder / README).write_text(_describe(recording, [README, *names]), encoding="utf-8")
+    readme = scrubber.scrub(_describe(recording, [README, *names]))
+    (folder / README).write_text(readme, encoding="utf-8")
     files = (README, *names)
     _pack(folder, files)
     return files
@@ -46,7 +47,9 @@ def _pack(folder: Path, files: tuple[str, ...]) -> None:
 def _describe(recording: Recording, files: list[str]) -> str:
     state = "complete" if recording.complete else f"not complete ({recording.why})"
     attempts = [
-        f"  {attempt.target} {attempt.model} {attempt.precision}: {attempt.status}" for attempt in recording.attempts
+        f"  {attempt.target} {attempt.model} {attempt.precision}: {attempt.status}"
+        + (f" ({attempt.why})" if attempt.why else "")
+        for attempt in recording.attempts
     ]
     return "\n".join([
         f"A recording of a board by vitdeploy {recording.vitdeploy}: {state}.",

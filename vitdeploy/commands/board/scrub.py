@@ -39,7 +39,8 @@ _SERIAL = re.compile(r"(\bserial(?:[ _-]?(?:number|no\.?))?\b\W{0,3}[:=]\s*)([^\
 _IPV6 = re.compile(r"(?<![\w:.])[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:.]*(?![\w:])", re.IGNORECASE)
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]|\.\d)")
 _VERSION_BEFORE = re.compile(
-    r"(?:\bv|version[ :=]+|TensorRT(?:-RTX| for RTX)?[ :]+|tensorrt(?:[-_]rtx)? +)$", re.IGNORECASE
+    r"(?:\bv|version[ :=]+|TensorRT(?:-RTX| for RTX)?[ :]+|\b(?:cuDNN|cuBLAS|CUDA)[ :]+|tensorrt(?:[-_]rtx)? +)$",
+    re.IGNORECASE,
 )
 _VERSION_AFTER = re.compile(r"[-+~]\w")
 
