@@ -128,10 +128,13 @@ def test_auto_does_not_hide_a_pass_that_failed(exported: Export, monkeypatch: py
         exported(precision="auto")
 
 
-def test_what_cannot_run_here_keeps_the_default(exported: Export) -> None:
-    found = exported(target="tensorrt", precision="auto")
+def test_what_cannot_run_here_keeps_the_default(exported: Export, tmp_path: Path) -> None:
+    """Its other precisions become variants: tests/pipeline/test_variants.py. Without images there are none."""
+    (tmp_path / "small.py").write_text(SMALL_VIT)
+    found = exported(f"python:{tmp_path}/small.py:build", target="tensorrt", precision="auto", image_size="32x32")
     assert (found.precision, found.stage) == ("fp16", "bundle")
-    assert found.notes[0].startswith("auto took fp16, and tried no other precision: ")
+    assert found.trials[0].kept
+    assert "there are no images to judge it on" in found.notes[0]
 
 
 def test_a_budget_leaves_linears_in_float(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

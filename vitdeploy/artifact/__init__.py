@@ -33,6 +33,7 @@ from vitdeploy.artifact.manifest import (
     TargetRecord,
     TensorSpec,
     Trial,
+    Variant,
 )
 from vitdeploy.artifact.staging import DISK_FULL, atomic_folder, recover, refuse_existing
 from vitdeploy.artifact.temporary import atomic_file
@@ -59,6 +60,7 @@ __all__ = [
     "TargetRecord",
     "TensorSpec",
     "Trial",
+    "Variant",
     "atomic_file",
     "atomic_folder",
     "file_digest",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 MANIFEST = "manifest.json"
 FAMILY = "family.json"
 """In a folder with an artifact for each part of a model."""
@@ -12,11 +14,15 @@ PAIR_EXAMPLES = "examples.npz"
 GRAPH = "graph.onnx"
 """The graph that the compiler reads. Large weights are beside it, in files whose names begin with this one."""
 SITES = "sites.json"
+WEIGHTS = f"{GRAPH}.data"
+"""The large tensors of the graph. All variants of a bundle share them."""
 REFERENCE_FOLDER = "reference/"
 """Outputs of the float32 reference, for devices that cannot run it."""
 EXAMPLE = f"{REFERENCE_FOLDER}example.npz"
 BLOCKS = f"{REFERENCE_FOLDER}blocks.npz"
 """Values inside the model for one example, by which a device finds the place of an error."""
+JUDGE = f"{REFERENCE_FOLDER}judge.npz"
+"""Images with the answers of the float32 reference, by which a device judges the variants of a bundle."""
 EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "release.json", "sensitivity.json")
 """Evidence about the artifact. The manifest does not list these files."""
 SAMPLES = "eval.samples.npz"
@@ -32,6 +38,21 @@ SIGNATURES = ("signature.json", "manifest.json.sig", "manifest.json.sigstore.jso
 """Names that are kept free for a signature of the manifest."""
 
 
+VARIANT_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+"""The name of a variant, which is part of file names: such as `fp16-separate-qkv`."""
+_OF_VARIANT = re.compile(rf"graph\.{VARIANT_NAME}\.onnx|sites\.{VARIANT_NAME}\.json")
+
+
+def variant_graph(name: str) -> str:
+    """Return the name of a variant's graph. It is beside `GRAPH`, because external data may not point upwards."""
+    return f"graph.{name}.onnx"
+
+
+def variant_sites(name: str) -> str:
+    """Return the name of the file with a variant's sites."""
+    return f"sites.{name}.json"
+
+
 def is_in_bundle(name: str) -> bool:
     """Return True if a file belongs to the bundle, from which another machine can compile."""
-    return name == SITES or name.startswith((GRAPH, REFERENCE_FOLDER))
+    return name == SITES or name.startswith((GRAPH, REFERENCE_FOLDER)) or _OF_VARIANT.fullmatch(name) is not None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from vitdeploy.artifact.layout import VARIANT_NAME
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
@@ -223,6 +226,37 @@ class Usage(Fact):
     """A command that runs it."""
 
 
+class Variant(Fact):
+    """One of the graphs among which `compile` chooses, and the facts of the manifest that depend on it.
+
+    The fields that a manifest has too become the manifest's when the variant is selected.
+
+    Attributes:
+        name: the precision, with the form behind it; used in file names.
+        precision: its name on the command line.
+        form: the safe form, which replaces what a compiler may get wrong; empty for the plain graph.
+        passes: those that made this graph of the prepared one.
+        note: a remark for the user.
+        lost: lost accuracy in percentage points, judged where it was exported; None if it was not judged.
+        judged_by: see `Trial`.
+        images: the number of images that it was judged on.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{VARIANT_NAME}$", max_length=100)]
+    precision: str
+    form: str = ""
+    passes: tuple[PassRecord, ...] = ()
+    quantized: Quantization | None = None
+    placement: Mapping[str, Placement] = {}
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    graph_parity: Parity | None = None
+    note: str = ""
+    lost: float | None = None
+    judged_by: Literal["labels", "agreement"] | None = None
+    images: int = 0
+
+
 class Manifest(Fact):
     """The facts about an artifact or bundle."""
 
@@ -262,6 +296,10 @@ class Manifest(Fact):
     """Reasons to distrust the numbers of what was compiled. Every audit repeats them, so that the gate sees them."""
     known_faults: tuple[str, ...] = ()
     """Public reports about the compiler that fit this graph. They are named before it is built."""
+    variants: tuple[Variant, ...] = ()
+    """The graphs among which `compile` chooses on the device; empty if there is one graph only."""
+    variant: str = ""
+    """The name of the variant that is selected: `graph.onnx` is its graph. Empty without variants."""
     runs: str | None = None
     """The file that the backend opens; None in a bundle."""
     versions: Mapping[str, str]
@@ -274,3 +312,12 @@ class Manifest(Fact):
             return None
         stem = PurePosixPath(self.runs).with_suffix("").as_posix()
         return sum(entry.bytes for entry in self.files if entry.path.startswith(f"{stem}."))
+
+    @model_serializer(mode="wrap")
+    def _leave_out_variants(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a manifest without variants as it was before there were any."""
+        facts: dict[str, Any] = serialize(self)
+        if not self.variants:
+            facts.pop("variants", None)
+            facts.pop("variant", None)
+        return facts

@@ -105,6 +105,19 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
     return check
 
 
+def some_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
+    """Return a callback that checks a value of one or several of `choices`, with commas between them."""
+    check_one = one_of(choices)
+
+    def check(value: str | None) -> str | None:
+        for name in [] if value is None else value.split(","):
+            check_one(name.strip())
+        return value
+
+    vars(check)["choices"] = tuple(choices)  # for the completion of the shell
+    return check
+
+
 def valid_for(validate: Callable[[str], None]) -> Callable[[str | None], str | None]:
     """Return a callback that checks an option's value with `validate`. An error is wrong usage (exit code 2)."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     section=MAKE,
     groups={
         "Target": ["target", "device", "option", "host"],
-        "Precision": ["precision", "max_drop", "calibration"],
+        "Precision": ["precision", "max_drop", "calibration", "portable", "no_judge_data"],
         "Model": [
             "batch",
             "image_size",
@@ -67,6 +67,8 @@ def export(
     precision: export_options.PrecisionName = None,
     max_drop: export_options.MaxDrop = None,
     calibration: export_options.CalibrationImages = None,
+    portable: export_options.Portable = False,
+    no_judge_data: export_options.NoJudgeData = False,
     weights: export_options.Weights = None,
     weights_key: export_options.WeightsKey = None,
     ema: export_options.Ema = False,
@@ -156,6 +158,8 @@ def export(
         crop_pct=crop_pct,
         task=task,
         input_form=input_form,
+        portable=portable or None,
+        judge=False if no_judge_data else None,
     )
     composed = recipes.with_target_options(composed, export_options.parse_target_options(composed.target, option))
     out, cache = output or default_folder(composed), options.open_cache(no_cache=no_cache)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitdeploy.cli.command import one_of, valid_for
+from vitdeploy.cli.command import one_of, some_of, valid_for
 from vitdeploy.plugins import forms_in, names_in
 
 if TYPE_CHECKING:
@@ -73,10 +73,14 @@ DeviceName = Annotated[
 ]
 PrecisionName = Annotated[
     str | None,
-    _choice(
-        _PRECISIONS,
-        help="The numbers that the model computes with. auto: the fastest on this machine that loses no more than "
-        "--max-drop. Default: fp32; fp16 for tensorrt and tensorrt-rtx.",
+    typer.Option(
+        metavar="|".join(_PRECISIONS),
+        callback=some_of(_PRECISIONS),
+        help="The numbers that the model computes with. auto: the fastest on the machine that runs it, of those that "
+        "lose no more than --max-drop. Several, such as fp16,int8: auto among these and the default. Where this "
+        "machine cannot time it, the artifact gets variants, and vitdeploy compile chooses. Default: fp32; fp16 for "
+        "tensorrt and tensorrt-rtx.",
+        show_default=False,
     ),
 ]
 MaxDrop = Annotated[
@@ -89,6 +93,22 @@ MaxDrop = Annotated[
         "labels, else of answers that agree with FP32. Layers that lose most stay in float until this holds. "
         "Default: 0.5 with auto, else no limit.",
         show_default=False,
+    ),
+]
+Portable = Annotated[
+    bool,
+    typer.Option(
+        "--portable",
+        help="Keep the precisions that were tried as variants: vitdeploy compile measures them on the machine that it "
+        "runs on, and chooses again.",
+    ),
+]
+NoJudgeData = Annotated[
+    bool,
+    typer.Option(
+        "--no-judge-data",
+        help="Leave out the images, up to 64 MiB, on which a device judges the accuracy of variants. It then takes the "
+        "accuracy that was judged here.",
     ),
 ]
 Weights = Annotated[

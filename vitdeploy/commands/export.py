@@ -12,21 +12,26 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy import precision, sources, targets, tasks
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact.layout import BLOCKS, EXAMPLE, GRAPH
+from vitdeploy.artifact import Variant
+from vitdeploy.artifact.layout import BLOCKS, EXAMPLE, GRAPH, JUDGE
 from vitdeploy.environment import Host
 from vitdeploy.errors import ArtifactError, QuantizeError, UsageError
 from vitdeploy.frozen import replace
+from vitdeploy.graph.onnx_session import OnnxSession
+from vitdeploy.pipeline.attempts import Chosen, Request
 from vitdeploy.pipeline.candidate import CandidateBuilder
-from vitdeploy.pipeline.choose import Chosen, Request, choose
+from vitdeploy.pipeline.choose import choose
 from vitdeploy.pipeline.decoder_recipe import fit_decoder
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_examples
 from vitdeploy.pipeline.exported_graph import check_graph
 from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.judge_data import save_judge_data
 from vitdeploy.pipeline.outputs import note_unread
-from vitdeploy.pipeline.prepare import Options, Prepared, prepare
+from vitdeploy.pipeline.prepare import FLOAT32, Options, Prepared, prepare
 from vitdeploy.pipeline.record_blocks import record_blocks
+from vitdeploy.pipeline.variants import write_variants
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import AUTO, DECODER, InputSpec, Recipe
@@ -53,12 +58,14 @@ class _Order:
         target: with its options.
         precision: None for "auto".
         untimed: the reason why nothing can be timed here; empty if it can.
+        variants: keep the candidates, for the machine that runs the artifact to choose among.
     """
 
     recipe: Recipe
     target: Target
     precision: Precision | None
     untimed: str
+    variants: bool
 
 
 def export(
@@ -101,27 +108,36 @@ def export(
         prepared = prepare(order.recipe, order.target.dialect(), work, progress, options)
         facts, spec = prepared.facts, order.recipe.target
         builder = CandidateBuilder(prepared, order.target, spec.batch, spec.input, work, progress, options.dumps)
-        request = Request(order.recipe.precision, order.untimed, prepared.judging)
+        host = elsewhere.host if elsewhere is not None else None
+        request = Request(order.recipe.precision, order.untimed, prepared.judging, order.variants, host)
         chosen = choose(builder, request, order.precision, progress)
         inside = _record_blocks(folder / BLOCKS, prepared, chosen, order, work, progress)
+        variants: tuple[Variant, ...] = ()
+        judge_notes: list[str] = []
+        if len(chosen.variants) > 1:
+            variants = write_variants(folder, chosen.variants, chosen.candidate, facts.examples, spec.input, progress)
+            judge_notes = _store_judge_data(order.recipe, prepared, work, folder, progress)
         bundle, compiled = builder.move(chosen.candidate, folder)
         del prepared, builder  # their graphs take as much memory as the model
         gc.collect()
         save_examples(folder / EXAMPLE, facts.examples, spec.input)
-        with progress.step("Compare the target-ready graph with the reference"):
-            kind = chosen.candidate.precision
-            parity = check_graph(
-                folder / GRAPH, facts.examples, spec.input,
-                exact=kind.is_float32, has_bfloat16="bf16" in kind.numbers.types,
-            )  # fmt: skip
+        if variants:
+            parity = next(v.graph_parity for v in variants if v.name == chosen.candidate.name)
+        else:
+            with progress.step("Compare the target-ready graph with the reference"):
+                kind = chosen.candidate.precision
+                parity = check_graph(
+                    folder / GRAPH, facts.examples, spec.input,
+                    exact=kind.is_float32, has_bfloat16="bf16" in kind.numbers.types,
+                )  # fmt: skip
         shutil.rmtree(work)
-        manifest = draft_manifest(order.recipe, order.target, facts, chosen, parity)
+        manifest = draft_manifest(order.recipe, order.target, facts, chosen, parity, variants)
         artifact, notes = finish(
             bundle, manifest, order.target, progress, out,
             examples=facts.examples.pairs(spec.input), here=elsewhere is None, compiled=compiled,
         )  # fmt: skip
     unread = note_unread(tasks.find(facts.task), facts.examples)
-    notes = [*_notes(chosen, verify=verify), *inside, *unread, *notes, *_note_model(recipe.model.spec)]
+    notes = [*_notes(chosen, verify=verify), *inside, *judge_notes, *unread, *notes, *_note_model(recipe.model.spec)]
     summary = summarize_export(out, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out, model=recipe.model), summary)
 
@@ -208,8 +224,10 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     if recipe.model.part == DECODER:
         recipe = fit_decoder(recipe)
     requested = None if kind == AUTO else precision.find(recipe.precision)
-    if requested is not None:
-        precision.check(kind, target, elsewhere.host if elsewhere else None)
+    if recipe.target.portable:
+        _check_portable(recipe, kind)
+    for name in (kind,) if requested is not None else recipe.precision.among:
+        precision.check(name, target, elsewhere.host if elsewhere else None)
     untimed = _why_untimed(target, elsewhere)
     if recipe.precision.max_drop_pp is not None:
         _check_budget(requested, target, has_images=data.calibration is not None)
@@ -222,7 +240,8 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
             fix="Give --calibration DATA, such as a folder of images."
             + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
         )
-    return _Order(recipe, target, requested, untimed)
+    variants = kind == AUTO and recipe.model.part is None and (bool(untimed) or recipe.target.portable)
+    return _Order(recipe, target, requested, untimed, variants)
 
 
 def _choose_kind(recipe: Recipe, target: Target) -> str:
@@ -231,7 +250,8 @@ def _choose_kind(recipe: Recipe, target: Target) -> str:
     Raises:
         QuantizeError: the model is quantized already, and the recipe asks for another precision.
     """
-    kind, spec = recipe.precision.kind or target.default_precision, recipe.model.spec
+    spec = recipe.model.spec
+    kind = recipe.precision.kind or (AUTO if recipe.target.portable else target.default_precision)
     if kind == _AS_IT_IS or not sources.is_quantized(spec):
         return kind
     if recipe.precision.kind is None:
@@ -240,6 +260,36 @@ def _choose_kind(recipe: Recipe, target: Target) -> str:
         f"{spec} is quantized already, so it cannot become {kind}",
         fix="Leave out --precision to keep it as it is, or give the float model.",
     )
+
+
+def _check_portable(recipe: Recipe, kind: str) -> None:
+    """Refuse --portable where the machine that runs the artifact would have nothing to choose among."""
+    if kind != AUTO:
+        raise UsageError(
+            f"--portable leaves the choice among precisions to another machine, and {kind} is one only",
+            fix="Give --precision auto, or several, such as --precision fp32,int8.",
+        )
+    if recipe.model.part is not None:
+        raise UsageError(
+            f"--portable is for whole models, and this is the {recipe.model.part} of one", fix="Leave out --portable."
+        )
+
+
+def _store_judge_data(recipe: Recipe, prepared: Prepared, work: Path, folder: Path, progress: Progress) -> list[str]:
+    """Store what a device needs to judge variants. Return a note about its size."""
+    if prepared.judging is None or prepared.facts.model.weights == "random":
+        return []
+    if not recipe.data.judge:
+        return ["without judge data the device takes the accuracy that was judged here"]
+    path, task = folder / JUDGE, tasks.find(prepared.facts.task)
+    path.parent.mkdir(exist_ok=True)
+    name = prepared.facts.examples.input_name
+    with OnnxSession(work / FLOAT32, lean=True) as reference:
+        data = save_judge_data(path, prepared.judging, reference, name, task, progress)
+    if data is None:
+        return ["no judge data was stored: one batch of images with its outputs is too large"]
+    size = f"{path.stat().st_size / 2**20:.1f} MiB"
+    return [f"judge data: {len(data)} images with FP32's outputs, {size} (--no-judge-data leaves it out)"]
 
 
 def _check_budget(requested: Precision | None, target: Target, *, has_images: bool) -> None:

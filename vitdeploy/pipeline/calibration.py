@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vitdeploy.data.dataset import named_batches
 from vitdeploy.data.example_inputs import ExampleInputs
@@ -26,8 +26,25 @@ JUDGING_IMAGES = 256
 SYNTHETIC_IMAGES = 16
 """Synthetic images, if no data is given. They only check for overflow, which any image shows."""
 
-JudgingBatches = Callable[[], Iterator[tuple[Inputs, list[Label] | None]]]
-"""A function whose every call streams the batches again: inputs in the graph's form, and their labels or None."""
+
+class JudgingBatch(NamedTuple):
+    """Images to judge a precision on.
+
+    Attributes:
+        inputs: of the graph, in its form.
+        labels: of the images; None if there are none that fit the model.
+        pixels: the same images as uint8 NCHW at the size of the model.
+        further: the inputs beside the image, where there are any.
+    """
+
+    inputs: Inputs
+    labels: list[Label] | None
+    pixels: Array
+    further: Mapping[str, Array]
+
+
+JudgingBatches = Callable[[], Iterator[JudgingBatch]]
+"""A function whose every call streams the batches again."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,13 @@ def open_images(
     def digest() -> Iterator[int]:
         return (digest for batch in named_batches(dataset, size, limit=count * size) for digest in batch.digests())
 
-    def judge() -> Iterator[tuple[Inputs, list[Label] | None]]:
+    def judge() -> Iterator[JudgingBatch]:
         for number, batch in enumerate(named_batches(dataset, size, limit=JUDGING_IMAGES)):
             if len(batch.images) == size:
-                yield inputs.make(batch.images, batch.further, number * size), batch.labels if labelled else None
+                made = inputs.make(batch.images, batch.further, number * size)
+                further = dict(made) if isinstance(made, Mapping) else {}
+                further.pop(inputs.image, None)
+                yield JudgingBatch(made, batch.labels if labelled else None, batch.images, further)
 
     return Calibration(calibrate, count, count * size, data.calibration, dataset.digest, digests=digest), judge
 

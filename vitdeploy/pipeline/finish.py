@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment
-from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TargetRecord, Trial
+from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, TargetRecord, Trial, Variant
 from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Audit, PixelCheck, QuantizedShare
 from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example
-from vitdeploy.pipeline.choose import Chosen
+from vitdeploy.pipeline.attempts import Chosen
 from vitdeploy.pipeline.claims import Claim, check_compiled
 from vitdeploy.pipeline.compile_apart import compile_apart
 from vitdeploy.pipeline.outputs import describe_outputs
@@ -77,7 +77,14 @@ class ExportResult:
     summary: Exported
 
 
-def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen, parity: Parity) -> Manifest:
+def draft_manifest(
+    recipe: Recipe,
+    target: Target,
+    facts: Facts,
+    chosen: Chosen,
+    parity: Parity,
+    variants: tuple[Variant, ...] = (),
+) -> Manifest:
     """Return the manifest of a bundle.
 
     Args:
@@ -86,6 +93,7 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
         facts: the facts about the prepared model.
         chosen: the chosen candidate, and the trials.
         parity: the comparison of the target-ready graph with the reference.
+        variants: the graphs among which the device chooses, the candidate's included; empty for one graph.
     """
     recipe, candidate = replace(recipe, task=facts.task), chosen.candidate
     if facts.examples.dropped:
@@ -110,6 +118,8 @@ def draft_manifest(recipe: Recipe, target: Target, facts: Facts, chosen: Chosen,
         labels=facts.labels,
         inputs=candidate.inputs,
         outputs=candidate.outputs,
+        variants=variants,
+        variant=candidate.name if variants else "",
         versions=environment.library_versions(),
     )
 

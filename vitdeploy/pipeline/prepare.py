@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
     from vitdeploy.quantize import Calibration
 
+FLOAT32 = "float32.onnx"
+"""The raised and folded graph in the working folder; only if it was prepared for a lower precision."""
+
 _VERIFIED_BATCHES = 2
 """The number of example batches for --verify, which compares after every pass."""
 
@@ -196,8 +199,8 @@ def prepare(
     structure = assign_regions(graph, recognize(graph, unraised, None if sizes is None else preprocess.size))
     if options.calibrated:
         with progress.step("Compare the float32 graph with the reference"):
-            graph.save(work / "float32.onnx")
-            check_graph(work / "float32.onnx", examples, form, exact=True)
+            graph.save(work / FLOAT32)
+            check_graph(work / FLOAT32, examples, form, exact=True)
     facts = Facts(
         model_record, record, tuple(passes), preprocess, labels, task, examples, sizes, pixels, assumed, metadata,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse
 from vitdeploy.recipe.image_size import SIZE_FORMS, parse_image_size
 from vitdeploy.recipe.prompts import read_prompts
-from vitdeploy.recipe.schema import Recipe
+from vitdeploy.recipe.schema import AUTO, Recipe
 
 
 def compose(
@@ -45,6 +45,8 @@ def compose(
     crop_pct: float | None = None,
     task: str | None = None,
     input_form: str | None = None,
+    portable: bool | None = None,
+    judge: bool | None = None,
 ) -> Recipe:
     """Return a recipe from the flags of the command line. A flag overrides `base`.
 
@@ -73,13 +75,19 @@ def compose(
     if whole == "preprocess" and mean is not None:
         raw[whole]["channels"] = len(mean)
     if target is not None and raw["target"].get("kind") not in (None, target):
-        raw["target"] = {key: raw["target"][key] for key in ("batch", "input")}  # drop the options of the other target
-    put("target", kind=target, device=device, batch=batch, input=input_form)
-    put("precision", kind=precision, max_drop_pp=max_drop)
+        raw["target"] = {
+            key: raw["target"][key] for key in ("batch", "input", "portable")
+        }  # drop the options of the other target
+    put("target", kind=target, device=device, batch=batch, input=input_form, portable=portable)
+    names = [] if precision is None else [name.strip() for name in precision.split(",")]
+    among = names if len(names) > 1 else []
+    put(
+        "precision", kind=AUTO if among else precision, max_drop_pp=max_drop, among=None if precision is None else among
+    )
     if task is not None and raw.get("task", {}).get("kind") not in (None, task):
         raw["task"] = {}
     put("task", kind=task)
-    put("data", calibration=calibration, evaluation=evaluation)
+    put("data", calibration=calibration, evaluation=evaluation, judge=judge)
     return parse(Recipe, raw, where="flags" if base is None else "recipe and flags")
 
 

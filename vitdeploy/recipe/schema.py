@@ -207,16 +207,22 @@ class DataSpec(Frozen):
     evaluation: str | None = None
     calibration_images: Annotated[int, Field(ge=1)] = 128
     """The most images to calibrate on. 32 to 300 are enough: draws of 32 differ by less than 0.1 points of accuracy."""
+    judge: bool = True
+    """Store images with the answers of FP32 in a bundle with variants, so that the device can judge their accuracy."""
 
 
 class TargetSpec(Frozen):
-    """The engine and device to compile for; other keys are the target's own options."""
+    """The engine and device to compile for; other keys are the target's own options.
+
+    With `portable` the artifact carries variants, among which `compile` chooses on the machine that it is brought to.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     kind: str
     device: str | None = None
     batch: Batch = Batch()
     input: InputForm = "normalized"
+    portable: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -229,6 +235,7 @@ class PrecisionSpec(Frozen):
 
     Attributes:
         kind: the name of a precision; or "auto", the fastest that the target has within `max_drop_pp`.
+        among: the precisions that "auto" tries beside the target's default; empty: all that may be faster.
         smooth_alpha: the strength of the migration of outliers, from 0 to 1.
         keep: linears that stay in float, by role (`head`), by region (`decoder`) or by name (`blocks.0.*`).
         float_decoder: where activations are rounded, leave the selection scores, the decoder and the heads of a
@@ -241,6 +248,7 @@ class PrecisionSpec(Frozen):
     """
 
     kind: str | None = None
+    among: tuple[str, ...] = ()
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
     float_decoder: bool = True
@@ -255,6 +263,18 @@ class PrecisionSpec(Frozen):
         if value is not None and value not in choices:
             raise ValueError(f"{value!r} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
         return value
+
+    @model_validator(mode="after")
+    def _check_among(self) -> PrecisionSpec:
+        choices = names_in("precision")
+        for name in self.among:
+            if name not in choices:
+                raise ValueError(f"{name!r} is not one of {', '.join(choices)}{did_you_mean(name, choices)}")
+        if len(set(self.among)) < len(self.among):
+            raise ValueError(f"a precision is there twice: {', '.join(self.among)}")
+        if self.among and self.kind != AUTO:
+            raise ValueError(f"`among` is for `kind: auto`, and the kind is {self.kind}")
+        return self
 
 
 class BenchSpec(Frozen):

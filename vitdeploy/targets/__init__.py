@@ -362,5 +362,8 @@ def find(spec: TargetSpec) -> Target:
     """
     device = {} if spec.device is None else {"device": spec.device}
     return parse(
-        kind_of(spec.kind), {**device, **spec.options}, where=f"target {spec.kind}", beside=("kind", "batch", "input")
+        kind_of(spec.kind),
+        {**device, **spec.options},
+        where=f"target {spec.kind}",
+        beside=("kind", "batch", "input", "portable"),
     )

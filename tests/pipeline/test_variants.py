@@ -1,0 +1,158 @@
+"""A bundle with variants: what export writes for another machine to choose among."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from vitdeploy import artifact as artifacts
+from vitdeploy import recipe as recipes
+from vitdeploy.artifact import Artifact
+from vitdeploy.commands.export import export
+from vitdeploy.environment import host
+from vitdeploy.errors import RecipeError, UsageError
+from vitdeploy.graph.onnx_session import OnnxSession
+from vitdeploy.pipeline.examples import load_examples
+from vitdeploy.pipeline.finish import ExportResult
+from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.progress import Silent
+
+QUIET = Silent()
+Bundle = Callable[..., ExportResult]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Bundles of the digits, by what was asked for."""
+
+    @cache
+    def bundle(target: str, precision: str | None = "fp16,int8", **flags: object) -> ExportResult:
+        recipe = recipes.compose("demo:digits", target=target, precision=precision, **flags)  # type: ignore[arg-type]
+        return export(recipe, tmp_path_factory.mktemp("bundle") / "out", QUIET, cache=GraphCache())
+
+    return bundle
+
+
+def outputs(bundle: Artifact, graph: str) -> dict[str, np.ndarray]:
+    example = load_examples(bundle.file("reference/example.npz"), bundle.manifest.preprocess, "normalized")[0]
+    with OnnxSession(bundle.file(graph)) as session:
+        return dict(session.run({bundle.manifest.inputs[0].name: example.image}))
+
+
+def test_each_variant_computes_what_its_precision_computes_alone(exported: Bundle) -> None:
+    bundle = exported("tensorrt").artifact
+    assert [variant.name for variant in bundle.manifest.variants] == ["fp16", "int8"]
+    assert bundle.manifest.variant == "fp16"
+    alone = exported("tensorrt", "fp16").artifact
+    for name, value in outputs(alone, "graph.onnx").items():
+        assert np.array_equal(outputs(bundle, "graph.fp16.onnx")[name], value)
+        assert not np.array_equal(outputs(bundle, "graph.int8.onnx")[name], value)
+    assert bundle.file("graph.onnx").read_bytes() == bundle.file("graph.fp16.onnx").read_bytes()
+
+
+def test_the_weights_are_shared(exported: Bundle) -> None:
+    bundle = exported("tensorrt").artifact
+    sizes = {entry.path: entry.bytes for entry in bundle.manifest.files}
+    referred = [
+        int(entry.value)
+        for name in ("fp16", "int8")
+        for tensor in onnx.load(bundle.file(f"graph.{name}.onnx"), load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "length"
+    ]
+    assert len(referred) > 26, "all that is not small"
+    assert sizes["graph.onnx.data"] < sum(referred), "what both have is stored once"
+    assert sizes["graph.fp16.onnx"] < sizes["graph.onnx.data"] / 4, "a graph without its weights"
+
+
+def test_every_variant_has_its_own_facts(exported: Bundle) -> None:
+    fp16, int8 = exported("tensorrt").artifact.manifest.variants
+    assert fp16.quantized is not None
+    assert int8.quantized is not None
+    assert int8.quantized.calibration is not None
+    assert any(place.precision == "int8" for place in int8.placement.values())
+    assert not any(place.quantized for place in fp16.placement.values())
+    assert fp16.graph_parity is not None
+    assert int8.graph_parity is not None
+    assert int8.graph_parity.cosine < 0.999 < fp16.graph_parity.cosine, "the examples are no digits"
+    assert (int8.lost, int8.judged_by, int8.images) == (0.0, "labels", 197)
+
+
+def test_a_bundle_without_variants_has_the_files_that_it_had(exported: Bundle) -> None:
+    alone = exported("tensorrt", "fp16").artifact
+    assert [entry.path for entry in alone.manifest.files] == ["graph.onnx", "reference/example.npz", "sites.json"]
+    assert not {"variants", "variant"} & json.loads(alone.file("manifest.json").read_text()).keys()
+
+
+def test_auto_leaves_the_choice_to_the_device(exported: Bundle) -> None:
+    result = exported("tensorrt", "auto")
+    manifest = artifacts.load(result.artifact.path).manifest
+    assert [variant.name for variant in manifest.variants] == ["fp16", "int8", "fp8"], "no float as wide as the default"
+    assert (manifest.stage, manifest.target.precision) == ("bundle", "fp16")
+    assert [(trial.precision, trial.kept) for trial in manifest.trials] == [
+        ("fp16", True), ("int8", False), ("fp8", False),
+    ]  # fmt: skip
+    assert any("will choose among fp16, int8, fp8" in note for note in result.summary.notes)
+
+
+def test_a_portable_artifact_is_chosen_here_and_can_be_chosen_again(exported: Bundle) -> None:
+    result = exported("onnxruntime", None, portable=True)
+    manifest = artifacts.load(result.artifact.path).manifest
+    assert manifest.stage == "artifact"
+    assert [variant.name for variant in manifest.variants] == ["fp32", "int8", "int8-dynamic"]
+    assert manifest.variant == manifest.target.precision
+    assert sum(trial.kept for trial in manifest.trials) == 1
+    assert manifest.trials[1].speedup is not None or "in doubt" in manifest.trials[1].why
+
+
+@pytest.mark.skipif(host().bfloat16_dot_product, reason="this CPU has bfloat16")
+def test_a_portable_artifact_has_what_this_cpu_lacks(exported: Bundle) -> None:
+    manifest = exported("openvino", "fp32,bf16", portable=True).artifact.manifest
+    assert [variant.name for variant in manifest.variants] == ["fp32", "bf16"]
+    assert manifest.variants[1].lost == 0.0, "judged by its graph"
+
+
+def test_judge_data_has_the_images_and_what_float32_says(exported: Bundle) -> None:
+    result = exported("tensorrt")
+    with np.load(result.artifact.file("reference/judge.npz")) as stored:
+        assert stored["pixels"].dtype == np.uint8
+        assert stored["pixels"].shape == (197, 1, 32, 32)
+        assert (stored["output.output"].argmax(-1) == stored["labels"]).mean() > 0.9
+        assert stored["output.output"].dtype == np.float16
+        assert str(stored["task"]) == "classification"
+    (note,) = [note for note in result.summary.notes if note.startswith("judge data")]
+    assert note == "judge data: 197 images with FP32's outputs, 0.2 MiB (--no-judge-data leaves it out)"
+
+
+def test_judge_data_can_be_left_out(exported: Bundle) -> None:
+    result = exported("tensorrt", judge=False)
+    assert not result.artifact.file("reference/judge.npz").exists()
+    assert any(note.startswith("without judge data") for note in result.summary.notes)
+
+
+def test_judge_data_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitdeploy.pipeline.judge_data.MOST_BYTES", 10 * (32 * 32 + 2 * 10))
+    recipe = recipes.compose("demo:digits", target="tensorrt", precision="fp16,int8")
+    result = export(recipe, tmp_path / "out", QUIET, cache=GraphCache())
+    with np.load(result.artifact.file("reference/judge.npz")) as stored:
+        assert len(stored["pixels"]) == 10
+
+
+def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int8 is one only"):
+        export(
+            recipes.compose("demo:digits", target="openvino", precision="int8", portable=True), tmp_path / "a", QUIET
+        )
+    with pytest.raises(UsageError, match="onnxruntime cannot do fp8"):
+        export(recipes.compose("demo:digits", target="onnxruntime", precision="fp32,fp8"), tmp_path / "b", QUIET)
+    with pytest.raises(RecipeError, match="there twice"):
+        recipes.compose("demo:digits", target="openvino", precision="int8,int8")
+    with pytest.raises(RecipeError, match="'auto' is not one of"):
+        recipes.compose("demo:digits", target="openvino", precision="int8,auto")
+    assert not list(tmp_path.iterdir())

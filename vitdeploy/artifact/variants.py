@@ -1,0 +1,78 @@
+"""The variants of a bundle: select one, and lay out a folder that compilers take for an ordinary bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from vitdeploy.artifact.layout import GRAPH, SITES, WEIGHTS, variant_graph, variant_sites
+from vitdeploy.artifact.manifest import Manifest, Variant
+from vitdeploy.errors import UsageError
+from vitdeploy.frozen import replace
+
+
+def find_variant(manifest: Manifest, name: str) -> Variant:
+    """Return the variant of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for variant in manifest.variants:
+        if variant.name == name:
+            return variant
+    if not manifest.variants:
+        raise UsageError(f"there is no variant {name}: this bundle has one graph only", fix="Leave out --variant.")
+    names = ", ".join(variant.name for variant in manifest.variants)
+    raise UsageError(f"there is no variant {name}", fix=f"Give one of {names}.")
+
+
+def select_variant(manifest: Manifest, name: str) -> Manifest:
+    """Return the manifest with the facts of a variant in place of those of the selected one.
+
+    Raises:
+        UsageError: there is no such variant.
+    """
+    variant = find_variant(manifest, name)
+    current = next((other for other in manifest.variants if other.name == manifest.variant), None)
+    shared = len(manifest.passes) - (len(current.passes) if current is not None else 0)
+    return replace(
+        manifest,
+        variant=name,
+        passes=(*manifest.passes[: max(0, shared)], *variant.passes),
+        quantized=variant.quantized,
+        placement=variant.placement,
+        graph_parity=variant.graph_parity,
+        inputs=variant.inputs,
+        outputs=variant.outputs,
+        target=replace(manifest.target, precision=variant.precision),
+    )
+
+
+def stage_variant(bundle: Path, name: str, folder: Path) -> None:
+    """Lay out a variant in `folder` as an ordinary bundle: graph, weights and sites under their usual names.
+
+    The files are links to those of the bundle, or copies where the file system has no links.
+
+    Args:
+        bundle: the folder with the variants.
+        name: of the variant.
+        folder: a new folder, which is created.
+    """
+    folder.mkdir(parents=True)
+    for source, target in ((variant_graph(name), GRAPH), (variant_sites(name), SITES), (WEIGHTS, WEIGHTS)):
+        if (bundle / source).exists():  # a graph without large tensors has no weights beside it
+            _link(bundle / source, folder / target)
+
+
+def place_variant(bundle: Path, name: str) -> None:
+    """Make a variant's graph and sites those of the bundle itself."""
+    for source, target in ((variant_graph(name), GRAPH), (variant_sites(name), SITES)):
+        shutil.copyfile(bundle / source, bundle / target)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

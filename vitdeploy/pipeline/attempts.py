@@ -1,0 +1,131 @@
+"""Make single precisions for a choice among several: each within the accuracy budget, or with the reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitdeploy import precision as precisions
+from vitdeploy.artifact import Trial
+from vitdeploy.environment import Host
+from vitdeploy.errors import PassError, QuantizeError, VitdeployError
+from vitdeploy.frozen import replace
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.calibration import JudgingBatches
+from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
+from vitdeploy.pipeline.mixed_precision import fit_budget
+from vitdeploy.precision import Precision
+from vitdeploy.progress import Progress
+from vitdeploy.recipe import PrecisionSpec
+
+_FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The input of a choice: the recipe's precision, and the means to compare candidates.
+
+    Attributes:
+        spec: the precision of the recipe; its kind is a name, or "auto".
+        untimed: the reason why nothing can be timed here; empty if it can.
+        judging: images to judge accuracy on; None without images.
+        variants: keep the candidates as variants, for the machine that runs the artifact to choose among.
+        host: that machine, if it is known and is not this one.
+    """
+
+    spec: PrecisionSpec
+    untimed: str = ""
+    judging: JudgingBatches | None = None
+    variants: bool = False
+    host: Host | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate that becomes the artifact, the trials, and notes for the user.
+
+    `variants` are the candidates to keep beside it, itself included, with the trial of each; empty for none.
+    """
+
+    candidate: Candidate
+    trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
+    variants: tuple[tuple[Candidate, Trial], ...] = ()
+
+
+def make_plain(name: str) -> Precision:
+    """Return a precision with default options."""
+    return precisions.find(PrecisionSpec(kind=name))
+
+
+def list_names(builder: CandidateBuilder, request: Request) -> list[str]:
+    """List the precisions that `auto` tries beside the target's default: those that the recipe names, else all."""
+    base = builder.target.default_precision
+    if request.spec.among:
+        return [name for name in request.spec.among if name != base]
+    names = [name for name in precisions.names_for(builder.target) if name != base]
+    names = [name for name in names if precisions.kind_of(name).saves_time]
+    # Stored for another machine, a wider float costs as many bytes as the default, and is no faster.
+    return [name for name in names if _is_smaller(name, base)] if request.variants and request.untimed else names
+
+
+def attempt(
+    builder: CandidateBuilder, name: str, request: Request, budget: AccuracyBudget | None, *, check: bool = True
+) -> tuple[Candidate | None, list[Trial]]:
+    """Make a precision within the budget. Return the candidate with its trials; or None with the reason in the last.
+
+    Args:
+        builder: makes the candidates.
+        name: of the precision.
+        request: the recipe's precision, and the machine that it is for.
+        budget: None judges nothing, which works only with random weights.
+        check: refuse a precision for which the machine has no units.
+
+    Raises:
+        PassError: a pass failed, which is a bug of this program, and not a precision that is not possible.
+    """
+    try:
+        if check:
+            precisions.check(name, builder.target, request.host)
+        return _fit(builder, precisions.find(replace(request.spec, kind=name)), budget)
+    except PassError:
+        raise
+    except VitdeployError as error:  # this precision is not possible here; auto tries the others
+        return None, [Trial(precision=name, why=error.message)]
+
+
+def open_budget(
+    builder: CandidateBuilder,
+    reference: Candidate,
+    request: Request,
+    progress: Progress,
+    *,
+    emulated: bool = False,
+) -> tuple[AccuracyBudget | None, list[str]]:
+    """Return the budget, and notes. It is None for random weights, and without images to judge on.
+
+    With `emulated`, ONNX Runtime on this CPU runs the candidates, because the target cannot.
+    """
+    limit = request.spec.max_drop_pp or DEFAULT_MAX_DROP_PP
+    if builder.prepared.facts.model.weights == "random":
+        return None, ["random weights: auto compared speed only, because accuracy means nothing"]
+    if request.judging is None:
+        return None, ["auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"]
+    return AccuracyBudget(builder, reference, limit, request.judging, progress, emulated=emulated), []
+
+
+def _fit(
+    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget | None
+) -> tuple[Candidate | None, list[Trial]]:
+    if budget is not None:
+        return fit_budget(builder, precision, budget)
+    if builder.prepared.facts.model.weights != "random":
+        raise QuantizeError("its accuracy cannot be judged without images", fix="Give --calibration DATA.")
+    candidate = builder.make(precision)
+    return candidate, [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
+
+
+def _is_smaller(name: str, base: str) -> bool:
+    """Return whether a precision stores its weights in fewer bits than another one."""
+    first, second = (_FLOAT_BITS.get(precisions.kind_of(kind).numbers.weights, 0) for kind in (name, base))
+    return first < second
