@@ -1,9 +1,8 @@
-"""The variants of a bundle: their names, selecting one, and the folder that a compiler gets."""
+"""The variants of a bundle: their names, and selecting one."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from tests.artifact.test_artifact import manifest
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import PassRecord, Variant
 from vitdeploy.artifact.layout import is_in_bundle
-from vitdeploy.artifact.variants import find_variant, place_variant, select_variant, stage_variant
+from vitdeploy.artifact.variants import find_variant, place_variant, select_variant
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
 
@@ -82,25 +81,6 @@ def files(folder: Path) -> None:
         (folder / f"graph.{name}.onnx").write_text(name)
         (folder / f"sites.{name}.json").write_text(f"sites of {name}")
     (folder / "graph.onnx.data").write_text("weights")
-
-
-@pytest.mark.parametrize("linked", [True, False])
-def test_a_staged_variant_looks_like_an_ordinary_bundle(
-    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    files(bundle)
-    if not linked:  # such as on exFAT
-
-        def refuse(*_: object) -> None:
-            raise OSError("no links")
-
-        monkeypatch.setattr(os, "link", refuse)
-    stage_variant(bundle, "int8", tmp_path / "staged" / "int8")
-    staged = {file.name: file.read_text() for file in (tmp_path / "staged" / "int8").iterdir()}
-    assert staged == {"graph.onnx": "int8", "graph.onnx.data": "weights", "sites.json": "sites of int8"}
-    assert (bundle / "graph.onnx.data").samefile(tmp_path / "staged" / "int8" / "graph.onnx.data") == linked
 
 
 def test_placing_a_variant_does_not_change_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import cache
@@ -12,16 +13,20 @@ import onnx
 import pytest
 
 from vitdeploy import artifact as artifacts
+from vitdeploy import environment
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
+from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.export import export
-from vitdeploy.environment import host
 from vitdeploy.errors import RecipeError, UsageError
+from vitdeploy.evidence import Interval
+from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.examples import load_examples
 from vitdeploy.pipeline.finish import ExportResult
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Silent
+from vitdeploy.runtime.artifact_session import open_session
 
 QUIET = Silent()
 Bundle = Callable[..., ExportResult]
@@ -111,11 +116,65 @@ def test_a_portable_artifact_is_chosen_here_and_can_be_chosen_again(exported: Bu
     assert manifest.trials[1].speedup is not None or "in doubt" in manifest.trials[1].why
 
 
-@pytest.mark.skipif(host().bfloat16_dot_product, reason="this CPU has bfloat16")
-def test_a_portable_artifact_has_what_this_cpu_lacks(exported: Bundle) -> None:
-    manifest = exported("openvino", "fp32,bf16", portable=True).artifact.manifest
+def other_cpu(monkeypatch: pytest.MonkeyPatch, isa: tuple[str, ...]) -> None:
+    """Let this CPU have these instruction sets."""
+    here = environment.host()
+    monkeypatch.setattr(environment, "host", lambda: here.model_copy(update={"isa": isa}))
+
+
+def test_a_portable_artifact_has_what_this_cpu_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_cpu(monkeypatch, ("avx2",))
+    recipe = recipes.compose("demo:digits", target="openvino", precision="fp32,bf16", portable=True)
+    manifest = export(recipe, tmp_path / "out", QUIET, cache=GraphCache()).artifact.manifest
     assert [variant.name for variant in manifest.variants] == ["fp32", "bf16"]
     assert manifest.variants[1].lost == 0.0, "judged by its graph"
+    assert (manifest.target.precision, manifest.trials[1].why) == ("fp32", "left to the machine that runs it")
+
+
+class _Listener(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_another_instruction_set_than_it_was_chosen_on_is_a_doubt(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = exported("onnxruntime", None, portable=True).artifact
+    trial = artifact.manifest.trials[1]  # a busy machine may have measured nothing
+    timed = replace(trial, speedup=Interval(ratio=1.2, ci95=(1.1, 1.3)))
+    artifact = dataclasses.replace(
+        artifact, manifest=replace(artifact.manifest, trials=(artifact.manifest.trials[0], timed)), states={}
+    )
+    listener = _Listener()
+    open_session(artifact, 1, listener).close()
+    assert not [warning for warning in listener.warnings if warning.startswith("doubt:")]
+    other_cpu(monkeypatch, ("avx2", "avx_vnni", "sve"))
+    open_session(artifact, 1, listener).close()
+    (doubt,) = [warning for warning in listener.warnings if warning.startswith("doubt:")]
+    assert "was chosen as the fastest on a CPU with other instruction sets" in doubt
+    assert "also sve" in doubt
+    assert "vitdeploy compile DIR chooses again here" in doubt
+
+
+def test_the_deployed_machine_chooses_again(exported: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime runs the variants' own graphs, OpenVINO compiles them in another process."""
+    for target, precision in (("onnxruntime", None), ("openvino", "fp32,int8")):
+        artifact = exported(target, precision, portable=True).artifact
+        again = compile_bundle(artifact, tmp_path / target, QUIET).artifact
+        manifest = artifacts.load(again.path).manifest
+        assert [trial.precision for trial in manifest.trials] == [v.precision for v in manifest.variants]
+        assert sum(trial.kept for trial in manifest.trials) == 1
+        assert all(trial.images == 197 for trial in manifest.trials), "judged here, by FP32's outputs"
+        assert manifest.device_parity is not None
+        name = manifest.variant
+        assert again.file("graph.onnx").read_bytes() == again.file(f"graph.{name}.onnx").read_bytes()
+        named = compile_bundle(artifact, tmp_path / f"{target}-int8", QUIET, variant="int8").artifact
+        assert named.manifest.target.precision == "int8"
+        assert (named.manifest.runs == "graph.onnx") == (target == "onnxruntime")
+        open_session(named, 1).close()
 
 
 def test_judge_data_has_the_images_and_what_float32_says(exported: Bundle) -> None:

@@ -53,6 +53,11 @@ def variant_sites(name: str) -> str:
     return f"sites.{name}.json"
 
 
+def is_of_variant(name: str) -> bool:
+    """Return True for the graph or the sites of a variant."""
+    return _OF_VARIANT.fullmatch(name) is not None
+
+
 def is_in_bundle(name: str) -> bool:
     """Return True if a file belongs to the bundle, from which another machine can compile."""
-    return name == SITES or name.startswith((GRAPH, REFERENCE_FOLDER)) or _OF_VARIANT.fullmatch(name) is not None
+    return name == SITES or name.startswith((GRAPH, REFERENCE_FOLDER)) or is_of_variant(name)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from vitdeploy.artifact.layout import VARIANT_NAME
+from vitdeploy.artifact.layout import VARIANT_NAME, is_of_variant
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
@@ -173,6 +173,7 @@ class Trial(Fact):
 
     Attributes:
         precision: its name on the command line.
+        form: the safe form of the graph; empty for the plain one.
         float_linears: the number of linears that stayed in float.
         lost: lost points of top-1 (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
         images: the number of images that it was judged on.
@@ -182,6 +183,7 @@ class Trial(Fact):
     """
 
     precision: str
+    form: str = ""
     float_linears: int = 0
     lost: float | None = None
     judged_by: Literal["labels", "agreement"] | None = None
@@ -311,7 +313,8 @@ class Manifest(Fact):
         if self.runs is None:
             return None
         stem = PurePosixPath(self.runs).with_suffix("").as_posix()
-        return sum(entry.bytes for entry in self.files if entry.path.startswith(f"{stem}."))
+        of_engine = (entry for entry in self.files if entry.path.startswith(f"{stem}."))
+        return sum(entry.bytes for entry in of_engine if not is_of_variant(entry.path))
 
     @model_serializer(mode="wrap")
     def _leave_out_variants(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

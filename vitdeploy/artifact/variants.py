@@ -1,12 +1,11 @@
-"""The variants of a bundle: select one, and lay out a folder that compilers take for an ordinary bundle."""
+"""The variants of a bundle: find and select one."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from vitdeploy.artifact.layout import GRAPH, SITES, WEIGHTS, variant_graph, variant_sites
+from vitdeploy.artifact.layout import GRAPH, SITES, variant_graph, variant_sites
 from vitdeploy.artifact.manifest import Manifest, Variant
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
@@ -49,30 +48,7 @@ def select_variant(manifest: Manifest, name: str) -> Manifest:
     )
 
 
-def stage_variant(bundle: Path, name: str, folder: Path) -> None:
-    """Lay out a variant in `folder` as an ordinary bundle: graph, weights and sites under their usual names.
-
-    The files are links to those of the bundle, or copies where the file system has no links.
-
-    Args:
-        bundle: the folder with the variants.
-        name: of the variant.
-        folder: a new folder, which is created.
-    """
-    folder.mkdir(parents=True)
-    for source, target in ((variant_graph(name), GRAPH), (variant_sites(name), SITES), (WEIGHTS, WEIGHTS)):
-        if (bundle / source).exists():  # a graph without large tensors has no weights beside it
-            _link(bundle / source, folder / target)
-
-
 def place_variant(bundle: Path, name: str) -> None:
     """Make a variant's graph and sites those of the bundle itself."""
     for source, target in ((variant_graph(name), GRAPH), (variant_sites(name), SITES)):
         shutil.copyfile(bundle / source, bundle / target)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -31,6 +31,26 @@ def compile_(
     ],
     option: export_options.TargetOptions = None,
     dla: export_options.Dla = False,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="Compile this variant of the bundle, such as int8, and measure no other. Default: the fastest that "
+            "loses no more than --max-drop.",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            metavar="PP",
+            min=0.001,
+            help="The most accuracy that a variant may lose, in percentage points. Default: as exported, or 0.5.",
+            show_default=False,
+        ),
+    ] = None,
     host: options.HostName = None,
     output: Annotated[
         Path | None,
@@ -42,7 +62,8 @@ def compile_(
 ) -> None:
     """Compile a bundle on the device that it is for.
 
-    Run this on the device, or give --host. PyTorch is not needed there.
+    Run this on the device, or give --host. PyTorch is not needed there. Of a bundle with variants, each is built,
+    compared with FP32 and timed, and the fastest is kept. If it is killed, the same command continues.
     """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.cli import views
@@ -51,7 +72,7 @@ def compile_(
     if options.is_family(bundle):
         from vitdeploy.commands.family.compile import compile_family
 
-        options.refuse_for_family({"--host": host})
+        options.refuse_for_family({"--host": host, "--variant": variant, "--max-drop": max_drop})
         family = options.load_family(bundle)
         given = export_options.parse_target_options(family.encoder.manifest.recipe.target, option)
         parsed = given | ({"device": "DLA"} if dla else {})
@@ -63,9 +84,11 @@ def compile_(
     if host is not None:
         from vitdeploy.remote.near import commands
 
-        flags: dict[str, commands.Flag] = {"option": option, "dla": dla}
+        flags: dict[str, commands.Flag] = {"option": option, "dla": dla, "variant": variant, "max_drop": max_drop}
         summary = commands.compile_on(commands.find(host), loaded, output, console, force=force, flags=flags)
     else:
         parsed = given | ({"device": "DLA"} if dla else {})
-        summary = compile_bundle(loaded, output, console, force=force, options=parsed).summary
+        summary = compile_bundle(
+            loaded, output, console, force=force, options=parsed, variant=variant, max_drop_pp=max_drop
+        ).summary
     console.show(summary, *views.show_export(summary))

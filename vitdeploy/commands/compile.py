@@ -11,10 +11,12 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy import precision, targets
 from vitdeploy import recipe as recipes
-from vitdeploy.artifact import Artifact
+from vitdeploy.artifact import Artifact, Manifest, Trial
 from vitdeploy.artifact.layout import EXAMPLE, is_in_bundle
+from vitdeploy.artifact.variants import find_variant, place_variant, select_variant
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
+from vitdeploy.pipeline.compile_variants import compile_variants
 from vitdeploy.pipeline.examples import load_examples
 from vitdeploy.pipeline.finish import ExportResult, finish, summarize_export
 from vitdeploy.progress import Progress
@@ -28,8 +30,12 @@ def compile_bundle(
     *,
     force: bool = False,
     options: Mapping[str, object] | None = None,
+    variant: str | None = None,
+    max_drop_pp: float | None = None,
 ) -> ExportResult:
     """Compile a bundle on this device. The artifact replaces the bundle unless `out` names another folder.
+
+    Of a bundle with variants, each is built and measured, and the fastest within the accuracy budget is kept.
 
     Args:
         bundle: the bundle; an artifact is compiled again.
@@ -38,17 +44,28 @@ def compile_bundle(
         force: replace an artifact at `out`.
         options: options of the target, which override the recipe's. Only the device knows how much memory a build may
             use.
+        variant: the name of the variant to compile; None chooses.
+        max_drop_pp: the most accuracy that a variant may lose, in percentage points; None: as the recipe says.
 
     Raises:
         TargetUnavailable: this machine does not have the backend or its device.
         QuantizeError: the bundle's precision needs calibration, and it was never calibrated.
         RecipeError: an option does not fit the target.
+        UsageError: there is no such variant.
     """
     started = time.monotonic()
     source = bundle.path
     recipe = recipes.with_target_options(bundle.manifest.recipe, options or {})
+    if max_drop_pp is not None:
+        recipe = replace(recipe, precision=replace(recipe.precision, max_drop_pp=max_drop_pp))
     target = targets.find(recipe.target)
-    _check_calibrated(bundle)
+    manifest = replace(
+        bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest,
+        device_parity=None, doubts=bundle.manifest.export.doubts,
+    )  # fmt: skip
+    if variant is not None:
+        manifest = select_variant(manifest, variant)
+    _check_calibrated(bundle.path, manifest)
     target.require_to_compile()
     in_place = out is None or out.absolute() == source.absolute()
     replaces = bundle.digest if in_place else None
@@ -58,28 +75,43 @@ def compile_bundle(
                 (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / entry.path, folder / entry.path)
         bundle.check_unchanged()  # the copies are those that were hashed
-        manifest = replace(
-            bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest,
-            device_parity=None, doubts=bundle.manifest.export.doubts,
-        )  # fmt: skip
-        examples = load_examples(folder / EXAMPLE, manifest.preprocess, recipe.target.input)
-        artifact, notes = finish(
-            read_bundle(folder, manifest),
-            manifest,
-            target,
-            progress,
-            out or source,
-            examples=examples,
-            received=True,
-        )
+        cannot = target.cannot_run()
+        if manifest.variants and variant is None and cannot is None:
+            artifact, notes = compile_variants(bundle, manifest, target, folder, progress)
+        else:
+            notes = []
+            if manifest.variants:
+                place_variant(folder, manifest.variant)
+                kept = Trial(precision=manifest.target.precision, form=_find_form(manifest), kept=True)
+                manifest = replace(manifest, trials=(kept,))
+                reason = (
+                    "it was named"
+                    if cannot is None or variant is not None
+                    else f"nothing can be timed here: {cannot.why}"
+                )
+                notes.append(f"compiled the variant {manifest.variant}: {reason}")
+            artifact, more = finish(
+                read_bundle(folder, manifest),
+                manifest,
+                target,
+                progress,
+                out or source,
+                examples=load_examples(folder / EXAMPLE, manifest.preprocess, recipe.target.input),
+                received=True,
+            )
+            notes += more
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out or source), summary)
 
 
-def _check_calibrated(bundle: Artifact) -> None:
-    name, record = bundle.manifest.target.precision, bundle.manifest.quantized
+def _find_form(manifest: Manifest) -> str:
+    return find_variant(manifest, manifest.variant).form
+
+
+def _check_calibrated(path: Path, manifest: Manifest) -> None:
+    name, record = manifest.target.precision, manifest.quantized
     if precision.kind_of(name).needs_images and (record is None or record.calibration is None):
         raise QuantizeError(
-            f"the precision of {bundle.path} is {name}, but it was never calibrated",
+            f"the precision of {path} is {name}, but it was never calibrated",
             fix="Export it again with --calibration DATA.",
         )

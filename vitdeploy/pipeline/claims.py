@@ -19,15 +19,20 @@ from vitdeploy.graph.parity import (
     lowered_limit,
 )
 from vitdeploy.graph.unproven import find_unproven
+from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The comparison of a compiled model with the reference, and the reasons to distrust it."""
+    """The comparison of a compiled model with the reference, and the reasons to distrust it.
+
+    `differs` says that it computes other numbers than its graph, beyond the limits; it is one of the doubts.
+    """
 
     parity: Parity
     doubts: tuple[str, ...] = ()
+    differs: str = ""
 
 
 def check_compiled(
@@ -53,7 +58,20 @@ def check_compiled(
         CompileError: the outputs are not finite or do not match, or a float32 engine computes other numbers.
     """
     with target.open(compiled, bundle.numbers, environment.available_cores()) as session:
-        parity = compare_session(session, examples, bundle.input_name)
+        return check_session(session, bundle, target, examples, emulated, quantized=quantized)
+
+
+def check_session(
+    session: Session,
+    bundle: Bundle,
+    target: Target,
+    examples: Sequence[Example],
+    emulated: Parity | None,
+    *,
+    quantized: bool = False,
+) -> Claim:
+    """Compare an open session of a compiled model with the reference; see `check_compiled`."""
+    parity = compare_session(session, examples, bundle.input_name)
     name = target.title or target.name
     if not parity.finite:
         raise CompileError(
@@ -78,7 +96,7 @@ def judge(
     if _is_float32(numbers) and not quantized:
         raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(numbers))
     differs = f"the engine computes other numbers than the graph that it was made from: {reason}"
-    return Claim(parity, (differs, *unproven))
+    return Claim(parity, (differs, *unproven), differs)
 
 
 def _limits(

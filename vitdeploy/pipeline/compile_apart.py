@@ -35,12 +35,15 @@ class _Order(BaseModel):
     sizes: SizeRange | None
     excluded: Mapping[str, str]
     further: tuple[TensorSpec, ...] = ()
+    variant: str = ""
+    workdir: Path
 
 
 class _Result(BaseModel):
-    """The compiled model without its folder."""
+    """The compiled model."""
 
     model_config = ConfigDict(frozen=True)
+    folder: Path
     runs: str
     backend: str
     audit: Audit | None
@@ -56,8 +59,11 @@ def compile_apart(
     sizes: SizeRange | None,
     excluded: Mapping[str, str],
     further: tuple[TensorSpec, ...] = (),
+    *,
+    variant: str = "",
+    workdir: Path | None = None,
 ) -> Compiled:
-    """Compile and audit the graph in `folder`, and run it once, in another process. The files stay in `folder`.
+    """Compile and audit the graph in `folder`, and run it once, in another process. The files stay in `workdir`.
 
     What this machine cannot run, such as an engine for a GPU that it does not have, is compiled and audited only.
 
@@ -71,6 +77,8 @@ def compile_apart(
         sizes: the image sizes; None for one.
         excluded: products that a rule keeps in float, with the rule.
         further: the inputs of the graph beside the first.
+        variant: compile this variant of the bundle in `folder`; empty for its own graph.
+        workdir: the folder for the compiled files; None for `folder`.
 
     Raises:
         CompileError: the engine refuses the graph, crashes, or goes beyond the limits of time and memory.
@@ -78,7 +86,7 @@ def compile_apart(
     order = _Order(
         target=target.name, options=target.model_dump(mode="json"), precision=precision_name,
         folder=folder.absolute(), image=image, outputs=outputs, batch=batch,
-        sizes=sizes, excluded=excluded, further=further,
+        sizes=sizes, excluded=excluded, further=further, variant=variant, workdir=(workdir or folder).absolute(),
     )  # fmt: skip
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     title = type(target).title or target.name
@@ -89,7 +97,7 @@ def compile_apart(
     result = _Result.model_validate_json(output)
     names = tuple(output.name for output in outputs)
     return Compiled(
-        folder,
+        result.folder,
         result.runs,
         result.backend,
         result.audit,
@@ -103,13 +111,25 @@ def _work(task: bytes) -> bytes:
     target = targets.kind_of(order.target).model_validate(order.options)
     numbers = precision.kind_of(order.precision).numbers
     bundle = make_bundle(
-        order.folder, numbers, order.image, order.outputs, order.batch, order.sizes, order.excluded, order.further
+        order.folder,
+        numbers,
+        order.image,
+        order.outputs,
+        order.batch,
+        order.sizes,
+        order.excluded,
+        order.further,
+        order.variant,
     )
-    compiled = target.compile(bundle, order.folder)
+    compiled = target.compile(bundle, order.workdir)
     if target.cannot_run() is None:
         with target.open(compiled, numbers, None) as session:
             session.run(bundle.feed(np.zeros(bundle.input_shape, _TYPES.get(order.image.dtype, np.float32))))
-    return _Result(runs=compiled.runs, backend=compiled.backend, audit=compiled.audit).model_dump_json().encode()
+    return (
+        _Result(folder=compiled.folder, runs=compiled.runs, backend=compiled.backend, audit=compiled.audit)
+        .model_dump_json()
+        .encode()
+    )
 
 
 if __name__ == "__main__":

@@ -158,17 +158,11 @@ def finish(
         TargetUnavailable: the target is not installed here, and is not one that is compiled on another device.
         CompileError: the backend refuses the graph, or its engine computes other numbers.
     """
-    folder = bundle.graph.parent
-    manifest = replace(manifest, usage=describe_usage(manifest, target))
     missing = target.unavailable() if here else None
     if missing is not None and not target.built_on_device:
         raise TargetUnavailable(f"{target.name}: {missing.why}", fix=missing.fix)
-    faults = target.known_faults(bundle.structure, takes_batch_one=manifest.recipe.target.batch.min == 1)
-    for fault in faults:  # before the build, which can take minutes
-        progress.warn(f"reported by others: {fault}")
-    manifest = replace(manifest, known_faults=faults)
-    planned = audit_bundle(target.name, bundle, "")
-    manifest = replace(manifest, quantized_share=planned.quantized)
+    manifest, planned = announce(bundle, manifest, target, progress)
+    folder = bundle.graph.parent
     if not here:
         return artifacts.seal(folder, manifest), _doubts(planned)
     if missing is not None:
@@ -177,21 +171,51 @@ def finish(
         return artifact, [note, *_doubts(planned), *_rehearse(artifact, bundle, target, progress)]
     if compiled is None:
         with progress.step(f"Compile and audit with {target.name}"):
-            compiled = _compile(bundle, manifest, target, progress, received=received)
-    audit = compiled.audit or target.audit(bundle, compiled)
+            compiled = compile_received(bundle, manifest, target, progress, received=received)
     claim, notes = _check(bundle, compiled, target, examples, manifest, progress)
+    artifact, doubts = seal_compiled(bundle, manifest, target, compiled, claim)
+    return artifact, [*doubts, *notes]
+
+
+def announce(bundle: Bundle, manifest: Manifest, target: Target, progress: Progress) -> tuple[Manifest, Audit]:
+    """Name the known faults that fit a graph before it is built, which can take minutes.
+
+    Returns:
+        The manifest with what the graph alone says, and the audit of the graph.
+    """
+    manifest = replace(manifest, usage=describe_usage(manifest, target))
+    faults = target.known_faults(bundle.structure, takes_batch_one=manifest.recipe.target.batch.min == 1)
+    for fault in faults:
+        progress.warn(f"reported by others: {fault}")
+    planned = audit_bundle(target.name, bundle, "")
+    return replace(manifest, known_faults=faults, quantized_share=planned.quantized), planned
+
+
+def seal_compiled(
+    bundle: Bundle, manifest: Manifest, target: Target, compiled: Compiled, claim: Claim | None
+) -> tuple[Artifact, list[str]]:
+    """Seal the folder of a bundle that was compiled in it, and store the audit. Return the artifact, and doubts.
+
+    Args:
+        bundle: in the folder of the artifact.
+        manifest: of the bundle; see `announce`.
+        target: the target with its options.
+        compiled: the compiled model, in the same folder.
+        claim: the comparison of it with the reference; None if it cannot run here.
+    """
+    audit = compiled.audit or target.audit(bundle, compiled)
     record = replace(manifest.target, backend=compiled.backend, host=environment.host())
     doubts = tuple(dict.fromkeys((*manifest.doubts, *(claim.doubts if claim is not None else ()))))
     manifest = replace(
         manifest, stage="artifact", target=record, runs=compiled.runs, doubts=doubts,
         device_parity=None if claim is None else claim.parity, quantized_share=audit.quantized,
     )  # fmt: skip
-    artifact = artifacts.seal(folder, manifest)
+    artifact = artifacts.seal(bundle.graph.parent, manifest)
     audit = replace(
         audit, doubts=(*doubts, *audit.doubts), provenance=describe_provenance(manifest, audit.threads)
     )  # fmt: skip
     artifact.write_evidence(audit)
-    return artifact, [*(f"doubt: {doubt}" for doubt in audit.doubts), *notes]
+    return artifact, [f"doubt: {doubt}" for doubt in audit.doubts]
 
 
 def _check(
@@ -211,19 +235,43 @@ def _check(
             bundle, compiled, target, examples, manifest.graph_parity,
             quantized=manifest.model.precision == "quantized",
         )  # fmt: skip
+    return claim, describe_claim(claim, target)
+
+
+def describe_claim(claim: Claim, target: Target) -> list[str]:
+    """Return a note with the figures of a comparison that was made on the device."""
     figures = f"cosine {claim.parity.cosine:.6f} with FP32, largest difference {claim.parity.max_abs:.2g}"
-    return claim, [f"on this device: {figures}"] if target.built_on_device else []
+    return [f"on this device: {figures}"] if target.built_on_device else []
 
 
-def _compile(bundle: Bundle, manifest: Manifest, target: Target, progress: Progress, *, received: bool) -> Compiled:
-    """Compile and audit a bundle; a foreign graph in a process of its own, which may crash."""
+def compile_received(
+    bundle: Bundle,
+    manifest: Manifest,
+    target: Target,
+    progress: Progress,
+    *,
+    received: bool,
+    variant: str = "",
+    workdir: Path | None = None,
+) -> Compiled:
+    """Compile and audit a bundle; a foreign graph in a process of its own, which may crash.
+
+    Args:
+        bundle: the graph to compile.
+        manifest: of the bundle, with its variant selected.
+        target: the target with its options.
+        progress: gets the steps.
+        received: True if the bundle may come from anyone.
+        variant: the name of the variant whose graph it is; empty for the bundle's own.
+        workdir: the folder for the compiled files; None for that of the graph.
+    """
     folder = bundle.graph.parent
     if target.built_on_device or not (received or find_file(manifest.model.spec) is not None):
-        return target.compile(bundle, folder, progress.relay)
+        return target.compile(bundle, workdir or folder, progress.relay)
     recipe, precision = manifest.recipe, manifest.target.precision
     return compile_apart(
         target, precision, folder, manifest.inputs[0], manifest.outputs, recipe.target.batch, recipe.model.size_range,
-        bundle.excluded, manifest.inputs[1:],
+        bundle.excluded, manifest.inputs[1:], variant=variant, workdir=workdir,
     )  # fmt: skip
 
 

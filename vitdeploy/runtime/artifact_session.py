@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitdeploy import environment, precision, targets
 from vitdeploy.artifact import Artifact, Manifest, TensorSpec
-from vitdeploy.artifact.layout import EXAMPLE, GRAPH, SITES
+from vitdeploy.artifact.layout import EXAMPLE, GRAPH, SITES, variant_graph, variant_sites
 from vitdeploy.artifact.manifest import Placement
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.data.array_files import read_npz
@@ -37,11 +37,12 @@ def make_bundle(
     sizes: SizeRange | None,
     excluded: Mapping[str, str],
     further: Sequence[TensorSpec] = (),
+    variant: str = "",
 ) -> Bundle:
-    """Return the input of the target's compiler for the target-ready graph in `folder`."""
+    """Return the input of the target's compiler for the target-ready graph in `folder`; `variant` names another one."""
     return Bundle(
-        graph=folder / GRAPH,
-        structure=structures.load(folder / SITES),
+        graph=folder / (variant_graph(variant) if variant else GRAPH),
+        structure=structures.load(folder / (variant_sites(variant) if variant else SITES)),
         numbers=numbers,
         batch=batch,
         sizes=sizes,
@@ -54,8 +55,13 @@ def make_bundle(
     )
 
 
-def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
+def read_bundle(folder: Path, manifest: Manifest, variant: str = "") -> Bundle:
     """Return the input of the target's compiler and audit for a bundle or artifact.
+
+    Args:
+        folder: of the bundle.
+        manifest: with the variant selected.
+        variant: read the graph and sites of this variant from their own files.
 
     Raises:
         UsageError: this version does not know its precision.
@@ -64,7 +70,7 @@ def read_bundle(folder: Path, manifest: Manifest) -> Bundle:
     excluded = list_excluded(manifest.placement, manifest.quantized)
     batch, sizes = manifest.recipe.target.batch, manifest.recipe.model.size_range
     image, *further = manifest.inputs
-    return make_bundle(folder, numbers, image, manifest.outputs, batch, sizes, excluded, further)
+    return make_bundle(folder, numbers, image, manifest.outputs, batch, sizes, excluded, further, variant)
 
 
 def typical_shape(image: TensorSpec, batch: Batch, sizes: SizeRange | None) -> tuple[int, ...]:
@@ -132,6 +138,8 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
             f"{artifact.path} was quantized on a CPU with INT8 dot products. This CPU has none, so sums of u8 x s8 "
             "saturate and accuracy may be lower: run vitdeploy eval on this machine, or export it here"
         )
+    if progress and (doubt := doubt_choice(manifest)):
+        progress.warn(f"doubt: {artifact.path} {doubt}")
     numbers = precision.kind_of(manifest.target.precision).numbers
     session = targets.find(manifest.recipe.target).open(read_compiled(artifact), numbers, threads)
     try:
@@ -140,6 +148,26 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
         session.close()
         raise
     return session
+
+
+def doubt_choice(manifest: Manifest) -> str:
+    """Return the reason to doubt the choice of precision on this CPU; empty if there is none.
+
+    The fastest precision depends on the instruction sets: bfloat16 and INT8 dot products above all.
+    """
+    chosen_on = manifest.target.host
+    timed = any(trial.speedup is not None for trial in manifest.trials) and len(manifest.trials) > 1
+    if not timed or chosen_on is None or targets.kind_of(manifest.recipe.target.kind).runs_on != "cpu":
+        return ""
+    here = environment.host()
+    if set(chosen_on.isa) == set(here.isa):
+        return ""
+    changes = [f"no {name}" for name in chosen_on.isa if name not in here.isa]
+    changes += [f"also {name}" for name in here.isa if name not in chosen_on.isa]
+    again = "vitdeploy compile DIR chooses again here" if manifest.variants else "export it with --portable"
+    return (
+        f"was chosen as the fastest on a CPU with other instruction sets (this one has {', '.join(changes)}): {again}"
+    )
 
 
 def check_image_size(artifact: Artifact, size: tuple[int, int]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
-from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -72,18 +71,16 @@ class OnnxRuntime(Target):
     def compile(
         self,
         bundle: Bundle,
-        workdir: Path,
+        workdir: Path,  # noqa: ARG002  there is nothing to write
         report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Run the graph once to audit it, so that a refusal shows now.
+        """Run the graph once to audit it, so that a refusal shows now. It runs from where it is.
 
         Raises:
             CompileError: ONNX Runtime refuses the graph.
         """
-        if bundle.graph.parent != workdir:
-            raise CompileError("the graph is not in the artifact's folder", fix="Export it again.")
         compiled = Compiled(
-            workdir, bundle.graph.name, self.installed_engine(),
+            bundle.graph.parent, bundle.graph.name, self.installed_engine(),
             input_names=bundle.input_names, output_names=bundle.output_names,
         )  # fmt: skip
         return replace(compiled, audit=self.audit(bundle, compiled))

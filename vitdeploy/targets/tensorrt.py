@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 
 from vitdeploy import frozen
 from vitdeploy.artifact.temporary import scratch_folder
-from vitdeploy.environment import l4t_release
+from vitdeploy.environment import Host, l4t_release
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
@@ -28,7 +28,7 @@ from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
 from vitdeploy.targets._tensorrt.known_faults import KnownFault, find_faults, list_faults, list_safe_forms
-from vitdeploy.targets._tensorrt.options import DIALECT, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.options import DIALECT, FIRST_WITH, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.recorder import EngineRecorder
 from vitdeploy.targets._tensorrt.session import open_engine
 from vitdeploy.targets._tensorrt.trtexec import time_with_trtexec
@@ -93,6 +93,21 @@ class TensorRT(EngineOptions, Target):
             _import_tensorrt()
         except TargetUnavailable as error:
             return Availability(available=False, why=error.message, fix=error.fix)
+        return None
+
+    def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:
+        """Refuse types for which this machine's GPU has no units. Nothing is known of another machine's."""
+        try:
+            generation = None if host is not None else find_gpu().sm
+        except TargetUnavailable:
+            generation = None
+        number = (generation or "").removeprefix("sm")
+        for kind in sorted(numbers.types & FIRST_WITH.keys()):
+            if number.isdecimal() and int(number) < FIRST_WITH[kind]:
+                return (
+                    f"this GPU ({generation}) has no {kind.upper()} units: the first generation with them is "
+                    f"sm{FIRST_WITH[kind]}"
+                )
         return None
 
     def dialect(self) -> Dialect:

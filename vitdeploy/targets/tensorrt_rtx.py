@@ -20,15 +20,11 @@ from vitdeploy.targets._recording import CompilerRecorder
 from vitdeploy.targets._tensorrt.api import Api
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
-from vitdeploy.targets._tensorrt.options import DIALECT, LACKS, EngineOptions, refuse_dla
+from vitdeploy.targets._tensorrt.options import DIALECT, FIRST_WITH, LACKS, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.recorder import EngineRecorder
 from vitdeploy.targets._tensorrt.session import open_engine
 
-_FIRST_WITH = {"fp8": 89, "bf16": 80}
-"""The first generation with units for a type. FP8: Ada; not Ampere (sm86, Jetson Orin's sm87). BF16: Ampere; not
-Turing."""
 _WITH_ALL_NUMBERS = "sm89"
-
 _PLUGINS = {"DeformConv": "torchvision.ops.deform_conv2d"}
 """Operators that TensorRT has as plugins, which TensorRT for RTX comes without."""
 
@@ -70,8 +66,8 @@ class TensorRTRTX(EngineOptions, Target):
     def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:  # noqa: ARG002  GPUs are named
         """Refuse types for which a GPU generation has no units."""
         generations = {name: int(n) for name in self.generations if (n := name.removeprefix("sm")).isdecimal()}
-        for kind in sorted(numbers.types & _FIRST_WITH.keys()):
-            first = _FIRST_WITH[kind]
+        for kind in sorted(numbers.types & FIRST_WITH.keys()):
+            first = FIRST_WITH[kind]
             without = [name for name, number in generations.items() if number < first]
             if without:
                 return f"{', '.join(without)} has no {kind.upper()} units: the first generation with them is sm{first}"

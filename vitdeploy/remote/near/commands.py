@@ -10,7 +10,7 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy import targets
 from vitdeploy.artifact import MANIFEST, Artifact, file_digest
-from vitdeploy.artifact.layout import FLIPS, SAMPLES
+from vitdeploy.artifact.layout import FLIPS, GRAPH, SAMPLES, variant_graph
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import Elsewhere, export
@@ -280,9 +280,13 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> None:
     """Check that the artifact was made from the bundle that was sent."""
     sent, received = bundle.manifest, compiled.manifest
-    graph = {entry.path: entry.sha256 for entry in sent.files if entry.path.startswith("graph.onnx")}
     digests = {entry.path: entry.sha256 for entry in received.files}
-    same = all(digests.get(path) == sha256 for path, sha256 in graph.items())
+    graphs = {e.path: e.sha256 for e in sent.files if e.path.startswith("graph.") and e.path != GRAPH}
+    same = all(digests.get(path) == sha256 for path, sha256 in graphs.items())
+    # The device may have selected another variant, whose graph is then the one that was compiled.
+    name = variant_graph(received.variant) if sent.variants else GRAPH
+    selected = next((entry.sha256 for entry in sent.files if entry.path == name), None)
+    same &= digests.get(GRAPH) == selected
     if received.stage != "artifact" or received.model.digest != sent.model.digest or not same:
         raise RemoteError(f"{host.name} sent back an artifact of another model", fix="Run the command again.")
     if compiled.read_evidence(Audit)[0] is None:

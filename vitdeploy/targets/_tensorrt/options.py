@@ -63,6 +63,10 @@ DIALECT = Dialect(
 """Plain primitives: an `Attention` node without a dedicated kernel fails the build. TensorRT 10.3 parses the opset. The
 version on the device is not known before."""
 
+FIRST_WITH = {"fp8": 89, "bf16": 80}
+"""The first generation with units for a type. FP8: Ada; not Ampere (sm86, Jetson Orin's sm87). BF16: Ampere; not
+Turing."""
+
 _DLA = (
     "the DLA runs none of a Vision Transformer's LayerNorm, GELU and attention: TensorRT would silently run nearly "
     "everything on the GPU, with a copy at every change between the two"

@@ -1,0 +1,204 @@
+"""Build, check, judge and time the variants of a bundle on the device, one in memory at a time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitdeploy import environment, tasks
+from vitdeploy import precision as precisions
+from vitdeploy.artifact import Artifact, Manifest, Trial, Variant
+from vitdeploy.artifact.layout import JUDGE
+from vitdeploy.artifact.variants import select_variant
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.errors import VitdeployError
+from vitdeploy.evidence import Bench
+from vitdeploy.frozen import replace as replace_fact
+from vitdeploy.graph.parity import Example
+from vitdeploy.measure import latency
+from vitdeploy.pipeline.build_store import BuildStore, build_key
+from vitdeploy.pipeline.claims import Claim, check_session
+from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
+from vitdeploy.pipeline.finish import compile_received
+from vitdeploy.pipeline.judge_data import JudgeData, load_judge_data
+from vitdeploy.pipeline.judging import explain_loss
+from vitdeploy.progress import Progress
+from vitdeploy.runtime.artifact_session import feed, read_bundle
+from vitdeploy.session import Array, Session
+from vitdeploy.targets import Bundle, Compiled, Target
+
+WORK = "work"
+"""The folder for compiled variants in an artifact that is being made."""
+_KILLED = "the process was killed each time that it was built, which the system does when memory runs out"
+
+
+@dataclass(frozen=True)
+class BuiltVariant:
+    """A variant that was built and run on this machine.
+
+    Attributes:
+        variant: the variant.
+        manifest: of the bundle, with this variant selected.
+        bundle: its graph.
+        compiled: the compiled model, in a folder of its own unless the engine runs the graph itself.
+        claim: the comparison with the reference.
+        trial: what it loses; `why` says why it cannot be chosen, or is empty.
+    """
+
+    variant: Variant
+    manifest: Manifest
+    bundle: Bundle
+    compiled: Compiled
+    claim: Claim
+    trial: Trial
+
+
+class VariantBuilder:
+    """Build the variants of one bundle for one target on this machine."""
+
+    def __init__(
+        self, source: Artifact, manifest: Manifest, target: Target, folder: Path, examples: Sequence[Example],
+        progress: Progress, max_drop_pp: float | None = None, store: BuildStore | None = None,
+    ) -> None:  # fmt: skip
+        """Prepare to build.
+
+        Args:
+            source: the bundle, whose hashes decide what was built before.
+            manifest: of the artifact to be; its recipe may have other options of the target.
+            target: the target with its options.
+            folder: holds the files of the bundle, and becomes the artifact.
+            examples: images with the reference's outputs.
+            progress: gets the steps.
+            max_drop_pp: the most accuracy that may be lost; None: as the recipe says.
+            store: the engines of compiles that were killed; None stores nothing.
+
+        Raises:
+            DataError: the judge data cannot be used.
+        """
+        self.manifest = manifest
+        self.target = target
+        self.limit = max_drop_pp or manifest.recipe.precision.max_drop_pp or DEFAULT_MAX_DROP_PP
+        self._source = source
+        self._folder = folder
+        self._examples = examples
+        self._progress = progress
+        self._store = store
+        self._task = tasks.find(manifest.recipe.task)
+        self._judge = self._load_judge()
+
+    def build(self, variant: Variant) -> BuiltVariant | Trial:
+        """Build, run and judge a variant. Return the trial alone if that is not possible.
+
+        Memory is free again when this returns: boards have 4 GB for the CPU and the GPU together.
+        """
+        trial = Trial(precision=variant.precision, form=variant.form)
+        try:
+            precisions.check(variant.precision, self.target)
+            built = self._build(variant, trial)
+        except VitdeployError as error:  # this variant is not possible here, such as for lack of memory
+            return replace_fact(trial, why=error.message)
+        finally:
+            gc.collect()
+        return built
+
+    def time(self, built: Sequence[BuiltVariant], seconds: float) -> Bench:
+        """Time each in turns with the first one: two engines are in memory, however many there are."""
+        reference, *others = built
+        benches = [self._time_pair(reference, other, seconds) for other in others]
+        runs = (benches[0].runs[0], *(bench.runs[1] for bench in benches))
+        doubts = tuple(dict.fromkeys(doubt for bench in benches for doubt in bench.doubts))
+        return Bench(valid=all(bench.valid for bench in benches), doubts=doubts, runs=runs)
+
+    def finish(self) -> None:
+        """Forget the stored engines: the compile ends."""
+        if self._store is not None:
+            self._store.discard_used()
+
+    def _build(self, variant: Variant, trial: Trial) -> BuiltVariant | Trial:
+        manifest = select_variant(self.manifest, variant.name)
+        bundle = read_bundle(self._folder, manifest, variant.name)
+        compiled = self._compile(variant, bundle, manifest)
+        if compiled is None:
+            return replace_fact(trial, why=_KILLED)
+        if compiled.audit is None:
+            compiled = replace(compiled, audit=self.target.audit(bundle, compiled))
+        with (
+            self._progress.step(f"Run {variant.name}, and compare it with the reference"),
+            self._open(bundle, compiled) as session,
+        ):
+            claim = check_session(
+                session, bundle, self.target, self._examples, manifest.graph_parity,
+                quantized=manifest.model.precision == "quantized",
+            )  # fmt: skip
+            trial = self._judge_session(session, variant, trial)
+        if claim.differs:
+            trial = replace_fact(trial, why=claim.differs)
+        return BuiltVariant(variant, manifest, bundle, compiled, claim, trial)
+
+    def _compile(self, variant: Variant, bundle: Bundle, manifest: Manifest) -> Compiled | None:
+        """Build a variant, unless a killed compile has built it. Return None if it was killed too often."""
+        store, target = self._store, self.target
+        workdir = self._folder / WORK / variant.name
+        workdir.mkdir(parents=True)
+
+        def compile_now() -> Compiled:
+            with self._progress.step(f"Compile and audit {variant.name} with {target.name}"):
+                return compile_received(
+                    bundle, manifest, target, self._progress, received=True, variant=variant.name, workdir=workdir
+                )
+
+        if store is None:
+            return compile_now()
+        key = build_key(self._source, variant.name, target)
+        names = bundle.input_names, bundle.output_names
+        if (stored := store.fetch(key, workdir, names)) is not None:
+            return stored
+        with store.attempt(key) as may_build:
+            compiled = compile_now() if may_build else None
+        if compiled is not None:
+            store.keep(key, compiled)
+        return compiled
+
+    def _open(self, bundle: Bundle, compiled: Compiled) -> Session:
+        return self.target.open(compiled, bundle.numbers, environment.available_cores())
+
+    def _judge_session(self, session: Session, variant: Variant, trial: Trial) -> Trial:
+        """Return the trial with what the variant loses; with the reason if that is too much, or unknown."""
+        if self.manifest.model.weights == "random":
+            return trial
+        if self._judge is None:
+            why = (
+                explain_loss(variant.lost, self.limit) if variant.lost is not None else self._explain_unjudged(variant)
+            )
+            return replace_fact(trial, lost=variant.lost, judged_by=variant.judged_by, images=variant.images, why=why)
+        size = self.manifest.recipe.target.batch.opt
+        with self._progress.step(f"Judge {variant.name} on images", len(self._judge)) as advance:
+            loss = self._judge.judge(self._task, session, self._make_inputs, size, advance)
+        why = explain_loss(loss.points, self.limit)
+        return replace_fact(trial, lost=loss.points, judged_by=loss.judged_by, images=loss.images, why=why)
+
+    def _explain_unjudged(self, variant: Variant) -> str:
+        is_default = variant.precision == self.target.default_precision
+        return "" if is_default else "its accuracy cannot be judged: the bundle has no judge data"
+
+    def _load_judge(self) -> JudgeData | None:
+        path = self._source.file(JUDGE)
+        if not path.exists():
+            return None
+        shape = self.manifest.preprocess.sample_shape
+        data = load_judge_data(path, self._task, shape)
+        return data if len(data) >= self.manifest.recipe.target.batch.opt else None
+
+    def _make_inputs(self, pixels: Array, further: Mapping[str, Array]) -> dict[str, Array]:
+        return feed(self._source, pixels, further)
+
+    def _time_pair(self, reference: BuiltVariant, other: BuiltVariant, seconds: float) -> Bench:
+        manifest = self.manifest
+        pixels = natural_image(0, manifest.preprocess, manifest.recipe.target.batch.opt)
+        inputs = self._make_inputs(pixels, {})
+        with ExitStack() as stack:
+            sessions = [stack.enter_context(self._open(side.bundle, side.compiled)) for side in (reference, other)]
+            return latency.measure(sessions, [inputs, inputs], batch=len(pixels), seconds=seconds)
