@@ -226,8 +226,10 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     requested = None if kind == AUTO else precision.find(recipe.precision)
     if recipe.target.portable:
         _check_portable(recipe, kind)
-    for name in (kind,) if requested is not None else recipe.precision.among:
-        precision.check(name, target, elsewhere.host if elsewhere else None)
+    if requested is not None:
+        precision.check(kind, target, elsewhere.host if elsewhere else None)
+    for name in recipe.precision.among:  # the machine that runs it may have units for what this one has not
+        precision.check_offered(name, target)
     untimed = _why_untimed(target, elsewhere)
     if recipe.precision.max_drop_pp is not None:
         _check_budget(requested, target, has_images=data.calibration is not None)

@@ -54,7 +54,8 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
     if len(within) == 1:
         trials[0] = replace(trials[0], kept=True)
         notes = [*notes, f"auto kept {base}: no other precision was possible within the budget"]
-        chosen = Chosen(reference, tuple(trials), tuple(notes))
+        alone = ((reference, trials[0]),) if request.variants else ()
+        chosen = Chosen(reference, tuple(trials), tuple(notes), alone)
     else:
         chosen = _take_fastest(builder, within, trials, notes, progress, keep=request.variants)
     return make_untimed(builder, request, chosen, progress) if request.variants else chosen

@@ -71,6 +71,17 @@ def names_for(target: Target, *, per_linear: bool = False) -> list[str]:
     return [name for name in offered if issubclass(kind_of(name), LinearPrecision)] if per_linear else offered
 
 
+def check_offered(name: str, target: Target) -> None:
+    """Refuse a precision that a target does not take on any device.
+
+    Raises:
+        UsageError: it is refused. The message names those that the target takes.
+    """
+    offered = names_for(target)
+    if name not in offered:
+        raise UsageError(f"{target.name} cannot do {name}", fix=f"It can do {', '.join(offered)}.")
+
+
 def check(name: str, target: Target, host: Host | None = None) -> None:
     """Refuse a precision that a target does not take, or for which its device has no units.
 
@@ -82,9 +93,8 @@ def check(name: str, target: Target, host: Host | None = None) -> None:
     Raises:
         UsageError: it is refused. The message names the precisions that the target can do.
     """
+    check_offered(name, target)
     offered = names_for(target)
-    if name not in offered:
-        raise UsageError(f"{target.name} cannot do {name}", fix=f"It can do {', '.join(offered)}.")
     reason = target.refuse_numbers(kind_of(name).numbers, host)
     if reason is not None:
         able = [other for other in offered if target.refuse_numbers(kind_of(other).numbers, host) is None]
