@@ -82,7 +82,7 @@ def draft_manifest(
     target: Target,
     facts: Facts,
     chosen: Chosen,
-    parity: Parity,
+    parity: Parity | None,
     variants: tuple[Variant, ...] = (),
 ) -> Manifest:
     """Return the manifest of a bundle.

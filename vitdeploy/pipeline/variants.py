@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial, Variant
 from vitdeploy.artifact.layout import GRAPH, SITES, WEIGHTS, variant_graph, variant_sites
 from vitdeploy.artifact.variants import place_variant
@@ -54,10 +55,12 @@ def write_variants(
             variants.append(_describe(candidate, trial))
     checked = []
     for variant in variants:
+        types = precisions.kind_of(variant.precision).numbers.types
         with progress.step(f"Compare the variant {variant.name} with the reference"):
             parity = check_graph(
-                folder / variant_graph(variant.name), examples, form, exact=variant.precision == "fp32"
-            )
+                folder / variant_graph(variant.name), examples, form,
+                exact=variant.precision == "fp32", has_bfloat16="bf16" in types,
+            )  # fmt: skip
         checked.append(replace(variant, graph_parity=parity))
     place_variant(folder, selected.name)
     return tuple(checked)
