@@ -30,7 +30,7 @@ GRAPH_MODULES = {
         "graph.casts", "graph.channel_moves", "graph.extra_outputs", "graph.flow", "graph.forced_selection",
         "graph.fresh_names", "graph.model", "graph.one_image", "graph.probabilities", "graph.products",
         "graph.query_decoder", "graph.recognize", "graph.regions", "graph.risky_forms", "graph.screening",
-        "graph.selection", "graph.selection_edges", "graph.softmaxes", "graph.widening",
+        "graph.selection", "graph.selection_edges", "graph.shared_weights", "graph.softmaxes", "graph.widening",
         "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._bound",
         "sources._image_encoders", "sources._pixel_mask", "sources._promptable", "sources._prompted_detectors",
         "sources._siglip2", "sources._two_towers",
