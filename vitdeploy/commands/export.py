@@ -148,7 +148,7 @@ def _record_blocks(
     """Store values inside the model for a device that cannot compute them. Return a note about the size."""
     if order.target.runs_on != "cuda":
         return []
-    candidates = {chosen.candidate.name: chosen.candidate.folder / GRAPH}
+    candidates = {one.name: one.folder / GRAPH for one in (chosen.candidate, *(c for c, _ in chosen.variants))}
     with progress.step("Record the values inside the model"):
         note = record_blocks(
             path, prepared.graph, prepared.structure, candidates, prepared.facts.examples,
