@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitdeploy.artifact.layout import FAMILY, MANIFEST, RECORDING
+from vitdeploy.artifact.layout import FAMILY, MANIFEST
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.renames import exchange, rename_new
 from vitdeploy.artifact.temporary import (
@@ -34,6 +34,8 @@ from vitdeploy.errors import ArtifactError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BELOW_BYTES = 1 << 20  # with less free space, any failed write is reported as a full disk
 _ELSEWHERE = "Choose another folder with -o."
+ARTIFACT = (MANIFEST, FAMILY)
+"""A folder with one of these files is an artifact."""
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
@@ -43,12 +45,17 @@ def refuse_existing(out: Path, *, force: bool) -> None:
         ArtifactError: the folder exists and may not be replaced.
     """
     recover(out)
-    _refuse_existing(out, force=force)
+    _refuse_existing(out, force=force, marks=ARTIFACT)
 
 
 @contextmanager
 def atomic_folder(
-    out: Path, *, force: bool = False, replaces: str | None = None, durable: bool = True
+    out: Path,
+    *,
+    force: bool = False,
+    replaces: str | None = None,
+    durable: bool = True,
+    marks: tuple[str, ...] = ARTIFACT,
 ) -> Iterator[Path]:
     """Yield a new folder beside `out`. It becomes `out` when the block ends well, and is removed otherwise.
 
@@ -59,22 +66,24 @@ def atomic_folder(
         force: replace an artifact that is there.
         replaces: the digest of the manifest that may be replaced; None: any.
         durable: sync every file to the disk first. A cache does not need that.
+        marks: files of which one is in a folder that `force` may replace.
 
     Raises:
         ArtifactError: `out` exists (see `refuse_existing`), another process is writing it, it may not be written, or
             the disk is full.
     """
     out = out.absolute()
-    refuse_existing(out, force=force)
+    recover(out)
+    _refuse_existing(out, force=force, marks=marks)
     new_parents = _make_parents(out.parent)
     folder, handle, is_filled = None, None, False
     try:
-        folder, handle = _create(out, force=force)
+        folder, handle = _create(out, force=force, marks=marks)
         yield folder
         is_filled = True
         if durable:
             _sync(folder)
-        _move(folder, out, force=force, replaces=replaces)
+        _move(folder, out, force=force, replaces=replaces, marks=marks)
     except BaseException as error:
         full = _is_disk_full(error, out.parent)  # before the removal frees space
         if folder is not None:
@@ -120,7 +129,7 @@ def recover(out: Path) -> bool:
     return os.path.lexists(out)
 
 
-def _refuse_existing(out: Path, *, force: bool) -> None:
+def _refuse_existing(out: Path, *, force: bool, marks: tuple[str, ...]) -> None:
     file = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
     if file is not None:
         raise ArtifactError(f"{out} cannot be a folder: {file} is a file", fix=_ELSEWHERE)
@@ -130,18 +139,17 @@ def _refuse_existing(out: Path, *, force: bool) -> None:
         raise ArtifactError(f"{out} exists", fix="Use --force to replace it, or choose another folder with -o.")
     if out.is_mount():
         raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
-    is_ours = any((out / name).exists() for name in (MANIFEST, FAMILY, RECORDING))
+    is_ours = any((out / name).exists() for name in marks)
     if not out.is_dir() or (any(out.iterdir()) and not is_ours):
-        raise ArtifactError(
-            f"{out} exists and is not an artifact",
-            fix="--force replaces artifacts only. Choose another folder with -o.",
-        )
+        kind = "an artifact" if marks == ARTIFACT else f"a folder with {marks[0]}"
+        only = "artifacts" if marks == ARTIFACT else "such folders"
+        raise ArtifactError(f"{out} exists and is not {kind}", fix=f"--force replaces {only} only. {_ELSEWHERE}")
 
 
-def _create(out: Path, *, force: bool) -> tuple[Path, int | None]:
+def _create(out: Path, *, force: bool, marks: tuple[str, ...]) -> tuple[Path, int | None]:
     """Create and lock the new folder, and remove those that dead processes have left."""
     with locked(out.parent):
-        _refuse_existing(out, force=force)
+        _refuse_existing(out, force=force, marks=marks)
         if remove_abandoned(out.parent, out.name):
             raise ArtifactError(
                 f"another process is writing {out}", fix="Wait until it ends, or choose another folder with -o."
@@ -173,10 +181,10 @@ def _sync(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _move(folder: Path, out: Path, *, force: bool, replaces: str | None) -> None:
+def _move(folder: Path, out: Path, *, force: bool, replaces: str | None, marks: tuple[str, ...]) -> None:
     """Let `folder` take the place of `out`, if that is still allowed, and remove an older one."""
     with locked(out.parent):
-        _refuse_existing(out, force=force)
+        _refuse_existing(out, force=force, marks=marks)
         if replaces is not None:
             _check_same(out, replaces)
         old = _replace(folder, out)

@@ -173,6 +173,20 @@ def test_force_replaces_a_recording(board: Board, only: Callable[..., None], tmp
     assert listing(tmp_path / "out") == ["README.txt", "recording.json", "recording.tar.gz"]
 
 
+def test_force_replaces_no_artifact_and_export_no_recording(
+    board: Board, only: Callable[..., None], tmp_path: Path
+) -> None:
+    only()
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "manifest.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"exists and is not a folder with recording\.json"):
+        recorded(tmp_path / "artifact", force=True)
+    recorded(tmp_path / "out")
+    ended = run("export", "demo:digits", "--target", "onnxruntime", "-o", tmp_path / "out", "--force")
+    assert "exists and is not an artifact" in ended.error
+    assert load(tmp_path / "out")
+
+
 @pytest.mark.parametrize("words", [["--seconds", "5"], ["--force"], ["--record", "x", "--seconds", "0"]])
 def test_options_without_a_recording_are_wrong_usage(words: list[str]) -> None:
     assert run("doctor", *words).code == 2

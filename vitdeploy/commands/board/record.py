@@ -20,6 +20,7 @@ from vitdeploy.commands.board.messages import shorten
 from vitdeploy.commands.board.models import MODELS, PRECISIONS
 from vitdeploy.commands.board.recording import (
     BUILD_LOG,
+    FILE,
     INSPECTED,
     BuildOutcome,
     Recorded,
@@ -62,7 +63,7 @@ def record(out: Path, seconds: float, progress: Progress, *, force: bool = False
     """
     started = time.monotonic()
     try:
-        with atomic_folder(out, force=force) as folder, scratch_folder("board") as work:
+        with atomic_folder(out, force=force, marks=(FILE,)) as folder, scratch_folder("board") as work:
             recorder = _Recorder(folder, work, started + seconds, progress)
             interrupt = _run_until_interrupted(recorder)
             recording = replace(recorder.recording, seconds=round(time.monotonic() - started, 1))
