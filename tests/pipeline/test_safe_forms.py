@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from torch import nn
 
-from tests.graphs import images, run, tiny_vit
+from tests.detectors import Detector
+from tests.graphs import images, redrawn, run, tiny_vit
 from tests.toys.lowered import Depth, eva, lower, swin
 from vitdeploy.graph.model import Graph, constant
 from vitdeploy.graph.structure import Structure
@@ -127,3 +130,38 @@ def test_a_lower_level_is_only_offered_below_that_of_the_plain_form(
     assert forms.left_out["level-2"] == "it is built at level 1"
     level = forms.find("level-0")
     assert level is not None and level.optimization_level == 0 and not level.has_graph
+
+
+def test_a_varying_batch_keeps_varying() -> None:
+    x = images(3)
+    graph, structure = lower(eva(qkv_fused=True), images(2), dynamic=True)
+    plain = run(graph, x)
+    forms = [form for form in list_safe_forms(graph, structure).forms if form.has_graph]
+    assert len(forms) == 6
+    for form in forms:
+        assert largest_difference(plain, run(form.rewrite(graph, structure).graph, x)) <= ROUNDING["fp16"], form.name
+
+
+def test_a_detector_has_the_forms_of_its_encoder_and_decoder() -> None:
+    x = images()
+    graph, structure = lower(redrawn(Detector(selects=True)), x)
+    plain = run(graph, x)
+    forms = list_safe_forms(graph, structure)
+    assert [form.block for form in forms.forms if form.block is not None]
+    for form in (form for form in forms.forms if form.has_graph):
+        rewritten = form.rewrite(graph, structure)
+        assert largest_difference(plain, run(rewritten.graph, x)) <= ROUNDING["fp16"], form.name
+        assert ("float16 decoder" in rewritten.structure.risky_forms) == (form.name != "fp32")
+
+
+def test_bfloat16_graphs_stay_valid() -> None:
+    """ONNX Runtime has no kernels for bfloat16 on a CPU, so types are checked and numbers are not."""
+    graph, structure = lower(eva(qkv_fused=True), images(), "bf16")
+    forms = list_safe_forms(graph, structure)
+    assert names(forms)[:4] == ["separate-qkv", "baked-positions", "fp32-scores", "fp32-block-0"]
+    assert forms.forms[-1].note == "everything computes in FP32; casts BF16 weights up"
+    for form in (form for form in forms.forms if form.has_graph):
+        rewritten = form.rewrite(graph, structure).graph
+        onnx.checker.check_model(ir.to_proto(rewritten.model), full_check=True)
+        types = {str(node.outputs[0].dtype) for node in rewritten.nodes}
+        assert types == ({"FLOAT"} if form.name == "fp32" else {"BFLOAT16", "FLOAT"}), form.name
