@@ -141,9 +141,13 @@ def _refuse_existing(out: Path, *, force: bool, marks: tuple[str, ...]) -> None:
         raise ArtifactError(f"{out} is a mount point, which cannot be replaced", fix=f"Use -o {out}/NAME.")
     is_ours = any((out / name).exists() for name in marks)
     if not out.is_dir() or (any(out.iterdir()) and not is_ours):
-        kind = "an artifact" if marks == ARTIFACT else f"a folder with {marks[0]}"
-        only = "artifacts" if marks == ARTIFACT else "such folders"
-        raise ArtifactError(f"{out} exists and is not {kind}", fix=f"--force replaces {only} only. {_ELSEWHERE}")
+        if marks != ARTIFACT:
+            raise ArtifactError(
+                f"{out} exists, and is not one that --force replaces: it has no {marks[0]}", fix=_ELSEWHERE
+            )
+        raise ArtifactError(
+            f"{out} exists and is not an artifact", fix=f"--force replaces artifacts only. {_ELSEWHERE}"
+        )
 
 
 def _create(out: Path, *, force: bool, marks: tuple[str, ...]) -> tuple[Path, int | None]:

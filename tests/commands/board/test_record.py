@@ -179,7 +179,7 @@ def test_force_replaces_no_artifact_and_export_no_recording(
     only()
     (tmp_path / "artifact").mkdir()
     (tmp_path / "artifact" / "manifest.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"exists and is not a folder with recording\.json"):
+    with pytest.raises(ArtifactError, match=r"exists, and is not one that --force replaces: it has no recording\.json"):
         recorded(tmp_path / "artifact", force=True)
     recorded(tmp_path / "out")
     ended = run("export", "demo:digits", "--target", "onnxruntime", "-o", tmp_path / "out", "--force")
