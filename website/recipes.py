@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from vitdeploy import targets, tasks
 from vitdeploy.plugins import names, names_in
-from vitdeploy.recipe import Batch, Recipe, SizeRange
+from vitdeploy.recipe import Batch, Recipe, SizeRange, TargetSpec
 from website.tables import as_code, make_table
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -47,7 +47,8 @@ def write_page() -> str:
         lines += _list_keys(section, kind, kind.model_fields, meanings)
     for name in targets.names():
         target = targets.kind_of(name)
-        own = {key: field for key, field in target.model_fields.items() if key not in _shared_keys(target)}
+        shared = _shared_keys(targets.find(TargetSpec(kind=name)))
+        own = {key: field for key, field in target.model_fields.items() if key not in shared}
         lines += [f"## target: {name}", "", f"{_first_paragraph(target)} Keys besides those of [target](#target):", ""]
         lines += _list_keys("target", target, own, meanings, name)
     for name in names(tasks):
@@ -58,7 +59,7 @@ def write_page() -> str:
     return "\n".join(lines)
 
 
-def _shared_keys(target: type[targets.Target]) -> tuple[str, ...]:
+def _shared_keys(target: targets.Target) -> tuple[str, ...]:
     """Return the fields that are keys of every target, or that this one has no use for."""
     return ("device", "threads") if target.runs_on == "cuda" else ("device",)
 

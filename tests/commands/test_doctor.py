@@ -13,6 +13,7 @@ import pytest
 import tomllib
 
 from tests.cli.conftest import run
+from vitdeploy import targets
 from vitdeploy.commands import doctor as module
 from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Availability
@@ -50,6 +51,37 @@ def test_each_extra_that_is_missing_has_one_line(installed: Callable[..., None])
     lines = run("doctor").out.splitlines()
     assert "  openvino      pip install 'vitdeploy[openvino]'" in lines
     assert "  hf            pip install 'vitdeploy[hf]'" in lines
+
+
+def test_a_gpu_that_a_target_can_use_is_listed_with_the_reason_why_not() -> None:
+    """This machine has no GPU."""
+    diagnosis = module.doctor()
+    assert diagnosis.targets.keys() == set(targets.names()), "devices have a key of their own"
+    assert {name: list(devices) for name, devices in diagnosis.devices.items()} == {"onnxruntime": ["cuda", "trt-rtx"]}
+    cuda = diagnosis.devices["onnxruntime"]["cuda"]
+    assert (cuda.available, "no NVIDIA GPU" in cuda.why, "vitdeploy compile DIR" in cuda.fix) == (False, True, True)
+    assert "onnxruntime --device cuda" in run("doctor").out
+
+
+@pytest.mark.parametrize(
+    ("why", "fix", "advice"),
+    [
+        ("no NVIDIA GPU", "Export a bundle here", "Choose another host or another --device."),
+        ("it is the package for CPUs", "pip install x", "On orin: pip install x"),
+    ],
+)
+def test_over_ssh_a_device_of_a_target_speaks_for_itself(why: str, fix: str, advice: str) -> None:
+    here = Availability(available=True)
+    doctor = SimpleNamespace(
+        targets={"onnxruntime": here},
+        devices={"onnxruntime": {"cuda": Availability(available=False, why=why, fix=fix), "trt-rtx": here}},
+    )
+    probe, host = SimpleNamespace(doctor=doctor), SimpleNamespace(name="orin")
+    for device in (None, "CPU", "trt-rtx"):
+        commands._require(probe, "onnxruntime", host, device)
+    with pytest.raises(TargetUnavailable, match="orin cannot run onnxruntime on cuda") as caught:
+        commands._require(probe, "onnxruntime", host, "cuda")
+    assert caught.value.fix == advice
 
 
 def test_nothing_is_printed_if_nothing_is_missing(installed: Callable[..., None]) -> None:
@@ -140,7 +172,7 @@ def test_a_virtual_environment_that_hides_jetpacks_package_is_named(no_tensorrt:
 )
 def test_over_ssh_a_jetson_speaks_for_itself(jetpack: str | None, expected: str) -> None:
     target = Availability(available=False, why="hidden", fix="see the system")
-    doctor = SimpleNamespace(targets={"tensorrt": target}, host=SimpleNamespace(jetpack=jetpack))
+    doctor = SimpleNamespace(targets={"tensorrt": target}, devices={}, host=SimpleNamespace(jetpack=jetpack))
     with pytest.raises(TargetUnavailable) as caught:
         commands._require(SimpleNamespace(doctor=doctor), "tensorrt", SimpleNamespace(name="orin"))
     assert caught.value.fix == expected

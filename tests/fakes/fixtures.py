@@ -8,14 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.fakes import onnxruntime_gpu
+from vitdeploy.targets._onnxruntime import availability
 from vitdeploy.targets._tensorrt import cuda as _cuda
 from vitdeploy.targets._tensorrt import gpu as _gpu
 
+Machine = Callable[..., onnxruntime_gpu.Machine]
 RELEASES = ("10.3", "10.16", "11.4")
 ORIN = {"name": "Orin", "sm": 87, "multiprocessors": 8, "integrated": True}
 CARD = {"name": "NVIDIA RTX A4000", "sm": 86, "multiprocessors": 48, "integrated": False}
@@ -80,3 +85,24 @@ def device(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     yield install
     assert cuda.fakeLive() == before, "memory, streams, events or graphs of the GPU were not given back"
+
+
+@pytest.fixture
+def gpu_machine(device: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    """A machine with a GPU, the package onnxruntime-gpu and TensorRT-RTX's plug-in."""
+
+    def set_up(*faults: str, gpu: dict[str, Any] = CARD, plugin: bool = True) -> onnxruntime_gpu.Machine:
+        device(**gpu)
+        state = onnxruntime_gpu.Machine(set(faults))
+        monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime_gpu.module(state))
+        library = tmp_path / "libonnxruntime_providers_nv_tensorrt_rtx.so"
+        library.touch()
+        module = ModuleType(availability.PLUGIN_MODULE)
+        module.__dict__.update(
+            __version__="0.5.0", __spec__=ModuleSpec(module.__name__, None), get_library_path=lambda: str(library)
+        )
+        if plugin:
+            monkeypatch.setitem(sys.modules, availability.PLUGIN_MODULE, module)
+        return state
+
+    return set_up

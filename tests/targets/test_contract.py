@@ -18,7 +18,8 @@ from vitdeploy.graph.model import load
 from vitdeploy.graph.onnx_session import compare
 from vitdeploy.onnx_export import disagreement
 from vitdeploy.recipe import TargetSpec
-from vitdeploy.targets import Bundle, Compiled, Target, onnxruntime
+from vitdeploy.targets import Bundle, Compiled, Target
+from vitdeploy.targets._onnxruntime import kernels
 
 NAMES = targets.names()
 SITES, NORMS = 2, 5  # of the tiny ViT
@@ -141,7 +142,7 @@ def test_stored_types_are_known_on_a_device_without_onnx(
     given = bundle(found, "int4-weights")
     compiled = found.compile(given, given.graph.parent)
     here = found.audit(given, compiled).stored
-    monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None if name == "onnx" else name)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None if name == "onnx" else name)
     assert found.audit(given, compiled).stored == here != {}
 
 

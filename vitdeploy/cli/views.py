@@ -173,7 +173,11 @@ def show_diagnosis(diagnosis: Diagnosis) -> list[RenderableType]:
         for fault in reported
     ]
     recording = _describe_recording(diagnosis.recording) if diagnosis.recording is not None else []
-    return [tables.doctor({**diagnosis.targets, **export}), *install, table, *faults, *recording]
+    rows = {}
+    for name, availability in diagnosis.targets.items():
+        rows[name] = availability
+        rows |= {f"{name} --device {device}": each for device, each in diagnosis.devices.get(name, {}).items()}
+    return [tables.doctor({**rows, **export}), *install, table, *faults, *recording]
 
 
 def _describe_recording(recorded: Recorded) -> list[RenderableType]:
@@ -214,6 +218,8 @@ def _describe_device(probe: Probe) -> list[str]:
     l4t = f"L4T {state.l4t}" + (f" (JetPack {state.jetpack})" if state.jetpack else "") if state.l4t else ""
     tensorrt = f"TensorRT {state.tensorrt}" if state.tensorrt else ""
     available = [name for name, target in probe.doctor.targets.items() if target.available]
+    for name, devices in probe.doctor.devices.items():
+        available += [f"{name} --device {device}" for device, each in devices.items() if each.available]
     figures = (
         (state.power_mode, "power mode {}"),
         (state.temperature_c, "{:.0f} °C"),

@@ -27,6 +27,8 @@ _EXTRAS = {
     "export": (*_EXPORT_NEEDS, "torchvision", "safetensors", "ml_dtypes"),
     "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime",),
+    "cuda": ("onnxruntime",),
+    "trt-rtx": ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
     "tensorrt-rtx": ("tensorrt_rtx",),
     "hf": ("transformers",),
     "detection": ("pycocotools",),
@@ -34,6 +36,10 @@ _EXTRAS = {
 }
 """The modules of each extra."""
 _X86 = ("x86_64", "AMD64")
+_FOR_X86 = ("tensorrt-rtx", "trt-rtx")
+_FOR_GPUS = ("cuda", "trt-rtx")
+"""Extras that are of no use on a machine without an NVIDIA GPU."""
+_AVAILABLE = Availability(available=True)
 
 
 class Diagnosis(BaseModel):
@@ -45,6 +51,8 @@ class Diagnosis(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     targets: Mapping[str, Availability]
+    devices: Mapping[str, Mapping[str, Availability]] = {}
+    """target -> its other devices that need other libraries than its default device"""
     export: Availability
     install: Mapping[str, str] = {}
     host: Host
@@ -58,11 +66,19 @@ def doctor() -> Diagnosis:
     """Check which targets can run here, and read the facts about this host."""
     from vitdeploy import targets  # it imports NumPy, which other commands of a device do without
 
-    reasons = {name: targets.find(TargetSpec(kind=name)).unavailable() for name in targets.names()}
+    found = {name: targets.find(TargetSpec(kind=name)) for name in targets.names()}
     missing = [name for name in _EXPORT_NEEDS if find_spec(name) is None]
     host = environment.host()
     return Diagnosis(
-        targets={name: reason or Availability(available=True) for name, reason in reasons.items()},
+        targets={name: target.unavailable() or _AVAILABLE for name, target in found.items()},
+        devices={
+            name: {
+                device: targets.find(TargetSpec(kind=name, device=device)).unavailable() or _AVAILABLE
+                for device in target.devices
+            }
+            for name, target in found.items()
+            if target.devices
+        },
         export=Availability(
             available=not missing,
             why=f"not installed: {', '.join(missing)}" if missing else "",
@@ -72,9 +88,7 @@ def doctor() -> Diagnosis:
         host=host,
         machine=host.machine,
         libraries=environment.library_versions(),
-        known_faults={
-            name: faults for name in targets.names() if (faults := targets.find(TargetSpec(kind=name)).known_faults())
-        },
+        known_faults={name: faults for name, target in found.items() if (faults := target.known_faults())},
     )
 
 
@@ -82,8 +96,9 @@ def _find_missing(host: Host) -> dict[str, str]:
     """Return the command for each extra that is not installed and can be installed here."""
     commands = {}
     for extra, modules in _EXTRAS.items():
-        no_wheel = extra == "tensorrt-rtx" and platform.machine() not in _X86
-        if not no_wheel and any(find_spec(name) is None for name in modules):
+        no_wheel = extra in _FOR_X86 and platform.machine() not in _X86
+        no_use = extra in _FOR_GPUS and host.gpu is None
+        if not no_wheel and not no_use and any(find_spec(name) is None for name in modules):
             commands[extra] = f"{_pip()} install {_name_with(extra)}"
     if host.jetpack is not None and find_spec("tensorrt") is None:
         commands["tensorrt"] = "sudo apt-get install python3-libnvinfer"

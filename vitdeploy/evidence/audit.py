@@ -227,6 +227,10 @@ class Audit(Measured):
     backend: str = ""
     engine: KernelAudit | None = None
     """The kernels, if it is a TensorRT engine."""
+    providers: Mapping[str, int] = {}
+    """On a GPU, the execution provider of ONNX Runtime -> number of nodes that it ran. A plug-in runs many as one."""
+    elsewhere: Mapping[str, str] = {}
+    """On a GPU, the attention sites, LayerNorms and products that ran on the CPU, with the operator."""
     doubts: tuple[str, ...] = ()
     files: tuple[FileEntry, ...] = ()
     """Only in printed audits; in the artifact folder, the manifest has it."""

@@ -1,4 +1,4 @@
-"""Run an ONNX file in ONNX Runtime on this CPU, to check numbers and as the reference of an ONNX source."""
+"""Run an ONNX file in ONNX Runtime: an artifact, the reference of an ONNX source, or a graph to check."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError, MeasureError, TargetUnavailable
+from vitdeploy.graph.onnx_provider import CPU, Provider, create_session
 from vitdeploy.graph.parity import compare as compare
 from vitdeploy.session import (
     Array,
@@ -36,12 +37,17 @@ _FATAL = 4  # ONNX Runtime's log severity: its warnings are about optimisations,
 
 
 class OnnxSession(SequentialSession):
-    """An ONNX file in ONNX Runtime on the CPU. ONNX Runtime lets many threads run one session.
+    """An ONNX file in ONNX Runtime. ONNX Runtime lets many threads run one session.
 
     Args:
         lean: leave out optimisation and weight prepacking: slower, but a third of the memory. For one-off checks.
         profile: prefix of a JSON file to which the executed kernels are written. `read_profile` reads it.
         outputs: the names of the outputs, in the graph's order; empty: the graph's names.
+        provider: what computes. A session that leaves it is refused.
+
+    Raises:
+        TargetUnavailable: ONNX Runtime or the provider is not available here.
+        CompileError: ONNX Runtime refuses the graph.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class OnnxSession(SequentialSession):
         profile: Path | None = None,
         name: str = "",
         outputs: Sequence[str] = (),
+        provider: Provider = CPU,
     ) -> None:
         try:
             import onnxruntime as ort
@@ -70,18 +77,22 @@ class OnnxSession(SequentialSession):
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = create_session(ort, str(path), options, provider)
+        except TargetUnavailable:
+            raise
         except Exception as error:  # noqa: BLE001  ONNX Runtime's types vary by version; all mean that it refuses the graph
             raise CompileError(
-                f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}", fix=_fix(error)
+                f"ONNX Runtime {ort.__version__} refuses {path.name}: {_first_line(error)}",
+                fix=_fix(error, provider),
             ) from None
-        self._path, self._file = path, path.name
+        self._path, self._file, self._provider = path, path.name, provider
         self.name = name or "onnxruntime"
         effective = self._session.get_session_options()
-        self.threads: int | None = effective.intra_op_num_threads
+        self.threads: int | None = effective.intra_op_num_threads if provider.is_cpu else None
         self.effective: Mapping[str, str] = {
-            "engine": f"onnxruntime {ort.__version__}",
+            "engine": provider.describe_engine(ort),
             "provider": ", ".join(p.removesuffix("ExecutionProvider") for p in self._session.get_providers()),
+            **provider.options,
             "threads": str(effective.intra_op_num_threads),
             "optimization": effective.graph_optimization_level.name,
         }
@@ -135,8 +146,13 @@ class OnnxSession(SequentialSession):
         return CompileError(f"{self._file} does not run on {shapes}: {_first_line(error)}", fix=_CHECK)
 
     def profile(self, feeds: Feeds) -> Counters | None:
-        """Return the time of each kernel, from a second session with the profiler on."""
+        """Return the time of each kernel, from a second session with the profiler on; None on a GPU.
+
+        There ONNX Runtime's profiler measures how long it takes to launch a kernel, not how long the kernel runs.
+        """
         self._open_session()
+        if not self._provider.is_cpu:
+            return None
         with scratch_folder("profile") as folder:
             prefix = folder / "run"
             with OnnxSession(self._path, threads=self.threads, profile=prefix, name=self.name) as session:
@@ -197,7 +213,9 @@ def _first_line(error: Any) -> str:
     return text[:300].rstrip(". ")
 
 
-def _fix(error: Any) -> str:
+def _fix(error: Any, provider: Provider) -> str:
     if "Could not find an implementation" in str(error):
+        if not provider.is_cpu:
+            return f"ONNX Runtime has no kernel for this data type on {provider.place}: use --precision fp16 or fp32."
         return "ONNX Runtime has no CPU kernel for this data type: export the model in float32."
     return _CHECK

@@ -66,20 +66,22 @@ def names_for(target: Target, *, per_linear: bool = False) -> list[str]:
         target: with its device.
         per_linear: only precisions that can leave single linears in float.
     """
-    others = [name for name in names() if target.name in kind_of(name).targets and name not in target.precisions]
-    offered = [*target.precisions, *others]
+    own = target.list_precisions()
+    others = [name for name in names() if target.name in kind_of(name).targets and name not in own]
+    offered = [*own, *others]
     return [name for name in offered if issubclass(kind_of(name), LinearPrecision)] if per_linear else offered
 
 
 def check_offered(name: str, target: Target) -> None:
-    """Refuse a precision that a target does not take on any device.
+    """Refuse a precision that a target does not take, whatever units its device has.
 
     Raises:
         UsageError: it is refused. The message names those that the target takes.
     """
     offered = names_for(target)
     if name not in offered:
-        raise UsageError(f"{target.name} cannot do {name}", fix=f"It can do {', '.join(offered)}.")
+        where = f" on the device {target.device}" if target.device in target.devices else ""
+        raise UsageError(f"{target.name} cannot do {name}{where}", fix=f"It can do {', '.join(offered)}.")
 
 
 def check(name: str, target: Target, host: Host | None = None) -> None:

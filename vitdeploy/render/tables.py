@@ -160,6 +160,11 @@ def audit(audit: Audit) -> RenderableType:
         table.add_row("weights", f"{stored}, unpacked by the kernel")
     if audit.engine is not None:
         table.add_row("kernels", numbers.kernels(audit.engine))
+    if audit.attention.kernels and audit.providers:
+        kernels = Counter(audit.attention.kernels.values())
+        table.add_row("attention kernels", ", ".join(f"{count} {name}" for name, count in kernels.items()))
+    if audit.providers:
+        table.add_row("nodes run by", ", ".join(f"{count} {name}" for name, count in audit.providers.items()))
     if audit.backend:
         table.add_row("backend", audit.backend)
     if audit.threads:

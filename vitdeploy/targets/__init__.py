@@ -129,18 +129,15 @@ class Target(Frozen, ABC):
     """A backend with its options. Each file of this package has one subclass; it has none itself."""
 
     precisions: ClassVar[tuple[str, ...]]
-    """The precisions that it takes, its default first. A precision can also name the target."""
+    """The precisions that it takes on its default device, its default first. A precision can also name the target."""
+    devices: ClassVar[tuple[str, ...]] = ()
+    """The other devices that `doctor` reports, if they need other libraries than the default device."""
     title: ClassVar[str] = ""
     """The name of its engine in reports, if it differs from `name`."""
     engine_module: ClassVar[str]
     """The Python module of its engine."""
     install_hint: ClassVar[str] = ""
     """The command that installs it on a device, if that is not `pip install` of an extra."""
-    built_on_device: ClassVar[bool] = False
-    """True if an engine works only on the device that built it. Other machines make a bundle."""
-    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cpu"
-    """The type of device that its artifacts run on, as PyTorch names it. A speed-up compares both sides there."""
-
     is_recorded: ClassVar[bool] = False
     """True if `doctor --record` builds models with it; then it has a `recorder` where it is installed."""
     runs_suffix: ClassVar[str] = ""
@@ -155,9 +152,23 @@ class Target(Frozen, ABC):
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     @property
+    def built_on_device(self) -> bool:
+        """True if it compiles only on a machine with its device. Other machines make a bundle."""
+        return False
+
+    @property
+    def runs_on(self) -> Literal["cpu", "cuda"]:
+        """The type of device that its artifacts run on, as PyTorch names it. A speed-up compares both sides there."""
+        return "cpu"
+
+    def list_precisions(self) -> tuple[str, ...]:
+        """Return the precisions that it takes on its device, its default first."""
+        return self.precisions
+
+    @property
     def default_precision(self) -> str:
         """The precision of `export` if the user names none."""
-        return self.precisions[0]
+        return self.list_precisions()[0]
 
     @abstractmethod
     def unavailable(self) -> Availability | None:

@@ -36,6 +36,7 @@ def make_audit(
     norms: int,
     norm_reasons: Mapping[str, str] | None = None,
     stored: Mapping[str, str] | None = None,
+    planned: Mapping[str, str] | None = None,
     threads: int | None = None,
     doubts: Iterable[str] = (),
     evidence: EvidenceLevel = "compiled",
@@ -53,13 +54,16 @@ def make_audit(
         norms: the number of LayerNorms that run as one kernel. Some engines give these kernels names of their own.
         norm_reasons: LayerNorm -> why it is not one kernel; of those that are known by name.
         stored: linear -> the type of its weights in memory, where the kernel itself unpacks them.
+        planned: linear or other product -> its type by the graph, where the engine does not report types.
         threads: the number of threads that it was compiled for, if fusion depends on it.
         doubts: reasons why this reading is uncertain.
         evidence: "rehearsed" if the device will run something else.
         engine: the counts of a TensorRT engine's kernels.
     """
     others = {product.name for product in bundle.structure.products or ()}
-    share = measure_share(bundle.structure, bundle.numbers, layers, stored or {}, bundle.excluded, evidence)
+    source: EvidenceLevel = evidence if planned is None else "graph"
+    types = layers if planned is None else planned
+    share = measure_share(bundle.structure, bundle.numbers, types, stored or {}, bundle.excluded, source)
     return Audit(
         target=name,
         precision=bundle.numbers.precision,

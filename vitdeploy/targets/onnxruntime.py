@@ -1,72 +1,100 @@
-"""ONNX Runtime on the CPU. It runs `graph.onnx` itself, so that weights are stored once."""
+"""ONNX Runtime on the CPU and on NVIDIA GPUs. It runs `graph.onnx` itself, so that weights are stored once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
+from pydantic import AfterValidator, Field, model_validator
 
-from vitdeploy.artifact.temporary import scratch_folder
-from vitdeploy.environment import available_cores
+from vitdeploy.environment import Host, available_cores
+from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
+from vitdeploy.graph.onnx_provider import CPU as CPU_PROVIDER
+from vitdeploy.graph.onnx_provider import Provider
 from vitdeploy.graph.onnx_session import OnnxSession
-from vitdeploy.graph.structure import Structure
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
-from vitdeploy.targets._audit import is_named_after, make_audit
+from vitdeploy.targets._onnxruntime.audit import audit_on_cpu, audit_on_cuda, audit_on_trt_rtx
+from vitdeploy.targets._onnxruntime.availability import find_plugin, find_problem
+from vitdeploy.targets._onnxruntime.devices import CPU, CUDA, DEVICES, TRT_RTX, Device, spell_device
+from vitdeploy.targets._tensorrt.gpu import find_gpu
 
-_FUSED = {"MultiHeadAttention", "Attention", "QAttention"}
-_NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"}
-_INT8 = {
-    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv",
-    "QLinearMatMul",
-}  # fmt: skip
-_PACKED = "MatMulNBits"
-_FLOAT = {_PACKED, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "ConvTranspose", "Einsum"}
-_LEAST_POINTWISE = 32
-"""With fewer channels the moves around the integer product cost what it gains, or more: benchmarks/pointwise.md."""
-_FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_ON_THE_DEVICE = "Export a bundle here, and finish it on the machine with the GPU with: vitdeploy compile DIR"
+_OVER_SSH = "Finish it on the machine with the GPU, from here with: vitdeploy compile DIR --host ssh://USER@HOST"
 
 
 class OnnxRuntime(Target):
-    """ONNX Runtime's CPU provider."""
+    """ONNX Runtime on `device`: CPU, cuda (the CUDA provider) or trt-rtx (TensorRT-RTX's plug-in).
 
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    Attributes:
+        tf32: on cuda, let float32 products be rounded to TF32, as TensorRT does.
+        sdpa_kernel: on cuda, the attention kernels that ONNX Runtime may choose, as a sum of its bits (1 flash, 2
+            memory-efficient, 4 TensorRT fused, 8 cuDNN flash, 16 unfused); 0 is its own choice.
+    """
+
+    precisions: ClassVar[tuple[str, ...]] = DEVICES[CPU].precisions
+    devices: ClassVar[tuple[str, ...]] = (CUDA, TRT_RTX)
     title: ClassVar[str] = "ONNX Runtime"
     engine_module: ClassVar[str] = "onnxruntime"
     runs_suffix: ClassVar[str] = ".onnx"
-    device: str = "CPU"
+    device: Annotated[str, AfterValidator(spell_device)] = CPU
+    tf32: bool = True
+    sdpa_kernel: Annotated[int, Field(ge=0, lt=1024)] = 0
+
+    @model_validator(mode="after")
+    def _options_fit_the_device(self) -> OnnxRuntime:
+        if self.device != CUDA and (self.sdpa_kernel or not self.tf32):
+            raise ValueError(f"tf32 and sdpa_kernel are for the device cuda, not for {self.device}: leave them out")
+        return self
+
+    @property
+    def built_on_device(self) -> bool:
+        """True on GPUs: what runs where is decided when the session opens, and only a GPU shows it."""
+        return self.runs_on == "cuda"
+
+    @property
+    def runs_on(self) -> Literal["cpu", "cuda"]:
+        """The type of the device."""
+        return self._device.runs_on
+
+    @property
+    def _device(self) -> Device:
+        """The facts about the device; those of the CPU for one that does not exist, which `unavailable` refuses."""
+        return DEVICES.get(self.device, DEVICES[CPU])
+
+    def list_precisions(self) -> tuple[str, ...]:
+        """Return the precisions of the device."""
+        return self._device.precisions
 
     def unavailable(self) -> Availability | None:
-        """Return the reason if the library is missing, or the device is not the CPU."""
-        if find_spec("onnxruntime") is None:
-            return Availability(
-                available=False, why="onnxruntime is not installed", fix="pip install 'vitdeploy[onnxruntime]'"
-            )
-        if self.device != "CPU":
-            return Availability(
-                available=False, why=f"device {self.device} is not supported yet", fix="Use --device CPU."
-            )
+        """Return the reason if the library, the GPU or its provider is missing."""
+        return find_problem(self.device, _ON_THE_DEVICE)
+
+    def unavailable_on_device(self) -> Availability | None:
+        """Return the reason, and what to do with a bundle that is here already."""
+        return find_problem(self.device, _OVER_SSH)
+
+    def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:
+        """Refuse types for which this machine's GPU has no units."""
+        needed = [(kind, self._device.first_with[kind]) for kind in numbers.types & self._device.first_with.keys()]
+        if not needed or host is not None:
+            return None
+        try:
+            gpu = find_gpu()
+        except TargetUnavailable:
+            return None
+        for kind, first in needed:
+            if int(gpu.sm.removeprefix("sm")) < first:
+                return f"{gpu.name} ({gpu.sm}) has no {kind.upper()} units: the first generation with them is sm{first}"
         return None
 
     def dialect(self) -> Dialect:
-        """Return its own attention and integer operators, which it would not fuse by itself.
-
-        q, k and v have a linear each, and MultiHeadAttention reads their outputs directly.
-        """
-        return Dialect(
-            opset=20,
-            attention="multihead",
-            int8_linears="integer",
-            packed_qkv=False,
-            int8_weight_group=64,
-            least_pointwise=_LEAST_POINTWISE,
-        )
+        """Return the operators for which the device's provider has the best kernels."""
+        return self._device.dialect
 
     def compile(
         self,
@@ -74,135 +102,84 @@ class OnnxRuntime(Target):
         workdir: Path,  # noqa: ARG002  there is nothing to write
         report: Callable[[str], None] | None = None,  # noqa: ARG002  it takes seconds
     ) -> Compiled:
-        """Run the graph once to audit it, so that a refusal shows now. It runs from where it is.
+        """Run the graph once from where it is and audit it, so that a refusal or a fall-back to the CPU shows now.
 
         Raises:
-            CompileError: ONNX Runtime refuses the graph.
+            CompileError: ONNX Runtime refuses the graph, or leaves a part of the model to another device.
         """
+        if self.device == TRT_RTX and not bundle.static:
+            raise CompileError(
+                "the device trt-rtx takes one shape only, not a range of batch or image sizes",
+                fix="Give one size with --batch N and --image-size HxW, or use --target tensorrt-rtx.",
+            )
         compiled = Compiled(
             bundle.graph.parent, bundle.graph.name, self.installed_engine(),
             input_names=bundle.input_names, output_names=bundle.output_names,
         )  # fmt: skip
-        return replace(compiled, audit=self.audit(bundle, compiled))
+        audit = self.audit(bundle, compiled)
+        if audit.elsewhere:
+            (site, how), others = next(iter(audit.elsewhere.items())), len(audit.elsewhere) - 1
+            more = f" and {others} more" if others else ""
+            raise CompileError(
+                f"{site}{more} would run on the CPU, not on {self._device.place}: {how}",
+                fix="Use --precision fp32 or fp16, or another --device.",
+            )
+        return replace(compiled, audit=audit)
 
     def audit(self, bundle: Bundle, compiled: Compiled) -> Audit:
         """Run once with profiling on, and match the executed kernels to the model by name."""
-        threads = self.threads or available_cores()
-        kernels = _profile_kernels(compiled.folder / compiled.runs, bundle, threads)
-        fused, reasons = _match_attention(bundle.structure, kernels)
-        products = _match_linears(bundle.structure, kernels)
-        layers = {name: _product_type(kernel) for name, kernel in products.items()}
-        stored = _read_stored_types(compiled.folder / compiled.runs, products, bundle.numbers)
-        norms = sum(kernel.op in _NORMS for kernel in kernels)
-        return make_audit(
-            self.name, bundle, compiled, fused=fused, reasons=reasons, layers=layers, norms=norms, stored=stored,
-            norm_reasons=_explain_norms(bundle.structure, kernels), threads=threads,
-        )  # fmt: skip
+        if self.device == CPU:
+            return audit_on_cpu(self.name, bundle, compiled, self.threads or available_cores())
+        self.require()
+        audit = audit_on_cuda if self.device == CUDA else audit_on_trt_rtx
+        return audit(self.name, bundle, compiled, self._provider())
+
+    def installed_engine(self) -> str:
+        """Return `onnxruntime VERSION`, and the plug-in's if the device needs it."""
+        if not super().installed_engine():
+            return ""
+        import onnxruntime as ort
+
+        try:
+            return self._provider().describe_engine(ort)
+        except TargetUnavailable:
+            return CPU_PROVIDER.describe_engine(ort)
 
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
-        """Open the graph with all optimisations."""
+        """Open the graph with all optimisations. A session that would compute on another device is refused."""
         self.require()
         path, name = compiled.folder / compiled.runs, f"onnxruntime-{numbers.precision}"
-        return OnnxSession(path, threads=threads or self.threads, name=name, outputs=compiled.output_names)
+        return OnnxSession(
+            path, threads=threads or self.threads, name=name, outputs=compiled.output_names, provider=self._provider()
+        )
 
     def open_plain(self, graph: Path, threads: int | None) -> Session:
         """Open an ONNX file as it is, in float32, to compare with."""
-        return OnnxSession(graph, threads=threads, name=f"{self.name}-fp32 (plain)")
+        return OnnxSession(graph, threads=threads, name=f"{self.name}-fp32 (plain)", provider=self._provider())
 
-    def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:  # noqa: ARG002
+    def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
         """Open the graph with more outputs and all optimisations. Nothing is fused across a watched tensor."""
+        if compiled is None and self.runs_on == "cuda":  # a bundle, on a machine that may have no GPU
+            return super().watch(bundle, compiled, tensors, work)
         from vitdeploy.graph.extra_outputs import with_outputs
 
         self.require()
         path = work / "watched.onnx"
         available = with_outputs(bundle.graph, tensors, path)
-        how = "ONNX Runtime, optimised as in use, but without fusions across the compared tensors"
-        return WatchedSession(OnnxSession(path, threads=self.threads), available, "compiled", how)
+        where = "" if self.device == CPU else f" on {self._device.place}"
+        how = f"ONNX Runtime{where}, optimised as in use, but without fusions across the compared tensors"
+        session = OnnxSession(path, threads=self.threads, provider=self._provider())
+        return WatchedSession(session, available, "compiled", how)
 
+    def _provider(self) -> Provider:
+        """Return the execution provider of the device, with the options of the recipe.
 
-@dataclass(frozen=True)
-class _Kernel:
-    """An executed kernel: its operator, node name and output type."""
-
-    op: str
-    name: str
-    output: str
-
-
-def _profile_kernels(path: Path, bundle: Bundle, threads: int) -> list[_Kernel]:
-    """Return the kernels of one inference, from ONNX Runtime's own profile."""
-    with (
-        scratch_folder("profile") as folder,
-        OnnxSession(path, threads=threads, profile=folder / "run") as session,
-    ):
-        image = np.zeros(bundle.input_shape, np.uint8 if session.takes_bytes else np.float32)
-        session.run(bundle.feed(image))
-        events = session.read_profile()
-    kernels = []
-    for event in events:
-        name, arguments = event.get("name", ""), event.get("args", {})
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            outputs = arguments.get("output_type_shape") or [{}]
-            kernels.append(_Kernel(arguments["op_name"], name.removesuffix("_kernel_time"), next(iter(outputs[0]), "")))
-    return kernels
-
-
-def _match_attention(structure: Structure, kernels: list[_Kernel]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the fused sites with their operator, and the other sites with a reason."""
-    fused, reasons = {}, {}
-    for site in structure.attention:
-        parts = [k for k in kernels if any(is_named_after(k.name, node) for node in site.nodes)]
-        whole = next((k for k in parts if k.op in _FUSED), None)
-        if whole is not None:
-            fused[site.name] = whole.op
-        elif parts:
-            operators = " + ".join(sorted({k.op for k in parts}))
-            reasons[site.name] = f"runs as {operators}" + (f": {site.refused}" if site.refused else "")
-    return fused, reasons
-
-
-def _explain_norms(structure: Structure, kernels: list[_Kernel]) -> dict[str, str]:
-    """Return the operators of the LayerNorms that run as other operators than norms."""
-    reasons = {}
-    for norm in structure.norms:
-        operators = {k.op for k in kernels if any(is_named_after(k.name, node) for node in norm.nodes)}
-        if operators and not operators & _NORMS:
-            reasons[norm.name] = f"runs as {' + '.join(sorted(operators))}"
-    return reasons
-
-
-def _match_linears(structure: Structure, kernels: list[_Kernel]) -> dict[str, _Kernel]:
-    """Return the kernel that multiplies for each linear and each other product with weights."""
-    matches: dict[str, _Kernel] = {}
-    for linear in structure.weighted:
-        for kernel in kernels:
-            if kernel.op in _INT8 | _FLOAT and any(is_named_after(kernel.name, node) for node in linear.nodes):
-                matches[linear.name] = kernel
-                break
-    return matches
-
-
-def _read_stored_types(path: Path, products: Mapping[str, _Kernel], numbers: Numbers) -> dict[str, str]:
-    """Return the type of the codes that a linear's kernel unpacks, by linear.
-
-    It is not in the profile but in the file. A device has no onnx to read the file. There the type is the one of the
-    bundle's precision: the manifest's hash proves that this is its graph.
-    """
-    packed = {name: kernel.name for name, kernel in products.items() if kernel.op == _PACKED}
-    if not packed:
-        return {}
-    if find_spec("onnx") is None:
-        return dict.fromkeys(packed, numbers.weights)
-    import onnx
-
-    nodes = onnx.load(path, load_external_data=False).graph.node
-    bits = {node.name: a.i for node in nodes if node.op_type == _PACKED for a in node.attribute if a.name == "bits"}
-    widths = {
-        name: next((width for node, width in bits.items() if is_named_after(kernel, node)), None)
-        for name, kernel in packed.items()
-    }
-    return {name: f"int{width}" if width is not None else "other" for name, width in widths.items()}
-
-
-def _product_type(kernel: _Kernel) -> str:
-    return "int8" if kernel.op in _INT8 else _FLOAT_TYPES.get(kernel.output, "other")
+        Raises:
+            TargetUnavailable: it is a plug-in that is not installed.
+        """
+        if self.device == TRT_RTX:
+            return find_plugin()
+        if self.device == CUDA:
+            options = {"use_tf32": str(int(self.tf32)), "sdpa_kernel": str(self.sdpa_kernel)}
+            return Provider(self._device.provider, self._device.place, options)
+        return CPU_PROVIDER

@@ -58,10 +58,18 @@ class TensorRT(EngineOptions, Target):
         "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
         "(python3 -m venv --system-site-packages)."
     )
-    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
-    built_on_device: ClassVar[bool] = True
     device: Annotated[str, AfterValidator(refuse_dla)] = "GPU"
     rehearsal: bool = True
+
+    @property
+    def built_on_device(self) -> bool:
+        """True: an engine belongs to the GPU that built it."""
+        return True
+
+    @property
+    def runs_on(self) -> Literal["cpu", "cuda"]:
+        """The GPU."""
+        return "cuda"
 
     def unavailable(self) -> Availability | None:
         """Return the reason if there is no library or no GPU, or if another device is requested."""

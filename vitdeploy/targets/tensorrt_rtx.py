@@ -37,8 +37,12 @@ class TensorRTRTX(EngineOptions, Target):
     engine_module: ClassVar[str] = "tensorrt_rtx"
     runs_suffix: ClassVar[str] = ".plan"
     is_recorded: ClassVar[bool] = True
-    runs_on: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     device: Annotated[str, AfterValidator(refuse_dla)] = "sm86"
+
+    @property
+    def runs_on(self) -> Literal["cpu", "cuda"]:
+        """The GPU."""
+        return "cuda"
 
     @property
     def generations(self) -> tuple[str, ...]:

@@ -89,11 +89,11 @@ def read_evidence(artifact: Artifact) -> Judged:
 def _identify(artifact: Artifact) -> Identity:
     """Return what evidence about this artifact must agree with. Only some engines belong to one device."""
     manifest = artifact.manifest
-    kind, record = targets.kind_of(manifest.target.kind), manifest.target
-    bound = kind.built_on_device and record.host is not None
+    target, record = targets.find(manifest.recipe.target), manifest.target
+    bound = target.built_on_device and record.host is not None
     return Identity(
         recipe=manifest.recipe_digest,
-        on_cpu=kind.runs_on == "cpu",
+        on_cpu=target.runs_on == "cpu",
         engine=record.backend or "" if bound else "",
         hardware=record.host.hardware if bound and record.host is not None else "",
     )

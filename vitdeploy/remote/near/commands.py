@@ -58,7 +58,7 @@ def export_for(
     started = time.monotonic()
     artifacts.refuse_existing(out, force=force)
     with _device(host, progress) as (_, probe):
-        _require(probe, recipe.target.kind, host)
+        _require(probe, recipe.target.kind, host, recipe.target.device)
     elsewhere = Elsewhere(host.name, probe.doctor.host)
     bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=elsewhere, cache=cache, dumps=dumps)
     try:
@@ -96,7 +96,7 @@ def compile_on(
     if not in_place:
         artifacts.refuse_existing(out or source, force=force)
     with _device(host, progress) as (device, probe):
-        _require(probe, bundle.manifest.target.kind, host)
+        _require(probe, bundle.manifest.target.kind, host, bundle.manifest.target.device)
         files = _files_of(bundle, "bundle")
         words = ["compile", "bundle", "-o", "artifact", *_to_words(flags)]
         job, end = _run(device, words, files, source, host.clocks)
@@ -194,11 +194,17 @@ def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Prob
         yield device, probe
 
 
-def _require(probe: Probe, kind: str, host: RemoteHost) -> None:
-    target = probe.doctor.targets.get(kind)
+def _require(probe: Probe, kind: str, host: RemoteHost, device: str | None = None) -> None:
+    target = probe.doctor.devices.get(kind, {}).get((device or "").lower()) or probe.doctor.targets.get(kind)
     if target is None:
         raise TargetUnavailable(
             f"the vitdeploy on {host.name} does not know the target {kind}", fix=f"Update vitdeploy on {host.name}."
+        )
+    if not target.available and target is not probe.doctor.targets.get(kind):
+        to_install = target.fix.startswith("pip ")
+        raise TargetUnavailable(
+            f'{host.name} cannot run {kind} on {device}; it reports: "{target.why}"',
+            fix=f"On {host.name}: {target.fix}" if to_install else "Choose another host or another --device.",
         )
     if not target.available:
         on_a_jetson = probe.doctor.host.jetpack is not None  # its own words are about itself

@@ -1,0 +1,1 @@
+"""ONNX Runtime's devices, and how its kernels are read back."""
