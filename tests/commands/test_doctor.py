@@ -53,8 +53,7 @@ def test_each_extra_that_is_missing_has_one_line(installed: Callable[..., None])
     assert "  hf            pip install 'vitdeploy[hf]'" in lines
 
 
-def test_a_gpu_that_a_target_can_use_is_listed_with_the_reason_why_not() -> None:
-    """This machine has no GPU."""
+def test_a_gpu_that_a_target_can_use_is_listed_with_the_reason_why_not(no_gpu: None) -> None:
     diagnosis = module.doctor()
     assert diagnosis.targets.keys() == set(targets.names()), "devices have a key of their own"
     assert {name: list(devices) for name, devices in diagnosis.devices.items()} == {"onnxruntime": ["cuda", "trt-rtx"]}

@@ -41,7 +41,7 @@ def bundle(demo: Callable[..., Artifact], tmp_path: Path) -> Callable[..., Path]
     return make
 
 
-def test_a_workstation_says_what_is_missing(bundle: Callable[..., Path]) -> None:
+def test_a_workstation_says_what_is_missing(no_gpu: None, bundle: Callable[..., Path]) -> None:
     folder = bundle()
     done = run("compile", folder)
     assert done.code == 1

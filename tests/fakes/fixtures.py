@@ -106,3 +106,9 @@ def gpu_machine(device: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp
         return state
 
     return set_up
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without NVIDIA's driver, also if another test of this process has loaded the fake one."""
+    monkeypatch.setattr(_cuda, "LIBRARY", str(tmp_path / "libcuda.so.1"))

@@ -46,11 +46,11 @@ def compiled(found: Target, given: Bundle) -> Compiled:
 
 
 @pytest.mark.parametrize("device", GPUS)
-def test_without_a_gpu_it_makes_bundles_and_says_why(device: str) -> None:
+def test_without_a_gpu_it_makes_bundles_and_says_why(device: str, no_gpu: None) -> None:
     """This is the real ONNX Runtime, on a machine without NVIDIA's driver."""
     found = target(device)
     reason, fix = why(device)
-    assert reason.startswith("this machine has no NVIDIA GPU (NVIDIA's driver does not load: libcuda.so.1")
+    assert reason.startswith("this machine has no NVIDIA GPU (NVIDIA's driver does not load: ")
     assert fix == "Export a bundle here, and finish it on the machine with the GPU with: vitdeploy compile DIR"
     assert (found.built_on_device, found.runs_on) == (True, "cuda")
     assert not target("cpu").built_on_device
@@ -60,7 +60,7 @@ def test_without_a_gpu_it_makes_bundles_and_says_why(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", GPUS)
-def test_nothing_is_opened_without_a_gpu(device: str, bundle: Callable[..., Bundle]) -> None:
+def test_nothing_is_opened_without_a_gpu(device: str, no_gpu: None, bundle: Callable[..., Bundle]) -> None:
     given = bundle(target("cuda"), "fp32")
     made = Compiled(given.graph.parent, "graph.onnx", "onnxruntime")
     with pytest.raises(TargetUnavailable, match="no NVIDIA GPU"):
