@@ -20,7 +20,7 @@ from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._onnxruntime.audit import audit_on_cpu, audit_on_cuda, audit_on_trt_rtx
 from vitdeploy.targets._onnxruntime.availability import find_plugin, find_problem
-from vitdeploy.targets._onnxruntime.devices import CPU, CUDA, DEVICES, TRT_RTX, Device, spell_device
+from vitdeploy.targets._onnxruntime.devices import CPU, CUDA, DEVICES, TRT_RTX, RuntimeDevice, spell_device
 from vitdeploy.targets._tensorrt.gpu import find_gpu
 
 _ON_THE_DEVICE = "Export a bundle here, and finish it on the machine with the GPU with: vitdeploy compile DIR"
@@ -62,7 +62,7 @@ class OnnxRuntime(Target):
         return self._device.runs_on
 
     @property
-    def _device(self) -> Device:
+    def _device(self) -> RuntimeDevice:
         """The facts about the device; those of the CPU for one that does not exist, which `unavailable` refuses."""
         return DEVICES.get(self.device, DEVICES[CPU])
 

@@ -17,7 +17,7 @@ from vitdeploy.targets._audit import make_audit
 from vitdeploy.targets._onnxruntime.attention_kernels import parse_choices, printed_choices
 from vitdeploy.targets._onnxruntime.kernels import (
     NORMS,
-    Kernel,
+    ExecutedKernel,
     count_providers,
     doubt_cpu,
     explain_norms,
@@ -96,7 +96,7 @@ def _run(
     folder: Path,
     provider: Provider,
     threads: int | None = None,
-) -> list[Kernel]:
+) -> list[ExecutedKernel]:
     """Return the kernels of one inference, from ONNX Runtime's own profile.
 
     Args:

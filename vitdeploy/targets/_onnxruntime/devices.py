@@ -16,7 +16,7 @@ _LEAST_POINTWISE = 32
 
 
 @dataclass(frozen=True)
-class Device:
+class RuntimeDevice:
     """A device that ONNX Runtime runs on.
 
     Attributes:
@@ -38,7 +38,7 @@ class Device:
     first_with: Mapping[str, int]
 
 
-_ON_CPU = Device(
+_ON_CPU = RuntimeDevice(
     name=CPU,
     runs_on="cpu",
     precisions=("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights"),
@@ -56,7 +56,7 @@ _ON_CPU = Device(
     place="this CPU",
     first_with={},
 )
-_ON_CUDA = Device(
+_ON_CUDA = RuntimeDevice(
     name=CUDA,
     runs_on="cuda",
     # No INT8: the CUDA provider has no kernel for MatMulIntegerToFloat, and runs a Q/DQ pair as two kernels more
@@ -69,7 +69,7 @@ _ON_CUDA = Device(
     place="CUDA",
     first_with={"bf16": 80},
 )
-_ON_TRT_RTX = Device(
+_ON_TRT_RTX = RuntimeDevice(
     name=TRT_RTX,
     runs_on="cuda",
     precisions=("fp32", "fp16", "bf16", "int8"),
@@ -78,7 +78,7 @@ _ON_TRT_RTX = Device(
     place="TensorRT-RTX",
     first_with={"bf16": 80},
 )
-DEVICES: Mapping[str, Device] = {device.name: device for device in (_ON_CPU, _ON_CUDA, _ON_TRT_RTX)}
+DEVICES: Mapping[str, RuntimeDevice] = {device.name: device for device in (_ON_CPU, _ON_CUDA, _ON_TRT_RTX)}
 
 
 def spell_device(name: str) -> str:

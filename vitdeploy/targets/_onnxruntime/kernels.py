@@ -27,7 +27,7 @@ _CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
-class Kernel:
+class ExecutedKernel:
     """An executed kernel: its operator, node name, output type, and the provider that ran it."""
 
     op: str
@@ -41,20 +41,20 @@ class Kernel:
         return "int8" if self.op in _INT8 else _FLOAT_TYPES.get(self.output, "other")
 
 
-def read_kernels(events: Iterable[Mapping[str, Any]]) -> list[Kernel]:
+def read_kernels(events: Iterable[Mapping[str, Any]]) -> list[ExecutedKernel]:
     """Return the kernels in a profile of ONNX Runtime, each once however often it ran."""
-    kernels: dict[Kernel, None] = {}
+    kernels: dict[ExecutedKernel, None] = {}
     for event in events:
         name, arguments = event.get("name", ""), event.get("args", {})
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             output = next(iter((arguments.get("output_type_shape") or [{}])[0]), "")
             provider = arguments.get("provider", _CPU)
-            kernels[Kernel(arguments["op_name"], name.removesuffix("_kernel_time"), output, provider)] = None
+            kernels[ExecutedKernel(arguments["op_name"], name.removesuffix("_kernel_time"), output, provider)] = None
     return list(kernels)
 
 
 def match_attention(
-    structure: Structure, kernels: list[Kernel], choices: Mapping[str, str] | None = None
+    structure: Structure, kernels: list[ExecutedKernel], choices: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the fused sites with their operator, and the other sites with a reason.
 
@@ -82,7 +82,7 @@ def match_attention(
     return fused, reasons
 
 
-def _explain_choice(whole: Kernel, choice: str | None) -> str | None:
+def _explain_choice(whole: ExecutedKernel, choice: str | None) -> str | None:
     """Return why an attention operator is not one kernel on CUDA, or None."""
     if whole.provider == _CPU:
         return f"{whole.op} runs on the CPU"
@@ -93,7 +93,7 @@ def _explain_choice(whole: Kernel, choice: str | None) -> str | None:
     return None
 
 
-def explain_norms(structure: Structure, kernels: list[Kernel]) -> dict[str, str]:
+def explain_norms(structure: Structure, kernels: list[ExecutedKernel]) -> dict[str, str]:
     """Return the operators of the LayerNorms that run as other operators than norms."""
     reasons = {}
     for norm in structure.norms:
@@ -103,9 +103,9 @@ def explain_norms(structure: Structure, kernels: list[Kernel]) -> dict[str, str]
     return reasons
 
 
-def match_linears(structure: Structure, kernels: list[Kernel]) -> dict[str, Kernel]:
+def match_linears(structure: Structure, kernels: list[ExecutedKernel]) -> dict[str, ExecutedKernel]:
     """Return the kernel that multiplies for each linear and each other product with weights."""
-    matches: dict[str, Kernel] = {}
+    matches: dict[str, ExecutedKernel] = {}
     for linear in structure.weighted:
         for kernel in kernels:
             if kernel.op in _INT8 | _FLOAT and any(is_named_after(kernel.name, node) for node in linear.nodes):
@@ -114,7 +114,7 @@ def match_linears(structure: Structure, kernels: list[Kernel]) -> dict[str, Kern
     return matches
 
 
-def read_stored_types(path: Path, products: Mapping[str, Kernel], numbers: Numbers) -> dict[str, str]:
+def read_stored_types(path: Path, products: Mapping[str, ExecutedKernel], numbers: Numbers) -> dict[str, str]:
     """Return the type of the codes that a linear's kernel unpacks, by linear.
 
     It is not in the profile but in the file. A device has no onnx to read the file. There the type is the one of the
@@ -136,12 +136,12 @@ def read_stored_types(path: Path, products: Mapping[str, Kernel], numbers: Numbe
     return {name: f"int{width}" if width is not None else "other" for name, width in widths.items()}
 
 
-def count_providers(kernels: Iterable[Kernel]) -> dict[str, int]:
+def count_providers(kernels: Iterable[ExecutedKernel]) -> dict[str, int]:
     """Return the number of executed nodes by provider, without the part of the name that all have."""
     return dict(Counter(kernel.provider.removesuffix("ExecutionProvider") for kernel in kernels))
 
 
-def find_on_cpu(structure: Structure, kernels: Iterable[Kernel]) -> dict[str, str]:
+def find_on_cpu(structure: Structure, kernels: Iterable[ExecutedKernel]) -> dict[str, str]:
     """Return the attention sites, LayerNorms and products with weights that a kernel of the CPU computes, with it."""
     sites: dict[str, str] = {}
     on_cpu = [kernel for kernel in kernels if kernel.provider == _CPU]
@@ -152,7 +152,7 @@ def find_on_cpu(structure: Structure, kernels: Iterable[Kernel]) -> dict[str, st
     return sites
 
 
-def doubt_cpu(kernels: Iterable[Kernel]) -> Iterator[str]:
+def doubt_cpu(kernels: Iterable[ExecutedKernel]) -> Iterator[str]:
     """Yield a doubt if numbers are computed on the CPU. Sizes of dynamic shapes belong there."""
     operators = Counter(k.op for k in kernels if k.provider == _CPU and computes_numbers(k))
     if operators:
@@ -160,6 +160,6 @@ def doubt_cpu(kernels: Iterable[Kernel]) -> Iterator[str]:
         yield f"{sum(operators.values())} nodes run on the CPU, with copies from and to the GPU around them: {listed}"
 
 
-def computes_numbers(kernel: Kernel) -> bool:
+def computes_numbers(kernel: ExecutedKernel) -> bool:
     """Return whether a kernel gives floating-point numbers or codes, not the sizes of a shape or a condition."""
     return kernel.output not in ("int64", "int32", "bool", "")
