@@ -157,7 +157,7 @@ def doubt_choice(manifest: Manifest) -> str:
     """
     chosen_on = manifest.target.host
     timed = any(trial.speedup is not None for trial in manifest.trials) and len(manifest.trials) > 1
-    if not timed or chosen_on is None or targets.kind_of(manifest.recipe.target.kind).runs_on != "cpu":
+    if not timed or chosen_on is None or targets.find(manifest.recipe.target).runs_on != "cpu":
         return ""
     here = environment.host()
     if set(chosen_on.isa) == set(here.isa):
