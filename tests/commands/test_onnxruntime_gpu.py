@@ -67,6 +67,8 @@ def test_the_machine_with_the_gpu_proves_it(gpu_machine: Machine, bundle: Callab
     table = run("inspect", artifact.path).out
     assert "4 MultiHeadAttention (flash attention)" in table
     assert "nodes run by" in table
+    verdict = gate(artifact, {"min_fused_pct": 100.0}, QUIET)  # before the bench, which a busy machine makes doubtful
+    assert verdict.verdict == "pass", verdict.checks
     assert evaluate(artifact, None, QUIET, limit=64).agreement == 1.0
     timing = bench([artifact], QUIET, Plan(seconds=0.2))
     run_of_artifact = next(r for r in timing.runs if r.role == "artifact")
@@ -76,8 +78,6 @@ def test_the_machine_with_the_gpu_proves_it(gpu_machine: Machine, bundle: Callab
     assert torch.cuda.is_available() or timing.missing == {"pytorch-fp32": reason}
     with Deployed(artifact.path) as deployed:
         assert len(deployed.predict(np.zeros((8, 8), np.uint8))[0].top) == 5
-    verdict = gate(artifact, {"min_fused_pct": 100.0}, QUIET)
-    assert verdict.verdict == "pass"
 
 
 def test_both_sides_are_timed_on_the_gpu(
