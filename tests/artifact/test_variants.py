@@ -86,7 +86,7 @@ def files(folder: Path) -> None:
 def test_placing_a_variant_does_not_change_it(tmp_path: Path) -> None:
     files(tmp_path)
     for name in ("int8", "fp16"):
-        place_variant(tmp_path, name)
+        place_variant(tmp_path, variant(name, name, 1))
         assert (tmp_path / "graph.onnx").read_text() == name
         assert (tmp_path / "sites.json").read_text() == f"sites of {name}"
     assert (tmp_path / "graph.int8.onnx").read_text() == "int8"

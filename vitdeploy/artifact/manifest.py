@@ -237,6 +237,8 @@ class Variant(Fact):
         name: the precision, with the form behind it; used in file names.
         precision: its name on the command line.
         form: the safe form, which replaces what a compiler may get wrong; empty for the plain graph.
+        graph: the variant whose graph this is; empty for its own.
+        optimization_level: the level that it is built with; None: that of the target.
         passes: those that made this graph of the prepared one.
         note: a remark for the user.
         lost: lost accuracy in percentage points, judged where it was exported; None if it was not judged.
@@ -247,6 +249,8 @@ class Variant(Fact):
     name: Annotated[str, Field(pattern=f"^{VARIANT_NAME}$", max_length=100)]
     precision: str
     form: str = ""
+    graph: Annotated[str, Field(pattern=f"^({VARIANT_NAME})?$", max_length=100)] = ""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     passes: tuple[PassRecord, ...] = ()
     quantized: Quantization | None = None
     placement: Mapping[str, Placement] = {}
@@ -257,6 +261,11 @@ class Variant(Fact):
     lost: float | None = None
     judged_by: Literal["labels", "agreement"] | None = None
     images: int = 0
+
+    @property
+    def files(self) -> str:
+        """The name in the names of its files."""
+        return self.graph or self.name
 
 
 class Manifest(Fact):

@@ -48,7 +48,8 @@ def select_variant(manifest: Manifest, name: str) -> Manifest:
     )
 
 
-def place_variant(bundle: Path, name: str) -> None:
+def place_variant(bundle: Path, variant: Variant) -> None:
     """Make a variant's graph and sites those of the bundle itself."""
+    name = variant.files
     for source, target in ((variant_graph(name), GRAPH), (variant_sites(name), SITES)):
         shutil.copyfile(bundle / source, bundle / target)

@@ -65,6 +65,10 @@ def compile_bundle(
     )  # fmt: skip
     if variant is not None:
         manifest = select_variant(manifest, variant)
+        if (level := find_variant(manifest, variant).optimization_level) is not None:
+            recipe = recipes.with_target_options(recipe, {"optimization_level": level})
+            manifest = replace(manifest, recipe=recipe, recipe_digest=recipe.digest)
+            target = targets.find(recipe.target)
     _check_calibrated(bundle.path, manifest)
     target.require_to_compile()
     in_place = out is None or out.absolute() == source.absolute()
@@ -81,8 +85,9 @@ def compile_bundle(
         else:
             notes = []
             if manifest.variants:
-                place_variant(folder, manifest.variant)
-                kept = Trial(precision=manifest.target.precision, form=_find_form(manifest), kept=True)
+                selected = find_variant(manifest, manifest.variant)
+                place_variant(folder, selected)
+                kept = Trial(precision=selected.precision, form=selected.form, kept=True)
                 manifest = replace(manifest, trials=(kept,))
                 reason = (
                     "it was named"
@@ -102,10 +107,6 @@ def compile_bundle(
             notes += more
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out or source), summary)
-
-
-def _find_form(manifest: Manifest) -> str:
-    return find_variant(manifest, manifest.variant).form
 
 
 def _check_calibrated(path: Path, manifest: Manifest) -> None:

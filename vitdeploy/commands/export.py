@@ -115,7 +115,9 @@ def export(
         variants: tuple[Variant, ...] = ()
         judge_notes: list[str] = []
         if len(chosen.variants) > 1:
-            variants = write_variants(folder, chosen.variants, chosen.candidate, facts.examples, spec.input, progress)
+            variants = write_variants(
+                folder, chosen.variants, chosen.candidate, facts.examples, spec.input, progress, order.target
+            )
             judge_notes = _store_judge_data(order.recipe, prepared, work, folder, progress)
         bundle, compiled = builder.move(chosen.candidate, folder)
         del prepared, builder  # their graphs take as much memory as the model

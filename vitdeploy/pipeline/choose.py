@@ -10,13 +10,10 @@ from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.attempts import Chosen, Request, attempt, list_names, make_plain, open_budget
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.choose_for_device import choose_for_device, make_untimed
-from vitdeploy.pipeline.fastest import describe_doubts, format_times, pick_fastest, time_until_valid
+from vitdeploy.pipeline.fastest import GLANCE_SECONDS, describe_doubts, format_times, pick_fastest, time_until_valid
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-
-_GLANCE_SECONDS = 1.5
-"""A short measurement, which only shows whether a precision is slower than float. `bench` measures thoroughly."""
 
 
 def choose(builder: CandidateBuilder, request: Request, precision: Precision | None, progress: Progress) -> Chosen:
@@ -82,7 +79,7 @@ def choose_named(builder: CandidateBuilder, request: Request, precision: Precisi
         budget = AccuracyBudget(builder, reference, limit, request.judging, progress)
         candidate, trials = _require_within(builder, precision, budget)
     with progress.step(f"Compare its speed with {base}"):
-        bench = builder.time([reference, candidate], _GLANCE_SECONDS)
+        bench = builder.time([reference, candidate], GLANCE_SECONDS)
     ratio = bench.runs[1].speedup if bench.valid else None
     trials[-1] = replace(trials[-1], speedup=ratio, kept=True)
     return Chosen(candidate, tuple(trials), tuple(_warn_if_slower(candidate, base, ratio) + describe_doubts(bench)))

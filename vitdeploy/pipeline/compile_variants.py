@@ -42,15 +42,17 @@ def compile_variants(
     examples = load_examples(folder / EXAMPLE, manifest.preprocess, manifest.recipe.target.input)
     store = BuildStore() if target.runs_on == "cuda" else None  # on a CPU a build takes seconds
     builder = VariantBuilder(source, manifest, target, folder, examples, progress, store=store)
-    choice = choose_variant(builder, _order(manifest, target), progress)
+    forms = [variant for variant in manifest.variants if variant.form]
+    choice = choose_variant(builder, _order(manifest, target), forms, progress)
+    claim = choice.built.claim
     compiled = _place(choice.built, folder)
     bundle = read_bundle(folder, choice.built.manifest)
     chosen = replace(choice.built.manifest, trials=choice.trials, doubts=(*manifest.doubts, *choice.doubts))
     chosen, _ = announce(bundle, chosen, target, Silent())
     shutil.rmtree(folder / WORK, ignore_errors=True)
-    artifact, doubts = seal_compiled(bundle, chosen, target, compiled, choice.built.claim)
+    artifact, doubts = seal_compiled(bundle, chosen, target, compiled, claim)
     builder.finish()
-    return artifact, [*doubts, *choice.notes, *describe_claim(choice.built.claim, target)]
+    return artifact, [*doubts, *choice.notes, *([] if claim is None else describe_claim(claim, target))]
 
 
 def _order(manifest: Manifest, target: Target) -> list[Variant]:
@@ -61,7 +63,7 @@ def _order(manifest: Manifest, target: Target) -> list[Variant]:
 
 def _place(built: BuiltVariant, folder: Path) -> Compiled:
     """Make a variant the bundle's own graph, with what was compiled beside it. Return the compiled model there."""
-    place_variant(folder, built.variant.name)
+    place_variant(folder, built.variant)
     compiled = built.compiled
     if compiled.folder == folder:  # the engine runs the graph itself
         return dataclasses.replace(compiled, runs=GRAPH)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_data
 
 from vitdeploy.artifact import Trial, Variant
 from vitdeploy.errors import CompileError, VitdeployError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.fastest import pick_fastest, time_until_valid
+from vitdeploy.pipeline.repair import repair_variant
 from vitdeploy.pipeline.variant_builder import BuiltVariant, VariantBuilder
 from vitdeploy.progress import Progress
 
@@ -23,7 +25,9 @@ class DeviceChoice:
     doubts: tuple[str, ...] = ()
 
 
-def choose_variant(builder: VariantBuilder, variants: Sequence[Variant], progress: Progress) -> DeviceChoice:
+def choose_variant(
+    builder: VariantBuilder, variants: Sequence[Variant], forms: Sequence[Variant], progress: Progress
+) -> DeviceChoice:
     """Build each variant, and choose the fastest of those that compute the graph's numbers within the budget.
 
     The first one is the default: it is kept if no other is certainly faster, and if the timing is doubtful. If the
@@ -32,7 +36,8 @@ def choose_variant(builder: VariantBuilder, variants: Sequence[Variant], progres
 
     Args:
         builder: builds them.
-        variants: the default first.
+        variants: the plain ones, the default first.
+        forms: the safe forms of the default, in the order to try if it computes other numbers than its graph.
         progress: gets the steps.
 
     Raises:
@@ -40,13 +45,33 @@ def choose_variant(builder: VariantBuilder, variants: Sequence[Variant], progres
     """
     trials: list[Trial] = []
     built: dict[int, BuiltVariant] = {}
-    for variant in variants:
-        result = builder.build(variant)
-        if isinstance(result, BuiltVariant):
-            built[len(trials)] = result
-        trials.append(result.trial if isinstance(result, BuiltVariant) else result)
+    notes: list[str] = []
+    doubts: list[str] = []
+    for number, variant in enumerate(variants):
+        results = [builder.build(variant)]
+        first = results[0]
+        if number == 0 and isinstance(first, BuiltVariant) and first.is_off and forms:
+            repair = repair_variant(builder, first, forms, progress)
+            results += repair.results
+            notes += repair.notes
+            doubts += repair.doubts
+        for result in results:
+            if isinstance(result, BuiltVariant) and result.claim is not None:
+                built[len(trials)] = result
+            trials.append(result.trial if isinstance(result, BuiltVariant) else result)
+    choice = _choose(builder, trials, built, progress)
+    return replace_data(choice, notes=(*notes, *choice.notes), doubts=(*doubts, *choice.doubts))
+
+
+def _choose(
+    builder: VariantBuilder,
+    trials: list[Trial],
+    built: dict[int, BuiltVariant],
+    progress: Progress,
+) -> DeviceChoice:
+    """Choose among the variants that were built, by the index of their trial."""
     if not built:
-        reasons = "; ".join(f"{variant.name}: {trial.why}" for variant, trial in zip(variants, trials, strict=True))
+        reasons = "; ".join(f"{trial.precision} {trial.form}".strip() + f": {trial.why}" for trial in trials)
         raise CompileError(f"none of the variants could be compiled here: {reasons}", fix=_FIX)
     usable = {index: one for index, one in built.items() if not one.trial.why}
     if not usable:

@@ -13,6 +13,8 @@ from vitdeploy.evidence import Bench, Interval
 DEFAULT_MAX_DROP_PP = 0.5
 """The accuracy that `auto` may lose by default, in percentage points."""
 
+GLANCE_SECONDS = 1.5
+"""A short measurement, which only shows whether something is slower. `bench` measures thoroughly."""
 SECONDS = 3.0
 LONGER_SECONDS = 10.0
 """The second measurement, if the first one is doubtful."""

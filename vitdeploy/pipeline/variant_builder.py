@@ -8,24 +8,27 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitdeploy import environment, tasks
+from vitdeploy import environment, targets, tasks
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Artifact, Manifest, Trial, Variant
-from vitdeploy.artifact.layout import JUDGE
+from vitdeploy.artifact.layout import BLOCKS, JUDGE
 from vitdeploy.artifact.variants import select_variant
 from vitdeploy.data.synthetic import natural_image
-from vitdeploy.errors import VitdeployError
-from vitdeploy.evidence import Bench
+from vitdeploy.errors import CompileError, VitdeployError
+from vitdeploy.evidence import Bench, Located
 from vitdeploy.frozen import replace as replace_fact
 from vitdeploy.graph.parity import Example
 from vitdeploy.measure import latency
+from vitdeploy.pipeline.block_values import load_block_values
 from vitdeploy.pipeline.build_store import BuildStore, build_key
 from vitdeploy.pipeline.claims import Claim, check_session
 from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
 from vitdeploy.pipeline.finish import compile_received
 from vitdeploy.pipeline.judge_data import JudgeData, load_judge_data
 from vitdeploy.pipeline.judging import explain_loss
+from vitdeploy.pipeline.locate import locate
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import with_target_options
 from vitdeploy.runtime.artifact_session import feed, read_bundle
 from vitdeploy.session import Array, Session
 from vitdeploy.targets import Bundle, Compiled, Target
@@ -44,7 +47,7 @@ class BuiltVariant:
         manifest: of the bundle, with this variant selected.
         bundle: its graph.
         compiled: the compiled model, in a folder of its own unless the engine runs the graph itself.
-        claim: the comparison with the reference.
+        claim: the comparison with the reference; None if the numbers are not finite.
         trial: what it loses; `why` says why it cannot be chosen, or is empty.
     """
 
@@ -52,8 +55,13 @@ class BuiltVariant:
     manifest: Manifest
     bundle: Bundle
     compiled: Compiled
-    claim: Claim
+    claim: Claim | None
     trial: Trial
+
+    @property
+    def is_off(self) -> bool:
+        """True if it computes other numbers than its graph."""
+        return self.claim is None or bool(self.claim.differs)
 
 
 class VariantBuilder:
@@ -112,6 +120,19 @@ class VariantBuilder:
         doubts = tuple(dict.fromkeys(doubt for bench in benches for doubt in bench.doubts))
         return Bench(valid=all(bench.valid for bench in benches), doubts=doubts, runs=runs)
 
+    def locate(self, off: BuiltVariant) -> Located | None:
+        """Find the first place at which a variant's engine is off; None if the bundle has no values to compare with.
+
+        Raises:
+            VitdeployError: the engine with block ends as outputs does not build or run.
+        """
+        values = load_block_values(self._source.file(BLOCKS))
+        if values is None:
+            return None
+        work = self._folder / WORK / "locate"
+        work.mkdir(exist_ok=True)
+        return locate(self.target, off.bundle, off.compiled, values, self._examples[0], work, self._progress)
+
     def finish(self) -> None:
         """Forget the stored engines: the compile ends."""
         if self._store is not None:
@@ -119,7 +140,10 @@ class VariantBuilder:
 
     def _build(self, variant: Variant, trial: Trial) -> BuiltVariant | Trial:
         manifest = select_variant(self.manifest, variant.name)
-        bundle = read_bundle(self._folder, manifest, variant.name)
+        if variant.optimization_level is not None:
+            recipe = with_target_options(manifest.recipe, {"optimization_level": variant.optimization_level})
+            manifest = replace_fact(manifest, recipe=recipe, recipe_digest=recipe.digest)
+        bundle = read_bundle(self._folder, manifest, variant.files)
         compiled = self._compile(variant, bundle, manifest)
         if compiled is None:
             return replace_fact(trial, why=_KILLED)
@@ -129,18 +153,21 @@ class VariantBuilder:
             self._progress.step(f"Run {variant.name}, and compare it with the reference"),
             self._open(bundle, compiled) as session,
         ):
-            claim = check_session(
-                session, bundle, self.target, self._examples, manifest.graph_parity,
-                quantized=manifest.model.precision == "quantized",
-            )  # fmt: skip
+            try:
+                claim = check_session(
+                    session, bundle, self.target, self._examples, manifest.graph_parity,
+                    quantized=manifest.model.precision == "quantized",
+                )  # fmt: skip
+            except CompileError as error:  # not finite
+                return BuiltVariant(variant, manifest, bundle, compiled, None, replace_fact(trial, why=error.message))
+            if claim.differs:
+                return BuiltVariant(variant, manifest, bundle, compiled, claim, replace_fact(trial, why=claim.differs))
             trial = self._judge_session(session, variant, trial)
-        if claim.differs:
-            trial = replace_fact(trial, why=claim.differs)
         return BuiltVariant(variant, manifest, bundle, compiled, claim, trial)
 
     def _compile(self, variant: Variant, bundle: Bundle, manifest: Manifest) -> Compiled | None:
         """Build a variant, unless a killed compile has built it. Return None if it was killed too often."""
-        store, target = self._store, self.target
+        store, target = self._store, targets.find(manifest.recipe.target)
         workdir = self._folder / WORK / variant.name
         workdir.mkdir(parents=True)
 
@@ -152,7 +179,7 @@ class VariantBuilder:
 
         if store is None:
             return compile_now()
-        key = build_key(self._source, variant.name, target)
+        key = build_key(self._source, variant.files, target)
         names = bundle.input_names, bundle.output_names
         if (stored := store.fetch(key, workdir, names)) is not None:
             return stored

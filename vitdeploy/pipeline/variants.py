@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial, Variant
@@ -14,8 +15,14 @@ from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import Candidate
 from vitdeploy.pipeline.examples import Examples
 from vitdeploy.pipeline.exported_graph import check_graph
+from vitdeploy.pipeline.safe_forms import list_safe_forms
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import InputForm
+from vitdeploy.targets import Target
+
+if TYPE_CHECKING:
+    from vitdeploy.graph.model import Graph
+    from vitdeploy.graph.shared_weights import SharedWeights
 
 
 def write_variants(
@@ -25,6 +32,7 @@ def write_variants(
     examples: Examples,
     form: InputForm,
     progress: Progress,
+    target: Target,
 ) -> tuple[Variant, ...]:
     """Write the graphs and sites of candidates into a bundle, and make those of `selected` the bundle's own.
 
@@ -37,6 +45,7 @@ def write_variants(
         examples: images with the reference's outputs, with which each graph is compared.
         form: the form in which the graphs take images.
         progress: gets the steps.
+        target: the first candidate gets the safe forms, if the target's compiler is known to need them.
 
     Raises:
         ExportError: a graph gives NaN or infinity.
@@ -44,15 +53,22 @@ def write_variants(
     from vitdeploy.graph.model import load
     from vitdeploy.graph.shared_weights import SharedWeights
 
-    variants = []
+    variants: list[Variant] = []
+    forms: list[Variant] = []
     with SharedWeights(folder / WEIGHTS) as weights:
         for candidate, trial in candidates:
             with progress.step(f"Write the variant {candidate.name}"):
-                weights.add(load(candidate.folder / GRAPH), folder / variant_graph(candidate.name))
+                graph = load(candidate.folder / GRAPH)
+                weights.add(graph, folder / variant_graph(candidate.name))
+            plain = _describe(candidate, trial)
+            variants.append(plain)
+            if not forms and target.runs_on == "cuda":
+                with progress.step(f"Write the safe forms of {candidate.name}"):
+                    forms = _write_forms(graph, candidate, plain, folder, weights, target)
+            del graph
             shutil.move(candidate.folder / SITES, folder / variant_sites(candidate.name))
             for file in candidate.folder.glob(f"{GRAPH}*"):
                 file.unlink()
-            variants.append(_describe(candidate, trial))
     checked = []
     for variant in variants:
         types = precisions.kind_of(variant.precision).numbers.types
@@ -62,8 +78,31 @@ def write_variants(
                 exact=variant.precision == "fp32", has_bfloat16="bf16" in types,
             )  # fmt: skip
         checked.append(replace(variant, graph_parity=parity))
-    place_variant(folder, selected.name)
-    return tuple(checked)
+    place_variant(folder, next(variant for variant in checked if variant.name == selected.name))
+    parities = {variant.name: variant.graph_parity for variant in checked}
+    return (*checked, *(replace(form, graph_parity=parities[form.precision]) for form in forms))
+
+
+def _write_forms(
+    graph: Graph, candidate: Candidate, plain: Variant, folder: Path, weights: SharedWeights, target: Target
+) -> list[Variant]:
+    """Write the safe forms of a candidate, which compute the same over the same weights. Return them in order."""
+    level = getattr(target, "optimization_level", None)
+    variants = []
+    for form in list_safe_forms(graph, candidate.structure, optimization_level=level).forms:
+        variant = replace(
+            plain, name=f"{plain.name}-{form.name}", form=form.name, note=form.note,
+            optimization_level=form.optimization_level, lost=None, judged_by=None, images=0,
+        )  # fmt: skip
+        if form.has_graph:
+            written = form.rewrite(graph, candidate.structure)
+            weights.add(written.graph, folder / variant_graph(variant.name))
+            written.structure.save(folder / variant_sites(variant.name))
+            variant = replace(variant, passes=(*plain.passes, *written.passes))
+        else:
+            variant = replace(variant, graph=plain.name)
+        variants.append(variant)
+    return variants
 
 
 def _describe(candidate: Candidate, trial: Trial) -> Variant:

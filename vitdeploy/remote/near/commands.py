@@ -290,7 +290,8 @@ def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> N
     graphs = {e.path: e.sha256 for e in sent.files if e.path.startswith("graph.") and e.path != GRAPH}
     same = all(digests.get(path) == sha256 for path, sha256 in graphs.items())
     # The device may have selected another variant, whose graph is then the one that was compiled.
-    name = variant_graph(received.variant) if sent.variants else GRAPH
+    files = {variant.name: variant.files for variant in sent.variants}
+    name = variant_graph(files.get(received.variant, "none")) if sent.variants else GRAPH
     selected = next((entry.sha256 for entry in sent.files if entry.path == name), None)
     same &= digests.get(GRAPH) == selected
     if received.stage != "artifact" or received.model.digest != sent.model.digest or not same:
