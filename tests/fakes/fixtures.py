@@ -39,7 +39,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
 
     @cache
     def make(model: str, precision: str = "fp16") -> Any:
-        images = {"calibration": "demo:digits"} if precision == "int8" else {}
+        images = {"calibration": "demo:digits"} if "int8" in precision else {}
         recipe = recipes.compose(f"{VITS}:{model}", target="tensorrt", precision=precision, **images)
         recipe = recipes.with_target_options(recipe, {"rehearsal": False})
         with pytest.MonkeyPatch.context() as workstation:

@@ -114,7 +114,7 @@ def export(
         inside = _record_blocks(folder / BLOCKS, prepared, chosen, order, work, progress)
         variants: tuple[Variant, ...] = ()
         judge_notes: list[str] = []
-        if len(chosen.variants) > 1:
+        if len(chosen.variants) > 1 or (chosen.variants and order.target.runs_on == "cuda"):  # safe forms
             variants = write_variants(
                 folder, chosen.variants, chosen.candidate, facts.examples, spec.input, progress, order.target
             )
