@@ -31,7 +31,7 @@ from vitdeploy.pipeline.judge_data import save_judge_data
 from vitdeploy.pipeline.outputs import note_unread
 from vitdeploy.pipeline.prepare import FLOAT32, Options, Prepared, prepare
 from vitdeploy.pipeline.record_blocks import record_blocks
-from vitdeploy.pipeline.variants import write_variants
+from vitdeploy.pipeline.variants import has_safe_forms, write_variants
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import AUTO, DECODER, InputSpec, Recipe
@@ -114,7 +114,7 @@ def export(
         inside = _record_blocks(folder / BLOCKS, prepared, chosen, order, work, progress)
         variants: tuple[Variant, ...] = ()
         judge_notes: list[str] = []
-        if len(chosen.variants) > 1 or (chosen.variants and order.target.runs_on == "cuda"):  # safe forms
+        if len(chosen.variants) > 1 or (chosen.variants and has_safe_forms(order.target)):
             variants = write_variants(
                 folder, chosen.variants, chosen.candidate, facts.examples, spec.input, progress, order.target
             )

@@ -185,7 +185,7 @@ class VariantBuilder:
             return stored
         with store.attempt(key) as may_build:
             compiled = compile_now() if may_build else None
-        if compiled is not None:
+        if compiled is not None and compiled.folder == workdir:  # else the engine runs the graph itself
             store.keep(key, compiled)
         return compiled
 

@@ -62,7 +62,7 @@ def write_variants(
                 weights.add(graph, folder / variant_graph(candidate.name))
             plain = _describe(candidate, trial)
             variants.append(plain)
-            if not forms and target.runs_on == "cuda":
+            if not forms and has_safe_forms(target):
                 with progress.step(f"Write the safe forms of {candidate.name}"):
                     forms = _write_forms(graph, candidate, plain, folder, weights, target)
             del graph
@@ -81,6 +81,11 @@ def write_variants(
     place_variant(folder, next(variant for variant in checked if variant.name == selected.name))
     parities = {variant.name: variant.graph_parity for variant in checked}
     return (*checked, *(replace(form, graph_parity=parities[form.precision]) for form in forms))
+
+
+def has_safe_forms(target: Target) -> bool:
+    """Return whether the safe forms are for this target: a TensorRT, which has optimization levels."""
+    return "optimization_level" in type(target).model_fields
 
 
 def _write_forms(
