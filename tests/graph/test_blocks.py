@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from tests.graphs import WIDTH, dynamo, images, raised, redrawn, tokens
-from vitdeploy.graph.blocks import Part, find_parts
+from tests.toys.lowered import Depth, lower
+from vitdeploy.graph.blocks import Part, find_blocks, find_parts
 from vitdeploy.graph.extra_outputs import tensors_between, with_outputs
 from vitdeploy.graph.model import Graph
 from vitdeploy.session import Array
@@ -148,3 +149,13 @@ def test_watched_tensors_are_given_and_missing_ones_left_out(exported: Callable[
     assert {spot.tensor for spot in block.spots} <= set(inside)
     assert isinstance(graph, Graph)
     assert np.all([name in tensors_between(path, "input", block.end) for name in inside])
+
+
+def test_blocks_share_no_node_even_if_a_head_reads_several() -> None:
+    graph, structure = lower(Depth(), images())
+    blocks = find_blocks(graph, structure)
+    assert [block.number for block in blocks] == [0, 1, 2, 3]
+    nodes = [name for block in blocks for name in block.nodes]
+    assert len(set(nodes)) == len(nodes)
+    for block, site in zip(blocks, structure.attention, strict=True):
+        assert set(site.nodes) <= block.nodes

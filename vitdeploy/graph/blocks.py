@@ -122,11 +122,10 @@ class _Flow:
         return parts
 
     def find_blocks(self) -> Iterator[BlockNodes]:
-        last: ir.Value | None = None
+        ends: set[ir.Value] = set()  # of all blocks before: a head can read several, as that of a DPT does
         for number, (start, end) in self._find_blocks().items():
-            stop = {value for value in (start, last) if value is not None}
-            nodes = self._nodes_above([end], stop)
-            last = end
+            nodes = self._nodes_above([end], ends if start is None else {start, *ends})
+            ends.add(end)
             if start is not None and nodes:
                 name = self._module_path(self._products_of(number)) or f"block {number}"
                 yield BlockNodes(number, name, frozenset(node.name or "" for node in nodes))
