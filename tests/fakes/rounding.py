@@ -7,6 +7,7 @@ INT8 codes flip where a value is near the middle between two, which is the engin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ _TF32 = np.float32(2**13 + 1)
 """Veltkamp's constant that rounds float32's 24 bits to TF32's 11."""
 
 
-def compute_as_engine(model: Any, seed: int) -> Any:
+def compute_as_engine(model: Any, seed: Sequence[int]) -> Any:
     """Return the model as an engine of that build computes it."""
     rewriting, chance = Rewriting(model), np.random.default_rng(seed)
     for node in [*rewriting.graph.node]:

@@ -31,17 +31,21 @@ _OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()}
 
 
 def module(version: str, cuda: ctypes.CDLL | None = None, surface: Mapping[str, Any] | None = None) -> Any:
-    """`tensorrt` of that version. `faults` of it makes builds fail: "memory", "strong typing", "silent"; `built` tells
-    what every build was asked for. `planted` are the faults of its compiler, see `miscompile`, and `struck` the nodes
-    that each build computes wrongly. `unmarkable` names values that the parser does not keep. Without `cuda` there is
-    no GPU. A `recording` (see `replay`) answers for the graphs that it has; `surface` replaces the members that the
-    version is known to have, and `plan_form` is the version whose layer plans are written."""
+    """`tensorrt` of that version; without `cuda` there is no GPU. `surface` replaces the members that it has.
+
+    faults: makes builds fail: "memory", "strong typing", "silent".
+    built: what every build was asked for.
+    planted: the faults of its compiler, see `miscompile`; struck: the nodes that each build computes wrongly.
+    unmarkable: values that the parser does not keep.
+    seed: changes the order in which healthy engines add up.
+    recording: answers for the graphs that it has, see `replay`; plan_form: the version whose layer plans are written.
+    """
     trt: Any = ModuleType("tensorrt")
     trt.__spec__ = ModuleSpec("tensorrt", None)
     trt.__version__ = VERSIONS[version]
     trt.release, trt.cuda, trt.faults, trt.built = version, cuda, set(), []
     trt.recording, trt.plan_form = None, version
-    trt.planted, trt.struck, trt.unmarkable, trt.exact = [], [], set(), False
+    trt.planted, trt.struck, trt.unmarkable, trt.seed = [], [], set(), 0
     for name, members in (surface or SURFACE[version]).items():
         if isinstance(members, dict):
             setattr(trt, name, enum.Enum(name, members, type=Number))
@@ -316,8 +320,7 @@ def _compute(trt: Any, network: Any, level: int) -> Any:
 
     model, struck = miscompile(network._model, trt.planted, trt.release, level, network._marked)
     trt.struck.append(struck)
-    if not trt.exact:
-        model = compute_as_engine(model, seed=len(trt.built))
+    model = compute_as_engine(model, seed=[trt.seed, len(trt.built)])
     model.graph.output.extend(network._values[name] for name in network._marked)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,18 @@ def test_a_board_that_miscompiles_is_noticed(
     answer(run("compile", here, "--host", "lab", "--json"))
     assert board.struck()[0]
     assert any("other numbers than the graph" in doubt for doubt in artifacts.load(here).manifest.doubts)
+
+
+def test_a_board_locates_its_own_fault(
+    lab: Callable[..., Far], board: Board, small_bundle: Any, copy: Callable[[Path], Path]
+) -> None:
+    """Over there is neither onnx nor torch: the bundle brings the values to compare with."""
+    board.install("10.3", [Fault("wrong_rotation", within="blocks.2")])
+    far = lab()
+    there = copy(small_bundle("rope").path)
+    assert far.vitdeploy("compile", str(there)).returncode == 0
+    shown = far.vitdeploy("debug", str(there), "--json")
+    assert shown.returncode == 0, shown.stderr
+    located = json.loads(shown.stdout)
+    assert (located["block"], located["layer"]) == ("blocks.2", "blocks.2.attn (sum 1)")
+    assert all("blocks.2.attn/Neg" in nodes for nodes in board.struck())

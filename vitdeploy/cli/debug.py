@@ -20,7 +20,8 @@ def debug(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images: a folder, an .npz, or demo:digits. Labels are not needed. Default: the recipe's.",
+            help="Images: a folder, an .npz, or demo:digits. Labels are not needed. Default: the recipe's; on a GPU "
+            "those of the bundle.",
             show_default=False,
         ),
     ] = None,
@@ -32,12 +33,13 @@ def debug(
     """Find the block and the layer at which FP32 and the artifact diverge.
 
     The outputs of all blocks are compared on the same images, then the layers inside the first block that diverges.
+    On a device with a GPU, an engine is compared with the values that its bundle brought.
     """
     from vitdeploy.artifact import load as load_artifact
     from vitdeploy.commands.debug import debug as run_debug
-    from vitdeploy.render import tables
+    from vitdeploy.render import divergence_tables
 
     cache = options.open_cache(no_cache=no_cache)
     loaded = options.give_model(load_artifact(artifact), model, trust_code=trust_code)
     divergence = run_debug(loaded, data, console, images=images, cache=cache)
-    console.show(divergence, tables.divergence(divergence))
+    console.show(divergence, divergence_tables.divergence(divergence))

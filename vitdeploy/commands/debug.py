@@ -15,6 +15,7 @@ from vitdeploy import targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.artifact.temporary import scratch_folder
+from vitdeploy.commands.debug_on_device import debug_on_device
 from vitdeploy.data.dataset import named_batches
 from vitdeploy.data.opening import open_dataset
 from vitdeploy.errors import DataError, MeasureError, UsageError
@@ -60,7 +61,8 @@ def debug(
 ) -> Divergence:
     """Compare the tensors of the float32 graph and of the artifact on the same images.
 
-    If the target cannot return inner tensors, or it is a bundle, the artifact's graph runs on this CPU instead.
+    If the target cannot return inner tensors, or it is a bundle, the artifact's graph runs on this CPU instead. On a
+    device with a GPU the engine is compared with the values that its bundle brought, unless `data` names images.
 
     Args:
         artifact: an artifact or bundle.
@@ -77,6 +79,8 @@ def debug(
         TargetUnavailable: the backend is not installed here.
     """
     refuse_decoder(artifact, "eval")
+    if (compared := debug_on_device(artifact, data, progress)) is not None:
+        return compared
     manifest = artifact.manifest
     spec = data or manifest.recipe.data.evaluation or manifest.recipe.data.calibration
     if spec is None:

@@ -198,3 +198,5 @@ class Divergence(Fact):
     """The thing that ran as the artifact, in words."""
     selected_alike_pct: float | None = None
     """Percent of the rows selected by score that both have selected. Behind the selection only these are compared."""
+    notes: tuple[str, ...] = ()
+    """Limits of the result: places that could not be read, faults that go away when places are read."""

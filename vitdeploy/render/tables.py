@@ -17,8 +17,6 @@ from vitdeploy.evidence import (
     Audit,
     Availability,
     BlockGroup,
-    Comparison,
-    Divergence,
     Eval,
     Gate,
     LinearGroup,
@@ -40,7 +38,6 @@ _IN_BLOCKS = ("qkv", "proj", "fc1", "fc2")
 _MOST_ROWS = 24  # fit on a screen; --json has all
 _BAR_WIDTH = 12
 _NAME_WIDTH = 30  # what the columns of figures leave of 80
-_SILENT_DB = 120.0  # noise below this comes from rounding in another order
 _GAP = (0, 1, 0, 0)  # between columns: the sizes of a ViT-L then fit 80 columns
 
 
@@ -212,40 +209,6 @@ def sensitivity(sensitivity: Sensitivity) -> RenderableType:
     if len(layers) > _MOST_ROWS:
         notes.insert(0, f"{len(layers) - _MOST_ROWS} more linears do less damage: --json lists them")
     return add_notes(table, notes)
-
-
-@of_escaped
-def divergence(divergence: Divergence) -> Group:
-    """Return the comparison of all blocks, then of the layers in the block that diverges."""
-    title = f"At the end of each block, on {divergence.images} images of {divergence.data}"
-    blocks = _comparisons(title, divergence.blocks, divergence.block)
-    block = next((row.name for row in divergence.blocks if row.tensor == divergence.layers[-1].tensor), "")
-    layers = _comparisons(f"Inside {block}", divergence.layers, divergence.layer)
-    conclusion = Text(divergence.why, style="bold red" if divergence.block is not None else "bold green")
-    legend = "dB: signal to noise ratio; adds dB: the same, counting only the noise that is not in the inputs"
-    rule, ran = f"the rule: they diverge {divergence.rule}", f"what ran: {divergence.how}"
-    alike = divergence.selected_alike_pct
-    rows = (
-        [] if alike is None else [f"rows selected by score: {alike:.1f} % are the same; behind it these are compared"]
-    )
-    return Group(blocks, layers, conclusion, legend, *rows, rule, ran)
-
-
-def _comparisons(title: str, rows: Sequence[Comparison], marked: str | None) -> RenderableType:
-    table = make_table(title, "", "dB", "adds dB", "cosine", "largest error")
-    left_out: dict[str, list[str]] = {}
-    for row in rows:
-        is_marked = row.name == marked
-        shown = fold_name(row.name, _NAME_WIDTH).replace("\n", "\n  ")
-        name = Text(f"{'▶' if is_marked else ' '} {shown}", style="bold red" if is_marked else "")
-        if row.sqnr_db is None or row.adds_db is None or row.cosine is None:
-            left_out.setdefault(row.note, []).append(row.name)
-            table.add_row(name, *[NOTHING] * 4)
-            continue
-        adds = NOTHING if row.adds_db >= _SILENT_DB else f"{row.adds_db:.1f}"
-        error = f"{row.nonfinite:,} not finite" if row.max_abs is None else three_digits(row.max_abs)
-        table.add_row(name, f"{row.sqnr_db:.1f}", adds, f"{row.cosine:.6f}", error)
-    return add_notes(table, [f"not compared: {', '.join(names)} ({note})" for note, names in left_out.items()])
 
 
 @of_escaped
