@@ -25,7 +25,6 @@ from tests.fakes.rewriting import Rewriting
 
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
-_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True)
@@ -131,18 +130,11 @@ def _swap_halves(graph: Rewriting, node: Any, order: Any) -> None:
 
 
 def _overflow(graph: Rewriting, it: Fault, marked: Collection[str]) -> list[str]:
-    """Scores times a scale that overflow at `size`: they stay there, as a kernel that saturates leaves them."""
-    struck = []
+    """Scores overflow at `size`, and stay there, as a kernel that saturates leaves them."""
+    struck, limit = [], it.size or 1.0
     for node in _scores(graph, it.within):
         if graph.type_of(node.output[0]) == HALF and HALF in it.types:
-            scale = _LARGEST_HALF / (it.size or 1.0)
-            bounds = [graph.constant(np.float16(sign * _LARGEST_HALF)) for sign in (-1, 1)]
-            graph.behind(
-                node,
-                ("Mul", [graph.constant(np.float16(min(scale, _LARGEST_HALF)))], {}),
-                ("Clip", bounds, {}),
-                ("Div", [graph.constant(np.float16(min(scale, _LARGEST_HALF)))], {}),
-            )
+            graph.behind(node, ("Clip", [graph.constant(np.float16(sign * limit)) for sign in (-1, 1)], {}))
             struck.append(node.name)
     return struck
 

@@ -92,6 +92,19 @@ def test_a_migrated_value_is_compared_with_the_graphs_own(find: Find) -> None:
     assert all(row.sqnr_db is None and row.graph_db is not None for row in changed)
 
 
+def test_int8_is_judged_by_how_far_codes_flip(find: Find, small_bundle: Any) -> None:
+    """Its calibration is poor, and the wrong sign costs hardly more than that. It is found nevertheless."""
+    values = load_block_values(small_bundle("rope", "int8").path / BLOCKS)
+    assert values is not None
+    assert set(values.moved) == {"int8"}
+    located = find("rope", Fault("wrong_rotation", within="blocks.1"), precision="int8")
+    assert located.block == "blocks.1", located.why
+    row = located.blocks[2]
+    assert row.graph_db is not None
+    assert row.expected_db is not None
+    assert row.graph_db > row.expected_db - 6, "within what rounding as large as the graph's own could cost"
+
+
 def test_values_that_the_compiler_does_not_keep_are_named(find: Find) -> None:
     located = find("deit", Fault("block_off", within="blocks.1"), unmarkable={"blocks.1/Add_1:0"})
     assert located.block == "blocks.2", "the first that can be compared"
@@ -128,12 +141,13 @@ def test_the_file_is_bounded_and_reads_back(small_bundle: Any, tmp_path: Path) -
     values = load_block_values(path)
     assert values is not None
     assert set(values.emulated) == {"fp16"}
+    assert values.moved == {}, "no integers, no codes that flip"
     assert save_block_values(tmp_path / "again.npz", values) == path.stat().st_size < 1 << 20
     assert load_block_values(tmp_path / "none.npz") is None
     assert all(array.size <= values.limit for array in values.float32.values())
 
 
-@pytest.mark.parametrize("damage", ["cut", "parts", "number", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "parts", "number", "empty", "moved"])
 def test_damage_is_refused(damage: str, small_bundle: Any, tmp_path: Path) -> None:
     path, source = tmp_path / "blocks.npz", small_bundle("deit").path / BLOCKS
     arrays = dict(np.load(source))
@@ -142,6 +156,8 @@ def test_damage_is_refused(damage: str, small_bundle: Any, tmp_path: Path) -> No
     else:
         if damage == "parts":
             arrays["parts"] = np.frombuffer(json.dumps([{"name": 3}]).encode(), np.uint8)
+        elif damage == "moved":
+            arrays["moved.int8"] = np.zeros(3)
         elif damage == "number":
             arrays["float32.99999"] = arrays["float32.0"]
         else:

@@ -154,7 +154,9 @@ def _record_blocks(
     with progress.step("Record the values inside the model"):
         note = record_blocks(
             path, prepared.graph, prepared.structure, candidates, prepared.facts.examples,
-            order.recipe.target.input, work, has_bfloat16="bf16" in chosen.candidate.precision.numbers.types,
+            order.recipe.target.input, work,
+            quantized=[candidate.name for candidate in [chosen.candidate] if candidate.precision.numbers.has_pairs],
+            has_bfloat16="bf16" in chosen.candidate.precision.numbers.types,
         )  # fmt: skip
     return [note] if note else []
 

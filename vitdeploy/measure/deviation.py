@@ -14,6 +14,10 @@ MARGIN = 4.0
 """Times the energy of the graph's own error that a sound engine's error has at most. Independent errors of equal size
 give 2."""
 
+MOVED_TIMES = 2.0
+"""Times the energy by which small noise in the image moves the values of a graph with integers: what the engine's own
+rounding may do there, where that is less than the graph's error. Sound INT8 engines of the fake had up to 1.3."""
+
 JUMP = 4.0
 """A fault has this many times the deviation of everything that it is computed from."""
 

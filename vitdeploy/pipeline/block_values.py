@@ -17,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.errors import DataError
 from vitdeploy.evidence import Fact
+from vitdeploy.graph.row_matching import take_common_rows
+from vitdeploy.graph.sqnr import Noise
 from vitdeploy.session import Array
 
 MOST_VALUES = 4096
@@ -64,6 +66,8 @@ class BlockValues:
         emulated: samples of the numbers of each target-ready graph, by precision and tensor.
         indices: the tensor of the indices by which the model selects rows; empty if it does not select.
         chosen: by precision, what the graph has selected, (images, rows); "" is float32.
+        moved: by precision and tensor, how far noise as small as float16's rounding in the image moves the values of a
+            graph with integers: energy of the difference / energy of the values. Codes flip.
         limit: the most numbers of one tensor in a sample.
     """
 
@@ -72,6 +76,7 @@ class BlockValues:
     emulated: Mapping[str, Mapping[str, Array]]
     indices: str = ""
     chosen: Mapping[str, Array] = field(default_factory=dict)
+    moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     limit: int = MOST_VALUES
 
 
@@ -103,6 +108,27 @@ def take_sample(spot: Spot, values: Array, images: int, limit: int) -> Array:
     return sample(values, limit) if spot.rows is None else sample_rows(values, spot.rows, images, limit)
 
 
+def measure_noise(
+    spot: Spot, reference: Array | None, other: Array | None, selected: tuple[Array | None, Array | None]
+) -> Noise | None:
+    """Compare two samples of a spot; None if one is missing, or has another shape.
+
+    Args:
+        spot: the place.
+        reference: the sample to compare with. Where it is not finite, nothing is compared.
+        other: the other sample.
+        selected: what each side has selected, for a spot with rows: only those that both have are compared.
+    """
+    if reference is None or other is None or reference.shape != other.shape:
+        return None
+    one, two = selected
+    if spot.rows is not None and one is not None and two is not None and one.shape == two.shape:
+        reference, other = take_common_rows(reference, other, 1, (one, two))
+    noise, usable = Noise(), np.isfinite(reference)  # float16 can overflow in the graph itself
+    noise.add(reference[usable], other[usable])
+    return noise
+
+
 def save_block_values(path: Path, values: BlockValues) -> int:
     """Write the values. Return the size of the file in bytes."""
     path.parent.mkdir(exist_ok=True)
@@ -114,6 +140,8 @@ def save_block_values(path: Path, values: BlockValues) -> int:
     for precision, tensors in values.emulated.items():
         arrays |= {f"{precision}.{numbers[name]}": array for name, array in tensors.items()}
     arrays |= {f"chosen.{precision}": array for precision, array in values.chosen.items()}
+    for precision, shares in values.moved.items():
+        arrays[f"moved.{precision}"] = np.array([[numbers[name], share] for name, share in shares.items()])
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path.stat().st_size
 
@@ -134,15 +162,20 @@ def load_block_values(path: Path) -> BlockValues | None:
         samples: dict[str, dict[str, Array]] = {}
         for key, array in arrays.items():
             precision, _, number = key.rpartition(".")
-            if precision and precision != "chosen":
+            if precision and precision not in ("chosen", "moved"):
                 samples.setdefault(precision, {})[spots[int(number)].tensor] = array
+        moved = {
+            key.removeprefix("moved."): {spots[int(number)].tensor: float(share) for number, share in array}
+            for key, array in arrays.items()
+            if key.startswith("moved.")
+        }
     except (KeyError, IndexError, ValueError, TypeError, ValidationError):
         raise DataError(f"{path} is damaged: it does not fit its own list of places", fix=_FIX) from None
     if not parts or any(not part.spots for part in parts):
         raise DataError(f"{path} names no place in the model", fix=_FIX)
     chosen = {key.removeprefix("chosen."): array for key, array in arrays.items() if key.startswith("chosen.")}
     float32 = samples.pop("float32", {})
-    return BlockValues(parts, float32, samples, str(arrays.get("indices", "")), chosen, limit)
+    return BlockValues(parts, float32, samples, str(arrays.get("indices", "")), chosen, moved, limit)
 
 
 def _list_spots(parts: tuple[Part, ...]) -> list[Spot]:

@@ -12,11 +12,10 @@ from vitdeploy.evidence import Comparison, EvidenceLevel
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Numbers
 from vitdeploy.graph.parity import Example
-from vitdeploy.graph.row_matching import take_common_rows
 from vitdeploy.graph.sqnr import MOST_DB, Noise
-from vitdeploy.measure.deviation import FLOORS, Place
+from vitdeploy.measure.deviation import FLOORS, MOVED_TIMES, Place
 from vitdeploy.measure.divergence import LIMIT_DB, noise_share
-from vitdeploy.pipeline.block_values import BlockValues, Spot, take_sample
+from vitdeploy.pipeline.block_values import BlockValues, Spot, measure_noise, take_sample
 from vitdeploy.session import Array
 from vitdeploy.targets import Bundle, Compiled, Target
 
@@ -99,9 +98,11 @@ class Readings:
         """Return how far the engine is from its graph at a place, and the graph from float32."""
         actual, expected = self._measure(spot, self._graph), self._expect(spot)
         loses = MOST_DB if expected is None else expected.sqnr_db
+        share = noise_share(LIMIT_DB if _is_changed(spot, loses) else loses)
+        moved = self._values.moved.get(self._graph, {}).get(spot.tensor)
         return Place(
             error=None if actual is None else noise_share(actual.sqnr_db),
-            expected=noise_share(LIMIT_DB if _is_changed(spot, loses) else loses),
+            expected=share if moved is None else min(share, MOVED_TIMES * moved),
             reads=reads,
         )
 
@@ -127,26 +128,15 @@ class Readings:
     def _measure(self, spot: Spot, side: str) -> Noise | None:
         """Return the noise of the engine against one side; None if one of them does not have the place."""
         reference, actual = self._sides[side].get(spot.tensor), self._samples.get(spot.tensor)
-        return self._subtract(spot, reference, actual, self._values.chosen.get(side), self._selected)
+        return measure_noise(spot, reference, actual, (self._values.chosen.get(side), self._selected))
 
     def _expect(self, spot: Spot) -> Noise | None:
         """Return the noise of the graph against float32."""
         if self._graph == _FLOAT32:
             return None
         sides = self._values.float32.get(spot.tensor), self._sides[self._graph].get(spot.tensor)
-        return self._subtract(spot, *sides, *(self._values.chosen.get(side) for side in (_FLOAT32, self._graph)))
-
-    def _subtract(
-        self, spot: Spot, reference: Array | None, other: Array | None, *selected: Array | None
-    ) -> Noise | None:
-        if reference is None or other is None or reference.shape != other.shape:
-            return None
-        one, two = selected
-        if spot.rows is not None and one is not None and two is not None and one.shape == two.shape:
-            reference, other = take_common_rows(reference, other, 1, (one, two))
-        noise, usable = Noise(), np.isfinite(reference)  # float16 can overflow in the graph itself
-        noise.add(reference[usable], other[usable])
-        return noise
+        chosen = self._values.chosen
+        return measure_noise(spot, *sides, (chosen.get(_FLOAT32), chosen.get(self._graph)))
 
 
 def _is_changed(spot: Spot, expected_db: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,14 @@ import numpy as np
 
 from vitdeploy.errors import VitdeployError
 from vitdeploy.graph.parity import Example
+from vitdeploy.measure.divergence import noise_share
 from vitdeploy.pipeline.block_values import (
     MOST_BYTES,
     MOST_VALUES,
     BlockValues,
     Part,
     Spot,
+    measure_noise,
     save_block_values,
     take_sample,
 )
@@ -25,6 +27,9 @@ from vitdeploy.pipeline.examples import Examples
 from vitdeploy.pipeline.exported_graph import widened
 from vitdeploy.recipe import InputForm
 from vitdeploy.session import Array
+
+_HALF_ROUNDING = 2.0**-11
+"""Of a number, at most, in float16."""
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
@@ -40,6 +45,7 @@ def record_blocks(
     form: InputForm,
     work: Path,
     *,
+    quantized: Collection[str] = (),
     has_bfloat16: bool = False,
 ) -> str:
     """Run the float32 graph and the target-ready graphs on one example, and store samples of what is inside.
@@ -52,6 +58,7 @@ def record_blocks(
         examples: the first one is run.
         form: the form in which the graphs take images.
         work: a folder for copies of the graphs.
+        quantized: the precisions of graphs with integers.
         has_bfloat16: compute in float32 with the rounded weights: ONNX Runtime has no convolution in bfloat16.
 
     Returns:
@@ -68,13 +75,16 @@ def record_blocks(
         float32, selected = recorder.run(graph)
         chosen = {} if selected is None else {"": selected}
         emulated: dict[str, dict[str, Array]] = {}
+        moved: dict[str, dict[str, float]] = {}
         for precision, file in candidates.items():
             with widened(file) if has_bfloat16 else nullcontext(file) as runnable:
                 emulated[precision], selected = recorder.run(runnable)
+                if precision in quantized:
+                    moved[precision] = recorder.measure_moves(runnable, emulated[precision], selected)
             chosen |= {} if selected is None else {precision: selected}
     except VitdeployError as error:
         return f"an error of the device cannot be located later: the values inside the model are not known ({error})"
-    size = save_block_values(path, BlockValues(tuple(parts), float32, emulated, indices, chosen, limit))
+    size = save_block_values(path, BlockValues(tuple(parts), float32, emulated, indices, chosen, moved, limit))
     return f"stored {size / 1e6:.1f} MB of values inside the model, by which the device finds the place of an error"
 
 
@@ -119,8 +129,28 @@ class _Recorder:
         self._limit = limit
         self._path = work / "inside.onnx"
 
-    def run(self, source: Graph | Path) -> tuple[dict[str, Array], Array | None]:
+    def measure_moves(self, source: Path, still: Mapping[str, Array], selected: Array | None) -> dict[str, float]:
+        """Return how far the values of a graph move if the image has noise like float16's rounding.
+
+        Raises:
+            VitdeployError: ONNX Runtime does not run the graph.
+        """
+        image = self._example.image
+        if not np.issubdtype(image.dtype, np.floating):
+            return {}
+        noise = np.random.default_rng(0).standard_normal(image.shape) * _HALF_ROUNDING
+        moved, other = self.run(source, (image * (1 + noise)).astype(image.dtype))
+        noises = {
+            s.tensor: measure_noise(s, still.get(s.tensor), moved.get(s.tensor), (selected, other)) for s in self._spots
+        }
+        return {name: noise_share(noise.sqnr_db) for name, noise in noises.items() if noise is not None}
+
+    def run(self, source: Graph | Path, image: Array | None = None) -> tuple[dict[str, Array], Array | None]:
         """Return the samples of the places that the graph has, and what it has selected.
+
+        Args:
+            source: the graph.
+            image: in place of the example's.
 
         Raises:
             VitdeployError: ONNX Runtime does not run the graph.
@@ -132,7 +162,8 @@ class _Recorder:
         with_outputs(source, names, self._path)
         try:
             with OnnxSession(self._path, lean=True) as session:
-                values = session.run(self._example.feed(self._input))
+                feed = self._example.feed(self._input)
+                values = session.run(feed if image is None else {**feed, self._input: image})
         finally:
             for file in self._path.parent.glob(f"{self._path.name}*"):
                 file.unlink()
