@@ -1,6 +1,6 @@
 """Wrong numbers of TensorRT: planted faults × models × versions, and healthy compiles, with the fake TensorRT.
 
-    python -m tests.fakes.wrong_numbers [--healthy 100] [--bundles FOLDER] [-o FILE.json]
+    python -m tests.fakes.wrong_numbers [--healthy 100] [--precisions fp16 …] [--releases 10.3 …] [--bundles FOLDER]
 
 TensorRT itself is not here. The fake computes what an engine computes, with its roundings, and miscompiles on purpose
 (tests/fakes/miscompile.py). Each fault is planted in one block in the middle of a model. It is found if `compile`
@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -138,12 +138,12 @@ class Bench:
             return locate(target, graph, target.compile(graph, work), values, example, work, Silent())
 
 
-def run_faults(bench: Bench) -> Iterator[dict[str, Any]]:
+def run_faults(bench: Bench, precisions: Sequence[str], releases: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for each fault, precision and version."""
-    for precision, case in product(PRECISIONS, CASES):
+    for precision, case in product(precisions, CASES):
         if case.in_fp16 and precision == "fp32":
             continue
-        for release in RELEASES:
+        for release in releases:
             bundle = bench.bundle(case.model, precision)
             trt = bench.install(release, case.fault)
             noticed, cosine = bench.compile(bundle)
@@ -174,12 +174,15 @@ def main() -> None:
     """Run both, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--healthy", type=int, default=100)
+    parser.add_argument("--precisions", nargs="*", default=PRECISIONS, help="of the faults")
+    parser.add_argument("--releases", nargs="*", default=RELEASES, help="of the faults")
     parser.add_argument("--bundles", type=Path, help="reuse bundles of an earlier run")
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), given.bundles or Path(folder))
-        healthy, rows = [*map(_print, run_healthy(bench, given.healthy))], [*map(_print, run_faults(bench))]
+        healthy = [*map(_print, run_healthy(bench, given.healthy))]
+        rows = [*map(_print, run_faults(bench, given.precisions, given.releases))]
     for precision in PRECISIONS:
         for title, mild in (("", False), ("mild ", True)):
             of = [row for row in rows if row["precision"] == precision and (row["cosine"] > MILD) is mild]

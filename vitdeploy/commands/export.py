@@ -150,13 +150,15 @@ def _record_blocks(
     """Store values inside the model for a device that cannot compute them. Return a note about the size."""
     if order.target.runs_on != "cuda":
         return []
-    candidates = {one.name: one.folder / GRAPH for one in (chosen.candidate, *(c for c, _ in chosen.variants))}
+    candidates = {one.name: one for one in (chosen.candidate, *(c for c, _ in chosen.variants))}
+    numbers = {name: candidate.precision.numbers for name, candidate in candidates.items()}
     with progress.step("Record the values inside the model"):
         note = record_blocks(
-            path, prepared.graph, prepared.structure, candidates, prepared.facts.examples,
-            order.recipe.target.input, work,
-            quantized=[candidate.name for candidate in [chosen.candidate] if candidate.precision.numbers.has_pairs],
-            has_bfloat16="bf16" in chosen.candidate.precision.numbers.types,
+            path, prepared.graph, prepared.structure,
+            {name: candidate.folder / GRAPH for name, candidate in candidates.items()},
+            prepared.facts.examples, order.recipe.target.input, work,
+            quantized=[name for name, kinds in numbers.items() if kinds.has_pairs],
+            bfloat16=[name for name, kinds in numbers.items() if "bf16" in kinds.types],
         )  # fmt: skip
     return [note] if note else []
 

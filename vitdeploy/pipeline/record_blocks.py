@@ -46,7 +46,7 @@ def record_blocks(
     work: Path,
     *,
     quantized: Collection[str] = (),
-    has_bfloat16: bool = False,
+    bfloat16: Collection[str] = (),
 ) -> str:
     """Run the float32 graph and the target-ready graphs on one example, and store samples of what is inside.
 
@@ -59,7 +59,8 @@ def record_blocks(
         form: the form in which the graphs take images.
         work: a folder for copies of the graphs.
         quantized: the precisions of graphs with integers.
-        has_bfloat16: compute in float32 with the rounded weights: ONNX Runtime has no convolution in bfloat16.
+        bfloat16: the precisions of graphs that are computed in float32 with their rounded weights: ONNX Runtime has no
+            convolution in bfloat16.
 
     Returns:
         A note for the user: the size of the file, or why there is none.
@@ -77,7 +78,7 @@ def record_blocks(
         emulated: dict[str, dict[str, Array]] = {}
         moved: dict[str, dict[str, float]] = {}
         for precision, file in candidates.items():
-            with widened(file) if has_bfloat16 else nullcontext(file) as runnable:
+            with widened(file) if precision in bfloat16 else nullcontext(file) as runnable:
                 emulated[precision], selected = recorder.run(runnable)
                 if precision in quantized:
                     moved[precision] = recorder.measure_moves(runnable, emulated[precision], selected)
