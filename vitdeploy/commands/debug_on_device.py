@@ -33,7 +33,7 @@ def debug_on_device(artifact: Artifact, data: str | None, progress: Progress) ->
     """
     manifest = artifact.manifest
     target = targets.find(manifest.recipe.target)
-    if manifest.stage == "bundle" or target.runs_on != "cuda" or target.cannot_run() is not None:
+    if manifest.stage == "bundle" or not target.watches_alone or target.cannot_run() is not None:
         return None
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if data is not None and not missing:

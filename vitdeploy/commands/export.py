@@ -148,7 +148,7 @@ def _record_blocks(
     path: Path, prepared: Prepared, chosen: Chosen, order: _Order, work: Path, progress: Progress
 ) -> list[str]:
     """Store values inside the model for a device that cannot compute them. Return a note about the size."""
-    if order.target.runs_on != "cuda":
+    if not order.target.watches_alone:
         return []
     candidates = {one.name: one for one in (chosen.candidate, *(c for c, _ in chosen.variants))}
     numbers = {name: candidate.precision.numbers for name, candidate in candidates.items()}

@@ -140,6 +140,8 @@ class Target(Frozen, ABC):
     """The command that installs it on a device, if that is not `pip install` of an extra."""
     is_recorded: ClassVar[bool] = False
     """True if `doctor --record` builds models with it; then it has a `recorder` where it is installed."""
+    watches_alone: ClassVar[bool] = False
+    """True if its compiler gives values inside a model without onnx: bundles then bring values to compare with."""
     runs_suffix: ClassVar[str] = ""
     """The end of the names of the files that its engine opens."""
 

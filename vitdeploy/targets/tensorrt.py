@@ -53,6 +53,7 @@ class TensorRT(EngineOptions, Target):
     title: ClassVar[str] = "TensorRT"
     engine_module: ClassVar[str] = "tensorrt"
     runs_suffix: ClassVar[str] = ".plan"
+    watches_alone: ClassVar[bool] = True
     is_recorded: ClassVar[bool] = True
     install_hint: ClassVar[str] = (
         "sudo apt-get install python3-libnvinfer, and a virtual environment that sees it "
