@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from vitdeploy import onnx_export, sources, targets
@@ -165,8 +167,23 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert cache.fetch("a", tmp_path) is None
 
 
+def test_what_was_fetched_is_read_by_onnx(tmp_path: Path) -> None:
+    """Onnx takes weights in a file with two hard links for an attack."""
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 64]) for name in "xy")
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [y], [weight]))
+    graph, work = tmp_path / "exported.onnx", tmp_path / "work"
+    onnx.save(model, graph, save_as_external_data=True, location="exported.onnx.data")
+    cache = GraphCache(tmp_path / "cache")
+    cache.keep("a", graph, RECORD)
+    work.mkdir()
+    assert cache.fetch("a", work) == (work / "exported.onnx", RECORD)
+    assert (onnx.numpy_helper.to_array(onnx.load(work / "exported.onnx").graph.initializer[0]) == 1).all()
+
+
 def test_what_was_fetched_can_be_written_over(tmp_path: Path) -> None:
-    """A fetched file may be a link to the cached one: to write it anew has to leave the cached one alone."""
+    """To write a fetched file anew has to leave the cached one alone."""
     cache, graph = GraphCache(tmp_path / "cache"), tmp_path / "exported.onnx"
     graph.write_bytes(b"graph")
     cache.keep("a", graph, RECORD)

@@ -48,7 +48,7 @@ class GraphCache:
         try:
             record = ExportRecord.model_validate_json((place / _RECORD).read_bytes())
             for file in place.glob(f"{_GRAPH}*"):
-                _link(file, work / file.name)
+                shutil.copyfile(file, work / file.name)  # no hard link: onnx refuses to read weights that have two
             os.utime(place)
         except (OSError, ValidationError):
             return None
@@ -114,11 +114,3 @@ def cache_key(model: LoadedModel, shapes: tuple[tuple[int, ...], ...], batch: Ba
 
 def _digest_code(package: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))).hexdigest()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link a file to another name; copy it if the names are on different disks."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
