@@ -29,7 +29,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 _FIX = "Export the bundle again."
 
 
-class Spot(Fact):
+class StoredSpot(Fact):
     """A tensor inside a part, the group of operators that computes it, and the tensors that it is computed from.
 
     `rows` is the axis of rows that the model selects by score; None if it selects none.
@@ -42,16 +42,16 @@ class Spot(Fact):
     rows: int | None = None
 
 
-class Part(Fact):
+class StoredPart(Fact):
     """A stretch of the model: stem, a block, what merges patches, or the head. Its last spot is its end."""
 
     name: str
     block: int | None
     start: str
-    spots: tuple[Spot, ...]
+    spots: tuple[StoredSpot, ...]
 
     @property
-    def end(self) -> Spot:
+    def end(self) -> StoredSpot:
         """The spot at the end."""
         return self.spots[-1]
 
@@ -71,7 +71,7 @@ class BlockValues:
         limit: the most numbers of one tensor in a sample.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[StoredPart, ...]
     float32: Mapping[str, Array]
     emulated: Mapping[str, Mapping[str, Array]]
     indices: str = ""
@@ -103,13 +103,13 @@ def sample_rows(values: Array, axis: int, images: int, limit: int) -> Array:
         return rows[:, :, : min(numbers, rows.shape[2])].astype(np.float32)
 
 
-def take_sample(spot: Spot, values: Array, images: int, limit: int) -> Array:
+def take_sample(spot: StoredSpot, values: Array, images: int, limit: int) -> Array:
     """Return the sample of a spot's tensor. See `sample` and `sample_rows`."""
     return sample(values, limit) if spot.rows is None else sample_rows(values, spot.rows, images, limit)
 
 
 def measure_noise(
-    spot: Spot, reference: Array | None, other: Array | None, selected: tuple[Array | None, Array | None]
+    spot: StoredSpot, reference: Array | None, other: Array | None, selected: tuple[Array | None, Array | None]
 ) -> Noise | None:
     """Compare two samples of a spot; None if one is missing, or has another shape.
 
@@ -178,8 +178,8 @@ def load_block_values(path: Path) -> BlockValues | None:
     return BlockValues(parts, float32, samples, str(arrays.get("indices", "")), chosen, moved, limit)
 
 
-def _list_spots(parts: tuple[Part, ...]) -> list[Spot]:
+def _list_spots(parts: tuple[StoredPart, ...]) -> list[StoredSpot]:
     return [spot for part in parts for spot in part.spots]
 
 
-_PARTS = TypeAdapter(tuple[Part, ...])
+_PARTS = TypeAdapter(tuple[StoredPart, ...])

@@ -18,7 +18,7 @@ from vitdeploy.graph.parity import Example
 from vitdeploy.graph.sqnr import MOST_DB, decibels
 from vitdeploy.measure.deviation import Place, find_fault, find_steepest, measure_deviations
 from vitdeploy.measure.divergence import Step
-from vitdeploy.pipeline.block_values import BlockValues, Part, Spot
+from vitdeploy.pipeline.block_values import BlockValues, StoredPart, StoredSpot
 from vitdeploy.pipeline.read_inside import Reader
 from vitdeploy.progress import Progress
 from vitdeploy.targets import Bundle, Compiled, Target
@@ -83,7 +83,7 @@ class _Inside:
     notes: tuple[str, ...]
 
 
-def _look_inside(part: Part, start: Spot | None, reader: Reader, *, is_off: bool) -> _Inside:
+def _look_inside(part: StoredPart, start: StoredSpot | None, reader: Reader, *, is_off: bool) -> _Inside:
     spots = part.spots if start is None else (start, *part.spots)
     try:
         readings = reader.read(spots)
@@ -111,7 +111,7 @@ def _is_sound(place: Place, floor: float) -> bool:
     return deviation is not None and deviation <= 1
 
 
-def _start_of(part: Part, values: BlockValues) -> Spot | None:
+def _start_of(part: StoredPart, values: BlockValues) -> StoredSpot | None:
     """Return the spot at which a part starts: the end of another one. None if it is the input of the model."""
     return next((other.end for other in values.parts if other.end.tensor == part.start and other is not part), None)
 

@@ -15,7 +15,7 @@ from vitdeploy.graph.parity import Example
 from vitdeploy.graph.sqnr import MOST_DB, Noise
 from vitdeploy.measure.deviation import FLOORS, MOVED_TIMES, Place
 from vitdeploy.measure.divergence import LIMIT_DB, noise_share
-from vitdeploy.pipeline.block_values import BlockValues, Spot, measure_noise, take_sample
+from vitdeploy.pipeline.block_values import BlockValues, StoredSpot, measure_noise, take_sample
 from vitdeploy.session import Array
 from vitdeploy.targets import Bundle, Compiled, Target
 
@@ -41,7 +41,7 @@ class Reader:
         self._values, self._example, self._work = values, example, work
         self.floor = FLOORS[_name_floor(bundle.numbers, on_gpu=target.runs_on == "cuda")]
 
-    def read(self, spots: Sequence[Spot]) -> Readings:
+    def read(self, spots: Sequence[StoredSpot]) -> Readings:
         """Build the engine with these places as outputs, and run it.
 
         Raises:
@@ -94,7 +94,7 @@ class Readings:
         unread = f"the compiler does not keep the values at the end of {', '.join(missing)}, so they are not compared"
         self.notes = (unread,) if missing else ()
 
-    def place(self, spot: Spot, reads: tuple[int, ...]) -> Place:
+    def place(self, spot: StoredSpot, reads: tuple[int, ...]) -> Place:
         """Return how far the engine is from its graph at a place, and the graph from float32."""
         actual, expected = self._measure(spot, self._graph), self._expect(spot)
         loses = MOST_DB if expected is None else expected.sqnr_db
@@ -106,7 +106,7 @@ class Readings:
             reads=reads,
         )
 
-    def compare(self, name: str, spot: Spot) -> Comparison:
+    def compare(self, name: str, spot: StoredSpot) -> Comparison:
         """Return the comparison of a place with float32, and with the graph."""
         noise, actual, expected = self._measure(spot, _FLOAT32), self._measure(spot, self._graph), self._expect(spot)
         row = Comparison(
@@ -125,12 +125,12 @@ class Readings:
             max_abs=noise.max_abs if np.isfinite(noise.max_abs) else None, nonfinite=noise.nonfinite,
         )  # fmt: skip
 
-    def _measure(self, spot: Spot, side: str) -> Noise | None:
+    def _measure(self, spot: StoredSpot, side: str) -> Noise | None:
         """Return the noise of the engine against one side; None if one of them does not have the place."""
         reference, actual = self._sides[side].get(spot.tensor), self._samples.get(spot.tensor)
         return measure_noise(spot, reference, actual, (self._values.chosen.get(side), self._selected))
 
-    def _expect(self, spot: Spot) -> Noise | None:
+    def _expect(self, spot: StoredSpot) -> Noise | None:
         """Return the noise of the graph against float32."""
         if self._graph == _FLOAT32:
             return None
@@ -139,7 +139,7 @@ class Readings:
         return measure_noise(spot, *sides, (chosen.get(_FLOAT32), chosen.get(self._graph)))
 
 
-def _is_changed(spot: Spot, expected_db: float) -> bool:
+def _is_changed(spot: StoredSpot, expected_db: float) -> bool:
     return spot.kind in _MIGRATED and expected_db < LIMIT_DB
 
 

@@ -17,8 +17,8 @@ from vitdeploy.pipeline.block_values import (
     MOST_BYTES,
     MOST_VALUES,
     BlockValues,
-    Part,
-    Spot,
+    StoredPart,
+    StoredSpot,
     measure_noise,
     save_block_values,
     take_sample,
@@ -89,7 +89,7 @@ def record_blocks(
     return f"stored {size / 1e6:.1f} MB of values inside the model, by which the device finds the place of an error"
 
 
-def _find_parts(graph: Graph, structure: Structure) -> tuple[list[Part], str]:
+def _find_parts(graph: Graph, structure: Structure) -> tuple[list[StoredPart], str]:
     """Return the parts of the raised graph, and the tensor of the indices that it selects rows by, if it selects."""
     from vitdeploy.graph.blocks import find_parts
     from vitdeploy.graph.forced_selection import list_selections
@@ -103,12 +103,12 @@ def _find_parts(graph: Graph, structure: Structure) -> tuple[list[Part], str]:
     rows = find_selected(graph, tensors) if indices else {}
     shared = {name for name, count in Counter(part.name for part in model_parts).items() if count > 1}
     parts = [
-        Part(
+        StoredPart(
             name=part.name if part.name not in shared else f"{part.name} (part {number})",
             block=part.block,
             start=part.start,
             spots=tuple(
-                Spot(tensor=s.tensor, layer=s.layer, kind=s.kind, reads=s.reads, rows=rows.get(s.tensor))
+                StoredSpot(tensor=s.tensor, layer=s.layer, kind=s.kind, reads=s.reads, rows=rows.get(s.tensor))
                 for s in part.spots
             ),
         )
@@ -121,7 +121,7 @@ class _Recorder:
     """Run graphs on one example in ONNX Runtime, with the places inside as outputs."""
 
     def __init__(
-        self, parts: list[Part], indices: str, example: Example, input_name: str, limit: int, work: Path
+        self, parts: list[StoredPart], indices: str, example: Example, input_name: str, limit: int, work: Path
     ) -> None:
         self._spots = [spot for part in parts for spot in part.spots]
         self._indices = indices
