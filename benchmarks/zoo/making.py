@@ -27,8 +27,8 @@ from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Audit, Unfused
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.finish import ExportResult
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import ExportResult
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Recipe
 

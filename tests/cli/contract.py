@@ -26,8 +26,8 @@ from vitdeploy.cli import app
 SNAPSHOT = Path(__file__).with_name("contract.json")
 
 ANSWERS = {
-    "export": "vitdeploy.pipeline.finish:Exported",
-    "compile": "vitdeploy.pipeline.finish:Exported",
+    "export": "vitdeploy.pipeline.summary:Exported",
+    "compile": "vitdeploy.pipeline.summary:Exported",
     "inspect": "vitdeploy.evidence:Audit",
     "debug": "vitdeploy.evidence:Divergence",
     "bench": "vitdeploy.evidence:Bench",

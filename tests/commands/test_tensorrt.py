@@ -27,8 +27,8 @@ from vitdeploy.commands.predict import Deployed
 from vitdeploy.errors import QuantizeError, RecipeError, TargetUnavailable
 from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.finish import ExportResult
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import ExportResult
 from vitdeploy.pipeline.usage import describe_usage
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import TaskSpec

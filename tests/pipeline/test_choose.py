@@ -15,8 +15,8 @@ from vitdeploy.errors import PassError, QuantizeError, UsageError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
-from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import Exported
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Silent
 

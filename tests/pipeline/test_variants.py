@@ -23,8 +23,8 @@ from vitdeploy.evidence import Interval
 from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.examples import load_examples
-from vitdeploy.pipeline.finish import ExportResult
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import ExportResult
 from vitdeploy.progress import Silent
 from vitdeploy.runtime.artifact_session import open_session
 

@@ -25,7 +25,7 @@ from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.finish import ExportResult, summarize_export
+from vitdeploy.pipeline.summary import ExportResult, summarize_export
 from vitdeploy.progress import Silent
 from vitdeploy.session import Array
 from vitdeploy.targets._openvino_session import OpenVINOSession

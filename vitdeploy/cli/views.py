@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vitdeploy.commands.report.report import Reported
     from vitdeploy.commands.run import Outcome
     from vitdeploy.evidence import Audit
-    from vitdeploy.pipeline.finish import Exported
+    from vitdeploy.pipeline.summary import Exported
     from vitdeploy.remote.messages import Probe
     from vitdeploy.remote.near.listing import Listing
 

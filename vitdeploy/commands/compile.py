@@ -18,7 +18,8 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.compile_variants import compile_variants
 from vitdeploy.pipeline.examples import load_examples
-from vitdeploy.pipeline.finish import ExportResult, finish, summarize_export
+from vitdeploy.pipeline.finish import finish
+from vitdeploy.pipeline.summary import ExportResult, summarize_export
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import read_bundle
 

@@ -25,12 +25,13 @@ from vitdeploy.pipeline.decoder_recipe import fit_decoder
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_examples
 from vitdeploy.pipeline.exported_graph import check_graph
-from vitdeploy.pipeline.finish import ExportResult, draft_manifest, finish, summarize_export
+from vitdeploy.pipeline.finish import draft_manifest, finish
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.judge_data import save_judge_data
 from vitdeploy.pipeline.outputs import note_unread
 from vitdeploy.pipeline.prepare import FLOAT32, Options, Prepared, prepare
 from vitdeploy.pipeline.record_blocks import record_blocks
+from vitdeploy.pipeline.summary import ExportResult, summarize_export
 from vitdeploy.pipeline.variants import has_safe_forms, write_variants
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress

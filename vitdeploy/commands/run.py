@@ -19,8 +19,8 @@ from vitdeploy.commands.report.report import is_available, report
 from vitdeploy.data.opening import guess_form, open_dataset
 from vitdeploy.errors import DataError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
-from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import Exported
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Preprocess, Recipe
 from vitdeploy.recipe.shipped import find_recipe

@@ -17,14 +17,12 @@ from vitdeploy.recipe.composing import (
 )
 from vitdeploy.recipe.image_size import SizeRange, format_size
 from vitdeploy.recipe.inputs import InputSpec
+from vitdeploy.recipe.model import ALL_OUTPUTS, DECODER, ENCODER, ModelSpec
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.prompts import fill_templates, read_prompts
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
-    ALL_OUTPUTS,
     AUTO,
-    DECODER,
-    ENCODER,
     REFERENCE,
     Batch,
     BenchSpec,
@@ -32,7 +30,6 @@ from vitdeploy.recipe.schema import (
     GateSpec,
     InputForm,
     Limit,
-    ModelSpec,
     PrecisionSpec,
     Recipe,
     TargetSpec,

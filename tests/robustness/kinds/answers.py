@@ -188,7 +188,7 @@ class HostAnswers:
 
     def _exported(self) -> dict[str, Any]:
         from vitdeploy import artifact as artifacts
-        from vitdeploy.pipeline.finish import summarize_export
+        from vitdeploy.pipeline.summary import summarize_export
 
         loaded = artifacts.load(self._artifact)
         return _dump(summarize_export(self._artifact, loaded.manifest, 1.0, ["a note"]))

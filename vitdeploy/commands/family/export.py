@@ -23,9 +23,9 @@ from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.decoder_recipe import IN_FLOAT, is_float
 from vitdeploy.pipeline.examples import save_examples
-from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.pair import PairClaim, check_pair, make_pair_examples
+from vitdeploy.pipeline.summary import Exported
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import DECODER, ENCODER, Recipe
 from vitdeploy.runtime.pair import link_parts

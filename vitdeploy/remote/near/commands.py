@@ -18,8 +18,8 @@ from vitdeploy.data.opening import comes_with_package
 from vitdeploy.errors import DataError, RemoteError, TargetUnavailable
 from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.finish import Exported
 from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import Exported
 from vitdeploy.plain_files import expand_home
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
