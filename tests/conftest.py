@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from tests.fakes.fixtures import device, driver, gpu_machine, no_gpu, small_bundle
+from tests.fakes.fixtures import board_driver, device, driver, gpu_machine, no_gpu, small_bundle
 
 if TYPE_CHECKING:
     from torch import nn
 
     from vitdeploy.artifact import Artifact
 
-__all__ = ["device", "driver", "exported", "gpu_machine", "no_gpu", "small_bundle", "vit"]
+__all__ = ["board_driver", "device", "driver", "exported", "gpu_machine", "no_gpu", "small_bundle", "vit"]
 
 pytest_plugins = ("tests.turns",)
 

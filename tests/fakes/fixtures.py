@@ -51,14 +51,24 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fake driver library, compiled."""
+    """The fake driver library, compiled. Who has loaded it still has no `libcuda.so.1`."""
+    return compile_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="session")
+def board_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for other processes: once it is loaded there, it is their `libcuda.so.1`. Never load it in this one."""
+    return compile_driver(tmp_path_factory.mktemp("board_driver"), "-Wl,-soname,libcuda.so.1")
+
+
+def compile_driver(folder: Path, *flags: str) -> Path:
+    """Compile the fake driver library into a folder."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler for the fake driver")
-    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    library = folder / "libcuda.so.1"
     source = Path(__file__).with_name("libcuda.c")
-    flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libcuda.so.1"]
-    subprocess.run([compiler, *flags, source, "-o", library], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", *flags, source, "-o", library], check=True)
     return library
 
 

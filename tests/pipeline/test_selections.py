@@ -8,6 +8,7 @@ import pytest
 
 import vitdeploy
 from tests import two_stages
+from vitdeploy.artifact.layout import EXAMPLE
 from vitdeploy.errors import ExportError
 from vitdeploy.pipeline.examples import load_examples
 
@@ -29,8 +30,7 @@ def test_rows_that_are_nearly_tied_are_compared_as_a_set(tmp_path: Path) -> None
 
 def test_a_bundle_takes_along_which_rows_are_a_set(tmp_path: Path) -> None:
     artifact = export("near_ties", tmp_path / "bundle", target="tensorrt")
-    (file,) = (tmp_path / "bundle").rglob("*.npz")
-    for example in load_examples(file, artifact.manifest.preprocess, "normalized"):
+    for example in load_examples(tmp_path / "bundle" / EXAMPLE, artifact.manifest.preprocess, "normalized"):
         assert example.selected == {"logits": 1, "pred_boxes": 1}
 
 

@@ -299,9 +299,9 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def board(far: Far, driver: Path) -> Iterator[Board]:
+def board(far: Far, board_driver: Path) -> Iterator[Board]:
     """The far side as a board: install a TensorRT there, with its faults. Every job there finds the fake driver."""
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(far.venv)}))
-    board = Board(site, driver)
+    board = Board(site, board_driver)
     yield board
     board.remove()
