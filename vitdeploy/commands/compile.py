@@ -88,8 +88,8 @@ def compile_bundle(
             if manifest.variants:
                 selected = find_variant(manifest, manifest.variant)
                 place_variant(folder, selected)
-                kept = Trial(precision=selected.precision, form=selected.form, kept=True)
-                manifest = replace(manifest, trials=(kept,))
+                trial = Trial(precision=selected.precision, form=selected.form, kept=True)
+                manifest = replace(manifest, trials=(trial,))
                 reason = (
                     "it was named"
                     if cannot is None or variant is not None

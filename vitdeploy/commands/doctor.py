@@ -66,17 +66,17 @@ def doctor() -> Diagnosis:
     """Check which targets can run here, and read the facts about this host."""
     from vitdeploy import targets  # it imports NumPy, which other commands of a device do without
 
-    found = {name: targets.find(TargetSpec(kind=name)) for name in targets.names()}
+    all_targets = {name: targets.find(TargetSpec(kind=name)) for name in targets.names()}
     missing = [name for name in _EXPORT_NEEDS if find_spec(name) is None]
     host = environment.host()
     return Diagnosis(
-        targets={name: target.unavailable() or _AVAILABLE for name, target in found.items()},
+        targets={name: target.unavailable() or _AVAILABLE for name, target in all_targets.items()},
         devices={
             name: {
                 device: targets.find(TargetSpec(kind=name, device=device)).unavailable() or _AVAILABLE
                 for device in target.devices
             }
-            for name, target in found.items()
+            for name, target in all_targets.items()
             if target.devices
         },
         export=Availability(
@@ -88,7 +88,7 @@ def doctor() -> Diagnosis:
         host=host,
         machine=host.machine,
         libraries=environment.library_versions(),
-        known_faults={name: faults for name, target in found.items() if (faults := target.known_faults())},
+        known_faults={name: faults for name, target in all_targets.items() if (faults := target.known_faults())},
     )
 
 

@@ -35,7 +35,7 @@ _MOST_ATTEMPTS = 2
 
 
 class _Record(BaseModel):
-    """What was built: see `Compiled`; `files` are their sha256 by name."""
+    """A finished build: see `Compiled`; `files` are their sha256 by name."""
 
     model_config = ConfigDict(frozen=True)
     runs: str

@@ -124,10 +124,10 @@ def open_images(
     def judge() -> Iterator[JudgingBatch]:
         for number, batch in enumerate(named_batches(dataset, size, limit=JUDGING_IMAGES)):
             if len(batch.images) == size:
-                made = inputs.make(batch.images, batch.further, number * size)
-                further = dict(made) if isinstance(made, Mapping) else {}
+                feeds = inputs.make(batch.images, batch.further, number * size)
+                further = dict(feeds) if isinstance(feeds, Mapping) else {}
                 further.pop(inputs.image, None)
-                yield JudgingBatch(made, batch.labels if labelled else None, batch.images, further)
+                yield JudgingBatch(feeds, batch.labels if labelled else None, batch.images, further)
 
     return Calibration(calibrate, count, count * size, data.calibration, dataset.digest, digests=digest), judge
 

@@ -75,14 +75,14 @@ def _choose(
         raise CompileError(f"none of the variants could be compiled here: {reasons}", fix=_FIX)
     usable = {index: one for index, one in built.items() if not one.trial.why}
     if not usable:
-        index, kept = next(iter(built.items()))
-        doubt = f"no variant is within the limits; {kept.variant.name} was kept: {kept.trial.why}"
+        index, default = next(iter(built.items()))
+        doubt = f"no variant is within the limits; {default.variant.name} was kept: {default.trial.why}"
         trials[index] = replace(trials[index], kept=True)
-        return DeviceChoice(kept, tuple(trials), doubts=(doubt,))
+        return DeviceChoice(default, tuple(trials), doubts=(doubt,))
     if len(usable) == 1:
-        ((index, kept),) = usable.items()
+        ((index, only),) = usable.items()
         trials[index] = replace(trials[index], kept=True)
-        return DeviceChoice(kept, tuple(trials), (f"auto kept {kept.variant.name}: no other variant is possible here",))
+        return DeviceChoice(only, tuple(trials), (f"auto kept {only.variant.name}: no other variant is possible here",))
     return _take_fastest(builder, usable, trials, progress)
 
 

@@ -45,7 +45,7 @@ class SafeForm:
 
     @property
     def has_graph(self) -> bool:
-        """Whether it has a graph of its own."""
+        """True if it has a graph of its own."""
         return bool(self.rewrites)
 
     def rewrite(self, graph: Graph, structure: Structure) -> Rewritten:

@@ -40,7 +40,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Order(BaseModel):
-    """What to build with which compiler, and the folder to write into."""
+    """A model to build, the compiler, and the folder to write into."""
 
     model_config = ConfigDict(frozen=True)
     target: str

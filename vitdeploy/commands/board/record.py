@@ -43,7 +43,7 @@ _LEAST_SECONDS = 5
 _TIME_IS_UP = "the time of --seconds was up"
 
 _FIRST = (("vit", "fp16"), ("vit", "fp32"), ("vit", "int8"), ("rope", "fp32"), ("rope", "fp16"), ("window", "fp16"))
-"""What tells most comes first, in case that the time does not suffice."""
+"""The most telling ones come first, in case that the time does not suffice."""
 
 
 def record(out: Path, seconds: float, progress: Progress, *, force: bool = False) -> Recorded:
@@ -115,8 +115,8 @@ class _Recorder:
                 commands=facts.run_commands(),
                 before=State(numbers=facts.read_numbers(), tegrastats=facts.run_tegrastats()),
             )
-        found = [name for name in targets.names() if self._describe(name)]
-        for target, (model, precision) in product(found, _order()):
+        compilers = [name for name in targets.names() if self._describe(name)]
+        for target, (model, precision) in product(compilers, _order()):
             if self._left() < _LEAST_SECONDS:
                 self.stop(_TIME_IS_UP)
                 self._add(
@@ -183,14 +183,14 @@ class _Recorder:
 
     def _keep_files(self, work: Path, attempt: RecordedBuild) -> None:
         """Take the shortened log and the inspected layers over, without what identifies."""
-        kept = self._folder / attempt.folder
-        kept.mkdir(parents=True)
+        logs = self._folder / attempt.folder
+        logs.mkdir(parents=True)
         built = attempt.status in ("run", "built")
         if lines := _read(work / BUILD_LOG):
             log = shorten(lines.split("\n"), failed=not built)
-            (kept / BUILD_LOG).write_text(self.scrubber.scrub(log), encoding="utf-8", newline="")
+            (logs / BUILD_LOG).write_text(self.scrubber.scrub(log), encoding="utf-8", newline="")
         if description := _read(work / INSPECTED):
-            (kept / INSPECTED).write_text(self.scrubber.scrub(description), encoding="utf-8", newline="")
+            (logs / INSPECTED).write_text(self.scrubber.scrub(description), encoding="utf-8", newline="")
 
 
 def _order() -> Iterator[tuple[str, str]]:
