@@ -94,6 +94,15 @@ def test_every_variant_has_its_own_facts(exported: Bundle) -> None:
     assert (int8.lost, int8.judged_by, int8.images) == (0.0, "labels", 197)
 
 
+def test_every_safe_form_is_compared_by_its_own_graph(exported: Bundle) -> None:
+    variants = {variant.name: variant for variant in exported("tensorrt").artifact.manifest.variants}
+    parities = {name: variant.graph_parity for name, variant in variants.items()}
+    assert all(parity is not None and parity.cosine > 0.999 for name, parity in parities.items() if name != "int8")
+    assert parities["fp16-fp32"] != parities["fp16"], "it rounds only its weights"
+    assert parities["fp16-fp32-scores"] not in (parities["fp16"], parities["fp16-fp32"])
+    assert parities["fp16-level-2"] == parities["fp16"], "the same graph"
+
+
 def test_a_bundle_without_variants_has_the_files_that_it_had(exported: Bundle) -> None:
     alone = exported("tensorrt", "fp16").artifact
     assert [entry.path for entry in alone.manifest.files] == [

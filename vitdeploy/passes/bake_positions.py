@@ -74,10 +74,10 @@ class _Writer:
         swap[tables.partners, channels] = tables.partners != channels
         constants = {"cosines": tables.cosines.astype(dtype), "sines": tables.sines.astype(dtype), "swap": swap}
         cosines, sines, swaps = (self._store(numbers, f"{name}/{label}") for label, numbers in constants.items())
-        kept = tape.op("Mul", [x, cosines], name=f"{name}/cosines_product")
+        straight = tape.op("Mul", [x, cosines], name=f"{name}/cosines_product")
         partners = tape.op("MatMul", [x, swaps], name=f"{name}/swap_product")
         turned = tape.op("Mul", [partners, sines], name=f"{name}/sines_product")
-        result = tape.op("Add", [kept, turned], name=f"{name}/sum")
+        result = tape.op("Add", [straight, turned], name=f"{name}/sum")
         for node in tape.nodes:
             node.outputs[0].type, node.outputs[0].shape = x.type, x.shape
         self._graph.replace([last], tape, rotation.end, result)

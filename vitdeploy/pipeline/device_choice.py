@@ -76,7 +76,7 @@ def _choose(
     usable = {index: one for index, one in built.items() if not one.trial.why}
     if not usable:
         index, default = next(iter(built.items()))
-        doubt = f"no variant is within the limits; {default.variant.name} was kept: {default.trial.why}"
+        doubt = f"no variant is within the limits; {default.variant.name} stays: {default.trial.why}"
         trials[index] = replace(trials[index], kept=True)
         return DeviceChoice(default, tuple(trials), doubts=(doubt,))
     if len(usable) == 1:

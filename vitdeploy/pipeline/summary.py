@@ -97,7 +97,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
 
 
 def _find_next(out: Path, manifest: Manifest) -> str:
-    """Return the command that fits what was made: compile a bundle; else measure what its weights allow."""
+    """Return the next command: compile a bundle; else measure what its weights allow."""
     recipe = manifest.recipe
     folder = shlex.quote(str(out))
     if manifest.stage == "bundle":

@@ -69,7 +69,7 @@ class VariantBuilder:
 
     def __init__(
         self, source: Artifact, manifest: Manifest, target: Target, folder: Path, examples: Sequence[Example],
-        progress: Progress, max_drop_pp: float | None = None, store: BuildStore | None = None,
+        progress: Progress, store: BuildStore | None = None,
     ) -> None:  # fmt: skip
         """Prepare to build.
 
@@ -80,7 +80,6 @@ class VariantBuilder:
             folder: holds the files of the bundle, and becomes the artifact.
             examples: images with the reference's outputs.
             progress: gets the steps.
-            max_drop_pp: the most accuracy that may be lost; None: as the recipe says.
             store: the engines of compiles that were killed; None stores nothing.
 
         Raises:
@@ -88,7 +87,7 @@ class VariantBuilder:
         """
         self.manifest = manifest
         self.target = target
-        self.limit = max_drop_pp or manifest.recipe.precision.max_drop_pp or DEFAULT_MAX_DROP_PP
+        self.limit = manifest.recipe.precision.max_drop_pp or DEFAULT_MAX_DROP_PP
         self._source = source
         self._folder = folder
         self._examples = examples

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitdeploy import precision as precisions
-from vitdeploy.artifact import Trial, Variant
+from vitdeploy.artifact import Parity, Trial, Variant
 from vitdeploy.artifact.layout import GRAPH, SITES, WEIGHTS, variant_graph, variant_sites
 from vitdeploy.artifact.variants import place_variant
 from vitdeploy.frozen import replace
@@ -69,18 +69,19 @@ def write_variants(
             shutil.move(candidate.folder / SITES, folder / variant_sites(candidate.name))
             for file in candidate.folder.glob(f"{GRAPH}*"):
                 file.unlink()
-    checked = []
-    for variant in variants:
+    parities: dict[str, Parity] = {}
+    for variant in (*variants, *forms):
+        if variant.graph:  # that of another variant
+            continue
         types = precisions.kind_of(variant.precision).numbers.types
         with progress.step(f"Compare the variant {variant.name} with the reference"):
-            parity = check_graph(
+            parities[variant.name] = check_graph(
                 folder / variant_graph(variant.name), examples, form,
                 exact=variant.precision == "fp32", has_bfloat16="bf16" in types,
             )  # fmt: skip
-        checked.append(replace(variant, graph_parity=parity))
+    checked = [replace(v, graph_parity=parities[v.files]) for v in (*variants, *forms)]
     place_variant(folder, next(variant for variant in checked if variant.name == selected.name))
-    parities = {variant.name: variant.graph_parity for variant in checked}
-    return (*checked, *(replace(form, graph_parity=parities[form.precision]) for form in forms))
+    return tuple(checked)
 
 
 def has_safe_forms(target: Target) -> bool:

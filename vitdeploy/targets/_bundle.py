@@ -1,4 +1,4 @@
-"""What goes into a compiler and comes out of it."""
+"""The input and the output of a compiler, and results of what it compiled."""
 
 from __future__ import annotations
 
