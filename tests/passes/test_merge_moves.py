@@ -71,6 +71,11 @@ CASES: dict[str, tuple[tuple[int | str, ...], list[Move], list[Move]]] = {
         [(R, (-1, 4, 6)), (U, (1,)), (R, (-1, 4, 2, 3)), (T, (0, 2, 1, 3)), (T, (0, 2, 1, 3)), (R, (-1, 4, 6))],
         [(R, (0, 4, 6))],
     ),
+    "leading axes after the others": (
+        (4, 6, 5),
+        [(T, (0, 2, 1)), (R, (1, 4, 5, 6))],
+        [(R, (1, 4, 6, 5)), (T, (0, 1, 3, 2))],
+    ),
     "on both sides": (
         (4, 6),
         [(R, (2, 2, 2, 3)), (T, (0, 2, 1, 3)), (R, (1, 2, 2, 2, 3)), (R, (4, 6))],
@@ -108,6 +113,7 @@ def test_merges(name: str) -> None:
     ("shape", "before"),
     [
         ((2, 3, 4), [(T, (0, 2, 1)), (R, (2, 12))]),  # as short as it can be
+        ((4, 6, 5), [(T, (0, 2, 1)), (R, (4, 5, 2, 3))]),  # the Reshape splits an axis that the Transpose moves
         (("batch", "tokens", 4), [(R, (0, 0, 2, 2)), (R, (0, 0, 4))]),  # two sizes vary
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +31,12 @@ class MergeMoves(Pass):
     size 1 is a Reshape. Left alone: chains that are as short already, values that something else reads too, Reshapes
     that regroup across factors, such as (3, 2) to (2, 3), and sizes that are not known; one size, such as the batch,
     may vary. A chain that needs more than 8 axes in one Reshape, as Hiera's order of tokens, is merged in parts.
+
+    A Reshape of the leading axes goes before the Transpose of the others: TensorRT-RTX 1.7 does not fuse attention
+    whose queries have the Reshape between the Transpose and the product.
+
+        q (B, d, N) ─ Transpose (0, 2, 1) ─ Reshape (1, B, N, d)
+     ─▶ q (B, d, N) ─ Reshape (1, B, d, N) ─ Transpose (0, 1, 3, 2)
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -43,7 +49,7 @@ class MergeMoves(Pass):
             chain = _find_chain(last)
             while chain:
                 part, plan = _plan_longest(chain)
-                if plan is not None and len(plan) < len(part):
+                if plan is not None and (len(plan) < len(part) or _puts_view_first(part, plan)):
                     _write(graph, part, plan)
                     fired += 1
                 chain = chain[: -len(part)]
@@ -54,6 +60,8 @@ class MergeMoves(Pass):
 
 _Step = tuple[str, Sizes]
 """An operator, and the shape of a Reshape or the permutation of a Transpose."""
+
+_VIEW_FIRST = ["Reshape", "Transpose"]
 
 
 @dataclass(eq=False)
@@ -96,6 +104,21 @@ def _plan_longest(chain: list[ir.Node]) -> tuple[list[ir.Node], list[_Step] | No
         if plan is None or max((len(numbers) for _, numbers in plan), default=0) <= _MOST_AXES:
             return part, plan
     return chain, None  # each operator by itself has more axes: nothing can make it smaller
+
+
+def _puts_view_first(chain: list[ir.Node], plan: list[_Step]) -> bool:
+    """Return True if `plan` changes the leading axes before it moves the others, and `chain` does so after it."""
+    if [node.op_type == "Transpose" for node in chain] != [True, False] or [step[0] for step in plan] != _VIEW_FIRST:
+        return False
+    after = tuple(axis or 0 for axis in plan[1][1])
+    before = chain[0].attributes.get_ints("perm", tuple(reversed(range(len(after)))))
+    return _moved_axes(before) == _moved_axes(after)
+
+
+def _moved_axes(perm: Sequence[int]) -> tuple[int, ...]:
+    """Return the permutation without the leading axes that stay: (0, 1, 3, 2) gives (1, 0)."""
+    first = next((number for number, axis in enumerate(perm) if axis != number), len(perm))
+    return tuple(axis - first for axis in perm[first:])
 
 
 def _make_plan(chain: list[ir.Node]) -> list[_Step] | None:

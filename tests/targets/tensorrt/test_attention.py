@@ -11,10 +11,11 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.structure import AttentionSite
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.lower_primitives import LowerPrimitives
+from vitdeploy.passes.merge_moves import MergeMoves
 from vitdeploy.recipe import Batch
 from vitdeploy.targets._tensorrt.attention import FUSED, broken_rule
 from vitdeploy.targets._tensorrt.build import BuildOptions, build_engine
-from vitdeploy.targets._tensorrt.plan import match_attention, parse_plan
+from vitdeploy.targets._tensorrt.plan import find_float32, match_attention, parse_plan
 
 ONE = Batch()
 CORE = "site/Attention"
@@ -100,3 +101,36 @@ def test_tensorrt_rtx_fuses_no_other(q: tuple[int, ...], keys: int, e: int, tmp_
     graph = attention(q, keys, e)
     apply(FitAttention(kernel=FUSED), graph)
     assert not _fuses(graph, tmp_path)
+
+
+def windows() -> Graph:
+    """Four windows with channels first, as EfficientViT (MSRA) has them: the view of the queries comes last."""
+    graph = parsed(
+        '<ir_version: 11, opset_import: ["" : 23]> vit (float16[4,16,49] x, float16[1,4,49,16] k, float16[1,4,49,16] v)'
+        " => (float16[1,4,49,16] y) <int64[4] heads = {1, 4, 49, 16}> {"
+        " t = Transpose<perm = [0, 2, 1]>(x) q = Reshape(t, heads) y = Attention<scale = 1.0>(q, k, v) }"
+    )
+    next(node for node in graph.nodes if node.op_type == "Attention").name = CORE
+    return graph
+
+
+def test_tensorrt_rtx_fuses_windows_only_with_the_view_before_the_transpose(tmp_path: Path) -> None:
+    assert not _fuses(windows(), tmp_path), "it fuses as it is: the order of the two no longer matters"
+    merged = windows()
+    assert apply(MergeMoves(), merged).fired == 1
+    assert _fuses(merged, tmp_path)
+
+
+def test_attention_in_float32_is_not_blamed_on_its_head_sizes(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    graph = parsed(
+        '<ir_version: 11, opset_import: ["" : 23]> vit (float[1,4,48,16] q, float[1,4,48,16] k, float[1,4,48,32] v) '
+        "=> (float[1,4,48,32] y) { y = Attention<scale = 1.0>(q, k, v) }"
+    )
+    next(graph.nodes).name = CORE
+    apply(LowerPrimitives(), graph)
+    graph.opset = 20
+    graph.save(tmp_path / "model.onnx")
+    engine = build_engine(trt, tmp_path / "model.onnx", BuildOptions(compute_capabilities=("sm86",)))
+    nodes = [f"{CORE}/{part}" for part in ("qk", "softmax", "pv")]
+    assert find_float32(parse_plan(engine.layer_plan.split("\n")), {"site": nodes, "none": ["absent"]}) == {"site"}

@@ -21,6 +21,10 @@ k, v and the probabilities and a quantized reader, with a bias or without, and s
 fuse with only some of these pairs, with head sizes of 24, 48, 80, 128 or 256, with 513 tokens, or with a reader in
 float. FP8 (sm89) fuses everywhere, but takes three kernels per site more than FP16 attention."""
 
+FLOAT32_RULE = "runs in FP32, which TensorRT does not fuse"
+"""TensorRT developer guide, "Multi-Head Attention Fusion": FP16, BF16, INT8 and FP8 have kernels, FP32 has none. The
+passes leave such attention as it is, so its head sizes are no reason."""
+
 _SMALLEST_FUSED = 9
 """The smallest head size that fuses without padding."""
 

@@ -11,13 +11,13 @@ from vitdeploy.evidence import Audit, EvidenceLevel
 from vitdeploy.targets import Bundle, Compiled
 from vitdeploy.targets._audit import make_audit
 from vitdeploy.targets._tensorrt.api import Api
-from vitdeploy.targets._tensorrt.attention import broken_rule
+from vitdeploy.targets._tensorrt.attention import FLOAT32_RULE, broken_rule
 from vitdeploy.targets._tensorrt.build import BuildOptions, BuiltEngine, ShapeProfile, build_engine
 from vitdeploy.targets._tensorrt.gpu import Gpu
 from vitdeploy.targets._tensorrt.kernels import count_kernels
 from vitdeploy.targets._tensorrt.layers import INSPECTED, LAYERS, read_layers
 from vitdeploy.targets._tensorrt.log import PHASE
-from vitdeploy.targets._tensorrt.plan import match_attention, match_linears, match_norms
+from vitdeploy.targets._tensorrt.plan import find_float32, match_attention, match_linears, match_norms
 from vitdeploy.targets._tensorrt.record import EngineRecord, load_record
 from vitdeploy.targets._tensorrt.session import inspect_engine
 from vitdeploy.targets._tensorrt.timing_cache import locate_cache, save_timings
@@ -86,7 +86,11 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: Evi
         for site in structure.attention
     }
     attention = match_attention(layers, cores)
-    rules = {site.name: site.refused or broken_rule(site, bundle.batch) for site in structure.attention}
+    float32 = find_float32(layers, cores)
+    rules = {
+        site.name: site.refused or (FLOAT32_RULE if site.name in float32 else broken_rule(site, bundle.batch))
+        for site in structure.attention
+    }
     reasons = {site: f"{rules[site]}; {how}" if rules[site] else how for site, how in attention.unfused.items()}
     norms = match_norms(layers, {norm.name: norm.nodes for norm in structure.norms})
     types = match_linears(layers, {product.name: product.nodes for product in structure.weighted})

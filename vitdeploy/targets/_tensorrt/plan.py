@@ -184,6 +184,17 @@ def match_attention(layers: Sequence[PlanLayer], sites: Mapping[str, Sequence[st
     return Fusion(kernels, unfused)
 
 
+def find_float32(layers: Sequence[PlanLayer], sites: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the attention sites (name -> ONNX nodes) whose kernels read FP32 alone."""
+    layers_of = _index_layers(layers)
+    return frozenset(
+        site
+        for site, nodes in sites.items()
+        if {_parse_type(t.dtype) for node in nodes for layer in layers_of.get(node, ()) for t in layer.inputs}
+        == {"fp32"}
+    )
+
+
 def match_norms(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]]) -> Fusion:
     """Find the LayerNorms (name -> ONNX nodes) that exactly one kernel computes."""
     layers_of = _index_layers(layers)
@@ -222,10 +233,7 @@ def _explain_unfused_attention(nodes: Sequence[str], layers_of: Mapping[str, Seq
     layers = [layer for node in nodes for layer in layers_of.get(node, ())]
     if len({layer.name for layer in layers}) == 1 and not is_fused_attention(layers[0]):
         return f"runs as 1 kernel, {layers[0].name}, which is not a known attention kernel"
-    types = {_parse_type(tensor.dtype) for layer in layers for tensor in layer.inputs}
-    # TensorRT developer guide, "Multi-Head Attention Fusion": FP16, BF16, INT8 and FP8 have kernels, FP32 has none.
-    because = " (in FP32, which TensorRT does not fuse)" if types == {"fp32"} else ""
-    return _list_kernels(nodes, layers_of) + because
+    return _list_kernels(nodes, layers_of)
 
 
 def _main_kernel(layers: Sequence[PlanLayer]) -> str:
