@@ -70,7 +70,12 @@ def find_steepest(places: Sequence[Place], floor: float) -> int | None:
 
 def measure_deviations(places: Sequence[Place], floor: float) -> list[float | None]:
     """Return the error of each place as a multiple of what a sound engine may have there."""
-    return [None if place.error is None else place.error / (MARGIN * place.expected + floor**2) for place in places]
+    return [None if place.error is None else place.error / largest_error(place, floor) for place in places]
+
+
+def largest_error(place: Place, floor: float) -> float:
+    """Return the energy of the difference that a sound engine has at most, as a share of the signal's."""
+    return MARGIN * place.expected + floor**2
 
 
 _LEAST = 1e-3

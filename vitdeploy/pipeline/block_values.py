@@ -69,6 +69,7 @@ class BlockValues:
         moved: by precision and tensor, how far noise as small as float16's rounding in the image moves the values of a
             graph with integers: energy of the difference / energy of the values. Codes flip.
         limit: the most numbers of one tensor in a sample.
+        outputs: the outputs of the model, without those whose rows are selected by score: they are compared as sets.
     """
 
     parts: tuple[StoredPart, ...]
@@ -78,6 +79,7 @@ class BlockValues:
     chosen: Mapping[str, Array] = field(default_factory=dict)
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     limit: int = MOST_VALUES
+    outputs: tuple[StoredSpot, ...] = ()
 
 
 def sample(values: Array, limit: int) -> Array:
@@ -134,8 +136,9 @@ def save_block_values(path: Path, values: BlockValues) -> int:
     path.parent.mkdir(exist_ok=True)
     parts = _PARTS.dump_json(values.parts)
     arrays: dict[str, Array] = {"parts": np.frombuffer(parts, np.uint8), "limit": np.array(values.limit)}
+    arrays["outputs"] = np.frombuffer(_OUTPUTS.dump_json(values.outputs), np.uint8)
     arrays["indices"] = np.array(values.indices)
-    numbers = {spot.tensor: n for n, spot in enumerate(_list_spots(values.parts))}
+    numbers = {spot.tensor: n for n, spot in enumerate(_list_spots(values.parts, values.outputs))}
     arrays |= {f"float32.{numbers[name]}": array for name, array in values.float32.items()}
     for precision, tensors in values.emulated.items():
         arrays |= {f"{precision}.{numbers[name]}": array for name, array in tensors.items()}
@@ -157,8 +160,9 @@ def load_block_values(path: Path) -> BlockValues | None:
     arrays = read_npz(path, _FIX)
     try:
         parts = _PARTS.validate_json(arrays["parts"].tobytes())
+        outputs = _OUTPUTS.validate_json(arrays["outputs"].tobytes()) if "outputs" in arrays else ()
         limit = int(arrays["limit"])
-        spots = _list_spots(parts)
+        spots = _list_spots(parts, outputs)
         samples: dict[str, dict[str, Array]] = {}
         for key, array in arrays.items():
             precision, _, number = key.rpartition(".")
@@ -175,11 +179,12 @@ def load_block_values(path: Path) -> BlockValues | None:
         raise DataError(f"{path} names no place in the model", fix=_FIX)
     chosen = {key.removeprefix("chosen."): array for key, array in arrays.items() if key.startswith("chosen.")}
     float32 = samples.pop("float32", {})
-    return BlockValues(parts, float32, samples, str(arrays.get("indices", "")), chosen, moved, limit)
+    return BlockValues(parts, float32, samples, str(arrays.get("indices", "")), chosen, moved, limit, outputs)
 
 
-def _list_spots(parts: tuple[StoredPart, ...]) -> list[StoredSpot]:
-    return [spot for part in parts for spot in part.spots]
+def _list_spots(parts: tuple[StoredPart, ...], outputs: tuple[StoredSpot, ...]) -> list[StoredSpot]:
+    return [*(spot for part in parts for spot in part.spots), *outputs]
 
 
 _PARTS = TypeAdapter(tuple[StoredPart, ...])
+_OUTPUTS = TypeAdapter(tuple[StoredSpot, ...])

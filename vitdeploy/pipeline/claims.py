@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitdeploy import environment
 from vitdeploy.artifact import OutputParity, Parity
@@ -19,8 +19,12 @@ from vitdeploy.graph.parity import (
     lowered_limit,
 )
 from vitdeploy.graph.unproven import find_unproven
+from vitdeploy.pipeline.against_graph import explain_other_codes
+from vitdeploy.pipeline.block_values import BlockValues
 from vitdeploy.session import Session
 from vitdeploy.targets import Bundle, Compiled, Target
+
+_DIFFERS = "the engine computes other numbers than the graph that it was made from"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Claim:
     doubts: tuple[str, ...] = ()
     differs: str = ""
 
+    def distrust(self, differs: str) -> Claim:
+        """Return the claim with the reason why the numbers are others."""
+        return replace(self, doubts=(differs, *self.doubts), differs=differs)
+
 
 def check_compiled(
     bundle: Bundle,
@@ -43,6 +51,7 @@ def check_compiled(
     emulated: Parity | None,
     *,
     quantized: bool = False,
+    values: BlockValues | None = None,
 ) -> Claim:
     """Open a compiled model as in use, run it on the examples, and compare each output with the reference's.
 
@@ -53,12 +62,13 @@ def check_compiled(
         examples: images with the reference's outputs.
         emulated: the comparison of the graph itself, computed by ONNX Runtime; None if there is none.
         quantized: the model came quantized, so that engines round its INT8 in their own ways.
+        values: those that the bundle brings; an INT8 engine is compared with its graph's, too.
 
     Raises:
         CompileError: the outputs are not finite or do not match, or a float32 engine computes other numbers.
     """
     with target.open(compiled, bundle.numbers, environment.available_cores()) as session:
-        return check_session(session, bundle, target, examples, emulated, quantized=quantized)
+        return check_session(session, bundle, target, examples, emulated, quantized=quantized, values=values)
 
 
 def check_session(
@@ -69,6 +79,7 @@ def check_session(
     emulated: Parity | None,
     *,
     quantized: bool = False,
+    values: BlockValues | None = None,
 ) -> Claim:
     """Compare an open session of a compiled model with the reference; see `check_compiled`."""
     parity = compare_session(session, examples, bundle.input_name)
@@ -77,7 +88,12 @@ def check_session(
         raise CompileError(
             f"the {bundle.numbers.precision} engine of {name} is wrong: {parity.problem}", fix=_fix(bundle.numbers)
         )
-    return judge(parity, bundle.numbers, target, emulated, quantized=quantized)
+    claim = judge(parity, bundle.numbers, target, emulated, quantized=quantized)
+    if claim.differs or values is None or bundle.numbers.precision not in values.moved:
+        return claim
+    outputs, images = session.run(examples[0].feed(bundle.input_name)), len(examples[0].image)
+    reason = explain_other_codes(bundle, values, outputs, images, on_gpu=target.runs_on == "cuda")
+    return claim.distrust(f"{_DIFFERS}: {reason}") if reason else claim
 
 
 def judge(
@@ -95,8 +111,7 @@ def judge(
         return Claim(parity, unproven)
     if _is_float32(numbers) and not quantized:
         raise CompileError(f"{name} computes other numbers than the model: {reason}", fix=_fix(numbers))
-    differs = f"the engine computes other numbers than the graph that it was made from: {reason}"
-    return Claim(parity, (differs, *unproven), differs)
+    return Claim(parity, unproven).distrust(f"{_DIFFERS}: {reason}")
 
 
 def _limits(

@@ -8,11 +8,14 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact, Manifest, Parity, TargetRecord, Variant
+from vitdeploy.artifact.layout import BLOCKS
+from vitdeploy.artifact.variants import find_variant
 from vitdeploy.errors import TargetUnavailable
 from vitdeploy.evidence import Audit
 from vitdeploy.frozen import replace
 from vitdeploy.graph.parity import Example
 from vitdeploy.pipeline.attempts import Chosen
+from vitdeploy.pipeline.block_values import load_block_values
 from vitdeploy.pipeline.claims import Claim, check_compiled
 from vitdeploy.pipeline.compile_apart import compile_apart
 from vitdeploy.pipeline.prepare import Facts
@@ -177,10 +180,12 @@ def _check(
     cannot = target.cannot_run()
     if cannot is not None:
         return None, [f"it was not run, so its numbers are unknown: {cannot.why}"]
+    is_form = bool(manifest.variant and find_variant(manifest, manifest.variant).form)  # it computes in another way
+    values = None if is_form else load_block_values(bundle.graph.parent / BLOCKS)
     with progress.step("Run it, and compare it with the reference"):
         claim = check_compiled(
             bundle, compiled, target, examples, manifest.graph_parity,
-            quantized=manifest.model.precision == "quantized",
+            quantized=manifest.model.precision == "quantized", values=values,
         )  # fmt: skip
     return claim, describe_claim(claim, target)
 

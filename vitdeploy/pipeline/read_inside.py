@@ -39,7 +39,7 @@ class Reader:
     ) -> None:
         self._target, self._bundle, self._compiled = target, bundle, compiled
         self._values, self._example, self._work = values, example, work
-        self.floor = FLOORS[_name_floor(bundle.numbers, on_gpu=target.runs_on == "cuda")]
+        self.floor = find_floor(bundle.numbers, on_gpu=target.runs_on == "cuda")
 
     def read(self, spots: Sequence[StoredSpot]) -> Readings:
         """Build the engine with these places as outputs, and run it.
@@ -141,6 +141,11 @@ class Readings:
 
 def _is_changed(spot: StoredSpot, expected_db: float) -> bool:
     return spot.kind in _MIGRATED and expected_db < LIMIT_DB
+
+
+def find_floor(numbers: Numbers, *, on_gpu: bool) -> float:
+    """Return the relative error that proves nothing: see `FLOORS`."""
+    return FLOORS[_name_floor(numbers, on_gpu=on_gpu)]
 
 
 def _name_floor(numbers: Numbers, *, on_gpu: bool) -> str:

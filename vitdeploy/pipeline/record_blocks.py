@@ -68,10 +68,11 @@ def record_blocks(
     if examples.inputs:
         return ""  # a part of a model that takes no image
     parts, indices = _find_parts(graph, structure)
-    tensors = [spot.tensor for part in parts for spot in part.spots]
-    limit = min(MOST_VALUES, MOST_BYTES // (4 * max(1, len(tensors)) * (1 + len(candidates))))
+    outputs = _find_outputs(graph)
+    spots = [*(spot for part in parts for spot in part.spots), *outputs]
+    limit = min(MOST_VALUES, MOST_BYTES // (4 * max(1, len(spots)) * (1 + len(candidates))))
     example = examples.pairs(form)[0]
-    recorder = _Recorder(parts, indices, example, examples.input_name, limit, work)
+    recorder = _Recorder(spots, indices, example, examples.input_name, limit, work)
     try:
         float32, selected = recorder.run(graph)
         chosen = {} if selected is None else {"": selected}
@@ -85,7 +86,8 @@ def record_blocks(
             chosen |= {} if selected is None else {precision: selected}
     except VitdeployError as error:
         return f"an error of the device cannot be located later: the values inside the model are not known ({error})"
-    size = save_block_values(path, BlockValues(tuple(parts), float32, emulated, indices, chosen, moved, limit))
+    values = BlockValues(tuple(parts), float32, emulated, indices, chosen, moved, limit, outputs)
+    size = save_block_values(path, values)
     return f"stored {size / 1e6:.1f} MB of values inside the model, by which the device finds the place of an error"
 
 
@@ -117,13 +119,22 @@ def _find_parts(graph: Graph, structure: Structure) -> tuple[list[StoredPart], s
     return parts, indices
 
 
+def _find_outputs(graph: Graph) -> tuple[StoredSpot, ...]:
+    """Return the outputs that can be compared number by number: their rows are not selected by score."""
+    from vitdeploy.graph.selection import find_selected
+
+    selected = find_selected(graph)
+    names = [value.name or "" for value in graph.model.graph.outputs]
+    return tuple(StoredSpot(tensor=name, layer=name, kind="output") for name in names if name not in selected)
+
+
 class _Recorder:
     """Run graphs on one example in ONNX Runtime, with the places inside as outputs."""
 
     def __init__(
-        self, parts: list[StoredPart], indices: str, example: Example, input_name: str, limit: int, work: Path
+        self, spots: list[StoredSpot], indices: str, example: Example, input_name: str, limit: int, work: Path
     ) -> None:
-        self._spots = [spot for part in parts for spot in part.spots]
+        self._spots = spots
         self._indices = indices
         self._example = example
         self._input = input_name

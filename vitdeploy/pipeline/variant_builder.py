@@ -83,7 +83,7 @@ class VariantBuilder:
             store: the engines of compiles that were killed; None stores nothing.
 
         Raises:
-            DataError: the judge data cannot be used.
+            DataError: the judge data, or the values inside the model, cannot be used.
         """
         self.manifest = manifest
         self.target = target
@@ -95,6 +95,7 @@ class VariantBuilder:
         self._store = store
         self._task = tasks.find(manifest.recipe.task)
         self._judge = self._load_judge()
+        self._values = load_block_values(source.file(BLOCKS))
 
     def build(self, variant: Variant) -> BuiltVariant | Trial:
         """Build, run and judge a variant. Return the trial alone if that is not possible.
@@ -130,12 +131,11 @@ class VariantBuilder:
         Raises:
             VitdeployError: the engine with block ends as outputs does not build or run.
         """
-        values = load_block_values(self._source.file(BLOCKS))
-        if values is None:
+        if self._values is None:
             return None
         work = self._folder / WORK / "locate"
         work.mkdir(exist_ok=True)
-        return locate(self.target, off.bundle, off.compiled, values, self._examples[0], work, self._progress)
+        return locate(self.target, off.bundle, off.compiled, self._values, self._examples[0], work, self._progress)
 
     def finish(self) -> None:
         """Forget the stored engines: the compile ends."""
@@ -161,6 +161,7 @@ class VariantBuilder:
                 claim = check_session(
                     session, bundle, self.target, self._examples, manifest.graph_parity,
                     quantized=manifest.model.precision == "quantized",
+                    values=None if variant.form else self._values,
                 )  # fmt: skip
             except CompileError as error:  # not finite
                 return BuiltVariant(variant, manifest, bundle, compiled, None, replace_fact(trial, why=error.message))
