@@ -4,6 +4,7 @@ import pytest
 from rich.console import RenderableType
 
 from tests.evidence import audit, bench, evaluation
+from vitdeploy.artifact import Trial
 from vitdeploy.cli.guard import guarded_console
 from vitdeploy.evidence import (
     Availability,
@@ -167,3 +168,11 @@ def test_long_names_of_layers_break_between_words() -> None:
     text = shown(tables.sensitivity(found))
     assert "vit.encoder.layer.11. " in text
     assert "attention.attention.query " in text
+
+
+def test_a_trial_is_called_as_its_variant() -> None:
+    tried = (Trial(precision="fp16", why="wrong"), Trial(precision="fp16", form="separate-qkv", kept=True))
+    assert [trial.name for trial in tried] == ["fp16", "fp16-separate-qkv"]
+    text = shown(tables.trials(tried))
+    assert "fp16-separate-qkv" in text
+    assert "wrong" in text

@@ -192,6 +192,11 @@ class Trial(Fact):
     kept: bool = False
     why: str = ""
 
+    @property
+    def name(self) -> str:
+        """The precision with the safe form, as a variant is named."""
+        return f"{self.precision}-{self.form}" if self.form else self.precision
+
 
 class Tensor(Fact):
     """An input or output, for programs in any language: row-major, without padding.

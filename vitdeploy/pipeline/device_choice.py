@@ -71,7 +71,7 @@ def _choose(
 ) -> DeviceChoice:
     """Choose among the variants that were built, by the index of their trial."""
     if not built:
-        reasons = "; ".join(f"{trial.precision} {trial.form}".strip() + f": {trial.why}" for trial in trials)
+        reasons = "; ".join(f"{trial.name}: {trial.why}" for trial in trials)
         raise CompileError(f"none of the variants could be compiled here: {reasons}", fix=_FIX)
     usable = {index: one for index, one in built.items() if not one.trial.why}
     if not usable:
