@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +17,8 @@ import pytest
 from filelock import FileLock
 
 from tests.fakes.fixtures import board_driver, device, driver, gpu_machine, no_gpu, small_bundle
+from tests.remote.far import make_wheel
+from tests.short import shorten
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,26 +63,13 @@ def _one_registry() -> None:
         registration.ONNXRegistry.from_torchlib = staticmethod(cache(registration.ONNXRegistry.from_torchlib))
 
 
-SHORT = {
-    "vitdeploy.commands.bench.host_peak": {"_SECONDS": 0.0, "_MIN_RUNS": 2},
-    "vitdeploy.measure.latency": {"_MIN_WARM_UP_S": 0.05},
-    "vitdeploy.measure.stopwatch": {"MIN_TURN_S": 0.005, "RUN_IN_S": 0.0},
-    "vitdeploy.pipeline.choose": {"GLANCE_SECONDS": 0.1},
-    "vitdeploy.pipeline.repair": {"GLANCE_SECONDS": 0.1},
-    "vitdeploy.pipeline.fastest": {"SECONDS": 0.1, "LONGER_SECONDS": 0.1},
-}
-
-
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time models for a moment: what the figures are worth is tested in tests/measure, with the usual times.
 
     Programs that tests start measure as long as ever.
     """
-    for name, constants in SHORT.items():
-        if name in sys.modules:
-            for constant, value in constants.items():
-                monkeypatch.setattr(sys.modules[name], constant, value)
+    shorten(monkeypatch.setattr, sys.modules)
 
 
 def pytest_collection_finish() -> None:
@@ -108,12 +96,10 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, built once a run."""
     folder = shared_folder(tmp_path_factory) / "wheel"
-    root = Path(__file__).parents[1]
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             building = folder.with_name("wheel-in-work")
-            pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", building, root]
-            subprocess.run(pip, check=True)
+            make_wheel(building)
             building.rename(folder)
     return next(folder.glob("*.whl"))
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from tests.docs_blocks import ROOT, SHELL, Block, read_blocks, steps
 from tests.docs_substitutions import GIVEN, NOT_RUN, REPLACED, RUN
-from tests.remote.conftest import Far, far, far_venv, keys, near
+from tests.remote.conftest import far, far_venv, keys, near
+from tests.remote.far import Far
 
 __all__ = ["far", "far_venv", "keys", "near"]
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from tests.fakes.miscompile import Fault
+from tests.short import shorten
 
 _ROOT = Path(__file__).parents[2]
 _START = "fake_driver.pth"
@@ -43,49 +45,61 @@ class Board:
         self._site, self._package = site, site / "tensorrt"
         self._driver = driver
 
-    def install(self, release: str = "10.3", planted: Sequence[Fault] = (), faults: Iterable[str] = ()) -> None:
-        """Install a version with these faults, in place of an earlier one."""
+    def install(
+        self, release: str = "10.3", planted: Sequence[Fault] = (), faults: Iterable[str] = (), seed: int = 0
+    ) -> None:
+        """Install a version with these faults, in place of an earlier one, whose records go too."""
         self.remove()
         self._package.mkdir()
         sources = [str(_ROOT), str(distribution("onnx").locate_file(""))]
         text = _PACKAGE.format(found=sources, folder=str(self._package), driver=str(self._driver))
         (self._package / "__init__.py").write_text(text)
         facts = {"release": release, "planted": [each.as_facts() for each in planted], "faults": sorted(faults)}
+        facts |= {"seed": seed}
         (self._package / "board.json").write_text(json.dumps(facts))
         (self._site / _START).write_text(f"import ctypes; ctypes.CDLL({str(self._driver)!r})\n")
 
     def struck(self) -> list[list[str]]:
-        """The nodes that each build there has computed wrongly."""
-        path = self._package / "struck.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """The nodes that each finished build there computes wrongly."""
+        return self._read("struck")
+
+    def begun(self) -> list[str]:
+        """A digest of what each build there was asked for, also those that were killed."""
+        return self._read("begun")
 
     def remove(self) -> None:
         """Take it out again."""
         shutil.rmtree(self._package, ignore_errors=True)
         (self._site / _START).unlink(missing_ok=True)
 
+    def _read(self, name: str) -> list[Any]:
+        path = self._package / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-class _Struck(list[list[str]]):
+
+class _Logged(list[Any]):
     """A list that is on disk too, for the other side."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
-    def append(self, nodes: list[str]) -> None:
-        super().append(nodes)
+    def append(self, entry: Any) -> None:
+        super().append(entry)
         with self._path.open("a") as file:
-            file.write(json.dumps(nodes) + "\n")
+            file.write(json.dumps(entry) + "\n")
             os.fsync(file.fileno())
 
 
 def open_board(folder: str, cuda: Any) -> Any:
-    """The module `tensorrt` of a board, as `Board.install` set it up."""
+    """The module `tensorrt` of a board, as `Board.install` set it up. Whoever imports it measures for a moment."""
     from tests.fakes import miscompile, tensorrt
 
     facts = json.loads((Path(folder) / "board.json").read_text())
     trt = tensorrt.module(facts["release"], cuda)
     trt.planted = [miscompile.fault(**each) for each in facts["planted"]]
     trt.faults = set(facts["faults"])
-    trt.struck = _Struck(Path(folder) / "struck.jsonl")
+    trt.seed = facts["seed"]
+    trt.struck, trt.begun = (_Logged(Path(folder) / f"{name}.jsonl") for name in ("struck", "begun"))
+    shorten(setattr, sys.modules)
     return trt

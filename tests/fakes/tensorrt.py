@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
@@ -34,7 +35,7 @@ def module(version: str, cuda: ctypes.CDLL | None = None, surface: Mapping[str, 
     """`tensorrt` of that version; without `cuda` there is no GPU. `surface` replaces the members that it has.
 
     faults: makes builds fail: "memory", "strong typing", "silent".
-    built: what every build was asked for.
+    built: what every build was asked for; begun: a digest of the graph, the outputs and the level of each.
     planted: the faults of its compiler, see `miscompile`; struck: the nodes that each build computes wrongly.
     unmarkable: values that the parser does not keep.
     seed: changes the order in which healthy engines add up.
@@ -45,7 +46,7 @@ def module(version: str, cuda: ctypes.CDLL | None = None, surface: Mapping[str, 
     trt.__version__ = VERSIONS[version]
     trt.release, trt.cuda, trt.faults, trt.built = version, cuda, set(), []
     trt.recording, trt.plan_form = None, version
-    trt.planted, trt.struck, trt.unmarkable, trt.seed = [], [], set(), 0
+    trt.planted, trt.begun, trt.struck, trt.unmarkable, trt.seed = [], [], [], set(), 0
     for name, members in (surface or SURFACE[version]).items():
         if isinstance(members, dict):
             setattr(trt, name, enum.Enum(name, members, type=Number))
@@ -289,6 +290,8 @@ def _build(trt: Any, logger: Any, network: Any, config: Any) -> Any:
         "level": config.builder_optimization_level, "hardware": config.hardware_compatibility_level.name,
         "timed": config._cache._known["timed"] if config._cache else None,
     })  # fmt: skip
+    asked = json.dumps([network._marked, config.builder_optimization_level]).encode()
+    trt.begun.append(hashlib.sha256(network._model.SerializeToString() + asked).hexdigest())
     if trt.recording is not None and trt.recording.knows(network._model):
         return trt.recording.build(trt, logger, network, config)
     for severity, text in _faults(trt, config, strong):

@@ -1,11 +1,13 @@
 """Wrong numbers of TensorRT: planted faults × models × versions, and healthy compiles, with the fake TensorRT.
 
     python -m tests.fakes.wrong_numbers [--healthy 100] [--precisions fp16 …] [--releases 10.3 …] [--bundles FOLDER]
+    python -m tests.fakes.wrong_numbers --host [--healthy 12] [--releases 10.3 …] [--bundles FOLDER]
 
 TensorRT itself is not here. The fake computes what an engine computes, with its roundings, and miscompiles on purpose
 (tests/fakes/miscompile.py). Each fault is planted in one block in the middle of a model. It is found if `compile`
 refuses the engine or doubts it; it is located if the block is named right. A healthy compile that is refused or doubted
-is a false alarm, and so is a healthy engine of which `debug` names a block.
+is a false alarm, and so is a healthy engine of which `debug` names a block. With `--host` bundles with safe forms are
+compiled over SSH instead (tests/remote/wrong_numbers.py).
 """
 
 from __future__ import annotations
@@ -184,15 +186,28 @@ def run_healthy(bench: Bench, count: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Run both, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--healthy", type=int, default=100)
+    parser.add_argument("--host", action="store_true", help="compile on a board behind an sshd")
+    parser.add_argument("--healthy", type=int, help="healthy compiles; default: 100, and 12 with --host")
     parser.add_argument("--precisions", nargs="*", default=PRECISIONS, help="of the faults")
     parser.add_argument("--releases", nargs="*", default=RELEASES, help="of the faults")
     parser.add_argument("--bundles", type=Path, help="reuse bundles of an earlier run")
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
+    if given.host:
+        from tests.remote.wrong_numbers import run_all
+
+        result = run_all(given.bundles, given.releases, 12 if given.healthy is None else given.healthy, _print)
+    else:
+        result = _run_here(given)
+    if given.out is not None:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _run_here(given: argparse.Namespace) -> dict[str, Any]:
+    count = 100 if given.healthy is None else given.healthy
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), given.bundles or Path(folder))
-        healthy = [*map(_print, run_healthy(bench, given.healthy))]
+        healthy = [*map(_print, run_healthy(bench, count))]
         rows = [*map(_print, run_faults(bench, given.precisions, given.releases))]
     for precision in PRECISIONS:
         for title, mild in (("", False), ("mild ", True)):
@@ -201,8 +216,7 @@ def main() -> None:
             print(f"{precision}: of {len(of)} {title}faults {noticed} noticed, {located} located in their block")
     alarms, named = sum(row["alarm"] for row in healthy), sum(row["named"] is not None for row in healthy)
     print(f"healthy: {alarms} false alarms and {named} blocks named in {len(healthy)} compiles")
-    if given.out is not None:
-        given.out.write_text(json.dumps({"faults": rows, "healthy": healthy}, indent=1) + "\n")
+    return {"faults": rows, "healthy": healthy}
 
 
 def _print(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.cli.conftest import run
 from tests.cli.test_contract import answer
 from tests.fakes.board import Board
 from tests.fakes.miscompile import Fault
-from tests.remote.conftest import HEAVY, Far
+from tests.remote.far import HEAVY, Far
 from vitdeploy import artifact as artifacts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]

@@ -16,8 +16,9 @@ import pytest
 
 from tests.cli.conftest import listing, run, start
 from tests.cli.test_contract import answer
-from tests.remote.conftest import Far, on, process_of, script, sshd, wait_until, when, working
+from tests.remote.conftest import on, process_of, script, wait_until, when, working
 from tests.remote.cutter import Wire
+from tests.remote.far import Far, sshd
 from vitdeploy import artifact as artifacts
 from vitdeploy.remote.near import ssh
 

@@ -180,6 +180,7 @@ class Trial(Fact):
         speedup: over the target's own float graph, timed in turns on this machine.
         kept: True if it became the artifact.
         why: the reason why it did not.
+        located: the place at which its engine computes other numbers than its graph, in a sentence; empty if not known.
     """
 
     precision: str
@@ -191,6 +192,12 @@ class Trial(Fact):
     speedup: Interval | None = None
     kept: bool = False
     why: str = ""
+    located: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its variant, such as `fp16-separate-qkv`."""
+        return f"{self.precision}-{self.form}" if self.form else self.precision
 
     @property
     def name(self) -> str:

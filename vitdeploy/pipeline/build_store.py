@@ -1,7 +1,8 @@
 """Engines of a compile that was killed, so that the next one continues with the variants that are not built yet.
 
-    builds/KEY/          the files of one engine, and record.json
-    builds/KEY.attempts  the number of builds that began and did not end: this process, or ones that were killed
+    builds/KEY/              the files of one engine, and record.json
+    builds/KEY.attempts      the number of builds that began and did not end: this process, or ones that were killed
+    builds/KEY.located.json  the place at which this engine is off, which took two further builds to find
 
 The key of an engine is a digest of everything that decides it. A store that cannot be written only costs time.
 """
@@ -21,14 +22,15 @@ from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitdeploy import environment
-from vitdeploy.artifact import Artifact, atomic_folder, file_digest
+from vitdeploy.artifact import Artifact, atomic_file, atomic_folder, file_digest
 from vitdeploy.artifact.layout import WEIGHTS, variant_graph, variant_sites
 from vitdeploy.errors import ArtifactError
-from vitdeploy.evidence import Audit
+from vitdeploy.evidence import Audit, Located
 from vitdeploy.targets import Compiled, Target
 from vitdeploy.version import __version__
 
 _RECORD = "record.json"
+_LOCATED = ".located.json"
 _KEPT_DAYS = 7
 _MOST_ATTEMPTS = 2
 """A build that was killed once may have met a power cut. Killed twice, it probably takes too much memory."""
@@ -89,6 +91,18 @@ class BuildStore:
                     _link(compiled.folder / name, place / name)
                 (place / _RECORD).write_text(record.model_dump_json(), encoding="utf-8")
 
+    def fetch_located(self, key: str) -> Located | None:
+        """Return the place at which an engine is off; None if it was not located."""
+        self._used.add(key)
+        with suppress(OSError, ValidationError):
+            return Located.model_validate_json((self._folder / f"{key}{_LOCATED}").read_bytes())
+        return None
+
+    def keep_located(self, key: str, located: Located) -> None:
+        """Store the place at which an engine is off."""
+        with suppress(OSError), atomic_file(self._folder / f"{key}{_LOCATED}") as path:
+            path.write_text(located.model_dump_json(), encoding="utf-8")
+
     @contextmanager
     def attempt(self, key: str) -> Iterator[bool]:
         """Record that a build begins, and that it ended, however it did. Yield False if it was killed too often."""
@@ -118,6 +132,7 @@ class BuildStore:
         for key in self._used:
             _remove(self._folder / key)
             _remove(self._folder / f"{key}.attempts")
+            _remove(self._folder / f"{key}{_LOCATED}")
 
 
 def build_key(bundle: Artifact, variant: str, target: Target) -> str:

@@ -52,7 +52,7 @@ def choose_variant(
         first = results[0]
         if number == 0 and isinstance(first, BuiltVariant) and first.is_off and forms:
             repair = repair_variant(builder, first, forms, progress)
-            results += repair.results
+            results = [repair.off, *repair.results]
             notes += repair.notes
             doubts += repair.doubts
         for result in results:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_data
 
 from vitdeploy.artifact import Trial, Variant
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Located
+from vitdeploy.frozen import replace
 from vitdeploy.pipeline.fastest import GLANCE_SECONDS, format_times
 from vitdeploy.pipeline.variant_builder import BuiltVariant, VariantBuilder
 from vitdeploy.progress import Progress
@@ -17,8 +19,16 @@ _BLOCK = "fp32-block-"
 
 @dataclass(frozen=True)
 class Repair:
-    """The safe forms that were tried, the last of which may hold; notes for the user, and doubts."""
+    """The repair of a variant that is off.
 
+    Attributes:
+        off: the variant, whose trial says where it is off, if that is known.
+        results: the safe forms that were tried, the last of which may hold.
+        notes: for the user.
+        doubts: for the manifest.
+    """
+
+    off: BuiltVariant
     results: tuple[BuiltVariant | Trial, ...]
     notes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
@@ -37,6 +47,8 @@ def repair_variant(builder: VariantBuilder, off: BuiltVariant, forms: Sequence[V
     progress.warn(f"{off.variant.name}: {off.trial.why}")
     located, notes = _locate(builder, off)
     number = located.number if located is not None else None
+    if located is not None:
+        off = replace_data(off, trial=replace(off.trial, located=located.why))
     results: list[BuiltVariant | Trial] = []
     reported = builder.target.reported_safe_forms(
         off.bundle.structure, takes_batch_one=builder.manifest.recipe.target.batch.min == 1
@@ -47,9 +59,9 @@ def repair_variant(builder: VariantBuilder, off: BuiltVariant, forms: Sequence[V
         if isinstance(result, BuiltVariant) and not result.is_off:
             cost = _time(builder, off, result)
             text = f"{off.variant.name} is wrong on this device, and {form.name} holds: {form.note}"
-            return Repair(tuple(results), (*notes, text, cost))
+            return Repair(off, tuple(results), (*notes, text, cost))
     doubt = f"{off.variant.name} computes other numbers than its graph, and so does each of its safe forms"
-    return Repair(tuple(results), tuple(notes), (doubt,))
+    return Repair(off, tuple(results), tuple(notes), (doubt,))
 
 
 def _locate(builder: VariantBuilder, off: BuiltVariant) -> tuple[Located | None, list[str]]:

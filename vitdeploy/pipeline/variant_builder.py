@@ -128,14 +128,22 @@ class VariantBuilder:
     def locate(self, off: BuiltVariant) -> Located | None:
         """Find the first place at which a variant's engine is off; None if the bundle has no values to compare with.
 
+        A place that a killed compile has found is not looked for again.
+
         Raises:
             VitdeployError: the engine with block ends as outputs does not build or run.
         """
         if self._values is None:
             return None
+        key = "" if self._store is None else build_key(self._source, off.variant.files, self.target)
+        if self._store is not None and (stored := self._store.fetch_located(key)) is not None:
+            return stored
         work = self._folder / WORK / "locate"
         work.mkdir(exist_ok=True)
-        return locate(self.target, off.bundle, off.compiled, self._values, self._examples[0], work, self._progress)
+        located = locate(self.target, off.bundle, off.compiled, self._values, self._examples[0], work, self._progress)
+        if self._store is not None:
+            self._store.keep_located(key, located)
+        return located
 
     def finish(self) -> None:
         """Forget the stored engines: the compile ends."""

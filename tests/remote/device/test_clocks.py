@@ -13,7 +13,8 @@ import pytest
 
 from tests.cli.conftest import run, start
 from tests.cli.test_contract import answer
-from tests.remote.conftest import Far, process_of, script, wait_until, when, working
+from tests.remote.conftest import process_of, script, wait_until, when, working
+from tests.remote.far import Far
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near")]
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from tests.cli.conftest import listing, run
 from tests.cli.test_contract import answer
-from tests.remote.conftest import Far, on, when
+from tests.remote.conftest import on, when
 from tests.remote.cutter import Wire
+from tests.remote.far import Far
 from vitdeploy import artifact as artifacts
 from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.progress import Silent

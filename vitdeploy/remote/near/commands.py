@@ -26,7 +26,7 @@ from vitdeploy.recipe import Recipe
 from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
 from vitdeploy.remote.near.client import Device, ReportedError, client_name, job_file, parse_answer
 from vitdeploy.remote.near.hosts import RemoteHost, find
-from vitdeploy.remote.near.ssh import Link
+from vitdeploy.remote.near.ssh import HostUnreachable, Link
 
 __all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find", "opponent_folder"]
 
@@ -102,7 +102,8 @@ def compile_on(
         job, end = _run(device, words, files, source, host.clocks)
         replaces = bundle.digest if in_place else None
         with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:
-            device.fetch(job, "artifact", folder, known=[path for path, _ in files])
+            with _kept_there("compile"):
+                device.fetch(job, "artifact", folder, known=[path for path, _ in files])
             _check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
     exported = parse_answer(Exported, end.result, host.name)
@@ -220,7 +221,8 @@ def _run(device: Device, words: Sequence[str], files: Files, about: Path, clocks
     device.send(files)
     job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(about), care=clocks)
     name = device.start(job)
-    end = device.follow(name)
+    with _kept_there(words[0]):
+        end = device.follow(name)
     if end.state == "done" and end.code == 0 and end.result is not None:
         return name, end
     device.take(name)  # so that the same command starts anew
@@ -239,6 +241,16 @@ def _run(device: Device, words: Sequence[str], files: Files, about: Path, clocks
     ended = {"message": f"`vitdeploy {words[0]}` ended with exit code {end.code}"}
     error = parse_answer(ReportedError, (end.result or {}).get("error", ended), device.name)
     raise RemoteError(f"{device.name}: {error.message}", fix=error.fix)
+
+
+@contextmanager
+def _kept_there(command: str) -> Iterator[None]:
+    """Add to the error of a lost host that its job goes on, and how to get the result."""
+    try:
+        yield
+    except HostUnreachable as error:
+        fix = f"{error.fix} The job goes on there; the same `vitdeploy {command}` fetches its result."
+        raise RemoteError(error.message, fix=fix) from None
 
 
 def _to_words(flags: Mapping[str, Flag] | None) -> list[str]:

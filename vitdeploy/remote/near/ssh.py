@@ -168,7 +168,7 @@ class Link:
         for _ in range(_MAX_DROPS):
             try:
                 return work()
-            except (LinkDropped, _Unreachable) as drop:
+            except (LinkDropped, HostUnreachable) as drop:
                 reason = drop.reason if isinstance(drop, LinkDropped) else drop.message
                 self._progress.warn(f"the connection to {self.host.name} dropped ({reason}); connecting again")
                 self._connect_again()
@@ -183,7 +183,7 @@ class Link:
             try:
                 self._control("exit")
                 self._connect()
-            except _Unreachable:
+            except HostUnreachable:
                 if time.monotonic() + pause > deadline:
                     raise
                 time.sleep(pause)
@@ -200,7 +200,7 @@ class Link:
                 check=False, timeout=4 * CONNECT_S,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise _Unreachable(
+            raise HostUnreachable(
                 f"{self.host.name} does not answer", fix="Check that it is switched on, and not overloaded."
             ) from None
         if process.returncode:
@@ -221,7 +221,7 @@ class Link:
         return log
 
 
-class _Unreachable(RemoteError):
+class HostUnreachable(RemoteError):
     """The host cannot be reached now. A later try may work."""
 
 
@@ -245,7 +245,7 @@ def _connect_error(host: RemoteHost, log: str) -> RemoteError:
             fix=f"Install your public key there: ssh-copy-id {_ssh_arguments(host)}. If the key has a passphrase, load "
             "it with ssh-add.",
         )
-    return _Unreachable(
+    return HostUnreachable(
         f"{name} cannot be reached: {reason or 'ssh gives no reason'}",
         fix=f"Check that the device is on, and that this command works: ssh {_ssh_arguments(host)}",
     )

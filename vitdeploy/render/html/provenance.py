@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vitdeploy.artifact import Trial
 from vitdeploy.environment import Host
 from vitdeploy.evidence import Run
 from vitdeploy.render import numbers
@@ -38,6 +39,10 @@ def recipe(subject: Subject) -> Section:
     """Show the recipe, the work of the passes, the choices of quantization, and the files."""
     manifest = subject.manifest
     parts: list[Part] = [Code(manifest.recipe.to_yaml())]
+    if len(manifest.trials) > 1:
+        head = ("precision", "points lost", "times as fast", "result")
+        rows = tuple(map(_trial, manifest.trials))
+        parts.append(Table(head, rows, numeric=frozenset({1, 2}), title="Precisions that were tried", folded=True))
     passes = tuple((p.name, str(p.fired), str(len(p.refused) or numbers.NOTHING)) for p in manifest.passes)
     parts.append(
         Table(("pass", "rewrites", "refusals"), passes, numeric=frozenset({1, 2}), title="Graph passes", folded=True)
@@ -47,8 +52,8 @@ def recipe(subject: Subject) -> Section:
         title = f"Graph passes: the reasons of {len(refused)} refusal{'s' if len(refused) > 1 else ''}"
         parts.append(Table(("pass", "place", "reason"), refused, title=title, folded=True))
     if manifest.quantized:
-        rows = tuple(manifest.quantized.rows())
-        parts.append(Table(("choice", "value"), rows, title="Quantization", folded=True))
+        choices = tuple(manifest.quantized.rows())
+        parts.append(Table(("choice", "value"), choices, title="Quantization", folded=True))
     if manifest.placement:
         placement = tuple((name, site.precision, site.rule) for name, site in manifest.placement.items())
         title = "Precision of each site, and the rule that decided it"
@@ -57,6 +62,12 @@ def recipe(subject: Subject) -> Section:
     parts.append(Table(("file", "size", "sha256"), files, numeric=frozenset({1}), title="Files", folded=True))
     lede = f"Recipe digest {manifest.recipe_digest[:_SHORT]}; weights digest {manifest.model.digest[:_SHORT]}."
     return Section("recipe", "Recipe", lede=lede, parts=tuple(parts))
+
+
+def _trial(trial: Trial) -> tuple[str, ...]:
+    lost = numbers.NOTHING if trial.lost is None else f"{trial.lost:.2f}"
+    result = "kept" if trial.kept and not trial.why else "; ".join(filter(None, (trial.why, trial.located)))
+    return trial.name, lost, numbers.speedup(trial.speedup), result
 
 
 def _host(host: Host, backend: str | None) -> tuple[tuple[str, str], ...]:
