@@ -265,7 +265,7 @@ def test_the_next_variant_takes_the_place_of_a_default_that_cannot_be_built(
     assert not (tmp_path / "none").exists()
 
 
-class _Killed(BaseException):
+class Killed(BaseException):
     """The end of the process, which runs no `finally` of a build."""
 
 
@@ -278,7 +278,7 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, build: int) -> None:
         nonlocal count
         count += 1
         if count == build:
-            raise _Killed
+            raise Killed
         return real(*arguments)
 
     monkeypatch.setattr(fake_tensorrt, "_build", dying)
@@ -291,7 +291,7 @@ def test_a_killed_compile_continues_with_what_is_not_built(
     trt = device("10.3")
     with pytest.MonkeyPatch.context() as patch:
         kill_in(patch, 2)
-        with pytest.raises(_Killed):
+        with pytest.raises(Killed):
             compile_bundle(bundle, tmp_path / "out", QUIET)
     assert len(trt.built) == 1
     assert not (tmp_path / "out").exists()
@@ -313,7 +313,7 @@ def test_a_build_that_kills_the_process_twice_is_left_out(bundle: Artifact, devi
     for _ in range(2):
         with pytest.MonkeyPatch.context() as patch:
             kill_in(patch, 1 if (tmp_path / "cache/vitdeploy/builds").exists() else 2)
-            with pytest.raises(_Killed):
+            with pytest.raises(Killed):
                 compile_bundle(bundle, tmp_path / "out", QUIET)
     artifact = compile_bundle(bundle, tmp_path / "out", QUIET).artifact
     (_, kept, _), (_, _, why) = trials(artifact)
@@ -325,7 +325,7 @@ def test_a_damaged_stored_engine_is_built_again(bundle: Artifact, device: Device
     trt = device("10.3")
     with pytest.MonkeyPatch.context() as patch:
         kill_in(patch, 2)
-        with pytest.raises(_Killed):
+        with pytest.raises(Killed):
             compile_bundle(bundle, tmp_path / "out", QUIET)
     (engine,) = (tmp_path / "cache/vitdeploy/builds").glob("*/engine.plan")
     engine.write_bytes(engine.read_bytes()[:-1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands.test_compile_variants import Killed, kill_in
 from tests.fakes.miscompile import FLOAT, HALF, Fault
 from vitdeploy import artifact as artifacts
 from vitdeploy.commands.compile import compile_bundle
@@ -43,6 +44,7 @@ def test_the_first_safe_form_that_holds_is_kept(
     manifest = artifact.manifest
     trials = {trial.form or trial.precision: trial for trial in manifest.trials}
     assert trials["fp16"].why
+    assert located in trials["fp16"].located
     assert trials[form].why == "" or "faster" in trials[form].why or "in doubt" in trials[form].why, trials[form]
     tried = [trial.form for trial in manifest.trials if trial.form]
     assert tried[-1] == form, "no form is tried behind the first that holds"
@@ -53,6 +55,25 @@ def test_the_first_safe_form_that_holds_is_kept(
     assert not any("computes other numbers" in doubt for doubt in manifest.doubts)
     assert artifact.read_evidence(Audit)[0] is not None
     assert not (artifact.path / "work").exists()
+
+
+def test_a_killed_repair_does_not_locate_again(
+    device: Device, small_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, fault, form, located = CASES[0]
+    bundle = small_bundle(model, "fp16,int8")
+    trt = device("10.3")
+    trt.planted = [fault]
+    with pytest.MonkeyPatch.context() as patch:
+        kill_in(patch, 5)
+        with pytest.raises(Killed):
+            compile_bundle(bundle, tmp_path / "out", QUIET)
+    assert len(trt.begun) == 4, "the engine, two to locate the fault, the first form"
+    manifest = compile_bundle(bundle, tmp_path / "out", QUIET).artifact.manifest
+    assert len(trt.begun) == len({*trt.begun}), "no build was done twice"
+    assert located in manifest.trials[0].located
+    assert [trial.form for trial in manifest.trials if trial.form][-1] == form
+    assert not list((tmp_path / "cache/vitdeploy/builds").iterdir()), "nothing is left behind"
 
 
 @pytest.mark.parametrize("release", ["10.3", "11.4"])

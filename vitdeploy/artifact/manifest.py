@@ -196,11 +196,6 @@ class Trial(Fact):
 
     @property
     def name(self) -> str:
-        """The name of its variant, such as `fp16-separate-qkv`."""
-        return f"{self.precision}-{self.form}" if self.form else self.precision
-
-    @property
-    def name(self) -> str:
         """The precision with the safe form, as a variant is named."""
         return f"{self.precision}-{self.form}" if self.form else self.precision
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 from tests.evidence import evaluation
 from tests.render.html.subjects import audit, bench, gate, manifest, maps, runs, subject
+from vitdeploy.artifact import Trial
 from vitdeploy.render.html import render
 from vitdeploy.render.html.page import compose
 
@@ -61,10 +62,20 @@ def test_missing_evidence_says_what_to_run() -> None:
     assert 'class="word pass"' not in text
 
 
+def test_the_recipe_lists_what_was_tried_and_where_an_engine_is_off() -> None:
+    off = Trial(precision="fp16", why="other numbers", located="blocks.1 is the first that is off")
+    held = Trial(precision="fp16", form="separate-qkv", kept=True)
+    text = render(compose([subject(manifest=manifest(trials=(off, held)))], None))
+    assert "Precisions that were tried" in text
+    assert "other numbers; blocks.1 is the first that is off" in text
+    assert "fp16-separate-qkv" in text
+    assert "Precisions that were tried" not in page()
+
+
 def test_nothing_foreign_becomes_markup() -> None:
     evil = subject(
         EVIL,
-        manifest=manifest(spec=f"timm:{EVIL}", versions={EVIL: EVIL}),
+        manifest=manifest(spec=f"timm:{EVIL}", versions={EVIL: EVIL}, trials=(Trial(precision=EVIL, why=EVIL),) * 2),
         audit=audit({"blocks.1.attn": EVIL}, **{"blocks.0.attn.qkv": EVIL}).model_copy(update={"doubts": (EVIL,)}),
         bench=bench(1.5, EVIL, runs=tuple(run.model_copy(update={"name": EVIL}) for run in runs())),
         evaluation=evaluation(data=EVIL, metrics={EVIL: evaluation().metrics["top1"]}),
