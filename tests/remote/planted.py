@@ -19,7 +19,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.evidence import Audit
 
 WRONG = "computes other numbers than"
-_LOCATED = re.compile(r"located: (\S+) is the first that is off")
+_LOCATED = re.compile(r"(.+?) is the first that is off")
 _HALF = frozenset({HALF})
 
 
@@ -94,11 +94,11 @@ def read_outcome(folder: Path, summary: Mapping[str, Any]) -> Outcome:
     artifact = artifacts.load(folder)  # every file has its sha256
     manifest = artifact.manifest
     held = [trial.form for trial in manifest.trials if trial.form and WRONG not in trial.why]
-    matches = [match for note in summary["notes"] if (match := _LOCATED.match(note))]
+    located = _LOCATED.match(manifest.trials[0].located)
     parity = manifest.device_parity
     return Outcome(
         noticed=WRONG in manifest.trials[0].why,
-        located=matches[0][1] if matches else "",
+        located=located[1] if located else "",
         form=held[0] if held else "",
         sound=parity is not None and parity.cosine > 0.99 and not manifest.doubts,
         missing=tuple(_list_missing(artifact, summary, held)),
@@ -115,6 +115,7 @@ def _list_missing(artifact: Artifact, summary: Mapping[str, Any], words: list[st
     text = page.read_text(encoding="utf-8") if ended.code == 0 else ""
     present = {
         "the engine": manifest.stage == "artifact" and artifact.file(manifest.runs or "none").is_file(),
+        "the note": not manifest.trials[0].located or f"located: {manifest.trials[0].located}" in summary["notes"],
         "the trials": [trial.model_dump(mode="json") for trial in manifest.trials] == summary["trials"],
         "the one that was kept": names == [manifest.variant],
         "the audit": audit is not None and audit.attention.evidence == "compiled" and audit.manifest == artifact.digest,

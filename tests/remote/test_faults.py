@@ -103,6 +103,20 @@ def test_a_link_cut_while_the_result_comes_back_goes_on_where_it_was(
     artifacts.load(here)
 
 
+def test_a_link_that_ends_behind_the_result_costs_nothing(
+    lab: Callable[..., Far], far: Far, bundle: Path, copy: Callable[[Path], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(ssh, "_MAX_DROPS", 1)
+    ended = 'case "$2" in take) exit 255;; esac'  # ssh's own code for a connection that ended
+    lab(command=script(tmp_path / "ends", ended, f'exec {far.venv}/bin/vitdeploy "$@"'))
+    here = copy(bundle)
+    result = run("compile", here, "--host", "lab", "--json")
+    assert answer(result)["stage"] == "artifact"
+    assert "lab was not told that its results have arrived: the connection to lab dropped" in result.err
+    assert artifacts.load(here).manifest.stage == "artifact"
+
+
 def test_a_client_that_dies_finds_its_job_again(
     lab: Callable[..., Far], artifact: Path, copy: Callable[[Path], Path]
 ) -> None:

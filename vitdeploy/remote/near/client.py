@@ -162,8 +162,11 @@ class Device:
         return [file.path for file in results.files]
 
     def take(self, job: str) -> None:
-        """Tell the device that the results have arrived."""
-        self._link.persistently(lambda: self._ask(["take", job]))
+        """Tell the device that the results have arrived. They are here, so a failure is no error."""
+        try:
+            self._link.persistently(lambda: self._ask(["take", job]))
+        except RemoteError as error:
+            self._progress.warn(f"{self.name} was not told that its results have arrived: {error.message}")
 
     def clean(self) -> int:
         """Remove everything from the device that no running job needs. Return the bytes that became free."""
