@@ -18,7 +18,7 @@ from vitdeploy.version import __version__
 LIBRARIES = (
     "numpy", "torch", "torchvision", "timm", "transformers", "onnx", "onnx-ir", "onnxscript",
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13",
-    "openvino", "tensorrt", "tensorrt-rtx",
+    "openvino", "nncf", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
 """Distributions whose versions decide numbers or engines. The manifest names the installed ones."""
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from vitdeploy.artifact.layout import VARIANT_NAME, is_of_variant
-from vitdeploy.artifact.quantization import Quantization
+from vitdeploy.artifact.quantization import Quantization, describe_precision
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
 from vitdeploy.evidence.reading import PostProcessing
-from vitdeploy.recipe import Preprocess, Recipe
+from vitdeploy.recipe import OWN, Preprocess, Quantizer, Recipe
 
 SCHEMA = 2
 
@@ -173,6 +173,7 @@ class Trial(Fact):
 
     Attributes:
         precision: its name on the command line.
+        quantizer: "own", or "nncf" where NNCF quantized it.
         form: the safe form of the graph; empty for the plain one.
         float_linears: the number of linears that stayed in float.
         lost: lost points of top-1 (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
@@ -184,6 +185,7 @@ class Trial(Fact):
     """
 
     precision: str
+    quantizer: Quantizer = OWN
     form: str = ""
     float_linears: int = 0
     lost: float | None = None
@@ -198,6 +200,11 @@ class Trial(Fact):
     def name(self) -> str:
         """The precision with the safe form, as a variant is named."""
         return f"{self.precision}-{self.form}" if self.form else self.precision
+
+    @property
+    def label(self) -> str:
+        """The name for people, with the quantizer if it is not vitdeploy's own."""
+        return describe_precision(self.name, self.quantizer)
 
 
 class Tensor(Fact):

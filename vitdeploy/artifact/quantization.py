@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from vitdeploy.evidence import Fact
+from vitdeploy.recipe import OWN, Quantizer
 
 _DIGEST_BYTES = 8
 
@@ -48,6 +49,11 @@ class CalibrationData(Fact):
         if self.synthetic:
             return f"{self.images} synthetic images only: give --calibration to check on real data"
         return f"{self.images} calibration images ({self.data})"
+
+
+def describe_precision(name: str, quantizer: Quantizer) -> str:
+    """Return the name of a precision for people: `int8`, or `int8 by NNCF`."""
+    return name if quantizer == OWN else f"{name} by NNCF"
 
 
 class Migration(Fact):
@@ -119,6 +125,7 @@ class Quantization(Fact):
     """The record of a lowered precision: the changes to the graph, and the numbers that led to them.
 
     Attributes:
+        quantizer: "own", or "nncf" where NNCF made the graph.
         method: "static Q/DQ", "dynamic", "weights only", …, in words.
         quantized: the number of quantized linears.
         activations: the integer type of quantized activations.
@@ -138,6 +145,7 @@ class Quantization(Fact):
     """
 
     method: str
+    quantizer: Quantizer = OWN
     quantized: int = 0
     activations: str = ""
     weights: str = ""
@@ -162,7 +170,7 @@ class Quantization(Fact):
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield (name, value) pairs for people. Facts that do not apply are left out."""
-        yield "method", self.method
+        yield "method", self.method if self.quantizer == OWN else f"{self.method}, by NNCF"
         if self.quantized:
             yield "linears quantized", str(self.quantized)
         yield from ((name, value) for name, value in _setting_rows(self) if value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.session import Inputs
 
 if TYPE_CHECKING:
+    from vitdeploy.calibrate.nncf_static import NNCFRun
     from vitdeploy.calibrate.search import Choice, Judge, ScoredChoice
     from vitdeploy.calibrate.writers import Writer
     from vitdeploy.graph.model import Graph
@@ -50,6 +51,7 @@ class CalibratedGraph:
         structure: its sites and linears.
         calibration: images; None where there are none.
         progress: shows the steps.
+        nncf_runs: what NNCF made of it, by settings.
     """
 
     def __init__(self, graph: Graph, structure: Structure, calibration: Calibration | None, progress: Progress) -> None:
@@ -57,6 +59,7 @@ class CalibratedGraph:
         self.structure = structure
         self.calibration = calibration
         self.progress = progress
+        self.nncf_runs: dict[Hashable, NNCFRun] = {}
         self._searches: dict[tuple[Writer, Alphas, bool], SearchResult] = {}
 
     @property

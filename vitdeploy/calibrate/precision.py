@@ -14,6 +14,7 @@ from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.frozen import Frozen
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.graph.structure import Linear, Structure
+from vitdeploy.recipe import Quantizer
 
 if TYPE_CHECKING:
     from vitdeploy.calibrate.search import Choice
@@ -28,6 +29,7 @@ class Precision(Frozen, ABC):
     Attributes:
         keep: roles (`head`), regions (`decoder`) or name patterns (`blocks.0.*`) of linears that stay in float.
         smooth_alpha: the strength with which outliers are migrated from activations into weights, from 0 to 1.
+        quantizer: what decides scales and rounding; None is vitdeploy's own.
     """
 
     is_float32: ClassVar[bool] = False
@@ -38,11 +40,14 @@ class Precision(Frozen, ABC):
     """False if it saves only memory. `auto` does not try it then."""
     numbers: ClassVar[Numbers]
     """The types that it stores and computes in. They carry its name, which is the name of its file."""
+    takes_nncf: ClassVar[bool] = False
+    """True if NNCF can quantize to it."""
     targets: ClassVar[tuple[str, ...]] = ()
     """Targets that take it but do not name it in `Target.precisions`."""
 
     keep: tuple[str, ...] = ()
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+    quantizer: Quantizer | None = None
 
     @property
     def name(self) -> str:

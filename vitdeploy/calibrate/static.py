@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.nncf_static import NNCF_ALPHAS, quantize_static
 from vitdeploy.calibrate.precision import LinearPrecision
 from vitdeploy.calibrate.weight_range import FULL_RANGE, largest_weight, weight_bits
 from vitdeploy.calibrate.writers import PairWriter, node_names
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear
+from vitdeploy.recipe import NNCF
 
 if TYPE_CHECKING:
     from vitdeploy.calibrate.search import Choice
@@ -49,6 +51,9 @@ class StaticPrecision(LinearPrecision, ABC):
 
         selection = self.select_linears(calibrated.structure, dialect)
         linears, rules = keep_zero_inputs(*selection, calibrated.zero_nodes)
+        if self.quantizer == NNCF:
+            alphas = NNCF_ALPHAS if self.smooth_alpha == "auto" else self.alphas()
+            return quantize_static(calibrated, dialect, self.numbers, alphas, (linears, rules))
         writer = self.writer(linears, dialect)
         result = calibrated.search(writer, self.alphas())
         record = Quantization(

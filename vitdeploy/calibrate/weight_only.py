@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.nncf_weights import compress_weights
 from vitdeploy.calibrate.precision import LinearPrecision
 from vitdeploy.calibrate.search import Choice
 from vitdeploy.calibrate.writers import WeightWriter, node_names
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear
+from vitdeploy.recipe import NNCF
 
 if TYPE_CHECKING:
     from vitdeploy.quantize import Quantized
@@ -33,6 +35,8 @@ class WeightPrecision(LinearPrecision, ABC):
         """Store the weights. Calibration images, if there are any, reduce the rounding errors."""
         selection = self.select_linears(calibrated.structure, dialect)
         stored = f"{self.numbers.weights} weights"
+        if self.quantizer == NNCF:
+            return compress_weights(calibrated, dialect, self.storage(dialect), selection)
         return quantize_weights(calibrated, dialect, self.storage(dialect), selection, stored=stored)
 
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> WeightWriter:
@@ -74,7 +78,7 @@ def quantize_weights(
     writer = WeightWriter(node_names(linears), storage)
     record = Quantization(
         method=method,
-        weights=_describe_storage(storage),
+        weights=storage.describe(),
         rounding="compensated on calibration images" if calibrated.has_images else "nearest",
         quantized=len(linears),
         calibration=calibrated.require_images().data if calibrated.has_images else None,
@@ -85,9 +89,3 @@ def quantize_weights(
         graph = calibrated.copy()
         writer.write(graph, {}, Choice())
     return Quantized(graph, record, record_placement(calibrated.structure, rules, stored, dialect))
-
-
-def _describe_storage(storage: WeightStorage) -> str:
-    codes = "uint4 with a zero point" if storage.bits == 4 else "int8, symmetric"
-    shared = "each output channel" if storage.group is None else f"up to {storage.group} inputs of an output channel"
-    return f"{codes}, a scale for {shared}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     section=MAKE,
     groups={
         "Target": ["target", "device", "option", "host"],
-        "Precision": ["precision", "max_drop", "calibration", "portable", "no_judge_data"],
+        "Precision": ["precision", "quantizer", "max_drop", "calibration", "portable", "no_judge_data"],
         "Model": [
             "batch",
             "image_size",
@@ -65,6 +65,7 @@ def export(
     dla: export_options.Dla = False,
     host: options.HostName = None,
     precision: export_options.PrecisionName = None,
+    quantizer: export_options.QuantizerName = None,
     max_drop: export_options.MaxDrop = None,
     calibration: export_options.CalibrationImages = None,
     portable: export_options.Portable = False,
@@ -137,6 +138,7 @@ def export(
         target=target,
         device="DLA" if dla else device,
         precision=precision,
+        quantizer=quantizer,
         max_drop=max_drop,
         weights=weights,
         weights_key="ema" if ema else weights_key,

@@ -23,6 +23,7 @@ def _choice(choices: Sequence[str], *flags: str, help: str) -> Any:
 _TARGETS = names_in("targets")
 _TASKS = names_in("tasks")
 _PRECISIONS = [*names_in("precision"), "auto"]
+_QUANTIZERS = ["own", "nncf"]
 _INPUTS = ["normalized", "pixels", "uint8"]
 _PARTS = ["encoder", "decoder"]
 _RESIZES = ["letterbox", "shortest", "exact"]
@@ -81,6 +82,16 @@ PrecisionName = Annotated[
         "machine cannot time it, the artifact gets variants, and vitdeploy compile chooses. Default: fp32; fp16 for "
         "tensorrt and tensorrt-rtx.",
         show_default=False,
+    ),
+]
+QuantizerName = Annotated[
+    str | None,
+    _choice(
+        _QUANTIZERS,
+        "--quantizer",
+        help="What decides scales and rounding for int8, int8-bf16, int8-weights and int4-weights: vitdeploy's own "
+        "quantizer, or NNCF (pip install 'vitdeploy[quantize]'). Default: own; auto tries NNCF's INT8 too, where NNCF "
+        "is installed.",
     ),
 ]
 MaxDrop = Annotated[

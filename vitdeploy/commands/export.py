@@ -35,7 +35,7 @@ from vitdeploy.pipeline.summary import ExportResult, summarize_export
 from vitdeploy.pipeline.variants import has_safe_forms, write_variants
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import AUTO, DECODER, InputSpec, Recipe
+from vitdeploy.recipe import AUTO, DECODER, NNCF, InputSpec, Recipe
 from vitdeploy.targets import Target
 
 _AS_IT_IS = "fp32"
@@ -231,6 +231,7 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     if recipe.model.part == DECODER:
         recipe = fit_decoder(recipe)
     requested = None if kind == AUTO else precision.find(recipe.precision)
+    _check_quantizer(recipe, target)
     if recipe.target.portable:
         _check_portable(recipe, kind)
     if requested is not None:
@@ -269,6 +270,21 @@ def _choose_kind(recipe: Recipe, target: Target) -> str:
         f"{spec} is quantized already, so it cannot become {kind}",
         fix="Leave out --precision to keep it as it is, or give the float model.",
     )
+
+
+def _check_quantizer(recipe: Recipe, target: Target) -> None:
+    """Refuse NNCF where it is not installed, and where no precision that is asked for could come from it."""
+    if recipe.precision.quantizer != NNCF:
+        return
+    from vitdeploy.quantize import nncf_process
+
+    nncf_process.require()
+    tried = recipe.precision.among or precision.names_for(target)
+    if recipe.precision.kind == AUTO and not any(precision.kind_of(name).takes_nncf for name in tried):
+        raise QuantizeError(
+            f"--quantizer nncf has no part in {', '.join(tried)}: NNCF makes none of them",
+            fix="Leave out --quantizer, or add int8 to --precision.",
+        )
 
 
 def _check_portable(recipe: Recipe, kind: str) -> None:

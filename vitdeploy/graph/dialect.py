@@ -105,6 +105,8 @@ class Dialect:
         half_around: whether everything that is not quantized is float16.
         fused_attention: the head sizes to which attention is padded for a fused kernel. None: no padding is needed.
         int8_attention: the attentions that stay fused in INT8. None: there are none.
+        partial_int8_attention: whether attention stays one kernel, in INT8 or not, with Q/DQ pairs on any of its
+            operands.
         lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
@@ -118,6 +120,7 @@ class Dialect:
     half_around: bool = False
     fused_attention: FusedAttention | None = None
     int8_attention: Int8AttentionKernel | None = None
+    partial_int8_attention: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

@@ -51,6 +51,7 @@ class AccuracyBudget:
         loss = measure_loss(self._task, expected, self._run(candidate, expected.batches))
         return Trial(
             precision=candidate.name,
+            quantizer=candidate.quantizer,
             float_linears=candidate.float_linears,
             lost=loss.points,
             judged_by=loss.judged_by,
@@ -69,7 +70,7 @@ class AccuracyBudget:
     def _run(self, candidate: Candidate, batches: int | None = None) -> Answers:
         """Run a candidate on `batches` batches. The reference runs until its answers fill `_MOST_ANSWER_BYTES`."""
         answers = AnswersInProgress(self._task)
-        title = f"Judge {candidate.name} on images"
+        title = f"Judge {candidate.label} on images"
         with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
             for batch in islice(self._batches(), batches):
                 results = session.run(as_feeds(batch.inputs, self._builder.prepared.facts.examples.input_name))

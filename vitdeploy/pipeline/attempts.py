@@ -16,7 +16,7 @@ from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import PrecisionSpec
+from vitdeploy.recipe import OWN, PrecisionSpec, Quantizer
 
 _FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
@@ -69,8 +69,34 @@ def list_names(builder: CandidateBuilder, request: Request) -> list[str]:
     return [name for name in names if _is_smaller(name, base)] if request.variants and request.untimed else names
 
 
+def list_nncf_names(builder: CandidateBuilder, request: Request) -> list[str]:
+    """List the precisions that `auto` makes with NNCF too: static INT8, where NNCF and images are here.
+
+    Not where the recipe names a quantizer, and not for variants, which go by the name of their precision.
+    """
+    from vitdeploy.quantize import nncf_process
+
+    if request.spec.quantizer is not None or request.variants or not builder.calibrated.has_images:
+        return []
+    if not nncf_process.is_installed():
+        return []
+    kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
+    return [name for name, kind in kinds.items() if kind.takes_nncf and kind.needs_images]
+
+
+def make_trial(candidate: Candidate) -> Trial:
+    """Return the trial of a candidate that nothing was measured of yet."""
+    return Trial(precision=candidate.name, quantizer=candidate.quantizer, float_linears=candidate.float_linears)
+
+
 def attempt(
-    builder: CandidateBuilder, name: str, request: Request, budget: AccuracyBudget | None, *, check: bool = True
+    builder: CandidateBuilder,
+    name: str,
+    request: Request,
+    budget: AccuracyBudget | None,
+    *,
+    check: bool = True,
+    quantizer: Quantizer | None = None,
 ) -> tuple[Candidate | None, list[Trial]]:
     """Make a precision within the budget. Return the candidate with its trials; or None with the reason in the last.
 
@@ -80,18 +106,21 @@ def attempt(
         request: the recipe's precision, and the machine that it is for.
         budget: None judges nothing, which works only with random weights.
         check: refuse a precision for which the machine has no units.
+        quantizer: one that is tried beside the recipe's. It quantizes all linears or nothing.
 
     Raises:
         PassError: a pass failed, which is a bug of this program, and not a precision that is not possible.
     """
+    chosen = quantizer or (request.spec.quantizer if precisions.kind_of(name).takes_nncf else None)
     try:
         if check:
             precisions.check(name, builder.target, request.host)
-        return _fit(builder, precisions.find(replace(request.spec, kind=name)), budget)
+        precision = precisions.find(replace(request.spec, kind=name, quantizer=chosen))
+        return _fit(builder, precision, budget, whole=quantizer is not None)
     except PassError:
         raise
     except VitdeployError as error:  # this precision is not possible here; auto tries the others
-        return None, [Trial(precision=name, why=error.message)]
+        return None, [Trial(precision=name, quantizer=chosen or OWN, why=error.message)]
 
 
 def open_budget(
@@ -115,14 +144,14 @@ def open_budget(
 
 
 def _fit(
-    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget | None
+    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget | None, *, whole: bool
 ) -> tuple[Candidate | None, list[Trial]]:
     if budget is not None:
-        return fit_budget(builder, precision, budget)
+        return fit_budget(builder, precision, budget, whole=whole)
     if builder.prepared.facts.model.weights != "random":
         raise QuantizeError("its accuracy cannot be judged without images", fix="Give --calibration DATA.")
     candidate = builder.make(precision)
-    return candidate, [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
+    return candidate, [make_trial(candidate)]
 
 
 def _is_smaller(name: str, base: str) -> bool:

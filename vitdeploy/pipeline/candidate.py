@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy import environment, frozen
 from vitdeploy.artifact import PassRecord, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
+from vitdeploy.artifact.quantization import describe_precision
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
@@ -24,7 +25,7 @@ from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.prepare import Prepared
 from vitdeploy.precision import LinearPrecision, Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import Batch, InputForm
+from vitdeploy.recipe import OWN, Batch, InputForm, Quantizer
 from vitdeploy.runtime.artifact_session import list_excluded, make_bundle
 from vitdeploy.session import Session
 from vitdeploy.sources import find_file
@@ -63,6 +64,16 @@ class Candidate:
     def name(self) -> str:
         """The name of its precision."""
         return self.precision.name
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """What quantized it."""
+        return OWN if self.quantized.record is None else self.quantized.record.quantizer
+
+    @property
+    def label(self) -> str:
+        """The precision for people, with the quantizer if it is not vitdeploy's own."""
+        return describe_precision(self.name, self.quantizer)
 
     @property
     def alpha(self) -> float | None:
@@ -160,7 +171,7 @@ class CandidateBuilder:
             CompileError: the backend refuses it.
         """
         if candidate.folder not in self._compiled:
-            with self._progress.step(f"Compile {candidate.name} with {self.target.name}"):
+            with self._progress.step(f"Compile {candidate.label} with {self.target.name}"):
                 self._compiled[candidate.folder] = self._compile(candidate)
         return self._compiled[candidate.folder]
 

@@ -7,13 +7,23 @@ from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import Interval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
-from vitdeploy.pipeline.attempts import Chosen, Request, attempt, list_names, make_plain, open_budget
+from vitdeploy.pipeline.attempts import (
+    Chosen,
+    Request,
+    attempt,
+    list_names,
+    list_nncf_names,
+    make_plain,
+    make_trial,
+    open_budget,
+)
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.choose_for_device import choose_for_device, make_untimed
 from vitdeploy.pipeline.fastest import GLANCE_SECONDS, describe_doubts, format_times, pick_fastest, time_until_valid
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import NNCF, Quantizer
 
 
 def choose(builder: CandidateBuilder, request: Request, precision: Precision | None, progress: Progress) -> Chosen:
@@ -43,8 +53,10 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
     budget, notes = open_budget(builder, reference, request, progress)
     trials = [Trial(precision=reference.name)]
     within = {0: reference}
-    for name in list_names(builder, request):
-        candidate, tried = attempt(builder, name, request, budget)
+    attempts: list[tuple[str, Quantizer | None]] = [(name, None) for name in list_names(builder, request)]
+    attempts += [(name, NNCF) for name in list_nncf_names(builder, request)]
+    for name, quantizer in attempts:
+        candidate, tried = attempt(builder, name, request, budget, quantizer=quantizer)
         trials += tried
         if candidate is not None:
             within[len(trials) - 1] = candidate
@@ -73,7 +85,7 @@ def choose_named(builder: CandidateBuilder, request: Request, precision: Precisi
     reference = builder.make(make_plain(base))
     if limit is None:
         candidate = builder.make(precision)
-        trials = [Trial(precision=candidate.name, float_linears=candidate.float_linears)]
+        trials = [make_trial(candidate)]
     else:
         assert request.judging is not None
         budget = AccuracyBudget(builder, reference, limit, request.judging, progress)
@@ -128,7 +140,7 @@ def _take_fastest(
     The first candidate is float. With `keep` the others become variants.
     """
     candidates = list(within.values())
-    names = [candidate.name for candidate in candidates]
+    names = [candidate.label for candidate in candidates]
     with progress.step(f"Compare the speed of {', '.join(names)}"):
         bench = time_until_valid(lambda seconds: builder.time(candidates, seconds))
     fastest = pick_fastest(names, bench)

@@ -13,12 +13,18 @@ from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 
 
 def fit_budget(
-    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget
+    builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget, *, whole: bool = False
 ) -> tuple[Candidate | None, list[Trial]]:
     """Find the candidate of this precision that fits the budget with the fewest linears in float.
 
     At first all linears are quantized. If that loses too much, the worst 1, 2, 4, … stay in float until it fits; then a
     bisection finds the smallest number. The worst linears add most noise to the outputs for the work that they save.
+
+    Args:
+        builder: makes the candidates.
+        precision: with its options.
+        budget: judges them.
+        whole: try all linears only, because each try takes long.
 
     Returns:
         The candidate, or None if none fits; and the trials, with that of the candidate last.
@@ -27,7 +33,7 @@ def fit_budget(
     trials = [budget.judge(first)]
     if budget.holds(trials[0]):
         return first, trials
-    if not precision.per_linear:
+    if whole or not precision.per_linear:
         first.discard()
         return None, trials
     order = builder.worst_first(first)

@@ -18,7 +18,7 @@ from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import PrecisionSpec
+from vitdeploy.recipe import NNCF, PrecisionSpec
 from vitdeploy.targets import Target
 
 if TYPE_CHECKING:
@@ -48,13 +48,18 @@ def find(spec: PrecisionSpec) -> Precision:
 
     Raises:
         UsageError: there is no precision of this name.
-        QuantizeError: the recipe asks for INT8 attention, which this precision does not offer.
+        QuantizeError: the recipe asks for INT8 attention or NNCF, which this precision does not offer.
     """
     kind = kind_of(spec.kind or "")
     if spec.attention and "attention" not in kind.model_fields:
         raise QuantizeError(
             f"`attention: true` is not for {spec.kind}: quantized attention gains speed with int8 only",
             fix="Leave `attention` out of the recipe's precision.",
+        )
+    if spec.quantizer == NNCF and not kind.takes_nncf:
+        raise QuantizeError(
+            f"--quantizer nncf does not work with {spec.kind}, which NNCF cannot make here",
+            fix=f"Leave out --quantizer, or use --precision {', '.join(n for n in names() if kind_of(n).takes_nncf)}.",
         )
     return kind.model_validate({key: value for key, value in dict(spec).items() if key in kind.model_fields})
 

@@ -15,6 +15,7 @@ class Int4Weights(WeightPrecision):
     """INT4 weights. `group` inputs share a scale: smaller groups are more exact and larger."""
 
     numbers: ClassVar[Numbers] = Numbers("int4-weights", weights="int4")
+    takes_nncf: ClassVar[bool] = True
     group: Literal[32, 64, 128] = 64
 
     def storage(self, dialect: Dialect) -> WeightStorage:  # noqa: ARG002  the same for all

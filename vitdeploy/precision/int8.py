@@ -16,6 +16,7 @@ class Int8(StaticPrecision):
     """Q/DQ pairs on the linears; with `attention`, also on attention that stays one kernel."""
 
     numbers: ClassVar[Numbers] = Numbers("int8", weights="int8", products="int8")
+    takes_nncf: ClassVar[bool] = True
     attention: bool = False
 
     def quantize_linears(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:

@@ -12,4 +12,5 @@ class Int8BFloat16(StaticPrecision):
     """The Q/DQ pairs of int8; the engine computes what is not quantized in bfloat16."""
 
     numbers: ClassVar[Numbers] = Numbers("int8-bf16", weights="int8", products="int8", rest="bf16")
+    takes_nncf: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ("openvino",)

@@ -15,6 +15,7 @@ class Int8Weights(WeightPrecision):
     """INT8 weights, with a scale per output channel or per group of inputs, as the compiler needs."""
 
     numbers: ClassVar[Numbers] = Numbers("int8-weights", weights="int8")
+    takes_nncf: ClassVar[bool] = True
 
     def storage(self, dialect: Dialect) -> WeightStorage:
         """Return 8 bits, in the groups that the compiler needs."""

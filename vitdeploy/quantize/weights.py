@@ -35,6 +35,12 @@ class WeightStorage:
     bits: Literal[4, 8]
     group: int | None = None
 
+    def describe(self) -> str:
+        """Return the format in words."""
+        codes = "uint4 with a zero point" if self.bits == 4 else "int8, symmetric"
+        shared = "each output channel" if self.group is None else f"up to {self.group} inputs of an output channel"
+        return f"{codes}, a scale for {shared}"
+
     def group_rows(self, count: int) -> int:
         """Return the rows of a group: the largest of `group`, `group`/2, … that divides `count`, or `count`."""
         group = self.group or count

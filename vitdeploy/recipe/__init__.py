@@ -23,6 +23,8 @@ from vitdeploy.recipe.prompts import fill_templates, read_prompts
 from vitdeploy.recipe.reading import read
 from vitdeploy.recipe.schema import (
     AUTO,
+    NNCF,
+    OWN,
     REFERENCE,
     Batch,
     BenchSpec,
@@ -31,6 +33,7 @@ from vitdeploy.recipe.schema import (
     InputForm,
     Limit,
     PrecisionSpec,
+    Quantizer,
     Recipe,
     TargetSpec,
     TaskSpec,
@@ -41,6 +44,8 @@ __all__ = [
     "AUTO",
     "DECODER",
     "ENCODER",
+    "NNCF",
+    "OWN",
     "REFERENCE",
     "Batch",
     "BenchSpec",
@@ -54,6 +59,7 @@ __all__ = [
     "ModelSpec",
     "PrecisionSpec",
     "Preprocess",
+    "Quantizer",
     "Recipe",
     "Resize",
     "SizeRange",

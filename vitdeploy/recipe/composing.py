@@ -23,6 +23,7 @@ def compose(
     target: str | None = None,
     device: str | None = None,
     precision: str | None = None,
+    quantizer: str | None = None,
     max_drop: float | None = None,
     weights: str | None = None,
     weights_key: str | None = None,
@@ -82,7 +83,11 @@ def compose(
     names = [] if precision is None else [name.strip() for name in precision.split(",")]
     among = names if len(names) > 1 else []
     put(
-        "precision", kind=AUTO if among else precision, max_drop_pp=max_drop, among=None if precision is None else among
+        "precision",
+        kind=AUTO if among else precision,
+        quantizer=quantizer,
+        max_drop_pp=max_drop,
+        among=None if precision is None else among,
     )
     if task is not None and raw.get("task", {}).get("kind") not in (None, task):
         raw["task"] = {}

@@ -103,11 +103,18 @@ class TargetSpec(Frozen):
         return dict(self.model_extra or {})
 
 
+Quantizer = Literal["own", "nncf"]
+OWN: Quantizer = "own"
+NNCF: Quantizer = "nncf"
+
+
 class PrecisionSpec(Frozen):
     """The numeric types that weights are stored in and products are computed in.
 
     Attributes:
         kind: the name of a precision; or "auto", the fastest that the target has within `max_drop_pp`.
+        quantizer: what decides scales and rounding: vitdeploy's own, or NNCF. None: own; for "auto" both, where NNCF is
+            installed.
         among: the precisions that "auto" tries beside the target's default; empty: all that may be faster.
         smooth_alpha: the strength of the migration of outliers, from 0 to 1.
         keep: linears that stay in float, by role (`head`), by region (`decoder`) or by name (`blocks.0.*`).
@@ -121,6 +128,7 @@ class PrecisionSpec(Frozen):
     """
 
     kind: str | None = None
+    quantizer: Quantizer | None = None
     among: tuple[str, ...] = ()
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()

@@ -119,7 +119,7 @@ def trials(trials: Sequence[Trial]) -> RenderableType:
     table = make_table(None, "precision", "in float", "points lost", "times as fast", "result", right=(1, 2, 3))
     for trial in trials:
         table.add_row(
-            trial.name,
+            trial.label,
             str(trial.float_linears) if trial.float_linears else NOTHING,
             NOTHING if trial.lost is None else f"{trial.lost:.2f}",
             numbers.speedup(trial.speedup),

@@ -92,7 +92,7 @@ class OpenVINO(Target):
 
     def dialect(self) -> Dialect:
         """Return primitives: OpenVINO's import of `Attention` adds a kernel for each site with a bias."""
-        return Dialect(opset=20, attention="primitives")
+        return Dialect(opset=20, attention="primitives", partial_int8_attention=self.device.startswith("CPU"))
 
     def compile(
         self,

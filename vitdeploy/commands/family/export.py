@@ -173,7 +173,8 @@ def _fit(recipe: Recipe, part: Literal["encoder", "decoder"]) -> Recipe:
     kind = recipe.precision.kind
     precision = replace(recipe.precision, max_drop_pp=None)
     if kind is not None and not is_float(kind):
-        precision = replace(precision, kind=targets.find(recipe.target).default_precision)
+        default = targets.find(recipe.target).default_precision
+        precision = replace(precision, kind=default, quantizer=None)
     return replace(own, precision=precision, target=replace(recipe.target, input="normalized"))
 
 
