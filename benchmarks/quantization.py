@@ -3,7 +3,7 @@
     python -m benchmarks.quantization [--fresh]
 
 The stock tools run on the plain export, in an environment of their own that is made from requirements-peers.txt.
-vitdeploy runs through its own export and eval. All are calibrated on the same 128 images and classify the same test
+vitdeploy runs through its own export and eval, which need the extra `quantize` for the rows with NNCF. All are calibrated on the same 128 images and classify the same test
 images. Writes benchmarks/quantization.md. Rows that are in it already are kept, unless --fresh is given.
 """
 
@@ -124,11 +124,11 @@ def first_output(outputs: Mapping[str, Array]) -> Array:
 # ------------------------------------------------------------------------------------------------------- vitdeploy
 
 
-def with_vitdeploy(target: str, precision: str) -> Way:
-    """Return the way through `export` and `eval`."""
+def with_vitdeploy(target: str, precision: str, quantizer: str | None = None) -> Way:
+    """Return the way through `export` and `eval`, with vitdeploy's own quantizer or another one."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        artifact = _export(subject, folder / "out", target, precision)
+        artifact = _export(subject, folder / "out", target, precision, quantizer=quantizer)
         return evaluate(artifact, subject.evaluation, Silent()), _settings(artifact)
 
     return way
@@ -158,9 +158,16 @@ def with_vitdeploy_graph(target: str, device: str, precision: str) -> Way:
     return way
 
 
-def _export(subject: Subject, out: Path, target: str, precision: str, device: str | None = None) -> Artifact:
+def _export(
+    subject: Subject, out: Path, target: str, precision: str, device: str | None = None, quantizer: str | None = None
+) -> Artifact:
     recipe = recipes.compose(
-        subject.spec, target=target, device=device, precision=precision, calibration=subject.calibration
+        subject.spec,
+        target=target,
+        device=device,
+        precision=precision,
+        quantizer=quantizer,
+        calibration=subject.calibration,
     )
     return export(recipe, out, Silent()).artifact
 
@@ -241,11 +248,15 @@ INT8_WAYS: dict[str, Way] = {
     "ORT quantize_dynamic": with_peer("ort-dynamic"),
     "ORT quantize_dynamic, reduce_range": with_peer("ort-dynamic-reduce-range"),
     "**vitdeploy** openvino int8": with_vitdeploy("openvino", "int8"),
+    "**vitdeploy** openvino int8 by NNCF": with_vitdeploy("openvino", "int8", "nncf"),
     "**vitdeploy** openvino int8-dynamic": with_vitdeploy("openvino", "int8-dynamic"),
     "**vitdeploy** onnxruntime int8": with_vitdeploy("onnxruntime", "int8"),
+    "**vitdeploy** onnxruntime int8 by NNCF": with_vitdeploy("onnxruntime", "int8", "nncf"),
     "**vitdeploy** onnxruntime int8-dynamic": with_vitdeploy("onnxruntime", "int8-dynamic"),
     "**vitdeploy** onnxruntime int8, without VNNI": with_vitdeploy_without_vnni("onnxruntime", "int8"),
     "**vitdeploy** onnxruntime int8-dynamic, without VNNI": with_vitdeploy_without_vnni("onnxruntime", "int8-dynamic"),
+    "**vitdeploy** openvino int4-weights": with_vitdeploy("openvino", "int4-weights"),
+    "**vitdeploy** openvino int4-weights by NNCF": with_vitdeploy("openvino", "int4-weights", "nncf"),
     "**vitdeploy** tensorrt-rtx int8, graph": with_vitdeploy_graph("tensorrt-rtx", "sm86", "int8"),
     "**vitdeploy** tensorrt-rtx fp8, graph": with_vitdeploy_graph("tensorrt-rtx", "sm89", "fp8"),
 }
@@ -276,14 +287,16 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure rows again that the table has already")
     rows = [] if parser.parse_args().fresh else read_rows(TABLE, COLUMNS)
     with tempfile.TemporaryDirectory() as images:
-        for subject, ways in all_subjects(Path(images)):
+        subjects = list(all_subjects(Path(images)))
+        order = [(subject.title, title) for subject, ways in subjects for title in ways]
+        for subject, ways in subjects:
             for title, way in ways.items():
                 if (subject.title, title) in {row[:2] for row in rows}:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     rows.append(_row(subject.title, title, *way(subject, Path(folder))))
                 print(*rows[-1], sep=" | ", flush=True)
-                write_page(TABLE, _heading(), COLUMNS, rows)
+                write_page(TABLE, _heading(), COLUMNS, sorted(rows, key=lambda row: order.index((row[0], row[1]))))
 
 
 def _row(model: str, way: str, evaluation: Eval, settings: str) -> tuple[str, ...]:

@@ -72,6 +72,13 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch.setattr, sys.modules)
 
 
+@pytest.fixture(autouse=True)
+def _own_quantizer_in_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `auto` go without NNCF, which takes half a minute, but where a test is about it (test_nncf_candidates.py)."""
+    if (choose := sys.modules.get("vitdeploy.pipeline.choose")) is not None:
+        monkeypatch.setattr(choose, "list_nncf_names", lambda *_: [])
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector skip what was imported and collected: a bench collects before each of its rounds."""
     gc.collect()

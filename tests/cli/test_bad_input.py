@@ -360,3 +360,23 @@ def test_a_target_option_that_is_none_is_refused() -> None:
     line = misused("export", "demo:digits", "--target", "tensorrt", "--option", "workspace=1")
     assert "unknown key 'target.workspace'" in line or "unknown key 'workspace'" in line
     assert "is not KEY=VALUE" in misused("export", "demo:digits", "--target", "tensorrt", "--option", "workspace")
+
+
+def test_a_quantizer_for_a_precision_that_has_none() -> None:
+    assert refused(*DIGITS, "--precision", "fp32", "--quantizer", "nncf") == (
+        "error: --quantizer nncf does not work with fp32, which NNCF cannot make here. Leave out --quantizer, or use "
+        "--precision int4-weights, int8, int8-bf16, int8-weights."
+    )
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_a_quantizer_that_is_not_installed(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitdeploy.quantize.nncf_process.find_spec", lambda name: None)
+    assert refused(*DIGITS, "--precision", precision, "--quantizer", "nncf") == (
+        "error: --quantizer nncf needs NNCF, which is not installed here. pip install 'vitdeploy[quantize]', or use "
+        "--quantizer own."
+    )
+
+
+def test_a_quantizer_that_does_not_exist() -> None:
+    assert "'tensorrt' is not one of own, nncf" in misused(*DIGITS, "--precision", "int8", "--quantizer", "tensorrt")

@@ -87,7 +87,9 @@ def measure_sensitivity(
 def _find_linear_precision(spec: PrecisionSpec, name: str) -> LinearPrecision:
     """Return the precision `name` with the recipe's options; the fallback if it quantizes no linear."""
     kind = name if issubclass(precision.kind_of(name), LinearPrecision) else _FALLBACK
-    linear_precision = precision.find(replace(spec, kind=kind, quantizer=None))  # NNCF does not quantize linears one by one
+    linear_precision = precision.find(
+        replace(spec, kind=kind, quantizer=None)
+    )  # NNCF does not quantize linears one by one
     assert isinstance(linear_precision, LinearPrecision)
     return linear_precision
 
