@@ -3,8 +3,9 @@
     python -m benchmarks.quantization [--fresh]
 
 The stock tools run on the plain export, in an environment of their own that is made from requirements-peers.txt.
-vitdeploy runs through its own export and eval, which need the extra `quantize` for the rows with NNCF. All are calibrated on the same 128 images and classify the same test
-images. Writes benchmarks/quantization.md. Rows that are in it already are kept, unless --fresh is given.
+vitdeploy runs through its own export and eval; rows with NNCF as its quantizer need the extra `quantize`. All are
+calibrated on the same 128 images and classify the same test images. Writes benchmarks/quantization.md. Rows that are in
+it already are kept, unless --fresh is given.
 """
 
 from __future__ import annotations

@@ -203,5 +203,5 @@ def test_a_graph_that_nncf_fails_on_is_one_line(calibrated: CalibratedGraph) -> 
 def test_a_run_out_of_memory_is_one_line(calibrated: CalibratedGraph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITDEPLOY_MAX_TRIAL_BYTES", "1")
     settings = WeightSettings(ignored=(), bits=8, group=-1)
-    with pytest.raises(QuantizeError, match="^NNCF on this graph "):
+    with pytest.raises(QuantizeError, match=r"^NNCF on this graph "):
         run_nncf(calibrated.graph, [settings], ())

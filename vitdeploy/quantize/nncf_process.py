@@ -94,7 +94,7 @@ def require() -> None:
     if not is_installed():
         raise QuantizeError(
             "--quantizer nncf needs NNCF, which is not installed here",
-            fix=f"pip install 'vitdeploy[quantize]', or use --quantizer own.",
+            fix="pip install 'vitdeploy[quantize]', or use --quantizer own.",
         )
 
 

@@ -67,7 +67,7 @@ def recipe(subject: Subject) -> Section:
 def _trial(trial: Trial) -> tuple[str, ...]:
     lost = numbers.NOTHING if trial.lost is None else f"{trial.lost:.2f}"
     result = "kept" if trial.kept and not trial.why else "; ".join(filter(None, (trial.why, trial.located)))
-    return trial.name, lost, numbers.speedup(trial.speedup), result
+    return trial.label, lost, numbers.speedup(trial.speedup), result
 
 
 def _host(host: Host, backend: str | None) -> tuple[tuple[str, str], ...]:
