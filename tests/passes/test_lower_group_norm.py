@@ -107,3 +107,17 @@ def test_refuses_what_it_does_not_know() -> None:
     reason = "at opset 20 it has a scale for each group, not for each channel"
     assert LowerGroupNorm().apply(older).refused == {"GroupNormalization.0": reason}
     assert types(older) == ["GroupNormalization"]
+
+
+def test_a_value_with_a_shape_has_a_type() -> None:
+    """Else onnx_ir prints a line for each when the graph is saved."""
+    text = """<ir_version: 11, opset_import: ["" : 23]> vit (float[2,8,3,4] x) => (float[2,8,3,4] y) {
+        n = GroupNormalization<num_groups = 2>(x, weight, bias) y = Relu(n)
+    }"""
+    graph = parsed(text, weight=WEIGHT[0], bias=BIAS[0])
+    normed = next(node.outputs[0] for node in graph.nodes if node.op_type == "GroupNormalization")
+    normed.shape, normed.type = ir.Shape([2, 8, 3, 4]), None  # as inference leaves it where the batch varies
+    assert LowerGroupNorm().apply(graph).fired == 1
+    values = [value for node in graph.nodes for value in node.outputs if value.shape is not None]
+    assert values
+    assert all(value.type is not None for value in values)

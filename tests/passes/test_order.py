@@ -27,7 +27,8 @@ PIXELS = FoldPreprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 RAISING = [
     "fix-size", "fix-batch", "raise-opset", "name-nodes", "fold-constants", "raise-softmax", "raise-layer-norm",
-    "raise-gelu", "raise-linear", "raise-pointwise", "raise-attention", "hoist-moves", "merge-moves", "remove-dead",
+    "raise-gelu", "raise-linear", "raise-pointwise", "raise-unfold", "raise-attention", "hoist-moves", "merge-moves",
+    "remove-dead",
 ]  # fmt: skip
 FOLDING = [
     "fold-preprocessing", "fold-batch-norm", "fold-layer-scale", "merge-moves", "fold-attention-scale",

@@ -70,6 +70,7 @@ def _lower(graph: Graph, node: ir.Node, shape: tuple[int | None, ...]) -> None:
         if not _is_all(vector, neutral):
             factor = _for_each_channel(tape, vector, len(shape) - 2, f"{name}/{vector.name}")
             result = tape.op(op_type, [result, factor], name=f"{name}/{op_type}")
+    node.outputs[0].type = x.type  # shape inference gives it none
     graph.replace([node], tape, node.outputs[0], result)
 
 

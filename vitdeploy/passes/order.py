@@ -36,6 +36,7 @@ from vitdeploy.passes.raise_linear import RaiseLinear
 from vitdeploy.passes.raise_opset import RaiseOpset
 from vitdeploy.passes.raise_pointwise import RaisePointwise
 from vitdeploy.passes.raise_softmax import RaiseSoftmax
+from vitdeploy.passes.raise_unfold import RaiseUnfold
 from vitdeploy.passes.remove_dead import RemoveDead
 from vitdeploy.passes.unpack_qkv import UnpackQkv
 
@@ -63,6 +64,7 @@ def raising(
         RaiseGelu(),
         RaiseLinear(),
         RaisePointwise(),  # before attention: heads of channels-first models then come from linears
+        RaiseUnfold(),
         RaiseAttention(),
         HoistMoves(),  # a Split between moves keeps them from merging
         MergeMoves(),  # behind it: it brings q, k and v of any rank to one, with moves beside those of the model
