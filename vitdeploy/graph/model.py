@@ -92,6 +92,11 @@ class Graph:
         """Return `name`, with a number behind it if a node or constant has that name already, and reserve it."""
         return self._names.name_node(self.model, name)
 
+    def append(self, tape: ir.tape.Tape) -> None:
+        """Append the nodes on `tape` to the graph, and its constants. New values are named after their nodes."""
+        self._adopt(tape)
+        self.model.graph.extend(list(tape.nodes))
+
     def adopt_constants(self) -> None:
         """Register the constants that nodes read and that the graph does not list.
 
@@ -121,7 +126,8 @@ class Graph:
             self.model.graph.register_initializer(initializer)
         for node in tape.nodes:
             node.name = self.fresh_name(node.name or node.op_type)
-            node.outputs[0].name = self._names.name_value(self.model, f"{node.name}:0")
+            for number, output in enumerate(node.outputs):
+                output.name = self._names.name_value(self.model, f"{node.name}:{number}")
 
     def initializer(self, numbers: npt.NDArray[Any], name: str) -> ir.Value:
         """Add a new constant called `name`, or with a number behind that if it is in use.

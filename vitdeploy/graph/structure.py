@@ -29,6 +29,9 @@ RiskyForm = Literal[
 CORE = "/Attention"
 """The nodes of a site are named `SITE/Attention` in the raised graph, and `SITE/Attention/…` after lowering."""
 
+MERGE = "/merge_tokens"
+"""The nodes that merge tokens behind a site are named `SITE/merge_tokens/…`."""
+
 PART = "/part"
 """The parts of a product that is computed in several are named `NODE/part0`, `NODE/part1`, …"""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, dims
+from vitdeploy.graph.model import Graph, dims, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import MASKED, attention_cores, scale_of, unsupported_reason
 
@@ -60,10 +60,19 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     if bias is not None:
         if bias.dtype == ir.DataType.BOOL:
             bias = tape.op("Where", [bias, number("zero", 0.0), number("masked", MASKED)], name=f"{name}/mask")
-        scores = tape.op("Add", [scores, bias], name=f"{name}/bias")
+        scores = tape.op("Add", [scores, _without_copies(bias)], name=f"{name}/bias")
     probabilities = tape.op("Softmax", [scores], {"axis": -1}, name=f"{name}/softmax")
     result = tape.op("MatMul", [probabilities, v], name=f"{name}/pv")
     graph.replace([core], tape, core.outputs[0], result)
+
+
+def _without_copies(bias: ir.Value) -> ir.Value:
+    """Return a bias before an Expand copies it for each query: an Add broadcasts."""
+    expand = producer(bias, "Expand")
+    source = None if expand is None else expand.inputs[0]
+    before, after = dims(source), dims(bias)
+    is_row = before is not None and after is not None and len(before) == len(after) and before[-1] == after[-1]
+    return source if source is not None and is_row else bias
 
 
 def _repeat_heads(tape: ir.tape.Tape, q: ir.Value | None, x: ir.Value | None, name: str) -> ir.Value | None:
