@@ -242,6 +242,19 @@ class Usage(Fact):
     """A command that runs it."""
 
 
+class FewerTokens(Fact):
+    """Tokens that are merged, and what that changes.
+
+    Attributes:
+        merged: the number of the block, and how many tokens fewer there are behind its attention.
+        parity: the float32 graph with merging against the model, on the example images. What merging changes is no
+            error, so everything that is made of this graph is compared with it, and not with the model.
+    """
+
+    merged: Mapping[int, int]
+    parity: Parity
+
+
 class Variant(Fact):
     """One of the graphs among which `compile` chooses, and the facts of the manifest that depend on it.
 
@@ -292,6 +305,8 @@ class Manifest(Fact):
     recipe_digest: str
     export: ExportRecord
     passes: tuple[PassRecord, ...]
+    tokens: FewerTokens | None = None
+    """The tokens that are merged; None where each stands for itself."""
     quantized: Quantization | None = None
     """The effect of lowering the precision; None for a float32 graph."""
     quantized_share: QuantizedShare | None = None

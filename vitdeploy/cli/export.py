@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     section=MAKE,
     groups={
         "Target": ["target", "device", "option", "host"],
-        "Precision": ["precision", "quantizer", "max_drop", "calibration", "portable", "no_judge_data"],
+        "Precision": ["precision", "quantizer", "max_drop", "calibration", "portable", "no_judge_data", "merge_tokens"],
         "Model": [
             "batch",
             "image_size",
@@ -68,6 +68,7 @@ def export(
     quantizer: export_options.QuantizerName = None,
     max_drop: export_options.MaxDrop = None,
     calibration: export_options.CalibrationImages = None,
+    merge_tokens: export_options.MergeTokens = None,
     portable: export_options.Portable = False,
     no_judge_data: export_options.NoJudgeData = False,
     weights: export_options.Weights = None,
@@ -140,6 +141,7 @@ def export(
         precision=precision,
         quantizer=quantizer,
         max_drop=max_drop,
+        merge_tokens=merge_tokens,
         weights=weights,
         weights_key="ema" if ema else weights_key,
         num_classes=num_classes,

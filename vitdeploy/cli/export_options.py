@@ -42,6 +42,12 @@ def _check_size(text: str) -> None:
     composing.check_size(text)
 
 
+def _check_merging(text: str) -> None:
+    from vitdeploy.recipe import composing
+
+    composing.check_merging(text)
+
+
 def _check_statistics(text: str) -> None:
     from vitdeploy.recipe import composing
 
@@ -103,6 +109,18 @@ MaxDrop = Annotated[
         help="The most accuracy that may be lost, in percentage points: of top-1 if the calibration images have "
         "labels, else of answers that agree with FP32. Layers that lose most stay in float until this holds. "
         "Default: 0.5 with auto, else no limit.",
+        show_default=False,
+    ),
+]
+MergeTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--merge-tokens",
+        metavar="off|BLOCK:REMOVED,…",
+        callback=valid_for(_check_merging),
+        help="Average the most similar tokens behind the attention of these blocks, counted from 0, so that later "
+        "blocks have REMOVED tokens fewer: 3:60,6:40. It saves time and changes the answers: judge it with vitdeploy "
+        "eval. Default: off.",
         show_default=False,
     ),
 ]

@@ -234,6 +234,9 @@ class Audit(Measured):
     doubts: tuple[str, ...] = ()
     files: tuple[FileEntry, ...] = ()
     """Only in printed audits; in the artifact folder, the manifest has it."""
+    tokens: tuple[int | None, ...] = ()
+    """The tokens of one image that each attention gets, block by block. Merging makes them fewer. None: not known
+    before run time. Only in printed audits; in the artifact folder, sites.json has them."""
     structure: Outline | None = None
     """Only in printed audits; in the artifact folder, sites.json has it."""
     sensitivity: Sensitivity | None = None

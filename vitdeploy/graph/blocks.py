@@ -14,7 +14,7 @@ import onnx_ir as ir
 from vitdeploy.graph.flow import image_values, nodes_above
 from vitdeploy.graph.model import Graph, constant, only_consumer
 from vitdeploy.graph.recognize import linears_above
-from vitdeploy.graph.structure import Linear, Structure
+from vitdeploy.graph.structure import BESIDE, Linear, Structure
 
 SpotKind = Literal["norm", "linear", "values", "attention", "sum", "end"]
 """values: a linear that computes the values of an attention. sum: of a residual. end: the end of a part that is none of
@@ -100,7 +100,7 @@ class _Flow:
         self._nodes = list(graph.nodes)
         self._position = {node: number for number, node in enumerate(self._nodes)}
         self._by_name = {node.name: node for node in self._nodes}
-        self._depends = image_values(graph)
+        self._depends = {v for v in image_values(graph) if not _is_beside_tokens(v)}
 
     def find_parts(self) -> list[Part]:
         outputs = [v for v in self._main.outputs if v in self._depends]
@@ -263,6 +263,12 @@ class _Flow:
     def _value_linears(self) -> set[ir.Node]:
         cores = [self._by_name[name] for name in self._sites]
         return {node for core in cores for node in linears_above([core.inputs[2]])}
+
+
+def _is_beside_tokens(value: ir.Value) -> bool:
+    """Return whether a value is of merged tokens and goes beside them from block to block: it ends no block."""
+    node = value.producer()
+    return node is not None and BESIDE in (node.name or "")
 
 
 def _behind_bias(output: ir.Value) -> ir.Value:

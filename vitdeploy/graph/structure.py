@@ -32,6 +32,12 @@ CORE = "/Attention"
 MERGE = "/merge_tokens"
 """The nodes that merge tokens behind a site are named `SITE/merge_tokens/…`."""
 
+SIMILARITY = f"{MERGE}/similarity/"
+"""In the names of the nodes that decide which tokens are merged."""
+
+BESIDE = f"{MERGE}/beside/"
+"""In the names of the nodes with the sizes and places of merged tokens, which go beside them from block to block."""
+
 PART = "/part"
 """The parts of a product that is computed in several are named `NODE/part0`, `NODE/part1`, …"""
 

@@ -121,13 +121,23 @@ class MergeWriter:
     def _match(self, keys: ir.Value, special: int, count: int, even: int) -> tuple[ir.Value, ir.Value]:
         """Return the most similar odd patch of each even one, and the even ones in order of similarity: (B, even)."""
         mean = self.op("mean_key", "ReduceMean", keys, self.ints("heads", 1), keepdims=0)
-        length = self.op("length", "ReduceL2", mean, self.ints("columns", -1), keepdims=1)
-        unit = self.op("unit", "Div", mean, self.op("safe_length", "Max", length, self.number("least", _LEAST_LENGTH)))
-        a, b = self._cut_even("even_keys", unit, special, count), self._cut_odd("odd_keys", unit, special, count)
-        cosine = self.op("cosine", "MatMul", a, self.op("odd_columns", "Transpose", b, perm=[0, 2, 1]))
-        best = self.op("best", "ArgMax", cosine, axis=-1, keepdims=0)
-        highest = self.op("highest", "ReduceMax", cosine, self.ints("odd_axis", -1), keepdims=0)
-        return best, self._sort("order", highest, even, largest=1)
+        length = self.op("similarity/length", "ReduceL2", mean, self.ints("similarity/columns", -1), keepdims=1)
+        unit = self.op(
+            "similarity/unit",
+            "Div",
+            mean,
+            self.op("similarity/safe_length", "Max", length, self.number("similarity/least", _LEAST_LENGTH)),
+        )
+        a, b = (
+            self._cut_even("similarity/even_keys", unit, special, count),
+            self._cut_odd("similarity/odd_keys", unit, special, count),
+        )
+        cosine = self.op(
+            "similarity/cosine", "MatMul", a, self.op("similarity/odd_columns", "Transpose", b, perm=[0, 2, 1])
+        )
+        best = self.op("similarity/best", "ArgMax", cosine, axis=-1, keepdims=0)
+        highest = self.op("similarity/highest", "ReduceMax", cosine, self.ints("similarity/odd_axis", -1), keepdims=0)
+        return best, self._sort("similarity/order", highest, even, largest=1)
 
     def _sort(self, label: str, values: ir.Value, count: int, *, largest: int) -> ir.Value:
         """Return the indices that sort values, (B, count)."""
@@ -148,7 +158,7 @@ class MergeWriter:
         if sizes is None:
             added = self.op("added", "ReduceSum", onehot, last, keepdims=1)
             pads = self.ints("pads", 0, special + even - removed, 0, 0, 0, 0)
-            new_sizes = self.op("sizes", "Add", self.op("padded", "Pad", added, pads), one)
+            new_sizes = self.op("beside/sizes", "Add", self.op("padded", "Pad", added, pads), one)
             share = self.op("own_share", "Div", one, self.op("total", "Add", added, one))
             return self.op("shares", "Mul", onehot, share), share, new_sizes
         ordered = self.pick("ordered_sizes", self._cut_even("even_sizes", sizes, special, count), order, 1)
@@ -159,7 +169,7 @@ class MergeWriter:
         parts = [self.cut("special_sizes", sizes, 0, special)] if special else []
         if removed < even:
             parts.append(self.cut("kept_sizes", ordered, removed, even))
-        new_sizes = self.op("sizes", "Concat", *parts, total, axis=1) if parts else total
+        new_sizes = self.op("beside/sizes", "Concat", *parts, total, axis=1)
         return self.op("shares", "Div", weighted, total), self.op("own_share", "Div", own, total), new_sizes
 
     def _place(self, order: ir.Value, best: ir.Value, even: int, odd: int, removed: int) -> ir.Value:
@@ -179,7 +189,7 @@ class MergeWriter:
         odds = self.op("odd_places", "Add", row, zeros)  # one row for each image
         both = self.op("both_places", "Concat", evens, odds, axis=1)
         turns = [i // 2 if i % 2 == 0 else even + i // 2 for i in range(even + odd)]
-        return self.op("places", "Gather", both, self.ints("turns", *turns), axis=1)
+        return self.op("beside/places", "Gather", both, self.ints("turns", *turns), axis=1)
 
     # ----------------------------------------------------------------------------------- read merged tokens
 
@@ -188,11 +198,16 @@ class MergeWriter:
 
         It is (B, 1, queries, keys), because the operator `Attention` does not broadcast queries in ONNX Runtime.
         """
-        log = self.op("log_sizes", "Log", sizes if not start else self.cut("left_sizes", sizes, start, _TO_THE_END))
-        row = self.op(
-            "log_row", "Unsqueeze", self.op("log_turned", "Transpose", log, perm=[0, 2, 1]), self.ints("row", 1)
+        log = self.op(
+            "beside/log_sizes", "Log", sizes if not start else self.cut("beside/left_sizes", sizes, start, _TO_THE_END)
         )
-        return self.op("bias", "Expand", row, self.ints("queries", 1, 1, queries, 1)) if queries > 1 else row
+        row = self.op(
+            "beside/log_row",
+            "Unsqueeze",
+            self.op("beside/log_turned", "Transpose", log, perm=[0, 2, 1]),
+            self.ints("row", 1),
+        )
+        return self.op("beside/bias", "Expand", row, self.ints("queries", 1, 1, queries, 1)) if queries > 1 else row
 
     def mean(self, tokens: ir.Value, sizes: ir.Value, axis: int, start: int, whole: int, *, keepdims: int) -> ir.Value:
         """Return the mean of tokens that stand for `whole` of them, as one token or without its axis.
@@ -205,16 +220,16 @@ class MergeWriter:
             whole: the number of tokens before any merge.
             keepdims: 1 to keep the axis.
         """
-        left = sizes if not start else self.cut("mean_sizes", sizes, start, _TO_THE_END)
-        share = self.op("mean_shares", "Mul", left, self.number("mean_whole", 1 / whole))
+        left = sizes if not start else self.cut("beside/mean_sizes", sizes, start, _TO_THE_END)
+        share = self.op("beside/mean_shares", "Mul", left, self.number("mean_whole", 1 / whole))
         if axis == 2:
-            share = self.op("mean_row", "Transpose", share, perm=[0, 2, 1])
+            share = self.op("beside/mean_row", "Transpose", share, perm=[0, 2, 1])
         weighted = self.op("mean_weighted", "Mul", tokens, share)
         return self.op("mean", "ReduceSum", weighted, self.ints("mean_axis", axis), keepdims=keepdims)
 
     def compose(self, first: ir.Value, second: ir.Value) -> ir.Value:
         """Return the places behind two merges, (B, patches), from those behind each."""
-        return self.op("places_behind_all", "GatherElements", second, first, axis=1)
+        return self.op("beside/places_behind_all", "GatherElements", second, first, axis=1)
 
     def unmerge(
         self, tokens: ir.Value, places: ir.Value, axis: int, shape: Sequence[int | None], special: int

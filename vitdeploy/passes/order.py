@@ -1,8 +1,8 @@
-"""The whole compiler, as three lists of passes, and the one behind it that makes safe forms."""
+"""The whole compiler, as four lists of passes, and the one behind it that makes safe forms."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.passes import Pass
@@ -28,6 +28,7 @@ from vitdeploy.passes.lower_pointwise import LowerPointwise
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.passes.lower_rms_norm import LowerRmsNorm
 from vitdeploy.passes.merge_moves import MergeMoves
+from vitdeploy.passes.merge_tokens import MergeTokens
 from vitdeploy.passes.name_nodes import NameNodes
 from vitdeploy.passes.raise_attention import RaiseAttention
 from vitdeploy.passes.raise_gelu import RaiseGelu
@@ -94,6 +95,16 @@ def folding(
         *([LowerCol2im()] if "Col2Im" in lacks else []),  # here already: what stays is refused before calibration
         RemoveDead(),
     ]
+
+
+def merging(merge: Mapping[int, int], unraised: Mapping[str, str]) -> list[Pass]:
+    """Return the passes that trade accuracy for fewer tokens, on the folded graph, before it is quantized.
+
+    Args:
+        merge: the number of the block, and how many tokens are removed behind its attention.
+        unraised: the reason for each softmax that was not raised.
+    """
+    return [MergeTokens(schedule=tuple(merge.items()), unraised=dict(unraised)), RemoveDead()]
 
 
 def lowering(dialect: Dialect) -> list[Pass]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vitdeploy import precision
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
-from vitdeploy.recipe import AUTO, DataSpec, Recipe
+from vitdeploy.recipe import AUTO, DataSpec, Recipe, TokensSpec
 
 IN_FLOAT = (
     "the decoder stays in float: masks hang on small differences of a few tokens, and no prompts show their ranges"
@@ -36,4 +36,5 @@ def fit_decoder(recipe: Recipe) -> Recipe:
     if not batch.static or batch.opt != 1:
         raise UsageError(f"a decoder takes one image at a time, not {batch}", fix="Leave out --batch.")
     data = DataSpec(calibration_images=recipe.data.calibration_images)
-    return replace(recipe, data=data, target=replace(recipe.target, input="normalized"))
+    target = replace(recipe.target, input="normalized")
+    return replace(recipe, data=data, target=target, tokens=TokensSpec())

@@ -57,6 +57,7 @@ def draft_manifest(
         graph_parity=parity,
         doubts=facts.export.doubts,
         passes=(*facts.passes, *candidate.passes),
+        tokens=facts.tokens,
         quantized=candidate.quantized.record,
         placement=candidate.quantized.placement,
         trials=chosen.trials,

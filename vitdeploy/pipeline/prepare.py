@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitdeploy import sources, tasks
-from vitdeploy.artifact import ExportRecord, ModelRecord, PassRecord
+from vitdeploy.artifact import ExportRecord, FewerTokens, ModelRecord, PassRecord
 from vitdeploy.data.label_file import read_labels
 from vitdeploy.data.preprocess import plane_statistics
 from vitdeploy.errors import ExportError, SourceError
@@ -22,6 +23,7 @@ from vitdeploy.pipeline.calibration import GraphInputs, JudgingBatches, open_ima
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.exported_graph import check_graph, export_graph
+from vitdeploy.pipeline.fewer_tokens import merge_tokens
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.outputs import find_unseen, output_chooser
 from vitdeploy.pipeline.pixels import check_pixels
@@ -80,6 +82,8 @@ class Facts:
         pixels: the preprocessing compared with the model's own.
         assumed: the parts of the preprocessing that nothing says, in words.
         metadata: the facts that the metadata in the model's file gave, in words.
+        tokens: the tokens that are merged; None if each stands for itself. The examples then have the outputs of the
+            merged graph.
     """
 
     model: ModelRecord
@@ -93,6 +97,7 @@ class Facts:
     pixels: PixelCheck | None = None
     assumed: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
+    tokens: FewerTokens | None = None
 
 
 @dataclass(frozen=True)
@@ -193,9 +198,15 @@ def prepare(
     gc.collect()
     graph = load(path)
     examples = examples.with_selection(graph)
-    passes, verifier = _Folding(dialect, batch, sizes, form, examples, work, options).apply(graph, progress)
+    folding = _Folding(dialect, batch, sizes, form, examples, work, options)
+    passes = folding.apply(graph, progress)
     refuse_lacking(graph, dialect, recipe.target.kind)
     unraised = {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"}
+    tokens = None
+    if any(recipe.tokens.merge.values()):
+        with progress.step("Merge tokens"):
+            merging, examples, tokens = merge_tokens(graph, recipe.tokens, unraised, examples, form, work / FLOAT32)
+        passes, folding = [*passes, *merging], dataclasses.replace(folding, examples=examples)
     structure = assign_regions(graph, recognize(graph, unraised, None if sizes is None else preprocess.size))
     if options.calibrated:
         with progress.step("Compare the float32 graph with the reference"):
@@ -203,8 +214,9 @@ def prepare(
             check_graph(work / FLOAT32, examples, form, exact=True)
     facts = Facts(
         model_record, record, tuple(passes), preprocess, labels, task, examples, sizes, pixels, assumed, metadata,
+        tokens,
     )  # fmt: skip
-    return Prepared(graph, structure, calibration, judging, verifier, facts)
+    return Prepared(graph, structure, calibration, judging, folding.verifier, facts)
 
 
 def _choose_labels(
@@ -240,8 +252,13 @@ class _Folding:
     work: Path
     options: Options
 
-    def apply(self, graph: Graph, progress: Progress) -> tuple[list[PassRecord], Verifier | None]:
-        """Raise and fold the graph in place. Return the records of the passes, and the verifier for later passes."""
+    @property
+    def verifier(self) -> Verifier | None:
+        """The verifier for later passes."""
+        return partial(self._verifier, form=self.form) if self.options.verify else None
+
+    def apply(self, graph: Graph, progress: Progress) -> list[PassRecord]:
+        """Raise and fold the graph in place. Return the records of the passes."""
         from vitdeploy import passes
         from vitdeploy.passes import order
 
@@ -261,7 +278,7 @@ class _Folding:
             fold_all = order.folding(pixels, packed_qkv=self.dialect.packed_qkv, lacks=self.dialect.lacks)
             records += passes.run(fold_all, graph, folding)
         dumps.write("folded", graph)
-        return records, partial(self._verifier, form=self.form) if self.options.verify else None
+        return records
 
     def _verifier(self, graph: Graph, form: InputForm) -> Callable[[str], None] | None:
         """Return a function that checks the numbers after a pass, and names the first pass that breaks them."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy.artifact import Artifact, Manifest, Parity, PassRecord, Trial
+from vitdeploy.artifact import Artifact, FewerTokens, Manifest, Parity, PassRecord, Trial
 from vitdeploy.evidence import PixelCheck, QuantizedShare
 from vitdeploy.pipeline.outputs import describe_outputs
 from vitdeploy.pipeline.pixels import describe_pixels
@@ -38,6 +38,8 @@ class Exported(BaseModel):
     precision: str = ""
     quantized: QuantizedShare | None = None
     """The share of weights and multiply-accumulates in this precision; None for float32."""
+    tokens: FewerTokens | None = None
+    """The tokens that are merged, and what that changes; None if each stands for itself."""
     trials: tuple[Trial, ...] = ()
     """The precisions that were tried, with the accuracy that each lost and its speed-up."""
     faster_than_fp32: bool | None = None
@@ -72,6 +74,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
     if manifest.model.checkpoint is not None:
         notes = [manifest.model.checkpoint.describe(), *notes]
     notes = [*notes, *describe_outputs(manifest), *describe_pixels(manifest.pixels), *_describe_file(manifest)]
+    notes = [*notes, *_describe_tokens(manifest.tokens)]
     is_legacy = manifest.export.exporter == "legacy"
     way = "the legacy exporter wrote the graph" if is_legacy else "it wrote the graph in another way"
     notes = [*notes, *(f"{a.exporter} exporter failed: {a.error}; {way}" for a in manifest.export.fallbacks)]
@@ -86,6 +89,7 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         graph_parity=manifest.graph_parity,
         precision=manifest.target.precision,
         quantized=manifest.quantized_share,
+        tokens=manifest.tokens,
         trials=manifest.trials,
         faster_than_fp32=_is_faster(manifest.trials),
         notes=tuple(notes),
@@ -94,6 +98,18 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
         next=_find_next(out, manifest),
         model_precision=manifest.model.precision,
     )
+
+
+def _describe_tokens(tokens: FewerTokens | None) -> list[str]:
+    """Return what merging changes, on the example images."""
+    if tokens is None:
+        return []
+    blocks = ", ".join(f"{removed} after block {block}" for block, removed in tokens.merged.items())
+    return [
+        f"tokens merged: {blocks}. In FP32 this alone changes the outputs on the example images to cosine "
+        f"{tokens.parity.cosine:.4f} with the model. The comparisons of the export are with the merged model; "
+        "vitdeploy eval measures what is lost in all"
+    ]
 
 
 def _find_next(out: Path, manifest: Manifest) -> str:

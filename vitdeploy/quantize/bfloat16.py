@@ -13,6 +13,7 @@ from vitdeploy.quantize.box_arithmetic import find_box_arithmetic
 from vitdeploy.quantize.half import convert, find_statistics
 from vitdeploy.quantize.placement import match_keep
 from vitdeploy.quantize.qdq import insert_before
+from vitdeploy.quantize.token_choices import find_token_choices
 
 
 def quantize(graph: Graph, structure: Structure, keep: tuple[str, ...], *, typed: bool) -> HalfPrecision:
@@ -38,6 +39,7 @@ def quantize(graph: Graph, structure: Structure, keep: tuple[str, ...], *, typed
     if typed:
         boxes = find_box_arithmetic(graph)
         float32 = {node for name in rules for node in nodes[name]} | set(find_statistics(graph)) | set(boxes)
+        float32 |= set(find_token_choices(graph))
         convert(graph, float32, ir.DataType.BFLOAT16)
     else:
         _store_weights(graph, {node for name in nodes if name not in rules for node in nodes[name]})

@@ -31,6 +31,7 @@ from vitdeploy.quantize.overflow import (
 )
 from vitdeploy.quantize.placement import match_keep
 from vitdeploy.quantize.ranges import LARGEST_HALF, Range, collect_ranges, find_masks
+from vitdeploy.quantize.token_choices import find_token_choices
 
 LEAST_HALF_SHARE = 0.5
 """Of the linears' weights, and so of their arithmetic for each token. With a smaller share in half precision, casts
@@ -63,6 +64,7 @@ def quantize(
     """
     guards = find_box_arithmetic(graph) | find_lost_guards(graph)
     reasons = find_unfit_constants(graph) | find_statistics(graph) | find_angles(graph) | guards
+    reasons |= find_token_choices(graph)
     ranges: Mapping[str, Range] = {}
     if calibration is not None:
         probe = expose_scores(graph)

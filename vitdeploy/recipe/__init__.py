@@ -37,6 +37,7 @@ from vitdeploy.recipe.schema import (
     Recipe,
     TargetSpec,
     TaskSpec,
+    TokensSpec,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "SizeRange",
     "TargetSpec",
     "TaskSpec",
+    "TokensSpec",
     "compose",
     "fill_templates",
     "format_size",

@@ -13,7 +13,7 @@ from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse
 from vitdeploy.recipe.image_size import SIZE_FORMS, parse_image_size
 from vitdeploy.recipe.prompts import read_prompts
-from vitdeploy.recipe.schema import AUTO, Recipe
+from vitdeploy.recipe.schema import AUTO, Recipe, TokensSpec
 
 
 def compose(
@@ -25,6 +25,7 @@ def compose(
     precision: str | None = None,
     quantizer: str | None = None,
     max_drop: float | None = None,
+    merge_tokens: str | None = None,
     weights: str | None = None,
     weights_key: str | None = None,
     num_classes: int | None = None,
@@ -89,6 +90,7 @@ def compose(
         max_drop_pp=max_drop,
         among=None if precision is None else among,
     )
+    put("tokens", merge=merge_tokens)
     if task is not None and raw.get("task", {}).get("kind") not in (None, task):
         raw["task"] = {}
     put("task", kind=task)
@@ -196,6 +198,15 @@ def parse_statistics(text: str) -> list[float]:
             fix="Give one for grey or three for colours: 0.485,0.456,0.406.",
         )
     return values
+
+
+def check_merging(text: str) -> None:
+    """Check that a text is off, or blocks with the number of tokens to remove.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    parse(TokensSpec, {"merge": text}, where="--merge-tokens")
 
 
 def check_batch(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -158,6 +159,34 @@ class PrecisionSpec(Frozen):
         return self
 
 
+class TokensSpec(Frozen):
+    """Fewer tokens in later blocks, for speed.
+
+    `merge` is the number of a block, from 0, and how many tokens fewer there are behind its attention, where the most
+    similar are averaged: `{3: 40, 6: 60}`, "3:40,6:60" or "off".
+    """
+
+    merge: Mapping[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = {}
+
+    @field_validator("merge", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        """Accept the text of --merge-tokens as well as a mapping."""
+        if value in ("off", False):
+            return {}
+        if value == AUTO:
+            raise ValueError("a search for the blocks (auto) is not there yet: give BLOCK:REMOVED,…, such as 3:40,6:60")
+        if not isinstance(value, str):
+            return value
+        pairs = [re.fullmatch(r"([0-9]+):([0-9]+)", part.strip()) for part in value.split(",")]
+        blocks = [pair.group(1) for pair in pairs if pair is not None]
+        if len(blocks) < len(pairs):
+            raise ValueError(f"{value!r} is neither off nor BLOCK:REMOVED,…, such as 3:40,6:60")
+        if len(set(map(int, blocks))) < len(blocks):
+            raise ValueError(f"a block is there twice: {value}")
+        return {int(pair.group(1)): int(pair.group(2)) for pair in pairs if pair is not None}
+
+
 class BenchSpec(Frozen):
     """The opponent, the number of threads and the approximate seconds of a latency measurement."""
 
@@ -216,6 +245,7 @@ class Recipe(Frozen):
     task: TaskSpec = TaskSpec()
     data: DataSpec = DataSpec()
     precision: PrecisionSpec = PrecisionSpec()
+    tokens: TokensSpec = TokensSpec()
     bench: BenchSpec = BenchSpec()
     gate: GateSpec = GateSpec()
 

@@ -12,6 +12,7 @@ from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.outline import outline
+from vitdeploy.graph.structure import AttentionSite
 from vitdeploy.runtime.artifact_session import read_bundle, read_compiled
 from vitdeploy.runtime.provenance import describe_provenance
 
@@ -42,12 +43,19 @@ def inspect(artifact: Artifact) -> Audit:
         compiled = read_compiled(artifact)
         audit = target.audit(bundle, dataclasses.replace(compiled, backend=engine or compiled.backend))
         audit = artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
-    structure = outline(structures.load(artifact.file(SITES)))
+    sites = structures.load(artifact.file(SITES))
     doubts = (*manifest.doubts, *(doubt for doubt in audit.doubts if doubt not in manifest.doubts))
     return replace(
-        audit, files=manifest.files, structure=structure, doubts=doubts, pixels=manifest.pixels,
-        model_precision=manifest.model.precision,
+        audit, files=manifest.files, structure=outline(sites), doubts=doubts, pixels=manifest.pixels,
+        model_precision=manifest.model.precision, tokens=tuple(map(_count_tokens, sites.attention)),
     )  # fmt: skip
+
+
+def _count_tokens(site: AttentionSite) -> int | None:
+    """Return the tokens of all windows of a block: its queries or keys, whichever are more; None if not known."""
+    if site.tokens is None or site.key_tokens is None:
+        return None
+    return max(site.tokens, site.key_tokens) * (site.windows or 1)
 
 
 def _is_of_elsewhere(artifact: Artifact, audit: Audit) -> bool:
