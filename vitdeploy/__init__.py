@@ -42,6 +42,7 @@ def export(
     device: str | None = None,
     precision: str | None = None,
     max_drop: float | None = None,
+    merge_tokens: str | None = None,
     weights: str | None = None,
     weights_key: str | None = None,
     num_classes: int | None = None,
@@ -76,6 +77,7 @@ def export(
         device: the device that the target compiles for: "CPU", "GPU", "sm86", …
         precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
         max_drop: the most that may be lost, in points of top-1, or of agreement with float32 without labels.
+        merge_tokens: blocks with the tokens to remove behind their attention, "3:60,6:40"; or "off", the default.
         weights: "pretrained" (the default), "random", or a checkpoint.
         weights_key: the part of the checkpoint to take; "ema" for the averaged weights.
         num_classes: the number of classes of the head, 0 for none; as the checkpoint has when it is None.
@@ -114,7 +116,8 @@ def export(
 
     base = read_recipe(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
     composed = recipes.compose(
-        model, base=base, target=target, device=device, precision=precision, max_drop=max_drop, weights=weights,
+        model, base=base, target=target, device=device, precision=precision, max_drop=max_drop,
+        merge_tokens=merge_tokens, weights=weights,
         weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
         labels=labels, prompts=prompts, templates=templates, bind=bind, examples=examples, outputs=outputs, part=part,
         mean=mean, std=std,

@@ -16,6 +16,7 @@ from tests.graphs import apply, dynamo, images, legacy, parsed, redrawn, run, ty
 from tests.toys import vits
 from tests.toys.merging import WIDTH, Vit, vit
 from vitdeploy import passes
+from vitdeploy.graph.blocks import find_parts
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.recognize import recognize
@@ -97,6 +98,15 @@ def test_the_number_of_tokens_by_block() -> None:
     apply(schedule_of({0: 5, 2: 3}), graph)
     sites = recognize(graph, {}).attention
     assert [(site.tokens, site.key_tokens) for site in sites] == [(17, 17), (12, 12), (12, 12), (1, 9)]
+
+
+def test_blocks_still_end_where_they_did() -> None:
+    """The sizes of tokens go beside them from block to block, and must not hide where a block ends."""
+    _, proto = exported(1, "mean", dynamic=True)
+    graph = folded(proto)
+    before = [part.block for part in find_parts(graph, recognize(graph, {}))]
+    apply(schedule_of({0: 4, 1: 3}), graph)
+    assert [part.block for part in find_parts(graph, recognize(graph, {}))] == before == [None, 0, 1, 2, 3, None]
 
 
 def test_removing_nothing_changes_nothing() -> None:
