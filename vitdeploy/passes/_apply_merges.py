@@ -9,7 +9,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from vitdeploy.graph.model import Graph, dims, operand
-from vitdeploy.passes._follow_tokens import Follower, Tokens
+from vitdeploy.passes._follow_tokens import Follower, TokenAxis
 from vitdeploy.passes._token_axis import set_size
 from vitdeploy.passes._write_merge import Merged, MergeWriter
 
@@ -52,8 +52,8 @@ class MergePlan:
 
     merges: Sequence[Merge]
     follower: Follower
-    unmerged: dict[tuple[ir.Node, int], Tokens]
-    outputs: dict[int, Tokens]
+    unmerged: dict[tuple[ir.Node, int], TokenAxis]
+    outputs: dict[int, TokenAxis]
 
 
 def apply_merges(graph: Graph, plan: MergePlan) -> None:
@@ -112,7 +112,7 @@ def _add_biases(graph: Graph, follower: Follower, merged: Sequence[Merged], merg
         node.replace_input_with(_BIAS, both)
 
 
-def _weigh_mean(graph: Graph, node: ir.Node, follower: Follower, tokens: Tokens, merged: Sequence[Merged]) -> None:
+def _weigh_mean(graph: Graph, node: ir.Node, follower: Follower, tokens: TokenAxis, merged: Sequence[Merged]) -> None:
     """Replace a mean over tokens by one that is weighted by their sizes."""
     writer = MergeWriter((node.name or "").rpartition("/")[0])
     whole = follower.counts[0] - tokens.start
@@ -146,7 +146,7 @@ def _put_back(graph: Graph, plan: MergePlan, merged: Sequence[Merged]) -> None:
 
 
 def _unmerge(
-    writer: MergeWriter, value: ir.Value, tokens: Tokens, follower: Follower, merged: Sequence[Merged]
+    writer: MergeWriter, value: ir.Value, tokens: TokenAxis, follower: Follower, merged: Sequence[Merged]
 ) -> ir.Value:
     """Write the nodes that spread the tokens of a value, on any axis, to all patches."""
     places = merged[tokens.merges - 1].places

@@ -25,7 +25,7 @@ _Use = tuple[ir.Node, int]
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenAxis:
     """The axis of tokens of a value, how many merges are behind them, and how many leading tokens are cut off."""
 
     axis: int
@@ -56,12 +56,12 @@ class Follower:
 
     special: int
     counts: list[int]
-    tokens: dict[ir.Value, Tokens] = field(default_factory=dict)
+    tokens: dict[ir.Value, TokenAxis] = field(default_factory=dict)
     constants: dict[_Use, Array] = field(default_factory=dict)
-    keys: dict[ir.Node, Tokens] = field(default_factory=dict)
-    means: dict[ir.Node, Tokens] = field(default_factory=dict)
+    keys: dict[ir.Node, TokenAxis] = field(default_factory=dict)
+    means: dict[ir.Node, TokenAxis] = field(default_factory=dict)
 
-    def count(self, tokens: Tokens) -> int:
+    def count(self, tokens: TokenAxis) -> int:
         """Return how many tokens a value will have."""
         return self.counts[tokens.merges] - tokens.start
 
@@ -80,7 +80,7 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------- one token at a time
 
-    def _keep_axis(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _keep_axis(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         """Follow an operator that treats each token by itself."""
         tokens = _agree(node, reads)
         old_count = self._old_count(tokens)
@@ -94,14 +94,14 @@ class Follower:
             return
         raise PlacesNeeded(_explain(node))
 
-    def _follow_reshape(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_reshape(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         self._keep_axis(node, reads)
         tokens, shape = self.tokens[node.outputs[0]], array(node.inputs[1]).copy()
         if shape[tokens.axis] > 0:
             shape[tokens.axis] = self.count(tokens)
             self.constants[node, 1] = shape
 
-    def _follow_squeeze(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_squeeze(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         before, after = dims(node.inputs[0]), dims(node.outputs[0])
         axes = range(len(after or ()))
         axis = next(
@@ -111,12 +111,12 @@ class Follower:
             raise PlacesNeeded(_explain(node))
         self.tokens[node.outputs[0]] = replace(reads[0], axis=axis)
 
-    def _follow_softmax(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_softmax(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         if node.attributes.get_int("axis", -1) % len(dims(node.outputs[0]) or (0,)) == reads[0].axis:
             raise PlacesNeeded("a softmax over the tokens is no attention that is known here")
         self.tokens[node.outputs[0]] = reads[0]
 
-    def _follow_concat(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_concat(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         tokens = _agree(node, reads)
         rank = len(dims(node.outputs[0]) or (0,))
         if node.attributes.get_int("axis", 0) % rank == tokens.axis:
@@ -125,7 +125,7 @@ class Follower:
             _refuse_operand(node, index)
         self.tokens[node.outputs[0]] = tokens
 
-    def _follow_expand(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_expand(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         shape, before, after = read_shape(node), dims(node.inputs[0]), dims(node.outputs[0])
         if shape is None or before is None or after is None or 0 not in reads:
             raise PlacesNeeded(_explain(node))
@@ -139,7 +139,7 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------ some of the tokens
 
-    def _follow_gather(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_gather(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         selection = self._select(node, reads)
         if selection is None:
             raise PlacesNeeded(_explain(node))
@@ -151,7 +151,7 @@ class Follower:
             self.constants[node, 1] = np.arange(tokens.start - reads[0].start, self.count(reads[0]))
             self.tokens[node.outputs[0]] = tokens
 
-    def _follow_slice(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_slice(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         axes = read_shape(node, 3)
         if axes is not None and len(dims(node.inputs[0]) or ()) and 0 in reads:
             rank = len(dims(node.inputs[0]) or ())
@@ -166,7 +166,7 @@ class Follower:
             self.constants[node, 2] = np.array([self.count(reads[0])])
             self.tokens[node.outputs[0]] = tokens
 
-    def _follow_split(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_split(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         shape, tokens = dims(node.inputs[0]), reads.get(0)
         if shape is None or tokens is None:
             raise PlacesNeeded(_explain(node))
@@ -181,12 +181,12 @@ class Follower:
         self.constants[node, 1] = np.array([*sizes[:-1], self.count(cut)])
         self.tokens[node.outputs[-1]] = cut
 
-    def _select(self, node: ir.Node, reads: Mapping[int, Tokens]) -> tuple[int, Array] | None:
+    def _select(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> tuple[int, Array] | None:
         source = node.inputs[0]
         shape = None if source is None else dims(source)
         return None if source is None or shape is None or 0 not in reads else read_selection(node, source, shape)
 
-    def _cut(self, indices: Array, tokens: Tokens) -> Tokens | None:
+    def _cut(self, indices: Array, tokens: TokenAxis) -> TokenAxis | None:
         """Return the tokens that are left if leading ones are cut off; None if only special tokens are picked."""
         left = self.special - tokens.start
         if (indices < left).all():
@@ -198,7 +198,7 @@ class Follower:
 
     # ---------------------------------------------------------------------------------------- all tokens at once
 
-    def _follow_attention(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_attention(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         if node.attributes.get_int("is_causal", 0) or any(v is not None for v in node.inputs[CORE_INPUTS:]):
             raise PlacesNeeded("an attention is causal or caches keys")
         self._shrink_bias(node, reads)
@@ -213,7 +213,7 @@ class Follower:
         if 0 in reads:
             self.tokens[node.outputs[0]] = reads[0]
 
-    def _shrink_bias(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _shrink_bias(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         """Cut a bias (…, queries, keys) to fewer tokens, if it has the same numbers for all of them."""
         bias = node.inputs[CORE_INPUTS - 1] if len(node.inputs) >= CORE_INPUTS else None
         shape = dims(bias)
@@ -230,7 +230,7 @@ class Follower:
             numbers = numbers.take(range(self.count(tokens)), axis)
         self.constants[node, CORE_INPUTS - 1] = numbers
 
-    def _follow_reducemean(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_reducemean(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         axes = read_shape(node) if len(node.inputs) > 1 else list(node.attributes.get_ints("axes", ()))
         rank, tokens = len(dims(node.inputs[0]) or ()), reads[0]
         gone = {axis % rank for axis in axes or ()}
@@ -243,18 +243,18 @@ class Follower:
             lower = 0 if keeps else sum(axis < tokens.axis for axis in gone)
             self.tokens[node.outputs[0]] = replace(tokens, axis=tokens.axis - lower)
 
-    def _follow_shape(self, node: ir.Node, reads: Mapping[int, Tokens]) -> None:
+    def _follow_shape(self, node: ir.Node, reads: Mapping[int, TokenAxis]) -> None:
         """Accept a Shape of which only other sizes are read, such as the batch."""
         for use in node.outputs[0].uses():
             places = read_shape(use.node) if use.node.op_type == "Gather" else None
             if places is None or reads[0].axis in [place % len(dims(node.inputs[0]) or (1,)) for place in places]:
                 raise PlacesNeeded("the model computes with the number of tokens")
 
-    def _old_count(self, tokens: Tokens) -> int:
+    def _old_count(self, tokens: TokenAxis) -> int:
         return self.counts[0] - tokens.start
 
 
-def _agree(node: ir.Node, reads: Mapping[int, Tokens]) -> Tokens:
+def _agree(node: ir.Node, reads: Mapping[int, TokenAxis]) -> TokenAxis:
     """Return the merges behind all tokens that an operator reads.
 
     Raises:
@@ -293,7 +293,7 @@ def _explain(node: ir.Node) -> str:
     return f"it is not known how {node.op_type} {node.name} treats single tokens"
 
 
-_RULES: Mapping[str, Callable[[Follower, ir.Node, Mapping[int, Tokens]], None]] = {
+_RULES: Mapping[str, Callable[[Follower, ir.Node, Mapping[int, TokenAxis]], None]] = {
     "Attention": Follower._follow_attention,
     "Concat": Follower._follow_concat,
     "Expand": Follower._follow_expand,

@@ -16,7 +16,7 @@ from vitdeploy.graph.regions import assign_regions
 from vitdeploy.graph.structure import AttentionSite
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._apply_merges import Merge, MergePlan, apply_merges
-from vitdeploy.passes._follow_tokens import Follower, PlacesNeeded, Tokens
+from vitdeploy.passes._follow_tokens import Follower, PlacesNeeded, TokenAxis
 from vitdeploy.passes._special_tokens import TokensUnclear, count_special
 from vitdeploy.passes._token_axis import find_input_axes
 
@@ -170,7 +170,7 @@ def _plan(graph: Graph, merges: list[Merge], encoder: Collection[str]) -> MergeP
     at = {merge.sum: merge for merge in merges}
     follower = Follower(merges[0].special, [merges[0].count])
     placed: list[Merge] = []
-    unmerged: dict[tuple[ir.Node, int], Tokens] = {}
+    unmerged: dict[tuple[ir.Node, int], TokenAxis] = {}
     for node in graph.nodes:
         try:
             follower.follow(node)
@@ -190,7 +190,7 @@ def _place(follower: Follower, merge: Merge, placed: list[Merge]) -> None:
     """Note that tokens are merged at a sum."""
     before = len(placed)
     count, special = follower.counts[-1], follower.special
-    reads = [follower.tokens.get(value, Tokens(axis, 0)) for value, axis in ((merge.sum, 1), (merge.keys, 2))]
+    reads = [follower.tokens.get(value, TokenAxis(axis, 0)) for value, axis in ((merge.sum, 1), (merge.keys, 2))]
     if merge.special != special or any((read.merges, read.start) != (before, 0) for read in reads):
         raise _Refusal("it does not have the tokens of the blocks before it", [merge])
     patches = count - special
@@ -201,7 +201,7 @@ def _place(follower: Follower, merge: Merge, placed: list[Merge]) -> None:
         )
     placed.append(merge)
     follower.counts.append(count - merge.removed)
-    follower.tokens[merge.sum] = Tokens(_TOKEN_AXIS, len(placed))
+    follower.tokens[merge.sum] = TokenAxis(_TOKEN_AXIS, len(placed))
 
 
 def _leads_to(node: ir.Node, encoder: Collection[str]) -> bool:
