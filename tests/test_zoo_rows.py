@@ -122,14 +122,17 @@ def test_the_page_names_everything_that_is_not_whole() -> None:
     made[int8] = row(int8, weights_pct=40.0, outside={"the head stays": 12.5})
     wrong = Case("textbook", "onnx 17", "openvino", "fp32")
     made[wrong] = row(wrong, difference=0.1)
-    page = format_page(made, {NAME: STAMP}, {"textbook": models.MODELS["textbook"]})
+    other_error = Case("textbook", "onnx 17", "tensorrt-rtx", "fp16")
+    made[other_error] = row(other_error, error="crashed with SIGSEGV")
+    page = format_page(made, {NAME: STAMP}, {name: models.MODELS[name] for name in ("textbook", "hf vit (sdpa)")})
     for line in (
-        "5 rows: `vitdeploy/` of git tree 1111111111; a CPU, 2 threads, avx2; torch 2.",
-        "| textbook | 2 | 2 of 2, 1 of 2, – | 2 of 2, …, … | … | **1e-01** | 4 of 4, 3 of 4, – |",
+        "6 rows: `vitdeploy/` of git tree 1111111111; a CPU, 2 threads, avx2; torch 2.",
+        "Not run at this commit: hf vit (sdpa).",
+        "| textbook | 2 | 2 of 2, 1 of 2, – | 2 of 2, …, – | … | **1e-01** | 4 of 4, 3 of 4, – |",
         "| textbook | OpenVINO | 2 of 2 | 40.0 % | – | the head stays: 12.5 % |",
-        "| textbook | 1 | module, ONNX Runtime fp32 | the map is read |",
-        "| textbook | 1 | module, ONNX Runtime fp32 | 2 kernels |",
-        "| textbook | onnx 17, OpenVINO fp32 | differs by 1e-01 |",
-        "| textbook | module, TensorRT-RTX fp16 | crashed with SIGSEGV |",
+        "| textbook | 1 | module: ONNX Runtime fp32 | the map is read |",
+        "| textbook | 1 | module: ONNX Runtime fp32 | 2 kernels |",
+        "| textbook | onnx 17: OpenVINO fp32 | differs by 1e-01 |",
+        "| textbook | module, onnx 17: TensorRT-RTX fp16 | crashed with SIGSEGV |",
     ):
         assert line in page.splitlines(), line

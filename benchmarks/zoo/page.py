@@ -22,7 +22,7 @@ def format_page(rows: Mapping[Case, Row], stamps: Mapping[str, Mapping[str, Any]
     """Return the page: how it was made, a line for each model, INT8, and everything that is not whole."""
     made = [row for row in rows.values() if row.model in entries]
     parts = [
-        ["# The zoo", "", *_INTRODUCTION, "", *_list_stamps(made, stamps), "", *_summarize(made)],
+        ["# The zoo", "", *_INTRODUCTION, "", *_list_stamps(made, stamps), "", *_summarize(made, entries)],
         ["## Attention", "", *_ATTENTION, "", *_attention_table(rows, entries)],
         ["## INT8", "", *_INT8, "", *_int8_table(rows, entries)],
         ["## Attention that is not fused", "", *_reason_table(made, lambda row: row.unfused, "sites")],
@@ -63,14 +63,16 @@ def _list_stamps(rows: Sequence[Row], stamps: Mapping[str, Mapping[str, Any]]) -
         )
 
 
-def _summarize(rows: Sequence[Row]) -> list[str]:
-    """Return the counts that a reader wants first."""
+def _summarize(rows: Sequence[Row], entries: Mapping[str, Entry]) -> list[str]:
+    """Return the counts that a reader wants first, and the models that are not in this run."""
     done = [row for row in rows if not row.error]
     whole = [row for row in done if row.fused == row.attentions]
     unlike = [row for row in done if row.problems]
+    missing = sorted(set(entries) - {row.model for row in rows}, key=list(entries).index)
     return [
         f"{len({row.model for row in rows})} models, {len(rows)} rows: {len(done)} artifacts, of which "
         f"{len(whole)} have every attention fused, and {len(unlike)} have another count or other numbers.",
+        *(["", f"Not run at this commit: {', '.join(missing)}."] if missing else []),
     ]
 
 
@@ -132,29 +134,29 @@ def _int8_table(rows: Mapping[Case, Row], entries: Mapping[str, Entry]) -> list[
 
 def _reason_table(rows: Sequence[Row], reasons_of: Any, unit: str) -> list[str]:
     """Return each model's reasons, with the forms and targets that have them."""
-    where: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+    where: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         for reason, count in reasons_of(row).items():
-            where[row.model, reason, count].append(_describe_form(row))
-    lines = [(model, str(count), ", ".join(forms), reason) for (model, reason, count), forms in where.items()]
+            where[row.model, reason, count].append(row)
+    lines = [(model, str(count), _list_forms(forms), reason) for (model, reason, count), forms in where.items()]
     return format_table(("model", unit, "where", "reason"), lines) if lines else ["None."]
 
 
 def _problem_table(rows: Sequence[Row]) -> list[str]:
-    where: dict[tuple[str, str], list[str]] = defaultdict(list)
+    where: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         for problem in row.problems:
-            where[row.model, problem].append(_describe_form(row))
-    lines = [(model, ", ".join(forms), problem) for (model, problem), forms in where.items()]
+            where[row.model, problem].append(row)
+    lines = [(model, _list_forms(forms), problem) for (model, problem), forms in where.items()]
     return format_table(("model", "where", "what"), lines) if lines else ["None."]
 
 
 def _error_table(rows: Sequence[Row]) -> list[str]:
-    where: dict[tuple[str, str], list[str]] = defaultdict(list)
+    where: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.error:
-            where[row.model, row.error].append(_describe_form(row))
-    lines = [(model, ", ".join(forms), error) for (model, error), forms in where.items()]
+            where[row.model, row.error].append(row)
+    lines = [(model, _list_forms(forms), error) for (model, error), forms in where.items()]
     return format_table(("model", "where", "reason"), lines) if lines else ["None."]
 
 
@@ -163,5 +165,12 @@ def _other_table(entries: Mapping[str, Entry]) -> list[str]:
     return format_table(("model", "softmaxes", "what they are"), lines) if lines else ["None."]
 
 
-def _describe_form(row: Row) -> str:
-    return f"{row.route}, {_SHORT[row.target]} {row.precision}"
+def _list_forms(rows: Sequence[Row]) -> str:
+    """Return the routes and targets of rows: "module, onnx 17: OpenVINO fp32, ONNX Runtime fp32"."""
+    targets: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        targets[row.route].append(f"{_SHORT[row.target]} {row.precision}")
+    routes: dict[str, list[str]] = defaultdict(list)
+    for route, listed in targets.items():
+        routes[", ".join(listed)].append(route)
+    return "; ".join(f"{', '.join(names)}: {listed}" for listed, names in routes.items())
