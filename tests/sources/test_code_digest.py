@@ -40,6 +40,9 @@ class Block(nn.Module):
     def forward(self, x):
         return activation(self.linear(x)) * self.settings["scale"] + helpers.shift(x)
 
+    def again(self, x, shift=helpers.shift):
+        return shift(x)
+
 def build():
     torch.manual_seed(0)
     return nn.Sequential(Block(4), nn.Dropout(0.1), Block(4)).eval()

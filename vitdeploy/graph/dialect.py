@@ -107,6 +107,8 @@ class Dialect:
         int8_attention: the attentions that stay fused in INT8. None: there are none.
         partial_int8_attention: whether attention stays one kernel, in INT8 or not, with Q/DQ pairs on any of its
             operands.
+        splits_joined_codes: whether the compiler moves the Q/DQ pair of values that a Concat joins before the Concat,
+            and then refuses the product behind it.
         lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
@@ -121,6 +123,7 @@ class Dialect:
     fused_attention: FusedAttention | None = None
     int8_attention: Int8AttentionKernel | None = None
     partial_int8_attention: bool = False
+    splits_joined_codes: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

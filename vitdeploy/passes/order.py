@@ -12,6 +12,7 @@ from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
 from vitdeploy.passes.fix_size import FixSize
+from vitdeploy.passes.flatten_joined import FlattenJoined
 from vitdeploy.passes.fold_attention_scale import FoldAttentionScale
 from vitdeploy.passes.fold_batch_norm import FoldBatchNorm
 from vitdeploy.passes.fold_constants import FoldConstants
@@ -121,6 +122,7 @@ def lowering(dialect: Dialect) -> list[Pass]:
         LowerGroupNorm(),
         LowerRmsNorm(),
         *integer,
+        *([FlattenJoined()] if dialect.splits_joined_codes else []),
         RemoveDead(),
         DeclareOpset(opset=dialect.opset),
     ]

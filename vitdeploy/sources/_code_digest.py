@@ -111,7 +111,7 @@ class _Walk:
 
     def _read(self, value: type | FunctionType | ModuleType) -> Iterator[str]:
         if isinstance(value, FunctionType):
-            yield f"{_qualified(value)}:{_digest(value.__code__)}:{value.__defaults__!r:.200};"
+            yield f"{_qualified(value)}:{_digest(value.__code__)}:{self._describe_defaults(value):.200};"
         is_users = not _is_installed(value)
         if is_users:
             self._add_file(value)
@@ -125,6 +125,13 @@ class _Walk:
         elif isinstance(value, ModuleType) and is_users:
             for member in vars(value).values():
                 self.add(member)
+
+    def _describe_defaults(self, function: FunctionType) -> str:
+        """Return the default arguments in words that are the same in every process: without addresses in memory."""
+        defaults = function.__defaults__
+        if all(isinstance(value, _PLAIN) for value in defaults or ()):
+            return repr(defaults)
+        return "".join(self.read_settings({str(index): value for index, value in enumerate(defaults or ())}))
 
     def _read_globals(self, function: FunctionType) -> Iterator[str]:
         """Add the code that a user's function uses by name, and yield lines about the constants."""

@@ -92,7 +92,12 @@ class OpenVINO(Target):
 
     def dialect(self) -> Dialect:
         """Return primitives: OpenVINO's import of `Attention` adds a kernel for each site with a bias."""
-        return Dialect(opset=20, attention="primitives", partial_int8_attention=self.device.startswith("CPU"))
+        return Dialect(
+            opset=20,
+            attention="primitives",
+            partial_int8_attention=self.device.startswith("CPU"),
+            splits_joined_codes=True,
+        )
 
     def compile(
         self,
