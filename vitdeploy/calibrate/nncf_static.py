@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vitdeploy.quantize.nncf_process import StaticSettings
 
 NNCF_ALPHAS: Alphas = (0.95, 0.5, None)
-"""The strengths of SmoothQuant that are tried. The first is NNCF's default, which costs Swin-Base 1.7 points."""
+"""The strengths of SmoothQuant that are tried. The first is NNCF's default."""
 
 _LEAST_GAIN_DB = 0.1
 """A smaller gain over NNCF's default is noise."""
@@ -32,7 +32,7 @@ _OPERANDS = {"q": ("qk", 0), "k": ("qk", 1), "the probabilities": ("pv", 0), "v"
 
 
 class NNCFRun(NamedTuple):
-    """What NNCF made of a graph: the graph, the strength of SmoothQuant, and every strength that was tried."""
+    """A graph with NNCF's pairs, the strength of SmoothQuant, and every strength that was tried."""
 
     graph: Graph
     alpha: float | None

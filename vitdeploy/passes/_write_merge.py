@@ -177,11 +177,11 @@ class MergeWriter:
 
         The kept ones of a come first, then b. A TopK of the order is its inverse: the rank of each even patch.
         """
-        kept = self.ints("kept_count", even - removed)
+        left = self.ints("kept_count", even - removed)
         rank = self._sort("rank", order, even, largest=0)
         border = self.ints("border", removed)
         is_moved = self.op("is_moved", "Less", rank, border)
-        moved_to, kept_at = self.op("moved_to", "Add", best, kept), self.op("kept_at", "Sub", rank, border)
+        moved_to, kept_at = self.op("moved_to", "Add", best, left), self.op("kept_at", "Sub", rank, border)
         evens = self.op("even_places", "Where", is_moved, moved_to, kept_at)
         numbers = np.arange(even - removed, even - removed + odd, dtype=np.int64).reshape(1, odd)
         row = self.tape.initializer(ir.tensor(numbers, name=f"{self._module}{MERGE}/odd_numbers"))
@@ -252,5 +252,5 @@ class MergeWriter:
         )
         if not special:
             return unmerged
-        kept = self.cut("unmerged_special", tokens, 0, special, axis)
-        return self.op("all_unmerged", "Concat", kept, unmerged, axis=axis)
+        first = self.cut("unmerged_special", tokens, 0, special, axis)
+        return self.op("all_unmerged", "Concat", first, unmerged, axis=axis)

@@ -67,7 +67,7 @@ class Candidate:
 
     @property
     def quantizer(self) -> Quantizer:
-        """What quantized it."""
+        """The quantizer: `own` or `nncf`."""
         return OWN if self.quantized.record is None else self.quantized.record.quantizer
 
     @property
