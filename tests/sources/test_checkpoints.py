@@ -330,10 +330,10 @@ def test_a_part_of_no_checkpoint_is_refused(spec: str) -> None:
 
 
 def test_the_documentation_names_the_keys_that_are_tried() -> None:
-    from vitdeploy.cli import export_options
+    from vitdeploy.cli import model_options
     from vitdeploy.sources._checkpoint import _KEYS
 
-    assert ", ".join(_KEYS) in export_options.WeightsKey.__metadata__[0].help
+    assert ", ".join(_KEYS) in model_options.WeightsKey.__metadata__[0].help
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
     assert all(f"`{key}`" in text for key in _KEYS)
 

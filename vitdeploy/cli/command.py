@@ -105,6 +105,11 @@ def one_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
     return check
 
 
+def choice(choices: Sequence[str], *flags: str, help: str) -> Any:
+    """Return an option that takes one of these words."""
+    return typer.Option(*flags, metavar="|".join(choices), callback=one_of(choices), help=help, show_default=False)
+
+
 def some_of(choices: Sequence[str]) -> Callable[[str | None], str | None]:
     """Return a callback that checks a value of one or several of `choices`, with commas between them."""
     check_one = one_of(choices)

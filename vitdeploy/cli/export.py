@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitdeploy.cli import export_options, options
+from vitdeploy.cli import export_options, model_options, options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 )
 def export(
     console: Console,
-    model: export_options.ModelName,
+    model: model_options.ModelName,
     target: export_options.TargetName = None,
     device: export_options.DeviceName = None,
     option: export_options.TargetOptions = None,
@@ -71,27 +71,27 @@ def export(
     merge_tokens: export_options.MergeTokens = None,
     portable: export_options.Portable = False,
     no_judge_data: export_options.NoJudgeData = False,
-    weights: export_options.Weights = None,
-    weights_key: export_options.WeightsKey = None,
-    ema: export_options.Ema = False,
-    num_classes: export_options.Classes = None,
-    batch: export_options.BatchSizes = None,
-    image_size: export_options.ImageSize = None,
-    task: export_options.TaskName = None,
-    labels: export_options.LabelsFile = None,
-    prompts: export_options.Prompts = None,
-    template: export_options.Templates = None,
-    bind: export_options.Binds = None,
-    examples: export_options.ExampleFiles = None,
-    outputs: export_options.Outputs = None,
-    all_outputs: export_options.AllOutputs = False,
-    part: export_options.Part = None,
-    input_form: export_options.InputFormName = None,
-    mean: export_options.Mean = None,
-    std: export_options.Std = None,
-    interpolation: export_options.InterpolationName = None,
-    resize: export_options.ResizeName = None,
-    crop_pct: export_options.CropShare = None,
+    weights: model_options.Weights = None,
+    weights_key: model_options.WeightsKey = None,
+    ema: model_options.Ema = False,
+    num_classes: model_options.Classes = None,
+    batch: model_options.BatchSizes = None,
+    image_size: model_options.ImageSize = None,
+    task: model_options.TaskName = None,
+    labels: model_options.LabelsFile = None,
+    prompts: model_options.Prompts = None,
+    template: model_options.Templates = None,
+    bind: model_options.Binds = None,
+    examples: model_options.ExampleFiles = None,
+    outputs: model_options.Outputs = None,
+    all_outputs: model_options.AllOutputs = False,
+    part: model_options.Part = None,
+    input_form: model_options.InputFormName = None,
+    mean: model_options.Mean = None,
+    std: model_options.Std = None,
+    interpolation: model_options.InterpolationName = None,
+    resize: model_options.ResizeName = None,
+    crop_pct: model_options.CropShare = None,
     recipe: export_options.RecipeFile = None,
     save_recipe: Annotated[
         Path | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vitdeploy.cli import export_options, options
+from vitdeploy.cli import export_options, model_options, options
 from vitdeploy.cli.app import MAKE, app
 from vitdeploy.cli.command import EXIT_CODES, command
 from vitdeploy.cli.console import Console
@@ -30,7 +30,7 @@ def run_(
             metavar="RECIPE", help="A recipe file (YAML), or a name from vitdeploy recipes.", show_default=False
         ),
     ],
-    weights: export_options.Weights = None,
+    weights: model_options.Weights = None,
     calibration: export_options.CalibrationImages = None,
     data: Annotated[
         str | None,
