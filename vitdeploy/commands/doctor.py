@@ -33,6 +33,7 @@ _EXTRAS = {
     "hf": ("transformers",),
     "detection": ("pycocotools",),
     "report": ("jinja2",),
+    "quantize": ("nncf",),
 }
 """The modules of each extra."""
 _X86 = ("x86_64", "AMD64")

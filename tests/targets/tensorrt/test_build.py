@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from vitdeploy.errors import CompileError  # noqa: E402
 from vitdeploy.targets._tensorrt.api import Api  # noqa: E402
 from vitdeploy.targets._tensorrt.build import BuildOptions, BuiltEngine, build_engine  # noqa: E402
-from vitdeploy.targets._tensorrt.plan import PlanLayer, match_attention, match_linears, parse_plan  # noqa: E402
+from vitdeploy.targets._tensorrt.plan import PlanLayer, find_float32, match_attention, match_linears, parse_plan  # noqa: E402
 
 TOKENS, WIDTH = 64, 64
 SM86 = BuildOptions(compute_capabilities=("sm86",))
@@ -87,7 +87,8 @@ def test_two_builds_give_the_same_layer_plan(tmp_path: Path) -> None:
 
 def test_fp32_is_not_fused(tmp_path: Path) -> None:
     engine = build_engine(trt, saved(tmp_path, dtype=np.float32), SM86)
-    assert "FP32" in match_attention(layers(engine), SITE).unfused["site"]
+    assert match_attention(layers(engine), SITE).unfused.keys() == {"site"}
+    assert find_float32(layers(engine), SITE) == {"site"}
     assert match_linears(layers(engine), {"out": ("out_proj",)}) == {"out": "fp32"}
 
 

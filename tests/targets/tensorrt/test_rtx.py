@@ -34,6 +34,15 @@ def test_one_engine_for_several_generations(bundle: Callable[..., Bundle], tmp_p
     assert audit.doubts == ("one layer plan was printed for all of sm86, sm89",)
 
 
+def test_attention_in_fp32_has_that_reason(bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+    compiler = target("sm86")
+    given = bundle(compiler, "fp32")
+    audit = compiler.audit(given, compiler.compile(given, tmp_path))
+    reasons = [site.reason for site in audit.attention.unfused]
+    assert len(reasons) == SITES
+    assert all(reason.startswith("runs in FP32, which TensorRT does not fuse; runs as ") for reason in reasons), reasons
+
+
 def test_fp8_where_there_are_units_for_it(bundle: Callable[..., Bundle], tmp_path: Path) -> None:
     found = target("sm89")
     precision.check("fp8", found)
