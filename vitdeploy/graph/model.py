@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,11 @@ class Graph:
             self.model.graph, old_nodes[0], old_nodes, list(tape.nodes), [old], [new]
         )
         new.name = name
+
+    def find_first(self, nodes: Iterable[ir.Node]) -> ir.Node:
+        """Return the node among `nodes` that comes first in the graph."""
+        chosen = set(nodes)
+        return next(node for node in self.nodes if node in chosen)
 
     def insert_before(self, node: ir.Node, tape: ir.tape.Tape) -> None:
         """Insert the nodes on `tape` before `node`, and its constants. New values are named after their nodes."""

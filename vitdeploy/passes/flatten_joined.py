@@ -63,7 +63,7 @@ def _flatten(graph: Graph, quantize: ir.Node) -> None:
         whole = _reshape(back, dequantized, tuple(-1 if n is None else n for n in shape), f"{use.node.name}/tokens")
         whole.shape, whole.type = dequantized.shape, dequantized.type
         dequantized.shape = None
-        graph.insert_before(_first(graph, [reader.node for reader in readers]), back)
+        graph.insert_before(graph.find_first(reader.node for reader in readers), back)
         for reader in readers:
             reader.node.replace_input_with(reader.idx, whole)
 
@@ -73,8 +73,3 @@ def _reshape(tape: ir.tape.Tape, value: ir.Value, sizes: tuple[int, ...], name: 
     result = tape.op("Reshape", [value, shape], name=name)
     result.type = value.type
     return result
-
-
-def _first(graph: Graph, nodes: list[ir.Node]) -> ir.Node:
-    chosen = set(nodes)
-    return next(node for node in graph.nodes if node in chosen)

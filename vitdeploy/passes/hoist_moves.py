@@ -55,7 +55,7 @@ def _hoist(graph: Graph, whole: ir.Value, takers: list[ir.Node], perm: list[int]
     shape = dims(whole) or ()
     moved = tape.op("Transpose", [whole], {"perm": perm}, name=f"{takers[0].name}/Transpose")
     moved.shape, moved.type = ir.Shape([shape[axis] for axis in perm]), whole.type
-    graph.insert_before(_find_first(graph, takers), tape)
+    graph.insert_before(graph.find_first(takers), tape)
     for taker in takers:
         taker.replace_input_with(0, moved)
         if taker.op_type == "Split":
@@ -66,11 +66,6 @@ def _hoist(graph: Graph, whole: ir.Value, takers: list[ir.Node], perm: list[int]
             taker.replace_input_with(3, graph.initializer(axes, f"{taker.name}/axes"))
         for part in taker.outputs:
             _drop_move(graph, part)
-
-
-def _find_first(graph: Graph, nodes: list[ir.Node]) -> ir.Node:
-    chosen = set(nodes)
-    return next(node for node in graph.nodes if node in chosen)
 
 
 def _drop_move(graph: Graph, part: ir.Value) -> None:
