@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class Plan:
     batch: int
     peak_learning_rate: float
     label_smoothing: float
+    bfloat16: bool = False
+    """Whether products are computed in bfloat16 (autocast); weights and losses stay in float32."""
 
 
 def train(
@@ -38,10 +41,12 @@ def train(
     plan: Plan,
     prepare: Callable[[Tensor, torch.Generator], Tensor],
     before_epoch: Callable[[nn.Module, int], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> nn.Module:
     """Train a model and return it in evaluation mode.
 
     The same plan and data give the same weights on one machine: the seed is set before the model is built.
+    A training that was stopped goes on at its last whole epoch if it has a `checkpoint`, with the same result.
 
     Args:
         build: makes the model.
@@ -50,6 +55,7 @@ def train(
         plan: how long and how fast.
         prepare: augments and normalizes one batch of images, with a random generator.
         before_epoch: is called with the model and the number of the epoch, from 0.
+        checkpoint: a file that holds the state after each epoch; it is removed by whoever is done with it.
     """
     torch.manual_seed(plan.seed)
     generator = torch.Generator().manual_seed(plan.seed)
@@ -64,21 +70,47 @@ def train(
         cycle_momentum=False,
     )
     losses: list[float] = []
-    for epoch in range(plan.epochs):
+    done = 0
+    if checkpoint is not None and checkpoint.exists():
+        done = _restore(checkpoint, (model, optimizer, schedule), generator)
+        losses = [math.nan] * (done * math.ceil(len(images) / plan.batch))
+    for epoch in range(done, plan.epochs):
         if before_epoch is not None:
             before_epoch(model, epoch)
         for batch in torch.randperm(len(images), generator=generator).split(plan.batch):
-            logits = model(prepare(images[batch], generator))
-            loss = functional.cross_entropy(logits, labels[batch], label_smoothing=plan.label_smoothing)
+            with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
+                logits = model(prepare(images[batch], generator))
+            loss = functional.cross_entropy(logits.float(), labels[batch], label_smoothing=plan.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
             if len(losses) % STEPS_PER_LINE == 0:
-                mean_loss = np.mean(losses[-STEPS_PER_LINE:])
+                mean_loss = np.nanmean(losses[-STEPS_PER_LINE:])
                 print(f"step {len(losses)}/{steps}: training loss {mean_loss:.4f}", flush=True)
+        if checkpoint is not None:
+            _store(checkpoint, (model, optimizer, schedule), generator, epoch + 1)
     return model.eval()
+
+
+def _store(path: Path, parts: Iterable[Any], generator: torch.Generator, epochs: int) -> None:
+    """Write the state after a number of whole epochs; a crash leaves the file as it was."""
+    partial = path.with_suffix(".partial")
+    random_states = (generator.get_state(), torch.get_rng_state())
+    torch.save({"parts": [part.state_dict() for part in parts], "random": random_states, "epochs": epochs}, partial)
+    partial.replace(path)
+
+
+def _restore(path: Path, parts: Iterable[Any], generator: torch.Generator) -> int:
+    """Read the state that `_store` wrote into the parts; return after how many epochs it was written."""
+    state = torch.load(path, weights_only=True)
+    for part, values in zip(parts, state["parts"], strict=True):
+        part.load_state_dict(values)
+    own_state, global_state = state["random"]
+    generator.set_state(own_state)
+    torch.set_rng_state(global_state)
+    return int(state["epochs"])
 
 
 @torch.inference_mode()
