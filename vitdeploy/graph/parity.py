@@ -8,7 +8,7 @@ differences can hide below one large value.
 **Lower precisions.** What rounding costs depends on the model and the image, so the limit is measured for each batch of
 images: the difference that `graph.onnx` itself has when ONNX Runtime computes it operator by operator, times `MARGIN`,
 plus `ROUNDING` for the types that only the engine knows. bfloat16 in OpenVINO, TF32 on GPUs, and activations that are
-rounded at run time are not in the graph.
+rounded at run time are not in the graph. A batch has at least the limit of what the graph usually loses.
 
 **Selections.** Where a model selects rows by score, engines order rows with nearly equal scores differently. Such
 outputs are compared as sets: each row with the one that it belongs to. The last rows may be others, if their scores are
@@ -17,6 +17,7 @@ nearly equal to those of rows that are not selected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -162,7 +163,24 @@ def float32_limit(output: OutputParity, *, kind: str = "fp32") -> Tolerance:
     return Tolerance(difference, _distance(ROUNDING[kind]))
 
 
-def lowered_limit(emulated: OutputParity, kinds: Iterable[str]) -> Tolerance:
+def lowered_limits(cases: Sequence[Sequence[OutputParity]], kinds: Sequence[str]) -> list[list[Tolerance]]:
+    """Return the limits of each output by batch of images, in a lower precision.
+
+    Rounding strikes each batch by chance: of two logits the graph may lose next to nothing on one batch and the engine
+    on another. So a batch has at least the limits of the usual loss, the root mean square over all batches.
+
+    Args:
+        cases: the differences of each output that the target-ready graph has in ONNX Runtime, by batch.
+        kinds: the types that the engine rounds to without a node for it in the graph.
+    """
+    usual = [_lowered_limit(_average(outputs), kinds) for outputs in zip(*cases, strict=True)]
+    return [
+        [_looser(_lowered_limit(output, kinds), least) for output, least in zip(case, usual, strict=True)]
+        for case in cases
+    ]
+
+
+def _lowered_limit(emulated: OutputParity, kinds: Iterable[str]) -> Tolerance:
     """Return the limits of an output in a lower precision.
 
     Args:
@@ -172,6 +190,17 @@ def lowered_limit(emulated: OutputParity, kinds: Iterable[str]) -> Tolerance:
     rounding = max(ROUNDING.get(kind, FLOAT32_LIMIT) for kind in kinds)
     floor = DISCRETE_LIMIT if emulated.discrete else rounding
     return Tolerance(MARGIN * _relative(emulated) + floor, MARGIN**2 * (1 - emulated.cosine) + _distance(rounding))
+
+
+def _average(outputs: Sequence[OutputParity]) -> OutputParity:
+    """Return the usual loss of an output: means of squares, which 1 - cosine is one of."""
+    squares = sum(_relative(output) ** 2 for output in outputs) / len(outputs)
+    distance = sum(1 - output.cosine for output in outputs) / len(outputs)
+    return replace(outputs[0], max_abs=math.sqrt(squares), reference_max=1.0, cosine=1 - distance)
+
+
+def _looser(one: Tolerance, other: Tolerance) -> Tolerance:
+    return Tolerance(max(one.difference, other.difference), max(one.distance, other.distance))
 
 
 def _compare_example(session: Session, example: Example, input_name: str) -> Parity:

@@ -16,7 +16,7 @@ from vitdeploy.graph.parity import (
     compare_session,
     explain_difference,
     float32_limit,
-    lowered_limit,
+    lowered_limits,
 )
 from vitdeploy.graph.unproven import find_unproven
 from vitdeploy.pipeline.against_graph import explain_other_codes
@@ -127,7 +127,7 @@ def _limits(
     cases = emulated.cases
     if [len(case) for case in cases] != [len(case) for case in parity.cases]:  # of a bundle without cases
         cases = tuple(tuple(_spread(emulated, discrete=output.discrete) for output in case) for case in parity.cases)
-    return [[lowered_limit(output, kinds) for output in case] for case in cases]
+    return lowered_limits(cases, kinds)
 
 
 def _spread(parity: Parity, *, discrete: bool) -> OutputParity:
