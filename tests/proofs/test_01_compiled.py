@@ -59,6 +59,13 @@ def test_a_transform_that_openvino_computes_wrongly_is_refused(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
+def test_attention_with_as_many_heads_as_queries_is_computed_correctly_by_openvino(tmp_path: Path) -> None:
+    recipe = recipes.compose(spec_of("pooled_windows"), target="openvino", image_size="64x64")
+    audit, _ = export(recipe, tmp_path / "out", Silent()).artifact.read_evidence(Audit)
+    assert audit is not None
+    assert (audit.attention.fused, audit.attention.sites) == (1, 1)
+
+
 def write_fourier(path: Path) -> None:
     """An ONNX file with a DFT whose axis is an input."""
     weight = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32) / 10

@@ -149,6 +149,26 @@ class MixedBatch(Tokens):
         return self.head(mixed.mean(1))
 
 
+class PooledWindows(nn.Module):
+    """Attention with four heads in windows of 4x4, whose queries are pooled to 2x2, as in Hiera and SAM 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.qkv, self.head = nn.Conv2d(3, 64, 4, 4), nn.Linear(64, 192), nn.Linear(64, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Logits."""
+        maps = self.patch(x)
+        batch, channels, height, width = maps.shape
+        windows = maps.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 3, 5, 1)
+        q, k, v = self.qkv(windows.reshape(-1, 16, channels)).unflatten(-1, (3, 4, 16)).unbind(2)
+        grid = q.reshape(-1, 4, 4, channels).permute(0, 3, 1, 2)
+        q = functional.max_pool2d(grid, 2).permute(0, 2, 3, 1).reshape(-1, 4, 4, 16)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, 4, channels)
+        return self.head(mixed).mean((1, 2))
+
+
 def fourier() -> nn.Module:
     """See the class of that name; so for the others."""
     return redrawn(Fourier())
@@ -207,3 +227,8 @@ def batch_statistics() -> nn.Module:
 def mixed_batch() -> nn.Module:
     """See the class."""
     return redrawn(MixedBatch())
+
+
+def pooled_windows() -> nn.Module:
+    """As many heads as queries."""
+    return redrawn(PooledWindows())

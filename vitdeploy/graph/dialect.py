@@ -109,6 +109,8 @@ class Dialect:
             operands.
         splits_joined_codes: whether the compiler moves the Q/DQ pair of values that a Concat joins before the Concat,
             and then refuses the product behind it.
+        overwrites_queries: whether the compiler writes the result of an attention over queries that it still has to
+            read, where it moves one of both and there are as many heads as queries.
         lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
@@ -124,6 +126,7 @@ class Dialect:
     int8_attention: Int8AttentionKernel | None = None
     partial_int8_attention: bool = False
     splits_joined_codes: bool = False
+    overwrites_queries: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

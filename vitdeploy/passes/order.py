@@ -40,6 +40,7 @@ from vitdeploy.passes.raise_pointwise import RaisePointwise
 from vitdeploy.passes.raise_softmax import RaiseSoftmax
 from vitdeploy.passes.raise_unfold import RaiseUnfold
 from vitdeploy.passes.remove_dead import RemoveDead
+from vitdeploy.passes.shield_moves import ShieldMoves
 from vitdeploy.passes.unpack_qkv import UnpackQkv
 
 
@@ -122,6 +123,7 @@ def lowering(dialect: Dialect) -> list[Pass]:
         LowerGroupNorm(),
         LowerRmsNorm(),
         *integer,
+        *([ShieldMoves()] if dialect.overwrites_queries else []),  # behind merged moves, which would merge its own
         *([FlattenJoined()] if dialect.splits_joined_codes else []),
         RemoveDead(),
         DeclareOpset(opset=dialect.opset),

@@ -97,6 +97,7 @@ class OpenVINO(Target):
             attention="primitives",
             partial_int8_attention=self.device.startswith("CPU"),
             splits_joined_codes=True,
+            overwrites_queries=True,
         )
 
     def compile(
