@@ -63,8 +63,8 @@ def test_folding_holds_its_passes_in_order(pixels: FoldPreprocessing | None, pac
     [
         (Dialect(20, "primitives"), ["lower-primitives", "merge-moves", *NORMS]),
         (
-            Dialect(20, "primitives", splits_joined_codes=True, overwrites_queries=True),
-            ["lower-primitives", "merge-moves", *NORMS, "shield-moves", "flatten-joined"],
+            Dialect(20, "primitives", splits_joined_codes=True, overwrites_queries=True, norms_of_lists=True),
+            ["lower-primitives", "merge-moves", *NORMS, "flatten-norms", "shield-moves", "flatten-joined"],
         ),
         (Dialect(20, "multihead"), ["lower-multihead", "merge-moves", *NORMS]),
         (Dialect(20, "multihead", "integer"), ["lower-multihead", "merge-moves", *NORMS, *INTEGER]),

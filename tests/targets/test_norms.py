@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -109,37 +110,74 @@ def test_an_operator_that_tensorrt_lacks_is_named_before_compiling(model: Path, 
     assert not (tmp_path / "out").exists()
 
 
-CHANNELS_FIRST = """
+NECK = """
 import torch
 from torch import nn
 
 
 class Neck(nn.Module):
-    def __init__(self):
+    def __init__(self, groups):
         super().__init__()
-        self.stem, self.norm, self.conv = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Conv2d(16, 8, 3, padding=1)
+        self.stem, self.conv, self.groups = nn.Conv2d(3, 16, 4, 4), nn.Conv2d(16, 8, 3, padding=1), groups
+        self.norm = nn.LayerNorm((2, 8) if groups else 16)
 
     def forward(self, image):
-        x = self.norm(self.stem(image).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.conv(nn.functional.silu(x))
+        x = self.stem(image).permute(0, 2, 3, 1)
+        x = self.norm(x.unflatten(-1, (2, 8))).flatten(-2) if self.groups else self.norm(x)
+        return self.conv(nn.functional.silu(x.permute(0, 3, 1, 2)))
 
 
-def build():
+def build(groups=False):
     torch.manual_seed(0)
-    model = Neck().eval()
+    model = Neck(groups).eval()
     nn.init.normal_(model.norm.weight)
     nn.init.normal_(model.norm.bias)
+    return model
+
+
+def parts():
+    return build(groups=True)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.LayerNorm(16)
+
+    def forward(self, image):
+        x = self.stem(image).flatten(2).transpose(1, 2)
+        return nn.functional.silu(self.one(x)), torch.tanh(self.two(x))
+
+
+def twice():
+    torch.manual_seed(0)
+    model = Twice().eval()
+    for parameter in (*model.one.parameters(), *model.two.parameters()):
+        nn.init.normal_(parameter)
     return model
 """
 
 
-def test_a_norm_that_openvino_computes_in_parts_says_how(tmp_path: Path) -> None:
-    """As in the neck of RF-DETR: a LayerNorm over the channels between convolutions."""
-    (tmp_path / "neck.py").write_text(CHANNELS_FIRST)
-    out = tmp_path / "out"
-    spec = f"python:{tmp_path / 'neck.py'}:build"
+def audit_norms(factory: str, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "neck.py").write_text(NECK)
+    spec, out = f"python:{tmp_path / 'neck.py'}:{factory}", tmp_path / "out"
     done = run("export", spec, "--target", "openvino", "--image-size", "64x64", "-o", str(out))
     assert done.code == 0, done.err
-    layernorm = json.loads(run("inspect", str(out), "--json").out)["layernorm"]
+    norms: dict[str, Any] = json.loads(run("inspect", str(out), "--json").out)["layernorm"]
+    return norms
+
+
+def test_a_norm_of_channels_between_convolutions_is_one_kernel_in_openvino(tmp_path: Path) -> None:
+    """As in the neck of RF-DETR, which OpenVINO computes in parts as it is."""
+    assert audit_norms("build", tmp_path) == {"sites": 1, "fused": 1, "unfused": []}
+
+
+def test_two_norms_of_one_tensor_share_a_kernel_in_openvino(tmp_path: Path) -> None:
+    """As a feature that is read and the next block, which begin with a norm each."""
+    assert audit_norms("twice", tmp_path) == {"sites": 2, "fused": 2, "unfused": []}
+
+
+def test_a_norm_that_openvino_computes_in_parts_says_how(tmp_path: Path) -> None:
+    layernorm = audit_norms("parts", tmp_path)
     assert (layernorm["sites"], layernorm["fused"]) == (1, 0)
-    assert layernorm["unfused"][0]["reason"].startswith("runs as RMS + Subgraph")
+    assert layernorm["unfused"][0]["reason"].startswith("runs as Subgraph")

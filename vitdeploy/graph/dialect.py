@@ -111,6 +111,7 @@ class Dialect:
             and then refuses the product behind it.
         overwrites_queries: whether the compiler writes the result of an attention over queries that it still has to
             read, where it moves one of both and there are as many heads as queries.
+        norms_of_lists: whether the compiler has one kernel for a LayerNorm of three axes, and several for one of more.
         lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
@@ -127,6 +128,7 @@ class Dialect:
     partial_int8_attention: bool = False
     splits_joined_codes: bool = False
     overwrites_queries: bool = False
+    norms_of_lists: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

@@ -13,6 +13,7 @@ from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
 from vitdeploy.passes.fix_size import FixSize
 from vitdeploy.passes.flatten_joined import FlattenJoined
+from vitdeploy.passes.flatten_norms import FlattenNorms
 from vitdeploy.passes.fold_attention_scale import FoldAttentionScale
 from vitdeploy.passes.fold_batch_norm import FoldBatchNorm
 from vitdeploy.passes.fold_constants import FoldConstants
@@ -123,6 +124,7 @@ def lowering(dialect: Dialect) -> list[Pass]:
         LowerGroupNorm(),
         LowerRmsNorm(),
         *integer,
+        *([FlattenNorms()] if dialect.norms_of_lists else []),
         *([ShieldMoves()] if dialect.overwrites_queries else []),  # behind merged moves, which would merge its own
         *([FlattenJoined()] if dialect.splits_joined_codes else []),
         RemoveDead(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vitdeploy.graph.structure import AttentionSite, Structure
+from vitdeploy.graph.structure import AttentionSite, Norm, Structure
 from vitdeploy.targets._audit import is_named_after
 
 _STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
@@ -29,6 +29,7 @@ class Kernel:
         matrices: the last two sizes of each input; None for one that varies.
         result: the last two sizes of its first output, likewise.
         sources: the types of the layers that it reads.
+        norm: the name of the kernel that normalises, if it is one or if it reads one, perhaps behind a Reshape.
     """
 
     def __init__(self, op: Any, *, rounds: bool) -> None:
@@ -46,11 +47,25 @@ class Kernel:
         self.matrices = [_last_two(shape) for shape in shapes]
         self.result = _last_two(op.get_output_partial_shape(0)) if op.get_output_size() else ()
         self.sources = [_layer_type(op.input_value(index).get_node()) for index in range(op.get_input_size())]
+        self.norm = next(filter(None, (_norm_name(node) for node in (op, *_computed_inputs(op)))), "")
 
     @property
     def is_norm(self) -> bool:
         """Return whether it is a LayerNorm, with or without scale and shift."""
         return self.layer in _NORM_LAYERS
+
+
+def _computed_inputs(op: Any) -> Iterator[Any]:
+    """Yield the nodes that compute the inputs, before Reshapes."""
+    for index in range(op.get_input_size()):
+        node = op.input_value(index).get_node()
+        while _layer_type(node) == "Reshape":
+            node = node.input_value(0).get_node()
+        yield node
+
+
+def _norm_name(op: Any) -> str:
+    return str(op.get_friendly_name()) if _layer_type(op) in _NORM_LAYERS else ""
 
 
 def _layer_type(op: Any) -> str:
@@ -133,18 +148,35 @@ def _explain_unfused(site: AttentionSite, parts: list[Kernel], threads: int) -> 
     return "OpenVINO does not say why"
 
 
+def count_norms(structure: Structure, kernels: list[Kernel]) -> int:
+    """Return how many LayerNorms are normalised by one kernel.
+
+    OpenVINO gives these kernels names of its own. Two LayerNorms of one tensor share a kernel: each then has scale and
+    shift in a kernel that reads it.
+    """
+    readers: dict[str, set[str]] = {kernel.norm: set() for kernel in kernels if kernel.is_norm}
+    for norm in structure.norms:
+        for kernel in _kernels_of(norm, kernels):
+            readers.get(kernel.norm, set()).add(norm.name)
+    return sum(max(1, len(norms)) for norms in readers.values())
+
+
 def explain_norms(structure: Structure, kernels: list[Kernel]) -> dict[str, str]:
-    """Return the kernels of the LayerNorms that have kernels, none of which is a norm or reads one directly.
+    """Return the kernels of the LayerNorms that have kernels, none of which is a norm or reads one.
 
     OpenVINO normalises in one kernel and applies scale and shift in the next, which has the norm's name.
     """
     reasons = {}
     for norm in structure.norms:
-        parts = [k for k in kernels if any(is_named_after(name, node) for node in norm.nodes for name in k.names)]
-        if parts and not any(layer in _NORM_LAYERS for k in parts for layer in (k.layer, *k.sources)):
+        parts = _kernels_of(norm, kernels)
+        if parts and not any(kernel.norm for kernel in parts):
             before = {layer for k in parts for layer in k.sources if layer == "RMS"}  # of the centred values
             reasons[norm.name] = f"runs as {' + '.join([*before, *sorted({k.title for k in parts})])}"
     return reasons
+
+
+def _kernels_of(norm: Norm, kernels: list[Kernel]) -> list[Kernel]:
+    return [k for k in kernels if any(is_named_after(name, node) for node in norm.nodes for name in k.names)]
 
 
 def match_linears(structure: Structure, kernels: list[Kernel]) -> dict[str, Kernel]:

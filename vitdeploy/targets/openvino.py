@@ -20,7 +20,7 @@ from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
 from vitdeploy.recipe import SizeRange
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._audit import make_audit
-from vitdeploy.targets._openvino_kernels import Kernel, explain_norms, match_attention, match_linears
+from vitdeploy.targets._openvino_kernels import Kernel, count_norms, explain_norms, match_attention, match_linears
 from vitdeploy.targets._openvino_session import (
     Engine,
     OpenVINOSession,
@@ -98,6 +98,7 @@ class OpenVINO(Target):
             partial_int8_attention=self.device.startswith("CPU"),
             splits_joined_codes=True,
             overwrites_queries=True,
+            norms_of_lists=True,
         )
 
     def compile(
@@ -143,7 +144,7 @@ class OpenVINO(Target):
         kernels = [Kernel(op, rounds=rounds) for op in model.get_runtime_model().get_ordered_ops()]
         fused, reasons = match_attention(bundle.structure, kernels, threads)
         products = match_linears(bundle.structure, kernels)
-        norms = sum(kernel.is_norm for kernel in kernels)
+        norms = count_norms(bundle.structure, kernels)
         return make_audit(
             self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
             norm_reasons=explain_norms(bundle.structure, kernels),
