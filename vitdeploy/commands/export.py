@@ -28,7 +28,7 @@ from vitdeploy.pipeline.exported_graph import check_graph
 from vitdeploy.pipeline.finish import draft_manifest, finish
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.judge_data import save_judge_data
-from vitdeploy.pipeline.outputs import note_unread
+from vitdeploy.pipeline.outputs import explain_unread, note_unread
 from vitdeploy.pipeline.prepare import FLOAT32, Options, Prepared, prepare
 from vitdeploy.pipeline.record_blocks import record_blocks
 from vitdeploy.pipeline.summary import ExportResult, summarize_export
@@ -307,6 +307,9 @@ def _store_judge_data(recipe: Recipe, prepared: Prepared, work: Path, folder: Pa
     if not recipe.data.judge:
         return ["without judge data the device takes the accuracy that was judged here"]
     path, task = folder / JUDGE, tasks.find(prepared.facts.task)
+    unread = explain_unread(task, prepared.facts.examples)
+    if unread:  # such as of a detector whose task is not named
+        return [f"no judge data was stored: {unread}"]
     path.parent.mkdir(exist_ok=True)
     name = prepared.facts.examples.input_name
     with OnnxSession(work / FLOAT32, lean=True) as reference:

@@ -6,7 +6,7 @@ nodes, and each entry here lists the names of its nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -136,6 +136,10 @@ class Structure(BaseModel):
     def weighted(self) -> tuple[Linear | Product, ...]:
         """All products with weights."""
         return (*self.linears, *(self.products or ()))
+
+    def count_float_linears(self, quantized: Collection[str]) -> int:
+        """Return the number of linears that are not among the names of what is quantized."""
+        return sum(linear.name not in quantized for linear in self.linears)
 
     def locate_attention(self, names: Iterable[str]) -> Structure:
         """Return the structure with the attention nodes of a lowered graph, whose node names are `names`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
 from vitdeploy.environment import Host
-from vitdeploy.errors import PassError, QuantizeError, VitdeployError
+from vitdeploy.errors import DataError, PassError, QuantizeError, VitdeployError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.calibration import JudgingBatches
@@ -119,6 +119,8 @@ def attempt(
         return _fit(builder, precision, budget, whole=quantizer is not None)
     except PassError:
         raise
+    except DataError as error:  # the task cannot read the outputs, which the user can mend
+        return None, [Trial(precision=name, quantizer=chosen or OWN, why=str(error))]
     except VitdeployError as error:  # this precision is not possible here; auto tries the others
         return None, [Trial(precision=name, quantizer=chosen or OWN, why=error.message)]
 

@@ -96,7 +96,7 @@ class Candidate:
         """The number of linears that stayed in float; 0 for a precision that does not treat linears one by one."""
         if not self.quantized.placement:
             return 0
-        return sum(linear.name not in self.quantized_names for linear in self.structure.linears)
+        return self.structure.count_float_linears(self.quantized_names)
 
     def discard(self) -> None:
         """Remove its folder from the disk."""

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from vitdeploy.artifact import Artifact, Manifest, Variant
+from vitdeploy.artifact import Artifact, Manifest, Trial, Variant
 from vitdeploy.artifact.layout import EXAMPLE, GRAPH
 from vitdeploy.artifact.variants import place_variant
 from vitdeploy.frozen import replace
@@ -47,12 +47,19 @@ def compile_variants(
     claim = choice.built.claim
     compiled = _place(choice.built, folder)
     bundle = read_bundle(folder, choice.built.manifest)
-    chosen = replace(choice.built.manifest, trials=choice.trials, doubts=(*manifest.doubts, *choice.doubts))
+    trials = (*choice.trials, *_list_left_out(manifest))
+    chosen = replace(choice.built.manifest, trials=trials, doubts=(*manifest.doubts, *choice.doubts))
     chosen, _ = announce(bundle, chosen, target, Silent())
     shutil.rmtree(folder / WORK, ignore_errors=True)
     artifact, doubts = seal_compiled(bundle, chosen, target, compiled, claim)
     builder.finish()
     return artifact, [*doubts, *choice.notes, *([] if claim is None else describe_claim(claim, target))]
+
+
+def _list_left_out(manifest: Manifest) -> list[Trial]:
+    """Return the trials of the precisions that were not sent, such as those over the budget: they say why."""
+    sent = {variant.precision for variant in manifest.variants}
+    return [trial for trial in manifest.trials if trial.precision not in sent]
 
 
 def _order(manifest: Manifest, target: Target) -> list[Variant]:

@@ -9,8 +9,8 @@ from dataclasses import replace as replace_data
 from vitdeploy.artifact import Trial, Variant
 from vitdeploy.errors import CompileError, VitdeployError
 from vitdeploy.frozen import replace
+from vitdeploy.pipeline.default_form import build_default
 from vitdeploy.pipeline.fastest import pick_fastest, time_until_valid
-from vitdeploy.pipeline.repair import repair_variant
 from vitdeploy.pipeline.variant_builder import BuiltVariant, VariantBuilder
 from vitdeploy.progress import Progress
 
@@ -37,7 +37,7 @@ def choose_variant(
     Args:
         builder: builds them.
         variants: the plain ones, the default first.
-        forms: the safe forms of the default, in the order to try if it computes other numbers than its graph.
+        forms: the safe forms of the default, in the order to try; see `build_default`.
         progress: gets the steps.
 
     Raises:
@@ -48,13 +48,14 @@ def choose_variant(
     notes: list[str] = []
     doubts: list[str] = []
     for number, variant in enumerate(variants):
-        results = [builder.build(variant)]
-        first = results[0]
-        if number == 0 and isinstance(first, BuiltVariant) and first.is_off and forms:
-            repair = repair_variant(builder, first, forms, progress)
-            results = [repair.off, *repair.results]
-            notes += repair.notes
-            doubts += repair.doubts
+        results: list[BuiltVariant | Trial]
+        if number == 0:
+            default = build_default(builder, variant, forms, progress)
+            results = [*default.results]
+            notes += default.notes
+            doubts += default.doubts
+        else:
+            results = [builder.build(variant)]
         for result in results:
             if isinstance(result, BuiltVariant) and result.claim is not None:
                 built[len(trials)] = result

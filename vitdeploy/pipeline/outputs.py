@@ -75,13 +75,18 @@ def describe_outputs(manifest: Manifest) -> list[str]:
 
 def note_unread(task: Task, examples: Examples) -> list[str]:
     """Return a note if the task cannot read the outputs that the user has chosen."""
-    if not examples.dropped:
-        return []
+    reason = explain_unread(task, examples) if examples.dropped else ""
+    note = f"eval and predict cannot read these outputs as {task.name}: {reason}. --task raw compares any outputs"
+    return [note] if reason else []
+
+
+def explain_unread(task: Task, examples: Examples) -> str:
+    """Return why the task cannot read the outputs, and what to do; empty if it can."""
     try:
         task.read_answers(find_batched(examples.outputs[0], _count_images(examples)))
     except DataError as error:
-        return [f"eval and predict cannot read these outputs as {task.name}: {error}. --task raw compares any outputs"]
-    return []
+        return str(error)
+    return ""
 
 
 def _count_images(examples: Examples) -> int:

@@ -50,9 +50,7 @@ def repair_variant(builder: VariantBuilder, off: BuiltVariant, forms: Sequence[V
     if located is not None:
         off = replace_data(off, trial=replace(off.trial, located=located.why))
     results: list[BuiltVariant | Trial] = []
-    reported = builder.target.reported_safe_forms(
-        off.bundle.structure, takes_batch_one=builder.manifest.recipe.target.batch.min == 1
-    )
+    reported = builder.target.reported_safe_forms(off.bundle.structure, takes_batch_one=builder.takes_batch_one)
     for form in sorted(_select(forms, number), key=lambda form: form.form not in reported):
         result = builder.build(form)
         results.append(result)

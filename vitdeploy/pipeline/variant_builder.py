@@ -97,12 +97,21 @@ class VariantBuilder:
         self._judge = self._load_judge()
         self._values = load_block_values(source.file(BLOCKS))
 
+    @property
+    def takes_batch_one(self) -> bool:
+        """True if the engine takes a single image."""
+        return self.manifest.recipe.target.batch.min == 1
+
+    def read(self, variant: Variant) -> Bundle:
+        """Read the graph of a variant, without building it."""
+        return read_bundle(self._folder, select_variant(self.manifest, variant.name), variant.files)
+
     def build(self, variant: Variant) -> BuiltVariant | Trial:
         """Build, run and judge a variant. Return the trial alone if that is not possible.
 
         Memory is free again when this returns: boards have 4 GB for the CPU and the GPU together.
         """
-        trial = Trial(precision=variant.precision, form=variant.form)
+        trial = Trial(precision=variant.precision, form=variant.form, float_linears=self._count_float_linears(variant))
         try:
             # Not `precisions.check`: listing all precisions needs onnx, which a device does not have.
             lacking = self.target.refuse_numbers(precisions.kind_of(variant.precision).numbers)
@@ -223,6 +232,10 @@ class VariantBuilder:
     def _explain_unjudged(self, variant: Variant) -> str:
         is_default = variant.precision == self.target.default_precision
         return "" if is_default else "its accuracy cannot be judged: the bundle has no judge data"
+
+    def _count_float_linears(self, variant: Variant) -> int:
+        quantized = {name for name, place in variant.placement.items() if place.quantized}
+        return self.read(variant).structure.count_float_linears(quantized) if variant.placement else 0
 
     def _load_judge(self) -> JudgeData | None:
         path = self._source.file(JUDGE)

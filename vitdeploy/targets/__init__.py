@@ -114,6 +114,15 @@ class Target(Frozen, ABC):
         """Return the safe forms that helped in the public reports that fit a graph, in the order to try."""
         return ()
 
+    def preferred_safe_forms(
+        self,
+        structure: Structure,  # noqa: ARG002  as above
+        *,
+        takes_batch_one: bool = True,  # noqa: ARG002
+    ) -> Mapping[str, str]:
+        """Return those to build before the plain form, in the order to try, each with the report that it is for."""
+        return {}
+
     @abstractmethod
     def compile(self, bundle: Bundle, workdir: Path, report: Callable[[str], None] | None = None) -> Compiled:
         """Compile into `workdir`, and audit.

@@ -27,7 +27,13 @@ from vitdeploy.targets._recording import CompilerRecorder
 from vitdeploy.targets._tensorrt.api import Api, release
 from vitdeploy.targets._tensorrt.engine import audit_engine
 from vitdeploy.targets._tensorrt.gpu import find_gpu
-from vitdeploy.targets._tensorrt.known_faults import KnownFault, find_faults, list_faults, list_safe_forms
+from vitdeploy.targets._tensorrt.known_faults import (
+    KnownFault,
+    find_faults,
+    list_faults,
+    list_preferred_forms,
+    list_safe_forms,
+)
 from vitdeploy.targets._tensorrt.options import DIALECT, FIRST_WITH, EngineOptions, refuse_dla
 from vitdeploy.targets._tensorrt.recorder import EngineRecorder
 from vitdeploy.targets._tensorrt.session import open_engine
@@ -168,6 +174,10 @@ class TensorRT(EngineOptions, Target):
     def reported_safe_forms(self, structure: Structure, *, takes_batch_one: bool = True) -> tuple[str, ...]:
         """Return the safe forms that helped in the public reports that fit, in the order to try."""
         return list_safe_forms(self._find_faults(structure, takes_batch_one=takes_batch_one))
+
+    def preferred_safe_forms(self, structure: Structure, *, takes_batch_one: bool = True) -> dict[str, str]:
+        """Return the safe forms to build before the plain form, in order, each with the report that it is for."""
+        return list_preferred_forms(self._find_faults(structure, takes_batch_one=takes_batch_one))
 
     def _find_faults(self, structure: Structure, *, takes_batch_one: bool) -> list[KnownFault]:
         version, generation = _installed()

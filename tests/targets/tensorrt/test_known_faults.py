@@ -16,7 +16,13 @@ from vitdeploy.commands.doctor import doctor
 from vitdeploy.graph.risky_forms import find_risky_forms
 from vitdeploy.graph.structure import RiskyForm, Structure
 from vitdeploy.pipeline.safe_forms import list_safe_forms as list_forms
-from vitdeploy.targets._tensorrt.known_faults import FAULTS, KnownFault, find_faults, list_safe_forms
+from vitdeploy.targets._tensorrt.known_faults import (
+    FAULTS,
+    KnownFault,
+    find_faults,
+    list_preferred_forms,
+    list_safe_forms,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -95,6 +101,30 @@ def test_the_safe_forms_that_helped(release: str, form: RiskyForm, expected: tup
     assert target().reported_safe_forms(structure(form)) == expected
 
 
+@pytest.mark.parametrize(
+    ("release", "form", "expected"),
+    [
+        ("10.3", "rotary positions", ["baked-positions"]),
+        ("10.16", "rotary positions", []),
+        ("10.3", "float16 decoder", []),  # a block in FP32 is slower: FP16 is built first, and checked
+        ("10.3", "refined maps", []),
+    ],
+)
+def test_the_safe_forms_to_build_first(release: str, form: RiskyForm, expected: list[str], device: Device) -> None:
+    device(release)
+    assert [*target().preferred_safe_forms(structure(form))] == expected
+
+
+def test_a_form_to_build_first_names_its_report() -> None:
+    faults = find_faults(["separate q, k, v"], release=(10, 13), generation="sm110", takes_batch_one=True)
+    [(form, report)] = list_preferred_forms(faults).items()
+    assert form == "separate-qkv"
+    assert report.startswith(THOR)
+    assert report.endswith("(NVIDIA/TensorRT-Edge-LLM#151, NVIDIA/TensorRT-Edge-LLM#105)")
+    orin = find_faults(["separate q, k, v"], release=(10, 13), generation="sm87", takes_batch_one=True)
+    assert list_preferred_forms(orin) == {}
+
+
 def test_a_safe_form_that_answers_several_faults_is_named_once() -> None:
     faults = find_faults(get_args(RiskyForm), release=None, generation=None, takes_batch_one=True)
     assert list_safe_forms(faults) == ("baked-positions", "fp32-scores", "separate-qkv", "fp32", "fp32-block-0")
@@ -131,13 +161,13 @@ def test_the_table_of_the_documentation_is_this_list() -> None:
     assert rows == [table_row(fault) for fault in FAULTS]
 
 
-COLUMNS = ("what happens", "with", "reports", "what helped", "safe form", "here")
+COLUMNS = ("what happens", "with", "reports", "what helped", "safe form", "built first", "here")
 
 
 def table_row(fault: KnownFault) -> str:
     links = ", ".join(
         f"[{report}](https://github.com/{report.replace('#', '/issues/')})" for report in fault.reports
     )  # GitHub leads from the number of an issue to a pull request
-    forms = ", ".join(f"`{form}`" for form in fault.safe_forms)
-    cells = (fault.what, fault.where, links, fault.helped.rstrip(","), forms, "not reproduced here")
+    forms, preferred = (", ".join(f"`{form}`" for form in names) for names in (fault.safe_forms, fault.preferred_forms))
+    cells = (fault.what, fault.where, links, fault.helped.rstrip(","), forms, preferred, "not reproduced here")
     return f"| {' | '.join(cell or '–' for cell in cells)} |"

@@ -22,6 +22,9 @@ Release = tuple[int, int]
 
 _FIRST, _LAST = (0, 0), (999, 0)
 
+_CHEAP = frozenset({"separate-qkv", "baked-positions"})
+"""Safe forms whose attention stays one kernel, and which compute in no wider type (benchmarks/safe_forms.md)."""
+
 
 @dataclass(frozen=True)
 class KnownFault:
@@ -54,7 +57,17 @@ class KnownFault:
     def describe(self) -> str:
         """Return it in one line."""
         helped = f"; {self.helped} helped there" if self.helped else ""
-        return f"{self.what} with {self.where} ({', '.join(self.reports)}){helped}; not reproduced here"
+        return f"{self.report}{helped}; not reproduced here"
+
+    @property
+    def report(self) -> str:
+        """What happens, in which versions, and where it is reported."""
+        return f"{self.what} with {self.where} ({', '.join(self.reports)})"
+
+    @property
+    def preferred_forms(self) -> tuple[str, ...]:
+        """The safe forms to build before the plain form, in order: those that cost little."""
+        return tuple(form for form in self.safe_forms if form in _CHEAP)
 
 
 FAULTS = (
@@ -170,6 +183,15 @@ def list_faults(release: tuple[int, ...], generation: str | None) -> list[KnownF
     """Return the faults of a version, whatever the graph."""
     every = {form for fault in FAULTS for form in fault.forms}
     return find_faults(every, release=release, generation=generation, takes_batch_one=True)
+
+
+def list_preferred_forms(faults: Iterable[KnownFault]) -> dict[str, str]:
+    """Return the safe forms to build before the plain form, in order, each with the report that it is for."""
+    preferred: dict[str, str] = {}
+    for fault in faults:
+        for form in fault.preferred_forms:
+            preferred.setdefault(form, fault.report)
+    return preferred
 
 
 def list_safe_forms(faults: Iterable[KnownFault]) -> tuple[str, ...]:
