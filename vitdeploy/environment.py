@@ -66,6 +66,11 @@ class Host(BaseModel):
         return bool({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"} & set(self.isa))
 
     @property
+    def int8_products_on_x86(self) -> bool:
+        """True if it is an x86 CPU with INT8 dot products, for which OpenVINO has an attention kernel in INT8."""
+        return self.int8_dot_product and "asimddp" not in self.isa
+
+    @property
     def bfloat16_dot_product(self) -> bool:
         """True if one instruction multiplies bfloat16, so that it is not only a storage format."""
         return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(self.isa))

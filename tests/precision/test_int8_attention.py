@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.graphs import images, raised, run
@@ -24,8 +25,9 @@ from vitdeploy.precision.int8 import Int8
 from vitdeploy.progress import Silent
 from vitdeploy.quantize import Calibration, Quantized
 from vitdeploy.quantize.attention import find_operands
-from vitdeploy.recipe import Batch, PrecisionSpec
+from vitdeploy.recipe import VALUES, Batch, Int8Attention, PrecisionSpec
 from vitdeploy.targets import Bundle
+from vitdeploy.targets.openvino import OpenVINO
 from vitdeploy.targets.tensorrt_rtx import TensorRTRTX
 
 BATCHES = [images(1, seed) for seed in range(4)]
@@ -121,6 +123,36 @@ def test_other_targets_and_precisions_refuse_it(
 ) -> None:
     with pytest.raises(QuantizeError, match=r"`attention: true` is not for"):
         quantized(exported("dynamo"), precision, kernel)
+
+
+@pytest.mark.parametrize(("attention", "operands"), [(VALUES, 2), (True, 4)])
+def test_openvino_runs_it_as_one_kernel(
+    exported: Callable[[str], bytes], attention: Int8Attention, operands: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    target = OpenVINO()
+    if target.dialect().int8_attention is None:
+        pytest.skip("OpenVINO has no INT8 attention on this CPU: it has no INT8 dot products")
+    graph, structure = folded(exported("dynamo"))
+    spec = replace(COMPLETE, attention=attention)
+    found = quantize(graph, structure, spec, target.dialect(), CALIBRATION, Silent())
+    products = [node for node in found.graph.nodes if (node.name or "").endswith(("/qk", "/pv", "/transpose_k"))]
+    pairs = [v.producer() for n in products for v in n.inputs if v is not None and v.producer() is not None]
+    assert sum(node.op_type == "DequantizeLinear" for node in pairs if node is not None) == 2 * operands
+    pairs = [operand(n, 0).producer() for n in products if (n.name or "").endswith("/pv")]
+    assert {pair.inputs[2].dtype for pair in pairs if pair is not None} == {ir.DataType.UINT8}  # type: ignore[union-attr]
+    assert found.record is not None
+    assert found.record.attention == Int8AttentionCount(sites=2, of=2, values_alone=attention == VALUES)
+    assert (found.record.output_sqnr_db or 0) > 30
+    passes.run(order.lowering(target.dialect()), found.graph)
+    bundle = _bundle(found.graph, structure, tmp_path)
+    audit = target.audit(bundle, target.compile(bundle, tmp_path))
+    assert (audit.attention.sites, audit.attention.fused) == (2, 2)
+
+
+def test_values_alone_are_refused_where_all_operands_are_needed(exported: Callable[[str], bytes]) -> None:
+    with pytest.raises(QuantizeError, match="`attention: values` is not for this target"):
+        quantized(exported("dynamo"), replace(COMPLETE, attention=VALUES))
 
 
 @pytest.mark.slow

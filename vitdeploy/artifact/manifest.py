@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from vitdeploy.artifact.layout import VARIANT_NAME, is_of_variant
-from vitdeploy.artifact.quantization import Quantization, describe_precision
+from vitdeploy.artifact.quantization import AttentionOperands, Quantization, describe_precision
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
 from vitdeploy.evidence.reading import PostProcessing
@@ -174,6 +174,7 @@ class Trial(Fact):
     Attributes:
         precision: its name on the command line.
         quantizer: "own", or "nncf" where NNCF quantized it.
+        attention: the operands of attention in INT8; empty if attention is in float.
         form: the safe form of the graph; empty for the plain one.
         float_linears: the number of linears that stayed in float.
         lost: lost points of top-1 (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
@@ -186,6 +187,7 @@ class Trial(Fact):
 
     precision: str
     quantizer: Quantizer = OWN
+    attention: AttentionOperands = ""
     form: str = ""
     float_linears: int = 0
     lost: float | None = None
@@ -203,8 +205,8 @@ class Trial(Fact):
 
     @property
     def label(self) -> str:
-        """The name for people, with the quantizer if it is not vitdeploy's own."""
-        return describe_precision(self.name, self.quantizer)
+        """The name for people, with what sets it apart from the precision's default."""
+        return describe_precision(self.name, self.quantizer, self.attention)
 
 
 class Tensor(Fact):

@@ -51,9 +51,16 @@ class CalibrationData(Fact):
         return f"{self.images} calibration images ({self.data})"
 
 
-def describe_precision(name: str, quantizer: Quantizer) -> str:
-    """Return the name of a precision for people: `int8`, or `int8 by NNCF`."""
-    return name if quantizer == OWN else f"{name} by NNCF"
+AttentionOperands = Literal["", "values", "all"]
+"""The operands of attention in INT8: none, the probabilities and v, or q, k, v and the probabilities."""
+
+
+def describe_precision(name: str, quantizer: Quantizer, attention: AttentionOperands = "") -> str:
+    """Return the name of a precision for people: `int8`, `int8 by NNCF` or `int8 with INT8 attention`."""
+    name = name if quantizer == OWN else f"{name} by NNCF"
+    if not attention:
+        return name
+    return f"{name} with INT8 attention" + (" (values only)" if attention == "values" else "")
 
 
 class Migration(Fact):
@@ -119,6 +126,13 @@ class Int8AttentionCount(Fact):
 
     sites: int
     of: int
+    values_alone: bool = False
+    """Only the probabilities and v are INT8."""
+
+    @property
+    def operands(self) -> AttentionOperands:
+        """The operands that are INT8."""
+        return "values" if self.values_alone else "all"
 
 
 class Quantization(Fact):

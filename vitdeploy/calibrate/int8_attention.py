@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 _FIX = "Leave `attention` out of the recipe's precision."
 
 
-def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized: Quantized) -> Quantized:
+def quantize_attention(
+    calibrated: CalibratedGraph, dialect: Dialect, quantized: Quantized, *, values_alone: bool = False
+) -> Quantized:
     """Quantize attention in place, wherever the compiler has a kernel for it. Linears are quantized already.
+
+    With `values_alone` the probabilities and v are INT8, and q and k stay in float.
 
     Raises:
         QuantizeError: the compiler has none, or none for this model's attention.
@@ -29,25 +33,33 @@ def quantize_attention(calibrated: CalibratedGraph, dialect: Dialect, quantized:
     from vitdeploy.quantize.placement import record_attention_placement
     from vitdeploy.quantize.ranges import collect_ranges
 
-    if dialect.int8_attention is None:
+    kernel = dialect.int8_attention
+    if kernel is None:
         raise QuantizeError(
-            "`attention: true` is not for this target: only TensorRT keeps quantized attention in one kernel", fix=_FIX
+            "`attention: true` is not for this target: only TensorRT, and OpenVINO on a CPU with INT8 dot products, "
+            "keep quantized attention in one kernel", fix=_FIX,
+        )  # fmt: skip
+    if values_alone and not kernel.values_alone:
+        raise QuantizeError(
+            "`attention: values` is not for this target, which quantizes all operands of an attention or none",
+            fix="Use `attention: true`, or leave it out.",
         )
     graph, record = quantized.graph, quantized.record
     assert record is not None
-    cores, rules = attention.select_cores(graph, dialect.int8_attention)
+    cores, rules = attention.select_cores(graph, kernel)
     if not cores:
         reason = next(iter(rules.values()), "there is none")
         raise QuantizeError(f"no attention can be INT8 and stay fused: {reason}", fix=_FIX)
     LowerPrimitives(only=frozenset(cores)).apply(graph)
-    names = {operand(node, index).name or "" for node, index in attention.find_operands(graph, cores)}
+    operands = attention.find_operands(graph, cores, values_alone=values_alone)
+    names = {operand(node, index).name or "" for node, index in operands}
     ranges = collect_ranges(graph, calibrated.stream_batches("Observe attention"), names)
-    attention.write_pairs(graph, cores, ranges)
+    attention.write_pairs(graph, operands, ranges, kernel)
     record = replace(
         record,
-        attention=Int8AttentionCount(sites=len(cores), of=len(cores) + len(rules)),
+        attention=Int8AttentionCount(sites=len(cores), of=len(cores) + len(rules), values_alone=values_alone),
         output_sqnr_db=calibrated.judge.sqnr_db(graph),
         output_sqnr_db_without_attention=record.output_sqnr_db,
     )
-    placement = {**quantized.placement, **record_attention_placement(calibrated.structure, cores, rules)}
-    return dataclasses.replace(quantized, record=record, placement=placement)
+    sites = record_attention_placement(calibrated.structure, cores, rules, values_alone=values_alone)
+    return dataclasses.replace(quantized, record=record, placement={**quantized.placement, **sites})

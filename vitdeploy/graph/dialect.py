@@ -41,15 +41,18 @@ class FusedAttention:
 class Int8AttentionKernel:
     """The attentions for which a compiler has a fused INT8 kernel.
 
-    The kernel takes q, k, v and the probabilities in INT8: all four, or none.
-
     Attributes:
-        head_sizes: the head sizes with a kernel.
-        tokens: the largest number of queries or keys.
+        head_sizes: the head sizes with a kernel; empty for any.
+        tokens: the largest number of queries or keys; None for any.
+        values_alone: whether the probabilities and v can be INT8 alone, with q and k in float. Such a kernel takes any
+            number of queries, and a result that is read in float. False: q, k, v and the probabilities, or none.
+        unsigned_probabilities: whether the probabilities are uint8, which has twice as many codes for them.
     """
 
-    head_sizes: tuple[int, ...]
-    tokens: int
+    head_sizes: tuple[int, ...] = ()
+    tokens: int | None = None
+    values_alone: bool = False
+    unsigned_probabilities: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class AccuracyBudget:
         return Trial(
             precision=candidate.name,
             quantizer=candidate.quantizer,
+            attention=candidate.attention,
             float_linears=candidate.float_linears,
             lost=loss.points,
             judged_by=loss.judged_by,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vitdeploy import environment
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
+from vitdeploy.artifact.quantization import AttentionOperands
 from vitdeploy.environment import Host
 from vitdeploy.errors import DataError, PassError, QuantizeError, VitdeployError
 from vitdeploy.frozen import replace
@@ -16,7 +18,7 @@ from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import OWN, PrecisionSpec, Quantizer
+from vitdeploy.recipe import OWN, VALUES, Int8Attention, PrecisionSpec, Quantizer
 
 _FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
@@ -84,9 +86,31 @@ def list_nncf_names(builder: CandidateBuilder, request: Request) -> list[str]:
     return [name for name, kind in kinds.items() if kind.takes_nncf and kind.needs_images]
 
 
+def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[tuple[str, Int8Attention]]:
+    """List the precisions that `auto` makes with INT8 attention too, with its operands.
+
+    Static INT8 on OpenVINO, for a CPU with INT8 dot products and without those of bfloat16, with which attention is
+    faster in bfloat16. Not where the recipe decides about attention, and not for variants, which go by the name of
+    their precision.
+    """
+    kernel, cpu = builder.target.dialect().int8_attention, request.host or environment.host()
+    if kernel is None or not kernel.values_alone or cpu.bfloat16_dot_product:
+        return []
+    if request.spec.attention or request.variants or not builder.calibrated.has_images:
+        return []
+    kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
+    names = [name for name, kind in kinds.items() if "attention" in kind.model_fields and kind.numbers.rest == "fp32"]
+    return [(name, operands) for name in names for operands in (VALUES, True)]
+
+
 def make_trial(candidate: Candidate) -> Trial:
     """Return the trial of a candidate that nothing was measured of yet."""
-    return Trial(precision=candidate.name, quantizer=candidate.quantizer, float_linears=candidate.float_linears)
+    return Trial(
+        precision=candidate.name,
+        quantizer=candidate.quantizer,
+        attention=candidate.attention,
+        float_linears=candidate.float_linears,
+    )
 
 
 def attempt(
@@ -97,6 +121,7 @@ def attempt(
     *,
     check: bool = True,
     quantizer: Quantizer | None = None,
+    attention: Int8Attention = False,
 ) -> tuple[Candidate | None, list[Trial]]:
     """Make a precision within the budget. Return the candidate with its trials; or None with the reason in the last.
 
@@ -107,22 +132,25 @@ def attempt(
         budget: None judges nothing, which works only with random weights.
         check: refuse a precision for which the machine has no units.
         quantizer: one that is tried beside the recipe's. It quantizes all linears or nothing.
+        attention: INT8 attention that is tried beside the recipe's, with all linears quantized.
 
     Raises:
         PassError: a pass failed, which is a bug of this program, and not a precision that is not possible.
     """
     chosen = quantizer or (request.spec.quantizer if precisions.kind_of(name).takes_nncf else None)
+    operands: AttentionOperands = "values" if attention == VALUES else "all" if attention else ""
+    failed = Trial(precision=name, quantizer=chosen or OWN, attention=operands)
     try:
         if check:
             precisions.check(name, builder.target, request.host)
-        precision = precisions.find(replace(request.spec, kind=name, quantizer=chosen))
-        return _fit(builder, precision, budget, whole=quantizer is not None)
+        spec = replace(request.spec, kind=name, quantizer=chosen, attention=attention or request.spec.attention)
+        return _fit(builder, precisions.find(spec), budget, whole=quantizer is not None or bool(attention))
     except PassError:
         raise
     except DataError as error:  # the task cannot read the outputs, which the user can mend
-        return None, [Trial(precision=name, quantizer=chosen or OWN, why=str(error))]
+        return None, [replace(failed, why=str(error))]
     except VitdeployError as error:  # this precision is not possible here; auto tries the others
-        return None, [Trial(precision=name, quantizer=chosen or OWN, why=error.message)]
+        return None, [replace(failed, why=error.message)]
 
 
 def open_budget(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vitdeploy import environment, frozen
 from vitdeploy.artifact import PassRecord, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
-from vitdeploy.artifact.quantization import describe_precision
+from vitdeploy.artifact.quantization import AttentionOperands, describe_precision
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
@@ -71,9 +71,15 @@ class Candidate:
         return OWN if self.quantized.record is None else self.quantized.record.quantizer
 
     @property
+    def attention(self) -> AttentionOperands:
+        """The operands of attention in INT8."""
+        record = self.quantized.record
+        return record.attention.operands if record is not None and record.attention is not None else ""
+
+    @property
     def label(self) -> str:
-        """The precision for people, with the quantizer if it is not vitdeploy's own."""
-        return describe_precision(self.name, self.quantizer)
+        """The precision for people, with what sets it apart from its default."""
+        return describe_precision(self.name, self.quantizer, self.attention)
 
     @property
     def alpha(self) -> float | None:

@@ -11,6 +11,7 @@ from vitdeploy.pipeline.attempts import (
     Chosen,
     Request,
     attempt,
+    list_int8_attention,
     list_names,
     list_nncf_names,
     make_plain,
@@ -23,7 +24,7 @@ from vitdeploy.pipeline.fastest import GLANCE_SECONDS, describe_doubts, format_t
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import NNCF, Quantizer
+from vitdeploy.recipe import NNCF, Int8Attention, Quantizer
 
 
 def choose(builder: CandidateBuilder, request: Request, precision: Precision | None, progress: Progress) -> Chosen:
@@ -53,10 +54,12 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
     budget, notes = open_budget(builder, reference, request, progress)
     trials = [Trial(precision=reference.name)]
     within = {0: reference}
-    attempts: list[tuple[str, Quantizer | None]] = [(name, None) for name in list_names(builder, request)]
-    attempts += [(name, NNCF) for name in list_nncf_names(builder, request)]
-    for name, quantizer in attempts:
-        candidate, tried = attempt(builder, name, request, budget, quantizer=quantizer)
+    attempts: list[tuple[str, Quantizer | None, Int8Attention]]
+    attempts = [(name, None, False) for name in list_names(builder, request)]
+    attempts += [(name, None, attention) for name, attention in list_int8_attention(builder, request)]
+    attempts += [(name, NNCF, False) for name in list_nncf_names(builder, request)]
+    for name, quantizer, attention in attempts:
+        candidate, tried = attempt(builder, name, request, budget, quantizer=quantizer, attention=attention)
         trials += tried
         if candidate is not None:
             within[len(trials) - 1] = candidate

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.calibrate.static import StaticPrecision
 from vitdeploy.graph.dialect import Dialect, Numbers
+from vitdeploy.recipe import VALUES, Int8Attention
 
 if TYPE_CHECKING:
     from vitdeploy.quantize import Quantized
@@ -17,7 +18,7 @@ class Int8(StaticPrecision):
 
     numbers: ClassVar[Numbers] = Numbers("int8", weights="int8", products="int8")
     takes_nncf: ClassVar[bool] = True
-    attention: bool = False
+    attention: Int8Attention = False
 
     def quantize_linears(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
         """Put the pairs on the linears, and on attention if the recipe says so."""
@@ -26,4 +27,4 @@ class Int8(StaticPrecision):
             return quantized
         from vitdeploy.calibrate.int8_attention import quantize_attention
 
-        return quantize_attention(calibrated, dialect, quantized)
+        return quantize_attention(calibrated, dialect, quantized, values_alone=self.attention == VALUES)

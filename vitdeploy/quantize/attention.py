@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -12,6 +13,8 @@ from vitdeploy.quantize.qdq import fit_affine, insert_pair
 from vitdeploy.quantize.ranges import Range
 
 _MOVING = ("Transpose", "Reshape")
+_PROBABILITIES = ("pv", 0)
+_SCORES, _VALUES = (("qk", 0), ("transpose_k", 0)), (_PROBABILITIES, ("pv", 1))
 
 
 def select_cores(graph: Graph, kernel: Int8AttentionKernel) -> tuple[list[str], dict[str, str]]:
@@ -33,21 +36,20 @@ def select_cores(graph: Graph, kernel: Int8AttentionKernel) -> tuple[list[str], 
     return selected, forbidden
 
 
-def find_operands(graph: Graph, cores: Iterable[str]) -> list[tuple[ir.Node, int]]:
-    """Find q, k, the probabilities and v of each core.
+def find_operands(graph: Graph, cores: Iterable[str], *, values_alone: bool = False) -> list[tuple[ir.Node, int]]:
+    """Find q, k, the probabilities and v of each core; with `values_alone` the last two.
 
     The `cores` are lowered to primitives. Each operand is given as (node that reads it, index of the input).
     """
     nodes = {node.name: node for node in graph.nodes}
-    return [
-        (nodes[f"{core}/{name}"], index)
-        for core in cores
-        for name, index in (("qk", 0), ("transpose_k", 0), ("pv", 0), ("pv", 1))
-    ]
+    operands = _VALUES if values_alone else (*_SCORES, *_VALUES)
+    return [(nodes[f"{core}/{name}"], index) for core in cores for name, index in operands]
 
 
-def write_pairs(graph: Graph, cores: Iterable[str], ranges: Mapping[str, Range]) -> None:
-    """Put Q/DQ pairs on q, k, v and the probabilities of `cores`, in place.
+def write_pairs(
+    graph: Graph, operands: Iterable[tuple[ir.Node, int]], ranges: Mapping[str, Range], kernel: Int8AttentionKernel
+) -> None:
+    """Put Q/DQ pairs on operands of attentions, in place.
 
         q ─ MatMul ─ Softmax ─ MatMul ─ v   ─▶   q ─ Q ─ DQ ─ MatMul ─ Softmax ─ Q ─ DQ ─ MatMul ─ DQ ─ Q ─ v
 
@@ -57,26 +59,36 @@ def write_pairs(graph: Graph, cores: Iterable[str], ranges: Mapping[str, Range])
 
     Args:
         graph: with the cores as primitives.
-        cores: their names.
-        ranges: of the tensors that `find_operands` names.
+        operands: as `find_operands` lists them.
+        ranges: of these tensors.
+        kernel: the compiler's INT8 attention kernel.
     """
     pairs: dict[str, ir.Value] = {}
-    for node, index in find_operands(graph, cores):
+    for node, index in operands:
         name = operand(node, index).name or ""
         if name not in pairs:
-            pairs[name] = insert_pair(graph, node, index, fit_affine(ranges[name].low, ranges[name].high, "int8"))
+            unsigned = kernel.unsigned_probabilities and _is_operand(node, index, _PROBABILITIES)
+            codes: Literal["int8", "uint8"] = "uint8" if unsigned else "int8"
+            pairs[name] = insert_pair(graph, node, index, fit_affine(ranges[name].low, ranges[name].high, codes))
         node.replace_input_with(index, pairs[name])
+
+
+def _is_operand(node: ir.Node, index: int, operand_name: tuple[str, int]) -> bool:
+    part, place = operand_name
+    return index == place and (node.name or "").endswith(f"/{part}")
 
 
 def _broken_rule(core: ir.Node, kernel: Int8AttentionKernel) -> str | None:
     shapes = [dims(value) for value in core.inputs[:3]]
     sizes = {shape[-1] for shape in shapes if shape is not None}
-    if len(sizes) != 1 or not sizes <= set(kernel.head_sizes):
+    if kernel.head_sizes and (len(sizes) != 1 or not sizes <= set(kernel.head_sizes)):
         able, actual = ", ".join(map(str, kernel.head_sizes)), "/".join(sorted(map(str, sizes)))
         return f"INT8 attention is fused with head sizes of {able} only, not {actual}"
     tokens = [shape[-2] for shape in shapes if shape is not None]
-    if not all(isinstance(n, int) and n <= kernel.tokens for n in tokens):
+    if kernel.tokens is not None and not all(isinstance(n, int) and n <= kernel.tokens for n in tokens):
         return f"INT8 attention is fused up to {kernel.tokens} tokens only, not {max(tokens, key=lambda n: n or 0)}"
+    if kernel.values_alone:
+        return None
     if tokens[0] != tokens[1]:
         return "it has fewer queries than keys: with one query, TensorRT-RTX does not use its INT8 kernel"
     if core.attributes.get_float("scale", 1.0) != 1.0:

@@ -30,6 +30,7 @@ _RESIDUAL = "the residual stream carries the outliers: quantizing it costs accur
 _ATTENTION_ALONE = "fused in float: INT8 attention is not offered for this target"
 _ATTENTION_ON_REQUEST = "fused in float: INT8 attention is used only on request (`attention: true`)"
 _ATTENTION_COMPLETE = "requested: q, k, v and the probabilities, which this target runs as one INT8 kernel"
+_ATTENTION_VALUES = "requested: v and the probabilities, which this target multiplies in INT8 in its one kernel"
 _ATTENTION_FP8 = "FP8 attention is fused, but takes more kernels than float attention"
 _ATTENTION_WEIGHTS = "attention multiplies no weights"
 
@@ -97,7 +98,7 @@ def record_placement(
 
 
 def record_attention_placement(
-    structure: Structure, quantized: Collection[str], rules: Mapping[str, str]
+    structure: Structure, quantized: Collection[str], rules: Mapping[str, str], *, values_alone: bool = False
 ) -> dict[str, Placement]:
     """Return the precision of each attention site where INT8 attention was requested, and its rule.
 
@@ -105,12 +106,14 @@ def record_attention_placement(
         structure: the sites.
         quantized: the names of the cores (`SITE/Attention`) that are INT8.
         rules: the other cores, with the rule that keeps them in float.
+        values_alone: whether only the probabilities and v are INT8.
     """
+    rule = _ATTENTION_VALUES if values_alone else _ATTENTION_COMPLETE
     placement = {}
     for site in structure.attention:
         core = next((node for node in site.nodes if node in quantized or node in rules), None)
         if core in quantized:
-            placement[site.name] = Placement(precision="int8", rule=_ATTENTION_COMPLETE)
+            placement[site.name] = Placement(precision="int8", rule=rule)
         elif core is not None:
             placement[site.name] = Placement(precision=FLOAT, rule=rules[core])
     return placement

@@ -107,6 +107,8 @@ class TargetSpec(Frozen):
 Quantizer = Literal["own", "nncf"]
 OWN: Quantizer = "own"
 NNCF: Quantizer = "nncf"
+Int8Attention = Literal[False, True, "values"]
+VALUES: Int8Attention = "values"
 
 
 class PrecisionSpec(Frozen):
@@ -121,7 +123,8 @@ class PrecisionSpec(Frozen):
         keep: linears that stay in float, by role (`head`), by region (`decoder`) or by name (`blocks.0.*`).
         float_decoder: where activations are rounded, leave the selection scores, the decoder and the heads of a
             detector with queries (DETR and its successors) in float.
-        attention: compute the two products of each attention in INT8 too, if the target keeps them in one kernel.
+        attention: compute the two products of each attention in INT8 too, if the target keeps them in one kernel;
+            "values": only that of the probabilities and v.
         max_drop_pp: the most accuracy that may be lost, in percentage points: of top-1 if the calibration images have
             labels, else of agreement with float32.
         group: for int4-weights, the number of inputs of a linear that share a scale. Smaller groups are more exact and
@@ -134,7 +137,7 @@ class PrecisionSpec(Frozen):
     smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
     float_decoder: bool = True
-    attention: bool = False
+    attention: Int8Attention = False
     max_drop_pp: Annotated[float, Field(gt=0)] | None = None
     group: Literal[32, 64, 128] = 64
 

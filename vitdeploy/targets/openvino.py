@@ -16,7 +16,7 @@ from vitdeploy import environment
 from vitdeploy.environment import available_cores
 from vitdeploy.errors import CompileError
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
+from vitdeploy.graph.dialect import FLOAT32, Dialect, Int8AttentionKernel, Numbers
 from vitdeploy.recipe import SizeRange
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._audit import make_audit
@@ -31,6 +31,7 @@ from vitdeploy.targets._openvino_session import (
 )
 
 _MODEL = "model.xml"
+_INT8_ATTENTION = Int8AttentionKernel(values_alone=True, unsigned_probabilities=True)
 
 
 class OpenVINO(Target):
@@ -92,10 +93,12 @@ class OpenVINO(Target):
 
     def dialect(self) -> Dialect:
         """Return primitives: OpenVINO's import of `Attention` adds a kernel for each site with a bias."""
+        on_cpu = self.device.startswith("CPU")
         return Dialect(
             opset=20,
             attention="primitives",
-            partial_int8_attention=self.device.startswith("CPU"),
+            int8_attention=_INT8_ATTENTION if on_cpu and environment.host().int8_products_on_x86 else None,
+            partial_int8_attention=on_cpu,
             splits_joined_codes=True,
             overwrites_queries=True,
             norms_of_lists=True,

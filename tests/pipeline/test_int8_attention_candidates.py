@@ -1,0 +1,49 @@
+"""INT8 attention among the candidates of `auto`, on CPUs where attention in bfloat16 is not faster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitdeploy import environment
+from vitdeploy import recipe as recipes
+from vitdeploy.commands.export import export
+from vitdeploy.environment import Host
+from vitdeploy.frozen import replace
+from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.pipeline.summary import Exported
+from vitdeploy.progress import Silent
+
+pytest.importorskip("openvino")
+HERE = environment.host()
+FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: Host, **flags: object) -> Exported:
+    monkeypatch.setattr(environment, "host", lambda: cpu)
+    recipe = recipes.compose("demo:digits", target="openvino", **flags)  # type: ignore[arg-type]
+    return export(recipe, tmp_path / "artifact", Silent(), cache=GraphCache()).summary
+
+
+def without_bfloat16() -> Host:
+    return replace(HERE, isa=tuple(flag for flag in HERE.isa if flag not in FLAGS))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE.int8_products_on_x86, reason="OpenVINO has no INT8 attention on this CPU")
+def test_auto_tries_it_without_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = exported(tmp_path, monkeypatch, without_bfloat16(), precision="fp32,int8").trials
+    assert [(t.precision, t.attention) for t in trials] == [
+        ("fp32", ""), ("int8", ""), ("int8", "values"), ("int8", "all")
+    ]  # fmt: skip
+    assert [t.label for t in trials[2:]] == ["int8 with INT8 attention (values only)", "int8 with INT8 attention"]
+    assert all(trial.judged_by == "labels" for trial in trials[1:])
+    assert sum(trial.kept for trial in trials) == 1
+
+
+@pytest.mark.parametrize("flags", [{"avx512_bf16", "avx512_vnni"}, {"asimddp"}, set()], ids=["bf16", "Arm", "AVX2"])
+def test_it_is_left_out(flags: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = replace(HERE, isa=tuple(flags))
+    trials = exported(tmp_path, monkeypatch, cpu, precision="fp32,int8").trials
+    assert [(t.precision, t.attention) for t in trials] == [("fp32", ""), ("int8", "")]
