@@ -1,0 +1,136 @@
+"""Measure what fewer tokens save and lose: the Fashion-MNIST ViT with 197 tokens, its tokens merged or dropped.
+
+    python -m benchmarks.fewer_tokens [--seconds S]
+
+For each target and precision, artifacts without merging, with few bulk merges, with a merge in each block as published,
+with the schedule that `--merge-tokens auto` finds, and with patches dropped at fixed places, are timed in turns in one
+process. Each answers the 10,000 test images. Writes benchmarks/fewer_tokens.md; rows that are in it already are kept,
+unless --fresh is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fashion_mnist.data import LabelledImages, save_sets
+from benchmarks.fashion_mnist.model import MEAN, STD
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_rows, write_page
+from vitdeploy import environment
+from vitdeploy import recipe as recipes
+from vitdeploy.artifact import Artifact
+from vitdeploy.commands.export import export
+from vitdeploy.evidence import Audit
+from vitdeploy.measure.latency import measure
+from vitdeploy.measure.statistics import paired_drop, ratio_interval
+from vitdeploy.progress import Silent
+from vitdeploy.runtime.artifact_session import open_session
+from vitdeploy.session import Array, Session
+
+TABLE = Path(__file__).with_suffix(".md")
+MODEL = "python:benchmarks.fashion_mnist.fine:load_trained"
+COLUMNS = (
+    "target", "precision", "tokens", "behind each block", "attention fused", "p50 ms", "× all tokens", "top-1 %",
+    "drop, points [95 %]", "measurement",
+)  # fmt: skip
+COMBINATIONS = (("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"))
+ALL = "all"
+WAYS: dict[str, dict[str, str]] = {
+    ALL: {},
+    "merged in bulk 0:98,2:49": {"merge_tokens": "0:98,2:49"},
+    "merged in bulk 1:98,3:49": {"merge_tokens": "1:98,3:49"},
+    "merged once 1:98": {"merge_tokens": "1:98"},
+    "merged in each block, 24 at a time": {"merge_tokens": "0:24,1:24,2:24,3:24,4:24"},
+    "dropped at fixed places 1:98,3:49": {"drop_tokens": "1:98,3:49"},
+    "merged as `auto` found": {"merge_tokens": "auto"},
+}
+MAX_DROP = 1.0
+
+
+def main() -> None:
+    """Measure every target and precision, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=40.0, help="time for each combination (default: 40)")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are in the table")
+    arguments = parser.parse_args()
+    rows = [] if arguments.fresh else read_rows(TABLE, COLUMNS)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sets = save_sets(folder)
+        for target, precision in COMBINATIONS:
+            if not any(row[:2] == (target, precision) for row in rows):
+                rows += _measure(target, precision, folder, sets["test"], arguments.seconds)
+                write_page(TABLE, _heading(), COLUMNS, rows)
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def _measure(
+    target: str, precision: str, folder: Path, test: LabelledImages, seconds: float
+) -> Iterator[tuple[str, ...]]:
+    artifacts = {}
+    for label, options in WAYS.items():
+        recipe = recipes.compose(
+            MODEL, target=target, precision=precision, calibration=str(folder / "calibration.npz"),
+            max_drop=MAX_DROP if "auto" in options.values() else None, **options,
+        )  # fmt: skip
+        out = folder / f"{target}-{precision}-{len(artifacts)}"
+        artifacts[label] = export(recipe, out, Silent()).artifact
+    with ExitStack() as stack:
+        sessions = [open_session(artifact, environment.available_cores()) for artifact in artifacts.values()]
+        for session in sessions:
+            stack.enter_context(session)
+        names = [artifact.manifest.inputs[0].name for artifact in artifacts.values()]
+        image = _normalize(test.images[:1])
+        bench = measure(sessions, [{name: image} for name in names], batch=1, seconds=seconds)
+        right = [_answer(session, name, test) for session, name in zip(sessions, names, strict=True)]
+    for label, artifact, run, correct in zip(artifacts, artifacts.values(), bench.runs, right, strict=True):
+        audit, _ = artifact.read_evidence(Audit)
+        assert audit is not None
+        speed, drop = ratio_interval(bench.runs[0].blocks, run.blocks), paired_drop(right[0], correct)
+        low, high = (100 * bound for bound in drop.ci95)
+        yield (
+            target, precision, label, _describe_tokens(artifact), f"{audit.attention.fused} of {audit.attention.sites}",
+            f"{run.p50_ms:.2f}", format_ratio(None if label == ALL else speed), f"{100 * drop.deployed:.2f}",
+            "" if label == ALL else f"{100 * drop.drop:.2f} [{low:.2f}, {high:.2f}]", format_doubts(bench),
+        )  # fmt: skip
+
+
+def _normalize(images: Array) -> Array:
+    """Bring uint8 (N, 28, 28) to what the model takes."""
+    return np.ascontiguousarray((images[:, None].astype(np.float32) / 255 - MEAN[0]) / np.float32(STD[0]), np.float32)
+
+
+def _answer(session: Session, name: str, test: LabelledImages) -> Array:
+    """Return 1 for each test image that is labelled correctly, else 0."""
+    answers = [next(iter(session.run({name: _normalize(image[None])}).values())).argmax() for image in test.images]
+    return (np.array(answers) == test.labels).astype(np.int64)
+
+
+def _describe_tokens(artifact: Artifact) -> str:
+    audit, _ = artifact.read_evidence(Audit)
+    return "" if audit is None or audit.tokens is None else " ".join(map(str, audit.tokens))
+
+
+def _heading() -> list[str]:
+    return [
+        "# Fewer tokens",
+        "",
+        "The [Fashion-MNIST ViT](fashion_mnist/README.md) with 197 tokens and six blocks, at batch 1. `1:98,3:49`:",
+        "behind block 1 there are 98 tokens fewer, behind block 3 another 49. All ways of a target and precision are",
+        "timed in turns in one process; **× all tokens** is how many times as fast a way is as the same precision with",
+        "all tokens, with the 95 % bootstrap interval over blocks. The drop is against the same precision with all",
+        "tokens on the 10,000 test images, with its paired 95 % interval.",
+        f"`auto` had a budget of {MAX_DROP:g} point on 256 training images.",
+        "Made by `python -m benchmarks.fewer_tokens`.",
+        "",
+        describe_machine("torch", "timm", "onnxruntime", "openvino"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
