@@ -43,6 +43,7 @@ def export(
     precision: str | None = None,
     max_drop: float | None = None,
     merge_tokens: str | None = None,
+    drop_tokens: str | None = None,
     weights: str | None = None,
     weights_key: str | None = None,
     num_classes: int | None = None,
@@ -78,6 +79,7 @@ def export(
         precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
         max_drop: the most that may be lost, in points of top-1, or of agreement with float32 without labels.
         merge_tokens: blocks with the tokens to remove behind their attention, "3:60,6:40"; or "off", the default.
+        drop_tokens: the same for tokens of fixed positions, chosen on the calibration images.
         weights: "pretrained" (the default), "random", or a checkpoint.
         weights_key: the part of the checkpoint to take; "ema" for the averaged weights.
         num_classes: the number of classes of the head, 0 for none; as the checkpoint has when it is None.
@@ -117,7 +119,7 @@ def export(
     base = read_recipe(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
     composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop,
-        merge_tokens=merge_tokens, weights=weights,
+        merge_tokens=merge_tokens, drop_tokens=drop_tokens, weights=weights,
         weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
         labels=labels, prompts=prompts, templates=templates, bind=bind, examples=examples, outputs=outputs, part=part,
         mean=mean, std=std,

@@ -244,7 +244,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[int, int], str]] = {
         "the tokens are arranged as a grid, as windows or in another order",
     ),
     "parallel branches": (
-        _parallel, {0: 2}, "Add blocks/blocks.0/Add_1 combines the tokens with those from before the merge"
+        _parallel, {0: 2}, "Add blocks/blocks.0/Add_1 combines the tokens with those from before some were removed"
     ),
     "a long skip": (lambda: redrawn(Skipped(1, "class")), {1: 2}, "combines the tokens with those from before"),
     "special tokens behind": (
@@ -258,7 +258,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[int, int], str]] = {
         lambda: redrawn(Reduced(0, "mean")), {0: 2},
         "its attention has 8 keys for 16 tokens, so keys do not tell which are alike",
     ),
-    "no attention": (_convolutional, {0: 2}, "the model has no attention, so it has no tokens to merge"),
+    "no attention": (_convolutional, {0: 2}, "the model has no attention, so it has no tokens to remove"),
     "no such block": (lambda: vit(1, "class"), {4: 2}, "there is no such block: the model has blocks 0 to 3"),
     "too many": (lambda: vit(1, "class"), {0: 9}, "9 tokens cannot be removed: 16 patches are there, at most 8 can"),
     "too many are left": (

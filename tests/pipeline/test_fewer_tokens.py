@@ -100,7 +100,7 @@ def test_a_cnn_has_no_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     ended = run("export", cnn, "--target", "onnxruntime", "--merge-tokens", "0:2")
     assert ended.code == 1
-    assert "the model has no attention, so it has no tokens to merge" in ended.error
+    assert "the model has no attention, so it has no tokens to remove" in ended.error
     assert listing(tmp_path) == ["cnn.onnx"]
 
 

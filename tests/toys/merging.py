@@ -106,6 +106,23 @@ class Vit(nn.Module):
             answers.append(self.answer(self.norm(x), sizes, groups))
         return torch.cat(answers)
 
+    def dropped(self, images: Tensor, positions: Mapping[int, Mapping[int, int]]) -> Tensor:
+        """Run with dropped patches: block -> patch -> the one that stands in for it."""
+        x, left = self.stem(images), list(range(PATCHES))
+        owner = {patch: patch for patch in left}
+        for number, block in enumerate(self.blocks):
+            x = x + block.attn(block.norm1(x), None)[0]
+            gone = positions.get(number, {})
+            rows = [self.special + row for row, patch in enumerate(left) if patch not in gone]
+            x = x[:, [*range(self.special), *rows]]
+            left = [patch for patch in left if patch not in gone]
+            owner = {patch: gone.get(other, other) for patch, other in owner.items()}
+            x = block.mlp(x)
+        x = self.norm(x)
+        if self.pool in ("dense", "tokens"):
+            x = x[:, [*range(self.special), *(self.special + left.index(owner[patch]) for patch in range(PATCHES))]]
+        return self.answer(x, None, None)
+
     def answer(self, x: Tensor, sizes: Tensor | None, groups: list[list[int]] | None) -> Tensor:
         """Read the last tokens."""
         if self.pool in ("dense", "tokens") and groups is not None:

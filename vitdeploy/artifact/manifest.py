@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from vitdeploy.artifact.layout import VARIANT_NAME, is_of_variant
-from vitdeploy.artifact.quantization import AttentionOperands, Quantization, describe_precision
+from vitdeploy.artifact.quantization import AttentionOperands, CalibrationData, Quantization, describe_precision
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
 from vitdeploy.evidence.reading import PostProcessing
@@ -245,15 +245,20 @@ class Usage(Fact):
 
 
 class FewerTokens(Fact):
-    """Tokens that are merged, and what that changes.
+    """Tokens that are merged or dropped, and what that changes.
 
     Attributes:
         merged: the number of the block, and how many tokens fewer there are behind its attention.
-        parity: the float32 graph with merging against the model, on the example images. What merging changes is no
+        dropped: the number of the block, the patches whose tokens are dropped behind its attention, by their number in
+            the image, row by row; and the patch that stands in for each where all patches are needed.
+        calibration: the images on which these positions were chosen.
+        parity: the float32 graph with fewer tokens against the model, on the example images. What that changes is no
             error, so everything that is made of this graph is compared with it, and not with the model.
     """
 
-    merged: Mapping[int, int]
+    merged: Mapping[int, int] = {}
+    dropped: Mapping[int, Mapping[int, int]] = {}
+    calibration: CalibrationData | None = None
     parity: Parity
 
 

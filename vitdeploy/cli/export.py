@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     section=MAKE,
     groups={
         "Target": ["target", "device", "option", "host"],
-        "Precision": ["precision", "quantizer", "max_drop", "calibration", "portable", "no_judge_data", "merge_tokens"],
+        "Precision": ["precision", "quantizer", "max_drop", "calibration", "portable", "no_judge_data"],
+        "Tokens": ["merge_tokens", "drop_tokens"],
         "Model": [
             "batch",
             "image_size",
@@ -69,6 +70,7 @@ def export(
     max_drop: export_options.MaxDrop = None,
     calibration: export_options.CalibrationImages = None,
     merge_tokens: export_options.MergeTokens = None,
+    drop_tokens: export_options.DropTokens = None,
     portable: export_options.Portable = False,
     no_judge_data: export_options.NoJudgeData = False,
     weights: model_options.Weights = None,
@@ -125,6 +127,8 @@ def export(
         raise typer.BadParameter("give either --ema or --weights-key.", param_hint="--ema")
     if all_outputs and outputs is not None:
         raise typer.BadParameter("give either --outputs or --all-outputs.", param_hint="--all-outputs")
+    if all(text not in (None, "off") for text in (merge_tokens, drop_tokens)):
+        raise typer.BadParameter("give either --merge-tokens or --drop-tokens.", param_hint="--drop-tokens")
     if (mean is None) != (std is None):
         raise typer.BadParameter("give --mean and --std together.", param_hint="--mean" if std is None else "--std")
     from vitdeploy import recipe as recipes
@@ -142,6 +146,7 @@ def export(
         quantizer=quantizer,
         max_drop=max_drop,
         merge_tokens=merge_tokens,
+        drop_tokens=drop_tokens,
         weights=weights,
         weights_key="ema" if ema else weights_key,
         num_classes=num_classes,

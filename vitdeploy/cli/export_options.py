@@ -25,6 +25,12 @@ def _check_merging(text: str) -> None:
     composing.check_merging(text)
 
 
+def _check_dropping(text: str) -> None:
+    from vitdeploy.recipe import composing
+
+    composing.check_dropping(text)
+
+
 TargetName = Annotated[
     str | None,
     choice(
@@ -84,6 +90,18 @@ MergeTokens = Annotated[
         help="Average the most similar tokens behind the attention of these blocks, counted from 0, so that later "
         "blocks have REMOVED tokens fewer: 3:60,6:40. It saves time and changes the answers: judge it with vitdeploy "
         "eval. Default: off.",
+        show_default=False,
+    ),
+]
+DropTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--drop-tokens",
+        metavar="off|BLOCK:REMOVED,…",
+        callback=valid_for(_check_dropping),
+        help="For fixed cameras, instead of --merge-tokens: leave out REMOVED tokens behind the attention of these "
+        "blocks, at the same positions of every image. They are those that are most like others on the calibration "
+        "images. It saves time and changes the answers. Default: off.",
         show_default=False,
     ),
 ]

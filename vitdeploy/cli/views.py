@@ -279,7 +279,8 @@ def _describe_parity(export: Exported) -> list[str]:
         images += f", of {', '.join(dict.fromkeys(parity.image_sizes))}"
     outputs = f"the worst of {len(parity.outputs)} outputs " if len(parity.outputs) > 1 else ""
     reference = "the quantized file" if export.model_precision == "quantized" else "FP32"
-    reference += " with merged tokens" if export.tokens is not None else ""
+    if export.tokens is not None:
+        reference += " with dropped tokens" if export.tokens.dropped else " with merged tokens"
     lines = [f"what was compiled against {reference}: {figures}", f"{outputs}on {images}"]
     if moved := max((output.moved_rows for output in parity.outputs), default=0):
         lines.append(f"rows that the model selects by score are compared as a set: {moved} changed their places")

@@ -105,7 +105,8 @@ def export(
         work = folder / "work"
         work.mkdir()
         reduced = order.precision is None or not order.precision.is_float32
-        options = Options(calibrated=reduced, half=reduced, verify=verify, cache=cache, dumps=GraphDumps(dumps))
+        calibrated = reduced or order.recipe.tokens.drops
+        options = Options(calibrated=calibrated, half=reduced, verify=verify, cache=cache, dumps=GraphDumps(dumps))
         prepared = prepare(order.recipe, order.target.dialect(), work, progress, options)
         facts, spec = prepared.facts, order.recipe.target
         builder = CandidateBuilder(prepared, order.target, spec.batch, spec.input, work, progress, options.dumps)
@@ -241,6 +242,10 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     untimed = _why_untimed(target, elsewhere)
     if recipe.precision.max_drop_pp is not None:
         _check_budget(requested, target, has_images=data.calibration is not None)
+    if recipe.tokens.drops and data.calibration is None:
+        raise QuantizeError(
+            "--drop-tokens needs calibration images", fix="Give --calibration DATA, such as a folder of images."
+        )
     if elsewhere is None and not target.built_on_device:
         target.require()
     if requested is not None and requested.needs_images and data.calibration is None:

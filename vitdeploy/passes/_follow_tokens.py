@@ -1,4 +1,4 @@
-"""Follow merged tokens to the end of a model: what takes them as they are, and what needs the places of patches."""
+"""Follow tokens of which some are removed to the end of a model: what takes them, and what needs their places."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _Use = tuple[ir.Node, int]
 
 @dataclass(frozen=True)
 class TokenAxis:
-    """The axis of tokens of a value, how many merges are behind them, and how many leading tokens are cut off."""
+    """The axis of tokens of a value, how often some were removed, and how many leading tokens are cut off."""
 
     axis: int
-    merges: int
+    removals: int
     start: int = 0
 
 
 class PlacesNeeded(Exception):
-    """An operator needs the places of the patches, which the merges from number `first` on change."""
+    """An operator needs the places of the patches, which the removals from number `first` on change."""
 
     def __init__(self, reason: str, first: int = 1) -> None:
         super().__init__(reason)
@@ -43,15 +43,15 @@ class PlacesNeeded(Exception):
 
 @dataclass
 class Follower:
-    """The values that hold merged tokens, and the changes that their operators need. Shapes are those before merging.
+    """The values that hold fewer tokens, and the changes that their operators need. Shapes are those of before.
 
     Attributes:
-        special: the number of leading tokens that are never merged.
-        counts: the number of tokens after no merge, after one, after two, …
-        tokens: the values that hold merged tokens.
+        special: the number of leading tokens that are never removed.
+        counts: the number of tokens after no removal, after one, after two, …
+        tokens: the values that hold fewer tokens.
         constants: inputs with the number of tokens in them, and the new numbers.
-        keys: the attentions that read merged tokens as keys.
-        means: the means over merged tokens.
+        keys: the attentions that read fewer tokens as keys.
+        means: the means over fewer tokens.
     """
 
     special: int
@@ -63,10 +63,10 @@ class Follower:
 
     def count(self, tokens: TokenAxis) -> int:
         """Return how many tokens a value will have."""
-        return self.counts[tokens.merges] - tokens.start
+        return self.counts[tokens.removals] - tokens.start
 
     def follow(self, node: ir.Node) -> None:
-        """Note what one operator does with merged tokens, if it reads any.
+        """Note what one operator does with the tokens, if it reads any.
 
         Raises:
             PlacesNeeded: it needs the places of the patches, or is not known.
@@ -208,7 +208,7 @@ class Follower:
         if pair:
             keys = _agree(node, pair)
             if len(pair) < 2:
-                raise PlacesNeeded("an attention takes merged keys for values that are not merged", keys.merges)
+                raise PlacesNeeded("an attention takes fewer keys than values", keys.removals)
             self.keys[node] = keys
         if 0 in reads:
             self.tokens[node.outputs[0]] = reads[0]
@@ -255,20 +255,20 @@ class Follower:
 
 
 def _agree(node: ir.Node, reads: Mapping[int, TokenAxis]) -> TokenAxis:
-    """Return the merges behind all tokens that an operator reads.
+    """Return the removals before all tokens that an operator reads.
 
     Raises:
-        PlacesNeeded: it reads tokens from before and behind a merge.
+        PlacesNeeded: it reads tokens from before and behind a removal.
     """
     first, *others = reads.values()
-    if any((read.merges, read.start) != (first.merges, first.start) for read in others):
-        fewest = min(read.merges for read in reads.values())
+    if any((read.removals, read.start) != (first.removals, first.start) for read in others):
+        fewest = min(read.removals for read in reads.values())
         raise PlacesNeeded(_across(node), fewest + 1)
     return first
 
 
 def _refuse_operand(node: ir.Node, index: int) -> None:
-    """Refuse numbers for each place, and tokens from before the merges."""
+    """Refuse numbers for each place, and tokens from before a removal."""
     if constant(node.inputs[index]) is None:
         raise PlacesNeeded(_across(node))
     if node.op_type == "Mul":
@@ -277,11 +277,11 @@ def _refuse_operand(node: ir.Node, index: int) -> None:
 
 
 def _across(node: ir.Node) -> str:
-    return f"{node.op_type} {node.name} combines the tokens with those from before the merge"
+    return f"{node.op_type} {node.name} combines the tokens with those from before some were removed"
 
 
 def _explain(node: ir.Node) -> str:
-    """Return why an operator cannot take merged tokens."""
+    """Return why an operator cannot take fewer tokens."""
     if node.op_type == "Reshape":
         return "the tokens are arranged as a grid, as windows or in another order"
     if node.op_type in _CONVOLUTIONS:

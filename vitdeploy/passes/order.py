@@ -8,6 +8,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.passes import Pass
 from vitdeploy.passes.declare_opset import DeclareOpset
 from vitdeploy.passes.drop_antialias import DropAntialias
+from vitdeploy.passes.drop_tokens import DropTokens
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.passes.fit_attention import FitAttention
 from vitdeploy.passes.fix_batch import FixBatch
@@ -108,6 +109,17 @@ def merging(merge: Mapping[int, int], unraised: Mapping[str, str]) -> list[Pass]
         unraised: the reason for each softmax that was not raised.
     """
     return [MergeTokens(schedule=tuple(merge.items()), unraised=dict(unraised)), RemoveDead()]
+
+
+def dropping(stand_ins: Mapping[int, Mapping[int, int]], unraised: Mapping[str, str]) -> list[Pass]:
+    """Return the passes that leave out tokens of fixed positions, in place of those that merge.
+
+    Args:
+        stand_ins: the number of the block, the patches that are dropped behind its attention, and the patch that
+            stands in for each.
+        unraised: the reason for each softmax that was not raised.
+    """
+    return [DropTokens(stand_ins=stand_ins, unraised=dict(unraised)), RemoveDead()]
 
 
 def lowering(dialect: Dialect) -> list[Pass]:

@@ -34,7 +34,8 @@ def rebuild_graph(
     if calibration is not None:
         recipe = replace(recipe, data=replace(recipe.data, calibration=calibration))
     half = not kind_of(manifest.target.precision).is_float32
-    options = Options(calibrated=calibration is not None, half=half, cache=cache)
+    positions = None if manifest.tokens is None else manifest.tokens.dropped
+    options = Options(calibrated=calibration is not None, half=half, cache=cache, positions=positions)
     try:
         return prepare(recipe, dialect, work, progress, options, lambda: rebuild_model(artifact))
     except ImportError as error:  # of ONNX, before the model is loaded

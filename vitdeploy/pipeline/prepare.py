@@ -23,7 +23,7 @@ from vitdeploy.pipeline.calibration import GraphInputs, JudgingBatches, open_ima
 from vitdeploy.pipeline.dumps import NO_DUMPS, GraphDumps
 from vitdeploy.pipeline.examples import Examples, make_examples, traced_size
 from vitdeploy.pipeline.exported_graph import check_graph, export_graph
-from vitdeploy.pipeline.fewer_tokens import merge_tokens
+from vitdeploy.pipeline.fewer_tokens import StandIns, remove_tokens
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.outputs import find_unseen, output_chooser
 from vitdeploy.pipeline.pixels import check_pixels
@@ -57,6 +57,7 @@ class Options:
         verify: check the numbers after every pass.
         cache: the cache of exported graphs; None exports again.
         dumps: writes the graph after each phase.
+        positions: the positions of dropped tokens that were chosen before; None chooses them on the calibration images.
     """
 
     calibrated: bool = False
@@ -64,6 +65,7 @@ class Options:
     verify: bool = False
     cache: GraphCache | None = None
     dumps: GraphDumps = NO_DUMPS
+    positions: StandIns | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Facts:
         pixels: the preprocessing compared with the model's own.
         assumed: the parts of the preprocessing that nothing says, in words.
         metadata: the facts that the metadata in the model's file gave, in words.
-        tokens: the tokens that are merged; None if each stands for itself. The examples then have the outputs of the
-            merged graph.
+        tokens: the tokens that are merged or dropped; None if all stay. The examples then have the outputs of the graph
+            with fewer tokens.
     """
 
     model: ModelRecord
@@ -203,10 +205,13 @@ def prepare(
     refuse_lacking(graph, dialect, recipe.target.kind)
     unraised = {r.site: r.reason for p in passes for r in p.refused if p.name == "raise-attention"}
     tokens = None
-    if any(recipe.tokens.merge.values()):
-        with progress.step("Merge tokens"):
-            merging, examples, tokens = merge_tokens(graph, recipe.tokens, unraised, examples, form, work / FLOAT32)
-        passes, folding = [*passes, *merging], dataclasses.replace(folding, examples=examples)
+    if recipe.tokens.merges or recipe.tokens.drops:
+        with progress.step("Merge tokens" if recipe.tokens.merges else "Drop tokens"):
+            removing, examples, tokens = remove_tokens(
+                graph, recipe.tokens, unraised, examples, form, work / FLOAT32, calibration, progress,
+                options.positions,
+            )  # fmt: skip
+        passes, folding = [*passes, *removing], dataclasses.replace(folding, examples=examples)
     structure = assign_regions(graph, recognize(graph, unraised, None if sizes is None else preprocess.size))
     if options.calibrated:
         with progress.step("Compare the float32 graph with the reference"):

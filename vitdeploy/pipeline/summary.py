@@ -39,7 +39,7 @@ class Exported(BaseModel):
     quantized: QuantizedShare | None = None
     """The share of weights and multiply-accumulates in this precision; None for float32."""
     tokens: FewerTokens | None = None
-    """The tokens that are merged, and what that changes; None if each stands for itself."""
+    """The tokens that are merged or dropped, and what that changes; None if all stay."""
     trials: tuple[Trial, ...] = ()
     """The precisions that were tried, with the accuracy that each lost and its speed-up."""
     faster_than_fp32: bool | None = None
@@ -101,14 +101,17 @@ def summarize_export(out: Path, manifest: Manifest, seconds: float, notes: list[
 
 
 def _describe_tokens(tokens: FewerTokens | None) -> list[str]:
-    """Return what merging changes, on the example images."""
+    """Return what fewer tokens change, on the example images."""
     if tokens is None:
         return []
-    blocks = ", ".join(f"{removed} after block {block}" for block, removed in tokens.merged.items())
+    verb = "dropped" if tokens.dropped else "merged"
+    counts = {block: len(patches) for block, patches in tokens.dropped.items()} or tokens.merged
+    blocks = ", ".join(f"{removed} after block {block}" for block, removed in counts.items())
+    images = f"; positions chosen on {tokens.calibration.images} images" if tokens.calibration is not None else ""
     return [
-        f"tokens merged: {blocks}. In FP32 this alone changes the outputs on the example images to cosine "
-        f"{tokens.parity.cosine:.4f} with the model. The comparisons of the export are with the merged model; "
-        "vitdeploy eval measures what is lost in all"
+        f"tokens {verb}: {blocks}{images}. In FP32 this alone changes the outputs on the example images to cosine "
+        f"{tokens.parity.cosine:.4f} with the model. The comparisons of the export are with the model with {verb} "
+        "tokens; vitdeploy eval measures what is lost in all"
     ]
 
 

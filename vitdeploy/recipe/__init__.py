@@ -39,8 +39,8 @@ from vitdeploy.recipe.schema import (
     Recipe,
     TargetSpec,
     TaskSpec,
-    TokensSpec,
 )
+from vitdeploy.recipe.tokens import TokensSpec
 
 __all__ = [
     "ALL_OUTPUTS",

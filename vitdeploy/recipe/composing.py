@@ -13,7 +13,8 @@ from vitdeploy.errors import RecipeError
 from vitdeploy.frozen import parse
 from vitdeploy.recipe.image_size import SIZE_FORMS, parse_image_size
 from vitdeploy.recipe.prompts import read_prompts
-from vitdeploy.recipe.schema import AUTO, Recipe, TokensSpec
+from vitdeploy.recipe.schema import AUTO, Recipe
+from vitdeploy.recipe.tokens import TokensSpec
 
 
 def compose(
@@ -26,6 +27,7 @@ def compose(
     quantizer: str | None = None,
     max_drop: float | None = None,
     merge_tokens: str | None = None,
+    drop_tokens: str | None = None,
     weights: str | None = None,
     weights_key: str | None = None,
     num_classes: int | None = None,
@@ -90,7 +92,7 @@ def compose(
         max_drop_pp=max_drop,
         among=None if precision is None else among,
     )
-    put("tokens", merge=merge_tokens)
+    put("tokens", merge=merge_tokens, drop=drop_tokens)
     if task is not None and raw.get("task", {}).get("kind") not in (None, task):
         raw["task"] = {}
     put("task", kind=task)
@@ -201,12 +203,21 @@ def parse_statistics(text: str) -> list[float]:
 
 
 def check_merging(text: str) -> None:
-    """Check that a text is off, or blocks with the number of tokens to remove.
+    """Check the text of --merge-tokens: off, or blocks with the number of tokens to remove.
 
     Raises:
         RecipeError: it is not.
     """
     parse(TokensSpec, {"merge": text}, where="--merge-tokens")
+
+
+def check_dropping(text: str) -> None:
+    """Check the text of --drop-tokens: off, or blocks with the number of tokens to remove.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    parse(TokensSpec, {"drop": text}, where="--drop-tokens")
 
 
 def check_batch(text: str) -> None:

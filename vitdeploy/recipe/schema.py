@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -16,6 +15,7 @@ from vitdeploy.plugins import did_you_mean, names_in
 from vitdeploy.recipe.image_size import SizeRange, format_size
 from vitdeploy.recipe.model import ModelSpec
 from vitdeploy.recipe.preprocess import Preprocess
+from vitdeploy.recipe.tokens import TokensSpec
 
 AUTO = "auto"
 """A `--precision` that stands for the fastest precision of the target within the accuracy budget."""
@@ -160,34 +160,6 @@ class PrecisionSpec(Frozen):
         if self.among and self.kind != AUTO:
             raise ValueError(f"`among` is for `kind: auto`, and the kind is {self.kind}")
         return self
-
-
-class TokensSpec(Frozen):
-    """Fewer tokens in later blocks, for speed.
-
-    `merge` is the number of a block, from 0, and how many tokens fewer there are behind its attention, where the most
-    similar are averaged: `{3: 40, 6: 60}`, "3:40,6:60" or "off".
-    """
-
-    merge: Mapping[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = {}
-
-    @field_validator("merge", mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        """Accept the text of --merge-tokens as well as a mapping."""
-        if value in ("off", False):
-            return {}
-        if value == AUTO:
-            raise ValueError("a search for the blocks (auto) is not there yet: give BLOCK:REMOVED,…, such as 3:40,6:60")
-        if not isinstance(value, str):
-            return value
-        pairs = [re.fullmatch(r"([0-9]+):([0-9]+)", part.strip()) for part in value.split(",")]
-        blocks = [pair.group(1) for pair in pairs if pair is not None]
-        if len(blocks) < len(pairs):
-            raise ValueError(f"{value!r} is neither off nor BLOCK:REMOVED,…, such as 3:40,6:60")
-        if len(set(map(int, blocks))) < len(blocks):
-            raise ValueError(f"a block is there twice: {value}")
-        return {int(pair.group(1)): int(pair.group(2)) for pair in pairs if pair is not None}
 
 
 class BenchSpec(Frozen):
