@@ -78,7 +78,7 @@ def export(
         device: the device that the target compiles for: "CPU", "GPU", "sm86", …
         precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
         max_drop: the most that may be lost, in points of top-1, or of agreement with float32 without labels.
-        merge_tokens: blocks with the tokens to remove behind their attention, "3:60,6:40"; or "off", the default.
+        merge_tokens: blocks with the tokens to remove behind their attention, "3:60,6:40"; "auto"; "off" by default.
         drop_tokens: the same for tokens of fixed positions, chosen on the calibration images.
         weights: "pretrained" (the default), "random", or a checkpoint.
         weights_key: the part of the checkpoint to take; "ema" for the averaged weights.

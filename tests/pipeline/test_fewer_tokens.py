@@ -107,8 +107,8 @@ def test_a_cnn_has_no_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("auto", "a search for the blocks (auto) is not there yet"), ("3", "is neither off nor BLOCK:REMOVED"),
-        ("3:x", "is neither off nor BLOCK:REMOVED"), ("3:4,3:5", "a block is there twice"), ("-1:4", "is neither off"),
+        ("automatic", "is neither off nor auto nor BLOCK:REMOVED"), ("3", "is neither off nor auto nor BLOCK:REMOVED"),
+        ("3:x", "is neither off nor auto nor BLOCK"), ("3:4,3:5", "a block is there twice"), ("-1:4", "is neither off"),
         ("", "is neither off"),
     ],
 )  # fmt: skip

@@ -63,6 +63,16 @@ def test_audit() -> None:
     assert "blocks.0.attn and 13 more" in shown(tables.audit(audit(0, 14)))
 
 
+def test_tokens_by_block() -> None:
+    merged = audit(tokens=(197, 197, 137, 137, 137, 71))
+    assert "197 (blocks 0–1), 137 (2–4), 71 (5)" in shown(tables.audit(merged))
+    assert "65 (block 0), – (1)" in shown(tables.audit(audit(tokens=(65, None))))
+    assert "tokens by block" not in shown(tables.audit(audit()))
+    each = shown(tables.audit(audit(tokens=tuple(range(197, 50, -13)))))  # it takes several lines
+    assert "197 (block 0)" in each
+    assert "54 (11)" in each
+
+
 def block(first: int, last: int, **more: Any) -> BlockGroup:
     facts: dict[str, Any] = {
         "kind": "global", "heads": 16, "head_size": 64, "value_size": 64, "queries": 197, "keys": 197, "windows": 1,

@@ -169,7 +169,7 @@ class TargetRecord(Fact):
 
 
 class Trial(Fact):
-    """One precision that was tried.
+    """One precision that was tried, or one schedule for merging tokens in a precision.
 
     Attributes:
         precision: its name on the command line.
@@ -177,6 +177,7 @@ class Trial(Fact):
         attention: the operands of attention in INT8; empty if attention is in float.
         form: the safe form of the graph; empty for the plain one.
         float_linears: the number of linears that stayed in float.
+        merged: the number of the block, and how many tokens fewer there are behind it; empty without merging.
         lost: lost points of top-1 (`judged_by` "labels"), or of agreement with the target's float graph ("agreement").
         images: the number of images that it was judged on.
         speedup: over the target's own float graph, timed in turns on this machine.
@@ -190,6 +191,7 @@ class Trial(Fact):
     attention: AttentionOperands = ""
     form: str = ""
     float_linears: int = 0
+    merged: Mapping[int, int] = {}
     lost: float | None = None
     judged_by: Literal["labels", "agreement"] | None = None
     images: int = 0
@@ -205,8 +207,10 @@ class Trial(Fact):
 
     @property
     def label(self) -> str:
-        """The name for people, with what sets it apart from the precision's default."""
-        return describe_precision(self.name, self.quantizer, self.attention)
+        """The name for people, with what sets it apart from the precision's default: `int8, merged 3:60`."""
+        name = describe_precision(self.name, self.quantizer, self.attention)
+        merges = ",".join(f"{block}:{removed}" for block, removed in sorted(self.merged.items()))
+        return f"{name}, merged {merges}" if merges else name
 
 
 class Tensor(Fact):

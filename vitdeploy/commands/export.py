@@ -21,6 +21,7 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.attempts import Chosen, Request
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.choose import choose
+from vitdeploy.pipeline.choose_merging import choose_merging
 from vitdeploy.pipeline.decoder_recipe import fit_decoder
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_examples
@@ -105,7 +106,8 @@ def export(
         work = folder / "work"
         work.mkdir()
         reduced = order.precision is None or not order.precision.is_float32
-        calibrated = reduced or order.recipe.tokens.drops
+        tokens = order.recipe.tokens
+        calibrated = reduced or tokens.drops or tokens.searches
         options = Options(calibrated=calibrated, half=reduced, verify=verify, cache=cache, dumps=GraphDumps(dumps))
         prepared = prepare(order.recipe, order.target.dialect(), work, progress, options)
         facts, spec = prepared.facts, order.recipe.target
@@ -113,6 +115,11 @@ def export(
         host = elsewhere.host if elsewhere is not None else None
         request = Request(order.recipe.precision, order.untimed, prepared.judging, order.variants, host)
         chosen = choose(builder, request, order.precision, progress)
+        if tokens.searches:
+            merging = choose_merging(builder, request, chosen, work, progress)
+            chosen, builder = merging.chosen, merging.builder
+            prepared, facts = builder.prepared, builder.prepared.facts
+            del merging
         inside = _record_blocks(folder / BLOCKS, prepared, chosen, order, work, progress)
         variants: tuple[Variant, ...] = ()
         judge_notes: list[str] = []
@@ -240,8 +247,11 @@ def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
     for name in recipe.precision.among:  # the machine that runs it may have units for what this one has not
         precision.check_offered(name, target)
     untimed = _why_untimed(target, elsewhere)
+    if recipe.tokens.searches:
+        _check_search(recipe, untimed)
     if recipe.precision.max_drop_pp is not None:
-        _check_budget(requested, target, has_images=data.calibration is not None)
+        searches = recipe.tokens.searches
+        _check_budget(requested, target, has_images=data.calibration is not None, is_for_merging=searches)
     if recipe.tokens.drops and data.calibration is None:
         raise QuantizeError(
             "--drop-tokens needs calibration images", fix="Give --calibration DATA, such as a folder of images."
@@ -305,6 +315,15 @@ def _check_portable(recipe: Recipe, kind: str) -> None:
         )
 
 
+def _check_search(recipe: Recipe, untimed: str) -> None:
+    """Refuse --merge-tokens auto where this machine does not decide by its own measurement."""
+    fix = "Give a schedule, such as --merge-tokens 3:60,6:40."
+    if untimed:
+        raise UsageError(f"--merge-tokens auto times schedules, and nothing can be timed here: {untimed}", fix=fix)
+    if recipe.target.portable:
+        raise UsageError("--portable leaves the choice to another machine, which cannot search for merges", fix=fix)
+
+
 def _store_judge_data(recipe: Recipe, prepared: Prepared, work: Path, folder: Path, progress: Progress) -> list[str]:
     """Store what a device needs to judge variants. Return a note about its size."""
     if prepared.judging is None or prepared.facts.model.weights == "random":
@@ -325,11 +344,11 @@ def _store_judge_data(recipe: Recipe, prepared: Prepared, work: Path, folder: Pa
     return [f"judge data: {len(data)} images with FP32's outputs, {size} (--no-judge-data leaves it out)"]
 
 
-def _check_budget(requested: Precision | None, target: Target, *, has_images: bool) -> None:
+def _check_budget(requested: Precision | None, target: Target, *, has_images: bool, is_for_merging: bool) -> None:
     """Refuse a --max-drop that cannot be kept or judged."""
-    if requested is not None and requested.is_float32:
+    if requested is not None and requested.is_float32 and not is_for_merging:
         raise UsageError("--max-drop has no meaning for float32, which loses nothing", fix="Give a lower --precision.")
-    if requested is not None and not requested.per_linear:
+    if requested is not None and not requested.per_linear and not is_for_merging:
         able = ", ".join(precision.names_for(target, per_linear=True))
         raise UsageError(
             f"--max-drop does not work with {requested.name}, which cannot leave single linears in float",

@@ -215,10 +215,8 @@ def _place(follower: Follower, removal: Removal, placed: list[Removal], most: Ca
         raise _Refusal("it does not have the tokens of the blocks before it", [removal])
     patches = count - special
     if removal.removed > (limit := most(patches)):
-        left = "are left" if before else "are there"
-        raise _Refusal(
-            f"{removal.removed} tokens cannot be removed: {patches} patches {left}, at most {limit} can", [removal]
-        )
+        left = f"{'1 patch is' if patches == 1 else f'{patches} patches are'} {'left' if before else 'there'}"
+        raise _Refusal(f"{removal.removed} tokens cannot be removed: {left}, at most {limit} can", [removal])
     placed.append(removal)
     follower.counts.append(count - removal.removed)
     follower.tokens[removal.sum] = TokenAxis(_TOKEN_AXIS, len(placed))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
 from pydantic import Field
 
 from vitdeploy.graph.model import Graph
@@ -40,6 +43,29 @@ class MergeTokens(Pass):
             return PassResult(0, refused)
         apply_merges(graph, plan)
         return PassResult(len(plan.removals), refused)
+
+
+class Mergeable(NamedTuple):
+    """The blocks behind which tokens can be merged, all in one model, and the reason for each of the others.
+
+    Attributes:
+        blocks: their numbers, in order.
+        patches: the number of patches in front of them; 0 without a block.
+        refused: the place, such as `block 3`, and the reason.
+    """
+
+    blocks: tuple[int, ...]
+    patches: int
+    refused: dict[str, str]
+
+
+def find_mergeable(graph: Graph, blocks: Sequence[int], unraised: Mapping[str, str]) -> Mergeable:
+    """Return the blocks among `blocks` behind which a token can be merged, of a raised and folded graph."""
+    plan, refused = plan_removals(graph, dict.fromkeys(blocks or (0,), 1), unraised, _half)
+    if plan is None:
+        return Mergeable((), 0, dict(sorted(refused.items(), key=lambda item: int(item[0].split()[1]))))
+    patches = plan.follower.counts[0] - plan.follower.special
+    return Mergeable(tuple(removal.block for removal in plan.removals), patches, refused)
 
 
 def _half(patches: int) -> int:

@@ -136,6 +136,17 @@ class CandidateBuilder:
         self._count = 0
         self._compiled: dict[Path, Compiled] = {}
 
+    def derive(self, prepared: Prepared, work: Path) -> CandidateBuilder:
+        """Return a builder for another form of the same model, whose candidates can be opened and timed with these.
+
+        Args:
+            prepared: the other form.
+            work: an empty folder.
+        """
+        other = CandidateBuilder(prepared, self.target, self.batch, self.form, work, self._progress)
+        other._compiled = self._compiled
+        return other
+
     @cached_property
     def calibrated(self) -> CalibratedGraph:
         """The float32 graph with its calibration images, which run through it once for all candidates."""

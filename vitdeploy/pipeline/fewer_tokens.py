@@ -66,8 +66,8 @@ def remove_tokens(
     graph.save(path)
     check_graph(path, examples, form, exact=True)
     if spec.merges:
-        records, examples, parity = merge_tokens(graph, spec.merge, unraised, examples, form, path)
-        return records, examples, FewerTokens(merged=spec.merge, parity=parity)
+        records, examples, parity = merge_tokens(graph, spec.schedule, unraised, examples, form, path)
+        return records, examples, FewerTokens(merged=spec.schedule, parity=parity)
     if positions is None:
         positions = choose_positions(graph, spec.drop, unraised, calibration, progress)
     records = _run(order.dropping(positions, unraised), graph, "dropped", "--drop-tokens")

@@ -11,6 +11,7 @@ from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.precision import kind_of
 from vitdeploy.progress import Progress
+from vitdeploy.recipe import TokensSpec
 from vitdeploy.runtime.reference import missing_library, rebuild_model
 
 
@@ -34,6 +35,9 @@ def rebuild_graph(
     if calibration is not None:
         recipe = replace(recipe, data=replace(recipe.data, calibration=calibration))
     half = not kind_of(manifest.target.precision).is_float32
+    if recipe.tokens.searches:
+        merged = {} if manifest.tokens is None else manifest.tokens.merged
+        recipe = replace(recipe, tokens=TokensSpec(merge=merged))
     positions = None if manifest.tokens is None else manifest.tokens.dropped
     options = Options(calibrated=calibration is not None, half=half, cache=cache, positions=positions)
     try:

@@ -113,6 +113,7 @@ class Prepared:
         judging: images to judge a precision on; None without images.
         verifier: checks the numbers after each pass; None without --verify.
         facts: the other facts about the model.
+        verify_against: returns such a verifier for examples with other outputs.
     """
 
     graph: Graph
@@ -121,6 +122,7 @@ class Prepared:
     judging: JudgingBatches | None
     verifier: Verifier | None
     facts: Facts
+    verify_against: Callable[[Examples], Verifier | None]
 
 
 def prepare(
@@ -221,7 +223,7 @@ def prepare(
         model_record, record, tuple(passes), preprocess, labels, task, examples, sizes, pixels, assumed, metadata,
         tokens,
     )  # fmt: skip
-    return Prepared(graph, structure, calibration, judging, folding.verifier, facts)
+    return Prepared(graph, structure, calibration, judging, folding.verifier, facts, folding.verify_against)
 
 
 def _choose_labels(
@@ -261,6 +263,10 @@ class _Folding:
     def verifier(self) -> Verifier | None:
         """The verifier for later passes."""
         return partial(self._verifier, form=self.form) if self.options.verify else None
+
+    def verify_against(self, examples: Examples) -> Verifier | None:
+        """Return the verifier for later passes of a graph with other outputs."""
+        return dataclasses.replace(self, examples=examples).verifier
 
     def apply(self, graph: Graph, progress: Progress) -> list[PassRecord]:
         """Raise and fold the graph in place. Return the records of the passes."""

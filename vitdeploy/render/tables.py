@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from rich import box
 from rich.bar import Bar
@@ -144,6 +145,8 @@ def audit(audit: Audit) -> RenderableType:
     _add_reasons(table, attention.unfused)
     table.add_row("LayerNorm fused", f"{audit.layernorm.fused} of {audit.layernorm.sites}")
     _add_reasons(table, audit.layernorm.unfused)
+    if any(audit.tokens):
+        table.add_row("tokens by block", describe_tokens(audit.tokens))
     linears = {name: count for name, count in audit.linears.model_dump().items() if count}
     table.add_row("linears", ", ".join(f"{count} {name}" for name, count in linears.items()) or NOTHING)
     if audit.quantized is not None:
@@ -169,6 +172,19 @@ def audit(audit: Audit) -> RenderableType:
     for entry in audit.files:
         table.add_row(entry.path, numbers.size(entry.bytes))
     return add_notes(table, audit.doubts)
+
+
+def describe_tokens(tokens: Sequence[int | None]) -> str:
+    """Return the tokens that each attention gets: `197 (blocks 0–3), 137 (4–6), 71 (7–11)`."""
+    parts: list[str] = []
+    start = 0
+    for count, group in groupby(tokens):
+        end = start + len(list(group)) - 1
+        blocks = f"{start}" if start == end else f"{start}–{end}"
+        word = "" if parts else "block " if start == end else "blocks "
+        parts.append(f"{NOTHING if count is None else count} ({word}{blocks})")
+        start = end + 1
+    return ", ".join(parts)
 
 
 def _add_reasons(table: Table, unfused: Sequence[Unfused]) -> None:

@@ -1,0 +1,306 @@
+"""Choose by measurement which tokens are merged: the fastest schedule within the accuracy budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitdeploy import frozen
+from vitdeploy.artifact import Trial
+from vitdeploy.errors import PassError, VitdeployError
+from vitdeploy.evidence import Bench, Interval
+from vitdeploy.measure.intervals import speedup_interval
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.attempts import Chosen, Request, make_plain, make_trial, open_budget
+from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+from vitdeploy.pipeline.fastest import (
+    GLANCE_SECONDS,
+    certain_speedup,
+    describe_doubts,
+    format_times,
+    time_until_valid,
+)
+from vitdeploy.pipeline.merged_candidates import list_possible, merge_prepared
+from vitdeploy.pipeline.token_schedules import (
+    Schedule,
+    count_left,
+    describe_schedule,
+    drop_slower,
+    makes_needless,
+    removes_more,
+)
+from vitdeploy.precision import Precision
+from vitdeploy.progress import Progress
+from vitdeploy.recipe import AUTO
+
+_MOST_QUANTIZED = 3
+"""Schedules that are tried in the chosen precision: each is calibrated anew, which takes as long as the precision."""
+
+_CLEAR_PP = 1.0
+"""A loss that is this many points over the budget is no accident of a few images."""
+
+
+@dataclass(frozen=True)
+class Merging:
+    """The choice, and the builder of its candidate, whose prepared model is the one with merged tokens if there are."""
+
+    chosen: Chosen
+    builder: CandidateBuilder
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A candidate with merged tokens, and the builder that made it."""
+
+    builder: CandidateBuilder
+    candidate: Candidate
+    trial: Trial
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.trial.merged
+
+
+def choose_merging(
+    builder: CandidateBuilder, request: Request, chosen: Chosen, work: Path, progress: Progress
+) -> Merging:
+    """Search for the schedule that makes the chosen candidate faster within the budget, or keep it as it is.
+
+    Schedules are judged in the target's default precision first, from the most tokens left to the fewest. One that
+    removes more than another that lost far too much is not tried. Those that hold are timed, and the fastest are made
+    in the chosen precision until one holds. All that is left is timed in turns, and only a certain gain over the
+    candidate without merging counts. The budget is that of the precision: for all that is lost.
+
+    Args:
+        builder: of the model without merging.
+        request: the recipe's precision, and images to judge on.
+        chosen: the candidate in its precision, without merging.
+        work: a folder to work in.
+        progress: gets the steps.
+
+    Raises:
+        PassError: a pass failed, which is a bug of this program.
+    """
+    possible = list_possible(builder.prepared)
+    if not possible.schedules:
+        return _keep(builder, chosen, [], f"auto merged no tokens: {possible.reason}")
+    if request.judging is None and builder.prepared.facts.model.weights != "random":
+        why = "there are no images to judge it on (--calibration)"
+        return _keep(builder, chosen, [], f"auto merged no tokens: {why}")
+    search = _open_search(builder, request, chosen, work, progress)
+    default = search.judge(possible.schedules, search.reference.precision)
+    if not default.within:
+        return _keep(builder, chosen, default.trials, _explain_nothing(default.trials, search.budget))
+    contenders, trials = _drop_slower(default)
+    if search.reference is not chosen.candidate:
+        ranked = search.rank(contenders)
+        quantized = search.judge_until_one_holds([one.schedule for one in ranked], chosen.candidate.precision)
+        trials += quantized.trials
+        kept = 1 if request.spec.kind == AUTO else 0  # a named precision is not left
+        _discard(ranked[kept:])
+        contenders = [*quantized.within, *ranked[:kept]]
+        if not contenders:
+            return _keep(builder, chosen, trials, _explain_nothing(quantized.trials, search.budget))
+    return search.take_fastest(contenders, trials)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Schedules that were tried in one precision: all trials, and the candidates of those within the budget."""
+
+    trials: list[Trial]
+    within: list[_Merged]
+
+
+@dataclass
+class _Search:
+    """The search over schedules.
+
+    Attributes:
+        builder: of the model without merging.
+        chosen: the candidate without merging, and its trials.
+        reference: the candidate in float without merging, with which all are compared.
+        budget: None judges nothing, which works only with random weights.
+        notes: for the user.
+    """
+
+    builder: CandidateBuilder
+    chosen: Chosen
+    reference: Candidate
+    budget: AccuracyBudget | None
+    notes: list[str]
+    work: Path
+    progress: Progress
+
+    def judge(self, schedules: Sequence[Schedule], precision: Precision) -> _Judged:
+        """Make each schedule in a precision, and judge it unless a milder one lost far too much."""
+        judged = _Judged([], [])
+        for schedule in schedules:
+            bad = [trial for trial in judged.trials if self._loses_far_too_much(trial)]
+            milder = next((trial for trial in bad if removes_more(schedule, trial.merged)), None)
+            if milder is None:
+                self._try(schedule, precision, judged)
+            else:
+                why = f"not tried: {describe_schedule(milder.merged)} leaves more tokens and loses far too much"
+                judged.trials.append(Trial(precision=precision.name, merged=schedule, why=why))
+        return judged
+
+    def _loses_far_too_much(self, trial: Trial) -> bool:
+        return self.budget is not None and trial.lost is not None and trial.lost > self.budget.limit + _CLEAR_PP
+
+    def judge_until_one_holds(self, schedules: Sequence[Schedule], precision: Precision) -> _Judged:
+        """Make the first schedules in a precision, until one of them is within the budget."""
+        judged = _Judged([], [])
+        for schedule in schedules[:_MOST_QUANTIZED]:
+            self._try(schedule, precision, judged)
+            if judged.within:
+                break
+        return judged
+
+    def _try(self, schedule: Schedule, precision: Precision, judged: _Judged) -> None:
+        """Make one candidate and judge it. A precision or an engine may refuse it, which is a trial too."""
+        folder = self.work / f"merged-{len(list(self.work.glob('merged-*')))}"
+        folder.mkdir()
+        candidate: Candidate | None = None
+        try:
+            with self.progress.step(f"Merge tokens {describe_schedule(schedule)} in {precision.name}"):
+                prepared = merge_prepared(self.builder.prepared, schedule, self.builder, folder)
+            builder = self.builder.derive(prepared, folder)
+            candidate = builder.make(precision)
+            builder.compile(candidate)
+            trial = make_trial(candidate) if self.budget is None else self.budget.judge(candidate)
+        except PassError:
+            raise
+        except VitdeployError as error:
+            judged.trials.append(Trial(precision=precision.name, merged=schedule, why=error.message))
+            return
+        trial = frozen.replace(trial, merged=schedule)
+        judged.trials.append(trial)
+        if self.budget is None or self.budget.holds(trial):
+            judged.within.append(_Merged(builder, candidate, trial))
+        else:
+            candidate.discard()
+
+    def rank(self, merged: list[_Merged]) -> list[_Merged]:
+        """Return candidates from the fastest to the slowest, in a short measurement. It proves nothing."""
+        if len(merged) == 1:
+            return merged
+        with self.progress.step("Compare the speed of the schedules"):
+            bench = self.builder.time([self.reference, *(one.candidate for one in merged)], GLANCE_SECONDS)
+        order = sorted(range(len(merged)), key=lambda index: bench.runs[1 + index].p50_ms)
+        return [merged[index] for index in order]
+
+    def take_fastest(self, contenders: list[_Merged], trials: list[Trial]) -> Merging:
+        """Time the contenders and the candidate without merging in turns, and choose."""
+        unmerged = self.chosen.candidate
+        sides = [self.reference, *([] if unmerged is self.reference else [unmerged])]
+        first = len(sides)
+        candidates = [*sides, *(one.candidate for one in contenders)]
+        with self.progress.step("Compare the speed with and without merging"):
+            bench = time_until_valid(lambda seconds: self.builder.time(candidates, seconds))
+        gains = [_compare(bench, first - 1, first + number) for number in range(len(contenders))]
+        best = max(range(len(contenders)), key=lambda number: certain_speedup(gains[number]))
+        wins = certain_speedup(gains[best]) > 1
+        for number, one in enumerate(contenders):
+            place = next(i for i, trial in enumerate(trials) if trial is one.trial)
+            kept = wins and number == best
+            why = "" if kept else _explain_loser(gains[number], wins=wins)
+            speedup = bench.runs[first + number].speedup if bench.valid else None
+            trials[place] = frozen.replace(one.trial, speedup=speedup, kept=kept, why=why)
+        if not wins:
+            note = "nothing is faster within the budget" if bench.valid else _describe_doubt(contenders)
+            return _keep(
+                self.builder, self.chosen, trials, f"auto merged no tokens: {note}", self.notes, describe_doubts(bench)
+            )
+        _discard(one for number, one in enumerate(contenders) if number != best)
+        winner, gain = contenders[best], gains[best]
+        assert gain is not None
+        before = [
+            frozen.replace(trial, kept=False, why="merging is faster") if trial.kept else trial
+            for trial in _own_trials(self.chosen)
+        ]
+        note = (
+            f"auto merged tokens, {describe_schedule(winner.schedule)}: {format_times(gain)} as fast as "
+            f"{unmerged.label} without merging, on this machine"
+        )
+        notes = tuple(dict.fromkeys((*self.chosen.notes, *self.notes, note)))
+        return Merging(Chosen(winner.candidate, (*before, *trials), notes), winner.builder)
+
+
+def _open_search(
+    builder: CandidateBuilder, request: Request, chosen: Chosen, work: Path, progress: Progress
+) -> _Search:
+    """Make the reference, and open the budget."""
+    base = builder.target.default_precision
+    is_base = chosen.candidate.name == base or not chosen.trials
+    reference = chosen.candidate if is_base else builder.make(make_plain(base))
+    budget, notes = open_budget(builder, reference, request, progress)
+    return _Search(builder, chosen, reference, budget, notes, work, progress)
+
+
+def _drop_slower(judged: _Judged) -> tuple[list[_Merged], list[Trial]]:
+    """Leave out candidates that need no timing. Return the others, and all trials with the reason."""
+    front = drop_slower([one.schedule for one in judged.within])
+    trials = list(judged.trials)
+    for one in judged.within:
+        if one.schedule not in front:
+            faster = next(other for other in front if makes_needless(other, one.schedule))
+            place = next(i for i, trial in enumerate(trials) if trial is one.trial)
+            why = f"not timed: {describe_schedule(faster)} leaves fewer tokens, and merges no more often"
+            trials[place] = frozen.replace(one.trial, why=why)
+            one.candidate.discard()
+    return [one for one in judged.within if one.schedule in front], trials
+
+
+def _keep(builder: CandidateBuilder, chosen: Chosen, trials: list[Trial], note: str, *notes: list[str]) -> Merging:
+    """Return the candidate without merging, with the trials and the reason."""
+    further = [note for group in notes for note in group]
+    own = _own_trials(chosen) if trials else chosen.trials
+    all_notes = tuple(dict.fromkeys((*chosen.notes, note, *further)))
+    return Merging(Chosen(chosen.candidate, (*own, *trials), all_notes, chosen.variants), builder)
+
+
+def _own_trials(chosen: Chosen) -> tuple[Trial, ...]:
+    """Return the trials of the precision. A precision without any was not compared, and is kept."""
+    return chosen.trials or (frozen.replace(make_trial(chosen.candidate), kept=True),)
+
+
+def _discard(merged: Iterable[_Merged]) -> None:
+    for one in merged:
+        one.candidate.discard()
+
+
+def _compare(bench: Bench, unmerged: int, merged: int) -> Interval | None:
+    """Return how many times as fast one run is as another one; None if the measurement is doubtful."""
+    if not bench.valid:
+        return None
+    first, second = bench.runs[unmerged], bench.runs[merged]
+    return speedup_interval(first.blocks, second.blocks, second.rounds)
+
+
+def _explain_loser(gain: Interval | None, *, wins: bool) -> str:
+    if gain is None:
+        return "its speed is in doubt"
+    return "another schedule is faster" if wins else "not faster than without merging"
+
+
+def _describe_doubt(contenders: Sequence[_Merged]) -> str:
+    depth = 1 + max(block for one in contenders for block in one.schedule)
+    fewest = min(contenders, key=lambda one: sum(count_left(one.schedule, depth)))
+    return (
+        "it is in doubt whether merging is faster. Of what loses no more than allowed, "
+        f"--merge-tokens {describe_schedule(fewest.schedule)} leaves fewest tokens"
+    )
+
+
+def _explain_nothing(trials: Sequence[Trial], budget: AccuracyBudget | None) -> str:
+    """Return the note that no schedule holds, with the one that is nearest to the budget."""
+    judged = [trial for trial in trials if trial.lost is not None]
+    if not judged or budget is None:
+        return f"auto merged no tokens: {trials[0].why}"
+    nearest = min(judged, key=lambda trial: trial.lost or 0.0)
+    return (
+        f"auto merged no tokens: nothing keeps the budget of {budget.limit:g} points. The nearest, "
+        f"{describe_schedule(nearest.merged)} in {nearest.precision}, loses {nearest.lost:.2f}"
+    )
