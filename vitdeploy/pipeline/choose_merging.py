@@ -89,7 +89,9 @@ def choose_merging(
         why = "there are no images to judge it on (--calibration)"
         return _keep(builder, chosen, [], f"auto merged no tokens: {why}")
     search = _open_search(builder, request, chosen, work, progress)
-    default = search.judge(possible.schedules, search.reference.precision)
+    # Without a budget all of them hold, so what needs no timing need not be made.
+    schedules = possible.schedules if search.budget is not None else drop_slower(possible.schedules)
+    default = search.judge(schedules, search.reference.precision)
     if not default.within:
         return _keep(builder, chosen, default.trials, _explain_nothing(default.trials, search.budget))
     contenders, trials = _drop_slower(default)
@@ -247,7 +249,7 @@ def _drop_slower(judged: _Judged) -> tuple[list[_Merged], list[Trial]]:
         if one.schedule not in front:
             faster = next(other for other in front if makes_needless(other, one.schedule))
             place = next(i for i, trial in enumerate(trials) if trial is one.trial)
-            why = f"not timed: {describe_schedule(faster)} leaves fewer tokens, and merges no more often"
+            why = f"not timed: {describe_schedule(faster)} leaves fewer tokens"
             trials[place] = frozen.replace(one.trial, why=why)
             one.candidate.discard()
     return [one for one in judged.within if one.schedule in front], trials
