@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ COLUMNS = (
 )  # fmt: skip
 COMBINATIONS = (("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"))
 ALL = "all"
-WAYS: dict[str, dict[str, str]] = {
+WAYS: dict[str, dict[str, Any]] = {
     ALL: {},
     "merged in bulk 0:98,2:49": {"merge_tokens": "0:98,2:49"},
     "merged in bulk 1:98,3:49": {"merge_tokens": "1:98,3:49"},
@@ -72,7 +73,7 @@ def main() -> None:
 def _measure(
     target: str, precision: str, folder: Path, test: LabelledImages, seconds: float
 ) -> Iterator[tuple[str, ...]]:
-    artifacts = {}
+    artifacts: dict[str, Artifact] = {}
     for label, options in WAYS.items():
         recipe = recipes.compose(
             MODEL, target=target, precision=precision, calibration=str(folder / "calibration.npz"),
@@ -102,13 +103,15 @@ def _measure(
 
 def _normalize(images: Array) -> Array:
     """Bring uint8 (N, 28, 28) to what the model takes."""
-    return np.ascontiguousarray((images[:, None].astype(np.float32) / 255 - MEAN[0]) / np.float32(STD[0]), np.float32)
+    pixels: Array = (images[:, None].astype(np.float32) / 255 - np.float32(MEAN[0])) / np.float32(STD[0])
+    return pixels
 
 
 def _answer(session: Session, name: str, test: LabelledImages) -> Array:
     """Return 1 for each test image that is labelled correctly, else 0."""
     answers = [next(iter(session.run({name: _normalize(image[None])}).values())).argmax() for image in test.images]
-    return (np.array(answers) == test.labels).astype(np.int64)
+    right: Array = (np.array(answers) == test.labels).astype(np.int64)
+    return right
 
 
 def _describe_tokens(artifact: Artifact) -> str:

@@ -111,8 +111,9 @@ def export(
         VitdeployError: it says what happened and how to fix it. No incomplete folder is left behind.
     """
     from vitdeploy import recipe as recipes
-    from vitdeploy.commands.export import default_folder, read_recipe
     from vitdeploy.commands.export import export as run
+    from vitdeploy.commands.export import read_recipe
+    from vitdeploy.commands.export_order import default_folder
     from vitdeploy.pipeline.graph_cache import GraphCache
     from vitdeploy.progress import Silent
 

@@ -90,7 +90,8 @@ def lab(far: Far, named: Callable[[str], None], tmp_path: Path) -> Callable[...,
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits for OpenVINO, INT8, not compiled. Not to be changed: take a copy."""
     from vitdeploy import recipe as recipes
-    from vitdeploy.commands.export import Elsewhere, export
+    from vitdeploy.commands.export import export
+    from vitdeploy.commands.export_order import Elsewhere
     from vitdeploy.environment import host
     from vitdeploy.pipeline.graph_cache import GraphCache
     from vitdeploy.progress import Silent

@@ -133,8 +133,9 @@ def export(
         raise typer.BadParameter("give --mean and --std together.", param_hint="--mean" if std is None else "--std")
     from vitdeploy import recipe as recipes
     from vitdeploy.cli import views
-    from vitdeploy.commands.export import default_folder, read_recipe, save
     from vitdeploy.commands.export import export as run_export
+    from vitdeploy.commands.export import read_recipe, save
+    from vitdeploy.commands.export_order import default_folder
     from vitdeploy.sources import list_parts
 
     composed = recipes.compose(

@@ -6,23 +6,21 @@ import dataclasses
 import gc
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import precision, sources, targets, tasks
 from vitdeploy import recipe as recipes
+from vitdeploy import sources, tasks
 from vitdeploy.artifact import Variant
 from vitdeploy.artifact.layout import BLOCKS, EXAMPLE, GRAPH, JUDGE
-from vitdeploy.environment import Host
-from vitdeploy.errors import ArtifactError, QuantizeError, UsageError
+from vitdeploy.commands.export_order import Elsewhere, Order, complete
+from vitdeploy.errors import ArtifactError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.attempts import Chosen, Request
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.choose import choose
 from vitdeploy.pipeline.choose_merging import choose_merging
-from vitdeploy.pipeline.decoder_recipe import fit_decoder
 from vitdeploy.pipeline.dumps import GraphDumps
 from vitdeploy.pipeline.examples import save_examples
 from vitdeploy.pipeline.exported_graph import check_graph
@@ -34,40 +32,8 @@ from vitdeploy.pipeline.prepare import FLOAT32, Options, Prepared, prepare
 from vitdeploy.pipeline.record_blocks import record_blocks
 from vitdeploy.pipeline.summary import ExportResult, summarize_export
 from vitdeploy.pipeline.variants import has_safe_forms, write_variants
-from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import AUTO, DECODER, NNCF, InputSpec, Recipe
-from vitdeploy.targets import Target
-
-_AS_IT_IS = "fp32"
-"""The precision that changes no numbers of the model."""
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Another machine, which will compile and run the bundle."""
-
-    name: str
-    host: Host
-
-
-@dataclass(frozen=True)
-class _Order:
-    """A recipe with all defaults filled in, and what follows from it.
-
-    Attributes:
-        recipe: complete.
-        target: with its options.
-        precision: None for "auto".
-        untimed: the reason why nothing can be timed here; empty if it can.
-        variants: keep the candidates, for the machine that runs the artifact to choose among.
-    """
-
-    recipe: Recipe
-    target: Target
-    precision: Precision | None
-    untimed: str
-    variants: bool
+from vitdeploy.recipe import InputSpec, Recipe
 
 
 def export(
@@ -100,7 +66,7 @@ def export(
         VitdeployError: a step failed. Nothing is left behind.
     """
     started = time.monotonic()
-    order = _complete(recipe, elsewhere)
+    order = complete(recipe, elsewhere)
     artifacts.refuse_existing(out, force=force)
     with artifacts.atomic_folder(out, force=force) as folder:
         work = folder / "work"
@@ -154,7 +120,7 @@ def export(
 
 
 def _record_blocks(
-    path: Path, prepared: Prepared, chosen: Chosen, order: _Order, work: Path, progress: Progress
+    path: Path, prepared: Prepared, chosen: Chosen, order: Order, work: Path, progress: Progress
 ) -> list[str]:
     """Store values inside the model for a device that cannot compute them. Return a note about the size."""
     if not order.target.watches_alone:
@@ -220,110 +186,6 @@ def _anchor_input(spec: InputSpec) -> InputSpec:
     return spec if spec.examples is None else replace(spec, examples=anchor(spec.examples))
 
 
-def default_folder(recipe: Recipe) -> Path:
-    """Return `./MODEL-TARGET-PRECISION`, in characters that every file system takes."""
-    name = sources.short_name(recipe.model.spec)
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
-    kind = _choose_kind(recipe, targets.find(recipe.target))
-    part = "" if recipe.model.part is None else f"-{recipe.model.part}"
-    return Path(f"{safe or 'model'}{part}-{recipe.target.kind}-{kind}")
-
-
-def _complete(recipe: Recipe, elsewhere: Elsewhere | None) -> _Order:
-    """Fill in all defaults, so that the manifest records them, and refuse early what would fail late."""
-    target, data = targets.find(recipe.target), recipe.data
-    kind = _choose_kind(recipe, target)
-    models_data = sources.default_data(recipe.model.spec)
-    data = replace(data, calibration=data.calibration or models_data, evaluation=data.evaluation or models_data)
-    recipe = replace(recipe, data=data, precision=replace(recipe.precision, kind=kind))
-    if recipe.model.part == DECODER:
-        recipe = fit_decoder(recipe)
-    requested = None if kind == AUTO else precision.find(recipe.precision)
-    _check_quantizer(recipe, target)
-    if recipe.target.portable:
-        _check_portable(recipe, kind)
-    if requested is not None:
-        precision.check(kind, target, elsewhere.host if elsewhere else None)
-    for name in recipe.precision.among:  # the machine that runs it may have units for what this one has not
-        precision.check_offered(name, target)
-    untimed = _why_untimed(target, elsewhere)
-    if recipe.tokens.searches:
-        _check_search(recipe, untimed)
-    if recipe.precision.max_drop_pp is not None:
-        searches = recipe.tokens.searches
-        _check_budget(requested, target, has_images=data.calibration is not None, is_for_merging=searches)
-    if recipe.tokens.drops and data.calibration is None:
-        raise QuantizeError(
-            "--drop-tokens needs calibration images", fix="Give --calibration DATA, such as a folder of images."
-        )
-    if elsewhere is None and not target.built_on_device:
-        target.require()
-    if requested is not None and requested.needs_images and data.calibration is None:
-        dynamic = " Or use --precision int8-dynamic, which needs no images."
-        raise QuantizeError(
-            f"--precision {kind} needs calibration images",
-            fix="Give --calibration DATA, such as a folder of images."
-            + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
-        )
-    variants = kind == AUTO and recipe.model.part is None and (bool(untimed) or recipe.target.portable)
-    return _Order(recipe, target, requested, untimed, variants)
-
-
-def _choose_kind(recipe: Recipe, target: Target) -> str:
-    """Return the recipe's precision, or the target's default; fp32 for a quantized model, which stays as it is.
-
-    Raises:
-        QuantizeError: the model is quantized already, and the recipe asks for another precision.
-    """
-    spec = recipe.model.spec
-    kind = recipe.precision.kind or (AUTO if recipe.target.portable else target.default_precision)
-    if kind == _AS_IT_IS or not sources.is_quantized(spec):
-        return kind
-    if recipe.precision.kind is None:
-        return _AS_IT_IS
-    raise QuantizeError(
-        f"{spec} is quantized already, so it cannot become {kind}",
-        fix="Leave out --precision to keep it as it is, or give the float model.",
-    )
-
-
-def _check_quantizer(recipe: Recipe, target: Target) -> None:
-    """Refuse NNCF where it is not installed, and where no precision that is asked for could come from it."""
-    if recipe.precision.quantizer != NNCF:
-        return
-    from vitdeploy.quantize import nncf_process
-
-    nncf_process.require()
-    tried = recipe.precision.among or precision.names_for(target)
-    if recipe.precision.kind == AUTO and not any(precision.kind_of(name).takes_nncf for name in tried):
-        raise QuantizeError(
-            f"--quantizer nncf has no part in {', '.join(tried)}: NNCF makes none of them",
-            fix="Leave out --quantizer, or add int8 to --precision.",
-        )
-
-
-def _check_portable(recipe: Recipe, kind: str) -> None:
-    """Refuse --portable where the machine that runs the artifact would have nothing to choose among."""
-    if kind != AUTO:
-        raise UsageError(
-            f"--portable leaves the choice among precisions to another machine, and {kind} is one only",
-            fix="Give --precision auto, or several, such as --precision fp32,int8.",
-        )
-    if recipe.model.part is not None:
-        raise UsageError(
-            f"--portable is for whole models, and this is the {recipe.model.part} of one", fix="Leave out --portable."
-        )
-
-
-def _check_search(recipe: Recipe, untimed: str) -> None:
-    """Refuse --merge-tokens auto where this machine does not decide by its own measurement."""
-    fix = "Give a schedule, such as --merge-tokens 3:60,6:40."
-    if untimed:
-        raise UsageError(f"--merge-tokens auto times schedules, and nothing can be timed here: {untimed}", fix=fix)
-    if recipe.target.portable:
-        raise UsageError("--portable leaves the choice to another machine, which cannot search for merges", fix=fix)
-
-
 def _store_judge_data(recipe: Recipe, prepared: Prepared, work: Path, folder: Path, progress: Progress) -> list[str]:
     """Store what a device needs to judge variants. Return a note about its size."""
     if prepared.judging is None or prepared.facts.model.weights == "random":
@@ -342,31 +204,6 @@ def _store_judge_data(recipe: Recipe, prepared: Prepared, work: Path, folder: Pa
         return ["no judge data was stored: one batch of images with its outputs is too large"]
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     return [f"judge data: {len(data)} images with FP32's outputs, {size} (--no-judge-data leaves it out)"]
-
-
-def _check_budget(requested: Precision | None, target: Target, *, has_images: bool, is_for_merging: bool) -> None:
-    """Refuse a --max-drop that cannot be kept or judged."""
-    if requested is not None and requested.is_float32 and not is_for_merging:
-        raise UsageError("--max-drop has no meaning for float32, which loses nothing", fix="Give a lower --precision.")
-    if requested is not None and not requested.per_linear and not is_for_merging:
-        able = ", ".join(precision.names_for(target, per_linear=True))
-        raise UsageError(
-            f"--max-drop does not work with {requested.name}, which cannot leave single linears in float",
-            fix=f"Give --precision {able} or auto; or judge it with `vitdeploy eval` and `gate --max-drop`.",
-        )
-    if not has_images:
-        raise QuantizeError(
-            "there are no images to judge --max-drop on",
-            fix="Give --calibration DATA. If the images have labels, they decide.",
-        )
-
-
-def _why_untimed(target: Target, elsewhere: Elsewhere | None) -> str:
-    """Return the reason why nothing can be timed here; empty if it can."""
-    if elsewhere is not None:
-        return f"it will run on {elsewhere.name}"
-    cannot = target.cannot_run()
-    return "" if cannot is None else cannot.why
 
 
 def _notes(chosen: Chosen, *, verify: bool) -> list[str]:

@@ -12,7 +12,8 @@ from vitdeploy import recipe as recipes
 from vitdeploy import sources, targets, tasks
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.evaluate.evaluate import evaluate
-from vitdeploy.commands.export import default_folder, export
+from vitdeploy.commands.export import export
+from vitdeploy.commands.export_order import default_folder
 from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.report.report import is_available, report

@@ -48,7 +48,8 @@ class Recipes:
     def _read(self, content: bytes, folder: Path) -> dict[str, Any]:
         from vitdeploy import recipe as recipes
         from vitdeploy import targets
-        from vitdeploy.commands.export import default_folder, read_recipe
+        from vitdeploy.commands.export import read_recipe
+        from vitdeploy.commands.export_order import default_folder
 
         path = folder / "recipe.yaml"
         path.write_bytes(content)

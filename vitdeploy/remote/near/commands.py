@@ -13,7 +13,8 @@ from vitdeploy.artifact import MANIFEST, Artifact, file_digest
 from vitdeploy.artifact.layout import FLIPS, GRAPH, SAMPLES, variant_graph
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.commands.evaluate.evaluate import save_reference
-from vitdeploy.commands.export import Elsewhere, export
+from vitdeploy.commands.export import export
+from vitdeploy.commands.export_order import Elsewhere
 from vitdeploy.data.opening import comes_with_package
 from vitdeploy.errors import DataError, RemoteError, TargetUnavailable
 from vitdeploy.evidence import Audit, Bench, Eval
