@@ -250,7 +250,7 @@ def _kept_there(command: str) -> Iterator[None]:
     try:
         yield
     except HostUnreachable as error:
-        fix = f"{error.fix} The job goes on there; the same `vitdeploy {command}` fetches its result."
+        fix = f"{error.fix.rstrip('.')}. The job goes on there; the same `vitdeploy {command}` fetches its result."
         raise RemoteError(error.message, fix=fix) from None
 
 
