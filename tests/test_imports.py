@@ -26,12 +26,12 @@ GRAPH_ROOMS = ("vitdeploy.passes", "vitdeploy.quantize")
 GRAPH_MODULES = {
     f"vitdeploy.{name}"
     for name in (
-        "calibrate.search", "calibrate.weight_only", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
+        "calibrate.search", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
         "graph.casts", "graph.channel_moves", "graph.extra_outputs", "graph.flow", "graph.forced_selection",
         "graph.fresh_names", "graph.model", "graph.one_image", "graph.probabilities", "graph.products",
         "graph.query_decoder", "graph.recognize", "graph.regions", "graph.risky_forms", "graph.screening",
         "graph.selection", "graph.selection_edges", "graph.shared_weights", "graph.softmaxes", "graph.widening",
-        "precision.int4_weights", "precision.int8_dynamic", "precision.int8_weights", "sources._bound",
+        "sources._bound",
         "sources._image_encoders", "sources._pixel_mask", "sources._promptable", "sources._prompted_detectors",
         "sources._siglip2", "sources._two_towers",
     )

@@ -9,7 +9,8 @@ import pytest
 
 from tests.detectors import Detector
 from tests.graphs import dynamo, images, raised, redrawn, run
-from vitdeploy.calibrate.search import ALPHAS, Choice, Judge, find_best_choice
+from vitdeploy.calibrate.choice import Choice
+from vitdeploy.calibrate.search import ALPHAS, Judge, find_best_choice
 from vitdeploy.graph.model import Graph, array
 from vitdeploy.quantize import Calibration
 

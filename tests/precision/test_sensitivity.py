@@ -14,7 +14,8 @@ from tests.graphs import dynamo, images, raised, redrawn, run
 from tests.two_stages import NearTies
 from vitdeploy import precision as precisions
 from vitdeploy.calibrate.calibrated import CalibratedGraph
-from vitdeploy.calibrate.search import Choice, Judge
+from vitdeploy.calibrate.choice import Choice
+from vitdeploy.calibrate.search import Judge
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import LayerSensitivity
 from vitdeploy.frozen import replace

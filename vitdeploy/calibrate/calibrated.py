@@ -15,8 +15,9 @@ from vitdeploy.progress import Progress
 from vitdeploy.session import Inputs
 
 if TYPE_CHECKING:
+    from vitdeploy.calibrate.choice import Choice
     from vitdeploy.calibrate.nncf_static import NNCFRun
-    from vitdeploy.calibrate.search import Choice, Judge, ScoredChoice
+    from vitdeploy.calibrate.search import Judge, ScoredChoice
     from vitdeploy.calibrate.writers import Writer
     from vitdeploy.graph.model import Graph
     from vitdeploy.passes.migrate_outliers import MigrateOutliers

@@ -17,7 +17,7 @@ from vitdeploy.graph.structure import Linear, Structure
 from vitdeploy.recipe import Quantizer
 
 if TYPE_CHECKING:
-    from vitdeploy.calibrate.search import Choice
+    from vitdeploy.calibrate.choice import Choice
     from vitdeploy.calibrate.writers import Writer
     from vitdeploy.quantize import Quantized
     from vitdeploy.quantize.sensitivity import Agreement

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitdeploy.artifact.quantization import SearchStep
 from vitdeploy.artifact.temporary import scratch_folder
+from vitdeploy.calibrate.choice import Choice
 from vitdeploy.graph.forced_selection import (
     drop_masked,
     expose_selections,
@@ -22,7 +23,6 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
 from vitdeploy.quantize import Calibration
-from vitdeploy.quantize.qdq import Ranges
 from vitdeploy.session import Array, as_feeds, is_finite
 
 ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
@@ -32,19 +32,6 @@ SCORED_BATCHES = 16
 _STEP = 0.125
 _LEAST_GAIN_DB = 0.1
 """A smaller gain is noise with sixteen images. The simpler way is then chosen."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A way to quantize: migration strength (None: off), how ranges are taken, whether biases are corrected."""
-
-    alpha: float | None = None
-    ranges: Ranges = "minmax"
-    correct_bias: bool = False
-
-    def __str__(self) -> str:
-        migration = "no migration" if self.alpha is None else f"migration {self.alpha:g}"
-        return f"{migration}, {self.ranges} ranges{', bias correction' if self.correct_bias else ''}"
 
 
 @dataclass(frozen=True)

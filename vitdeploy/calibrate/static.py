@@ -19,7 +19,7 @@ from vitdeploy.graph.structure import Linear
 from vitdeploy.recipe import NNCF
 
 if TYPE_CHECKING:
-    from vitdeploy.calibrate.search import Choice
+    from vitdeploy.calibrate.choice import Choice
     from vitdeploy.quantize import Quantized
     from vitdeploy.quantize.qdq import CodeType
 

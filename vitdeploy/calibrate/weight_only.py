@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.choice import Choice
 from vitdeploy.calibrate.nncf_weights import compress_weights
 from vitdeploy.calibrate.precision import LinearPrecision
-from vitdeploy.calibrate.search import Choice
 from vitdeploy.calibrate.writers import WeightWriter, node_names
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from vitdeploy.graph.structure import Linear
 
 if TYPE_CHECKING:
-    from vitdeploy.calibrate.search import Choice
+    from vitdeploy.calibrate.choice import Choice
     from vitdeploy.graph.model import Graph
     from vitdeploy.quantize.observe import InputStatistics
     from vitdeploy.quantize.qdq import CodeType

@@ -13,7 +13,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy import sources, tasks
 from vitdeploy.artifact import Variant
 from vitdeploy.artifact.layout import BLOCKS, EXAMPLE, GRAPH, JUDGE
-from vitdeploy.commands.export_order import Elsewhere, Order, complete
+from vitdeploy.commands.export_order import Elsewhere, ExportOrder, complete
 from vitdeploy.errors import ArtifactError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -120,7 +120,7 @@ def export(
 
 
 def _record_blocks(
-    path: Path, prepared: Prepared, chosen: Chosen, order: Order, work: Path, progress: Progress
+    path: Path, prepared: Prepared, chosen: Chosen, order: ExportOrder, work: Path, progress: Progress
 ) -> list[str]:
     """Store values inside the model for a device that cannot compute them. Return a note about the size."""
     if not order.target.watches_alone:

@@ -27,7 +27,7 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportOrder:
     """A recipe with all defaults filled in, and what follows from it.
 
     Attributes:
@@ -54,7 +54,7 @@ def default_folder(recipe: Recipe) -> Path:
     return Path(f"{safe or 'model'}{part}-{recipe.target.kind}-{kind}")
 
 
-def complete(recipe: Recipe, elsewhere: Elsewhere | None) -> Order:
+def complete(recipe: Recipe, elsewhere: Elsewhere | None) -> ExportOrder:
     """Fill in all defaults, so that the manifest records them, and refuse early what would fail late."""
     target, data = targets.find(recipe.target), recipe.data
     kind = _choose_kind(recipe, target)
@@ -91,7 +91,7 @@ def complete(recipe: Recipe, elsewhere: Elsewhere | None) -> Order:
             + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
         )
     variants = kind == AUTO and recipe.model.part is None and (bool(untimed) or recipe.target.portable)
-    return Order(recipe, target, requested, untimed, variants)
+    return ExportOrder(recipe, target, requested, untimed, variants)
 
 
 def _choose_kind(recipe: Recipe, target: Target) -> str:

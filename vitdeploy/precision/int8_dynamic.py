@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph, SearchResult
+from vitdeploy.calibrate.choice import Choice
 from vitdeploy.calibrate.precision import LinearPrecision
-from vitdeploy.calibrate.search import Choice
 from vitdeploy.calibrate.weight_only import quantize_weights
 from vitdeploy.calibrate.weight_range import largest_weight, weight_bits
 from vitdeploy.calibrate.writers import DynamicWriter, WeightWriter, Writer, node_names
