@@ -1,4 +1,4 @@
-"""INT8 attention among the candidates of `auto`, on CPUs where attention in bfloat16 is not faster."""
+"""INT8 attention among the candidates of `auto`, in the fastest static INT8 of the CPU."""
 
 from __future__ import annotations
 
@@ -42,7 +42,17 @@ def test_auto_tries_it_without_bfloat16(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(trial.kept for trial in trials) == 1
 
 
-@pytest.mark.parametrize("flags", [{"avx512_bf16", "avx512_vnni"}, {"asimddp"}, set()], ids=["bf16", "Arm", "AVX2"])
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE.bfloat16_dot_product, reason="this CPU has no bfloat16")
+@pytest.mark.skipif(not HERE.int8_products_on_x86, reason="OpenVINO has no INT8 attention on this CPU")
+def test_with_bfloat16_it_is_tried_there_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = exported(tmp_path, monkeypatch, HERE, precision="fp32,int8,int8-bf16").trials
+    assert [(t.precision, t.attention) for t in trials] == [
+        ("fp32", ""), ("int8", ""), ("int8-bf16", ""), ("int8-bf16", "values"), ("int8-bf16", "all")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [{"asimddp"}, set()], ids=["Arm", "AVX2"])
 def test_it_is_left_out(flags: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = replace(HERE, isa=tuple(flags))
     trials = exported(tmp_path, monkeypatch, cpu, precision="fp32,int8").trials

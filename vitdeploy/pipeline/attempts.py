@@ -89,18 +89,18 @@ def list_nncf_names(builder: CandidateBuilder, request: Request) -> list[str]:
 def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[tuple[str, Int8Attention]]:
     """List the precisions that `auto` makes with INT8 attention too, with its operands.
 
-    Static INT8 on OpenVINO, for a CPU with INT8 dot products and without those of bfloat16, with which attention is
-    faster in bfloat16. Not where the recipe decides about attention, and not for variants, which go by the name of
-    their precision.
+    Static INT8 on OpenVINO, where the CPU has INT8 dot products: `int8-bf16` if the CPU has bfloat16, else `int8`. Not
+    where the recipe decides about attention, and not for variants, which go by the name of their precision.
     """
     kernel, cpu = builder.target.dialect().int8_attention, request.host or environment.host()
-    if kernel is None or not kernel.values_alone or cpu.bfloat16_dot_product:
+    if kernel is None or not kernel.values_alone or request.spec.attention or request.variants:
         return []
-    if request.spec.attention or request.variants or not builder.calibrated.has_images:
+    if not builder.calibrated.has_images:
         return []
     kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
-    names = [name for name, kind in kinds.items() if "attention" in kind.model_fields and kind.numbers.rest == "fp32"]
-    return [(name, operands) for name in names for operands in (VALUES, True)]
+    rests = {name: kind.numbers.rest for name, kind in kinds.items() if "attention" in kind.model_fields}
+    fastest = "bf16" if cpu.bfloat16_dot_product and "bf16" in rests.values() else "fp32"
+    return [(name, operands) for name, rest in rests.items() if rest == fastest for operands in (VALUES, True)]
 
 
 def make_trial(candidate: Candidate) -> Trial:
