@@ -73,10 +73,14 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_quantizer_in_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `auto` go without NNCF, which takes half a minute, but where a test is about it (test_nncf_candidates.py)."""
+def _fewer_candidates_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `auto` go without NNCF, which takes half a minute, and without INT8 attention, which only some CPUs have.
+
+    Tests about them put them back (test_nncf_candidates.py, test_int8_attention_candidates.py).
+    """
     if (choose := sys.modules.get("vitdeploy.pipeline.choose")) is not None:
         monkeypatch.setattr(choose, "list_nncf_names", lambda *_: [])
+        monkeypatch.setattr(choose, "list_int8_attention", lambda *_: [])
 
 
 def pytest_collection_finish() -> None:

@@ -11,6 +11,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.commands.export import export
 from vitdeploy.environment import Host
 from vitdeploy.frozen import replace
+from vitdeploy.pipeline import attempts, choose
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.summary import Exported
 from vitdeploy.progress import Silent
@@ -22,6 +23,7 @@ FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: Host, **flags: object) -> Exported:
     monkeypatch.setattr(environment, "host", lambda: cpu)
+    monkeypatch.setattr(choose, "list_int8_attention", attempts.list_int8_attention)  # tests/conftest.py leaves it out
     recipe = recipes.compose("demo:digits", target="openvino", **flags)  # type: ignore[arg-type]
     return export(recipe, tmp_path / "artifact", Silent(), cache=GraphCache()).summary
 
