@@ -99,9 +99,9 @@ def choose_merging(
         ranked = search.rank(contenders)
         quantized = search.judge_until_one_holds([one.schedule for one in ranked], chosen.candidate.precision)
         trials += quantized.trials
-        kept = 1 if request.spec.kind == AUTO else 0  # a named precision is not left
-        _discard(ranked[kept:])
-        contenders = [*quantized.within, *ranked[:kept]]
+        in_float = ranked[:1] if request.spec.kind == AUTO else []  # a named precision is not left
+        _discard(ranked[len(in_float) :])
+        contenders = [*quantized.within, *in_float]
         if not contenders:
             return _keep(builder, chosen, trials, _explain_nothing(quantized.trials, search.budget))
     return search.take_fastest(contenders, trials)
@@ -206,10 +206,10 @@ class _Search:
         wins = certain_speedup(gains[best]) > 1
         for number, one in enumerate(contenders):
             place = next(i for i, trial in enumerate(trials) if trial is one.trial)
-            kept = wins and number == best
-            why = "" if kept else _explain_loser(gains[number], wins=wins)
+            is_winner = wins and number == best
+            why = "" if is_winner else _explain_loser(gains[number], wins=wins)
             speedup = bench.runs[first + number].speedup if bench.valid else None
-            trials[place] = frozen.replace(one.trial, speedup=speedup, kept=kept, why=why)
+            trials[place] = frozen.replace(one.trial, speedup=speedup, kept=is_winner, why=why)
         if not wins:
             note = "nothing is faster within the budget" if bench.valid else _describe_doubt(contenders)
             return _keep(

@@ -29,8 +29,9 @@ _FEW_CHANNELS = "few channels: the moves around the INT8 product cost what it ga
 _RESIDUAL = "the residual stream carries the outliers: quantizing it costs accuracy and breaks fusion"
 _ATTENTION_ALONE = "fused in float: INT8 attention is not offered for this target"
 _ATTENTION_ON_REQUEST = "fused in float: INT8 attention is used only on request (`attention: true`)"
-_ATTENTION_COMPLETE = "requested: q, k, v and the probabilities, which this target runs as one INT8 kernel"
-_ATTENTION_VALUES = "requested: v and the probabilities, which this target multiplies in INT8 in its one kernel"
+_ATTENTION_TRIED = "fused in float: INT8 attention is an option (`attention: true`), which auto tries"
+_ATTENTION_COMPLETE = "q, k, v and the probabilities, which this target runs as one INT8 kernel"
+_ATTENTION_VALUES = "v and the probabilities, which this target multiplies in INT8 in its one kernel"
 _ATTENTION_FP8 = "FP8 attention is fused, but takes more kernels than float attention"
 _ATTENTION_WEIGHTS = "attention multiplies no weights"
 
@@ -124,7 +125,9 @@ def _attention_rule(stored: str, dialect: Dialect) -> str:
         return _ATTENTION_WEIGHTS
     if dialect.int8_attention is None:
         return _ATTENTION_ALONE
-    return _ATTENTION_FP8 if stored == "fp8" else _ATTENTION_ON_REQUEST
+    if stored == "fp8":
+        return _ATTENTION_FP8
+    return _ATTENTION_TRIED if dialect.int8_attention.values_alone else _ATTENTION_ON_REQUEST
 
 
 def keep_zero_inputs(

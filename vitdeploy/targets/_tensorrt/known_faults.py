@@ -61,7 +61,7 @@ class KnownFault:
 
     @property
     def report(self) -> str:
-        """What happens, in which versions, and where it is reported."""
+        """The fault in words, with its versions and the public reports."""
         return f"{self.what} with {self.where} ({', '.join(self.reports)})"
 
     @property
