@@ -389,10 +389,10 @@ def test_temporary_names_are_unique_and_exclusive(tmp_path: Path, monkeypatch: p
 def test_an_interrupt_inside_of_an_extension_keeps_the_exit_code() -> None:
     """One time in seven, an export was interrupted where an extension runs Python code."""
     code = (
-        "import ctypes, typer\nfrom vitdeploy.cli import command\napp = typer.Typer()\n"
+        "import ctypes, typer\nfrom vitdeploy.cli import command, signals\napp = typer.Typer()\n"
         "@app.command()\ndef main() -> None:\n"
         "    ctypes.pythonapi.PyRun_SimpleString(b'raise KeyboardInterrupt')\n"
-        "    command._interrupted = 1.0\n    raise typer.Exit(130)\n"
+        "    signals._interrupted = 1.0\n    raise typer.Exit(130)\n"
         "command.run_app(app)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +12,8 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from vitdeploy.cli.console import Console
+from vitdeploy.cli import signals
+from vitdeploy.cli.console import INTERRUPTED, Console
 from vitdeploy.cli.help import OUTPUT, HelpCommand, complete_choices, group_options, join_lines, list_examples
 from vitdeploy.errors import VitdeployError
 from vitdeploy.escaping import escape_log
@@ -40,9 +39,6 @@ EXIT_CODES = {"pass": 0, "fail": 1, "invalid": 3}
 _results: TextIO | None = None
 """The stream for results. `run_app` sets it once, and redirects stdout so that libraries cannot write to it."""
 
-_interrupted: float | None = None
-"""The time of the last signal."""
-_CLEANING_UP_SECONDS = 5.0
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -75,7 +71,7 @@ def command(
         ]
 
         def call(*, json: bool, quiet: bool, traceback: bool, **arguments: Any) -> None:
-            console = Console(json=json, quiet=quiet, out=_results, interrupted=lambda: _interrupted is not None)
+            console = Console(json=json, quiet=quiet, out=_results, interrupted=signals.was_interrupted)
             with console.errors_as_lines(traceback=traceback):
                 function(console=console, **arguments)
 
@@ -149,30 +145,15 @@ def run_app(app: typer.Typer) -> NoReturn:
         _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     warnings.formatwarning = _escape_warning
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup and in the background it stays ignored
-            signal.signal(number, _interrupt)
+    signals.install()
     try:
         app()
+    except KeyboardInterrupt:  # before a command began, or after its end
+        sys.exit(INTERRUPTED)
     finally:
-        # The exit code is final. While Python shuts down, a signal's default action would replace it.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        if _interrupted is not None:
-            _forget_interrupt()
+        signals.end()
         _show_cursor()
     sys.exit(0)
-
-
-def _forget_interrupt() -> None:
-    """Let Python end with the exit code after an interrupt that was handled.
-
-    If an extension runs Python code by PyRun_String and an interrupt passes through it, CPython takes that for good as
-    unhandled, and ends with the signal. Running code in the same way clears the mark.
-    """
-    import ctypes
-
-    ctypes.pythonapi.PyRun_SimpleString(b"pass")
 
 
 def _show_cursor() -> None:
@@ -187,9 +168,6 @@ def _show_cursor() -> None:
             terminal.flush()
 
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
 _format_warning = warnings.formatwarning
 
 
@@ -198,15 +176,6 @@ def _escape_warning(
 ) -> str:
     """Format a library's warning, which may quote a name from anywhere."""
     return escape_log(_format_warning(message, category, filename, lineno, line))
-
-
-def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001  the signature that signal wants
-    """Interrupt the work, but not the cleanup after it: `timeout` and people often signal twice."""
-    global _interrupted  # signals belong to the whole process
-    now = time.monotonic()
-    if _interrupted is None or now - _interrupted > _CLEANING_UP_SECONDS:
-        _interrupted = now
-        raise KeyboardInterrupt
 
 
 _PRINTING = ("--version", "--show-completion", "--install-completion")

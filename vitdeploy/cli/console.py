@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-_FAILED, _INTERRUPTED = 1, 130
+INTERRUPTED = 130
+_FAILED = 1
 _DISK_ERRORS = {
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.EPERM,
     errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG,
@@ -99,24 +100,25 @@ class Console:
 
     @contextmanager
     def errors_as_lines(self, *, traceback: bool) -> Iterator[None]:
-        """Turn an error inside the block into one line and an exit code. Usage errors and exits pass through."""
+        """Turn an error inside the block into one line and an exit code. Usage errors and exits pass through.
+
+        An extension may turn an interrupt into an error of its own. So no error counts after a signal.
+        """
         try:
             yield
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise  # BrokenPipeError: Click ends quietly when the reader is gone, such as `| head`
-        except KeyboardInterrupt:
-            with suppress(OSError):  # after SIGHUP there may be no terminal
-                self.warn("interrupted; no incomplete files are left behind")
-            raise typer.Exit(_INTERRUPTED) from None
-        except VitdeployError as error:
-            if traceback:
+        except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  the last place where a traceback can become a line
+            if traceback and not isinstance(error, KeyboardInterrupt):
                 _print_traceback()
-            self.fail(error.message, error.fix)
-            raise typer.Exit(_FAILED) from None
-        except Exception as error:  # noqa: BLE001  the last place where a traceback can become a line
-            if traceback:
-                _print_traceback()
-            self.fail(*_describe(error, traceback=traceback))
+            if isinstance(error, KeyboardInterrupt) or self._interrupted():
+                with suppress(OSError):  # after SIGHUP there may be no terminal
+                    self.warn("interrupted; no incomplete files are left behind")
+                raise typer.Exit(INTERRUPTED) from None
+            if isinstance(error, VitdeployError):
+                self.fail(error.message, error.fix)
+            else:
+                self.fail(*_describe(error, traceback=traceback))
             raise typer.Exit(_FAILED) from None
 
     @contextmanager
