@@ -9,9 +9,7 @@ SHORT: dict[str, dict[str, float]] = {
     "vitdeploy.commands.bench.host_peak": {"_SECONDS": 0.0, "_MIN_RUNS": 2},
     "vitdeploy.measure.latency": {"_MIN_WARM_UP_S": 0.05},
     "vitdeploy.measure.stopwatch": {"MIN_TURN_S": 0.005, "RUN_IN_S": 0.0},
-    "vitdeploy.pipeline.choose": {"GLANCE_SECONDS": 0.1},
-    "vitdeploy.pipeline.repair": {"GLANCE_SECONDS": 0.1},
-    "vitdeploy.pipeline.fastest": {"SECONDS": 0.1, "LONGER_SECONDS": 0.1},
+    "vitdeploy.pipeline.fastest": {"GLANCE_SECONDS": 0.1, "SECONDS": 0.1, "LONGER_SECONDS": 0.1},
 }
 
 

@@ -102,6 +102,11 @@ def test_evidence_goes_where_it_is_told_to(demo: Callable[..., Artifact], tmp_pa
         (lambda a: vitdeploy.report(), UsageError, "no artifact is given"),
         (lambda a: vitdeploy.bench(a, seconds=0), UsageError, "seconds is 0, but must be 0.1 or more"),
         (lambda a: vitdeploy.bench(a, seconds=float("nan")), UsageError, "seconds is nan"),
+        (
+            lambda a: vitdeploy.export("demo:digits", target="openvino", seconds=0),
+            UsageError,
+            "seconds is 0, but must be 0.1 or more",
+        ),
         (lambda a: vitdeploy.bench(a, threads=0), UsageError, "threads is 0"),
         (lambda a: vitdeploy.bench(a, streams=-1), UsageError, "streams is -1"),
         (lambda a: vitdeploy.bench(a, batch="x"), UsageError, "is not a list of sizes"),

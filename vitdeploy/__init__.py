@@ -42,6 +42,7 @@ def export(
     device: str | None = None,
     precision: str | None = None,
     max_drop: float | None = None,
+    seconds: float | None = None,
     merge_tokens: str | None = None,
     drop_tokens: str | None = None,
     weights: str | None = None,
@@ -78,6 +79,7 @@ def export(
         device: the device that the target compiles for: "CPU", "GPU", "sm86", …
         precision: "fp32", "fp16", "int8", … or "auto"; the target's default when it is None.
         max_drop: the most that may be lost, in points of top-1, or of agreement with float32 without labels.
+        seconds: the time to measure, for each comparison of speed; the recipe's when it is None, else a few seconds.
         merge_tokens: blocks with the tokens to remove behind their attention, "3:60,6:40"; "auto"; "off" by default.
         drop_tokens: the same for tokens of fixed positions, chosen on the calibration images.
         weights: "pretrained" (the default), "random", or a checkpoint.
@@ -114,13 +116,15 @@ def export(
     from vitdeploy.commands.export import export as run
     from vitdeploy.commands.export import read_recipe
     from vitdeploy.commands.export_order import default_folder
+    from vitdeploy.commands.given import require_range
     from vitdeploy.pipeline.graph_cache import GraphCache
     from vitdeploy.progress import Silent
 
+    require_range(seconds=(seconds, 0.1))
     base = read_recipe(Path(recipe)) if isinstance(recipe, (str, Path)) else recipe
     composed = recipes.compose(
         model, base=base, target=target, device=device, precision=precision, max_drop=max_drop,
-        merge_tokens=merge_tokens, drop_tokens=drop_tokens, weights=weights,
+        seconds=seconds, merge_tokens=merge_tokens, drop_tokens=drop_tokens, weights=weights,
         weights_key=weights_key, num_classes=num_classes, calibration=calibration, batch=batch, image_size=image_size,
         labels=labels, prompts=prompts, templates=templates, bind=bind, examples=examples, outputs=outputs, part=part,
         mean=mean, std=std,

@@ -192,6 +192,14 @@ def test_a_throttling_board_leads_to_a_doubt_and_the_default(
     assert trials(result.artifact) == [("fp16", True, ""), ("int8", False, "its speed is in doubt")]
     (doubt,) = [note for note in result.summary.notes if note.startswith("the comparison of speeds is in doubt")]
     assert "slowed down" in doubt
+    assert doubt.endswith("--seconds 30")
+    again = compile_bundle(bundle, tmp_path / "again", QUIET, seconds=20)
+    (doubt,) = [note for note in again.summary.notes if note.startswith("the comparison of speeds is in doubt")]
+    assert doubt.endswith("--seconds 60")
+    assert again.artifact.manifest.recipe.precision.seconds == 20
+    with pytest.raises(UsageError, match="--seconds is for the comparison of variants, and --variant names one"):
+        compile_bundle(bundle, tmp_path / "no", QUIET, seconds=20, variant="int8")
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_named_variant_is_compiled_and_no_other(bundle: Artifact, device: Device, tmp_path: Path) -> None:

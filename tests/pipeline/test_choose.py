@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tests.evidence import bench
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Trial, load
 from vitdeploy.commands.export import export
-from vitdeploy.errors import PassError, QuantizeError, UsageError
+from vitdeploy.commands.export_order import complete
+from vitdeploy.errors import PassError, QuantizeError, RecipeError, UsageError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
@@ -21,6 +23,7 @@ from vitdeploy.precision import Precision
 from vitdeploy.progress import Silent
 
 Export = Callable[..., Exported]
+INSIST = "To insist, stop other processes and measure longer:"
 SMALL_VIT = """
 import timm, torch
 def build():
@@ -44,10 +47,12 @@ def exported(out: Path) -> Export:
     return run
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, *ratios: float, valid: bool = True) -> None:
-    """Let the stopwatch say this about the candidates behind the first: what it says is no business of this test."""
+def timed(monkeypatch: pytest.MonkeyPatch, *ratios: float, valid: bool = True) -> list[float]:
+    """Let the stopwatch say this about the candidates behind the first. Return the seconds of each measurement."""
+    asked: list[float] = []
 
     def time(builder: CandidateBuilder, candidates: list[object], seconds: float) -> Bench:
+        asked.append(seconds)
         assert len(candidates) == 1 + len(ratios)
         one = bench().runs[0]
         speedups = [None, *(Interval(ratio=r, ci95=(r - 0.05, r + 0.05)) for r in ratios)]
@@ -55,6 +60,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, *ratios: float, valid: bool = True) -
         return Bench(valid=valid, doubts=() if valid else ("busy",), runs=runs)
 
     monkeypatch.setattr(CandidateBuilder, "time", time)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_a_doubtful_measurement_is_no_verdict(exported: Export, monkeypatch: pyt
     timed(monkeypatch, 0.8, valid=False)
     found = exported(precision="int8-dynamic")
     assert found.faster_than_fp32 is None
-    assert found.notes[0] == "the comparison of speeds is in doubt: busy"
+    assert found.notes[0] == f"the comparison of speeds is in doubt: busy. {INSIST} --seconds 30"
 
 
 def test_auto_keeps_float_when_the_stopwatch_is_in_doubt(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +108,52 @@ def test_auto_keeps_float_when_the_stopwatch_is_in_doubt(exported: Export, monke
     assert [(t.kept, t.speedup, t.why) for t in found.trials] == [
         (True, None, ""), (False, None, "its speed is in doubt"), (False, None, "its speed is in doubt")
     ]  # fmt: skip
-    assert found.notes[-2:] == ("auto kept fp32", "the comparison of speeds is in doubt: busy")
+    doubt = f"the comparison of speeds is in doubt: busy. {INSIST} --seconds 30"
+    assert found.notes[-2:] == ("auto kept fp32", doubt)
+
+
+def test_seconds_are_those_of_each_comparison(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, 1.5, 1.4, valid=False)
+    found = exported(precision="auto", seconds=20)
+    assert asked == [20.0]
+    assert found.notes[-1].endswith(f"{INSIST} --seconds 60")
+    assert load(out).manifest.recipe.precision.seconds == 20
+    asked = timed(monkeypatch, 1.5)
+    recipe = recipes.compose("demo:digits", target="onnxruntime", precision="int8-dynamic", seconds=7)
+    export(recipe, out.parent / "named", Silent(), cache=GraphCache())
+    assert asked == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ({}, "--seconds is for comparisons of speed, and fp32 is compared with nothing"),
+        ({"precision": "fp32"}, "--seconds is for comparisons of speed, and fp32 is compared with nothing"),
+        ({"merge_tokens": "1:8"}, "--seconds is for comparisons of speed, and fp32 is compared with nothing"),
+        ({"target": "tensorrt"}, "--seconds has no meaning where nothing can be timed: "),
+        ({"target": "tensorrt", "precision": "int8"}, "--seconds has no meaning where nothing can be timed: "),
+    ],
+)
+def test_seconds_without_a_comparison_are_refused(flags: dict[str, str], why: str, exported: Export, out: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(why)):
+        exported(seconds=20, **flags)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "merge"), [("tensorrt", "fp16,int8", None), ("onnxruntime", None, "auto")]
+)
+def test_seconds_are_taken_for_variants_and_for_merging(target: str, precision: str | None, merge: str | None) -> None:
+    recipe = recipes.compose(
+        "demo:digits", target=target, precision=precision, merge_tokens=merge, seconds=20
+    )  # fmt: skip
+    assert complete(recipe, None).recipe.precision.seconds == 20
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_impossible_seconds_are_refused(seconds: float) -> None:
+    with pytest.raises(RecipeError, match=r"precision\.seconds"):
+        recipes.compose("demo:digits", target="onnxruntime", precision="auto", seconds=seconds)
 
 
 def test_without_images_auto_loses_no_accuracy_unseen(exported: Export, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vitdeploy.artifact import load
 from vitdeploy.commands.export import export
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Bench
+from vitdeploy.frozen import replace
 from vitdeploy.measure.intervals import speedup_interval
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.float32_graph import rebuild_graph
@@ -194,8 +195,70 @@ def test_in_doubt_nothing_is_merged(exported: Export, out: Path, monkeypatch: py
         note.startswith("auto merged no tokens: it is in doubt whether merging is faster. Of what loses no more")
         for note in summary.notes
     )
-    assert "the comparison of speeds is in doubt: busy" in summary.notes
+    insist = "To insist, stop other processes and measure longer: --seconds"
+    assert f"the comparison of speeds is in doubt: busy. {insist} 30" in summary.notes
+    assert any(note.endswith(" leaves fewest tokens. --seconds 30 measures longer") for note in summary.notes)
     assert load(out).manifest.tokens is None
+
+
+def test_seconds_are_those_of_each_comparison(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    timed(monkeypatch, by_tokens, valid=False)
+    time = CandidateBuilder.time
+
+    def record(builder: CandidateBuilder, candidates: Sequence[Candidate], seconds: float) -> Bench:
+        asked.append(seconds)
+        return time(builder, candidates, seconds)
+
+    monkeypatch.setattr(CandidateBuilder, "time", record)
+    summary = exported(max_drop=1, seconds=20)
+    assert asked == [20.0]
+    assert any(note.endswith(" leaves fewest tokens. --seconds 60 measures longer") for note in summary.notes)
+
+
+def test_what_is_undecided_is_not_called_slower(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that differ by more than merging saves."""
+
+    def time(builder: CandidateBuilder, candidates: Sequence[Candidate], seconds: float) -> Bench:
+        chance = np.random.default_rng(0)
+        blocks = [tuple((ms,) for ms in chance.lognormal(2, 0.1, 40)) for _ in candidates]
+        ratios = [None, *(speedup_interval(blocks[0], other) for other in blocks[1:])]
+        assert all(ratio is None or ratio.ci95[0] < 1 < ratio.ci95[1] for ratio in ratios)
+        runs = tuple(timing(c.name, 7.4, r, blocks=b) for c, b, r in zip(candidates, blocks, ratios, strict=True))
+        return Bench(valid=True, doubts=(), runs=runs)
+
+    monkeypatch.setattr(CandidateBuilder, "time", time)
+    summary = exported(max_drop=1)
+    assert "not certainly faster than without merging" in {trial.why for trial in summary.trials}
+    (note,) = (note for note in summary.notes if note.startswith("auto merged no tokens"))
+    assert "it is in doubt whether merging is faster" in note
+    assert note.endswith("--seconds 30 measures longer")
+    assert load(out).manifest.tokens is None
+
+
+def test_a_doubt_about_one_schedule_leaves_the_others(
+    exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, by_tokens)
+    time, doubt = CandidateBuilder.time, "the speed-up of fp32 drifted"
+
+    def doubt_the_fastest(builder: CandidateBuilder, candidates: Sequence[Candidate], seconds: float) -> Bench:
+        bench = time(builder, candidates, seconds)
+        fastest = min(range(len(candidates)), key=lambda index: bench.runs[index].p50_ms)
+        runs = tuple(replace(r, doubts=(doubt,)) if i == fastest else r for i, r in enumerate(bench.runs))
+        return Bench(valid=False, doubts=(doubt,), runs=runs)
+
+    monkeypatch.setattr(CandidateBuilder, "time", doubt_the_fastest)
+    summary = exported(max_drop=1)
+    (kept,) = (trial for trial in summary.trials if trial.kept)
+    (open_trial,) = (trial for trial in summary.trials if trial.why == "its speed is in doubt")
+    assert kept.merged
+    assert sum(open_trial.merged.values()) > 0
+    assert (open_trial.speedup, kept.speedup is None) == (None, False)
+    assert any(doubt in note and note.endswith("--seconds 30") for note in summary.notes)
+    manifest = load(out).manifest
+    assert manifest.tokens is not None
+    assert manifest.tokens.merged == kept.merged
 
 
 def pictures(folder: Path) -> str:

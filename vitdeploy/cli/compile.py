@@ -51,6 +51,16 @@ def compile_(
             show_default=False,
         ),
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="The time to measure, for the comparison of the variants. Default: as exported, or 3, and 10 if that "
+            "is in doubt.",
+            show_default=False,
+        ),
+    ] = None,
     host: options.HostName = None,
     output: Annotated[
         Path | None,
@@ -72,7 +82,7 @@ def compile_(
     if options.is_family(bundle):
         from vitdeploy.commands.family.compile import compile_family
 
-        options.refuse_for_family({"--host": host, "--variant": variant, "--max-drop": max_drop})
+        options.refuse_for_family({"--host": host, "--variant": variant, "--max-drop": max_drop, "--seconds": seconds})
         family = options.load_family(bundle)
         given = export_options.parse_target_options(family.encoder.manifest.recipe.target, option)
         parsed = given | ({"device": "DLA"} if dla else {})
@@ -84,11 +94,17 @@ def compile_(
     if host is not None:
         from vitdeploy.remote.near import commands
 
-        flags: dict[str, commands.Flag] = {"option": option, "dla": dla, "variant": variant, "max_drop": max_drop}
+        flags: dict[str, commands.Flag] = {
+            "option": option,
+            "dla": dla,
+            "variant": variant,
+            "max_drop": max_drop,
+            "seconds": seconds,
+        }
         summary = commands.compile_on(commands.find(host), loaded, output, console, force=force, flags=flags)
     else:
         parsed = given | ({"device": "DLA"} if dla else {})
         summary = compile_bundle(
-            loaded, output, console, force=force, options=parsed, variant=variant, max_drop_pp=max_drop
+            loaded, output, console, force=force, options=parsed, variant=variant, max_drop_pp=max_drop, seconds=seconds
         ).summary
     console.show(summary, *views.show_export(summary))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     section=MAKE,
     groups={
         "Target": ["target", "device", "option", "host"],
-        "Precision": ["precision", "quantizer", "max_drop", "calibration", "portable", "no_judge_data"],
+        "Precision": ["precision", "quantizer", "max_drop", "seconds", "calibration", "portable", "no_judge_data"],
         "Tokens": ["merge_tokens", "drop_tokens"],
         "Model": [
             "batch",
@@ -68,6 +68,7 @@ def export(
     precision: export_options.PrecisionName = None,
     quantizer: export_options.QuantizerName = None,
     max_drop: export_options.MaxDrop = None,
+    seconds: export_options.Seconds = None,
     calibration: export_options.CalibrationImages = None,
     merge_tokens: export_options.MergeTokens = None,
     drop_tokens: export_options.DropTokens = None,
@@ -146,6 +147,7 @@ def export(
         precision=precision,
         quantizer=quantizer,
         max_drop=max_drop,
+        seconds=seconds,
         merge_tokens=merge_tokens,
         drop_tokens=drop_tokens,
         weights=weights,

@@ -81,6 +81,17 @@ MaxDrop = Annotated[
         show_default=False,
     ),
 ]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="The time to measure, for each comparison of speed: of the candidates of auto, of merging, of a precision "
+        "with the default. Give more where a note says that something is in doubt. Default: the recipe's, else 3, and "
+        "10 if that is in doubt; 1.5 for a precision that is named.",
+        show_default=False,
+    ),
+]
 MergeTokens = Annotated[
     str | None,
     typer.Option(

@@ -14,7 +14,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, Manifest, Trial
 from vitdeploy.artifact.layout import EXAMPLE, is_in_bundle
 from vitdeploy.artifact.variants import find_variant, place_variant, select_variant
-from vitdeploy.errors import QuantizeError
+from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.compile_variants import compile_variants
 from vitdeploy.pipeline.examples import load_examples
@@ -33,6 +33,7 @@ def compile_bundle(
     options: Mapping[str, object] | None = None,
     variant: str | None = None,
     max_drop_pp: float | None = None,
+    seconds: float | None = None,
 ) -> ExportResult:
     """Compile a bundle on this device. The artifact replaces the bundle unless `out` names another folder.
 
@@ -47,18 +48,22 @@ def compile_bundle(
             use.
         variant: the name of the variant to compile; None chooses.
         max_drop_pp: the most accuracy that a variant may lose, in percentage points; None: as the recipe says.
+        seconds: the time to measure for the comparison of variants; None: as the recipe says.
 
     Raises:
         TargetUnavailable: this machine does not have the backend or its device.
         QuantizeError: the bundle's precision needs calibration, and it was never calibrated.
         RecipeError: an option does not fit the target.
-        UsageError: there is no such variant.
+        UsageError: there is no such variant, or --seconds is given and there are no variants to compare.
     """
     started = time.monotonic()
     source = bundle.path
     recipe = recipes.with_target_options(bundle.manifest.recipe, options or {})
     if max_drop_pp is not None:
         recipe = replace(recipe, precision=replace(recipe.precision, max_drop_pp=max_drop_pp))
+    if seconds is not None:
+        _check_variants(bundle, variant)
+        recipe = replace(recipe, precision=replace(recipe.precision, seconds=seconds))
     target = targets.find(recipe.target)
     manifest = replace(
         bundle.manifest, stage="bundle", runs=None, recipe=recipe, recipe_digest=recipe.digest,
@@ -108,6 +113,12 @@ def compile_bundle(
             notes += more
     summary = summarize_export(out or source, artifact.manifest, time.monotonic() - started, notes)
     return ExportResult(dataclasses.replace(artifact, path=out or source), summary)
+
+
+def _check_variants(bundle: Artifact, variant: str | None) -> None:
+    if variant is not None or sum(not one.form for one in bundle.manifest.variants) < 2:
+        why = f"{bundle.path} has none to compare" if variant is None else "--variant names one"
+        raise UsageError(f"--seconds is for the comparison of variants, and {why}", fix="Leave out --seconds.")
 
 
 def _check_calibrated(path: Path, manifest: Manifest) -> None:

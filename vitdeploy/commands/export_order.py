@@ -91,6 +91,8 @@ def complete(recipe: Recipe, elsewhere: Elsewhere | None) -> ExportOrder:
             + (dynamic if "int8-dynamic" in precision.names_for(target) else ""),
         )
     variants = kind == AUTO and recipe.model.part is None and (bool(untimed) or recipe.target.portable)
+    if recipe.precision.seconds is not None:
+        _check_seconds(recipe, target, requested, "" if variants else untimed)
     return ExportOrder(recipe, target, requested, untimed, variants)
 
 
@@ -163,6 +165,19 @@ def _check_budget(requested: Precision | None, target: Target, *, has_images: bo
         raise QuantizeError(
             "there are no images to judge --max-drop on",
             fix="Give --calibration DATA. If the images have labels, they decide.",
+        )
+
+
+def _check_seconds(recipe: Recipe, target: Target, requested: Precision | None, untimed: str) -> None:
+    """Refuse --seconds where no speeds are compared."""
+    if untimed:
+        raise UsageError(f"--seconds has no meaning where nothing can be timed: {untimed}", fix="Leave out --seconds.")
+    default = target.default_precision
+    is_alone = requested is not None and (requested.is_float32 or requested.name == default)
+    if is_alone and not recipe.tokens.searches:
+        raise UsageError(
+            f"--seconds is for comparisons of speed, and {recipe.precision.kind} is compared with nothing",
+            fix="Leave out --seconds, or give --precision auto or --merge-tokens auto.",
         )
 
 

@@ -80,6 +80,8 @@ class Run(Fact):
     """sha256 of the artifact's manifest; empty for PyTorch and the plain engines."""
     role: Role | None = None
     """None where a stopwatch is used for something else than a bench."""
+    doubts: tuple[str, ...] = ()
+    """Those of the bench's doubts that are about this run and its speed-up alone."""
 
 
 class Pair(Fact):

@@ -21,13 +21,20 @@ _MEDIAN_ERROR = 1.2533  # standard error of a median = sqrt(pi / 2) * sigma / sq
 
 def find_doubts(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return one line for each reason. A single run is compared with its own earlier blocks."""
-    reasons = [f"{run.name}: outputs are not finite" for run in runs if not run.finite]
-    reasons += [f"{run.name}: {run.effective['doubt']}" for run in runs if "doubt" in run.effective]
-    reference, others = runs[0], runs[1:]
-    if not others:
-        medians = np.array([float(np.median(block)) for block in reference.blocks])
-        reasons += _find_variation(np.log(medians), f"the latency of {reference.name}")
-    for run in others:
+    reference, *others = runs
+    if others:
+        own = [find_own_doubts(reference), *(find_own_doubts(run, reference) for run in others)]
+        return tuple(reason for reasons in own for reason in reasons)
+    medians = np.array([float(np.median(block)) for block in reference.blocks])
+    return (*find_own_doubts(reference), *_find_variation(np.log(medians), f"the latency of {reference.name}"))
+
+
+def find_own_doubts(run: Run, reference: Run | None = None) -> tuple[str, ...]:
+    """Return the reasons to distrust one run, and its speed-up over a reference that was timed in the same blocks."""
+    reasons = [] if run.finite else [f"{run.name}: outputs are not finite"]
+    if "doubt" in run.effective:
+        reasons.append(f"{run.name}: {run.effective['doubt']}")
+    if reference is not None:
         reasons += _find_variation(block_log_ratios(reference.blocks, run.blocks), f"the speed-up of {run.name}")
         if reference.threads and run.threads and reference.threads != run.threads:
             reasons.append(f"{run.name} uses {run.threads} threads, but {reference.name} uses {reference.threads}")

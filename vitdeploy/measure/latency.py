@@ -23,6 +23,7 @@ import numpy as np
 from vitdeploy import environment
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Bench, BlockState, Interval, Run
+from vitdeploy.frozen import replace
 from vitdeploy.measure import conditions, doubts
 from vitdeploy.measure.intervals import half_width, join_rounds, percentile_intervals, speedup_interval
 from vitdeploy.measure.statistics import percentile
@@ -174,7 +175,9 @@ class _Timing:
 
     def result(self, sessions: Sequence[Session]) -> Bench:
         """Return the evidence. The sessions may be closed."""
-        runs = tuple(self._run(number, session) for number, session in enumerate(sessions))
+        reference, *others = (self._run(number, session) for number, session in enumerate(sessions))
+        others = [replace(run, doubts=doubts.find_own_doubts(run, reference)) for run in others]
+        runs = (replace(reference, doubts=doubts.find_own_doubts(reference)), *others)
         for run in runs:
             if run.samples < MIN_P99_SAMPLES:
                 warning = f"the p99 of {run.samples} samples is their maximum; measure longer for a better p99"

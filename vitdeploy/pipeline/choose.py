@@ -20,7 +20,13 @@ from vitdeploy.pipeline.attempts import (
 )
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.choose_for_device import choose_for_device, make_untimed
-from vitdeploy.pipeline.fastest import GLANCE_SECONDS, describe_doubts, format_times, pick_fastest, time_until_valid
+from vitdeploy.pipeline.fastest import (
+    describe_doubts,
+    format_times,
+    glance,
+    pick_fastest,
+    time_until_valid,
+)
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
@@ -69,7 +75,7 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
         alone = ((reference, trials[0]),) if request.variants else ()
         chosen = Chosen(reference, tuple(trials), tuple(notes), alone)
     else:
-        chosen = _take_fastest(builder, within, trials, notes, progress, keep=request.variants)
+        chosen = _take_fastest(builder, request, within, trials, notes, progress)
     return make_untimed(builder, request, chosen, progress) if request.variants else chosen
 
 
@@ -94,10 +100,11 @@ def choose_named(builder: CandidateBuilder, request: Request, precision: Precisi
         budget = AccuracyBudget(builder, reference, limit, request.judging, progress)
         candidate, trials = _require_within(builder, precision, budget)
     with progress.step(f"Compare its speed with {base}"):
-        bench = builder.time([reference, candidate], GLANCE_SECONDS)
+        bench = builder.time([reference, candidate], glance(request.spec.seconds))
     ratio = bench.runs[1].speedup if bench.valid else None
     trials[-1] = replace(trials[-1], speedup=ratio, kept=True)
-    return Chosen(candidate, tuple(trials), tuple(_warn_if_slower(candidate, base, ratio) + describe_doubts(bench)))
+    notes = [*_warn_if_slower(candidate, base, ratio), *describe_doubts(bench, request.spec.seconds)]
+    return Chosen(candidate, tuple(trials), tuple(notes))
 
 
 def _choose_untimed(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
@@ -131,22 +138,22 @@ def _require_within(
 
 def _take_fastest(
     builder: CandidateBuilder,
+    request: Request,
     within: dict[int, Candidate],
     trials: list[Trial],
     notes: list[str],
     progress: Progress,
-    *,
-    keep: bool,
 ) -> Chosen:
     """Time candidates, by the index of their trial, and choose the fastest; float if the measurement is doubtful.
 
-    The first candidate is float. With `keep` the others become variants.
+    The first candidate is float. The others become variants if these are wanted.
     """
+    keep, seconds = request.variants, request.spec.seconds
     candidates = list(within.values())
     names = [candidate.label for candidate in candidates]
     with progress.step(f"Compare the speed of {', '.join(names)}"):
-        bench = time_until_valid(lambda seconds: builder.time(candidates, seconds))
-    fastest = pick_fastest(names, bench)
+        bench = time_until_valid(lambda duration: builder.time(candidates, duration), seconds)
+    fastest = pick_fastest(names, bench, seconds)
     for place, index in enumerate(within):
         trials[index] = replace(
             trials[index], speedup=fastest.speedups[place], kept=place == fastest.index, why=fastest.reasons[place]

@@ -15,16 +15,18 @@ from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.attempts import Chosen, Request, make_plain, make_trial, open_budget
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.fastest import (
-    GLANCE_SECONDS,
     certain_speedup,
     describe_doubts,
     format_times,
+    glance,
+    is_sound,
+    is_undecided,
     time_until_valid,
 )
 from vitdeploy.pipeline.merged_candidates import list_possible, merge_prepared
+from vitdeploy.pipeline.merging_notes import describe_doubt, explain_loser, explain_nothing
 from vitdeploy.pipeline.token_schedules import (
     Schedule,
-    count_left,
     describe_schedule,
     drop_slower,
     makes_needless,
@@ -93,7 +95,7 @@ def choose_merging(
     schedules = possible.schedules if search.budget is not None else drop_slower(possible.schedules)
     default = search.judge(schedules, search.reference.precision)
     if not default.within:
-        return _keep(builder, chosen, default.trials, _explain_nothing(default.trials, search.budget))
+        return _keep(builder, chosen, default.trials, explain_nothing(default.trials, search.budget))
     contenders, trials = _drop_slower(default)
     if search.reference is not chosen.candidate:
         ranked = search.rank(contenders)
@@ -103,7 +105,7 @@ def choose_merging(
         _discard(ranked[len(in_float) :])
         contenders = [*quantized.within, *in_float]
         if not contenders:
-            return _keep(builder, chosen, trials, _explain_nothing(quantized.trials, search.budget))
+            return _keep(builder, chosen, trials, explain_nothing(quantized.trials, search.budget))
     return search.take_fastest(contenders, trials)
 
 
@@ -125,6 +127,7 @@ class _Search:
         reference: the candidate in float without merging, with which all are compared.
         budget: None judges nothing, which works only with random weights.
         notes: for the user.
+        seconds: of the recipe, for each comparison of speed.
     """
 
     builder: CandidateBuilder
@@ -132,6 +135,7 @@ class _Search:
     reference: Candidate
     budget: AccuracyBudget | None
     notes: list[str]
+    seconds: float | None
     work: Path
     progress: Progress
 
@@ -189,7 +193,7 @@ class _Search:
         if len(merged) == 1:
             return merged
         with self.progress.step("Compare the speed of the schedules"):
-            bench = self.builder.time([self.reference, *(one.candidate for one in merged)], GLANCE_SECONDS)
+            bench = self.builder.time([self.reference, *(one.candidate for one in merged)], glance(self.seconds))
         order = sorted(range(len(merged)), key=lambda index: bench.runs[1 + index].p50_ms)
         return [merged[index] for index in order]
 
@@ -200,21 +204,22 @@ class _Search:
         first = len(sides)
         candidates = [*sides, *(one.candidate for one in contenders)]
         with self.progress.step("Compare the speed with and without merging"):
-            bench = time_until_valid(lambda seconds: self.builder.time(candidates, seconds))
+            bench = time_until_valid(lambda duration: self.builder.time(candidates, duration), self.seconds)
         gains = [_compare(bench, first - 1, first + number) for number in range(len(contenders))]
         best = max(range(len(contenders)), key=lambda number: certain_speedup(gains[number]))
         wins = certain_speedup(gains[best]) > 1
         for number, one in enumerate(contenders):
             place = next(i for i, trial in enumerate(trials) if trial is one.trial)
             is_winner = wins and number == best
-            why = "" if is_winner else _explain_loser(gains[number], wins=wins)
-            speedup = bench.runs[first + number].speedup if bench.valid else None
+            why = "" if is_winner else explain_loser(gains[number], wins=wins)
+            speedup = bench.runs[first + number].speedup if is_sound(bench, first + number) else None
             trials[place] = frozen.replace(one.trial, speedup=speedup, kept=is_winner, why=why)
+        doubts = describe_doubts(bench, self.seconds)
         if not wins:
-            note = "nothing is faster within the budget" if bench.valid else _describe_doubt(contenders)
-            return _keep(
-                self.builder, self.chosen, trials, f"auto merged no tokens: {note}", self.notes, describe_doubts(bench)
-            )
+            is_open = any(gain is None or is_undecided(gain) for gain in gains)
+            doubt = describe_doubt([one.schedule for one in contenders], self.seconds)
+            note = f"auto merged no tokens: {doubt if is_open else 'nothing is faster within the budget'}"
+            return _keep(self.builder, self.chosen, trials, note, self.notes, doubts)
         _discard(one for number, one in enumerate(contenders) if number != best)
         winner, gain = contenders[best], gains[best]
         assert gain is not None
@@ -226,7 +231,7 @@ class _Search:
             f"auto merged tokens, {describe_schedule(winner.schedule)}: {format_times(gain)} as fast as "
             f"{unmerged.label} without merging, on this machine"
         )
-        notes = tuple(dict.fromkeys((*self.chosen.notes, *self.notes, note)))
+        notes = tuple(dict.fromkeys((*self.chosen.notes, *self.notes, note, *doubts)))
         return Merging(Chosen(winner.candidate, (*before, *trials), notes), winner.builder)
 
 
@@ -238,7 +243,7 @@ def _open_search(
     is_base = chosen.candidate.name == base or not chosen.trials
     reference = chosen.candidate if is_base else builder.make(make_plain(base))
     budget, notes = open_budget(builder, reference, request, progress)
-    return _Search(builder, chosen, reference, budget, notes, work, progress)
+    return _Search(builder, chosen, reference, budget, notes, request.spec.seconds, work, progress)
 
 
 def _drop_slower(judged: _Judged) -> tuple[list[_Merged], list[Trial]]:
@@ -274,35 +279,8 @@ def _discard(merged: Iterable[_Merged]) -> None:
 
 
 def _compare(bench: Bench, unmerged: int, merged: int) -> Interval | None:
-    """Return how many times as fast one run is as another one; None if the measurement is doubtful."""
-    if not bench.valid:
+    """Return how many times as fast one run is as another one; None if one of them is doubtful."""
+    if not (is_sound(bench, unmerged) and is_sound(bench, merged)):
         return None
     first, second = bench.runs[unmerged], bench.runs[merged]
     return speedup_interval(first.blocks, second.blocks, second.rounds)
-
-
-def _explain_loser(gain: Interval | None, *, wins: bool) -> str:
-    if gain is None:
-        return "its speed is in doubt"
-    return "another schedule is faster" if wins else "not faster than without merging"
-
-
-def _describe_doubt(contenders: Sequence[_Merged]) -> str:
-    depth = 1 + max(block for one in contenders for block in one.schedule)
-    fewest = min(contenders, key=lambda one: sum(count_left(one.schedule, depth)))
-    return (
-        "it is in doubt whether merging is faster. Of what loses no more than allowed, "
-        f"--merge-tokens {describe_schedule(fewest.schedule)} leaves fewest tokens"
-    )
-
-
-def _explain_nothing(trials: Sequence[Trial], budget: AccuracyBudget | None) -> str:
-    """Return the note that no schedule holds, with the one that is nearest to the budget."""
-    judged = [trial for trial in trials if trial.lost is not None]
-    if not judged or budget is None:
-        return f"auto merged no tokens: {trials[0].why}"
-    nearest = min(judged, key=lambda trial: trial.lost or 0.0)
-    return (
-        f"auto merged no tokens: nothing keeps the budget of {budget.limit:g} points. The nearest, "
-        f"{describe_schedule(nearest.merged)} in {nearest.precision}, loses {nearest.lost:.2f}"
-    )

@@ -96,12 +96,13 @@ def _take_fastest(
     """Time variants, by the index of their trial, and choose the fastest."""
     candidates = list(usable.values())
     names = [one.variant.name for one in candidates]
+    seconds = builder.manifest.recipe.precision.seconds
     try:
         with progress.step(f"Compare the speed of {', '.join(names)}"):
-            bench = time_until_valid(lambda seconds: builder.time(candidates, seconds))
+            bench = time_until_valid(lambda duration: builder.time(candidates, duration), seconds)
     except VitdeployError as error:  # two engines at once may take more memory than one
         return _keep_first(usable, trials, f"it could not be timed: {error.message}")
-    fastest = pick_fastest(names, bench)
+    fastest = pick_fastest(names, bench, seconds)
     for place, index in enumerate(usable):
         trials[index] = replace(
             trials[index], speedup=fastest.speedups[place], kept=place == fastest.index, why=fastest.reasons[place]

@@ -10,7 +10,7 @@ from vitdeploy.artifact import Trial, Variant
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Located
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.fastest import GLANCE_SECONDS, format_times
+from vitdeploy.pipeline.fastest import format_times, glance
 from vitdeploy.pipeline.variant_builder import BuiltVariant, VariantBuilder
 from vitdeploy.progress import Progress
 
@@ -78,7 +78,7 @@ def _select(forms: Sequence[Variant], block: int | None) -> Iterator[Variant]:
 def _time(builder: VariantBuilder, off: BuiltVariant, held: BuiltVariant) -> str:
     """Return what a safe form costs against the form that is off."""
     try:
-        bench = builder.time([off, held], GLANCE_SECONDS)
+        bench = builder.time([off, held], glance(builder.manifest.recipe.precision.seconds))
     except VitdeployError as error:
         return f"what {held.variant.name} costs could not be timed: {error.message}"
     ratio = bench.runs[1].speedup

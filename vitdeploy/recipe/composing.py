@@ -26,6 +26,7 @@ def compose(
     precision: str | None = None,
     quantizer: str | None = None,
     max_drop: float | None = None,
+    seconds: float | None = None,
     merge_tokens: str | None = None,
     drop_tokens: str | None = None,
     weights: str | None = None,
@@ -90,6 +91,7 @@ def compose(
         kind=AUTO if among else precision,
         quantizer=quantizer,
         max_drop_pp=max_drop,
+        seconds=seconds,
         among=None if precision is None else among,
     )
     put("tokens", merge=merge_tokens, drop=drop_tokens)

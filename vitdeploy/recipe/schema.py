@@ -127,6 +127,8 @@ class PrecisionSpec(Frozen):
             "values": only that of the probabilities and v.
         max_drop_pp: the most accuracy that may be lost, in percentage points: of top-1 if the calibration images have
             labels, else of agreement with float32.
+        seconds: the time to measure for each comparison of speed, of precisions and of merging; None: a few seconds,
+            and longer if that is doubtful.
         group: for int4-weights, the number of inputs of a linear that share a scale. Smaller groups are more exact and
             make larger files.
     """
@@ -139,6 +141,7 @@ class PrecisionSpec(Frozen):
     float_decoder: bool = True
     attention: Int8Attention = False
     max_drop_pp: Annotated[float, Field(gt=0)] | None = None
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     group: Literal[32, 64, 128] = 64
 
     @field_validator("kind")

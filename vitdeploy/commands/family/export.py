@@ -174,7 +174,7 @@ def _fit(recipe: Recipe, part: Literal["encoder", "decoder"]) -> Recipe:
     precision = replace(recipe.precision, max_drop_pp=None)
     if kind is not None and not is_float(kind):
         default = targets.find(recipe.target).default_precision
-        precision = replace(precision, kind=default, quantizer=None)
+        precision = replace(precision, kind=default, quantizer=None, seconds=None)  # compared with nothing
     return replace(own, precision=precision, target=replace(recipe.target, input="normalized"))
 
 
