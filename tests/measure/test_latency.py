@@ -272,6 +272,14 @@ def test_doubts_about_the_ratio(clock: Clock, a: object, b: object, message: str
     assert "the speed-up of b" in bench.doubts[0]
 
 
+def test_a_doubt_about_one_ratio_is_that_run_s(clock: Clock) -> None:
+    drifting = Fake(clock, "b", lambda number, now: 8.0 if now < 6 else 7.0)
+    sides = [Fake(clock, "a", 10.0), drifting, Fake(clock, "c", 5.0)]
+    bench = measure(sides, [FEED] * 3, batch=1, seconds=12)
+    assert [len(run.doubts) for run in bench.runs] == [0, 1, 0]
+    assert bench.runs[1].doubts == bench.doubts
+
+
 def test_doubts_about_one_session_alone(clock: Clock) -> None:
     bench = measure([Fake(clock, "a", lambda number, now: 10.0 + now)], [FEED], batch=1, seconds=10)
     assert any("the latency of a drifted" in doubt for doubt in bench.doubts)
@@ -290,6 +298,7 @@ def test_doubt_when_outputs_are_not_finite(clock: Clock) -> None:
     bench = measure([Fake(clock, "a", 10.0), Fake(clock, "b", 10.0, math.nan)], [FEED] * 2, batch=1, seconds=2)
     assert bench.doubts == ("b: outputs are not finite",)
     assert [run.finite for run in bench.runs] == [True, False]
+    assert [run.doubts for run in bench.runs] == [(), bench.doubts]
 
 
 def test_outputs_that_are_not_finite_in_one_opening_are_not_forgotten(clock: Clock) -> None:

@@ -13,6 +13,7 @@ from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Trial, load
 from vitdeploy.commands.export import export
 from vitdeploy.commands.export_order import complete
+from vitdeploy.commands.family.export import fit_part
 from vitdeploy.errors import PassError, QuantizeError, RecipeError, UsageError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
@@ -148,6 +149,13 @@ def test_seconds_are_taken_for_variants_and_for_merging(target: str, precision: 
         "demo:digits", target=target, precision=precision, merge_tokens=merge, seconds=20
     )  # fmt: skip
     assert complete(recipe, None).recipe.precision.seconds == 20
+
+
+@pytest.mark.parametrize(("precision", "seconds"), [("int8", None), ("bf16", 20)])
+def test_a_decoder_that_is_compared_with_nothing_takes_no_seconds(precision: str, seconds: float | None) -> None:
+    recipe = recipes.compose("hf:sam", target="openvino", precision=precision, seconds=20)
+    assert fit_part(recipe, "decoder").precision.seconds == seconds
+    assert fit_part(recipe, "encoder").precision.seconds == 20
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])

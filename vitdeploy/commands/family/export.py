@@ -91,7 +91,7 @@ def export_family(
     if not batch.static or batch.opt != 1:
         raise UsageError(f"a promptable model takes one image at a time, not {batch}", fix="Leave out --batch.")
     artifacts.refuse_existing(out, force=force)
-    recipes: dict[str, Recipe] = {ENCODER: _fit(recipe, "encoder"), DECODER: _fit(recipe, "decoder")}
+    recipes: dict[str, Recipe] = {ENCODER: fit_part(recipe, "encoder"), DECODER: fit_part(recipe, "decoder")}
     with artifacts.atomic_folder(out, force=force) as folder:
         work = folder / "work"  # a folder that is being written is locked, and so are new ones inside of it
         work.mkdir()
@@ -165,7 +165,7 @@ def summarize(family: Family, parts: dict[str, Exported], seconds: float) -> Exp
     )
 
 
-def _fit(recipe: Recipe, part: Literal["encoder", "decoder"]) -> Recipe:
+def fit_part(recipe: Recipe, part: Literal["encoder", "decoder"]) -> Recipe:
     """Return the recipe of a part. The decoder stays in float where the encoder is quantized."""
     own = replace(recipe, model=replace(recipe.model, part=part))
     if part == ENCODER:
