@@ -229,7 +229,7 @@ def report(
         artifacts: artifacts or their folders. The others appear in the plot of speed against accuracy.
         output: the file to write; report.html in the first artifact, or in `evidence`, when it is None.
         data: DATA for the attention maps; the recipe's when it is None.
-        images: the number of images with attention maps, from 0 to 8.
+        images: the number of images with attention maps and merged tokens, from 0 to 8.
         model: MODEL given again: the code of a "python:" model runs only if it is named here.
         trust_code: run the code that the artifact names.
         evidence: the folder with the evidence; the first artifact's own when it is None.

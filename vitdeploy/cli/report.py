@@ -40,12 +40,12 @@ def report(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images for the attention maps. Default: the recipe's data for evaluation or calibration.",
+            help="Images for attention maps and merged tokens. Default: the recipe's for evaluation or calibration.",
             show_default=False,
         ),
     ] = None,
     images: Annotated[
-        int, typer.Option(metavar="N", min=0, max=8, help="The number of images with attention maps.")
+        int, typer.Option(metavar="N", min=0, max=8, help="The number of images with attention maps and merged tokens.")
     ] = 3,
     model: options.ModelAgain = None,
     trust_code: options.TrustCode = False,

@@ -60,8 +60,9 @@ def attention_maps(
         GraphError: the probabilities of no attention site can be read.
     """
     manifest = artifact.manifest
-    spec, images = _read_images(manifest, data, count)
+    spec, images = read_images(manifest, data, count)
     structure = structures.load(artifact.file(SITES))
+    all_tokens = max((site.key_tokens or 0 for site in structure.attention), default=0)
     with ExitStack() as stack:
         work = stack.enter_context(scratch_folder("report"))
         with progress.step("Read the artifact's attention"):
@@ -80,10 +81,12 @@ def attention_maps(
                 inputs = feed(artifact, image)
                 sides = zip(reference.run(inputs, shared), deployed.run(inputs, shared), strict=True)
                 for (name, expected), (_, actual) in sides:
-                    pairs.setdefault(name, []).append(_make_pair(expected, actual, manifest.preprocess.size))
+                    is_whole = manifest.tokens is None or expected.shape[-1] == all_tokens
+                    pair = _make_pair(expected, actual, manifest.preprocess.size if is_whole else None)
+                    pairs.setdefault(name, []).append(pair)
                 advance(1)
     sites = tuple(_make_site(site, pairs[site.name]) for site in shared)
-    return AttentionMaps(spec, tuple(_channels_last(image) for image in images), sites, tuple(left_out.items()))
+    return AttentionMaps(spec, tuple(channels_last(image) for image in images), sites, tuple(left_out.items()))
 
 
 class _Pair:
@@ -94,7 +97,7 @@ class _Pair:
         self.reference, self.deployed, self.drift = reference, deployed, drift
 
 
-def _read_images(manifest: Manifest, data: str | None, count: int) -> tuple[str, list[Array]]:
+def read_images(manifest: Manifest, data: str | None, count: int) -> tuple[str, list[Array]]:
     """Return DATA and its first images, each as a batch of the size that the graph takes: uint8 NCHW."""
     spec = data or manifest.recipe.data.evaluation or manifest.recipe.data.calibration
     if spec is None:
@@ -162,8 +165,13 @@ def _group_taps(taps: list[Tap], batch: int) -> Iterator[list[Tap]]:
         yield group
 
 
-def _make_pair(reference: Array, deployed: Array, size: tuple[int, int]) -> _Pair:
+def _make_pair(reference: Array, deployed: Array, size: tuple[int, int] | None) -> _Pair:
     """Reduce both sides' probabilities, (windows, heads, queries, keys), to maps that can be shown.
+
+    Args:
+        reference: of FP32.
+        deployed: of the artifact.
+        size: of the image; None if the keys are no patches of it, but merged tokens.
 
     Raises:
         GraphError: the shapes differ, so that the sides cannot be compared.
@@ -173,7 +181,7 @@ def _make_pair(reference: Array, deployed: Array, size: tuple[int, int]) -> _Pai
         raise GraphError(message, fix="Export the artifact again with this version.")
     drift = 0.5 * np.abs(reference - deployed).sum(axis=-1).mean(axis=(0, 2))
     windows, _, queries, keys = reference.shape
-    grid = patch_grid(keys, size) if windows == 1 else None
+    grid = patch_grid(keys, size) if windows == 1 and size is not None else None
     if grid is None:
         what = "queries × keys, mean over heads" + (f" and {windows} windows" if windows > 1 else "")
         maps = [_shrink(side.mean(axis=(0, 1))) for side in (reference, deployed)]
@@ -222,6 +230,6 @@ def _make_site(site: AttentionSite, pairs: list[_Pair]) -> Site:
     )
 
 
-def _channels_last(batch: Array) -> Array:
+def channels_last(batch: Array) -> Array:
     """Return the first image of a uint8 batch, or the middle frame of the first clip: (height, width, channels)."""
     return np.asarray(middle_frame(batch[0]).transpose(1, 2, 0))

@@ -28,6 +28,7 @@ from vitdeploy.render.html.attention import AttentionMaps
 from vitdeploy.render.html.page import compose
 from vitdeploy.render.html.parts import Missing
 from vitdeploy.render.html.subject import Kind, Subject
+from vitdeploy.render.html.tokens import TokenGroups
 from vitdeploy.session import Array
 
 SHOWN_IMAGES = 3
@@ -84,7 +85,7 @@ def report(
         artifacts: the first one is the subject of the page.
         out: the file to write; None is `report.html` in the first folder.
         progress: gets the steps and warnings.
-        images: the number of images whose attention is shown; 0 leaves attention out.
+        images: the number of images whose attention and merged tokens are shown; 0 leaves both out.
         data: DATA with these images; None is the recipe's data for evaluation, or else for calibration.
         cache: the cache of exported graphs, which may have the float32 graph.
 
@@ -100,7 +101,10 @@ def report(
     maps, missing = _compare_attention(artifacts[0], data, images, progress, cache)
     if missing is not None:
         subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "attention": missing})
-    page = compose(subjects, maps)
+    groups, missing = _group_tokens(artifacts[0], data, images, progress)
+    if missing is not None:
+        subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "tokens": missing})
+    page = compose(subjects, maps, groups)
     text = html.render(page).encode()
     if out is None:
         artifacts[0].write_beside({REPORT: text})
@@ -205,5 +209,21 @@ def _compare_attention(
 
     try:
         return attention_maps(artifact, data, images, progress, cache), None
+    except VitdeployError as error:
+        return None, Missing(error.message, error.fix)
+
+
+def _group_tokens(
+    artifact: Artifact, data: str | None, images: int, progress: Progress
+) -> tuple[TokenGroups | None, Missing | None]:
+    """Return the patches of each token, or the reason why they are not shown; neither if all tokens stay."""
+    if artifact.manifest.tokens is None:
+        return None, None
+    if not images:
+        return None, Missing("merged tokens were left out (--images 0)", f"vitdeploy report {artifact.path}")
+    from vitdeploy.commands.report.token_groups import token_groups
+
+    try:
+        return token_groups(artifact, data, images, progress), None
     except VitdeployError as error:
         return None, Missing(error.message, error.fix)

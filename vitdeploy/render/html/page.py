@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitdeploy.render.html import accuracy, attention, fusion, latency, provenance, sensitivity, tradeoff, verdict
+from vitdeploy.render.html import (
+    accuracy,
+    attention,
+    fusion,
+    latency,
+    provenance,
+    sensitivity,
+    tokens,
+    tradeoff,
+    verdict,
+)
 from vitdeploy.render.html.attention import AttentionMaps
 from vitdeploy.render.html.parts import Page
 from vitdeploy.render.html.subject import Subject
+from vitdeploy.render.html.tokens import TokenGroups
 
 
-def compose(subjects: Sequence[Subject], maps: AttentionMaps | None) -> Page:
-    """Make the report of the first subject. The others appear only in the section on speed against accuracy."""
+def compose(subjects: Sequence[Subject], maps: AttentionMaps | None, groups: TokenGroups | None = None) -> Page:
+    """Make the report of the first subject. The others appear only in the section on speed against accuracy.
+
+    A model that merges and drops no tokens has no section on them.
+    """
     subject = subjects[0]
+    fewer = (tokens.section(groups, subject.find_gap("tokens")),) if subject.manifest.tokens is not None else ()
     return Page(
         head=verdict.head(subject),
         sections=(
@@ -20,6 +35,7 @@ def compose(subjects: Sequence[Subject], maps: AttentionMaps | None) -> Page:
             accuracy.section(subject),
             tradeoff.section(subjects),
             fusion.section(subject),
+            *fewer,
             sensitivity.section(subject),
             attention.section(maps, subject.find_gap("attention")),
             provenance.environment(subject),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _SHOWN = 192  # pixels: twice the width of a cell of the page
 _TINY = 96  # pixels: up to this size an image is not scaled, and the browser shows its pixels
+
+_LEAST_CELL = 6  # pixels of a patch: an outline and four pixels inside
+_DARK = 0.2  # of the brightness of a patch that is dropped
+_GOLDEN = 0.618034  # of the circle of hues: the golden ratio
 
 SEQUENTIAL = (
     (12, 13, 38),
@@ -42,6 +47,38 @@ def image(pixels: Array, label: str) -> Markup:
         return _embed(picture, "PNG", label, pixelated=True)
     picture.thumbnail((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
     return _embed(picture, "JPEG", label, pixelated=False)
+
+
+def patches(pixels: Array, groups: Array, label: str) -> Markup:
+    """Embed a uint8 image (height, width, 1 or 3) with its patches (rows, columns) by the number of their group.
+
+    Patches of a group are drawn in their mean colour with an outline of the group's own; a patch alone as it is; a
+    patch of group -1 dark.
+    """
+    from PIL import Image
+
+    rows, columns = groups.shape
+    side = max(_LEAST_CELL, -(-_SHOWN // max(rows, columns)))
+    flat = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+    scaled = Image.fromarray(np.ascontiguousarray(flat)).resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    drawn = np.asarray(scaled, np.float64).copy()
+    numbers = np.kron(groups, np.ones((side, side), np.int64))
+    padded = np.pad(numbers, 1, constant_values=-2)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    outline = np.any([other != numbers for other in neighbours], axis=0)
+    for number, count in zip(*np.unique(groups, return_counts=True), strict=True):
+        inside = numbers == number
+        if number < 0:
+            drawn[inside] *= _DARK
+        elif count > 1:
+            drawn[inside] = drawn[inside].mean(axis=0)
+            drawn[inside & outline] = _number_colour(int(number))
+    return _embed(Image.fromarray(drawn.round().astype(np.uint8)), "PNG", label, pixelated=False)
+
+
+def _number_colour(number: int) -> tuple[float, ...]:
+    """Return a bright colour for a number, red, green and blue from 0 to 255; numbers in a row differ most."""
+    return tuple(255 * channel for channel in colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.85, 1.0))
 
 
 def heat(values: Array, most: float, label: str) -> Markup:

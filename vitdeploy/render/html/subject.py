@@ -12,7 +12,7 @@ from vitdeploy.graph.structure import Structure
 from vitdeploy.render.html.parts import Missing
 from vitdeploy.session import Array
 
-Kind = Literal["audit", "bench", "eval", "gate", "sensitivity", "attention"]
+Kind = Literal["audit", "bench", "eval", "gate", "sensitivity", "attention", "tokens"]
 
 
 @dataclass(frozen=True)
