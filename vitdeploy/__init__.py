@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vitdeploy import telemetry as _telemetry
-from vitdeploy.proofs import bench, evaluate, gate, inspect, report
+from vitdeploy.proofs import bench, evaluate, gate, inspect, report, tune_streams
 from vitdeploy.version import __version__
 
 _telemetry.switch_off()  # before anything imports an engine, whatever of vitdeploy is imported first
@@ -25,13 +25,14 @@ _telemetry.switch_off()  # before anything imports an engine, whatever of vitdep
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
     from vitdeploy.commands.predict import Deployed, Guess, Prediction
-    from vitdeploy.evidence import Audit, Bench, Eval, Gate
+    from vitdeploy.evidence import Audit, Bench, Eval, Gate, Scenario, StreamTuning
     from vitdeploy.progress import Progress
     from vitdeploy.recipe import Recipe
 
 __all__ = [
-    "Artifact", "Audit", "Bench", "Deployed", "Eval", "Gate", "Guess", "Prediction", "Recipe", "VitdeployError",
-    "__version__", "bench", "evaluate", "export", "gate", "inspect", "load", "report",
+    "Artifact", "Audit", "Bench", "Deployed", "Eval", "Gate", "Guess", "Prediction", "Recipe",
+    "StreamTuning", "VitdeployError",
+    "__version__", "bench", "evaluate", "export", "gate", "inspect", "load", "report", "tune_streams",
 ]  # fmt: skip
 
 
@@ -135,18 +136,35 @@ def export(
     return run(composed, out, progress or Silent(), force=force, verify=verify, cache=graphs).artifact
 
 
-def load(path: Path | str, *, threads: int | None = None) -> Deployed:
+def load(
+    path: Path | str,
+    *,
+    threads: int | None = None,
+    scenario: Scenario = "single-stream",
+    progress: Progress | None = None,
+) -> Deployed:
     """Open an artifact to run it: `with vitdeploy.load(DIR) as model: model.predict("cat.jpg")`.
 
     Many threads may use what it returns at the same time.
 
+    Args:
+        path: the artifact's folder.
+        threads: the number of CPU threads; the recipe's when it is None, else all cores.
+        scenario: "single-stream" answers each image as soon as possible; "multi-stream" and "offline" answer many
+            images in as little time as possible, with the streams and the batch that `tune_streams` stored.
+        progress: gets a line if there is no such setting for this machine, and the artifact's own is used.
+
     Raises:
+        UsageError: there is no such scenario.
         ArtifactError: the folder is damaged.
         TargetUnavailable: it cannot run on this machine.
     """
+    from vitdeploy.commands.given import require_choice
     from vitdeploy.commands.predict import Deployed
+    from vitdeploy.evidence import Scenario
 
-    return Deployed(path, threads=threads)
+    require_choice("scenario", scenario, get_args(Scenario))
+    return Deployed(path, threads=threads, scenario=scenario, progress=progress)
 
 
 def __getattr__(name: str) -> Any:
@@ -161,6 +179,7 @@ def __getattr__(name: str) -> Any:
         "Guess": "commands.predict",
         "Prediction": "commands.predict",
         "Recipe": "recipe",
+        "StreamTuning": "evidence",
         "VitdeployError": "errors",
     }
     if name not in homes:

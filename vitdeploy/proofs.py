@@ -1,4 +1,4 @@
-"""The Python API of the commands that prove an artifact: inspect, bench, evaluate, gate and report.
+"""The Python API of the commands that prove an artifact: inspect, bench, tune_streams, evaluate, gate and report.
 
 `vitdeploy` has them as its own names.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
-    from vitdeploy.evidence import Audit, Bench, Eval, Gate, Scenario
+    from vitdeploy.evidence import Audit, Bench, Eval, Gate, Scenario, StreamTuning
     from vitdeploy.pipeline.graph_cache import GraphCache
     from vitdeploy.progress import Progress
 
@@ -68,7 +68,7 @@ def bench(
     seconds: float | None = None,
     threads: int | None = None,
     batch: str | int | None = None,
-    scenario: Scenario = "single-stream",
+    scenario: Scenario | None = None,
     streams: int | None = None,
     profile: bool = False,
     end_to_end: bool = False,
@@ -88,7 +88,8 @@ def bench(
         seconds: the time to measure, for each batch size; the recipe's when it is None, else 10.
         threads: the number of CPU threads, for all sides; the recipe's when it is None, else all cores.
         batch: batch sizes to measure one after the other: 4, or "1,4,8"; the artifact's own when it is None.
-        scenario: "single-stream", "multi-stream" or "offline".
+        scenario: "single-stream" (also when it is None), "multi-stream" or "offline". The last two use the streams and
+            the batch that `tune_streams` stored.
         streams: the number of inferences at the same time, for targets with streams.
         profile: also measure the time of each operator.
         end_to_end: also time the first artifact from an encoded image to the answer.
@@ -111,6 +112,7 @@ def bench(
     from vitdeploy.evidence import Scenario
 
     require_range(seconds=(seconds, 0.1), threads=(threads, 1), streams=(streams, 1), sustained=(sustained, 3, 240))
+    scenario = scenario or "single-stream"
     require_choice("scenario", scenario, get_args(Scenario))
     plan = Plan(
         seconds=seconds, threads=threads, against=(against,) if isinstance(against, str) else tuple(against),
@@ -119,6 +121,43 @@ def bench(
         sustained=sustained,
     )  # fmt: skip
     return run(open_artifacts(artifacts, evidence, model, trust_code=trust_code), _or_silent(progress), plan)
+
+
+def tune_streams(
+    artifact: Artifact | Path | str,
+    *,
+    scenario: Scenario | None = None,
+    seconds: float | None = None,
+    threads: int | None = None,
+    evidence: Path | str | None = None,
+    progress: Progress | None = None,
+) -> StreamTuning:
+    """Do what `vitdeploy bench --tune-streams` does: search for streams and batch with the most images a second.
+
+    The result is stored beside the artifact. `bench` and `load` use it for the scenarios multi-stream and offline.
+
+    Args:
+        artifact: an artifact, or its folder.
+        scenario: "multi-stream" or "offline"; both when it is None.
+        seconds: the time to measure for each scenario; the recipe's when it is None, else 10.
+        threads: the number of CPU threads of all streams together; the recipe's when it is None, else all cores.
+        evidence: the folder for evidence; the artifact's own when it is None.
+        progress: gets the steps and warnings.
+
+    Raises:
+        UsageError: there is only one setting, or the scenario is "single-stream".
+        TargetUnavailable: the artifact cannot run here.
+        VitdeployError: it says what happened and how to fix it.
+    """
+    from vitdeploy.commands.bench.tune_streams import tune_streams as run
+    from vitdeploy.commands.given import open_artifact, require_choice, require_range
+    from vitdeploy.evidence import Scenario
+
+    require_range(seconds=(seconds, 0.1), threads=(threads, 1))
+    if scenario is not None:
+        require_choice("scenario", scenario, get_args(Scenario))
+    loaded = open_artifact(artifact, evidence)
+    return run(loaded, _or_silent(progress), scenario=scenario, seconds=seconds, threads=threads)
 
 
 def evaluate(

@@ -23,7 +23,9 @@ BLOCKS = f"{REFERENCE_FOLDER}blocks.npz"
 """Values inside the model for one example, by which a device finds the place of an error."""
 JUDGE = f"{REFERENCE_FOLDER}judge.npz"
 """Images with the answers of the float32 reference, by which a device judges the variants of a bundle."""
-EVIDENCE = ("audit.json", "bench.json", "eval.json", "gate.json", "release.json", "sensitivity.json")
+EVIDENCE = (
+    "audit.json", "bench.json", "eval.json", "gate.json", "release.json", "sensitivity.json", "streams.json",
+)  # fmt: skip
 """Evidence about the artifact. The manifest does not list these files."""
 SAMPLES = "eval.samples.npz"
 """The outcome of every sample that `eval.json` is about."""

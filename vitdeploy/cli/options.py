@@ -84,12 +84,14 @@ Against = Annotated[
     ),
 ]
 ScenarioName = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="|".join(_SCENARIOS),
         callback=one_of(_SCENARIOS),
         help="MLPerf LoadGen's scenarios. single-stream: one image at a time. multi-stream: queries of 8 images. "
-        "offline: 32 images at once, for throughput.",
+        "offline: 32 images at once, for throughput. The last two use what --tune-streams stored. Default: "
+        "single-stream; with --tune-streams the other two.",
+        show_default=False,
     ),
 ]
 BenchBatches = Annotated[
@@ -124,11 +126,19 @@ Streams = Annotated[
         show_default=False,
     ),
 ]
+TuneStreams = Annotated[
+    bool,
+    typer.Option(
+        "--tune-streams",
+        help="Search for the streams and the batch with the most images a second, compare them with the engine's own "
+        "setting for throughput, and store them for --scenario and the Python API. Nothing else is measured.",
+    ),
+]
 
 
-def find_scenario(name: str) -> Scenario:
-    """Return the scenario with a name that `one_of` has accepted."""
-    return next(scenario for scenario in _SCENARIOS if scenario == name)
+def find_scenario(name: str | None) -> Scenario | None:
+    """Return the scenario with a name that `one_of` has accepted; None for None."""
+    return next((scenario for scenario in _SCENARIOS if scenario == name), None)
 
 
 def load_artifact(path: Path, evidence: Path | None) -> Artifact:

@@ -1,7 +1,8 @@
 """The evidence: typed records of what was measured, or read back from a compiled model.
 
-These classes are the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json`, `gate.json`
-and `sensitivity.json` beside an artifact's manifest. Keys are never removed or renamed; new ones may be added.
+These classes are the JSON contract of `--json` and of the files `audit.json`, `bench.json`, `eval.json`, `gate.json`,
+`sensitivity.json` and `streams.json` beside an artifact's manifest. Keys are never removed or renamed; new ones may be
+added.
 
 Latencies are in milliseconds. A speed-up is reference time / artifact time: above 1 is faster. A drop is reference -
 deployed in the metric's unit, or deployed - reference for errors: above 0 is worse. `manifest` is the sha256 of the
@@ -43,6 +44,8 @@ from vitdeploy.evidence.energy import Power, RailEnergy
 from vitdeploy.evidence.fact import Evidence, Fact, Measured, Provenance
 from vitdeploy.evidence.pixels import PixelCheck
 from vitdeploy.evidence.release import GroupDrop, Release
+from vitdeploy.evidence.stream_setting import StreamSetting
+from vitdeploy.evidence.streams import StreamTuning, TriedSetting, TunedScenario
 from vitdeploy.evidence.sustained import BlockState, Sustained, SustainedBlock
 from vitdeploy.evidence.timing import (
     Bench,
@@ -121,8 +124,12 @@ __all__ = [
     "Stage",
     "Startup",
     "Status",
+    "StreamSetting",
+    "StreamTuning",
     "Sustained",
     "SustainedBlock",
+    "TriedSetting",
+    "TunedScenario",
     "Unfused",
     "WarmUp",
 ]

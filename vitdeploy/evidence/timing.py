@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from vitdeploy.evidence.energy import Power
 from vitdeploy.evidence.fact import Fact, Measured
+from vitdeploy.evidence.stream_setting import StreamSetting
 from vitdeploy.evidence.sustained import BlockState, Sustained
 
 
@@ -212,6 +213,8 @@ class Bench(Measured):
     power: Power | None = None
     machine: str = ""
     scenario: Scenario = "single-stream"
+    setting: StreamSetting | None = None
+    """The stored setting for throughput that the artifact was timed with; None: its own, or the user's."""
     pairs: tuple[Pair, ...] = ()
     """Speed-ups of the other artifacts over the first one."""
     stopped: Literal["narrow", "time", ""] = ""

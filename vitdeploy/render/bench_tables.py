@@ -145,6 +145,8 @@ def profile(profile: Profile) -> Table:
 
 
 def _notes(bench: Bench) -> Iterator[str]:
+    if bench.setting is not None:
+        yield f"{bench.scenario} with the setting that --tune-streams stored: {bench.setting}"
     roof = bench.roofline
     if roof is not None and roof.peaks:
         peaks = ", ".join(f"{kind} {peak.gops:,.0f}" for kind, peak in sorted(roof.peaks.items()))

@@ -16,6 +16,7 @@ from vitdeploy.data.example_inputs import ExampleInputs, FurtherInput
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import ArtifactError, DataError, TargetUnavailable, UsageError
+from vitdeploy.evidence import StreamSetting
 from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.dialect import Numbers
@@ -119,8 +120,16 @@ def read_compiled(artifact: Artifact) -> Compiled:
     return Compiled(artifact.path, manifest.runs, manifest.target.backend, input_names=inputs, output_names=outputs)
 
 
-def open_session(artifact: Artifact, threads: int | None, progress: Progress | None = None) -> Session:
-    """Open an artifact to run it here. `progress` gets a warning if its numbers may differ on this CPU.
+def open_session(
+    artifact: Artifact, threads: int | None, progress: Progress | None = None, setting: StreamSetting | None = None
+) -> Session:
+    """Open an artifact to run it here.
+
+    Args:
+        artifact: the artifact.
+        threads: the number of threads; None: the recipe's, else all cores.
+        progress: gets a warning if the artifact's numbers may differ on this CPU.
+        setting: open it for throughput, with these streams; None: for latency, or as the recipe says.
 
     Raises:
         TargetUnavailable: it is a bundle, or this machine does not have its backend or device.
@@ -141,7 +150,11 @@ def open_session(artifact: Artifact, threads: int | None, progress: Progress | N
     if progress and (doubt := doubt_choice(manifest)):
         progress.warn(f"doubt: {artifact.path} {doubt}")
     numbers = precision.kind_of(manifest.target.precision).numbers
-    session = targets.find(manifest.recipe.target).open(read_compiled(artifact), numbers, threads)
+    target, compiled = targets.find(manifest.recipe.target), read_compiled(artifact)
+    if setting is None or not (target.runs_streams or setting.hint):
+        session = target.open(compiled, numbers, threads)
+    else:
+        session = target.open_streams(compiled, numbers, threads, None if setting.hint else setting.streams)
     try:
         artifact.check_unchanged()
     except ArtifactError:

@@ -18,12 +18,16 @@ from vitdeploy.data.geometry import is_padded, visible_area
 from vitdeploy.data.preprocess import to_input, to_pixels, to_rgb, upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.escaping import replace_undecodable
+from vitdeploy.evidence import Scenario
 from vitdeploy.evidence.predictions import Answer
 from vitdeploy.frozen import replace
+from vitdeploy.progress import Progress
 from vitdeploy.render.picture_folder import PictureFolder
 from vitdeploy.runtime.artifact_session import check_image_size, open_session, refuse_decoder
 from vitdeploy.runtime.given_images import Image, list_sources, name_source, open_sample
 from vitdeploy.runtime.given_inputs import read_given
+from vitdeploy.runtime.run_ahead import run_ahead
+from vitdeploy.runtime.stored_streams import read_setting
 from vitdeploy.session import Array, Closing, is_finite
 
 if TYPE_CHECKING:
@@ -98,10 +102,22 @@ class Deployed(Closing):
         TargetUnavailable: it cannot run on this machine.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        scenario: Scenario = "single-stream",
+        progress: Progress | None = None,
+    ) -> None:
         self.artifact = artifacts.load(Path(path))
         refuse_decoder(self.artifact, "predict")
-        self._session = open_session(self.artifact, threads)
+        stored = read_setting(self.artifact, scenario, threads)
+        if stored.note and progress:
+            progress.warn(stored.note)
+        self.setting = stored.setting
+        """The stored streams and batch that it runs with; None: the artifact's own."""
+        self._session = open_session(self.artifact, threads, progress, stored.setting)
 
     def run(self, images: Array, inputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run images in the form that the artifact takes (`target.input` of its recipe), and return the outputs.
@@ -165,15 +181,9 @@ class Deployed(Closing):
         Raises:
             DataError: the model's outputs are not those of its task.
         """
-        size, waiting, full = self._group_size(), list[_Waiting | Unanswered](), 0
-        for number, source in enumerate(sources):
-            further = {name: value[number] for name, value in (inputs or {}).items()}
-            waiting.append(self._read(source, further))
-            full += isinstance(waiting[-1], _Waiting)
-            if full == size:
-                yield from self._answer_group(waiting)
-                waiting, full = [], 0
-        yield from self._answer_group(waiting)
+        streams = 1 if self.setting is None else self.setting.streams
+        for group, results in run_ahead(self._run_group, self._group(sources, inputs or {}), streams):
+            yield from self._answer_group(group, results)
 
     def open_folder(self, folder: Path, sources: Sequence[Image]) -> PictureFolder:
         """Return the folder for the pictures of these images, or for their vectors.
@@ -207,6 +217,8 @@ class Deployed(Closing):
         It is one where the engine takes one range of activations for the whole batch: the images would change each
         other's answers.
         """
+        if self.setting is not None:
+            return self.setting.batch
         manifest = self.artifact.manifest
         together = not precision.kind_of(manifest.target.precision).numbers.dynamic
         return manifest.recipe.target.batch.opt if together else 1
@@ -220,21 +232,39 @@ class Deployed(Closing):
         except DataError as error:
             return Unanswered(name_source(source), error)
 
-    def _answer_group(self, group: Sequence[_Waiting | Unanswered]) -> Iterator[Answered | Unanswered]:
-        """Run a batch. The last image fills it up if the artifact takes no smaller one."""
+    def _group(
+        self, sources: Iterable[Image], inputs: Mapping[str, Array]
+    ) -> Iterator[Sequence[_Waiting | Unanswered]]:
+        """Preprocess images, and yield them in batches. Damaged ones keep their place and take none of a batch."""
+        size, waiting, full = self._group_size(), list[_Waiting | Unanswered](), 0
+        for number, source in enumerate(sources):
+            further = {name: value[number] for name, value in inputs.items()}
+            waiting.append(self._read(source, further))
+            full += isinstance(waiting[-1], _Waiting)
+            if full == size:
+                yield waiting
+                waiting, full = [], 0
+        yield waiting
+
+    def _run_group(self, group: Sequence[_Waiting | Unanswered]) -> dict[str, Array]:
+        """Run a batch. The last image fills it up if the artifact takes no smaller one. No image, no outputs."""
         manifest = self.artifact.manifest
         ready = [item for item in group if isinstance(item, _Waiting)]
         if not ready:
-            yield from (item for item in group if isinstance(item, Unanswered))
-            return
+            return {}
         batch = max(len(ready), manifest.recipe.target.batch.min)
         ready += ready[-1:] * (batch - len(ready))
         pixels = np.stack([item.pixels for item in ready])
         further = {name: np.stack([item.further[name] for item in ready]) for name in ready[0].further}
         results = self.run(to_input(pixels, manifest.preprocess, manifest.recipe.target.input), further)
-        task = tasks.find(manifest.recipe.task)
-        outputs = task.select_outputs(tasks.find_batched(results, batch))
-        row = 0
+        return dict(tasks.find_batched(results, batch))
+
+    def _answer_group(
+        self, group: Sequence[_Waiting | Unanswered], results: Mapping[str, Array]
+    ) -> Iterator[Answered | Unanswered]:
+        has_images = any(isinstance(item, _Waiting) for item in group)
+        task = tasks.find(self.artifact.manifest.recipe.task)
+        outputs, row = task.select_outputs(results) if has_images else {}, 0
         for item in group:
             if isinstance(item, Unanswered):
                 yield item

@@ -170,6 +170,36 @@ class Target(Frozen, ABC):
     def open(self, compiled: Compiled, numbers: Numbers, threads: int | None) -> Session:
         """Open a model that was compiled for these numbers. The session is named TARGET-PRECISION."""
 
+    @property
+    def runs_streams(self) -> bool:
+        """True if several inferences can share its device, each on a part of the threads."""
+        return False
+
+    @property
+    def hints_throughput(self) -> bool:
+        """True if its engine has a setting of its own for throughput."""
+        return False
+
+    def open_streams(
+        self,
+        compiled: Compiled,  # noqa: ARG002  few engines run several inferences at a time
+        numbers: Numbers,  # noqa: ARG002
+        threads: int | None,  # noqa: ARG002
+        streams: int | None,  # noqa: ARG002
+    ) -> Session:
+        """Open a model for throughput.
+
+        Args:
+            compiled: the compiled model.
+            numbers: the types that it was compiled for.
+            threads: of all streams together.
+            streams: inferences at the same time; None: the engine's own setting for throughput.
+
+        Raises:
+            UsageError: it runs one inference at a time.
+        """
+        raise UsageError(f"{self.name} runs one inference at a time on {self.device}", fix="Open it without streams.")
+
     def open_plain(self, graph: Path, threads: int | None) -> Session | None:  # noqa: ARG002  CPU engines have it
         """Open an ONNX file as it is, in float32, for comparison; None if that is not possible."""
         return None

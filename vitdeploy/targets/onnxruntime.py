@@ -21,6 +21,7 @@ from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._onnxruntime.audit import audit_on_cpu, audit_on_cuda, audit_on_trt_rtx
 from vitdeploy.targets._onnxruntime.availability import find_plugin, find_problem
 from vitdeploy.targets._onnxruntime.devices import CPU, CUDA, DEVICES, TRT_RTX, RuntimeDevice, spell_device
+from vitdeploy.targets._onnxruntime.pool import SessionPool
 from vitdeploy.targets._tensorrt.gpu import find_gpu
 
 _ON_THE_DEVICE = "Export a bundle here, and finish it on the machine with the GPU with: vitdeploy compile DIR"
@@ -152,6 +153,20 @@ class OnnxRuntime(Target):
         return OnnxSession(
             path, threads=threads or self.threads, name=name, outputs=compiled.output_names, provider=self._provider()
         )
+
+    @property
+    def runs_streams(self) -> bool:
+        """True on the CPU."""
+        return self.device == CPU
+
+    def open_streams(self, compiled: Compiled, numbers: Numbers, threads: int | None, streams: int | None) -> Session:
+        """Open a pool of sessions on the CPU, as ONNX Runtime has no streams of its own."""
+        if streams is None or not self.runs_streams:
+            return super().open_streams(compiled, numbers, threads, streams)
+        return SessionPool(
+            lambda share: self.open(compiled, numbers, share),
+            streams=streams, threads=threads or self.threads or available_cores(),
+        )  # fmt: skip
 
     def open_plain(self, graph: Path, threads: int | None) -> Session:
         """Open an ONNX file as it is, in float32, to compare with."""

@@ -174,6 +174,23 @@ class OpenVINO(Target):
             inputs=compiled.input_names, outputs=compiled.output_names,
         )  # fmt: skip
 
+    @property
+    def runs_streams(self) -> bool:
+        """True on CPUs, where threads are shared among streams."""
+        return self.device.startswith("CPU")
+
+    @property
+    def hints_throughput(self) -> bool:
+        """True: the hint THROUGHPUT."""
+        return True
+
+    def open_streams(
+        self, compiled: Compiled, numbers: Numbers, threads: int | None, streams: int | None
+    ) -> OpenVINOSession:
+        """Open with so many streams; None: as many as the hint THROUGHPUT chooses."""
+        hint = "throughput" if streams is None else "latency"
+        return self.model_copy(update={"streams": streams, "hint": hint}).open(compiled, numbers, threads)
+
     def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:
         """Open the compiled model with more outputs. Nothing is fused across one of them."""
         if compiled is None:

@@ -15,9 +15,10 @@ from vitdeploy.commands.bench.costs import add_costs
 from vitdeploy.commands.bench.device_time import bench_outside, measure_alone
 from vitdeploy.commands.bench.end_to_end import measure_end_to_end, read_encoded
 from vitdeploy.commands.bench.opponents import Opponent, Opponents, artifacts_among, refuse_other_models
+from vitdeploy.commands.bench.stored_setting import find_setting
 from vitdeploy.commands.bench.sustained import measure_sustained
 from vitdeploy.errors import ArtifactError, TargetUnavailable, UsageError, VitdeployError
-from vitdeploy.evidence import Bench, Interval, Pair, Profile, Role, Run, Scenario
+from vitdeploy.evidence import Bench, Interval, Pair, Profile, Role, Run, Scenario, StreamSetting
 from vitdeploy.frozen import replace
 from vitdeploy.graph import structure as structures
 from vitdeploy.measure import latency
@@ -97,7 +98,9 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     timed = [set_streams(artifact, plan.streams) for artifact in artifacts]
     first, recipe = timed[0], timed[0].manifest.recipe
     threads, seconds = plan.threads or count_threads(recipe), plan.seconds or recipe.bench.seconds
-    images = [make_shared_images(timed, batch) for batch in plan.batches or (recipe.target.batch.opt,)]
+    setting = None if plan.batches or plan.streams else find_setting(timed, plan.scenario, plan.threads, progress)
+    usual = recipe.target.batch.opt if setting is None else setting.batch
+    images = [make_shared_images(timed, batch) for batch in plan.batches or (usual,)]
     try:
         counters = _open_once(timed, images[0], threads, progress, profile=plan.profile)
     except TargetUnavailable as error:
@@ -111,7 +114,7 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
     with ExitStack() as stack:
         opponents = Opponents(first, images[0], threads, stack, progress)
         opposing, missing = opponents.open_all(plan.against or (recipe.bench.against,), any_model=plan.any_model)
-        contest = _Contest(timed, opposing, threads, seconds, plan.scenario, progress)
+        contest = _Contest(timed, opposing, threads, seconds, plan.scenario, setting, progress)
         result = _join([contest.time(pixels) for pixels in images])
         others = artifacts_among(opposing)
     with progress.step("Measure this host's peak again"):
@@ -133,6 +136,7 @@ def bench(artifacts: Sequence[Artifact], progress: Progress, plan: Plan | None =
         roofline=roofline,
         profiles=profiles,
         scenario=plan.scenario,
+        setting=setting,
         device=alone.device,
         power=alone.power,
     )
@@ -214,6 +218,7 @@ class _Contest:
         threads: the number of threads, for all sides.
         seconds: the time to measure, for each batch size.
         scenario: the LoadGen scenario.
+        setting: streams to open the artifacts with; None: their own.
         progress: gets the steps and warnings.
     """
 
@@ -222,6 +227,7 @@ class _Contest:
     threads: int
     seconds: float
     scenario: Scenario
+    setting: StreamSetting | None
     progress: Progress
 
     def time(self, pixels: Array) -> Bench:
@@ -242,7 +248,7 @@ class _Contest:
         return replace(result, runs=runs, pairs=self._make_pairs(runs, batch), conditions={batch: state})
 
     def _open_query(self, artifact: Artifact, queries: int) -> Session:
-        return Query(open_session(artifact, self.threads), queries)
+        return Query(open_session(artifact, self.threads, setting=self.setting), queries)
 
     def _identify(self, runs: Sequence[Run], batch: int) -> tuple[Run, ...]:
         """Give each run its role, a unique name, and its batch.

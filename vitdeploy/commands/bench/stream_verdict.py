@@ -1,0 +1,79 @@
+"""Which of the compared settings for throughput is used: only a certain gain replaces a simpler setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vitdeploy.evidence import Bench, Interval, Run, StreamSetting, TriedSetting, TunedScenario
+from vitdeploy.evidence.streams import Kept
+from vitdeploy.frozen import replace
+from vitdeploy.measure.intervals import speedup_interval
+from vitdeploy.pipeline.fastest import certain_speedup, format_times
+
+UNTUNED: Kept = "untuned"
+HINT: Kept = "hint"
+TUNED: Kept = "tuned"
+
+
+def judge(
+    bench: Bench, settings: Mapping[Kept, StreamSetting], images: Sequence[int], tried: Sequence[TriedSetting]
+) -> TunedScenario:
+    """Choose among the settings that were timed in turns.
+
+    The hint replaces the untuned setting if it is certainly faster, and the tuned one what is then kept, likewise.
+
+    Args:
+        bench: the comparison; a sample is one query.
+        settings: the untuned one first, in the order of the runs.
+        images: of each query.
+        tried: the grid, for the record.
+    """
+    names = list(settings)
+    counts = dict(zip(names, images, strict=True))
+    runs = {
+        name: _describe_run(run, name, settings[name], counts[name])
+        for name, run in zip(names, bench.runs, strict=True)
+    }
+
+    def compare(name: Kept, over: Kept) -> Interval:
+        return _images_ratio(runs[over], runs[name], counts[over], counts[name])
+
+    kept = UNTUNED
+    for name in names[1:] if bench.valid else ():
+        if certain_speedup(compare(name, kept)) > 1:
+            kept = name
+    over = {
+        base: compare(kept, base) for base in (UNTUNED, HINT) if base in runs and base != kept and bench.valid
+    }  # fmt: skip
+    shown = (replace(run, speedup=None if name == UNTUNED else compare(name, UNTUNED)) for name, run in runs.items())
+    return TunedScenario(
+        kept=kept, setting=settings[kept], over_untuned=over.get(UNTUNED), over_hint=over.get(HINT),
+        why=_explain(bench, kept, settings, over), valid=bench.valid, doubts=bench.doubts,
+        runs=tuple(shown), settings=settings, tried=tuple(tried), seconds=bench.seconds,
+    )  # fmt: skip
+
+
+def _describe_run(run: Run, name: str, setting: StreamSetting, images: int) -> Run:
+    mean_ms = float(np.mean([sample for block in run.blocks for sample in block]))
+    return replace(run, name=name, batch=setting.batch, throughput_ips=round(images * 1e3 / mean_ms, 3))
+
+
+def _images_ratio(reference: Run, other: Run, reference_images: int, other_images: int) -> Interval:
+    """Return how many times as many images a second `other` answers. Queries may differ by some images."""
+    queries = speedup_interval(reference.blocks, other.blocks, other.rounds)
+    factor = other_images / reference_images
+    low, high = queries.ci95
+    return Interval(ratio=queries.ratio * factor, ci95=(low * factor, high * factor))
+
+
+def _explain(bench: Bench, kept: Kept, settings: Mapping[Kept, StreamSetting], over: Mapping[Kept, Interval]) -> str:
+    if not bench.valid:
+        return "the untuned setting is kept, because the comparison is in doubt"
+    if kept == UNTUNED:
+        return f"the untuned setting is kept ({settings[kept]}): nothing else is certainly faster"
+    gains = [f"{format_times(over[UNTUNED])} as many images a second as untuned"]
+    if HINT in over:
+        gains.append(f"{format_times(over[HINT])} as many as with the engine's own hint")
+    return f"{settings[kept]}: {', '.join(gains)}"
