@@ -16,14 +16,14 @@ import vitdeploy
 from vitdeploy.artifact import Artifact
 from vitdeploy.cli import app
 from vitdeploy.errors import RecipeError, UsageError
-from vitdeploy.evidence import Audit, Bench, Eval, Gate, Scenario
+from vitdeploy.evidence import Audit, Bench, Eval, Gate, Scenario, StreamTuning
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import GateSpec, Recipe
 
 COMMANDS = {"inspect": "inspect", "bench": "bench", "evaluate": "eval", "gate": "gate", "report": "report"}
-ONLY_COMMANDS = {"json", "quiet", "traceback", "host", "save_reference", "no_cache", "help", "prompt"}
-"""Options about the output, and what the API lacks: other machines, saved answers of the reference, families."""
+ONLY_COMMANDS = {"json", "quiet", "traceback", "host", "save_reference", "no_cache", "help", "prompt", "tune_streams"}
+"""Options about the output, functions of their own, and what the API lacks: other machines, saved answers, families."""
 ONLY_PYTHON = {"progress", "cache", "limits", "artifact", "artifacts"}
 
 
@@ -43,10 +43,10 @@ def test_the_arguments_are_the_options_of_the_command(name: str) -> None:
         assert any(field.startswith(limit) for field in GateSpec.model_fields), limit
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "export", "load"])
+@pytest.mark.parametrize("name", [*COMMANDS, "export", "load", "tune_streams"])
 def test_every_function_is_typed_and_its_arguments_are_described(name: str) -> None:
     function = getattr(vitdeploy, name)
-    types = {t.__name__: t for t in (Artifact, Audit, Bench, Eval, Gate, Recipe, GraphCache)}
+    types = {t.__name__: t for t in (Artifact, Audit, Bench, Eval, Gate, Recipe, GraphCache, StreamTuning)}
     extra: dict[str, Any] = {"Deployed": vitdeploy.Deployed, "Progress": Progress, "Scenario": Scenario}
     hints = get_type_hints(function, localns={**types, **extra})
     parameters = inspect.signature(function).parameters
@@ -61,7 +61,7 @@ def test_what_is_public_is_listed() -> None:
     own = vars(vitdeploy).items()
     homes = ("vitdeploy", "vitdeploy.proofs")
     functions = {n for n, value in own if inspect.isfunction(value) and value.__module__ in homes and n[0] != "_"}
-    assert functions == {*COMMANDS, "export", "load"}
+    assert functions == {*COMMANDS, "export", "load", "tune_streams"}
     assert functions <= set(vitdeploy.__all__)
 
 
@@ -111,6 +111,8 @@ def test_evidence_goes_where_it_is_told_to(demo: Callable[..., Artifact], tmp_pa
         (lambda a: vitdeploy.bench(a, streams=-1), UsageError, "streams is -1"),
         (lambda a: vitdeploy.bench(a, batch="x"), UsageError, "is not a list of sizes"),
         (lambda a: vitdeploy.bench(a, scenario="ofline"), UsageError, "did you mean 'offline'"),
+        (lambda a: vitdeploy.tune_streams(a, seconds=0), UsageError, "seconds is 0"),
+        (lambda a: vitdeploy.tune_streams(a, threads=0), UsageError, "threads is 0"),
         (lambda a: vitdeploy.evaluate(a, limit=0), UsageError, "limit is 0"),
         (lambda a: vitdeploy.gate(a, max_drop=1), RecipeError, "did you mean 'max_drop_pp'"),
         (lambda a: vitdeploy.gate(a, max_drop_pp=-1), RecipeError, "max_drop_pp should be greater than 0"),

@@ -31,6 +31,7 @@ ANSWERS = {
     "inspect": "vitdeploy.evidence:Audit",
     "debug": "vitdeploy.evidence:Divergence",
     "bench": "vitdeploy.evidence:Bench",
+    "bench --tune-streams": "vitdeploy.evidence:StreamTuning",
     "eval": "vitdeploy.evidence:Eval",
     "eval --save-reference": "vitdeploy.commands.evaluate.recorded_reference:About",
     "gate": "vitdeploy.evidence:Gate",
@@ -51,6 +52,7 @@ FILES = {
     "eval.json": "vitdeploy.evidence:Eval",
     "gate.json": "vitdeploy.evidence:Gate",
     "sensitivity.json": "vitdeploy.evidence:Sensitivity",
+    "streams.json": "vitdeploy.evidence:StreamTuning",
     "baseline": "vitdeploy.measure.baseline:Baseline",
     "recipe": "vitdeploy.recipe:Recipe",
 }
@@ -82,6 +84,7 @@ RUNS = {
     "bench ARTIFACT --seconds 0.5 --profile --json": 0,
     "bench ARTIFACT --against nothing": 1,
     "bench ARTIFACT --scenario nothing": 2,
+    "bench ARTIFACT --tune-streams --scenario single-stream": 2,
     "bench ARTIFACT --batch x": 1,
     "bench BUNDLE": 1,
     "eval ARTIFACT --limit 40 --json": 0,
@@ -114,7 +117,7 @@ RUNS = {
 """Command lines and their exit codes; words in capitals stand for files. Those with --json record the printed keys."""
 
 
-_FUNCTIONS = ("export", "load", "inspect", "bench", "evaluate", "gate", "report")
+_FUNCTIONS = ("export", "load", "inspect", "bench", "tune_streams", "evaluate", "gate", "report")
 
 
 def snapshot() -> dict[str, Any]:

@@ -53,12 +53,12 @@ def tune_streams(
     for search in searches:
         search.require_choice()
     provenance = describe_provenance(artifact.manifest, threads)
-    earlier = _read_earlier(artifact, provenance)
+    earlier = read_earlier(artifact, provenance)
     tuned = {search.scenario: search.run() for search in searches}
     return artifact.write_evidence(StreamTuning(scenarios={**earlier, **tuned}, provenance=provenance))
 
 
-def _read_earlier(artifact: Artifact, provenance: Provenance) -> dict[Scenario, TunedScenario]:
+def read_earlier(artifact: Artifact, provenance: Provenance) -> dict[Scenario, TunedScenario]:
     """Return the stored results that were measured in the same way: on this machine, with these libraries."""
     earlier, _ = artifact.read_evidence(StreamTuning)
     if earlier is None or earlier.provenance is None:
