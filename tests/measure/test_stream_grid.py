@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitdeploy.measure.stream_grid import Point, list_batches, list_stream_counts, make_grid
+from vitdeploy.measure.stream_grid import StreamPoint, list_batches, list_stream_counts, make_grid
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,11 @@ def test_batches_are_powers_of_two_in_the_range_of_the_artifact() -> None:
 
 def test_no_stream_is_without_work() -> None:
     grid = make_grid("multi-stream", [1, 2, 8], [1, 4, 8])
-    assert grid == [Point(1, 1), Point(1, 4), Point(1, 8), Point(2, 1), Point(2, 4), Point(8, 1)]
+    assert grid == [
+        StreamPoint(1, 1),
+        StreamPoint(1, 4),
+        StreamPoint(1, 8),
+        StreamPoint(2, 1),
+        StreamPoint(2, 4),
+        StreamPoint(8, 1),
+    ]

@@ -10,7 +10,7 @@ from vitdeploy.measure.scenarios import IMAGES, runs_in_query
 
 
 @dataclass(frozen=True)
-class Point:
+class StreamPoint:
     """Inferences at the same time, and the images of each."""
 
     streams: int
@@ -39,10 +39,10 @@ def list_batches(scenario: Scenario, smallest: int, usual: int, largest: int) ->
     return sorted({usual, *(batch for batch in powers if smallest <= batch <= min(largest, IMAGES[scenario]))})
 
 
-def make_grid(scenario: Scenario, streams: Sequence[int], batches: Sequence[int]) -> list[Point]:
+def make_grid(scenario: Scenario, streams: Sequence[int], batches: Sequence[int]) -> list[StreamPoint]:
     """Return the points in which every stream has work in every query, by streams, then by batch."""
     return [
-        Point(count, batch)
+        StreamPoint(count, batch)
         for count in streams
         for batch in batches
         if count == 1 or runs_in_query(scenario, batch) >= count

@@ -20,7 +20,7 @@ from vitdeploy.measure import latency
 from vitdeploy.measure.scenarios import Query, runs_in_query
 from vitdeploy.measure.statistics import block_log_ratios
 from vitdeploy.measure.stopwatch import Samples, interleave, warm_up
-from vitdeploy.measure.stream_grid import Point, list_batches, list_stream_counts, make_grid
+from vitdeploy.measure.stream_grid import StreamPoint, list_batches, list_stream_counts, make_grid
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import feed, make_shared_images, open_session
 from vitdeploy.session import Feeds, Session
@@ -60,7 +60,7 @@ class StreamSearch:
         self._artifact, self._threads, self._seconds, self._progress = artifact, threads, seconds, progress
         self._target = targets.find(recipe.target)
         self._usable = min(threads, untuned.threads or threads)
-        self._own = Point(int(untuned.effective.get("streams") or 1), recipe.target.batch.opt)
+        self._own = StreamPoint(int(untuned.effective.get("streams") or 1), recipe.target.batch.opt)
         streams = list_stream_counts(self._usable) if self._target.runs_streams else [1]
         allowed = recipe.target.batch
         batches = list_batches(scenario, allowed.min, allowed.opt, allowed.max)
@@ -95,7 +95,7 @@ class StreamSearch:
         others = [one for one in tried if one.ratio is not None and (one.streams, one.batch) not in compared]
         if others:
             best = max(others, key=lambda one: one.ratio or 0.0)
-            settings[TUNED] = self._setting(Point(best.streams, best.batch))
+            settings[TUNED] = self._setting(StreamPoint(best.streams, best.batch))
         return self._compare(settings, tried)
 
     def _try_grid(self) -> Iterator[TriedSetting]:
@@ -141,13 +141,13 @@ class StreamSearch:
     def _feeds(self, batch: int) -> Feeds:
         return feed(self._artifact, make_shared_images([self._artifact], batch))
 
-    def _setting(self, point: Point) -> StreamSetting:
+    def _setting(self, point: StreamPoint) -> StreamSetting:
         share = max(1, self._usable // point.streams)
         return StreamSetting(streams=point.streams, batch=point.batch, threads=share)
 
     def _describe_hint(self) -> StreamSetting:
         """Return the hint's setting, with the number of streams that the engine chooses here."""
-        hint = replace(self._setting(Point(1, self._own.batch)), hint=True)
+        hint = replace(self._setting(StreamPoint(1, self._own.batch)), hint=True)
         with self._open(hint) as session:
             streams = int(session.effective.get("streams") or 1)
         return replace(hint, streams=streams, threads=max(1, self._usable // streams))
