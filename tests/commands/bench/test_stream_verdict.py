@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vitdeploy.commands.bench.stream_verdict import judge
-from vitdeploy.evidence import Bench, StreamSetting, TunedScenario
+from vitdeploy.evidence import Bench, Run, StreamSetting, TunedScenario
 from vitdeploy.evidence.streams import Kept
-from vitdeploy.measure.latency import Run, compute_figures
+from vitdeploy.frozen import replace
+from vitdeploy.measure.latency import compute_figures
 
 SETTINGS: Mapping[Kept, StreamSetting] = {
     "untuned": StreamSetting(streams=1, batch=1, threads=2),
@@ -32,9 +33,12 @@ def decide(
     *,
     spread: float = 0.001,
     doubts: tuple[str, ...] = (),
+    of_tuned: tuple[str, ...] = (),
     images: Sequence[int] = (32, 32, 32),
 ) -> TunedScenario:
     runs = tuple(make_run(name, ms, spread, seed) for seed, (name, ms) in enumerate(queries_ms.items()))
+    runs = tuple(replace(run, doubts=of_tuned) if run.name == "tuned" else run for run in runs)
+    doubts += of_tuned
     bench = Bench(valid=not doubts, doubts=doubts, runs=runs)
     settings = {name: SETTINGS[name] for name in queries_ms}
     return judge(bench, settings, images[: len(settings)], ())
@@ -80,6 +84,13 @@ def test_a_doubtful_comparison_keeps_the_untuned_setting_and_claims_nothing() ->
     assert "in doubt" in result.why
     assert result.doubts == ("other processes used 90% of the CPU",)
     assert len(result.runs) == 3, "the samples stay"
+
+
+def test_a_doubt_about_one_setting_leaves_the_others() -> None:
+    result = decide({"untuned": 100, "hint": 80, "tuned": 50}, of_tuned=("the speed-up of tuned varies by 20%",))
+    assert (result.kept, result.valid) == ("hint", False)
+    assert result.over_untuned is not None
+    assert [run.speedup is None for run in result.runs] == [True, False, True]
 
 
 def test_images_count_and_not_queries() -> None:

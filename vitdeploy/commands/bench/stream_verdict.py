@@ -10,7 +10,7 @@ from vitdeploy.evidence import Bench, Interval, Run, StreamSetting, TriedSetting
 from vitdeploy.evidence.streams import Kept
 from vitdeploy.frozen import replace
 from vitdeploy.measure.intervals import speedup_interval
-from vitdeploy.pipeline.fastest import certain_speedup, format_times
+from vitdeploy.pipeline.fastest import certain_speedup, format_times, is_sound
 
 UNTUNED: Kept = "untuned"
 HINT: Kept = "hint"
@@ -22,7 +22,8 @@ def judge(
 ) -> TunedScenario:
     """Choose among the settings that were timed in turns.
 
-    The hint replaces the untuned setting if it is certainly faster, and the tuned one what is then kept, likewise.
+    The hint replaces the untuned setting if it is certainly faster, and the tuned one what is then kept, likewise. A
+    setting whose own timing is doubtful replaces nothing; if the whole comparison is doubtful, none does.
 
     Args:
         bench: the comparison; a sample is one query.
@@ -40,14 +41,17 @@ def judge(
     def compare(name: Kept, over: Kept) -> Interval:
         return _images_ratio(runs[over], runs[name], counts[over], counts[name])
 
+    sound = {name for index, name in enumerate(names) if is_sound(bench, index)}
     kept = UNTUNED
-    for name in names[1:] if bench.valid else ():
-        if certain_speedup(compare(name, kept)) > 1:
+    for name in names[1:]:
+        if name in sound and certain_speedup(compare(name, kept)) > 1:
             kept = name
-    over = {
-        base: compare(kept, base) for base in (UNTUNED, HINT) if base in runs and base != kept and bench.valid
-    }  # fmt: skip
-    shown = (replace(run, speedup=None if name == UNTUNED else compare(name, UNTUNED)) for name, run in runs.items())
+    bases = [base for base in (UNTUNED, HINT) if base != kept and sound.issuperset({base, kept})]
+    over = {base: compare(kept, base) for base in bases}
+    shown = (
+        replace(run, speedup=compare(name, UNTUNED) if name != UNTUNED and name in sound else None)
+        for name, run in runs.items()
+    )
     return TunedScenario(
         kept=kept, setting=settings[kept], over_untuned=over.get(UNTUNED), over_hint=over.get(HINT),
         why=_explain(bench, kept, settings, over), valid=bench.valid, doubts=bench.doubts,
@@ -69,8 +73,8 @@ def _images_ratio(reference: Run, other: Run, reference_images: int, other_image
 
 
 def _explain(bench: Bench, kept: Kept, settings: Mapping[Kept, StreamSetting], over: Mapping[Kept, Interval]) -> str:
-    if not bench.valid:
-        return "the untuned setting is kept, because the comparison is in doubt"
+    if kept == UNTUNED and not bench.valid:
+        return "the untuned setting is kept, because the comparison is in doubt: --seconds measures longer"
     if kept == UNTUNED:
         return f"the untuned setting is kept ({settings[kept]}): nothing else is certainly faster"
     gains = [f"{format_times(over[UNTUNED])} as many images a second as untuned"]
