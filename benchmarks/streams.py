@@ -111,7 +111,7 @@ def _measure(labels: Row, fixed: Artifact, ranged: Artifact, scenario: Scenario,
             )
         yield (
             *labels, scenario, name, run.effective.get("streams", "1"), str(batches[name]),
-            f"{run.throughput_ips:.1f}", format_ratio(over_default), over_hint,
+            f"{IMAGES[scenario] * 1e3 / run.p50_ms:.1f}", format_ratio(over_default), over_hint,
             tuned.kept if name == TUNED else "", format_doubts(bench),
         )  # fmt: skip
 
@@ -125,7 +125,7 @@ def _heading() -> list[str]:
         "# Streams and batches",
         "",
         "Images a second of a query of 8 images (`multi-stream`) and of 32 (`offline`), from the images in memory",
-        "to the outputs. **default** is an export for batch 1 with one stream on all threads. **THROUGHPUT hint** is",
+        "to the outputs, of the median query. **default** is an export for batch 1 with one stream on all threads. **THROUGHPUT hint** is",
         "the same with OpenVINO's hint, which chooses the streams. **tuned** is an export for 1 to 32 images with the",
         "best streams and batch of the grid that `vitdeploy bench --tune-streams` searches. **×** is how many times as",
         "many images a second, with the 95 % interval over rounds; each round opens all sides anew, and they are timed",

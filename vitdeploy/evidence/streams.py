@@ -35,8 +35,8 @@ class TunedScenario(Fact):
         over_hint: how many times as fast it is as the engine's hint; None without such a hint, if it is that, or in
             doubt.
         why: the reason for what was kept, in a sentence.
-        valid: False if there are `doubts` about the comparison. A doubtful setting is not kept; where the doubt is about
-            the machine or the untuned setting, that one is.
+        valid: False if there are `doubts` about the comparison. A doubtful setting is not kept; where the doubt is
+            about the machine or the untuned setting, that one is.
         runs: the thorough comparison, "untuned" first, with all raw samples in ms: each is one query.
         settings: the setting of each run by its name.
         tried: the grid.
