@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vitdeploy import targets
 from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.graph.model import array, load
+from vitdeploy.pipeline import accuracy_budget
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.calibration import GraphInputs, open_images
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
@@ -114,3 +116,19 @@ def test_large_answers_are_judged_on_fewer_images(builder: CandidateBuilder, mon
     monkeypatch.setattr("vitdeploy.pipeline.accuracy_budget._MOST_ANSWER_BYTES", 10 * 8)
     budget = budget_of(builder, "demo:digits")
     assert budget.judge(changed(builder, CHANGES["numbers that are none"])).images == 11
+
+
+@pytest.mark.parametrize(("seconds_for_an_image", "judged"), [(0.0, 600), (0.1, 456), (30.0, 256)])
+def test_small_models_are_judged_on_more_images(
+    builder: CandidateBuilder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_for_an_image: float,
+    judged: int,
+) -> None:
+    with np.load(DIGITS) as digits:
+        np.savez(tmp_path / "many.npz", images=digits["images"][:600], labels=digits["labels"][:600])
+    budget = budget_of(builder, str(tmp_path / "many.npz"))
+    calls = count()
+    monkeypatch.setattr(accuracy_budget.time, "monotonic", lambda: seconds_for_an_image * next(calls))
+    assert budget.judge(builder.make(FLOAT32)).images == judged

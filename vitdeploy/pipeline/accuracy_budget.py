@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from itertools import islice
 
@@ -15,6 +16,9 @@ from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.judging import Answers, AnswersInProgress, drop_foreign_labels, explain_loss, measure_loss
 from vitdeploy.progress import Progress
 from vitdeploy.session import Session, as_feeds, images_of
+
+_LONGEST_JUDGING = 20.0
+"""Seconds after which the reference takes no images beyond the first `JUDGING_IMAGES`."""
 
 _MOST_ANSWER_BYTES = 256 << 20
 """The most memory for stored answers of the reference: a segmentation map of 512 x 512 takes 2 MB."""
@@ -69,16 +73,22 @@ class AccuracyBudget:
         return drop_foreign_labels(self._task, self._run(self._reference))
 
     def _run(self, candidate: Candidate, batches: int | None = None) -> Answers:
-        """Run a candidate on `batches` batches. The reference runs until its answers fill `_MOST_ANSWER_BYTES`."""
+        """Run a candidate on `batches` batches.
+
+        The reference (None) runs until its answers fill `_MOST_ANSWER_BYTES`, or the time for further images is over.
+        """
         answers = AnswersInProgress(self._task)
         title = f"Judge {candidate.label} on images"
-        with self._open(candidate) as session, self._progress.step(title, JUDGING_IMAGES) as advance:
+        started, images = time.monotonic(), 0
+        with self._open(candidate) as session, self._progress.step(title) as advance:
             for batch in islice(self._batches(), batches):
                 results = session.run(as_feeds(batch.inputs, self._builder.prepared.facts.examples.input_name))
                 count = len(images_of(batch.inputs))
                 answers.add(results, count, batch.labels)
                 advance(count)
-                if batches is None and answers.bytes > _MOST_ANSWER_BYTES:
+                images += count
+                is_late = images >= JUDGING_IMAGES and time.monotonic() - started > _LONGEST_JUDGING
+                if batches is None and (is_late or answers.bytes > _MOST_ANSWER_BYTES):
                     break
         if not answers.batches:
             raise QuantizeError(

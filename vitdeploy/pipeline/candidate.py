@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdeploy import environment, frozen
-from vitdeploy.artifact import PassRecord, TensorSpec
+from vitdeploy.artifact import PassRecord, Placement, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
-from vitdeploy.artifact.quantization import AttentionOperands, describe_precision
+from vitdeploy.artifact.quantization import AttentionOperands, Quantization, describe_precision
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
@@ -33,7 +33,6 @@ from vitdeploy.targets import Bundle, Compiled, Target
 
 if TYPE_CHECKING:
     from vitdeploy.graph.model import Graph
-    from vitdeploy.quantize import Quantized
 
 _SENSITIVITY_IMAGES = 8
 
@@ -47,7 +46,8 @@ class Candidate:
         folder: holds the graph, its sites and the compiled files, and nothing else.
         structure: the sites and linears of the graph.
         passes: records of the passes that lowered it.
-        quantized: the quantized graph, and the numbers that each linear computes with.
+        record: what quantization did; None where nothing was changed.
+        placement: the precision of each site, and the rule that decided it.
         inputs: the inputs of the graph.
         outputs: the outputs of the graph.
     """
@@ -56,7 +56,8 @@ class Candidate:
     folder: Path
     structure: Structure
     passes: tuple[PassRecord, ...]
-    quantized: Quantized
+    record: Quantization | None
+    placement: Mapping[str, Placement]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -68,12 +69,12 @@ class Candidate:
     @property
     def quantizer(self) -> Quantizer:
         """The quantizer: `own` or `nncf`."""
-        return OWN if self.quantized.record is None else self.quantized.record.quantizer
+        return OWN if self.record is None else self.record.quantizer
 
     @property
     def attention(self) -> AttentionOperands:
         """The operands of attention in INT8."""
-        record = self.quantized.record
+        record = self.record
         return record.attention.operands if record is not None and record.attention is not None else ""
 
     @property
@@ -84,23 +85,23 @@ class Candidate:
     @property
     def alpha(self) -> float | None:
         """The strength of its migration of outliers; None without migration."""
-        record = self.quantized.record
+        record = self.record
         return record.migration.alpha if record is not None and record.migration is not None else None
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """The reasons why its calibration may not hold for other images."""
-        return self.quantized.record.doubts if self.quantized.record is not None else ()
+        return self.record.doubts if self.record is not None else ()
 
     @property
     def quantized_names(self) -> frozenset[str]:
         """The names of the sites that do not compute in float."""
-        return frozenset(name for name, place in self.quantized.placement.items() if place.quantized)
+        return frozenset(name for name, place in self.placement.items() if place.quantized)
 
     @property
     def float_linears(self) -> int:
         """The number of linears that stayed in float; 0 for a precision that does not treat linears one by one."""
-        if not self.quantized.placement:
+        if not self.placement:
             return 0
         return self.structure.count_float_linears(self.quantized_names)
 
@@ -153,6 +154,10 @@ class CandidateBuilder:
         prepared = self.prepared
         return CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, self._progress)
 
+    def forget_images(self) -> None:
+        """Free the memory of what calibration images showed. A later candidate observes them anew."""
+        vars(self).pop("calibrated", None)
+
     def make(self, precision: Precision) -> Candidate:
         """Quantize and lower the model: make the graph that the target's compiler reads.
 
@@ -179,7 +184,9 @@ class CandidateBuilder:
         structure = frozen.replace(structure, risky_forms=find_risky_forms(graph, structure))
         structure.save(folder / SITES)
         inputs, outputs = _signature(graph)
-        return Candidate(precision, folder, structure, tuple(records), quantized, inputs, outputs)
+        # The graph is in the folder. In memory it would take as much as the model, for each candidate.
+        record, placement = quantized.record, quantized.placement
+        return Candidate(precision, folder, structure, tuple(records), record, placement, inputs, outputs)
 
     def compile(self, candidate: Candidate) -> Compiled:
         """Compile and audit a candidate, unless it is compiled already.
@@ -219,7 +226,7 @@ class CandidateBuilder:
 
     def _bundle(self, candidate: Candidate, folder: Path) -> Bundle:
         numbers, (image, *further) = candidate.precision.numbers, candidate.inputs
-        excluded = list_excluded(candidate.quantized.placement, candidate.quantized.record)
+        excluded = list_excluded(candidate.placement, candidate.record)
         return make_bundle(folder, numbers, image, candidate.outputs, self.batch, self._sizes, excluded, further)
 
     def worst_first(self, candidate: Candidate) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class _Merged:
     def schedule(self) -> Schedule:
         return self.trial.merged
 
+    def discard(self) -> None:
+        """Remove its folder from the disk, and what its builder holds in memory."""
+        self.candidate.discard()
+        self.builder.forget_images()
+
 
 def choose_merging(
     builder: CandidateBuilder, request: Request, chosen: Chosen, work: Path, progress: Progress
@@ -91,6 +97,8 @@ def choose_merging(
         why = "there are no images to judge it on (--calibration)"
         return _keep(builder, chosen, [], f"auto merged no tokens: {why}")
     search = _open_search(builder, request, chosen, work, progress)
+    builder.forget_images()  # each schedule is calibrated anew, which would take the memory twice
+    gc.collect()
     # Without a budget all of them hold, so what needs no timing need not be made.
     schedules = possible.schedules if search.budget is not None else drop_slower(possible.schedules)
     default = search.judge(schedules, search.reference.precision)
@@ -256,7 +264,7 @@ def _drop_slower(judged: _Judged) -> tuple[list[_Merged], list[Trial]]:
             place = next(i for i, trial in enumerate(trials) if trial is one.trial)
             why = f"not timed: {describe_schedule(faster)} leaves fewer tokens"
             trials[place] = frozen.replace(one.trial, why=why)
-            one.candidate.discard()
+            one.discard()
     return [one for one in judged.within if one.schedule in front], trials
 
 
@@ -275,7 +283,7 @@ def _own_trials(chosen: Chosen) -> tuple[Trial, ...]:
 
 def _discard(merged: Iterable[_Merged]) -> None:
     for one in merged:
-        one.candidate.discard()
+        one.discard()
 
 
 def _compare(bench: Bench, unmerged: int, merged: int) -> Interval | None:

@@ -107,7 +107,7 @@ def save_judge_data(
         progress: gets the step.
     """
     parts: list[JudgeData] = []
-    size = 0
+    size = images = 0
     with progress.step("Store images for the device to judge variants on", JUDGING_IMAGES) as advance:
         for batch in batches():
             count = len(batch.pixels)
@@ -117,7 +117,8 @@ def save_judge_data(
             )
             part = JudgeData(batch.pixels, _shrink(task, outputs), labels, batch.further)
             size += _count_bytes(part)
-            if size > MOST_BYTES:
+            images += count
+            if size > MOST_BYTES or images > JUDGING_IMAGES:
                 break
             parts.append(part)
             advance(count)
