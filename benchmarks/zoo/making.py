@@ -163,14 +163,13 @@ def _read_row(row: Row, result: ExportResult, audit: Audit) -> Row:
     )
 
 
+_KERNELS = re.compile(r"; runs as .*|(?<=runs as )(\d+ kernels?)[:,].*|(?<=token that reads it) \(.*")
+"""The end of a reason that names kernels, which are others in each model."""
+
+
 def count_reasons(unfused: tuple[Unfused, ...], refused: Mapping[str, str]) -> dict[str, int]:
     """Count the sites of each reason, without the kernels, which `vitdeploy inspect` shows."""
-    return dict(
-        Counter(
-            refused.get(u.site) or re.sub(r"; runs as .*|(?<=runs as )(\d+ kernels?)[:,].*", r"\1", u.reason)[:_REASON]
-            for u in unfused
-        )
-    )
+    return dict(Counter(refused.get(u.site) or re.sub(_KERNELS, r"\1", u.reason)[:_REASON] for u in unfused))
 
 
 def _first_line(error: BaseException) -> str:

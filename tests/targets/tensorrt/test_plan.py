@@ -161,7 +161,22 @@ def test_norms_are_one_kernel_or_tell_their_kernels() -> None:
     assert len(fusion.kernels) == 24
     # The class token is selected in the middle of the last norm, which TensorRT splits there.
     assert list(fusion.unfused) == ["node_layer_norm_24"]
-    assert fusion.unfused["node_layer_norm_24"].startswith("runs as 2 kernels")
+    assert fusion.unfused["node_layer_norm_24"].startswith("ends inside the product of one token")
+
+
+def test_a_norm_of_one_token_may_end_inside_the_product_that_reads_it() -> None:
+    """TensorRT-RTX 1.7 on DeiT-Tiny, whose last block computes only the class token."""
+    norm, linear = "blocks.11.norm2/LayerNormalization", "blocks.11.mlp.fc1/MatMul"
+    layers = [
+        PlanLayer("__myl_GathCastMeanSubMulMean_myl0_112", "kgen", (norm,)),
+        PlanLayer("__myl_AddSqrtDivMulCastMulMoveAddReshMulSum_myl0_113", "kgen", (norm, linear)),
+    ]
+    fusion = match_norms(layers, {norm: (norm,)})
+    assert fusion.kernels == {}
+    assert fusion.unfused[norm] == (
+        "ends inside the product of one token that reads it (__myl_AddSqrtDivMulCastMulMoveAddReshMulSum_myl0_113), "
+        "behind __myl_GathCastMeanSubMulMean_myl0_112"
+    )
 
 
 def test_a_norm_of_which_a_part_is_not_found_is_not_fused() -> None:

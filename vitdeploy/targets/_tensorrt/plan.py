@@ -205,8 +205,22 @@ def match_norms(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]])
         if len(names) == 1 and all(node in layers_of for node in nodes):
             kernels[norm] = names.pop()
         else:
-            unfused[norm] = _list_kernels(nodes, layers_of)
+            unfused[norm] = _explain_unfused_norm(nodes, layers_of)
     return Fusion(kernels, unfused)
+
+
+def _explain_unfused_norm(nodes: Sequence[str], layers_of: Mapping[str, Sequence[PlanLayer]]) -> str:
+    """Return the kernels of a norm. That of one token ends inside of the product that reads it, which costs nothing.
+
+    A linear of one token multiplies a matrix and a vector. TensorRT generates one kernel for it and what is before.
+    """
+    layers = list({layer.name: layer for node in nodes for layer in layers_of.get(node, ())}.values())
+    products = [layer for layer in layers if _GENERATED_MATVEC.match(layer.name)]
+    before = [layer.name for layer in layers if layer not in products]
+    if not products or not before:
+        return _list_kernels(nodes, layers_of)
+    inside = ", ".join(layer.name for layer in products)
+    return f"ends inside the product of one token that reads it ({inside}), behind {', '.join(before)}"
 
 
 def _index_layers(layers: Sequence[PlanLayer]) -> dict[str, list[PlanLayer]]:
