@@ -9,7 +9,7 @@ import pytest
 from vitdeploy.evidence import Audit, LinearAudit, NormAudit
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import FLOAT32
-from vitdeploy.graph.structure import AttentionSite, Linear, Norm, Structure
+from vitdeploy.graph.structure import AttentionSite, Gelu, Linear, Norm, Structure
 from vitdeploy.recipe import Batch
 from vitdeploy.targets import Bundle, Compiled
 from vitdeploy.targets._audit import is_named_after, make_audit
@@ -73,6 +73,25 @@ def test_each_site_that_is_not_fused_has_the_reason_that_is_nearest_to_the_engin
         "refused": "runs as 5 kernels",
         "lost": "not found in the compiled model",
     }
+
+
+def test_a_gelu_is_fused_if_one_kernel_computes_it() -> None:
+    gelus = tuple(Gelu(name=name, nodes=(name,)) for name in ("alone", "in a product", "in two", "lost"))
+    bundle = Bundle(Path("graph.onnx"), replace(STRUCTURE, gelus=gelus), FLOAT32, Batch(), "input", (1, 3, 32, 32))
+    audit = make_audit(
+        "engine", bundle, Compiled(Path(), "model", "engine 1.0"), fused={}, reasons={}, layers={}, norms=0,
+        gelus={"alone": ["Gelu"], "in a product": ["FullyConnected"], "in two": ["Mul", "Erf"]},
+    )  # fmt: skip
+    assert audit.gelu is not None
+    assert (audit.gelu.sites, audit.gelu.fused) == (4, 2)
+    assert {entry.site: entry.reason for entry in audit.gelu.unfused} == {
+        "in two": "runs as Erf + Mul",
+        "lost": "not found in the compiled model",
+    }
+
+
+def test_a_structure_of_an_older_version_tells_nothing_about_gelus() -> None:
+    assert audited().gelu is None
 
 
 def test_a_site_that_was_not_raised_says_so_where_the_engine_says_nothing() -> None:

@@ -44,6 +44,14 @@ class NormAudit(Fact):
     unfused: tuple[Unfused, ...] = ()
 
 
+class GeluAudit(Fact):
+    """The number of GELUs, of those that run inside one kernel, often that of the linear before, and the others."""
+
+    sites: int
+    fused: int
+    unfused: tuple[Unfused, ...] = ()
+
+
 class LinearAudit(Fact):
     """The number of linears by precision, patch embedding included; `other`: the engine does not report it."""
 
@@ -213,6 +221,8 @@ class Audit(Measured):
     precision: str
     attention: AttentionAudit
     layernorm: NormAudit
+    gelu: GeluAudit | None = None
+    """None: written by a version that did not read them."""
     linears: LinearAudit
     layers: Mapping[str, str] = {}
     """linear -> precision"""

@@ -14,7 +14,7 @@ from vitdeploy.graph.model import Graph, bias_behind, constant, dims, only_consu
 from vitdeploy.graph.one_image import one_image
 from vitdeploy.graph.products import CONVOLUTIONS, bias_add_name, list_products, product_name, weight_of
 from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
-from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Linear, Norm, Role, Structure, Unclassified
+from vitdeploy.graph.structure import CORE, AttentionSite, Bias, Gelu, Linear, Norm, Role, Structure, Unclassified
 
 _TRANSPARENT = {
     "Add", "Cast", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul",
@@ -49,10 +49,12 @@ def recognize(graph: Graph, refused: Mapping[str, str], size: tuple[int, int] | 
     norms = tuple(
         Norm(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "LayerNormalization"
     )
+    gelus = tuple(Gelu(name=n.name or "", nodes=(n.name or "",)) for n in graph.nodes if n.op_type == "Gelu")
     structure = Structure(
         attention=tuple(_site(node, block, refused, batch) for block, node in enumerate(cores)),
         linears=tuple(_linears(graph, cores, batch)),
         norms=norms,
+        gelus=gelus,
         unclassified=tuple(_unclassified(graph, refused)),
         products=tuple(list_products(graph, batch)),
     )

@@ -97,6 +97,10 @@ class Norm(_Entry):
     """A LayerNormalization."""
 
 
+class Gelu(_Entry):
+    """A GELU, in its exact form or with tanh."""
+
+
 class Product(_Located):
     """A product with a constant weight that is no linear: a convolution, a product by a stack of matrices."""
 
@@ -124,6 +128,8 @@ class Structure(BaseModel):
     attention: tuple[AttentionSite, ...]
     linears: tuple[Linear, ...]
     norms: tuple[Norm, ...]
+    gelus: tuple[Gelu, ...] | None = None
+    """None: written by a version that did not list them."""
     unclassified: tuple[Unclassified, ...] = ()
     products: tuple[Product, ...] | None = None
     """The products with weights that are no linears; None: written by a version that did not list them."""

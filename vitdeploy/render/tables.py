@@ -145,6 +145,9 @@ def audit(audit: Audit) -> RenderableType:
     _add_reasons(table, attention.unfused)
     table.add_row("LayerNorm fused", f"{audit.layernorm.fused} of {audit.layernorm.sites}")
     _add_reasons(table, audit.layernorm.unfused)
+    if audit.gelu is not None and audit.gelu.sites:
+        table.add_row("GELU in one kernel", f"{audit.gelu.fused} of {audit.gelu.sites}")
+        _add_reasons(table, audit.gelu.unfused)
     if any(audit.tokens):
         table.add_row("tokens by block", describe_tokens(audit.tokens))
     linears = {name: count for name, count in audit.linears.model_dump().items() if count}

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from vitdeploy.evidence import AttentionAudit, Audit, EvidenceLevel, KernelAudit, LinearAudit, NormAudit, Unfused
+from vitdeploy.evidence import (
+    AttentionAudit,
+    Audit,
+    EvidenceLevel,
+    GeluAudit,
+    KernelAudit,
+    LinearAudit,
+    NormAudit,
+    Unfused,
+)
 from vitdeploy.graph.quantized_share import doubt_share, measure_share, type_by_plan
 from vitdeploy.graph.structure import Structure
 
@@ -35,6 +44,7 @@ def make_audit(
     layers: Mapping[str, str],
     norms: int,
     norm_reasons: Mapping[str, str] | None = None,
+    gelus: Mapping[str, Collection[str]] | None = None,
     stored: Mapping[str, str] | None = None,
     planned: Mapping[str, str] | None = None,
     threads: int | None = None,
@@ -53,6 +63,7 @@ def make_audit(
         layers: linear or other product with weights -> the precision in which it runs.
         norms: the number of LayerNorms that run as one kernel. Some engines give these kernels names of their own.
         norm_reasons: LayerNorm -> why it is not one kernel; of those that are known by name.
+        gelus: GELU -> the kernels that compute it.
         stored: linear -> the type of its weights in memory, where the kernel itself unpacks them.
         planned: linear or other product -> its type by the graph, where the engine does not report types.
         threads: the number of threads that it was compiled for, if fusion depends on it.
@@ -69,6 +80,7 @@ def make_audit(
         precision=bundle.numbers.precision,
         attention=_audit_attention(bundle.structure, fused, reasons, evidence),
         layernorm=_audit_norms(bundle.structure, norms, norm_reasons or {}),
+        gelu=_audit_gelus(bundle.structure, gelus or {}),
         linears=_count_linears(bundle.structure, layers),
         layers={name: kind for name, kind in layers.items() if name not in others},
         products={name: kind for name, kind in layers.items() if name in others},
@@ -117,6 +129,18 @@ def _audit_norms(structure: Structure, fused: int, reasons: Mapping[str, str]) -
     others = names[: max(0, len(names) - fused)]
     unfused = tuple(Unfused(site=name, reason=reasons.get(name, "not found in the compiled model")) for name in others)
     return NormAudit(sites=len(names), fused=len(names) - len(unfused), unfused=unfused)
+
+
+def _audit_gelus(structure: Structure, kernels: Mapping[str, Collection[str]]) -> GeluAudit | None:
+    """Return the audit of the GELUs; None for a structure that does not list them."""
+    if structure.gelus is None:
+        return None
+    unfused = tuple(
+        Unfused(site=gelu.name, reason=f"runs as {' + '.join(parts)}" if parts else "not found in the compiled model")
+        for gelu in structure.gelus
+        if len(parts := sorted(kernels.get(gelu.name, ()))) != 1
+    )
+    return GeluAudit(sites=len(structure.gelus), fused=len(structure.gelus) - len(unfused), unfused=unfused)
 
 
 def audit_bundle(target: str, bundle: Bundle, manifest: str) -> Audit:

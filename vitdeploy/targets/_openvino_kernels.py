@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vitdeploy.graph.structure import AttentionSite, Norm, Structure
+from vitdeploy.graph.structure import AttentionSite, Gelu, Norm, Structure
 from vitdeploy.targets._audit import is_named_after
 
 _STORED = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
@@ -175,8 +175,16 @@ def explain_norms(structure: Structure, kernels: list[Kernel]) -> dict[str, str]
     return reasons
 
 
-def _kernels_of(norm: Norm, kernels: list[Kernel]) -> list[Kernel]:
-    return [k for k in kernels if any(is_named_after(name, node) for node in norm.nodes for name in k.names)]
+def match_gelus(structure: Structure, kernels: list[Kernel]) -> dict[str, list[str]]:
+    """Return the kernels that compute each GELU, as a kernel's title for each. Casts and reorders compute nothing."""
+    return {
+        gelu.name: [k.title for k in _kernels_of(gelu, kernels) if k.layer not in _CARRIERS]
+        for gelu in structure.gelus or ()
+    }
+
+
+def _kernels_of(part: Norm | Gelu, kernels: list[Kernel]) -> list[Kernel]:
+    return [k for k in kernels if any(is_named_after(name, node) for node in part.nodes for name in k.names)]
 
 
 def match_linears(structure: Structure, kernels: list[Kernel]) -> dict[str, Kernel]:

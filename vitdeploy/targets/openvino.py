@@ -20,7 +20,14 @@ from vitdeploy.graph.dialect import FLOAT32, Dialect, Int8AttentionKernel, Numbe
 from vitdeploy.recipe import SizeRange
 from vitdeploy.targets import Bundle, Compiled, Target, WatchedSession
 from vitdeploy.targets._audit import make_audit
-from vitdeploy.targets._openvino_kernels import Kernel, count_norms, explain_norms, match_attention, match_linears
+from vitdeploy.targets._openvino_kernels import (
+    Kernel,
+    count_norms,
+    explain_norms,
+    match_attention,
+    match_gelus,
+    match_linears,
+)
 from vitdeploy.targets._openvino_session import (
     Engine,
     OpenVINOSession,
@@ -150,7 +157,7 @@ class OpenVINO(Target):
         norms = count_norms(bundle.structure, kernels)
         return make_audit(
             self.name, bundle, compiled, fused=fused, reasons=reasons, norms=norms, threads=threads,
-            norm_reasons=explain_norms(bundle.structure, kernels),
+            norm_reasons=explain_norms(bundle.structure, kernels), gelus=match_gelus(bundle.structure, kernels),
             layers={name: kernel.precision for name, kernel in products.items()},
             stored={name: kernel.stored for name, kernel in products.items() if kernel.stored is not None},
             doubts=_find_doubts(bundle.numbers, model, rounds=rounds),

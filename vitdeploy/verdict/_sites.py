@@ -47,6 +47,11 @@ def _check_attention(audit: Audit, structure: Structure) -> Iterator[str]:
     norms = audit.layernorm
     if norms.sites != len(structure.norms):
         yield f"audit.json has {norms.sites} LayerNorms, sites.json has {len(structure.norms)}"
+    gelus = audit.gelu
+    if gelus is not None and gelus.sites != len(structure.gelus or ()):
+        yield f"audit.json has {gelus.sites} GELUs, sites.json has {len(structure.gelus or ())}"
+    if gelus is not None and gelus.fused + len(gelus.unfused) != gelus.sites:
+        yield f"audit.json has {gelus.fused} fused and {len(gelus.unfused)} other GELUs of {gelus.sites}"
     if norms.unfused and norms.fused + len(norms.unfused) != norms.sites:  # older evidence has no list
         yield f"audit.json has {norms.fused} fused and {len(norms.unfused)} other LayerNorms of {norms.sites}"
 

@@ -23,12 +23,14 @@ from vitdeploy.targets._onnxruntime.kernels import (
     explain_norms,
     find_on_cpu,
     match_attention,
+    match_gelus,
     match_linears,
     read_kernels,
     read_stored_types,
 )
 from vitdeploy.targets._onnxruntime.layers import read_layers
 from vitdeploy.targets._tensorrt.plan import match_attention as match_layers
+from vitdeploy.targets._tensorrt.plan import match_gelus as match_plan_gelus
 from vitdeploy.targets._tensorrt.plan import match_norms
 
 
@@ -43,7 +45,8 @@ def audit_on_cpu(name: str, bundle: Bundle, compiled: Compiled, threads: int) ->
         name, bundle, compiled, fused=fused, reasons=reasons,
         layers={product: kernel.product_type for product, kernel in products.items()},
         norms=sum(kernel.op in NORMS for kernel in kernels), stored=read_stored_types(path, products, bundle.numbers),
-        norm_reasons=explain_norms(bundle.structure, kernels), threads=threads,
+        norm_reasons=explain_norms(bundle.structure, kernels), gelus=match_gelus(bundle.structure, kernels),
+        threads=threads,
     )  # fmt: skip
 
 
@@ -60,7 +63,7 @@ def audit_on_cuda(name: str, bundle: Bundle, compiled: Compiled, provider: Provi
         name, bundle, compiled, fused=fused, reasons=reasons,
         layers={product: kernel.product_type for product, kernel in products.items()},
         norms=sum(kernel.op in NORMS for kernel in kernels), norm_reasons=explain_norms(structure, kernels),
-        doubts=tuple(doubt_cpu(kernels)),
+        gelus=match_gelus(structure, kernels), doubts=tuple(doubt_cpu(kernels)),
     )  # fmt: skip
     return frozen.replace(audit, providers=count_providers(kernels), elsewhere=find_on_cpu(structure, kernels))
 
@@ -85,7 +88,8 @@ def audit_on_trt_rtx(name: str, bundle: Bundle, compiled: Compiled, provider: Pr
     audit = make_audit(
         name, bundle, compiled, fused=attention.kernels, reasons=attention.unfused, layers={},
         planned=type_by_plan(structure, bundle.numbers, bundle.excluded),
-        norms=len(norms.kernels), norm_reasons=norms.unfused, doubts=doubts,
+        norms=len(norms.kernels), norm_reasons=norms.unfused,
+        gelus=match_plan_gelus(layers, structure.gelus or ()), doubts=doubts,
     )  # fmt: skip
     return frozen.replace(audit, providers=count_providers(kernels), elsewhere=find_on_cpu(structure, kernels))
 

@@ -23,6 +23,7 @@ _INT8 = {
 _PACKED = "MatMulNBits"
 _FLOAT = {_PACKED, "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "ConvTranspose", "Einsum"}
 _FLOAT_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_CONVERTING = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear", "Cast"}
 _CPU = "CPUExecutionProvider"
 
 
@@ -101,6 +102,15 @@ def explain_norms(structure: Structure, kernels: list[ExecutedKernel]) -> dict[s
         if operators and not operators & NORMS:
             reasons[norm.name] = f"runs as {' + '.join(sorted(operators))}"
     return reasons
+
+
+def match_gelus(structure: Structure, kernels: list[ExecutedKernel]) -> dict[str, list[str]]:
+    """Return the operators that compute each GELU; what only changes the type of its result is none."""
+    computing = [k for k in kernels if k.op not in _CONVERTING]
+    return {
+        gelu.name: [k.op for k in computing if any(is_named_after(k.name, node) for node in gelu.nodes)]
+        for gelu in structure.gelus or ()
+    }
 
 
 def match_linears(structure: Structure, kernels: list[ExecutedKernel]) -> dict[str, ExecutedKernel]:

@@ -17,7 +17,7 @@ from vitdeploy.targets._tensorrt.gpu import Gpu
 from vitdeploy.targets._tensorrt.kernels import count_kernels
 from vitdeploy.targets._tensorrt.layers import INSPECTED, LAYERS, read_layers
 from vitdeploy.targets._tensorrt.log import PHASE
-from vitdeploy.targets._tensorrt.plan import find_float32, match_attention, match_linears, match_norms
+from vitdeploy.targets._tensorrt.plan import find_float32, match_attention, match_gelus, match_linears, match_norms
 from vitdeploy.targets._tensorrt.record import EngineRecord, load_record
 from vitdeploy.targets._tensorrt.session import inspect_engine
 from vitdeploy.targets._tensorrt.timing_cache import locate_cache, save_timings
@@ -103,7 +103,7 @@ def audit_engine(name: str, bundle: Bundle, compiled: Compiled, *, evidence: Evi
     return make_audit(
         name, bundle, compiled, fused=attention.kernels, reasons=reasons,
         layers={linear: number_type for linear, number_type in types.items() if number_type is not None},
-        norms=len(norms.kernels), norm_reasons=norms.unfused,
+        norms=len(norms.kernels), norm_reasons=norms.unfused, gelus=match_gelus(layers, structure.gelus or ()),
         doubts=doubts, evidence=evidence, engine=count_kernels(layers),
     )  # fmt: skip
 

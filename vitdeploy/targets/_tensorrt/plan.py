@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
+from vitdeploy.graph.structure import Gelu
+
 NumberType = Literal["int8", "fp8", "fp16", "bf16", "fp32"]
 
 
@@ -221,6 +223,15 @@ def _explain_unfused_norm(nodes: Sequence[str], layers_of: Mapping[str, Sequence
         return _list_kernels(nodes, layers_of)
     inside = ", ".join(layer.name for layer in products)
     return f"ends inside the product of one token that reads it ({inside}), behind {', '.join(before)}"
+
+
+def match_gelus(layers: Sequence[PlanLayer], gelus: Sequence[Gelu]) -> dict[str, list[str]]:
+    """Return the kernels of each GELU."""
+    layers_of = _index_layers(layers)
+    return {
+        gelu.name: list(dict.fromkeys(layer.name for node in gelu.nodes for layer in layers_of.get(node, ())))
+        for gelu in gelus
+    }
 
 
 def _index_layers(layers: Sequence[PlanLayer]) -> dict[str, list[PlanLayer]]:
