@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.images import save_made_up
 from benchmarks.tables import describe_machine, read_rows, write_page
+from benchmarks.zoo.making import count_reasons
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact.layout import SITES
 from vitdeploy.commands.export import export
@@ -72,11 +73,11 @@ def _measure(name: str, existing: set[tuple[str, str]]) -> Iterator[tuple[str, .
             structure = load_structure(artifact.path / SITES)
         assert audit is not None
         attention, norms = audit.attention, audit.layernorm
-        reasons = dict.fromkeys(site.reason for site in (*attention.unfused, *norms.unfused))
+        reasons = count_reasons((*attention.unfused, *norms.unfused), {})
         tokens = dict.fromkeys(site.tokens for site in structure.attention)
         yield (
             name, schedule, " → ".join(map(str, tokens)), target, precision,
-            f"{attention.fused} of {attention.sites}", f"{norms.fused} of {norms.sites}", "; ".join(reasons),
+            f"{attention.fused} of {attention.sites}", f"{norms.fused} of {norms.sites}", "; ".join(f"{count}: {reason}" for reason, count in reasons.items()),
         )  # fmt: skip
 
 
