@@ -77,7 +77,8 @@ def _measure(name: str, existing: set[tuple[str, str]]) -> Iterator[tuple[str, .
         tokens = dict.fromkeys(site.tokens for site in structure.attention)
         yield (
             name, schedule, " → ".join(map(str, tokens)), target, precision,
-            f"{attention.fused} of {attention.sites}", f"{norms.fused} of {norms.sites}", "; ".join(f"{count}: {reason}" for reason, count in reasons.items()),
+            f"{attention.fused} of {attention.sites}", f"{norms.fused} of {norms.sites}",
+            "; ".join(f"{count}: {reason}" for reason, count in reasons.items()),
         )  # fmt: skip
 
 
