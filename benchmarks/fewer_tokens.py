@@ -98,7 +98,7 @@ def _measure(
         faster = format_ratio(None if label == ALL else speed)
         lost = "" if label == ALL else f"{100 * drop.drop:.2f} [{low:.2f}, {high:.2f}]"
         yield (
-            target, precision, label, _describe_schedule(artifact), fused, f"{run.p50_ms:.2f}", faster,
+            target, precision, label, describe_schedule(artifact), fused, f"{run.p50_ms:.2f}", faster,
             f"{100 * drop.deployed:.2f}", lost, format_doubts(bench),
         )  # fmt: skip
 
@@ -116,7 +116,8 @@ def _answer(session: Session, name: str, test: LabelledImages) -> Array:
     return right
 
 
-def _describe_schedule(artifact: Artifact) -> str:
+def describe_schedule(artifact: Artifact) -> str:
+    """Return how many tokens fewer there are behind which block: `0:98,3:49`."""
     tokens = artifact.manifest.tokens
     if tokens is None:
         return ""

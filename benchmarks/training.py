@@ -1,4 +1,4 @@
-"""Train a small classifier from scratch on images in memory, score it, and save its weights with their provenance."""
+"""Train a small model from scratch on images in memory, score it, and save its weights with their provenance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Plan:
     epochs: int
     batch: int
     peak_learning_rate: float
-    label_smoothing: float
+    label_smoothing: float = 0.0
     bfloat16: bool = False
     """Whether products are computed in bfloat16 (autocast); weights and losses stay in float32."""
 
@@ -42,6 +43,7 @@ def train(
     prepare: Callable[[Tensor, torch.Generator], Tensor],
     before_epoch: Callable[[nn.Module, int], None] | None = None,
     checkpoint: Path | None = None,
+    loss_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> nn.Module:
     """Train a model and return it in evaluation mode.
 
@@ -50,13 +52,16 @@ def train(
 
     Args:
         build: makes the model.
-        images: float32 (N, channels, height, width).
-        labels: int64 (N,).
+        images: (N, channels, height, width), as `prepare` takes them.
+        labels: int64 (N,), or what `loss_of` takes.
         plan: how long and how fast.
         prepare: augments and normalizes one batch of images, with a random generator.
         before_epoch: is called with the model and the number of the epoch, from 0.
         checkpoint: a file that holds the state after each epoch; it is removed by whoever is done with it.
+        loss_of: the loss of float32 outputs and the labels of one batch. The default is cross-entropy.
     """
+    if loss_of is None:
+        loss_of = partial(functional.cross_entropy, label_smoothing=plan.label_smoothing)
     torch.manual_seed(plan.seed)
     generator = torch.Generator().manual_seed(plan.seed)
     model = build()
@@ -79,8 +84,8 @@ def train(
             before_epoch(model, epoch)
         for batch in torch.randperm(len(images), generator=generator).split(plan.batch):
             with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-                logits = model(prepare(images[batch], generator))
-            loss = functional.cross_entropy(logits.float(), labels[batch], label_smoothing=plan.label_smoothing)
+                outputs = model(prepare(images[batch], generator))
+            loss = loss_of(outputs.float(), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -120,8 +125,9 @@ def score_top1(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     return 100 * float((predicted == labels).double().mean())
 
 
-def save_weights(model: nn.Module, path: Path, *, name: str, seed: int, test_top1: float) -> None:
-    """Write the weights, with what made them as metadata."""
-    provenance = {"name": name, "seed": seed, "test_top1": round(test_top1, 2), "torch": torch.__version__}
+def save_weights(model: nn.Module, path: Path, *, name: str, seed: int, **scores: float) -> None:
+    """Write the weights, with what made them and their scores on test data as metadata."""
+    rounded = {metric: round(score, 2) for metric, score in scores.items()}
+    provenance = {"name": name, "seed": seed, **rounded, "torch": torch.__version__}
     # One key only: safetensors writes several in a random order, and the file would differ from run to run.
     save_file(model.state_dict(), path, metadata={"provenance": json.dumps(provenance)})

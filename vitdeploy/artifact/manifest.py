@@ -68,6 +68,7 @@ class OutputParity(Fact):
         where: the images with that difference.
         moved_rows: of an output whose rows are selected by score: how many stand in another place than the reference's.
             They were compared with the rows that they belong to.
+        undecided: the largest difference that near-ties between merged tokens explain, which is not in `max_abs`.
     """
 
     name: str
@@ -77,6 +78,7 @@ class OutputParity(Fact):
     discrete: bool = False
     where: str = ""
     moved_rows: int = 0
+    undecided: float = 0.0
 
 
 class Parity(Fact):

@@ -13,6 +13,9 @@ rounded at run time are not in the graph. A batch has at least the limit of what
 **Selections.** Where a model selects rows by score, engines order rows with nearly equal scores differently. Such
 outputs are compared as sets: each row with the one that it belongs to. The last rows may be others, if their scores are
 nearly equal to those of rows that are not selected.
+
+**Merged tokens.** Where patches are merged by similarity, rounding decides near-ties, and a map shows that at the
+places of these patches. How far it moves there was measured (`vitdeploy.graph.merge_ties`), and is not counted.
 """
 
 from __future__ import annotations
@@ -63,6 +66,8 @@ class Example(NamedTuple):
     """The edge of the selection of each image: see `vitdeploy.graph.selection_edges`."""
     further: Mapping[str, Array] = {}
     """The inputs beside the image, by name, such as points of a prompt."""
+    undecided: Mapping[str, Array] = {}
+    """How far near-ties between merged tokens may move each element of an output: see `vitdeploy.graph.merge_ties`."""
 
     def feed(self, input_name: str) -> dict[str, Array]:
         """Return all inputs; the image's is called `input_name`."""
@@ -91,6 +96,7 @@ def compare(
     where: str = "",
     selected: Mapping[str, int] | None = None,
     edges: Sequence[Edge] = (),
+    undecided: Mapping[str, Array] | None = None,
 ) -> Parity:
     """Compare each output of `other` with the reference's, matched by name or else by order.
 
@@ -104,6 +110,7 @@ def compare(
         where: the images, in words.
         selected: the outputs whose rows are a set, with the axis of the rows. Their rows are matched first.
         edges: the edge of the selection of each image, whose rows may be others.
+        undecided: how far each element of an output may be from the reference's. Only more than that counts.
     """
     pairs = _match(reference, other)
     problem = _find_problem(reference, pairs, len(other))
@@ -116,7 +123,13 @@ def compare(
     values, moved = {name: b for name, (_, b) in pairs.items()}, 0
     if selected:
         values, moved = match_rows({name: a for name, (a, _) in pairs.items()}, values, selected, batch, edges)
-    outputs = tuple(_compare_output(name, a, values[name], where) for name, (a, _) in pairs.items())
+    free = undecided or {}
+    outputs = tuple(
+        _compare_decided(name, a, values[name], free[name], where)
+        if name in free
+        else _compare_output(name, a, values[name], where)
+        for name, (a, _) in pairs.items()
+    )
     if moved:
         outputs = tuple(replace(o, moved_rows=moved) if o.name in (selected or ()) else o for o in outputs)
     return _summarize(outputs, (outputs,), (batch,))
@@ -207,7 +220,10 @@ def _compare_example(session: Session, example: Example, input_name: str) -> Par
     batch = len(example.image)
     where = f"{example.name or 'images'} in a batch of {batch}"
     outputs = session.run(example.feed(input_name))
-    return compare(example.outputs, outputs, batch=batch, where=where, selected=example.selected, edges=example.edges)
+    return compare(
+        example.outputs, outputs, batch=batch, where=where, selected=example.selected, edges=example.edges,
+        undecided=example.undecided,
+    )  # fmt: skip
 
 
 def _distance(rounding: float) -> float:
@@ -254,6 +270,14 @@ def _compare_output(name: str, reference: Array, other: Array, where: str) -> Ou
     )
 
 
+def _compare_decided(name: str, reference: Array, other: Array, undecided: Array, where: str) -> OutputParity:
+    """Compare what is beyond the differences that near-ties between merged tokens explain."""
+    difference = other.astype(np.float64) - reference
+    beyond = np.sign(difference) * np.maximum(np.abs(difference) - undecided, 0)
+    explained = float((np.abs(difference) - np.abs(beyond)).max(initial=0.0))
+    return replace(_compare_output(name, reference, reference + beyond, where), undecided=explained)
+
+
 def _cosine(a: Array, b: Array) -> float:
     """Return the cosine; of zeros 1 with zeros, and 0 with anything else.
 
@@ -273,8 +297,9 @@ def _relative(output: OutputParity) -> float:
 
 def _worst(group: Sequence[OutputParity]) -> OutputParity:
     worst = max(group, key=_relative)
-    moved = sum(output.moved_rows for output in group)
-    return replace(worst, cosine=min(output.cosine for output in group), moved_rows=moved)
+    moved, undecided = sum(output.moved_rows for output in group), max(output.undecided for output in group)
+    cosine = min(output.cosine for output in group)
+    return replace(worst, cosine=cosine, moved_rows=moved, undecided=undecided)
 
 
 def _summarize(

@@ -52,6 +52,7 @@ class Examples:
         inputs: all inputs of each batch, of a part that takes no image. There are no pixels then.
         further: the inputs of each batch beside the image; empty if there are none.
         given: the examples that these come from.
+        undecided: how far near-ties between merged tokens may move the outputs of each batch; empty without merging.
     """
 
     input_name: str
@@ -65,6 +66,7 @@ class Examples:
     inputs: tuple[dict[str, Array], ...] = ()
     further: tuple[dict[str, Array], ...] = ()
     given: ExampleInputs = field(default_factory=ExampleInputs)
+    undecided: tuple[dict[str, Array], ...] = ()
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -81,9 +83,11 @@ class Examples:
         inputs = [to_input(pixels, self.preprocess, form) for pixels in self.pixels]
         edges = self.edges or [()] * len(inputs)
         further: Sequence[dict[str, Array]] = self.further or [{}] * len(inputs)
-        parts = zip(inputs, self.outputs, self.names, edges, further, strict=True)
+        undecided: Sequence[dict[str, Array]] = self.undecided or [{}] * len(inputs)
+        parts = zip(inputs, self.outputs, self.names, edges, further, undecided, strict=True)
         return [
-            Example(image, outputs, name, self.selected, edge, beside) for image, outputs, name, edge, beside in parts
+            Example(image, outputs, name, self.selected, edge, beside, free)
+            for image, outputs, name, edge, beside, free in parts
         ]
 
     def with_selection(self, graph: Graph) -> Examples:
@@ -248,6 +252,8 @@ def save_examples(path: Path, examples: Examples, form: InputForm) -> None:
     arrays |= {f"output.{name}": value for name, value in first.outputs.items()}
     arrays |= {f"selected.{name}": np.array(axis) for name, axis in (examples.selected or {}).items()}
     arrays |= {f"edges{number}": np.array(edges) for number, edges in enumerate(examples.edges) if edges}
+    for number, undecided in enumerate(examples.undecided):
+        arrays |= {f"undecided{number}.{name}": value for name, value in undecided.items()}
     for number, other in enumerate(others, start=1):
         case = f"case{number}"
         if examples.pixels:
@@ -282,6 +288,7 @@ def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: In
         selected,
         _read_edges(arrays, 0),
         _with_prefix(arrays, "input."),
+        _with_prefix(arrays, "undecided0."),
     )
     number = 1
     while outputs := _with_prefix(arrays, f"case{number}.output."):
@@ -291,7 +298,8 @@ def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: In
             image = to_input(pixels, preprocess, form)
         if image is None:
             return
-        yield Example(image, outputs, name, selected, _read_edges(arrays, number), further)
+        undecided = _with_prefix(arrays, f"undecided{number}.")
+        yield Example(image, outputs, name, selected, _read_edges(arrays, number), further, undecided)
         number += 1
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vitdeploy.artifact import FewerTokens, Parity, PassRecord
 from vitdeploy.errors import ExportError
 from vitdeploy.frozen import replace
+from vitdeploy.graph.merge_ties import measure_undecided
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.parity import compare, merge
 from vitdeploy.pipeline.examples import Examples
@@ -95,7 +96,9 @@ def merge_tokens(
     from vitdeploy.passes import order
 
     records = _run(order.merging(schedule, unraised), graph, "merged", "--merge-tokens")
-    return records, *_answer(graph, examples, form, path, "merged", "--merge-tokens")
+    examples, parity = _answer(graph, examples, form, path, "merged", "--merge-tokens")
+    undecided = measure_undecided(graph, examples.pairs(form), examples.input_name)
+    return records, dataclasses.replace(examples, undecided=tuple(undecided)), parity
 
 
 def _run(rewrites: list[Pass], graph: Graph, verb: str, flag: str) -> list[PassRecord]:
