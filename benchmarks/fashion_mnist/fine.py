@@ -12,7 +12,6 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, which a path alone does not bring along
 from benchmarks.fashion_mnist.model import IMAGE_SIZE, LABELS, MEAN, FashionVit
@@ -22,9 +21,15 @@ PATCH = 2
 WIDTH = 128
 
 
-class ConvolutionalPatches(nn.Module):
-    """Two convolutions in place of one: patches that overlap by a pixel learn faster (Xiao et al., 2021).
+def _normalized(in_channels: int, channels: int, stride: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(channels), nn.ReLU()
 
+
+class ConvolutionalStem(nn.Module):
+    """Four small convolutions in place of one (Xiao et al., 2021, "Early convolutions help transformers see better").
+
+    A ViT this small learns much faster with them. Inference folds the batch normalization into the convolutions.
     float32 (N, channels, height, width) in, tokens (N, height·width / 4, width of the model) out.
     """
 
@@ -33,17 +38,22 @@ class ConvolutionalPatches(nn.Module):
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size[0] // patch_size, img_size[1] // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        self.first = nn.Conv2d(in_chans, embed_dim // 2, 3, padding=1)
-        self.second = nn.Conv2d(embed_dim // 2, embed_dim, 3, stride=patch_size, padding=1)
+        narrow, wide = embed_dim // 4, embed_dim // 2
+        self.layers = nn.Sequential(
+            *_normalized(in_chans, narrow, 1),
+            *_normalized(narrow, wide, patch_size),
+            *_normalized(wide, wide, 1),
+            nn.Conv2d(wide, embed_dim, 1),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one token for each patch, in the order of rows."""
-        maps: Tensor = self.second(functional.gelu(self.first(images)))
+        maps: Tensor = self.layers(images)
         return maps.flatten(2).transpose(1, 2)
 
 
 def build(patch_drop_rate: float = 0.0) -> FashionVit:
-    """Build the model with fresh weights: float32 (N, 1, 28, 28) in, logits (N, 10) out; 1.29 M parameters.
+    """Build the model with fresh weights: float32 (N, 1, 28, 28) in, logits (N, 10) out; 1.28 M parameters.
 
     `patch_drop_rate` is the share of patches that training skips. It adds no weights, and evaluation ignores it.
     """
@@ -56,7 +66,7 @@ def build(patch_drop_rate: float = 0.0) -> FashionVit:
         depth=6,
         num_heads=4,
         patch_drop_rate=patch_drop_rate,
-        embed_layer=ConvolutionalPatches,
+        embed_layer=ConvolutionalStem,
     )
 
 
