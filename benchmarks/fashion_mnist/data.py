@@ -64,10 +64,10 @@ def read_split(split: Literal["train", "test"], folder: Path = PACKAGE_FOLDER) -
     )
 
 
-def draw_calibration(train: LabelledImages) -> LabelledImages:
-    """Draw the calibration images with a fixed seed, as evenly from the classes as 256 images allow."""
+def draw_calibration(train: LabelledImages, count: int = CALIBRATION_COUNT) -> LabelledImages:
+    """Draw the calibration images with a fixed seed, as evenly from the classes as their number allows."""
     random = np.random.default_rng(CALIBRATION_SEED)
-    quotas = [len(part) for part in np.array_split(np.arange(CALIBRATION_COUNT), CLASSES)]
+    quotas = [len(part) for part in np.array_split(np.arange(count), CLASSES)]
     chosen = [
         random.choice(np.flatnonzero(train.labels == label), size=quota, replace=False)
         for label, quota in enumerate(quotas)
