@@ -28,7 +28,8 @@ GRAPH_MODULES = {
     for name in (
         "calibrate.search", "commands.inspect.sensitivity", "graph.axes", "graph.blocks",
         "graph.casts", "graph.channel_moves", "graph.extra_outputs", "graph.flow", "graph.forced_selection",
-        "graph.fresh_names", "graph.model", "graph.one_image", "graph.probabilities", "graph.products",
+        "graph.fresh_names", "graph.merge_ties", "graph.model", "graph.one_image", "graph.probabilities",
+        "graph.products",
         "graph.query_decoder", "graph.recognize", "graph.regions", "graph.risky_forms", "graph.screening",
         "graph.selection", "graph.selection_edges", "graph.shared_weights", "graph.softmaxes", "graph.widening",
         "sources._bound",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from vitdeploy.artifact import FewerTokens, Parity, PassRecord
 from vitdeploy.errors import ExportError
 from vitdeploy.frozen import replace
-from vitdeploy.graph.merge_ties import measure_undecided
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.parity import compare, merge
 from vitdeploy.pipeline.examples import Examples
@@ -93,6 +92,7 @@ def merge_tokens(
     Raises:
         ExportError: tokens cannot be merged behind one of the blocks.
     """
+    from vitdeploy.graph.merge_ties import measure_undecided
     from vitdeploy.passes import order
 
     records = _run(order.merging(schedule, unraised), graph, "merged", "--merge-tokens")

@@ -14,7 +14,7 @@ from vitdeploy.artifact import FewerTokens, Parity
 from vitdeploy.render.html import render, tokens
 from vitdeploy.render.html.page import compose
 from vitdeploy.render.html.parts import Missing, Section
-from vitdeploy.render.html.tokens import Step, TokenGroups
+from vitdeploy.render.html.tokens import PatchGroups, TokenGroups
 from vitdeploy.session import Array
 
 GAP = Missing("left out", "vitdeploy report deit")
@@ -35,7 +35,7 @@ PICTURE = np.concatenate(
 
 
 def groups(*numbers: int, picture: Array = PICTURE) -> TokenGroups:
-    return TokenGroups("val", (picture,), (Step(3, np.array(numbers).reshape(1, 2, 2)),))
+    return TokenGroups("val", (picture,), (PatchGroups(3, np.array(numbers).reshape(1, 2, 2)),))
 
 
 def drawn(section: Section) -> list[Array]:

@@ -42,19 +42,19 @@ def judge(
         return _images_ratio(runs[over], runs[name], counts[over], counts[name])
 
     sound = {name for index, name in enumerate(names) if is_sound(bench, index)}
-    kept = UNTUNED
+    winner = UNTUNED
     for name in names[1:]:
-        if name in sound and certain_speedup(compare(name, kept)) > 1:
-            kept = name
-    bases = [base for base in (UNTUNED, HINT) if base != kept and sound.issuperset({base, kept})]
-    over = {base: compare(kept, base) for base in bases}
+        if name in sound and certain_speedup(compare(name, winner)) > 1:
+            winner = name
+    bases = [base for base in (UNTUNED, HINT) if base != winner and sound.issuperset({base, winner})]
+    over = {base: compare(winner, base) for base in bases}
     shown = (
         replace(run, speedup=compare(name, UNTUNED) if name != UNTUNED and name in sound else None)
         for name, run in runs.items()
     )
     return TunedScenario(
-        kept=kept, setting=settings[kept], over_untuned=over.get(UNTUNED), over_hint=over.get(HINT),
-        why=_explain(bench, kept, settings, over), valid=bench.valid, doubts=bench.doubts,
+        kept=winner, setting=settings[winner], over_untuned=over.get(UNTUNED), over_hint=over.get(HINT),
+        why=_explain(bench, winner, settings, over), valid=bench.valid, doubts=bench.doubts,
         runs=tuple(shown), settings=settings, tried=tuple(tried), seconds=bench.seconds,
     )  # fmt: skip
 
@@ -72,12 +72,12 @@ def _images_ratio(reference: Run, other: Run, reference_images: int, other_image
     return Interval(ratio=queries.ratio * factor, ci95=(low * factor, high * factor))
 
 
-def _explain(bench: Bench, kept: Kept, settings: Mapping[Kept, StreamSetting], over: Mapping[Kept, Interval]) -> str:
-    if kept == UNTUNED and not bench.valid:
+def _explain(bench: Bench, winner: Kept, settings: Mapping[Kept, StreamSetting], over: Mapping[Kept, Interval]) -> str:
+    if winner == UNTUNED and not bench.valid:
         return "the untuned setting is kept, because the comparison is in doubt: --seconds measures longer"
-    if kept == UNTUNED:
-        return f"the untuned setting is kept ({settings[kept]}): nothing else is certainly faster"
+    if winner == UNTUNED:
+        return f"the untuned setting is kept ({settings[winner]}): nothing else is certainly faster"
     gains = [f"{format_times(over[UNTUNED])} as many images a second as untuned"]
     if HINT in over:
         gains.append(f"{format_times(over[HINT])} as many as with the engine's own hint")
-    return f"{settings[kept]}: {', '.join(gains)}"
+    return f"{settings[winner]}: {', '.join(gains)}"

@@ -20,7 +20,7 @@ from vitdeploy.errors import GraphError
 from vitdeploy.graph import structure as structures
 from vitdeploy.graph.structure import SIMILARITY
 from vitdeploy.progress import Progress
-from vitdeploy.render.html.tokens import Step, TokenGroups
+from vitdeploy.render.html.tokens import PatchGroups, TokenGroups
 from vitdeploy.runtime.artifact_session import feed
 from vitdeploy.session import Array
 
@@ -53,12 +53,13 @@ def token_groups(artifact: Artifact, data: str | None, count: int, progress: Pro
         raise GraphError(f"the {tokens} tokens of block 0 are no grid of patches", fix="They cannot be drawn.")
     _, rows, columns = grid
     if manifest.tokens.dropped:
-        kept = np.arange(rows * columns)
-        flat = {block: [drop] * len(images) for block, drop in _drop(kept, manifest.tokens.dropped).items()}
+        behind = _drop(rows * columns, manifest.tokens.dropped)
+        flat = {block: [patches] * len(images) for block, patches in behind.items()}
     else:
         with progress.step("Read which tokens are merged"):
             flat = _run(artifact, images, rows * columns)
-    steps = tuple(Step(block, np.stack(flat[block]).reshape(-1, rows, columns)) for block in _spread(sorted(flat)))
+    stacked = {block: np.stack(flat[block]).reshape(-1, rows, columns) for block in _spread(sorted(flat))}
+    steps = tuple(PatchGroups(block, groups) for block, groups in stacked.items())
     return TokenGroups(spec, tuple(channels_last(image) for image in images), steps)
 
 
@@ -82,7 +83,7 @@ def _run(artifact: Artifact, images: Sequence[Array], patches: int) -> dict[int,
     if len(merges) != len(blocks):
         raise GraphError(f"the graph has {len(merges)} merges, and the manifest {len(blocks)}", fix=_FIX)
     names = [name for pair in merges for name in pair]
-    found: dict[int, list[Array]] = {block: [] for block in blocks}
+    by_block: dict[int, list[Array]] = {block: [] for block in blocks}
     with scratch_folder("report") as work:
         with_outputs(artifact.file(GRAPH), names, work / "tokens.onnx")
         with OnnxSession(work / "tokens.onnx", lean=True) as session:
@@ -91,8 +92,8 @@ def _run(artifact: Artifact, images: Sequence[Array], patches: int) -> dict[int,
                 matches = [(outputs[best][0], outputs[order][0]) for best, order in merges]
                 places = compose_merges(matches, [tokens.merged[block] for block in blocks], patches)
                 for block, place in zip(blocks, places, strict=True):
-                    found[block].append(place)
-    return found
+                    by_block[block].append(place)
+    return by_block
 
 
 def _find_matches(path: Path) -> list[tuple[str, str]]:
@@ -138,12 +139,13 @@ def compose_merges(matches: Sequence[tuple[Array, Array]], removed: Sequence[int
     return behind
 
 
-def _drop(kept: Array, dropped: Mapping[int, Mapping[int, int]]) -> dict[int, Array]:
+def _drop(patches: int, dropped: Mapping[int, Mapping[int, int]]) -> dict[int, Array]:
     """Return for each block the patches that are left behind it, with -1 for those that are dropped."""
+    left = np.arange(patches)
     behind: dict[int, Array] = {}
-    for block, patches in sorted(dropped.items()):
-        kept = np.where(np.isin(np.arange(len(kept)), list(patches)), -1, kept)
-        behind[block] = kept
+    for block, gone in sorted(dropped.items()):
+        left = np.where(np.isin(np.arange(patches), list(gone)), -1, left)
+        behind[block] = left
     return behind
 
 

@@ -13,7 +13,7 @@ from vitdeploy.session import Array
 
 
 @dataclass(frozen=True)
-class Step:
+class PatchGroups:
     """The patches behind the attention of one block.
 
     Attributes:
@@ -37,7 +37,7 @@ class TokenGroups:
 
     data: str
     images: tuple[Array, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[PatchGroups, ...]
 
 
 def section(groups: TokenGroups | None, missing: Missing) -> Section:
