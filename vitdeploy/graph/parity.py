@@ -274,7 +274,7 @@ def _compare_decided(name: str, reference: Array, other: Array, undecided: Array
     """Compare what is beyond the differences that near-ties between merged tokens explain."""
     difference = other.astype(np.float64) - reference
     beyond = np.sign(difference) * np.maximum(np.abs(difference) - undecided, 0)
-    explained = float((np.abs(difference) - np.abs(beyond)).max(initial=0.0))
+    explained = float(np.minimum(np.abs(difference), undecided)[np.isfinite(difference)].max(initial=0.0))
     return replace(_compare_output(name, reference, reference + beyond, where), undecided=explained)
 
 

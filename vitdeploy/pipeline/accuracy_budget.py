@@ -52,7 +52,7 @@ class AccuracyBudget:
     def judge(self, candidate: Candidate) -> Trial:
         """Measure the accuracy that the candidate loses."""
         expected = self._expected
-        loss = measure_loss(self._task, expected, self._run(candidate, expected.batches))
+        loss = measure_loss(self._task, expected, self._run(candidate, expected))
         return Trial(
             precision=candidate.name,
             quantizer=candidate.quantizer,
@@ -72,15 +72,16 @@ class AccuracyBudget:
     def _expected(self) -> Answers:
         return drop_foreign_labels(self._task, self._run(self._reference))
 
-    def _run(self, candidate: Candidate, batches: int | None = None) -> Answers:
-        """Run a candidate on `batches` batches.
+    def _run(self, candidate: Candidate, expected: Answers | None = None) -> Answers:
+        """Run a candidate on the batches that the reference has answered.
 
-        The reference (None) runs until its answers fill `_MOST_ANSWER_BYTES`, or the time for further images is over.
+        The reference itself runs until its answers fill `_MOST_ANSWER_BYTES`, or the time for further images is over.
         """
+        batches, total = (None, None) if expected is None else (expected.batches, len(expected.answers))
         answers = AnswersInProgress(self._task)
         title = f"Judge {candidate.label} on images"
         started, images = time.monotonic(), 0
-        with self._open(candidate) as session, self._progress.step(title) as advance:
+        with self._open(candidate) as session, self._progress.step(title, total) as advance:
             for batch in islice(self._batches(), batches):
                 results = session.run(as_feeds(batch.inputs, self._builder.prepared.facts.examples.input_name))
                 count = len(images_of(batch.inputs))

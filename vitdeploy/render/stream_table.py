@@ -21,6 +21,6 @@ def _scenario(name: str, tuned: TunedScenario) -> RenderableType:
     table = make_table(f"Throughput, {name}", "", "streams", "batch", "images/s", "times untuned, 95 %")
     for run, setting in zip(tuned.runs, tuned.settings.values(), strict=True):
         ratio = "" if run.speedup is None else numbers.speedup(run.speedup)
-        kept = f"{run.name} (kept)" if run.name == tuned.kept else run.name
-        table.add_row(kept, str(setting.streams), str(setting.batch), three_digits(run.throughput_ips), ratio)
+        label = f"{run.name} (kept)" if run.name == tuned.kept else run.name
+        table.add_row(label, str(setting.streams), str(setting.batch), three_digits(run.throughput_ips), ratio)
     return add_notes(table, [tuned.why, *(f"doubt: {doubt}" for doubt in tuned.doubts)])

@@ -212,7 +212,7 @@ def match_norms(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]])
 
 
 def _explain_unfused_norm(nodes: Sequence[str], layers_of: Mapping[str, Sequence[PlanLayer]]) -> str:
-    """Return the kernels of a norm. That of one token ends inside of the product that reads it, which costs nothing.
+    """Return the kernels of a norm. That of one token may end inside the product that reads it.
 
     A linear of one token multiplies a matrix and a vector. TensorRT generates one kernel for it and what is before.
     """
