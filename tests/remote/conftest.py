@@ -133,6 +133,14 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -
         time.sleep(0.05)
 
 
+def size_of(path: Path) -> int:
+    """The bytes of a file that another process may move away at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def script(path: Path, *lines: str) -> str:
     """A shell script."""
     path.write_text("\n".join(("#!/bin/sh", *lines, "")))
@@ -143,6 +151,12 @@ def script(path: Path, *lines: str) -> str:
 def working(far: Far) -> bool:
     """True if a job has the lock: its vitdeploy has started."""
     return any((job / "stdout").exists() and not (job / "ended.json").exists() for job in far.jobs())
+
+
+def waiting(far: Far) -> bool:
+    """True if a job has said that it waits for the lock."""
+    logs = (job / "stderr" for job in far.jobs())  # a job's folder is there before its log
+    return any(log.exists() and "waiting" in log.read_text() for log in logs)
 
 
 def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
@@ -158,11 +172,13 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Th
 
 
 def process_of(far: Far) -> tuple[int, int]:
-    """The worker of the only job, and its vitdeploy."""
+    """The worker of the only job, and its vitdeploy, as soon as both have started."""
     [job] = far.jobs()
+    wait_until((job / "pid").exists, "the worker starts")
     worker = int((job / "pid").read_text())
-    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-    return worker, int(children[0])
+    children = Path(f"/proc/{worker}/task/{worker}/children")
+    wait_until(lambda: bool(children.read_text()), "its vitdeploy starts")
+    return worker, int(children.read_text().split()[0])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.conftest import listing, run, start
 from tests.cli.test_contract import answer
-from tests.remote.conftest import on, process_of, script, wait_until, when, working
+from tests.remote.conftest import on, process_of, script, size_of, wait_until, waiting, when, working
 from tests.remote.cutter import Wire
 from tests.remote.far import Far, sshd
 from vitdeploy import artifact as artifacts
@@ -33,7 +33,7 @@ def test_a_link_cut_in_mid_upload_goes_on_where_it_was(
     total = sum(path.stat().st_size for path in here.rglob("*"))
     assert total > 1_500_000, "there has to be something to cut"
     wire.bytes_per_second = 800_000  # else all is under way before vitdeploy has started over there
-    cutting = when(lambda: any(part.stat().st_size > total / 2 for part in far.cache.glob("partial/*")), wire.cut)
+    cutting = when(lambda: any(size_of(part) > total / 2 for part in far.cache.glob("partial/*")), wire.cut)
     result = run("compile", here, "--host", "lab", "--json")
     cutting.join()
     assert answer(result)["stage"] == "artifact"
@@ -164,7 +164,7 @@ def test_two_clients_at_once_queue_and_both_are_right(
         assert (listed["state"], listed["device"]["queued"]) == ("busy", 1)
         assert listed["why"].startswith("`bench` of ")
         second = start("compile", compiled, "--host", "lab", "--json")
-        wait_until(lambda: any("waiting" in (job / "stderr").read_text() for job in far.jobs()), "the second waits")
+        wait_until(lambda: waiting(far), "the second waits")
         assert artifacts.load(compiled).manifest.stage == "bundle"
     finally:
         os.kill(holder, signal.SIGCONT)  # it has the lock that all jobs of this machine wait for

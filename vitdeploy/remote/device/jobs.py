@@ -126,9 +126,11 @@ class Jobs:
 
     def cancel(self, name: str) -> None:
         """End the job, as Ctrl-C would. Its results are discarded."""
-        folder = self.folder(name)
-        (folder / "taken").touch()
-        if _is_alive(folder):
+        with self._exclusive():  # else a job that is just being started has no pid yet
+            folder = self.folder(name)
+            (folder / "taken").touch()
+            if not _is_alive(folder):
+                return
             with suppress(ProcessLookupError):
                 os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
 
