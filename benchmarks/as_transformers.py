@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from vitdeploy import sources
 from vitdeploy.recipe import ModelSpec
 
+tf: Any = transformers  # its types are not known before a class is loaded
+
 TOLERANCE = 1e-4
 """The largest difference between the logits of the timm model and of its copy, which are of order 10."""
-DEIT_TINY: Mapping[str, int] = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
-VIT_BASE: Mapping[str, int] = {}  # transformers' defaults
 
 
-def save_random(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Save a ViT for 1,000 classes and 224 x 224 pixels with the weights of `vitdeploy --weights random`."""
-    settings: dict[str, Any] = {"num_labels": 1000, "architectures": [ViTForImageClassification.__name__], **sizes}
-    ViTConfig(**settings).save_pretrained(folder)
-    ViTImageProcessor().save_pretrained(folder)
+@dataclass(frozen=True)
+class Random:
+    """A model of transformers that gets random weights.
+
+    Attributes:
+        model: its class.
+        config: its configuration.
+        processor: what makes its images.
+    """
+
+    model: type[Any]
+    config: Any
+    processor: Any
+
+
+def _make_vit(width: int, heads: int) -> Random:
+    config = tf.ViTConfig(num_labels=1000, hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+    return Random(tf.ViTForImageClassification, config, ViTImageProcessor())
+
+
+def _square(size: int) -> dict[str, int]:
+    return {"height": size, "width": size}
+
+
+_DINOV2_SMALL: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
+DEIT_TINY = _make_vit(192, 3)
+DEIT_SMALL = _make_vit(384, 6)
+VIT_BASE = _make_vit(768, 12)
+SWIN_TINY = Random(tf.SwinForImageClassification, tf.SwinConfig(num_labels=1000), ViTImageProcessor())
+DINOV2_SMALL = Random(
+    tf.Dinov2ForImageClassification,
+    tf.Dinov2Config(num_labels=1000, **_DINOV2_SMALL),
+    ViTImageProcessor(size=_square(518)),
+)
+SEGFORMER_B0 = Random(
+    tf.SegformerForSemanticSegmentation,
+    tf.SegformerConfig(num_labels=150),
+    tf.SegformerImageProcessor(size=_square(512)),
+)
+DEPTH_SMALL = Random(
+    tf.DepthAnythingForDepthEstimation,
+    tf.DepthAnythingConfig(
+        backbone_config=tf.Dinov2Config(
+            **_DINOV2_SMALL, reshape_hidden_states=False, apply_layernorm=True, out_indices=[3, 6, 9, 12]
+        ),
+        reassemble_hidden_size=384, neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64,
+    ),
+    tf.DPTImageProcessor(size=_square(518)),
+)  # fmt: skip
+RF_DETR_NANO = Random(
+    tf.RfDetrForObjectDetection,
+    tf.RfDetrConfig(
+        backbone_config=tf.RfDetrDinov2Config(
+            hidden_size=384, num_attention_heads=6, image_size=384, patch_size=16, num_windows=2,
+            out_indices=[3, 6, 9, 12],
+        ),
+        decoder_layers=2, num_labels=91,
+    ),
+    tf.DeformableDetrImageProcessor(size=_square(384), do_pad=False),
+)  # fmt: skip
+
+
+def save_random(folder: Path, kind: Random) -> None:
+    """Save a model with the weights of `vitdeploy --weights random`."""
+    kind.config.architectures = [kind.model.__name__]
+    kind.config.save_pretrained(folder)
+    kind.processor.save_pretrained(folder)
     model: Any = sources.load(ModelSpec(spec=f"hf:{folder}", weights="random")).module
     model.save_pretrained(folder)
 

@@ -1,24 +1,19 @@
-"""The models of `side_by_side.py`, and the ways to run them: stock engines, tools of others, and vitdeploy."""
+"""The ways to run the models of `side_by_side.py`: stock engines, tools of others, and vitdeploy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from onnxruntime.transformers.optimizer import optimize_model
 
-from benchmarks import as_transformers
-from benchmarks.fashion_mnist import data as fashion
-from benchmarks.fashion_mnist import hostile
-from benchmarks.fashion_mnist.model import MEAN, STD, FashionVit
 from benchmarks.foreign import StockOpenVINO, count_attention_in_onnxruntime
-from benchmarks.images import make_input, save_made_up
-from benchmarks.quantization import CALIBRATION_IMAGES, PEERS, Subject
+from benchmarks.quantization import PEERS
+from benchmarks.side_by_side_models import Case
 from benchmarks.venvs import ToolError, run_in_venv
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import load
@@ -29,100 +24,30 @@ from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.progress import Silent
 from vitdeploy.runtime.artifact_session import open_session
 from vitdeploy.runtime.torch_session import TorchSession
-from vitdeploy.session import Array, Feeds, Session
+from vitdeploy.session import Session
 
-INPUT = "pixel_values"
 _OPTIMUM = Path(__file__).with_name("optimum_peers.py")
 _FAILED = ".failed"
-_SPEED_IMAGES = 32
-"""Calibration images where only speed is measured: their content changes scales, not time."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and its folder, which holds the model as transformers saves it (`hf`), images, and what is made of it."""
-
-    title: str
-    folder: Path
-    build: Callable[[Path], None]
-    trained: bool
-
-    @cached_property
-    def subject(self) -> Subject:
-        """The model as vitdeploy takes it, with its images."""
-        calibration, test = (str(self.folder / f"{name}.npz") for name in ("calibration", "test"))
-        return Subject(self.title, f"hf:{self.folder / 'hf'}", calibration, test)
-
-    @property
-    def module(self) -> Any:
-        """PyTorch's module."""
-        return self.subject.module
-
-    @property
-    def sites(self) -> int:
-        """The number of its attentions."""
-        return int(self.module.config.num_hidden_layers)
-
-    @cached_property
-    def feeds(self) -> Feeds:
-        """The one image that is used for timing."""
-        return {INPUT: np.load(self.folder / "images.npz")["calibration"][:1]}
-
-    def prepare(self) -> None:
-        """Save the model, its images, and the graphs that torch exports, unless that was done before."""
-        if (self.folder / "images.npz").exists():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.build(self.folder / "hf")
-        calibration = self._calibration()
-        for opset in (20, 23):  # torch's default, and the first one that has an operator for attention
-            path = self.folder / f"opset{opset}" / "model.onnx"
-            path.parent.mkdir(exist_ok=True)
-            torch.onnx.export(
-                _Logits(self.module).eval(), (torch.from_numpy(calibration[:1]),), path, dynamo=True,
-                opset_version=opset, input_names=[INPUT], external_data=False, verbose=False,
-            )  # fmt: skip
-            np.savez(path.with_name("images.npz"), calibration=calibration)
-        np.savez(self.folder / "images.npz", calibration=calibration)
-
-    def _calibration(self) -> Array:
-        """Save the images; return those to calibrate on, as the model takes them."""
-        if self.trained:
-            fashion.save_sets(self.folder)
-            return self.subject.read_images("calibration", CALIBRATION_IMAGES)[0]
-        preprocess = self.subject.model.preprocess
-        save_made_up(self.folder / "calibration.npz", preprocess, _SPEED_IMAGES)
-        return make_input(preprocess, _SPEED_IMAGES)
-
-
-class _Logits(torch.nn.Module):
-    """A transformers classifier that returns its logits and nothing else."""
-
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixel_values: torch.Tensor) -> Any:
-        return self.module(pixel_values).logits
-
-
-def all_cases(work: Path) -> Iterator[Case]:
-    """Yield two models for speed, then a trained one and its twin that is hostile to INT8."""
-
-    def random(sizes: Mapping[str, int]) -> Callable[[Path], None]:
-        return lambda folder: as_transformers.save_random(folder, sizes)
-
-    def copy(model: Callable[[], FashionVit]) -> Callable[[Path], None]:
-        return lambda folder: as_transformers.save_copy(folder, model(), MEAN, STD)
-
-    yield Case("DeiT-Tiny", work / "deit-tiny", random(as_transformers.DEIT_TINY), trained=False)
-    yield Case("ViT-Base", work / "vit-base", random(as_transformers.VIT_BASE), trained=False)
-    yield Case("Fashion-MNIST", work / "fashion", copy(hostile.load_trained), trained=True)
-    yield Case("Fashion-MNIST, INT8-hostile", work / "hostile", copy(hostile.int8_hostile), trained=True)
-
+_WITHOUT_BF16 = "fp32,int8,int8-dynamic,int8-weights"
 
 Maker = Callable[[Case, Path], None]
 """Writes the model to a path; raises ToolError or VitdeployError."""
+
+
+def _any(_: Case) -> bool:
+    return True
+
+
+def _is_vit(case: Case) -> bool:
+    return case.is_vit
+
+
+def _is_classifier(case: Case) -> bool:
+    return case.is_classifier
+
+
+def _merges(case: Case) -> bool:
+    return bool(case.merging)
 
 
 @dataclass(frozen=True)
@@ -135,6 +60,7 @@ class Contender:
         path: the model's file or folder, in the folder of a case.
         engine: what opens it.
         maker: what makes it; None where `Case.prepare` does.
+        takes: the models that it is for.
     """
 
     title: str
@@ -142,6 +68,7 @@ class Contender:
     path: str
     engine: Literal["torch", "torch.compile", "onnxruntime", "openvino", "openvino at f32", "vitdeploy"]
     maker: Maker | None = None
+    takes: Callable[[Case], bool] = _any
 
     def make(self, case: Case) -> None:
         """Write the model, or a note with the tool's error, unless there is one of the two."""
@@ -183,7 +110,8 @@ class Contender:
     def describe_numbers(self, case: Case, session: Session) -> str:
         """Return what it computes in, with the type that OpenVINO chose for what is not quantized."""
         if self.engine == "vitdeploy":
-            return load(case.folder / self.path).manifest.target.precision
+            manifest = load(case.folder / self.path).manifest
+            return next((trial.label for trial in manifest.trials if trial.kept), manifest.target.precision)
         if not isinstance(session, StockOpenVINO):
             return self.numbers
         rest = {"f32": "fp32", "bf16": "bf16"}.get(session.effective["inference_precision"], "other")
@@ -196,9 +124,9 @@ class Contender:
             attention = inspect(load(path)).attention
             return f"{attention.fused}/{attention.sites}"
         if isinstance(session, StockOpenVINO):
-            return f"{session.count_fused_attention()}/{case.sites}"
+            return str(session.count_fused_attention())
         if self.engine == "onnxruntime":
-            return f"{count_attention_in_onnxruntime(path, case.feeds, session.threads or 1)}/{case.sites}"
+            return str(count_attention_in_onnxruntime(path, case.feeds, session.threads or 1))
         return ""
 
 
@@ -227,36 +155,64 @@ def _run_ort_optimizer(case: Case, path: Path) -> None:
         raise ToolError(f"{type(error).__name__}: {error}".splitlines()[-1]) from error
 
 
-def _export(case: Case, path: Path) -> None:
-    """Run `vitdeploy export --precision auto` with the images that the others calibrate on."""
+def _export(target: str, case: Case, path: Path, *, precision: str = "auto", merge: bool = False) -> None:
+    """Run `vitdeploy export` with the images that the others calibrate on."""
     recipe = recipes.compose(
-        case.subject.spec, target=path.name, precision="auto", calibration=case.subject.calibration,
-        weights=None if case.trained else "random",
+        case.subject.spec, target=target, precision=precision, calibration=case.subject.calibration,
+        weights=None if case.trained else "random", merge_tokens=case.merging if merge else None,
     )  # fmt: skip
     export(recipe, path, Silent())
 
 
-PICKS = ("**vitdeploy** onnxruntime auto", "**vitdeploy** openvino auto")
+AT_F32 = ", at f32"
+"""Ends the title of a way that computes in float32 what is not quantized."""
+OURS = "**vitdeploy** "
+"""Begins the titles of vitdeploy's ways."""
+MERGED = f"{OURS}openvino auto, tokens merged"
+PICKS = (f"{OURS}onnxruntime auto", f"{OURS}openvino auto")
+PICKS_AT_F32 = (f"{OURS}onnxruntime auto", f"{OURS}openvino auto{AT_F32}")
 CONTENDERS = (
     Contender("PyTorch eager", "fp32", "hf", "torch"),
     Contender("torch.compile", "fp32", "hf", "torch.compile"),
     Contender("ONNX Runtime, opset 20", "fp32", "opset20/model.onnx", "onnxruntime"),
     Contender("ONNX Runtime, opset 23", "fp32", "opset23/model.onnx", "onnxruntime"),
-    Contender("ORT transformers optimizer", "fp32", "opset20/ort-transformers.onnx", "onnxruntime", _run_ort_optimizer),
-    Contender("optimum-onnx export", "fp32", "onnx-fp32.onnx", "onnxruntime", _run_optimum_onnx),
-    Contender("optimum-onnx ORTOptimizer O3", "fp32", "onnx-optimized.onnx", "onnxruntime", _run_optimum_onnx),
-    Contender("OpenVINO at f32, opset 20", "fp32", "opset20/model.onnx", "openvino at f32"),
-    Contender("OpenVINO at f32, opset 23", "fp32", "opset23/model.onnx", "openvino at f32"),
-    Contender("optimum-intel export, at f32", "fp32", "intel-fp32.xml", "openvino at f32", _run_optimum_intel),
-    Contender("optimum-intel export", "fp32", "intel-fp32.xml", "openvino", _run_optimum_intel),
-    Contender("optimum-intel OVQuantizer", "int8", "intel-int8.xml", "openvino", _run_optimum_intel),
-    Contender("optimum-intel OVQuantizer, at f32", "int8", "intel-int8.xml", "openvino at f32", _run_optimum_intel),
+    Contender(
+        "ORT transformers optimizer", "fp32", "opset20/ort-transformers.onnx", "onnxruntime", _run_ort_optimizer,
+        _is_vit,
+    ),
+    Contender("optimum-onnx export", "fp32", "onnx-fp32.onnx", "onnxruntime", _run_optimum_onnx, _is_classifier),
+    Contender(
+        "optimum-onnx ORTOptimizer O3", "fp32", "onnx-optimized.onnx", "onnxruntime", _run_optimum_onnx, _is_vit
+    ),
+    Contender("OpenVINO, opset 20, at f32", "fp32", "opset20/model.onnx", "openvino at f32"),
+    Contender("OpenVINO, opset 23, at f32", "fp32", "opset23/model.onnx", "openvino at f32"),
+    Contender("OpenVINO, opset 23", "fp32", "opset23/model.onnx", "openvino"),
+    Contender(
+        "optimum-intel export, at f32", "fp32", "intel-fp32.xml", "openvino at f32", _run_optimum_intel, _is_classifier
+    ),
+    Contender("optimum-intel export", "fp32", "intel-fp32.xml", "openvino", _run_optimum_intel, _is_classifier),
+    Contender("optimum-intel OVQuantizer", "int8", "intel-int8.xml", "openvino", _run_optimum_intel, _is_classifier),
+    Contender(
+        "optimum-intel OVQuantizer, at f32", "int8", "intel-int8.xml", "openvino at f32", _run_optimum_intel,
+        _is_classifier,
+    ),
     Contender("NNCF, nothing set", "int8", "opset23/nncf-plain.xml", "openvino", _run_peer),
+    Contender("NNCF, nothing set, at f32", "int8", "opset23/nncf-plain.xml", "openvino at f32", _run_peer),
     Contender("NNCF, model_type TRANSFORMER", "int8", "opset23/nncf.xml", "openvino", _run_peer),
+    Contender("NNCF, model_type TRANSFORMER, at f32", "int8", "opset23/nncf.xml", "openvino at f32", _run_peer),
     Contender("ORT quantize_dynamic", "int8", "opset20/ort-dynamic.onnx", "onnxruntime", _run_peer),
     Contender("ORT quantize_static", "int8", "opset20/ort-static.onnx", "onnxruntime", _run_peer),
-    Contender("optimum-onnx ORTQuantizer dynamic", "int8", "onnx-dynamic.onnx", "onnxruntime", _run_optimum_onnx),
-    Contender("optimum-onnx ORTQuantizer static", "int8", "onnx-static.onnx", "onnxruntime", _run_optimum_onnx),
-    Contender(PICKS[0], "auto", "onnxruntime", "vitdeploy", _export),
-    Contender(PICKS[1], "auto", "openvino", "vitdeploy", _export),
-)
+    Contender(
+        "optimum-onnx ORTQuantizer dynamic", "int8", "onnx-dynamic.onnx", "onnxruntime", _run_optimum_onnx,
+        _is_classifier,
+    ),
+    Contender(
+        "optimum-onnx ORTQuantizer static", "int8", "onnx-static.onnx", "onnxruntime", _run_optimum_onnx, _is_classifier
+    ),
+    Contender(PICKS[0], "auto", "onnxruntime", "vitdeploy", partial(_export, "onnxruntime")),
+    Contender(PICKS[1], "auto", "openvino", "vitdeploy", partial(_export, "openvino")),
+    Contender(
+        PICKS_AT_F32[1], "auto", "openvino-f32", "vitdeploy", partial(_export, "openvino", precision=_WITHOUT_BF16)
+    ),
+    Contender(MERGED, "auto", "openvino-merged", "vitdeploy", partial(_export, "openvino", merge=True), _merges),
+)  # fmt: skip

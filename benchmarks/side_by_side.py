@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, INPUT, PICKS, Case, Contender, all_cases
+from benchmarks.contenders import CONTENDERS, MERGED, OURS, PICKS, PICKS_AT_F32, Contender
 from benchmarks.quantization import first_output
-from benchmarks.tables import describe_machine, format_ratio, read_rows, write_page
+from benchmarks.side_by_side_models import INPUT, Case, all_cases
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, format_table, read_rows, write_page
 from benchmarks.venvs import read_pins
 from vitdeploy import environment
 from vitdeploy.errors import VitdeployError
@@ -41,6 +42,10 @@ COLUMNS = (
     "model", "tool", "computes in", "p50 ms", "× fastest stock FP32 [95 %]", "× vitdeploy's pick [95 %]",
     "drop, points [95 %]", "attention fused", "note",
 )  # fmt: skip
+SUMMARY_COLUMNS = (
+    "model", "fastest of the other tools", "vitdeploy", "× [95 %]", "fastest of the other tools, at f32",
+    "vitdeploy, at f32", "× [95 %] at f32", "× [95 %] with tokens merged", "measurement",
+)  # fmt: skip
 Row = tuple[str, ...]
 
 
@@ -48,7 +53,7 @@ def make(case: Case, *, picks: bool) -> None:
     """Let vitdeploy make its models (`picks`), or all other tools theirs."""
     case.prepare()
     for contender in CONTENDERS:
-        if picks != (contender.title in PICKS):
+        if picks != contender.title.startswith(OURS) or not contender.takes(case):
             continue
         contender.make(case)
         print(case.title, contender.title, contender.read_error(case) or "made", sep=" | ", flush=True)
@@ -84,13 +89,14 @@ def _drop(case: Case, contender: Contender) -> str:
     return drop(case.subject.judge(np.load(path)).metrics["top1"]) if path.exists() else ""
 
 
-def time(case: Case, seconds: float) -> list[Row]:
-    """Time all models in turns; return a row for every contender."""
-    notes = {contender.title: contender.read_error(case) for contender in CONTENDERS}
+def time(case: Case, seconds: float) -> tuple[Row, list[Row]]:
+    """Time all models in turns; return a summary, and a row for every contender."""
+    contenders = [contender for contender in CONTENDERS if contender.takes(case)]
+    notes = {contender.title: contender.read_error(case) for contender in contenders}
     descriptions: dict[str, tuple[str, str]] = {}
     with ExitStack() as stack:
         sessions: list[Session] = []
-        for contender in CONTENDERS:
+        for contender in contenders:
             if notes[contender.title]:
                 continue
             try:
@@ -103,36 +109,53 @@ def time(case: Case, seconds: float) -> list[Row]:
                 continue
             sessions.append(session)
         bench = measure(sessions, [case.feeds] * len(sessions), batch=1, seconds=seconds)
-    return _rows(case, bench, descriptions, notes)
+    return _summarize(case, bench, descriptions), _rows(case, bench, descriptions, notes)
+
+
+def _summarize(case: Case, bench: Bench, descriptions: dict[str, tuple[str, str]]) -> Row:
+    """Compare vitdeploy with the fastest of the other tools: as they run, without bfloat16, with tokens merged."""
+    runs = {run.name: run for run in bench.runs}
+    others = [run for run in bench.runs if not run.name.startswith(OURS)]
+    others_at_f32 = [run for run in others if "bf16" not in descriptions[run.name][0]]
+    best, best_at_f32 = (max(candidates, key=_speed) for candidates in (others, others_at_f32))
+    pick, pick_at_f32 = (max((runs[name] for name in names), key=_speed) for names in (PICKS, PICKS_AT_F32))
+    return (
+        case.title,
+        best.name, _describe_pick(pick, descriptions), _ratio(best, pick),
+        best_at_f32.name, _describe_pick(pick_at_f32, descriptions), _ratio(best_at_f32, pick_at_f32),
+        _ratio(best, runs[MERGED]) if MERGED in runs else "", format_doubts(bench),
+    )  # fmt: skip
+
+
+def _describe_pick(run: Run, descriptions: dict[str, tuple[str, str]]) -> str:
+    """Return the engine and the precision that auto chose, with its quantizer."""
+    engine = run.name.removeprefix(OURS).partition(" ")[0]
+    return f"{engine}, {descriptions[run.name][0]}"
 
 
 def _rows(case: Case, bench: Bench, descriptions: dict[str, tuple[str, str]], notes: dict[str, str]) -> list[Row]:
     runs = {run.name: run for run in bench.runs}
-    stock = [runs[name] for name, (numbers, _) in descriptions.items() if numbers == "fp32" and name not in PICKS]
+    stock = [runs[name] for name, (numbers, _) in descriptions.items() if numbers == "fp32" and OURS not in name]
     fastest, pick = (max(candidates, key=_speed) for candidates in (stock, [runs[name] for name in PICKS]))
-    names = [contender.title for contender in CONTENDERS]
-    common_doubts = [doubt for doubt in bench.doubts if not any(_is_about(doubt, name) for name in names)]
+    sites = descriptions[pick.name][1].partition("/")[2]
+    common_doubts = [doubt for doubt in bench.doubts if not any(doubt in run.doubts for run in bench.runs)]
     rows = []
-    for contender in CONTENDERS:
-        name, note = contender.title, notes[contender.title]
+    for name, note in notes.items():
         if name not in runs:
-            rows.append((case.title, name, contender.numbers, *[""] * 5, note))
+            rows.append((case.title, name, *[""] * 6, note))
             continue
-        doubts = [*(doubt for doubt in bench.doubts if _is_about(doubt, name)), *common_doubts]
         run = runs[name]
         numbers, fused = descriptions[name]
+        fused = f"{fused}/{sites}" if fused and "/" not in fused else fused
         figures = (f"{run.p50_ms:.2f}", _ratio(fastest, run), _ratio(pick, run))
-        rows.append((case.title, name, numbers, *figures, _drop(case, contender), fused, "; ".join(doubts)))
+        drop = _drop(case, next(contender for contender in CONTENDERS if contender.title == name))
+        rows.append((case.title, name, numbers, *figures, drop, fused, "; ".join([*run.doubts, *common_doubts])))
     return rows
 
 
 def _speed(run: Run) -> float:
     """Return the speed-up over the first run, which varies less than p50 when the machine gets slower or faster."""
     return run.speedup.ratio if run.speedup else 1.0
-
-
-def _is_about(doubt: str, name: str) -> bool:
-    return doubt.startswith((f"{name}:", f"{name} uses")) or f"speed-up of {name} " in doubt
 
 
 def _ratio(reference: Run, run: Run) -> str:
@@ -157,13 +180,20 @@ def main() -> None:
         elif arguments.step == "answer":
             answer(case)
         else:
-            _store(time(case, arguments.seconds), [other.title for other in all_cases(arguments.work)])
+            _store(*time(case, arguments.seconds), [other.title for other in all_cases(arguments.work)])
 
 
-def _store(new: list[Row], order: list[str]) -> None:
-    """Put a model's rows into the table, in place of those that it had."""
-    others = [row for row in read_rows(TABLE, COLUMNS) if row[0] != new[0][0]]
-    write_page(TABLE, _heading(), COLUMNS, sorted([*others, *new], key=lambda row: order.index(row[0])))
+def _store(summary: Row, new: list[Row], order: list[str]) -> None:
+    """Put a model's rows into the tables, in place of those that it had."""
+
+    def merge(columns: tuple[str, ...], rows: list[Row]) -> list[Row]:
+        others = [row for row in read_rows(TABLE, columns) if row[0] != summary[0]]
+        return sorted([*others, *rows], key=lambda row: order.index(row[0]))
+
+    short, rows = merge(SUMMARY_COLUMNS, [summary]), merge(COLUMNS, new)
+    heading = [*_heading(), "", *format_table(SUMMARY_COLUMNS, short), "", "## All ways"]
+    write_page(TABLE, heading, COLUMNS, rows)
+    print(*summary, sep=" | ", flush=True)
 
 
 def _heading() -> list[str]:
@@ -174,21 +204,29 @@ def _heading() -> list[str]:
         "Made by `python -m benchmarks.side_by_side` (make, pick, answer, time). Median latency at batch 1. All ways",
         "to run a model are timed in turns in one process on the same threads. Speeds are ratios over the interleaved",
         "blocks with 95 % bootstrap intervals; above 1 is faster. Opening a model anew changes them by up to 1 %,",
-        "which the intervals do not include. *Fastest stock FP32*: the fastest row of a model that computes in fp32,",
-        "without vitdeploy's rows. *vitdeploy's pick*: the faster of its two `--precision auto` artifacts. Both are",
-        "chosen after the measurement.",
+        "which the intervals do not include. The first table compares vitdeploy's fastest artifact that",
+        "`--precision auto` wrote with the fastest row of all other tools: as their users run them, where bfloat16 is",
+        'forbidden on both sides ("at f32", as on most edge CPUs), and with tokens merged. All are chosen after the',
+        "measurement.",
         "",
         "- All tools got the same transformers model and the same calibration images: 32, or 128 for the trained",
-        "  models. DeiT-Tiny and ViT-Base have random weights, so only their speed means something.",
+        "  models. The first eight models have random weights, so only their speed means something.",
+        "- *tokens merged*: half of the patches behind the second block, and half of the rest behind the seventh. On a",
+        "  trained model that costs 0.2 points ([fewer tokens](fewer_tokens.md)). Swin refuses it: windows cannot lose",
+        "  tokens.",
+        "- *fastest stock FP32*: the fastest row of a model that computes in fp32, without vitdeploy's rows.",
+        "  *vitdeploy's pick*: the faster of its `auto` artifacts for OpenVINO and ONNX Runtime.",
         "- *drop*: FP32 - deployed, in points of top-1 on the 10,000 test images of Fashion-MNIST, with its paired",
         "  interval (Tango's); below 0 the deployed model is better. The INT8-hostile twin computes the same FP32",
         "  function (`benchmarks/hostile.py`).",
         "- *computes in*: where the CPU has bf16, OpenVINO uses it for what is not quantized. Models that tools wrote",
-        '  for OpenVINO run that way, as their users run them; "at f32" forbids it. For vitdeploy it is the precision',
-        "  that auto chose, with random weights by speed alone; the rest computes in fp32. `int8-bf16` came later.",
+        '  for OpenVINO run that way, as their users run them; "at f32" forbids it. For vitdeploy it is what auto',
+        "  chose, with random weights by speed alone: the precision, the operands of attention in INT8, and NNCF where",
+        "  its scales and rounding were faster than vitdeploy's own.",
         "- *attention fused*: sites that run as one kernel, by OpenVINO's runtime model and ONNX Runtime's profile.",
         "- *opset*: of `torch.onnx.export(dynamo=True)`. 20 is its default. 23 has an operator for attention, on which",
         "  ORT's quantizers fail with an AssertionError; so they got 20, and NNCF got 23.",
+        "- optimum's ways are there for classifiers, ORT's optimizer for plain ViTs.",
         "- *note*: doubts about the measurement, or why there is none. No note: a valid measurement.",
         "",
         describe_machine("torch", "transformers", "onnxruntime", "openvino"),
