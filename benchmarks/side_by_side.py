@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=work, metavar="DIR", help=f"folder of models (default: {work})")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for each model (default: 60)")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="folders, such as vit-base (default: all)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     warnings.simplefilter("ignore")
     for case in all_cases(arguments.work):
         if arguments.cases and case.folder.name not in arguments.cases:
