@@ -14,7 +14,7 @@ COVERED := $(BIN)/python -m slipcover --source vitdeploy --json --out .coverage.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jetson-wheels demo docs test test-long chaos fuzz zoo lint format clean
+.PHONY: help setup jetson-wheels demo docs test test-long chaos fuzz zoo benchmarks lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ chaos: setup ## fail every file operation of the commands once, and kill them be
 
 fuzz: setup ## damaged and hostile input of every kind (N=cases of each kind, SEED=, KIND="onnx weights")
 	$(BIN)/python -m tests.robustness.fuzz $(if $(N),-n $(N)) $(if $(KIND),--kind $(KIND)) --seed $(or $(SEED),0)
+
+benchmarks: setup ## measure every page of benchmarks/ anew on this commit and CPU (a day; continues; ARGS="roofline streams", ARGS=--list)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 zoo: setup ## export every model of the zoo to every target; writes benchmarks/zoo.md (hours; continues; ARGS='"timm *"')
 	$(BIN)/python -m benchmarks.zoo $(ARGS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.images import make_input
-from benchmarks.tables import describe_machine, format_doubts, format_ratio, write_page
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_valid_rows, write_page
 from vitdeploy import environment, passes, targets
 from vitdeploy import recipe as recipes
 from vitdeploy.evidence import Bench
@@ -61,11 +61,14 @@ def main() -> None:
     """Measure every model and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each model and engine (default: 20)")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are in the table")
     parser.add_argument("models", nargs="*", default=MODELS, help="timm's names (default: those of the table)")
     arguments = parser.parse_args()
-    rows: list[tuple[str, ...]] = []
+    rows = [] if arguments.fresh else read_valid_rows(TABLE, COLUMNS)
     for model in arguments.models:
         for engine in ("onnxruntime", "openvino"):
+            if any(row[:2] == (model, engine) for row in rows):
+                continue
             forms = [form for form in FORMS if form.engine == engine]
             rows += _rows(model, forms, _measure(model, forms, arguments.seconds))
             write_page(TABLE, _heading(), COLUMNS, rows)

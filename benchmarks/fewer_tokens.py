@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.fashion_mnist.data import LabelledImages, draw_calibration, read_split
 from benchmarks.fashion_mnist.model import MEAN, STD
-from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_rows, write_page
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_valid_rows, write_page
 from vitdeploy import environment
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40.0, help="time for each combination (default: 40)")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are in the table")
     arguments = parser.parse_args()
-    rows = [] if arguments.fresh else read_rows(TABLE, COLUMNS)
+    rows = [] if arguments.fresh else read_valid_rows(TABLE, COLUMNS)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         images, labels = draw_calibration(read_split("train"), CALIBRATION_IMAGES)

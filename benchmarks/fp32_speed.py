@@ -19,7 +19,7 @@ import timm
 import torch
 
 from benchmarks.images import make_input
-from benchmarks.tables import describe_machine, format_doubts, format_ratio, write_page
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_valid_rows, write_page
 from vitdeploy import environment, onnx_export, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.commands.export import export
@@ -51,12 +51,15 @@ def main() -> None:
     """Measure every model and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30.0, help="time for each model (default: 30)")
-    seconds = parser.parse_args().seconds
-    rows = []
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are in the table")
+    arguments = parser.parse_args()
+    rows = [] if arguments.fresh else read_valid_rows(TABLE, COLUMNS)
     for name in MODELS:
+        if any(row[0] == name for row in rows):
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rows.append(_row(name, _measure(name, seconds)))
+            rows.append(_row(name, _measure(name, arguments.seconds)))
         print(*rows[-1], sep=" | ", flush=True)
         write_page(TABLE, _heading(), COLUMNS, rows)
 

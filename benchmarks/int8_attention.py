@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.images import make_input, save_made_up
-from benchmarks.tables import describe_machine, format_doubts, format_ratio, write_page
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_valid_rows, write_page
 from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
@@ -42,10 +42,13 @@ def main() -> None:
     """Measure every model and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=40.0, help="time for each model (default: 40)")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are in the table")
     parser.add_argument("models", nargs="*", default=MODELS, help="timm's names (default: those of the table)")
     arguments = parser.parse_args()
-    rows: list[tuple[str, ...]] = []
+    rows = [] if arguments.fresh else read_valid_rows(TABLE, COLUMNS)
     for name in arguments.models:
+        if any(row[0] == name for row in rows):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             rows += _measure(name, Path(folder), arguments.seconds)
         write_page(TABLE, _heading(), COLUMNS, rows)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.images import save_crops
-from benchmarks.tables import describe_machine, format_doubts, read_rows, write_page
+from benchmarks.tables import describe_machine, format_doubts, read_valid_rows, write_page
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.bench.bench import Plan, bench
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each model and batch (default: 20)")
     seconds = parser.parse_args().seconds
-    rows = read_rows(TABLE, COLUMNS)
+    rows = read_valid_rows(TABLE, COLUMNS)
     for name in MODELS:
         for batch in BATCHES:
             if (name, str(batch)) in {row[:2] for row in rows}:

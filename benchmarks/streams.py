@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.images import make_input, save_made_up
-from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_rows, write_page
+from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_valid_rows, write_page
 from vitdeploy import environment, sources
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are in the table")
     parser.add_argument("models", nargs="*", default=MODELS, help="timm's names (default: those of the table)")
     arguments = parser.parse_args()
-    rows: list[Row] = [] if arguments.fresh else read_rows(TABLE, COLUMNS)
+    rows: list[Row] = [] if arguments.fresh else read_valid_rows(TABLE, COLUMNS)
     for name in arguments.models:
         for target, precision in COMBINATIONS:
             missing = [

@@ -8,14 +8,16 @@ from pathlib import Path
 from vitdeploy import environment
 from vitdeploy.evidence import Bench, Interval
 
+VALID = "valid"
+"""The last cell of a row whose measurement is not in doubt."""
 _DOUBTS_LENGTH = 120  # characters: a cell is for a glance
 
 
 def describe_machine(*libraries: str) -> str:
     """Return the CPU, its threads and instruction sets, and the versions of those `libraries` that are installed."""
-    host, versions = environment.host(), environment.library_versions()
+    versions = environment.library_versions()
     installed = ", ".join(f"{name} {versions[name]}" for name in libraries if name in versions)
-    return f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {installed}."
+    return f"{_describe_cpu()}; {installed}."
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -30,6 +32,18 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
             break
         rows.append(tuple(cell.strip() for cell in line.strip("|").split(" | ")))
     return rows
+
+
+def read_valid_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Read the rows that need not be measured again: on this kind of CPU, and without a doubt in their last cell.
+
+    A table never mixes CPUs: on another one it begins anew.
+    """
+    rows = read_rows(path, columns)
+    if rows and _describe_cpu() not in path.read_text(encoding="utf-8"):
+        print(f"{path.name} is of another CPU: it begins anew")
+        return []
+    return [row for row in rows if row[-1] == VALID]
 
 
 def write_page(path: Path, heading: Iterable[str], columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -52,7 +66,12 @@ def format_ratio(ratio: Interval | None, digits: int = 3) -> str:
 
 def format_doubts(bench: Bench) -> str:
     """Return the beginning of the doubts about a measurement, or `valid`."""
-    return "; ".join(bench.doubts)[:_DOUBTS_LENGTH] or "valid"
+    return "; ".join(bench.doubts)[:_DOUBTS_LENGTH] or VALID
+
+
+def _describe_cpu() -> str:
+    host = environment.host()
+    return f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}"
 
 
 def _line(cells: Sequence[str]) -> str:

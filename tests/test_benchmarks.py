@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import read_rows, write_page
+from benchmarks import __main__ as runner
+from benchmarks.tables import VALID, describe_machine, read_rows, read_valid_rows, write_page
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 APART = {"peers": "it runs in an environment of its own, which has nncf"}
@@ -32,3 +33,50 @@ def test_a_page_gives_back_the_rows_of_each_table(tmp_path: Path) -> None:
     assert read_rows(page, ("name", "value")) == [("a", "1/2"), ("b", "–")]
     assert read_rows(page, ("other", "table")) == [("c", "d")]
     assert read_rows(page, ("name", "figure")) == read_rows(tmp_path / "none.md", ("name", "value")) == []
+
+
+def test_a_row_in_doubt_and_a_table_of_another_cpu_are_measured_again(tmp_path: Path) -> None:
+    page, columns = tmp_path / "page.md", ("name", "measurement")
+    rows = [("a", VALID), ("b", "another process used 2 CPUs")]
+    write_page(page, ["# Heading", "", describe_machine()], columns, rows)
+    assert read_valid_rows(page, columns) == rows[:1]
+    page.write_text(page.read_text().replace(describe_machine(), "Another CPU, 8 threads, avx2;"))
+    assert read_valid_rows(page, columns) == []
+    assert read_rows(page, columns) == rows
+
+
+NOT_RUN_AGAIN = {
+    "README": "it lists the pages",
+    "gpu": "it needs a GPU",
+}
+
+
+def test_one_command_writes_every_page() -> None:
+    pages = {path.stem for path in FOLDER.glob("*.md")} - set(NOT_RUN_AGAIN)
+    assert pages == {page.name for page in runner.PAGES}
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Page:
+    """A page whose two commands write to a file that a new beginning removes; the second one fails at first."""
+    log = tmp_path / "log"
+    (tmp_path / "first.py").write_text(f"open({str(log)!r}, 'a').write('first ')")
+    (tmp_path / "second.py").write_text(f"open({str(log)!r}, 'a').write('second ')\nopen({str(tmp_path / 'go')!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(runner, "STATE", tmp_path / "state.json")
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    monkeypatch.setattr(runner, "make_stamp", lambda _: {"commit": (tmp_path / "commit").read_text()})
+    (tmp_path / "commit").write_text("1")
+    return runner.Page("page", ("first", "second"), removed=(log,))
+
+
+def test_a_page_goes_on_where_it_failed_and_begins_anew_on_another_commit(page: runner.Page) -> None:
+    (log,) = page.removed
+    assert not runner.run(page)
+    (log.parent / "go").touch()
+    assert runner.run(page)
+    assert runner.run(page)
+    assert log.read_text() == "first second second "
+    (log.parent / "commit").write_text("2")
+    assert runner.run(page)
+    assert log.read_text() == "first second "
