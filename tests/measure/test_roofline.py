@@ -38,6 +38,9 @@ def test_operations_are_counted_by_precision(exported: Callable[[str], bytes]) -
     sizes = [linear.size for linear in structure.linears if linear.name in names]
     assert plain.weight_bytes - mixed.weight_bytes == sum(3 * k * n for k, n in sizes if k)
     assert mixed.activation_bytes == plain.activation_bytes
+    inside = work.count_work(structure, {}, attention=("bf16", "int8"))
+    assert inside.total == pytest.approx(plain.total)
+    assert inside.operations["bf16"] == inside.operations["int8"] > 0  # heads are as wide in keys as in values
     packed = work.count_work(structure, {}, dict.fromkeys(names, "int4"))
     assert packed.operations == plain.operations
     assert plain.weight_bytes - packed.weight_bytes == sum(3.5 * k * n for k, n in sizes if k)

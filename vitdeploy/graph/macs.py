@@ -53,9 +53,16 @@ def count_rows(linear: Linear, structure: Structure) -> int | None:
 
 
 def count_attention(site: AttentionSite) -> int | None:
-    """Return the multiply-accumulates of both products: queries × keys, and probabilities × values."""
+    """Return the multiply-accumulates of both products."""
+    products = count_attention_products(site)
+    return None if products is None else sum(products)
+
+
+def count_attention_products(site: AttentionSite) -> tuple[int, int] | None:
+    """Return the multiply-accumulates of each product: queries × keys, and probabilities × values."""
     sizes = (site.heads, site.tokens, site.key_tokens, site.head_size, site.value_size, site.windows)
     if None in sizes:
         return None
     heads, tokens, keys, head, value, windows = (size for size in sizes if size is not None)
-    return heads * tokens * keys * (head + value) * windows
+    scores = heads * tokens * keys * windows
+    return scores * head, scores * value

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vitdeploy.graph.macs import count_attention, count_rows
+from vitdeploy.graph.macs import count_attention_products, count_rows
 from vitdeploy.graph.structure import Structure
 
 _WEIGHT_BYTES = {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "fp16": 2.0, "bf16": 2.0}
@@ -35,8 +35,13 @@ class Work:
         return sum(self.operations.values())
 
 
-def count_work(structure: Structure, precisions: Mapping[str, str], stored: Mapping[str, str] | None = None) -> Work:
-    """Count the products of one image: linears in their own precision, attention in float32.
+def count_work(
+    structure: Structure,
+    precisions: Mapping[str, str],
+    stored: Mapping[str, str] | None = None,
+    attention: tuple[str, str] = ("fp32", "fp32"),
+) -> Work:
+    """Count the products of one image: linears and attention in their own precision.
 
     Norms, softmax and activations are about 1 % of the arithmetic. They are left out, so the result is a lower bound.
 
@@ -44,6 +49,7 @@ def count_work(structure: Structure, precisions: Mapping[str, str], stored: Mapp
         structure: attention sites and linears, with their sizes.
         precisions: linear -> precision that it multiplies in, from the audit; float32 for those not named.
         stored: linear -> type of its weights in memory, if the kernel unpacks them.
+        attention: the precisions in which queries meet keys, and probabilities meet values.
     """
     operations: defaultdict[str, float] = defaultdict(float)
     weights = activations = 0.0
@@ -59,11 +65,12 @@ def count_work(structure: Structure, precisions: Mapping[str, str], stored: Mapp
         operations[precision] += 2.0 * rows * k * n
         activations += rows * (k + n) * _FLOAT_BYTES
     for site in structure.attention:
-        macs = count_attention(site)
-        if macs is None:
+        products = count_attention_products(site)
+        if products is None:
             unknown.append(site.name)
             continue
-        operations["fp32"] += 2.0 * macs
+        for precision, macs in zip(attention, products, strict=True):
+            operations[precision] += 2.0 * macs
     return Work(dict(operations), weights, activations, tuple(unknown))
 
 

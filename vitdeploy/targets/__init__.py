@@ -14,7 +14,7 @@ from vitdeploy import plugins
 from vitdeploy.environment import Host
 from vitdeploy.errors import TargetUnavailable, UsageError
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import Dialect, Numbers
+from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
 from vitdeploy.graph.structure import Structure
 from vitdeploy.recipe import Frozen, TargetSpec, parse
 from vitdeploy.session import Session
@@ -200,8 +200,13 @@ class Target(Frozen, ABC):
         """
         raise UsageError(f"{self.name} runs one inference at a time on {self.device}", fix="Open it without streams.")
 
-    def open_plain(self, graph: Path, threads: int | None) -> Session | None:  # noqa: ARG002  CPU engines have it
-        """Open an ONNX file as it is, in float32, for comparison; None if that is not possible."""
+    def open_plain(
+        self,
+        graph: Path,  # noqa: ARG002  CPU engines have it
+        threads: int | None,  # noqa: ARG002
+        numbers: Numbers = FLOAT32,  # noqa: ARG002
+    ) -> Session | None:
+        """Open an ONNX file as it is, in float32 or another float type, to compare with; None if it is not possible."""
         return None
 
     def watch(

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from vitdeploy.environment import Host, available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
-from vitdeploy.graph.dialect import Dialect, Numbers
+from vitdeploy.graph.dialect import FLOAT32, Dialect, Numbers
 from vitdeploy.graph.onnx_provider import CPU as CPU_PROVIDER
 from vitdeploy.graph.onnx_provider import Provider
 from vitdeploy.graph.onnx_session import OnnxSession
@@ -168,8 +168,10 @@ class OnnxRuntime(Target):
             streams=streams, threads=threads or self.threads or available_cores(),
         )  # fmt: skip
 
-    def open_plain(self, graph: Path, threads: int | None) -> Session:
-        """Open an ONNX file as it is, in float32, to compare with."""
+    def open_plain(self, graph: Path, threads: int | None, numbers: Numbers = FLOAT32) -> Session | None:
+        """Open an ONNX file as it is, to compare with; None for another type than float32: the graph says its types."""
+        if numbers != FLOAT32:
+            return None
         return OnnxSession(graph, threads=threads, name=f"{self.name}-fp32 (plain)", provider=self._provider())
 
     def watch(self, bundle: Bundle, compiled: Compiled | None, tensors: Collection[str], work: Path) -> WatchedSession:

@@ -223,9 +223,11 @@ class OpenVINO(Target):
         how = "OpenVINO, compiled as in use, but without fusions across the compared tensors"
         return WatchedSession(session, frozenset(available), "compiled", how)
 
-    def open_plain(self, graph: Path, threads: int | None) -> OpenVINOSession:
-        """Open an ONNX file as it is, in float32, to compare with."""
-        return OpenVINOSession(graph, self.engine(threads=threads), name="openvino-fp32 (plain)")
+    def open_plain(self, graph: Path, threads: int | None, numbers: Numbers = FLOAT32) -> OpenVINOSession | None:
+        """Open an ONNX file as it is, to compare with; None if the CPU has no units for these numbers."""
+        if self.refuse_numbers(numbers):
+            return None
+        return OpenVINOSession(graph, self.engine(numbers, threads), name=f"openvino-{numbers.precision} (plain)")
 
     def engine(self, numbers: Numbers = FLOAT32, threads: int | None = None) -> Engine:
         """Return the configuration for OpenVINO; `threads` wins over the recipe's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vitdeploy import precision as precisions
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import SITES
 from vitdeploy.commands.bench.startup import start_process
@@ -75,4 +76,17 @@ def _count_work(artifact: Artifact) -> work.Work:
     structure = structures.load(artifact.file(SITES))
     if audit is None:
         return work.count_float32_work(structure)
-    return work.count_work(structure, audit.layers, audit.stored)
+    return work.count_work(structure, audit.layers, audit.stored, _find_attention_types(artifact))
+
+
+def _find_attention_types(artifact: Artifact) -> tuple[str, str]:
+    """Return the types in which queries meet keys, and probabilities meet values.
+
+    Where only some sites are INT8, all count as INT8: the floor stays a lower bound.
+    """
+    manifest = artifact.manifest
+    rest = precisions.kind_of(manifest.target.precision).numbers.rest
+    record = manifest.quantized.attention if manifest.quantized is not None else None
+    if record is None or not record.sites:
+        return rest, rest
+    return (rest if record.values_alone else "int8"), "int8"

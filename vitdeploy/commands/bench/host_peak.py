@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vitdeploy import precision as precisions
 from vitdeploy import targets
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Peak
+from vitdeploy.graph.dialect import FLOAT32
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.session import Array, Feeds, Session
 from vitdeploy.targets import Target
@@ -25,7 +27,9 @@ _SECONDS = 0.4  # for each precision and engine
 
 
 def measure_peaks(threads: int) -> dict[str, Peak]:
-    """Return the fastest product in float32 and in INT8 (u8 x s8) among the installed engines.
+    """Return the fastest product in float32, bfloat16 and INT8 (u8 x s8) among the installed engines.
+
+    bfloat16 only where this CPU has units for it.
 
     The result is empty without the library onnx, which is needed to write the product, or without an engine.
     """
@@ -33,9 +37,10 @@ def measure_peaks(threads: int) -> dict[str, Peak]:
         return {}
     peaks: dict[str, Peak] = {}
     with scratch_folder("peak") as folder:
-        for precision, target, path, image in _make_products(folder):
+        for kind, target, path, image in _make_products(folder):
+            numbers = precisions.kind_of("bf16").numbers if kind == "bf16" else FLOAT32  # INT8 is in the graph itself
             try:
-                session = target.open_plain(path, threads)
+                session = target.open_plain(path, threads, numbers)
                 if session is None:
                     continue
                 with session:
@@ -43,8 +48,8 @@ def measure_peaks(threads: int) -> dict[str, Peak]:
                     peak = Peak(gops=gops, engine=session.effective["engine"])
             except VitdeployError:
                 continue  # this engine does not run this product
-            if precision not in peaks or peak.gops > peaks[precision].gops:
-                peaks[precision] = peak
+            if kind not in peaks or peak.gops > peaks[kind].gops:
+                peaks[kind] = peak
     return peaks
 
 
@@ -76,6 +81,8 @@ def _make_products(folder: Path) -> Iterator[tuple[str, Target, Path, Array]]:
         if target.runs_on == "cpu" and target.unavailable() is None:
             form = target.dialect().int8_linears
             yield "fp32", target, folder / "fp32.onnx", image
+            if "bf16" in target.list_precisions():
+                yield "bf16", target, folder / "fp32.onnx", image
             pixels = (image * 255).astype(np.uint8)
             yield "int8", target, folder / f"{form}.onnx", pixels if form == "integer" else image
 
