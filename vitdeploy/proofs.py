@@ -214,7 +214,7 @@ def gate(
     junit: Path | str | None = None,
     markdown: Path | str | None = None,
     progress: Progress | None = None,
-    **limits: float | None,
+    **limits: float | str | None,
 ) -> Gate:
     """Do what `vitdeploy gate` does: judge the evidence that is stored beside an artifact. `verdict` is the result.
 

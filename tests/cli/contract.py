@@ -16,6 +16,8 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 import typer
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from PIL import Image
 from pydantic import BaseModel
 from typer.testing import CliRunner
@@ -37,6 +39,8 @@ ANSWERS = {
     "gate": "vitdeploy.evidence:Gate",
     "predict": "vitdeploy.commands.predict:Prediction",
     "package": "vitdeploy.commands.package:Packaged",
+    "sign": "vitdeploy.commands.sign:Signed",
+    "verify": "vitdeploy.commands.verify:Verified",
     "report": "vitdeploy.commands.report.report:Reported",
     "run": "vitdeploy.commands.run:Outcome",
     "doctor": "vitdeploy.commands.doctor:Diagnosis",
@@ -105,6 +109,12 @@ RUNS = {
     "package ARTIFACT -o PACKAGE": 2,
     "report ARTIFACT --images 0 -o PAGE --json": 0,
     "report ARTIFACT -o nowhere/page.html": 1,
+    "sign ARTIFACT --key KEY --json": 0,
+    "sign ARTIFACT --key IMAGE": 1,
+    "sign ARTIFACT": 2,
+    "verify ARTIFACT --key PUBLIC --json": 0,
+    "verify ARTIFACT --key KEY": 1,
+    "gate ARTIFACT --max-size 100 --require-signed PUBLIC --json": 0,
     "doctor --json": 0,
     "doctor --seconds 5": 2,
     "recipes --json": 0,
@@ -206,9 +216,15 @@ def run_all(folder: Path, artifact: Path) -> dict[str, tuple[int, str]]:
     """
     image = folder / "digit.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)).save(image)
+    key = ec.generate_private_key(ec.SECP256R1())
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "release.key").write_bytes(secret)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / "release.pub").write_bytes(public)
     places = {
         "ARTIFACT": artifact, "NEW": folder / "new", "BUNDLE": folder / "bundle", "SAVED": folder / "saved.zip",
         "IMAGE": image, "PAGE": folder / "page.html", "PICTURES": folder / "pictures",
+        "KEY": folder / "release.key", "PUBLIC": folder / "release.pub",
     }  # fmt: skip
     found = {}
     for line in RUNS:

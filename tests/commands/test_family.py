@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from PIL import Image
 from typer.testing import CliRunner
 
 transformers = pytest.importorskip("transformers")
 
 from benchmarks.promptable_models import build_sam, save  # noqa: E402
+from tests.commands.signing.conftest import write_pair  # noqa: E402
 from vitdeploy.artifact.family import Family, load_family  # noqa: E402
 from vitdeploy.cli import app  # noqa: E402
 from vitdeploy.commands.family.export import FamilyResult, export_family  # noqa: E402
@@ -472,3 +474,44 @@ def test_eval_of_what_has_no_objects_or_no_prompts_is_one_line(
     code, output = run("eval", f"{family}/decoder", "--data", str(data))
     assert code == 1
     assert "without its encoder it takes no image" in " ".join(output.split())
+
+
+def test_a_family_is_signed_with_each_part_and_what_is_swapped_is_named(copy: Path, tmp_path: Path) -> None:
+    keys = write_pair(tmp_path, "release", generate_private_key(SECP256R1()))
+    key = ("--key", str(keys.public))
+    assert run("gate", str(copy), "--min-fused", "100")[0] == 0
+    code, output = run("sign", str(copy), "--key", str(keys.private), "--json")
+    assert code == 0, output
+    signed = read(output)
+    signatures = ["signature.json", "attestation.json"]
+    assert set(signed["written"]) == {f"{place}{name}" for place in ("", "encoder/", "decoder/") for name in signatures}
+    assert signed["evidence"] == ["gate.json", "decoder/audit.json", "encoder/audit.json"]
+    code, output = run("verify", str(copy), *key, "--json")
+    assert code == 0, output
+    verified = read(output)
+    assert (verified["verdict"], verified["limits"]) == ("pass", {"min_fused_pct": 100})
+    assert verified["files"] == sum(len(part.manifest.files) + 1 for part in load_family(copy).parts.values()) + 2
+    for part in ("encoder", "decoder"):
+        assert run("verify", str(copy / part), *key)[0] == 0, "a part can be verified alone"
+    code, output = run("gate", str(copy), "--min-fused", "100", "--require-signed", str(keys.public), "--json")
+    assert code == 0, output
+    assert run("verify", str(copy), *key)[0] == 0, "the gate changed nothing"
+
+    audit = (copy / "decoder" / "audit.json").read_bytes()
+    (copy / "decoder" / "audit.json").write_bytes(audit + b" ")
+    code, output = run("verify", str(copy), *key)
+    assert code == 1
+    assert "decoder: audit.json was changed since it was signed" in " ".join(output.split())
+    code, output = run("gate", str(copy), "--min-fused", "100", "--require-signed", str(keys.public), "--json")
+    assert code == 1
+    assert read(output)["checks"][0]["why"] == "decoder: audit.json was changed since it was signed"
+    (copy / "decoder" / "audit.json").write_bytes(audit)
+    (copy / "extra.bin").touch()
+    code, output = run("verify", str(copy), *key)
+    assert (code, "extra.bin" in output) == (1, True)
+    (copy / "extra.bin").unlink()
+    facts = json.loads((copy / "family.json").read_text())
+    (copy / "family.json").write_text(json.dumps({**facts, "memory": "all of it"}))
+    code, output = run("verify", str(copy), *key)
+    assert code == 1
+    assert "family.json was changed since it was signed" in " ".join(output.split())

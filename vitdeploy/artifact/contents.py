@@ -12,12 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from vitdeploy.artifact.external_data import list_locations
-from vitdeploy.artifact.layout import EVIDENCE, MANIFEST, RAW, REPORT, SIGNATURES
+from vitdeploy.artifact.layout import BESIDE, MANIFEST
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import FileEntry
 from vitdeploy.plain_files import UnusableFile, open_plain
 
-_BESIDE = {MANIFEST, REPORT, *EVIDENCE, *RAW, *SIGNATURES}
+_BESIDE = {MANIFEST, *BESIDE}
 """Files that the manifest does not list."""
 _UNFINISHED = re.compile(rf"\.({'|'.join(map(re.escape, sorted(_BESIDE)))})\.partial-[0-9a-f]+")
 """One of them while another process writes it: see `temporary.atomic_file`."""

@@ -127,8 +127,17 @@ class Family:
         """
         evidence = replace(evidence, manifest=self.digest)
         text = (evidence.model_dump_json(indent=1) + "\n").encode()
+        self.write_beside({**(raw or {}), evidence.file: text})
+        return evidence
+
+    def write_beside(self, files: Mapping[str, bytes]) -> None:
+        """Write files about the pair beside family.json, by name. Processes that write take turns.
+
+        Raises:
+            ArtifactError: a file cannot be written.
+        """
         with locked(self.path / FAMILY):
-            for name, content in {**(raw or {}), evidence.file: text}.items():
+            for name, content in files.items():
                 try:
                     with artifacts.atomic_file(self.path / name) as temporary:
                         temporary.write_bytes(content)
@@ -136,7 +145,6 @@ class Family:
                     raise ArtifactError(
                         f"{self.path / name} cannot be written: {error.strerror}", fix="Make the folder writable."
                     ) from None
-        return evidence
 
     def evidence_digest(self) -> str:
         """Return one sha256 over family.json and all evidence about the parts and the pair, except verdicts."""

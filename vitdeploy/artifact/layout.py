@@ -36,9 +36,14 @@ RELEASE_SAMPLES = "release.samples.npz"
 RAW = (SAMPLES, FLIPS, RELEASE_SAMPLES)
 """Raw data beside the evidence. A piece of evidence names the sha256 of its own."""
 REPORT = "report.html"
-SIGNATURES = ("signature.json", "manifest.json.sig", "manifest.json.sigstore.json")
-"""Names that are kept free for a signature of the manifest."""
-
+MODEL_SIGNATURE = "signature.json"
+"""The signature of the files that never change after export, in the format of OpenSSF model-signing."""
+ATTESTATION = "attestation.json"
+"""The signed statement about the evidence and the verdict."""
+SIGNATURES = (MODEL_SIGNATURE, ATTESTATION, "manifest.json.sig", "manifest.json.sigstore.json")
+"""The names of signatures. The last two are kept free for tools that sign the manifest alone."""
+BESIDE = (*EVIDENCE, *RAW, REPORT, *SIGNATURES)
+"""Files that the manifest does not list, because they may change after export."""
 
 VARIANT_NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
 """The name of a variant, which is part of file names: such as `fp16-separate-qkv`."""

@@ -17,6 +17,8 @@ from vitdeploy.cli import gate as gate  # isort: skip
 from vitdeploy.cli import report as report  # isort: skip
 from vitdeploy.cli import predict as predict  # isort: skip
 from vitdeploy.cli import package as package  # isort: skip
+from vitdeploy.cli import sign as sign  # isort: skip
+from vitdeploy.cli import verify as verify  # isort: skip
 from vitdeploy.cli import doctor as doctor  # isort: skip
 from vitdeploy.cli import recipes as recipes  # isort: skip
 from vitdeploy.cli import hosts as hosts  # isort: skip

@@ -32,6 +32,7 @@ def _limit(metavar: str, text: str) -> Any:
         "Limits in milliseconds": ["max_latency", "max_end_to_end", "latency_percentile"],
         "Limits in millijoules": ["max_energy", "energy_rail"],
         "Limits at a fixed threshold": ["at_threshold", "max_count_change"],
+        "Signatures": ["require_signed"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
         "Comparison with an earlier model": ["data", "max_regression", "max_class_regression", "groups"],
         "Files": ["evidence", "junit", "markdown"],
@@ -41,6 +42,7 @@ def _limit(metavar: str, text: str) -> Any:
         "vitdeploy gate deit --max-latency 20 --latency-percentile 99",
         "vitdeploy gate deit --min-fused 100 --baseline deit-before/",
         "vitdeploy gate new --baseline deit --data val/ --max-class-regression 5",
+        "vitdeploy gate deit --max-drop 0.5 --require-signed release.pub",
     ],
 )
 def gate(
@@ -103,6 +105,14 @@ def gate(
     max_count_change: Annotated[
         float | None,
         _limit("PCT", "The largest change of the number of findings at --at-threshold, in percent. Default: 5."),
+    ] = None,
+    require_signed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY",
+            help="A public key: the artifact and the evidence that is judged have to be signed by it, and unchanged.",
+            show_default=False,
+        ),
     ] = None,
     baseline: Annotated[
         Path | None,
@@ -192,6 +202,7 @@ def gate(
         "max_count_change_pct": max_count_change,
         "max_regression_pp": max_regression,
         "max_class_regression_pp": max_class_regression,
+        "require_signed": None if require_signed is None else str(require_signed),
     }
     if options.is_family(artifact):
         from vitdeploy.commands.family.gate import gate_family

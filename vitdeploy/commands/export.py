@@ -153,7 +153,7 @@ def save(recipe: Recipe, path: Path) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
-    model, data = recipe.model, recipe.data
+    model, data, gate = recipe.model, recipe.data, recipe.gate
 
     def anchor(value: str | None, *names: str) -> str | None:
         is_path = value is not None and value not in names and ":" not in value.partition("/")[0]
@@ -168,9 +168,10 @@ def save(recipe: Recipe, path: Path) -> None:
         inputs={name: _anchor_input(spec) for name, spec in model.inputs.items()},
     )
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
+    gate = replace(gate, require_signed=anchor(gate.require_signed))
     try:
         with artifacts.atomic_file(path) as temporary:
-            temporary.write_text(replace(recipe, model=model, data=data).to_yaml(), encoding="utf-8")
+            temporary.write_text(replace(recipe, model=model, data=data, gate=gate).to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {error.strerror}", fix="Choose another file.") from None
 

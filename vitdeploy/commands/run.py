@@ -77,7 +77,11 @@ def run(
     evaluation = evaluate(artifact, None, progress) if compiled and has_data else None
     audit = inspect(artifact)
     timing = bench([artifact], progress, Plan(profile=True)) if compiled else None
-    verdict = gate(artifact, {}, progress)
+    if artifact.manifest.recipe.gate.require_signed is not None:
+        progress.warn(
+            f"gate.require_signed is not checked here, it cannot be signed yet: vitdeploy sign {out} --key KEY"
+        )
+    verdict = gate(artifact, {}, progress, is_new=True)
     page = None
     if is_available():
         page = report([artifact], None, progress, cache=cache).report

@@ -60,7 +60,7 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
     def anchor(value: str | None) -> str | None:
         return value if value is None or _is_name(value) else str(folder / value)
 
-    model, data, bench = recipe.model, recipe.data, recipe.bench
+    model, data, bench, gate = recipe.model, recipe.data, recipe.bench, recipe.gate
     if model.weights not in (None, "pretrained", "random"):
         model = replace(model, weights=str(folder / str(model.weights)))
     if model.labels not in (None, "imagenet"):
@@ -71,7 +71,9 @@ def _anchor(recipe: Recipe, folder: Path) -> Recipe:
     data = replace(data, calibration=anchor(data.calibration), evaluation=anchor(data.evaluation))
     if (folder / bench.against).is_dir():
         bench = replace(bench, against=str(folder / bench.against))
-    return replace(recipe, model=model, data=data, bench=bench)
+    if gate.require_signed is not None:
+        gate = replace(gate, require_signed=str(folder / gate.require_signed))
+    return replace(recipe, model=model, data=data, bench=bench, gate=gate)
 
 
 def _anchor_input(spec: InputSpec, folder: Path) -> InputSpec:

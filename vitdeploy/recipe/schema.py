@@ -183,7 +183,7 @@ class GateSpec(Frozen):
     `max_growth_pct` is the growth of files and memory against a baseline. `latency_percentile` is of both latencies, by
     default 50. `energy_rail` is the power rail that `max_energy_mj` is about. `at_threshold` adds
     checks of what is found with at least this score. `max_regression_pp` is against a baseline with other weights, over
-    all samples, and `max_class_regression_pp` in the worst class or group.
+    all samples, and `max_class_regression_pp` in the worst class or group. `require_signed` is a public key's file.
     """
 
     max_drop_pp: Annotated[Limit, Field(lt=100)] | None = None
@@ -203,6 +203,7 @@ class GateSpec(Frozen):
     max_count_change_pct: Limit | None = None
     max_regression_pp: Annotated[Limit, Field(lt=100)] | None = None
     max_class_regression_pp: Annotated[Limit, Field(lt=100)] | None = None
+    require_signed: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
 
     @model_validator(mode="after")
     def _check_sizes(self) -> GateSpec:

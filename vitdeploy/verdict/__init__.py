@@ -11,7 +11,7 @@ from vitdeploy.recipe import GateSpec
 from vitdeploy.verdict._accuracy import check_accuracy, check_finite, check_operating_point
 from vitdeploy.verdict._agreement import Identity
 from vitdeploy.verdict._baseline import check_against_baseline, explain_incomparable
-from vitdeploy.verdict._case import Before, Case, EvidenceName, invalid
+from vitdeploy.verdict._case import Before, Case, EvidenceName, Signature, invalid
 from vitdeploy.verdict._energy import check_energy
 from vitdeploy.verdict._examine import Examined, Stored, examine, explain_calibrated
 from vitdeploy.verdict._limits import (
@@ -25,6 +25,7 @@ from vitdeploy.verdict._limits import (
 )
 from vitdeploy.verdict._recompute import recompute_bench
 from vitdeploy.verdict._release import check_release, compare_releases, recompute_release
+from vitdeploy.verdict._signed import check_signed
 
 __all__ = [
     "Before",
@@ -32,7 +33,9 @@ __all__ = [
     "EvidenceName",
     "Examined",
     "Identity",
+    "Signature",
     "Stored",
+    "check_signed",
     "compare_releases",
     "examine",
     "explain_calibrated",
@@ -60,6 +63,7 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
     interleaved = before.interleaved if before is not None else None
     results = [
         *case.faults,
+        check_signed(case.signature, limits.require_signed),
         check_finite(case, interleaved),
         check_accuracy(case, limits.max_drop_pp),
         *check_operating_point(case, limits),

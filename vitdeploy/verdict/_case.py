@@ -19,6 +19,15 @@ ONLY_A_BUNDLE = "only a bundle, with nothing compiled yet: on the device run vit
 
 
 @dataclass(frozen=True)
+class Signature:
+    """The result of a verification: by which key, and why the signatures do not hold, or could not be verified."""
+
+    key: str
+    problem: str = ""
+    undecided: str = ""
+
+
+@dataclass(frozen=True)
 class Case:
     """An artifact with the evidence about it.
 
@@ -38,6 +47,7 @@ class Case:
         against_artifact: True if the opponent is another artifact.
         against_digest: digest of that artifact's manifest, if it is known.
         operating_point: what both sides find at the threshold of the limits; or the reason why that is not known.
+        signature: the result of verifying the signatures; None if that was not asked for.
         faults: invalid checks for evidence that is impossible or contradicts something; see `examine`.
     """
 
@@ -56,6 +66,7 @@ class Case:
     against_artifact: bool = False
     against_digest: str = ""
     operating_point: OperatingPoint | str | None = None
+    signature: Signature | None = None
     faults: tuple[Check, ...] = ()
 
     def explain_unusable(self, name: EvidenceName) -> str | None:

@@ -11,6 +11,7 @@ from vitdeploy import environment, tasks
 from vitdeploy.artifact.family import Family
 from vitdeploy.artifact.layout import SAMPLES
 from vitdeploy.commands.gate.evidence import make_case, read_evidence
+from vitdeploy.commands.gate.signed import verify_signature
 from vitdeploy.errors import MeasureError, UsageError
 from vitdeploy.evidence import Bench, Check, Eval, Gate
 from vitdeploy.frozen import parse, replace
@@ -19,10 +20,11 @@ from vitdeploy.measure import accuracy
 from vitdeploy.measure.samples import MAX_FILE_BYTES, unpack
 from vitdeploy.recipe import ENCODER, GateSpec, TaskSpec
 from vitdeploy.render import github, junit, markdown
-from vitdeploy.verdict import Case, EvidenceName, invalid, judge, recompute_bench
+from vitdeploy.verdict import Case, EvidenceName, check_signed, invalid, judge, recompute_bench
 
 _OF_PARTS = ("min_fused_pct", "min_quantized_pct")
 _OF_PAIR = ("max_drop_pp", "min_speedup", "max_latency_ms", "latency_percentile", "max_size_mib")
+_OF_ALL = ("require_signed",)
 _NOT_QUANTIZED = "min_quantized_pct"
 """Judged of the encoder alone: the decoder stays in float."""
 
@@ -45,17 +47,19 @@ def gate_family(
         markdown_file: a file to write a table to.
 
     Raises:
-        UsageError: a limit is not one of a family.
+        UsageError: a limit is not one of a family, or the file of `require_signed` is no public key.
     """
     own = family.encoder.manifest.recipe.gate.model_dump()
     given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
-    if others := sorted(set(given) - {*_OF_PARTS, *_OF_PAIR}):
+    if others := sorted(set(given) - {*_OF_PARTS, *_OF_PAIR, *_OF_ALL}):
         raise UsageError(
             f"{others[0]} is judged for one artifact, not for a family",
             fix="Leave it out, or gate DIR/encoder and DIR/decoder.",
         )
     spec = parse(GateSpec, {**own, **given}, where="limits")
-    checks = [_check_parity(family), *_judge_parts(family, spec), *_judge_pair(family, spec)]
+    signed = check_signed(verify_signature(family, spec.require_signed), spec.require_signed)
+    checks = [] if signed is None else [signed]
+    checks += [_check_parity(family), *_judge_parts(family, spec), *_judge_pair(family, spec)]
     statuses = {check.status for check in checks}
     verdict = Gate(
         verdict="fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass",
@@ -63,7 +67,8 @@ def gate_family(
         digest=family.evidence_digest(),
         limits=spec.model_dump(exclude_none=True),
     )
-    verdict = family.write_evidence(verdict)
+    # The verdict is signed too, so storing this one would break the signatures.
+    verdict = family.write_evidence(verdict) if signed is None else replace(verdict, manifest=family.digest)
     target = family.encoder.manifest.target
     about = (family.record.model, f"{target.kind} {target.precision}", family.path.resolve().name)
     if junit_file is not None:

@@ -23,6 +23,7 @@ from vitdeploy.verdict import (
     EvidenceName,
     Examined,
     Identity,
+    Signature,
     Stored,
     examine,
 )
@@ -99,7 +100,7 @@ def _identify(artifact: Artifact) -> Identity:
     )
 
 
-def make_case(artifact: Artifact, evidence: Judged, limits: GateSpec) -> Case:
+def make_case(artifact: Artifact, evidence: Judged, limits: GateSpec, signature: Signature | None = None) -> Case:
     """Return what the verdict is about: an artifact, its evidence, and the machine it is judged on."""
     recipe, examined = artifact.manifest.recipe, evidence.examined
     return Case(
@@ -118,6 +119,7 @@ def make_case(artifact: Artifact, evidence: Judged, limits: GateSpec) -> Case:
         against=recipe.bench.against,
         against_artifact=Path(recipe.bench.against).is_absolute(),
         operating_point=_find_operating_point(artifact, examined, limits),
+        signature=signature,
     )
 
 

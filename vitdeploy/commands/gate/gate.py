@@ -13,6 +13,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import RELEASE_SAMPLES
 from vitdeploy.commands.gate.before import compare_answers, make_baseline, read_before
 from vitdeploy.commands.gate.evidence import make_case, read_evidence
+from vitdeploy.commands.gate.signed import verify_again, verify_signature
 from vitdeploy.errors import MeasureError, UsageError
 from vitdeploy.evidence import Bench, Gate, Release
 from vitdeploy.frozen import parse, replace
@@ -42,12 +43,16 @@ def gate(
     save_baseline: Path | None = None,
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
+    is_new: bool = False,
 ) -> Gate:
     """Judge an artifact by its stored evidence.
 
     A baseline folder is timed in turns with this artifact, here and now, unless the two cannot be compared or one of
     them cannot run here. With a baseline file, stored figures are compared. With `data`, the baseline folder may have
     other weights: both answer the same samples, here and now.
+
+    The verdict is stored as gate.json. With `require_signed` it is not, unless the artifact has a folder for evidence:
+    gate.json is signed too.
 
     Args:
         artifact: the artifact or bundle.
@@ -60,8 +65,10 @@ def gate(
         save_baseline: a file to write the evidence to.
         junit_file: a file to write JUnit XML to.
         markdown_file: a file to write a table to.
+        is_new: the artifact was just made, and cannot be signed yet: `require_signed` of the recipe is left out.
 
     Raises:
+        UsageError: the file of `require_signed` is no public key.
         ArtifactError: the baseline is damaged.
         RecipeError: a limit is not valid.
         MeasureError: the measurement is doubtful, so it cannot be saved as a baseline. The verdict is still written.
@@ -79,18 +86,23 @@ def gate(
         raise UsageError("--groups needs the data that it is about", fix="Give --data DATA and --baseline DIR with it.")
     opponent = None if against is None else _load_opponent(against, artifact)
     recipe_limits = artifact.manifest.recipe.gate.model_dump()
+    if is_new:
+        recipe_limits["require_signed"] = None
     overrides: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
     spec = parse(GateSpec, {**recipe_limits, **overrides}, where="limits")
+    signature = verify_signature(artifact, spec.require_signed)
     evidence = read_evidence(artifact)
     if baseline is not None and data is not None:
         before: Before | None = compare_answers(baseline, artifact, data, groups, spec, progress)
     else:
         before = None if baseline is None else read_before(baseline, artifact, evidence.examined.evaluation, progress)
-    case = make_case(artifact, evidence, spec)
+    case = make_case(artifact, evidence, spec, signature)
     if opponent is not None:
         case = dataclasses.replace(case, against=str(against), against_artifact=True, against_digest=opponent.digest)
     verdict = judge(case, spec, before)
-    verdict = artifact.write_evidence(replace(verdict, digest=artifact.evidence_digest()))
+    verdict = replace(verdict, digest=artifact.evidence_digest())
+    if signature is None or artifact.evidence_folder is not None:  # else it would break the signature that it asks for
+        verdict = artifact.write_evidence(verdict)
     if junit_file is not None:
         junit.write(verdict, junit_file)
     audit, timing, evaluation = evidence.stored.audit, evidence.examined.bench, evidence.examined.evaluation
@@ -113,7 +125,8 @@ def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
     if verdict.baseline is not None or verdict.timing is not None or verdict.untimed or verdict.release is not None:
         baseline = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
         before = Before(baseline, *_time_again(verdict), *_compare_again(artifact, verdict.release))
-    fresh = judge(make_case(artifact, read_evidence(artifact), spec), spec, before)
+    signature = verify_again(artifact, spec.require_signed)
+    fresh = judge(make_case(artifact, read_evidence(artifact), spec, signature), spec, before)
     return replace(fresh, digest=artifact.evidence_digest(), manifest=artifact.digest)
 
 

@@ -1,0 +1,180 @@
+"""`vitdeploy sign`: a signature over the files of an artifact, and an attestation of its evidence, with one key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from vitdeploy.artifact import EVIDENCE, Artifact
+from vitdeploy.artifact.family import Family
+from vitdeploy.artifact.layout import ATTESTATION, MODEL_SIGNATURE
+from vitdeploy.commands.gate.gate import judge_again
+from vitdeploy.commands.signing.attestation import DataDigest, describe, sign_statement
+from vitdeploy.commands.signing.keys import PrivateKey
+from vitdeploy.commands.signing.model_signature import sign_files
+from vitdeploy.commands.signing.subject import Subject, of_artifact, of_family
+from vitdeploy.errors import UsageError
+from vitdeploy.evidence import Gate, Status
+from vitdeploy.progress import Progress
+
+
+class Signed(BaseModel):
+    """The signatures that were written.
+
+    Attributes:
+        artifact: the folder of the artifact, bundle or family.
+        key: the sha256 of the public key, in DER.
+        files: the number of files that the signature covers.
+        evidence: the evidence that the attestation covers; of a family by part, `encoder/bench.json`.
+        verdict: the verdict that it states; None if there is none.
+        written: the files that were written.
+        next: the command that verifies them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    artifact: str
+    key: str
+    files: int
+    evidence: tuple[str, ...]
+    verdict: Status | None
+    written: tuple[str, ...]
+    next: str
+
+
+@dataclass(frozen=True)
+class _Signatures:
+    """The signatures of one folder, before they are written."""
+
+    subject: Subject
+    contents: Mapping[str, bytes]
+    verdict: Status | None
+
+
+def sign_artifact(artifact: Artifact, key: PrivateKey, progress: Progress) -> Signed:
+    """Sign an artifact or bundle, in place of earlier signatures.
+
+    Raises:
+        UsageError: its evidence is outdated, or its verdict is not what the evidence gives.
+        ArtifactError: it changed meanwhile, or its folder cannot be written.
+    """
+    with progress.step("Sign"):
+        signatures = _sign(artifact, key)
+    artifact.check_unchanged()
+    artifact.write_beside(signatures.contents)
+    return _summarize(artifact.path, key, {"": signatures})
+
+
+def sign_family(family: Family, key: PrivateKey, progress: Progress) -> Signed:
+    """Sign a family, and each of its parts, so that a part can be verified alone.
+
+    Raises:
+        UsageError: evidence of a part or of the pair is outdated, or a verdict is not what the evidence gives.
+        ArtifactError: it changed meanwhile, or its folder cannot be written.
+    """
+    _require_fitting_verdict(family)
+    subject = of_family(family)
+    _require_current(family.path, subject)
+    signatures = {}
+    for name, part in family.parts.items():
+        with progress.step(f"Sign the {name}"):
+            signatures[f"{name}/"] = _sign(part, key)
+    with progress.step("Sign the pair"):
+        statement = describe(subject, None)
+        contents = {MODEL_SIGNATURE: sign_files(subject, key), ATTESTATION: sign_statement(statement, key)}
+    signatures[""] = _Signatures(subject, contents, statement.predicate.verdict)
+    for part in family.parts.values():
+        part.check_unchanged()
+    for name, part in family.parts.items():
+        part.write_beside(signatures[f"{name}/"].contents)
+    family.write_beside(contents)
+    return _summarize(family.path, key, signatures)
+
+
+def _sign(artifact: Artifact, key: PrivateKey) -> _Signatures:
+    """Return the signatures of an artifact, after a check that its evidence belongs to it."""
+    verdict = _require_own_verdict(artifact)
+    subject = of_artifact(artifact)
+    _require_current(artifact.path, subject)
+    statement = describe(subject, _find_calibration(artifact))
+    contents = {MODEL_SIGNATURE: sign_files(subject, key), ATTESTATION: sign_statement(statement, key)}
+    return _Signatures(subject, contents, verdict)
+
+
+def _require_own_verdict(artifact: Artifact) -> Status | None:
+    """Return the stored verdict; None if there is none.
+
+    Raises:
+        UsageError: it was given about other evidence, or the evidence gives another one.
+    """
+    verdict = _require_fitting_verdict(artifact)
+    if verdict is None:
+        return None
+    judged = judge_again(artifact, verdict).verdict
+    if judged != verdict.verdict:
+        raise UsageError(
+            f"{artifact.path}: gate.json says {verdict.verdict}, and the evidence gives {judged}",
+            fix=_gate_again(artifact.path),
+        )
+    return verdict.verdict
+
+
+def _require_fitting_verdict(judged: Artifact | Family) -> Gate | None:
+    """Return the stored verdict, which has to be about the evidence that is there now; None if there is none."""
+    verdict, reason = judged.read_evidence(Gate)
+    if verdict is None:
+        if reason.startswith("there is no"):
+            return None
+        raise UsageError(f"{judged.path}: {reason}", fix=_gate_again(judged.path))
+    if verdict.digest != judged.evidence_digest():
+        raise UsageError(
+            f"{judged.path}: gate.json was given about other evidence than is there now", fix=_gate_again(judged.path)
+        )
+    return verdict
+
+
+def _require_current(folder: Path, subject: Subject) -> None:
+    """Check that all evidence is about this artifact or family, and a family's verdict about this evidence."""
+    for name in sorted(set(EVIDENCE) & set(subject.evidence)):
+        try:
+            about = json.loads(subject.evidence[name])["manifest"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UsageError(f"{folder}: {name} is not evidence", fix="Remove it, or make it again.") from None
+        if about != subject.digest:
+            raise UsageError(f"{folder}: {name} is about another {subject.record}", fix="Remove it, or make it again.")
+
+
+def _find_calibration(artifact: Artifact) -> DataDigest | None:
+    """Return the digest of the calibration images; None without any, or if they were generated."""
+    quantized = artifact.manifest.quantized
+    calibration = None if quantized is None else quantized.calibration
+    if calibration is None or calibration.synthetic:
+        return None
+    return DataDigest(use="calibration", digest=calibration.digest, samples=calibration.images)
+
+
+def _summarize(folder: Path, key: PrivateKey, signatures: Mapping[str, _Signatures]) -> Signed:
+    """Return the summary of all signatures, by the place of their folder: the empty one has all files."""
+
+    def names(of: str) -> Iterator[str]:
+        for place, each in sorted(signatures.items()):
+            yield from (
+                f"{place}{name}" for name in sorted(each.subject.evidence if of == "evidence" else each.contents)
+            )
+
+    return Signed(
+        artifact=str(folder),
+        key=key.public.fingerprint,
+        files=len(signatures[""].subject.files),
+        evidence=tuple(names("evidence")),
+        verdict=signatures[""].verdict,
+        written=tuple(names("contents")),
+        next=f"vitdeploy verify {folder} --key PUBLIC_KEY",
+    )
+
+
+def _gate_again(folder: Path) -> str:
+    return f"Run vitdeploy gate {folder}."

@@ -1,0 +1,131 @@
+"""The contents that a signature covers: files that never change, and evidence beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact
+from vitdeploy.artifact.contents import read_plain
+from vitdeploy.artifact.family import Family
+from vitdeploy.artifact.layout import (
+    ATTESTATION,
+    BESIDE,
+    FAMILY,
+    MODEL_SIGNATURE,
+    PAIR_EXAMPLES,
+    RAW,
+    RELEASE_SAMPLES,
+    REPORT,
+)
+from vitdeploy.errors import ArtifactError
+
+EVIDENCE_FILES = (*EVIDENCE, *RAW, REPORT)
+"""The files that an attestation covers, as far as they are there."""
+_OF_THE_GATE = ("gate.json", "release.json", RELEASE_SAMPLES)
+JUDGED_FILES = tuple(name for name in (*EVIDENCE, *RAW) if name not in _OF_THE_GATE)
+"""The files that a gate reads. The others it writes itself."""
+_LARGEST = 512 << 20  # the raw data of a million images
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact or a family, as signatures see it.
+
+    Attributes:
+        folder: its folder.
+        record: the file that all others are listed in, manifest.json or family.json.
+        digest: the sha256 of that file, which names the artifact or family.
+        files: the sha256 of every file that never changes, the record included.
+        ignored: the names that the signature of the files leaves out, whether or not they are there.
+        evidence: the content of every piece of evidence, raw data and report that is there.
+        signatures: the content of the signature and of the attestation, as far as they are there.
+    """
+
+    folder: Path
+    record: str
+    digest: str
+    files: Mapping[str, str]
+    ignored: tuple[str, ...]
+    evidence: Mapping[str, bytes]
+    signatures: Mapping[str, bytes]
+
+    @property
+    def evidence_digests(self) -> dict[str, str]:
+        """The sha256 of each piece of evidence."""
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self.evidence.items()}
+
+
+def of_artifact(artifact: Artifact) -> Subject:
+    """Return what signatures of an artifact or bundle are about. Its files were hashed when it was loaded.
+
+    Raises:
+        ArtifactError: a piece of evidence cannot be read.
+    """
+    return Subject(
+        artifact.path.resolve(),
+        MANIFEST,
+        artifact.digest,
+        {MANIFEST: artifact.digest, **{entry.path: entry.sha256 for entry in artifact.manifest.files}},
+        BESIDE,
+        _read_beside(artifact, EVIDENCE_FILES),
+        _read_beside(artifact, (MODEL_SIGNATURE, ATTESTATION)),
+    )
+
+
+def of_family(family: Family) -> Subject:
+    """Return what signatures of a family are about: all files of its parts too, and the evidence about the pair.
+
+    Raises:
+        ArtifactError: a piece of evidence cannot be read.
+    """
+    files = {FAMILY: family.digest, PAIR_EXAMPLES: family.record.examples}
+    ignored = list(BESIDE)
+    for name, part in family.parts.items():
+        files |= {f"{name}/{path}": digest for path, digest in of_artifact(part).files.items()}
+        ignored += [f"{name}/{path}" for path in BESIDE]
+    return Subject(
+        family.path.resolve(),
+        FAMILY,
+        family.digest,
+        files,
+        tuple(ignored),
+        _read_plain(family.path, EVIDENCE_FILES),
+        _read_plain(family.path, (MODEL_SIGNATURE, ATTESTATION)),
+    )
+
+
+def find_changes(expected: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each file that was changed, removed or added: those of `expected` were signed."""
+    changes = []
+    for name in sorted({*expected, *present}):
+        if name not in present:
+            changes.append(f"{name} was removed since it was signed")
+        elif name not in expected:
+            changes.append(f"{name} was added and is not signed")
+        elif present[name] != expected[name]:
+            changes.append(f"{name} was changed since it was signed")
+    return changes
+
+
+def _read_beside(artifact: Artifact, names: tuple[str, ...]) -> dict[str, bytes]:
+    contents = {}
+    for name in names:
+        content, reason = artifact.read_raw(name, _LARGEST)
+        if content is not None:
+            contents[name] = content
+        elif not reason.startswith("there is no"):
+            raise ArtifactError(f"{artifact.path}: {reason}", fix="Remove it, or make it again.")
+    return contents
+
+
+def _read_plain(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    contents = {}
+    for name in names:
+        try:
+            contents[name] = read_plain(folder / name, _LARGEST)
+        except FileNotFoundError:
+            continue
+    return contents
