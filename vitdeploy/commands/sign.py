@@ -16,7 +16,7 @@ from vitdeploy.commands.gate.gate import judge_again
 from vitdeploy.commands.signing.attestation import DataDigest, describe, sign_statement
 from vitdeploy.commands.signing.keys import PrivateKey
 from vitdeploy.commands.signing.model_signature import sign_files
-from vitdeploy.commands.signing.subject import Subject, of_artifact, of_family
+from vitdeploy.commands.signing.subject import SignedSubject, of_artifact, of_family
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Gate, Status
 from vitdeploy.progress import Progress
@@ -49,7 +49,7 @@ class Signed(BaseModel):
 class _Signatures:
     """The signatures of one folder, before they are written."""
 
-    subject: Subject
+    subject: SignedSubject
     contents: Mapping[str, bytes]
     verdict: Status | None
 
@@ -136,7 +136,7 @@ def _require_fitting_verdict(judged: Artifact | Family) -> Gate | None:
     return verdict
 
 
-def _require_current(folder: Path, subject: Subject) -> None:
+def _require_current(folder: Path, subject: SignedSubject) -> None:
     """Check that all evidence is about this artifact or family, and a family's verdict about this evidence."""
     for name in sorted(set(EVIDENCE) & set(subject.evidence)):
         try:

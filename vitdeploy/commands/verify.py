@@ -12,7 +12,7 @@ from vitdeploy.artifact.family import Family
 from vitdeploy.commands.signing.attestation import DataDigest, Environment, JudgedCheck, Predicate, explain_evidence
 from vitdeploy.commands.signing.keys import PublicKey
 from vitdeploy.commands.signing.model_signature import explain_files
-from vitdeploy.commands.signing.subject import JUDGED_FILES, Subject, of_artifact, of_family
+from vitdeploy.commands.signing.subject import JUDGED_FILES, SignedSubject, of_artifact, of_family
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Status
 from vitdeploy.progress import Progress
@@ -95,14 +95,16 @@ def explain_unsigned(judged: Artifact | Family, key: PublicKey) -> str:
     return _join(reasons)
 
 
-def _list_subjects(judged: Artifact | Family) -> dict[str, Subject]:
+def _list_subjects(judged: Artifact | Family) -> dict[str, SignedSubject]:
     """Return what is signed, by the name of the part; the whole has an empty one."""
     if isinstance(judged, Artifact):
         return {"": of_artifact(judged)}
     return {"": of_family(judged), **{name: of_artifact(part) for name, part in judged.parts.items()}}
 
 
-def _explain(subject: Subject, key: PublicKey, *, only_judged: bool = False) -> tuple[Predicate | None, list[str]]:
+def _explain(
+    subject: SignedSubject, key: PublicKey, *, only_judged: bool = False
+) -> tuple[Predicate | None, list[str]]:
     """Return the attested facts, and all reasons why the signatures do not hold."""
     problems = explain_files(subject, key)
     predicate, more = explain_evidence(subject, key, JUDGED_FILES if only_judged else None)
@@ -122,7 +124,9 @@ def _join(reasons: list[str]) -> str:
     return "; ".join([*reasons[:_SHOWN], *more])
 
 
-def _summarize(folder: Path, key: PublicKey, verified: Mapping[str, tuple[Subject, Predicate | None]]) -> Verified:
+def _summarize(
+    folder: Path, key: PublicKey, verified: Mapping[str, tuple[SignedSubject, Predicate | None]]
+) -> Verified:
     subject, predicate = verified[""]
     assert predicate is not None, "without one there is a reason"
     names = [

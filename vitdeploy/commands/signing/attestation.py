@@ -19,7 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from vitdeploy.artifact.layout import ATTESTATION
 from vitdeploy.commands.signing.keys import PrivateKey, PublicKey
-from vitdeploy.commands.signing.subject import Subject, find_changes
+from vitdeploy.commands.signing.subject import SignedSubject, find_changes
 from vitdeploy.evidence import Bench, Eval, Evidence, Gate, Measured, Release, Sensitivity, Status, StreamTuning
 from vitdeploy.evidence.audit import Audit
 from vitdeploy.version import __version__
@@ -99,7 +99,7 @@ class Statement(_Part):
     predicate: Predicate
 
 
-def describe(subject: Subject, calibration: DataDigest | None) -> Statement:
+def describe(subject: SignedSubject, calibration: DataDigest | None) -> Statement:
     """Return the statement about the evidence of a subject.
 
     Raises:
@@ -138,7 +138,7 @@ def sign_statement(statement: Statement, key: PrivateKey) -> bytes:
 
 
 def explain_evidence(
-    subject: Subject, key: PublicKey, judged: Collection[str] | None = None
+    subject: SignedSubject, key: PublicKey, judged: Collection[str] | None = None
 ) -> tuple[Predicate | None, list[str]]:
     """Return the facts that `key` vouches for, and why the evidence is not what it signed, a sentence for each reason.
 

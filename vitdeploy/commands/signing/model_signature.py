@@ -15,13 +15,13 @@ from typing import Any
 from vitdeploy.artifact.layout import MODEL_SIGNATURE
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.commands.signing.keys import PrivateKey, PublicKey
-from vitdeploy.commands.signing.subject import Subject, find_changes
+from vitdeploy.commands.signing.subject import SignedSubject, find_changes
 from vitdeploy.errors import ArtifactError
 
 _ALGORITHM = "sha256"
 
 
-def sign_files(subject: Subject, key: PrivateKey) -> bytes:
+def sign_files(subject: SignedSubject, key: PrivateKey) -> bytes:
     """Hash the files, and return the content of their signature.
 
     Raises:
@@ -48,7 +48,7 @@ def sign_files(subject: Subject, key: PrivateKey) -> bytes:
     return content
 
 
-def explain_files(subject: Subject, key: PublicKey) -> list[str]:
+def explain_files(subject: SignedSubject, key: PublicKey) -> list[str]:
     """Return why the files are not what `key` signed, one sentence for each reason; empty if they are."""
     content = subject.signatures.get(MODEL_SIGNATURE)
     if content is None:

@@ -31,7 +31,7 @@ _LARGEST = 512 << 20  # the raw data of a million images
 
 
 @dataclass(frozen=True)
-class Subject:
+class SignedSubject:
     """An artifact or a family, as signatures see it.
 
     Attributes:
@@ -58,13 +58,13 @@ class Subject:
         return {name: hashlib.sha256(content).hexdigest() for name, content in self.evidence.items()}
 
 
-def of_artifact(artifact: Artifact) -> Subject:
+def of_artifact(artifact: Artifact) -> SignedSubject:
     """Return what signatures of an artifact or bundle are about. Its files were hashed when it was loaded.
 
     Raises:
         ArtifactError: a piece of evidence cannot be read.
     """
-    return Subject(
+    return SignedSubject(
         artifact.path.resolve(),
         MANIFEST,
         artifact.digest,
@@ -75,7 +75,7 @@ def of_artifact(artifact: Artifact) -> Subject:
     )
 
 
-def of_family(family: Family) -> Subject:
+def of_family(family: Family) -> SignedSubject:
     """Return what signatures of a family are about: all files of its parts too, and the evidence about the pair.
 
     Raises:
@@ -86,7 +86,7 @@ def of_family(family: Family) -> Subject:
     for name, part in family.parts.items():
         files |= {f"{name}/{path}": digest for path, digest in of_artifact(part).files.items()}
         ignored += [f"{name}/{path}" for path in BESIDE]
-    return Subject(
+    return SignedSubject(
         family.path.resolve(),
         FAMILY,
         family.digest,
