@@ -33,7 +33,7 @@ def test_the_arguments_are_the_options_of_the_command(name: str) -> None:
     options = {p.name: p for p in command.params if p.name not in ONLY_COMMANDS}
     parameters = inspect.signature(getattr(vitdeploy, name)).parameters
     limits = {key for key in options if key and key.startswith(("max_", "min_"))} if name == "gate" else set()
-    limits |= {"at_threshold", "latency_percentile", "energy_rail"} if name == "gate" else set()
+    limits |= {"at_threshold", "latency_percentile", "energy_rail", "require_signed"} if name == "gate" else set()
     assert {p for p in parameters if p not in ONLY_PYTHON} == set(options) - limits - {"artifact", "artifacts"}
     for key in set(parameters) & set(options) - {"artifact", "artifacts"}:
         assert parameters[key].default == (
