@@ -86,6 +86,7 @@ PAGES = (
     Page("roofline", timed=True),
     Page("streams", timed=True),
     Page("against_benchmark_app", timed=True),
+    Page("served", timed=True),
     Page(
         "gate_error_rates",
         (

@@ -27,6 +27,15 @@ def run_in_venv(name: str, script: Path, *arguments: Path | str) -> None:
     Raises:
         ToolError: pip cannot make the environment, or the script fails.
     """
+    _run_quietly([make_venv(name), "-P", script, *arguments])  # -P: modules beside the script must not hide packages
+
+
+def make_venv(name: str) -> Path:
+    """Return the Python of the environment `name`, which is made first if it does not exist.
+
+    Raises:
+        ToolError: pip cannot make it.
+    """
     home = Path(tempfile.gettempdir()) / f"vitdeploy-venv-{name}"
     python = home / "bin" / "python"
     if not (home / "complete").exists():
@@ -34,7 +43,7 @@ def run_in_venv(name: str, script: Path, *arguments: Path | str) -> None:
         _run_quietly([sys.executable, "-m", "venv", home])
         _run_quietly([python, "-m", "pip", "install", "-q", "-r", _requirements(name)])
         (home / "complete").touch()
-    _run_quietly([python, "-P", script, *arguments])  # -P: modules beside the script must not hide packages
+    return python
 
 
 def _requirements(name: str) -> Path:

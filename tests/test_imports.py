@@ -19,8 +19,9 @@ PACKAGE = Path(vitdeploy.__file__).parent
 MODULES = {
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(PACKAGE.rglob("*.py"))
-    if file.name != "__main__.py"
+    if file.name != "__main__.py" and (file.parent / "__init__.py").exists()
 }
+"""All modules. A folder without __init__.py has none: what is in it is copied into packages, and runs on a server."""
 GRAPH_ROOMS = ("vitdeploy.passes", "vitdeploy.quantize")
 """Every module in these packages works on ONNX graphs."""
 GRAPH_MODULES = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vitdeploy.recipe import Preprocess
+if TYPE_CHECKING:  # packages for servers carry this file, without vitdeploy
+    from vitdeploy.recipe import Preprocess
 
 _FLOOR_SLACK = 1e-6  # 224 / (224 / 232) is 231.99999999999997, and means 232
 

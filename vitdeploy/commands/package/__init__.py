@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -37,7 +38,7 @@ class Packaged(BaseModel):
 
 
 class Packager(Frozen, ABC):
-    """A writer of packages for one server or pipeline."""
+    """A writer of packages for one server or pipeline. Its fields are its options."""
 
     @abstractmethod
     def write(self, artifact: Artifact, folder: Path) -> tuple[str, ...]:
@@ -52,19 +53,20 @@ class Packager(Frozen, ABC):
         return ""
 
 
-def package(artifact: Artifact, serves: str, out: Path) -> Packaged:
+def package(artifact: Artifact, serves: str, out: Path, options: Mapping[str, object] | None = None) -> Packaged:
     """Write a package of an artifact into a new folder, which appears complete or not at all.
 
     Args:
         artifact: the loaded artifact.
         serves: the choice of `--for`.
         out: the folder, which must not exist.
+        options: the fields of the packager that are not left at their defaults.
 
     Raises:
-        UsageError: `out` exists, or what loads the package cannot run this artifact.
+        UsageError: `out` exists, an option is for other packages, or what loads the package cannot run this artifact.
         ArtifactError: the folder cannot be written, or the artifact was changed meanwhile.
     """
-    packager = plugins.find(sys.modules[__name__], serves, Packager)()  # type: ignore[type-abstract]
+    packager = _make_packager(serves, options or {})
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists", fix="Choose another folder with -o, or remove this one.")
     with atomic_folder(out) as folder:
@@ -78,6 +80,13 @@ def package(artifact: Artifact, serves: str, out: Path) -> Packaged:
         notes=notes,
         next=packager.suggest(out),
     )
+
+
+def _make_packager(serves: str, options: Mapping[str, object]) -> Packager:
+    kind = plugins.find(sys.modules[__name__], serves, Packager)  # type: ignore[type-abstract]
+    for option in options.keys() - kind.model_fields.keys():
+        raise UsageError(f"--{option} does nothing for {serves}", fix=f"Leave out --{option}.")
+    return kind.model_validate(options)
 
 
 def copy_file(artifact: Artifact, name: str, target: Path) -> None:
