@@ -41,6 +41,7 @@ ANSWERS = {
     "package": "vitdeploy.commands.package:Packaged",
     "sign": "vitdeploy.commands.sign:Signed",
     "verify": "vitdeploy.commands.verify:Verified",
+    "bom": "vitdeploy.commands.bom.bom:BillOfMaterials",
     "report": "vitdeploy.commands.report.report:Reported",
     "run": "vitdeploy.commands.run:Outcome",
     "doctor": "vitdeploy.commands.doctor:Diagnosis",
@@ -112,6 +113,8 @@ RUNS = {
     "package ARTIFACT -o PACKAGE": 2,
     "report ARTIFACT --images 0 -o PAGE --json": 0,
     "report ARTIFACT -o nowhere/page.html": 1,
+    "bom ARTIFACT -o BOM --json": 0,
+    "bom ARTIFACT -o ARTIFACT": 1,
     "sign ARTIFACT --key KEY --json": 0,
     "sign ARTIFACT --key IMAGE": 1,
     "sign ARTIFACT": 2,
@@ -228,6 +231,7 @@ def run_all(folder: Path, artifact: Path) -> dict[str, tuple[int, str]]:
         "ARTIFACT": artifact, "NEW": folder / "new", "BUNDLE": folder / "bundle", "SAVED": folder / "saved.zip",
         "IMAGE": image, "PAGE": folder / "page.html", "PICTURES": folder / "pictures",
         "KEY": folder / "release.key", "PUBLIC": folder / "release.pub",
+        "BOM": folder / "bom.json",
     }  # fmt: skip
     found = {}
     for line in RUNS:

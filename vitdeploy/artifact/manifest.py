@@ -46,6 +46,8 @@ class ModelRecord(Fact):
     """Height and width of the patches of a model whose image size varies: both sides have to be multiples."""
     dropped_outputs: tuple[str, ...] = ()
     """The outputs of the model that the artifact does not give."""
+    license: str = ""
+    """The licence of pretrained weights, as their model library or model card names it; empty if it is not known."""
 
     def describe_precision(self) -> str:
         """Return what was done with a precision that the file came with, in one line; empty for float32."""

@@ -19,6 +19,7 @@ from vitdeploy.cli import predict as predict  # isort: skip
 from vitdeploy.cli import package as package  # isort: skip
 from vitdeploy.cli import sign as sign  # isort: skip
 from vitdeploy.cli import verify as verify  # isort: skip
+from vitdeploy.cli import bom as bom  # isort: skip
 from vitdeploy.cli import doctor as doctor  # isort: skip
 from vitdeploy.cli import recipes as recipes  # isort: skip
 from vitdeploy.cli import hosts as hosts  # isort: skip

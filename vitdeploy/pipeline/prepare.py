@@ -196,6 +196,7 @@ def prepare(
         precision=model.precision,
         patch=model.patch,
         dropped_outputs=examples.dropped,
+        license=model.license,
     )
     metadata = model.metadata
     del model  # the graph carries the weights from here on; PyTorch's copy would double the peak

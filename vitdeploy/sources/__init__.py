@@ -59,6 +59,7 @@ class LoadedModel:
         outputs: the names of the outputs to keep, in the model's order; None: all. The graph in `onnx` has no others.
         precision: the numbers that the file came with. Float16 and bfloat16 are raised to float32; a quantized file
             stays as it is.
+        license: that of pretrained weights, as their library or model card names it; empty if it is not known.
     """
 
     weights: WeightsOrigin
@@ -82,6 +83,7 @@ class LoadedModel:
     patch: tuple[int, int] | None = None
     outputs: tuple[str, ...] | None = None
     precision: ModelPrecision = "float32"
+    license: str = ""
 
 
 class Source(Frozen, ABC):

@@ -214,6 +214,7 @@ def make_loaded_model(
     processor: OwnProcessor | None = None,
     no_processor: str = "",
     checkpoint: CheckpointUse | None = None,
+    license: str = "",
 ) -> LoadedModel:
     """Put `module` into eval mode and float32 without gradients, and return it with its digests."""
     module = freeze(module)
@@ -230,6 +231,7 @@ def make_loaded_model(
         processor=processor,
         no_processor=no_processor,
         checkpoint=checkpoint,
+        license=license,
     )
 
 

@@ -15,7 +15,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.frozen import replace
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import ModelSpec, Preprocess, TaskSpec
-from vitdeploy.sources import LoadedModel, Source, _image, _weights
+from vitdeploy.sources import LoadedModel, Source, _image, _licence, _weights
 from vitdeploy.sources._hf_clips import count_frames, run_example, takes_clips
 from vitdeploy.sources._hf_inputs import bind_images, explain_failure, find_pixels
 from vitdeploy.sources._hf_parts import PARTS, find_image_class, find_side, take_part
@@ -123,6 +123,7 @@ class Hf(Source):
             processor=own,
             no_processor=no_processor,
             checkpoint=use,
+            license=_licence.of_folder(expand_home(argument)) if weights == "pretrained" and local else "",
         )
         return dataclasses.replace(loaded, module=callable_module, further=examples)
 

@@ -11,7 +11,7 @@ from vitdeploy.errors import SourceError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import Interpolation, ModelSpec, Preprocess, Resize, TaskSpec
-from vitdeploy.sources import LoadedModel, Source, _image, _weights
+from vitdeploy.sources import LoadedModel, Source, _image, _licence, _weights
 from vitdeploy.sources._hub import NOT_CACHED, cache_only_when_unreachable, may_download
 from vitdeploy.sources._timm_checkpoint import count_channels, load_checkpoint
 from vitdeploy.sources._timm_folder import CONFIG, WEIGHT_ARGUMENTS, read_folder
@@ -68,6 +68,7 @@ class Timm(Source):
             task=TaskSpec(kind="embedding") if classes == 0 else None,
             processor=make_processor(config),
             checkpoint=fitted.use if fitted else None,
+            license=_licence.of_timm(module) if weights == "pretrained" else "",
         )
 
     def anchor(self, argument: str, folder: Path) -> str:
