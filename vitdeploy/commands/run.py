@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import recipe as recipes
 from vitdeploy import sources, targets, tasks
+from vitdeploy.artifact import Artifact
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
@@ -21,7 +24,7 @@ from vitdeploy.data.opening import guess_form, open_dataset
 from vitdeploy.errors import DataError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline.graph_cache import GraphCache
-from vitdeploy.pipeline.summary import Exported
+from vitdeploy.pipeline.summary import Exported, ExportResult
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Preprocess, Recipe
 from vitdeploy.recipe.shipped import find_recipe
@@ -69,14 +72,8 @@ def run(
     base = find_recipe(name, sources.anchor)
     recipe = recipes.compose(base=base, weights=weights, calibration=calibration, evaluation=data)
     out = out or default_folder(recipe)
-    _check_evaluation_data(recipe, progress)
-    exported = export(recipe, out, progress, force=force, cache=cache)
-    artifact = exported.artifact
-    compiled = artifact.manifest.stage == "artifact"
-    has_data = artifact.manifest.recipe.data.evaluation is not None
-    evaluation = evaluate(artifact, None, progress) if compiled and has_data else None
-    audit = inspect(artifact)
-    timing = bench([artifact], progress, Plan(profile=True)) if compiled else None
+    steps = run_steps(recipe, out, progress, force=force, cache=cache)
+    artifact = steps.exported.artifact
     if artifact.manifest.recipe.gate.require_signed is not None:
         progress.warn(
             f"gate.require_signed is not checked here, it cannot be signed yet: vitdeploy sign {out} --key KEY"
@@ -87,7 +84,70 @@ def run(
         page = report([artifact], None, progress, cache=cache).report
     else:
         progress.warn(f"no report.html: pip install 'vitdeploy[report]', then vitdeploy report {out}")
-    return Outcome(export=exported.summary, audit=audit, eval=evaluation, bench=timing, gate=verdict, report=page)
+    return Outcome(
+        export=steps.exported.summary,
+        audit=steps.audit,
+        eval=steps.evaluation,
+        bench=steps.timing,
+        gate=verdict,
+        report=page,
+    )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The results of the steps of a recipe that come before the verdict. A bundle has no eval and no bench."""
+
+    exported: ExportResult
+    evaluation: Eval | None
+    audit: Audit
+    timing: Bench | None
+
+
+def run_steps(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    force: bool = False,
+    cache: GraphCache | None = None,
+    plan: Plan | None = None,
+    find_reference: Callable[[Artifact], Path | None] = lambda _: None,
+    alone: Callable[[], AbstractContextManager[object]] = nullcontext,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Steps:
+    """Export, evaluate, inspect and time what a recipe describes.
+
+    Args:
+        recipe: the recipe.
+        out: the folder to write.
+        progress: gets the steps and warnings.
+        force: replace an artifact at `out`.
+        cache: the cache of exported graphs; None exports again.
+        plan: the settings of the bench; None: the recipe's, with a profile.
+        find_reference: returns a file with the reference's answers; None: the reference answers here.
+        alone: entered around the bench, so that nothing else runs then.
+        on_step: called with the name of each step when it begins.
+
+    Raises:
+        VitdeployError: a step failed. The results of earlier steps stay in the folder.
+    """
+    on_step("export")
+    _check_evaluation_data(recipe, progress)
+    exported = export(recipe, out, progress, force=force, cache=cache)
+    artifact = exported.artifact
+    compiled = artifact.manifest.stage == "artifact"
+    evaluation, timing = None, None
+    if compiled and artifact.manifest.recipe.data.evaluation is not None:
+        on_step("eval")
+        evaluation = evaluate(artifact, None, progress, reference=find_reference(artifact))
+    on_step("inspect")
+    audit = inspect(artifact)
+    if compiled:
+        on_step("bench")
+        with alone():
+            timing = bench([artifact], progress, plan or Plan(profile=True))
+    return Steps(exported, evaluation, audit, timing)
 
 
 def _check_evaluation_data(recipe: Recipe, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from vitdeploy.recipe.inputs import InputSpec
 from vitdeploy.recipe.model import ALL_OUTPUTS, DECODER, ENCODER, ModelSpec
 from vitdeploy.recipe.preprocess import Interpolation, Preprocess, Resize
 from vitdeploy.recipe.prompts import fill_templates, read_prompts
-from vitdeploy.recipe.reading import read
+from vitdeploy.recipe.reading import build, read, read_mapping
 from vitdeploy.recipe.schema import (
     AUTO,
     NNCF,
@@ -71,6 +71,7 @@ __all__ = [
     "TargetSpec",
     "TaskSpec",
     "TokensSpec",
+    "build",
     "compose",
     "fill_templates",
     "format_size",
@@ -79,6 +80,7 @@ __all__ = [
     "parse_examples",
     "parse_statistics",
     "read",
+    "read_mapping",
     "read_prompts",
     "target_options",
     "with_target_options",

@@ -30,18 +30,46 @@ def read(path: Path, anchor_model: Callable[[str, Path], str] = lambda spec, _: 
         RecipeError: the file is missing, is not YAML, or does not fit the schema.
     """
     try:
-        raw = yaml12.loads(read_plain(path, yaml12.MAX_CHARACTERS * _UTF8_BYTES).decode())
+        raw = read_mapping(path, "A recipe has at least the keys model and target.")
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}", fix="Run `vitdeploy recipes` for the shipped ones.") from None
+    return build(raw, path.resolve().parent, anchor_model, where=str(path))
+
+
+def read_mapping(path: Path, fix: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; `fix` is what to do if there is something else in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecipeError: it cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        raw = yaml12.loads(read_plain(path, yaml12.MAX_CHARACTERS * _UTF8_BYTES).decode())
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}", fix="Give a recipe file.") from None
     except ValueError as error:  # not UTF-8, or not YAML
         problem = " ".join(str(error).split())[:300]
         raise RecipeError(f"{path} is not readable YAML: {problem}", fix="Fix the YAML.") from None
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path} is not a mapping", fix="A recipe has at least the keys model and target.")
-    folder = path.resolve().parent
-    recipe = parse(Recipe, _with_prompts(raw, folder), where=str(path))
+        raise RecipeError(f"{path} is not a mapping", fix=fix)
+    return raw
+
+
+def build(raw: dict[str, Any], folder: Path, anchor_model: Callable[[str, Path], str], *, where: str) -> Recipe:
+    """Return the recipe of keys and values, in which relative paths are taken from `folder`.
+
+    Args:
+        raw: keys and values.
+        folder: where relative paths begin.
+        anchor_model: see `read`.
+        where: the start of an error message.
+
+    Raises:
+        RecipeError: it does not fit the schema.
+    """
+    recipe = parse(Recipe, _with_prompts(raw, folder), where=where)
     recipe = _anchor(recipe, folder)
     return replace(recipe, model=replace(recipe.model, spec=anchor_model(recipe.model.spec, folder)))
 
