@@ -44,6 +44,7 @@ ANSWERS = {
     "bom": "vitdeploy.commands.bom.bom:BillOfMaterials",
     "report": "vitdeploy.commands.report.report:Reported",
     "run": "vitdeploy.commands.run:Outcome",
+    "sweep": "vitdeploy.evidence:Sweep",
     "doctor": "vitdeploy.commands.doctor:Diagnosis",
     "hosts": "vitdeploy.remote.near.listing:Listing",
     "device probe": "vitdeploy.remote.messages:Probe",
@@ -60,6 +61,8 @@ FILES = {
     "streams.json": "vitdeploy.evidence:StreamTuning",
     "baseline": "vitdeploy.measure.baseline:Baseline",
     "recipe": "vitdeploy.recipe:Recipe",
+    "sweep file": "vitdeploy.commands.sweep.definition:SweepFile",
+    "trial.json": "vitdeploy.evidence:TrialRecord",
 }
 """The model of each file that others read or write."""
 
@@ -127,6 +130,10 @@ RUNS = {
     "recipes demo --json": 0,
     "recipes nothing": 1,
     "run nothing": 1,
+    "sweep SWEEP --dry-run --json": 0,
+    "sweep nowhere.yaml": 1,
+    "sweep SWEEP --budget soon": 2,
+    "sweep SWEEP --pick nothing": 2,
     "hosts --json": 0,
     "device probe --json": 0,
 }
@@ -227,11 +234,14 @@ def run_all(folder: Path, artifact: Path) -> dict[str, tuple[int, str]]:
     (folder / "release.key").write_bytes(secret)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (folder / "release.pub").write_bytes(public)
+    matrix = folder / "matrix.yaml"
+    matrix.write_text("recipe: {model: demo:digits, target: openvino}\nmatrix: {precision: [fp32, int8]}\n", "utf-8")
     places = {
         "ARTIFACT": artifact, "NEW": folder / "new", "BUNDLE": folder / "bundle", "SAVED": folder / "saved.zip",
         "IMAGE": image, "PAGE": folder / "page.html", "PICTURES": folder / "pictures",
         "KEY": folder / "release.key", "PUBLIC": folder / "release.pub",
         "BOM": folder / "bom.json",
+        "SWEEP": matrix,
     }  # fmt: skip
     found = {}
     for line in RUNS:

@@ -29,6 +29,7 @@ FLAGS = {
              " --max-growth --junit --markdown"),
     "predict": "",
     "run": "--weights --calibration --data --output -o --force",
+    "sweep": "--output -o --dry-run --budget --pick --to --retry",
     "report": "--output -o --data --images",
     "doctor": "",
     "hosts": "--clean",

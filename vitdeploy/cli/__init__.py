@@ -9,6 +9,7 @@ from __future__ import annotations
 from vitdeploy.cli import export as export  # isort: skip
 from vitdeploy.cli import compile as compile  # isort: skip
 from vitdeploy.cli import run as run  # isort: skip
+from vitdeploy.cli import sweep as sweep  # isort: skip
 from vitdeploy.cli import inspect as inspect  # isort: skip
 from vitdeploy.cli import bench as bench  # isort: skip
 from vitdeploy.cli import evaluate as evaluate  # isort: skip

@@ -12,6 +12,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.plugins import did_you_mean
+from vitdeploy.recipe import ModelSpec
 
 Given = Artifact | Path | str
 """An artifact, or its folder."""
@@ -97,4 +98,9 @@ def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Ar
         if not trust_code:
             sources.refuse_paths(spec)
         spec = replace(spec, spec=model)
+    return give_own_model(artifact, spec)
+
+
+def give_own_model(artifact: Artifact, spec: ModelSpec) -> Artifact:
+    """Return an artifact with a model that the user's own file names, so that its code may run."""
     return dataclasses.replace(artifact, model=spec)

@@ -48,6 +48,16 @@ from vitdeploy.evidence.release import GroupDrop, Release
 from vitdeploy.evidence.stream_setting import StreamSetting
 from vitdeploy.evidence.streams import StreamTuning, TriedSetting, TunedScenario
 from vitdeploy.evidence.sustained import BlockState, Sustained, SustainedBlock
+from vitdeploy.evidence.sweep import (
+    Basis,
+    Picked,
+    Sweep,
+    SweepEstimate,
+    SweepFailure,
+    SweepRow,
+    TrialRecord,
+    TrialState,
+)
 from vitdeploy.evidence.timing import (
     Bench,
     DeviceTime,
@@ -76,6 +86,7 @@ __all__ = [
     "AttentionAudit",
     "Audit",
     "Availability",
+    "Basis",
     "Bench",
     "BlockGroup",
     "BlockKind",
@@ -110,6 +121,7 @@ __all__ = [
     "Outline",
     "Pair",
     "Peak",
+    "Picked",
     "PixelCheck",
     "Power",
     "Profile",
@@ -130,6 +142,12 @@ __all__ = [
     "StreamTuning",
     "Sustained",
     "SustainedBlock",
+    "Sweep",
+    "SweepEstimate",
+    "SweepFailure",
+    "SweepRow",
+    "TrialRecord",
+    "TrialState",
     "TriedSetting",
     "TunedScenario",
     "Unfused",

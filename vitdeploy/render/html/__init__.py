@@ -1,8 +1,9 @@
-"""The report as one self-contained HTML file: no script, no font, no request."""
+"""Pages as one self-contained HTML file: no font, no request, and no script that is not vitdeploy's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vitdeploy.errors import UsageError
 from vitdeploy.render.html.parts import Page
@@ -11,7 +12,16 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(page: Page) -> str:
-    """Render the page as HTML. Everything that is not `Markup` is escaped.
+    """Render the report as HTML. Everything that is not `Markup` is escaped.
+
+    Raises:
+        UsageError: Jinja is not installed.
+    """
+    return fill_template("page.html", page)
+
+
+def fill_template(name: str, page: Any) -> str:
+    """Fill one of the templates with a page.
 
     Raises:
         UsageError: Jinja is not installed.
@@ -28,4 +38,4 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html").render(page=page)
+    return environment.get_template(name).render(page=page)

@@ -1,0 +1,1 @@
+"""`vitdeploy sweep`: a matrix of models, precisions, targets and other keys over one base recipe."""

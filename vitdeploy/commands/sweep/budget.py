@@ -1,0 +1,101 @@
+"""Time: how long a trial will take, and which benches are worth more of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from vitdeploy.commands.sweep.definition import TrialSpec
+from vitdeploy.errors import UsageError
+from vitdeploy.evidence import SweepEstimate, SweepRow, TrialRecord
+from vitdeploy.measure.front import is_certainly_beaten
+
+SHORT_SECONDS = 2.0
+"""The bench of every trial when there is a budget; only those that may be on the front get the recipe's time."""
+_OVERHEAD = 1.5
+"""A bench opens all sides anew in each round, so that it takes longer than it measures."""
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[smhd])+")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of `45s`, `90m`, `2h`, `1.5h` or `1h30m`.
+
+    Raises:
+        UsageError: it is none of these, or no time at all.
+    """
+    if _DURATION.fullmatch(text) is None:
+        raise UsageError(f"{text!r} is not a time", fix="Give a number with s, m, h or d, such as 90m or 1h30m.")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)([smhd])", text))
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"{text!r} is no time at all", fix="Give a longer time.")
+    return seconds
+
+
+def estimate(
+    pending: Sequence[TrialSpec], records: Mapping[str, TrialRecord], longer: Sequence[float] = ()
+) -> SweepEstimate:
+    """Estimate the time of the work that is left, from the trials that are finished.
+
+    A trial takes as long as those of its model, target and precision took; or of its model; or of all.
+
+    Args:
+        pending: the trials that are left.
+        records: the finished trials.
+        longer: the seconds of each bench that is done again, for longer.
+    """
+    finished = [record for record in records.values() if record.status in ("done", "bundle") and record.seconds > 0]
+    if not pending and not longer:
+        return SweepEstimate(trials=0, seconds=0.0, basis="nothing is left to do")
+    if not pending:
+        basis = f"{len(longer)} longer benches of finished trials"
+        return SweepEstimate(trials=0, seconds=round(_OVERHEAD * sum(longer), 1), basis=basis)
+    if not finished:
+        benches = sum(trial.recipe.bench.seconds for trial in pending)
+        basis = "no trial is finished yet, so this is the time of the benches alone"
+        return SweepEstimate(trials=len(pending), seconds=_OVERHEAD * benches, basis=basis)
+
+    def expect(trial: TrialSpec) -> float:
+        recipe = trial.recipe
+        of_model = [record for record in finished if record.model == recipe.model.spec]
+        alike = [
+            r for r in of_model if (r.target, r.precision) == (recipe.target.kind, recipe.precision.kind or r.precision)
+        ]
+        return mean(record.seconds for record in alike or of_model or finished)
+
+    seconds = sum(map(expect, pending)) + _OVERHEAD * sum(longer)
+    return SweepEstimate(trials=len(pending), seconds=round(seconds, 1), basis=f"{len(finished)} finished trials")
+
+
+def list_short(rows: Sequence[SweepRow], seconds: Mapping[str, float]) -> list[SweepRow]:
+    """Return the trials that were timed for less than their recipe asks for, by trial -> seconds."""
+    return [
+        row for row in rows if row.status == "done" and row.name in seconds and row.bench_seconds < seconds[row.name]
+    ]
+
+
+def choose_longer(rows: Sequence[SweepRow], seconds: Mapping[str, float], left_s: float) -> str | None:
+    """Return the trial whose bench should be lengthened next; None if no more time helps.
+
+    With a budget a bench helps only if the trial may still be on the front. The widest interval comes first.
+
+    Args:
+        rows: all trials, side by side.
+        seconds: trial -> the time that its recipe asks for.
+        left_s: the time that is left; infinite without a budget.
+    """
+    able = [
+        row
+        for row in list_short(rows, seconds)
+        if _OVERHEAD * seconds[row.name] <= left_s and (math.isinf(left_s) or not is_certainly_beaten(row, rows))
+    ]
+    return max(able, key=_relative_width).name if able else None
+
+
+def _relative_width(row: SweepRow) -> float:
+    if row.latency_ci95 is None or not row.latency_ms:
+        return math.inf
+    low, high = row.latency_ci95
+    return (high - low) / row.latency_ms

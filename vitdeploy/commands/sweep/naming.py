@@ -1,0 +1,112 @@
+"""Names of trials: the digest of everything that decides one. A trial with the same name need not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitdeploy import environment
+from vitdeploy.artifact import file_digest
+from vitdeploy.plain_files import expand_home
+from vitdeploy.recipe import Recipe
+
+_MAX_HASHED_BYTES = 4 << 30  # of one file; a few seconds. Of larger ones name, size and time decide
+_DIGITS = 12
+
+
+class Naming:
+    """Names trials on this machine with its libraries. Each file is hashed once."""
+
+    def __init__(self) -> None:
+        self._here = [environment.host().machine, environment.library_versions()]
+        self._digests: dict[str, str] = {}
+
+    def name(self, recipe: Recipe, short_name: str) -> tuple[str, str]:
+        """Return the name of a trial, and the digest of its setting without the machine and the libraries.
+
+        Args:
+            recipe: the recipe. Its limits and the seconds of its bench do not count: they decide no result.
+            short_name: the name of the model for people.
+        """
+        raw = recipe.model_dump(mode="json")
+        raw.pop("gate")
+        raw["bench"].pop("seconds")
+        files = {path: self._digest(path) for path in sorted(set(_list_paths(raw)))}
+        setting = _digest_json([raw, files])
+        decided = _digest_json([setting, *self._here])
+        label = f"{short_name}-{recipe.target.kind}-{recipe.precision.kind or 'default'}"
+        readable = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")[:80]
+        return f"{readable}-{decided[:_DIGITS]}", setting
+
+    def inputs_digest(self, *values: object) -> str:
+        """Return the digest of values and of the files that they name."""
+        files = {path: self._digest(path) for path in sorted(set(_list_paths(list(values))))}
+        return _digest_json([list(values), files])
+
+    def _digest(self, path: str) -> str:
+        if path not in self._digests:
+            self._digests[path] = digest_path(Path(path))
+        return self._digests[path]
+
+
+def digest_path(path: Path) -> str:
+    """Return a digest of a file's contents, or of the names, sizes and times of all files in a folder.
+
+    Files whose names begin with that of the file count too: weights beside a graph.
+    """
+    if path.is_dir():
+        return hashlib.sha256("\n".join(_list_states(path)).encode(errors="surrogateescape")).hexdigest()
+    beside = sorted(p for p in path.parent.glob(f"{_escape(path.name)}*") if p.is_file())
+    return hashlib.sha256("\n".join(_digest_file(file) for file in beside).encode()).hexdigest()
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _digest_file(path: Path) -> str:
+    facts = path.stat()
+    large = facts.st_size > _MAX_HASHED_BYTES
+    return f"{path.name} {facts.st_size} {facts.st_mtime_ns if large else file_digest(path)}"
+
+
+def _list_states(folder: Path) -> Iterator[str]:
+    entered = set()  # a link may lead to a folder around it
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(parent)
+        if here in entered:
+            folders.clear()
+            continue
+        entered.add(here)
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent) / name
+            try:
+                facts = path.stat()
+            except OSError:
+                continue  # a link to nothing; who reads the data says so
+            yield f"{path.relative_to(folder).as_posix()} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def _list_paths(value: Any) -> Iterator[str]:
+    """Yield the files and folders that the texts in a value name: whole, or as a part between colons."""
+    if isinstance(value, str):
+        for part in {value, *value.split(":")}:
+            path = expand_home(part)
+            if path.is_absolute() and os.path.exists(path):  # noqa: PTH110  Path.exists raises for a long text
+                yield str(path)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _list_paths(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _list_paths(inner)
+
+
+def _digest_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

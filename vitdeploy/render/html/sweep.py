@@ -1,0 +1,200 @@
+"""The page of a sweep: accuracy against latency, all trials with filters, and the reasons of those that failed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitdeploy.escaping import escape_strings
+from vitdeploy.evidence import Sweep, SweepFailure, SweepRow
+from vitdeploy.render import numbers
+from vitdeploy.render.html import fill_template
+from vitdeploy.render.html.markup import Markup
+from vitdeploy.render.html.parts import Tile
+from vitdeploy.render.html.sweep_chart import Chart, draw_charts, tones
+from vitdeploy.render.numbers import NOTHING, three_digits
+from vitdeploy.version import __version__
+
+_SCRIPT = Path(__file__).parent / "templates" / "sweep.js"
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as text: each cell with its interval; and the figures that the filters read."""
+
+    number: int
+    name: str
+    axes: tuple[tuple[str, str], ...]
+    tone: int
+    status: str
+    state: str
+    why: str
+    cells: tuple[tuple[str, str], ...]
+    figures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A limit that hides trials: the figure, its direction, its label and its unit."""
+
+    figure: str
+    direction: str
+    label: str
+    unit: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class AxisChoice:
+    """An axis of which one value can be shown alone."""
+
+    axis: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A reason, and the trials that failed for it."""
+
+    step: str
+    reason: str
+    fix: str
+    trials: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepPage:
+    """All that the template lays out."""
+
+    title: str
+    about: str
+    tiles: tuple[Tile, ...]
+    charts: tuple[Chart, ...]
+    filters: tuple[Filter, ...]
+    choices: tuple[AxisChoice, ...]
+    head: tuple[str, ...]
+    rows: tuple[TrialRow, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    script: Markup
+    script_digest: str
+    version: str
+
+
+def render_sweep(result: Sweep) -> str:
+    """Return the page of a sweep as HTML.
+
+    Raises:
+        UsageError: Jinja is not installed.
+    """
+    return fill_template("sweep.html", compose_sweep(escape_strings(result)))
+
+
+def compose_sweep(result: Sweep) -> SweepPage:
+    """Return the parts of the page."""
+    rows = result.trials
+    script = _SCRIPT.read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    metrics = list(dict.fromkeys(row.metric for row in rows if row.metric))
+    metric = metrics[0] if len(metrics) == 1 else "metric"
+    excluded = f", {result.excluded} combinations excluded" if result.excluded else ""
+    return SweepPage(
+        title=Path(result.sweep).resolve().name,
+        about=f"{len(rows)} trials of {Path(result.file).name}{excluded}",
+        tiles=_make_tiles(rows),
+        charts=tuple(draw_charts(rows)),
+        filters=_make_filters(rows),
+        choices=_make_choices(rows),
+        head=(metric, "drop", "latency ms", "speed-up", "size", "peak memory", "fused"),
+        rows=tuple(_make_row(number, row, tones(rows)[row.model]) for number, row in enumerate(rows, 1)),
+        failures=tuple(_make_failure(failure, rows) for failure in result.failures),
+        notes=result.notes,
+        script=Markup(script),
+        script_digest=digest,
+        version=__version__,
+    )
+
+
+def _make_tiles(rows: Sequence[SweepRow]) -> tuple[Tile, ...]:
+    measured = [row for row in rows if row.status == "done"]
+    doubtful = [row for row in measured if row.doubts]
+    failed = [row for row in rows if row.status == "failed"]
+    waiting = [row for row in rows if row.status in ("pending", "bundle")]
+    others = f"{len(waiting)} are not yet" if waiting else "the others failed" if failed else "all of them"
+    return (
+        Tile("measured", f"{len(measured)} of {len(rows)}", others),
+        Tile("on the front", str(sum(row.front for row in rows)), "nothing beats these"),
+        Tile("in doubt", str(len(doubtful)), "drawn hollow, on no front", absent=not doubtful),
+        Tile("failed", str(len(failed)), "with their reasons below" if failed else "none", absent=not failed),
+    )
+
+
+def _make_filters(rows: Sequence[SweepRow]) -> tuple[Filter, ...]:
+    """Return the limits that hide trials. Those of the sweep file are shown in their fields."""
+    limits = next((row.limits for row in rows if row.limits), {})
+
+    def limit(key: str) -> str:
+        value = limits.get(key)
+        return f"{value:g}" if isinstance(value, float) else ""
+
+    units = {row.unit for row in rows if row.unit}
+    return (
+        Filter("drop", "max", "drop at most", units.pop() if len(units) == 1 else "", limit("max_drop_pp")),
+        Filter("latency", "max", "latency at most", "ms", limit("max_latency_ms")),
+        Filter("speedup", "min", "speed-up at least", "×", limit("min_speedup")),
+        Filter("size", "max", "size at most", "MiB", limit("max_size_mib")),
+        Filter("memory", "max", "memory at most", "MiB", limit("max_memory_mib")),
+    )
+
+
+def _make_choices(rows: Sequence[SweepRow]) -> tuple[AxisChoice, ...]:
+    axes = list(dict.fromkeys(axis for row in rows for axis in row.axes))
+    values = {axis: tuple(dict.fromkeys(row.axes.get(axis, "") for row in rows)) for axis in axes}
+    return tuple(AxisChoice(axis, found) for axis, found in values.items() if len(found) > 1)
+
+
+def _make_row(number: int, row: SweepRow, tone: int) -> TrialRow:
+    figures = {
+        "latency": row.latency_ms,
+        "drop": row.drop,
+        "speedup": row.speedup,
+        "size": None if row.size_bytes is None else row.size_bytes / _MIB,
+        "memory": None if row.memory_bytes is None else row.memory_bytes / _MIB,
+    }
+    cells = (
+        (NOTHING if row.deployed is None else three_digits(row.deployed), ""),
+        (NOTHING if row.drop is None else numbers.without_minus_zero(row.drop), _interval(row.drop_ci95)),
+        (NOTHING if row.latency_ms is None else three_digits(row.latency_ms), _interval(row.latency_ci95)),
+        (NOTHING if row.speedup is None else f"{row.speedup:.2f}", _interval(row.speedup_ci95)),
+        (NOTHING if row.size_bytes is None else numbers.size(row.size_bytes), ""),
+        (NOTHING if row.memory_bytes is None else numbers.size(row.memory_bytes), ""),
+        (NOTHING if row.sites is None else f"{row.fused} of {row.sites}", ""),
+    )
+    state, why = _describe_state(row)
+    known = tuple((name, repr(float(value))) for name, value in figures.items() if value is not None)
+    return TrialRow(number, row.name, tuple(row.axes.items()), tone, row.status, state, why, cells, known)
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{three_digits(ends[0])} to {three_digits(ends[1])}"
+
+
+def _describe_state(row: SweepRow) -> tuple[str, str]:
+    """Return the state of a trial in a word, and the reason for it."""
+    if row.status == "failed":
+        return "failed", f"at {row.step}: {row.reason}"
+    if row.status in ("bundle", "pending"):
+        return "not measured", row.reason
+    if row.doubts:
+        return "in doubt", "; ".join(row.doubts)
+    verdict = {"fail": "beyond the limits", "invalid": "not decided"}.get(row.verdict, "")
+    return "front" if row.front else verdict or "beaten", "; ".join(row.failing)
+
+
+def _make_failure(failure: SweepFailure, rows: Sequence[SweepRow]) -> Failure:
+    labels = {row.name: ", ".join(row.axes.values()) or row.name for row in rows}
+    return Failure(failure.step, failure.reason, failure.fix, tuple(labels[name] for name in failure.trials))
