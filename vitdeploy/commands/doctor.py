@@ -34,6 +34,7 @@ _EXTRAS = {
     "detection": ("pycocotools",),
     "report": ("jinja2",),
     "quantize": ("nncf",),
+    "sign": ("model_signing", "securesystemslib", "OpenSSL"),
 }
 """The modules of each extra."""
 _X86 = ("x86_64", "AMD64")
