@@ -73,6 +73,15 @@ def test_a_damaged_image_is_named_and_the_others_are_answered(
     assert "2 of 5 images" in text.error
 
 
+def test_a_long_path_is_printed_on_one_line(
+    onnxruntime_fp32: Path, images: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = images(1) / "0.png"
+    assert len(str(path)) > 40
+    assert str(path) in run("predict", onnxruntime_fp32, path).out.splitlines()
+
+
 def test_all_images_damaged_is_one_error(onnxruntime_fp32: Path) -> None:
     for name in ("a.png", "b.png"):
         Path(name).write_text("no image")

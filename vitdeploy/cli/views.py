@@ -117,7 +117,7 @@ def show_predictions(predictions: Sequence[Prediction]) -> list[RenderableType]:
     """Show the answers about each image."""
     lines: list[RenderableType] = []
     for prediction in predictions:
-        lines.append(Text(prediction.image, style="bold"))
+        lines.append(Text(prediction.image, style="bold", no_wrap=True, overflow="ignore"))  # a path to copy
         answers = tasks.find(TaskSpec(kind=prediction.task)).format_answer(prediction)
         lines += [f"  {answer}" for answer in answers]
     return lines
@@ -129,7 +129,13 @@ def show_report(report: Reported) -> list[RenderableType]:
     empty = [section for section in report.sections if section.missing is not None]
     filled = len(report.sections) - len(empty)
     return [
-        Text.assemble(("report ", "bold"), (report.report, "bold cyan"), f", {numbers.size(report.bytes)}"),
+        Text.assemble(
+            ("report ", "bold"),
+            (report.report, "bold cyan"),
+            f", {numbers.size(report.bytes)}",
+            no_wrap=True,
+            overflow="ignore",
+        ),
         Text(f"  verdict {report.verdict}; {filled} of {len(report.sections)} sections have evidence"),
         *(Text(f"  {section.name}: {section.missing}. {section.fix}", style="yellow") for section in empty),
     ]
