@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from random import Random
+from typing import Any
+
+import pytest
+
 from tests.commands.sweep.rows import record, row
-from vitdeploy.measure.front import compare, describe_comparison, find_front, is_certainly_beaten
+from vitdeploy.commands.sweep.budget import choose_longer
+from vitdeploy.evidence import SweepRow
+from vitdeploy.measure.front import compare, describe_comparison, find_beaten, find_front
 
 
 def test_latencies_are_relative_to_the_same_reference() -> None:
@@ -51,19 +59,97 @@ def test_what_failed_has_no_group() -> None:
 
 def test_certainly_beaten_needs_intervals_apart_and_no_less_accuracy() -> None:
     fast = row("fast", latency_ms=4.0, latency_ci95=(3.9, 4.1), deployed=85.0)
-    assert is_certainly_beaten(row("slow", latency_ms=5.0, latency_ci95=(4.2, 5.8), deployed=85.0), [fast])
-    assert not is_certainly_beaten(row("near", latency_ms=5.0, latency_ci95=(4.0, 6.0), deployed=85.0), [fast])
-    assert not is_certainly_beaten(row("exact", latency_ms=9.0, deployed=85.1), [fast])
-    assert not is_certainly_beaten(row("elsewhere", latency_ms=9.0, deployed=80.0, group=2), [fast])
-    assert not is_certainly_beaten(fast, [fast])
+    slow = row("slow", latency_ms=5.0, latency_ci95=(4.2, 5.8), deployed=85.0)
+    near = row("near", latency_ms=5.0, latency_ci95=(4.0, 6.0), deployed=85.0)
+    exact, elsewhere = row("exact", latency_ms=9.0, deployed=85.1), row("elsewhere", latency_ms=9.0, group=2)
+    assert find_beaten([slow, near, exact, elsewhere, fast]) == {"slow"}
     doubtful = fast.model_copy(update={"doubts": ("latency: …",)})
-    assert not is_certainly_beaten(row("slow", latency_ms=9.0, deployed=80.0), [doubtful])
+    assert find_beaten([slow, doubtful]) == set()
+
+
+def test_a_disturbed_bench_is_never_certainly_beaten() -> None:
+    """Other processes ran: it seems slow for that, and a longer bench may bring it onto the front."""
+    fast = row("fast", latency_ms=4.0)
+    disturbed = row("disturbed", latency_ms=9.0, doubts=("latency: other processes ran",))
+    assert find_beaten([fast, disturbed]) == set()
+    inaccurate = row("inaccurate", latency_ms=9.0, doubts=("accuracy: 3 samples only",))
+    assert find_beaten([fast, inaccurate]) == {"inaccurate"}, "a longer bench does not help there"
 
 
 def test_between_models_the_drift_of_their_references_counts() -> None:
     fast = row("fast", latency_ms=4.0, latency_ci95=(3.9, 4.1), reference_p50_ms=10.0)
     drifted = row("drifted", latency_ms=4.0, latency_ci95=(3.9, 4.1), reference_p50_ms=15.0)
     slow = row("slow", latency_ms=5.0, latency_ci95=(4.9, 5.1), model_digest="w2", model="other")
-    assert is_certainly_beaten(slow, [fast, slow])
-    assert not is_certainly_beaten(slow, [fast, drifted, slow])
+    assert find_beaten([fast, slow]) == {"slow"}
+    assert find_beaten([fast, drifted, slow]) == set()
     assert "FP32 demo:digits was up to 50 % slower" in " ".join(describe_comparison([fast, drifted, slow]))
+
+
+def test_it_is_the_same_as_comparing_all_pairs() -> None:
+    random = Random(0)
+    rows = []
+    for number in range(120):
+        latency, width = random.uniform(1, 9), random.uniform(0.01, 0.4)
+        rows.append(row(
+            f"t{number}", model_digest=f"w{number % 3}", deployed=float(random.randint(80, 90)), latency_ms=latency,
+            latency_ci95=((1 - width) * latency, (1 + width) * latency), reference_p50_ms=random.uniform(9, 11),
+            group=random.randint(1, 2), doubts=("latency: …",) if number % 7 == 0 else (),
+        ))  # fmt: skip
+
+    def drift(one: SweepRow) -> float:
+        p50s = [o.reference_p50_ms or 0 for o in rows if o.model_digest == one.model_digest and not o.doubts]
+        return max(p50s) / min(p50s)
+
+    def beats(other: SweepRow, one: SweepRow) -> bool:
+        wider = 1.0 if other.model_digest == one.model_digest else drift(other) * drift(one)
+        is_able = other.group == one.group and other.valid and (other.deployed or 0) >= (one.deployed or 0)
+        return is_able and (other.latency_ci95 or (0, 0))[1] * wider < (one.latency_ci95 or (0, 0))[0]
+
+    expected = {one.name for one in rows if not one.doubts and any(beats(other, one) for other in rows)}
+    assert find_beaten(rows) == expected
+    assert 20 < len(expected) < 100
+
+
+@pytest.mark.parametrize(
+    "other", [{"input_shape": (3, 448, 448)}, {"outputs": ("logits", "features")}, {"model_code": "c2"}]
+)
+def test_each_form_of_a_model_has_a_reference_of_its_own(other: dict[str, Any]) -> None:
+    """The digest of the weights is the same at every image size; the time of the reference is not."""
+    small = record("small", input_shape=(3, 224, 224), outputs=("logits",), reference_p50_ms=10.0, speedup=2.0)
+    facts = {"input_shape": (3, 224, 224), "outputs": ("logits",), **other}
+    large = record("large", reference_p50_ms=40.0, speedup=2.0, **facts)
+    rows = compare([small, large])
+    assert [one.latency_ms for one in rows] == [5.0, 20.0]
+    assert [one.front for one in rows] == [True, False]
+    assert rows[0].group == rows[1].group, "they are compared, each by its own latency"
+    assert "slower in some trials" not in " ".join(describe_comparison(rows))
+
+
+def test_the_reference_of_a_disturbed_bench_does_not_count() -> None:
+    calm = record("calm", reference_p50_ms=10.0, speedup=2.0)
+    disturbed = record("disturbed", reference_p50_ms=30.0, speedup=2.0, doubts=("latency: other processes ran",))
+    other = record("other", model_digest="w2", model="other")
+    rows = compare([calm, disturbed, other])
+    assert [one.latency_ms for one in rows[:2]] == [5.0, 5.0], "30 ms is neither in the median nor in the drift"
+    assert "slower in some trials" not in " ".join(describe_comparison(rows))
+    (alone,) = compare([disturbed])
+    assert alone.latency_ms == 15.0, "there is no better one"
+
+
+def test_a_thousand_trials_take_no_time_of_the_budget() -> None:
+    """Twenty models of fifty trials each. The work grows with their number, not with its square or cube."""
+    records = [
+        record(
+            f"t{n}", model_digest=f"w{n % 20}", deployed=float(n % 97), speedup=1 + n % 31,
+            speedup_ci95=(0.9 * (1 + n % 31), 1.1 * (1 + n % 31)),
+        )
+        for n in range(1000)
+    ]  # fmt: skip
+    started = time.process_time()
+    rows = compare(records)
+    seconds = dict.fromkeys((one.name for one in rows), 20.0)
+    chosen, beaten = choose_longer(rows, seconds, left_s=1e9), find_beaten(rows)
+    assert chosen is not None
+    assert chosen not in beaten
+    assert 700 < len(beaten) < 1000
+    assert time.process_time() - started < 2, "about 0.1 s; comparing all pairs takes minutes"

@@ -35,6 +35,9 @@ class TrialRecord(Fact):
         random_weights: its accuracy means nothing.
         doubts: reasons to distrust its figures. A trial with a doubt is not valid.
         model_digest: of the weights.
+        model_code: digest of what the model computes without its weights; empty for an ONNX file.
+        input_shape: the shape of one image or clip of the model.
+        outputs: the names of the outputs.
         data_digest: of the data that it was evaluated on.
         samples: the number of samples that count.
         metric: the name of the first metric.
@@ -74,6 +77,9 @@ class TrialRecord(Fact):
     random_weights: bool = False
     doubts: tuple[str, ...] = ()
     model_digest: str = ""
+    model_code: str = ""
+    input_shape: tuple[int, ...] = ()
+    outputs: tuple[str, ...] = ()
     data_digest: str = ""
     samples: int = 0
     metric: str = ""
@@ -113,7 +119,8 @@ class SweepRow(TrialRecord):
     Attributes:
         latency_ms: the latency that is compared with other trials; see `basis`.
         latency_ci95: its 95 % interval.
-        basis: "speed-up": the median p50 of the FP32 reference over the trials of this model, divided by the speed-up.
+        basis: "speed-up": the median p50 of the FP32 reference over the trials of this model, input shape and outputs,
+            divided by the speed-up.
         group: the number of the group of trials that may be compared with this one; 0 for none.
         front: no trial of its group is both faster and more accurate, and it is valid.
         reused: it was finished before this run.

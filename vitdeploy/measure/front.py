@@ -1,14 +1,16 @@
 """Trials side by side: which may be compared, by which latency, and which of them nothing beats.
 
 Each trial was timed in turns with FP32 PyTorch, at its own time. The machine's speed changes meanwhile, and the
-speed-ups do not. So the latency of a trial is that of the reference, the same for all trials of a model, divided by the
-trial's speed-up. Without a speed-up it is the p50 as it was timed.
+speed-ups do not. So the latency of a trial is that of the reference, the same for all trials of a model with the same
+input shape and outputs, divided by the trial's speed-up. Without a speed-up it is the p50 as it was timed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from statistics import median
 
 from vitdeploy.evidence import Basis, SweepRow, TrialRecord
@@ -16,21 +18,27 @@ from vitdeploy.frozen import replace
 
 _NOTED_DRIFT = 0.1
 """A larger change of the reference's p50 between the trials of one model is noted."""
+LATENCY_DOUBT = "latency: "
+"""The start of a doubt about the bench of a trial."""
+_Key = tuple[object, ...]
 
 
 def compare(records: Sequence[TrialRecord]) -> list[SweepRow]:
     """Return the trials with their latencies, groups and places on the front, in the same order."""
-    rows = [SweepRow(**dict(record)) for record in records]
+    references = _pool_references(records)
     numbers: dict[tuple[str, ...], int] = {}
-    placed = []
-    for row in rows:
+    groups: dict[int, list[SweepRow]] = {}
+    rows = []
+    for record in records:
         group = 0
-        if row.status == "done" and row.deployed is not None and row.p50_ms is not None:
-            group = numbers.setdefault(_conditions(row), len(numbers) + 1)
-        latency, interval, basis = _find_latency(row, rows)
-        placed.append(replace(row, latency_ms=latency, latency_ci95=interval, basis=basis, group=group))
-    best = {row.name for number in numbers.values() for row in find_front([r for r in placed if r.group == number])}
-    return [replace(row, front=row.name in best) for row in placed]
+        if record.status == "done" and record.deployed is not None and record.p50_ms is not None:
+            group = numbers.setdefault(_conditions(record), len(numbers) + 1)
+        latency, interval, basis = _find_latency(record, references)
+        facts = {"latency_ms": latency, "latency_ci95": interval, "basis": basis, "group": group}
+        rows.append(SweepRow(**{**dict(record), **facts}))
+        groups.setdefault(group, []).append(rows[-1])
+    best = {row.name for group, members in groups.items() if group for row in find_front(members)}
+    return [replace(row, front=row.name in best) for row in rows]
 
 
 def find_front(rows: Iterable[SweepRow]) -> list[SweepRow]:
@@ -45,34 +53,50 @@ def find_front(rows: Iterable[SweepRow]) -> list[SweepRow]:
     return front
 
 
-def is_certainly_beaten(row: SweepRow, rows: Iterable[SweepRow]) -> bool:
-    """Return True if a longer bench cannot bring a trial onto the front.
+def find_beaten(rows: Sequence[SweepRow]) -> set[str]:
+    """Return the names of the trials that a longer bench cannot bring onto the front.
 
-    A valid trial of its group is at least as accurate and certainly faster: the two intervals of latency do not
-    overlap. Between two models they are widened by the changes of the references' p50.
+    A valid trial of the group is at least as accurate and certainly faster: the two intervals of latency do not
+    overlap. Between two models they are widened by the changes of the references' p50. A trial whose bench is in doubt
+    is not among them: a disturbed bench says nothing about how slow the trial is.
     """
-    if row.latency_ci95 is None or row.group == 0:
-        return False
-    others = [other for other in rows if other.group == row.group]
-    for other in others:
-        if other.name == row.name or not other.valid or other.latency_ci95 is None:
-            continue
-        wider = 1.0
-        if other.model_digest != row.model_digest:
-            wider = _drift(other, others) * _drift(row, others)
-        if _goodness(other) >= _goodness(row) and other.latency_ci95[1] * wider < row.latency_ci95[0]:
-            return True
-    return False
+    references = _pool_references(rows)
+    groups: dict[int, list[SweepRow]] = {}
+    for row in rows:
+        if row.group:
+            groups.setdefault(row.group, []).append(row)
+    return {name for members in groups.values() for name in _find_beaten_in_group(members, references)}
+
+
+def _find_beaten_in_group(rows: Sequence[SweepRow], references: _References) -> Iterable[str]:
+    """Yield the trials of one group that are beaten. They are visited from the most to the least accurate one."""
+    fastest = math.inf  # the lowest upper end of those that are at least as accurate, widened by their drift
+    fastest_of: dict[_Key, float] = {}  # the same without drift, of the trials with one reference
+    order = sorted(rows, key=_goodness, reverse=True)
+    for _, equals in groupby(order, key=_goodness):
+        equally_good = list(equals)
+        for row in equally_good:
+            if row.valid and row.latency_ci95 is not None:
+                key, high = _reference_key(row), row.latency_ci95[1]
+                fastest = min(fastest, high * references.drift(row))
+                fastest_of[key] = min(fastest_of.get(key, math.inf), high)
+        for row in equally_good:
+            if row.latency_ci95 is None or _is_bench_doubtful(row):
+                continue
+            low = row.latency_ci95[0]
+            if fastest_of.get(_reference_key(row), math.inf) < low or fastest * references.drift(row) < low:
+                yield row.name
 
 
 def describe_comparison(rows: Sequence[SweepRow]) -> list[str]:
     """Return remarks about what is compared, and how well."""
     notes = []
     timed = [row for row in rows if row.group]
+    references = _pool_references(rows)
     if any(row.basis == "speed-up" for row in timed):
         notes.append(
-            "latencies are the p50 of the FP32 reference (the median over the trials of a model) divided by the "
-            "speed-up, which was timed in turns with it"
+            "latencies are the p50 of the FP32 reference (the median over the trials with the same model, input shape "
+            "and outputs) divided by the speed-up, which was timed in turns with it"
         )
     if any(row.basis == "p50" for row in timed):
         notes.append("latencies without a speed-up over FP32 are the p50 as it was timed, at different times")
@@ -84,10 +108,11 @@ def describe_comparison(rows: Sequence[SweepRow]) -> list[str]:
         )
     for group in groups:
         members = [row for row in timed if row.group == group]
-        models = list(dict.fromkeys(row.model_digest for row in members))
-        for digest in models:
-            own = next(row for row in members if row.model_digest == digest)
-            drift = _drift(own, members) - 1
+        models: dict[_Key, SweepRow] = {}
+        for row in members:
+            models.setdefault(_reference_key(row), row)
+        for own in models.values():
+            drift = references.drift(own) - 1
             if drift > _NOTED_DRIFT and len(models) > 1:
                 notes.append(
                     f"FP32 {own.model} was up to {100 * drift:.0f} % slower in some trials than in others, so its "
@@ -101,30 +126,52 @@ def _conditions(row: TrialRecord) -> tuple[str, ...]:
     return (row.machine, row.device.upper(), row.timing, row.metric, row.unit, row.data_digest)
 
 
-def _find_latency(row: SweepRow, rows: Iterable[SweepRow]) -> tuple[float | None, tuple[float, float] | None, Basis]:
+def _find_latency(row: TrialRecord, references: _References) -> tuple[float | None, tuple[float, float] | None, Basis]:
     if row.p50_ms is None:
         return None, None, ""
-    references = _references(row, rows)
-    if row.speedup is None or row.speedup_ci95 is None or not references or row.speedup_ci95[0] <= 0:
+    common = references.find_median(row)
+    if row.speedup is None or row.speedup_ci95 is None or common is None or row.speedup_ci95[0] <= 0:
         return row.p50_ms, row.p50_ci95, "p50"
-    common, (low, high) = median(references), row.speedup_ci95
+    low, high = row.speedup_ci95
     return common / row.speedup, (common / high, common / low), "speed-up"
 
 
-def _references(row: TrialRecord, rows: Iterable[TrialRecord]) -> list[float]:
-    """Return the p50 of the reference in each trial of the same model, machine and conditions."""
-    key = (row.machine, row.device.upper(), row.timing, row.model_digest)
-    return [
-        other.reference_p50_ms
-        for other in rows
-        if other.reference_p50_ms and (other.machine, other.device.upper(), other.timing, other.model_digest) == key
-    ]
+@dataclass(frozen=True)
+class _References:
+    """The p50 of the FP32 references, in ms: for each of them the median, the lowest and the highest."""
+
+    facts: dict[_Key, tuple[float, float, float]]
+
+    def find_median(self, row: TrialRecord) -> float | None:
+        """Return the median p50 of a trial's reference over all trials that were timed with it; None without one."""
+        fact = self.facts.get(_reference_key(row))
+        return None if fact is None else fact[0]
+
+    def drift(self, row: TrialRecord) -> float:
+        """Return how many times the slowest p50 of a trial's reference is the fastest."""
+        _, low, high = self.facts.get(_reference_key(row), (1.0, 1.0, 1.0))
+        return high / low
 
 
-def _drift(row: TrialRecord, rows: Iterable[TrialRecord]) -> float:
-    """Return how many times the slowest p50 of a model's reference is the fastest."""
-    references = _references(row, rows)
-    return max(references) / min(references) if references else 1.0
+def _pool_references(rows: Iterable[TrialRecord]) -> _References:
+    """Collect the p50 of each reference: of the benches without a doubt, or of all if there is none."""
+    sure: dict[_Key, list[float]] = {}
+    doubtful: dict[_Key, list[float]] = {}
+    for row in rows:
+        if row.reference_p50_ms:
+            into = doubtful if _is_bench_doubtful(row) else sure
+            into.setdefault(_reference_key(row), []).append(row.reference_p50_ms)
+    return _References({key: (median(p50s), min(p50s), max(p50s)) for key, p50s in {**doubtful, **sure}.items()})
+
+
+def _reference_key(row: TrialRecord) -> _Key:
+    """Return what has to be equal for two trials to have been timed with the same reference."""
+    conditions = (row.machine, row.device.upper(), row.timing)
+    return (*conditions, row.model_digest, row.model_code, row.input_shape, row.outputs)
+
+
+def _is_bench_doubtful(row: TrialRecord) -> bool:
+    return any(doubt.startswith(LATENCY_DOUBT) for doubt in row.doubts)
 
 
 def _goodness(row: TrialRecord) -> float:

@@ -10,7 +10,7 @@ from statistics import mean
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence import SweepEstimate, SweepRow, TrialRecord
-from vitdeploy.measure.front import is_certainly_beaten
+from vitdeploy.measure.front import find_beaten
 
 SHORT_SECONDS = 2.0
 """The bench of every trial when there is a budget; only those that may be on the front get the recipe's time."""
@@ -86,10 +86,11 @@ def choose_longer(rows: Sequence[SweepRow], seconds: Mapping[str, float], left_s
         seconds: trial -> the time that its recipe asks for.
         left_s: the time that is left; infinite without a budget.
     """
+    beaten = set() if math.isinf(left_s) else find_beaten(rows)
     able = [
         row
         for row in list_short(rows, seconds)
-        if _OVERHEAD * seconds[row.name] <= left_s and (math.isinf(left_s) or not is_certainly_beaten(row, rows))
+        if _OVERHEAD * seconds[row.name] <= left_s and row.name not in beaten
     ]
     return max(able, key=_relative_width).name if able else None
 

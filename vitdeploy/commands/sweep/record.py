@@ -10,6 +10,7 @@ from vitdeploy.commands.gate.evidence import make_case, read_evidence
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.evidence import Audit, Bench, Eval, TrialRecord, TrialState
 from vitdeploy.frozen import replace
+from vitdeploy.measure.front import LATENCY_DOUBT
 from vitdeploy.verdict import judge
 
 
@@ -47,6 +48,9 @@ def record_trial(
         "precision": manifest.target.precision,
         "random_weights": artifact.random_weights,
         "model_digest": manifest.model.digest,
+        "model_code": manifest.model.code,
+        "input_shape": manifest.preprocess.sample_shape,
+        "outputs": tuple(output.name for output in manifest.outputs),
         "size_bytes": manifest.deployed_bytes,
         "fused": audit.attention.fused,
         "sites": audit.attention.sites,
@@ -85,7 +89,7 @@ def _find_doubts(artifact: Artifact, evaluation: Eval | None, timing: Bench | No
         if evaluation.nonfinite:
             doubts.append(f"accuracy: NaN or infinity in the answers to {evaluation.nonfinite} samples")
     if timing is not None and not timing.valid:
-        doubts += [f"latency: {doubt}" for doubt in timing.doubts or ("no reason was recorded",)]
+        doubts += [f"{LATENCY_DOUBT}{doubt}" for doubt in timing.doubts or ("no reason was recorded",)]
     return tuple(doubts)
 
 
