@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from vitdeploy.commands.sweep.definition import Definition, TrialSpec, read_definition
 from vitdeploy.commands.sweep.naming import Naming
@@ -58,8 +61,8 @@ def test_a_value_may_set_several_keys_of_its_section(tmp_path: Path) -> None:
         "  model: [demo:digits, {spec: demo:digits, weights: random}]\n"
         "  target: [openvino, {kind: onnxruntime}]\n",
     ).trials
-    found = [(t.recipe.model.weights, t.recipe.target.kind) for t in trials]
-    assert found == [(None, "openvino"), (None, "onnxruntime"), ("random", "openvino"), ("random", "onnxruntime")]
+    pairs = [(t.recipe.model.weights, t.recipe.target.kind) for t in trials]
+    assert pairs == [(None, "openvino"), (None, "onnxruntime"), ("random", "openvino"), ("random", "onnxruntime")]
 
 
 def test_the_base_may_be_a_recipe_of_its_own(tmp_path: Path) -> None:
@@ -99,6 +102,57 @@ def test_a_folder_of_data_counts_by_its_files(tmp_path: Path) -> None:
     assert names(tmp_path, text) == before
     (tmp_path / "images" / "a" / "2.png").write_bytes(b"2")
     assert names(tmp_path, text) != before
+
+
+def test_files_that_the_weights_consist_of_count(tmp_path: Path) -> None:
+    """The shards of an index, and the external data of an ONNX file, whatever their names are."""
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    places = {"a.weight": shards[0], "b.weight": shards[1], "c.weight": "../elsewhere.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    tensor = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])], [tensor],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph), tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    for weights, parts in (("model.safetensors.index.json", shards), ("m.onnx", ("weights.bin",))):
+        text = f"recipe: {{model: {{spec: demo:digits, weights: {weights}}}, target: openvino}}\n"
+        text += "matrix: {precision: [fp32]}\n"
+        for part in parts:
+            (tmp_path / part).write_bytes(b"1")
+        before = names(tmp_path, text)
+        assert names(tmp_path, text) == before
+        for part in parts:
+            (tmp_path / part).write_bytes(b"2")
+            after = names(tmp_path, text)
+            assert after != before, part
+            before = after
+
+
+def test_the_module_of_a_factory_counts_and_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_of_sweep").mkdir()
+    (tmp_path / "mine_of_sweep" / "__init__.py").write_text("raise AssertionError('it was imported')\n")
+    module = tmp_path / "mine_of_sweep" / "vit.py"
+    module.write_text("def build(): ...\n")
+    text = 'recipe: {model: "python:mine_of_sweep.vit:build", target: openvino}\nmatrix: {precision: [fp32]}\n'
+    before = names(tmp_path, text)
+    assert names(tmp_path, text) == before
+    module.write_text("def build(): return 1\n")
+    assert names(tmp_path, text) != before
+
+
+def test_a_damaged_index_or_graph_still_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"location" * 9)
+    for content in ("[1]", "{", '{"weight_map": 3}', '{"weight_map": {"a": 7, "b": null, "c": "x\\u0000y"}}'):
+        (tmp_path / "w.bin.index.json").write_text(content)
+        text = "recipe: {model: {spec: demo:digits, weights: w.bin.index.json}, target: openvino}\n"
+        assert names(tmp_path, text + "matrix: {precision: [fp32]}\n")
+    assert names(tmp_path, "recipe: {model: m.onnx, target: openvino}\nmatrix: {precision: [fp32]}\n")
 
 
 def test_a_description_travels_as_data(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitdeploy import environment
 from vitdeploy.artifact import file_digest
+from vitdeploy.commands.sweep.referred import find_modules, list_parts
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import Recipe
 
@@ -36,8 +37,7 @@ class Naming:
         raw = recipe.model_dump(mode="json")
         raw.pop("gate")
         raw["bench"].pop("seconds")
-        files = {path: self._digest(path) for path in sorted(set(_list_paths(raw)))}
-        setting = _digest_json([raw, files])
+        setting = _digest_json([raw, self._digest_files(raw)])
         decided = _digest_json([setting, *self._here])
         label = f"{short_name}-{recipe.target.kind}-{recipe.precision.kind or 'default'}"
         readable = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")[:80]
@@ -45,8 +45,12 @@ class Naming:
 
     def inputs_digest(self, *values: object) -> str:
         """Return the digest of values and of the files that they name."""
-        files = {path: self._digest(path) for path in sorted(set(_list_paths(list(values))))}
-        return _digest_json([list(values), files])
+        return _digest_json([list(values), self._digest_files(list(values))])
+
+    def _digest_files(self, value: object) -> dict[str, str]:
+        """Return the digests of the files, folders and modules that the texts in a value name."""
+        paths = {path: self._digest(path) for path in sorted(set(_list_paths(value)))}
+        return paths | {module: self._digest(str(file)) for module, file in sorted(find_modules(value))}
 
     def _digest(self, path: str) -> str:
         if path not in self._digests:
@@ -57,12 +61,13 @@ class Naming:
 def digest_path(path: Path) -> str:
     """Return a digest of a file's contents, or of the names, sizes and times of all files in a folder.
 
-    Files whose names begin with that of the file count too: weights beside a graph.
+    The files that it refers to count too, and those whose names begin with its own: weights beside a graph.
     """
     if path.is_dir():
         return hashlib.sha256("\n".join(_list_states(path)).encode(errors="surrogateescape")).hexdigest()
-    beside = sorted(p for p in path.parent.glob(f"{_escape(path.name)}*") if p.is_file())
-    return hashlib.sha256("\n".join(_digest_file(file) for file in beside).encode()).hexdigest()
+    beside = {p for p in path.parent.glob(f"{_escape(path.name)}*") if p.is_file()}
+    files = sorted({*beside, *list_parts(path)})
+    return hashlib.sha256("\n".join(_digest_file(file) for file in files).encode()).hexdigest()
 
 
 def _escape(name: str) -> str:
