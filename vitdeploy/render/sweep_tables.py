@@ -38,6 +38,7 @@ def sweep(result: Sweep) -> list[RenderableType]:
         lines += [Text(f"  to do: {label(row)}") for row in pending[:_MOST_PENDING]]
         more = len(pending) - _MOST_PENDING
         lines += [Text(f"  and {more} more")] if more > 0 else []
+    if result.estimate.trials or result.estimate.seconds:
         lines.append(Text(describe_estimate(result.estimate), "bold"))
     return [*lines, *_describe_picked(result), *_list_files(result)]
 
@@ -72,6 +73,8 @@ def describe_estimate(estimate: SweepEstimate) -> str:
     """Return the work that is left in words."""
     if estimate.seconds is None:
         return f"{estimate.trials} trials to run"
+    if not estimate.trials:
+        return f"{estimate.basis} to run, about {duration(estimate.seconds)}"
     return f"{estimate.trials} trials to run, about {duration(estimate.seconds)} ({estimate.basis})"
 
 

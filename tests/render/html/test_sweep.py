@@ -14,7 +14,7 @@ from tests.commands.sweep.rows import MIB, record
 from tests.render.html.chromium import DESK, PHONE, Browser, browser, find
 from vitdeploy.evidence import Sweep, SweepEstimate, SweepFailure, TrialRecord
 from vitdeploy.measure.front import compare, describe_comparison
-from vitdeploy.render.html.sweep import render_sweep
+from vitdeploy.render.html.sweep import compose_sweep, render_sweep
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -42,16 +42,18 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def page(records: list[TrialRecord] | None = None) -> str:
-    rows = compare(RECORDS if records is None else records)
+def make_sweep(records: list[TrialRecord]) -> Sweep:
+    rows = compare(records)
     failures = [SweepFailure(step=r.step, reason=r.reason, fix=r.fix, trials=(r.name,)) for r in rows if r.reason]
-    return render_sweep(
-        Sweep(
-            sweep="a-sweep", file="sweep.yaml", counts={"done": 7}, excluded=2, trials=tuple(rows),
-            failures=tuple(failures), notes=tuple(describe_comparison(rows)),
-            estimate=SweepEstimate(trials=0, seconds=0.0, basis=""),
-        )
+    return Sweep(
+        sweep="a-sweep", file="sweep.yaml", counts={"done": 7}, excluded=2, trials=tuple(rows),
+        failures=tuple(failures), notes=tuple(describe_comparison(rows)),
+        estimate=SweepEstimate(trials=0, seconds=0.0, basis=""),
     )  # fmt: skip
+
+
+def page(records: list[TrialRecord] | None = None) -> str:
+    return render_sweep(make_sweep(RECORDS if records is None else records))
 
 
 def test_points_in_doubt_are_hollow_and_off_the_front() -> None:
@@ -90,6 +92,32 @@ def test_failures_and_limits_are_named() -> None:
     assert "Fix it." in text
     assert 'placeholder="limit 1"' in text
     assert "beyond the limits" in text
+
+
+def test_each_trial_has_its_place_and_its_verdict() -> None:
+    """Without data nothing is compared, and the front is about two figures, not about the limits."""
+    limits = {"limits": {"max_drop_pp": 1.0}}
+    records = [
+        record("no data", deployed=None, drop=None, drop_ci95=None),
+        trial("on the front", 4.0, 88.0, verdict="fail", failing=("drop: 2 is above 1",), **limits),
+        trial("exact", 2.0, 90.0, verdict="pass", **limits),
+        trial("slow", 1.5, 89.0, verdict="invalid", failing=("drop: may be up to 1.2",), **limits),
+        trial("unlimited", 1.2, 89.0),
+        trial("doubtful", 8.0, 89.9, doubts=("latency: busy",), verdict="invalid", **limits),
+    ]
+    rows = compose_sweep(make_sweep(records)).rows
+    assert {row.name: row.states for row in rows} == {
+        "no data": ("not compared",),
+        "on the front": ("front", "beyond the limits"),
+        "exact": ("front", "within the limits"),
+        "slow": ("beaten", "not decided"),
+        "unlimited": ("beaten",),
+        "doubtful": ("in doubt", "not decided"),
+    }
+    assert rows[1].why == "drop: 2 is above 1"
+    text = page(records)
+    assert '<b class="front">front</b><b class="beyond-the-limits">beyond the limits</b>' in text
+    assert '<b class="not-compared">not compared</b>' in text
 
 
 def test_a_sweep_without_any_figure_has_a_page() -> None:

@@ -20,18 +20,19 @@ from vitdeploy.version import __version__
 
 _SCRIPT = Path(__file__).parent / "templates" / "sweep.js"
 _MIB = 1 << 20
+_VERDICTS = {"pass": "within the limits", "fail": "beyond the limits", "invalid": "not decided"}
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial as text: each cell with its interval; and the figures that the filters read."""
+    """One trial as text: its place and its verdict, each cell with its interval, the figures that the filters read."""
 
     number: int
     name: str
     axes: tuple[tuple[str, str], ...]
     tone: int
     status: str
-    state: str
+    states: tuple[str, ...]
     why: str
     cells: tuple[tuple[str, str], ...]
     figures: tuple[tuple[str, str], ...]
@@ -154,7 +155,7 @@ def _make_filters(rows: Sequence[SweepRow]) -> tuple[Filter, ...]:
 def _make_choices(rows: Sequence[SweepRow]) -> tuple[AxisChoice, ...]:
     axes = list(dict.fromkeys(axis for row in rows for axis in row.axes))
     values = {axis: tuple(dict.fromkeys(row.axes.get(axis, "") for row in rows)) for axis in axes}
-    return tuple(AxisChoice(axis, found) for axis, found in values.items() if len(found) > 1)
+    return tuple(AxisChoice(axis, choices) for axis, choices in values.items() if len(choices) > 1)
 
 
 def _make_row(number: int, row: SweepRow, tone: int) -> TrialRow:
@@ -174,25 +175,24 @@ def _make_row(number: int, row: SweepRow, tone: int) -> TrialRow:
         (NOTHING if row.memory_bytes is None else numbers.size(row.memory_bytes), ""),
         (NOTHING if row.sites is None else f"{row.fused} of {row.sites}", ""),
     )
-    state, why = _describe_state(row)
+    states, why = _describe_state(row)
     known = tuple((name, repr(float(value))) for name, value in figures.items() if value is not None)
-    return TrialRow(number, row.name, tuple(row.axes.items()), tone, row.status, state, why, cells, known)
+    return TrialRow(number, row.name, tuple(row.axes.items()), tone, row.status, states, why, cells, known)
 
 
 def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{three_digits(ends[0])} to {three_digits(ends[1])}"
 
 
-def _describe_state(row: SweepRow) -> tuple[str, str]:
-    """Return the state of a trial in a word, and the reason for it."""
+def _describe_state(row: SweepRow) -> tuple[tuple[str, ...], str]:
+    """Return the place of a trial among the others and the verdict on its limits, each in a word; and the reasons."""
     if row.status == "failed":
-        return "failed", f"at {row.step}: {row.reason}"
+        return ("failed",), f"at {row.step}: {row.reason}"
     if row.status in ("bundle", "pending"):
-        return "not measured", row.reason
-    if row.doubts:
-        return "in doubt", "; ".join(row.doubts)
-    verdict = {"fail": "beyond the limits", "invalid": "not decided"}.get(row.verdict, "")
-    return "front" if row.front else verdict or "beaten", "; ".join(row.failing)
+        return ("not measured",), row.reason
+    place = "in doubt" if row.doubts else "not compared" if row.group == 0 else "front" if row.front else "beaten"
+    states = (place, _VERDICTS[row.verdict]) if row.verdict else (place,)
+    return states, "; ".join((*row.doubts, *row.failing))
 
 
 def _make_failure(failure: SweepFailure, rows: Sequence[SweepRow]) -> Failure:

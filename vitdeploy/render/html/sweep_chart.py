@@ -56,7 +56,7 @@ def draw_charts(rows: Sequence[SweepRow]) -> list[Chart]:
         if row.group and row.latency_ms is not None and row.deployed is not None:
             key = (row.metric, row.unit, row.better, row.data_digest)
             points.setdefault(key, []).append(_place(number, row, row.latency_ms, row.deployed, colours[row.model]))
-    return [_draw(metric, unit, better, found) for (metric, unit, better, _), found in points.items()]
+    return [_draw(metric, unit, better, placed) for (metric, unit, better, _), placed in points.items()]
 
 
 def _place(number: int, row: SweepRow, latency: float, value: float, tone: int) -> _Point:
