@@ -65,29 +65,38 @@ def test_it_says_how_sure_the_choice_is() -> None:
     assert "several groups" in pick(parse_pick("min latency"), (FAST, other))[1][0]
 
 
+def test_it_compares_speedups_by_their_own_intervals() -> None:
+    """A reference that is slower makes latencies differ, and speed-ups not."""
+    best = row("best", latency_ms=4.0, speedup=3.0, speedup_ci95=(2.5, 3.5))
+    near = row("near", latency_ms=40.0, speedup=2.6, speedup_ci95=(2.4, 2.8))
+    far = row("far", latency_ms=4.0, speedup=2.0, speedup_ci95=(1.9, 2.1))
+    assert pick(parse_pick("max speedup"), (near, far, best)) == (best, ["the speed-up of 1 more may be as high: near"])
+    assert pick(parse_pick("min speedup"), (best, far)) == (far, [])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "it is empty"),
         ("mni latency", r"begins with 'mni', not with min or max \(did you mean 'min'\?\)"),
-        ("min", "behind min a metric is missing"),
+        ("min", "after min a metric is missing"),
         ("min latncy", r"there is no metric 'latncy' \(did you mean 'latency'\?\)"),
         ("min target", "there is no metric 'target'"),
-        ("min latency were drop < 1", r"behind min latency is 'were', not where \(did you mean 'where'\?\)"),
+        ("min latency were drop < 1", r"after min latency comes 'were', not where \(did you mean 'where'\?\)"),
         ("min latency where", "a metric is missing"),
         ("min latency where drop", "drop has no limit"),
-        ("min latency where drop 0.5", "behind drop is '0.5', not one of <=, <"),
-        ("min latency where drop <=", "behind drop <= a value is missing"),
-        ("min latency where drop <= <", "behind drop <= a value is missing"),
+        ("min latency where drop 0.5", "after drop comes '0.5', not one of <=, <"),
+        ("min latency where drop <=", "after drop <= a value is missing"),
+        ("min latency where drop <= <", "after drop <= a value is missing"),
         ("min latency where drop <= few", "'few' is no number"),
         ("min latency where size <= 20", "size <= 20 has no unit"),
         ("min latency where size <= 20MiBs", r"size has no unit 'MiBs' \(did you mean 'MiB'\?\)"),
         ("min latency where drop <= 1 ms", "drop has no unit 'ms'"),
         ("min latency where drop <= 1 and", "a metric is missing"),
         ("min latency where drop <= 1 or size < 1MiB", "drop has no unit 'or'"),
-        ("min latency where drop <= 1pp or size < 1MiB", "behind drop <= 1pp is 'or', not and"),
+        ("min latency where drop <= 1pp or size < 1MiB", "after drop <= 1pp comes 'or', not and"),
         ("min latency where precision >= int8", "precision is a word, which >= does not compare"),
-        ("min latency where drop ! 1", "'!' is no sign"),
+        ("min latency where drop ! 1", "'!' is not a comparison"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:

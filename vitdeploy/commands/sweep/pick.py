@@ -28,20 +28,28 @@ _RATIO = {"x": 1.0, "×": 1.0}
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a trial, the units that a value of it may have, and whether it must have one."""
+    """A figure of a trial.
+
+    Attributes:
+        read: returns it.
+        units: the units that a value of it may have, each with its factor.
+        needs_unit: a value needs one.
+        interval: returns its 95 % interval, by which remarks say how sure a choice is.
+    """
 
     read: Callable[[SweepRow], float | None]
     units: Mapping[str, float]
     needs_unit: bool = False
+    interval: Callable[[SweepRow], tuple[float, float] | None] = lambda _: None
 
 
 MEASURES: Mapping[str, Measure] = {
-    "latency": Measure(lambda row: row.latency_ms, _TIMES),
+    "latency": Measure(lambda row: row.latency_ms, _TIMES, interval=lambda row: row.latency_ci95),
     "p50": Measure(lambda row: row.p50_ms, _TIMES),
     "p90": Measure(lambda row: row.p90_ms, _TIMES),
     "p99": Measure(lambda row: row.p99_ms, _TIMES),
     "throughput": Measure(lambda row: row.throughput_ips, {"ips": 1.0}),
-    "speedup": Measure(lambda row: row.speedup, _RATIO),
+    "speedup": Measure(lambda row: row.speedup, _RATIO, interval=lambda row: row.speedup_ci95),
     "accuracy": Measure(lambda row: row.deployed, _POINTS),
     "drop": Measure(lambda row: row.drop, _POINTS),
     "agreement": Measure(lambda row: row.agreement, {"%": 0.01}),
@@ -116,14 +124,14 @@ def parse_pick(text: str) -> Expression:
     if tokens:
         word = tokens.pop(0)
         if word != "where":
-            raise _error(text, f"behind {aim} {name} is {word!r}, not where{did_you_mean(word, ['where'])}")
+            raise _error(text, f"after {aim} {name} comes {word!r}, not where{did_you_mean(word, ['where'])}")
         while True:
             conditions.append(_take_condition(text, tokens))
             if not tokens:
                 break
             word = tokens.pop(0)
             if word != "and":
-                raise _error(text, f"behind {conditions[-1].text} is {word!r}, not and{did_you_mean(word, ['and'])}")
+                raise _error(text, f"after {conditions[-1].text} comes {word!r}, not and{did_you_mean(word, ['and'])}")
     return Expression(text, aim == "min", name, tuple(conditions))
 
 
@@ -156,9 +164,11 @@ def _find_remarks(expression: Expression, best: SweepRow, others: Sequence[Sweep
     groups = {row.group for row in (best, *others)}
     if len(groups) > 1 and expression.name in ("latency", "p50", "p90", "p99", "throughput"):
         remarks.append("trials of several groups were compared, whose latencies were timed under other conditions")
-    near = [row for row in others if expression.name in ("latency", "speedup") and _overlap(best, row)]
+    near = [row.name for row in others if _overlap(expression.name, best, row)]
     if near:
-        remarks.append(f"the latency of {len(near)} more may be as low: {', '.join(row.name for row in near[:3])}")
+        title = "speed-up" if expression.name == "speedup" else expression.name
+        direction = "low" if expression.lowest else "high"
+        remarks.append(f"the {title} of {len(near)} more may be as {direction}: {', '.join(near[:3])}")
     for condition in expression.conditions:
         if condition.name == "drop" and condition.sign in ("<", "<=") and best.drop_ci95 is not None:
             high = best.drop_ci95[1]
@@ -167,10 +177,12 @@ def _find_remarks(expression: Expression, best: SweepRow, others: Sequence[Sweep
     return remarks
 
 
-def _overlap(first: SweepRow, second: SweepRow) -> bool:
-    if first.latency_ci95 is None or second.latency_ci95 is None or first.group != second.group:
+def _overlap(name: str, first: SweepRow, second: SweepRow) -> bool:
+    """Return True if the intervals of a figure of two trials overlap. Latencies of two groups are not compared."""
+    one, other = MEASURES[name].interval(first), MEASURES[name].interval(second)
+    if one is None or other is None or (name == "latency" and first.group != second.group):
         return False
-    return second.latency_ci95[0] <= first.latency_ci95[1] and first.latency_ci95[0] <= second.latency_ci95[1]
+    return other[0] <= one[1] and one[0] <= other[1]
 
 
 def _split(text: str) -> list[str]:
@@ -178,31 +190,31 @@ def _split(text: str) -> list[str]:
     while place < len(text.rstrip()):
         match = _TOKEN.match(text, place)
         if match is None or match[3]:
-            raise _error(text, f"{text[place:].strip()[:1]!r} is no sign of it")
+            raise _error(text, f"{text[place:].strip()[:1]!r} is not a comparison")
         tokens.append("=" if match[1] == "==" else match[1] or match[2])
         place = match.end()
     return tokens
 
 
-def _take_metric(text: str, tokens: list[str], behind: str, known: list[str]) -> str:
+def _take_metric(text: str, tokens: list[str], previous: str, known: list[str]) -> str:
     name = tokens.pop(0) if tokens else ""
     if name not in known:
         if not name:
-            raise _error(text, f"behind {behind} a metric is missing", f"Known are {', '.join(known)}.")
+            raise _error(text, f"after {previous} a metric is missing", f"Known are {', '.join(known)}.")
         raise _error(text, f"there is no metric {name!r}{did_you_mean(name, known)}", f"Known are {', '.join(known)}.")
     return name
 
 
 def _take_condition(text: str, tokens: list[str]) -> PickCondition:
-    name = _take_metric(text, tokens, "where and and", [*MEASURES, *WORDS])
+    name = _take_metric(text, tokens, "where or and", [*MEASURES, *WORDS])
     sign = tokens.pop(0) if tokens else ""
     if sign not in _COMPARE:
         raise _error(
-            text, f"behind {name} is {sign!r}, not one of {', '.join(_COMPARE)}" if sign else f"{name} has no limit"
+            text, f"after {name} comes {sign!r}, not one of {', '.join(_COMPARE)}" if sign else f"{name} has no limit"
         )
     value = tokens.pop(0) if tokens else ""
     if not value or value in _COMPARE:
-        raise _error(text, f"behind {name} {sign} a value is missing")
+        raise _error(text, f"after {name} {sign} a value is missing")
     if name in WORDS:
         if sign not in ("=", "!="):
             raise _error(text, f"{name} is a word, which {sign} does not compare", "Use = or !=.")
