@@ -53,7 +53,7 @@ def sweep_(
             "-o",
             "--output",
             metavar="DIR",
-            help="The folder of the sweep. Default: named after the file. One that is there is gone on with.",
+            help="The folder of the sweep. Default: named after the file. A sweep that is there already is continued.",
             show_default=False,
         ),
     ] = None,
@@ -98,8 +98,8 @@ def sweep_(
     was interrupted or extended goes on. The results are a table, results.csv, results.jsonl and sweep.html.
     """
     from vitdeploy.commands.sweep.budget import parse_duration
-    from vitdeploy.commands.sweep.sweep import SweepPlan
     from vitdeploy.commands.sweep.sweep import sweep as run_sweep
+    from vitdeploy.commands.sweep.work import SweepPlan
     from vitdeploy.render import sweep_tables
 
     plan = SweepPlan(

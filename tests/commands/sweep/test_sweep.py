@@ -9,28 +9,24 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import run, start
+from tests.commands.sweep.running import BASE, Steps, go, write
 from tests.conftest import shared_folder
 from vitdeploy import artifact as artifacts
-from vitdeploy.commands.sweep import sweep as sweeping
 from vitdeploy.commands.sweep import trial as trials
+from vitdeploy.commands.sweep import work as working
 from vitdeploy.commands.sweep.store import SweepFolder
-from vitdeploy.commands.sweep.sweep import SweepPlan, sweep
 from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.evidence import Bench, Eval, Gate, Sweep
-from vitdeploy.pipeline.graph_cache import GraphCache
 
 pytestmark = pytest.mark.slow
 
-BASE = "recipe: {model: demo:digits, bench: {seconds: 0.2, threads: 1}}\n"
 MATRIX = """
 matrix:
   model: [demo:digits, {spec: demo:digits, weights: nowhere.safetensors}]
@@ -41,36 +37,6 @@ exclude:
 limits: {max_drop_pp: 50}
 """
 PATIENCE_S = 180
-
-
-@dataclass
-class Steps:
-    """A listener that keeps the titles of all steps, and all lines."""
-
-    titles: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        self.titles.append(title)
-        yield lambda _: None
-
-    def warn(self, message: str) -> None:
-        self.lines.append(message)
-
-    def relay(self, line: str) -> None:
-        self.lines.append(line)
-
-
-def write(folder: Path, text: str, name: str = "digits.yaml") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text, encoding="utf-8")
-    return folder / name
-
-
-def go(file: Path, out: Path, **plan: Any) -> tuple[Sweep, Steps]:
-    steps = Steps()
-    return sweep(file, out, steps, SweepPlan(cache=GraphCache(), **plan)), steps
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:
@@ -264,7 +230,7 @@ def test_a_budget_gives_more_time_to_what_may_be_on_the_front(
     assert {Path(name).name for name in before if after[name] != before[name]} <= {
         "trial.json", "bench.json", "gate.json",
     }  # fmt: skip
-    monkeypatch.setattr(sweeping, "SHORT_SECONDS", 0.1)
+    monkeypatch.setattr(working, "SHORT_SECONDS", 0.1)
     spent, _ = go(write(tmp_path, text.replace("[fp32]", "[int8-dynamic]")), out, budget_s=1e-9)
     assert spent.counts == {"pending": 2}
     assert {row.reason for row in spent.trials} == {"the budget was spent before"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
 from vitdeploy.commands.sweep.definition import TrialSpec
@@ -37,36 +37,50 @@ def parse_duration(text: str) -> float:
 def estimate(
     pending: Sequence[TrialSpec], records: Mapping[str, TrialRecord], longer: Sequence[float] = ()
 ) -> SweepEstimate:
-    """Estimate the time of the work that is left, from the trials that are finished.
-
-    A trial takes as long as those of its model, target and precision took; or of its model; or of all.
+    """Estimate the time of the work that is left, from the trials that are finished; see `expect_seconds`.
 
     Args:
         pending: the trials that are left.
         records: the finished trials.
         longer: the seconds of each bench that is done again, for longer.
     """
-    finished = [record for record in records.values() if record.status in ("done", "bundle") and record.seconds > 0]
+    finished = _list_finished(records.values())
     if not pending and not longer:
         return SweepEstimate(trials=0, seconds=0.0, basis="nothing is left to do")
+    seconds = sum(expect_seconds(trial, finished, trial.recipe.bench.seconds) for trial in pending)
+    seconds += _OVERHEAD * sum(longer)
     if not pending:
         basis = f"{len(longer)} longer benches of finished trials"
-        return SweepEstimate(trials=0, seconds=round(_OVERHEAD * sum(longer), 1), basis=basis)
-    if not finished:
-        benches = sum(trial.recipe.bench.seconds for trial in pending)
+    elif not finished:
         basis = "no trial is finished yet, so this is the time of the benches alone"
-        return SweepEstimate(trials=len(pending), seconds=_OVERHEAD * benches, basis=basis)
+    else:
+        basis = f"{len(finished)} finished trials"
+    return SweepEstimate(trials=len(pending), seconds=round(seconds, 1), basis=basis)
 
-    def expect(trial: TrialSpec) -> float:
-        recipe = trial.recipe
-        of_model = [record for record in finished if record.model == recipe.model.spec]
-        alike = [
-            r for r in of_model if (r.target, r.precision) == (recipe.target.kind, recipe.precision.kind or r.precision)
-        ]
-        return mean(record.seconds for record in alike or of_model or finished)
 
-    seconds = sum(map(expect, pending)) + _OVERHEAD * sum(longer)
-    return SweepEstimate(trials=len(pending), seconds=round(seconds, 1), basis=f"{len(finished)} finished trials")
+def expect_seconds(trial: TrialSpec, records: Iterable[TrialRecord], bench_s: float) -> float:
+    """Return the time that a trial is expected to take, in seconds.
+
+    It takes as long as the finished trials of its model, target and precision took; or of its model; or all of them.
+    Before any is finished only the time of its bench is known.
+
+    Args:
+        trial: the trial.
+        records: the finished trials.
+        bench_s: the seconds of its bench.
+    """
+    recipe, finished = trial.recipe, _list_finished(records)
+    if not finished:
+        return _OVERHEAD * bench_s
+    of_model = [record for record in finished if record.model == recipe.model.spec]
+    alike = [
+        r for r in of_model if (r.target, r.precision) == (recipe.target.kind, recipe.precision.kind or r.precision)
+    ]
+    return mean(record.seconds for record in alike or of_model or finished)
+
+
+def _list_finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.status in ("done", "bundle") and record.seconds > 0]
 
 
 def list_short(rows: Sequence[SweepRow], seconds: Mapping[str, float]) -> list[SweepRow]:
@@ -88,9 +102,7 @@ def choose_longer(rows: Sequence[SweepRow], seconds: Mapping[str, float], left_s
     """
     beaten = set() if math.isinf(left_s) else find_beaten(rows)
     able = [
-        row
-        for row in list_short(rows, seconds)
-        if _OVERHEAD * seconds[row.name] <= left_s and row.name not in beaten
+        row for row in list_short(rows, seconds) if _OVERHEAD * seconds[row.name] <= left_s and row.name not in beaten
     ]
     return max(able, key=_relative_width).name if able else None
 

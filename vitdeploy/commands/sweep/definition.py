@@ -140,9 +140,9 @@ def _make_trial(
     except VitdeployError as error:
         message = error.message if error.message.startswith(where) else f"{place}: {error.message}"
         raise type(error)(message, fix=f"{error.fix} Or exclude this combination.") from None
-    given = {key: value for key, value in limits.model_dump().items() if value is not None}
+    overrides = {key: value for key, value in limits.model_dump().items() if value is not None}
     of_recipe = {**recipe.gate.model_dump(), "require_signed": None}  # nothing is signed yet
-    judged = parse(GateSpec, {**of_recipe, **given}, where=f"{where}: limits")
+    judged = parse(GateSpec, {**of_recipe, **overrides}, where=f"{where}: limits")
     recipe = replace(recipe, gate=GateSpec())
     name, setting = naming.name(recipe, short_name)
     return TrialSpec(name=name, setting=setting, axes=values, recipe=recipe, limits=judged)
@@ -152,7 +152,7 @@ def _drop_other_options(base: dict[str, Any], settings: Mapping[str, Any]) -> di
     """Leave out the device and the options of the base's target, and of its task, where an axis sets another one."""
     changed = dict(base)
     for section, staying in (("target", _STAYING), ("task", ())):
-        given, kind = base.get(section), settings.get(f"{section}.kind")
-        if isinstance(given, dict) and kind is not None and given.get("kind") not in (None, kind):
-            changed[section] = {key: value for key, value in given.items() if key in staying}
+        keys, kind = base.get(section), settings.get(f"{section}.kind")
+        if isinstance(keys, dict) and kind is not None and keys.get("kind") not in (None, kind):
+            changed[section] = {key: value for key, value in keys.items() if key in staying}
     return changed

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vitdeploy.artifact import atomic_file, locks
-from vitdeploy.artifact.temporary import remove_abandoned
+from vitdeploy.artifact.temporary import PARTIAL, find_hidden, remove_abandoned
 from vitdeploy.commands.sweep.trial import ARTIFACT, RECORD, REFERENCES, TRIALS
 from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.evidence import SweepRow, TrialRecord
@@ -54,7 +54,8 @@ class SweepFolder:
             return
         if not self.path.is_dir():
             raise UsageError(f"{self.path} is not a folder", fix="Choose another folder with -o.")
-        if not (self.path / MARK).is_file() and any(self.path.iterdir()):
+        started = set(find_hidden(self.path, MARK, PARTIAL))  # a process that was killed while it wrote the mark
+        if not (self.path / MARK).is_file() and any(path not in started for path in self.path.iterdir()):
             raise UsageError(f"{self.path} exists and is not a sweep", fix="Choose another folder with -o.")
 
     @contextmanager
@@ -66,8 +67,11 @@ class SweepFolder:
             ArtifactError: it cannot be written.
         """
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not (self.path / MARK).is_file():  # first of all: without it the next run would refuse the folder
+                self._write_mark(file)
             for name in (TRIALS, REFERENCES):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+                (self.path / name).mkdir(exist_ok=True)
             handle = os.open(self.path / REFERENCES, os.O_RDONLY)
         except OSError as error:
             raise _unwritable(self.path, error) from None
@@ -76,13 +80,16 @@ class SweepFolder:
                 raise UsageError(
                     f"another process runs a sweep in {self.path}", fix="Wait until it ends, or give another -o."
                 )
-            mark = {"schema": 1, "vitdeploy": __version__, "file": str(file.absolute())}
-            self.write({MARK: json.dumps(mark, indent=1) + "\n"})
+            self._write_mark(file)
             with locks.locked(self.path / TRIALS):
                 remove_abandoned(self.path / TRIALS)
             yield
         finally:
             os.close(handle)
+
+    def _write_mark(self, file: Path) -> None:
+        mark = {"schema": 1, "vitdeploy": __version__, "file": str(file.absolute())}
+        self.write({MARK: json.dumps(mark, indent=1) + "\n"})
 
     def read_records(self) -> dict[str, TrialRecord]:
         """Return the records of all trials in the folder, by name. One that cannot be read counts as missing."""

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
-from vitdeploy.artifact import DISK_FULL, Artifact, atomic_file, atomic_folder
+from vitdeploy.artifact import Artifact, atomic_file, atomic_folder
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.given import give_own_model
 from vitdeploy.commands.run import run_steps
 from vitdeploy.commands.sweep.definition import TrialSpec
+from vitdeploy.commands.sweep.failures import explain, raise_if_disk_is_full
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.commands.sweep.record import describe_trial, judge_trial, record_trial
 from vitdeploy.commands.sweep.references import References
-from vitdeploy.errors import SourceError, VitdeployError
+from vitdeploy.errors import SourceError
 from vitdeploy.evidence import Bench, Eval, TrialRecord
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.graph_cache import GraphCache
@@ -32,7 +33,6 @@ from vitdeploy.recipe import AUTO
 TRIALS, REFERENCES = "trials", "references"
 RECORD, ARTIFACT = "trial.json", "artifact"
 _WORK = "work"
-_FULL_BELOW_BYTES = 1 << 20
 
 Alone = Callable[[], AbstractContextManager[object]]
 
@@ -93,7 +93,7 @@ def run_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> En
             record = record_trial(trial, artifact, results.evaluation, results.audit, results.timing, seconds)
             record = judge_trial(record, trial, artifact)
         except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
-            _raise_if_disk_is_full(error, sweep)
+            raise_if_disk_is_full(error, sweep)
             with progress.step(f"Record why {trial.title} failed"):  # an interrupt that a library hid is raised here
                 record = _describe_failure(trial, steps[-1] if steps else "export", error, place)
             unloadable = isinstance(error, SourceError) and record.step == "export"
@@ -158,27 +158,12 @@ def _store_again(
 
 
 def _trial_folder(sweep: Path, name: str) -> AbstractContextManager[Path]:
-    return atomic_folder(sweep / TRIALS / name, force=True, marks=(RECORD,))
+    """Return the new folder of a trial. It replaces one of an older run, also if its record was deleted."""
+    return atomic_folder(sweep / TRIALS / name, force=True, marks=(RECORD, ARTIFACT))
 
 
 def _describe_failure(trial: TrialSpec, step: str, error: Exception, place: Path) -> TrialRecord:
-    if isinstance(error, VitdeployError):
-        reason, fix = error.message, error.fix
-    else:
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        reason = f"unexpected {type(error).__name__}: {first}"
-        fix = "Run vitdeploy export with the same options and --traceback, and report the error."
+    reason, fix = explain(error)
     texts = {"reason": reason, "fix": fix}  # without the name of a folder that is renamed
     plain = {key: text.replace(str(place), ARTIFACT) for key, text in texts.items()}
     return describe_trial(trial, "failed").model_copy(update={"step": step, **plain})
-
-
-def _raise_if_disk_is_full(error: BaseException, folder: Path) -> None:
-    """Raise the error again if the disk is full: every other trial would fail too."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-            raise error
-        cause = cause.__cause__
-    if shutil.disk_usage(folder).free < _FULL_BELOW_BYTES:
-        raise error

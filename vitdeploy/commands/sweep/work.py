@@ -1,0 +1,223 @@
+"""The work of one sweep: run what is not finished, lengthen benches, judge again, and lay the trials side by side."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from vitdeploy import environment
+from vitdeploy.commands.sweep.budget import SHORT_SECONDS, choose_longer, estimate, expect_seconds, list_short
+from vitdeploy.commands.sweep.definition import Definition, TrialSpec
+from vitdeploy.commands.sweep.failures import digest_loading, explain, group_failures, raise_if_disk_is_full
+from vitdeploy.commands.sweep.record import describe_trial
+from vitdeploy.commands.sweep.store import SweepFolder
+from vitdeploy.commands.sweep.trial import (
+    ARTIFACT,
+    TRIALS,
+    Alone,
+    Tools,
+    judge_again,
+    lengthen_bench,
+    repeat_failure,
+    run_trial,
+)
+from vitdeploy.evidence import Picked, Sweep, SweepRow, TrialRecord
+from vitdeploy.frozen import replace
+from vitdeploy.measure.front import compare, describe_comparison
+from vitdeploy.pipeline.graph_cache import GraphCache
+
+_Again = Callable[[TrialSpec, TrialRecord], TrialRecord]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """How a sweep is run.
+
+    Attributes:
+        dry_run: only list the trials, and estimate the time.
+        budget_s: the time to spend; None: all that it takes.
+        retry: try failed trials again.
+        pick: an expression that chooses a trial.
+        to: the folder to copy the chosen trial's artifact to.
+        force: replace an artifact at `to`.
+        cache: the cache of exported graphs; None exports each time.
+        alone: entered around each measurement of time.
+    """
+
+    dry_run: bool = False
+    budget_s: float | None = None
+    retry: bool = False
+    pick: str | None = None
+    to: Path | None = None
+    force: bool = False
+    cache: GraphCache | None = None
+    alone: Alone = nullcontext
+
+
+@dataclass
+class SweepWork:
+    """The trials of one run, the records so far, and why trials were not begun."""
+
+    definition: Definition
+    folder: SweepFolder
+    tools: Tools
+    plan: SweepPlan
+    started: float
+    records: dict[str, TrialRecord] = field(init=False)
+    reused: set[str] = field(init=False)
+    put_off: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records = self.folder.read_records()
+        if self.plan.retry:
+            self.records = {name: record for name, record in self.records.items() if record.status != "failed"}
+        self.reused = set(self.records)
+
+    @property
+    def pending(self) -> list[TrialSpec]:
+        """The trials without a record."""
+        return [trial for trial in self.definition.trials if trial.name not in self.records]
+
+    @property
+    def left_s(self) -> float:
+        """The rest of the budget."""
+        if self.plan.budget_s is None:
+            return math.inf
+        return self.plan.budget_s - (time.monotonic() - self.started)
+
+    def run(self) -> None:
+        """Run what is pending, then lengthen the benches that are worth it, then judge by the limits of today."""
+        self._run_pending()
+        self._lengthen()
+        for trial in self.definition.trials:
+            record = self.records.get(trial.name)
+            limits = {key: value for key, value in trial.limits.model_dump().items() if value is not None}
+            if record is not None and record.status in ("done", "bundle") and dict(record.limits) != limits:
+                self._again(trial, self._judge)
+
+    def _run_pending(self) -> None:
+        """Run each pending trial that fits into the budget. Each reason of a failure is printed once."""
+        unloadable: dict[str, TrialRecord] = {}
+        reported: set[tuple[str, str]] = set()
+        progress, pending = self.tools.progress, self.pending
+        for number, trial in enumerate(pending, 1):
+            key = digest_loading(trial)
+            if key in unloadable:
+                self.records[trial.name] = repeat_failure(trial, self.folder.path, unloadable[key])
+                continue
+            if not self._fits(trial):
+                continue
+            progress.relay(f"[{number}/{len(pending)}] {trial.title}")
+            ended = run_trial(trial, self.folder.path, self.tools, self._bench_seconds(trial))
+            record = self.records[trial.name] = ended.record
+            if ended.unloadable:
+                unloadable[key] = record
+            if record.status == "failed" and (record.step, record.reason) not in reported:
+                reported.add((record.step, record.reason))
+                progress.relay(f"failed at {record.step}: {record.reason}")
+            self.folder.write_tables(self.rows())
+        if self.put_off:
+            progress.warn(f"{len(self.put_off)} trials do not fit into the budget and were not begun")
+
+    def _fits(self, trial: TrialSpec) -> bool:
+        """Return True if a trial is expected to end within the budget; else note why it is not begun."""
+        left = self.left_s
+        expected = expect_seconds(trial, self.records.values(), self._bench_seconds(trial))
+        if left <= 0:
+            self.put_off[trial.name] = "the budget was spent before"
+        elif expected > left:
+            self.put_off[trial.name] = f"it takes about {expected:.0f} s, and {left:.0f} s of the budget were left"
+        return trial.name not in self.put_off
+
+    def _bench_seconds(self, trial: TrialSpec) -> float:
+        seconds = trial.recipe.bench.seconds
+        return seconds if self.plan.budget_s is None else min(SHORT_SECONDS, seconds)
+
+    @property
+    def _seconds(self) -> dict[str, float]:
+        """The time that each bench should have had."""
+        return {trial.name: trial.recipe.bench.seconds for trial in self.definition.trials}
+
+    def _lengthen(self) -> None:
+        """Give the recipe's time to each bench that may change the front."""
+        trials = {trial.name: trial for trial in self.definition.trials}
+        seconds = self._seconds
+        while (name := choose_longer(self.rows(), seconds, self.left_s)) is not None:
+            trial, wanted = trials[name], seconds.pop(name)
+            self.tools.progress.relay(f"a longer bench, {wanted:g} s: {trial.title}")
+            self._again(trial, partial(self._time_longer, wanted))
+            self.folder.write_tables(self.rows())
+
+    def _time_longer(self, seconds: float, trial: TrialSpec, _: TrialRecord) -> TrialRecord:
+        return lengthen_bench(trial, self.folder.path, self.tools, seconds)
+
+    def _judge(self, trial: TrialSpec, record: TrialRecord) -> TrialRecord:
+        return judge_again(trial, self.folder.path, record)
+
+    def _again(self, trial: TrialSpec, work: _Again) -> None:
+        """Do more work on a finished trial. If it fails, the trial stays as it is.
+
+        Raises:
+            VitdeployError: the disk is full.
+        """
+        try:
+            self.records[trial.name] = work(trial, self.records[trial.name])
+        except Exception as error:  # noqa: BLE001  an engine may raise anything, and the other trials go on
+            raise_if_disk_is_full(error, self.folder.path)
+            with self.tools.progress.step(f"Keep {trial.name} as it is"):  # an interrupt that a library hid comes now
+                reason, _ = explain(error)
+            self.tools.progress.warn(f"{trial.name} stays as it is: {reason}")
+
+    def rows(self) -> list[SweepRow]:
+        """Return all trials side by side: those of the matrix, then the same ones of other machines."""
+        settings = {trial.setting for trial in self.definition.trials}
+        names = {trial.name for trial in self.definition.trials}
+        own = [
+            _with_axes(self.records[trial.name], trial)
+            if trial.name in self.records
+            else replace(describe_trial(trial, "pending"), reason=self.put_off.get(trial.name, "it is not tried yet"))
+            for trial in self.definition.trials
+        ]
+        here = environment.host().machine
+        others = [
+            record
+            for record in self.records.values()
+            if record.name not in names and record.setting in settings and record.status == "done"
+            and record.machine != here
+        ]  # fmt: skip
+        rows = compare([*own, *others])
+        return [replace(row, reused=row.name in self.reused, artifact=self._artifact_of(row)) for row in rows]
+
+    def _artifact_of(self, row: SweepRow) -> str:
+        has_one = row.status in ("done", "bundle") or self.folder.artifact(row.name).is_dir()
+        return f"{TRIALS}/{row.name}/{ARTIFACT}" if has_one and row.status != "pending" else ""
+
+    def result(self, *, picked: Picked | None) -> Sweep:
+        """Return the result so far."""
+        rows = self.rows()
+        benches = [] if self.plan.budget_s is not None else list_short(rows, self._seconds)
+        longer = [self._seconds[row.name] for row in benches]
+        return Sweep(
+            sweep=str(self.folder.path),
+            file=str(self.definition.file),
+            dry_run=self.plan.dry_run,
+            counts=dict(Counter(row.status for row in rows)),
+            excluded=self.definition.excluded,
+            trials=tuple(rows),
+            failures=tuple(group_failures(rows)),
+            estimate=estimate(self.pending, self.records, longer),
+            notes=tuple(describe_comparison(rows)),
+            picked=picked,
+            seconds=round(time.monotonic() - self.started, 1),
+        )
+
+
+def _with_axes(record: TrialRecord, trial: TrialSpec) -> TrialRecord:
+    """Return a stored record with the axes of today's matrix, which may be more than when it ran."""
+    return replace(record, axes=trial.axes)
