@@ -21,7 +21,7 @@ _BACKENDS = ("native", "python")
     app,
     section=USE,
     examples=[
-        "vitdeploy package deit --for triton --backend python --ensemble -o repository",
+        "vitdeploy package deit --for triton \\\n    --backend python --ensemble -o repository",
         "vitdeploy package deit --for ovms -o repository",
         "vitdeploy package deit-engine --for deepstream -o deit-deepstream",
     ],
