@@ -36,7 +36,7 @@ from vitdeploy.artifact.manifest import (
     Trial,
     Variant,
 )
-from vitdeploy.artifact.staging import DISK_FULL, atomic_folder, recover, refuse_existing
+from vitdeploy.artifact.staging import DISK_FULL, atomic_folder, recover, refuse_existing, refuse_inside
 from vitdeploy.artifact.temporary import atomic_file
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Evidence, FileEntry
@@ -68,6 +68,7 @@ __all__ = [
     "file_digest",
     "load",
     "refuse_existing",
+    "refuse_inside",
     "seal",
 ]
 

@@ -29,7 +29,7 @@ from vitdeploy.artifact.temporary import (
     remove_abandoned,
     sync_folder,
 )
-from vitdeploy.errors import ArtifactError
+from vitdeploy.errors import ArtifactError, UsageError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BELOW_BYTES = 1 << 20  # with less free space, any failed write is reported as a full disk
@@ -46,6 +46,18 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     """
     recover(out)
     _refuse_existing(out, force=force, marks=ARTIFACT)
+
+
+def refuse_inside(out: Path, artifact: Path) -> None:
+    """Refuse an output inside of an artifact's folder: it would be an unlisted file, and the artifact damaged.
+
+    Raises:
+        UsageError: it is inside.
+    """
+    if out.resolve().is_relative_to(artifact.resolve()):
+        raise UsageError(
+            f"{out} is inside the artifact, which takes no other files", fix="Choose a place outside of it with -o."
+        )
 
 
 @contextmanager

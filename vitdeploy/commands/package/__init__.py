@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from vitdeploy import plugins
-from vitdeploy.artifact import Artifact, atomic_folder, file_digest
+from vitdeploy.artifact import Artifact, atomic_folder, file_digest, refuse_inside
 from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.evidence import FileEntry
 from vitdeploy.frozen import Frozen
@@ -63,12 +63,14 @@ def package(artifact: Artifact, serves: str, out: Path, options: Mapping[str, ob
         options: the fields of the packager that are not left at their defaults.
 
     Raises:
-        UsageError: `out` exists, an option is for other packages, or what loads the package cannot run this artifact.
+        UsageError: `out` exists or is inside the artifact, an option is for other packages, or what loads the package
+            cannot run this artifact.
         ArtifactError: the folder cannot be written, or the artifact was changed meanwhile.
     """
     packager = _make_packager(serves, options or {})
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists", fix="Choose another folder with -o, or remove this one.")
+    refuse_inside(out, artifact.path)
     with atomic_folder(out) as folder:
         notes = packager.write(artifact, folder)
         files = tuple(_describe(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
