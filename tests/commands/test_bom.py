@@ -119,8 +119,50 @@ def test_contradictory_evidence_gives_no_metric(quantized: Artifact) -> None:
     assert "its evidence is refused" in card["considerations"]["technicalLimitations"][0]
 
 
-def test_a_bundle_has_one_without_metrics(demo: Callable[..., Artifact]) -> None:
-    document = document_of(demo(target="tensorrt"))
+def remove_samples(folder: Path) -> None:
+    (folder / "eval.samples.npz").unlink()
+
+
+def clear_samples(folder: Path) -> None:
+    facts = json.loads((folder / "eval.json").read_text())
+    (folder / "eval.json").write_text(json.dumps({**facts, "samples": ""}))
+
+
+def strip_blocks(folder: Path) -> None:
+    facts = json.loads((folder / "bench.json").read_text())
+    for each in facts["runs"]:
+        each["blocks"] = []
+    (folder / "bench.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("remove", [remove_samples, clear_samples, strip_blocks])
+def test_figures_without_their_raw_data_are_not_listed(remove: Callable[[Path], None], quantized: Artifact) -> None:
+    """Whoever edits a figure would only have to remove what contradicts it."""
+    remove(quantized.path)
+    document = document_of(quantized)
+    metrics, of_bench = metrics_of(document), remove is strip_blocks
+    assert ("latency p50 (ms)" in metrics, "top1 (points)" in metrics) == (not of_bench, of_bench)
+    assert ("data:evaluation" in {each["bom-ref"] for each in document["components"]}) == of_bench
+    limits = document["metadata"]["component"]["modelCard"]["considerations"]["technicalLimitations"]
+    assert any("figures are not listed" in limit and "samples" in limit for limit in limits)
+
+
+def test_a_doubtful_evaluation_is_left_out_and_named_as_a_limit(quantized: Artifact) -> None:
+    evidence = read_evidence(quantized)
+    assert evidence.examined.evaluation is not None
+    doubtful = replace(evidence.examined.evaluation, doubts=("every label is class 3",))
+    examined = dataclasses.replace(evidence.examined, evaluation=doubtful)
+    document = write_document(quantized, dataclasses.replace(evidence, examined=examined))
+    assert [name for name in metrics_of(document) if "top1" in name] == []
+    assert "latency p50 (ms)" in metrics_of(document)
+    limits = document["metadata"]["component"]["modelCard"]["considerations"]["technicalLimitations"]
+    assert "every label is class 3" in limits
+
+
+def test_a_bundle_has_one_without_metrics(demo: Callable[..., Artifact], copy: Callable[[Artifact], Artifact]) -> None:
+    bundle = copy(demo(target="tensorrt"))
+    bundle.write_evidence(timed_bench(bundle, 3.0))
+    document = document_of(bundle)
     card = document["metadata"]["component"]["modelCard"]
     assert "quantitativeAnalysis" not in card
     assert {"name": "vitdeploy:stage", "value": "bundle"} in card["properties"]
@@ -138,6 +180,12 @@ def test_it_is_printed_without_a_file(quantized: Artifact) -> None:
     made = json.loads(run("bom", quantized.path, "--json").out)
     validate(made["document"])
     assert (made["file"], made["components"]) == (None, len(made["document"]["components"]))
+
+
+def test_nothing_is_written_into_the_artifact(quantized: Artifact) -> None:
+    (quantized.path / "audit.json").unlink()
+    assert run("bom", quantized.path).code == 0
+    assert not (quantized.path / "audit.json").exists(), "a signed folder would be another one"
 
 
 def test_the_file_may_not_lie_in_the_artifact(quantized: Artifact, tmp_path: Path) -> None:
@@ -169,6 +217,18 @@ def test_a_library_of_another_version_has_no_licence() -> None:
     assert find_library_licence("timm", "0.0.1") == find_library_licence("no-such-library", "1") == []
     for name in ("torch", "numpy", "onnxscript", "onnxruntime"):
         assert find_library_licence(name, version(name)), name
+
+
+def test_unknown_is_no_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older setuptools wrote it where a library names its licence by a classifier only."""
+    folder = tmp_path / "of_classifiers-1.0.dist-info"
+    folder.mkdir()
+    classifier = "Classifier: License :: OSI Approved :: MIT License"
+    (folder / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: of-classifiers\nVersion: 1.0\nLicense: UNKNOWN\n{classifier}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_library_licence("of-classifiers", "1.0") == [{"license": {"id": "MIT"}}]
 
 
 def test_the_licence_of_weights_is_that_of_their_library_or_card(tmp_path: Path) -> None:

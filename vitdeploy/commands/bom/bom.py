@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy.artifact import MANIFEST, Artifact, atomic_file
+from vitdeploy.artifact import MANIFEST, Artifact, atomic_file, refuse_inside
 from vitdeploy.commands.bom.licences import find_library_licence, name_licence
 from vitdeploy.commands.bom.model_card import describe_model
 from vitdeploy.commands.gate.evidence import Judged, read_evidence
@@ -53,7 +53,7 @@ def make_bom(artifact: Artifact, out: Path | None = None) -> BillOfMaterials:
     """
     if out is not None:
         _check_place(out, artifact)
-    document = write_document(artifact, read_evidence(artifact))
+    document = write_document(artifact, read_evidence(artifact, store=False))
     if out is not None:
         text = (json.dumps(document, indent=1) + "\n").encode()
         try:
@@ -130,7 +130,7 @@ def _list_files(artifact: Artifact) -> Iterator[dict[str, Any]]:
 
 def _list_data(artifact: Artifact, evidence: Judged) -> Iterator[dict[str, Any]]:
     """Yield the data of calibration and evaluation. Only digests are known of it, and the number of its samples."""
-    quantized, evaluation = artifact.manifest.quantized, evidence.examined.evaluation
+    quantized, evaluation = artifact.manifest.quantized, evidence.evaluation
     calibration = None if quantized is None else quantized.calibration
     if calibration is not None and not calibration.synthetic:
         yield _describe_data("calibration", calibration.digest, calibration.images)
@@ -151,8 +151,7 @@ def _describe_data(use: str, digest: str, samples: int) -> dict[str, Any]:
 
 def _list_libraries(artifact: Artifact, evidence: Judged) -> Iterator[dict[str, Any]]:
     """Yield each version of a library that exported, compiled or measured the artifact."""
-    stored = evidence.stored
-    pieces = (stored.audit, evidence.examined.bench, evidence.examined.evaluation)
+    pieces = (evidence.stored.audit, evidence.bench, evidence.evaluation)
     origins = [piece.provenance for piece in pieces if isinstance(piece, Measured) and piece.provenance is not None]
     versions = {*artifact.manifest.versions.items(), *(item for origin in origins for item in origin.versions.items())}
     for name, version in sorted(versions):
@@ -179,7 +178,4 @@ def _check_place(out: Path, artifact: Artifact) -> None:
         raise UsageError(f"{out} is a folder", fix="Give a file with -o.")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}", fix="Create it, or choose another file with -o.")
-    if out.resolve().is_relative_to(artifact.path.resolve()):
-        raise UsageError(
-            f"{out} is inside the artifact, which takes no other files", fix="Choose a file outside of it with -o."
-        )
+    refuse_inside(out, artifact.path)

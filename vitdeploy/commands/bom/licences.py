@@ -29,6 +29,7 @@ _IN_WORDS = {
 }
 """Other names of the same licences."""
 _LONGEST_NAME = 64  # beyond it the field has the text of a licence
+_NO_NAMES = ("", "UNKNOWN")  # older setuptools wrote the latter for a library that names none
 _CLASSIFIER = "License :: OSI Approved :: "
 
 
@@ -54,7 +55,7 @@ def find_library_licence(name: str, version: str) -> list[dict[str, Any]]:
     if expression := _read(facts, "License-Expression"):
         return name_licence(expression) if expression.lower() in _SPDX else [{"expression": expression}]
     text = _read(facts, "License")
-    if text and "\n" not in text and len(text) <= _LONGEST_NAME:
+    if text.upper() not in _NO_NAMES and "\n" not in text and len(text) <= _LONGEST_NAME:
         return name_licence(text)
     classifiers = facts.get_all("Classifier") or []
     named = [item.removeprefix(_CLASSIFIER) for item in classifiers if item.startswith(_CLASSIFIER)]

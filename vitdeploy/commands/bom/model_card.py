@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact, TensorSpec
 from vitdeploy.commands.gate.evidence import Judged
 from vitdeploy.evidence import Audit, Bench, Eval
+from vitdeploy.verdict import EvidenceName
 
 
 def describe_model(artifact: Artifact, evidence: Judged, datasets: list[str]) -> dict[str, Any]:
@@ -15,7 +17,8 @@ def describe_model(artifact: Artifact, evidence: Judged, datasets: list[str]) ->
 
     Args:
         artifact: the artifact or bundle.
-        evidence: its evidence, with figures from the raw data. If a piece contradicts another one, no metric is listed.
+        evidence: its evidence. Only figures that were computed from raw data are listed, and none with a doubt. If a
+            piece contradicts another one, no metric is listed.
         datasets: references to the data that it was calibrated and evaluated on.
     """
     manifest, examined = artifact.manifest, evidence.examined
@@ -36,10 +39,9 @@ def describe_model(artifact: Artifact, evidence: Judged, datasets: list[str]) ->
         fault = examined.faults[0]
         limits.append(f"its evidence is refused, so no metric is listed: {fault.name}: {fault.why}")
     else:
-        metrics += [] if examined.evaluation is None else _list_accuracy(examined.evaluation)
-        metrics += [] if examined.bench is None else _list_speed(examined.bench)
-        doubts = [*(examined.evaluation.doubts if examined.evaluation else ())]
-        limits += [*doubts, *(examined.bench.doubts if examined.bench else ())]
+        metrics += [] if evidence.evaluation is None else _list_accuracy(evidence.evaluation)
+        metrics += [] if evidence.bench is None else _list_speed(evidence.bench)
+        limits += _explain_unlisted(evidence)
     card: dict[str, Any] = {"modelParameters": parameters}
     if metrics:
         card["quantitativeAnalysis"] = {"performanceMetrics": metrics}
@@ -53,7 +55,22 @@ def _format(spec: TensorSpec) -> str:
     return f"{spec.name}: {spec.dtype} [{', '.join(map(str, spec.shape))}]"
 
 
+def _explain_unlisted(evidence: Judged) -> Iterator[str]:
+    """Yield the doubts about evidence, and why figures of stored evidence are not listed."""
+    examined = evidence.examined
+    pieces: dict[EvidenceName, Eval | Bench | None] = {"eval": examined.evaluation, "bench": examined.bench}
+    for name, piece in pieces.items():
+        if piece is None:
+            continue
+        if reason := examined.missing.get(name):
+            yield f"its figures are not listed: {reason}"
+        yield from piece.doubts
+
+
 def _list_accuracy(evaluation: Eval) -> list[dict[str, Any]]:
+    """Return the metrics and their drops; none of a doubtful evaluation."""
+    if evaluation.doubts:
+        return []
     metrics: list[dict[str, Any]] = []
     where = f"{evaluation.n} samples of the evaluation data"
     for name, metric in evaluation.metrics.items():

@@ -36,14 +36,32 @@ class Judged:
     stored: Stored
     examined: Examined
 
+    @property
+    def bench(self) -> Bench | None:
+        """The bench with figures from its samples; None if they cannot be computed from them."""
+        return self.examined.bench if self._is_computed("bench") else None
 
-def read_evidence(artifact: Artifact) -> Judged:
-    """Read the evidence beside an artifact, and compute its figures from its raw data."""
+    @property
+    def evaluation(self) -> Eval | None:
+        """The evaluation with figures from its samples; None if they cannot be computed from them."""
+        return self.examined.evaluation if self._is_computed("eval") else None
+
+    def _is_computed(self, name: EvidenceName) -> bool:
+        return self.stored.manifest.stage == "artifact" and name not in self.examined.missing
+
+
+def read_evidence(artifact: Artifact, *, store: bool = True) -> Judged:
+    """Read the evidence beside an artifact, and compute its figures from its raw data.
+
+    Args:
+        artifact: the artifact or bundle.
+        store: store an audit that had to be read again: see `inspect`.
+    """
     missing: dict[EvidenceName, str] = {}
     unreadable: list[str] = []
     audit: Audit | None = None
     try:
-        audit = inspect(artifact)
+        audit = inspect(artifact, store=store)
     except VitdeployError as error:
         missing["audit"] = error.message
 

@@ -17,12 +17,16 @@ from vitdeploy.runtime.artifact_session import read_bundle, read_compiled
 from vitdeploy.runtime.provenance import describe_provenance
 
 
-def inspect(artifact: Artifact) -> Audit:
+def inspect(artifact: Artifact, *, store: bool = True) -> Audit:
     """Return the stored audit of an artifact, with the structure of its model.
 
     It repeats the manifest's doubts about the numbers of what was compiled. If no audit about this manifest is stored,
     it is read from the compiled file again, and stored. So it is on another CPU, or with another version of the engine,
     unless other evidence beside the artifact agrees with the stored audit.
+
+    Args:
+        artifact: the artifact or bundle.
+        store: False: an audit that is read again is not stored, so that a signed folder stays as it was signed.
 
     Raises:
         TargetUnavailable: the audit must be read again, and the backend is not installed here.
@@ -42,7 +46,8 @@ def inspect(artifact: Artifact) -> Audit:
         engine = target.installed_engine() if target.runs_on == "cpu" else ""
         compiled = read_compiled(artifact)
         audit = target.audit(bundle, dataclasses.replace(compiled, backend=engine or compiled.backend))
-        audit = artifact.write_evidence(replace(audit, provenance=describe_provenance(manifest, audit.threads)))
+        audit = replace(audit, provenance=describe_provenance(manifest, audit.threads), manifest=artifact.digest)
+        audit = artifact.write_evidence(audit) if store else audit
     sites = structures.load(artifact.file(SITES))
     doubts = (*manifest.doubts, *(doubt for doubt in audit.doubts if doubt not in manifest.doubts))
     return replace(
