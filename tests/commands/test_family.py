@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from typer.testing import CliRunner
 transformers = pytest.importorskip("transformers")
 
 from benchmarks.promptable_models import build_sam, save  # noqa: E402
-from tests.commands.signing.conftest import write_pair  # noqa: E402
+from tests.commands.signing.conftest import Pair, write_pair  # noqa: E402
 from vitdeploy.artifact.family import Family, load_family  # noqa: E402
 from vitdeploy.cli import app  # noqa: E402
 from vitdeploy.commands.family.export import FamilyResult, export_family  # noqa: E402
 from vitdeploy.commands.family.predict import parse_prompts  # noqa: E402
+from vitdeploy.commands.signing.keys import read_private  # noqa: E402
+from vitdeploy.commands.signing.model_signature import sign_files  # noqa: E402
+from vitdeploy.commands.signing.subject import of_family  # noqa: E402
 from vitdeploy.data.point_prompts import Prompt  # noqa: E402
 from vitdeploy.data.synthetic import natural_image  # noqa: E402
 from vitdeploy.errors import ArtifactError, CompileError, UsageError, VitdeployError  # noqa: E402
@@ -510,8 +514,69 @@ def test_a_family_is_signed_with_each_part_and_what_is_swapped_is_named(copy: Pa
     code, output = run("verify", str(copy), *key)
     assert (code, "extra.bin" in output) == (1, True)
     (copy / "extra.bin").unlink()
+    check_unlisted_files(copy, keys)
     facts = json.loads((copy / "family.json").read_text())
     (copy / "family.json").write_text(json.dumps({**facts, "memory": "all of it"}))
     code, output = run("verify", str(copy), *key)
     assert code == 1
     assert "family.json was changed since it was signed" in " ".join(output.split())
+
+
+def check_unlisted_files(folder: Path, keys: Pair) -> None:
+    """Files that model-signing leaves out, and what it cannot read."""
+    names = (
+        ".gitignore",
+        ".git/config",
+        ".github/workflows/run.yml",
+        "manifest.json.sig",
+        "manifest.json.sigstore.json/a",
+    )
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+        code, output = run("verify", str(folder), "--key", str(keys.public))
+        assert (code, f"{name} was added and is not signed" in " ".join(output.split())) == (1, True), output
+        code, output = run("gate", str(folder), "--min-fused", "100", "--require-signed", str(keys.public), "--json")
+        assert (code, read(output)["checks"][0]["why"]) == (1, f"{name} was added and is not signed")
+        code, output = run("sign", str(folder), "--key", str(keys.private))
+        assert (code, f"{name} is not listed in family.json" in " ".join(output.split())) == (1, True), output
+        shutil.rmtree(folder / name.split("/")[0]) if "/" in name else file.unlink()
+    (folder / "link").symlink_to("family.json")
+    os.mkfifo(folder / "pipe")
+    for name in ("link", "pipe"):
+        code, output = run("sign", str(folder), "--key", str(keys.private))
+        assert (code, f"{name} is not listed in family.json" in " ".join(output.split())) == (1, True), output
+        code, output = run("verify", str(folder), "--key", str(keys.public))
+        assert (code, f"{name} was added and is not signed" in " ".join(output.split())) == (1, True), output
+        (folder / name).unlink()
+    assert run("verify", str(folder), "--key", str(keys.public))[0] == 0
+
+
+def test_a_link_that_comes_while_a_family_is_signed_is_one_line(copy: Path, tmp_path: Path) -> None:
+    keys = write_pair(tmp_path, "release", generate_private_key(SECP256R1()))
+    subject = of_family(load_family(copy))
+    (copy / "link").symlink_to("family.json")
+    with pytest.raises(ArtifactError, match=r"model-signing refuses it: .*link"):
+        sign_files(subject, read_private(keys.private))
+
+
+def test_a_verdict_about_a_family_that_its_evidence_does_not_give_is_not_signed(copy: Path, tmp_path: Path) -> None:
+    keys = write_pair(tmp_path, "release", generate_private_key(SECP256R1()))
+
+    def edit(**facts: object) -> str:
+        verdict = json.loads((copy / "gate.json").read_text())
+        (copy / "gate.json").write_text(json.dumps({**verdict, **facts}))
+        code, output = run("sign", str(copy), "--key", str(keys.private))
+        assert code == 1, output
+        assert not (copy / "attestation.json").exists()
+        return " ".join(output.split())
+
+    assert run("gate", str(copy), "--max-size", "0.001")[0] == 1
+    assert "gate.json says pass, and the evidence gives fail" in edit(verdict="pass")
+    assert run("gate", str(copy), "--min-fused", "100")[0] == 0
+    checks = json.loads((copy / "gate.json").read_text())["checks"]
+    assert "the check 'pair: parity' in gate.json" in edit(checks=[{**checks[0], "observed": 0.5}, *checks[1:]])
+    assert "the check 'decoder: attention fused' in gate.json" in edit(checks=checks[:-1])
+    assert run("gate", str(copy), "--min-fused", "100", "--before-signing")[0] == 0
+    assert run("sign", str(copy), "--key", str(keys.private))[0] == 0

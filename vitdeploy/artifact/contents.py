@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -78,6 +78,26 @@ def verify_contents(folder: Path, files: Sequence[FileEntry]) -> dict[str, FileS
         if entry.path.endswith(_GRAPHS):
             _check_locations(folder, entry.path, listed)
     return states
+
+
+def find_unlisted(folder: Path, listed: Collection[str], verified: Collection[str]) -> list[str]:
+    """Return what is in a folder beside its listed files, sorted: other files, and links and pipes of any name.
+
+    Args:
+        folder: the folder.
+        listed: the names of its files.
+        verified: folders in it whose contents were verified by themselves.
+
+    Raises:
+        ArtifactError: a folder cannot be read, or there are too many.
+    """
+    others = []
+    for name, mode in _walk(folder):
+        if name.partition("/")[0] in verified and "/" in name:
+            continue
+        if not stat.S_ISREG(mode) or not (name in listed or _UNFINISHED.fullmatch(name)):
+            others.append(name)
+    return sorted(others)
 
 
 def check_unchanged(folder: Path, states: Mapping[str, FileState]) -> None:

@@ -12,6 +12,7 @@ from vitdeploy.cli import options
 from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import EXIT_CODES, command, one_of
 from vitdeploy.cli.console import Console
+from vitdeploy.errors import UsageError
 
 
 def _check_positive(value: float | None) -> float | None:
@@ -32,7 +33,7 @@ def _limit(metavar: str, text: str) -> Any:
         "Limits in milliseconds": ["max_latency", "max_end_to_end", "latency_percentile"],
         "Limits in millijoules": ["max_energy", "energy_rail"],
         "Limits at a fixed threshold": ["at_threshold", "max_count_change"],
-        "Signatures": ["require_signed"],
+        "Signatures": ["require_signed", "before_signing"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
         "Comparison with an earlier model": ["data", "max_regression", "max_class_regression", "groups"],
         "Files": ["evidence", "junit", "markdown"],
@@ -114,6 +115,13 @@ def gate(
             show_default=False,
         ),
     ] = None,
+    before_signing: Annotated[
+        bool,
+        typer.Option(
+            "--before-signing",
+            help="Leave out gate.require_signed of the recipe, and store the verdict: vitdeploy sign then signs it.",
+        ),
+    ] = False,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -184,6 +192,10 @@ def gate(
     from vitdeploy.commands.gate.gate import gate as run_gate
     from vitdeploy.render import tables
 
+    if before_signing and require_signed is not None:
+        raise UsageError(
+            "--before-signing leaves out the check that --require-signed asks for", fix="Leave out one of the two."
+        )
     limits: dict[str, float | str | None] = {
         "max_drop_pp": max_drop,
         "min_speedup": min_speedup,
@@ -212,7 +224,7 @@ def gate(
              "--save-baseline": save_baseline, "--evidence": evidence}
         )  # fmt: skip
         family = options.load_family(artifact)
-        verdict = gate_family(family, limits, junit_file=junit, markdown_file=markdown)
+        verdict = gate_family(family, limits, junit_file=junit, markdown_file=markdown, before_signing=before_signing)
         console.show(verdict, tables.gate(verdict))
         raise typer.Exit(EXIT_CODES[verdict.verdict])
     verdict = run_gate(
@@ -226,6 +238,7 @@ def gate(
         save_baseline=save_baseline,
         junit_file=junit,
         markdown_file=markdown,
+        before_signing=before_signing,
     )
     console.show(verdict, tables.gate(verdict))
     raise typer.Exit(EXIT_CODES[verdict.verdict])

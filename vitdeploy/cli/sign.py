@@ -36,7 +36,7 @@ def sign(
     later has to be signed again. Earlier signatures are replaced.
     """
     from vitdeploy.cli.signature_views import show_signed
-    from vitdeploy.commands.sign import sign_artifact, sign_family
+    from vitdeploy.commands.sign import sign_artifact, sign_family, suggest_gate
     from vitdeploy.commands.signing.keys import explain_readable, read_private
 
     def ask() -> str:
@@ -47,11 +47,11 @@ def sign(
         console.warn(warning)
     if options.is_family(artifact):
         options.refuse_for_family({"--evidence": evidence})
-        signed = sign_family(options.load_family(artifact), private, console)
+        family = options.load_family(artifact)
+        signed, command = sign_family(family, private, console), suggest_gate(family)
     else:
-        signed = sign_artifact(options.load_artifact(artifact, evidence), private, console)
+        loaded = options.load_artifact(artifact, evidence)
+        signed, command = sign_artifact(loaded, private, console), suggest_gate(loaded)
     if signed.verdict != "pass":
-        console.warn(
-            f"the verdict is {signed.verdict}" if signed.verdict else "there is no verdict: run vitdeploy gate"
-        )
+        console.warn(f"the verdict is {signed.verdict}" if signed.verdict else f"there is no verdict: run {command}")
     console.show(signed, *show_signed(signed))

@@ -78,7 +78,7 @@ def run(
         progress.warn(
             f"gate.require_signed is not checked here, it cannot be signed yet: vitdeploy sign {out} --key KEY"
         )
-    verdict = gate(artifact, {}, progress, is_new=True)
+    verdict = gate(artifact, {}, progress, before_signing=True)
     page = None
     if is_available():
         page = report([artifact], None, progress, cache=cache).report

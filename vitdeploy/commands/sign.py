@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +14,18 @@ from pydantic import BaseModel, ConfigDict
 from vitdeploy.artifact import EVIDENCE, Artifact
 from vitdeploy.artifact.family import Family
 from vitdeploy.artifact.layout import ATTESTATION, MODEL_SIGNATURE
+from vitdeploy.commands.family.gate import judge_family_again
 from vitdeploy.commands.gate.gate import judge_again
 from vitdeploy.commands.signing.attestation import DataDigest, describe, sign_statement
 from vitdeploy.commands.signing.keys import PrivateKey
 from vitdeploy.commands.signing.model_signature import sign_files
 from vitdeploy.commands.signing.subject import SignedSubject, of_artifact, of_family
 from vitdeploy.errors import UsageError
-from vitdeploy.evidence import Gate, Status
+from vitdeploy.evidence import Check, Gate, Status
 from vitdeploy.progress import Progress
+
+_ROUNDING = 1e-6
+"""Figures that are computed again on another machine differ by less."""
 
 
 class Signed(BaseModel):
@@ -58,24 +64,25 @@ def sign_artifact(artifact: Artifact, key: PrivateKey, progress: Progress) -> Si
     """Sign an artifact or bundle, in place of earlier signatures.
 
     Raises:
-        UsageError: its evidence is outdated, or its verdict is not what the evidence gives.
+        UsageError: its evidence is outdated or cannot be read, or its verdict is not what the evidence gives.
         ArtifactError: it changed meanwhile, or its folder cannot be written.
     """
     with progress.step("Sign"):
         signatures = _sign(artifact, key)
     artifact.check_unchanged()
     artifact.write_beside(signatures.contents)
-    return _summarize(artifact.path, key, {"": signatures})
+    return _summarize(artifact, key, {"": signatures})
 
 
 def sign_family(family: Family, key: PrivateKey, progress: Progress) -> Signed:
     """Sign a family, and each of its parts, so that a part can be verified alone.
 
     Raises:
-        UsageError: evidence of a part or of the pair is outdated, or a verdict is not what the evidence gives.
+        UsageError: evidence of a part or of the pair is outdated or cannot be read, or a verdict is not what the
+            evidence gives.
         ArtifactError: it changed meanwhile, or its folder cannot be written.
     """
-    _require_fitting_verdict(family)
+    _require_own_verdict(family)
     subject = of_family(family)
     _require_current(family.path, subject)
     signatures = {}
@@ -91,7 +98,14 @@ def sign_family(family: Family, key: PrivateKey, progress: Progress) -> Signed:
     for name, part in family.parts.items():
         part.write_beside(signatures[f"{name}/"].contents)
     family.write_beside(contents)
-    return _summarize(family.path, key, signatures)
+    return _summarize(family, key, signatures)
+
+
+def suggest_gate(judged: Artifact | Family) -> str:
+    """Return the command that gives a verdict which can be signed."""
+    recipe = (judged.encoder if isinstance(judged, Family) else judged).manifest.recipe
+    options = " --before-signing" if recipe.gate.require_signed is not None else ""
+    return f"vitdeploy gate {_locate(judged)}{options}"
 
 
 def _sign(artifact: Artifact, key: PrivateKey) -> _Signatures:
@@ -104,22 +118,44 @@ def _sign(artifact: Artifact, key: PrivateKey) -> _Signatures:
     return _Signatures(subject, contents, verdict)
 
 
-def _require_own_verdict(artifact: Artifact) -> Status | None:
+def _require_own_verdict(judged: Artifact | Family) -> Status | None:
     """Return the stored verdict; None if there is none.
 
     Raises:
-        UsageError: it was given about other evidence, or the evidence gives another one.
+        UsageError: it was given about other evidence, or the evidence gives another verdict or other checks.
     """
-    verdict = _require_fitting_verdict(artifact)
+    verdict = _require_fitting_verdict(judged)
     if verdict is None:
         return None
-    judged = judge_again(artifact, verdict).verdict
-    if judged != verdict.verdict:
-        raise UsageError(
-            f"{artifact.path}: gate.json says {verdict.verdict}, and the evidence gives {judged}",
-            fix=_gate_again(artifact.path),
-        )
+    fresh = judge_family_again(judged, verdict) if isinstance(judged, Family) else judge_again(judged, verdict)
+    problem = ""
+    if fresh.verdict != verdict.verdict:
+        problem = f"gate.json says {verdict.verdict}, and the evidence gives {fresh.verdict}"
+    elif name := _find_other_check(verdict, fresh):
+        problem = f"the check {name!r} in gate.json is not what the evidence gives"
+    if problem:
+        raise UsageError(f"{judged.path}: {problem}", fix=f"Run {suggest_gate(judged)}.")
     return verdict.verdict
+
+
+def _find_other_check(stored: Gate, fresh: Gate) -> str:
+    """Return the name of a check that only one of them has, or that is not the same in both; empty if all are."""
+    mine, theirs = ([check.name for check in each.checks] for each in (stored, fresh))
+    if mine != theirs:
+        return min({*theirs} ^ {*mine}, default=theirs[0])
+    pairs = zip(stored.checks, fresh.checks, strict=True)
+    return next((check.name for check, again in pairs if not _are_same(check, again)), "")
+
+
+def _are_same(one: Check, other: Check) -> bool:
+    figures = ((one.observed, other.observed), (one.limit, other.limit))
+    return one.status == other.status and all(_are_close(*pair) for pair in figures)
+
+
+def _are_close(one: float | str | None, other: float | str | None) -> bool:
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return one == other
 
 
 def _require_fitting_verdict(judged: Artifact | Family) -> Gate | None:
@@ -128,10 +164,11 @@ def _require_fitting_verdict(judged: Artifact | Family) -> Gate | None:
     if verdict is None:
         if reason.startswith("there is no"):
             return None
-        raise UsageError(f"{judged.path}: {reason}", fix=_gate_again(judged.path))
+        raise UsageError(f"{judged.path}: {reason}", fix=f"Run {suggest_gate(judged)}.")
     if verdict.digest != judged.evidence_digest():
         raise UsageError(
-            f"{judged.path}: gate.json was given about other evidence than is there now", fix=_gate_again(judged.path)
+            f"{judged.path}: gate.json was given about other evidence than is there now",
+            fix=f"Run {suggest_gate(judged)}.",
         )
     return verdict
 
@@ -156,7 +193,7 @@ def _find_calibration(artifact: Artifact) -> DataDigest | None:
     return DataDigest(use="calibration", digest=calibration.digest, samples=calibration.images)
 
 
-def _summarize(folder: Path, key: PrivateKey, signatures: Mapping[str, _Signatures]) -> Signed:
+def _summarize(signed: Artifact | Family, key: PrivateKey, signatures: Mapping[str, _Signatures]) -> Signed:
     """Return the summary of all signatures, by the place of their folder: the empty one has all files."""
 
     def names(of: str) -> Iterator[str]:
@@ -166,15 +203,19 @@ def _summarize(folder: Path, key: PrivateKey, signatures: Mapping[str, _Signatur
             )
 
     return Signed(
-        artifact=str(folder),
+        artifact=str(signed.path),
         key=key.public.fingerprint,
         files=len(signatures[""].subject.files),
         evidence=tuple(names("evidence")),
         verdict=signatures[""].verdict,
         written=tuple(names("contents")),
-        next=f"vitdeploy verify {folder} --key PUBLIC_KEY",
+        next=f"vitdeploy verify {_locate(signed)} --key PUBLIC_KEY",
     )
 
 
-def _gate_again(folder: Path) -> str:
-    return f"Run vitdeploy gate {folder}."
+def _locate(judged: Artifact | Family) -> str:
+    """Return the words of a command that name the folder, and the one for evidence if it is another."""
+    words = [str(judged.path)]
+    if isinstance(judged, Artifact) and judged.evidence_folder is not None:
+        words += ["--evidence", str(judged.evidence_folder)]
+    return shlex.join(words)

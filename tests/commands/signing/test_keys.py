@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -37,7 +39,17 @@ def test_the_wrong_key_of_a_pair(signed: Path, keys: Pair) -> None:
     error = run("verify", signed, "--key", keys.private).error
     assert f"{keys.private} is a private key" in error
     assert "verifying takes the public one" in error
-    assert f"openssl ec -in {keys.private} -pubout" in error
+    assert f"openssl ec -in {keys.private} -pubout -out {keys.private.with_suffix('.pub')}" in error
+
+
+def test_the_command_for_a_public_key_does_not_overwrite_the_private_one(
+    signed: Path, keys: Pair, tmp_path: Path
+) -> None:
+    key = tmp_path / "my release.pub"
+    shutil.copyfile(keys.private, key)
+    error = run("verify", signed, "--key", key).error
+    words = shlex.split(error[error.index("openssl ec") :])
+    assert words[2:] == ["-in", str(key), "-pubout", "-out", str(tmp_path / "my release.public.pub")]
 
 
 def test_a_key_that_others_may_read_is_used_with_a_warning(signed: Path, keys: Pair, tmp_path: Path) -> None:

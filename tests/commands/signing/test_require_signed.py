@@ -111,6 +111,26 @@ def test_the_key_in_a_recipe_is_relative_to_it_and_holds_for_the_artifact(
     assert run("gate", out, "--require-signed", other_keys.public).code == 1
 
 
+def test_a_verdict_before_signing_leaves_out_the_key_of_the_recipe(keys: Pair, tmp_path: Path) -> None:
+    """Else nobody could sign it: the gate asks for the signature first, and stores no verdict without."""
+    recipe, out = write_recipe(tmp_path, keys, "onnxruntime"), tmp_path / "out"
+    assert run("export", "demo:digits", "--recipe", recipe, "-o", out).code == 0
+    command = f"vitdeploy gate {out} --before-signing"
+    assert command in " ".join(run("sign", out, "--key", keys.private).err.split())
+    for ratio in (3.0, 5.0):  # a new bench makes the verdict outdated
+        loaded = artifacts.load(out)
+        loaded.write_evidence(timed_bench(loaded, ratio))
+        if ratio > 3:
+            assert command in run("sign", out, "--key", keys.private).error
+            assert run("gate", out).code == 1, "it is signed as it was before"
+        assert run("gate", out, "--before-signing").code == 0
+        assert run("sign", out, "--key", keys.private).code == 0
+        assert json.loads(run("verify", out, "--key", keys.public, "--json").out)["verdict"] == "pass"
+        assert run("gate", out).code == 0
+    both = run("gate", out, "--before-signing", "--require-signed", keys.public)
+    assert (both.code, "Leave out one of the two" in both.error) == (1, True)
+
+
 def test_run_says_that_what_it_has_just_made_cannot_be_signed_yet(keys: Pair, tmp_path: Path) -> None:
     ended = run("run", write_recipe(tmp_path, keys, "tensorrt"), "-o", tmp_path / "out", "--json")
     assert "gate.require_signed is not checked here" in " ".join(ended.err.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.commands.signing.conftest import Pair
 from tests.evidence import timed_bench
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact
+from vitdeploy.commands.gate.gate import judge_again
+from vitdeploy.evidence import Gate
 
 EVIDENCE = [
     "audit.json", "bench.json", "eval.flips.npz", "eval.json", "eval.samples.npz", "gate.json", "report.html",
@@ -326,3 +329,73 @@ def test_without_the_extra_it_is_one_line(signed: Path, keys: Pair, monkeypatch:
     for command, key in (("sign", keys.private), ("verify", keys.public)):
         error = run(command, signed, "--key", key).error
         assert "signatures need model-signing, which is not installed. pip install 'vitdeploy[sign]'" in error
+
+
+def test_a_check_that_the_evidence_does_not_give_is_not_signed(signed: Path, keys: Pair) -> None:
+    """The verdict alone would be the same."""
+    before = (signed / "gate.json").read_text()
+    assert [check["name"] for check in json.loads(before)["checks"]] == ["speed-up", "attention fused"]
+    edit(signed / "gate.json", lambda facts: facts["checks"][0].update(observed=30.0))
+    refused = "the check 'speed-up' in gate.json is not what the evidence gives"
+    assert refused in run("sign", signed, "--key", keys.private).error
+    (signed / "gate.json").write_text(before)
+    edit(signed / "gate.json", lambda facts: facts["checks"].pop(0))
+    assert refused in run("sign", signed, "--key", keys.private).error
+    (signed / "gate.json").write_text(before)
+    edit(signed / "gate.json", lambda facts: facts["checks"][0].update(limit=1))
+    assert refused in run("sign", signed, "--key", keys.private).error
+    (signed / "gate.json").write_text(before)
+    assert run("sign", signed, "--key", keys.private).code == 0
+
+
+@pytest.mark.parametrize("name", ["bench.json", "release.json", "sensitivity.json", "streams.json"])
+def test_evidence_that_cannot_be_read_is_not_signed(name: str, signed: Path, keys: Pair) -> None:
+    (signed / "gate.json").unlink()
+    (signed / name).write_text(json.dumps({"manifest": artifacts.load(signed).digest}))
+    assert f"{name} is not evidence: " in run("sign", signed, "--key", keys.private).error
+
+
+def test_the_next_command_verifies_as_it_is_printed(demo: Callable[..., Artifact], tmp_path: Path, keys: Pair) -> None:
+    """With a folder for evidence, and a space in a name."""
+    out, beside = tmp_path / "my digits", tmp_path / "my evidence"
+    shutil.copytree(demo(target="onnxruntime").path, out)
+    ended = run("sign", out, "--key", keys.private, "--evidence", beside, "--json")
+    words = shlex.split(json.loads(ended.out)["next"])
+    assert words[0] == "vitdeploy"
+    assert run(*(str(keys.public) if word == "PUBLIC_KEY" else word for word in words[1:])).code == 0
+    assert f"run vitdeploy gate '{out}' --evidence '{beside}'" in " ".join(ended.err.split())
+
+
+def make_audit_of_elsewhere(folder: Path) -> None:
+    """Let the audit be of another CPU, with no other evidence of that one: inspect would read it again."""
+    for name in ("bench.json", "eval.json", "eval.samples.npz", "eval.flips.npz", "gate.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    edit(folder / "audit.json", lambda facts: facts["provenance"].update(hardware="another CPU"))
+
+
+def test_sign_gate_and_bom_do_not_store_an_audit(signed: Path, keys: Pair) -> None:
+    make_audit_of_elsewhere(signed)
+    audit = (signed / "audit.json").read_bytes()
+    assert run("sign", signed, "--key", keys.private).code == 0
+    required = ("--min-fused", 100, "--require-signed", keys.public)
+    for words in (("gate", signed, *required), ("gate", signed, *required, "--evidence", signed.with_name("beside"))):
+        assert run(*words).code == 0
+    assert run("bom", signed).code == 0
+    assert (signed / "audit.json").read_bytes() == audit
+    assert not (signed.with_name("beside") / "audit.json").exists()
+    assert verify(signed, keys).code == 0
+    assert run("gate", signed, *required, "--evidence", signed.with_name("beside")).code == 0
+    assert run("inspect", signed).code == 0
+    assert (signed / "audit.json").read_bytes() != audit, "the test would show nothing"
+
+
+def test_sign_judges_again_without_storing_an_audit(signed: Path, keys: Pair) -> None:
+    """The verdict was given about the stored audit: another one in its place would make it outdated."""
+    make_audit_of_elsewhere(signed)
+    loaded = artifacts.load(signed)
+    stored = judge_again(loaded, Gate(verdict="pass", checks=(), limits={"min_fused_pct": 100}))
+    loaded.write_evidence(stored)
+    audit = (signed / "audit.json").read_bytes()
+    assert run("sign", signed, "--key", keys.private).code == 0
+    assert (signed / "audit.json").read_bytes() == audit
+    assert verify(signed, keys).code == 0

@@ -11,7 +11,7 @@ from vitdeploy import environment, tasks
 from vitdeploy.artifact.family import Family
 from vitdeploy.artifact.layout import SAMPLES
 from vitdeploy.commands.gate.evidence import make_case, read_evidence
-from vitdeploy.commands.gate.signed import verify_signature
+from vitdeploy.commands.gate.signed import verify_again, verify_signature
 from vitdeploy.errors import MeasureError, UsageError
 from vitdeploy.evidence import Bench, Check, Eval, Gate
 from vitdeploy.frozen import parse, replace
@@ -20,7 +20,7 @@ from vitdeploy.measure import accuracy
 from vitdeploy.measure.samples import MAX_FILE_BYTES, unpack
 from vitdeploy.recipe import ENCODER, GateSpec, TaskSpec
 from vitdeploy.render import github, junit, markdown
-from vitdeploy.verdict import Case, EvidenceName, check_signed, invalid, judge, recompute_bench
+from vitdeploy.verdict import Case, EvidenceName, Signature, check_signed, invalid, judge, recompute_bench
 
 _OF_PARTS = ("min_fused_pct", "min_quantized_pct")
 _OF_PAIR = ("max_drop_pp", "min_speedup", "max_latency_ms", "latency_percentile", "max_size_mib")
@@ -35,6 +35,7 @@ def gate_family(
     *,
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
+    before_signing: bool = False,
 ) -> Gate:
     """Judge a family by the evidence beside its parts and beside itself. The checks are named after what they judge.
 
@@ -45,11 +46,14 @@ def gate_family(
         limits: by the names of `GateSpec`; they override the recipe's unless they are None.
         junit_file: a file to write JUnit XML to.
         markdown_file: a file to write a table to.
+        before_signing: the verdict is to be signed: `require_signed` of the recipe is left out.
 
     Raises:
         UsageError: a limit is not one of a family, or the file of `require_signed` is no public key.
     """
     own = family.encoder.manifest.recipe.gate.model_dump()
+    if before_signing:
+        own["require_signed"] = None
     given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
     if others := sorted(set(given) - {*_OF_PARTS, *_OF_PAIR, *_OF_ALL}):
         raise UsageError(
@@ -57,18 +61,10 @@ def gate_family(
             fix="Leave it out, or gate DIR/encoder and DIR/decoder.",
         )
     spec = parse(GateSpec, {**own, **given}, where="limits")
-    signed = check_signed(verify_signature(family, spec.require_signed), spec.require_signed)
-    checks = [] if signed is None else [signed]
-    checks += [_check_parity(family), *_judge_parts(family, spec), *_judge_pair(family, spec)]
-    statuses = {check.status for check in checks}
-    verdict = Gate(
-        verdict="fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass",
-        checks=tuple(checks),
-        digest=family.evidence_digest(),
-        limits=spec.model_dump(exclude_none=True),
-    )
-    # The verdict is signed too, so storing this one would break the signatures.
-    verdict = family.write_evidence(verdict) if signed is None else replace(verdict, manifest=family.digest)
+    signature = verify_signature(family, spec.require_signed)
+    verdict = _judge(family, spec, signature, store=signature is None)
+    if signature is None:  # the verdict is signed too, so storing this one would break the signatures
+        verdict = family.write_evidence(verdict)
     target = family.encoder.manifest.target
     about = (family.record.model, f"{target.kind} {target.precision}", family.path.resolve().name)
     if junit_file is not None:
@@ -77,6 +73,30 @@ def gate_family(
         markdown.write(verdict, markdown_file, None, about=about)
     github.publish(verdict, None, sys.stderr, about=about)
     return verdict
+
+
+def judge_family_again(family: Family, verdict: Gate) -> Gate:
+    """Judge the evidence that lies beside a family and its parts now, by the limits of a stored verdict.
+
+    Nothing is written.
+    """
+    spec = parse(GateSpec, verdict.limits, where="limits in gate.json")
+    return _judge(family, spec, verify_again(family, spec.require_signed), store=False)
+
+
+def _judge(family: Family, spec: GateSpec, signature: Signature | None, *, store: bool) -> Gate:
+    """Return the verdict. With `store`, an audit of a part that had to be read again is stored."""
+    signed = check_signed(signature, spec.require_signed)
+    checks = [] if signed is None else [signed]
+    checks += [_check_parity(family), *_judge_parts(family, spec, store=store), *_judge_pair(family, spec)]
+    statuses = {check.status for check in checks}
+    return Gate(
+        verdict="fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass",
+        checks=tuple(checks),
+        digest=family.evidence_digest(),
+        limits=spec.model_dump(exclude_none=True),
+        manifest=family.digest,
+    )
 
 
 def _check_parity(family: Family) -> Check:
@@ -96,11 +116,11 @@ def _check_parity(family: Family) -> Check:
     return Check(name=name, observed=min(cosines), limit=limit, status="pass", why=reason)
 
 
-def _judge_parts(family: Family, spec: GateSpec) -> Iterable[Check]:
+def _judge_parts(family: Family, spec: GateSpec, *, store: bool) -> Iterable[Check]:
     for name, part in family.parts.items():
         keys = [key for key in _OF_PARTS if name == ENCODER or key != _NOT_QUANTIZED]
         limits = GateSpec(**{key: getattr(spec, key) for key in keys})
-        case = make_case(part, read_evidence(part), limits)
+        case = make_case(part, read_evidence(part, store=store), limits)
         if case.faults or limits.model_dump(exclude_none=True):
             yield from (replace(check, name=f"{name}: {check.name}") for check in judge(case, limits).checks)
 

@@ -43,7 +43,7 @@ def gate(
     save_baseline: Path | None = None,
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
-    is_new: bool = False,
+    before_signing: bool = False,
 ) -> Gate:
     """Judge an artifact by its stored evidence.
 
@@ -65,7 +65,7 @@ def gate(
         save_baseline: a file to write the evidence to.
         junit_file: a file to write JUnit XML to.
         markdown_file: a file to write a table to.
-        is_new: the artifact was just made, and cannot be signed yet: `require_signed` of the recipe is left out.
+        before_signing: the verdict is to be signed: `require_signed` of the recipe is left out.
 
     Raises:
         UsageError: the file of `require_signed` is no public key.
@@ -86,12 +86,12 @@ def gate(
         raise UsageError("--groups needs the data that it is about", fix="Give --data DATA and --baseline DIR with it.")
     opponent = None if against is None else _load_opponent(against, artifact)
     recipe_limits = artifact.manifest.recipe.gate.model_dump()
-    if is_new:
+    if before_signing:
         recipe_limits["require_signed"] = None
     overrides: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
     spec = parse(GateSpec, {**recipe_limits, **overrides}, where="limits")
     signature = verify_signature(artifact, spec.require_signed)
-    evidence = read_evidence(artifact)
+    evidence = read_evidence(artifact, store=signature is None)
     if baseline is not None and data is not None:
         before: Before | None = compare_answers(baseline, artifact, data, groups, spec, progress)
     else:
@@ -119,14 +119,17 @@ def gate(
 
 
 def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
-    """Judge the evidence that lies beside an artifact now, by the limits and the baseline of a stored verdict."""
+    """Judge the evidence that lies beside an artifact now, by the limits and the baseline of a stored verdict.
+
+    Nothing is written.
+    """
     spec = parse(GateSpec, verdict.limits, where="limits in gate.json")
     before = None
     if verdict.baseline is not None or verdict.timing is not None or verdict.untimed or verdict.release is not None:
         baseline = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
         before = Before(baseline, *_time_again(verdict), *_compare_again(artifact, verdict.release))
     signature = verify_again(artifact, spec.require_signed)
-    fresh = judge(make_case(artifact, read_evidence(artifact), spec, signature), spec, before)
+    fresh = judge(make_case(artifact, read_evidence(artifact, store=False), spec, signature), spec, before)
     return replace(fresh, digest=artifact.evidence_digest(), manifest=artifact.digest)
 
 

@@ -25,9 +25,9 @@ def verify_signature(judged: Artifact | Family, key: str | None) -> Signature | 
     return Signature(public.fingerprint, problem=explain_unsigned(judged, public))
 
 
-def verify_again(artifact: Artifact, key: str | None) -> Signature | None:
+def verify_again(judged: Artifact | Family, key: str | None) -> Signature | None:
     """Do the same for a stored verdict, whose key may be on another machine: then it is undecided."""
     try:
-        return verify_signature(artifact, key)
+        return verify_signature(judged, key)
     except VitdeployError as error:
         return Signature("", undecided=error.message)

@@ -20,8 +20,10 @@ from pydantic.alias_generators import to_camel
 from vitdeploy.artifact.layout import ATTESTATION
 from vitdeploy.commands.signing.keys import PrivateKey, PublicKey
 from vitdeploy.commands.signing.subject import SignedSubject, find_changes
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Bench, Eval, Evidence, Gate, Measured, Release, Sensitivity, Status, StreamTuning
 from vitdeploy.evidence.audit import Audit
+from vitdeploy.frozen import describe_unread
 from vitdeploy.version import __version__
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -103,12 +105,19 @@ def describe(subject: SignedSubject, calibration: DataDigest | None) -> Statemen
     """Return the statement about the evidence of a subject.
 
     Raises:
-        ValueError: a piece of evidence is not one.
+        UsageError: a piece of evidence is not one.
     """
     pieces: dict[str, Any] = {}
     for kind in _KINDS:
-        if kind.file in subject.evidence:
+        if kind.file not in subject.evidence:
+            continue
+        try:
             pieces[kind.file] = kind.model_validate_json(subject.evidence[kind.file])
+        except ValidationError as error:
+            raise UsageError(
+                f"{subject.folder}: {kind.file} is not evidence: {describe_unread(error)}",
+                fix="Remove it, or make it again.",
+            ) from None
     verdict = pieces.get(Gate.file)
     evidence = [Descriptor(name=name, digest={"sha256": value}) for name, value in subject.evidence_digests.items()]
     predicate = Predicate(

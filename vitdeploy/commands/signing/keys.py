@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,9 +110,11 @@ def read_public(path: Path) -> PublicKey:
     """
     content = _read(path)
     if _PRIVATE in content:
+        public = path.with_suffix(".public.pub" if path.suffix == ".pub" else ".pub")
+        command = shlex.join(["openssl", "ec", "-in", str(path), "-pubout", "-out", str(public)])
         raise UsageError(
             f"{path} is a private key, which should never leave the machine that signs; verifying takes the public one",
-            fix=f"Write it to a file: openssl ec -in {path} -pubout -out {path.with_suffix('.pub')}",
+            fix=f"Write it to a file: {command}",
         )
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key

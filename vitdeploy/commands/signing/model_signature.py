@@ -19,16 +19,21 @@ from vitdeploy.commands.signing.subject import SignedSubject, find_changes
 from vitdeploy.errors import ArtifactError
 
 _ALGORITHM = "sha256"
+_ELSEWHERE = "Move other files elsewhere, and run the command again."
 
 
 def sign_files(subject: SignedSubject, key: PrivateKey) -> bytes:
     """Hash the files, and return the content of their signature.
 
     Raises:
-        ArtifactError: the folder changed since it was loaded.
+        ArtifactError: the folder changed since it was loaded, or has other files in it.
     """
     from model_signing import hashing, signing
 
+    if subject.unlisted:
+        raise ArtifactError(
+            f"{subject.folder}: {subject.unlisted[0]} is not listed in {subject.record}", fix=_ELSEWHERE
+        )
     hashed = hashing.Config().set_ignored_paths(paths=subject.ignored, ignore_git_paths=False)
     config = signing.Config().set_hashing_config(hashed)
     # The password is annotated as a string, and passed on to a function that takes bytes only.
@@ -40,11 +45,15 @@ def sign_files(subject: SignedSubject, key: PrivateKey) -> bytes:
             raise ArtifactError(
                 f"{error.filename} cannot be read: {error.strerror}", fix="Run the command again."
             ) from None
+        except ValueError as error:  # a link or a pipe that came since the folder was loaded
+            raise ArtifactError(
+                f"{subject.folder}: model-signing refuses it: {_shorten(error)}", fix=_ELSEWHERE
+            ) from None
         content = (scratch / MODEL_SIGNATURE).read_bytes()
     changes = find_changes(subject.files, _list_digests(_read_statement(content)))
     if changes:
         change = changes[0].replace("since it was signed", "while it was signed").replace("and is not signed", "to it")
-        raise ArtifactError(f"{subject.folder}: {change}", fix="Move other files elsewhere, and run the command again.")
+        raise ArtifactError(f"{subject.folder}: {change}", fix=_ELSEWHERE)
     return content
 
 
@@ -60,12 +69,12 @@ def explain_files(subject: SignedSubject, key: PublicKey) -> list[str]:
         return [f"{MODEL_SIGNATURE} is not a signature of model-signing with a key"]
     if hint and hint != hashlib.sha256(key.pem).hexdigest():
         return [f"{MODEL_SIGNATURE} was made with another key"]
-    if (problem := _verify(subject.folder, content, key)) is None:
-        # The library leaves out what the signature itself names as ignored. All files have to be among the signed ones.
-        return find_changes(expected, subject.files)
+    problem = _verify(subject.folder, content, key)
     if problem == _FORGED:
         return [f"{MODEL_SIGNATURE} was changed since it was made: the signature in it is not of this key"]
-    return find_changes(expected, subject.files) or [problem]
+    # The library leaves out what the signature itself names as ignored. All files have to be among the signed ones.
+    changes = find_changes(expected, {**subject.files, **dict.fromkeys(subject.unlisted, "")})
+    return changes or ([] if problem is None else [problem])
 
 
 _FORGED = "forged"
@@ -88,10 +97,14 @@ def _verify(folder: Path, content: bytes, key: PublicKey) -> str | None:
         except InvalidSignature:
             return _FORGED
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            return f"model-signing refuses it: {' '.join(str(error).split())[:300]}"
+            return f"model-signing refuses it: {_shorten(error)}"
         except OSError as error:
             return f"{error.filename} cannot be read: {error.strerror}"
     return None
+
+
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _read_statement(content: bytes) -> dict[str, Any]:

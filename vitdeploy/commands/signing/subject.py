@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact
-from vitdeploy.artifact.contents import read_plain
+from vitdeploy.artifact.contents import find_unlisted, read_plain
 from vitdeploy.artifact.family import Family
 from vitdeploy.artifact.layout import (
     ATTESTATION,
@@ -27,6 +27,7 @@ EVIDENCE_FILES = (*EVIDENCE, *RAW, REPORT)
 _OF_THE_GATE = ("gate.json", "release.json", RELEASE_SAMPLES)
 JUDGED_FILES = tuple(name for name in (*EVIDENCE, *RAW) if name not in _OF_THE_GATE)
 """The files that a gate reads. The others it writes itself."""
+_BESIDE_FAMILY = (*EVIDENCE_FILES, MODEL_SIGNATURE, ATTESTATION)
 _LARGEST = 512 << 20  # the raw data of a million images
 
 
@@ -42,6 +43,7 @@ class SignedSubject:
         ignored: the names that the signature of the files leaves out, whether or not they are there.
         evidence: the content of every piece of evidence, raw data and report that is there.
         signatures: the content of the signature and of the attestation, as far as they are there.
+        unlisted: of a family: what is in its folder and is none of these. An artifact with such a file is not loaded.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class SignedSubject:
     ignored: tuple[str, ...]
     evidence: Mapping[str, bytes]
     signatures: Mapping[str, bytes]
+    unlisted: tuple[str, ...] = ()
 
     @property
     def evidence_digests(self) -> dict[str, str]:
@@ -94,6 +97,8 @@ def of_family(family: Family) -> SignedSubject:
         tuple(ignored),
         _read_plain(family.path, EVIDENCE_FILES),
         _read_plain(family.path, (MODEL_SIGNATURE, ATTESTATION)),
+        # model-signing leaves out the files of Git, and all that a signature names as ignored.
+        tuple(find_unlisted(family.path, (FAMILY, PAIR_EXAMPLES, *_BESIDE_FAMILY), tuple(family.parts))),
     )
 
 
