@@ -14,6 +14,7 @@ import openvino as ov
 import pytest
 from typer.testing import CliRunner
 
+from tests.commands.package.test_triton import with_target
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact, file_digest
 from vitdeploy.cli import app
@@ -113,6 +114,35 @@ def test_other_artifacts_are_refused(demo: Demo, tmp_path: Path) -> None:
     artifact = demo(target="openvino", batch="1:2:4")
     bundle = dataclasses.replace(artifact, manifest=replace(artifact.manifest, stage="bundle", runs=None))
     assert f"vitdeploy compile {bundle.path}" in refusal(bundle, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["config.json", "Config.JSON"])
+def test_a_model_is_not_named_as_the_configuration(name: str, demo: Demo, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be named .*--name"):
+        package(demo(target="openvino", batch="1:2:4"), "ovms", tmp_path / "out", {"name": name})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_auto_passes_properties_of_the_cpu_on_to_the_cpu(threads: int | None, demo: Demo, tmp_path: Path) -> None:
+    artifact, out = (
+        with_target(demo(target="openvino", batch="1:2:4"), device="AUTO", threads=threads),
+        tmp_path / "out",
+    )
+    package(artifact, "ovms", out, {"name": "m"})
+    config = json.loads((out / "config.json").read_text())["model_config_list"][0]["config"]
+    properties = config["plugin_config"]
+    assert config["target_device"] == "AUTO"
+    assert set(properties) == {"PERFORMANCE_HINT", "INFERENCE_PRECISION_HINT", "DEVICE_PROPERTIES"}
+    assert ("INFERENCE_NUM_THREADS:1" in properties["DEVICE_PROPERTIES"]) == (threads == 1)
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(out / "m/1/model.xml"), "AUTO", properties)
+    values = compiled.get_property("DEVICE_PROPERTIES")["CPU"]
+    assert values["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    if threads is not None:
+        assert values["INFERENCE_NUM_THREADS"] == threads
+    package(artifact, "triton", tmp_path / "python", {"name": "m", "backend": "python"})
+    assert json.loads((tmp_path / "python/m/1/settings.json").read_text())["properties"] == properties
 
 
 @pytest.mark.parametrize(

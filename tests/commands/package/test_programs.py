@@ -102,6 +102,10 @@ def test_a_request_that_fails_says_why(made: Made, program: Load, photos: list[P
     damaged = {"IMAGE": np.array([b"no picture"], np.object_)}
     message, prepared = prepare(damaged, {"IMAGE": np.array([photos[0].read_bytes()], np.object_)})
     assert "an image cannot be decoded" in message
+    message, prepared = prepare(
+        {"IMAGE": np.array([], np.object_)}, {"IMAGE": np.array([photos[0].read_bytes()], np.object_)}
+    )
+    assert "an image cannot be prepared" in message
     wrong = {"input": np.zeros((1, 1, 8, 8), np.float32)}
     message, answer = engine(wrong, {"input": prepared["input"]})
     assert "the engine refuses the request" in message

@@ -13,12 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.commands.package.conftest import parameters, read_config, shapes
+from vitdeploy import artifact as artifacts
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, file_digest
 from vitdeploy.cli import app
 from vitdeploy.commands.compile import compile_bundle
 from vitdeploy.commands.export import export
 from vitdeploy.commands.package import package
+from vitdeploy.commands.package._triton.config import ModelConfig
+from vitdeploy.commands.package._triton.engines import _write_tensorrt
 from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.graph_cache import GraphCache
@@ -202,6 +205,55 @@ def test_the_command(demo: Demo, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*line, "--backend", "java"]).exit_code == 2
     wrong = CliRunner().invoke(app, ["package", str(artifact.path), "--for", "ovms", "-o", "x", "--ensemble"])
     assert (wrong.exit_code, "--ensemble does nothing for ovms" in wrong.output) == (1, True)
+
+
+def test_a_package_may_not_lie_in_the_artifact(demo: Demo, copy: Callable[[Artifact], Artifact]) -> None:
+    artifact = copy(demo(**JOINED))
+    assert "inside the artifact" in refusal(artifact, artifact.path / "package")
+    artifacts.load(artifact.path)
+
+
+def test_what_a_manifest_says_stays_in_its_comment(demo: Demo, tmp_path: Path) -> None:
+    """As in an artifact that somebody has made; the notes of TensorRT's engine name it."""
+    artifact, out = demo(**JOINED), tmp_path / "out"
+    engine = 'tensorrt 10\nbackend: "python"\r\u2028name: "evil"'
+    record = replace(artifact.manifest.target, kind="tensorrt", backend=engine, device="cuda")
+    manifest = replace(artifact.manifest, target=record)
+    served = _write_tensorrt(dataclasses.replace(artifact, manifest=manifest), "graph.onnx", tmp_path, "native")
+    (out / "m").mkdir(parents=True)
+    model = ModelConfig("m", served.head, served.batching, [], [], notes=served.notes)
+    (out / "m/config.pbtxt").write_text(model.format(), encoding="utf-8")
+    config = read_config(out, "m")
+    assert (config["name"], config.get("backend")) == (["m"], None)
+    assert "evil" not in "".join(line for line in model.format().splitlines() if not line.startswith("#"))
+
+
+def with_spec(artifact: Artifact, **changes: Any) -> Artifact:
+    return dataclasses.replace(artifact, manifest=replace(artifact.manifest, **changes))
+
+
+@pytest.mark.parametrize("name", ["IMAGE", "IMAGE_SIZE", "SCORES", "LABEL"])
+def test_an_input_that_is_named_as_a_tensor_of_the_ensemble(name: str, demo: Demo, tmp_path: Path) -> None:
+    artifact, out = demo(**JOINED), tmp_path / "out"
+    (image,) = artifact.manifest.inputs
+    package(with_spec(artifact, inputs=(replace(image, name=name),)), "triton", out, {"ensemble": True, "name": "m"})
+    steps = read_config(out, "m-images")["ensemble_scheduling"][0]["step"]
+    given = ["IMAGE", *(pair["value"][0] for step in steps for pair in step["output_map"])]
+    assert len(set(given)) == len(given), "one tensor has one source"
+    (prepared,) = (pair["value"][0] for pair in steps[0]["output_map"])
+    assert steps[1]["input_map"] == [{"key": [name], "value": [prepared]}]
+    assert list(shapes(read_config(out, "m-prepare")["output"])) == [prepared]
+    assert json.loads((out / "m-prepare/1/settings.json").read_text())["outputs"] == [prepared]
+
+
+def test_a_detector_whose_number_of_queries_varies(made: Callable[..., Artifact], tmp_path: Path) -> None:
+    artifact = made("yolos")
+    outputs = tuple(
+        replace(spec, shape=(spec.shape[0], "queries", *spec.shape[2:])) for spec in artifact.manifest.outputs
+    )
+    package(with_spec(artifact, outputs=outputs), "triton", tmp_path / "out", {"ensemble": True, "name": "m"})
+    settings = json.loads((tmp_path / "out/m-decode/1/settings.json").read_text())
+    assert settings["count"] == settings["reading"]["top_k"]
 
 
 def test_a_family_is_refused(tmp_path: Path) -> None:

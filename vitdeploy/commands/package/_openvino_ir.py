@@ -27,20 +27,34 @@ MODEL = "model.xml"
 _LARGEST = 256 << 20  # an IR has its weights in a file of their own
 _END = re.compile(rb"(\s*)(</rt_info>\s*)?</net>\s*\Z")
 _COMMA = re.compile(r"(?<!\\),")
+_NESTED = "DEVICE_PROPERTIES"
 _IN_THE_MODEL = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 """The only property of those that `load` sets which the CPU plug-in also reads from the model (OpenVINO 2026.4)."""
 
 
 def list_properties(artifact: Artifact) -> dict[str, str]:
-    """Return the properties with which `load` compiles the model; the number of threads only if the recipe has one."""
+    """Return the properties with which `load` compiles the model; the number of threads only if the recipe has one.
+
+    AUTO takes those of the CPU as one text, in OpenVINO's notation: `DEVICE_PROPERTIES` is `{CPU:{KEY:VALUE}}`.
+    """
+    properties, of_cpu = _configure(artifact)
+    if of_cpu:
+        pairs = ",".join(f"{key}:{value}" for key, value in of_cpu.items())
+        properties[_NESTED] = f"{{CPU:{{{pairs}}}}}"
+    return properties
+
+
+def _configure(artifact: Artifact) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the properties of the device, and those that AUTO passes on to the CPU."""
     manifest = artifact.manifest
     target = targets.find(manifest.recipe.target)
     assert isinstance(target, OpenVINO)
     config = target.engine(precision.kind_of(manifest.target.precision).numbers).config()
-    flat = config | config.pop("DEVICE_PROPERTIES", {}).get("CPU", {})
+    of_cpu = config.pop(_NESTED, {}).get("CPU", {})
     if count_threads(artifact) is None:
-        flat.pop("INFERENCE_NUM_THREADS", None)
-    return {key: str(value) for key, value in flat.items()}
+        for properties in (config, of_cpu):
+            properties.pop("INFERENCE_NUM_THREADS", None)
+    return {key: str(value) for key, value in config.items()}, {key: str(value) for key, value in of_cpu.items()}
 
 
 def read_names(artifact: Artifact, runs: str) -> tuple[list[str], list[str]]:
@@ -85,7 +99,8 @@ def write_ir(artifact: Artifact, runs: str, folder: Path, model_info: Mapping[st
         copy_file(artifact, name, folder / f"model{Path(name).suffix}")
     copy_file(artifact, runs, folder / MODEL)
     content = (folder / MODEL).read_bytes()
-    properties = list_properties(artifact)
+    device, of_cpu = _configure(artifact)
+    properties = device | of_cpu
     options = {_IN_THE_MODEL: properties[_IN_THE_MODEL]} if _IN_THE_MODEL in properties else {}
     sections = {"model_info": model_info, "runtime_options": options}
     added = "".join(_format_section(name, values) for name, values in sections.items() if values)

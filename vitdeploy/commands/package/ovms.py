@@ -37,7 +37,7 @@ class ModelServer(Packager):
         """Write the repository.
 
         Raises:
-            UsageError: the artifact is not for OpenVINO, or a bundle.
+            UsageError: the artifact is not for OpenVINO, or a bundle, or the name is that of the configuration.
         """
         target = artifact.manifest.target
         if target.kind != "openvino":
@@ -49,6 +49,10 @@ class ModelServer(Packager):
             )
         runs = require_engine(artifact, "OpenVINO Model Server")
         name = name_model(artifact, self.name)
+        if name.lower() == CONFIG:
+            raise UsageError(
+                f"a model cannot be named {name}, as the configuration beside it is", fix="Choose another --name."
+            )
         info, reason = describe_model(artifact.manifest)
         (folder / name / VERSION).mkdir(parents=True)
         write_ir(artifact, runs, folder / name / VERSION, info)

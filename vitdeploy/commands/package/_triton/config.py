@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from vitdeploy.artifact import Manifest, TensorSpec
 from vitdeploy.commands.package._triton.pbtxt import Symbol, Value, format_message
 from vitdeploy.errors import UsageError
+from vitdeploy.escaping import escape
 from vitdeploy.runtime.artifact_session import fill_shape, takes_no_image, typical_shape
 from vitdeploy.version import __version__
 
@@ -87,7 +88,8 @@ class ModelConfig:
                 {"key": key, "value": {"string_value": value}} for key, value in self.parameters.items()
             ]
         head = [f"Written by vitdeploy {__version__}.", *self.notes]
-        return "".join(f"# {line}\n" for line in head) + format_message({**fields, **self.tail})
+        # A note may name what a manifest says. A line end in it would begin a field.
+        return "".join(f"# {escape(line)}\n" for line in head) + format_message({**fields, **self.tail})
 
 
 def list_tensors(specs: Sequence[TensorSpec], names: Sequence[str], batching: Batching) -> list[TritonTensor]:

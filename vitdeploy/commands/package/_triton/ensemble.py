@@ -9,7 +9,9 @@ Preparing and decoding run in Triton's Python backend, with NumPy and Pillow.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from vitdeploy.evidence.reading import PostProcessing
 SERVER = Path(__file__).with_name("server")
 CONFIG = "config.pbtxt"
 _IMAGE_DIMS = 4
+_NAMES = ("IMAGE", "IMAGE_SIZE", "SCORES", "BOXES", "PROBABILITY", "CLASS", "LABEL", "BOX")
+"""The ensemble's own tensors. The prepared image has the name of the model's input, unless that is one of them."""
 _BYTES, _FLOAT, _INT = Symbol("TYPE_STRING"), Symbol("TYPE_FP32"), Symbol("TYPE_INT32")
 
 
@@ -47,6 +51,7 @@ def require_answers(manifest: Manifest) -> PostProcessing:
 def write_ensemble(artifact: Artifact, reading: PostProcessing, model: ModelConfig, repository: Path) -> str:
     """Write the three further models, and return the name of the ensemble."""
     manifest, batching, (image,) = artifact.manifest, model.batching, model.inputs
+    prepared = dataclasses.replace(image, name="PIXELS") if image.name in _NAMES else image
     count, has_boxes = _count_answers(manifest, reading), reading.boxes is not None
 
     def shaped(name: str, kind: Symbol, *dims: int) -> TritonTensor:
@@ -62,11 +67,11 @@ def write_ensemble(artifact: Artifact, reading: PostProcessing, model: ModelConf
     answers += [shaped("BOX", _FLOAT, count, 4)] if has_boxes else []
 
     python: dict[str, Value] = {"backend": "python"}
-    prepare = ModelConfig(f"{model.name}-prepare", python, batching, [files], [image, *sizes])
+    prepare = ModelConfig(f"{model.name}-prepare", python, batching, [files], [prepared, *sizes])
     decode = ModelConfig(f"{model.name}-decode", python, batching, [*takes, *sizes], answers)
     steps = [
         _step(prepare, {"IMAGE": "IMAGE"}, {tensor.name: tensor.name for tensor in prepare.outputs}),
-        _step(model, {image.name: image.name}, {tensor.name: name for name, tensor in outputs.items()}),
+        _step(model, {image.name: prepared.name}, {tensor.name: name for name, tensor in outputs.items()}),
         _step(decode, {t.name: t.name for t in decode.inputs}, {tensor.name: tensor.name for tensor in answers}),
     ]
     ensemble = ModelConfig(
@@ -102,12 +107,15 @@ def write_program(repository: Path, model: ModelConfig, program: str, settings: 
 
 
 def _count_answers(manifest: Manifest, reading: PostProcessing) -> int:
-    """Return the number of answers to an image: at most as many as there are classes, or boxes."""
+    """Return the number of answers to an image: at most as many as there are classes, or boxes, where that is known."""
     shapes = {output.name: output.shape for output in manifest.outputs}
-    known = [side for side in shapes[reading.scores][1:] if isinstance(side, int)]
+    sides = shapes[reading.scores][1:]
     if reading.boxes is None:
-        return min([reading.top_k, *known[-1:]])
-    return min(reading.top_k, known[0] * (known[1] if reading.candidates == "every class" else 1))
+        sides = sides[-1:]
+    elif reading.candidates != "every class":
+        sides = sides[:1]
+    known = [side for side in sides if isinstance(side, int)]
+    return min(reading.top_k, math.prod(known)) if len(known) == len(sides) else reading.top_k
 
 
 def _step(model: ModelConfig, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Value:

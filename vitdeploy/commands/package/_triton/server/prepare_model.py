@@ -25,20 +25,21 @@ class TritonPythonModel:
         self.preprocess = SimpleNamespace(**self.settings["preprocess"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Prepare the images of each request. One that cannot be decoded fails its own request only."""
+        """Prepare the images of each request. One that cannot be decoded or prepared fails its own request only."""
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
         """Return the response to one request: the inputs, and for boxes height and width of each upright image."""
         contents = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
+        form, step = self.settings["form"], "decoded"
         try:
             images = [open_image(content, self.preprocess) for content in contents]
+            step = "prepared"
+            planes = np.stack([prepare(image, self.preprocess, form) for image in images])
         except Exception as error:  # noqa: BLE001  Pillow's types vary by format
             return pb_utils.InferenceResponse(
-                output_tensors=[], error=pb_utils.TritonError(f"an image cannot be decoded: {error}")
+                output_tensors=[], error=pb_utils.TritonError(f"an image cannot be {step}: {error}")
             )
-        form = self.settings["form"]
-        planes = np.stack([prepare(image, self.preprocess, form) for image in images])
         sizes = np.array([[image.height, image.width] for image in images], np.int32)
         tensors = [pb_utils.Tensor(*pair) for pair in zip(self.settings["outputs"], (planes, sizes), strict=False)]
         return pb_utils.InferenceResponse(output_tensors=tensors)
