@@ -113,10 +113,10 @@ def ask_for_outputs(port: int, clients: int, tensors: Sequence[Array], expected:
     """Ask the model for the outputs of each tensor, and compare them."""
 
     def ask(share: Sequence[Array]) -> tuple[list[Array], list[float], float]:
-        client = Client(port)
-        for tensor in share[: _WARM_UP // clients]:
-            client.infer("digits", {"input": tensor})
-        return _time(lambda tensor: client.infer("digits", {"input": tensor})["output"], share)
+        with Client(port) as client:
+            for tensor in share[: _WARM_UP // clients]:
+                client.infer("digits", {"input": tensor})
+            return _time(lambda tensor: client.infer("digits", {"input": tensor})["output"], share)
 
     shares = [tensors[start::clients] for start in range(clients)]
     with ThreadPoolExecutor(clients) as pool:
@@ -133,11 +133,11 @@ def ask_for_outputs(port: int, clients: int, tensors: Sequence[Array], expected:
 
 def ask_for_classes(port: int, images: Sequence[Array], expected: Sequence[Answer]) -> tuple[str, ...]:
     """Ask the ensemble for the classes of each image as a PNG, and compare them with those of `predict`."""
-    client = Client(port)
     files = [np.array([[to_png(image)]], np.object_) for image in images]
-    for file in files[:_WARM_UP]:
-        client.infer("digits-images", {"IMAGE": file})
-    answers, times, seconds = _time(lambda file: client.infer("digits-images", {"IMAGE": file}), files)
+    with Client(port) as client:
+        for file in files[:_WARM_UP]:
+            client.infer("digits-images", {"IMAGE": file})
+        answers, times, seconds = _time(lambda file: client.infer("digits-images", {"IMAGE": file}), files)
     difference = 0.0
     for answer, prediction in zip(answers, expected, strict=True):
         classes = [(int(i), label.decode()) for i, label in zip(answer["CLASS"][0], answer["LABEL"][0], strict=True)]

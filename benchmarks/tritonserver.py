@@ -36,6 +36,12 @@ class Client:
     def __init__(self, port: int) -> None:
         self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
     def is_ready(self) -> bool:
         """Return True once all models are loaded."""
         try:
@@ -102,7 +108,8 @@ def serve(*repositories: Path) -> Iterator[int]:
         command += ["--allow-grpc=false", "--allow-metrics=false"]
         process = subprocess.Popen(command, env=_environment(python, site), stdout=log, stderr=log)
         try:
-            _wait_until_ready(process, Client(port), Path(log.name))
+            with Client(port) as client:
+                _wait_until_ready(process, client, Path(log.name))
             yield port
         finally:
             process.terminate()

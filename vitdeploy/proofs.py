@@ -213,6 +213,7 @@ def gate(
     evidence: Path | str | None = None,
     junit: Path | str | None = None,
     markdown: Path | str | None = None,
+    before_signing: bool = False,
     progress: Progress | None = None,
     **limits: float | str | None,
 ) -> Gate:
@@ -228,6 +229,7 @@ def gate(
         evidence: the folder with the evidence; the artifact's own when it is None.
         junit: write the checks as JUnit XML to this file.
         markdown: write the checks as a Markdown table to this file.
+        before_signing: leave `require_signed` of the recipe out, for a verdict that is to be signed.
         progress: gets the steps and warnings.
         limits: by their names in a recipe, such as `max_drop_pp=0.5`. They override the recipe's unless they are None.
 
@@ -248,6 +250,7 @@ def gate(
         save_baseline=None if save_baseline is None else Path(save_baseline),
         junit_file=None if junit is None else Path(junit),
         markdown_file=None if markdown is None else Path(markdown),
+        before_signing=before_signing,
     )  # fmt: skip
 
 

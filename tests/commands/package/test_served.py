@@ -47,8 +47,7 @@ def test_boxes_and_damaged_files(made: Callable[..., Artifact], photos: list[Pat
     package(artifact, "triton", tmp_path / "out", {"backend": "python", "ensemble": True})
     with Deployed(artifact.path) as deployed:
         expected = deployed.predict([str(photo) for photo in photos])
-    with serve(tmp_path / "out") as port:
-        client = Client(port)
+    with serve(tmp_path / "out") as port, Client(port) as client:
         with pytest.raises(ToolError, match="cannot be decoded"):
             client.infer("yolos-images", {"IMAGE": np.array([b"no picture"], np.object_)})
         for photo, prediction in zip(photos, expected, strict=True):
@@ -69,8 +68,7 @@ def test_clients_get_their_own_answers(demo: Callable[..., Artifact], tmp_path: 
         content = io.BytesIO()
         Image.fromarray(np.full((20, 30), shade, np.uint8)).save(content, "PNG")
         pictures.append(content.getvalue())
-    with serve(tmp_path / "out") as port:
-        client = Client(port)
+    with serve(tmp_path / "out") as port, Client(port) as client:
         joined = client.infer("digits-images", {"IMAGE": np.array([[p] for p in pictures], np.object_)})
         alone = [client.infer("digits-images", {"IMAGE": np.array([[p]], np.object_)}) for p in pictures]
         config = client.describe("digits")
