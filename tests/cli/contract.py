@@ -238,7 +238,7 @@ def run_all(folder: Path, artifact: Path) -> dict[str, tuple[int, str]]:
     matrix.write_text("recipe: {model: demo:digits, target: openvino}\nmatrix: {precision: [fp32, int8]}\n", "utf-8")
     places = {
         "ARTIFACT": artifact, "NEW": folder / "new", "BUNDLE": folder / "bundle", "SAVED": folder / "saved.zip",
-        "IMAGE": image, "PAGE": folder / "page.html", "PICTURES": folder / "pictures",
+        "IMAGE": image, "PAGE": folder / "page.html", "PICTURES": folder / "pictures", "PACKAGE": folder / "package",
         "KEY": folder / "release.key", "PUBLIC": folder / "release.pub",
         "BOM": folder / "bom.json",
         "SWEEP": matrix,
