@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitdeploy.data.geometry import place
-from vitdeploy.data.preprocess import MAX_BYTE, apply, as_image
+from vitdeploy.data.picture import MAX_BYTE
+from vitdeploy.data.preprocess import apply, as_image
 from vitdeploy.data.synthetic import coloured_noise
 from vitdeploy.evidence.pixels import PixelCheck
 from vitdeploy.recipe import Preprocess

@@ -12,14 +12,13 @@ import numpy as np
 
 from vitdeploy.data.geometry import ImageArea, place
 from vitdeploy.data.images import open_image as open_image
+from vitdeploy.data.picture import MAX_BYTE, resize, to_mode
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import InputForm, Preprocess
 from vitdeploy.session import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MAX_BYTE = 255
 
 
 def apply(image: Image | Array, preprocess: Preprocess) -> Array:
@@ -46,7 +45,7 @@ def to_pixels(image: Image | Array, preprocess: Preprocess) -> Array:
     """
     upright = _convert(image, preprocess.channels)
     area = place(upright.height, upright.width, preprocess)
-    planes = channels_first(np.asarray(_resize(upright, (area.height, area.width), preprocess)))
+    planes = channels_first(np.asarray(resize(upright, (area.height, area.width), preprocess)))
     return _place_on_canvas(order_channels(planes, preprocess), area, preprocess)
 
 
@@ -131,43 +130,7 @@ def as_image(array: Array) -> Image:
 
 
 def _convert(image: Image | Array, channels: int) -> Image:
-    """Turn the image upright, and convert it to RGB or to 8-bit grey."""
-    from PIL import ImageOps
-
-    original = as_image(image) if isinstance(image, np.ndarray) else image
-    mode = "L" if channels == 1 else "RGB"
-    upright: Image = ImageOps.exif_transpose(original)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        # Pillow would clip 16-bit grey at 255: an X-ray becomes white.
-        upright = _to_eight_bits(upright)
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")  # gives the same colours; a direct conversion to RGB makes Pillow warn
-    return upright if upright.mode == mode else upright.convert(mode)
-
-
-def _to_eight_bits(image: Image) -> Image:
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.float64)
-    scale = 257.0 if values.max(initial=0) > MAX_BYTE else 1.0  # 65535 / 255
-    return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
-
-
-def _resize(image: Image, size: tuple[int, int], preprocess: Preprocess) -> Image:
-    from PIL import Image
-
-    height, width = size
-    if (height, width) == (image.height, image.width):
-        return image
-    resampling = Image.Resampling[preprocess.interpolation.upper()]
-    if preprocess.antialias:
-        return image.resize((width, height), resampling)
-    # `transform` never widens its filter. On bytes it would round down, so it gets floats.
-    scale = (image.width / width, 0.0, 0.0, 0.0, image.height / height, 0.0)
-    floats = [channel.convert("F") for channel in image.split()]
-    values = [np.asarray(f.transform((width, height), Image.Transform.AFFINE, scale, resampling)) for f in floats]
-    bytes_ = np.rint(np.stack(values, axis=-1)).clip(0, MAX_BYTE).astype(np.uint8)
-    return as_image(bytes_)
+    return to_mode(as_image(image) if isinstance(image, np.ndarray) else image, channels)
 
 
 def _place_on_canvas(planes: Array, area: ImageArea, preprocess: Preprocess) -> Array:

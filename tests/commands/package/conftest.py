@@ -21,7 +21,7 @@ __all__ = ["made", "photos"]
 
 Run = Callable[..., list[Any]]
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[A-Za-z_][\w.]*|-?\d[\w.+-]*|[{}\[\]:,]|#[^\n]*')
-_SHIPPED = ("vitdeploy_geometry", "vitdeploy_images")
+_SHIPPED = ("vitdeploy_geometry", "vitdeploy_images", "vitdeploy_picture")
 
 
 def read_pbtxt(text: str) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ Both take images as BGR bytes (OpenCV's order), resize them without antialiasing
 |                           | resizes it (always bilinear)                                     |
 | fit_to_window_letterbox   | keeps the aspect ratio, and pads all sides with `pad_value`      |
 
-What cannot be said in these words is not said: the section is left out, with a reason.
+If these keys cannot describe how the model prepares images, the section is left out, with a reason.
 
 Sources: the parameters of `ImageModel` and `ClassificationModel` in openvino-model-api 0.4; "Model Info Section" in the
 documentation of DL Streamer, with which nothing was run.
@@ -21,7 +21,8 @@ from __future__ import annotations
 from vitdeploy import tasks
 from vitdeploy.artifact import Manifest
 from vitdeploy.data.geometry import size_before_crop
-from vitdeploy.data.preprocess import MAX_BYTE, fill_bytes
+from vitdeploy.data.picture import MAX_BYTE
+from vitdeploy.data.preprocess import fill_bytes
 from vitdeploy.recipe import Preprocess
 
 _IMAGE_DIMS = 4

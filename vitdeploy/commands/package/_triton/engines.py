@@ -1,4 +1,4 @@
-"""How Triton's own backends open each engine, and how its Python backend does.
+"""The configuration with which Triton's backends open each engine.
 
 | target      | backend       | file       | batches            | settings                              |
 | onnxruntime | onnxruntime   | model.onnx | joined by Triton   | threads; on CUDA tf32 and sdpa_kernel |

@@ -20,7 +20,7 @@ from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.commands.package._repository import VERSION, list_labels
 from vitdeploy.commands.package._triton.config import ModelConfig, TritonTensor
 from vitdeploy.commands.package._triton.pbtxt import Symbol, Value
-from vitdeploy.data import geometry
+from vitdeploy.data import geometry, picture
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence.reading import PostProcessing
 
@@ -86,7 +86,9 @@ def write_ensemble(artifact: Artifact, reading: PostProcessing, model: ModelConf
     }
     reads = {"preprocess": preprocess, "reading": reading.model_dump(mode="json"), "labels": list_labels(artifact)}
     write_program(repository, prepare, "prepare_model.py", prepares)
-    (repository / prepare.name / VERSION / "vitdeploy_images.py").write_bytes((SERVER / "images.py").read_bytes())
+    copied = {"images": SERVER / "images.py", "picture": Path(picture.__file__)}
+    for name, source in copied.items():
+        (repository / prepare.name / VERSION / f"vitdeploy_{name}.py").write_bytes(source.read_bytes())
     write_program(repository, decode, "decode_model.py", {**reads, "count": count})
     for step in (prepare, decode):
         target = repository / step.name / VERSION / "vitdeploy_geometry.py"

@@ -10,8 +10,9 @@ import io
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from vitdeploy_geometry import place
+from vitdeploy_picture import resize, to_mode
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -19,14 +20,8 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 def open_image(content: bytes, preprocess: Any) -> Image.Image:
     """Decode an image file, turn it upright, and convert it to RGB or 8-bit grey."""
     with Image.open(io.BytesIO(content)) as file:
-        image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip 16-bit grey at 255
-        values = np.asarray(image).astype(np.float64)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0  # 65535 / 255
-        image = Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("L" if preprocess.channels == 1 else "RGB")
+        image: Image.Image = to_mode(file, preprocess.channels)
+    return image
 
 
 def prepare(image: Image.Image, preprocess: Any, form: str) -> Array:
@@ -55,18 +50,3 @@ def prepare(image: Image.Image, preprocess: Any, form: str) -> Array:
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
     values: Array = (canvas.astype(np.float32) / np.float32(255) - mean) / std
     return values
-
-
-def resize(image: Image.Image, size: tuple[int, int], preprocess: Any) -> Image.Image:
-    """Resize to (height, width), with the filter of the model."""
-    height, width = size
-    if (height, width) == (image.height, image.width):
-        return image
-    resampling = Image.Resampling[preprocess.interpolation.upper()]
-    if preprocess.antialias:
-        return image.resize((width, height), resampling)
-    scale = (image.width / width, 0.0, 0.0, 0.0, image.height / height, 0.0)
-    floats = [channel.convert("F") for channel in image.split()]  # on bytes `transform` would round down
-    values = [np.asarray(f.transform((width, height), Image.Transform.AFFINE, scale, resampling)) for f in floats]
-    pixels = np.rint(np.stack(values, axis=-1)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
