@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitdeploy import environment
+from benchmarks.tables import describe_cpu
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
@@ -146,8 +146,7 @@ def make_stamp(page: Page) -> dict[str, str]:
     """Return what the figures of a page depend on: the commit that changed its code last, and the kind of CPU."""
     log = ["git", "log", "-1", "--format=%h", "--", *page.depends, ":!*.md", ":!*.jsonl"]
     commit = subprocess.run(log, check=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    host = environment.host()
-    return {"commit": commit, "cpu": f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}"}
+    return {"commit": commit, "cpu": describe_cpu()}
 
 
 def clear(page: Page) -> None:

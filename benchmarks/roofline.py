@@ -101,7 +101,7 @@ def _heading() -> list[str]:
         "# Roofline",
         "",
         "`floor`: the time that the model's products take if each runs at the highest rate that was measured here for",
-        "a large product in its precision (attention in FP32). `efficiency`: floor over median latency. The other",
+        "a large product in its precision. `efficiency`: floor over median latency. The other",
         "shares are of the wall time of a run with the engine's counters on. `between operators`: the time that no",
         "operator's counter shows, in which the engine passes inputs and outputs and starts the next kernel. Made by",
         "`python -m benchmarks.roofline`.",

@@ -191,9 +191,29 @@ def _store(summary: Row, new: list[Row], order: list[str]) -> None:
         return sorted([*others, *rows], key=lambda row: order.index(row[0]))
 
     short, rows = merge(SUMMARY_COLUMNS, [summary]), merge(COLUMNS, new)
-    heading = [*_heading(), "", *format_table(SUMMARY_COLUMNS, short), "", "## All ways"]
+    heading = [
+        *_heading(),
+        *_describe_gaps(order, short, rows),
+        "",
+        *format_table(SUMMARY_COLUMNS, short),
+        "",
+        "## All ways",
+    ]
     write_page(TABLE, heading, COLUMNS, rows)
     print(*summary, sep=" | ", flush=True)
+
+
+def _describe_gaps(order: list[str], summary: list[Row], rows: list[Row]) -> list[str]:
+    """Say which models are not measured, and which were by an earlier version of this script, without a summary."""
+    compared, measured = ({row[0] for row in table} for table in (summary, rows))
+    old = [title for title in order if title in measured - compared]
+    missing = [title for title in order if title not in measured]
+    lines = []
+    if old:
+        lines.append(f"Measured at an earlier commit, in fewer ways: {'; '.join(old)}.")
+    if missing:
+        lines.append(f"Not measured yet: {'; '.join(missing)}.")
+    return ["", *lines] if lines else []
 
 
 def _heading() -> list[str]:

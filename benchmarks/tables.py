@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitdeploy import environment
 from vitdeploy.evidence import Bench, Interval
 
+_MACHINE = re.compile(r", \d+ threads, [^|]*;")  # the line of `describe_machine`
 VALID = "valid"
 """The last cell of a row whose measurement is not in doubt."""
 _DOUBTS_LENGTH = 120  # characters: a cell is for a glance
@@ -17,12 +19,25 @@ def describe_machine(*libraries: str) -> str:
     """Return the CPU, its threads and instruction sets, and the versions of those `libraries` that are installed."""
     versions = environment.library_versions()
     installed = ", ".join(f"{name} {versions[name]}" for name in libraries if name in versions)
-    return f"{_describe_cpu()}; {installed}."
+    return f"{describe_cpu()}; {installed}."
+
+
+def describe_cpu() -> str:
+    """Return the CPU, its threads and its instruction sets for products."""
+    host = environment.host()
+    return f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}"
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Read the rows of the table with these columns; none if the file or such a table is missing."""
+    """Read the rows of the table with these columns; none if the file or such a table is missing.
+
+    A table never mixes CPUs: none of a page that names another kind of CPU, so that it begins anew.
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    machines = [line for line in lines if _MACHINE.search(line)]
+    if any(f"{describe_cpu()};" not in line for line in machines):
+        print(f"{path.name} is of another CPU: it begins anew")
+        return []
     header = _line(columns)
     if header not in lines:
         return []
@@ -35,15 +50,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def read_valid_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Read the rows that need not be measured again: on this kind of CPU, and without a doubt in their last cell.
-
-    A table never mixes CPUs: on another one it begins anew.
-    """
-    rows = read_rows(path, columns)
-    if rows and _describe_cpu() not in path.read_text(encoding="utf-8"):
-        print(f"{path.name} is of another CPU: it begins anew")
-        return []
-    return [row for row in rows if row[-1] == VALID]
+    """Read the rows that need not be measured again: those without a doubt in their last cell."""
+    return [row for row in read_rows(path, columns) if row[-1] == VALID]
 
 
 def write_page(path: Path, heading: Iterable[str], columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -67,11 +75,6 @@ def format_ratio(ratio: Interval | None, digits: int = 3) -> str:
 def format_doubts(bench: Bench) -> str:
     """Return the beginning of the doubts about a measurement, or `valid`."""
     return "; ".join(bench.doubts)[:_DOUBTS_LENGTH] or VALID
-
-
-def _describe_cpu() -> str:
-    host = environment.host()
-    return f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -39,10 +39,10 @@ def test_a_row_in_doubt_and_a_table_of_another_cpu_are_measured_again(tmp_path: 
     page, columns = tmp_path / "page.md", ("name", "measurement")
     rows = [("a", VALID), ("b", "another process used 2 CPUs")]
     write_page(page, ["# Heading", "", describe_machine()], columns, rows)
+    assert read_rows(page, columns) == rows
     assert read_valid_rows(page, columns) == rows[:1]
     page.write_text(page.read_text().replace(describe_machine(), "Another CPU, 8 threads, avx2;"))
-    assert read_valid_rows(page, columns) == []
-    assert read_rows(page, columns) == rows
+    assert read_valid_rows(page, columns) == read_rows(page, columns) == []
 
 
 NOT_RUN_AGAIN = {
