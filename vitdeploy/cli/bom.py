@@ -40,11 +40,11 @@ def bom(
     from vitdeploy.commands.bom.bom import make_bom
     from vitdeploy.escaping import escape, escape_strings
 
-    made = make_bom(options.load_artifact(artifact, evidence), output)
-    if made.unlicensed:
-        console.warn(f"no licence is known of {', '.join(made.unlicensed)}")
-    if made.document is not None and not console.json:
-        text = json.dumps(escape_strings(made.document), indent=1)
+    bill = make_bom(options.load_artifact(artifact, evidence), output)
+    if bill.unlicensed:
+        console.warn(f"no licence is known of {', '.join(bill.unlicensed)}")
+    if bill.document is not None and not console.json:
+        text = json.dumps(escape_strings(bill.document), indent=1)
         console.show_text({}, text + "\n")
         return
-    console.show(made, Text(f"wrote {escape(made.file or '')}: {made.components} components"))
+    console.show(bill, Text(f"wrote {escape(bill.file or '')}: {bill.components} components"))

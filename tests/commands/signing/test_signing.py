@@ -202,10 +202,10 @@ def test_a_renamed_key_does_not_help(signed: Path, keys: Pair, other_keys: Pair)
     for name in ours:
         edit(signed / name, rename)
     error = verify(signed, keys).error
-    assert "signature.json was changed since it was made" in error
-    assert "attestation.json was changed since it was made" in error
+    assert "signature.json was changed after it was signed" in error
+    assert "attestation.json was changed after it was signed" in error
     edit(signed / "signature.json", lambda facts: facts["verificationMaterial"]["publicKey"].pop("hint"))
-    assert "signature.json was changed since it was made" in verify(signed, keys).error
+    assert "signature.json was changed after it was signed" in verify(signed, keys).error
 
 
 def test_an_edited_statement_is_refused(signed: Path, keys: Pair) -> None:
@@ -215,7 +215,7 @@ def test_an_edited_statement_is_refused(signed: Path, keys: Pair) -> None:
         envelope["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
 
     edit(signed / "attestation.json", forge)
-    assert "attestation.json was changed since it was made" in verify(signed, keys).error
+    assert "attestation.json was changed after it was signed" in verify(signed, keys).error
 
 
 def test_the_signature_of_the_model_is_no_attestation(signed: Path, keys: Pair) -> None:

@@ -1,4 +1,4 @@
-"""What model repositories of servers have in common: the name of a model, and the files of its engine."""
+"""The common parts of model repositories: the name of a model, and the files of its engine."""
 
 from __future__ import annotations
 

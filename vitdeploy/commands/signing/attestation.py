@@ -195,7 +195,7 @@ def _open_envelope(content: bytes, key: PublicKey) -> tuple[bytes | None, str]:
     try:
         envelope.verify([public], 1)
     except VerificationError:
-        return None, f"{ATTESTATION} was changed since it was made: the signature in it is not of this key"
+        return None, f"{ATTESTATION} was changed after it was signed: this key did not make the signature in it"
     return envelope.payload, ""
 
 

@@ -71,7 +71,7 @@ def explain_files(subject: SignedSubject, key: PublicKey) -> list[str]:
         return [f"{MODEL_SIGNATURE} was made with another key"]
     problem = _verify(subject.folder, content, key)
     if problem == _FORGED:
-        return [f"{MODEL_SIGNATURE} was changed since it was made: the signature in it is not of this key"]
+        return [f"{MODEL_SIGNATURE} was changed after it was signed: this key did not make the signature in it"]
     # The library leaves out what the signature itself names as ignored. All files have to be among the signed ones.
     changes = find_changes(expected, {**subject.files, **dict.fromkeys(subject.unlisted, "")})
     return changes or ([] if problem is None else [problem])

@@ -104,14 +104,7 @@ def combine(axes: Sequence[Axis], excluded: Sequence[Mapping[str, Any]], where: 
     by_name = {axis.name: (place, axis) for place, axis in enumerate(axes)}
     _check_excluded(by_name, excluded, where)
     every = list(itertools.product(*(axis.values for axis in axes)))
-    left = [
-        one
-        for one in every
-        if not any(
-            all(_matches(by_name[name][1], one[by_name[name][0]], wanted) for name, wanted in pattern.items())
-            for pattern in excluded
-        )
-    ]
+    left = [one for one in every if not any(_is_excluded(one, pattern, by_name) for pattern in excluded)]
     if not left:
         raise RecipeError(f"{where}: the excludes leave nothing of the matrix", fix="Exclude less.")
     return left, len(every) - len(left)
@@ -130,28 +123,36 @@ def is_same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and bool(value == other)
 
 
-def _matches(axis: Axis, value: Any, wanted: Any) -> bool:
+def _is_excluded(
+    combination: Sequence[Any], pattern: Mapping[str, Any], by_name: Mapping[str, tuple[int, Axis]]
+) -> bool:
+    """Return True if all values that an exclude names are those of a combination."""
+    places = ((by_name[name], value) for name, value in pattern.items())
+    return all(_matches(axis, combination[place], value) for (place, axis), value in places)
+
+
+def _matches(axis: Axis, value: Any, excluded_value: Any) -> bool:
     """Return True if an exclude's value is this one, or a list with it."""
-    if is_same(value, wanted):
+    if is_same(value, excluded_value):
         return True
-    if not isinstance(wanted, list) or any(is_same(known, wanted) for known in axis.values):
+    if not isinstance(excluded_value, list) or any(is_same(known, excluded_value) for known in axis.values):
         return False
-    return any(is_same(value, one) for one in wanted)
+    return any(is_same(value, one) for one in excluded_value)
 
 
 def _check_excluded(by_name: Mapping[str, tuple[int, Axis]], excluded: Sequence[Mapping[str, Any]], where: str) -> None:
     for pattern in excluded:
         if not pattern:
             raise RecipeError(f"{where}: an exclude is empty, which excludes all", fix="Give it a value of an axis.")
-        for name, wanted in pattern.items():
+        for name, excluded_value in pattern.items():
             if name not in by_name:
                 raise RecipeError(
                     f"{where}: exclude names {name!r}, which is no axis{did_you_mean(name, list(by_name))}",
                     fix=f"The axes are {', '.join(by_name)}.",
                 )
             axis = by_name[name][1]
-            is_value = any(is_same(value, wanted) for value in axis.values)
-            for part in wanted if isinstance(wanted, list) and not is_value else [wanted]:
+            is_value = any(is_same(value, excluded_value) for value in axis.values)
+            for part in excluded_value if isinstance(excluded_value, list) and not is_value else [excluded_value]:
                 if not any(is_same(value, part) for value in axis.values):
                     known = [describe(value) for value in axis.values]
                     raise RecipeError(

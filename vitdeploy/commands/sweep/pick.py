@@ -67,7 +67,7 @@ WORDS: Mapping[str, Callable[[SweepRow], str]] = {
     "precision": lambda row: row.precision,
     "verdict": lambda row: row.verdict,
 }
-"""What is compared as a word."""
+"""The columns whose values are words."""
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt, "=": operator.eq, "!=": operator.ne,
 }  # fmt: skip

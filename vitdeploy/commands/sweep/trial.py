@@ -39,7 +39,7 @@ Alone = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Tools:
-    """What trials share.
+    """The tools that all trials use.
 
     Attributes:
         progress: gets the steps and warnings.

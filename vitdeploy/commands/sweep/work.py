@@ -37,7 +37,7 @@ _Again = Callable[[TrialSpec, TrialRecord], TrialRecord]
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """How a sweep is run.
+    """The settings of one run of a sweep.
 
     Attributes:
         dry_run: only list the trials, and estimate the time.
@@ -149,9 +149,9 @@ class SweepWork:
         trials = {trial.name: trial for trial in self.definition.trials}
         seconds = self._seconds
         while (name := choose_longer(self.rows(), seconds, self.left_s)) is not None:
-            trial, wanted = trials[name], seconds.pop(name)
-            self.tools.progress.relay(f"a longer bench, {wanted:g} s: {trial.title}")
-            self._again(trial, partial(self._time_longer, wanted))
+            trial, duration = trials[name], seconds.pop(name)
+            self.tools.progress.relay(f"a longer bench, {duration:g} s: {trial.title}")
+            self._again(trial, partial(self._time_longer, duration))
             self.folder.write_tables(self.rows())
 
     def _time_longer(self, seconds: float, trial: TrialSpec, _: TrialRecord) -> TrialRecord:
