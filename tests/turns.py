@@ -2,7 +2,8 @@
 
 A worker has one core: threads that wait in a spin for each other would take the core from those they wait for. Tests of
 a file stay on one worker, which makes their fixtures once. All of tests/remote stay together, because they share one
-far side. A test marked `timing` runs with all cores, while no other test runs. With one worker nothing changes.
+far side, and all of tests/cluster, which share a Ray cluster. A test marked `timing` runs with all cores, while no
+other test runs. With one worker nothing changes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-_TOGETHER = "tests/remote/"
-_FIRST = (_TOGETHER, "tests/test_", "tests/cli/", "tests/commands/", "tests/pipeline/", "tests/targets/")
+_TOGETHER = ("tests/remote/", "tests/cluster/")
+_FIRST = (*_TOGETHER, "tests/test_", "tests/cli/", "tests/commands/", "tests/pipeline/", "tests/targets/")
 """What takes longest. It begins first, so that no worker is alone with it at the end."""
 
 
@@ -31,7 +32,7 @@ class _ByFile(LoadScopeScheduling):
     """Give a worker all tests of a file. A test that ends its worker has failed, and is not tried again."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _TOGETHER if nodeid.startswith(_TOGETHER) else nodeid.partition("::")[0]
+        return next((folder for folder in _TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Give the tests of a worker that has ended to others. Return the one that ended it, if one did."""

@@ -8,6 +8,7 @@ Seen in the packages themselves (ONNX Runtime 1.32, OpenVINO 2026.4, huggingface
   count in ~/intel. The only switches are a file in the user's home and the variables of CI systems, which other
   programs read too. Without that package it uses an empty stand-in of its own.
 - huggingface_hub and transformers add facts about the machine to each download.
+- Ray sends facts about a cluster from its head, and notes there which libraries its programs use.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import os
 import sys
 from typing import Any
 
-_VARIABLES = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+_VARIABLES = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 _REPORTER = "openvino_telemetry"
 
 

@@ -35,6 +35,7 @@ _EXTRAS = {
     "report": ("jinja2",),
     "quantize": ("nncf",),
     "sign": ("model_signing", "securesystemslib", "OpenSSL"),
+    "sweep": ("ray", "grpc"),
 }
 """The modules of each extra."""
 _X86 = ("x86_64", "AMD64")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from vitdeploy.artifact import DISK_FULL, file_digest
 from vitdeploy.errors import RemoteError
-from vitdeploy.remote.device.lock import try_lock
+from vitdeploy.machine_lock import try_lock
 from vitdeploy.remote.messages import Blob, FileHeader, MissingBlob, MissingBlobs
 
 _CHUNK = 1 << 20

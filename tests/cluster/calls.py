@@ -1,0 +1,43 @@
+"""Functions that tests run on nodes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from vitdeploy.errors import DataError
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def total(numbers: list[int], more: int) -> int:
+    return sum(numbers) + more
+
+
+def refuse() -> None:
+    raise DataError("there is no image", fix="Add one.")
+
+
+def stumble() -> None:
+    raise ZeroDivisionError("of the model")
+
+
+def kill_process_once(mark: Path) -> int:
+    """End the process that it runs in, the first time."""
+    if not mark.exists():
+        mark.write_text("")
+        os._exit(1)
+    return os.getpid()
+
+
+def wait_on_node(mark: Path) -> str:
+    """Leave a mark with the node that it runs on, and take a second."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    mark.with_name(f"{mark.name}-{node}").write_text("")
+    time.sleep(1.0)
+    return str(node)

@@ -1,0 +1,12 @@
+"""A running Ray cluster: connect to it, know its nodes, run functions on them.
+
+Queues, scheduling, transfer of results and the detection of dead nodes are Ray's. What is here refuses clusters whose
+results could not be compared, and turns what Ray reports into one line.
+"""
+
+from vitdeploy.cluster.connection import check_address, connect
+from vitdeploy.cluster.nodes import Node
+from vitdeploy.cluster.request import Request
+from vitdeploy.cluster.running import Cluster, Job
+
+__all__ = ["Cluster", "Job", "Node", "Request", "check_address", "connect"]

@@ -1,0 +1,165 @@
+"""Run functions on the nodes of a cluster, and get their results as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from vitdeploy import errors
+from vitdeploy.cluster.nodes import Node, list_alive
+from vitdeploy.cluster.request import Request
+from vitdeploy.errors import RemoteError, VitdeployError
+
+MAX_RETRIES = 3
+"""Ray runs a call again, on another node, as often as its node or its process died."""
+_SHOWN = 200
+_LOOK_S = 5.0
+"""The time between two looks if a node is left that can do the work."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Job(Generic[T]):
+    """A call that waits for a node, or runs on one."""
+
+    ref: Any
+    request: Request
+
+
+@dataclass
+class Cluster:
+    """A cluster that this process is connected to, with the nodes that had CPUs when it connected."""
+
+    nodes: tuple[Node, ...]
+    _dead: set[str] = field(default_factory=set)
+
+    def alive(self) -> tuple[Node, ...]:
+        """Return the nodes that live, of those that were there when this process connected."""
+        living = {node["NodeID"] for node in list_alive()}
+        self._dead |= {node.id for node in self.nodes if node.id not in living}
+        return tuple(node for node in self.nodes if node.id not in self._dead)
+
+    def count_slots(self, request: Request) -> int:
+        """Return the number of such calls that can run at once on the nodes that live."""
+        return sum(_count_slots(request, node) for node in self.alive())
+
+    def share(self, value: object) -> Any:
+        """Put a value into the object store. A function gets the value in the place of what is returned here."""
+        import ray
+
+        return ray.put(value)
+
+    def start(self, function: Callable[..., T], *arguments: object, request: Request) -> Job[T]:
+        """Let a node run a function of a module. Arguments and result are pickled.
+
+        Raises:
+            RemoteError: no node can meet the request.
+        """
+        import ray
+
+        request.refuse_too_large(self.alive())
+        task = ray.remote(_call).options(max_retries=MAX_RETRIES, name=function.__name__, **request.options())
+        return Job(task.remote(function, *arguments), request)
+
+    def wait(self, jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
+        """Wait until one or more of the jobs have ended, and return those.
+
+        Raises:
+            RemoteError: no node is left that can meet the request of one.
+        """
+        import ray
+
+        refs = {job.ref: job for job in jobs}
+        while True:
+            done, _ = ray.wait(list(refs), num_returns=1, timeout=_LOOK_S, fetch_local=False)
+            if done:
+                more, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
+                return [refs[ref] for ref in more or done]
+            living = self.alive()
+            for job in jobs:
+                job.request.refuse_too_large(living)
+
+    def collect(self, job: Job[T]) -> T:
+        """Return the result of a job that has ended.
+
+        Raises:
+            VitdeployError: the function raised it.
+            RemoteError: its node or its process died each time, or its result is lost.
+            Exception: the function raised it.
+        """
+        import ray
+
+        try:
+            failed, result = ray.get(job.ref)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            raise cause from None
+        except ray.exceptions.RayError as error:
+            if isinstance(error, ray.exceptions.TaskUnschedulableError):
+                job.request.refuse_too_large(self.alive())
+            raise _explain(error) from None
+        if failed:
+            name, message, fix = result
+            raise getattr(errors, name, VitdeployError)(message, fix=fix)
+        return result  # type: ignore[no-any-return]
+
+    def cancel(self, jobs: Iterable[Job[Any]]) -> None:
+        """End jobs, also in the middle."""
+        import ray
+
+        for job in jobs:
+            ray.cancel(job.ref, force=True)
+
+    def run(
+        self, function: Callable[..., T], calls: Iterable[tuple[object, ...]], request: Request
+    ) -> Iterator[tuple[int, T]]:
+        """Call a function on the nodes once for each tuple of arguments.
+
+        No more calls are sent than can run at once and two more a node, so that arguments and results of a long list
+        do not fill the memory. Large arguments that calls have in common: see `share`.
+
+        Yields:
+            The number of a call from 0 and its result, as calls finish.
+
+        Raises:
+            VitdeployError: see `start`, `wait` and `collect`. The other calls are ended.
+        """
+        most = self.count_slots(request) + 2 * len(self.nodes)
+        waiting, jobs = enumerate(calls), dict[Job[T], int]()
+        try:
+            while True:
+                while len(jobs) < most and (call := next(waiting, None)) is not None:
+                    jobs[self.start(function, *call[1], request=request)] = call[0]
+                if not jobs:
+                    return
+                for job in self.wait(list(jobs)):
+                    result = self.collect(job)
+                    yield jobs.pop(job), result
+        finally:
+            self.cancel(jobs)
+
+
+def _count_slots(request: Request, node: Node) -> int:
+    if not request.fits(node):
+        return 0
+    by_cpus = int(node.cpus // request.cpus)
+    return min(by_cpus, node.memory_bytes // request.memory_bytes) if request.memory_bytes else by_cpus
+
+
+def _call(function: Callable[..., T], *arguments: object) -> tuple[bool, Any]:
+    """Run a function on a node. An error that a user can cause travels as data: others keep their traceback."""
+    try:
+        return False, function(*arguments)
+    except VitdeployError as error:
+        return True, (type(error).__name__, error.message, error.fix)
+
+
+def _explain(error: Exception) -> RemoteError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0][:_SHOWN] if lines else type(error).__name__
+    return RemoteError(
+        f"the work failed {MAX_RETRIES + 1} times with its node or process: {type(error).__name__}: {reason}",
+        fix="It may need more memory than its node has. Look into the logs of Ray, by default in /tmp/ray.",
+    )
