@@ -6,7 +6,7 @@ results could not be compared, and turns what Ray reports into one line.
 
 from vitdeploy.cluster.connection import check_address, connect
 from vitdeploy.cluster.nodes import Node
-from vitdeploy.cluster.request import Request
-from vitdeploy.cluster.running import Cluster, Job
+from vitdeploy.cluster.request import NodeRequest
+from vitdeploy.cluster.running import Cluster, NodeCall
 
-__all__ = ["Cluster", "Job", "Node", "Request", "check_address", "connect"]
+__all__ = ["Cluster", "NodeCall", "Node", "NodeRequest", "check_address", "connect"]

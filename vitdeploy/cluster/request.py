@@ -15,7 +15,7 @@ NODE_ID = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
-class Request:
+class NodeRequest:
     """CPUs and memory that a call needs, and the nodes that it may run on.
 
     Ray counts both, so that no more calls run on a node than fit; it does not measure them.

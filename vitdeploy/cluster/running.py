@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from vitdeploy import errors
 from vitdeploy.cluster.nodes import Node, list_alive
-from vitdeploy.cluster.request import Request
+from vitdeploy.cluster.request import NodeRequest
 from vitdeploy.errors import RemoteError, VitdeployError
 
 MAX_RETRIES = 3
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Job(Generic[T]):
+class NodeCall(Generic[T]):
     """A call that waits for a node, or runs on one."""
 
     ref: Any
-    request: Request
+    request: NodeRequest
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Cluster:
         self._dead |= {node.id for node in self.nodes if node.id not in living}
         return tuple(node for node in self.nodes if node.id not in self._dead)
 
-    def count_slots(self, request: Request) -> int:
+    def count_slots(self, request: NodeRequest) -> int:
         """Return the number of such calls that can run at once on the nodes that live."""
         return sum(_count_slots(request, node) for node in self.alive())
 
@@ -51,7 +51,7 @@ class Cluster:
 
         return ray.put(value)
 
-    def start(self, function: Callable[..., T], *arguments: object, request: Request) -> Job[T]:
+    def start(self, function: Callable[..., T], *arguments: object, request: NodeRequest) -> NodeCall[T]:
         """Let a node run a function of a module. Arguments and result are pickled.
 
         Raises:
@@ -61,28 +61,28 @@ class Cluster:
 
         request.refuse_too_large(self.alive())
         task = ray.remote(_call).options(max_retries=MAX_RETRIES, name=function.__name__, **request.options())
-        return Job(task.remote(function, *arguments), request)
+        return NodeCall(task.remote(function, *arguments), request)
 
-    def wait(self, jobs: Sequence[Job[Any]]) -> list[Job[Any]]:
-        """Wait until one or more of the jobs have ended, and return those.
+    def wait(self, calls: Sequence[NodeCall[Any]]) -> list[NodeCall[Any]]:
+        """Wait until one or more of the calls have ended, and return those.
 
         Raises:
             RemoteError: no node is left that can meet the request of one.
         """
         import ray
 
-        refs = {job.ref: job for job in jobs}
+        refs = {call.ref: call for call in calls}
         while True:
             done, _ = ray.wait(list(refs), num_returns=1, timeout=_LOOK_S, fetch_local=False)
             if done:
                 more, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
                 return [refs[ref] for ref in more or done]
             living = self.alive()
-            for job in jobs:
-                job.request.refuse_too_large(living)
+            for call in calls:
+                call.request.refuse_too_large(living)
 
-    def collect(self, job: Job[T]) -> T:
-        """Return the result of a job that has ended.
+    def collect(self, call: NodeCall[T]) -> T:
+        """Return the result of a call that has ended.
 
         Raises:
             VitdeployError: the function raised it.
@@ -92,28 +92,28 @@ class Cluster:
         import ray
 
         try:
-            failed, result = ray.get(job.ref)
+            failed, result = ray.get(call.ref)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             raise cause from None
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.TaskUnschedulableError):
-                job.request.refuse_too_large(self.alive())
+                call.request.refuse_too_large(self.alive())
             raise _explain(error) from None
         if failed:
             name, message, fix = result
             raise getattr(errors, name, VitdeployError)(message, fix=fix)
         return result  # type: ignore[no-any-return]
 
-    def cancel(self, jobs: Iterable[Job[Any]]) -> None:
-        """End jobs, also in the middle."""
+    def cancel(self, calls: Iterable[NodeCall[Any]]) -> None:
+        """End calls, also in the middle."""
         import ray
 
-        for job in jobs:
-            ray.cancel(job.ref, force=True)
+        for call in calls:
+            ray.cancel(call.ref, force=True)
 
     def run(
-        self, function: Callable[..., T], calls: Iterable[tuple[object, ...]], request: Request
+        self, function: Callable[..., T], arguments: Iterable[tuple[object, ...]], request: NodeRequest
     ) -> Iterator[tuple[int, T]]:
         """Call a function on the nodes once for each tuple of arguments.
 
@@ -127,21 +127,22 @@ class Cluster:
             VitdeployError: see `start`, `wait` and `collect`. The other calls are ended.
         """
         most = self.count_slots(request) + 2 * len(self.nodes)
-        waiting, jobs = enumerate(calls), dict[Job[T], int]()
+        waiting, running = enumerate(arguments), dict[NodeCall[T], int]()
         try:
             while True:
-                while len(jobs) < most and (call := next(waiting, None)) is not None:
-                    jobs[self.start(function, *call[1], request=request)] = call[0]
-                if not jobs:
+                while len(running) < most and (following := next(waiting, None)) is not None:
+                    number, values = following
+                    running[self.start(function, *values, request=request)] = number
+                if not running:
                     return
-                for job in self.wait(list(jobs)):
-                    result = self.collect(job)
-                    yield jobs.pop(job), result
+                for call in self.wait(list(running)):
+                    result = self.collect(call)
+                    yield running.pop(call), result
         finally:
-            self.cancel(jobs)
+            self.cancel(running)
 
 
-def _count_slots(request: Request, node: Node) -> int:
+def _count_slots(request: NodeRequest, node: Node) -> int:
     if not request.fits(node):
         return 0
     by_cpus = int(node.cpus // request.cpus)
