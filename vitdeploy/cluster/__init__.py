@@ -9,4 +9,4 @@ from vitdeploy.cluster.nodes import Node
 from vitdeploy.cluster.request import NodeRequest
 from vitdeploy.cluster.running import Cluster, NodeCall
 
-__all__ = ["Cluster", "NodeCall", "Node", "NodeRequest", "check_address", "connect"]
+__all__ = ["Cluster", "Node", "NodeCall", "NodeRequest", "check_address", "connect"]
