@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("install", "size, GB", "of that CUDA, GB", "packages", "largest")
 EXTRAS = (
-    "", "report", "detection", "quantize", "sign", "sweep", "onnxruntime", "trt-rtx", "cuda", "openvino",
+    "", "report", "detection", "quantize", "sign", "log", "sweep", "onnxruntime", "trt-rtx", "cuda", "openvino",
     "tensorrt-rtx", "export", "export,openvino", "hf", "all",
 )  # fmt: skip
 _CUDA = ("nvidia-", "cuda-", "triton")

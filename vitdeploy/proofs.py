@@ -214,6 +214,8 @@ def gate(
     junit: Path | str | None = None,
     markdown: Path | str | None = None,
     before_signing: bool = False,
+    log: str | Sequence[str] = (),
+    log_artifact: bool = False,
     progress: Progress | None = None,
     **limits: float | str | None,
 ) -> Gate:
@@ -230,6 +232,8 @@ def gate(
         junit: write the checks as JUnit XML to this file.
         markdown: write the checks as a Markdown table to this file.
         before_signing: leave `require_signed` of the recipe out, for a verdict that is to be signed.
+        log: where the verdict is logged with the figures: "jsonl:FILE", "mlflow:URI", or several of them.
+        log_artifact: copy the artifact to MLflow too.
         progress: gets the steps and warnings.
         limits: by their names in a recipe, such as `max_drop_pp=0.5`. They override the recipe's unless they are None.
 
@@ -240,9 +244,12 @@ def gate(
     """
     from vitdeploy.commands.gate.gate import gate as run
     from vitdeploy.commands.given import open_artifact
+    from vitdeploy.commands.log.logs import open_logs
 
+    loaded, listener = open_artifact(artifact, evidence), _or_silent(progress)
     return run(
-        open_artifact(artifact, evidence), limits, _or_silent(progress),
+        loaded, limits, listener,
+        logs=open_logs((log,) if isinstance(log, str) else log, listener, whole=log_artifact),
         baseline=None if baseline is None else Path(baseline),
         data=data,
         groups=None if groups is None else Path(groups),

@@ -63,6 +63,7 @@ FILES = {
     "recipe": "vitdeploy.recipe:Recipe",
     "sweep file": "vitdeploy.commands.sweep.definition:SweepFile",
     "trial.json": "vitdeploy.evidence:TrialRecord",
+    "line of --log jsonl": "vitdeploy.commands.log.entry:Entry",
 }
 """The model of each file that others read or write."""
 
@@ -105,6 +106,9 @@ RUNS = {
     "gate BUNDLE --min-fused 100 --json": 3,
     "gate ARTIFACT --max-drop -1": 2,
     "gate nowhere": 1,
+    "gate ARTIFACT --max-size 100 --log json:LOG": 2,
+    "gate ARTIFACT --max-size 100 --log jsonl:nowhere/log": 1,
+    "gate ARTIFACT --max-size 100 --log-artifact": 1,
     "predict ARTIFACT IMAGE --json": 0,
     "predict ARTIFACT IMAGE --save PICTURES --json": 0,
     "predict ARTIFACT nowhere.png": 1,

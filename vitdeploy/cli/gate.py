@@ -36,7 +36,7 @@ def _limit(metavar: str, text: str) -> Any:
         "Signatures": ["require_signed", "before_signing"],
         "Comparison with an earlier artifact": ["baseline", "max_slowdown", "max_growth", "save_baseline"],
         "Comparison with an earlier model": ["data", "max_regression", "max_class_regression", "groups"],
-        "Files": ["evidence", "junit", "markdown"],
+        "Files": ["evidence", "junit", "markdown", "log", "log_artifact"],
     },
     examples=[
         "vitdeploy gate deit --max-drop 0.5 --min-speedup 1.2 --min-fused 100",
@@ -44,6 +44,7 @@ def _limit(metavar: str, text: str) -> Any:
         "vitdeploy gate deit --min-fused 100 --baseline deit-before/",
         "vitdeploy gate new --baseline deit --data val/ --max-class-regression 5",
         "vitdeploy gate deit --max-drop 0.5 --require-signed release.pub",
+        "vitdeploy gate deit --max-drop 0.5 --log jsonl:results.jsonl",
     ],
 )
 def gate(
@@ -180,6 +181,8 @@ def gate(
             metavar="FILE", help="Write the checks as a Markdown table, for a pull request.", show_default=False
         ),
     ] = None,
+    log: options.LogTo = None,
+    log_artifact: options.LogArtifact = False,
 ) -> None:
     """Check the measured evidence against limits: pass, fail or invalid.
 
@@ -221,12 +224,13 @@ def gate(
 
         options.refuse_for_family(
             {"--baseline": baseline, "--data": data, "--groups": groups, "--against": against,
-             "--save-baseline": save_baseline, "--evidence": evidence}
+             "--save-baseline": save_baseline, "--evidence": evidence, "--log": log}
         )  # fmt: skip
         family = options.load_family(artifact)
         verdict = gate_family(family, limits, junit_file=junit, markdown_file=markdown, before_signing=before_signing)
         console.show(verdict, tables.gate(verdict))
         raise typer.Exit(EXIT_CODES[verdict.verdict])
+    logs = options.open_logs(log, console, whole=log_artifact)
     verdict = run_gate(
         options.load_artifact(artifact, evidence),
         limits,
@@ -239,6 +243,7 @@ def gate(
         junit_file=junit,
         markdown_file=markdown,
         before_signing=before_signing,
+        logs=logs,
     )
     console.show(verdict, tables.gate(verdict))
     raise typer.Exit(EXIT_CODES[verdict.verdict])

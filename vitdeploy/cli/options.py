@@ -13,6 +13,8 @@ from vitdeploy.cli.command import one_of
 if TYPE_CHECKING:
     from vitdeploy.artifact import Artifact
     from vitdeploy.artifact.family import Family
+    from vitdeploy.cli.console import Console
+    from vitdeploy.commands.log.logs import Logs
     from vitdeploy.evidence import Scenario
     from vitdeploy.pipeline.graph_cache import GraphCache
 
@@ -21,6 +23,18 @@ def _check_threshold(value: float | None) -> float | None:
     if value is not None and not 0 < value < 1:
         raise typer.BadParameter(f"{value:g} is not between 0 and 1.")
     return value
+
+
+def _check_logs(values: list[str] | None) -> list[str] | None:
+    from vitdeploy.commands.log.destination import parse_destination
+    from vitdeploy.errors import UsageError
+
+    for value in values or ():
+        try:
+            parse_destination(value)
+        except UsageError as error:
+            raise typer.BadParameter(str(error)) from None
+    return values
 
 
 ArtifactFolder = Annotated[
@@ -49,6 +63,20 @@ EvidenceFolder = Annotated[
         "Default: the artifact's own folder.",
         show_default=False,
     ),
+]
+LogTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="jsonl:FILE|mlflow:URI",
+        callback=_check_logs,
+        help="Also write parameters, metrics with their intervals, doubts and verdict to a file of JSON Lines, or to "
+        "MLflow: a folder or http://HOST:PORT, with #EXPERIMENT or not. Can be repeated.",
+        show_default=False,
+    ),
+]
+LogArtifact = Annotated[
+    bool, typer.Option("--log-artifact", help="Copy the artifact to MLflow too, and not only its evidence.")
 ]
 NoCache = Annotated[
     bool,
@@ -186,6 +214,20 @@ def give_model(artifact: Artifact, model: str | None, *, trust_code: bool) -> Ar
     from vitdeploy.commands import given
 
     return given.give_model(artifact, model, trust_code=trust_code)
+
+
+def open_logs(given: list[str] | None, console: Console, *, whole: bool) -> Logs:
+    """Open the destinations of --log, before any work: see `commands.log.logs`.
+
+    Raises:
+        UsageError: --log-artifact without MLflow.
+    """
+    from vitdeploy.commands.log import logs
+    from vitdeploy.errors import UsageError
+
+    if whole and not any(value.startswith("mlflow:") for value in given or ()):
+        raise UsageError("--log-artifact copies the artifact to MLflow", fix="Give --log mlflow:URI too.")
+    return logs.open_logs(given or (), console, whole=whole)
 
 
 def open_cache(*, no_cache: bool) -> GraphCache | None:

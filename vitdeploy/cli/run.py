@@ -20,6 +20,7 @@ from vitdeploy.cli.console import Console
         "vitdeploy run demo",
         "vitdeploy run deit-tiny-openvino-int8 \\\n    --calibration images/ --data val/ -o deit",
         "vitdeploy run my-recipe.yaml",
+        "vitdeploy run my-recipe.yaml --log mlflow:http://localhost:5000",
     ],
 )
 def run_(
@@ -42,6 +43,8 @@ def run_(
     ] = None,
     output: export_options.OutputFolder = None,
     force: export_options.Force = False,
+    log: options.LogTo = None,
+    log_artifact: options.LogArtifact = False,
     no_cache: options.NoCache = False,
 ) -> None:
     """Do all steps of a recipe: export, inspect, eval, bench, gate, report.
@@ -52,8 +55,17 @@ def run_(
     from vitdeploy.commands.run import run as run_all
 
     cache = options.open_cache(no_cache=no_cache)
+    logs = options.open_logs(log, console, whole=log_artifact)
     outcome = run_all(
-        recipe, output, console, weights=weights, calibration=calibration, data=data, force=force, cache=cache
+        recipe,
+        output,
+        console,
+        weights=weights,
+        calibration=calibration,
+        data=data,
+        force=force,
+        cache=cache,
+        logs=logs,
     )
     console.show(outcome, *views.show_outcome(outcome))
     raise typer.Exit(EXIT_CODES[outcome.gate.verdict])

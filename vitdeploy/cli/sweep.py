@@ -37,6 +37,7 @@ def _check_pick(text: str) -> None:
         "vitdeploy sweep sweep.yaml --dry-run",
         "vitdeploy sweep sweep.yaml --budget 2h",
         'vitdeploy sweep sweep.yaml \\\n    --pick "min latency where drop <= 0.5 and size <= 20MiB" --to best',
+        "vitdeploy sweep sweep.yaml \\\n    --log 'mlflow:http://localhost:5000#digits'",
     ],
 )
 def sweep_(
@@ -90,6 +91,8 @@ def sweep_(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact at --to.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed trials again.")] = False,
+    log: options.LogTo = None,
+    log_artifact: options.LogArtifact = False,
     no_cache: options.NoCache = False,
 ) -> None:
     """Try a matrix of models, precisions and targets, and compare the results.
@@ -111,6 +114,7 @@ def sweep_(
         force=force,
         cache=options.open_cache(no_cache=no_cache),
         alone=_bench_lock(file, console),
+        logs=options.open_logs(None if dry_run else log, console, whole=log_artifact and not dry_run),
     )
     result = run_sweep(file, output, console, plan)
     console.show(result, *sweep_tables.sweep(result))

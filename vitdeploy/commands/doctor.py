@@ -34,6 +34,7 @@ _EXTRAS = {
     "detection": ("pycocotools",),
     "report": ("jinja2",),
     "quantize": ("nncf",),
+    "log": ("mlflow",),
     "sign": ("model_signing", "securesystemslib", "OpenSSL"),
     "sweep": ("ray", "grpc"),
 }

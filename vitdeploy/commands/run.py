@@ -19,9 +19,12 @@ from vitdeploy.commands.export import export
 from vitdeploy.commands.export_order import default_folder
 from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
+from vitdeploy.commands.log.describe import describe_artifact, describe_failed_run
+from vitdeploy.commands.log.entry import now
+from vitdeploy.commands.log.logs import NO_LOGS, Logs
 from vitdeploy.commands.report.report import is_available, report
 from vitdeploy.data.opening import guess_form, open_dataset
-from vitdeploy.errors import DataError
+from vitdeploy.errors import DataError, VitdeployError
 from vitdeploy.evidence import Audit, Bench, Eval, Gate
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.summary import Exported, ExportResult
@@ -53,6 +56,7 @@ def run(
     data: str | None = None,
     force: bool = False,
     cache: GraphCache | None = None,
+    logs: Logs = NO_LOGS,
 ) -> Outcome:
     """Run all steps of a recipe.
 
@@ -65,14 +69,20 @@ def run(
         data: overrides the recipe's evaluation data.
         force: replace an artifact at `out`.
         cache: the cache of exported graphs; None exports again.
+        logs: where the result, or the reason of a failure, is logged.
 
     Raises:
         VitdeployError: a step failed. The results of earlier steps stay in the folder.
     """
+    started = now()
     base = find_recipe(name, sources.anchor)
     recipe = recipes.compose(base=base, weights=weights, calibration=calibration, evaluation=data)
     out = out or default_folder(recipe)
-    steps = run_steps(recipe, out, progress, force=force, cache=cache)
+    try:
+        steps = run_steps(recipe, out, progress, force=force, cache=cache)
+    except VitdeployError as error:
+        logs.write(describe_failed_run(recipe, out, error, started), ())
+        raise
     artifact = steps.exported.artifact
     if artifact.manifest.recipe.gate.require_signed is not None:
         progress.warn(
@@ -84,6 +94,8 @@ def run(
         page = report([artifact], None, progress, cache=cache).report
     else:
         progress.warn(f"no report.html: pip install 'vitdeploy[report]', then vitdeploy report {out}")
+    entry = describe_artifact("run", artifact, steps.evaluation, steps.audit, steps.timing, verdict, started)
+    logs.write(entry, logs.list_files(artifact))
     return Outcome(
         export=steps.exported.summary,
         audit=steps.audit,

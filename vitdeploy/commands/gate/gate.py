@@ -14,6 +14,9 @@ from vitdeploy.artifact.layout import RELEASE_SAMPLES
 from vitdeploy.commands.gate.before import compare_answers, make_baseline, read_before
 from vitdeploy.commands.gate.evidence import make_case, read_evidence
 from vitdeploy.commands.gate.signed import verify_again, verify_signature
+from vitdeploy.commands.log.describe import describe_artifact
+from vitdeploy.commands.log.entry import now
+from vitdeploy.commands.log.logs import NO_LOGS, Logs
 from vitdeploy.errors import MeasureError, UsageError
 from vitdeploy.evidence import Bench, Gate, Release
 from vitdeploy.frozen import parse, replace
@@ -44,6 +47,7 @@ def gate(
     junit_file: Path | None = None,
     markdown_file: Path | None = None,
     before_signing: bool = False,
+    logs: Logs = NO_LOGS,
 ) -> Gate:
     """Judge an artifact by its stored evidence.
 
@@ -66,6 +70,7 @@ def gate(
         junit_file: a file to write JUnit XML to.
         markdown_file: a file to write a table to.
         before_signing: the verdict is to be signed: `require_signed` of the recipe is left out.
+        logs: where the verdict is logged, with the figures that it is about.
 
     Raises:
         UsageError: the file of `require_signed` is no public key.
@@ -73,6 +78,7 @@ def gate(
         RecipeError: a limit is not valid.
         MeasureError: the measurement is doubtful, so it cannot be saved as a baseline. The verdict is still written.
     """
+    started = now()
     if baseline is not None and save_baseline is not None and baseline.absolute() == save_baseline.absolute():
         raise UsageError(
             f"--baseline and --save-baseline are both {baseline}: the baseline would be overwritten",
@@ -113,6 +119,9 @@ def gate(
     if markdown_file is not None:
         markdown.write(verdict, markdown_file, summary, about=about)
     github.publish(verdict, summary, sys.stderr, about=about)
+    used = (evidence.evaluation, audit, evidence.bench)
+    entry = describe_artifact("gate", artifact, *used, verdict, started, faults=evidence.examined.faults)
+    logs.write(entry, logs.list_files(artifact))
     if save_baseline is not None:
         baselines.write(save_baseline, make_baseline(artifact, evidence))
     return verdict

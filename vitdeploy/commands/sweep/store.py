@@ -12,6 +12,8 @@ import csv
 import io
 import json
 import os
+import re
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from vitdeploy.version import __version__
 
 MARK, CSV, JSONL, PAGE = "sweep.json", "results.csv", "results.jsonl", "sweep.html"
 _MAX_BYTES = 16 << 20
+_ID = re.compile("[0-9a-f]{32}")
 _COLUMNS = (
     "name", "status", "model", "target", "device", "precision", "valid", "front", "group", "metric", "unit",
     "reference", "deployed", "drop", "agreement", "samples", "latency_ms", "basis", "p50_ms", "p90_ms", "p99_ms",
@@ -88,8 +91,18 @@ class SweepFolder:
             os.close(handle)
 
     def _write_mark(self, file: Path) -> None:
-        mark = {"schema": 1, "vitdeploy": __version__, "file": str(file.absolute())}
+        name = self.read_id() or uuid.uuid4().hex
+        mark = {"schema": 1, "id": name, "vitdeploy": __version__, "file": str(file.absolute())}
         self.write({MARK: json.dumps(mark, indent=1) + "\n"})
+
+    def read_id(self) -> str:
+        """Return the id of the sweep, by which logs know it; empty before it has one."""
+        try:
+            mark = json.loads(read_plain(self.path / MARK, _MAX_BYTES))
+        except (OSError, ValueError):
+            return ""
+        value = mark.get("id") if isinstance(mark, dict) else None
+        return value if isinstance(value, str) and _ID.fullmatch(value) else ""
 
     def read_records(self) -> dict[str, TrialRecord]:
         """Return the records of all trials in the folder, by name. One that cannot be read counts as missing."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
+from vitdeploy.commands.log.sweep_log import SweepLog
 from vitdeploy.commands.report.report import is_available
 from vitdeploy.commands.sweep.definition import read_definition
 from vitdeploy.commands.sweep.naming import Naming
@@ -50,11 +51,13 @@ def sweep(file: Path, out: Path | None, progress: Progress, plan: SweepPlan) -> 
         return SweepWork(definition, folder, tools, plan, started).result(picked=None)
     with folder.locked(file):
         work = SweepWork(definition, folder, tools, plan, started)  # reads what another process has just finished
-        try:
-            work.run()
-        finally:  # an interrupt too leaves tables of what is finished
-            folder.write_tables(work.rows())
-        return _finish(work, expression)
+        recipes = {trial.name: trial.recipe for trial in definition.trials}
+        with SweepLog(plan.logs, folder.read_id(), folder.path, file, recipes).opened() as work.log:
+            try:
+                work.run()
+            finally:  # an interrupt too leaves tables of what is finished
+                work.publish()
+            return _finish(work, expression)
 
 
 def _finish(work: SweepWork, expression: Expression | None) -> Sweep:

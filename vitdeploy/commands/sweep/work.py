@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from vitdeploy import environment
+from vitdeploy.commands.log.logs import NO_LOGS, Logs
+from vitdeploy.commands.log.sweep_log import SweepLog
 from vitdeploy.commands.sweep.budget import SHORT_SECONDS, choose_longer, estimate, expect_seconds, list_short
 from vitdeploy.commands.sweep.definition import Definition, TrialSpec
 from vitdeploy.commands.sweep.failures import digest_loading, explain, group_failures, raise_if_disk_is_full
@@ -48,6 +50,7 @@ class SweepPlan:
         force: replace an artifact at `to`.
         cache: the cache of exported graphs; None exports each time.
         alone: entered around each measurement of time.
+        logs: where each trial is logged.
     """
 
     dry_run: bool = False
@@ -58,6 +61,7 @@ class SweepPlan:
     force: bool = False
     cache: GraphCache | None = None
     alone: Alone = nullcontext
+    logs: Logs = NO_LOGS
 
 
 @dataclass
@@ -69,6 +73,7 @@ class SweepWork:
     tools: Tools
     plan: SweepPlan
     started: float
+    log: SweepLog | None = None
     records: dict[str, TrialRecord] = field(init=False)
     reused: set[str] = field(init=False)
     put_off: dict[str, str] = field(init=False, default_factory=dict)
@@ -121,7 +126,7 @@ class SweepWork:
             if record.status == "failed" and (record.step, record.reason) not in reported:
                 reported.add((record.step, record.reason))
                 progress.relay(f"failed at {record.step}: {record.reason}")
-            self.folder.write_tables(self.rows())
+            self.publish()
         if self.put_off:
             progress.warn(f"{len(self.put_off)} trials do not fit into the budget and were not begun")
 
@@ -152,7 +157,7 @@ class SweepWork:
             trial, duration = trials[name], seconds.pop(name)
             self.tools.progress.relay(f"a longer bench, {duration:g} s: {trial.title}")
             self._again(trial, partial(self._time_longer, duration))
-            self.folder.write_tables(self.rows())
+            self.publish()
 
     def _time_longer(self, seconds: float, trial: TrialSpec, _: TrialRecord) -> TrialRecord:
         return lengthen_bench(trial, self.folder.path, self.tools, seconds)
@@ -173,6 +178,13 @@ class SweepWork:
             with self.tools.progress.step(f"Keep {trial.name} as it is"):  # an interrupt that a library hid comes now
                 reason, _ = explain(error)
             self.tools.progress.warn(f"{trial.name} stays as it is: {reason}")
+
+    def publish(self) -> None:
+        """Write the tables and the log of all trials as they are now."""
+        rows = self.rows()
+        self.folder.write_tables(rows)
+        if self.log is not None:
+            self.log.update(rows)
 
     def rows(self) -> list[SweepRow]:
         """Return all trials side by side: those of the matrix, then the same ones of other machines."""
