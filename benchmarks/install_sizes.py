@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("install", "size, GB", "of that CUDA, GB", "packages", "largest")
 EXTRAS = (
-    "", "report", "detection", "quantize", "sign", "log", "sweep", "onnxruntime", "trt-rtx", "cuda", "openvino",
-    "tensorrt-rtx", "export", "export,openvino", "hf", "all",
+    "", "report", "detection", "data", "quantize", "sign", "log", "sweep", "onnxruntime", "trt-rtx", "cuda",
+    "openvino", "tensorrt-rtx", "export", "export,openvino", "hf", "all",
 )  # fmt: skip
 _CUDA = ("nvidia-", "cuda-", "triton")
 """Beginnings of the names of packages that the CUDA build of PyTorch requires, and its CPU build does not."""

@@ -20,7 +20,7 @@ def debug(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images: a folder, an .npz, or demo:digits. Labels are not needed. Default: the recipe's; on a GPU "
+            help="Images: a folder, an .npz, shards, or demo:digits. Labels are not needed. Default: the recipe's; on a GPU "
             "those of the bundle.",
             show_default=False,
         ),

@@ -34,9 +34,9 @@ def eval_(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled images. For classification: a folder with one sub-folder per class, an .npz, or "
-            "demo:digits. For other tasks: a folder with images/ and masks/, depth/ or annotations.json "
-            "(docs/tasks.md). Default: the recipe's.",
+            help="Labelled images. For classification: a folder with one sub-folder per class, an .npz, .tar or "
+            ".parquet shards, or demo:digits. For other tasks: a folder with images/ and masks/, depth/ or "
+            "annotations.json (docs/tasks.md). Default: the recipe's.",
             show_default=False,
         ),
     ] = None,

@@ -31,7 +31,7 @@ def inspect(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images for --sensitivity: a folder, an .npz, or demo:digits. Default: the recipe's.",
+            help="Images for --sensitivity: a folder, an .npz, shards, or demo:digits. Default: the recipe's.",
             show_default=False,
         ),
     ] = None,

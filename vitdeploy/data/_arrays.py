@@ -52,10 +52,14 @@ class ArrayDataset:
         return len(self._images)
 
     def __iter__(self) -> Iterator[Sample]:
-        for index in shuffle(len(self)):
+        return self.read()
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
+        """Read the samples at these places of the fixed order; see `Dataset`."""
+        for place, index in enumerate(shuffle(len(self))[start:stop], start):
             label = int(self._labels[index]) if self._labels is not None else None
             further = {name: self._value(array[index]) for name, array in self._further.items()}
-            yield Sample(self._sample(index), label, f"{self._preprocess.sample_word} {index}", further)
+            yield Sample(self._sample(index), label, f"{self._preprocess.sample_word} {index}", further, place)
 
     def _value(self, value: Array) -> Array:
         """Return the value of another input; an image is prepared as the first one is."""

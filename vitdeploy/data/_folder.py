@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from vitdeploy.data._digest import MAX_HASHED_BYTES, SampleDigest
 from vitdeploy.data.class_names import are_made_up, match
-from vitdeploy.data.dataset import Order, Sample, shuffle
+from vitdeploy.data.dataset import Order, Sample, refuse_damage, shuffle
 from vitdeploy.data.images import open_image
 from vitdeploy.data.labels import Label
 from vitdeploy.data.preprocess import to_pixels
@@ -26,14 +27,12 @@ LabelSource = TypeVar("LabelSource")
 """The source of an image's label, available before the image is opened: a class index, or the file of a mask."""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-_MAX_DAMAGED_SHARE = 0.01
-_MAX_HASHED_BYTES = 2 << 30  # beyond this, names and sizes stand for the contents: hashing ImageNet takes too long
 _CHUNK_BYTES = 1 << 20
 _RENAME = (
     "Rename it after the model's label, or name all folders by class index. If the model has other labels, export it "
     "with --labels FILE."
 )
-_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class FolderDataset(Generic[LabelSource]):
@@ -75,16 +74,21 @@ class FolderDataset(Generic[LabelSource]):
         return len(self._files)
 
     def __iter__(self) -> Iterator[Sample]:
+        return self.read()
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
+        """Read the samples at these places of the fixed order; see `Dataset`."""
         self.skipped.clear()
-        for index in shuffle(len(self)):
+        for place, index in enumerate(shuffle(len(self))[start:stop], start):
             path, source = self._files[index]
             try:
                 image, pixels = self._read(path)
             except DataError as error:
-                self._skip(error)
+                self.skipped.append(error.message)
+                refuse_damage(self.spec, self.skipped, len(self))
                 continue
             name = replace_undecodable(path.relative_to(self._root).as_posix())
-            yield Sample(pixels, self._make_label(path, image, source), name)
+            yield Sample(pixels, self._make_label(path, image, source), name, place=place)
 
     def _list_files(self, path: Path) -> Sequence[Path]:
         """Return the files that a sample is read from."""
@@ -98,14 +102,6 @@ class FolderDataset(Generic[LabelSource]):
         """
         image = open_image(path)
         return image, to_pixels(image, self._preprocess)
-
-    def _skip(self, error: DataError) -> None:
-        self.skipped.append(error.message)
-        if len(self.skipped) > max(1, _MAX_DAMAGED_SHARE * len(self)):
-            raise DataError(
-                f"{self.spec}: {len(self.skipped)} of {len(self)} images cannot be read. The last one: {error.message}",
-                fix="Replace or remove the damaged images.",
-            )
 
 
 def open_folder(
@@ -156,7 +152,7 @@ def refuse_splits(spec: str, folders: Sequence[Path], names: tuple[str, ...] | N
     """Refuse folders that are parts of a data set, such as train/ and val/, and not classes."""
     parts = [folder.name for folder in folders]
     inner = [folder for folder in folders if any(p.is_dir() for p in folder.iterdir())]
-    if {name.casefold() for name in parts} <= _SPLITS and inner and not set(parts) <= set(names or ()):
+    if {name.casefold() for name in parts} <= SPLITS and inner and not set(parts) <= set(names or ()):
         raise DataError(
             f"{spec} has the folders {', '.join(parts)}, which are parts of a data set and not classes",
             fix=f"Give one of them, such as {Path(spec) / parts[-1]}.",
@@ -200,17 +196,19 @@ def name_classes(indices: dict[str, int]) -> tuple[str, ...] | None:
 def _digest(root: Path, files: Sequence[tuple[Path, object]]) -> str:
     """sha256 of names, contents and labels. A label that is a file counts with its contents."""
     sizes = [_plain_size(path) for path, _ in files]
-    hash_contents = sum(sizes) < _MAX_HASHED_BYTES
-    sha = hashlib.sha256()
+    hash_contents = sum(sizes) < MAX_HASHED_BYTES
+    digest = SampleDigest()
     for (path, source), size in zip(files, sizes, strict=True):
         label = f"file of {_plain_size(source)}" if isinstance(source, Path) else source
-        sha.update(f"{path.relative_to(root).as_posix()}:{size}:{label};".encode(errors="surrogateescape"))
-        for file in (path, source) if hash_contents else ():
-            if isinstance(file, Path):
-                with open_plain(file) as stream:
-                    while chunk := stream.read(_CHUNK_BYTES):
-                        sha.update(chunk)
-    return sha.hexdigest()
+        contents = (file for file in (path, source) if isinstance(file, Path)) if hash_contents else ()
+        digest.add(path.relative_to(root).as_posix(), size, label, chain.from_iterable(map(_read_pieces, contents)))
+    return digest.hexdigest()
+
+
+def _read_pieces(path: Path) -> Iterator[bytes]:
+    with open_plain(path) as stream:
+        while piece := stream.read(_CHUNK_BYTES):
+            yield piece
 
 
 def _plain_size(path: Path) -> int:

@@ -1,8 +1,10 @@
-"""Datasets of images with labels: a folder (read one by one), an `.npz`, or the demo's digits.
+"""Datasets of images with labels: a folder (read one by one), shards, an `.npz`, or the demo's digits.
 
 The layout of a folder depends on the form of the labels, which the task decides:
 
     classes    CLASS/*.jpg                             one sub-folder per class
+    classes    *.tar                                   shards in the form of WebDataset: 1.jpg beside 1.cls
+    classes    *.parquet                               shards in the form of Hugging Face datasets: image, label
     classes    CLASS/CLIP/*.jpg                        for a model of clips: a folder of frames for each
     masks      images/*.jpg  masks/*.png               a class for each pixel, by the same name
     depth      images/*.jpg  depth/*.npy or *.png      a depth for each pixel, by the same name
@@ -30,6 +32,7 @@ Order = Literal["labels", "indices", "alphabet"]
 """The way in which the data names its classes: by the model's labels, by class indices, or not at all."""
 
 _SHUFFLE_SEED = 0
+_MAX_DAMAGED_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Sample:
     name: str = ""
     further: Mapping[str, Array] = field(default_factory=dict)
     """The values of the inputs beside the image, by name."""
+    place: int = 0
+    """Its place in the order in which the dataset is read. Damaged samples have places too."""
 
 
 class NamedBatch(NamedTuple):
@@ -92,10 +97,13 @@ class Dataset(Protocol):
         """Count the samples, including damaged ones."""
 
     def __iter__(self) -> Iterator[Sample]:
-        """Read the samples one by one.
+        """Read all samples one by one; see `read`."""
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
+        """Read the samples at the places from `start` to `stop` of the fixed order, one by one.
 
         Raises:
-            DataError: more than 1 % of the images (and more than one) are damaged.
+            DataError: more than 1 % of the images of the whole dataset (and more than one) are damaged.
         """
 
 
@@ -131,6 +139,15 @@ def _stack(samples: Sequence[Sample]) -> NamedBatch:
     further = {name: np.stack([sample.further[name] for sample in samples]) for name in samples[0].further}
     images = np.stack([sample.image for sample in samples])
     return NamedBatch(images, labels, [sample.name for sample in samples], further)
+
+
+def refuse_damage(spec: str, skipped: Sequence[str], count: int) -> None:
+    """Raise a DataError if too many of `count` images are damaged. `skipped` has a message for each that is."""
+    if len(skipped) > max(1, _MAX_DAMAGED_SHARE * count):
+        raise DataError(
+            f"{spec}: {len(skipped)} of {count} images cannot be read. The last one: {skipped[-1]}",
+            fix="Replace or remove the damaged images.",
+        )
 
 
 def digest_image(image: Array, *further: Array) -> int:

@@ -31,7 +31,7 @@ def open_image(path: Path) -> Image:
     """
     try:
         with open_plain(path, MAX_IMAGE_BYTES.value) as file:
-            return _decode(path, file)
+            return decode_image(path, file)
     except FileNotFoundError:
         raise DataError(f"there is no image {path}", fix="Check the path.") from None
     except UnusableFile as error:
@@ -40,7 +40,16 @@ def open_image(path: Path) -> Image:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", fix="Give a readable file.") from None
 
 
-def _decode(path: Path, file: BinaryIO) -> Image:
+def decode_image(path: Path | str, file: BinaryIO) -> Image:
+    """Decode an image; of several frames, the first one.
+
+    Args:
+        path: its path, or its name for messages.
+        file: its contents, which can be searched.
+
+    Raises:
+        DataError: it is not an image of an allowed format, has too many pixels, or is damaged.
+    """
     from PIL import Image, UnidentifiedImageError
 
     limit = MAX_PIXELS.value
@@ -67,7 +76,7 @@ def _decode(path: Path, file: BinaryIO) -> Image:
         raise DataError(f"{path} is damaged: {reason}", fix="Replace the file.") from None
 
 
-def _refuse_large(path: Path, image: Image, limit: int) -> None:
+def _refuse_large(path: Path | str, image: Image, limit: int) -> None:
     if image.width * image.height > limit:
         raise DataError(f"{path} has {image.width}x{image.height} pixels, more than {limit:,}", fix=MAX_PIXELS.fix)
 

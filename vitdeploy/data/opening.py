@@ -12,9 +12,12 @@ from vitdeploy.data._coco_keypoints import open_keypoints
 from vitdeploy.data._coco_masks import open_instances
 from vitdeploy.data._dense import open_depth, open_masks
 from vitdeploy.data._folder import open_folder
+from vitdeploy.data._parquet import open_parquet
+from vitdeploy.data._webdataset import open_shards
 from vitdeploy.data.array_files import read_npz
 from vitdeploy.data.dataset import Dataset, Form, Split
 from vitdeploy.data.example_inputs import FurtherInput
+from vitdeploy.data.shard_files import PARQUET, SHARD_FORMS, find_shards
 from vitdeploy.errors import DataError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.plugins import did_you_mean
@@ -23,7 +26,8 @@ from vitdeploy.recipe import Preprocess
 _DEMO = "demo:digits"
 _DEMO_SPLIT: dict[Split, str] = {"calibration": "calibration", "evaluation": "test"}
 _FORMS: dict[Form, str] = {
-    "classes": "Give a folder with one sub-folder per class, an .npz with images and labels, or demo:digits.",
+    "classes": "Give a folder with one sub-folder per class, an .npz with images and labels, or demo:digits; or "
+    f"{SHARD_FORMS}.",
     "masks": "Give a folder with images/ and masks/. Masks are PNGs of class indices, named as the images.",
     "depth": "Give a folder with images/ and depth/. Depth maps are .npy (metres) or 16-bit PNG, named as the images.",
     "boxes": "Give a folder with images/ and annotations.json in COCO's format.",
@@ -49,7 +53,7 @@ def open_dataset(
     """Open the dataset that `spec` (DATA of the command line) names.
 
     Args:
-        spec: a folder, an `.npz` file, or `demo:digits`.
+        spec: a folder, an `.npz` file, shards (`.tar`, `.parquet`), or `demo:digits`.
         preprocess: the model's preprocessing. Arrays that are already of the model's size are not resized.
         labels: the model's class names. Folders are matched with them, and label indices are checked against them.
         need_labels: True if data without labels is an error.
@@ -63,14 +67,20 @@ def open_dataset(
         DataError: the data is missing, empty, of another form, or has no labels although they are needed.
     """
     try:
-        dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes", classes, inputs)
+        shards = find_shards(spec) if preprocess.frames is None and (form == "classes" or not need_labels) else None
+        if shards is not None:
+            open_files = open_parquet if shards[0].suffix.lower() == PARQUET else open_shards
+            dataset: Dataset = open_files(spec, shards, preprocess, labels, classes, need_labels=need_labels)
+        else:
+            dataset = _open(spec, preprocess, labels, split, form if need_labels else "classes", classes, inputs)
     except (OSError, RecursionError) as error:  # a folder that may not be read, or thousands of folders in each other
         reason = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
         raise DataError(f"{spec} cannot be read: {reason}", fix="Make the data readable.") from None
     if need_labels and not dataset.labelled:
         samples = "clips, each a folder of frames," if preprocess.frames else "images"
         raise DataError(
-            f"{spec} has no labels", fix=f"Put the {samples} into one sub-folder per class, or add labels to the .npz."
+            f"{spec} has no labels",
+            fix=f"Put the {samples} into one sub-folder per class, or add labels to the .npz or the shards.",
         )
     if need_inputs and (missing := [each.name for each in inputs if each.name not in dataset.further]):
         raise DataError(
@@ -115,7 +125,7 @@ def _open(
     if path.suffix == ".npz" and path.is_file():
         return open_npz(spec, path, preprocess, labels, inputs)
     hint = did_you_mean(spec, [_DEMO])
-    message = f"there is no {spec}{hint}" if not path.exists() else f"{spec} is neither a folder nor an .npz file{hint}"
+    message = f"there is no {spec}{hint}" if not path.exists() else f"{spec} is no folder, .npz or shard{hint}"
     raise DataError(message, fix=_FORMS["classes"])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.data.shards import write_parquet, write_tar
 from tests.robustness.cases import FINE, WRONG, Judged
 from tests.robustness.mutations import mutate_bytes, mutate_json
 
@@ -26,7 +27,7 @@ _SIDES = (0, 1, 20_000, 65_535, 100_000, 2**31 - 1)
 
 
 class Data:
-    """Images of many formats, `.npz`, `.npy` and COCO's JSON."""
+    """Images of many formats, `.npz`, `.npy`, shards and COCO's JSON."""
 
     name = "data"
     seconds = 30.0
@@ -45,6 +46,16 @@ class Data:
                     self._images[f"{form}-{mode}"] = stream.getvalue()
                 except (OSError, KeyError, ValueError):
                     continue  # this format has no such mode
+        rows = [(f"{number}.png", self._images["PNG-RGB"], number) for number in range(3)]
+        files = [(name, content) for name, content, _ in rows] + [(f"{n}.cls", b"%d" % n) for *_, n in rows]
+        self._shards = {
+            ".tar": write_tar(folder / "fuzzed.tar", sorted(files)).read_bytes(),
+            ".parquet": write_parquet(
+                folder / "fuzzed.parquet",
+                [{"image": {"bytes": content, "path": name}, "label": label} for name, content, label in rows],
+                {"label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}},
+            ).read_bytes(),
+        }
         self._coco = json.dumps(
             {
                 "images": [{"id": n, "file_name": f"{n}.png", "width": _SIDE, "height": _SIDE} for n in range(2)],
@@ -57,7 +68,7 @@ class Data:
         ).encode()
         self._judges: tuple[Callable[[random.Random, Path], Judged], ...] = (
             self._judge_image, self._judge_image, self._judge_folder, self._judge_npz, self._judge_depth,
-            self._judge_coco,
+            self._judge_coco, self._judge_shard, self._judge_shard,
         )  # fmt: skip
 
     def judge(self, number: int, rng: random.Random, folder: Path) -> Judged:
@@ -140,6 +151,13 @@ class Data:
             content, what = _npy_header(rng) + bytes(64), "the header of an .npy"
         (folder / "depth" / "0.npy").write_bytes(content)
         return self._judge_set(str(folder), "depth", what)
+
+    def _judge_shard(self, rng: random.Random, folder: Path) -> Judged:
+        suffix = rng.choice(sorted(self._shards))
+        content, what = mutate_bytes(self._shards[suffix], rng)
+        path = folder / f"shard{suffix}"
+        path.write_bytes(content)
+        return self._judge_set(str(path), "classes", f"{suffix}: {what}")
 
     def _judge_coco(self, rng: random.Random, folder: Path) -> Judged:
         (folder / "images").mkdir()

@@ -13,6 +13,8 @@ from typing import Any
 from vitdeploy import environment
 from vitdeploy.artifact import file_digest
 from vitdeploy.commands.sweep.referred import find_modules, list_parts
+from vitdeploy.data.shard_files import find_shards
+from vitdeploy.errors import VitdeployError
 from vitdeploy.plain_files import expand_home
 from vitdeploy.recipe import Recipe
 
@@ -105,12 +107,22 @@ def _list_paths(value: Any) -> Iterator[str]:
             path = expand_home(part)
             if path.is_absolute() and os.path.exists(path):  # noqa: PTH110  Path.exists raises for a long text
                 yield str(path)
+            elif path.is_absolute():
+                yield from _list_shards(part)
     elif isinstance(value, dict):
         for inner in value.values():
             yield from _list_paths(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _list_paths(inner)
+
+
+def _list_shards(pattern: str) -> list[str]:
+    """Return the shards that a pattern names; none if it is no pattern. Opening the data says what is wrong with it."""
+    try:
+        return [str(shard) for shard in find_shards(pattern) or ()]
+    except (VitdeployError, OSError, ValueError):
+        return []
 
 
 def _digest_json(value: object) -> str:

@@ -16,6 +16,7 @@ from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import export
 from vitdeploy.commands.export_order import Elsewhere
 from vitdeploy.data.opening import comes_with_package
+from vitdeploy.data.shard_files import find_shards
 from vitdeploy.errors import DataError, RemoteError, TargetUnavailable
 from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.frozen import replace
@@ -285,6 +286,10 @@ def _data_files(spec: str) -> tuple[str, Files]:
         return "data", [job_file(file, f"data/{file.relative_to(path).as_posix()}") for file in _visible_files(path)]
     if comes_with_package(spec):
         return spec, []
+    if shards := find_shards(spec):
+        # Numbered, as a pattern may name files of one name in several folders, and in an order of its own.
+        names = [f"data/{number:05}-{shard.name}" for number, shard in enumerate(shards)]
+        return "data", [job_file(shard, name) for shard, name in zip(shards, names, strict=True)]
     raise DataError(f"{spec} cannot be sent: it is neither a file nor a folder", fix="Give a folder or an .npz.")
 
 
