@@ -20,8 +20,8 @@ def debug(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images: a folder, an .npz, shards, or demo:digits. Labels are not needed. Default: the recipe's; on a "
-            "GPU those of the bundle.",
+            help="Images: a folder, an .npz, shards, or demo:digits. Labels are not needed. Default: the recipe's; on "
+            "a GPU those of the bundle.",
             show_default=False,
         ),
     ] = None,

@@ -137,8 +137,8 @@ CalibrationImages = Annotated[
     typer.Option(
         metavar="DATA",
         help="About 128 images that show the ranges of activations: a folder, an .npz, shards, or demo:digits. Labels "
-        "are not needed. int8 and fp8 need images. int8-dynamic, int8-weights and int4-weights get more exact with them, and "
-        "fp16 checks overflow on them.",
+        "are not needed. int8 and fp8 need images. int8-dynamic, int8-weights and int4-weights get more exact with "
+        "them, and fp16 checks overflow on them.",
         show_default=False,
     ),
 ]
