@@ -275,8 +275,9 @@ def report(
     """Do what `vitdeploy report` does: write all evidence into one HTML page, and return its path.
 
     Args:
-        artifacts: artifacts or their folders. The others appear in the plot of speed against accuracy.
-        output: the file to write; report.html in the first artifact, or in `evidence`, when it is None.
+        artifacts: artifacts or their folders. Several are shown side by side, in groups that may be compared.
+        output: the file to write; when it is None: report.html in the artifact, or in `evidence`. Of several artifacts:
+            report.html in the current folder.
         data: DATA for the attention maps; the recipe's when it is None.
         images: the number of images with attention maps and merged tokens, from 0 to 8.
         model: MODEL given again: the code of a "python:" model runs only if it is named here.
@@ -291,10 +292,17 @@ def report(
     """
     from vitdeploy.commands.given import open_artifacts, require_range
     from vitdeploy.commands.report.report import report as run
+    from vitdeploy.commands.side_by_side.page import report_side_by_side
+    from vitdeploy.errors import UsageError
 
     require_range(images=(images, 0, 8))
-    loaded = open_artifacts(artifacts, evidence, model, trust_code=trust_code)
     out = None if output is None else Path(output)
+    if len(artifacts) > 1:
+        for name, value in {"data": data, "model": model, "trust_code": trust_code, "evidence": evidence}.items():
+            if value:
+                raise UsageError(f"{name} is for the page of one artifact", fix="Leave it out, or give one artifact.")
+        return Path(report_side_by_side(artifacts, out, _or_silent(progress)).report)
+    loaded = open_artifacts(artifacts, evidence, model, trust_code=trust_code)
     page = run(loaded, out, _or_silent(progress), images=images, data=data, cache=_open_cache(cache=cache))
     return Path(page.report)
 

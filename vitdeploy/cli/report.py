@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from vitdeploy.cli import options
 from vitdeploy.cli.app import MEASURE, app
 from vitdeploy.cli.command import command
 from vitdeploy.cli.console import Console
+from vitdeploy.errors import UsageError
 
 
 @command(
@@ -22,7 +24,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="DIR",
-            help="The artifact of the report. Further artifacts appear in its plot of speed against accuracy.",
+            help="The artifact of the report. Several artifacts, or the folder of a sweep, are shown side by side.",
             show_default=False,
         ),
     ],
@@ -32,7 +34,8 @@ def report(
             "-o",
             "--output",
             metavar="FILE",
-            help="The HTML file to write. Default: report.html in the first DIR, or in --evidence.",
+            help="The HTML file to write. Default: report.html in DIR, or in --evidence. Of several artifacts: "
+            "report.html in the current folder.",
             show_default=False,
         ),
     ] = None,
@@ -55,12 +58,34 @@ def report(
     """Write all evidence into one HTML page, which needs no network.
 
     The page has the verdict of gate and a section for each kind of evidence. Empty sections name the command to run.
+
+    The page of several artifacts has their figures side by side. What was measured on another machine, device, data,
+    batch size or number of threads is a group of its own, because it may not be compared.
     """
     from vitdeploy.cli import views
+    from vitdeploy.commands.side_by_side.folders import holds_several
+
+    if len(artifacts) > 1 or holds_several(artifacts[0]):
+        from vitdeploy.commands.side_by_side.page import report_side_by_side
+
+        _refuse({"--data": data, "--model": model, "--trust-code": trust_code, "--evidence": evidence})
+        several = report_side_by_side(artifacts, output, console)
+        console.show(several, *views.show_report(several))
+        return
     from vitdeploy.commands.report.report import report as run_report
 
-    loaded = [options.load_artifact(path, None if number else evidence) for number, path in enumerate(artifacts)]
-    loaded[0] = options.give_model(loaded[0], model, trust_code=trust_code)
+    loaded = options.give_model(options.load_artifact(artifacts[0], evidence), model, trust_code=trust_code)
     cache = options.open_cache(no_cache=no_cache)
-    page = run_report(loaded, output, console, images=images, data=data, cache=cache)
+    page = run_report([loaded], output, console, images=images, data=data, cache=cache)
     console.show(page, *views.show_report(page))
+
+
+def _refuse(given: Mapping[str, object]) -> None:
+    """Refuse options of the page about one artifact.
+
+    Raises:
+        UsageError: one is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} is for the page of one artifact", fix="Leave it out, or give one DIR.")

@@ -126,18 +126,34 @@ def show_predictions(predictions: Sequence[Prediction]) -> list[RenderableType]:
 @of_escaped
 def show_report(report: Reported) -> list[RenderableType]:
     """Show the path of the page, its verdict, and how to fill its empty sections."""
+    title = Text.assemble(
+        ("report ", "bold"), (report.report, "bold cyan"), f", {numbers.size(report.bytes)}", no_wrap=True,
+        overflow="ignore",
+    )  # fmt: skip
+    if report.runs:
+        return [title, *_show_runs(report)]
     empty = [section for section in report.sections if section.missing is not None]
     filled = len(report.sections) - len(empty)
     return [
-        Text.assemble(
-            ("report ", "bold"),
-            (report.report, "bold cyan"),
-            f", {numbers.size(report.bytes)}",
-            no_wrap=True,
-            overflow="ignore",
-        ),
+        title,
         Text(f"  verdict {report.verdict}; {filled} of {len(report.sections)} sections have evidence"),
         *(Text(f"  {section.name}: {section.missing}. {section.fix}", style="yellow") for section in empty),
+    ]
+
+
+def _show_runs(report: Reported) -> list[RenderableType]:
+    """Show the groups of a page about several artifacts, why they are apart, and what is missing."""
+    names = {run.number: run.name for run in report.runs}
+    others = [run.name for run in report.runs if not run.group]
+    groups = [
+        f"group {group.number}: {', '.join(names[n] for n in group.runs)}. {group.apart}".rstrip()
+        for group in report.groups
+    ]
+    groups += [f"not compared: {', '.join(others)}"] if others else []
+    gaps = [f"{run.name}: {gap.missing}. {gap.fix}" for run in report.runs for gap in run.missing]
+    return [
+        *(Text(f"  {line}") for line in groups),
+        *(Text(f"  {line}", style="yellow") for line in gaps),
     ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact
 from vitdeploy.evidence import Audit, Bench, Eval, TrialRecord
 from vitdeploy.measure.front import LATENCY_DOUBT
+from vitdeploy.recipe import Recipe
 
 
 def record_artifact(
@@ -60,6 +63,22 @@ def read_figures(
     figures |= {} if evaluation is None else _describe_accuracy(evaluation)
     figures |= {} if timing is None else _describe_timing(timing)
     return figures
+
+
+def list_keys(recipe: Recipe) -> dict[str, str | float | int | bool]:
+    """Return the keys of a recipe, such as `recipe.target.kind`, without limits and without those that are None."""
+    return dict(_flatten("recipe", recipe.model_dump(mode="json", exclude={"gate"})))
+
+
+def _flatten(path: str, value: Any) -> Iterator[tuple[str, str | float | int | bool]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(f"{path}.{key}", inner)
+    elif isinstance(value, list):
+        if value:
+            yield path, json.dumps(value, ensure_ascii=False)
+    elif value is not None:
+        yield path, value
 
 
 def _find_doubts(artifact: Artifact, evaluation: Eval | None, timing: Bench | None) -> tuple[str, ...]:

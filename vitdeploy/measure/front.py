@@ -121,9 +121,20 @@ def describe_comparison(rows: Sequence[SweepRow]) -> list[str]:
     return notes
 
 
+def list_conditions(row: TrialRecord) -> dict[str, str]:
+    """Return what has to be equal for two trials to be compared, by its name."""
+    metric = f"{row.metric} ({row.unit})" if row.unit else row.metric
+    return {
+        "machine": row.machine,
+        "device": row.device.upper(),
+        "timing": row.timing,
+        "metric": metric,
+        "data": row.data_digest,
+    }
+
+
 def _conditions(row: TrialRecord) -> tuple[str, ...]:
-    """Return what has to be equal for two trials to be compared."""
-    return (row.machine, row.device.upper(), row.timing, row.metric, row.unit, row.data_digest)
+    return tuple(list_conditions(row).values())
 
 
 def _find_latency(row: TrialRecord, references: _References) -> tuple[float | None, tuple[float, float] | None, Basis]:

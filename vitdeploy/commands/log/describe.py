@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
-from vitdeploy.commands.figures import record_artifact
+from vitdeploy.commands.figures import list_keys, record_artifact
 from vitdeploy.commands.log.entry import Entry, State, Value, new_id, now
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Audit, Bench, Check, Eval, Gate, SweepRow, TrialRecord
@@ -74,7 +73,7 @@ def describe_artifact(
         valid=record.valid and not faults and (evaluation is not None or timing is not None),
         doubts=(*record.doubts, *(f"{fault.name}: {fault.why}" for fault in faults)),
         limits=verdict.limits,
-        parameters={**_list_facts(record), **_list_versions(manifest.versions), **_list_keys(manifest.recipe)},
+        parameters={**_list_facts(record), **_list_versions(manifest.versions), **list_keys(manifest.recipe)},
         metrics=_list_metrics(record),
         files=(str(artifact.path.resolve()),),
     ).sealed()
@@ -96,7 +95,7 @@ def describe_failed_run(recipe: Recipe, out: Path, error: VitdeployError, starte
             "target": recipe.target.kind,
             "machine": environment.host().machine,
             **_list_versions(environment.library_versions()),
-            **_list_keys(recipe),
+            **list_keys(recipe),
         },
     ).sealed()
 
@@ -126,7 +125,7 @@ def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path) -> E
         valid=row.valid,
         doubts=row.doubts,
         limits=row.limits,
-        parameters={**_list_facts(row), **versions, **_list_keys(recipe)},
+        parameters={**_list_facts(row), **versions, **list_keys(recipe)},
         metrics=_list_metrics(row),
         files=(str((folder / row.artifact).resolve()),) if row.artifact else (),
     ).sealed()
@@ -177,19 +176,3 @@ def _list_facts(record: TrialRecord) -> dict[str, Value]:
 
 def _list_versions(versions: Mapping[str, str]) -> dict[str, Value]:
     return {f"version.{name}": version for name, version in versions.items()}
-
-
-def _list_keys(recipe: Recipe) -> dict[str, Value]:
-    """Return the keys of a recipe, such as `recipe.target.kind`. Limits are apart, and those that are None left out."""
-    return dict(_flatten("recipe", recipe.model_dump(mode="json", exclude={"gate"})))
-
-
-def _flatten(path: str, value: Any) -> Iterator[tuple[str, Value]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flatten(f"{path}.{key}", inner)
-    elif isinstance(value, list):
-        if value:
-            yield path, json.dumps(value, ensure_ascii=False)
-    elif value is not None:
-        yield path, value

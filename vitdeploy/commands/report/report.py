@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,14 +55,42 @@ class SectionState(BaseModel):
     fix: str | None = None
 
 
+class ReportedRun(BaseModel):
+    """One of several artifacts: its verdict, its group (0: not compared), its doubts, and what is missing."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    name: str
+    path: str
+    group: int
+    front: bool
+    valid: bool
+    verdict: str
+    doubts: tuple[str, ...] = ()
+    missing: tuple[SectionState, ...] = ()
+
+
+class ReportedGroup(BaseModel):
+    """Artifacts that may be compared: the numbers of their runs, and why they are apart from the first group."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    runs: tuple[int, ...]
+    conditions: Mapping[str, str]
+    apart: str = ""
+
+
 class Reported(BaseModel):
-    """The summary that `report` prints."""
+    """The summary that `report` prints. `runs`, `groups` and `notes` are those of a page about several artifacts."""
 
     model_config = ConfigDict(frozen=True)
     report: str
     bytes: int
     verdict: str
-    sections: tuple[SectionState, ...]
+    sections: tuple[SectionState, ...] = ()
+    runs: tuple[ReportedRun, ...] = ()
+    groups: tuple[ReportedGroup, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def is_available() -> bool:
@@ -94,10 +122,10 @@ def report(
     """
     place = out or artifacts[0].beside(REPORT)
     if out is not None:
-        _check_place(out, artifacts)
+        check_place(out, artifacts)
     if not is_available():
         raise UsageError("jinja2 is not installed", fix="pip install 'vitdeploy[report]'.")
-    subjects = [_make_subject(artifact) for artifact in artifacts]
+    subjects = [make_subject(artifact) for artifact in artifacts]
     maps, missing = _compare_attention(artifacts[0], data, images, progress, cache)
     if missing is not None:
         subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "attention": missing})
@@ -109,7 +137,7 @@ def report(
     if out is None:
         artifacts[0].write_beside({REPORT: text})
     else:
-        _write(out, text)
+        write_page(out, text)
     states = tuple(
         SectionState(name=s.name, state="shown")
         if s.missing is None
@@ -119,7 +147,12 @@ def report(
     return Reported(report=str(place), bytes=len(text), verdict=page.head.verdict, sections=states)
 
 
-def _write(out: Path, text: bytes) -> None:
+def write_page(out: Path, text: bytes) -> None:
+    """Write the page, completely or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     try:
         with atomic_file(out) as temporary:
             temporary.write_bytes(text)
@@ -127,7 +160,7 @@ def _write(out: Path, text: bytes) -> None:
         raise UsageError(f"{out} cannot be written: {error.strerror}", fix="Choose another file with -o.") from None
 
 
-def _check_place(out: Path, artifacts: Sequence[Artifact]) -> None:
+def check_place(out: Path, artifacts: Sequence[Artifact]) -> None:
     """Refuse, before any work, an output that cannot be written or that is a file of an artifact."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder", fix=f"Give a file: -o {out / REPORT}")
@@ -139,7 +172,8 @@ def _check_place(out: Path, artifacts: Sequence[Artifact]) -> None:
             raise UsageError(f"{out} is a file of the artifact", fix="Choose another file with -o.")
 
 
-def _make_subject(artifact: Artifact) -> Subject:
+def make_subject(artifact: Artifact) -> Subject:
+    """Return an artifact with its evidence, judged again, and the commands that make what is missing."""
     missing: dict[Kind, Missing] = {}
 
     def read(kind: type[EvidenceT]) -> EvidenceT | None:

@@ -10,32 +10,14 @@ from pathlib import Path
 
 from vitdeploy.escaping import escape_strings
 from vitdeploy.evidence import Sweep, SweepFailure, SweepRow
-from vitdeploy.render import numbers
 from vitdeploy.render.html import fill_template
 from vitdeploy.render.html.markup import Markup
 from vitdeploy.render.html.parts import Tile
 from vitdeploy.render.html.sweep_chart import Chart, draw_charts, tones
-from vitdeploy.render.numbers import NOTHING, three_digits
+from vitdeploy.render.html.trial_rows import TrialRow, make_head, make_row
 from vitdeploy.version import __version__
 
 _SCRIPT = Path(__file__).parent / "templates" / "sweep.js"
-_MIB = 1 << 20
-_VERDICTS = {"pass": "within the limits", "fail": "beyond the limits", "invalid": "not decided"}
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial as text: its place and its verdict, each cell with its interval, the figures that the filters read."""
-
-    number: int
-    name: str
-    axes: tuple[tuple[str, str], ...]
-    tone: int
-    status: str
-    states: tuple[str, ...]
-    why: str
-    cells: tuple[tuple[str, str], ...]
-    figures: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -100,8 +82,6 @@ def compose_sweep(result: Sweep) -> SweepPage:
     rows = result.trials
     script = _SCRIPT.read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    metrics = list(dict.fromkeys(row.metric for row in rows if row.metric))
-    metric = metrics[0] if len(metrics) == 1 else "metric"
     excluded = f", {result.excluded} combinations excluded" if result.excluded else ""
     return SweepPage(
         title=Path(result.sweep).resolve().name,
@@ -110,8 +90,8 @@ def compose_sweep(result: Sweep) -> SweepPage:
         charts=tuple(draw_charts(rows)),
         filters=_make_filters(rows),
         choices=_make_choices(rows),
-        head=(metric, "drop", "latency ms", "speed-up", "size", "peak memory", "fused"),
-        rows=tuple(_make_row(number, row, tones(rows)[row.model]) for number, row in enumerate(rows, 1)),
+        head=make_head(rows),
+        rows=tuple(make_row(number, row, tones(rows)[row.model]) for number, row in enumerate(rows, 1)),
         failures=tuple(_make_failure(failure, rows) for failure in result.failures),
         notes=result.notes,
         script=Markup(script),
@@ -156,43 +136,6 @@ def _make_choices(rows: Sequence[SweepRow]) -> tuple[AxisChoice, ...]:
     axes = list(dict.fromkeys(axis for row in rows for axis in row.axes))
     values = {axis: tuple(dict.fromkeys(row.axes.get(axis, "") for row in rows)) for axis in axes}
     return tuple(AxisChoice(axis, choices) for axis, choices in values.items() if len(choices) > 1)
-
-
-def _make_row(number: int, row: SweepRow, tone: int) -> TrialRow:
-    figures = {
-        "latency": row.latency_ms,
-        "drop": row.drop,
-        "speedup": row.speedup,
-        "size": None if row.size_bytes is None else row.size_bytes / _MIB,
-        "memory": None if row.memory_bytes is None else row.memory_bytes / _MIB,
-    }
-    cells = (
-        (NOTHING if row.deployed is None else three_digits(row.deployed), ""),
-        (NOTHING if row.drop is None else numbers.without_minus_zero(row.drop), _interval(row.drop_ci95)),
-        (NOTHING if row.latency_ms is None else three_digits(row.latency_ms), _interval(row.latency_ci95)),
-        (NOTHING if row.speedup is None else f"{row.speedup:.2f}", _interval(row.speedup_ci95)),
-        (NOTHING if row.size_bytes is None else numbers.size(row.size_bytes), ""),
-        (NOTHING if row.memory_bytes is None else numbers.size(row.memory_bytes), ""),
-        (NOTHING if row.sites is None else f"{row.fused} of {row.sites}", ""),
-    )
-    states, why = _describe_state(row)
-    known = tuple((name, repr(float(value))) for name, value in figures.items() if value is not None)
-    return TrialRow(number, row.name, tuple(row.axes.items()), tone, row.status, states, why, cells, known)
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"{three_digits(ends[0])} to {three_digits(ends[1])}"
-
-
-def _describe_state(row: SweepRow) -> tuple[tuple[str, ...], str]:
-    """Return the place of a trial among the others and the verdict on its limits, each in a word; and the reasons."""
-    if row.status == "failed":
-        return ("failed",), f"at {row.step}: {row.reason}"
-    if row.status in ("bundle", "pending"):
-        return ("not measured",), row.reason
-    place = "in doubt" if row.doubts else "not compared" if row.group == 0 else "front" if row.front else "beaten"
-    states = (place, _VERDICTS[row.verdict]) if row.verdict else (place,)
-    return states, "; ".join((*row.doubts, *row.failing))
 
 
 def _make_failure(failure: SweepFailure, rows: Sequence[SweepRow]) -> Failure:

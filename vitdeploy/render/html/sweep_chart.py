@@ -48,11 +48,17 @@ def tones(rows: Sequence[SweepRow]) -> Mapping[str, int]:
     return {model: place % _TONES + 1 for place, model in enumerate(models)}
 
 
-def draw_charts(rows: Sequence[SweepRow]) -> list[Chart]:
-    """Draw the measured trials: one chart for those whose accuracy can be compared."""
-    colours = tones(rows)
+def draw_charts(rows: Sequence[SweepRow], numbers: Sequence[int] = (), models: Sequence[SweepRow] = ()) -> list[Chart]:
+    """Draw the measured trials: one chart for those whose accuracy can be compared.
+
+    Args:
+        rows: the trials.
+        numbers: their numbers on the page; by default from 1 on.
+        models: all trials of the page, by which models have their colours; by default those that are drawn.
+    """
+    colours = tones(models or rows)
     points: dict[tuple[str, str, str, str], list[_Point]] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in zip(numbers or range(1, len(rows) + 1), rows, strict=True):
         if row.group and row.latency_ms is not None and row.deployed is not None:
             key = (row.metric, row.unit, row.better, row.data_digest)
             points.setdefault(key, []).append(_place(number, row, row.latency_ms, row.deployed, colours[row.model]))
