@@ -35,7 +35,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Condition:
+class GroupCondition:
     """A condition of a group; `apart` if it differs from that of the first group."""
 
     name: str
@@ -50,7 +50,7 @@ class GroupPart:
     number: int
     title: str
     apart: str
-    conditions: tuple[Condition, ...]
+    conditions: tuple[GroupCondition, ...]
     runs: tuple[int, ...]
     charts: tuple[Chart, ...]
     head: tuple[str, ...]
@@ -138,7 +138,7 @@ def _describe_group(
         number=number,
         title=f"Group {number}: {rows[0].metric} and latency, {own['device']}",
         apart=_explain_apart(other),
-        conditions=tuple(Condition(name, value, name in other) for name, value in shown.items()),
+        conditions=tuple(GroupCondition(name, value, name in other) for name, value in shown.items()),
         runs=numbers,
         charts=tuple(draw_charts(rows, numbers, every)) if len(rows) > 1 else (),
         head=make_head(rows),
