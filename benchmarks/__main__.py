@@ -74,6 +74,8 @@ PAGES = (
         tuple(f"benchmarks.side_by_side {step} --work {_SIDE_BY_SIDE}" for step in ("make", "pick", "answer", "time")),
         timed=True, removed=(ROOT / _SIDE_BY_SIDE,),
     ),
+    Page("sweeps", timed=True),
+    Page("side_by_side_profile", (f"benchmarks.side_by_side_profile --work {_SIDE_BY_SIDE}",), timed=True),
     Page("fewer_tokens", timed=True),
     Page("fewer_tokens_dense", timed=True),
     Page("int8_speed", timed=True),

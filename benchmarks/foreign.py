@@ -12,7 +12,8 @@ from typing import Any
 import openvino as ov
 
 from vitdeploy.graph.onnx_session import OnnxSession
-from vitdeploy.session import Array, Feeds, SequentialSession
+from vitdeploy.session import Array, Counters, Feeds, SequentialSession
+from vitdeploy.targets._openvino_session import measure_operators
 
 _ORT_ATTENTION = {"MultiHeadAttention", "Attention", "QAttention"}
 _SOFTMAX = re.compile("softmax", re.IGNORECASE)
@@ -29,7 +30,8 @@ class StockOpenVINO(SequentialSession):
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         if float32:
             config["INFERENCE_PRECISION_HINT"] = "f32"
-        self._model = ov.Core().compile_model(path, "CPU", config)
+        self._source = path, "CPU", config
+        self._model = ov.Core().compile_model(*self._source)
         self._request = self._model.create_infer_request()
         self.name = name
         self.threads: int | None = threads
@@ -40,6 +42,11 @@ class StockOpenVINO(SequentialSession):
         """Return the outputs by name."""
         result = self._request.infer(dict(feeds), share_inputs=True)
         return {output.get_any_name(): result[i] for i, output in enumerate(self._model.outputs)}
+
+    def profile(self, feeds: Feeds) -> Counters:
+        """Measure the time per kernel, in a second compilation with counters."""
+        path, device, config = self._source
+        return measure_operators(ov.Core().compile_model(path, device, {**config, "PERF_COUNT": True}), feeds)
 
     def close(self) -> None:
         """Free the model."""

@@ -179,23 +179,7 @@ class OpenVINOSession(Closing):
         """Measure the time per node of the runtime model, in a second compilation with counters."""
         self._open_model()
         model = self._engine.compile(self._source, PERF_COUNT=True)
-        nodes = {op.get_friendly_name(): _original_nodes(op) for op in model.get_runtime_model().get_ordered_ops()}
-        request, inputs = model.create_infer_request(), self._by_index(feeds)
-        request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
-        runs, total_s = repeat(
-            lambda: request.infer(inputs, share_inputs=True), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S
-        )
-        operators = tuple(  # the counters are means over all runs since the model was compiled
-            OperatorTime(
-                name=info.node_name,
-                kind=f"{info.node_type} {info.exec_type}",
-                nodes=nodes.get(info.node_name, (info.node_name,)),
-                ms=info.real_time.total_seconds() * 1e3,
-            )
-            for info in request.profiling_info
-            if info.real_time.total_seconds() > 0
-        )
-        return Counters(runs, total_s * 1e3 / runs, operators)
+        return measure_operators(model, self._by_index(feeds))
 
     def close(self) -> None:
         """Free the requests and with them the model, once no thread runs it."""
@@ -212,6 +196,32 @@ class OpenVINOSession(Closing):
 
     def _by_index(self, feeds: Feeds) -> dict[int | str, Array]:
         return {self._input_index.get(name, name): value for name, value in feeds.items()}
+
+
+def measure_operators(model: Any, inputs: Mapping[Any, Array]) -> Counters:
+    """Run a compiled model again and again; return the mean time of each node of its runtime model.
+
+    Args:
+        model: compiled with `PERF_COUNT`.
+        inputs: its inputs, by index or name.
+    """
+    nodes = {op.get_friendly_name(): _original_nodes(op) for op in model.get_runtime_model().get_ordered_ops()}
+    request = model.create_infer_request()
+    request.infer(inputs, share_inputs=True)  # it allocates, which no operator counts
+    runs, total_s = repeat(
+        lambda: request.infer(inputs, share_inputs=True), runs=_PROFILED_RUNS, seconds=_MIN_PROFILED_S
+    )
+    operators = tuple(  # the counters are means over all runs since the model was compiled
+        OperatorTime(
+            name=info.node_name,
+            kind=f"{info.node_type} {info.exec_type}",
+            nodes=nodes.get(info.node_name, (info.node_name,)),
+            ms=info.real_time.total_seconds() * 1e3,
+        )
+        for info in request.profiling_info
+        if info.real_time.total_seconds() > 0
+    )
+    return Counters(runs, total_s * 1e3 / runs, operators)
 
 
 def compute_type(numbers: Numbers) -> str:
