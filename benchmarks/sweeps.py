@@ -187,14 +187,8 @@ def main() -> None:
     save_sets(work)
     setup = Setup(work, arguments.seconds)
     file, killed, whole = setup.write_sweep(), work / "killed-sweep", work / "sweep"
-    outcomes = []
-    for way in (
-        lambda: sweep_with_kills(setup, file, killed),
-        lambda: sweep_without_break(setup, file, whole),
-        lambda: loop(setup),
-    ):
-        outcomes.append(way())
-        print(outcomes[-1], flush=True)
+    outcomes = [sweep_with_kills(setup, file, killed), sweep_without_break(setup, file, whole), loop(setup)]
+    print(*outcomes, sep="\n")
     files = compare(killed, whole)
     reference = outcomes[-1].seconds
     rows = [

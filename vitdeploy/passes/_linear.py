@@ -35,6 +35,11 @@ class LinearMatch:
         return (self.add or self.product).outputs[0]
 
     @property
+    def nodes(self) -> list[ir.Node]:
+        """The product, and the Add of its bias."""
+        return [self.product] if self.add is None else [self.product, self.add]
+
+    @property
     def channels(self) -> int:
         """Number of output channels."""
         return int(self.weight.shape[0 if self.product.op_type == "Conv" else -1])
@@ -153,8 +158,7 @@ def rewrite_linear(graph: Graph, linear: LinearMatch, x: ir.Value, weight: Array
             result.shape, result.type = product.outputs[0].shape, product.outputs[0].type
             name = linear.add.name if linear.add is not None else f"{product.name}/bias"
             result = tape.op("Add", [result, inputs[1]], name=name)
-    old_nodes = [product] if linear.add is None else [product, linear.add]
-    graph.replace(old_nodes, tape, linear.output, result)
+    graph.replace(linear.nodes, tape, linear.output, result)
     return True
 
 

@@ -22,6 +22,7 @@ from vitdeploy.passes.fold_layer_scale import FoldLayerScale
 from vitdeploy.passes.fold_norm_scale import FoldNormScale
 from vitdeploy.passes.fold_preprocessing import FoldPreprocessing
 from vitdeploy.passes.hoist_moves import HoistMoves
+from vitdeploy.passes.hoist_pointwise import HoistPointwise
 from vitdeploy.passes.lower_block_weights import LowerBlockWeights
 from vitdeploy.passes.lower_col2im import LowerCol2im
 from vitdeploy.passes.lower_group_norm import LowerGroupNorm
@@ -30,6 +31,7 @@ from vitdeploy.passes.lower_multihead import LowerMultihead
 from vitdeploy.passes.lower_pointwise import LowerPointwise
 from vitdeploy.passes.lower_primitives import LowerPrimitives
 from vitdeploy.passes.lower_rms_norm import LowerRmsNorm
+from vitdeploy.passes.merge_linears import MergeLinears
 from vitdeploy.passes.merge_moves import MergeMoves
 from vitdeploy.passes.merge_tokens import MergeTokens
 from vitdeploy.passes.name_nodes import NameNodes
@@ -92,7 +94,10 @@ def folding(
         *([] if pixels is None else [pixels]),
         FoldBatchNorm(),  # first: it folds a factor together with the shift behind it
         FoldLayerScale(),
+        HoistPointwise(),  # behind the norms that are folded into its weights
         MergeMoves(),  # again: a norm that is gone stood between moves (LeViT: to a matrix and back)
+        MergeLinears(),  # once moves between two of them are gone
+        MergeMoves(),  # again: a Reshape that was between them is before them now
         FoldAttentionScale(),  # late: the passes above remove nodes between a query and its linear
         *([] if packed_qkv else [UnpackQkv()]),
         DropUnreadTokens(),  # after unpacking: a linear for the queries alone can drop tokens too
