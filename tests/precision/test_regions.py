@@ -13,7 +13,7 @@ from tests.graphs import dynamo, parsed, redrawn
 from vitdeploy import passes
 from vitdeploy import precision as precisions
 from vitdeploy.calibrate.calibrated import CalibratedGraph
-from vitdeploy.graph.dialect import Dialect
+from vitdeploy.graph.dialect import Dialect, Int8AttentionKernel
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.graph.regions import assign_regions
 from vitdeploy.passes import order
@@ -57,6 +57,24 @@ def test_the_decoder_stays_in_float_where_activations_are_rounded(kind: str, dia
     rules = {quantized.placement[name].rule for name in ("score", "decoding.1.fc1", "classes")}
     assert rules == set(FLOAT_IN_DETECTORS.values())
     assert regions_in_float("detector", lower("detector", dialect, kind=kind, float_decoder=False)) == set()
+
+
+@pytest.mark.parametrize("quantizer", ["own", "nncf"])
+def test_attention_of_the_decoder_stays_in_float_too(quantizer: str) -> None:
+    if quantizer == "nncf":
+        pytest.importorskip("nncf")
+        dialect, spec = Dialect(20, "primitives", partial_int8_attention=True), {"quantizer": "nncf"}
+    else:
+        kernel = Int8AttentionKernel(head_sizes=(), tokens=None, values_alone=True, unsigned_probabilities=True)
+        dialect, spec = Dialect(20, "primitives", int8_attention=kernel), {"attention": True}
+    sites = calibrated("detector").structure.attention
+    for float_decoder in (True, False):
+        quantized = lower("detector", dialect, kind="int8", float_decoder=float_decoder, **spec)
+        in_float = {site.region for site in sites if not quantized.placement[site.name].quantized}
+        assert in_float == ({"decoder"} if float_decoder else set())
+        if float_decoder:
+            rules = {quantized.placement[site.name].rule for site in sites if site.region == "decoder"}
+            assert rules == {FLOAT_IN_DETECTORS["decoder"]}
 
 
 def test_weights_alone_are_stored_in_few_bits_everywhere() -> None:

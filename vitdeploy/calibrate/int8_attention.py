@@ -18,11 +18,21 @@ _FIX = "Leave `attention` out of the recipe's precision."
 
 
 def quantize_attention(
-    calibrated: CalibratedGraph, dialect: Dialect, quantized: Quantized, *, values_alone: bool = False
+    calibrated: CalibratedGraph,
+    dialect: Dialect,
+    quantized: Quantized,
+    *,
+    values_alone: bool = False,
+    float_decoder: bool = True,
 ) -> Quantized:
     """Quantize attention in place, wherever the compiler has a kernel for it. Linears are quantized already.
 
-    With `values_alone` the probabilities and v are INT8, and q and k stay in float.
+    Args:
+        calibrated: with real images.
+        dialect: of the compiler.
+        quantized: the graph, with pairs on its linears.
+        values_alone: the probabilities and v are INT8, and q and k stay in float.
+        float_decoder: leave the attention of a detector's decoder in float, as its linears.
 
     Raises:
         QuantizeError: the compiler has none, or none for this model's attention.
@@ -30,7 +40,7 @@ def quantize_attention(
     from vitdeploy.graph.model import operand
     from vitdeploy.passes.lower_primitives import LowerPrimitives
     from vitdeploy.quantize import attention
-    from vitdeploy.quantize.placement import record_attention_placement
+    from vitdeploy.quantize.placement import record_attention_placement, regions_in_float
     from vitdeploy.quantize.ranges import collect_ranges
 
     kernel = dialect.int8_attention
@@ -46,11 +56,13 @@ def quantize_attention(
         )
     graph, record = quantized.graph, quantized.record
     assert record is not None
-    cores, rules = attention.select_cores(graph, kernel)
+    in_float = regions_in_float(calibrated.structure) if float_decoder else {}
+    cores, rules = attention.select_cores(graph, kernel, in_float)
     if not cores:
         reason = next(iter(rules.values()), "there is none")
         raise QuantizeError(f"no attention can be INT8 and stay fused: {reason}", fix=_FIX)
     LowerPrimitives(only=frozenset(cores)).apply(graph)
+    graph.infer_shapes()  # ranges are collected of values that are known to be floats
     operands = attention.find_operands(graph, cores, values_alone=values_alone)
     names = {operand(node, index).name or "" for node, index in operands}
     ranges = collect_ranges(graph, calibrated.stream_batches("Observe attention"), names)

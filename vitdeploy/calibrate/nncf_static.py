@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,6 +45,8 @@ def quantize_static(
     numbers: Numbers,
     alphas: Alphas,
     selection: tuple[list[Linear], dict[str, str]],
+    *,
+    float_decoder: bool,
 ) -> Quantized:
     """Put NNCF's Q/DQ pairs on the selected linears; and on attention that then stays one kernel.
 
@@ -56,6 +58,7 @@ def quantize_static(
         numbers: of the precision.
         alphas: strengths of SmoothQuant; the one that changes the outputs least is taken.
         selection: the linears to quantize, and the rule for each other one.
+        float_decoder: leave the attention of a detector's decoder in float, as its linears.
 
     Raises:
         QuantizeError: NNCF is not installed, or fails on this graph.
@@ -63,11 +66,12 @@ def quantize_static(
     from vitdeploy.graph.model import Graph
     from vitdeploy.quantize import Quantized
     from vitdeploy.quantize.nncf_pairs import count_smoothed, drop_pairs_elsewhere, has_pair
-    from vitdeploy.quantize.placement import record_placement
+    from vitdeploy.quantize.placement import record_placement, regions_in_float
 
     linears, rules = selection
     names = node_names(linears)
-    run = _run_once(calibrated, dialect, names, alphas)
+    in_float = regions_in_float(calibrated.structure) if float_decoder else {}
+    run = _run_once(calibrated, dialect, names, alphas, in_float)
     graph = Graph(run.graph.model.clone())
     if numbers.rest == "bf16":
         drop_pairs_elsewhere(graph, names)
@@ -96,19 +100,21 @@ def quantize_static(
         if int8:
             placement[site.name] = Placement(precision="int8", rule=f"NNCF put pairs on {', '.join(int8)}")
         elif core is not None:
-            placement[site.name] = Placement(precision=FLOAT, rule=_LEFT)
+            placement[site.name] = Placement(precision=FLOAT, rule=in_float.get(core, _LEFT))
     return Quantized(graph, record, placement)
 
 
-def _run_once(calibrated: CalibratedGraph, dialect: Dialect, names: Sequence[str], alphas: Alphas) -> NNCFRun:
-    """Run NNCF on the graph; not again for another precision that needs the same pairs."""
+def _run_once(
+    calibrated: CalibratedGraph, dialect: Dialect, names: Sequence[str], alphas: Alphas, in_float: Collection[str]
+) -> NNCFRun:
+    """Run NNCF on the graph; not again for another precision that needs the same pairs. `in_float` are cores."""
     from vitdeploy.quantize.nncf_process import StaticSettings
 
     lowered = dialect.partial_int8_attention
     symmetric = dialect.activation_codes == "int8"
     prepared = _prepare(calibrated, lowered=lowered)
     settings = StaticSettings(
-        ignored=_list_ignored(calibrated.graph, prepared, names),
+        ignored=_list_ignored(calibrated.graph, prepared, names, in_float),
         alpha=alphas[0],
         symmetric=symmetric,
         half_weights=not symmetric and largest_weight() < FULL_RANGE,
@@ -170,11 +176,12 @@ def _prepare(calibrated: CalibratedGraph, *, lowered: bool) -> Graph:
     return graph
 
 
-def _list_ignored(raised: Graph, prepared: Graph, names: Sequence[str]) -> tuple[str, ...]:
+def _list_ignored(raised: Graph, prepared: Graph, names: Sequence[str], in_float: Collection[str]) -> tuple[str, ...]:
     """List the nodes that NNCF must leave alone: all but the linears, products of attention, and moves before them."""
     from vitdeploy.quantize.nncf_pairs import MOVES
 
-    cores = [node.name for node in raised.nodes if node.op_type == "Attention" and node.domain == ""]
+    attention = [node.name for node in raised.nodes if node.op_type == "Attention" and node.domain == ""]
+    cores = [name for name in attention if name not in in_float]
     allowed = {*names, *(f"{core}/{product}" for core in cores for product in ("qk", "pv"))}
     return tuple(node.name or "" for node in prepared.nodes if node.op_type not in MOVES and node.name not in allowed)
 

@@ -53,7 +53,9 @@ class StaticPrecision(LinearPrecision, ABC):
         linears, rules = keep_zero_inputs(*selection, calibrated.zero_nodes)
         if self.quantizer == NNCF:
             alphas = NNCF_ALPHAS if self.smooth_alpha == "auto" else self.alphas()
-            return quantize_static(calibrated, dialect, self.numbers, alphas, (linears, rules))
+            return quantize_static(
+                calibrated, dialect, self.numbers, alphas, (linears, rules), float_decoder=self.float_decoder
+            )
         writer = self.writer(linears, dialect)
         result = calibrated.search(writer, self.alphas())
         record = Quantization(

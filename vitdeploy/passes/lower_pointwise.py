@@ -123,7 +123,8 @@ def _move_pair(tape: ir.tape.Tape, match: _Match) -> ir.Value:
         old = node.outputs[0]
         attributes = {key: a.value for key, a in node.attributes.items() if a.value is not None and key != "axis"}
         value = tape.op(node.op_type, [value, *node.inputs[1:]], attributes, name=f"{match.x.name}/{label}")
-        value.shape, value.type = match.x.shape, old.type
+        if old.type is not None:  # a shape without a type cannot be stored
+            value.shape, value.type = match.x.shape, old.type
     return value
 
 

@@ -27,4 +27,6 @@ class Int8(StaticPrecision):
             return quantized
         from vitdeploy.calibrate.int8_attention import quantize_attention
 
-        return quantize_attention(calibrated, dialect, quantized, values_alone=self.attention == VALUES)
+        return quantize_attention(
+            calibrated, dialect, quantized, values_alone=self.attention == VALUES, float_decoder=self.float_decoder
+        )

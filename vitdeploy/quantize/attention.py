@@ -17,19 +17,22 @@ _PROBABILITIES = ("pv", 0)
 _SCORES, _VALUES = (("qk", 0), ("transpose_k", 0)), (_PROBABILITIES, ("pv", 1))
 
 
-def select_cores(graph: Graph, kernel: Int8AttentionKernel) -> tuple[list[str], dict[str, str]]:
+def select_cores(
+    graph: Graph, kernel: Int8AttentionKernel, in_float: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
     """Select the attention cores that stay fused in INT8.
 
     Args:
         graph: raised, with the Q/DQ pairs of its linears.
         kernel: the compiler's INT8 attention kernel.
+        in_float: cores that stay in float, with the rule.
 
     Returns:
         The names of the selected cores (`SITE/Attention`), and the rule that forbids it for each other core.
     """
     selected, forbidden = [], {}
     for core in [n for n in graph.nodes if n.op_type == "Attention" and n.domain == ""]:
-        if rule := _broken_rule(core, kernel):
+        if rule := (in_float or {}).get(core.name or "") or _broken_rule(core, kernel):
             forbidden[core.name or ""] = rule
         else:
             selected.append(core.name or "")

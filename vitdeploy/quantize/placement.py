@@ -70,6 +70,14 @@ def select_linears(
     return selected, rules
 
 
+def regions_in_float(structure: Structure) -> dict[str, str]:
+    """Return the attention cores (`SITE/Attention`) of a detector that stay in float by their region, with the rule."""
+    if not structure.is_detector:
+        return {}
+    sites = [site for site in structure.attention if site.region in FLOAT_IN_DETECTORS]
+    return {node: FLOAT_IN_DETECTORS[site.region] for site in sites if site.region for node in site.nodes}
+
+
 def _effective_channels(linear: Linear) -> float:
     """Return K · N / (K + N): the products for each number that is moved."""
     inputs, outputs = linear.size or linear.weight
