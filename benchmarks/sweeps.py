@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from benchmarks.fashion_mnist.data import save_sets
@@ -44,6 +45,8 @@ MODELS: dict[str, dict[str, str]] = {
 }
 PRECISIONS = ("fp32", "int8", "int8-dynamic", "int8-weights")
 TARGETS = ("openvino", "onnxruntime")
+IMAGES = 2000
+"""Test images that each trial answers."""
 KILLED_AFTER = (7, 19)
 """Finished trials after which SIGKILL comes, a moment into the next trial."""
 _MOMENT_S = 3.0
@@ -184,7 +187,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the sweeps here (default: remove them)")
     arguments = parser.parse_args()
     work = (arguments.work or Path(tempfile.mkdtemp(prefix="vitdeploy-sweeps-"))).absolute()
-    save_sets(work)
+    images, labels = save_sets(work)["test"]
+    np.savez_compressed(work / "test.npz", images=images[:IMAGES], labels=labels[:IMAGES])
     setup = Setup(work, arguments.seconds)
     file, killed, whole = setup.write_sweep(), work / "killed-sweep", work / "sweep"
     outcomes = [sweep_with_kills(setup, file, killed), sweep_without_break(setup, file, whole), loop(setup)]
@@ -206,7 +210,7 @@ def _heading(setup: Setup, files: int) -> list[str]:
         "# A sweep that is killed, and a shell loop",
         "",
         f"Made by `python -m benchmarks.sweeps`. {len(MODELS)} trained ViTs x {', '.join(PRECISIONS)} x",
-        f"{' and '.join(TARGETS)}: {trials} trials. Each is exported, answers the 10,000 test images of",
+        f"{' and '.join(TARGETS)}: {trials} trials. Each is exported, answers {IMAGES:,} test images of",
         f"Fashion-MNIST, and is timed against FP32 PyTorch for {setup.seconds:g} seconds. Every way has a cache of",
         "graphs of its own, empty at first. SIGKILL came a moment into the trial after",
         f"{' and after '.join(map(str, KILLED_AFTER))} finished ones.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -119,14 +120,15 @@ def _match_resize(value: ir.Value, channels: int) -> _Part | None:
     source, given, enlarged = operand(node, 0), dims(node.inputs[0]), dims(value)
     if mode not in _MODES or coordinates == "tf_crop_and_resize" or "axes" in attributes:
         return None
-    if given is None or enlarged is None or None in given[1:] or None in enlarged[1:] or given[1] != channels:
+    pixels = [math.prod(size or 0 for size in (shape or ())[2:]) for shape in (given, enlarged)]
+    if given is None or enlarged is None or not all(pixels) or given[1] != channels:
         return None
-    area = np.prod(given[2:]) / np.prod(enlarged[2:])
+    area = pixels[0] / pixels[1]
     if given[2:] == enlarged[2:]:
         return _Part(source, None, channels, 1.0)  # it changes nothing
     if area >= 1 or (_scales(node) is None and enlarged[0] is None):
         return None
-    return _Part(source, node, channels, float(area))
+    return _Part(source, node, channels, area)
 
 
 def _scales(resize: ir.Node) -> ir.Value | None:
