@@ -74,6 +74,7 @@ PAGES = (
         tuple(f"benchmarks.side_by_side {step} --work {_SIDE_BY_SIDE}" for step in ("make", "pick", "answer", "time")),
         timed=True, removed=(ROOT / _SIDE_BY_SIDE,),
     ),
+    Page("quantizers", (f"benchmarks.quantizers --work {_SIDE_BY_SIDE}",)),
     Page("dense_heads", timed=True),
     Page("sweeps", timed=True),
     Page("side_by_side_profile", (f"benchmarks.side_by_side_profile --work {_SIDE_BY_SIDE}",), timed=True),
