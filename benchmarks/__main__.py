@@ -77,6 +77,7 @@ PAGES = (
     Page("quantizers", (f"benchmarks.quantizers --work {_SIDE_BY_SIDE}",)),
     Page("dense_heads", timed=True),
     Page("sweeps", timed=True),
+    Page("scale", timed=True),
     Page("side_by_side_profile", (f"benchmarks.side_by_side_profile --work {_SIDE_BY_SIDE}",), timed=True),
     Page("fewer_tokens", timed=True),
     Page("fewer_tokens_dense", timed=True),

@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.tables import describe_machine, format_table, write_page
+from vitdeploy.commands.sweep.store import write_csv
+from vitdeploy.evidence import Sweep, SweepEstimate, TrialRecord
+from vitdeploy.frozen import replace
+from vitdeploy.measure.front import compare
+from vitdeploy.render.html.sweep import render_sweep
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".md")
@@ -52,6 +58,9 @@ class Costs:
         bench_s: the measurement of latency.
         trial_bytes: what a trial leaves on the disk.
         reference_bytes: the reference's answers.
+        tables_s: to compare all trials and write the tables, which happens after each of them.
+        tables_bytes: what is written then.
+        page_bytes: the page of the sweep.
     """
 
     export_s: float
@@ -60,6 +69,9 @@ class Costs:
     bench_s: float
     trial_bytes: float
     reference_bytes: float
+    tables_s: float
+    tables_bytes: float
+    page_bytes: float
 
     @property
     def prepare_s(self) -> float:
@@ -82,6 +94,7 @@ def measure(work: Path) -> Costs:
         bench_s=mean(_seconds(record, "timed") for record in many),
         trial_bytes=mean(_size(path) for path in trials),
         reference_bytes=sum(map(_size, references)) * IMAGES / MANY,
+        **_time_tables(many),
     )
 
 
@@ -101,6 +114,19 @@ def _sweep(work: Path, images: int) -> list[dict[str, Any]]:
     records = [json.loads(path.read_bytes()) for path in (out / "trials").glob("[!.]*/trial.json")]
     assert all(record["status"] == "done" for record in records), records
     return sorted(records, key=lambda record: record["exported"]["began"])
+
+
+def _time_tables(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Return what comparing, the tables and the page cost with as many trials as are simulated."""
+    given = [TrialRecord.model_validate(record) for record in records]
+    trials = [replace(given[n % len(given)], name=f"{given[n % len(given)].name}-{n}") for n in range(TRIALS)]
+    began = time.perf_counter()
+    rows = compare(trials)
+    text = write_csv(rows) + "".join(f"{row.model_dump_json()}\n" for row in rows)
+    seconds = time.perf_counter() - began
+    estimate = SweepEstimate(trials=0, seconds=0.0, basis="")
+    sweep = Sweep(sweep="sweep", file="sweep.yaml", counts={}, trials=tuple(rows), failures=(), estimate=estimate)
+    return {"tables_s": seconds, "tables_bytes": len(text), "page_bytes": len(render_sweep(sweep))}
 
 
 def _save_images(folder: Path, count: int) -> None:
@@ -236,6 +262,11 @@ def _heading(costs: Costs) -> list[str]:
         ("a trial on the disk", f"{costs.trial_bytes / _MIB:.1f} MiB"),
         (f"all {TRIALS:,} trials on the disk", f"{costs.trial_bytes * TRIALS / _MIB / 1024:.0f} GiB"),
         ("the reference's answers, once a model", f"{costs.reference_bytes / _MIB:.0f} MiB"),
+        (
+            f"tables of {TRIALS:,} trials, after each trial",
+            f"{costs.tables_s:.2f} s, {costs.tables_bytes / _MIB:.1f} MiB",
+        ),
+        (f"page of {TRIALS:,} trials", f"{costs.page_bytes / _MIB:.1f} MiB"),
     )
     return [
         "# A large sweep, simulated",

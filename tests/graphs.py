@@ -135,11 +135,16 @@ def refusals(records: Iterable[PassRecord], name: str) -> dict[str, str]:
 
 
 def apply(rewrite: Pass, graph: Graph) -> passes.PassResult:
-    """Apply a pass to a graph whose shapes are known, and check that every node name in it stays unique."""
+    """Apply a pass to a graph whose shapes are known, and check that every node name in it stays unique.
+
+    A value with a shape has a type too: else the shape cannot be stored, and onnx_ir says so on stderr.
+    """
     graph.infer_shapes()
     result = rewrite.apply(graph)
     names = [node.name for node in graph.nodes]
     assert len(set(names)) == len(names)
+    values = [value for node in graph.nodes for value in node.outputs]
+    assert not [value.name for value in values if value.shape is not None and value.type is None]
     return result
 
 
