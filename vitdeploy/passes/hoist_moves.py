@@ -73,7 +73,7 @@ def _drop_move(graph: Graph, part: ir.Value) -> None:
     move = only_consumer(part, "Transpose")
     assert move is not None
     result = move.outputs[0]
-    part.shape = result.shape
+    part.shape, part.type = result.shape, result.type
     if result.is_graph_output():
         part.name = result.name  # an output keeps its name
     ir.convenience.replace_all_uses_with(result, part, replace_graph_outputs=True)
