@@ -45,7 +45,7 @@ MODELS: dict[str, dict[str, str]] = {
 }
 PRECISIONS = ("fp32", "int8", "int8-dynamic", "int8-weights")
 TARGETS = ("openvino", "onnxruntime")
-IMAGES = 2000
+IMAGES = 1000
 """Test images that each trial answers."""
 KILLED_AFTER = (7, 19)
 """Finished trials after which SIGKILL comes, a moment into the next trial."""
@@ -183,7 +183,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Run all three ways, compare, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each bench (default: 3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each bench (default: 2)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the sweeps here (default: remove them)")
     arguments = parser.parse_args()
     work = (arguments.work or Path(tempfile.mkdtemp(prefix="vitdeploy-sweeps-"))).absolute()
