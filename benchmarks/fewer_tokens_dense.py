@@ -26,7 +26,7 @@ from benchmarks.tables import describe_machine, format_doubts, format_ratio, rea
 from vitdeploy import environment
 from vitdeploy import recipe as recipes
 from vitdeploy.artifact import Artifact, Manifest
-from vitdeploy.commands.evaluate.evaluate import open_labelled
+from vitdeploy.commands.evaluate.labelled import open_labelled
 from vitdeploy.commands.evaluate.sides import RunningSide
 from vitdeploy.commands.export import export
 from vitdeploy.data.dataset import Dataset, named_batches

@@ -138,10 +138,19 @@ class Console:
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         count = [BarColumn(), MofNCompleteColumn()] if total else []
-        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), *count, TimeElapsedColumn()]
+        left = [TextColumn("left"), TimeRemainingColumn()] if total else []
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), *count, TimeElapsedColumn(), *left]
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(escape(title), total=total)
             yield lambda done: bar.advance(task, done)

@@ -23,6 +23,7 @@ _PROMPTS = ["box", "point"]
     examples=[
         "vitdeploy eval deit --data val/",
         "vitdeploy eval deit --data val/ --host ssh://me@jetson",
+        "vitdeploy eval deit --data 'val-{000..049}.tar' --ray auto",
         "vitdeploy eval deit --data val/ --save-reference answers.zip  # with PyTorch",
         "vitdeploy eval deit --data val/ --reference answers.zip  # on the device",
     ],
@@ -59,6 +60,14 @@ def eval_(
             show_default=False,
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|ADDRESS",
+            help="Answer the samples in parts on the nodes of a running Ray cluster. The result is the same.",
+            show_default=False,
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -86,13 +95,15 @@ def eval_(
     from vitdeploy.runtime.waiting import sleep_while_waiting
 
     sleep_while_waiting()
-    if (reference is not None) + (save_reference is not None) + (host is not None) > 1:
-        raise typer.BadParameter("give only one of these.", param_hint="--reference, --save-reference and --host")
+    if (reference is not None) + (save_reference is not None) + (host is not None) + (ray is not None) > 1:
+        hint = "--reference, --save-reference, --host and --ray"
+        raise typer.BadParameter("give only one of these.", param_hint=hint)
     if options.is_family(artifact):
         from vitdeploy.commands.family.evaluate import evaluate_family
 
         others = {"--reference": reference, "--save-reference": save_reference, "--at-threshold": at_threshold}
-        options.refuse_for_family({**others, "--model": model, "--evidence": evidence, "--host": host})
+        options.refuse_for_family({**others, "--model": model, "--evidence": evidence, "--host": host,
+                                    "--ray": ray})  # fmt: skip
         kind: Literal["box", "point"] = "point" if prompt == "point" else "box"
         evaluation = evaluate_family(options.load_family(artifact), data, console, limit=limit, prompt=kind)
         console.show(evaluation, tables.evaluation(evaluation))
@@ -113,6 +124,6 @@ def eval_(
         )
     else:
         evaluation = commands_evaluate.evaluate(
-            loaded, data, console, limit=limit, reference=reference, at_threshold=at_threshold
+            loaded, data, console, limit=limit, reference=reference, at_threshold=at_threshold, ray=ray
         )
     console.show(evaluation, tables.evaluation(evaluation))

@@ -126,15 +126,16 @@ def named_batches(dataset: Dataset, size: int, limit: int | None = None) -> Iter
         count += 1
         samples.append(sample)
         if len(samples) == size:
-            yield _stack(samples)
+            yield stack(samples)
             samples = []
     if samples:
-        yield _stack(samples)
+        yield stack(samples)
     if not count and limit != 0:
         raise DataError(f"{dataset.spec}: no sample could be read", fix="Check the files.")
 
 
-def _stack(samples: Sequence[Sample]) -> NamedBatch:
+def stack(samples: Sequence[Sample]) -> NamedBatch:
+    """Return samples as a batch."""
     labels = [-1 if sample.label is None else sample.label for sample in samples]
     further = {name: np.stack([sample.further[name] for sample in samples]) for name in samples[0].further}
     images = np.stack([sample.image for sample in samples])

@@ -6,15 +6,17 @@ import hashlib
 from contextlib import ExitStack
 from pathlib import Path
 
-from vitdeploy import tasks
 from vitdeploy.artifact import Artifact, atomic_file
 from vitdeploy.artifact.layout import FLIPS, SAMPLES
-from vitdeploy.commands.evaluate.flips import describe_flips, draw_thumbnails
-from vitdeploy.commands.evaluate.recorded_reference import About, RecordedReference, Recorder
-from vitdeploy.commands.evaluate.sides import RunningSide, Side, answer_all, batch_size
-from vitdeploy.data.dataset import Dataset, named_batches
-from vitdeploy.data.opening import open_dataset
-from vitdeploy.errors import ArtifactError, UsageError
+from vitdeploy.commands.evaluate.answered import name_classes, name_folders, open_reference_side, open_sides
+from vitdeploy.commands.evaluate.flips import describe_flips
+from vitdeploy.commands.evaluate.labelled import open_labelled
+from vitdeploy.commands.evaluate.parts import Place, merge
+from vitdeploy.commands.evaluate.recorded_reference import About, Recorder
+from vitdeploy.commands.evaluate.spread import answer_on_cluster
+from vitdeploy.commands.evaluate.thumbnails import pack_thumbnails
+from vitdeploy.commands.evaluate.units import batch_size, read_units
+from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Eval
 from vitdeploy.frozen import replace
 from vitdeploy.measure import accuracy
@@ -22,10 +24,8 @@ from vitdeploy.measure.groups import score_classes
 from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import count_once, pack
 from vitdeploy.progress import Progress
-from vitdeploy.runtime.artifact_session import describe_input, open_inputs, open_session, refuse_decoder
+from vitdeploy.runtime.artifact_session import refuse_decoder
 from vitdeploy.runtime.provenance import describe_provenance
-from vitdeploy.runtime.reference import rebuild_reference
-from vitdeploy.tasks import Task
 from vitdeploy.verdict import explain_calibrated
 
 
@@ -37,6 +37,7 @@ def evaluate(
     limit: int | None = None,
     reference: Path | None = None,
     at_threshold: float | None = None,
+    ray: str | None = None,
 ) -> Eval:
     """Compare the accuracy of the artifact and of the FP32 reference on the same samples, and store the result.
 
@@ -47,6 +48,8 @@ def evaluate(
         limit: the number of samples to stop after.
         reference: a file with the reference's answers (see `save_reference`); None runs the reference here.
         at_threshold: also compare what both sides find with scores of at least this.
+        ray: the address of a Ray cluster whose nodes answer parts of the data; None: this process does. The result is
+            the same.
 
     Raises:
         UsageError: no data is named, on the command line or in the recipe.
@@ -57,27 +60,22 @@ def evaluate(
     refuse_decoder(artifact, "eval")
     manifest = artifact.manifest
     task, dataset = open_labelled(artifact, data)
-    first: Side
-    with ExitStack() as stack:
-        if reference is not None:
-            first = recorded = stack.enter_context(RecordedReference(reference))
-            recorded.check_about(manifest, dataset)
-            name = recorded.about.name
-        deployed = stack.enter_context(open_session(artifact, None, progress))
-        if reference is None:
-            with progress.step(f"Load the reference {manifest.model.spec}"):
-                session = stack.enter_context(rebuild_reference(artifact, None))
-            first, name = RunningSide(session, task, manifest, "normalized"), session.name
-        sides = (first, RunningSide(deployed, task, manifest, manifest.recipe.target.input))
-        answered = answer_all(sides, task, dataset, manifest, limit, progress)
-        outcomes = answered.outcomes
-        if reference is not None and (note := recorded.note()):
-            progress.warn(note)
+    count = min(len(dataset), limit or len(dataset))
+    if ray is not None:
+        answered = answer_on_cluster(ray, artifact, dataset, limit, progress)
+    else:
+        with ExitStack() as stack:
+            sides = open_sides(stack, artifact, task, dataset, count, progress, reference)
+            with progress.step(f"Evaluate on {dataset.spec}", count) as advance:
+                answered = sides.answer(task, dataset, manifest, Place(most=limit), advance)
+    part = merge([answered.part] if answered.part is not None else [])
+    outcomes = part.outcomes
+    if answered.note:
+        progress.warn(answered.note)
     with progress.step("Compare both sides"):
         distinct = count_once(outcomes)
         counted = accuracy.pair_outcomes(task, distinct)
-        folders = dataset.classes if dataset.order == "alphabet" and dataset.classes else ()
-        names = folders or manifest.labels
+        folders, names = name_folders(dataset), name_classes(manifest, dataset)
         evaluation = accuracy.compare_outcomes(task, counted, names)
         point = None if at_threshold is None else compare_at(task, counted, at_threshold)
     repeated = len(outcomes.digest) - len(distinct.digest)
@@ -92,15 +90,15 @@ def evaluate(
         )
     for doubt in evaluation.doubts:
         progress.warn(doubt)
-    raw, (flipped, images) = pack(counted), describe_flips(answered, task, names)
-    pictures = draw_thumbnails(images, manifest.preprocess)
+    raw, (flipped, thumbnails) = pack(counted), describe_flips(part, task, names)
+    pictures = pack_thumbnails(thumbnails)
     evaluation = replace(
         evaluation,
-        provenance=describe_provenance(manifest, deployed.threads),
-        reference=name,
+        provenance=describe_provenance(manifest, answered.threads),
+        reference=answered.reference,
         data=dataset.spec,
         data_digest=dataset.digest,
-        skipped=len(dataset.skipped),
+        skipped=len(part.skipped),
         samples=hashlib.sha256(raw).hexdigest(),
         available=len(dataset),
         limit=limit,
@@ -126,46 +124,17 @@ def save_reference(
     """
     manifest = artifact.manifest
     task, dataset = open_labelled(artifact, data)
-    with progress.step(f"Load the reference {manifest.model.spec}"):
-        session = rebuild_reference(artifact, None)
-    with session:
-        side = RunningSide(session, task, manifest, "normalized")
-        size = batch_size(manifest)
+    count, size = min(len(dataset), limit or len(dataset)), batch_size(manifest)
+    with ExitStack() as stack:
+        side, name = open_reference_side(stack, artifact, task, count, progress)
         try:
             with atomic_file(out) as temporary, temporary.open("wb") as file:
                 recorder = Recorder(file)
-                with progress.step(f"Answer {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
-                    for images, labels, _, further in named_batches(dataset, size, limit=limit):
-                        recorder.add(images, labels, side.answer(images, labels, size, further))
-                        advance(len(labels))
-                return recorder.close(session.name, manifest, dataset, side.values())
+                with progress.step(f"Answer {dataset.spec}", count) as advance:
+                    for unit in read_units(dataset, manifest, most=limit):
+                        batch = unit.batch
+                        recorder.add(batch.images, batch.labels, side.answer_unit(unit, size))
+                        advance(len(batch.labels))
+                return recorder.close(name, manifest, dataset, side.values())
         except OSError as error:
             raise ArtifactError(f"{out} cannot be written: {error.strerror}", fix="Choose another file.") from None
-
-
-def open_labelled(artifact: Artifact, data: str | None) -> tuple[Task, Dataset]:
-    """Return the task of an artifact, and the labelled data."""
-    manifest = artifact.manifest
-    spec = data or manifest.recipe.data.evaluation
-    task = tasks.find(manifest.recipe.task)
-    if spec is None:
-        raise UsageError(
-            "there is no data to evaluate on",
-            fix=f"Give --data DATA with labels as {task.data} (see docs/tasks.md)."
-            if task.needs_labels
-            else "Give --data DATA, a folder of images.",
-        )
-    classes = task.count_classes({output.name: output.shape for output in manifest.outputs})
-    labels = manifest.labels if task.named_classes and classes in (None, len(manifest.labels or ())) else None
-    dataset = open_dataset(
-        spec,
-        manifest.preprocess,
-        labels=labels,
-        need_labels=task.needs_labels,
-        split="evaluation",
-        form=task.data,
-        classes=classes if task.named_classes else None,
-        inputs=[describe_input(spec) for spec in open_inputs(manifest)],
-        need_inputs=True,
-    )
-    return task, dataset

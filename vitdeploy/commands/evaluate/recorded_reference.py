@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitdeploy.artifact import Manifest
+from vitdeploy.commands.evaluate.units import Unit
 from vitdeploy.data.array_files import read_array
 from vitdeploy.data.dataset import Dataset, digest_image
 from vitdeploy.data.labels import Label
@@ -141,18 +142,13 @@ class RecordedReference:
                 fix = "Save the reference again, with this artifact and this data."
                 raise MeasureError(f"the saved reference is of another {name}", fix=fix)
 
-    def answer(
-        self,
-        images: Array,
-        labels: Sequence[Label],
-        size: int,  # noqa: ARG002  as sides that run
-        further: Mapping[str, Array] | None = None,  # noqa: ARG002
-    ) -> PerSample:
-        """Return the answers to the next batch.
+    def answer_unit(self, unit: Unit, size: int) -> PerSample:  # noqa: ARG002  as sides that run
+        """Return the answers to the next samples.
 
         Raises:
             MeasureError: these are other samples than the reference answered, or they are in another order.
         """
+        images, labels = unit.batch.images, unit.batch.labels
         span = slice(self._next, self._next + len(labels))
         if [_label_digest(label) for label in labels] != self._labels[span].tolist():
             raise self._other_samples()

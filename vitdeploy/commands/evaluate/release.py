@@ -15,8 +15,9 @@ import numpy as np
 
 from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.layout import RELEASE_SAMPLES
-from vitdeploy.commands.evaluate.evaluate import open_labelled
-from vitdeploy.commands.evaluate.sides import RunningSide, batch_size
+from vitdeploy.commands.evaluate.labelled import open_labelled
+from vitdeploy.commands.evaluate.sides import RunningSide
+from vitdeploy.commands.evaluate.units import batch_size
 from vitdeploy.data.class_names import ClassNames, are_made_up
 from vitdeploy.data.dataset import Dataset, NamedBatch, named_batches
 from vitdeploy.data.text_file import parse_text, read_text

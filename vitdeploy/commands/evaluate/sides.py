@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -11,135 +10,72 @@ import numpy as np
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Manifest
-from vitdeploy.data.dataset import Dataset, NamedBatch, named_batches
+from vitdeploy.commands.evaluate.gathered import Gathered
+from vitdeploy.commands.evaluate.units import Unit, batch_size, unit_size
 from vitdeploy.data.labels import Label
 from vitdeploy.data.preprocess import to_input
-from vitdeploy.errors import DataError
-from vitdeploy.measure.samples import Outcomes
-from vitdeploy.progress import Progress
+from vitdeploy.data.synthetic import natural_image
+from vitdeploy.errors import DataError, VitdeployError
 from vitdeploy.recipe import InputForm
 from vitdeploy.session import Array, Session
 from vitdeploy.tasks import PerSample, Task
 
-_TURN_BYTES = 8 << 20  # 55 images of 3 x 224 x 224; a limit in bytes bounds memory for any image size
-_EVAL_BATCH = 1  # for a range of batch sizes: edge devices run one image at a time
 _IMAGES = ""  # no input has this name
-_MAX_FLIPS = 400  # kept while it runs; the best of them are shown
+_FINITE = "finite"
+_SAME = 1e-4
+"""Share of the largest value that batches may change by rounding: float32 kernels add in another order."""
 
 
 class Side(Protocol):
     """One of the two compared models. It runs here, or its answers were recorded on another machine."""
 
-    finite: list[Array]
+    @property
+    def finite(self) -> list[Array]:
+        """Bool arrays, together one for each answered sample: False if an output has NaN or infinity."""
 
-    def answer(
-        self, images: Array, labels: Sequence[Label], size: int, further: Mapping[str, Array] | None = None
-    ) -> PerSample:
-        """Answer a batch of uint8 images, with the values of the other inputs; `size` is the batch size that runs."""
+    def answer_unit(self, unit: Unit, size: int) -> PerSample:
+        """Answer the samples of a unit; `size` is the batch size of the artifact."""
 
     def values(self) -> tasks.Values:
         """Return the statistics of all answered samples."""
 
 
-@dataclass(frozen=True)
-class Flipped:
-    """A sample to which the two sides give different answers.
-
-    Attributes:
-        index: its place among all answered samples.
-        name: its name.
-        image: as the model sees it, uint8 (planes, height, width).
-        answers: of the reference and of the deployed model.
-    """
-
-    index: int
-    name: str
-    image: Array
-    answers: tuple[Array, Array]
-
-
-@dataclass(frozen=True)
-class AnsweredByBoth:
-    """The outcomes of all samples, their names, and the first of those with different answers."""
-
-    outcomes: Outcomes
-    names: list[str]
-    flips: list[Flipped]
-
-
-def batch_size(manifest: Manifest) -> int:
-    """Return the batch size that an artifact is evaluated with."""
-    batch = manifest.recipe.target.batch
-    return batch.min if batch.static else _EVAL_BATCH
-
-
-def answer_all(
-    sides: tuple[Side, Side], task: Task, dataset: Dataset, manifest: Manifest, limit: int | None, progress: Progress
-) -> AnsweredByBoth:
-    """Let both sides answer every sample."""
-    size = batch_size(manifest)
-    agreement: list[Array] = []
-    digests: list[int] = []
-    names: list[str] = []
-    flips: list[Flipped] = []
-    with progress.step(f"Evaluate on {dataset.spec}", min(len(dataset), limit or len(dataset))) as advance:
-        for turn in turns(named_batches(dataset, size, limit=limit)):
-            first, second = (
-                [side.answer(batch.images, batch.labels, size, batch.further) for batch in turn] for side in sides
-            )
-            for batch, a, b in zip(turn, first, second, strict=True):
-                agreement.append(task.compare_answers(a.answers, b.answers, (a.finite, b.finite)))
-                flips += _find_flips(task, batch, a, b, agreement[-1], len(names))[: _MAX_FLIPS - len(flips)]
-                digests += batch.digests()
-                names += batch.names
-            advance(sum(len(batch.labels) for batch in turn))
-    outcomes = Outcomes(
-        digest=np.array(digests, np.uint64),
-        reference=sides[0].values(),
-        deployed=sides[1].values(),
-        agreement=np.concatenate(agreement),
-        finite=np.concatenate(sides[1].finite),
-    )
-    return AnsweredByBoth(outcomes, names, flips)
-
-
-def _find_flips(
-    task: Task, batch: NamedBatch, reference: PerSample, deployed: PerSample, agreement: Array, start: int
-) -> list[Flipped]:
-    return [
-        Flipped(start + i, batch.names[i], batch.images[i], (reference.answers[i], deployed.answers[i]))
-        for i in np.flatnonzero(agreement < task.flip_below).tolist()
-    ]
-
-
-def turns(stream: Iterable[NamedBatch]) -> Iterator[list[NamedBatch]]:
-    """Group batches into turns: one side answers all batches of a turn, then the other side does.
-
-    After a run, an engine's threads spin for some milliseconds (25 ms in ONNX Runtime). If the sides took turns after
-    every image, each would compete with the spinning threads of the other and be ten times slower.
-    """
-    turn: list[NamedBatch] = []
-    size = 0
-    for batch in stream:
-        turn.append(batch)
-        size += batch.images.nbytes
-        if size >= _TURN_BYTES:
-            yield turn
-            turn, size = [], 0
-    if turn:
-        yield turn
-
-
 class RunningSide:
-    """A model that runs here, and the statistics of its answers so far."""
+    """A model that runs here, and the statistics of its answers so far.
 
-    def __init__(self, session: Session, task: Task, manifest: Manifest, form: InputForm) -> None:
+    Args:
+        session: the model.
+        task: reads its answers.
+        manifest: of the artifact.
+        form: the form of the images that the model takes.
+        whole: True to answer a whole unit at once, see `takes_units`.
+    """
+
+    def __init__(
+        self, session: Session, task: Task, manifest: Manifest, form: InputForm, *, whole: bool = False
+    ) -> None:
         self._session = session
         self._task = task
         self._input = manifest.inputs[0].name
         self._feed = partial(to_input, preprocess=manifest.preprocess, form=form)
-        self._values: list[tasks.Values] = []
-        self.finite: list[Array] = []
+        self._values, self._finite = Gathered(), Gathered()
+        self._whole = whole
+
+    @property
+    def finite(self) -> list[Array]:
+        """Bool arrays, together one for each answered sample: False if an output has NaN or infinity."""
+        return list(self._finite.join().values())
+
+    def answer_unit(self, unit: Unit, size: int) -> PerSample:
+        """Answer the samples of a unit, at once or in batches of the artifact's size."""
+        if self._whole:
+            batch = unit.batch
+            return self.answer(batch.images, batch.labels, len(batch.images), batch.further)
+        parts = [self.answer(part.images, part.labels, size, part.further) for part in unit.parts()]
+        if len(parts) == 1:
+            return parts[0]
+        answers = [answer for part in parts for answer in part.answers]
+        return PerSample({}, answers, np.concatenate([part.finite for part in parts]))
 
     def answer(
         self, images: Array, labels: Sequence[Label], size: int, further: Mapping[str, Array] | None = None
@@ -155,12 +91,51 @@ class RunningSide:
         batched = tasks.find_batched(self._session.run({self._input: self._feed(images), **inputs}), len(images))
         outputs = self._task.select_outputs(batched)
         statistics = self._task.statistics({name: value[:count] for name, value in outputs.items()}, labels)
-        self.finite.append(statistics.finite)
-        self._values.append(statistics.values)
+        self._finite.add({_FINITE: statistics.finite})
+        self._values.add(statistics.values)
         return statistics
 
     def values(self) -> tasks.Values:
         """Return the statistics of all samples."""
-        if not self._values:
+        values = self._values.join()
+        if not values:
             raise DataError("no sample could be read", fix="Check the data folder.")
-        return {name: np.concatenate([values[name] for values in self._values]) for name in self._values[0]}
+        return values
+
+
+def takes_units(session: Session, task: Task, manifest: Manifest, count: int) -> bool:
+    """Return True if a reference gives whole units the answers that it gives in batches of the artifact's size.
+
+    It is tried on made-up images, so that every part of the data gets the same result. Models refuse other batches,
+    answer only the first image of one, or mix its images.
+
+    Args:
+        session: the reference.
+        task: reads its outputs.
+        manifest: of the artifact.
+        count: the number of samples; fewer than two units are not worth the trial.
+    """
+    unit, size = unit_size(manifest), batch_size(manifest)
+    if unit == size or count < 2 * unit or len(manifest.inputs) > 1:
+        return False
+    images = np.concatenate([natural_image(seed, manifest.preprocess, 1) for seed in range(unit)])
+    try:
+        whole = _read(session, task, manifest, images)
+        parts = [_read(session, task, manifest, images[start : start + size]) for start in range(0, unit, size)]
+    except VitdeployError:
+        return False
+    return all(
+        value.dtype.kind == "f" and _is_same(value, np.concatenate([part[name] for part in parts]))
+        for name, value in whole.items()
+    )
+
+
+def _read(session: Session, task: Task, manifest: Manifest, images: Array) -> dict[str, Array]:
+    outputs = session.run({manifest.inputs[0].name: to_input(images, manifest.preprocess, "normalized")})
+    return task.select_outputs(tasks.find_batched(outputs, len(images)))
+
+
+def _is_same(whole: Array, parts: Array) -> bool:
+    if whole.shape != parts.shape or not (np.isfinite(whole).all() and np.isfinite(parts).all()):
+        return False
+    return bool(np.abs(whole - parts).max(initial=0) <= _SAME * np.abs(parts).max(initial=0))
