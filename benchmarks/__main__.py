@@ -92,6 +92,7 @@ PAGES = (
     Page("streams", timed=True),
     Page("against_benchmark_app", timed=True),
     Page("served", timed=True),
+    Page("ray_sweep"),
     Page(
         "gate_error_rates",
         (

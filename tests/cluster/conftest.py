@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vitdeploy.cluster import Cluster, connect
+from vitdeploy.cluster import Cluster, connect, connection
 from vitdeploy.progress import Silent
 
 if TYPE_CHECKING:
@@ -23,12 +24,15 @@ NODE = {"num_cpus": 1, "memory": MEMORY, "object_store_memory": 100 << 20}
 @pytest.fixture(scope="session")
 def ray_nodes() -> Iterator[RayCluster]:
     """The nodes. A test may add one and kill it."""
+    os.environ.update(connection.SETTINGS)
     pytest.importorskip("ray", reason="pip install 'vitdeploy[sweep]'")
     from ray.cluster_utils import Cluster as RayCluster
 
-    # A worker sees the tests, so that it can run their functions; it has no more threads than its node has CPUs.
+    # So that a node can run functions of tests.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    nodes = RayCluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is seen in seconds
+    head = {**NODE, "include_dashboard": False, "_system_config": quick}
+    nodes = RayCluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         nodes.add_node(**NODE, resources={"edge": 1})
     yield nodes
@@ -37,6 +41,11 @@ def ray_nodes() -> Iterator[RayCluster]:
 
 @pytest.fixture(scope="session")
 def cluster(ray_nodes: Any) -> Iterator[Cluster]:
-    """A connection to the three nodes."""
+    """A connection to the three nodes, whose processes measure for a moment, as those of tests do."""
+    import ray
+
+    hook = {"worker_process_setup_hook": "tests.cluster.calls.measure_shortly"}
+    ray.init(ray_nodes.address, runtime_env=hook, log_to_driver=False, logging_level=logging.ERROR)
     with connect(ray_nodes.address, Silent()) as connected:
         yield connected
+    ray.shutdown()

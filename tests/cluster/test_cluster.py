@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster.calls import kill_process_once, refuse, square, stumble, total, wait_on_node
-from tests.cluster.conftest import MEMORY, NODE
+from tests.cluster.conftest import MEMORY
 from vitdeploy import environment, machine_lock
-from vitdeploy.cluster import Cluster, NodeRequest, connect
+from vitdeploy.cluster import Cluster, NodeRequest
 from vitdeploy.errors import DataError, RemoteError
-from vitdeploy.progress import Silent
 
 
 def test_each_node_reports_its_machine(cluster: Cluster) -> None:
@@ -64,24 +61,3 @@ def test_a_call_runs_only_on_the_nodes_of_its_request(cluster: Cluster, tmp_path
 def test_a_call_whose_process_dies_runs_again(cluster: Cluster, tmp_path: Path) -> None:
     ((_, pid),) = cluster.run(kill_process_once, [(tmp_path / "mark",)], NodeRequest())
     assert pid > 0
-
-
-def test_a_node_that_dies_costs_its_calls_only(ray_nodes: Any, tmp_path: Path) -> None:
-    """Those run again on other nodes. If none is left for them, they do not wait for ever."""
-    added = ray_nodes.add_node(**NODE, resources={"doomed": 1})
-    with connect(ray_nodes.address, Silent()) as cluster:
-        (doomed,) = (node for node in cluster.nodes if "doomed" in node.resources)
-        jobs = [cluster.start(wait_on_node, tmp_path / f"{n}", request=NodeRequest()) for n in range(8)]
-        only = cluster.start(wait_on_node, tmp_path / "only", request=NodeRequest(nodes=(doomed.id,)))
-        until = time.monotonic() + 60
-        while not list(tmp_path.glob(f"*-{doomed.id}")):
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        ray_nodes.remove_node(added, allow_graceful=False)
-        done: list[Any] = []
-        while len(done) < len(jobs):
-            done += cluster.wait([job for job in jobs if job not in done])
-        assert len({cluster.collect(job) for job in jobs} - {doomed.id}) >= 2
-        with pytest.raises(RemoteError, match="no node has the 1 CPU that the work needs"):
-            cluster.collect(cluster.wait([only])[0])
-        assert doomed.id not in {node.id for node in cluster.alive()}

@@ -29,6 +29,12 @@ def _check_pick(text: str) -> None:
     parse_pick(text)
 
 
+def _check_ray(address: str) -> None:
+    from vitdeploy.cluster import check_address
+
+    check_address(address)
+
+
 @command(
     app,
     "sweep",
@@ -36,6 +42,7 @@ def _check_pick(text: str) -> None:
     examples=[
         "vitdeploy sweep sweep.yaml --dry-run",
         "vitdeploy sweep sweep.yaml --budget 2h",
+        "vitdeploy sweep sweep.yaml --ray auto",
         'vitdeploy sweep sweep.yaml \\\n    --pick "min latency where drop <= 0.5 and size <= 20MiB" --to best',
         "vitdeploy sweep sweep.yaml \\\n    --log 'mlflow:http://localhost:5000#digits'",
     ],
@@ -90,6 +97,16 @@ def sweep_(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact at --to.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            callback=valid_for(_check_ray),
+            help="Run the trials on the nodes of a Ray cluster: the one that this machine is a node of, or the one "
+            "whose head is at HOST:PORT.",
+            show_default=False,
+        ),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed trials again.")] = False,
     log: options.LogTo = None,
     log_artifact: options.LogArtifact = False,
@@ -115,6 +132,7 @@ def sweep_(
         cache=options.open_cache(no_cache=no_cache),
         alone=_bench_lock(file, console),
         logs=options.open_logs(None if dry_run else log, console, whole=log_artifact and not dry_run),
+        ray=ray,
     )
     result = run_sweep(file, output, console, plan)
     console.show(result, *sweep_tables.sweep(result))

@@ -21,7 +21,7 @@ _SHOWN = 200
 _PATIENCE_S = 10.0
 """The time that the head of a cluster has to answer. Ray itself waits for 40 s, and then ends the process."""
 _START = "Start one with ray start --head, and ray start --address HOST:PORT on the other machines."
-_SETTINGS = {
+SETTINGS = {
     "RAY_task_oom_retries": str(MAX_RETRIES),  # by default a task that needs too much memory is retried for ever
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray would print: dead nodes and retries, with pages of its logs
     "GRPC_VERBOSITY": "NONE",
@@ -61,7 +61,7 @@ def connect(address: str, progress: Progress) -> Iterator[Cluster]:
     """
     check_address(address)
     _require_ray()
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 

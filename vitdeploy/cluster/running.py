@@ -142,6 +142,20 @@ class Cluster:
             self.cancel(running)
 
 
+def fetch(shared: Any) -> Any:
+    """Return the value that `Cluster.share` put into the object store, on the node that needs it."""
+    import ray
+
+    return ray.get(shared)
+
+
+def this_node() -> str:
+    """Return the id of the node that a function runs on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def _count_slots(request: NodeRequest, node: Node) -> int:
     if not request.fits(node):
         return 0

@@ -127,6 +127,7 @@ def run_steps(
     find_reference: Callable[[Artifact], Path | None] = lambda _: None,
     alone: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_step: Callable[[str], None] = lambda _: None,
+    timed: bool = True,
 ) -> Steps:
     """Export, evaluate, inspect and time what a recipe describes.
 
@@ -140,6 +141,7 @@ def run_steps(
         find_reference: returns a file with the reference's answers; None: the reference answers here.
         alone: entered around the bench, so that nothing else runs then.
         on_step: called with the name of each step when it begins.
+        timed: False leaves the bench out.
 
     Raises:
         VitdeployError: a step failed. The results of earlier steps stay in the folder.
@@ -155,7 +157,7 @@ def run_steps(
         evaluation = evaluate(artifact, None, progress, reference=find_reference(artifact))
     on_step("inspect")
     audit = inspect(artifact)
-    if compiled:
+    if compiled and timed:
         on_step("bench")
         with alone():
             timing = bench([artifact], progress, plan or Plan(profile=True))

@@ -57,6 +57,7 @@ from vitdeploy.evidence.sweep import (
     SweepRow,
     TrialRecord,
     TrialState,
+    WorkPeriod,
 )
 from vitdeploy.evidence.timing import (
     Bench,
@@ -152,4 +153,5 @@ __all__ = [
     "TunedScenario",
     "Unfused",
     "WarmUp",
+    "WorkPeriod",
 ]

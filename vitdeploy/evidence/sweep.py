@@ -13,6 +13,22 @@ Basis = Literal["speed-up", "p50", ""]
 """The source of a latency that is compared: the speed-up over FP32, or the p50 as it was timed."""
 
 
+class WorkPeriod(Fact):
+    """The time and the place of one part of a trial.
+
+    Attributes:
+        began: seconds since 1970 in UTC, by the clock of the machine.
+        ended: the same.
+        node: the name of the node of a cluster, or of the machine.
+        boot: digest of what names the machine until it starts again. Nodes with the same one are on one machine.
+    """
+
+    began: float
+    ended: float
+    node: str
+    boot: str
+
+
 class TrialRecord(Fact):
     """One trial of a sweep, as `trial.json` stores it.
 
@@ -57,6 +73,8 @@ class TrialRecord(Fact):
         limits: the limits that `verdict` is about.
         verdict: of the gate; empty without limits.
         failing: the checks that are not passed, in words.
+        exported: when and where it was exported and evaluated.
+        timed: when and where its latency was measured. No other trial was in work on that machine then.
     """
 
     name: str
@@ -106,6 +124,8 @@ class TrialRecord(Fact):
     limits: Mapping[str, float | str] = {}
     verdict: Literal["pass", "fail", "invalid", ""] = ""
     failing: tuple[str, ...] = ()
+    exported: WorkPeriod | None = None
+    timed: WorkPeriod | None = None
 
     @property
     def valid(self) -> bool:

@@ -19,9 +19,21 @@ from vitdeploy.plugins import did_you_mean
 from vitdeploy.recipe import GateSpec, Recipe
 from vitdeploy.recipe.shipped import find_recipe
 
-_FIX = "A sweep has the keys recipe, matrix, exclude and limits: see docs/sweeps.md."
+_FIX = "A sweep has the keys recipe, matrix, exclude, limits and cluster: see docs/sweeps.md."
 _STAYING = ("batch", "input", "portable")
 """Keys of a target that every target has. Its device and its own options belong to it alone."""
+
+
+class ClusterSpec(Frozen):
+    """The resources of a node that the export and the evaluation of one trial need, with `--ray`.
+
+    Attributes:
+        cpus: CPUs; None: 4, or all of the smallest node.
+        memory_gib: memory in GiB, which a measurement of latency needs too.
+    """
+
+    cpus: float | None = Field(default=None, gt=0)
+    memory_gib: float = Field(default=2.0, gt=0)
 
 
 class SweepFile(Frozen):
@@ -32,12 +44,14 @@ class SweepFile(Frozen):
         matrix: axis -> values.
         exclude: combinations to leave out, each as values of some axes.
         limits: limits of the gate, which judges every trial. They override those of the recipe.
+        cluster: what trials need on a cluster. It decides no result.
     """
 
     recipe: dict[str, Any] | str = Field(default_factory=dict)
     matrix: dict[str, Any]
     exclude: tuple[dict[str, Any], ...] = ()
     limits: GateSpec = GateSpec()
+    cluster: ClusterSpec = ClusterSpec()
 
 
 class TrialSpec(Frozen):
@@ -70,6 +84,7 @@ class Definition:
     file: Path
     trials: tuple[TrialSpec, ...]
     excluded: int
+    cluster: ClusterSpec
 
 
 def read_definition(path: Path, naming: Naming) -> Definition:
@@ -102,7 +117,7 @@ def read_definition(path: Path, naming: Naming) -> Definition:
     for combination in combinations:
         trial = _make_trial(base, axes, combination, file.limits, folder, where, naming)
         trials.setdefault(trial.name, trial)  # two combinations may describe the same recipe
-    return Definition(path, tuple(trials.values()), excluded)
+    return Definition(path, tuple(trials.values()), excluded, file.cluster)
 
 
 def _read_base(base: dict[str, Any] | str, path: Path) -> dict[str, Any]:

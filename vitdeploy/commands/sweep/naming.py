@@ -23,10 +23,12 @@ _DIGITS = 12
 
 
 class Naming:
-    """Names trials on this machine with its libraries. Each file is hashed once."""
+    """Names trials of one kind of machine with the libraries that are here. Each file is hashed once."""
 
-    def __init__(self) -> None:
-        self._here = [environment.host().machine, environment.library_versions()]
+    def __init__(self, machine: str | None = None) -> None:
+        """Use the digest of a kind of machine, by default that of this machine."""
+        self.machine = machine or environment.host().machine
+        self._here = [self.machine, environment.library_versions()]
         self._digests: dict[str, str] = {}
 
     def name(self, recipe: Recipe, short_name: str) -> tuple[str, str]:

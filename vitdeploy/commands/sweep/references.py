@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import environment
-from vitdeploy.artifact import Artifact
+from vitdeploy.artifact import Artifact, atomic_file
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.progress import Progress
 
 _DIGITS = 16
+
+Fetch = Callable[[str], bytes | None]
+"""Returns the contents of a file of answers that is elsewhere, by its name; None if there is none."""
+
+
+def no_reference(name: str) -> bytes | None:  # noqa: ARG001  the signature of `Fetch`
+    """Return None: there are no answers elsewhere."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class References:
     folder: Path
     naming: Naming
     progress: Progress
+    fetch: Fetch = no_reference
 
     def find(self, artifact: Artifact) -> Path:
         """Return the file with the reference's answers for an artifact. The first trial of a model makes it.
@@ -41,5 +51,15 @@ class References:
         file = self.folder / f"{key[:_DIGITS]}.npz"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_reference(artifact, None, file, self.progress)
+            contents = self.fetch(file.name)
+            if contents is None:
+                save_reference(artifact, None, file, self.progress)
+            else:
+                store_reference(file, contents)
         return file
+
+
+def store_reference(file: Path, contents: bytes) -> None:
+    """Write a file of answers, completely or not at all."""
+    with atomic_file(file) as temporary:
+        temporary.write_bytes(contents)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
+from vitdeploy.cluster import Cluster, connect
 from vitdeploy.commands.log.sweep_log import SweepLog
 from vitdeploy.commands.report.report import is_available
 from vitdeploy.commands.sweep.definition import read_definition
 from vitdeploy.commands.sweep.naming import Naming
+from vitdeploy.commands.sweep.on_cluster import ClusterRun
 from vitdeploy.commands.sweep.pick import Expression, parse_pick, pick
+from vitdeploy.commands.sweep.places import choose_machine, choose_places
 from vitdeploy.commands.sweep.store import CSV, JSONL, PAGE, SweepFolder
 from vitdeploy.commands.sweep.trial import Tools
 from vitdeploy.commands.sweep.work import SweepPlan, SweepWork
@@ -35,6 +39,7 @@ def sweep(file: Path, out: Path | None, progress: Progress, plan: SweepPlan) -> 
         RecipeError, SourceError: the file is not valid.
         UsageError: the folder is not that of a sweep, `--pick` is not valid, or nothing passes it.
         ArtifactError: the folder cannot be written, or the disk is full. Finished trials stay.
+        RemoteError: the cluster cannot be used, or no node is left that can do the work. Finished trials stay.
     """
     started = time.monotonic()
     expression = None if plan.pick is None else parse_pick(plan.pick)
@@ -42,22 +47,32 @@ def sweep(file: Path, out: Path | None, progress: Progress, plan: SweepPlan) -> 
         raise UsageError("--to is the place of the trial that --pick chooses", fix="Give --pick too.")
     if plan.to is not None and not plan.dry_run:
         artifacts.refuse_existing(plan.to, force=plan.force)
-    naming = Naming()
-    definition = read_definition(file, naming)
     folder = SweepFolder(out or Path(file.stem))
     folder.check()
-    tools = Tools(progress, naming, plan.cache, plan.alone)
-    if plan.dry_run:
-        return SweepWork(definition, folder, tools, plan, started).result(picked=None)
-    with folder.locked(file):
-        work = SweepWork(definition, folder, tools, plan, started)  # reads what another process has just finished
-        recipes = {trial.name: trial.recipe for trial in definition.trials}
-        with SweepLog(plan.logs, folder.read_id(), folder.path, file, recipes).opened() as work.log:
-            try:
-                work.run()
-            finally:  # an interrupt too leaves tables of what is finished
-                work.publish()
-            return _finish(work, expression)
+    with nullcontext() if plan.ray is None else connect(plan.ray, progress) as cluster:
+        naming = Naming(None if cluster is None else choose_machine(cluster.nodes))
+        definition = read_definition(file, naming)
+        tools = Tools(progress, naming, plan.cache, plan.alone)
+        if plan.dry_run:
+            return SweepWork(definition, folder, tools, plan, started).result(picked=None)
+        with folder.locked(file):
+            work = SweepWork(definition, folder, tools, plan, started)  # reads what another process has just finished
+            recipes = {trial.name: trial.recipe for trial in definition.trials}
+            with SweepLog(plan.logs, folder.read_id(), folder.path, file, recipes).opened() as work.log:
+                try:
+                    _run(work, cluster)
+                finally:  # an interrupt too leaves tables of what is finished
+                    work.publish()
+                return _finish(work, expression)
+
+
+def _run(work: SweepWork, cluster: Cluster | None) -> None:
+    """Run the trials on this machine, or on the nodes of a cluster."""
+    if cluster is None:
+        work.run()
+    else:
+        places = choose_places(cluster.nodes, work.tools.naming.machine, work.definition.cluster)
+        ClusterRun(work, cluster, places).run()
 
 
 def _finish(work: SweepWork, expression: Expression | None) -> Sweep:

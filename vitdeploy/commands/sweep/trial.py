@@ -21,10 +21,11 @@ from vitdeploy.commands.run import run_steps
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.commands.sweep.failures import explain, raise_if_disk_is_full
 from vitdeploy.commands.sweep.naming import Naming
+from vitdeploy.commands.sweep.periods import Clock
 from vitdeploy.commands.sweep.record import describe_trial, judge_trial, record_trial
-from vitdeploy.commands.sweep.references import References
+from vitdeploy.commands.sweep.references import Fetch, References, no_reference
 from vitdeploy.errors import SourceError
-from vitdeploy.evidence import Bench, Eval, TrialRecord
+from vitdeploy.evidence import Bench, Eval, TrialRecord, WorkPeriod
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
@@ -46,12 +47,16 @@ class Tools:
         naming: has the digests of files.
         cache: the cache of exported graphs; None exports again.
         alone: entered around each measurement of time, so that nothing else runs then.
+        node: the name of the node that the trials run on; empty for this machine.
+        fetch: returns a file of `references/` that is elsewhere; None if there is none.
     """
 
     progress: Progress
     naming: Naming = field(default_factory=Naming)
     cache: GraphCache | None = None
     alone: Alone = nullcontext
+    node: str = ""
+    fetch: Fetch = no_reference
 
 
 @dataclass(frozen=True)
@@ -62,35 +67,41 @@ class Ended:
     unloadable: bool = False
 
 
-def run_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> Ended:
+def run_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float | None) -> Ended:
     """Run a trial and store it in the sweep's folder.
 
     Args:
         trial: its description.
         sweep: the folder of the sweep.
         tools: what trials share.
-        seconds: the time to measure latency.
+        seconds: the time to measure latency; None leaves that to `time_trial`.
 
     Raises:
         ArtifactError: its folder cannot be written, or the disk is full. Any other failure is part of the record.
     """
     started, steps, progress = time.monotonic(), list[str](), tools.progress
-    references = References(sweep / REFERENCES, tools.naming, progress)
+    references = References(sweep / REFERENCES, tools.naming, progress, tools.fetch)
     recipe, unloadable = trial.recipe, False
-    compares_times = recipe.precision.kind == AUTO or recipe.tokens.searches or recipe.target.portable
-    whole, part = (tools.alone, nullcontext) if compares_times else (nullcontext, tools.alone)
-    with _trial_folder(sweep, trial.name) as folder:
+    whole, part = (tools.alone, nullcontext) if compares_times(trial) else (nullcontext, tools.alone)
+    exporting, timing = Clock(tools.node), Clock(tools.node)
+
+    def begin(step: str) -> None:
+        steps.append(step)
+        if step == "bench":
+            exporting.stop()
+
+    with trial_folder(sweep, trial.name) as folder:
         place = folder / _WORK / ARTIFACT  # an export locks the folder around its own, and `folder` is locked already
         try:
-            with whole():
+            with exporting.measure(whole()):
                 results = run_steps(
                     recipe, place, progress, cache=tools.cache,
-                    plan=Plan(seconds=seconds, profile=True), find_reference=references.find, alone=part,
-                    on_step=steps.append,
+                    plan=None if seconds is None else Plan(seconds=seconds, profile=True), timed=seconds is not None,
+                    find_reference=references.find, alone=lambda: timing.measure(part()), on_step=begin,
                 )  # fmt: skip
             steps.append("gate")
             artifact = results.exported.artifact
-            record = record_trial(trial, artifact, results.evaluation, results.audit, results.timing, seconds)
+            record = record_trial(trial, artifact, results.evaluation, results.audit, results.timing, seconds or 0.0)
             record = judge_trial(record, trial, artifact)
         except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
             raise_if_disk_is_full(error, sweep)
@@ -100,16 +111,25 @@ def run_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> En
         if place.exists():
             place.rename(folder / ARTIFACT)
         shutil.rmtree(folder / _WORK, ignore_errors=True)
-        record = replace(record, seconds=round(time.monotonic() - started, 1))
+        taken = round(time.monotonic() - started, 1)
+        record = replace(record, seconds=taken, exported=exporting.period, timed=timing.period)
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return Ended(record, unloadable)
+
+
+def fail_trial(trial: TrialSpec, sweep: Path, step: str, error: Exception) -> TrialRecord:
+    """Store why a trial failed that left nothing."""
+    return _store_failure(_describe_failure(trial, step, error, Path(ARTIFACT)), sweep)
 
 
 def repeat_failure(trial: TrialSpec, sweep: Path, first: TrialRecord) -> TrialRecord:
     """Store that a trial fails for the reason of an earlier one, without trying it."""
     failed = {"step": first.step, "reason": first.reason, "fix": first.fix, "repeats": first.name}
-    record = describe_trial(trial, "failed").model_copy(update=failed)
-    with _trial_folder(sweep, trial.name) as folder:
+    return _store_failure(describe_trial(trial, "failed").model_copy(update=failed), sweep)
+
+
+def _store_failure(record: TrialRecord, sweep: Path) -> TrialRecord:
+    with trial_folder(sweep, record.name) as folder:
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return record
 
@@ -120,10 +140,34 @@ def lengthen_bench(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) 
     Raises:
         VitdeployError: the artifact is damaged, or cannot be timed.
     """
-    artifact = load_trial(trial, sweep)
-    with tools.alone():
+    artifact, clock = load_trial(trial, sweep), Clock(tools.node)
+    with clock.measure(tools.alone()):
         timing = bench([artifact], tools.progress, Plan(seconds=seconds, profile=True))
-    return _store_again(trial, sweep, artifact, timing, seconds)
+    return _store_again(trial, sweep, artifact, timing, seconds, timed=clock.period)
+
+
+def time_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> TrialRecord:
+    """Time a trial that was run without its bench, and store the result, or why it failed.
+
+    Raises:
+        ArtifactError: the disk is full. Any other failure is part of the record.
+    """
+    started, file = time.monotonic(), sweep / TRIALS / trial.name / RECORD
+    before = TrialRecord.model_validate_json(file.read_bytes())
+    try:
+        record = lengthen_bench(trial, sweep, tools, seconds)
+    except Exception as error:  # noqa: BLE001  as in `run_trial`
+        raise_if_disk_is_full(error, sweep)
+        record = replace(_describe_failure(trial, "bench", error, file.parent / ARTIFACT), exported=before.exported)
+    record = replace(record, seconds=round(before.seconds + time.monotonic() - started, 1))
+    write_record(record, file)
+    return record
+
+
+def compares_times(trial: TrialSpec) -> bool:
+    """Return True if the export of a trial measures time too, to choose between candidates."""
+    recipe = trial.recipe
+    return recipe.precision.kind == AUTO or recipe.tokens.searches or recipe.target.portable
 
 
 def judge_again(trial: TrialSpec, sweep: Path, record: TrialRecord) -> TrialRecord:
@@ -134,7 +178,7 @@ def judge_again(trial: TrialSpec, sweep: Path, record: TrialRecord) -> TrialReco
     """
     artifact = load_trial(trial, sweep)
     timing, _ = artifact.read_evidence(Bench)
-    return _store_again(trial, sweep, artifact, timing, record.bench_seconds)
+    return _store_again(trial, sweep, artifact, timing, record.bench_seconds, timed=record.timed)
 
 
 def load_trial(trial: TrialSpec, sweep: Path) -> Artifact:
@@ -143,7 +187,13 @@ def load_trial(trial: TrialSpec, sweep: Path) -> Artifact:
 
 
 def _store_again(
-    trial: TrialSpec, sweep: Path, artifact: Artifact, timing: Bench | None, seconds: float
+    trial: TrialSpec,
+    sweep: Path,
+    artifact: Artifact,
+    timing: Bench | None,
+    seconds: float,
+    *,
+    timed: WorkPeriod | None,
 ) -> TrialRecord:
     from vitdeploy.commands.inspect.inspect import inspect
 
@@ -151,13 +201,19 @@ def _store_again(
     before = TrialRecord.model_validate_json(file.read_bytes())
     evaluation, _ = artifact.read_evidence(Eval)
     record = record_trial(trial, artifact, evaluation, inspect(artifact), timing, seconds)
-    record = replace(judge_trial(record, trial, artifact), seconds=before.seconds)
-    with atomic_file(file) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    record = judge_trial(record, trial, artifact)
+    record = replace(record, seconds=before.seconds, exported=before.exported, timed=timed)
+    write_record(record, file)
     return record
 
 
-def _trial_folder(sweep: Path, name: str) -> AbstractContextManager[Path]:
+def write_record(record: TrialRecord, file: Path) -> None:
+    """Write the record of a trial, completely or not at all."""
+    with atomic_file(file) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def trial_folder(sweep: Path, name: str) -> AbstractContextManager[Path]:
     """Return the new folder of a trial. It replaces one of an older run, also if its record was deleted."""
     return atomic_folder(sweep / TRIALS / name, force=True, marks=(RECORD, ARTIFACT))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from vitdeploy import environment
 from vitdeploy.commands.log.logs import NO_LOGS, Logs
 from vitdeploy.commands.log.sweep_log import SweepLog
 from vitdeploy.commands.sweep.budget import SHORT_SECONDS, choose_longer, estimate, expect_seconds, list_short
@@ -23,6 +22,7 @@ from vitdeploy.commands.sweep.trial import (
     ARTIFACT,
     TRIALS,
     Alone,
+    Ended,
     Tools,
     judge_again,
     lengthen_bench,
@@ -34,7 +34,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.measure.front import compare, describe_comparison
 from vitdeploy.pipeline.graph_cache import GraphCache
 
-_Again = Callable[[TrialSpec, TrialRecord], TrialRecord]
+Again = Callable[[TrialSpec, TrialRecord], TrialRecord]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class SweepPlan:
         cache: the cache of exported graphs; None exports each time.
         alone: entered around each measurement of time.
         logs: where each trial is logged.
+        ray: the address of a Ray cluster to run on; None: this machine.
     """
 
     dry_run: bool = False
@@ -62,6 +63,7 @@ class SweepPlan:
     cache: GraphCache | None = None
     alone: Alone = nullcontext
     logs: Logs = NO_LOGS
+    ray: str | None = None
 
 
 @dataclass
@@ -77,6 +79,8 @@ class SweepWork:
     records: dict[str, TrialRecord] = field(init=False)
     reused: set[str] = field(init=False)
     put_off: dict[str, str] = field(init=False, default_factory=dict)
+    unloadable: dict[str, TrialRecord] = field(init=False, default_factory=dict)
+    _reported: set[tuple[str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.records = self.folder.read_records()
@@ -100,63 +104,77 @@ class SweepWork:
         """Run what is pending, then lengthen the benches that are worth it, then judge by the limits of today."""
         self._run_pending()
         self._lengthen()
+        self.judge()
+
+    def judge(self) -> None:
+        """Judge the finished trials by the limits of today."""
         for trial in self.definition.trials:
             record = self.records.get(trial.name)
             limits = {key: value for key, value in trial.limits.model_dump().items() if value is not None}
             if record is not None and record.status in ("done", "bundle") and dict(record.limits) != limits:
-                self._again(trial, self._judge)
+                self.again(trial, self._judge)
 
     def _run_pending(self) -> None:
-        """Run each pending trial that fits into the budget. Each reason of a failure is printed once."""
-        unloadable: dict[str, TrialRecord] = {}
-        reported: set[tuple[str, str]] = set()
-        progress, pending = self.tools.progress, self.pending
+        """Run each pending trial that fits into the budget, one after the other."""
+        pending = self.pending
         for number, trial in enumerate(pending, 1):
-            key = digest_loading(trial)
-            if key in unloadable:
-                self.records[trial.name] = repeat_failure(trial, self.folder.path, unloadable[key])
+            if self.is_left_out(trial):
                 continue
-            if not self._fits(trial):
-                continue
-            progress.relay(f"[{number}/{len(pending)}] {trial.title}")
-            ended = run_trial(trial, self.folder.path, self.tools, self._bench_seconds(trial))
-            record = self.records[trial.name] = ended.record
-            if ended.unloadable:
-                unloadable[key] = record
-            if record.status == "failed" and (record.step, record.reason) not in reported:
-                reported.add((record.step, record.reason))
-                progress.relay(f"failed at {record.step}: {record.reason}")
-            self.publish()
+            self.tools.progress.relay(f"[{number}/{len(pending)}] {trial.title}")
+            self.finish(trial, run_trial(trial, self.folder.path, self.tools, self.bench_seconds(trial)))
+        self.warn_of_budget()
+
+    def is_left_out(self, trial: TrialSpec) -> bool:
+        """Return True if a trial need not run: its model could not be loaded, or it does not fit into the budget."""
+        key = digest_loading(trial)
+        if key in self.unloadable:
+            self.records[trial.name] = repeat_failure(trial, self.folder.path, self.unloadable[key])
+            return True
+        return not self._fits(trial)
+
+    def finish(self, trial: TrialSpec, ended: Ended) -> None:
+        """Add the record of a trial that ran to the tables. Each reason of a failure is printed once."""
+        record = self.records[trial.name] = ended.record
+        if ended.unloadable:
+            self.unloadable[digest_loading(trial)] = record
+        if record.status == "failed" and (record.step, record.reason) not in self._reported:
+            self._reported.add((record.step, record.reason))
+            self.tools.progress.relay(f"failed at {record.step}: {record.reason}")
+        self.publish()
+
+    def warn_of_budget(self) -> None:
+        """Say how many trials were not begun, if any."""
         if self.put_off:
-            progress.warn(f"{len(self.put_off)} trials do not fit into the budget and were not begun")
+            self.tools.progress.warn(f"{len(self.put_off)} trials do not fit into the budget and were not begun")
 
     def _fits(self, trial: TrialSpec) -> bool:
         """Return True if a trial is expected to end within the budget; else note why it is not begun."""
         left = self.left_s
-        expected = expect_seconds(trial, self.records.values(), self._bench_seconds(trial))
+        expected = expect_seconds(trial, self.records.values(), self.bench_seconds(trial))
         if left <= 0:
             self.put_off[trial.name] = "the budget was spent before"
         elif expected > left:
             self.put_off[trial.name] = f"it takes about {expected:.0f} s, and {left:.0f} s of the budget were left"
         return trial.name not in self.put_off
 
-    def _bench_seconds(self, trial: TrialSpec) -> float:
+    def bench_seconds(self, trial: TrialSpec) -> float:
+        """Return the time of the first bench of a trial."""
         seconds = trial.recipe.bench.seconds
         return seconds if self.plan.budget_s is None else min(SHORT_SECONDS, seconds)
 
     @property
-    def _seconds(self) -> dict[str, float]:
+    def full_seconds(self) -> dict[str, float]:
         """The time that each bench should have had."""
         return {trial.name: trial.recipe.bench.seconds for trial in self.definition.trials}
 
     def _lengthen(self) -> None:
         """Give the recipe's time to each bench that may change the front."""
         trials = {trial.name: trial for trial in self.definition.trials}
-        seconds = self._seconds
+        seconds = self.full_seconds
         while (name := choose_longer(self.rows(), seconds, self.left_s)) is not None:
             trial, duration = trials[name], seconds.pop(name)
             self.tools.progress.relay(f"a longer bench, {duration:g} s: {trial.title}")
-            self._again(trial, partial(self._time_longer, duration))
+            self.again(trial, partial(self._time_longer, duration))
             self.publish()
 
     def _time_longer(self, seconds: float, trial: TrialSpec, _: TrialRecord) -> TrialRecord:
@@ -165,7 +183,7 @@ class SweepWork:
     def _judge(self, trial: TrialSpec, record: TrialRecord) -> TrialRecord:
         return judge_again(trial, self.folder.path, record)
 
-    def _again(self, trial: TrialSpec, work: _Again) -> None:
+    def again(self, trial: TrialSpec, work: Again) -> None:
         """Do more work on a finished trial. If it fails, the trial stays as it is.
 
         Raises:
@@ -196,7 +214,7 @@ class SweepWork:
             else replace(describe_trial(trial, "pending"), reason=self.put_off.get(trial.name, "it is not tried yet"))
             for trial in self.definition.trials
         ]
-        here = environment.host().machine
+        here = self.tools.naming.machine
         others = [
             record
             for record in self.records.values()
@@ -213,8 +231,8 @@ class SweepWork:
     def result(self, *, picked: Picked | None) -> Sweep:
         """Return the result so far."""
         rows = self.rows()
-        benches = [] if self.plan.budget_s is not None else list_short(rows, self._seconds)
-        longer = [self._seconds[row.name] for row in benches]
+        benches = [] if self.plan.budget_s is not None else list_short(rows, self.full_seconds)
+        longer = [self.full_seconds[row.name] for row in benches]
         return Sweep(
             sweep=str(self.folder.path),
             file=str(self.definition.file),

@@ -1,0 +1,198 @@
+"""Sweeps on three nodes: the same results as on one machine, also if a node dies, and no bench beside other work."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.conftest import NODE
+from tests.commands.sweep.running import BASE, Steps, go, write
+from vitdeploy import artifact as artifacts
+from vitdeploy.cluster import Cluster
+from vitdeploy.errors import RemoteError
+from vitdeploy.evidence import Bench, Sweep, SweepRow, WorkPeriod
+
+pytestmark = pytest.mark.slow
+
+MATRIX = """
+matrix:
+  model: [demo:digits, {spec: demo:digits, weights: nowhere.safetensors}]
+  target: [onnxruntime, openvino]
+  precision: [int8]
+limits: {max_drop_pp: 50}
+cluster: {memory_gib: 1}
+"""
+PATIENCE_S = 120
+
+
+def deterministic(row: SweepRow, result: Sweep) -> dict[str, object]:
+    """What does not depend on time, with the digests of the files of the artifact."""
+    own = row.model_dump(include={
+        "name", "setting", "status", "step", "reason", "fix", "metric", "reference", "deployed", "drop", "drop_ci95",
+        "agreement", "samples", "data_digest", "model_digest", "fused", "sites", "machine", "timing",
+    })  # fmt: skip
+    if row.artifact:  # OpenVINO numbers the nodes of model.xml by what its process has compiled before
+        files = artifacts.load(Path(result.sweep) / row.artifact).manifest.files
+        own["files"] = {file.path: file.sha256 for file in files if file.path != "model.xml"}
+    return own
+
+
+def overlap(first: WorkPeriod, second: WorkPeriod) -> bool:
+    return first.boot == second.boot and first.began < second.ended and second.began < first.ended
+
+
+def find_worker(node: Any, name: str) -> psutil.Process | None:
+    """The process of a node that runs a function."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for child in raylet.children(recursive=True):
+        try:
+            if child.cmdline()[:1] == [f"ray::{name}"]:
+                return child
+        except psutil.Error:
+            continue
+    return None
+
+
+def kill_first_busy(ray_nodes: Any, killed: list[str]) -> None:
+    """Kill the first node but the head that exports something."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until and not killed:
+        for node in list(ray_nodes.worker_nodes):
+            if find_worker(node, "prepare") is not None:
+                ray_nodes.remove_node(node, allow_graceful=False)
+                killed.append(node.unique_id)
+                return
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep]:
+    """The sweep on this machine alone."""
+    folder = tmp_path_factory.mktemp("serial")
+    file = write(folder, BASE + MATRIX)
+    result, _ = go(file, folder / "out")
+    return file, result
+
+
+@pytest.fixture(scope="module")
+def killed_node(cluster: Cluster, ray_nodes: Any) -> Iterator[list[str]]:
+    """The ids of nodes that died. Others take their places for the tests that follow."""
+    killed: list[str] = []
+    yield killed
+    for _ in killed:
+        ray_nodes.add_node(**NODE, resources={"edge": 1})
+
+
+@pytest.fixture(scope="module")
+def swept(
+    serial: tuple[Path, Sweep], ray_nodes: Any, killed_node: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Sweep, Steps]:
+    """The same sweep on three nodes, one of which is killed in the middle. Not to be changed: take a copy."""
+    killer = threading.Thread(target=kill_first_busy, args=(ray_nodes, killed_node))
+    killer.start()
+    try:
+        result, steps = go(serial[0], tmp_path_factory.mktemp("nodes") / "out", ray="auto")
+    finally:
+        killer.join()
+    return serial[0], result, steps
+
+
+def test_the_results_are_those_of_one_machine(
+    serial: tuple[Path, Sweep], swept: tuple[Path, Sweep, Steps], killed_node: list[str]
+) -> None:
+    _, alone = serial
+    _, result, steps = swept
+    assert len(killed_node) == 1, "a node died in the middle"
+    assert result.counts == {"done": 2, "failed": 2}
+    for row, other in zip(result.trials, alone.trials, strict=True):
+        assert deterministic(row, result) == deterministic(other, alone)
+    failed = [row for row in result.trials if row.status == "failed"]
+    assert [bool(row.repeats) for row in failed] == [False, True]
+    assert sum(line.startswith("failed at export") for line in steps.lines) == 1
+    names = [sorted(p.name for p in (Path(r.sweep) / "references").iterdir()) for r in (result, alone)]
+    assert names[0] == names[1]
+    assert len(names[0]) == 1
+    for row in result.trials:
+        bench = (
+            None if row.status == "failed" else artifacts.load(Path(result.sweep) / row.artifact).read_evidence(Bench)
+        )
+        assert bench is None or (bench[0] is not None and bench[0].own is not None), row.name
+
+
+def test_no_bench_overlaps_other_work_on_its_machine(swept: tuple[Path, Sweep, Steps]) -> None:
+    _, result, _ = swept
+    done = [row for row in result.trials if row.status == "done"]
+    exports, benches = [row.exported for row in done], [row.timed for row in done]
+    assert all(exports)
+    assert all(benches)
+    assert len({part.node for part in exports if part}) > 1, "several nodes worked"
+    for (number, bench), (other_number, other) in product(enumerate(benches), enumerate(exports + benches)):
+        assert bench is not None
+        assert other is not None
+        assert number == other_number - len(exports) or not overlap(bench, other)
+
+
+def test_a_sweep_goes_on_elsewhere(swept: tuple[Path, Sweep, Steps], tmp_path: Path) -> None:
+    """Begun on the cluster, it has nothing left to do here; what is deleted here is done there, and timed longer."""
+    file, result, _ = swept
+    out = Path(shutil.copytree(result.sweep, tmp_path / "out"))
+    again, steps = go(file, out)
+    assert steps.titles == []
+    assert all(row.reused for row in again.trials)
+    (out / "trials" / result.trials[0].name / "trial.json").unlink()
+    longer = write(
+        tmp_path,
+        (BASE + MATRIX).replace("seconds: 0.2", "seconds: 0.4"),
+    )
+    extended, steps = go(longer, out, ray="auto")
+    done = [row for row in extended.trials if row.status == "done"]
+    assert [row.reused for row in done] == [False, True]
+    assert [row.bench_seconds for row in done] == [0.4, 0.4]
+    assert [line.startswith("a longer bench, 0.4 s") for line in steps.lines].count(True) == 1
+    for row in done:
+        bench, _ = artifacts.load(out / row.artifact).read_evidence(Bench)
+        assert isinstance(bench, Bench)
+        assert bench.own is not None
+        assert bench.own.p50_ms == row.p50_ms
+    assert done[1].exported == again.trials[1].exported, "it was only timed again"
+
+
+def test_files_that_differ_on_a_node_fail_their_trial(cluster: Cluster, tmp_path: Path) -> None:
+    """Here the file changes after it was read, as a copy on another machine may be another one."""
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(str(n) for n in range(10)))
+    file = write(
+        tmp_path, BASE.replace("model: demo:digits", f"model: {{spec: demo:digits, labels: {labels}}}") + MATRIX
+    )
+
+    class Changing(Steps):
+        def relay(self, line: str) -> None:
+            labels.write_text("changed")
+
+    from vitdeploy.commands.sweep.sweep import sweep
+    from vitdeploy.commands.sweep.work import SweepPlan
+
+    text = file.read_text().replace("model: [demo:digits, {spec: demo:digits, weights: nowhere.safetensors}]\n  ", "")
+    file.write_text(text.replace("[onnxruntime, openvino]", "[onnxruntime]"))
+    result = sweep(file, tmp_path / "out", Changing(), SweepPlan(ray="auto"))
+    (failure,) = result.failures
+    assert failure.step == "export"
+    assert "a file or folder that the recipe names is missing on " in failure.reason
+    assert "rsync -a" in failure.fix
+
+
+def test_what_no_node_can_hold_is_refused_before_anything_runs(cluster: Cluster, tmp_path: Path) -> None:
+    file = write(tmp_path, BASE + MATRIX.replace("memory_gib: 1", "memory_gib: 64"))
+    with pytest.raises(RemoteError, match=r"no node has the 1 CPU and 64 GiB of memory that the work needs") as caught:
+        go(file, tmp_path / "out", ray="auto")
+    assert all(node.name in caught.value.message for node in cluster.nodes if node in cluster.alive())
+    none, _ = go(write(tmp_path, BASE + MATRIX), tmp_path / "out", ray="auto", budget_s=1e-9)
+    assert none.counts == {"pending": 4}

@@ -1,0 +1,171 @@
+"""The parts of a trial as a node of a cluster runs them: in a folder of its own, with the machine's lock.
+
+A node gets a trial as data, and returns its folder file by file. The files that the recipe names have to be on the node
+too.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vitdeploy import environment, machine_lock, sources
+from vitdeploy.artifact.parcel import Parcel, pack
+from vitdeploy.cluster import fetch, this_node
+from vitdeploy.commands.sweep.definition import TrialSpec
+from vitdeploy.commands.sweep.naming import Naming
+from vitdeploy.commands.sweep.trial import REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial, time_trial
+from vitdeploy.errors import DataError, MeasureError, VitdeployError
+from vitdeploy.pipeline.graph_cache import GraphCache
+from vitdeploy.progress import Silent
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial, and what a node needs beside it.
+
+    Attributes:
+        trial: its description.
+        machine: the kind of machine that it is named after.
+        names: id -> name of the nodes.
+        cached: use the cache of exported graphs on the node.
+        references: name of a file of the reference's answers -> where it is in the object store.
+    """
+
+    trial: TrialSpec
+    machine: str
+    names: Mapping[str, str]
+    cached: bool
+    references: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a node returns: the record, the files of the trial, new answers of the reference, and warnings."""
+
+    ended: Ended
+    files: Parcel
+    references: Mapping[str, bytes]
+    warnings: tuple[str, ...]
+
+
+class _Warnings(Silent):
+    """Keeps warnings for the machine that the user sits at."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Keep the message."""
+        self.lines.append(message)
+
+
+def prepare(assignment: Assignment) -> Delivery:
+    """Export and evaluate a trial, beside others.
+
+    Raises:
+        ArtifactError: the disk of the node is full.
+    """
+    with machine_lock.shared():
+        return _run(assignment, lambda tools, sweep: run_trial(assignment.trial, sweep, tools, None))
+
+
+def run_alone(assignment: Assignment, seconds: float) -> Delivery:
+    """Run a whole trial, whose export measures time too, while nothing else runs on the machine.
+
+    Raises:
+        ArtifactError: the disk of the node is full.
+    """
+    with machine_lock.alone():
+        return _run(assignment, lambda tools, sweep: run_trial(assignment.trial, sweep, tools, seconds))
+
+
+def measure(assignment: Assignment, seconds: float, prepared: Parcel) -> Delivery:
+    """Time a trial while nothing else runs on the machine. Only files that it changed are returned.
+
+    Args:
+        assignment: the trial.
+        seconds: the time to measure.
+        prepared: its folder.
+
+    Raises:
+        ArtifactError: the disk of the node is full.
+    """
+    trial = assignment.trial
+
+    def work(tools: Tools, sweep: Path) -> Ended:
+        prepared.unpack(sweep / TRIALS / trial.name)
+        return Ended(time_trial(trial, sweep, tools, seconds))
+
+    with machine_lock.alone():
+        return _run(assignment, work, step="bench", known=prepared.digests)
+
+
+def _run(
+    assignment: Assignment,
+    work: Callable[[Tools, Path], Ended],
+    *,
+    step: str = "export",
+    known: Mapping[str, str] | None = None,
+) -> Delivery:
+    trial, warnings, node = assignment.trial, _Warnings(), assignment.names[this_node()]
+    tools = Tools(
+        progress=warnings,
+        naming=_naming(assignment.machine),
+        cache=GraphCache() if assignment.cached else None,
+        node=node,
+        fetch=lambda name: fetch(assignment.references[name]) if name in assignment.references else None,
+    )
+    with _folder(node) as sweep:
+        references = sweep / REFERENCES
+        references.mkdir()
+        try:
+            _check_place(assignment, tools.naming, node)
+        except (DataError, MeasureError) as error:
+            ended = Ended(fail_trial(trial, sweep, step, error))
+        else:
+            ended = work(tools, sweep)
+        new = {file.name: file.read_bytes() for file in references.iterdir() if file.name not in assignment.references}
+        files = pack(sweep / TRIALS / trial.name, known)
+    return Delivery(ended, files, new, tuple(warnings.lines))
+
+
+@contextmanager
+def _folder(node: str) -> Iterator[Path]:
+    """Make a temporary folder. An error of a user names the node that its path is on."""
+    with tempfile.TemporaryDirectory(prefix="vitdeploy-sweep-", ignore_cleanup_errors=True) as name:
+        try:
+            yield Path(name)
+        except VitdeployError as error:
+            raise type(error)(f"on {node}: {error.message}", fix=error.fix) from error
+
+
+@cache
+def _naming(machine: str) -> Naming:
+    """Return the names of this process, which serves one run of a sweep: each file is hashed once."""
+    return Naming(machine)
+
+
+def _check_place(assignment: Assignment, naming: Naming, node: str) -> None:
+    """Check that the node is of the kind that the trial is named after, and has the same files.
+
+    Raises:
+        MeasureError: it is another kind of machine, or has other cores than it reported.
+        DataError: a file or folder that the recipe names is another one here, or is missing.
+    """
+    here, trial = environment.host().machine, assignment.trial
+    if here != assignment.machine:
+        raise MeasureError(
+            f"{node} is now a machine of kind {here}, not {assignment.machine}", fix="Start Ray there again."
+        )
+    _, setting = naming.name(trial.recipe, sources.short_name(trial.recipe.model.spec))
+    if setting != trial.setting:
+        raise DataError(
+            f"a file or folder that the recipe names is missing on {node}, or is another one there",
+            fix="Use a folder that all nodes share, or copy it with its times: rsync -a.",
+        )
