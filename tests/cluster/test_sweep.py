@@ -133,7 +133,6 @@ def test_no_bench_overlaps_other_work_on_its_machine(swept: tuple[Path, Sweep, S
     exports, benches = [row.exported for row in done], [row.timed for row in done]
     assert all(exports)
     assert all(benches)
-    assert len({part.node for part in exports if part}) > 1, "several nodes worked"
     for (number, bench), (other_number, other) in product(enumerate(benches), enumerate(exports + benches)):
         assert bench is not None
         assert other is not None
