@@ -36,15 +36,15 @@ def main() -> None:
 
 def _read(case: Case) -> Iterator[Row]:
     """Yield a row for each INT8 precision that both quantizers were tried in."""
-    seen: set[tuple[str, str]] = set()
+    listed: set[tuple[str, str]] = set()
     for contender in reversed(CONTENDERS):  # at f32 first: there auto tries INT8 attention beside float32 too
         if not contender.title.startswith(OURS) or contender.title == MERGED or contender.read_error(case):
             continue
         manifest = load(case.folder / contender.path).manifest
         target = manifest.target.kind
         for precision in dict.fromkeys(trial.precision for trial in manifest.trials if trial.quantizer == NNCF):
-            if (target, precision) not in seen:
-                seen.add((target, precision))
+            if (target, precision) not in listed:
+                listed.add((target, precision))
                 trials = [trial for trial in manifest.trials if trial.precision == precision]
                 yield case.title, target, precision, *_compare(trials)
 
@@ -54,8 +54,8 @@ def _compare(trials: Sequence[Trial]) -> Row:
         next((t for t in trials if t.quantizer == quantizer and t.attention == attention), None)
         for quantizer, attention in ((OWN, ""), (OWN, "all"), (NNCF, ""))
     )
-    best = max(filter(None, (own, own_attention)), key=_speed)
-    if other is None or other.speedup is None or best.speedup is None:
+    best = max(filter(None, (own, own_attention)), key=_speed, default=None)
+    if other is None or other.speedup is None or best is None or best.speedup is None:
         verdict = ""
     elif best.speedup.ci95[0] > other.speedup.ci95[1]:
         verdict = "vitdeploy's"

@@ -21,12 +21,18 @@ from benchmarks.contenders import CONTENDERS, PICKS, Contender
 from benchmarks.side_by_side_models import Case, all_cases
 from benchmarks.tables import describe_machine, read_rows, write_page
 from vitdeploy import environment
+from vitdeploy.evidence import Bench
+from vitdeploy.measure import latency
 from vitdeploy.session import Counters, Session
 
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("model", "layer", "NNCF: kernels", "NNCF: ms", "vitdeploy: kernels", "vitdeploy: ms", "saved, ms")
 OTHER = "NNCF, nothing set"
 _ROUNDS = 5
+_SECONDS = 20.0
+"""The time to measure both without counters."""
+_MOST_COUNTED = 1.5
+"""The counters cost time too. Where they add up to more than so many times the latency, the machine was busy."""
 _SMALL = 0.01
 """Layers that take less than this share of the time on both sides are added up."""
 Row = tuple[str, ...]
@@ -43,7 +49,14 @@ def measure(case: Case) -> list[Row]:
                 measured = session.profile(case.feeds)
                 assert measured is not None
                 counters.append(measured)
-    return [*_rows(case.title, *map(_sum_by_layer, profiles))]
+        bench = latency.measure(sessions, [case.feeds] * len(sessions), batch=1, seconds=_SECONDS)
+    layers = [*map(_sum_by_layer, profiles)]
+    for run, sums in zip(bench.runs, layers, strict=True):
+        total = sum(ms for _, ms in sums.values())
+        if bench.doubts or total > _MOST_COUNTED * run.p50_ms:
+            doubts = "; ".join([*bench.doubts, f"the counters add up to {total:.1f} of {run.p50_ms:.1f} ms"])
+            raise SystemExit(f"{case.title} is not valid, so the page stays as it is: {doubts}")
+    return [*_rows(case.title, *layers, bench)]
 
 
 def _open(way: Contender, case: Case) -> Session:
@@ -69,7 +82,7 @@ def _time(counters: Counters, layer: str) -> float:
     return sum(operator.ms for operator in counters.operators if _layer(operator.kind) == layer)
 
 
-def _rows(title: str, other: Layers, own: Layers) -> Iterator[Row]:
+def _rows(title: str, other: Layers, own: Layers, bench: Bench) -> Iterator[Row]:
     total = [sum(ms for _, ms in layers.values()) for layers in (other, own)]
     names = sorted(other.keys() | own.keys(), key=lambda name: -other.get(name, (0, 0.0))[1])
     small: list[str] = []
@@ -83,9 +96,12 @@ def _rows(title: str, other: Layers, own: Layers) -> Iterator[Row]:
         (sum(layers.get(name, (0, 0.0))[0] for name in small), sum(layers.get(name, (0, 0.0))[1] for name in small))
         for layers in (other, own)
     ]
-    yield _row(title, "all others", *rest)
+    if small:
+        yield _row(title, "all others", *rest)
     whole = [(sum(count for count, _ in layers.values()), ms) for layers, ms in zip((other, own), total, strict=True)]
     yield _row(title, "**sum**", *whole)
+    first, second = ((0, run.p50_ms) for run in bench.runs)
+    yield _row(title, "without counters, p50", first, second)
 
 
 def _row(title: str, layer: str, other: tuple[int, float], own: tuple[int, float]) -> Row:
@@ -120,6 +136,7 @@ def _heading() -> list[str]:
         "`--precision auto --target openvino` picked. Both run in OpenVINO, in turns, with its counters switched on,",
         "which costs some time itself. For each type of layer: the number of kernels, and their time in an inference",
         f"at batch 1, as the median of {_ROUNDS} rounds. Types that take less than 1 % on both sides are added up.",
+        "*without counters*: both timed in turns, as in side by side. A measurement in doubt is not written.",
         "",
         describe_machine("nncf", "openvino"),
     ]

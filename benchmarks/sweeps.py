@@ -140,8 +140,9 @@ def loop(setup: Setup) -> Outcome:
     recipes = list(setup.write_recipes())
     for recipe in recipes:
         process = setup.start("loop", "run", str(recipe), "-o", str(setup.work / recipe.stem), "--quiet", "--json")
-        process.communicate()
-        done += process.returncode == 0
+        _, messages = process.communicate()
+        assert process.returncode == 0, messages
+        done += 1
     return Outcome("shell loop of `vitdeploy run`", len(recipes), len(recipes), done, time.monotonic() - started)
 
 
@@ -187,6 +188,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the sweeps here (default: remove them)")
     arguments = parser.parse_args()
     work = (arguments.work or Path(tempfile.mkdtemp(prefix="vitdeploy-sweeps-"))).absolute()
+    if work.is_dir() and any(work.iterdir()):
+        parser.error(f"{work} is not empty: sweeps in it would be continued")
     images, labels = save_sets(work)["test"]
     np.savez_compressed(work / "test.npz", images=images[:IMAGES], labels=labels[:IMAGES])
     setup = Setup(work, arguments.seconds)
@@ -220,8 +223,8 @@ def _heading(setup: Setup, files: int) -> list[str]:
         f"- All {trials} trials of both sweeps agree in every figure that no time decides (accuracy, its interval,",
         f"  agreement, fused attention, bytes), and in all {files} files of their engines, byte for byte. The script",
         "  ends with an error where they do not.",
-        "- The shell loop starts Python, imports the libraries and computes the FP32 reference of the test images in",
-        "  each command. A sweep does that once for each model.",
+        "- The shell loop starts Python, imports the libraries, computes the FP32 reference of the test images and writes",
+        "  an HTML report in each command. A sweep computes the reference once for each model, and writes one page.",
         "",
         describe_machine("torch", "openvino", "onnxruntime"),
     ]

@@ -111,6 +111,25 @@ def test_one_that_makes_a_map_smaller_is_left_alone() -> None:
     check(model(f'r = Resize<mode = "linear">(large, , , sizes) {convolve("r")}', sizes=sizes), 0)
 
 
+@pytest.mark.parametrize("factors", [(1, 1.1, 2, 2), (1, 1, 1.1, 1.1)])
+def test_factors_that_only_happen_to_keep_a_size_are_left_alone(factors: tuple[float, ...]) -> None:
+    """8 channels times 1.1 are 8, and 3 rows times 1.1 are 3; but other numbers are taken."""
+    way, scales = 'mode = "nearest"', np.array(factors, np.float32)
+    check(model(f"r = Resize<{way}>(small, , scales) {convolve('r')}", scales=scales), 0)
+
+
+def test_factors_that_are_computed_are_left_alone() -> None:
+    body = f'f = Cast<to = 1>(whole) r = Resize<mode = "linear">(small, , f) {convolve("r")}'
+    graph = model(body, whole=np.array([1, 1, 4, 4]))
+    graph.infer_shapes()
+    [resize] = [node for node in graph.nodes if node.op_type == "Resize"]
+    resize.outputs[0].shape = type(resize.outputs[0].shape)([2, C, 12, 16])  # known from elsewhere
+    for node in graph.nodes:
+        if node.op_type in ("Transpose", "MatMul", "Add") and node.outputs[0].shape is None:
+            node.outputs[0].shape = type(resize.outputs[0].shape)([2, 12, 16, C])
+    assert HoistPointwise().apply(graph).fired == 0
+
+
 def test_one_that_fills_in_a_constant_is_left_alone() -> None:
     roi = np.array([0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5], np.float32)
     way = 'mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 3.0'

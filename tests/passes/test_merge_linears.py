@@ -78,6 +78,12 @@ def test_left_alone(case: str) -> None:
     check(model(body, outputs, **constants), 0)
 
 
+@pytest.mark.parametrize(("rank", "fired"), [(2, 0), (3, 1)])
+def test_the_limit_is_the_number_of_products(rank: int, fired: int) -> None:
+    """4 x 4 products for one matrix; 2 · 4 + 2 · 4 for two of rank 2, which are as many."""
+    check(model("l = MatMul(x, v) y = MatMul(l, w)", v=draw(4, rank), w=draw(rank, 4)), fired)
+
+
 def test_a_product_that_overflows_is_left_alone() -> None:
     large = np.full((4, 8), 1e30, np.float32)
     graph = model("l = MatMul(x, v) y = MatMul(l, w)", v=large, w=np.full((8, 6), 1e30, np.float32))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 
@@ -20,9 +18,9 @@ class FlattenJoined(Pass):
 
     OpenVINO 2026.4.1 moves the pair before the Concat, gets a zero point for each token, and refuses the product behind
     it: "Input shape dimension … cannot be broadcasted". It does so for any axis but the last one, and through one
-    element-wise operator. A Reshape costs nothing. Left alone: other values, those that convolutions read, which it
-    accepts and whose layout a Reshape would lose, pairs with a scale for each channel, and shapes of which more than
-    one size varies.
+    element-wise operator. A Reshape costs nothing. Left alone: other values, joined channels that convolutions read,
+    which it accepts and whose layout a Reshape would lose, pairs with a scale for each channel, and shapes of which
+    more than one size varies.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -42,21 +40,20 @@ def _is_joined(quantize: ir.Node) -> bool:
         return False
     if any(use.node.op_type != "DequantizeLinear" for use in quantize.outputs[0].uses()):
         return False
-    if all(reader.op_type == "Conv" for reader in _read_by(quantize)):
-        return False
     node = value.producer()
     if node is not None and node.op_type in ELEMENT_WISE | {"Max", "Min"}:
         computed = [v for v in node.inputs if v is not None and constant(v) is None]
         node = computed[0].producer() if len(computed) == 1 else None
     if node is None or node.op_type != "Concat" or node.domain != "":
         return False
-    return node.attributes.get_int("axis", 0) % len(shape) != len(shape) - 1
+    axis = node.attributes.get_int("axis", 0) % len(shape)
+    joins_channels = axis == 1 and all(reader.op_type == "Conv" for reader in _list_readers(quantize))
+    return axis != len(shape) - 1 and not joins_channels
 
 
-def _read_by(quantize: ir.Node) -> Iterator[ir.Node]:
-    """Yield the operators that read the dequantized value."""
-    for use in quantize.outputs[0].uses():
-        yield from (reader.node for reader in use.node.outputs[0].uses())
+def _list_readers(quantize: ir.Node) -> list[ir.Node]:
+    """List the operators that read the dequantized value."""
+    return [reader.node for use in quantize.outputs[0].uses() for reader in use.node.outputs[0].uses()]
 
 
 def _flatten(graph: Graph, quantize: ir.Node) -> None:

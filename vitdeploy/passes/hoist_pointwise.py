@@ -121,21 +121,25 @@ def _match_resize(value: ir.Value, channels: int) -> _Part | None:
     if mode not in _MODES or coordinates == "tf_crop_and_resize" or "axes" in attributes:
         return None
     pixels = [math.prod(size or 0 for size in (shape or ())[2:]) for shape in (given, enlarged)]
-    if given is None or enlarged is None or not all(pixels) or given[1] != channels:
+    if given is None or enlarged is None or not all(pixels) or given[1] != channels or given[:2] != enlarged[:2]:
+        return None
+    scales = _scales(node)
+    factors = None if scales is None else constant(scales)
+    if scales is not None and (factors is None or factors.size != _RANK or set(factors.numpy()[:2]) != {1.0}):
         return None
     area = pixels[0] / pixels[1]
-    if given[2:] == enlarged[2:]:
+    if given[2:] == enlarged[2:] and (factors is None or set(factors.numpy()) == {1.0}):
         return _Part(source, None, channels, 1.0)  # it changes nothing
-    if area >= 1 or (_scales(node) is None and enlarged[0] is None):
+    if area >= 1 or (scales is None and enlarged[0] is None):
         return None
     return _Part(source, node, channels, area)
 
 
 def _scales(resize: ir.Node) -> ir.Value | None:
-    """Return the factors by which it enlarges, if it is given those."""
+    """Return the factors by which it enlarges; None if it is given the sizes."""
     value = resize.inputs[2] if len(resize.inputs) > 2 else None
     tensor = constant(value)
-    return value if tensor is not None and tensor.size == _RANK else None
+    return None if tensor is not None and tensor.size == 0 else value
 
 
 def _rewrite(graph: Graph, match: _Match) -> None:

@@ -52,7 +52,7 @@ def _match(product: ir.Node) -> _Pair | None:
     reshape = producer(value, "Reshape")
     if reshape is not None:
         before, after = dims(reshape.inputs[0]), dims(value)
-        if before is None or after is None or before[-1] != after[-1] or after.count(None) > 1:
+        if before is None or after is None or after.count(None) > 1 or not before[-1] == after[-1] is not None:
             return None
         value = operand(reshape, 0)
     first = match_linear_ending_at(value)
@@ -71,8 +71,9 @@ def _match(product: ir.Node) -> _Pair | None:
 def _rewrite(graph: Graph, pair: _Pair) -> None:
     first, second, tape = pair.first, pair.second, ir.tape.Tape()
     dtype, name = second.weight.dtype, str(first.product.name)
-    value, sizes = operand(first.product, 0), dims(second.output) or ()
+    value, sizes = operand(first.product, 0), dims(second.product.outputs[0]) or ()
     if pair.reshape is not None:
+        sizes = (*(dims(pair.reshape.outputs[0]) or ())[:-1], second.channels)
         before = (*sizes[:-1], first.weight.shape[0])
         numbers = np.array([-1 if size is None else size for size in before], np.int64)
         shape = tape.initializer(ir.tensor(numbers, name=f"{pair.reshape.name}/sizes"))
