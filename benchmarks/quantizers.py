@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, MERGED, OURS
 from benchmarks.side_by_side_models import Case, all_cases
-from benchmarks.tables import describe_machine, format_ratio, write_page
+from benchmarks.tables import format_ratio, write_page
 from vitdeploy.artifact import Trial, load
 from vitdeploy.recipe import NNCF, OWN
 
@@ -29,9 +29,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     work = Path(tempfile.gettempdir()) / "vitdeploy-side-by-side"
     parser.add_argument("--work", type=Path, default=work, metavar="DIR", help=f"folder of models (default: {work})")
-    rows = [row for case in all_cases(parser.parse_args().work) for row in _read(case)]
-    write_page(TABLE, _heading(), COLUMNS, rows)
+    cases = [*all_cases(parser.parse_args().work)]
+    rows = [row for case in cases for row in _read(case)]
+    write_page(TABLE, _heading({machine for case in cases for machine in _list_machines(case)}), COLUMNS, rows)
     print(TABLE.read_text(encoding="utf-8"))
+
+
+def _list_machines(case: Case) -> Iterator[str]:
+    """Yield the machine and the versions that each artifact was made with."""
+    for contender in CONTENDERS:
+        if contender.title.startswith(OURS) and not contender.read_error(case):
+            manifest = load(case.folder / contender.path).manifest
+            host, versions = manifest.target.host, manifest.versions
+            assert host is not None
+            libraries = ", ".join(f"{name} {versions[name]}" for name in ("nncf", "onnxruntime", "openvino"))
+            yield f"{host.cpu}, {host.cores} threads, {' '.join(host.isa)}; {libraries}."
 
 
 def _read(case: Case) -> Iterator[Row]:
@@ -76,7 +88,9 @@ def _describe(trial: Trial | None) -> str:
     return format_ratio(trial.speedup, digits=2) if trial.speedup is not None else trial.why
 
 
-def _heading() -> list[str]:
+def _heading(machines: set[str]) -> list[str]:
+    if len(machines) > 1:
+        raise SystemExit(f"the artifacts are of several machines or versions: {' / '.join(sorted(machines))}")
     return [
         "# vitdeploy's quantizer beside NNCF's",
         "",
@@ -88,7 +102,7 @@ def _heading() -> list[str]:
         "[quantization](quantization.md). Made by `python -m benchmarks.quantizers` from the artifacts of",
         "[side by side](side_by_side.md).",
         "",
-        describe_machine("nncf", "onnxruntime", "openvino"),
+        *machines,
     ]
 
 

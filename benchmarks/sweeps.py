@@ -223,8 +223,8 @@ def _heading(setup: Setup, files: int) -> list[str]:
         f"- All {trials} trials of both sweeps agree in every figure that no time decides (accuracy, its interval,",
         f"  agreement, fused attention, bytes), and in all {files} files of their engines, byte for byte. The script",
         "  ends with an error where they do not.",
-        "- The shell loop starts Python, imports the libraries, computes the FP32 reference of the test images and writes",
-        "  an HTML report in each command. A sweep computes the reference once for each model, and writes one page.",
+        "- The shell loop starts Python, imports the libraries, computes the FP32 reference of the test images and",
+        "  writes an HTML report in each command. A sweep computes the reference once a model, and writes one page.",
         "",
         describe_machine("torch", "openvino", "onnxruntime"),
     ]
