@@ -96,7 +96,7 @@ def _heading(machines: set[str]) -> list[str]:
         "",
         "Both quantize the same raised graph, under the same rules about which linears they may touch. How many times",
         "as fast as float32 on the same target, in the short comparisons in which `--precision auto` chose (95 %",
-        "bootstrap interval over blocks; random weights, batch 1). *own, attention INT8 too*: q, k, v and the",
+        "bootstrap interval over blocks; batch 1; random weights but for Fashion-MNIST). *own, attention INT8 too*: q, k, v and the",
         "probabilities, for OpenVINO. NNCF decides about attention itself, and quantizes it where the rest computes in",
         "float32. *the faster one*: decided if the intervals do not overlap. The accuracy of both on trained models:",
         "[quantization](quantization.md). Made by `python -m benchmarks.quantizers` from the artifacts of",
