@@ -246,6 +246,8 @@ def _heading() -> list[str]:
         "- *attention fused*: sites that run as one kernel, by OpenVINO's runtime model and ONNX Runtime's profile.",
         "- *opset*: of `torch.onnx.export(dynamo=True)`. 20 is its default. 23 has an operator for attention, on which",
         "  ORT's quantizers fail with an AssertionError; so they got 20, and NNCF got 23.",
+        "- RF-DETR: the other tools quantize all of it. vitdeploy leaves its decoder, heads and selection in float, because",
+        "  detectors lose their boxes in INT8 there, which random weights do not show.",
         "- optimum's ways are there for classifiers, ORT's optimizer for plain ViTs.",
         "- *note*: doubts about the measurement, or why there is none. No note: a valid measurement.",
         "",
