@@ -75,7 +75,8 @@ def _sum_by_layer(rounds: list[Counters]) -> Layers:
 
 
 def _layer(kind: str) -> str:
-    return kind.partition(" ")[0]
+    """Return the type of a layer. OpenVINO has another name for some products in INT8, with the same kernels."""
+    return kind.partition(" ")[0].removesuffix("QuantizedLegacy")
 
 
 def _time(counters: Counters, layer: str) -> float:
