@@ -10,8 +10,8 @@ import pytest
 
 from tests.commands.sweep.rows import record, row
 from vitdeploy.commands.sweep.budget import choose_longer
-from vitdeploy.evidence import SweepRow
-from vitdeploy.measure.front import compare, describe_comparison, find_beaten, find_front
+from vitdeploy.evidence import SweepRow, TrialRecord
+from vitdeploy.measure.front import compare, describe_comparison, find_beaten, find_front, list_conditions
 
 
 def test_latencies_are_relative_to_the_same_reference() -> None:
@@ -45,11 +45,61 @@ def test_lower_is_better_for_errors() -> None:
 
 
 def test_other_machines_devices_data_and_conditions_are_other_groups() -> None:
-    others = [{"machine": "m2"}, {"device": "GPU"}, {"data_digest": "d2"}, {"timing": "batch 8"}, {"metric": "mIoU"}]
+    others: list[dict[str, Any]] = [
+        {"machine": "m2"}, {"device": "GPU"}, {"data_digest": "d2"}, {"timing": "batch 8"}, {"metric": "mIoU"},
+        {"samples": 100}, {"reference_version": "torch 2.4.1"},
+    ]  # fmt: skip
     rows = compare([record("a"), record("same", device="cpu"), *(record(f"b{n}", **o) for n, o in enumerate(others))])
-    assert [one.group for one in rows] == [1, 1, 2, 3, 4, 5, 6]
-    assert "6 groups are not compared with each other" in " ".join(describe_comparison(rows))
+    assert [one.group for one in rows] == [1, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert "8 groups are not compared with each other" in " ".join(describe_comparison(rows))
     assert all(one.front for one in rows if one.group > 1), "each group has a front of its own"
+
+
+def test_the_note_names_only_what_differs() -> None:
+    rows = compare([record("few", samples=100), record("all", samples=10_000)])
+    assert "because these differ: number of samples" in " ".join(describe_comparison(rows))
+    assert [list_conditions(row)["number of samples"] for row in rows] == ["100", "10,000"]
+
+
+def test_a_trial_with_one_damaged_image_more_is_not_compared() -> None:
+    rows = compare([record("a", samples=500), record("b", samples=500), record("damaged", samples=499, deployed=99.0)])
+    assert [row.group for row in rows] == [1, 1, 2]
+    assert find_beaten(rows) == set()
+
+
+def test_references_of_different_versions_are_not_pooled() -> None:
+    """The older PyTorch is slower, so its speed-up is larger: a common median would reverse the order."""
+    old = record("old", p50_ms=50.0, reference_p50_ms=100.0, speedup=2.0, reference_version="torch 2.4.1")
+    new = record(
+        "new", p50_ms=40.0, reference_p50_ms=60.0, speedup=1.5, speedup_ci95=(1.4, 1.6), reference_version="torch 2.8.0"
+    )
+    rows = compare([old, new])
+    assert [row.latency_ms for row in rows] == [50.0, 40.0]
+    assert [row.group for row in rows] == [1, 2]
+    assert "because these differ: version of the reference" in " ".join(describe_comparison(rows))
+
+
+def test_records_without_a_version_are_read_and_compared_with_each_other() -> None:
+    facts = record("a").model_dump(exclude={"reference_version", "engine"})
+    older = [TrialRecord.model_validate({**facts, "name": name}) for name in ("a", "b")]
+    rows = compare([*older, record("new", reference_version="torch 2.8.0")])
+    assert [row.group for row in rows] == [1, 1, 2]
+    assert list_conditions(rows[0])["version of the reference"] == "not recorded"
+    alone = record("alone", speedup=None, speedup_ci95=None, reference_p50_ms=None)
+    assert list_conditions(alone)["version of the reference"] == "none"
+
+
+def test_versions_of_an_engine_are_compared_and_named() -> None:
+    rows = compare([record("a", engine="openvino 2025.1.0"), record("b", engine="openvino 2025.3.0"), record("c")])
+    assert [row.group for row in rows] == [1, 1, 1]
+    notes = describe_comparison(rows)
+    assert "group 1 was timed with several versions of openvino: 2025.1.0, 2025.3.0" in notes
+    assert "several versions" not in " ".join(describe_comparison(rows[:1]))
+
+
+def test_the_front_is_not_marked_by_name() -> None:
+    rows = compare([record("same"), record("same", speedup=4.0, speedup_ci95=(3.9, 4.1))])
+    assert [row.front for row in rows] == [False, True]
 
 
 def test_what_failed_has_no_group() -> None:

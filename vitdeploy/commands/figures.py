@@ -8,9 +8,12 @@ from typing import Any
 
 from vitdeploy import tasks
 from vitdeploy.artifact import Artifact
-from vitdeploy.evidence import Audit, Bench, Eval, TrialRecord
+from vitdeploy.evidence import Audit, Bench, Eval, Provenance, Run, TrialRecord
 from vitdeploy.measure.front import LATENCY_DOUBT
 from vitdeploy.recipe import Recipe
+from vitdeploy.runtime.provenance import list_reference_libraries
+
+_DIGEST = 12
 
 
 def record_artifact(
@@ -114,6 +117,7 @@ def _describe_timing(timing: Bench) -> dict[str, Any]:
     run, reference = timing.own, timing.reference
     if run is None:
         return {"machine": timing.machine}
+    origin = timing.provenance
     parts = [f"against {reference.name}" if reference else "without a reference", f"batch {run.batch}"]
     threads = (reference or run).threads  # all sides were given as many; an engine may use fewer
     parts += [] if threads is None else [f"{threads} threads"]
@@ -131,5 +135,16 @@ def _describe_timing(timing: Bench) -> dict[str, Any]:
         "speedup": None if run.speedup is None else run.speedup.ratio,
         "speedup_ci95": None if run.speedup is None else run.speedup.ci95,
         "reference_p50_ms": None if reference is None else reference.p50_ms,
+        "reference_version": "" if reference is None else _name_reference_version(reference, origin),
+        "engine": "" if origin is None else origin.engine,
         "memory_bytes": None if startup is None else startup.peak_bytes,
     }
+
+
+def _name_reference_version(reference: Run, origin: Provenance | None) -> str:
+    """Return the library that ran a reference, with its version, or the artifact that it is; empty if not known."""
+    if reference.manifest:
+        return f"artifact {reference.manifest[:_DIGEST]}"
+    versions = {} if origin is None else origin.versions
+    libraries = list_reference_libraries(reference.name)
+    return next((f"{name} {versions[name]}" for name in libraries if name in versions), "")

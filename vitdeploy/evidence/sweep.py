@@ -55,7 +55,7 @@ class TrialRecord(Fact):
         input_shape: the shape of one image or clip of the model.
         outputs: the names of the outputs.
         data_digest: of the data that it was evaluated on.
-        samples: the number of samples that count.
+        samples: the number of samples that count. Accuracies on other numbers of samples are not compared.
         metric: the name of the first metric.
         unit: of the metric and its drop.
         better: the direction of the metric.
@@ -66,6 +66,9 @@ class TrialRecord(Fact):
         agreement: of the two answers to a sample, from 0 to 1.
         timing: the conditions of the bench in words. Latencies under other conditions are not compared.
         reference_p50_ms: of the FP32 reference in the same bench.
+        reference_version: the library that ran the reference, with its version, such as "torch 2.8.0"; empty without a
+            reference, and in records of a vitdeploy that did not store it.
+        engine: name and version of the engine that was timed; empty in the same records.
         size_bytes: of the files that the engine opens.
         memory_bytes: the peak of a process that opens the artifact and runs it once.
         fused: the number of attention sites that the compiler fused.
@@ -117,6 +120,8 @@ class TrialRecord(Fact):
     speedup: float | None = None
     speedup_ci95: tuple[float, float] | None = None
     reference_p50_ms: float | None = None
+    reference_version: str = ""
+    engine: str = ""
     size_bytes: int | None = None
     memory_bytes: int | None = None
     fused: int | None = None
@@ -139,8 +144,8 @@ class SweepRow(TrialRecord):
     Attributes:
         latency_ms: the latency that is compared with other trials; see `basis`.
         latency_ci95: its 95 % interval.
-        basis: "speed-up": the median p50 of the FP32 reference over the trials of this model, input shape and outputs,
-            divided by the speed-up.
+        basis: "speed-up": the median p50 of the FP32 reference over the trials of this model, input shape, outputs and
+            `reference_version`, divided by the speed-up.
         group: the number of the group of trials that may be compared with this one; 0 for none.
         front: no trial of its group is both faster and more accurate, and it is valid.
         reused: it was finished before this run.

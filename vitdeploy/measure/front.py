@@ -2,7 +2,8 @@
 
 Each trial was timed in turns with FP32 PyTorch, at its own time. The machine's speed changes meanwhile, and the
 speed-ups do not. So the latency of a trial is that of the reference, the same for all trials of a model with the same
-input shape and outputs, divided by the trial's speed-up. Without a speed-up it is the p50 as it was timed.
+input shape, outputs and version of the reference's library, divided by the trial's speed-up. Without a speed-up it is
+the p50 as it was timed.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def compare(records: Sequence[TrialRecord]) -> list[SweepRow]:
         facts = {"latency_ms": latency, "latency_ci95": interval, "basis": basis, "group": group}
         rows.append(SweepRow(**{**dict(record), **facts}))
         groups.setdefault(group, []).append(rows[-1])
-    best = {row.name for group, members in groups.items() if group for row in find_front(members)}
-    return [replace(row, front=row.name in best) for row in rows]
+    best = {id(row) for group, members in groups.items() if group for row in find_front(members)}
+    return [replace(row, front=id(row) in best) for row in rows]
 
 
 def find_front(rows: Iterable[SweepRow]) -> list[SweepRow]:
@@ -95,19 +96,19 @@ def describe_comparison(rows: Sequence[SweepRow]) -> list[str]:
     references = _pool_references(rows)
     if any(row.basis == "speed-up" for row in timed):
         notes.append(
-            "latencies are the p50 of the FP32 reference (the median over the trials with the same model, input shape "
-            "and outputs) divided by the speed-up, which was timed in turns with it"
+            "latencies are the p50 of the FP32 reference (the median over the trials with the same model, input shape, "
+            "outputs and version of PyTorch) divided by the speed-up, which was timed in turns with it"
         )
     if any(row.basis == "p50" for row in timed):
         notes.append("latencies without a speed-up over FP32 are the p50 as it was timed, at different times")
     groups = sorted({row.group for row in timed})
     if len(groups) > 1:
-        notes.append(
-            f"{len(groups)} groups are not compared with each other: they have another machine, device, data, batch "
-            "size or number of threads"
-        )
+        conditions = [list_conditions(next(row for row in timed if row.group == group)) for group in groups]
+        names = [name for name in conditions[0] if len({own[name] for own in conditions}) > 1]
+        notes.append(f"{len(groups)} groups are not compared with each other, because these differ: {', '.join(names)}")
     for group in groups:
         members = [row for row in timed if row.group == group]
+        notes += _describe_engines(group, members)
         models: dict[_Key, SweepRow] = {}
         for row in members:
             models.setdefault(_reference_key(row), row)
@@ -121,15 +122,34 @@ def describe_comparison(rows: Sequence[SweepRow]) -> list[str]:
     return notes
 
 
+def _describe_engines(group: int, rows: Iterable[SweepRow]) -> Iterable[str]:
+    """Yield a remark about each engine that ran in several versions in a group. They may be compared."""
+    versions: dict[str, set[str]] = {}
+    for row in rows:
+        name, _, version = row.engine.partition(" ")
+        if version:
+            versions.setdefault(name, set()).add(version)
+    for name, several in sorted(versions.items()):
+        if len(several) > 1:
+            yield f"group {group} was timed with several versions of {name}: {', '.join(sorted(several))}"
+
+
 def list_conditions(row: TrialRecord) -> dict[str, str]:
-    """Return what has to be equal for two trials to be compared, by its name."""
+    """Return what has to be equal for two trials to be compared, by its name.
+
+    The data is read in one order, so as many samples of it are the same ones. A trial that alone could not read an
+    image has fewer, and is not compared. The digests of samples are no condition: they are of the pixels that the model
+    gets, and differ between two sizes of the image.
+    """
     metric = f"{row.metric} ({row.unit})" if row.unit else row.metric
     return {
         "machine": row.machine,
         "device": row.device.upper(),
         "timing": row.timing,
+        "version of the reference": row.reference_version or ("not recorded" if row.reference_p50_ms else "none"),
         "metric": metric,
         "data": row.data_digest,
+        "number of samples": f"{row.samples:,}",
     }
 
 
@@ -177,7 +197,7 @@ def _pool_references(rows: Iterable[TrialRecord]) -> _References:
 
 def _reference_key(row: TrialRecord) -> _Key:
     """Return what has to be equal for two trials to have been timed with the same reference."""
-    conditions = (row.machine, row.device.upper(), row.timing)
+    conditions = (row.machine, row.device.upper(), row.timing, row.reference_version)
     return (*conditions, row.model_digest, row.model_code, row.input_shape, row.outputs)
 
 

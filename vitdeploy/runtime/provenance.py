@@ -11,6 +11,14 @@ from vitdeploy.evidence import Provenance
 _LIBRARIES = ("vitdeploy", "numpy")
 
 
+def list_reference_libraries(reference: str) -> tuple[str, ...]:
+    """Return the libraries, of which one is installed, that run a reference of this name, such as `pytorch-fp32`."""
+    engine = reference.partition("-")[0]
+    if engine in ("pytorch", "torch"):
+        return ("torch",)
+    return ("onnxruntime", "onnxruntime-gpu") if engine == "onnxruntime" else (engine,)
+
+
 def describe_provenance(manifest: Manifest, threads: int | None, *libraries: str) -> Provenance:
     """Return the provenance of evidence that is made now, on this machine, with the engine installed here.
 

@@ -34,7 +34,7 @@ from vitdeploy.runtime.artifact_session import (
     refuse_decoder,
     set_streams,
 )
-from vitdeploy.runtime.provenance import describe_provenance
+from vitdeploy.runtime.provenance import describe_provenance, list_reference_libraries
 from vitdeploy.session import Array, Counters, Feeds, Session
 from vitdeploy.verdict import recompute_bench
 
@@ -165,7 +165,8 @@ def _store_beside_others(bench: Bench, others: Sequence[Artifact], threads: int,
 
 def _store(bench: Bench, artifact: Artifact, threads: int | None) -> Bench:
     own = bench.own  # its engine may use fewer threads than it was given
-    provenance = describe_provenance(artifact.manifest, threads if own is None else own.threads, "torch")
+    libraries = list_reference_libraries(bench.reference.name) if bench.reference is not None else ()
+    provenance = describe_provenance(artifact.manifest, threads if own is None else own.threads, "torch", *libraries)
     return artifact.write_evidence(replace(bench, machine=provenance.machine, provenance=provenance))
 
 

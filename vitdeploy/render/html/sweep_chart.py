@@ -57,12 +57,12 @@ def draw_charts(rows: Sequence[SweepRow], numbers: Sequence[int] = (), models: S
         models: all trials of the page, by which models have their colours; by default those that are drawn.
     """
     colours = tones(models or rows)
-    points: dict[tuple[str, str, str, str], list[_Point]] = {}
+    points: dict[tuple[str, str, str, str, int], list[_Point]] = {}
     for number, row in zip(numbers or range(1, len(rows) + 1), rows, strict=True):
         if row.group and row.latency_ms is not None and row.deployed is not None:
-            key = (row.metric, row.unit, row.better, row.data_digest)
+            key = (row.metric, row.unit, row.better, row.data_digest, row.samples)
             points.setdefault(key, []).append(_place(number, row, row.latency_ms, row.deployed, colours[row.model]))
-    return [_draw(metric, unit, better, placed) for (metric, unit, better, _), placed in points.items()]
+    return [_draw(metric, unit, better, placed) for (metric, unit, better, *_), placed in points.items()]
 
 
 def _place(number: int, row: SweepRow, latency: float, value: float, tone: int) -> _Point:
@@ -111,7 +111,8 @@ def _draw(metric: str, unit: str, better: str, points: Sequence[_Point]) -> Char
 
 
 def _describe_group(row: SweepRow) -> str:
-    return f"group {row.group}: {row.device} of machine {row.machine}, {row.timing}"
+    version = f" ({row.reference_version})" if row.reference_version else ""
+    return f"group {row.group}: {row.device} of machine {row.machine}, {row.timing}{version}"
 
 
 def _front(group: int, points: Sequence[_Point], x: Scale, y: Scale) -> Markup:
