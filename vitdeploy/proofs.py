@@ -275,7 +275,8 @@ def report(
     """Do what `vitdeploy report` does: write all evidence into one HTML page, and return its path.
 
     Args:
-        artifacts: artifacts or their folders. Several are shown side by side, in groups that may be compared.
+        artifacts: artifacts or their folders. Several are shown side by side, in groups that may be compared, and so
+            are the trials of a sweep, by its folder.
         output: the file to write; when it is None: report.html in the artifact, or in `evidence`. Of several artifacts:
             report.html in the current folder.
         data: DATA for the attention maps; the recipe's when it is None.
@@ -292,12 +293,12 @@ def report(
     """
     from vitdeploy.commands.given import open_artifacts, require_range
     from vitdeploy.commands.report.report import report as run
-    from vitdeploy.commands.side_by_side.page import report_side_by_side
+    from vitdeploy.commands.side_by_side.page import is_side_by_side, report_side_by_side
     from vitdeploy.errors import UsageError
 
     require_range(images=(images, 0, 8))
     out = None if output is None else Path(output)
-    if len(artifacts) > 1:
+    if is_side_by_side(artifacts):
         for name, value in {"data": data, "model": model, "trust_code": trust_code, "evidence": evidence}.items():
             if value:
                 raise UsageError(f"{name} is for the page of one artifact", fix="Leave it out, or give one artifact.")

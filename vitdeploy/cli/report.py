@@ -60,14 +60,13 @@ def report(
     The page has the verdict of gate and a section for each kind of evidence. Empty sections name the command to run.
 
     The page of several artifacts has their figures side by side. What was measured on another machine, device, data,
-    batch size or number of threads is a group of its own, because it may not be compared.
+    number of samples, batch size, number of threads or version of the reference is a group of its own, because it may
+    not be compared.
     """
     from vitdeploy.cli import views
-    from vitdeploy.commands.side_by_side.folders import holds_several
+    from vitdeploy.commands.side_by_side.page import is_side_by_side, report_side_by_side
 
-    if len(artifacts) > 1 or holds_several(artifacts[0]):
-        from vitdeploy.commands.side_by_side.page import report_side_by_side
-
+    if is_side_by_side(artifacts):
         _refuse({"--data": data, "--model": model, "--trust-code": trust_code, "--evidence": evidence})
         several = report_side_by_side(artifacts, output, console)
         console.show(several, *views.show_report(several))

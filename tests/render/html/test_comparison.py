@@ -23,6 +23,7 @@ GAP = Missing("there is no bench.json", "vitdeploy bench bare")
 def compared(records: list[TrialRecord], **more: dict[str, Any]) -> tuple[Compared, ...]:
     usual: dict[str, Any] = {
         "verdict": "pass",
+        "outdated": False,
         "missing": {},
         "keys": {"target.kind": "openvino"},
         "machine": "a board",
@@ -79,6 +80,22 @@ def test_what_is_not_measured_is_listed_with_the_command_that_makes_it() -> None
     assert page.others[0].states == ("not compared", "not judged")
     assert [(gap.name, gap.fix) for gap in page.gaps] == [("bare", "vitdeploy bench bare")]
     assert "Run <code>vitdeploy bench bare</code>" in render_comparison(every(), ())
+
+
+def test_other_samples_and_versions_of_the_reference_are_reasons_to_be_apart() -> None:
+    few = record("few", samples=100, reference_version="torch 2.4.1")
+    every_one = record("every one", samples=10_000, reference_version="torch 2.8.0")
+    first, second = describe_groups(compared([few, every_one]))
+    assert second.apart == (
+        "Not compared with group 1: the version of the reference and the number of samples differ."
+    )
+    shown = {condition.name: condition.value for condition in first.conditions}
+    assert (shown["version of the reference"], shown["number of samples"]) == ("torch 2.4.1", "100")
+
+
+def test_a_verdict_that_is_out_of_date_is_shown_as_it_is_now_with_a_remark() -> None:
+    (group,) = describe_groups(compared([record("a", verdict="pass")], a={"outdated": True}))
+    assert group.rows[0].states == ("front", "within the limits", "out of date")
 
 
 def test_the_recipe_shows_what_differs_and_marks_the_exceptions() -> None:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact, EvidenceT, atomic_file
-from vitdeploy.artifact.layout import FLIPS, REPORT, SITES
+from vitdeploy.artifact import MANIFEST, Artifact, EvidenceT, atomic_file
+from vitdeploy.artifact.layout import BESIDE, FLIPS, REPORT, SITES
 from vitdeploy.commands.gate.gate import judge_again
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.data.array_files import read_members
@@ -167,8 +167,10 @@ def check_place(out: Path, artifacts: Sequence[Artifact]) -> None:
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}", fix="Create it, or choose another file with -o.")
     for artifact in artifacts:
-        names = (MANIFEST, *EVIDENCE, *(entry.path for entry in artifact.manifest.files))
-        if out.resolve() in {artifact.file(name).resolve() for name in names}:
+        beside = [name for name in BESIDE if name != REPORT]
+        names = (MANIFEST, *beside, *(entry.path for entry in artifact.manifest.files))
+        paths = (*map(artifact.file, names), *map(artifact.beside, beside))
+        if out.resolve() in {path.resolve() for path in paths}:
             raise UsageError(f"{out} is a file of the artifact", fix="Choose another file with -o.")
 
 

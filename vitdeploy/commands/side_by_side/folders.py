@@ -22,7 +22,7 @@ class Folders:
     notes: tuple[str, ...]
 
 
-def load_folders(given: Sequence[Given]) -> Folders:
+def load_folders(folders: Sequence[Given]) -> Folders:
     """Load artifacts, those of trials, and all of a sweep.
 
     Raises:
@@ -31,15 +31,15 @@ def load_folders(given: Sequence[Given]) -> Folders:
     """
     loaded: list[Artifact] = []
     notes: list[str] = []
-    for one in given:
-        if isinstance(one, Artifact):
-            loaded.append(one)
+    for folder in folders:
+        if isinstance(folder, Artifact):
+            loaded.append(folder)
             continue
-        path = Path(one)
+        path = Path(folder)
         if holds_several(path):
-            found, failed = _list_trials(path)
-            loaded += map(artifacts.load, found)
-            notes += failed
+            trials, failures = _list_trials(path)
+            loaded += map(artifacts.load, trials)
+            notes += failures
         elif (path / RECORD).is_file() and not (path / MANIFEST).exists():
             loaded.append(artifacts.load(path / ARTIFACT))
         else:
@@ -57,15 +57,15 @@ def _list_trials(path: Path) -> tuple[list[Path], list[str]]:
     """Return the artifacts of a sweep's trials, and a remark about each trial that failed."""
     sweep = SweepFolder(path)
     records = sweep.read_records()
-    found = [sweep.artifact(name) for name, record in records.items() if record.status in ("done", "bundle")]
-    failed = [
+    trials = [sweep.artifact(name) for name, record in records.items() if record.status in ("done", "bundle")]
+    failures = [
         f"{path / TRIALS / name} failed at {record.step}: {record.reason}"
         for name, record in records.items()
         if record.status == "failed"
     ]
-    if not found:
+    if not trials:
         raise UsageError(f"no trial of the sweep {path} has an artifact", fix="Run vitdeploy sweep again.")
-    return found, failed
+    return trials, failures
 
 
 def _refuse_same(loaded: Sequence[Artifact]) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.figures import list_keys, record_artifact
 from vitdeploy.commands.gate.evidence import read_evidence
 from vitdeploy.commands.report.report import make_subject
+from vitdeploy.commands.sweep.trial import ARTIFACT
 from vitdeploy.evidence import TrialRecord
 from vitdeploy.frozen import replace
 from vitdeploy.render.html.parts import Missing, Word
 from vitdeploy.render.html.subject import Kind
-from vitdeploy.render.html.verdict import head
+from vitdeploy.render.html.verdict import explain_stale_verdict
 
 _NEEDED: tuple[Kind, ...] = ("audit", "eval", "bench", "gate")
 """In the order in which they are made."""
@@ -28,7 +29,8 @@ class ArtifactRun:
         path: its folder.
         record: its figures.
         verdict: by its stored limits, from the evidence as it is now.
-        missing: evidence -> why it is missing, and the command that makes it.
+        outdated: the stored verdict was given before the last bench or eval.
+        missing: evidence -> why it is missing or out of date, and the command that makes it.
         keys: the keys of its recipe.
         machine: the machine of its bench in words; empty if it is known by its digest only.
     """
@@ -36,6 +38,7 @@ class ArtifactRun:
     path: Path
     record: TrialRecord
     verdict: Word
+    outdated: bool
     missing: dict[str, Missing]
     keys: dict[str, str]
     machine: str = ""
@@ -43,14 +46,14 @@ class ArtifactRun:
 
 def read_runs(artifacts: Sequence[Artifact]) -> list[ArtifactRun]:
     """Return artifacts with their figures. Each has a name that no other one has."""
-    names = _name_apart([artifact.path.resolve() for artifact in artifacts])
+    names = name_apart([artifact.path.resolve() for artifact in artifacts])
     return [_read_run(name, artifact) for name, artifact in zip(names, artifacts, strict=True)]
 
 
 def _read_run(name: str, artifact: Artifact) -> ArtifactRun:
     evidence = read_evidence(artifact, store=False)
     subject = make_subject(artifact)
-    top = head(subject)
+    stale = explain_stale_verdict(subject)
     record = record_artifact(name, artifact, evidence.evaluation, evidence.stored.audit, evidence.bench)
     faults = tuple(f"{fault.name}: {fault.why}" for fault in evidence.examined.faults)
     record = replace(record, doubts=(*record.doubts, *faults))
@@ -59,10 +62,18 @@ def _read_run(name: str, artifact: Artifact) -> ArtifactRun:
         failing = tuple(f"{check.name}: {check.why}" for check in gate.checks if check.status != "pass")
         record = replace(record, limits=gate.limits, verdict=gate.verdict, failing=failing)
     missing: dict[str, Missing] = {kind: gap for kind in _NEEDED if (gap := subject.missing.get(kind)) is not None}
-    if top.verdict == "out of date" and top.missing is not None:
-        missing["gate"] = top.missing
+    if stale is not None:
+        missing["gate"] = Missing(f"out of date: {stale.why}", stale.fix)
     keys = {key.removeprefix("recipe."): str(value) for key, value in list_keys(artifact.manifest.recipe).items()}
-    return ArtifactRun(artifact.path, record, top.verdict, missing, keys, _describe_machine(artifact, record))
+    return ArtifactRun(
+        path=artifact.path,
+        record=record,
+        verdict="not judged" if gate is None else gate.verdict,
+        outdated=stale is not None,
+        missing=missing,
+        keys=keys,
+        machine=_describe_machine(artifact, record),
+    )
 
 
 def _describe_machine(artifact: Artifact, record: TrialRecord) -> str:
@@ -72,11 +83,24 @@ def _describe_machine(artifact: Artifact, record: TrialRecord) -> str:
     return ", ".join(filter(None, (host.gpu, host.cpu, f"{host.cores} cores")))
 
 
-def _name_apart(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest end of each path that no other one has, without the folder `artifact` of a trial."""
-    parts = [path.parent.parts if path.name == "artifact" and len(path.parts) > 2 else path.parts for path in paths]
-    names = []
-    for own in parts:
-        length = next((n for n in range(1, len(own)) if sum(p[-n:] == own[-n:] for p in parts) == 1), len(own))
-        names.append("/".join(own[-length:]))
-    return names
+def name_apart(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest end of each path that no other one has, without the folder `artifact` of a trial.
+
+    Args:
+        paths: absolute, and each of them once.
+    """
+    shown = [path.parent if _is_in_trial(path) and path.parent not in paths else path for path in paths]
+    return [_find_shortest_end(path, shown) for path in shown]
+
+
+def _is_in_trial(path: Path) -> bool:
+    return path.name == ARTIFACT and path.parent != path.parent.parent
+
+
+def _find_shortest_end(path: Path, paths: Sequence[Path]) -> str:
+    own = path.parts
+    least = 2 if path.name == ARTIFACT else 1  # this folder alone says nothing
+    for length in range(least, len(own)):
+        if sum(other.parts[-length:] == own[-length:] for other in paths) == 1:
+            return PurePath(*own[-length:]).as_posix()
+    return path.as_posix()

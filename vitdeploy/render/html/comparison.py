@@ -29,6 +29,7 @@ class Compared:
     number: int
     row: SweepRow
     verdict: Word
+    outdated: bool
     missing: Mapping[str, Missing]
     keys: Mapping[str, str]
     machine: str = ""
@@ -94,17 +95,19 @@ def render_comparison(compared: Sequence[Compared], notes: Sequence[str]) -> str
 def compose_comparison(compared: Sequence[Compared], notes: Sequence[str]) -> ComparisonPage:
     """Return the parts of the page."""
     groups = describe_groups(compared)
-    rows = [one.row for one in compared]
-    others = [one for one in compared if not one.row.group]
+    rows = [artifact.row for artifact in compared]
+    others = [artifact for artifact in compared if not artifact.row.group]
     models = len({row.model for row in rows})
     return ComparisonPage(
         title=f"{len(rows)} artifacts side by side",
         about=f"{_count(models, 'model')}, {_count(len({row.machine for row in rows if row.machine}), 'machine')}",
         tiles=_make_tiles(compared, len(groups)),
         groups=groups,
-        head=make_head([one.row for one in others]),
-        others=tuple(_make_row(one, tones(rows)) for one in others),
-        gaps=tuple(Gap(one.row.name, gap.why, gap.fix) for one in compared for gap in one.missing.values()),
+        head=make_head([artifact.row for artifact in others]),
+        others=tuple(_make_row(artifact, tones(rows)) for artifact in others),
+        gaps=tuple(
+            Gap(artifact.row.name, gap.why, gap.fix) for artifact in compared for gap in artifact.missing.values()
+        ),
         differences=_list_differences(compared),
         notes=tuple(notes),
         version=__version__,
@@ -114,26 +117,26 @@ def compose_comparison(compared: Sequence[Compared], notes: Sequence[str]) -> Co
 def describe_groups(compared: Sequence[Compared]) -> tuple[GroupPart, ...]:
     """Return the groups, each with its conditions and why it is apart from the first one."""
     members: dict[int, list[Compared]] = {}
-    for one in compared:
-        if one.row.group:
-            members.setdefault(one.row.group, []).append(one)
+    for artifact in compared:
+        if artifact.row.group:
+            members.setdefault(artifact.row.group, []).append(artifact)
     if not members:
         return ()
     first = list_conditions(next(iter(members.values()))[0].row)
-    every = [one.row for one in compared]
+    every = [artifact.row for artifact in compared]
     return tuple(_describe_group(number, own, first, every) for number, own in members.items())
 
 
 def _describe_group(
     number: int, members: Sequence[Compared], first: Mapping[str, str], every: Sequence[SweepRow]
 ) -> GroupPart:
-    rows = [one.row for one in members]
+    rows = [artifact.row for artifact in members]
     own = list_conditions(rows[0])
-    words = next((one.machine for one in members if one.machine), "")
+    words = next((artifact.machine for artifact in members if artifact.machine), "")
     machine = f"{words} ({own['machine']})" if words else own["machine"]
     shown = {**own, "machine": machine, "data": own["data"][:_DIGEST]}
     other = [name for name, value in own.items() if value != first[name]]
-    numbers = tuple(one.number for one in members)
+    numbers = tuple(artifact.number for artifact in members)
     return GroupPart(
         number=number,
         title=f"Group {number}: {rows[0].metric} and latency, {own['device']}",
@@ -142,7 +145,7 @@ def _describe_group(
         runs=numbers,
         charts=tuple(draw_charts(rows, numbers, every)) if len(rows) > 1 else (),
         head=make_head(rows),
-        rows=tuple(_make_row(one, tones(every)) for one in members),
+        rows=tuple(_make_row(artifact, tones(every)) for artifact in members),
     )
 
 
@@ -152,37 +155,39 @@ def _explain_apart(other: Sequence[str]) -> str:
     return f"Not compared with group 1: {names} {'differs' if len(other) == 1 else 'differ'}." if other else ""
 
 
-def _make_row(one: Compared, colours: Mapping[str, int]) -> TrialRow:
-    row = one.row
+def _make_row(artifact: Compared, colours: Mapping[str, int]) -> TrialRow:
+    row = artifact.row
     row = replace(row, axes={name: value for name in _AXES if (value := getattr(row, name))})
-    made = make_row(one.number, row, colours[row.model])
-    states = made.states if row.verdict or row.status != "done" else (*made.states, one.verdict)
-    return TrialRow(**{**vars(made), "states": states})
+    trial_row = make_row(artifact.number, row, colours[row.model])
+    verdict = () if row.verdict or row.status != "done" else (artifact.verdict,)
+    remark = ("out of date",) if artifact.outdated else ()
+    return TrialRow(**{**vars(trial_row), "states": (*trial_row.states, *verdict, *remark)})
 
 
 def _make_tiles(compared: Sequence[Compared], groups: int) -> tuple[Tile, ...]:
-    passed = sum(one.verdict == "pass" for one in compared)
-    doubtful = sum(bool(one.row.doubts) for one in compared)
-    gaps = sum(bool(one.missing) for one in compared)
+    passed = sum(artifact.verdict == "pass" for artifact in compared)
+    doubtful = sum(bool(artifact.row.doubts) for artifact in compared)
+    gaps = sum(bool(artifact.missing) for artifact in compared)
+    about_gaps = "evidence is missing or out of date" if gaps else "all evidence is there"
     return (
         Tile("groups", str(groups), "only within one is anything compared", absent=not groups),
         Tile("passed the gate", f"{passed} of {len(compared)}", "by their own limits", absent=not passed),
         Tile("in doubt", str(doubtful), "drawn hollow, on no front", absent=not doubtful),
-        Tile("incomplete", str(gaps), "evidence is missing" if gaps else "all evidence is there", absent=not gaps),
+        Tile("incomplete", str(gaps), about_gaps, absent=not gaps),
     )
 
 
 def _list_differences(compared: Sequence[Compared]) -> Table:
     """Return the keys of the recipe that are not the same for all; values that are not the most frequent are marked."""
-    keys = sorted({key for one in compared for key in one.keys})
+    keys = sorted({key for artifact in compared for key in artifact.keys})
     rows = []
     for key in keys:
-        values = [one.keys.get(key, _NOT_SET) for one in compared]
+        values = [artifact.keys.get(key, _NOT_SET) for artifact in compared]
         if len(set(values)) == 1:
             continue
         usual = Counter(values).most_common(1)[0][0]
         rows.append((key, *(value if value == usual else element("mark", value) for value in values)))
-    return Table(("key", *(str(one.number) for one in compared)), tuple(rows))
+    return Table(("key", *(str(artifact.number) for artifact in compared)), tuple(rows))
 
 
 def _count(number: int, word: str) -> str:

@@ -24,14 +24,9 @@ _LIMITS = {"max_drop_pp": "accuracy", "min_speedup": "speed", "min_fused_pct": "
 def head(subject: Subject) -> Head:
     """Make the first screen of one artifact: verdict, tiles, checks and warnings."""
     manifest, gate = subject.manifest, subject.judged or subject.gate
-    stale = _find_newer_evidence(subject)
-    verdict: Word = "not judged" if gate is None else "out of date" if stale else gate.verdict
-    missing = None
-    if gate is None:
-        missing = subject.find_gap("gate")
-    elif stale:
-        before = subject.gate.verdict if subject.gate is not None else gate.verdict
-        missing = Missing(f"the verdict ({before}) was given before {stale}", f"vitdeploy gate {subject.folder}")
+    stale = explain_stale_verdict(subject)
+    verdict: Word = "not judged" if gate is None else "out of date" if stale is not None else gate.verdict
+    missing = subject.find_gap("gate") if gate is None else stale
     device, batch = manifest.target.device, manifest.recipe.target.batch
     return Head(
         name=subject.name,
@@ -44,6 +39,14 @@ def head(subject: Subject) -> Head:
         warnings=tuple(_warnings(subject)),
         missing=missing,
     )
+
+
+def explain_stale_verdict(subject: Subject) -> Missing | None:
+    """Return which measurement is newer than the stored verdict, and what to run; None if none is."""
+    newer = _find_newer_evidence(subject)
+    if subject.gate is None or newer is None:
+        return None
+    return Missing(f"the verdict ({subject.gate.verdict}) was given before {newer}", f"vitdeploy gate {subject.folder}")
 
 
 def _sentence(verdict: Word, checks: tuple[Check, ...]) -> str:
