@@ -41,6 +41,10 @@ class JsonLines:
         if not os.access(path if path.exists() else parent, os.W_OK):
             raise UsageError(f"{path} may not be written", fix="Give --log another file.")
 
+    def answers(self) -> bool:
+        """Return False: what refuses one line, such as a full disk, refuses the next one too."""
+        return False
+
     def list_digests(self, sweep: str) -> dict[str, str]:
         """Return the trials of a sweep that the file has: id -> digest. Lines that are no entries are skipped."""
         digests: dict[str, str] = {}
@@ -65,7 +69,7 @@ class JsonLines:
         """Append an entry as one line, and return a few words about it. One that is still running is left out.
 
         Raises:
-            UsageError: the file cannot be written, or the disk is full. It is as before then.
+            UsageError: the file cannot be written, is locked, or the disk is full. It is as before then.
         """
         if entry.status == "running":
             return ""
@@ -76,23 +80,41 @@ class JsonLines:
         return f"line {entry.id}"
 
     def _append(self, line: bytes) -> None:
-        """Write a line with one call. If only a part of it fits on the disk, it is taken away again."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        """Write a line with one call. If only a part of it fits on the disk, it is taken away again.
+
+        That needs the lock: without one (Windows, some network disks) the part stays, because another process may have
+        appended its line. The next line begins after it.
+
+        Raises:
+            UsageError: another process holds the lock for too long.
+        """
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):  # not every system has each
+            flags |= getattr(os, name, 0)
         handle = os.open(self._path, flags, 0o666)
         try:
-            until = time.monotonic() + _PATIENCE_S
-            while locks.try_lock(handle) == "busy" and time.monotonic() < until:
-                time.sleep(_PAUSE_S)
+            lock = self._lock(handle)
             size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":  # another program stopped within its line
-                line = b"\n" + line
+            if size and os.lseek(handle, size - 1, os.SEEK_SET) >= 0 and os.read(handle, 1) != b"\n":
+                line = b"\n" + line  # another program stopped within its line
+            written = 0
             try:
                 written = os.write(handle, line)
-            except OSError:
-                os.ftruncate(handle, size)
-                raise
+            finally:
+                if written < len(line) and lock == "ours":
+                    os.ftruncate(handle, size)
             if written < len(line):
-                os.ftruncate(handle, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
+
+    def _lock(self, handle: int) -> locks.State:
+        until = time.monotonic() + _PATIENCE_S
+        while (state := locks.try_lock(handle)) == "busy":
+            if time.monotonic() >= until:
+                raise UsageError(
+                    f"{self._path} cannot be written: another process has locked it for {_PATIENCE_S:g} s",
+                    fix="Stop that process, or choose another file.",
+                )
+            time.sleep(_PAUSE_S)
+        return state
