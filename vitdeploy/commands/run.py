@@ -80,20 +80,20 @@ def run(
     out = out or default_folder(recipe)
     try:
         steps = run_steps(recipe, out, progress, force=force, cache=cache)
+        artifact = steps.exported.artifact
+        if artifact.manifest.recipe.gate.require_signed is not None:
+            progress.warn(
+                f"gate.require_signed is not checked here, it cannot be signed yet: vitdeploy sign {out} --key KEY"
+            )
+        verdict = gate(artifact, {}, progress, before_signing=True)
+        page = None
+        if is_available():
+            page = report([artifact], None, progress, cache=cache).report
+        else:
+            progress.warn(f"no report.html: pip install 'vitdeploy[report]', then vitdeploy report {out}")
     except VitdeployError as error:
         logs.write(describe_failed_run(recipe, out, error, started), ())
         raise
-    artifact = steps.exported.artifact
-    if artifact.manifest.recipe.gate.require_signed is not None:
-        progress.warn(
-            f"gate.require_signed is not checked here, it cannot be signed yet: vitdeploy sign {out} --key KEY"
-        )
-    verdict = gate(artifact, {}, progress, before_signing=True)
-    page = None
-    if is_available():
-        page = report([artifact], None, progress, cache=cache).report
-    else:
-        progress.warn(f"no report.html: pip install 'vitdeploy[report]', then vitdeploy report {out}")
     entry = describe_artifact("run", artifact, steps.evaluation, steps.audit, steps.timing, verdict, started)
     logs.write(entry, logs.list_files(artifact))
     return Outcome(

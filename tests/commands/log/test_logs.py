@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,21 @@ from tests.commands.log.entries import Server, serve
 from tests.commands.log.test_mlflow import runs
 from tests.commands.sweep.running import BASE, Steps, go, store, write
 from tests.evidence import timed_bench
+from vitdeploy import environment
 from vitdeploy.artifact import Artifact
+from vitdeploy.commands import run as command
+from vitdeploy.commands.inspect.inspect import inspect
+from vitdeploy.commands.log import sweep_log
+from vitdeploy.commands.log.entry import Entry, from_seconds
 from vitdeploy.commands.log.logs import open_logs
+from vitdeploy.commands.log.mlflow_server import MLflow
+from vitdeploy.commands.log.sweep_log import SweepLog
 from vitdeploy.commands.sweep import trial as trials
 from vitdeploy.commands.sweep.definition import read_definition
 from vitdeploy.commands.sweep.naming import Naming
-from vitdeploy.errors import RemoteError, SourceError
-from vitdeploy.evidence import Sweep
+from vitdeploy.errors import ArtifactError, RemoteError, SourceError
+from vitdeploy.evidence import Sweep, SweepRow
+from vitdeploy.pipeline.summary import Exported, ExportResult
 
 
 @pytest.fixture
@@ -91,6 +100,25 @@ def test_a_run_that_fails_is_logged_with_its_reason(tmp_path: Path) -> None:
     assert "nowhere.safetensors" in line["reason"]
 
 
+@pytest.mark.parametrize("step", ["gate", "report"])
+def test_a_verdict_or_a_report_that_fails_is_logged_too(
+    step: str, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArtifactError(f"{step} is impossible", fix="Free some space.")
+
+    result = command.Steps(ExportResult(artifact, Exported.model_construct()), None, inspect(artifact), None)
+    monkeypatch.setattr(command, "run_steps", lambda *_, **__: result)
+    monkeypatch.setattr(command, step, fail)
+    monkeypatch.setattr(command, "is_available", lambda: True)
+    recipe = write(tmp_path, "model: demo:digits\ntarget: {kind: onnxruntime}\n")
+    logs = open_logs([f"jsonl:{tmp_path / 'log.jsonl'}"], Steps())
+    with pytest.raises(ArtifactError):
+        command.run(str(recipe), tmp_path / "out", Steps(), logs=logs)
+    (line,) = lines(tmp_path / "log.jsonl")
+    assert (line["kind"], line["status"], line["reason"]) == ("run", "failed", f"{step} is impossible")
+
+
 MATRIX = "matrix: {precision: [fp32, int8], model: [demo:digits, {spec: demo:digits, weights: nowhere.safetensors}]}\n"
 
 
@@ -143,6 +171,123 @@ def test_other_limits_make_a_newer_result_of_the_same_trial(swept: Path, tmp_pat
     assert own[0]["id"] == own[1]["id"]
     (run,) = (run for run in runs(tmp_path / "runs") if run.info.run_name == facts["name"])
     assert run.data.metrics["latency_p50_ms"] == 4.0
+
+
+def test_other_seconds_of_the_bench_do_not_end_the_log_of_a_sweep(swept: Path, tmp_path: Path) -> None:
+    place = f"mlflow:{tmp_path / 'runs'}#digits"
+    sweep_again(swept, place)
+    changed = swept.rename(tmp_path / "renamed.yaml")
+    changed.write_text(changed.read_text(encoding="utf-8").replace("seconds: 0.2", "seconds: 0.1"), encoding="utf-8")
+    steps = sweep_again(changed, place)[1]
+    assert not [line for line in steps.lines if "not logged" in line]
+    logged = runs(tmp_path / "runs")
+    assert len(logged) == 5
+    assert not [run for run in logged if run.info.status == "RUNNING"]
+    tags = [run.data.tags for run in logged]
+    assert [one["parameter.file"] for one in tags if one["vitdeploy.kind"] == "sweep"] == ["renamed.yaml"]
+    assert {one["parameter.recipe.bench.seconds"] for one in tags if one["vitdeploy.kind"] == "trial"} == {"0.1"}
+
+
+def test_a_trial_that_mlflow_refuses_stops_no_other(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    create = MlflowClient.create_run
+    (bad,) = (trial.name for trial in read_definition(swept, Naming()).trials[:1])
+
+    def refuse_one(self: Any, *words: Any, run_name: str, **facts: Any) -> Any:
+        if run_name == bad:
+            raise OSError("this name is refused")
+        return create(self, *words, run_name=run_name, **facts)
+
+    monkeypatch.setattr(MlflowClient, "create_run", refuse_one)
+    steps = sweep_again(swept, f"mlflow:{tmp_path / 'runs'}#digits")[1]
+    assert sum("this name is refused" in line for line in steps.lines) == 2, "once, and once more at the end"
+    logged = {run.info.run_name: run.info.status for run in runs(tmp_path / "runs")}
+    assert (len(logged), logged["out"]) == (4, "FINISHED")
+
+
+def test_an_interrupt_after_a_short_outage_leaves_no_sweep_running(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outages, write_entry = iter([True]), MLflow.write
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def fail_once(self: MLflow, one: Entry, files: tuple[tuple[Path, str], ...]) -> str:
+        if one.kind == "trial" and next(outages, False):
+            raise RemoteError("no answer", fix="Wait.")
+        return write_entry(self, one, files)
+
+    states = iter([False, True])
+    monkeypatch.setattr(MLflow, "answers", lambda _: next(states))
+    monkeypatch.setattr(trials, "run_steps", interrupt)
+    monkeypatch.setattr(MLflow, "write", fail_once)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_again(swept, f"mlflow:{tmp_path / 'runs'}#digits")
+    kinds = {run.data.tags["vitdeploy.kind"]: run.info.status for run in runs(tmp_path / "runs")}
+    assert kinds == {"sweep": "KILLED", "trial": "FINISHED"}
+
+
+def test_files_that_cannot_be_copied_leave_no_sweep_running(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the bucket is gone")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    steps = sweep_again(swept, f"mlflow:{tmp_path / 'runs'}#digits")[1]
+    assert any("the bucket is gone" in line for line in steps.lines)
+    assert not [run for run in runs(tmp_path / "runs") if run.info.status == "RUNNING"]
+
+
+def test_only_changed_trials_are_described_and_the_versions_are_read_once(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[str] = []
+    read: list[str] = []
+    describe, read_versions = sweep_log.describe_trial, environment.library_versions
+    result, _ = sweep_again(swept)
+    recipes = {trial.name: trial.recipe for trial in read_definition(swept, Naming()).trials}
+
+    def count(row: SweepRow, *others: Any) -> Entry:
+        described.append(row.name)
+        return describe(row, *others)
+
+    monkeypatch.setattr(sweep_log, "describe_trial", count)
+
+    def count_versions() -> dict[str, str]:
+        read.append("versions")
+        return read_versions()
+
+    monkeypatch.setattr(environment, "library_versions", count_versions)
+    logs = open_logs([f"jsonl:{tmp_path / 'log.jsonl'}"], Steps())
+    with SweepLog(logs, "s", tmp_path / "out", swept, recipes).opened() as log:
+        for _ in range(3):
+            log.update(result.trials)
+        assert sorted(described) == sorted(recipes)
+        changed = result.trials[0].model_copy(update={"verdict": "fail"})
+        log.update([changed, *result.trials[1:]])
+        assert described[4:] == [changed.name]
+    assert not read
+    assert len(lines(tmp_path / "log.jsonl")) == 6
+
+
+def test_a_trial_has_the_times_of_its_work(swept: Path, tmp_path: Path) -> None:
+    exported, timed = ({"began": began, "ended": began + 5, "node": "n", "boot": "b"} for began in (86400.0, 86410.5))
+    first, second = sorted((tmp_path / "out" / "trials").glob("*/trial.json"))
+    facts = json.loads(first.read_text(encoding="utf-8"))
+    first.write_text(json.dumps({**facts, "exported": exported, "timed": timed}), encoding="utf-8")
+    os.utime(second, (172800, 172800))
+    seconds = json.loads(second.read_text(encoding="utf-8"))["seconds"]
+    sweep_again(swept, f"jsonl:{tmp_path / 'log.jsonl'}")
+    times = {line["name"]: (line["started"], line["ended"]) for line in lines(tmp_path / "log.jsonl")}
+    assert times[first.parent.name] == ("1970-01-02T00:00:00.000Z", "1970-01-02T00:00:15.500Z")
+    assert times[second.parent.name] == (from_seconds(172800 - seconds), "1970-01-03T00:00:00.000Z")
 
 
 def test_a_server_that_stops_during_a_sweep_is_tried_once_more_at_the_end(

@@ -71,6 +71,48 @@ def test_trials_are_children_and_a_newer_result_is_no_second_run(tmp_path: Path)
     assert open_folder(tmp_path / "runs").list_digests("s") == {"s-1": new.digest}
 
 
+def test_a_parameter_that_changed_is_a_tag_and_not_an_error(tmp_path: Path) -> None:
+    first, key = {"recipe.bench.seconds": 2, "samples": 600, "timing": "1 thread"}, "parameter.recipe.bench.seconds"
+    for changed, tags in (
+        ({"recipe.bench.seconds": 4, "samples": 600, "new": "x"}, {key: "4", "parameter.timing": ""}),
+        (first, {}),
+    ):
+        for parameters in (first, changed):
+            place = open_folder(tmp_path / "runs")
+            place.list_digests("s")
+            place.write(entry(kind="trial", id="s-1", parent="s", parameters=parameters), ())
+        (run,) = runs(tmp_path / "runs")
+        assert dict(run.data.params).items() >= {"recipe.bench.seconds": "2", "samples": "600"}.items()
+        assert {k: v for k, v in run.data.tags.items() if k.startswith("parameter.") and k != "parameter.new"} == tags
+    assert run.data.params["new"] == "x"
+
+
+def test_the_tag_of_a_limit_that_is_gone_is_removed(tmp_path: Path) -> None:
+    place = open_folder(tmp_path / "runs")
+    for limits in ({"max_drop_pp": 0.5, "min_speedup": 2.0}, {"max_drop_pp": 1.0}):
+        place.write(entry(id="one", limits=limits), ())
+    (run,) = runs(tmp_path / "runs")
+    assert {k: v for k, v in run.data.tags.items() if k.startswith("limit.")} == {"limit.max_drop_pp": "1.0"}
+
+
+def test_a_run_that_was_not_filled_is_filled_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the database is gone")
+
+    trial = entry(kind="trial", id="s-1", parent="s")
+    with monkeypatch.context() as gone:
+        gone.setattr(MlflowClient, "log_batch", refuse)
+        with pytest.raises(RemoteError, match="the database is gone"):
+            open_folder(tmp_path / "runs").write(trial, ())
+    again = open_folder(tmp_path / "runs")
+    assert again.list_digests("s") == {"s-1": ""}
+    again.write(trial, ())
+    (run,) = runs(tmp_path / "runs")
+    assert (run.info.status, run.data.params["samples"]) == ("FINISHED", "600")
+
+
 def test_a_failed_trial_is_a_failed_run(tmp_path: Path) -> None:
     open_folder(tmp_path / "runs").write(entry(status="failed", reason="at export: no weights"), ())
     (run,) = runs(tmp_path / "runs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.figures import list_keys, record_artifact
-from vitdeploy.commands.log.entry import Entry, State, Value, new_id, now
+from vitdeploy.commands.log.entry import Entry, State, Value, from_seconds, new_id, now
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import Audit, Bench, Check, Eval, Gate, SweepRow, TrialRecord
 from vitdeploy.recipe import Recipe
@@ -100,23 +101,24 @@ def describe_failed_run(recipe: Recipe, out: Path, error: VitdeployError, starte
     ).sealed()
 
 
-def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path) -> Entry:
+def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path, versions: Mapping[str, str]) -> Entry:
     """Return the entry of a trial that has ended.
 
     Args:
         row: the trial.
-        recipe: what it tried.
+        recipe: the recipe that it tried.
         sweep: the id of the sweep.
         folder: of the sweep.
+        versions: library -> version. They are part of the trial's name.
     """
-    versions = _list_versions(environment.library_versions())  # they are part of the trial's name
+    started, ended = _find_times(row, folder / "trials" / row.name / "trial.json")
     return Entry(
         kind="trial",
         id=f"{sweep}-{row.name}",
         parent=sweep,
         name=row.name,
-        started=now(timedelta(seconds=row.seconds)),
-        ended=now(),
+        started=started,
+        ended=ended,
         status="failed" if row.status == "failed" else "finished",
         reason=f"at {row.step}: {row.reason}" if row.step else row.reason,
         fix=row.fix,
@@ -125,7 +127,7 @@ def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path) -> E
         valid=row.valid,
         doubts=row.doubts,
         limits=row.limits,
-        parameters={**_list_facts(row), **versions, **list_keys(recipe)},
+        parameters={**_list_facts(row), **_list_versions(versions), **list_keys(recipe)},
         metrics=_list_metrics(row),
         files=(str((folder / row.artifact).resolve()),) if row.artifact else (),
     ).sealed()
@@ -158,6 +160,19 @@ def describe_sweep(
         | {"trials_on_front": sum(row.front for row in rows)},
         files=(str(folder.resolve()),),
     ).sealed()
+
+
+def _find_times(row: SweepRow, record: Path) -> tuple[str, str]:
+    """Return when a trial began and ended: as it says itself, else by the time of its file."""
+    periods = [period for period in (row.exported, row.timed) if period is not None]
+    with suppress(ValueError, OverflowError, OSError):  # no time at all, or no such file
+        if periods:
+            began, ended = min(period.began for period in periods), max(period.ended for period in periods)
+        else:
+            ended = record.stat().st_mtime
+            began = ended - row.seconds
+        return from_seconds(began), from_seconds(ended)
+    return now(timedelta(seconds=row.seconds)), now()
 
 
 def _list_metrics(record: TrialRecord) -> dict[str, float]:

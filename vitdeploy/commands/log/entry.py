@@ -82,7 +82,16 @@ def new_id() -> str:
 
 def now(ago: timedelta = timedelta()) -> str:
     """Return the time in UTC, to the millisecond, or the time that was some time ago."""
-    return (datetime.now(timezone.utc) - ago).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _format(datetime.now(timezone.utc) - ago)
+
+
+def from_seconds(seconds: float) -> str:
+    """Return the time that is some seconds after the beginning of 1970, in the form of `now`."""
+    return _format(datetime.fromtimestamp(seconds, timezone.utc))
+
+
+def _format(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def to_milliseconds(time: str) -> int:

@@ -29,6 +29,9 @@ class LogPlace(Protocol):
     def check(self) -> None:
         """Check, before any work, that entries can be written."""
 
+    def answers(self) -> bool:
+        """Return True if another entry may be written after one was refused."""
+
     def list_digests(self, sweep: str) -> dict[str, str]:
         """Return the trials of a sweep that are there: id -> digest."""
 
@@ -67,11 +70,11 @@ class Logs:
         return True
 
     def list_files(self, artifact: Artifact) -> tuple[LoggedFile, ...]:
-        """Return the evidence of an artifact, and its files if they are wanted."""
+        """Return the evidence of an artifact, and with `whole` its files."""
         names = [MANIFEST, *EVIDENCE, REPORT]
         candidates = [(artifact.beside(name), artifact.file(name)) for name in names]
-        found = [next((path for path in paths if is_plain(path)), None) for paths in candidates]
-        evidence = tuple((path, "") for path in found if path is not None)
+        plain = [next((path for path in paths if is_plain(path)), None) for paths in candidates]
+        evidence = tuple((path, "") for path in plain if path is not None)
         if not self.whole:
             return evidence
         listed = [Path(entry.path) for entry in artifact.manifest.files]
@@ -86,11 +89,11 @@ def is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def open_logs(given: Sequence[str], progress: Progress, *, whole: bool = False) -> Logs:
+def open_logs(destinations: Sequence[str], progress: Progress, *, whole: bool = False) -> Logs:
     """Open the destinations of `--log`, and check each of them.
 
     Args:
-        given: `jsonl:FILE` or `mlflow:URI[#EXPERIMENT]`.
+        destinations: `jsonl:FILE` or `mlflow:URI[#EXPERIMENT]`.
         progress: gets what is logged, and warnings.
         whole: see `Logs`.
 
@@ -98,7 +101,7 @@ def open_logs(given: Sequence[str], progress: Progress, *, whole: bool = False) 
         UsageError: one has another form, or cannot be written.
         RemoteError: a server does not answer, or refuses.
     """
-    places = tuple(_open(destination) for destination in dict.fromkeys(map(parse_destination, given)))
+    places = tuple(_open(destination) for destination in dict.fromkeys(map(parse_destination, destinations)))
     for place in places:
         place.check()
     return Logs(places, progress, whole)

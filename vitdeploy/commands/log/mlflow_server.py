@@ -24,6 +24,7 @@ _CHECK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _WRITE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """MLflow's own settings wait for up to two minutes, and try seven times more: the user's count, if there are any."""
 _STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_LIMIT, _PARAMETER = "limit.", "parameter."
 _ID, _PARENT, _DIGEST = "vitdeploy.id", "vitdeploy.parent", "vitdeploy.digest"
 _LONGEST_KEY, _LONGEST_PARAMETER, _LONGEST_TAG = 250, 6000, 5000  # MLflow refuses longer ones
 _MOST_AT_ONCE = 100  # parameters in one request, and tags
@@ -49,7 +50,7 @@ class MLflow:
         return MlflowClient(tracking_uri=self._to.place)
 
     def check(self) -> None:
-        """Check, before any work, that MLflow answers, and open the experiment. It is made if it does not exist.
+        """Check, before any work, that MLflow answers, and open the experiment. A missing one is created.
 
         Raises:
             UsageError: MLflow is not installed, or the experiment is deleted.
@@ -100,38 +101,62 @@ class MLflow:
         """
         with self._connected(_WRITE):
             client, run = self._client, self._runs.get(entry.id)
-            tags = {**_list_tags(entry), _ID: entry.id}
-            if entry.parent:
-                tags |= {_PARENT: entry.parent, "mlflow.parentRunId": self._runs.get(entry.parent, "")}
+            tags, parameters = self._list_all_tags(entry), _list_parameters(entry)
             if run is None:
                 tags = {key: value for key, value in tags.items() if value}
-                started = to_milliseconds(entry.started)
-                made = client.create_run(self._experiment, start_time=started, run_name=entry.name)
-                run = self._runs[entry.id] = made.info.run_id
-            self._fill(client, run, entry, tags)
-            for path, folder in files:
-                client.log_artifact(run, str(path), folder or None)
-            client.set_tag(run, _DIGEST, entry.digest)
+                created = client.create_run(
+                    self._experiment, start_time=to_milliseconds(entry.started), tags=tags, run_name=entry.name
+                )
+                run, tags = created.info.run_id, {}
+                self._runs[entry.id] = run
+            else:
+                before = client.get_run(run).data
+                tags |= _list_changes(before.params, parameters)
+                parameters = {name: value for name, value in parameters.items() if name not in before.params}
+                for name in before.tags:
+                    if name.startswith((_LIMIT, _PARAMETER)) and name not in tags:
+                        client.delete_tag(run, name)
+            self._fill(client, run, entry, parameters, tags)
             if entry.status == "running":
                 client.update_run(run, status=_STATES[entry.status])
             else:
                 with redirect_stdout(io.StringIO()):  # it prints an address
                     client.set_terminated(run, _STATES[entry.status], to_milliseconds(entry.ended or entry.started))
+            for path, folder in files:
+                client.log_artifact(run, str(path), folder or None)
+            client.set_tag(run, _DIGEST, entry.digest)  # the last step: without it the entry is written again
         if self._to.place.startswith("http"):
-            return f"{self._to.place}/#/experiments/{self._experiment}/runs/{run}"
+            return f"{self._to.address}/#/experiments/{self._experiment}/runs/{run}"
         return f"run {run}"
 
-    def _fill(self, client: MlflowClient, run: str, entry: Entry, tags: Mapping[str, str]) -> None:
+    def answers(self) -> bool:
+        """Return True if the server answers, so that another entry may be written."""
+        try:
+            with self._connected(_CHECK):
+                self._client.get_experiment(self._experiment)
+        except RemoteError:
+            return False
+        return True
+
+    def _list_all_tags(self, entry: Entry) -> dict[str, str]:
+        tags = {**_list_tags(entry), _ID: entry.id}
+        if entry.parent:
+            tags |= {_PARENT: entry.parent, "mlflow.parentRunId": self._runs.get(entry.parent, "")}
+        return {_key(name): value[:_LONGEST_TAG] for name, value in tags.items()}
+
+    def _fill(
+        self, client: MlflowClient, run: str, entry: Entry, parameters: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
         """Log parameters, metrics and tags, as many at once as MLflow takes."""
         from mlflow.entities import Metric, Param, RunTag
 
         time = to_milliseconds(entry.ended or entry.started)
         metrics = [Metric(_key(k), v, time, 0) for k, v in entry.metrics.items() if math.isfinite(v)]
-        parameters = [Param(_key(k), str(v)[:_LONGEST_PARAMETER]) for k, v in entry.parameters.items()]
-        labels = [RunTag(_key(k), v[:_LONGEST_TAG]) for k, v in tags.items()]
-        for first in range(0, max(len(metrics), len(parameters), len(labels)), _MOST_AT_ONCE):
+        params = [Param(name, value) for name, value in parameters.items()]
+        labels = [RunTag(name, value) for name, value in tags.items()]
+        for first in range(0, max(len(metrics), len(params), len(labels)), _MOST_AT_ONCE):
             part = slice(first, first + _MOST_AT_ONCE)
-            client.log_batch(run, metrics=metrics[part], params=parameters[part], tags=labels[part])
+            client.log_batch(run, metrics=metrics[part], params=params[part], tags=labels[part])
 
     @contextmanager
     def _connected(self, waiting: Mapping[str, str]) -> Iterator[None]:
@@ -182,8 +207,18 @@ def _list_tags(entry: Entry) -> dict[str, str]:
         "reason": entry.reason,
         "fix": entry.fix,
         "mlflow.source.name": "vitdeploy",
-        **{f"limit.{name}": str(value) for name, value in entry.limits.items()},
+        **{f"{_LIMIT}{name}": str(value) for name, value in entry.limits.items()},
     }
+
+
+def _list_parameters(entry: Entry) -> dict[str, str]:
+    return {_key(name): str(value)[:_LONGEST_PARAMETER] for name, value in entry.parameters.items()}
+
+
+def _list_changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+    """Return tags of parameters that differ from those of the run, which MLflow does not change; "" without a value."""
+    changed = {name: after.get(name, "") for name, value in before.items() if after.get(name, "") != value}
+    return {_key(f"{_PARAMETER}{name}"): value[:_LONGEST_TAG] for name, value in changed.items()}
 
 
 def _key(name: str) -> str:

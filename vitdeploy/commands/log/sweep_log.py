@@ -11,11 +11,25 @@ from vitdeploy.artifact import EVIDENCE, MANIFEST
 from vitdeploy.commands.log.describe import describe_sweep, describe_trial
 from vitdeploy.commands.log.entry import Entry, State, now
 from vitdeploy.commands.log.logs import LoggedFile, LogPlace, Logs, is_plain
+from vitdeploy.environment import library_versions
 from vitdeploy.errors import VitdeployError
 from vitdeploy.evidence import SweepRow
 from vitdeploy.recipe import Recipe
 
 _TABLES = ("results.csv", "results.jsonl", "sweep.html")
+
+
+@dataclass
+class _Trials:
+    """The trials of a destination.
+
+    Attributes:
+        digests: id of a trial -> digest of the entry that the destination has.
+        rows: name -> row at the last attempt to write it. An equal row is not described again.
+    """
+
+    digests: dict[str, str]
+    rows: dict[str, SweepRow] = field(default_factory=dict)
 
 
 @dataclass
@@ -27,7 +41,7 @@ class SweepLog:
         sweep: the id of the sweep, which stays in its folder.
         folder: the folder of the sweep.
         file: the sweep file.
-        recipes: name of a trial -> what it tries. Others, of another machine, were logged there.
+        recipes: name of a trial -> its recipe. Others, of another machine, were logged there.
     """
 
     logs: Logs
@@ -36,7 +50,8 @@ class SweepLog:
     file: Path
     recipes: Mapping[str, Recipe]
     started: str = field(default_factory=now)
-    _digests: dict[int, dict[str, str]] = field(default_factory=dict)
+    _versions: dict[str, str] = field(default_factory=library_versions)
+    _trials: dict[int, _Trials] = field(default_factory=dict)
     """number of a destination -> trials that it has; destinations that do not work are not in it"""
     _rows: Sequence[SweepRow] = ()
 
@@ -59,7 +74,7 @@ class SweepLog:
         """Log the trials that have ended, or have other figures than before."""
         self._rows = rows
         for number, place in enumerate(self.logs.places):
-            if number in self._digests:
+            if number in self._trials:
                 self._write_trials(number, place)
 
     def _begin(self, number: int, place: LogPlace) -> bool:
@@ -69,29 +84,34 @@ class SweepLog:
             self.logs.progress.warn(f"trials are not logged for now: {error}")
             return False
         if self.logs.write_to(place, self._describe("running"), ()):
-            self._digests[number] = digests
-        return number in self._digests
+            self._trials[number] = _Trials(digests)
+        return number in self._trials
 
     def _write_trials(self, number: int, place: LogPlace) -> None:
-        digests = self._digests[number]
+        """Write the trials that have changed. One that is refused stops no other, if the destination still answers."""
+        trials = self._trials[number]
         for row in self._rows:
-            if row.status == "pending" or row.name not in self.recipes:
+            if row.status == "pending" or row.name not in self.recipes or trials.rows.get(row.name) == row:
                 continue
-            entry = describe_trial(row, self.recipes[row.name], self.sweep, self.folder)
-            if digests.get(entry.id) == entry.digest:
+            trials.rows[row.name] = row
+            entry = describe_trial(row, self.recipes[row.name], self.sweep, self.folder, self._versions)
+            if trials.digests.get(entry.id) == entry.digest:
                 continue
-            if not self.logs.write_to(place, entry, self._list_files(row)):
-                del self._digests[number]  # one warning is enough; the end of the sweep tries again
+            if self.logs.write_to(place, entry, self._list_files(row)):
+                trials.digests[entry.id] = entry.digest
+            elif not place.answers():
+                del self._trials[number]  # one warning is enough; the end of the sweep tries again
                 return
-            digests[entry.id] = entry.digest
 
     def _end(self, status: State) -> None:
-        """Write what is missing, and the sweep itself. A destination that failed gets one more attempt."""
+        """Write what is missing, and the sweep itself. A trial or destination that failed gets one more attempt."""
         for number, place in enumerate(self.logs.places):
-            if number not in self._digests and (status != "finished" or not self._begin(number, place)):
+            if number in self._trials:
+                self._trials[number].rows.clear()
+            elif (status != "finished" and not place.answers()) or not self._begin(number, place):
                 continue
             self._write_trials(number, place)
-            if number in self._digests:
+            if number in self._trials:
                 tables = [self.folder / name for name in _TABLES]
                 self.logs.write_to(place, self._describe(status), tuple((p, "") for p in tables if is_plain(p)))
 
