@@ -176,8 +176,8 @@ def test_masks_of_objects_in_every_form(folder: Path) -> None:
     assert isinstance(label, InstanceMasks)
     assert (label.size, label.view) == ((48, 64), None)
     assert (label.classes.tolist(), label.crowd.tolist()) == ([0, 1, 2, 0, 1, 2], [False, True] * 3)
-    for mask, wanted in zip(_decoded(label), expected, strict=True):
-        np.testing.assert_array_equal(mask, wanted)
+    for mask, drawn in zip(_decoded(label), expected, strict=True):
+        np.testing.assert_array_equal(mask, drawn)
 
 
 def test_masks_of_objects_are_cropped_and_those_out_of_view_are_none(folder: Path) -> None:

@@ -93,6 +93,47 @@ def test_class_names_that_are_numbers_or_made_up_are_indices(tmp_path: Path) -> 
         assert (dataset.order, [sample.label for sample in dataset]) == ("indices", [2])
 
 
+@pytest.mark.parametrize("labels", [None, tuple(f"LABEL_{n}" for n in range(12)), tuple("abcdefghijkl")])
+def test_names_that_are_numbers_in_the_order_of_text(tmp_path: Path, labels: tuple[str, ...] | None) -> None:
+    folder = fill_folder(tmp_path / "folder", [str(number) for number in range(12)], 2)
+    pack_parquet(folder, tmp_path / "files", each=30)  # the stored label 2 is the folder 10
+    plain, dataset = (open_any(tmp_path / name, labels=labels, classes=12) for name in ("folder", "files"))
+    assert_same(plain, dataset)
+    assert {s.name.partition("/")[0]: s.label for s in dataset} == {str(n): n for n in range(12)}
+    assert (dataset.digest, dataset.classes, dataset.order) == (plain.digest, plain.classes, plain.order)
+    for source in (folder, tmp_path / "files"):
+        with pytest.raises(DataError, match=r"11.* but the model has 11 classes"):
+            open_any(source, classes=11)
+
+
+def test_names_that_are_numbers_and_the_models_own(tmp_path: Path) -> None:
+    folder = fill_folder(tmp_path / "folder", ("0", "1", "2"), 2)
+    pack_parquet(folder, tmp_path / "files", each=30)
+    plain, dataset = (open_any(tmp_path / name, labels=("2", "1", "0")) for name in ("folder", "files"))
+    assert_same(plain, dataset)
+    assert dataset.order == plain.order == "labels"
+
+
+def test_names_with_gaps_and_of_many_digits(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", [_row(1)], _features("5", "7"))
+    dataset = open_any(path)
+    assert ([sample.label for sample in dataset], dataset.classes) == ([7], None)
+    path = write_parquet(tmp_path / "a.parquet", [_row(1)], _features("ant", "9" * 5000))
+    assert [sample.label for sample in open_any(path)] == [1]
+
+
+def test_wrong_labels_do_not_matter_where_none_are_needed(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "text" / "a.parquet", [{"image": png(), "label": "cat"}])
+    write_parquet(tmp_path / "wrong" / "a.parquet", [_row(5), _row(-2)], _features(*NAMES))
+    write_parquet(tmp_path / "names" / "0.parquet", [_row(0)], _features("ant"))
+    write_parquet(tmp_path / "names" / "1.parquet", [_row(0)], _features("bee"))
+    for folder in ("text", "wrong", "names"):
+        with pytest.raises(DataError):
+            open_any(tmp_path / folder)
+        dataset = open_any(tmp_path / folder, need_labels=False)
+        assert (dataset.labelled, dataset.classes, {s.label for s in dataset}) == (False, None, {None})
+
+
 def test_without_labels_they_calibrate(tmp_path: Path) -> None:
     rows = [_row(None), _row(-1, 1), _row(0, 2)]
     dataset = open_any(write_parquet(tmp_path / "a.parquet", rows), need_labels=False)

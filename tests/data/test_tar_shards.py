@@ -106,6 +106,32 @@ def test_equal_keys_in_several_shards_get_the_names_of_these(tmp_path: Path) -> 
     assert sorted(sample.name for sample in open_any(tmp_path)) == ["0.tar/0.png", "1.tar/0.png"]
 
 
+def test_equal_names_in_several_folders(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_tar(tmp_path / folder / "0.tar", [("0.png", png()), ("0.cls", b"0")])
+    names = sorted(sample.name for sample in open_any(tmp_path / "{a,b}" / "0.tar"))
+    assert names == ["a/0.tar/0.png", "b/0.tar/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("0.cls", b"cat"), ("0.json", b'{"label": "cat"}'), ("0.json", b"{"), ("0.json", b" " * (2 << 20))],
+    ids=["cls", "text", "damaged", "large"],
+)
+def test_wrong_labels_do_not_matter_where_none_are_needed(tmp_path: Path, name: str, content: bytes) -> None:
+    write_tar(tmp_path / "a.tar", [("0.png", png()), (name, content), ("1.png", png(1)), ("1.cls", b"1")])
+    dataset = open_any(tmp_path, need_labels=False)
+    assert (len(dataset), dataset.labelled, {sample.label for sample in dataset}) == (2, False, {None})
+    with pytest.raises(DataError, match=r"0\.(cls|json) (is|has)"):
+        open_any(tmp_path)
+
+
+def test_a_class_wins_over_a_json_of_any_form(tmp_path: Path) -> None:
+    files = [("0.json", b'{"label": "cat"}'), ("0.png", png()), ("0.cls", b"3")]
+    for ordered in (files, files[::-1]):
+        assert [sample.label for sample in open_any(write_tar(tmp_path / "a.tar", ordered))] == [3]
+
+
 def test_without_labels_they_calibrate(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("0.png", png()), ("1.png", png()), ("1.cls", b"1")])
     dataset = open_any(tmp_path, need_labels=False)

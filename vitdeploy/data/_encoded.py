@@ -9,6 +9,7 @@ from itertools import count
 
 import numpy as np
 
+from vitdeploy.data._folder import name_classes
 from vitdeploy.data.class_names import are_made_up, match
 from vitdeploy.data.dataset import Order, Sample, refuse_damage, shuffle
 from vitdeploy.data.images import decode_image
@@ -19,6 +20,8 @@ from vitdeploy.recipe import Preprocess
 from vitdeploy.session import Array
 
 NO_LABEL = -1
+_MAX_DIGITS = 18
+"""Of a class index in words: it fits into int64."""
 
 
 class EncodedDataset(ABC):
@@ -93,11 +96,11 @@ def _require(content: bytes | DataError) -> bytes:
 
 def match_labels(
     spec: str, labels: Array, own: tuple[str, ...] | None, names: tuple[str, ...] | None, classes: int | None
-) -> tuple[Order, Array]:
-    """Return how the labels of shards became class indices of the model, and these.
+) -> tuple[Order, Array, tuple[str, ...] | None]:
+    """Return how the labels of shards became class indices of the model, these, and the class names in their order.
 
-    If both the data and the model name their classes, they are matched by name, as folders are; else labels are class
-    indices.
+    Names in the data are matched with those of the model, or are class indices, as the names of folders are: Hugging
+    Face sorts folders as text, so that `10` comes before `2`. Else the labels themselves are class indices.
 
     Args:
         spec: DATA as the user wrote it.
@@ -110,18 +113,31 @@ def match_labels(
         DataError: a class is not one of the model's.
     """
     used = np.unique(labels)
-    if own is not None and names is not None and not are_made_up(own) and not are_made_up(names):
-        called = [own[index] for index in used]
-        if not all(name.isdecimal() for name in called) or set(called) <= set(names):
-            fix = f"If the model has the classes of the data, export it with --labels FILE: {', '.join(own[:3])}, …"
-            places = match(f"{spec}: class", called, names, fix)
-            table = np.full(len(own), NO_LABEL, np.int64)
-            table[used] = [places[name] for name in called]
-            return "labels", table[labels]
-    most = classes if names is None else len(names)
-    if most is not None and used[-1] >= most:
+    called = [] if own is None else [own[index] for index in used]
+    are_numbers = bool(called) and all(map(_is_number, called))
+    if (
+        own is not None and names is not None and not are_made_up(names)
+        and (set(called) <= set(names) or not (are_numbers or are_made_up(own)))
+    ):  # fmt: skip
+        fix = f"If the model has the classes of the data, export it with --labels FILE: {', '.join(own[:3])}, …"
+        places = match(f"{spec}: class", called, names, fix)
+        return "labels", _look_up(labels, used, [places[name] for name in called]), names
+    if own is not None and are_numbers:
+        labels = _look_up(labels, used, [int(name) for name in called])
+        own = name_classes({name: int(name) for name in own}) if all(map(_is_number, own)) else None
+    most, highest = classes if names is None else len(names), int(labels.max())
+    if most is not None and highest >= most:
         raise DataError(
-            f"{spec}: its labels go up to {used[-1]}, but the model has {most} classes",
+            f"{spec}: its labels go up to {highest}, but the model has {most} classes",
             fix="Use the model's class indices.",
         )
-    return "indices", labels
+    return "indices", labels, own
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) <= _MAX_DIGITS
+
+
+def _look_up(labels: Array, used: Array, places: Sequence[int]) -> Array:
+    """Return the class of each label; `used` are all labels in ascending order, and `places` their classes."""
+    return np.array(places, np.int64)[np.searchsorted(used, labels)]

@@ -109,28 +109,28 @@ def open_parquet(
     Raises:
         DataError: a file is damaged, has no images or no column of them, or labels are missing or wrong.
     """
-    shards = [ParquetShard(path) for path in files]
+    shards = [ParquetShard(path, need_labels=need_labels) for path in files]
     empty = next((shard for shard in shards if not sum(shard.groups)), None)
     if empty is not None:
         raise DataError(f"{empty.path} has no rows in it", fix="Remove the file, or write it again.")
     own = shards[0].columns.classes
     other = next((shard for shard in shards if shard.columns.classes != own), None)
-    if other is not None:
+    if other is not None and need_labels:
         raise DataError(f"{shards[0].path} and {other.path} name their classes differently", fix="Write both again.")
-    found, paths = _read_rows(shards)
+    stored, paths = _read_rows(shards)
     labels: Array | None = None
     order: Order = "indices"
-    if all(shard.columns.label is not None for shard in shards):
-        labels = _check_labels(shards, found, own, need_labels=need_labels)
+    known: tuple[str, ...] | None = None
+    if other is None and all(shard.columns.label is not None for shard in shards):
+        labels = _check_labels(shards, stored, own, need_labels=need_labels)
     if labels is not None:
-        order, labels = match_labels(spec, labels, own, names, classes)
+        order, labels, known = match_labels(spec, labels, own, names, classes)
     sample_names = [f"row {number}" for number in range(len(paths))]
     if len(set(paths)) == len(paths) and None not in paths:
         sample_names = [str(path) for path in paths]
     sizes, digest = _digest(shards, sample_names, labels)
     if not sizes.any():
         raise DataError(f"{spec} has no images, only paths", fix=_EMBED)
-    known = names if order == "labels" else own
     return ParquetDataset(spec, shards, sample_names, sizes, labels, preprocess, known, order, digest)
 
 
@@ -145,24 +145,24 @@ def _read_rows(shards: Sequence[ParquetShard]) -> tuple[list[int | None], list[s
 
 
 def _check_labels(
-    shards: Sequence[ParquetShard], found: Sequence[int | None], own: tuple[str, ...] | None, *, need_labels: bool
+    shards: Sequence[ParquetShard], stored: Sequence[int | None], own: tuple[str, ...] | None, *, need_labels: bool
 ) -> Array | None:
-    """Return the labels as an array; None if some are missing and need not be there.
+    """Return the labels as an array; None if some are missing or wrong, and none are needed.
 
     Raises:
         DataError: one is missing, or has no name although the file names its classes.
     """
-    first = next((number for number, label in enumerate(found) if label is None or label == NO_LABEL), None)
-    if first is not None and not need_labels:
+    first = next((number for number, label in enumerate(stored) if label is None or label == NO_LABEL), None)
+    most = len(own) if own is not None else np.iinfo(np.int64).max
+    wrong = next((number for number, label in enumerate(stored) if label is not None and not 0 <= label < most), None)
+    if not need_labels and (first is not None or wrong is not None):
         return None
     if first is not None:
         raise DataError(f"{_describe_row(shards, first)} has no label", fix=_FIX)
-    most = len(own) if own is not None else np.iinfo(np.int64).max
-    wrong = next((number for number, label in enumerate(found) if label is not None and not 0 <= label < most), None)
     if wrong is not None:
         limit = f", and {most} classes have names" if own is not None else ""
-        raise DataError(f"{_describe_row(shards, wrong)} has the label {found[wrong]}{limit}", fix=_FIX)
-    return np.array(found, np.int64)
+        raise DataError(f"{_describe_row(shards, wrong)} has the label {stored[wrong]}{limit}", fix=_FIX)
+    return np.array(stored, np.int64)
 
 
 def _describe_row(shards: Sequence[ParquetShard], number: int) -> str:

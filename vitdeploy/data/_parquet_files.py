@@ -55,15 +55,19 @@ class Columns:
 class ParquetShard:
     """A Parquet file, opened anew for each use; only its footer stays in memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, need_labels: bool) -> None:
         """Read the footer.
+
+        Args:
+            path: the file.
+            need_labels: True if labels that are no integers are an error; else such a column is left out.
 
         Raises:
             DataError: pyarrow is not installed, or the file is damaged, too large, or has no column of images.
         """
         self.path = path
         with self._open() as file:
-            self.columns = _find_columns(path, file.schema_arrow)
+            self.columns = _find_columns(path, file.schema_arrow, need_labels=need_labels)
             metadata = file.metadata
             self.groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
             largest = max((metadata.row_group(n).total_byte_size for n in range(len(self.groups))), default=0)
@@ -97,12 +101,12 @@ class ParquetShard:
 
         columns = self.columns
         with self._open() as file:
-            start, wanted = 0, rows
+            start = 0
             for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[columns.contents]):
                 stop = start + len(batch)
                 column = batch.column(columns.image)
                 column = column.field(_BYTES) if columns.nested else column
-                chosen = range(start, stop) if wanted is None else [row for row in wanted if start <= row < stop]
+                chosen = range(start, stop) if rows is None else [row for row in rows if start <= row < stop]
                 if chosen:
                     values = column.take(pa.array([row - start for row in chosen], pa.int64()))
                     yield from zip(chosen, values.to_pylist(), strict=True)
@@ -129,7 +133,7 @@ class ParquetShard:
             raise DataError(f"{self.path} cannot be read as Parquet: {reason}", fix="Write the file again.") from None
 
 
-def _find_columns(path: Path, schema: Any) -> Columns:
+def _find_columns(path: Path, schema: Any, *, need_labels: bool) -> Columns:
     """Return the columns of a file.
 
     Raises:
@@ -148,9 +152,10 @@ def _find_columns(path: Path, schema: Any) -> Columns:
         raise DataError(f"{path}: its column {image!r} is {str(kind)[:100]}, not encoded images", fix=_FIX)
     label = _choose(schema.names, _LABELS, features, "ClassLabel")
     if label is not None and not pa.types.is_integer(schema.field(label).type):
-        raise DataError(
-            f"{path}: its column {label!r} is {str(schema.field(label).type)[:100]}, not integers", fix=_FIX
-        )
+        if need_labels:
+            kind = str(schema.field(label).type)[:100]
+            raise DataError(f"{path}: its column {label!r} is {kind}, not integers", fix=_FIX)
+        label = None
     has_paths = _PATH in fields and pa.types.is_string(fields[_PATH])
     return Columns(image, nested, has_paths, label, _read_classes(features.get(label)) if label else None)
 

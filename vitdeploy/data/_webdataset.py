@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ class _Sample:
     key: str
     image: Member | None = None
     label: int | None = None
-    has_class: bool = False
+    class_file: Member | None = None
+    json_file: Member | None = None
     extensions: tuple[str, ...] = ()
 
 
@@ -66,7 +68,8 @@ class TarDataset(EncodedDataset):
     ) -> None:
         names = [image.member.name for image in images]
         if len(set(names)) < len(names):
-            names = [f"{shards[image.shard].name}/{image.member.name}" for image in images]
+            prefixes = _name_shards(shards)
+            names = [f"{prefixes[image.shard]}/{image.member.name}" for image in images]
         super().__init__(spec, names, labels, preprocess, classes, order, digest)
         self._shards = shards
         self._images = images
@@ -109,35 +112,42 @@ def open_shards(
         DataError: a shard is damaged or has no images, two files have one key, or a label is missing or wrong.
     """
     images: list[_Image] = []
-    found: list[int | None] = []
+    stored: list[int | None] = []
     for number, shard in enumerate(shards):
         before = len(images)
-        for sample in _list_samples(number, shard):
+        for sample in _list_samples(number, shard, need_labels=need_labels):
             if sample.image is None:
-                if sample.has_class:
+                if sample.class_file is not None:
                     extensions = ", ".join(sample.extensions)
                     raise DataError(f"{shard}: the sample {sample.key} has no image, but {extensions}", fix=_FIX)
                 continue  # a note beside the samples
             if need_labels and sample.label is None:
                 raise DataError(f"{shard}: the sample {sample.key} has no label", fix=_FIX)
             images.append(_Image(number, sample.image))
-            found.append(sample.label)
+            stored.append(sample.label)
         if len(images) == before:
             raise DataError(f"{shard} has no images in it", fix=f"Put images there: {', '.join(sorted(SUFFIXES))}.")
     labels: Array | None = None
     order: Order = "indices"
-    known = [label for label in found if label is not None]
-    if len(known) == len(found):
-        order, labels = match_labels(spec, np.array(known, np.int64), None, names, classes)
+    known = [label for label in stored if label is not None]
+    if len(known) == len(stored):
+        order, labels, _ = match_labels(spec, np.array(known, np.int64), None, names, classes)
     digest = _digest(shards, images, [None] * len(images) if labels is None else labels.tolist())
     return TarDataset(spec, shards, images, labels, preprocess, None, order, digest)
 
 
-def _list_samples(number: int, shard: Path) -> Iterator[_Sample]:
+def _name_shards(shards: Sequence[Path]) -> list[str]:
+    """Return the path of each shard below the folder that all have in common."""
+    paths = [shard.absolute() for shard in shards]
+    common = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(common).as_posix() for path in paths]
+
+
+def _list_samples(number: int, shard: Path, *, need_labels: bool) -> Iterator[_Sample]:
     """Yield the samples of a shard: neighbouring files whose path is the same up to the first dot of the name.
 
     Raises:
-        DataError: two samples or two images have one key, or a label is wrong.
+        DataError: two samples or two images have one key, or a label is wrong and labels are needed.
     """
     with open_plain(shard) as file:
         current: _Sample | None = None
@@ -150,20 +160,20 @@ def _list_samples(number: int, shard: Path) -> Iterator[_Sample]:
             key = f"{folder}/{stem}" if folder else stem
             if current is None or key != current.key:
                 if current is not None:
-                    yield current
+                    yield _label(current, shard, file, need_labels=need_labels)
                 if key in keys:
                     raise DataError(
                         f"{shard}: two samples have the key {key}", fix="Give each sample a name of its own."
                     )
                 keys.add(key)
                 current = _Sample(number, key)
-            _add(current, member, extension.lower(), shard, file)
+            _add(current, member, extension.lower(), shard)
         if current is not None:
-            yield current
+            yield _label(current, shard, file, need_labels=need_labels)
 
 
-def _add(sample: _Sample, member: Member, extension: str, shard: Path, file: BinaryIO) -> None:
-    """Add a file to its sample. A `.cls` wins over a label in a `.json`."""
+def _add(sample: _Sample, member: Member, extension: str, shard: Path) -> None:
+    """Add a file to its sample."""
     is_image = f".{extension}" in SUFFIXES
     if extension in sample.extensions or (is_image and sample.image is not None):
         other = sample.image.name if is_image and sample.image is not None else f"another .{extension}"
@@ -172,19 +182,33 @@ def _add(sample: _Sample, member: Member, extension: str, shard: Path, file: Bin
     if is_image:
         sample.image = member
     elif extension == _CLASS:
-        sample.has_class = True
-        sample.label = _parse_index(f"{shard}: {member.name}", _read_label(shard, file, member).strip())
-    elif extension == _JSON and not sample.has_class:
-        sample.label = _parse_json(f"{shard}: {member.name}", _read_label(shard, file, member))
+        sample.class_file = member
+    elif extension == _JSON:
+        sample.json_file = member
+
+
+def _label(sample: _Sample, shard: Path, file: BinaryIO, *, need_labels: bool) -> _Sample:
+    """Read the label of a whole sample. A `.cls` wins over a label in a `.json`.
+
+    Raises:
+        DataError: it is wrong, and labels are needed.
+    """
+    member = sample.class_file or sample.json_file
+    if member is None:
+        return sample
+    parse = _parse_index if sample.class_file is not None else _parse_json
+    try:
+        sample.label = parse(f"{shard}: {member.name}", _read_label(shard, file, member))
+    except DataError:
+        if need_labels:
+            raise
+    return sample
 
 
 def _read_label(shard: Path, file: BinaryIO, member: Member) -> bytes:
     if member.size > _MAX_LABEL_BYTES:
         raise DataError(f"{shard}: {member.name} has {member.size:,} bytes, too many for a label", fix=_FIX)
-    text = _read(file, member)
-    if len(text) < member.size:
-        raise DataError(f"{shard} is truncated in {member.name}", fix="Write the shard again.")
-    return text
+    return _read(file, member).strip()
 
 
 def _parse_index(where: str, text: bytes) -> int:

@@ -84,12 +84,12 @@ class ClassNames:
         return simple[best[0]] if best else self.names[0]
 
 
-def match(what: str, found: Sequence[str], names: Sequence[str], fix: str) -> dict[str, int]:
+def match(what: str, own: Sequence[str], names: Sequence[str], fix: str) -> dict[str, int]:
     """Return the class of each folder or category, by the model's names.
 
     Args:
         what: what has these names, for messages: `data/: folder`.
-        found: the names of folders or categories.
+        own: the names of folders or categories.
         names: the names of the model's classes.
         fix: what to do about a name that the model does not have.
 
@@ -98,7 +98,7 @@ def match(what: str, found: Sequence[str], names: Sequence[str], fix: str) -> di
     """
     known = ClassNames(names)
     classes: dict[str, int] = {}
-    for name in found:
+    for name in own:
         try:
             index = known.find(name)
         except DataError as error:

@@ -154,7 +154,7 @@ def _open_clips(
 
 
 def comes_with_package(spec: str) -> bool:
-    """Return whether DATA is a dataset that vitdeploy ships, and so is on every machine."""
+    """Return True if DATA is a dataset that vitdeploy ships, and so is on every machine."""
     return spec == _DEMO
 
 

@@ -101,7 +101,7 @@ def _match(pattern: str) -> list[Path]:
         if path.is_file():
             shards.append(path)
         elif is_pattern(path):
-            shards += sorted((found for found in match_glob(path) if found.is_file()), key=natural_key)
+            shards += sorted((file for file in match_glob(path) if file.is_file()), key=natural_key)
         else:
             missing.append(path)
     if not shards:

@@ -163,7 +163,7 @@ def rewrite_linear(graph: Graph, linear: LinearMatch, x: ir.Value, weight: Array
 
 
 def fits_type(linear: LinearMatch, weight: Array, bias: Array | None) -> bool:
-    """Return whether the data type of the linear's weight can hold these numbers."""
+    """Return True if the data type of the linear's weight can hold these numbers."""
     with np.errstate(over="ignore"):
         numbers = [n.astype(linear.weight.dtype) for n in (weight, bias) if n is not None]
     return all(bool(np.isfinite(n).all()) for n in numbers)
