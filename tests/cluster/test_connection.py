@@ -66,6 +66,12 @@ def test_an_address_that_does_not_answer_is_refused_in_seconds() -> None:
             assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("text", ["Version mismatch", "Version mismatch: Ray: 2.9", "Version mismatch: Ray: 2, Ray: 3"])
+def test_other_versions_are_explained_in_any_form(text: str) -> None:
+    error = connection._explain(RuntimeError(text), "auto")
+    assert error.message.startswith("the Ray cluster auto has other versions: ")
+
+
 def test_a_connection_prints_nothing_and_is_closed(ray_nodes: Any) -> None:
     ended = in_own_process(ray_nodes.address)
     assert (ended.stdout, ended.stderr) == ("3\n", "")

@@ -132,7 +132,7 @@ def _explain(error: Exception, address: str) -> RemoteError:
     if "ersion mismatch" in text:
         versions = re.findall(r"(Ray|Python): ([0-9][\w.]*)", text)
         there, here = versions[: len(versions) // 2], versions[len(versions) // 2 :]
-        differing = [f"{name} {one} there, {other} here" for (name, one), (_, other) in zip(there, here, strict=True)
+        differing = [f"{name} {one} there, {other} here" for (name, one), (_, other) in zip(there, here, strict=False)
                      if one != other]  # fmt: skip
         return RemoteError(
             f"the Ray cluster {address} has other versions: {', '.join(differing) or text[:_SHOWN]}",

@@ -144,7 +144,7 @@ def _ask(names: Mapping[str, str]) -> dict[str, Report]:
         try:
             answer = ray.get(one)
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise RemoteError(f"{names[key]} cannot run a task: {reason}", fix="Restart Ray on this node.") from None
         if isinstance(answer, str):
             raise RemoteError(

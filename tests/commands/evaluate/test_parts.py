@@ -22,6 +22,7 @@ from vitdeploy.commands.evaluate.parts import Part, Place
 from vitdeploy.commands.evaluate.sides import takes_units
 from vitdeploy.commands.evaluate.units import unit_size
 from vitdeploy.data.array_files import read_npz
+from vitdeploy.data.dataset import shuffle
 from vitdeploy.progress import Silent
 from vitdeploy.runtime.reference import rebuild_reference
 
@@ -81,6 +82,25 @@ def test_parts_are_the_whole_byte_for_byte(artifact: Artifact, folder: Path, lim
         joined = spread.join(answers, dataset)
         assert json.dumps(_flat(joined.part)) == json.dumps(_flat(whole.part))
         assert (joined.reference, joined.threads) == (whole.reference, whole.threads)
+
+
+@pytest.mark.slow
+def test_a_damaged_image_that_is_a_part_of_its_own_counts(artifact: Artifact, folder: Path, tmp_path: Path) -> None:
+    unit = unit_size(artifact.manifest)
+    intact = [file for file in sorted(folder.rglob("*.png")) if file.read_bytes() != b"no image"][: unit + 1]
+    for file in intact:
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        (tmp_path / file.parent.name / file.name).write_bytes(file.read_bytes())
+    sorted(tmp_path.rglob("*.png"))[shuffle(unit + 1)[-1]].write_bytes(b"no image")
+    _, dataset = open_labelled(artifact, str(tmp_path))
+    whole = _answer(artifact, tmp_path, Place(), unit + 1)
+    places = spread.split(unit + 1, unit, 2)
+    answers = [spread.answer_there(artifact, place, str(tmp_path), dataset.digest, unit + 1) for place in places]
+    assert answers[1].part is None
+    joined = spread.join(answers, dataset)
+    assert joined.part is not None
+    assert len(joined.part.skipped) == 1
+    assert _flat(joined.part) == _flat(whole.part)
 
 
 @pytest.mark.parametrize(("count", "parts"), [(1, 3), (16, 3), (17, 2), (10_000, 3), (50_000, 7)])

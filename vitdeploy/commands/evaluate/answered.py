@@ -28,12 +28,14 @@ class Answered:
         reference: the name of the reference.
         threads: the number of threads of the artifact; None if its engine does not have them.
         note: about a reference that was recorded elsewhere; empty if there is nothing to say.
+        skipped: a message for each damaged image, also of a part without a sample.
     """
 
     part: Part | None
     reference: str
     threads: int | None
     note: str = ""
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Sides:
         """Answer the samples of a part. Call it once."""
         part = answer_part(self.pair, task, dataset, manifest, place, name_classes(manifest, dataset), advance)
         note = self.recorded.note() if self.recorded is not None else ""
-        return Answered(part, self.reference, self.deployed.threads, note)
+        return Answered(part, self.reference, self.deployed.threads, note, tuple(dataset.skipped))
 
 
 def open_sides(

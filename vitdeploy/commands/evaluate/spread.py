@@ -90,7 +90,7 @@ def join(answers: Sequence[Answered], dataset: Dataset) -> Answered:
         listed = ", ".join(sorted(map(str, threads)))
         raise MeasureError(f"nodes ran the artifact with different threads: {listed}", fix="Give nodes equal cores.")
     parts: list[Part] = [each.part for each in answers if each.part is not None]
-    whole = merge(parts)
+    whole = replace(merge(parts), skipped=tuple(message for each in answers for message in each.skipped))
     for number in range(len(whole.skipped)):  # the message is that of a serial evaluation
         refuse_damage(dataset.spec, whole.skipped[: number + 1], len(dataset))
     return replace(answers[0], part=whole)

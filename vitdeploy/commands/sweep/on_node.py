@@ -6,7 +6,6 @@ too.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from vitdeploy import environment, machine_lock, sources
 from vitdeploy.artifact.parcel import Parcel, pack
+from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.cluster import fetch, this_node
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.commands.sweep.naming import Naming
@@ -137,10 +137,10 @@ def _run(
 
 @contextmanager
 def _folder(node: str) -> Iterator[Path]:
-    """Make a temporary folder. An error of a user names the node that its path is on."""
-    with tempfile.TemporaryDirectory(prefix="vitdeploy-sweep-", ignore_cleanup_errors=True) as name:
+    """Make a temporary folder, and remove those of killed parts. An error of a user names the node it is on."""
+    with scratch_folder("sweep") as folder:
         try:
-            yield Path(name)
+            yield folder
         except VitdeployError as error:
             raise type(error)(f"on {node}: {error.message}", fix=error.fix) from error
 
