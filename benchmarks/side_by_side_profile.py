@@ -56,7 +56,8 @@ def measure(case: Case) -> list[Row]:
         if bench.doubts or total > _MOST_COUNTED * run.p50_ms:
             doubts = "; ".join([*bench.doubts, f"the counters add up to {total:.1f} of {run.p50_ms:.1f} ms"])
             raise SystemExit(f"{case.title} is not valid, so the page stays as it is: {doubts}")
-    return [*_rows(case.title, *layers, bench)]
+    other, own = layers
+    return [*_rows(case.title, other, own, bench)]
 
 
 def _open(way: Contender, case: Case) -> Session:

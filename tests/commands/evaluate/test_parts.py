@@ -15,10 +15,10 @@ from PIL import Image
 
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.evaluate import answered, spread
-from vitdeploy.commands.evaluate.answered import Answered, open_sides
+from vitdeploy.commands.evaluate.answered import AnsweredPart, open_sides
 from vitdeploy.commands.evaluate.gathered import Gathered
 from vitdeploy.commands.evaluate.labelled import open_labelled
-from vitdeploy.commands.evaluate.parts import Part, Place
+from vitdeploy.commands.evaluate.parts import SamplePart, SamplePlaces
 from vitdeploy.commands.evaluate.sides import takes_units
 from vitdeploy.commands.evaluate.units import unit_size
 from vitdeploy.data.array_files import read_npz
@@ -48,14 +48,14 @@ def artifact(demo: Callable[..., Artifact]) -> Artifact:
     return demo(target="onnxruntime", precision="int8-dynamic")
 
 
-def _answer(artifact: Artifact, data: Path, place: Place, count: int) -> Answered:
+def _answer(artifact: Artifact, data: Path, place: SamplePlaces, count: int) -> AnsweredPart:
     task, dataset = open_labelled(artifact, str(data))
     with ExitStack() as stack:
         sides = open_sides(stack, artifact, task, dataset, count, Silent())
         return sides.answer(task, dataset, artifact.manifest, place, lambda _: None)
 
 
-def _flat(part: Part | None) -> dict[str, Any]:
+def _flat(part: SamplePart | None) -> dict[str, Any]:
     assert part is not None
     outcomes = dataclasses.asdict(part.outcomes)
     arrays = {f"{k}/{n}": v for k in ("reference", "deployed") for n, v in outcomes[k].items()}
@@ -70,7 +70,7 @@ def _flat(part: Part | None) -> dict[str, Any]:
 def test_parts_are_the_whole_byte_for_byte(artifact: Artifact, folder: Path, limit: int | None) -> None:
     _, dataset = open_labelled(artifact, str(folder))
     count, unit = min(COUNT, limit or COUNT), unit_size(artifact.manifest)
-    whole = _answer(artifact, folder, Place(most=limit), count)
+    whole = _answer(artifact, folder, SamplePlaces(most=limit), count)
     assert whole.part is not None
     assert len(whole.part) == (limit or COUNT - 1)
     for parts in (2, 3):
@@ -93,7 +93,7 @@ def test_a_damaged_image_that_is_a_part_of_its_own_counts(artifact: Artifact, fo
         (tmp_path / file.parent.name / file.name).write_bytes(file.read_bytes())
     sorted(tmp_path.rglob("*.png"))[shuffle(unit + 1)[-1]].write_bytes(b"no image")
     _, dataset = open_labelled(artifact, str(tmp_path))
-    whole = _answer(artifact, tmp_path, Place(), unit + 1)
+    whole = _answer(artifact, tmp_path, SamplePlaces(), unit + 1)
     places = spread.split(unit + 1, unit, 2)
     answers = [spread.answer_there(artifact, place, str(tmp_path), dataset.digest, unit + 1) for place in places]
     assert answers[1].part is None
@@ -116,9 +116,9 @@ def test_parts_are_whole_units_without_a_gap(count: int, parts: int) -> None:
 def test_units_change_the_reference_by_rounding_only(
     artifact: Artifact, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    units = _answer(artifact, folder, Place(), COUNT).part
+    units = _answer(artifact, folder, SamplePlaces(), COUNT).part
     monkeypatch.setattr(answered, "takes_units", lambda *_: False)
-    single = _answer(artifact, folder, Place(), COUNT).part
+    single = _answer(artifact, folder, SamplePlaces(), COUNT).part
     assert units is not None
     assert single is not None
     for name, values in single.outcomes.reference.items():

@@ -86,9 +86,7 @@ def test_other_samples_and_versions_of_the_reference_are_reasons_to_be_apart() -
     few = record("few", samples=100, reference_version="torch 2.4.1")
     every_one = record("every one", samples=10_000, reference_version="torch 2.8.0")
     first, second = describe_groups(compared([few, every_one]))
-    assert second.apart == (
-        "Not compared with group 1: the version of the reference and the number of samples differ."
-    )
+    assert second.apart == ("Not compared with group 1: the version of the reference and the number of samples differ.")
     shown = {condition.name: condition.value for condition in first.conditions}
     assert (shown["version of the reference"], shown["number of samples"]) == ("torch 2.4.1", "100")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy.artifact import Artifact, Manifest
-from vitdeploy.commands.evaluate.parts import Part, Place, answer_part
+from vitdeploy.commands.evaluate.parts import SamplePart, SamplePlaces, answer_part
 from vitdeploy.commands.evaluate.recorded_reference import RecordedReference
 from vitdeploy.commands.evaluate.sides import RunningSide, Side, takes_units
 from vitdeploy.data.dataset import Dataset
@@ -20,7 +20,7 @@ from vitdeploy.tasks import Task
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredPart:
     """The answers to a part of the data; no part if no sample of it could be read.
 
     Attributes:
@@ -31,7 +31,7 @@ class Answered:
         skipped: a message for each damaged image, also of a part without a sample.
     """
 
-    part: Part | None
+    part: SamplePart | None
     reference: str
     threads: int | None
     note: str = ""
@@ -48,12 +48,12 @@ class Sides:
     recorded: RecordedReference | None
 
     def answer(
-        self, task: Task, dataset: Dataset, manifest: Manifest, place: Place, advance: Callable[[int], object]
-    ) -> Answered:
+        self, task: Task, dataset: Dataset, manifest: Manifest, place: SamplePlaces, advance: Callable[[int], object]
+    ) -> AnsweredPart:
         """Answer the samples of a part. Call it once."""
         part = answer_part(self.pair, task, dataset, manifest, place, name_classes(manifest, dataset), advance)
         note = self.recorded.note() if self.recorded is not None else ""
-        return Answered(part, self.reference, self.deployed.threads, note, tuple(dataset.skipped))
+        return AnsweredPart(part, self.reference, self.deployed.threads, note, tuple(dataset.skipped))
 
 
 def open_sides(

@@ -11,7 +11,7 @@ from vitdeploy.artifact.layout import FLIPS, SAMPLES
 from vitdeploy.commands.evaluate.answered import name_classes, name_folders, open_reference_side, open_sides
 from vitdeploy.commands.evaluate.flips import describe_flips
 from vitdeploy.commands.evaluate.labelled import open_labelled
-from vitdeploy.commands.evaluate.parts import Place, merge
+from vitdeploy.commands.evaluate.parts import SamplePlaces, merge
 from vitdeploy.commands.evaluate.recorded_reference import About, Recorder
 from vitdeploy.commands.evaluate.spread import answer_on_cluster
 from vitdeploy.commands.evaluate.thumbnails import pack_thumbnails
@@ -67,7 +67,7 @@ def evaluate(
         with ExitStack() as stack:
             sides = open_sides(stack, artifact, task, dataset, count, progress, reference)
             with progress.step(f"Evaluate on {dataset.spec}", count) as advance:
-                answered = sides.answer(task, dataset, manifest, Place(most=limit), advance)
+                answered = sides.answer(task, dataset, manifest, SamplePlaces(most=limit), advance)
     part = merge([answered.part] if answered.part is not None else [])
     outcomes = part.outcomes
     if answered.note:

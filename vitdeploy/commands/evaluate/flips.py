@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from vitdeploy.commands.evaluate.parts import Flipped, Part
+from vitdeploy.commands.evaluate.parts import Flipped, SamplePart
 from vitdeploy.evidence import Flip
 from vitdeploy.session import Array
 from vitdeploy.tasks import Task, Values, class_name
@@ -14,7 +14,7 @@ SHOWN = 24
 _ORDER = ("lost", "", "gained")
 
 
-def describe_flips(part: Part, task: Task, names: Sequence[str] | None) -> tuple[tuple[Flip, ...], list[Array]]:
+def describe_flips(part: SamplePart, task: Task, names: Sequence[str] | None) -> tuple[tuple[Flip, ...], list[Array]]:
     """Return the first flips, those first that only the reference gets right; and the picture of each."""
     outcomes = part.outcomes
     labels = task.find_groups(outcomes.reference)

@@ -40,7 +40,7 @@ class Flipped:
 
 
 @dataclass(frozen=True)
-class Part:
+class SamplePart:
     """The outcomes of the samples of a part, the first with different answers, and a message for each damaged one."""
 
     outcomes: Outcomes
@@ -52,7 +52,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Place:
+class SamplePlaces:
     """A part of the data: its places in the fixed order, and the most samples to answer."""
 
     start: int = 0
@@ -65,10 +65,10 @@ def answer_part(
     task: Task,
     dataset: Dataset,
     manifest: Manifest,
-    place: Place,
+    place: SamplePlaces,
     names: Sequence[str] | None,
     advance: Callable[[int], object],
-) -> Part | None:
+) -> SamplePart | None:
     """Let both sides answer the samples of a part.
 
     Args:
@@ -105,10 +105,10 @@ def answer_part(
         agreement=own["agreement"],
         finite=np.concatenate(sides[1].finite),
     )
-    return Part(outcomes, tuple(flips), tuple(dataset.skipped))
+    return SamplePart(outcomes, tuple(flips), tuple(dataset.skipped))
 
 
-def merge(parts: Sequence[Part]) -> Part:
+def merge(parts: Sequence[SamplePart]) -> SamplePart:
     """Return parts as one whole, in their order.
 
     Raises:
@@ -132,7 +132,7 @@ def merge(parts: Sequence[Part]) -> Part:
         agreement=np.concatenate([each.agreement for each in every]),
         finite=np.concatenate([each.finite for each in every]),
     )
-    return Part(outcomes, tuple(flips[:_MAX_FLIPS]), tuple(message for part in parts for message in part.skipped))
+    return SamplePart(outcomes, tuple(flips[:_MAX_FLIPS]), tuple(message for part in parts for message in part.skipped))
 
 
 def _join(values: Sequence[Values]) -> Values:

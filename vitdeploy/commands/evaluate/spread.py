@@ -15,9 +15,9 @@ from vitdeploy import artifact as artifacts
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
 from vitdeploy.cluster import Cluster, NodeRequest, connect
-from vitdeploy.commands.evaluate.answered import Answered, open_sides
+from vitdeploy.commands.evaluate.answered import AnsweredPart, open_sides
 from vitdeploy.commands.evaluate.labelled import open_labelled
-from vitdeploy.commands.evaluate.parts import Part, Place, merge
+from vitdeploy.commands.evaluate.parts import SamplePart, SamplePlaces, merge
 from vitdeploy.commands.evaluate.units import unit_size
 from vitdeploy.data.dataset import Dataset, refuse_damage
 from vitdeploy.data.opening import comes_with_package
@@ -30,7 +30,7 @@ _SHARED = "Put the artifact and the data into folders that all nodes have under 
 
 def answer_on_cluster(
     address: str, artifact: Artifact, dataset: Dataset, limit: int | None, progress: Progress
-) -> Answered:
+) -> AnsweredPart:
     """Let the nodes of a cluster answer all samples.
 
     Only nodes of this machine's kind take part: another CPU rounds otherwise, and evidence names one kind.
@@ -46,7 +46,7 @@ def answer_on_cluster(
         with progress.step(f"Evaluate on {dataset.spec} in {len(places)} parts", count) as advance:
             shared = cluster.share(replace(artifact, path=artifact.path.absolute(), evidence_folder=None))
             setting = (_anchor(dataset.spec), dataset.digest, count)
-            answers: dict[int, Answered] = {}
+            answers: dict[int, AnsweredPart] = {}
             calls = ((shared, place, *setting) for place in places)
             for number, answered in cluster.run(answer_there, calls, request):
                 answers[number] = answered
@@ -58,15 +58,17 @@ def answer_on_cluster(
     return join(ordered, dataset)
 
 
-def split(count: int, unit: int, parts: int) -> list[Place]:
+def split(count: int, unit: int, parts: int) -> list[SamplePlaces]:
     """Split places into parts of whole units, as equal as possible."""
     units = -(-count // unit)
     parts = max(1, min(parts, units))
     starts = [unit * (number * units // parts) for number in range(parts)]
-    return [Place(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+    return [SamplePlaces(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
 
 
-def find_rest(places: Sequence[Place], answers: Sequence[Answered], limit: int | None, available: int) -> Place | None:
+def find_rest(
+    places: Sequence[SamplePlaces], answers: Sequence[AnsweredPart], limit: int | None, available: int
+) -> SamplePlaces | None:
     """Return the place to answer instead of the last one, if damaged images leave fewer samples than the limit.
 
     A serial evaluation reads on until it has answered as many. None if nothing is to be done.
@@ -75,10 +77,10 @@ def find_rest(places: Sequence[Place], answers: Sequence[Answered], limit: int |
     if limit is None or limit >= available or all(part is not None and not part.skipped for part in parts):
         return None
     before = sum(len(part) for part in parts[:-1] if part is not None)
-    return Place(places[-1].start, None, limit - before)
+    return SamplePlaces(places[-1].start, None, limit - before)
 
 
-def join(answers: Sequence[Answered], dataset: Dataset) -> Answered:
+def join(answers: Sequence[AnsweredPart], dataset: Dataset) -> AnsweredPart:
     """Return the answers to all parts as one.
 
     Raises:
@@ -89,14 +91,14 @@ def join(answers: Sequence[Answered], dataset: Dataset) -> Answered:
     if len(threads) > 1:
         listed = ", ".join(sorted(map(str, threads)))
         raise MeasureError(f"nodes ran the artifact with different threads: {listed}", fix="Give nodes equal cores.")
-    parts: list[Part] = [each.part for each in answers if each.part is not None]
+    parts: list[SamplePart] = [each.part for each in answers if each.part is not None]
     whole = replace(merge(parts), skipped=tuple(message for each in answers for message in each.skipped))
     for number in range(len(whole.skipped)):  # the message is that of a serial evaluation
         refuse_damage(dataset.spec, whole.skipped[: number + 1], len(dataset))
     return replace(answers[0], part=whole)
 
 
-def answer_there(artifact: Artifact, place: Place, data: str, digest: str, count: int) -> Answered:
+def answer_there(artifact: Artifact, place: SamplePlaces, data: str, digest: str, count: int) -> AnsweredPart:
     """Answer a part of the data, on a node.
 
     Args:
