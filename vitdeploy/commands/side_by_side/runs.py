@@ -89,7 +89,8 @@ def name_apart(paths: Sequence[Path]) -> list[str]:
     Args:
         paths: absolute, and each of them once.
     """
-    shown = [path.parent if _is_in_trial(path) and path.parent not in paths else path for path in paths]
+    known = set(paths)
+    shown = [path.parent if _is_in_trial(path) and path.parent not in known else path for path in paths]
     return [_find_shortest_end(path, shown) for path in shown]
 
 
