@@ -303,7 +303,7 @@ def report(
             if value:
                 raise UsageError(f"{name} is for the page of one artifact", fix="Leave it out, or give one artifact.")
         return Path(report_side_by_side(artifacts, out, _or_silent(progress)).report)
-    loaded = open_artifacts(artifacts, evidence, model, trust_code=trust_code)
+    (loaded,) = open_artifacts(artifacts, evidence, model, trust_code=trust_code)
     page = run(loaded, out, _or_silent(progress), images=images, data=data, cache=_open_cache(cache=cache))
     return Path(page.report)
 

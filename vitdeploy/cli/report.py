@@ -75,7 +75,7 @@ def report(
 
     loaded = options.give_model(options.load_artifact(artifacts[0], evidence), model, trust_code=trust_code)
     cache = options.open_cache(no_cache=no_cache)
-    page = run_report([loaded], output, console, images=images, data=data, cache=cache)
+    page = run_report(loaded, output, console, images=images, data=data, cache=cache)
     console.show(page, *views.show_report(page))
 
 

@@ -88,7 +88,7 @@ def run(
         verdict = gate(artifact, {}, progress, before_signing=True)
         page = None
         if is_available():
-            page = report([artifact], None, progress, cache=cache).report
+            page = report(artifact, None, progress, cache=cache).report
         else:
             progress.warn(f"no report.html: pip install 'vitdeploy[report]', then vitdeploy report {out}")
     except VitdeployError as error:

@@ -35,9 +35,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         LONG * 2, bench=bench(1.5, doubt), gate=gate("fail", why=doubt), audit=audit({"blocks.1.attn": LONG * 3})
     )
     texts = {
-        "good": render(compose([subject(), subject("other", bench=bench(2.0))], maps())),
-        "empty": render(compose([subject(none=True)], None)),
-        "bad": render(compose([bad], maps())),
+        "good": render(compose(subject(), maps())),
+        "empty": render(compose(subject(none=True), None)),
+        "bad": render(compose(bad, maps())),
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")

@@ -35,8 +35,7 @@ class Tags(HTMLParser):
 
 
 def page(none: bool = False) -> str:
-    subjects = [subject(none=none), subject("other", bench=bench(2.0))]
-    return render(compose(subjects, None if none else maps()))
+    return render(compose(subject(none=none), None if none else maps()))
 
 
 def test_sections_stand_in_this_order_and_every_tag_is_closed() -> None:
@@ -46,7 +45,7 @@ def test_sections_stand_in_this_order_and_every_tag_is_closed() -> None:
 
 
 def test_missing_evidence_says_what_to_run() -> None:
-    found = compose([subject(none=True)], None)
+    found = compose(subject(none=True), None)
     gaps = {section.name: section.missing.fix for section in found.sections if section.missing is not None}
     assert gaps == {
         "latency": "vitdeploy bench deit",
@@ -65,7 +64,7 @@ def test_missing_evidence_says_what_to_run() -> None:
 def test_the_recipe_lists_what_was_tried_and_where_an_engine_is_off() -> None:
     off = Trial(precision="fp16", why="other numbers", located="blocks.1 is the first that is off")
     held = Trial(precision="fp16", form="separate-qkv", kept=True)
-    text = render(compose([subject(manifest=manifest(trials=(off, held)))], None))
+    text = render(compose(subject(manifest=manifest(trials=(off, held))), None))
     assert "Precisions that were tried" in text
     assert "other numbers; blocks.1 is the first that is off" in text
     assert "fp16-separate-qkv" in text
@@ -83,7 +82,7 @@ def test_nothing_foreign_becomes_markup() -> None:
     )
     found = maps()
     found = replace(found, data=EVIL, left_out=((EVIL, EVIL),), sites=tuple(replace(s, name=EVIL) for s in found.sites))
-    text = render(compose([evil], found))
+    text = render(compose(evil, found))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert {tag for tag, _ in Tags(text).seen}.isdisjoint({"script", "link", "iframe", "form", "object"})

@@ -69,6 +69,6 @@ def test_efficiency_is_explained_by_the_peak() -> None:
 def test_names_of_operators_are_inert() -> None:
     crafted = (OPERATORS[0].model_copy(update={"name": "<script>alert(1)</script>"}),)
     hostile = PROFILE.model_copy(update={"operators": crafted})
-    page = render(compose([subject(bench=bench(profiles=(hostile,)))], None))
+    page = render(compose(subject(bench=bench(profiles=(hostile,))), None))
     assert "<script" not in page
     assert "&lt;script&gt;" in page

@@ -83,11 +83,11 @@ def test_grey_images_are_drawn_too() -> None:
 
 def test_only_a_model_with_fewer_tokens_has_the_section() -> None:
     fewer = subject(manifest=manifest(tokens=FewerTokens(merged={3: 1}, parity=PARITY)))
-    whole = compose([subject()], None)
+    whole = compose(subject(), None)
     assert "tokens" not in [section.name for section in whole.sections]
-    page = compose([fewer], None, groups(0, 0, 1, 2))
+    page = compose(fewer, None, groups(0, 0, 1, 2))
     assert [section.name for section in page.sections][3:5] == ["fusion", "tokens"]
     assert "behind block 3: 3 tokens of 4 patches" in render(page)
-    (gap,) = [section.missing for section in compose([fewer], None).sections if section.name == "tokens"]
+    (gap,) = [section.missing for section in compose(fewer, None).sections if section.name == "tokens"]
     assert gap is not None
     assert gap.fix

@@ -99,7 +99,7 @@ def is_available() -> bool:
 
 
 def report(
-    artifacts: Sequence[Artifact],
+    artifact: Artifact,
     out: Path | None,
     progress: Progress,
     *,
@@ -107,11 +107,11 @@ def report(
     data: str | None = None,
     cache: GraphCache | None = None,
 ) -> Reported:
-    """Write a page about the first artifact. The others appear in the plot of speed against accuracy.
+    """Write a page about an artifact.
 
     Args:
-        artifacts: the first one is the subject of the page.
-        out: the file to write; None is `report.html` in the first folder.
+        artifact: the subject of the page.
+        out: the file to write; None is `report.html` beside the artifact.
         progress: gets the steps and warnings.
         images: the number of images whose attention and merged tokens are shown; 0 leaves both out.
         data: DATA with these images; None is the recipe's data for evaluation, or else for calibration.
@@ -120,22 +120,22 @@ def report(
     Raises:
         UsageError: the file cannot be written, or Jinja is not installed.
     """
-    place = out or artifacts[0].beside(REPORT)
+    place = out or artifact.beside(REPORT)
     if out is not None:
-        check_place(out, artifacts)
+        check_place(out, [artifact])
     if not is_available():
         raise UsageError("jinja2 is not installed", fix="pip install 'vitdeploy[report]'.")
-    subjects = [make_subject(artifact) for artifact in artifacts]
-    maps, missing = _compare_attention(artifacts[0], data, images, progress, cache)
+    subject = make_subject(artifact)
+    maps, missing = _compare_attention(artifact, data, images, progress, cache)
     if missing is not None:
-        subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "attention": missing})
-    groups, missing = _group_tokens(artifacts[0], data, images, progress)
+        subject = replace(subject, missing={**subject.missing, "attention": missing})
+    groups, missing = _group_tokens(artifact, data, images, progress)
     if missing is not None:
-        subjects[0] = replace(subjects[0], missing={**subjects[0].missing, "tokens": missing})
-    page = compose(subjects, maps, groups)
+        subject = replace(subject, missing={**subject.missing, "tokens": missing})
+    page = compose(subject, maps, groups)
     text = html.render(page).encode()
     if out is None:
-        artifacts[0].write_beside({REPORT: text})
+        artifact.write_beside({REPORT: text})
     else:
         write_page(out, text)
     states = tuple(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vitdeploy.render.html import (
     accuracy,
     attention,
@@ -21,19 +19,15 @@ from vitdeploy.render.html.subject import Subject
 from vitdeploy.render.html.tokens import TokenGroups
 
 
-def compose(subjects: Sequence[Subject], maps: AttentionMaps | None, groups: TokenGroups | None = None) -> Page:
-    """Make the report of the first subject. The others appear only in the section on speed against accuracy.
-
-    A model that merges and drops no tokens has no section on them.
-    """
-    subject = subjects[0]
+def compose(subject: Subject, maps: AttentionMaps | None, groups: TokenGroups | None = None) -> Page:
+    """Make the report of a subject. A model that merges and drops no tokens has no section on them."""
     fewer = (tokens.section(groups, subject.find_gap("tokens")),) if subject.manifest.tokens is not None else ()
     return Page(
         head=verdict.head(subject),
         sections=(
             latency.section(subject),
             accuracy.section(subject),
-            tradeoff.section(subjects),
+            tradeoff.section(subject),
             fusion.section(subject),
             *fewer,
             sensitivity.section(subject),
