@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
-from vitdeploy import environment
+from vitdeploy import environment, machine_lock, sources
 from vitdeploy.artifact import Artifact
 from vitdeploy.cluster import Cluster, NodeRequest, connect
 from vitdeploy.commands.evaluate.answered import AnsweredPart, open_sides
@@ -44,7 +44,7 @@ def answer_on_cluster(
         request = _make_request(cluster)
         places = split(count, unit_size(artifact.manifest), cluster.count_slots(request))
         with progress.step(f"Evaluate on {dataset.spec} in {len(places)} parts", count) as advance:
-            shared = cluster.share(replace(artifact, path=artifact.path.absolute(), evidence_folder=None))
+            shared = cluster.share(_detach(artifact))
             setting = (_anchor(dataset.spec), dataset.digest, count)
             answers: dict[int, AnsweredPart] = {}
             calls = ((shared, place, *setting) for place in places)
@@ -120,7 +120,7 @@ def answer_there(artifact: Artifact, place: SamplePlaces, data: str, digest: str
     if here.digest != artifact.digest or dataset.digest != digest:
         what = "artifact" if here.digest != artifact.digest else "data"
         raise MeasureError(f"a node ({where}) has another {what} at the same path", fix=_SHARED)
-    with ExitStack() as stack:
+    with machine_lock.shared(), ExitStack() as stack:  # not beside a measurement on the same machine
         sides = open_sides(stack, here, task, dataset, count, Silent())
         return sides.answer(task, dataset, here.manifest, place, lambda _: None)
 
@@ -135,6 +135,14 @@ def _make_request(cluster: Cluster) -> NodeRequest:
             fix="Run the command on a machine of the kind that is to be evaluated on.",
         )
     return NodeRequest(cpus=min(node.cpus for node in nodes), nodes=tuple(node.id for node in nodes))
+
+
+def _detach(artifact: Artifact) -> Artifact:
+    """Return an artifact with absolute paths: nodes have other working directories."""
+    model = artifact.model
+    if model is not None:
+        model = model.model_copy(update={"spec": sources.anchor(model.spec, Path.cwd())})
+    return replace(artifact, path=artifact.path.absolute(), evidence_folder=None, model=model)
 
 
 def _anchor(spec: str) -> str:

@@ -66,7 +66,7 @@ class ClusterRun:
         Raises:
             VitdeployError: a disk is full, no node is left, or the connection is lost. Finished trials stay.
         """
-        for file in sorted((self.work.folder.path / REFERENCES).iterdir()):
+        for file in sorted((self.work.folder.path / REFERENCES).glob("[!.]*.npz")):
             self._references[file.name] = self.cluster.share(file.read_bytes())
         try:
             self._run_pending()
@@ -146,6 +146,9 @@ class ClusterRun:
             part = self._out.pop(call)
             try:
                 delivery = self.cluster.collect(call)
+                for line in delivery.warnings:
+                    self.work.tools.progress.warn(f"{part.trial.title}: {line}")
+                part.take(delivery)
             except VitdeployError as error:
                 if not isinstance(error, RemoteError):
                     raise  # of all errors of a trial only a full disk gets here
@@ -153,10 +156,6 @@ class ClusterRun:
             except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
                 raise_if_disk_is_full(error, self.work.folder.path)
                 part.fail(error)
-            else:
-                for line in delivery.warnings:
-                    self.work.tools.progress.warn(f"{part.trial.title}: {line}")
-                part.take(delivery)
 
     def _take_prepared(self, trial: TrialSpec, delivery: Delivery) -> None:
         """Send a trial that was exported on to its bench; store it, if none is left."""
