@@ -167,6 +167,7 @@ def evaluate(
     limit: int | None = None,
     reference: Path | str | None = None,
     at_threshold: float | None = None,
+    ray: str | None = None,
     model: str | None = None,
     trust_code: bool = False,
     evidence: Path | str | None = None,
@@ -180,12 +181,14 @@ def evaluate(
         limit: stop after this many samples; all when it is None.
         reference: the reference's answers from `vitdeploy eval --save-reference`; it runs here when it is None.
         at_threshold: also compare what both sides find with at least this score.
+        ray: "auto", or HOST:PORT of a Ray cluster, whose nodes answer parts of the data. The result is the same.
         model: MODEL given again: the code of a "python:" model runs only if it is named here.
         trust_code: run the code that the artifact names.
         evidence: the folder for evidence; the artifact's own when it is None.
         progress: gets the steps and warnings.
 
     Raises:
+        RemoteError: the cluster does not answer.
         DataError: the data is damaged, or has no labels of this task.
         SourceError: the reference cannot be loaded here.
         VitdeployError: it says what happened and how to fix it.
@@ -197,9 +200,11 @@ def evaluate(
     require_range(limit=(limit, 1))
     if at_threshold is not None and not 0 < at_threshold < 1:
         raise UsageError(f"at_threshold is {at_threshold:g}", fix="Give a score between 0 and 1.")
+    if ray is not None and reference is not None:
+        raise UsageError("`ray` and `reference` do not go together", fix="Give one of the two.")
     loaded = open_artifact(artifact, evidence, model, trust_code=trust_code)
     saved = None if reference is None else Path(reference)
-    return run(loaded, data, _or_silent(progress), limit=limit, reference=saved, at_threshold=at_threshold)
+    return run(loaded, data, _or_silent(progress), limit=limit, reference=saved, at_threshold=at_threshold, ray=ray)
 
 
 def gate(
@@ -214,7 +219,7 @@ def gate(
     junit: Path | str | None = None,
     markdown: Path | str | None = None,
     before_signing: bool = False,
-    log: str | Sequence[str] = (),
+    log: str | Sequence[str] | None = None,
     log_artifact: bool = False,
     progress: Progress | None = None,
     **limits: float | str | None,
@@ -249,7 +254,7 @@ def gate(
     loaded, listener = open_artifact(artifact, evidence), _or_silent(progress)
     return run(
         loaded, limits, listener,
-        logs=open_logs((log,) if isinstance(log, str) else log, listener, whole=log_artifact),
+        logs=open_logs((log,) if isinstance(log, str) else log or (), listener, whole=log_artifact),
         baseline=None if baseline is None else Path(baseline),
         data=data,
         groups=None if groups is None else Path(groups),

@@ -21,6 +21,23 @@ _USUAL = ("CPU", "GPU", "memory", "object_store_memory")
 _SAME = "Install the same versions of Python, Ray, vitdeploy and its libraries on all nodes."
 
 
+_REPORT = """
+def report():
+    import platform
+    import sys
+
+    import ray
+
+    try:
+        from vitdeploy.cluster.nodes import describe_node
+
+        return describe_node()
+    except ImportError as error:
+        return f"{error} (Python {platform.python_version()} of {sys.executable}, Ray {ray.__version__})"
+"""
+"""The function that a node runs to report itself."""
+
+
 class Report(Frozen):
     """What a node says about itself. The versions are those of Python, Ray, vitdeploy and the libraries."""
 
@@ -155,22 +172,14 @@ def _ask(names: Mapping[str, str]) -> dict[str, Report]:
 
 
 def _make_reporter() -> Any:
-    """Return the function that a node runs. It travels as code, because vitdeploy may be missing there."""
+    """Return the function that a node runs. It travels as code, because vitdeploy may be missing there.
 
-    def report() -> dict[str, Any] | str:
-        import platform
-        import sys
-
-        import ray
-
-        try:
-            from vitdeploy.cluster.nodes import describe_node
-
-            return describe_node()
-        except ImportError as error:
-            return f"{error} (Python {platform.python_version()} of {sys.executable}, Ray {ray.__version__})"
-
-    return report
+    It is made of a text: code of a file may hold what a coverage tool or a debugger has put into it, and that does not
+    travel.
+    """
+    names: dict[str, Any] = {}
+    exec(_REPORT, names)  # noqa: S102  the text above
+    return names["report"]
 
 
 def describe_node() -> dict[str, Any]:
