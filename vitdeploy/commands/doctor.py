@@ -32,6 +32,7 @@ _EXTRAS = {
     "tensorrt-rtx": ("tensorrt_rtx",),
     "hf": ("transformers",),
     "detection": ("pycocotools",),
+    "data": ("pyarrow",),
     "report": ("jinja2",),
     "quantize": ("nncf",),
     "log": ("mlflow",),
