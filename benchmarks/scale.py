@@ -49,7 +49,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Costs:
-    """What one trial costs on a machine like this one, for `IMAGES` images.
+    """The costs of one trial on a machine like this one, for `IMAGES` images.
 
     Attributes:
         export_s: export, without answers to the evaluation data.

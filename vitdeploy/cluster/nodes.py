@@ -39,7 +39,7 @@ def report():
 
 
 class Report(Frozen):
-    """What a node says about itself. The versions are those of Python, Ray, vitdeploy and the libraries."""
+    """The report of a node. The versions are those of Python, Ray, vitdeploy and the libraries."""
 
     versions: Mapping[str, str]
     host: Host

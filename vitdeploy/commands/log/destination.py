@@ -34,7 +34,7 @@ _DATABASE = "sqlite:///"
 
 @dataclass(frozen=True)
 class Destination:
-    """Where to log.
+    """A destination of `--log`.
 
     Attributes:
         scheme: "jsonl" or "mlflow".

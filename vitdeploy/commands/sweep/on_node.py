@@ -46,7 +46,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a node returns: the record, the files of the trial, new answers of the reference, and warnings."""
+    """The results of a node: the record, the files of the trial, new answers of the reference, and warnings."""
 
     ended: Ended
     files: Parcel
