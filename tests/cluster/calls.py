@@ -51,3 +51,12 @@ def measure_shortly() -> None:
     for name in SHORT:
         importlib.import_module(name)
     shorten(setattr, sys.modules)
+
+
+def sweep_alone(file: str, out: str, answer: str) -> None:
+    """Run a sweep in this process, and write what it returns as JSON."""
+    from tests.commands.sweep.running import go
+
+    measure_shortly()
+    result, _ = go(Path(file), Path(out))
+    Path(answer).write_text(result.model_dump_json(), encoding="utf-8")

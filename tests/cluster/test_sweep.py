@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import NODE
+from tests.cluster.conftest import NODE, ROOT
 from tests.commands.sweep.running import BASE, Steps, go, write
 from vitdeploy import artifact as artifacts
 from vitdeploy.cluster import Cluster
@@ -40,8 +43,9 @@ def deterministic(row: SweepRow, result: Sweep) -> dict[str, object]:
         "agreement", "samples", "data_digest", "model_digest", "fused", "sites", "machine", "timing",
     })  # fmt: skip
     if row.artifact:  # OpenVINO numbers the nodes of model.xml by what its process has compiled before
-        files = artifacts.load(Path(result.sweep) / row.artifact).manifest.files
-        own["files"] = {file.path: file.sha256 for file in files if file.path != "model.xml"}
+        manifest = artifacts.load(Path(result.sweep) / row.artifact).manifest
+        own["files"] = {file.path: file.sha256 for file in manifest.files if file.path != "model.xml"}
+        own["quantized"] = manifest.quantized and manifest.quantized.model_dump()  # says where two graphs part
     return own
 
 
@@ -75,11 +79,16 @@ def kill_first_busy(ray_nodes: Any, killed: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep]:
-    """The sweep on this machine alone."""
+    """The sweep on this machine alone: in a new process, as those of nodes are, where no test ran before."""
     folder = tmp_path_factory.mktemp("serial")
-    file = write(folder, BASE + MATRIX)
-    result, _ = go(file, folder / "out")
-    return file, result
+    file, answer = write(folder, BASE + MATRIX), folder / "answer.json"
+    code = "import sys; from tests.cluster.calls import sweep_alone; sweep_alone(*sys.argv[1:])"
+    subprocess.run(
+        [sys.executable, "-c", code, file, folder / "out", answer],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(NODE["num_cpus"])},
+    )
+    return file, Sweep.model_validate_json(answer.read_bytes())
 
 
 @pytest.fixture(scope="module")
