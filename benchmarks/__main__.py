@@ -93,6 +93,7 @@ PAGES = (
     Page("against_benchmark_app", timed=True),
     Page("served", timed=True),
     Page("ray_sweep"),
+    Page("large_evaluation"),
     Page(
         "gate_error_rates",
         (
