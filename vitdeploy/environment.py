@@ -122,6 +122,16 @@ def usable_cpus() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def digest_code(folder: Path) -> str:
+    """Return the digest of the Python files in a folder: two checkouts of one version may differ."""
+    sha = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        code = path.read_bytes()
+        sha.update(f"{path.relative_to(folder).as_posix()}\n{len(code)}\n".encode())
+        sha.update(code)
+    return sha.hexdigest()
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of vitdeploy and of the installed `LIBRARIES`, without importing them."""
     versions = {"vitdeploy": __version__}

@@ -6,15 +6,20 @@ cannot keep a measurement waiting for ever.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _FOLDERS = ("/run/lock", "/tmp")  # noqa: S108  all users share the machine, so the folder must be open to all
 _NAME, _TURNSTILE = "vitdeploy.lock", "vitdeploy.turnstile"
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+_ATTEMPTS, _PAUSE_S = 100, 0.01
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -89,14 +94,37 @@ def _pass(descriptor: int, operation: int) -> None:
 
 
 def _open(name: str) -> int:
-    folder = next((f for f in _FOLDERS if os.access(f, os.W_OK)), _FOLDERS[-1])
-    path = Path(folder) / name
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    path = _find_folder() / name
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return _open_existing(path)
+        except FileNotFoundError:
+            with suppress(FileExistsError):  # another process was quicker
+                return _create(path)
+        except PermissionError:
+            if not left:
+                raise
+            time.sleep(_PAUSE_S)  # another user has just created it, and opens it to all at once
+    raise FileNotFoundError(errno.ENOENT, "it is created and removed again and again", str(path))
+
+
+def _open_existing(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | flags)
-    except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
-        os.fchmod(descriptor, 0o666)  # despite the umask: the next job may be another user's
-        return descriptor
+        return os.open(path, os.O_RDWR | _FLAGS)
     except PermissionError:
-        return os.open(path, os.O_RDONLY | flags)  # flock works on a read-only descriptor too
+        return os.open(path, os.O_RDONLY | _FLAGS)  # flock works on a read-only descriptor too
+
+
+def _create(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+    os.fchmod(descriptor, 0o666)  # despite the umask: the next job may be another user's
+    return descriptor
+
+
+def _find_folder() -> Path:
+    """Return the first folder that all users may write to: root and others must lock the same file."""
+    for folder in map(Path, _FOLDERS):
+        with suppress(OSError):
+            if folder.stat().st_mode & stat.S_IWOTH and os.access(folder, os.W_OK):
+                return folder
+    return Path(_FOLDERS[-1])

@@ -25,7 +25,8 @@ from vitdeploy.artifact import (
     TensorSpec,
     staging,
 )
-from vitdeploy.errors import ArtifactError
+from vitdeploy.artifact.layout import FAMILY
+from vitdeploy.errors import ArtifactError, UsageError
 from vitdeploy.evidence import Audit, Bench
 from vitdeploy.recipe import Preprocess, Recipe
 
@@ -132,6 +133,17 @@ def test_nothing_may_be_added(folder: Path, name: str) -> None:
 def test_evidence_and_a_report_may_lie_beside_it(folder: Path, name: str) -> None:
     (folder / name).touch()
     artifacts.load(folder)
+
+
+def test_other_files_go_outside_of_the_artifact_and_of_its_family(folder: Path) -> None:
+    for out in (folder, folder / "package", folder / "deep" / "package"):
+        with pytest.raises(UsageError, match=r"is inside the artifact, which takes no other files"):
+            artifacts.refuse_inside(out, folder)
+    artifacts.refuse_inside(folder.parent / "package", folder)
+    (folder.parent / FAMILY).write_text("{}")
+    with pytest.raises(UsageError, match=r"is inside the family of the artifact, which takes no other files"):
+        artifacts.refuse_inside(folder.parent / "package", folder)
+    artifacts.refuse_inside(folder.parent.parent / "package", folder)
 
 
 def test_an_empty_list_is_refused(folder: Path) -> None:

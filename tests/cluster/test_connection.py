@@ -97,6 +97,14 @@ def test_other_versions_on_a_node_are_refused_by_name(cluster: Cluster, monkeypa
         assert expected in caught.value.message
 
 
+def test_nodes_with_other_code_of_the_same_version_are_refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "digest_code", lambda folder: "0123456789abcdef")
+    with pytest.raises(RemoteError, match=r"has code of vitdeploy [0-9a-f]{8} \(here 01234567\)"):
+        use("auto")
+
+
 def test_a_library_that_a_node_lacks_is_named() -> None:
     here = {"vitdeploy": "1", "torch": "2.9", "onnx": "1.2"}
     with pytest.raises(RemoteError) as caught:

@@ -19,9 +19,9 @@ import pytest
 from tests.cluster.conftest import NODE, ROOT
 from tests.commands.sweep.running import BASE, Steps, go, write
 from vitdeploy import artifact as artifacts
-from vitdeploy.cluster import Cluster
+from vitdeploy.cluster import Cluster, running
 from vitdeploy.errors import RemoteError
-from vitdeploy.evidence import Bench, Sweep, SweepRow, WorkPeriod
+from vitdeploy.evidence import Bench, Eval, Sweep, SweepRow, WorkPeriod
 
 pytestmark = pytest.mark.slow
 
@@ -171,6 +171,35 @@ def test_a_sweep_goes_on_elsewhere(swept: tuple[Path, Sweep, Steps], tmp_path: P
         assert bench.own is not None
         assert bench.own.p50_ms == row.p50_ms
     assert done[1].exported == again.trials[1].exported, "it was only timed again"
+
+
+def kill_first_measuring(ray_nodes: Any) -> None:
+    """Kill the first process that measures, on any node."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        for node in (ray_nodes.head_node, *ray_nodes.worker_nodes):
+            if (process := find_worker(node, "measure")) is not None:
+                process.kill()
+                return
+        time.sleep(0.02)
+
+
+def test_a_bench_whose_process_dies_keeps_what_was_exported(
+    cluster: Cluster, ray_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "MAX_RETRIES", 0)
+    file = write(tmp_path, BASE + "matrix: {target: [onnxruntime]}\ncluster: {memory_gib: 1}\n")
+    killer = threading.Thread(target=kill_first_measuring, args=(ray_nodes,))
+    killer.start()
+    result, _ = go(file, tmp_path / "out", ray="auto")
+    killer.join()
+    (row,) = result.trials
+    assert (row.status, row.step) == ("failed", "bench")
+    assert row.reason.startswith("the work failed 1 times with its node or process")
+    assert row.exported is not None
+    artifact = artifacts.load(tmp_path / "out" / "trials" / row.name / "artifact")
+    evaluation, _ = artifact.read_evidence(Eval)
+    assert evaluation is not None
 
 
 def test_files_that_differ_on_a_node_fail_their_trial(cluster: Cluster, tmp_path: Path) -> None:

@@ -49,15 +49,18 @@ def refuse_existing(out: Path, *, force: bool) -> None:
 
 
 def refuse_inside(out: Path, artifact: Path) -> None:
-    """Refuse an output inside of an artifact's folder: it would be an unlisted file, and the artifact damaged.
+    """Refuse an output inside of an artifact's folder, or of its family's: it would be an unlisted file there.
 
     Raises:
         UsageError: it is inside.
     """
-    if out.resolve().is_relative_to(artifact.resolve()):
-        raise UsageError(
-            f"{out} is inside the artifact, which takes no other files", fix="Choose a place outside of it with -o."
-        )
+    place, folder = out.resolve(), artifact.resolve()
+    family = folder.parent if (folder.parent / FAMILY).is_file() else folder
+    for kind, closed in (("artifact", folder), ("family of the artifact", family)):
+        if place.is_relative_to(closed):
+            raise UsageError(
+                f"{out} is inside the {kind}, which takes no other files", fix="Choose a place outside of it with -o."
+            )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vitdeploy import environment, machine_lock
@@ -16,9 +17,12 @@ _PATIENCE_S = 120.0
 """The time that all nodes have to start a process and report. Ten may start on one slow disk."""
 _GIB = 2**30
 _NAMED = 3
+_DIGITS = 8
 _USUAL = ("CPU", "GPU", "memory", "object_store_memory")
 """Resources that are not the user's own."""
-_SAME = "Install the same versions of Python, Ray, vitdeploy and its libraries on all nodes."
+_SAME = (
+    "Install the same versions of Python, Ray, vitdeploy and its libraries on all nodes. Restart Ray on changed ones."
+)
 
 
 _REPORT = """
@@ -39,7 +43,7 @@ def report():
 
 
 class Report(Frozen):
-    """The report of a node. The versions are those of Python, Ray, vitdeploy and the libraries."""
+    """The report of a node. The versions are those of `describe_versions`."""
 
     versions: Mapping[str, str]
     host: Host
@@ -100,10 +104,15 @@ def list_alive() -> list[dict[str, Any]]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Return the versions in this process that decide results."""
+    """Return the versions in this process that decide results, with the digest of vitdeploy's own code."""
     import ray
 
-    return {"Python": platform.python_version(), "Ray": ray.__version__, **environment.library_versions()}
+    return {
+        "Python": platform.python_version(),
+        "Ray": ray.__version__,
+        **environment.library_versions(),
+        "code of vitdeploy": environment.digest_code(Path(environment.__file__).parent)[:_DIGITS],
+    }
 
 
 def refuse_other_versions(nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str]) -> None:

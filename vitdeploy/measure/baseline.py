@@ -166,3 +166,16 @@ def read(path: Path) -> Baseline:
         message = f"{path} has baseline schema {baseline.schema_version}, this vitdeploy reads schema {SCHEMA}"
         raise ArtifactError(message, fix="Update vitdeploy." if baseline.schema_version > SCHEMA else fix)
     return baseline
+
+
+def parse_stored(raw: Mapping[str, object]) -> Baseline:
+    """Parse the baseline that a verdict stores.
+
+    Raises:
+        MeasureError: it is not a baseline.
+    """
+    try:
+        return Baseline.model_validate(raw)
+    except ValidationError as error:
+        message = f"the baseline in gate.json is not one: {describe_unread(error)}"
+        raise MeasureError(message, fix="Run vitdeploy gate again.") from None

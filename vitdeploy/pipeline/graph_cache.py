@@ -106,11 +106,7 @@ def cache_key(model: LoadedModel, shapes: tuple[tuple[int, ...], ...], batch: Ba
         "shapes": shapes,
         "batch": str(batch),
         "python": platform.python_version(),
-        "exporter": _digest_code(Path(onnx_export.__file__).parent),
+        "exporter": environment.digest_code(Path(onnx_export.__file__).parent),
         **{name: versions.get(name, "") for name in _LIBRARIES},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _digest_code(package: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))).hexdigest()

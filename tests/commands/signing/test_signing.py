@@ -313,6 +313,25 @@ def test_a_verdict_that_the_evidence_does_not_give_is_not_signed(signed: Path, k
     assert "gate.json says pass, and the evidence gives fail" in run("sign", signed, "--key", keys.private).error
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "refused"),
+    [
+        ("baseline", {}, "the baseline in gate.json is not one: machine: Field required"),
+        ("baseline", {"machine": 3}, "the baseline in gate.json is not one: machine: Input should be a valid string"),
+        (
+            "limits",
+            {"min_speedupp": 1},
+            "limits in gate.json: unknown key 'min_speedupp' (did you mean",
+        ),
+    ],
+)
+def test_a_verdict_whose_parts_cannot_be_read_is_one_line(
+    key: str, value: object, refused: str, signed: Path, keys: Pair
+) -> None:
+    edit(signed / "gate.json", lambda facts: facts.update({key: value}))
+    assert refused in run("sign", signed, "--key", keys.private).error
+
+
 def test_a_failed_verdict_is_signed_with_a_note(signed: Path, keys: Pair) -> None:
     assert run("gate", signed, "--min-speedup", 9).code == 1
     ended = run("sign", signed, "--key", keys.private, "--json")

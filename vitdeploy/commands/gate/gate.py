@@ -131,11 +131,15 @@ def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
     """Judge the evidence that lies beside an artifact now, by the limits and the baseline of a stored verdict.
 
     Nothing is written.
+
+    Raises:
+        RecipeError: its limits are none that this version knows.
+        MeasureError: its baseline is not one.
     """
     spec = parse(GateSpec, verdict.limits, where="limits in gate.json")
     before = None
     if verdict.baseline is not None or verdict.timing is not None or verdict.untimed or verdict.release is not None:
-        baseline = None if verdict.baseline is None else baselines.Baseline.model_validate(verdict.baseline)
+        baseline = None if verdict.baseline is None else baselines.parse_stored(verdict.baseline)
         before = Before(baseline, *_time_again(verdict), *_compare_again(artifact, verdict.release))
     signature = verify_again(artifact, spec.require_signed)
     fresh = judge(make_case(artifact, read_evidence(artifact, store=False), spec, signature), spec, before)

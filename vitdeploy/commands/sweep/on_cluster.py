@@ -30,6 +30,7 @@ from vitdeploy.commands.sweep.trial import (
     TRIALS,
     Ended,
     compares_times,
+    fail_bench,
     fail_trial,
     trial_folder,
 )
@@ -113,7 +114,7 @@ class ClusterRun:
         model = _digest_model(trial)
         if model not in self._loaded:
             self._loading.add(model)
-        take, fail = partial(self._take_prepared, trial), partial(self._fail, trial, "export")
+        take, fail = partial(self._take_prepared, trial), partial(self._fail_export, trial)
         if compares_times(trial):
             self._start(trial, run_alone, self.work.bench_seconds(trial), take=take, fail=fail)
         else:
@@ -167,7 +168,7 @@ class ClusterRun:
             self._start(
                 trial, measure, self.work.bench_seconds(trial), self.cluster.share(delivery.files),
                 take=lambda timed: self._store(trial, timed.ended, delivery.files, timed.files),
-                fail=partial(self._fail, trial, "bench"),
+                fail=partial(self._fail_bench, trial, delivery.files),
             )  # fmt: skip
         else:
             self._store(trial, delivery.ended, delivery.files)
@@ -187,9 +188,15 @@ class ClusterRun:
                 parcel.unpack(folder)
         self.work.finish(trial, ended)
 
-    def _fail(self, trial: TrialSpec, step: str, error: Exception) -> None:
+    def _fail_export(self, trial: TrialSpec, error: Exception) -> None:
         self._release(trial)
-        self.work.finish(trial, Ended(fail_trial(trial, self.work.folder.path, step, error)))
+        self.work.finish(trial, Ended(fail_trial(trial, self.work.folder.path, "export", error)))
+
+    def _fail_bench(self, trial: TrialSpec, exported: Parcel, error: Exception) -> None:
+        with machine_lock.shared(), trial_folder(self.work.folder.path, trial.name) as folder:
+            exported.unpack(folder)
+            record = fail_bench(trial, folder, error)
+        self.work.finish(trial, Ended(record))
 
     def _lengthen(self) -> None:
         """Give the recipe's time to each bench that may change the front, on as many nodes as there are."""

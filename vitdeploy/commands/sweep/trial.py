@@ -158,9 +158,18 @@ def time_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> T
         record = lengthen_bench(trial, sweep, tools, seconds)
     except Exception as error:  # noqa: BLE001  as in `run_trial`
         raise_if_disk_is_full(error, sweep)
-        record = replace(_describe_failure(trial, "bench", error, file.parent / ARTIFACT), exported=before.exported)
+        return fail_bench(trial, file.parent, error, time.monotonic() - started)
     record = replace(record, seconds=round(before.seconds + time.monotonic() - started, 1))
     write_record(record, file)
+    return record
+
+
+def fail_bench(trial: TrialSpec, folder: Path, error: Exception, seconds: float = 0.0) -> TrialRecord:
+    """Store why a trial could not be timed, `seconds` after its export. Artifact and evidence stay."""
+    before = TrialRecord.model_validate_json((folder / RECORD).read_bytes())
+    record = _describe_failure(trial, "bench", error, folder / ARTIFACT)
+    record = replace(record, exported=before.exported, seconds=round(before.seconds + seconds, 1))
+    write_record(record, folder / RECORD)
     return record
 
 
