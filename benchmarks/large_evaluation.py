@@ -42,6 +42,7 @@ MOST_GROWTH = 0.1
 """The share by which memory may grow from `FEW` to `MANY` images: what is kept of each image is a few numbers."""
 _NODE = {"num_cpus": 1, "memory": 3 << 30, "object_store_memory": 200 << 20}
 _FOLDER = ROOT / "benchmarks" / "fashion_mnist"
+MODEL = f"python:{_FOLDER / 'model.py'}:build"
 _SAMPLES = "eval.samples.npz"
 
 
@@ -59,9 +60,14 @@ def export(work: Path) -> Path:
     """Export the model, calibrated on training images."""
     save_sets(work)
     out = work / "artifact"
-    words = ["export", f"python:{_FOLDER / 'model.py'}:build", "--weights", _FOLDER / "vit.safetensors"]
+    words = ["export", MODEL, "--weights", _FOLDER / "vit.safetensors"]
     words += ["--target", "onnxruntime", "--precision", "int8", "--calibration", work / "calibration.npz", "-o", out]
-    subprocess.run([sys.executable, "-m", "vitdeploy", *map(str, words), "--quiet"], check=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, "-m", "vitdeploy", *map(str, words), "--quiet"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
     return out
 
 
@@ -83,9 +89,10 @@ def write_shards(folder: Path, split: Literal["train", "test"], count: int) -> P
 
 def evaluate(artifact: Path, data: Path, *options: str) -> Answer:
     """Run `vitdeploy eval` in a process of its own."""
-    command = [sys.executable, "-m", "vitdeploy", "eval", str(artifact), "--data", str(data), "--json", *options]
+    command = [sys.executable, "-m", "vitdeploy", "eval", str(artifact), "--data", str(data), "--json"]
+    command += ["--model", MODEL, *options]  # code of a model runs only if it is given again
     started = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -122,18 +129,18 @@ def main() -> None:
     work = (kept or Path(tempfile.mkdtemp(prefix="vitdeploy-large-"))).absolute()
     artifact, test = export(work), write_shards(work / "test", "test", FEW)
     alone = evaluate(artifact, test)
-    rows = [_describe(FEW, "one process", alone, "that of one process")]
+    rows = [_describe(f"{FEW:,}", "one process", alone, "that of one process")]
     for count in WORKERS:
         with start_nodes(count) as address:
             answer = evaluate(artifact, test, "--ray", address)
         is_same = (answer.json, answer.samples) == (alone.json, alone.samples)
-        rows.append(_describe(FEW, _name(count), answer, "the same bytes" if is_same else "another one"))
+        rows.append(_describe(f"{FEW:,}", _name(count), answer, "the same bytes" if is_same else "another one"))
     train = {count: write_shards(work / f"train-{count}", "train", count) for count in (FEW, MANY)}
     peaks = {}
     for count, folder in train.items():
         answer = evaluate(artifact, folder)
         peaks[count] = answer.peak_mib
-        rows.append(_describe(count, "one process", answer, "training images"))
+        rows.append(_describe(f"{count:,} of the training set", "one process", answer, "–"))
     write_page(TABLE, _heading(), COLUMNS, rows)
     print(TABLE.read_text(encoding="utf-8"))
     if kept is None:
@@ -148,8 +155,8 @@ def _name(count: int) -> str:
     return f"{count} worker{'s' if count > 1 else ''}"
 
 
-def _describe(count: int, way: str, answer: Answer, comparison: str) -> tuple[str, ...]:
-    return f"{count:,}", way, f"{answer.seconds:.0f}", f"{answer.peak_mib:,.0f}", comparison
+def _describe(images: str, way: str, answer: Answer, comparison: str) -> tuple[str, ...]:
+    return images, way, f"{answer.seconds:.0f}", f"{answer.peak_mib:,.0f}", comparison
 
 
 def _heading() -> list[str]:
