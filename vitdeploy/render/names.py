@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-_PIECES = re.compile(r"[^-./ ]*[-./ ]?")
+_PATH = re.compile(r"/?[\w.@+~-]+(?:/[\w.@+~-]+){2,}")
+_LEAST_KEPT, _MOST_KEPT = 2, 8
+_PIECES = re.compile(r"(?:…/)?[^-./ ]*[-./ ]?")
 
 
 def fold_name(name: str, width: int) -> str:
@@ -15,3 +18,24 @@ def fold_name(name: str, width: int) -> str:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
+
+
+def shorten_paths(texts: Iterable[str]) -> dict[str, str]:
+    """Leave out the first folders of paths: `/home/me/work/model.py:build` becomes `…/work/model.py:build`.
+
+    As many folders stay as it takes to keep different texts different.
+
+    Returns:
+        text -> shorter text; only those that become shorter.
+    """
+    every = dict.fromkeys(texts)
+    for kept in range(_LEAST_KEPT, _MOST_KEPT):
+        shorter = {text: _PATH.sub(lambda path, kept=kept: _cut(path[0], kept), text) for text in every}
+        if len(set(shorter.values())) == len(every):
+            return {text: short for text, short in shorter.items() if short != text}
+    return {}
+
+
+def _cut(path: str, kept: int) -> str:
+    parts = path.split("/")
+    return path if len(parts) <= kept else "/".join(("…", *parts[-kept:]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -11,7 +11,7 @@ from rich.text import Text
 from vitdeploy.escaping import of_escaped
 from vitdeploy.evidence import Sweep, SweepEstimate, SweepRow
 from vitdeploy.render import numbers
-from vitdeploy.render.names import fold_name
+from vitdeploy.render.names import fold_name, shorten_paths
 from vitdeploy.render.numbers import NOTHING, three_digits
 from vitdeploy.render.tables import add_notes, make_table
 
@@ -35,7 +35,8 @@ def sweep(result: Sweep) -> list[RenderableType]:
         lines.append(Text(f"failed at {failure.step}: {failure.reason.rstrip('.')}. {failure.fix} ({count})", "red"))
     pending = [row for row in result.trials if row.status == "pending"]
     if pending:
-        lines += [Text(f"  to do: {label(row)}") for row in pending[:_MOST_PENDING]]
+        short = _shorten(pending)
+        lines += [Text(f"  to do: {label(row, short)}") for row in pending[:_MOST_PENDING]]
         more = len(pending) - _MOST_PENDING
         lines += [Text(f"  and {more} more")] if more > 0 else []
     if result.estimate.trials or result.estimate.seconds:
@@ -48,12 +49,13 @@ def trials(rows: Sequence[SweepRow]) -> Table:
     metric = rows[0].metric or "metric"
     table = make_table("Trials", "", metric, "drop", "latency ms", "speed-up", "size", "", right=(1, 2, 3, 4, 5))
     table.padding = (0, 1, 0, 0)
+    short = _shorten(rows)
     for row in rows:
         verdict = Text(row.verdict, _VERDICTS.get(row.verdict, ""))
         place = "in doubt" if row.doubts else "front" if row.front else ""
         state = Text.assemble((place, "yellow" if row.doubts else "bold"), " " if place else "", verdict)
         table.add_row(
-            fold_name(label(row), _NAME_WIDTH),
+            fold_name(label(row, short), _NAME_WIDTH),
             NOTHING if row.deployed is None else three_digits(row.deployed),
             NOTHING if row.drop is None else numbers.without_minus_zero(row.drop),
             NOTHING if row.latency_ms is None else three_digits(row.latency_ms),
@@ -64,9 +66,13 @@ def trials(rows: Sequence[SweepRow]) -> Table:
     return table
 
 
-def label(row: SweepRow) -> str:
-    """Return the values of a trial's axes in a few words."""
-    return ", ".join(row.axes.values()) or row.name
+def _shorten(rows: Sequence[SweepRow]) -> Mapping[str, str]:
+    return shorten_paths(value for row in rows for value in row.axes.values())
+
+
+def label(row: SweepRow, short: Mapping[str, str]) -> str:
+    """Return the values of a trial's axes in a few words, in their shorter forms where there are any."""
+    return ", ".join(short.get(value, value) for value in row.axes.values()) or row.name
 
 
 def describe_estimate(estimate: SweepEstimate) -> str:

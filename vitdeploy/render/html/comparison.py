@@ -15,6 +15,7 @@ from vitdeploy.render.html.markup import element
 from vitdeploy.render.html.parts import Missing, Table, Tile, Word
 from vitdeploy.render.html.sweep_chart import Chart, draw_charts, tones
 from vitdeploy.render.html.trial_rows import TrialRow, make_head, make_row
+from vitdeploy.render.names import shorten_paths
 from vitdeploy.version import __version__
 
 _NOT_SET = "–"
@@ -80,6 +81,7 @@ class ComparisonPage:
     gaps: tuple[Gap, ...]
     differences: Table
     notes: tuple[str, ...]
+    short: Mapping[str, str]
     version: str
 
 
@@ -110,6 +112,7 @@ def compose_comparison(compared: Sequence[Compared], notes: Sequence[str]) -> Co
         ),
         differences=_list_differences(compared),
         notes=tuple(notes),
+        short=shorten_paths(row.model for row in rows),
         version=__version__,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from vitdeploy.render.html.markup import Markup
 from vitdeploy.render.html.parts import Tile
 from vitdeploy.render.html.sweep_chart import Chart, draw_charts, tones
 from vitdeploy.render.html.trial_rows import TrialRow, make_head, make_row
+from vitdeploy.render.names import shorten_paths
 from vitdeploy.version import __version__
 
 _SCRIPT = Path(__file__).parent / "templates" / "sweep.js"
@@ -51,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepPage:
-    """All that the template lays out."""
+    """All that the template lays out. `short` has shorter forms of names that are too long for their places."""
 
     title: str
     about: str
@@ -63,6 +64,7 @@ class SweepPage:
     rows: tuple[TrialRow, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
+    short: Mapping[str, str]
     script: Markup
     script_digest: str
     version: str
@@ -94,6 +96,7 @@ def compose_sweep(result: Sweep) -> SweepPage:
         rows=tuple(make_row(number, row, tones(rows)[row.model]) for number, row in enumerate(rows, 1)),
         failures=tuple(_make_failure(failure, rows) for failure in result.failures),
         notes=result.notes,
+        short=shorten_paths(text for row in rows for text in (row.model, *row.axes.values())),
         script=Markup(script),
         script_digest=digest,
         version=__version__,
