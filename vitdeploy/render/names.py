@@ -30,12 +30,15 @@ def shorten_paths(texts: Iterable[str]) -> dict[str, str]:
     """
     every = dict.fromkeys(texts)
     for kept in range(_LEAST_KEPT, _MOST_KEPT):
-        shorter = {text: _PATH.sub(lambda path, kept=kept: _cut(path[0], kept), text) for text in every}
+        shorter = {text: _cut_paths(text, kept) for text in every}
         if len(set(shorter.values())) == len(every):
             return {text: short for text, short in shorter.items() if short != text}
     return {}
 
 
-def _cut(path: str, kept: int) -> str:
-    parts = path.split("/")
-    return path if len(parts) <= kept else "/".join(("…", *parts[-kept:]))
+def _cut_paths(text: str, kept: int) -> str:
+    def cut(path: re.Match[str]) -> str:
+        parts = path[0].split("/")
+        return path[0] if len(parts) <= kept else "/".join(("…", *parts[-kept:]))
+
+    return _PATH.sub(cut, text)
