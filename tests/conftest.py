@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from tests.fakes.fixtures import board_driver, device, driver, gpu_machine, no_gpu, small_bundle
+from tests.machine import LOCK_FOLDER, use_own_lock
 from tests.remote.far import make_wheel
 from tests.short import shorten
 
@@ -93,6 +94,13 @@ def pytest_collection_finish() -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Exported graphs of the user are not those of the tests. All workers of one run share theirs."""
     os.environ["XDG_CACHE_HOME"] = str(shared_folder(tmp_path_factory) / "cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_machine_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A sweep of one worker is no job of another user on the device that another worker tests (tests/remote)."""
+    os.environ[LOCK_FOLDER] = str(tmp_path_factory.mktemp("machine"))
+    use_own_lock()
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:

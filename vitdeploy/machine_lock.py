@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_FOLDERS = ("/run/lock", "/tmp")  # noqa: S108  all users share the machine, so the folder must be open to all
+_FOLDERS: tuple[str, ...] = ("/run/lock", "/tmp")  # noqa: S108  all users share the machine, so the folder must be open to all
 _NAME, _TURNSTILE = "vitdeploy.lock", "vitdeploy.turnstile"
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _ATTEMPTS, _PAUSE_S = 100, 0.01

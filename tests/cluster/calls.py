@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.machine import use_own_lock
 from tests.short import SHORT, shorten
 from vitdeploy.errors import DataError
 
@@ -47,7 +48,8 @@ def wait_on_node(mark: Path) -> str:
 
 
 def measure_shortly() -> None:
-    """Shorten measurements in a process of a node."""
+    """Shorten measurements in a process of a node, which takes the lock of these tests."""
+    use_own_lock()
     for name in SHORT:
         importlib.import_module(name)
     shorten(setattr, sys.modules)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.cli.conftest import start
 from tests.cluster.conftest import NODE, ROOT
 from tests.commands.sweep.running import BASE, Steps, go, write
 from vitdeploy import artifact as artifacts
@@ -200,6 +202,32 @@ def test_a_bench_whose_process_dies_keeps_what_was_exported(
     artifact = artifacts.load(tmp_path / "out" / "trials" / row.name / "artifact")
     evaluation, _ = artifact.read_evidence(Eval)
     assert evaluation is not None
+
+
+def is_exporting(ray_nodes: Any) -> bool:
+    return any(find_worker(node, "prepare") for node in (ray_nodes.head_node, *ray_nodes.worker_nodes))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_ctrl_c_ends_what_runs_on_nodes(cluster: Cluster, ray_nodes: Any, tmp_path: Path) -> None:
+    file, out = write(tmp_path, BASE + "matrix: {target: [onnxruntime]}\ncluster: {memory_gib: 1}\n"), tmp_path / "out"
+    process = start("sweep", file, "-o", out, "--quiet", "--ray", ray_nodes.address)
+    wait_until(lambda: is_exporting(ray_nodes) or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list((out / "trials").glob("*")) == []
+    wait_until(lambda: not is_exporting(ray_nodes))
+    result, _ = go(file, out, ray="auto")
+    assert result.counts == {"done": 1}
 
 
 def test_files_that_differ_on_a_node_fail_their_trial(cluster: Cluster, tmp_path: Path) -> None:
