@@ -20,9 +20,7 @@ _NAMED = 3
 _DIGITS = 8
 _USUAL = ("CPU", "GPU", "memory", "object_store_memory")
 """Resources that are not the user's own."""
-_SAME = (
-    "Install the same versions of Python, Ray, vitdeploy and its libraries on all nodes. Restart Ray on changed ones."
-)
+_SAME = "Install the same versions of Python, Ray, vitdeploy and its libraries on all nodes. Then restart Ray there."
 
 
 _REPORT = """

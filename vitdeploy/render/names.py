@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _PATH = re.compile(r"/?[\w.@+~-]+(?:/[\w.@+~-]+){2,}")
-_LEAST_KEPT, _MOST_KEPT = 2, 8
+_FEWEST_PARTS, _MOST_PARTS = 2, 7
 _PIECES = re.compile(r"(?:…/)?[^-./ ]*[-./ ]?")
 
 
@@ -29,16 +29,18 @@ def shorten_paths(texts: Iterable[str]) -> dict[str, str]:
         text -> shorter text; only those that become shorter.
     """
     every = dict.fromkeys(texts)
-    for kept in range(_LEAST_KEPT, _MOST_KEPT):
-        shorter = {text: _cut_paths(text, kept) for text in every}
+    for count in range(_FEWEST_PARTS, _MOST_PARTS + 1):
+        shorter = {text: _leave_last_parts(text, count) for text in every}
         if len(set(shorter.values())) == len(every):
             return {text: short for text, short in shorter.items() if short != text}
     return {}
 
 
-def _cut_paths(text: str, kept: int) -> str:
-    def cut(path: re.Match[str]) -> str:
-        parts = path[0].split("/")
-        return path[0] if len(parts) <= kept else "/".join(("…", *parts[-kept:]))
+def _leave_last_parts(text: str, count: int) -> str:
+    """Replace each path in a text by its last parts, as many as `count`."""
 
-    return _PATH.sub(cut, text)
+    def shorten(path: re.Match[str]) -> str:
+        parts = path[0].split("/")
+        return path[0] if len(parts) <= count else "/".join(("…", *parts[-count:]))
+
+    return _PATH.sub(shorten, text)
