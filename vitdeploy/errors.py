@@ -12,6 +12,7 @@ VitdeployError                 what happened, and `fix`: what to do about it
 ├── CompileError               the backend refused the graph
 ├── TargetUnavailable          the backend, or the device it needs, is not on this machine
 ├── RemoteError                a host cannot be reached, or a job failed there
+│   └── HostUnreachable        not now; a later try may work
 ├── ArtifactError              a folder on disk is damaged, foreign, or from a newer version
 └── MeasureError               a measurement was impossible (a doubtful one is not an error)
 
@@ -75,6 +76,10 @@ class TargetUnavailable(VitdeployError):
 
 class RemoteError(VitdeployError):
     """A host cannot be reached, or a job failed there."""
+
+
+class HostUnreachable(RemoteError):
+    """A host cannot be reached now. A later try may work."""
 
 
 class ArtifactError(VitdeployError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.machine import use_own_lock
 from tests.short import SHORT, shorten
 from vitdeploy.errors import DataError
+from vitdeploy.remote.near import ssh
 
 
 def square(number: int) -> int:
@@ -50,6 +51,7 @@ def wait_on_node(mark: Path) -> str:
 def measure_shortly() -> None:
     """Shorten measurements in a process of a node, which takes the lock of these tests."""
     use_own_lock()
+    ssh.PATIENCE_S = 1.0
     for name in SHORT:
         importlib.import_module(name)
     shorten(setattr, sys.modules)

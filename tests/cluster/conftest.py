@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.remote.conftest import far, far_venv, keys, lab, named, near  # noqa: F401  fixtures: hosts of a sweep
 from vitdeploy.cluster import Cluster, connect, connection
 from vitdeploy.progress import Silent
 

@@ -77,9 +77,9 @@ def test_over_ssh_a_device_of_a_target_speaks_for_itself(why: str, fix: str, adv
     )
     probe, host = SimpleNamespace(doctor=doctor), SimpleNamespace(name="orin")
     for device in (None, "CPU", "trt-rtx"):
-        commands._require(probe, "onnxruntime", host, device)
+        commands.require(probe, "onnxruntime", host, device)
     with pytest.raises(TargetUnavailable, match="orin cannot run onnxruntime on cuda") as caught:
-        commands._require(probe, "onnxruntime", host, "cuda")
+        commands.require(probe, "onnxruntime", host, "cuda")
     assert caught.value.fix == advice
 
 
@@ -173,5 +173,5 @@ def test_over_ssh_a_jetson_speaks_for_itself(jetpack: str | None, expected: str)
     target = Availability(available=False, why="hidden", fix="see the system")
     doctor = SimpleNamespace(targets={"tensorrt": target}, devices={}, host=SimpleNamespace(jetpack=jetpack))
     with pytest.raises(TargetUnavailable) as caught:
-        commands._require(SimpleNamespace(doctor=doctor), "tensorrt", SimpleNamespace(name="orin"))
+        commands.require(SimpleNamespace(doctor=doctor), "tensorrt", SimpleNamespace(name="orin"))
     assert caught.value.fix == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -112,14 +113,15 @@ def sweep_(
     log_artifact: options.LogArtifact = False,
     no_cache: options.NoCache = False,
 ) -> None:
-    """Try a matrix of models, precisions and targets, and compare the results.
+    """Try a matrix of models, precisions, targets and hosts, and compare the results.
 
-    Each trial is an export with its accuracy and latency. Trials that are finished are not done again, so a sweep that
+    Each trial is an export with its accuracy and latency, measured here or on a device over SSH. Trials that are finished are not done again, so a sweep that
     was interrupted or extended goes on. The results are a table, results.csv, results.jsonl and sweep.html.
     """
     from vitdeploy.commands.sweep.budget import parse_duration
     from vitdeploy.commands.sweep.sweep import sweep as run_sweep
     from vitdeploy.commands.sweep.work import SweepPlan
+    from vitdeploy.remote.near.sweep_host import reach
     from vitdeploy.render import sweep_tables
 
     plan = SweepPlan(
@@ -133,6 +135,7 @@ def sweep_(
         alone=_bench_lock(file, console),
         logs=options.open_logs(None if dry_run else log, console, whole=log_artifact and not dry_run),
         ray=ray,
+        find_host=partial(reach, progress=console),
     )
     result = run_sweep(file, output, console, plan)
     console.show(result, *sweep_tables.sweep(result))

@@ -21,7 +21,7 @@ class NodeRequest:
     Ray counts both, so that no more calls run on a node than fit; it does not measure them.
 
     Attributes:
-        cpus: the number of CPUs, above 0.
+        cpus: the number of CPUs; 0 for a call that does little but wait.
         memory_bytes: the memory in bytes.
         nodes: the ids of the nodes; empty for any.
     """

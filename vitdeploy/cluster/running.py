@@ -105,6 +105,15 @@ class Cluster:
             raise getattr(errors, name, VitdeployError)(message, fix=fix)
         return result  # type: ignore[no-any-return]
 
+    def interrupt(self, calls: Sequence[NodeCall[Any]], patience_s: float) -> None:
+        """Raise KeyboardInterrupt in calls, and wait until they have ended, but not for ever."""
+        import ray
+
+        for call in calls:
+            ray.cancel(call.ref, force=False)
+        if calls:
+            ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=patience_s, fetch_local=False)
+
     def cancel(self, calls: Iterable[NodeCall[Any]]) -> None:
         """End calls, also in the middle."""
         import ray

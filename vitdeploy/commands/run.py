@@ -16,7 +16,7 @@ from vitdeploy.artifact import Artifact
 from vitdeploy.commands.bench.bench import Plan, bench
 from vitdeploy.commands.evaluate.evaluate import evaluate
 from vitdeploy.commands.export import export
-from vitdeploy.commands.export_order import default_folder
+from vitdeploy.commands.export_order import Elsewhere, default_folder
 from vitdeploy.commands.gate.gate import gate
 from vitdeploy.commands.inspect.inspect import inspect
 from vitdeploy.commands.log.describe import describe_artifact, describe_failed_run
@@ -128,6 +128,7 @@ def run_steps(
     alone: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_step: Callable[[str], None] = lambda _: None,
     timed: bool = True,
+    elsewhere: Elsewhere | None = None,
 ) -> Steps:
     """Export, evaluate, inspect and time what a recipe describes.
 
@@ -142,13 +143,14 @@ def run_steps(
         alone: entered around the bench, so that nothing else runs then.
         on_step: called with the name of each step when it begins.
         timed: False leaves the bench out.
+        elsewhere: the machine that compiles and runs it, if it is not this one. The result is a bundle.
 
     Raises:
         VitdeployError: a step failed. The results of earlier steps stay in the folder.
     """
     on_step("export")
     _check_evaluation_data(recipe, progress)
-    exported = export(recipe, out, progress, force=force, cache=cache)
+    exported = export(recipe, out, progress, force=force, cache=cache, elsewhere=elsewhere)
     artifact = exported.artifact
     compiled = artifact.manifest.stage == "artifact"
     evaluation, timing = None, None

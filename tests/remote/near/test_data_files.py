@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from tests.data.shards import open_any, png, write_tar
-from vitdeploy.remote.near.commands import _data_files
+from vitdeploy.remote.near.sending import data_files
 
 
 def test_shards_of_a_pattern_go_there_in_its_order(tmp_path: Path) -> None:
     for number, name in enumerate(("b/x.tar", "a/x.tar")):
         write_tar(tmp_path / name, [("0.png", png(number)), ("0.cls", b"0")])
     pattern = f"{tmp_path}/{{b,a}}/x.tar"
-    spec, files = _data_files(pattern)
+    spec, files = data_files(pattern)
     assert (spec, [file.path for _, file in files]) == ("data", ["data/00000-x.tar", "data/00001-x.tar"])
     there = tmp_path / "there"
     for source, file in files:

@@ -26,6 +26,8 @@ SHORT = {
     "task": "task.kind",
 }
 """The key that the short name of an axis stands for."""
+HOST, HERE = "host", "here"
+"""The axis that is no key of a recipe: the machine that compiles, evaluates and times; and its value for this one."""
 _OPEN = ("target", "task")
 """Sections with options of their own class, which checks them itself."""
 _NOT_SWEPT = ("gate", "bench.seconds")
@@ -76,7 +78,10 @@ def read_axes(matrix: Mapping[str, Any], where: str) -> tuple[Axis, ...]:
             )
         if not values:
             raise RecipeError(f"{where}: matrix.{name} has no values", fix="List at least one, or remove the axis.")
-        _check_key(name, where)
+        if name == HOST:
+            _check_hosts(values, where)
+        else:
+            _check_key(name, where)
         for number, value in enumerate(values):
             if any(is_same(value, other) for other in values[:number]):
                 raise RecipeError(f"{where}: matrix.{name} has {describe(value)} twice", fix="Remove one of them.")
@@ -177,12 +182,21 @@ def _check_key(name: str, where: str) -> None:
         if kind is None:
             return  # inside a mapping, such as model.kwargs
         if part not in kind.model_fields:
-            known = [*SHORT, *list_keys()]
+            known = [*SHORT, HOST, *list_keys()]
             raise RecipeError(
                 f"{where}: unknown key {f'matrix.{name}'!r}{did_you_mean(name, known)}",
-                fix=f"An axis is a key of a recipe (docs/recipes.md), or one of {', '.join(SHORT)}.",
+                fix=f"An axis is a key of a recipe (docs/recipes.md), or one of {', '.join((*SHORT, HOST))}.",
             )
         kind = _find_model(kind.model_fields[part].annotation)
+
+
+def _check_hosts(values: Sequence[Any], where: str) -> None:
+    for value in values:
+        if not isinstance(value, str) or not value:
+            raise RecipeError(
+                f"{where}: matrix.{HOST} has {describe(value)}, which is no name of a host",
+                fix=f"Write {HOST}: [{HERE}, NAME], with names of hosts.yaml or ssh://USER@HOST.",
+            )
 
 
 def _refuse_unswept(key: str, where: str) -> None:

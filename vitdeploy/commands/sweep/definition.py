@@ -11,7 +11,18 @@ from pydantic import Field
 
 from vitdeploy import recipe as recipes
 from vitdeploy import sources, targets, tasks
-from vitdeploy.commands.sweep.axes import Axis, Combination, combine, describe, overlay, read_axes, write_out
+from vitdeploy.commands.sweep.axes import (
+    HERE,
+    HOST,
+    Axis,
+    Combination,
+    combine,
+    describe,
+    overlay,
+    read_axes,
+    write_out,
+)
+from vitdeploy.commands.sweep.hosts import FindHost, SweepHost, no_host
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.errors import RecipeError, VitdeployError
 from vitdeploy.frozen import Frozen, parse, replace
@@ -63,6 +74,7 @@ class TrialSpec(Frozen):
         axes: axis -> value, in words.
         recipe: without limits, which decide no result.
         limits: what the gate judges.
+        hosts: the hosts of one kind that may compile, evaluate and time it; empty: this machine, or nodes of a cluster.
     """
 
     name: str
@@ -70,31 +82,50 @@ class TrialSpec(Frozen):
     axes: Mapping[str, str]
     recipe: Recipe
     limits: GateSpec
+    hosts: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """The values of the axes in a few words, for people."""
         return ", ".join(self.axes.values())
 
+    def join(self, other: TrialSpec) -> TrialSpec:
+        """Return this trial for the hosts of both. Their kind is the same, or it would be another trial."""
+        if not self.hosts:
+            return self
+        hosts = tuple(dict.fromkeys((*self.hosts, *other.hosts)))
+        return replace(self, hosts=hosts, axes={**self.axes, HOST: ", ".join(hosts)})
+
 
 @dataclass(frozen=True)
 class Definition:
-    """A sweep file that was read: its trials in the order of the matrix, and the number of excluded combinations."""
+    """A sweep file that was read.
+
+    Attributes:
+        file: the file.
+        trials: in the order of the matrix.
+        excluded: the number of excluded combinations.
+        cluster: what trials need on a cluster.
+        hosts: the hosts that trials name, each connected to once.
+    """
 
     file: Path
     trials: tuple[TrialSpec, ...]
     excluded: int
     cluster: ClusterSpec
+    hosts: Mapping[str, SweepHost]
 
 
-def read_definition(path: Path, naming: Naming) -> Definition:
+def read_definition(path: Path, naming: Naming, find_host: FindHost = no_host) -> Definition:
     """Read a sweep file.
 
     Args:
         path: the YAML file. Relative paths in it are taken from its folder.
         naming: gives trials their names.
+        find_host: connects to a host that the file names.
 
     Raises:
+        RemoteError: a host cannot be used.
         RecipeError: it is missing, is not YAML, does not fit the schema, or a combination is no valid recipe.
         SourceError: a model has none of the known forms.
     """
@@ -114,10 +145,16 @@ def read_definition(path: Path, naming: Naming) -> Definition:
     combinations, excluded = combine(axes, file.exclude, where)
     base, folder = _read_base(file.recipe, path), path.resolve().parent
     trials: dict[str, TrialSpec] = {}
+    hosts: dict[str, SweepHost] = {}
     for combination in combinations:
-        trial = _make_trial(base, axes, combination, file.limits, folder, where, naming)
-        trials.setdefault(trial.name, trial)  # two combinations may describe the same recipe
-    return Definition(path, tuple(trials.values()), excluded, file.cluster)
+        name = next((value for axis, value in zip(axes, combination, strict=True) if axis.name == HOST), HERE)
+        if name != HERE and name not in hosts:
+            hosts[name] = find_host(name)
+        trial = _make_trial(base, axes, combination, file.limits, folder, where, naming, hosts.get(name))
+        known = trials.get(trial.name)  # two combinations may describe the same recipe, and two hosts be of one kind
+        trials[trial.name] = trial if known is None else known.join(trial)
+    by_name = {host.name: host for host in hosts.values()}
+    return Definition(path, tuple(trials.values()), excluded, file.cluster, by_name)
 
 
 def _read_base(base: dict[str, Any] | str, path: Path) -> dict[str, Any]:
@@ -141,9 +178,11 @@ def _make_trial(
     folder: Path,
     where: str,
     naming: Naming,
+    host: SweepHost | None,
 ) -> TrialSpec:
     values = {axis.name: describe(value) for axis, value in zip(axes, combination, strict=True)}
     settings = {k: v for axis, value in zip(axes, combination, strict=True) for k, v in axis.settings(value).items()}
+    settings.pop(HOST, None)
     raw = overlay(_drop_other_options(base, settings), iter(settings.items()))
     place = f"{where}: {', '.join(f'{name}={value}' for name, value in values.items())}"
     try:
@@ -159,8 +198,10 @@ def _make_trial(
     of_recipe = {**recipe.gate.model_dump(), "require_signed": None}  # nothing is signed yet
     judged = parse(GateSpec, {**of_recipe, **overrides}, where=f"{where}: limits")
     recipe = replace(recipe, gate=GateSpec())
-    name, setting = naming.name(recipe, short_name)
-    return TrialSpec(name=name, setting=setting, axes=values, recipe=recipe, limits=judged)
+    there = () if host is None else (host.kind, dict(host.versions))
+    name, setting = naming.name(recipe, short_name, there)
+    hosts = () if host is None else (host.name,)
+    return TrialSpec(name=name, setting=setting, axes=values, recipe=recipe, limits=judged, hosts=hosts)
 
 
 def _drop_other_options(base: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,13 +14,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vitdeploy import artifact as artifacts
 from vitdeploy import environment, machine_lock, sources
 from vitdeploy.artifact.parcel import Parcel, pack
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.cluster import fetch, this_node
 from vitdeploy.commands.sweep.definition import TrialSpec
+from vitdeploy.commands.sweep.hosts import SweepHost
 from vitdeploy.commands.sweep.naming import Naming
-from vitdeploy.commands.sweep.trial import REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial, time_trial
+from vitdeploy.commands.sweep.trial import (
+    ARTIFACT,
+    REFERENCES,
+    TRIALS,
+    Ended,
+    Tools,
+    fail_trial,
+    finish_trial,
+    run_trial,
+    time_trial,
+)
 from vitdeploy.errors import DataError, MeasureError, VitdeployError
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Silent
@@ -35,6 +48,7 @@ class Assignment:
         names: id -> name of the nodes.
         cached: use the cache of exported graphs on the node.
         references: name of a file of the reference's answers -> where it is in the object store.
+        host: the host that compiles, evaluates and times it; None: nodes do.
     """
 
     trial: TrialSpec
@@ -42,6 +56,7 @@ class Assignment:
     names: Mapping[str, str]
     cached: bool
     references: Mapping[str, Any] = field(default_factory=dict)
+    host: SweepHost | None = None
 
 
 @dataclass(frozen=True)
@@ -66,13 +81,13 @@ class _Warnings(Silent):
 
 
 def prepare(assignment: Assignment) -> Delivery:
-    """Export and evaluate a trial, beside others.
+    """Export and evaluate a trial, or only export it for a host, beside others.
 
     Raises:
         ArtifactError: the disk of the node is full.
     """
     with machine_lock.shared():
-        return _run(assignment, lambda tools, sweep: run_trial(assignment.trial, sweep, tools, None))
+        return _run(assignment, lambda tools, sweep: run_trial(assignment.trial, sweep, tools, None, assignment.host))
 
 
 def run_alone(assignment: Assignment, seconds: float) -> Delivery:
@@ -106,14 +121,41 @@ def measure(assignment: Assignment, seconds: float, prepared: Parcel) -> Deliver
         return _run(assignment, work, step="bench", known=prepared.digests)
 
 
+def pass_to_host(assignment: Assignment, seconds: float, prepared: Parcel, settings: Mapping[str, str]) -> Delivery:
+    """Let a host finish a trial that was exported for it, or time it again. This node does little but wait.
+
+    Args:
+        assignment: the trial, with its host.
+        seconds: the time to measure.
+        prepared: its folder.
+        settings: of the environment of the command: they lead to the user's ssh and its agent.
+
+    Raises:
+        ArtifactError: the disk of the node is full.
+        HostUnreachable: the host does not answer any more.
+    """
+    trial, host = assignment.trial, assignment.host
+    assert host is not None
+    os.environ.update(settings)
+
+    def work(tools: Tools, sweep: Path) -> Ended:
+        prepared.unpack(sweep / TRIALS / trial.name)
+        is_bundle = artifacts.load(sweep / TRIALS / trial.name / ARTIFACT).manifest.stage == "bundle"
+        return Ended((finish_trial if is_bundle else time_trial)(trial, sweep, tools, seconds, host))
+
+    return _run(assignment, work, known=prepared.digests, checked=False)
+
+
 def _run(
     assignment: Assignment,
     work: Callable[[Tools, Path], Ended],
     *,
     step: str = "export",
     known: Mapping[str, str] | None = None,
+    checked: bool = True,
 ) -> Delivery:
-    trial, warnings, node = assignment.trial, _Warnings(), assignment.names[this_node()]
+    trial, warnings, here = assignment.trial, _Warnings(), this_node()
+    node = assignment.names.get(here, here)
     tools = Tools(
         progress=warnings,
         naming=_naming(assignment.machine),
@@ -125,7 +167,8 @@ def _run(
         references = sweep / REFERENCES
         references.mkdir()
         try:
-            _check_place(assignment, tools.naming, node)
+            if checked:
+                _check_place(assignment, tools.naming, node)
         except (DataError, MeasureError) as error:
             ended = Ended(fail_trial(trial, sweep, step, error))
         else:

@@ -15,11 +15,12 @@ _DIGITS = 12
 
 
 class Clock:
-    """The time that one part of a trial takes, on a node or on this machine."""
+    """The time that one part of a trial takes, on a node, on a host or on this machine."""
 
-    def __init__(self, node: str = "") -> None:
-        """Use the name of a node, by default that of this machine."""
+    def __init__(self, node: str = "", boot: str = "") -> None:
+        """Use the name of a node or host, and the digest of what names its machine, by default those of this one."""
         self._node = node or platform.node()
+        self._boot = boot or hashlib.sha256(machine_lock.boot_id().encode()).hexdigest()
         self._began: float | None = None
         self._ended: float | None = None
 
@@ -43,5 +44,5 @@ class Clock:
         """The part, once it has ended; None if it never began."""
         if self._began is None or self._ended is None:
             return None
-        boot = hashlib.sha256(machine_lock.boot_id().encode()).hexdigest()[:_DIGITS]
-        return WorkPeriod(began=round(self._began, 3), ended=round(self._ended, 3), node=self._node, boot=boot)
+        began, ended = round(self._began, 3), round(self._ended, 3)
+        return WorkPeriod(began=began, ended=ended, node=self._node, boot=self._boot[:_DIGITS])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vitdeploy import targets
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.figures import read_figures
@@ -10,6 +12,15 @@ from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.evidence import Audit, Bench, Eval, TrialRecord, TrialState
 from vitdeploy.frozen import replace
 from vitdeploy.verdict import judge
+
+
+class Results(NamedTuple):
+    """The results of the steps of a trial. A bundle has no evaluation and no timing."""
+
+    artifact: Artifact
+    evaluation: Eval | None
+    audit: Audit
+    timing: Bench | None
 
 
 def describe_trial(trial: TrialSpec, status: TrialState) -> TrialRecord:
@@ -28,19 +39,9 @@ def describe_trial(trial: TrialSpec, status: TrialState) -> TrialRecord:
     )
 
 
-def record_trial(
-    trial: TrialSpec, artifact: Artifact, evaluation: Eval | None, audit: Audit, timing: Bench | None, seconds: float
-) -> TrialRecord:
-    """Return the record of a trial whose steps have ended well.
-
-    Args:
-        trial: its description.
-        artifact: the artifact or bundle.
-        evaluation: its accuracy; None without data.
-        audit: the audit of what was compiled.
-        timing: its bench; None for a bundle.
-        seconds: the time that the bench was given.
-    """
+def record_trial(trial: TrialSpec, results: Results, seconds: float) -> TrialRecord:
+    """Return the record of a trial whose steps have ended well, with a bench that was given some seconds."""
+    artifact, evaluation, audit, timing = results
     figures = read_figures(artifact, evaluation, audit, timing)
     if artifact.manifest.stage == "bundle":
         cannot = targets.find(trial.recipe.target).unavailable()

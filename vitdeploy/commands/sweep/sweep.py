@@ -51,7 +51,7 @@ def sweep(file: Path, out: Path | None, progress: Progress, plan: SweepPlan) -> 
     folder.check()
     with nullcontext() if plan.ray is None else connect(plan.ray, progress) as cluster:
         naming = Naming(None if cluster is None else choose_machine(cluster.nodes))
-        definition = read_definition(file, naming)
+        definition = read_definition(file, naming, plan.find_host)
         tools = Tools(progress, naming, plan.cache, plan.alone)
         if plan.dry_run:
             return SweepWork(definition, folder, tools, plan, started).result(picked=None)

@@ -16,15 +16,18 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact, atomic_file, atomic_folder
 from vitdeploy.commands.bench.bench import Plan, bench
+from vitdeploy.commands.export_order import Elsewhere
 from vitdeploy.commands.given import give_own_model
 from vitdeploy.commands.run import run_steps
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.commands.sweep.failures import explain, raise_if_disk_is_full
+from vitdeploy.commands.sweep.hosts import SweepHost
 from vitdeploy.commands.sweep.naming import Naming
+from vitdeploy.commands.sweep.on_host import find_reference, finish_there, make_host_clock, read_audit
 from vitdeploy.commands.sweep.periods import Clock
-from vitdeploy.commands.sweep.record import describe_trial, judge_trial, record_trial
+from vitdeploy.commands.sweep.record import Results, describe_trial, judge_trial, record_trial
 from vitdeploy.commands.sweep.references import Fetch, References, no_reference
-from vitdeploy.errors import SourceError
+from vitdeploy.errors import HostUnreachable, SourceError
 from vitdeploy.evidence import Bench, Eval, TrialRecord, WorkPeriod
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.graph_cache import GraphCache
@@ -67,54 +70,106 @@ class Ended:
     unloadable: bool = False
 
 
-def run_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float | None) -> Ended:
+def run_trial(
+    trial: TrialSpec, sweep: Path, tools: Tools, seconds: float | None, host: SweepHost | None = None
+) -> Ended:
     """Run a trial and store it in the sweep's folder.
 
     Args:
         trial: its description.
         sweep: the folder of the sweep.
         tools: what trials share.
-        seconds: the time to measure latency; None leaves that to `time_trial`.
+        seconds: the time to measure latency; None leaves that to `time_trial`, or all that a host does to
+            `finish_trial`.
+        host: the host that compiles, evaluates and times it; None: all is done here.
 
     Raises:
-        ArtifactError: its folder cannot be written, or the disk is full. Any other failure is part of the record.
+        ArtifactError: its folder cannot be written, or the disk is full.
+        HostUnreachable: the host does not answer any more. Any other failure is part of the record.
     """
-    started, steps, progress = time.monotonic(), list[str](), tools.progress
-    references = References(sweep / REFERENCES, tools.naming, progress, tools.fetch)
-    recipe, unloadable = trial.recipe, False
-    whole, part = (tools.alone, nullcontext) if compares_times(trial) else (nullcontext, tools.alone)
-    exporting, timing = Clock(tools.node), Clock(tools.node)
-
-    def begin(step: str) -> None:
-        steps.append(step)
-        if step == "bench":
-            exporting.stop()
-
+    started, course = time.monotonic(), _Course(tools, host)
+    references = References(sweep / REFERENCES, tools.naming, tools.progress, tools.fetch)
+    unloadable = False
     with trial_folder(sweep, trial.name) as folder:
         place = folder / _WORK / ARTIFACT  # an export locks the folder around its own, and `folder` is locked already
         try:
-            with exporting.measure(whole()):
-                results = run_steps(
-                    recipe, place, progress, cache=tools.cache,
-                    plan=None if seconds is None else Plan(seconds=seconds, profile=True), timed=seconds is not None,
-                    find_reference=references.find, alone=lambda: timing.measure(part()), on_step=begin,
-                )  # fmt: skip
-            steps.append("gate")
-            artifact = results.exported.artifact
-            record = record_trial(trial, artifact, results.evaluation, results.audit, results.timing, seconds or 0.0)
-            record = judge_trial(record, trial, artifact)
+            if host is None:
+                results = _run_here(trial, place, tools, references, seconds, course)
+            else:
+                results = _run_for_host(trial, place, tools, references, seconds, course, host)
+            course.begin("gate")
+            record = judge_trial(record_trial(trial, results, seconds or 0.0), trial, results.artifact)
+        except HostUnreachable:
+            raise
         except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
             raise_if_disk_is_full(error, sweep)
-            with progress.step(f"Record why {trial.title} failed"):  # an interrupt that a library hid is raised here
-                record = _describe_failure(trial, steps[-1] if steps else "export", error, place)
+            with tools.progress.step(f"Record why {trial.title} failed"):  # an interrupt that a library hid comes now
+                record = _describe_failure(trial, course.step, error, place)
             unloadable = isinstance(error, SourceError) and record.step == "export"
         if place.exists():
             place.rename(folder / ARTIFACT)
         shutil.rmtree(folder / _WORK, ignore_errors=True)
         taken = round(time.monotonic() - started, 1)
-        record = replace(record, seconds=taken, exported=exporting.period, timed=timing.period)
+        record = replace(record, seconds=taken, exported=course.exporting.period, timed=course.timing.period)
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return Ended(record, unloadable)
+
+
+class _Course:
+    """The step that a trial is in, and the times of its parts."""
+
+    def __init__(self, tools: Tools, host: SweepHost | None) -> None:
+        self.step = "export"
+        self.exporting = Clock(tools.node)
+        self.timing = Clock(tools.node) if host is None else make_host_clock(host)
+
+    def begin(self, step: str) -> None:
+        self.step = step
+        if step in ("compile", "bench"):
+            self.exporting.stop()
+
+
+def _run_here(
+    trial: TrialSpec, place: Path, tools: Tools, references: References, seconds: float | None, course: _Course
+) -> Results:
+    """Export a trial to `place`, and evaluate and time it on this machine."""
+    whole, part = (tools.alone, nullcontext) if compares_times(trial) else (nullcontext, tools.alone)
+    with course.exporting.measure(whole()):
+        steps = run_steps(
+            trial.recipe, place, tools.progress, cache=tools.cache,
+            plan=None if seconds is None else Plan(seconds=seconds, profile=True), timed=seconds is not None,
+            find_reference=references.find, alone=lambda: course.timing.measure(part()), on_step=course.begin,
+        )  # fmt: skip
+    return Results(steps.exported.artifact, steps.evaluation, steps.audit, steps.timing)
+
+
+def _run_for_host(
+    trial: TrialSpec,
+    place: Path,
+    tools: Tools,
+    references: References,
+    seconds: float | None,
+    course: _Course,
+    host: SweepHost,
+) -> Results:
+    """Export a trial to `place` as a bundle, and let a host do the rest. With None for seconds that is left out."""
+    recipe = trial.recipe
+    host.require(recipe.target)
+    with course.exporting.measure(nullcontext()):
+        elsewhere = Elsewhere(host.name, host.facts)
+        steps = run_steps(
+            recipe, place, tools.progress, cache=tools.cache, on_step=course.begin, elsewhere=elsewhere
+        )  # fmt: skip
+        bundle = steps.exported.artifact
+        course.begin("eval")
+        reference = find_reference(bundle, references)
+    if seconds is None:
+        return Results(bundle, None, steps.audit, None)
+    with course.timing.measure(nullcontext()):
+        return finish_there(
+            bundle, host, reference=reference, seconds=seconds, progress=tools.progress,
+            on_step=course.begin,
+        )  # fmt: skip
 
 
 def fail_trial(trial: TrialSpec, sweep: Path, step: str, error: Exception) -> TrialRecord:
@@ -134,32 +189,71 @@ def _store_failure(record: TrialRecord, sweep: Path) -> TrialRecord:
     return record
 
 
-def lengthen_bench(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> TrialRecord:
-    """Time the artifact of a finished trial again, for longer, and store the result.
+def lengthen_bench(
+    trial: TrialSpec, sweep: Path, tools: Tools, seconds: float, host: SweepHost | None = None
+) -> TrialRecord:
+    """Time the artifact of a finished trial again, for longer, on its host if it has one, and store the result.
 
     Raises:
         VitdeployError: the artifact is damaged, or cannot be timed.
     """
-    artifact, clock = load_trial(trial, sweep), Clock(tools.node)
-    with clock.measure(tools.alone()):
-        timing = bench([artifact], tools.progress, Plan(seconds=seconds, profile=True))
+    artifact, clock = load_trial(trial, sweep), Clock(tools.node) if host is None else make_host_clock(host)
+    with clock.measure(tools.alone() if host is None else nullcontext()):
+        if host is None:
+            timing = bench([artifact], tools.progress, Plan(seconds=seconds, profile=True))
+        else:
+            timing = host.bench(artifact, seconds, tools.progress)
     return _store_again(trial, sweep, artifact, timing, seconds, timed=clock.period)
 
 
-def time_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float) -> TrialRecord:
+def time_trial(
+    trial: TrialSpec, sweep: Path, tools: Tools, seconds: float, host: SweepHost | None = None
+) -> TrialRecord:
     """Time a trial that was run without its bench, and store the result, or why it failed.
 
     Raises:
-        ArtifactError: the disk is full. Any other failure is part of the record.
+        ArtifactError: the disk is full.
+        HostUnreachable: the host does not answer any more. Any other failure is part of the record.
     """
     started, file = time.monotonic(), sweep / TRIALS / trial.name / RECORD
     before = TrialRecord.model_validate_json(file.read_bytes())
     try:
-        record = lengthen_bench(trial, sweep, tools, seconds)
+        record = lengthen_bench(trial, sweep, tools, seconds, host)
+    except HostUnreachable:
+        raise
     except Exception as error:  # noqa: BLE001  as in `run_trial`
         raise_if_disk_is_full(error, sweep)
         return fail_bench(trial, file.parent, error, time.monotonic() - started)
     record = replace(record, seconds=round(before.seconds + time.monotonic() - started, 1))
+    write_record(record, file)
+    return record
+
+
+def finish_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float, host: SweepHost) -> TrialRecord:
+    """Let a host finish a trial that was exported for it, and store the results, or why they failed.
+
+    Raises:
+        ArtifactError: the disk is full.
+        HostUnreachable: the host does not answer any more. Any other failure is part of the record.
+    """
+    started, course, file = time.monotonic(), _Course(tools, host), sweep / TRIALS / trial.name / RECORD
+    before = TrialRecord.model_validate_json(file.read_bytes())
+    try:
+        bundle = load_trial(trial, sweep)
+        reference = find_reference(bundle, References(sweep / REFERENCES, tools.naming, tools.progress, tools.fetch))
+        with course.timing.measure(nullcontext()):
+            results = finish_there(
+                bundle, host, reference=reference, seconds=seconds, progress=tools.progress,
+                on_step=course.begin,
+            )  # fmt: skip
+        record = judge_trial(record_trial(trial, results, seconds), trial, results.artifact)
+    except HostUnreachable:
+        raise
+    except Exception as error:  # noqa: BLE001  as in `run_trial`
+        raise_if_disk_is_full(error, sweep)
+        record = _describe_failure(trial, course.step, error, file.parent / ARTIFACT)
+    taken = round(before.seconds + time.monotonic() - started, 1)
+    record = replace(record, seconds=taken, exported=before.exported, timed=course.timing.period)
     write_record(record, file)
     return record
 
@@ -174,9 +268,10 @@ def fail_bench(trial: TrialSpec, folder: Path, error: Exception, seconds: float 
 
 
 def compares_times(trial: TrialSpec) -> bool:
-    """Return True if the export of a trial measures time too, to choose between candidates."""
+    """Return True if the export of a trial measures time here, to choose between candidates."""
     recipe = trial.recipe
-    return recipe.precision.kind == AUTO or recipe.tokens.searches or recipe.target.portable
+    searches = recipe.precision.kind == AUTO or recipe.tokens.searches or recipe.target.portable
+    return searches and not trial.hosts
 
 
 def judge_again(trial: TrialSpec, sweep: Path, record: TrialRecord) -> TrialRecord:
@@ -209,7 +304,8 @@ def _store_again(
     file = sweep / TRIALS / trial.name / RECORD
     before = TrialRecord.model_validate_json(file.read_bytes())
     evaluation, _ = artifact.read_evidence(Eval)
-    record = record_trial(trial, artifact, evaluation, inspect(artifact), timing, seconds)
+    audit = read_audit(artifact) if trial.hosts else inspect(artifact)
+    record = record_trial(trial, Results(artifact, evaluation, audit, timing), seconds)
     record = judge_trial(record, trial, artifact)
     record = replace(record, seconds=before.seconds, exported=before.exported, timed=timed)
     write_record(record, file)

@@ -16,6 +16,7 @@ from vitdeploy.commands.log.sweep_log import SweepLog
 from vitdeploy.commands.sweep.budget import SHORT_SECONDS, choose_longer, estimate, expect_seconds, list_short
 from vitdeploy.commands.sweep.definition import Definition, TrialSpec
 from vitdeploy.commands.sweep.failures import digest_loading, explain, group_failures, raise_if_disk_is_full
+from vitdeploy.commands.sweep.hosts import FindHost, HostPool, SweepHost, no_host
 from vitdeploy.commands.sweep.record import describe_trial
 from vitdeploy.commands.sweep.store import SweepFolder
 from vitdeploy.commands.sweep.trial import (
@@ -29,6 +30,7 @@ from vitdeploy.commands.sweep.trial import (
     repeat_failure,
     run_trial,
 )
+from vitdeploy.errors import HostUnreachable, RemoteError
 from vitdeploy.evidence import Picked, Sweep, SweepRow, TrialRecord
 from vitdeploy.frozen import replace
 from vitdeploy.measure.front import compare, describe_comparison
@@ -52,6 +54,7 @@ class SweepPlan:
         alone: entered around each measurement of time.
         logs: where each trial is logged.
         ray: the address of a Ray cluster to run on; None: this machine.
+        find_host: connects to a host that the file names.
     """
 
     dry_run: bool = False
@@ -64,6 +67,7 @@ class SweepPlan:
     alone: Alone = nullcontext
     logs: Logs = NO_LOGS
     ray: str | None = None
+    find_host: FindHost = no_host
 
 
 @dataclass
@@ -79,10 +83,12 @@ class SweepWork:
     records: dict[str, TrialRecord] = field(init=False)
     reused: set[str] = field(init=False)
     put_off: dict[str, str] = field(init=False, default_factory=dict)
+    hosts: HostPool = field(init=False)
     unloadable: dict[str, TrialRecord] = field(init=False, default_factory=dict)
     _reported: set[tuple[str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
+        self.hosts = HostPool(self.definition.hosts)
         self.records = self.folder.read_records()
         if self.plan.retry:
             self.records = {name: record for name, record in self.records.items() if record.status != "failed"}
@@ -121,14 +127,41 @@ class SweepWork:
             if self.is_left_out(trial):
                 continue
             self.tools.progress.relay(f"[{number}/{len(pending)}] {trial.title}")
-            self.finish(trial, run_trial(trial, self.folder.path, self.tools, self.bench_seconds(trial)))
-        self.warn_of_budget()
+            self._run_trial(trial)
+        self.warn_of_rest()
+
+    def _run_trial(self, trial: TrialSpec) -> None:
+        """Run a trial here, or on the first of its hosts that answers."""
+        folder, seconds = self.folder.path, self.bench_seconds(trial)
+        if not trial.hosts:
+            self.finish(trial, run_trial(trial, folder, self.tools, seconds))
+            return
+        while (host := self.hosts.find_free(trial.hosts)) is not None:
+            try:
+                self.finish(trial, run_trial(trial, folder, self.tools, seconds, self.prepare_host(trial, host)))
+            except HostUnreachable as error:
+                self.lose(host, error)
+            else:
+                return
+        self.put_off[trial.name] = self.hosts.explain(trial.hosts)
+
+    def prepare_host(self, trial: TrialSpec, host: SweepHost) -> SweepHost:
+        """Return a host for the work on a trial."""
+        return host.known_by((self.folder.path / TRIALS / trial.name).absolute())
+
+    def lose(self, host: SweepHost, error: HostUnreachable) -> None:
+        """Go on without a host that does not answer any more."""
+        self.hosts.lose(host, error)
+        self.tools.progress.warn(f"{error.message}; the sweep goes on without {host.name}")
 
     def is_left_out(self, trial: TrialSpec) -> bool:
-        """Return True if a trial need not run: its model could not be loaded, or it does not fit into the budget."""
+        """Return True if a trial is not begun: its model cannot be loaded, the budget is spent, or no host is left."""
         key = digest_loading(trial)
         if key in self.unloadable:
             self.records[trial.name] = repeat_failure(trial, self.folder.path, self.unloadable[key])
+            return True
+        if trial.hosts and not self.hosts.list_living(trial.hosts):
+            self.put_off[trial.name] = self.hosts.explain(trial.hosts)
             return True
         return not self._fits(trial)
 
@@ -142,10 +175,15 @@ class SweepWork:
             self.tools.progress.relay(f"failed at {record.step}: {record.reason}")
         self.publish()
 
-    def warn_of_budget(self) -> None:
-        """Say how many trials were not begun, if any."""
-        if self.put_off:
-            self.tools.progress.warn(f"{len(self.put_off)} trials do not fit into the budget and were not begun")
+    def warn_of_rest(self) -> None:
+        """Say how many trials were not done, if any, and why."""
+        lost = [trial for trial in self.definition.trials if trial.hosts and not self.hosts.list_living(trial.hosts)]
+        without_host = self.put_off.keys() & {trial.name for trial in lost}
+        if without_host:
+            have = "1 trial has" if len(without_host) == 1 else f"{len(without_host)} trials have"
+            self.tools.progress.warn(f"{have} no host that answers; the same command goes on")
+        if beyond := self.put_off.keys() - without_host:
+            self.tools.progress.warn(f"{len(beyond)} trials do not fit into the budget and were not begun")
 
     def _fits(self, trial: TrialSpec) -> bool:
         """Return True if a trial is expected to end within the budget; else note why it is not begun."""
@@ -178,7 +216,16 @@ class SweepWork:
             self.publish()
 
     def _time_longer(self, seconds: float, trial: TrialSpec, _: TrialRecord) -> TrialRecord:
-        return lengthen_bench(trial, self.folder.path, self.tools, seconds)
+        host = self.hosts.find_free(trial.hosts)
+        if trial.hosts and host is None:
+            raise RemoteError(self.hosts.explain(trial.hosts), fix="Run the sweep again when the host answers.")
+        try:
+            at_work = None if host is None else self.prepare_host(trial, host)
+            return lengthen_bench(trial, self.folder.path, self.tools, seconds, at_work)
+        except HostUnreachable as error:
+            assert host is not None
+            self.lose(host, error)
+            raise
 
     def _judge(self, trial: TrialSpec, record: TrialRecord) -> TrialRecord:
         return judge_again(trial, self.folder.path, record)

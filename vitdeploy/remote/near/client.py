@@ -111,7 +111,7 @@ class Device:
             nonlocal offset
             with self._link.calling(self._words(["follow", job, "--offset", str(offset)])) as call:
                 call.read_stdout()
-                for line in call.stderr:
+                for line in call.lines():
                     if line.endswith(b"\n"):  # an incomplete line will be sent again
                         offset += len(line)
                         self._relay(line)

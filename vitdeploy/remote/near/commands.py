@@ -9,35 +9,40 @@ from pathlib import Path
 
 from vitdeploy import artifact as artifacts
 from vitdeploy import targets
-from vitdeploy.artifact import MANIFEST, Artifact, file_digest
-from vitdeploy.artifact.layout import FLIPS, GRAPH, SAMPLES, variant_graph
+from vitdeploy.artifact import Artifact
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.export import export
 from vitdeploy.commands.export_order import Elsewhere
-from vitdeploy.data.opening import comes_with_package
-from vitdeploy.data.shard_files import find_shards
-from vitdeploy.errors import DataError, RemoteError, TargetUnavailable
-from vitdeploy.evidence import Audit, Bench, Eval
+from vitdeploy.errors import HostUnreachable, RemoteError, TargetUnavailable
+from vitdeploy.evidence import Bench, Eval
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.summary import Exported
-from vitdeploy.plain_files import expand_home
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import Recipe
-from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, JobFile, Probe
+from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, Probe
 from vitdeploy.remote.near.client import Device, ReportedError, client_name, job_file, parse_answer
 from vitdeploy.remote.near.hosts import RemoteHost, find
-from vitdeploy.remote.near.ssh import HostUnreachable, Link
+from vitdeploy.remote.near.results import check_compiled, check_subject, fetch_benches, fetch_samples
+from vitdeploy.remote.near.sending import Files, Flag, data_files, files_of, opponent_folder, to_words
+from vitdeploy.remote.near.ssh import Link
 
-__all__ = ["bench_on", "compile_on", "evaluate_on", "export_for", "find", "opponent_folder"]
+__all__ = [
+    "Flag",
+    "bench_on",
+    "compile_on",
+    "connected",
+    "evaluate_on",
+    "export_for",
+    "find",
+    "opponent_folder",
+    "require",
+]
 
 _INTERRUPTED = 130
 _OUT_OF_MEMORY = "; the system does that when memory runs out"
 _FREE_MEMORY = "Free memory on the device or add swap, then run the command again."
-Files = list[tuple[Path, JobFile]]
-Flag = str | float | bool | Sequence[str] | None
-"""The value of an option; a sequence repeats the option for each value."""
 
 
 def export_for(
@@ -59,8 +64,8 @@ def export_for(
     """
     started = time.monotonic()
     artifacts.refuse_existing(out, force=force)
-    with _device(host, progress) as (_, probe):
-        _require(probe, recipe.target.kind, host, recipe.target.device)
+    with connected(host, progress) as (_, probe):
+        require(probe, recipe.target.kind, host, recipe.target.device)
     elsewhere = Elsewhere(host.name, probe.doctor.host)
     bundle = export(recipe, out, progress, force=force, verify=verify, elsewhere=elsewhere, cache=cache, dumps=dumps)
     try:
@@ -83,10 +88,12 @@ def compile_on(
     *,
     force: bool = False,
     flags: Mapping[str, Flag] | None = None,
+    about: Path | None = None,
 ) -> Exported:
     """Compile a bundle on the host. The artifact replaces the bundle here, or becomes the folder `out`.
 
-    `flags` are passed on to `compile` on the host.
+    `flags` are passed on to `compile` on the host. `about` is the folder by which the host knows the job, if it is not
+    the bundle's: the same command about the same folder gets the result of a job that still runs.
 
     Raises:
         RemoteError: the host cannot be reached, or it failed; nothing here has changed.
@@ -97,16 +104,16 @@ def compile_on(
     in_place = out is None or out.absolute() == source.absolute()
     if not in_place:
         artifacts.refuse_existing(out or source, force=force)
-    with _device(host, progress) as (device, probe):
-        _require(probe, bundle.manifest.target.kind, host, bundle.manifest.target.device)
-        files = _files_of(bundle, "bundle")
-        words = ["compile", "bundle", "-o", "artifact", *_to_words(flags)]
-        job, end = _run(device, words, files, source, host.clocks)
+    with connected(host, progress) as (device, probe):
+        require(probe, bundle.manifest.target.kind, host, bundle.manifest.target.device)
+        files = files_of(bundle, "bundle")
+        words = ["compile", "bundle", "-o", "artifact", *to_words(flags)]
+        job, end = _run(device, words, files, about or source, host.clocks)
         replaces = bundle.digest if in_place else None
         with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:
             with _kept_there("compile"):
                 device.fetch(job, "artifact", folder, known=[path for path, _ in files])
-            _check_compiled(artifacts.load(folder), bundle, host)
+            check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
     exported = parse_answer(Exported, end.result, host.name)
     notes = (*exported.notes, *end.notes, f"compiled on {_describe(host, probe)}")
@@ -120,26 +127,28 @@ def bench_on(
     *,
     flags: Mapping[str, Flag] | None = None,
     opposing: Sequence[Artifact] = (),
+    about: Path | None = None,
 ) -> Bench:
     """Measure latency on the host and store it beside the artifacts here, as a bench here does.
 
     The host has no PyTorch, so there is no speed-up over it. `flags` are passed on to `bench` on the host, and the
-    artifacts in `opposing` are sent as `opponent_folder(0)`, ….
+    artifacts in `opposing` are sent as `opponent_folder(0)`, …. For `about` see `compile_on`.
 
     Raises:
         RemoteError: as `compile_on`.
     """
     names = [f"artifact{number}" for number in range(len(timed))]
-    files = [file for artifact, name in zip(timed, names, strict=True) for file in _files_of(artifact, name)]
+    files = [file for artifact, name in zip(timed, names, strict=True) for file in files_of(artifact, name)]
     for number, artifact in enumerate(opposing):
-        files += _files_of(artifact, opponent_folder(number))
-    with _device(host, progress) as (device, _):
-        job, end = _run(device, ["bench", *names, *_to_words(flags)], files, timed[0].path, host.clocks)
+        files += files_of(artifact, opponent_folder(number))
+    with connected(host, progress) as (device, _):
+        words = ["bench", *names, *to_words(flags)]
+        job, end = _run(device, words, files, about or timed[0].path, host.clocks)
         measured = [(timed[0], parse_answer(Bench, end.result, host.name))]
         others = dict(zip(names[1:], timed[1:], strict=True))
-        measured += _fetch_benches(device, job, others, [path for path, _ in files], progress)
+        measured += fetch_benches(device, job, others, [path for path, _ in files], progress)
         for artifact, bench in measured:
-            _check_subject(bench, artifact, host)
+            check_subject(bench, artifact, host)
         device.take(job)
     # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
     stored = []
@@ -150,11 +159,6 @@ def bench_on(
     return stored[0]
 
 
-def opponent_folder(number: int) -> str:
-    """Return the name on the host of an artifact that is timed against."""
-    return f"opponent{number}"
-
-
 def evaluate_on(
     host: RemoteHost,
     artifact: Artifact,
@@ -163,33 +167,38 @@ def evaluate_on(
     *,
     limit: int | None = None,
     at_threshold: float | None = None,
+    reference: Path | None = None,
+    about: Path | None = None,
 ) -> Eval:
     """Measure accuracy on the host, and store it beside the artifact here.
 
-    The reference runs here, on the same samples.
+    The reference runs here, on the same samples, unless `reference` is a file with its answers. For `about` see
+    `compile_on`.
 
     Raises:
         RemoteError: as `compile_on`.
         SourceError: the reference cannot be rebuilt here.
     """
     flags: dict[str, Flag] = {"limit": limit, "at_threshold": at_threshold}
-    words = ["eval", "artifact", "--reference", "reference.npz", *_to_words(flags)]
-    with _device(host, progress) as (device, _), scratch_folder("reference") as folder:
-        reference = folder / "reference.npz"
-        save_reference(artifact, data, reference, progress, limit=limit)
+    words = ["eval", "artifact", "--reference", "reference.npz", *to_words(flags)]
+    with connected(host, progress) as (device, _), scratch_folder("reference") as folder:
+        if reference is None:
+            reference = folder / "reference.npz"
+            save_reference(artifact, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
-        remote_spec, data_files = _data_files(spec)
-        files = [*_files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *data_files]
-        job, end = _run(device, [*words, "--data", remote_spec], files, artifact.path, ClockSettings())
+        remote_spec, sent = data_files(spec)
+        files = [*files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *sent]
+        job, end = _run(device, [*words, "--data", remote_spec], files, about or artifact.path, ClockSettings())
         evaluation = parse_answer(Eval, end.result, host.name)
-        _check_subject(evaluation, artifact, host)
-        raw = _fetch_samples(device, job, [path for path, _ in files], evaluation, host)
+        check_subject(evaluation, artifact, host)
+        raw = fetch_samples(device, job, [path for path, _ in files], evaluation, host)
         device.take(job)
     return artifact.write_evidence(replace(evaluation, data=spec), raw)
 
 
 @contextmanager
-def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Probe]]:
+def connected(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Probe]]:
+    """Connect to a host for the block, and ask for its state."""
     with Link(host, progress) as link:
         device = Device(link, progress)
         with progress.step(f"Connect to {host.name}"):
@@ -197,7 +206,12 @@ def _device(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Prob
         yield device, probe
 
 
-def _require(probe: Probe, kind: str, host: RemoteHost, device: str | None = None) -> None:
+def require(probe: Probe, kind: str, host: RemoteHost, device: str | None = None) -> None:
+    """Check that a host can compile for a target.
+
+    Raises:
+        TargetUnavailable: it cannot; the reason is what it reports itself.
+    """
     target = probe.doctor.devices.get(kind, {}).get((device or "").lower()) or probe.doctor.targets.get(kind)
     if target is None:
         raise TargetUnavailable(
@@ -252,115 +266,7 @@ def _kept_there(command: str) -> Iterator[None]:
         yield
     except HostUnreachable as error:
         fix = f"{error.fix.rstrip('.')}. The job goes on there; the same `vitdeploy {command}` fetches its result."
-        raise RemoteError(error.message, fix=fix) from None
-
-
-def _to_words(flags: Mapping[str, Flag] | None) -> list[str]:
-    """Write options as words, without those that are None or False.
-
-    `--option=value` is one word, so a value that begins with a dash is not read as an option.
-    """
-    words = []
-    for name, value in (flags or {}).items():
-        option = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool) or value is None:
-            words += [option] if value else []
-        else:
-            values = value if isinstance(value, (list, tuple)) else [value]
-            words += [f"{option}={item}" for item in values]
-    return words
-
-
-def _files_of(artifact: Artifact, folder: str) -> Files:
-    names = [MANIFEST, *(entry.path for entry in artifact.manifest.files)]
-    return [job_file(artifact.file(name), f"{folder}/{name}") for name in names]
-
-
-def _data_files(spec: str) -> tuple[str, Files]:
-    """Return the host's name for DATA, and the files to send. Data that ships with vitdeploy needs no files."""
-    path = expand_home(spec)
-    if path.is_file():
-        name = f"data{path.suffix}"
-        return name, [job_file(path, name)]
-    if path.is_dir():
-        return "data", [job_file(file, f"data/{file.relative_to(path).as_posix()}") for file in _visible_files(path)]
-    if comes_with_package(spec):
-        return spec, []
-    if shards := find_shards(spec):
-        # Numbered, as a pattern may name files of one name in several folders, and in an order of its own.
-        names = [f"data/{number:05}-{shard.name}" for number, shard in enumerate(shards)]
-        return "data", [job_file(shard, name) for shard, name in zip(shards, names, strict=True)]
-    raise DataError(f"{spec} cannot be sent: it is neither a file nor a folder", fix="Give a folder or an .npz.")
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """List the files that a dataset in `folder` may read, also where a class is a symbolic link to another folder."""
-    for entry in sorted(folder.iterdir()):
-        if not entry.name.startswith("."):
-            below = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
-            yield from (file for file in below if file.is_file() and not file.name.startswith("."))
-
-
-def _check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> None:
-    """Check that the artifact was made from the bundle that was sent."""
-    sent, received = bundle.manifest, compiled.manifest
-    digests = {entry.path: entry.sha256 for entry in received.files}
-    graphs = {e.path: e.sha256 for e in sent.files if e.path.startswith("graph.") and e.path != GRAPH}
-    same = all(digests.get(path) == sha256 for path, sha256 in graphs.items())
-    # The device may have selected another variant, whose graph is then the one that was compiled.
-    files = {variant.name: variant.files for variant in sent.variants}
-    name = variant_graph(files.get(received.variant, "none")) if sent.variants else GRAPH
-    selected = next((entry.sha256 for entry in sent.files if entry.path == name), None)
-    same &= digests.get(GRAPH) == selected
-    if received.stage != "artifact" or received.model.digest != sent.model.digest or not same:
-        raise RemoteError(f"{host.name} sent back an artifact of another model", fix="Run the command again.")
-    if compiled.read_evidence(Audit)[0] is None:
-        raise RemoteError(f"{host.name} sent back an artifact without an audit", fix="Run the command again.")
-
-
-def _fetch_samples(
-    device: Device, job: str, known: Sequence[Path], evaluation: Eval, host: RemoteHost
-) -> dict[str, bytes]:
-    """Fetch the outcomes of the samples and the pictures of flips, which the evaluation names."""
-    files = {SAMPLES: evaluation.samples} | ({FLIPS: evaluation.thumbnails} if evaluation.thumbnails else {})
-    with scratch_folder("reference") as folder:
-        device.fetch(job, "artifact", folder, known=known)
-        for name, digest in files.items():
-            if not (folder / name).is_file() or file_digest(folder / name) != digest:
-                raise RemoteError(
-                    f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."
-                )
-        return {name: (folder / name).read_bytes() for name in files}
-
-
-def _fetch_benches(
-    device: Device, job: str, others: Mapping[str, Artifact], known: Sequence[Path], progress: Progress
-) -> list[tuple[Artifact, Bench]]:
-    """Fetch the benches that were stored beside further artifacts there; one that is missing gives a warning.
-
-    Args:
-        device: the device, after the job.
-        job: its name.
-        others: name of the folder there -> the artifact here.
-        known: the files that were sent.
-        progress: gets the warnings.
-    """
-    benches = []
-    with scratch_folder("bench") as folder:
-        for name, artifact in others.items():
-            (folder / name).mkdir()
-            device.fetch(job, name, folder / name, known=known)
-            bench, reason = artifacts.load(folder / name).read_evidence(Bench)
-            if bench is None:
-                progress.warn(f"not stored beside {artifact.path}: {reason}")
-            else:
-                benches.append((artifact, bench))
-    return benches
-
-
-def _check_subject(evidence: Bench | Eval, artifact: Artifact, host: RemoteHost) -> None:
-    if evidence.manifest != artifact.digest:
-        raise RemoteError(f"{host.name} measured another artifact than the one sent", fix="Run the command again.")
+        raise HostUnreachable(error.message, fix=fix) from None
 
 
 def _seconds_since(started: float) -> float:

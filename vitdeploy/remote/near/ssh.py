@@ -7,6 +7,8 @@ on the remote command line are quoted.
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -19,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
 
-from vitdeploy.errors import RemoteError
+from vitdeploy.errors import HostUnreachable, RemoteError
 from vitdeploy.progress import Progress
 from vitdeploy.remote.near.hosts import RemoteHost
 
@@ -27,6 +29,8 @@ PATIENCE_S = 300.0
 """Seconds of trying to connect again after the link has dropped. A device that reboots needs a minute or two."""
 CONNECT_S = 15
 _MAX_DROPS = 100
+_LOOK_S = 1.0
+_CHUNK = 1 << 16
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _SSH_FAILED = 255  # ssh's own exit code for every failure of the connection
 _NOT_FOUND = (126, 127)
@@ -84,6 +88,24 @@ class Call:
         with suppress(BrokenPipeError), self.stdin:
             for chunk in chunks:
                 self.stdin.write(chunk)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines of stderr as they come, the last one also without its end.
+
+        Between them it looks for an interrupt: one that is not a signal of the system ends no wait for a pipe.
+        """
+        rest, descriptor = b"", self.stderr.fileno()
+        while True:
+            ready, _, _ = select.select([descriptor], [], [], _LOOK_S)
+            if not ready:
+                continue
+            chunk = os.read(descriptor, _CHUNK)
+            if not chunk:
+                break
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+        if rest:
+            yield rest
 
     def read_stdout(self) -> None:
         """Read all of stdout in the background, into `out`."""
@@ -219,10 +241,6 @@ class Link:
         log = self._folder / f"log-{self._logs}"
         log.touch()
         return log
-
-
-class HostUnreachable(RemoteError):
-    """The host cannot be reached now. A later try may work."""
 
 
 def _connect_error(host: RemoteHost, log: str) -> RemoteError:
