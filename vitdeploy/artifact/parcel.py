@@ -19,6 +19,10 @@ class Parcel:
     files: Mapping[str, bytes]
     digests: Mapping[str, str]
 
+    def update(self, newer: Parcel) -> Parcel:
+        """Return the files of both. Newer ones replace older ones of the same path."""
+        return Parcel({**self.files, **newer.files}, {**self.digests, **newer.digests})
+
     def unpack(self, folder: Path) -> None:
         """Write the files into a new folder.
 

@@ -115,8 +115,9 @@ def sweep_(
 ) -> None:
     """Try a matrix of models, precisions, targets and hosts, and compare the results.
 
-    Each trial is an export with its accuracy and latency, measured here or on a device over SSH. Trials that are finished are not done again, so a sweep that
-    was interrupted or extended goes on. The results are a table, results.csv, results.jsonl and sweep.html.
+    Each trial is an export with its accuracy and latency, measured here or on a device over SSH. Trials that are
+    finished are not done again, so a sweep that was interrupted or extended goes on. The results are a table,
+    results.csv, results.jsonl and sweep.html.
     """
     from vitdeploy.commands.sweep.budget import parse_duration
     from vitdeploy.commands.sweep.sweep import sweep as run_sweep

@@ -129,6 +129,7 @@ def run_steps(
     on_step: Callable[[str], None] = lambda _: None,
     timed: bool = True,
     elsewhere: Elsewhere | None = None,
+    postpone: Callable[[Artifact], bool] = lambda _: False,
 ) -> Steps:
     """Export, evaluate, inspect and time what a recipe describes.
 
@@ -144,6 +145,7 @@ def run_steps(
         on_step: called with the name of each step when it begins.
         timed: False leaves the bench out.
         elsewhere: the machine that compiles and runs it, if it is not this one. The result is a bundle.
+        postpone: returns True to leave the evaluation out.
 
     Raises:
         VitdeployError: a step failed. The results of earlier steps stay in the folder.
@@ -154,7 +156,7 @@ def run_steps(
     artifact = exported.artifact
     compiled = artifact.manifest.stage == "artifact"
     evaluation, timing = None, None
-    if compiled and artifact.manifest.recipe.data.evaluation is not None:
+    if compiled and artifact.manifest.recipe.data.evaluation is not None and not postpone(artifact):
         on_step("eval")
         evaluation = evaluate(artifact, None, progress, reference=find_reference(artifact))
     on_step("inspect")

@@ -76,7 +76,7 @@ class TrialRecord(Fact):
         limits: the limits that `verdict` is about.
         verdict: of the gate; empty without limits.
         failing: the checks that are not passed, in words.
-        exported: when and where it was exported and evaluated.
+        exported: when and where it was exported, and evaluated unless several nodes did that.
         timed: when and where its latency was measured. No other trial was in work on that machine then.
     """
 

@@ -27,14 +27,14 @@ class AnsweredPart:
         part: the outcomes.
         reference: the name of the reference.
         threads: the number of threads of the artifact; None if its engine does not have them.
-        note: about a reference that was recorded elsewhere; empty if there is nothing to say.
+        other_pixels: the number of images that had other pixels for a reference that was recorded elsewhere.
         skipped: a message for each damaged image, also of a part without a sample.
     """
 
     part: SamplePart | None
     reference: str
     threads: int | None
-    note: str = ""
+    other_pixels: int = 0
     skipped: tuple[str, ...] = ()
 
 
@@ -52,13 +52,13 @@ class Sides:
     ) -> AnsweredPart:
         """Answer the samples of a part. Call it once."""
         part = answer_part(self.pair, task, dataset, manifest, place, name_classes(manifest, dataset), advance)
-        note = self.recorded.note() if self.recorded is not None else ""
-        return AnsweredPart(part, self.reference, self.deployed.threads, note, tuple(dataset.skipped))
+        other_pixels = self.recorded.other_pixels if self.recorded is not None else 0
+        return AnsweredPart(part, self.reference, self.deployed.threads, other_pixels, tuple(dataset.skipped))
 
 
 def open_sides(
     stack: ExitStack, artifact: Artifact, task: Task, dataset: Dataset, count: int, progress: Progress,
-    reference: Path | None = None,
+    reference: Path | None = None, place: SamplePlaces | None = None,
 ) -> Sides:  # fmt: skip
     """Open both models until the stack closes.
 
@@ -70,11 +70,12 @@ def open_sides(
         count: the number of samples of the whole evaluation.
         progress: gets the steps.
         reference: a file with the reference's answers; None runs the reference here.
+        place: the part of the data that will be answered; None: all of it.
     """
     manifest = artifact.manifest
     recorded = None
     if reference is not None:
-        recorded = stack.enter_context(RecordedReference(reference))
+        recorded = stack.enter_context(RecordedReference(reference, place))
         recorded.check_about(manifest, dataset)
     deployed = stack.enter_context(open_session(artifact, None, progress))
     side = RunningSide(deployed, task, manifest, manifest.recipe.target.input)

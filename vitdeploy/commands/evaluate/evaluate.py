@@ -8,14 +8,21 @@ from pathlib import Path
 
 from vitdeploy.artifact import Artifact, atomic_file
 from vitdeploy.artifact.layout import FLIPS, SAMPLES
-from vitdeploy.commands.evaluate.answered import name_classes, name_folders, open_reference_side, open_sides
+from vitdeploy.commands.evaluate.answered import (
+    AnsweredPart,
+    name_classes,
+    name_folders,
+    open_reference_side,
+    open_sides,
+)
 from vitdeploy.commands.evaluate.flips import describe_flips
 from vitdeploy.commands.evaluate.labelled import open_labelled
 from vitdeploy.commands.evaluate.parts import SamplePlaces, merge
-from vitdeploy.commands.evaluate.recorded_reference import About, Recorder
+from vitdeploy.commands.evaluate.recorded_reference import About, Recorder, describe_other_pixels
 from vitdeploy.commands.evaluate.spread import answer_on_cluster
 from vitdeploy.commands.evaluate.thumbnails import pack_thumbnails
 from vitdeploy.commands.evaluate.units import batch_size, read_units
+from vitdeploy.data.dataset import Dataset
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Eval
 from vitdeploy.frozen import replace
@@ -26,6 +33,7 @@ from vitdeploy.measure.samples import count_once, pack
 from vitdeploy.progress import Progress
 from vitdeploy.runtime.artifact_session import refuse_decoder
 from vitdeploy.runtime.provenance import describe_provenance
+from vitdeploy.tasks import Task
 from vitdeploy.verdict import explain_calibrated
 
 
@@ -68,10 +76,25 @@ def evaluate(
             sides = open_sides(stack, artifact, task, dataset, count, progress, reference)
             with progress.step(f"Evaluate on {dataset.spec}", count) as advance:
                 answered = sides.answer(task, dataset, manifest, SamplePlaces(most=limit), advance)
+    return conclude(artifact, task, dataset, answered, progress, limit=limit, at_threshold=at_threshold)
+
+
+def conclude(
+    artifact: Artifact,
+    task: Task,
+    dataset: Dataset,
+    answered: AnsweredPart,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    at_threshold: float | None = None,
+) -> Eval:
+    """Compare the answers of both sides to all samples, and store the result: see `evaluate`."""
+    manifest = artifact.manifest
     part = merge([answered.part] if answered.part is not None else [])
     outcomes = part.outcomes
-    if answered.note:
-        progress.warn(answered.note)
+    if note := describe_other_pixels(answered.other_pixels, len(part)):
+        progress.warn(note)
     with progress.step("Compare both sides"):
         distinct = count_once(outcomes)
         counted = accuracy.pair_outcomes(task, distinct)
@@ -114,9 +137,17 @@ def evaluate(
 
 
 def save_reference(
-    artifact: Artifact, data: str | None, out: Path, progress: Progress, *, limit: int | None = None
+    artifact: Artifact,
+    data: str | None,
+    out: Path,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    place: SamplePlaces | None = None,
 ) -> About:
     """Run the FP32 reference of an artifact or bundle, and save its answers for machines without PyTorch.
+
+    `place` is the part of the data that it answers, by default the first `limit` samples.
 
     Raises:
         UsageError, DataError, SourceError: see `evaluate`.
@@ -125,16 +156,15 @@ def save_reference(
     manifest = artifact.manifest
     task, dataset = open_labelled(artifact, data)
     count, size = min(len(dataset), limit or len(dataset)), batch_size(manifest)
+    place = place or SamplePlaces(most=limit)
     with ExitStack() as stack:
         side, name = open_reference_side(stack, artifact, task, count, progress)
         try:
-            with atomic_file(out) as temporary, temporary.open("wb") as file:
-                recorder = Recorder(file)
+            with atomic_file(out) as temporary, temporary.open("wb") as file, Recorder(file) as recorder:
                 with progress.step(f"Answer {dataset.spec}", count) as advance:
-                    for unit in read_units(dataset, manifest, most=limit):
-                        batch = unit.batch
-                        recorder.add(batch.images, batch.labels, side.answer_unit(unit, size))
-                        advance(len(batch.labels))
-                return recorder.close(name, manifest, dataset, side.values())
+                    for unit in read_units(dataset, manifest, place.start, place.stop, place.most):
+                        recorder.add(unit, side.answer_unit(unit, size))
+                        advance(len(unit.places))
+                return recorder.finish(name, manifest, dataset, side.values())
         except OSError as error:
             raise ArtifactError(f"{out} cannot be written: {error.strerror}", fix="Choose another file.") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,8 @@ from typing import IO
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vitdeploy.artifact import Manifest
+from vitdeploy.artifact import Manifest, atomic_file
+from vitdeploy.commands.evaluate.parts import SamplePlaces
 from vitdeploy.commands.evaluate.units import Unit
 from vitdeploy.data.array_files import read_array
 from vitdeploy.data.dataset import Dataset, digest_image
@@ -31,6 +33,7 @@ from vitdeploy.tasks import PerSample, Values, find
 
 SCHEMA = 2
 _ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
+_PLACES = "places"
 _FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
 
 
@@ -47,24 +50,37 @@ class About(BaseModel):
 
 
 class Recorder:
-    """Writes answers to a file one by one, so that maps of thousands of images need no memory."""
+    """Writes answers to a file one by one, so that maps of thousands of images need no memory.
+
+    Use it in a `with` block, at whose end the file is still open.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
         self._finite: list[Array] = []
         self._pixels: list[int] = []
         self._labels: list[int] = []
+        self._places: list[int] = []
 
-    def add(self, images: Array, labels: Sequence[Label], statistics: PerSample) -> None:
-        """Add the answers to one batch of uint8 images."""
-        for image, label, answer in zip(images, labels, statistics.answers, strict=True):
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._zip.close()
+
+    def add(self, unit: Unit, statistics: PerSample) -> None:
+        """Add the answers to the samples of a unit."""
+        self._places += unit.places
+        for image, label, answer in zip(unit.batch.images, unit.batch.labels, statistics.answers, strict=True):
             _write(self._zip, f"{_ANSWER}/{len(self._labels)}", np.asarray(answer))
             self._pixels.append(digest_image(image))
             self._labels.append(_label_digest(label))
         self._finite.append(statistics.finite)
 
-    def close(self, name: str, manifest: Manifest, dataset: Dataset, values: Values) -> About:
-        """Write the statistics of all samples, close the file, and return its `About`."""
+    def finish(self, name: str, manifest: Manifest, dataset: Dataset, values: Values) -> About:
+        """Write the statistics of all samples, and return what the answers are about."""
         about = About(
             name=name,
             task=find(manifest.recipe.task).name,
@@ -72,17 +88,17 @@ class Recorder:
             data=dataset.digest,
             samples=len(self._labels),
         )
-        with self._zip as file:
-            for key, value in values.items():
-                _write(file, f"{_VALUE}/{key}", value)
-            samples = {
-                "finite": np.concatenate(self._finite),
-                "pixels": np.array(self._pixels, np.uint64),
-                "labels": np.array(self._labels, np.uint64),
-            }
-            for key, value in samples.items():
-                _write(file, f"{_SAMPLE}/{key}", value)
-            file.writestr(_ABOUT, about.model_dump_json())
+        for key, value in values.items():
+            _write(self._zip, f"{_VALUE}/{key}", value)
+        samples = {
+            "finite": np.concatenate(self._finite),
+            "pixels": np.array(self._pixels, np.uint64),
+            "labels": np.array(self._labels, np.uint64),
+            _PLACES: np.array(self._places, np.uint64),
+        }
+        for key, value in samples.items():
+            _write(self._zip, f"{_SAMPLE}/{key}", value)
+        self._zip.writestr(_ABOUT, about.model_dump_json())
         return about
 
 
@@ -91,11 +107,16 @@ class RecordedReference:
 
     Use it in a `with` block. `about` names the model and the data.
 
+    Args:
+        path: the file.
+        place: the part of the data that is compared; None: all of it.
+
     Raises:
-        DataError: there is no such file, it is not a saved reference, or it has another schema.
+        DataError: there is no such file, it is not a saved reference, it has another schema, or it is too old for a
+            comparison in parts.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: SamplePlaces | None = None) -> None:
         try:
             if path.exists() and not path.is_file():
                 raise DataError(f"{path} is not a plain file", fix=_FIX)
@@ -115,8 +136,10 @@ class RecordedReference:
             raise DataError(f"there is no {path}", fix=_FIX) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
             raise DataError(f"{path} is not a saved reference: {describe_unread(error)}", fix=_FIX) from None
-        self._next = 0
-        self._other_pixels = 0
+        self._next, self._end = (0, self.about.samples) if place is None else self._find(place)
+        self._first = self._next
+        self.other_pixels = 0
+        """The number of images that have other pixels here than they had for the reference."""
         self.finite: list[Array] = []
 
     def __enter__(self) -> RecordedReference:
@@ -153,35 +176,81 @@ class RecordedReference:
         if [_label_digest(label) for label in labels] != self._labels[span].tolist():
             raise self._other_samples()
         digests = np.array([digest_image(image) for image in images], np.uint64)
-        self._other_pixels += int((digests != self._pixels[span]).sum())
-        answers = [_read(self._zip, f"{_ANSWER}/{number}") for number in range(span.start, span.stop)]
+        self.other_pixels += int((digests != self._pixels[span]).sum())
+        answers = [self.read_answer(number) for number in range(span.start, span.stop)]
         self._next = span.stop
         return PerSample({}, answers, self._finite[span])
 
+    def read_answer(self, number: int) -> Array:
+        """Return the answer to a sample."""
+        return _read(self._zip, f"{_ANSWER}/{number}")
+
+    def list_arrays(self) -> list[str]:
+        """Return the names of the arrays that have a row for each sample."""
+        groups = (f"{_VALUE}/", f"{_SAMPLE}/")
+        return [name.removesuffix(".npy") for name in self._zip.namelist() if name.startswith(groups)]
+
+    def read_array(self, name: str) -> Array:
+        """Return an array with a row for each sample."""
+        return _read(self._zip, name)
+
     def values(self) -> Values:
-        """Return the statistics of all samples.
+        """Return the statistics of the samples.
 
         Raises:
             MeasureError: the file has answers to more samples.
         """
-        if self._next != self.about.samples:
+        if self._next != self._end:
             raise self._other_samples()
-        return self._values
+        return {name: value[self._first : self._end] for name, value in self._values.items()}
 
-    def note(self) -> str:
-        """Return a note if some images had other pixels for the reference; else an empty string."""
-        if not self._other_pixels:
-            return ""
-        return (
-            f"{self._other_pixels} of {self._next} images have other pixels here than for the saved reference, because "
-            "another version of Pillow decodes or scales them; the drop includes this difference"
-        )
+    def _find(self, place: SamplePlaces) -> tuple[int, int]:
+        """Return the number of the first answer to a part of the data, and of the first after it."""
+        try:
+            places = _read(self._zip, f"{_SAMPLE}/{_PLACES}")
+        except KeyError:
+            fix = "Save it again with this version."
+            raise DataError(f"{self._zip.filename} has no places for a comparison in parts", fix=fix) from None
+        start = int(np.searchsorted(places, place.start))
+        stop = len(places) if place.stop is None else int(np.searchsorted(places, place.stop))
+        return start, stop if place.most is None else min(stop, start + place.most)
 
     def _other_samples(self) -> MeasureError:
         return MeasureError(
             f"the saved reference answered {self.about.samples} samples, and the samples here are not the same",
             fix="Use the same --limit for both, and data without damaged images.",
         )
+
+
+def join_references(parts: Sequence[Path], out: Path) -> None:
+    """Join the answers to parts of the data, in the order of the data, to one file.
+
+    Raises:
+        DataError: a part is no saved reference.
+        OSError: `out` cannot be written.
+    """
+    with ExitStack() as stack:
+        opened = [stack.enter_context(RecordedReference(part)) for part in parts]
+        temporary = stack.enter_context(atomic_file(out))
+        file = stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
+        number = 0
+        for part in opened:
+            for own in range(part.about.samples):
+                _write(file, f"{_ANSWER}/{number}", part.read_answer(own))
+                number += 1
+        for name in opened[0].list_arrays():
+            _write(file, name, np.concatenate([part.read_array(name) for part in opened]))
+        file.writestr(_ABOUT, opened[0].about.model_copy(update={"samples": number}).model_dump_json())
+
+
+def describe_other_pixels(count: int, samples: int) -> str:
+    """Return a note if some images had other pixels for a recorded reference; else an empty string."""
+    if not count:
+        return ""
+    return (
+        f"{count} of {samples} images have other pixels here than for the saved reference, because another version of "
+        "Pillow decodes or scales them; the drop includes this difference"
+    )
 
 
 def _label_digest(label: Label) -> int:

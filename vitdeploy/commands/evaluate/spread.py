@@ -87,15 +87,17 @@ def join(answers: Sequence[AnsweredPart], dataset: Dataset) -> AnsweredPart:
         DataError: too many images of the parts together are damaged.
         MeasureError: nodes ran with different numbers of threads.
     """
-    threads = {each.threads for each in answers}
+    threads = {each.threads for each in answers if each.part is not None}
     if len(threads) > 1:
         listed = ", ".join(sorted(map(str, threads)))
         raise MeasureError(f"nodes ran the artifact with different threads: {listed}", fix="Give nodes equal cores.")
     parts: list[SamplePart] = [each.part for each in answers if each.part is not None]
-    whole = replace(merge(parts), skipped=tuple(message for each in answers for message in each.skipped))
+    skipped = tuple(message for each in answers for message in each.skipped)
+    whole = replace(merge(parts), skipped=skipped)
     for number in range(len(whole.skipped)):  # the message is that of a serial evaluation
         refuse_damage(dataset.spec, whole.skipped[: number + 1], len(dataset))
-    return replace(answers[0], part=whole)
+    first = next((each for each in answers if each.part is not None), answers[0])
+    return replace(first, part=whole, other_pixels=sum(each.other_pixels for each in answers), skipped=skipped)
 
 
 def answer_there(artifact: Artifact, place: SamplePlaces, data: str, digest: str, count: int) -> AnsweredPart:

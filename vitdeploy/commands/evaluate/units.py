@@ -23,10 +23,11 @@ _EVAL_BATCH = 1  # for a range of batch sizes: edge devices run one image at a t
 
 @dataclass(frozen=True)
 class Unit:
-    """Neighbouring samples, and the batches in which the artifact answers them."""
+    """Neighbouring samples, their places in the data, and the batches in which the artifact answers them."""
 
     batch: NamedBatch
     spans: tuple[slice, ...]
+    places: tuple[int, ...]
 
     def parts(self) -> Iterator[NamedBatch]:
         """Yield the batches of the artifact."""
@@ -55,7 +56,7 @@ def read_units(
     size, unit = batch_size(manifest), unit_size(manifest)
     for _, members in groupby(islice(dataset.read(start, stop), most), key=lambda sample: sample.place // unit):
         samples = list(members)
-        yield Unit(stack(samples), _split(samples, size))
+        yield Unit(stack(samples), _split(samples, size), tuple(sample.place for sample in samples))
 
 
 def _split(samples: list[Sample], size: int) -> tuple[slice, ...]:

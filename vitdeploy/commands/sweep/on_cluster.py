@@ -1,9 +1,4 @@
-"""A sweep on the nodes of a Ray cluster.
-
-    prepare   export and evaluate    CPUs and memory of its request    shares the machine
-    measure   the bench              all CPUs of a node                has the machine alone
-    run_alone both                   all CPUs of a node                has the machine alone
-    pass_to_host  what a host does   no CPU of the command's node      the host has a lock of its own
+"""A sweep on the nodes of a Ray cluster: what to do next with each trial.
 
 Which trials run, and in which order, is decided as for one machine (`SweepWork`); where they run, by Ray. While a
 measurement waits or runs, no more exports are out than leave a node for each measurement: Ray gives free CPUs to
@@ -12,64 +7,52 @@ whatever fits first, so that otherwise no node might ever be free as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from vitdeploy import machine_lock
 from vitdeploy.artifact.parcel import Parcel, pack
-from vitdeploy.cluster import Cluster, NodeCall
+from vitdeploy.cluster import Cluster
 from vitdeploy.commands.sweep.budget import choose_longer
 from vitdeploy.commands.sweep.definition import TrialSpec
-from vitdeploy.commands.sweep.failures import raise_if_disk_is_full
-from vitdeploy.commands.sweep.host_queue import HostQueue, list_settings, refuse_idle_node, request_own_node
+from vitdeploy.commands.sweep.host_queue import HostQueue, list_settings, refuse_idle_node
 from vitdeploy.commands.sweep.hosts import SweepHost
-from vitdeploy.commands.sweep.on_node import Assignment, Delivery, measure, pass_to_host, prepare, run_alone
-from vitdeploy.commands.sweep.places import Places
-from vitdeploy.commands.sweep.references import store_reference
-from vitdeploy.commands.sweep.trial import (
-    RECORD,
-    REFERENCES,
-    TRIALS,
-    Ended,
-    compares_times,
-    fail_bench,
-    fail_trial,
-    trial_folder,
+from vitdeploy.commands.sweep.later import fail_step
+from vitdeploy.commands.sweep.on_node import (
+    Delivery,
+    PartDelivery,
+    answer_part,
+    conclude,
+    measure,
+    pass_to_host,
+    prepare,
+    run_alone,
 )
+from vitdeploy.commands.sweep.parts_out import Fail, PartsOut, Take
+from vitdeploy.commands.sweep.places import Places
+from vitdeploy.commands.sweep.postponed import JoinedAnswers, Postponed
+from vitdeploy.commands.sweep.references import store_reference
+from vitdeploy.commands.sweep.trial import RECORD, REFERENCES, TRIALS, Ended, compares_times, fail_trial, trial_folder
 from vitdeploy.commands.sweep.work import SweepWork
-from vitdeploy.errors import HostUnreachable, MeasureError, RemoteError, VitdeployError
+from vitdeploy.errors import HostUnreachable, MeasureError
 from vitdeploy.evidence import TrialRecord
-
-_PATIENCE_S = 20.0
-"""The time that work on hosts has to end the jobs there after Ctrl-C."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A part of a trial that is out: its host, what to do with its result, and with the error in its place."""
-
-    trial: TrialSpec
-    alone: bool
-    host: SweepHost | None
-    take: Callable[[Delivery], None]
-    fail: Callable[[Exception], None]
 
 
 @dataclass
 class ClusterRun:
-    """One run of a sweep on a cluster: the parts of trials that are out, those that wait for a host, and answers."""
+    """One run of a sweep on a cluster."""
 
     work: SweepWork
     cluster: Cluster
     places: Places
-    _out: dict[NodeCall[Delivery], _Part] = field(init=False, default_factory=dict)
+    _out: PartsOut = field(init=False)
     _queue: HostQueue = field(init=False)
-    _references: dict[str, object] = field(init=False, default_factory=dict)
     _loading: set[str] = field(init=False, default_factory=set)
     _loaded: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
+        self._out = PartsOut(self.work, self.cluster, self.places)
         self._queue = HostQueue(self.work)
 
     def run(self) -> None:
@@ -81,15 +64,12 @@ class ClusterRun:
         if self.work.definition.hosts:
             refuse_idle_node(self.cluster)
         for file in sorted((self.work.folder.path / REFERENCES).glob("[!.]*.npz")):
-            self._references[file.name] = self.cluster.share(file.read_bytes())
+            self._out.references[file.name] = self.cluster.share(file.read_bytes())
         try:
             self._run_pending()
             self._lengthen()
         finally:
-            there = [call for call, part in self._out.items() if part.host is not None]
-            self.cluster.cancel(self._out.keys() - set(there))
-            self.cluster.interrupt(there, _PATIENCE_S)
-            self.cluster.cancel(there)
+            self._out.end()
         self.work.judge()
 
     def _run_pending(self) -> None:
@@ -105,7 +85,7 @@ class ClusterRun:
                 progress.relay(f"[{begun}/{total}] {trial.title}")
                 self._begin(trial)
             if self._out:
-                self._wait()
+                self._out.wait()
             elif pending and not self._queue:  # every node has died
                 self.places.refuse_none_left(self.cluster)
         self.work.warn_of_rest()
@@ -115,17 +95,12 @@ class ClusterRun:
 
         The first trial of a model goes ahead: it shows if the model can be loaded, and brings the reference's answers.
         """
-        measuring = sum(part.alone for part in self._out.values())
-        preparing = sum(part.host is None for part in self._out.values()) - measuring
-        largest = self.places.count_largest(self.cluster)
-        exporting = [part.trial for part in self._out.values() if part.host is None and not part.alone]
+        exporting = {trial.name: trial for trial in self._out.sharing}.values()
         for trial in pending:
             if _digest_model(trial) in self._loading or self._queue.is_full(trial, exporting):
                 continue
-            if compares_times(trial):
-                return trial if measuring + preparing < largest else None
-            most = largest - measuring if measuring else self.cluster.count_slots(self.places.shared)
-            return trial if preparing < most else None
+            free = self._out.count_free_nodes() if compares_times(trial) else self._out.count_free()
+            return trial if free > 0 else None
         return None
 
     def _begin(self, trial: TrialSpec) -> None:
@@ -134,73 +109,63 @@ class ClusterRun:
             self._loading.add(model)
         take, fail = partial(self._take_prepared, trial), partial(self._fail_export, trial)
         if compares_times(trial):
-            self._start(trial, run_alone, self.work.bench_seconds(trial), take=take, fail=fail)
+            self._out.start(trial, run_alone, self.work.bench_seconds(trial), take=take, fail=fail)
         else:
             host = next(iter(self.work.hosts.list_living(trial.hosts)), None)
-            self._start(trial, prepare, take=take, fail=fail, host=host)
-
-    def _start(
-        self,
-        trial: TrialSpec,
-        function: Callable[..., Delivery],
-        *arguments: object,
-        take: Callable[[Delivery], None],
-        fail: Callable[[Exception], None],
-        host: SweepHost | None = None,
-    ) -> None:
-        cached = self.work.plan.cache is not None
-        assignment = Assignment(
-            trial, self.work.tools.naming.machine, self.places.names, cached, dict(self._references), host
-        )
-        is_there = function is pass_to_host
-        alone = function is not prepare and not is_there
-        shared = request_own_node() if is_there else self.places.shared
-        request = self.places.alone if alone else shared
-        call = self.cluster.start(function, assignment, *arguments, request=request)
-        self._out[call] = _Part(trial, alone, host if is_there else None, take, fail)
-
-    def _wait(self) -> None:
-        """Wait until parts have ended, and store what they brought.
-
-        Raises:
-            VitdeployError: a disk is full, or no node is left.
-        """
-        for call in self.cluster.wait(list(self._out)):
-            part = self._out.pop(call)
-            if part.host is not None:
-                self.work.hosts.release(part.host)
-            try:
-                delivery = self.cluster.collect(call)
-                for line in delivery.warnings:
-                    self.work.tools.progress.warn(f"{part.trial.title}: {line}")
-                part.take(delivery)
-            except VitdeployError as error:
-                if not isinstance(error, RemoteError):
-                    raise  # of all errors of a trial only a full disk gets here
-                part.fail(error)
-            except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
-                raise_if_disk_is_full(error, self.work.folder.path)
-                part.fail(error)
+            self._out.start(trial, prepare, take=take, fail=fail, host=host)
 
     def _take_prepared(self, trial: TrialSpec, delivery: Delivery) -> None:
-        """Send a trial that was exported on to its bench; store it, if none is left."""
-        new = {name: contents for name, contents in delivery.references.items() if name not in self._references}
-        self._references |= {name: self.cluster.share(contents) for name, contents in new.items()}
+        """Send a trial that was exported on to its evaluation in parts, its host or its bench; or store it."""
+        if delivery.ended.postponed is not None:
+            self._split(trial, delivery.files, delivery.ended.postponed)
+            return
+        new = {name: contents for name, contents in delivery.references.items() if name not in self._out.references}
+        self._out.references |= {name: self.cluster.share(contents) for name, contents in new.items()}
         self._release(trial)
         record = delivery.ended.record
         if trial.hosts and record.status == "bundle":
             self._queue.add(trial, delivery)
         elif record.status == "done" and record.timed is None:
-            self._start(
+            self._out.start(
                 trial, measure, self.work.bench_seconds(trial), self.cluster.share(delivery.files),
                 take=partial(self._take_finished, trial, delivery.files),
-                fail=partial(self._fail_bench, trial, delivery.files),
+                fail=partial(self._fail_step, trial, delivery.files, "bench"),
             )  # fmt: skip
         else:
             self._store(trial, delivery.ended, delivery.files)
         for name, contents in new.items():
             with machine_lock.shared():
                 store_reference(self.work.folder.path / REFERENCES / name, contents)
+
+    def _split(self, trial: TrialSpec, exported: Parcel, postponed: Postponed) -> None:
+        """Let as many nodes as are free evaluate a trial, each a part of the data."""
+        places = postponed.split(self._out.count_free())
+        answers, shared = JoinedAnswers(len(places)), self.cluster.share(exported)
+        for number, place in enumerate(places):
+            self._out.start(
+                trial, answer_part, shared, place, postponed.count,
+                take=partial(self._take_part, trial, exported, answers, number),
+                fail=partial(self._fail_part, trial, exported, answers),
+            )  # fmt: skip
+
+    def _take_part(
+        self, trial: TrialSpec, exported: Parcel, answers: JoinedAnswers, number: int, delivery: PartDelivery
+    ) -> None:
+        if delivery.answers is None:
+            reason, fix = delivery.failure
+            self._fail_part(trial, exported, answers, MeasureError(reason, fix=fix))
+        elif answers.add(number, delivery.answers):
+            self._out.start(
+                trial, conclude, self.cluster.share(exported), answers.list_all(),
+                take=lambda ended: self._take_prepared(trial, replace(ended, files=exported.update(ended.files))),
+                fail=partial(self._fail_part, trial, exported, answers),
+            )  # fmt: skip
+
+    def _fail_part(self, trial: TrialSpec, exported: Parcel, answers: JoinedAnswers, error: Exception) -> None:
+        """Fail a trial for the first of its parts that fails."""
+        if answers.fail():
+            self._release(trial)
+            self._fail_step(trial, exported, "eval", error)
 
     def _pass_on(self) -> None:
         """Give trials that are exported to hosts that are free."""
@@ -218,11 +183,11 @@ class ClusterRun:
         seconds: float,
         folder: object,
         *,
-        take: Callable[[Delivery], None],
-        fail: Callable[[Exception], None],
+        take: Take,
+        fail: Fail,
     ) -> None:
         at_work = self.work.prepare_host(trial, host)
-        self._start(trial, pass_to_host, seconds, folder, list_settings(), take=take, fail=fail, host=at_work)
+        self._out.start(trial, pass_to_host, seconds, folder, list_settings(), take=take, fail=fail, host=at_work)
 
     def _take_finished(self, trial: TrialSpec, exported: Parcel, delivery: Delivery) -> None:
         self._store(trial, delivery.ended, exported, delivery.files)
@@ -232,7 +197,7 @@ class ClusterRun:
             self.work.lose(host, error)
             self._queue.add(trial, exported)
         else:
-            self._fail_bench(trial, exported.files, error)
+            self._fail_step(trial, exported.files, "bench", error)
 
     def _release(self, trial: TrialSpec) -> None:
         model = _digest_model(trial)
@@ -250,10 +215,10 @@ class ClusterRun:
         self._release(trial)
         self.work.finish(trial, Ended(fail_trial(trial, self.work.folder.path, "export", error)))
 
-    def _fail_bench(self, trial: TrialSpec, exported: Parcel, error: Exception) -> None:
+    def _fail_step(self, trial: TrialSpec, exported: Parcel, step: str, error: Exception) -> None:
         with machine_lock.shared(), trial_folder(self.work.folder.path, trial.name) as folder:
             exported.unpack(folder)
-            record = fail_bench(trial, folder, error)
+            record = fail_step(trial, folder, step, error)
         self.work.finish(trial, Ended(record))
 
     def _lengthen(self) -> None:
@@ -265,12 +230,12 @@ class ClusterRun:
                 self._time_again(trials[name], seconds.pop(name))
             if not self._out:
                 return
-            self._wait()
+            self._out.wait()
             self.work.publish()
 
     def _list_able(self, seconds: Mapping[str, float]) -> dict[str, float]:
         """Return those of some trials that can be timed now: a host of theirs is free, or a node."""
-        here = sum(part.host is None for part in self._out.values()) < self.places.count_largest(self.cluster)
+        here = self._out.count_free_nodes() > 0
         free = {
             trial.name: self.work.hosts.find_free(trial.hosts) is not None if trial.hosts else here
             for trial in self.work.definition.trials
@@ -303,7 +268,7 @@ class ClusterRun:
             self.work.again(trial, partial(refuse, error))
 
         if host is None:
-            self._start(trial, measure, seconds, packed, take=take, fail=fail)
+            self._out.start(trial, measure, seconds, packed, take=take, fail=fail)
         else:
             self.work.hosts.take(host)
             self._start_there(trial, host, seconds, packed, take=take, fail=fail)

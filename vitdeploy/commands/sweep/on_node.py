@@ -7,7 +7,7 @@ too.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,20 +19,15 @@ from vitdeploy import environment, machine_lock, sources
 from vitdeploy.artifact.parcel import Parcel, pack
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.cluster import fetch, this_node
+from vitdeploy.commands.evaluate.parts import SamplePlaces
 from vitdeploy.commands.sweep.definition import TrialSpec
+from vitdeploy.commands.sweep.failures import explain, raise_if_disk_is_full
 from vitdeploy.commands.sweep.hosts import SweepHost
+from vitdeploy.commands.sweep.later import conclude_trial, finish_trial, load_trial, time_trial
 from vitdeploy.commands.sweep.naming import Naming
-from vitdeploy.commands.sweep.trial import (
-    ARTIFACT,
-    REFERENCES,
-    TRIALS,
-    Ended,
-    Tools,
-    fail_trial,
-    finish_trial,
-    run_trial,
-    time_trial,
-)
+from vitdeploy.commands.sweep.postponed import PartAnswers, answer_place
+from vitdeploy.commands.sweep.references import References
+from vitdeploy.commands.sweep.trial import ARTIFACT, REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial
 from vitdeploy.errors import DataError, MeasureError, VitdeployError
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Silent
@@ -49,6 +44,7 @@ class Assignment:
         cached: use the cache of exported graphs on the node.
         references: name of a file of the reference's answers -> where it is in the object store.
         host: the host that compiles, evaluates and times it; None: nodes do.
+        most_samples: an evaluation of more samples is left to `answer_part`.
     """
 
     trial: TrialSpec
@@ -57,6 +53,16 @@ class Assignment:
     cached: bool
     references: Mapping[str, Any] = field(default_factory=dict)
     host: SweepHost | None = None
+    most_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class PartDelivery:
+    """The answers to a part of the data, or the reason why there are none and what to do about it; and warnings."""
+
+    answers: PartAnswers | None
+    failure: tuple[str, str] = ("", "")
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,56 @@ class _Warnings(Silent):
 
 
 def prepare(assignment: Assignment) -> Delivery:
-    """Export and evaluate a trial, or only export it for a host, beside others.
+    """Export and evaluate a trial, or only export it for a host, beside others. A large evaluation is postponed.
 
     Raises:
         ArtifactError: the disk of the node is full.
     """
+    trial, host, most = assignment.trial, assignment.host, assignment.most_samples
     with machine_lock.shared():
-        return _run(assignment, lambda tools, sweep: run_trial(assignment.trial, sweep, tools, None, assignment.host))
+        return _run(assignment, lambda tools, sweep: run_trial(trial, sweep, tools, None, host, most))
+
+
+def answer_part(assignment: Assignment, prepared: Parcel, place: SamplePlaces, count: int) -> PartDelivery:
+    """Answer a part of the data of a trial that was exported, beside other work.
+
+    Args:
+        assignment: the trial.
+        prepared: its folder.
+        place: the part.
+        count: the number of samples of the whole evaluation.
+
+    Raises:
+        ArtifactError: the disk of the node is full.
+    """
+    trial = assignment.trial
+    with machine_lock.shared(), _opened(assignment) as (tools, sweep, warnings):
+        try:
+            _check_place(assignment, tools.naming, tools.node)
+            prepared.unpack(sweep / TRIALS / trial.name)
+            artifact = load_trial(trial, sweep)
+            file = References(sweep / REFERENCES, tools.naming, warnings, tools.fetch).find_known(artifact)
+            answers = answer_place(artifact, file, place, count, here=not trial.hosts)
+        except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
+            raise_if_disk_is_full(error, sweep)
+            return PartDelivery(None, explain(error), tuple(warnings.lines))
+    return PartDelivery(answers, warnings=tuple(warnings.lines))
+
+
+def conclude(assignment: Assignment, prepared: Parcel, answers: Sequence[PartAnswers]) -> Delivery:
+    """Join the answers to all parts of the data to the evaluation of a trial.
+
+    Raises:
+        ArtifactError: the disk of the node is full.
+    """
+    trial = assignment.trial
+
+    def work(tools: Tools, sweep: Path) -> Ended:
+        prepared.unpack(sweep / TRIALS / trial.name)
+        return Ended(conclude_trial(trial, sweep, tools, answers))
+
+    with machine_lock.shared():
+        return _run(assignment, work, step="eval", known=prepared.digests)
 
 
 def run_alone(assignment: Assignment, seconds: float) -> Delivery:
@@ -154,7 +203,25 @@ def _run(
     known: Mapping[str, str] | None = None,
     checked: bool = True,
 ) -> Delivery:
-    trial, warnings, here = assignment.trial, _Warnings(), this_node()
+    trial = assignment.trial
+    with _opened(assignment) as (tools, sweep, warnings):
+        references = sweep / REFERENCES
+        try:
+            if checked:
+                _check_place(assignment, tools.naming, tools.node)
+        except (DataError, MeasureError) as error:
+            ended = Ended(fail_trial(trial, sweep, step, error))
+        else:
+            ended = work(tools, sweep)
+        new = {file.name: file.read_bytes() for file in references.iterdir() if file.name not in assignment.references}
+        files = pack(sweep / TRIALS / trial.name, known)
+    return Delivery(ended, files, new, tuple(warnings.lines))
+
+
+@contextmanager
+def _opened(assignment: Assignment) -> Iterator[tuple[Tools, Path, _Warnings]]:
+    """Make what a part needs: its tools, a folder like that of a sweep, and a listener that keeps warnings."""
+    warnings, here = _Warnings(), this_node()
     node = assignment.names.get(here, here)
     tools = Tools(
         progress=warnings,
@@ -164,18 +231,8 @@ def _run(
         fetch=lambda name: fetch(assignment.references[name]) if name in assignment.references else None,
     )
     with _folder(node) as sweep:
-        references = sweep / REFERENCES
-        references.mkdir()
-        try:
-            if checked:
-                _check_place(assignment, tools.naming, node)
-        except (DataError, MeasureError) as error:
-            ended = Ended(fail_trial(trial, sweep, step, error))
-        else:
-            ended = work(tools, sweep)
-        new = {file.name: file.read_bytes() for file in references.iterdir() if file.name not in assignment.references}
-        files = pack(sweep / TRIALS / trial.name, known)
-    return Delivery(ended, files, new, tuple(warnings.lines))
+        (sweep / REFERENCES).mkdir()
+        yield tools, sweep, warnings
 
 
 @contextmanager

@@ -13,22 +13,21 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitdeploy import artifact as artifacts
-from vitdeploy.artifact import Artifact, atomic_file, atomic_folder
-from vitdeploy.commands.bench.bench import Plan, bench
+from vitdeploy.artifact import Artifact, atomic_folder
+from vitdeploy.commands.bench.bench import Plan
 from vitdeploy.commands.export_order import Elsewhere
-from vitdeploy.commands.given import give_own_model
 from vitdeploy.commands.run import run_steps
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.commands.sweep.failures import explain, raise_if_disk_is_full
 from vitdeploy.commands.sweep.hosts import SweepHost
 from vitdeploy.commands.sweep.naming import Naming
-from vitdeploy.commands.sweep.on_host import find_reference, finish_there, make_host_clock, read_audit
+from vitdeploy.commands.sweep.on_host import find_reference, finish_there, make_host_clock
 from vitdeploy.commands.sweep.periods import Clock
+from vitdeploy.commands.sweep.postponed import Postponed, measure_evaluation
 from vitdeploy.commands.sweep.record import Results, describe_trial, judge_trial, record_trial
 from vitdeploy.commands.sweep.references import Fetch, References, no_reference
 from vitdeploy.errors import HostUnreachable, SourceError
-from vitdeploy.evidence import Bench, Eval, TrialRecord, WorkPeriod
+from vitdeploy.evidence import TrialRecord
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Progress
@@ -64,14 +63,26 @@ class Tools:
 
 @dataclass(frozen=True)
 class Ended:
-    """The record of a trial that ran; `unloadable` if its model could not be loaded."""
+    """The record of a trial that ran.
+
+    Attributes:
+        record: the record.
+        unloadable: its model could not be loaded.
+        postponed: its evaluation is left to several nodes.
+    """
 
     record: TrialRecord
     unloadable: bool = False
+    postponed: Postponed | None = None
 
 
 def run_trial(
-    trial: TrialSpec, sweep: Path, tools: Tools, seconds: float | None, host: SweepHost | None = None
+    trial: TrialSpec,
+    sweep: Path,
+    tools: Tools,
+    seconds: float | None,
+    host: SweepHost | None = None,
+    most_samples: int | None = None,
 ) -> Ended:
     """Run a trial and store it in the sweep's folder.
 
@@ -82,12 +93,13 @@ def run_trial(
         seconds: the time to measure latency; None leaves that to `time_trial`, or all that a host does to
             `finish_trial`.
         host: the host that compiles, evaluates and times it; None: all is done here.
+        most_samples: leave an evaluation of more samples out, for `answer_part`; None: of any number is done.
 
     Raises:
         ArtifactError: its folder cannot be written, or the disk is full.
         HostUnreachable: the host does not answer any more. Any other failure is part of the record.
     """
-    started, course = time.monotonic(), _Course(tools, host)
+    started, course = time.monotonic(), _Course(tools, host, most_samples)
     references = References(sweep / REFERENCES, tools.naming, tools.progress, tools.fetch)
     unloadable = False
     with trial_folder(sweep, trial.name) as folder:
@@ -104,7 +116,7 @@ def run_trial(
         except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
             raise_if_disk_is_full(error, sweep)
             with tools.progress.step(f"Record why {trial.title} failed"):  # an interrupt that a library hid comes now
-                record = _describe_failure(trial, course.step, error, place)
+                record = describe_failure(trial, course.step, error, place)
             unloadable = isinstance(error, SourceError) and record.step == "export"
         if place.exists():
             place.rename(folder / ARTIFACT)
@@ -112,14 +124,16 @@ def run_trial(
         taken = round(time.monotonic() - started, 1)
         record = replace(record, seconds=taken, exported=course.exporting.period, timed=course.timing.period)
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return Ended(record, unloadable)
+    return Ended(record, unloadable, course.postponed)
 
 
 class _Course:
-    """The step that a trial is in, and the times of its parts."""
+    """The step that a trial is in, the times of its parts, and what of it is postponed."""
 
-    def __init__(self, tools: Tools, host: SweepHost | None) -> None:
+    def __init__(self, tools: Tools, host: SweepHost | None, most_samples: int | None = None) -> None:
         self.step = "export"
+        self.postponed: Postponed | None = None
+        self._most_samples = most_samples
         self.exporting = Clock(tools.node)
         self.timing = Clock(tools.node) if host is None else make_host_clock(host)
 
@@ -127,6 +141,12 @@ class _Course:
         self.step = step
         if step in ("compile", "bench"):
             self.exporting.stop()
+
+    def postpone(self, artifact: Artifact) -> bool:
+        """Postpone the evaluation of an artifact, if it is of many samples. Return True if so."""
+        self.begin("eval")
+        self.postponed = measure_evaluation(artifact, self._most_samples)
+        return self.postponed is not None
 
 
 def _run_here(
@@ -139,6 +159,7 @@ def _run_here(
             trial.recipe, place, tools.progress, cache=tools.cache,
             plan=None if seconds is None else Plan(seconds=seconds, profile=True), timed=seconds is not None,
             find_reference=references.find, alone=lambda: course.timing.measure(part()), on_step=course.begin,
+            postpone=course.postpone,
         )  # fmt: skip
     return Results(steps.exported.artifact, steps.evaluation, steps.audit, steps.timing)
 
@@ -161,8 +182,7 @@ def _run_for_host(
             recipe, place, tools.progress, cache=tools.cache, on_step=course.begin, elsewhere=elsewhere
         )  # fmt: skip
         bundle = steps.exported.artifact
-        course.begin("eval")
-        reference = find_reference(bundle, references)
+        reference = None if course.postpone(bundle) else find_reference(bundle, references)
     if seconds is None:
         return Results(bundle, None, steps.audit, None)
     with course.timing.measure(nullcontext()):
@@ -174,7 +194,7 @@ def _run_for_host(
 
 def fail_trial(trial: TrialSpec, sweep: Path, step: str, error: Exception) -> TrialRecord:
     """Store why a trial failed that left nothing."""
-    return _store_failure(_describe_failure(trial, step, error, Path(ARTIFACT)), sweep)
+    return _store_failure(describe_failure(trial, step, error, Path(ARTIFACT)), sweep)
 
 
 def repeat_failure(trial: TrialSpec, sweep: Path, first: TrialRecord) -> TrialRecord:
@@ -189,84 +209,6 @@ def _store_failure(record: TrialRecord, sweep: Path) -> TrialRecord:
     return record
 
 
-def lengthen_bench(
-    trial: TrialSpec, sweep: Path, tools: Tools, seconds: float, host: SweepHost | None = None
-) -> TrialRecord:
-    """Time the artifact of a finished trial again, for longer, on its host if it has one, and store the result.
-
-    Raises:
-        VitdeployError: the artifact is damaged, or cannot be timed.
-    """
-    artifact, clock = load_trial(trial, sweep), Clock(tools.node) if host is None else make_host_clock(host)
-    with clock.measure(tools.alone() if host is None else nullcontext()):
-        if host is None:
-            timing = bench([artifact], tools.progress, Plan(seconds=seconds, profile=True))
-        else:
-            timing = host.bench(artifact, seconds, tools.progress)
-    return _store_again(trial, sweep, artifact, timing, seconds, timed=clock.period)
-
-
-def time_trial(
-    trial: TrialSpec, sweep: Path, tools: Tools, seconds: float, host: SweepHost | None = None
-) -> TrialRecord:
-    """Time a trial that was run without its bench, and store the result, or why it failed.
-
-    Raises:
-        ArtifactError: the disk is full.
-        HostUnreachable: the host does not answer any more. Any other failure is part of the record.
-    """
-    started, file = time.monotonic(), sweep / TRIALS / trial.name / RECORD
-    before = TrialRecord.model_validate_json(file.read_bytes())
-    try:
-        record = lengthen_bench(trial, sweep, tools, seconds, host)
-    except HostUnreachable:
-        raise
-    except Exception as error:  # noqa: BLE001  as in `run_trial`
-        raise_if_disk_is_full(error, sweep)
-        return fail_bench(trial, file.parent, error, time.monotonic() - started)
-    record = replace(record, seconds=round(before.seconds + time.monotonic() - started, 1))
-    write_record(record, file)
-    return record
-
-
-def finish_trial(trial: TrialSpec, sweep: Path, tools: Tools, seconds: float, host: SweepHost) -> TrialRecord:
-    """Let a host finish a trial that was exported for it, and store the results, or why they failed.
-
-    Raises:
-        ArtifactError: the disk is full.
-        HostUnreachable: the host does not answer any more. Any other failure is part of the record.
-    """
-    started, course, file = time.monotonic(), _Course(tools, host), sweep / TRIALS / trial.name / RECORD
-    before = TrialRecord.model_validate_json(file.read_bytes())
-    try:
-        bundle = load_trial(trial, sweep)
-        reference = find_reference(bundle, References(sweep / REFERENCES, tools.naming, tools.progress, tools.fetch))
-        with course.timing.measure(nullcontext()):
-            results = finish_there(
-                bundle, host, reference=reference, seconds=seconds, progress=tools.progress,
-                on_step=course.begin,
-            )  # fmt: skip
-        record = judge_trial(record_trial(trial, results, seconds), trial, results.artifact)
-    except HostUnreachable:
-        raise
-    except Exception as error:  # noqa: BLE001  as in `run_trial`
-        raise_if_disk_is_full(error, sweep)
-        record = _describe_failure(trial, course.step, error, file.parent / ARTIFACT)
-    taken = round(before.seconds + time.monotonic() - started, 1)
-    record = replace(record, seconds=taken, exported=before.exported, timed=course.timing.period)
-    write_record(record, file)
-    return record
-
-
-def fail_bench(trial: TrialSpec, folder: Path, error: Exception, seconds: float = 0.0) -> TrialRecord:
-    """Store why a trial could not be timed, `seconds` after its export. Artifact and evidence stay."""
-    before = TrialRecord.model_validate_json((folder / RECORD).read_bytes())
-    record = _describe_failure(trial, "bench", error, folder / ARTIFACT)
-    record = replace(record, exported=before.exported, seconds=round(before.seconds + seconds, 1))
-    write_record(record, folder / RECORD)
-    return record
-
-
 def compares_times(trial: TrialSpec) -> bool:
     """Return True if the export of a trial measures time here, to choose between candidates."""
     recipe = trial.recipe
@@ -274,56 +216,13 @@ def compares_times(trial: TrialSpec) -> bool:
     return searches and not trial.hosts
 
 
-def judge_again(trial: TrialSpec, sweep: Path, record: TrialRecord) -> TrialRecord:
-    """Judge a finished trial by other limits, and store the verdict.
-
-    Raises:
-        VitdeployError: the artifact is damaged.
-    """
-    artifact = load_trial(trial, sweep)
-    timing, _ = artifact.read_evidence(Bench)
-    return _store_again(trial, sweep, artifact, timing, record.bench_seconds, timed=record.timed)
-
-
-def load_trial(trial: TrialSpec, sweep: Path) -> Artifact:
-    """Load the artifact of a finished trial. Its model is the sweep file's, so its code may run."""
-    return give_own_model(artifacts.load(sweep / TRIALS / trial.name / ARTIFACT), trial.recipe.model)
-
-
-def _store_again(
-    trial: TrialSpec,
-    sweep: Path,
-    artifact: Artifact,
-    timing: Bench | None,
-    seconds: float,
-    *,
-    timed: WorkPeriod | None,
-) -> TrialRecord:
-    from vitdeploy.commands.inspect.inspect import inspect
-
-    file = sweep / TRIALS / trial.name / RECORD
-    before = TrialRecord.model_validate_json(file.read_bytes())
-    evaluation, _ = artifact.read_evidence(Eval)
-    audit = read_audit(artifact) if trial.hosts else inspect(artifact)
-    record = record_trial(trial, Results(artifact, evaluation, audit, timing), seconds)
-    record = judge_trial(record, trial, artifact)
-    record = replace(record, seconds=before.seconds, exported=before.exported, timed=timed)
-    write_record(record, file)
-    return record
-
-
-def write_record(record: TrialRecord, file: Path) -> None:
-    """Write the record of a trial, completely or not at all."""
-    with atomic_file(file) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
 def trial_folder(sweep: Path, name: str) -> AbstractContextManager[Path]:
     """Return the new folder of a trial. It replaces one of an older run, also if its record was deleted."""
     return atomic_folder(sweep / TRIALS / name, force=True, marks=(RECORD, ARTIFACT))
 
 
-def _describe_failure(trial: TrialSpec, step: str, error: Exception, place: Path) -> TrialRecord:
+def describe_failure(trial: TrialSpec, step: str, error: Exception, place: Path) -> TrialRecord:
+    """Return the record of a trial that failed at a step, whose artifact is at `place` now."""
     reason, fix = explain(error)
     texts = {"reason": reason, "fix": fix}  # without the name of a folder that is renamed
     plain = {key: text.replace(str(place), ARTIFACT) for key, text in texts.items()}

@@ -17,19 +17,10 @@ from vitdeploy.commands.sweep.budget import SHORT_SECONDS, choose_longer, estima
 from vitdeploy.commands.sweep.definition import Definition, TrialSpec
 from vitdeploy.commands.sweep.failures import digest_loading, explain, group_failures, raise_if_disk_is_full
 from vitdeploy.commands.sweep.hosts import FindHost, HostPool, SweepHost, no_host
+from vitdeploy.commands.sweep.later import judge_again, lengthen_bench
 from vitdeploy.commands.sweep.record import describe_trial
 from vitdeploy.commands.sweep.store import SweepFolder
-from vitdeploy.commands.sweep.trial import (
-    ARTIFACT,
-    TRIALS,
-    Alone,
-    Ended,
-    Tools,
-    judge_again,
-    lengthen_bench,
-    repeat_failure,
-    run_trial,
-)
+from vitdeploy.commands.sweep.trial import ARTIFACT, TRIALS, Alone, Ended, Tools, repeat_failure, run_trial
 from vitdeploy.errors import HostUnreachable, RemoteError
 from vitdeploy.evidence import Picked, Sweep, SweepRow, TrialRecord
 from vitdeploy.frozen import replace
