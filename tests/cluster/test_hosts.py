@@ -18,7 +18,7 @@ from tests.remote.far import Far
 from vitdeploy import artifact as artifacts
 from vitdeploy.evidence import Bench, Eval
 from vitdeploy.progress import Silent
-from vitdeploy.remote.near.sweep_host import ReachedHost, reach
+from vitdeploy.remote.near.sweep_host import ReachedHost, connect_host
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("near", "cluster")]
 
@@ -26,7 +26,7 @@ TAIL = "cluster: {memory_gib: 1}\n"
 
 
 def find_host(name: str) -> ReachedHost:
-    return reach(name, Silent())
+    return connect_host(name, Silent())
 
 
 def test_hosts_finish_what_nodes_export_and_one_that_is_lost_costs_nothing(

@@ -18,7 +18,7 @@ from tests.remote.far import Far
 from vitdeploy.cluster import Cluster
 from vitdeploy.commands.sweep import parts_out, postponed
 from vitdeploy.progress import Silent
-from vitdeploy.remote.near.sweep_host import reach
+from vitdeploy.remote.near.sweep_host import connect_host
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -115,7 +115,7 @@ def test_nodes_answer_parts_of_the_reference_for_a_host(
 ) -> None:
     lab()
     file = write(tmp_path, BASE + "matrix: {target: [onnxruntime], precision: [fp32], host: [lab, here]}\n" + TAIL)
-    result, steps = go(file, tmp_path / "nodes", ray="auto", find_host=lambda name: reach(name, Silent()))
+    result, steps = go(file, tmp_path / "nodes", ray="auto", find_host=lambda name: connect_host(name, Silent()))
     assert result.counts == {"done": 2}, (result.failures, steps.lines)
     assert sent["answer_part"] >= 4
     there, here = result.trials

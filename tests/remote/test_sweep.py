@@ -175,3 +175,18 @@ def test_an_interrupt_ends_the_job_on_the_host(lab: Callable[..., Far], tmp_path
     assert process.returncode == 130, said
     assert not working(there)
     assert list((tmp_path / "out" / "trials").glob("*")) == []
+
+
+def test_a_sweep_that_was_killed_finds_the_job_that_still_runs(lab: Callable[..., Far], tmp_path: Path) -> None:
+    there = lab()
+    file = write(tmp_path, BASE.replace("0.2", "4") + ONE)
+    process = start("sweep", file, "-o", tmp_path / "out")
+    try:
+        wait_until(lambda: len(there.jobs()) == 3 and working(there), "the bench is at work there")
+    finally:
+        process.kill()
+        process.communicate()
+    ended = run("sweep", file, "-o", tmp_path / "out", "--json")
+    assert answer(ended)["counts"] == {"done": 1}
+    assert "lab already has this job from an earlier run" in ended.err
+    assert len(there.jobs()) == 3

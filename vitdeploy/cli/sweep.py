@@ -122,7 +122,7 @@ def sweep_(
     from vitdeploy.commands.sweep.budget import parse_duration
     from vitdeploy.commands.sweep.sweep import sweep as run_sweep
     from vitdeploy.commands.sweep.work import SweepPlan
-    from vitdeploy.remote.near.sweep_host import reach
+    from vitdeploy.remote.near.sweep_host import connect_host
     from vitdeploy.render import sweep_tables
 
     plan = SweepPlan(
@@ -136,7 +136,7 @@ def sweep_(
         alone=_bench_lock(file, console),
         logs=options.open_logs(None if dry_run else log, console, whole=log_artifact and not dry_run),
         ray=ray,
-        find_host=partial(reach, progress=console),
+        find_host=partial(connect_host, progress=console),
     )
     result = run_sweep(file, output, console, plan)
     console.show(result, *sweep_tables.sweep(result))

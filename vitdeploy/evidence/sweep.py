@@ -20,7 +20,8 @@ class WorkPeriod(Fact):
         began: seconds since 1970 in UTC, by the clock of the machine.
         ended: the same.
         node: the name of the node of a cluster, or of the machine.
-        boot: digest of what names the machine until it starts again. Nodes with the same one are on one machine.
+        boot: digest of what names the machine until it starts again. Nodes with the same one are on one machine. For a
+            host over SSH it is the digest of its name.
     """
 
     began: float

@@ -133,3 +133,18 @@ def test_a_path_that_leaves_the_job_is_refused(path: str) -> None:
         FilePart(path=path, offset=0)
     with pytest.raises(ValidationError):
         Blob(sha256="../../etc/passwd", bytes=1)
+
+
+def test_a_job_that_begins_leaves_the_files_of_others_as_they_are(tmp_path: Path) -> None:
+    """Others check that nobody changes what they have opened."""
+    store = Store(tmp_path / "cache")
+    store.receive(sent(CONTENT))
+    os.utime(store.blob(blob().sha256), (1, 1))
+    first = tmp_path / "one" / "file"
+    store.place(blob(), first)
+    before = first.stat()
+    store.place(blob(), tmp_path / "two" / "file")
+    after = first.stat()
+    assert (after.st_mtime_ns, after.st_ino, after.st_nlink) == (before.st_mtime_ns, before.st_ino, 3)
+    store.prune()
+    assert store.blob(blob().sha256).exists(), "it was used just now"

@@ -101,7 +101,14 @@ def describe_failed_run(recipe: Recipe, out: Path, error: VitdeployError, starte
     ).sealed()
 
 
-def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path, versions: Mapping[str, str]) -> Entry:
+def describe_trial(
+    row: SweepRow,
+    recipe: Recipe,
+    sweep: str,
+    folder: Path,
+    versions: Mapping[str, str],
+    host_versions: Mapping[str, str],
+) -> Entry:
     """Return the entry of a trial that has ended.
 
     Args:
@@ -110,6 +117,7 @@ def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path, vers
         sweep: the id of the sweep.
         folder: of the sweep.
         versions: library -> version. They are part of the trial's name.
+        host_versions: the same on the host that finishes the trial; empty without one.
     """
     started, ended = _find_times(row, folder / "trials" / row.name / "trial.json")
     return Entry(
@@ -127,7 +135,13 @@ def describe_trial(row: SweepRow, recipe: Recipe, sweep: str, folder: Path, vers
         valid=row.valid,
         doubts=row.doubts,
         limits=row.limits,
-        parameters={**_list_facts(row), **_list_versions(versions), **list_keys(recipe)},
+        parameters={
+            **_list_facts(row),
+            **({"host": row.axes.get("host", "")} if host_versions else {}),
+            **_list_versions(versions),
+            **{f"host.{name}": version for name, version in _list_versions(host_versions).items()},
+            **list_keys(recipe),
+        },
         metrics=_list_metrics(row),
         files=(str((folder / row.artifact).resolve()),) if row.artifact else (),
     ).sealed()

@@ -42,6 +42,7 @@ class SweepLog:
         folder: the folder of the sweep.
         file: the sweep file.
         recipes: name of a trial -> its recipe. Others, of another machine, were logged there.
+        host_versions: name of a trial that a host finishes -> the versions of vitdeploy and its libraries there.
     """
 
     logs: Logs
@@ -49,6 +50,7 @@ class SweepLog:
     folder: Path
     file: Path
     recipes: Mapping[str, Recipe]
+    host_versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     started: str = field(default_factory=now)
     _versions: dict[str, str] = field(default_factory=library_versions)
     _trials: dict[int, _Trials] = field(default_factory=dict)
@@ -94,7 +96,8 @@ class SweepLog:
             if row.status == "pending" or row.name not in self.recipes or trials.rows.get(row.name) == row:
                 continue
             trials.rows[row.name] = row
-            entry = describe_trial(row, self.recipes[row.name], self.sweep, self.folder, self._versions)
+            there = self.host_versions.get(row.name, {})
+            entry = describe_trial(row, self.recipes[row.name], self.sweep, self.folder, self._versions, there)
             if trials.digests.get(entry.id) == entry.digest:
                 continue
             if self.logs.write_to(place, entry, self._list_files(row)):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
+from vitdeploy.commands.sweep.axes import HERE, HOST
 from vitdeploy.commands.sweep.definition import TrialSpec
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence import SweepEstimate, SweepRow, TrialRecord
@@ -62,7 +63,7 @@ def expect_seconds(trial: TrialSpec, records: Iterable[TrialRecord], bench_s: fl
     """Return the time that a trial is expected to take, in seconds.
 
     It takes as long as the finished trials of its model, target and precision took; or of its model; or all of them.
-    Before any is finished only the time of its bench is known.
+    Those of its own host count, if there are any. Before any is finished only the time of its bench is known.
 
     Args:
         trial: the trial.
@@ -72,6 +73,8 @@ def expect_seconds(trial: TrialSpec, records: Iterable[TrialRecord], bench_s: fl
     recipe, finished = trial.recipe, _list_finished(records)
     if not finished:
         return _OVERHEAD * bench_s
+    host = trial.axes.get(HOST, HERE)
+    finished = [record for record in finished if record.axes.get(HOST, HERE) == host] or finished
     of_model = [record for record in finished if record.model == recipe.model.spec]
     alike = [
         r for r in of_model if (r.target, r.precision) == (recipe.target.kind, recipe.precision.kind or r.precision)

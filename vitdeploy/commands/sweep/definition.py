@@ -198,8 +198,8 @@ def _make_trial(
     of_recipe = {**recipe.gate.model_dump(), "require_signed": None}  # nothing is signed yet
     judged = parse(GateSpec, {**of_recipe, **overrides}, where=f"{where}: limits")
     recipe = replace(recipe, gate=GateSpec())
-    there = () if host is None else (host.kind, dict(host.versions))
-    name, setting = naming.name(recipe, short_name, there)
+    facts = () if host is None else (host.kind, dict(host.versions))
+    name, setting = naming.name(recipe, short_name, facts)
     hosts = () if host is None else (host.name,)
     return TrialSpec(name=name, setting=setting, axes=values, recipe=recipe, limits=judged, hosts=hosts)
 

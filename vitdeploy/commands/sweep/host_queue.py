@@ -60,7 +60,7 @@ def request_own_node() -> NodeRequest:
 
 
 def list_settings() -> dict[str, str]:
-    """Return what of the environment of the command leads to the user's ssh and its agent."""
+    """Return the environment variables of the command that ssh and its agent are found by."""
     return {name: os.environ[name] for name in _SETTINGS if name in os.environ}
 
 

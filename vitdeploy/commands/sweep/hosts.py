@@ -1,4 +1,4 @@
-"""Hosts as places of trials: what a sweep asks of one, and which of them are at work or lost."""
+"""Hosts as places of trials: the work that a sweep gives them, and which of them are busy or lost."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class SweepHost(Protocol):
 
     @property
     def kind(self) -> str:
-        """The digest of its kind of machine. Hosts of one kind share trials."""
+        """The digest of what decides results there besides the versions. Hosts of one kind share trials."""
 
     @property
     def versions(self) -> Mapping[str, str]:
         """The versions of vitdeploy and of its libraries there."""
 
-    def known_by(self, folder: Path) -> SweepHost:
+    def with_folder(self, folder: Path) -> SweepHost:
         """Return this host for the work on one trial.
 
         It knows the jobs by the folder of the trial: a sweep that was killed gets the result of one that still runs.

@@ -31,19 +31,19 @@ class Naming:
         self._here = [self.machine, environment.library_versions()]
         self._digests: dict[str, str] = {}
 
-    def name(self, recipe: Recipe, short_name: str, there: Sequence[object] = ()) -> tuple[str, str]:
+    def name(self, recipe: Recipe, short_name: str, host: Sequence[object] = ()) -> tuple[str, str]:
         """Return the name of a trial, and the digest of its setting without the machine and the libraries.
 
         Args:
             recipe: the recipe. Its limits and the seconds of its bench do not count: they decide no result.
             short_name: the name of the model for people.
-            there: what decides on a host: its kind, and the versions there; empty for this machine.
+            host: the kind of a host, and the versions there; empty for this machine.
         """
         raw = recipe.model_dump(mode="json")
         raw.pop("gate")
         raw["bench"].pop("seconds")
         setting = _digest_json([raw, self._digest_files(raw)])
-        decided = _digest_json([setting, *self._here, *there])
+        decided = _digest_json([setting, *self._here, *host])
         label = f"{short_name}-{recipe.target.kind}-{recipe.precision.kind or 'default'}"
         readable = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")[:80]
         return f"{readable}-{decided[:_DIGITS]}", setting

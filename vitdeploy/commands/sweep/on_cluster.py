@@ -186,8 +186,8 @@ class ClusterRun:
         take: Take,
         fail: Fail,
     ) -> None:
-        at_work = self.work.prepare_host(trial, host)
-        self._out.start(trial, pass_to_host, seconds, folder, list_settings(), take=take, fail=fail, host=at_work)
+        own = self.work.prepare_host(trial, host)
+        self._out.start(trial, pass_to_host, seconds, folder, list_settings(), take=take, fail=fail, host=own)
 
     def _take_finished(self, trial: TrialSpec, exported: Parcel, delivery: Delivery) -> None:
         self._store(trial, delivery.ended, exported, delivery.files)
@@ -227,7 +227,7 @@ class ClusterRun:
         seconds = self.work.full_seconds
         while True:
             while (name := choose_longer(self.work.rows(), self._list_able(seconds), self.work.left_s)) is not None:
-                self._time_again(trials[name], seconds.pop(name))
+                self._time_again(trials[name], seconds)
             if not self._out:
                 return
             self._out.wait()
@@ -242,8 +242,10 @@ class ClusterRun:
         }
         return {name: duration for name, duration in seconds.items() if free[name]}
 
-    def _time_again(self, trial: TrialSpec, seconds: float) -> None:
+    def _time_again(self, trial: TrialSpec, waiting: dict[str, float]) -> None:
+        """Time one of the trials that wait for a longer bench. It waits again if its host is lost."""
         progress, folder = self.work.tools.progress, self.work.folder.path / TRIALS / trial.name
+        seconds = waiting.pop(trial.name)
         progress.relay(f"a longer bench, {seconds:g} s: {trial.title}")
 
         def store(delivery: Delivery, *_: object) -> TrialRecord:
@@ -255,8 +257,6 @@ class ClusterRun:
             return record
 
         def refuse(error: Exception, *_: object) -> TrialRecord:
-            if isinstance(error, HostUnreachable) and host is not None:
-                self.work.lose(host, error)
             raise error
 
         host, packed = self.work.hosts.find_free(trial.hosts), self.cluster.share(pack(folder))
@@ -265,7 +265,11 @@ class ClusterRun:
             self.work.again(trial, partial(store, delivery))
 
         def fail(error: Exception) -> None:
-            self.work.again(trial, partial(refuse, error))
+            if isinstance(error, HostUnreachable) and host is not None:
+                self.work.lose(host, error)
+                waiting[trial.name] = seconds
+            else:
+                self.work.again(trial, partial(refuse, error))
 
         if host is None:
             self._out.start(trial, measure, seconds, packed, take=take, fail=fail)

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vitdeploy import artifact as artifacts
 from vitdeploy import environment, machine_lock, sources
 from vitdeploy.artifact.parcel import Parcel, pack
 from vitdeploy.artifact.temporary import scratch_folder
@@ -27,8 +26,9 @@ from vitdeploy.commands.sweep.later import conclude_trial, finish_trial, load_tr
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.commands.sweep.postponed import PartAnswers, answer_place
 from vitdeploy.commands.sweep.references import References
-from vitdeploy.commands.sweep.trial import ARTIFACT, REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial
-from vitdeploy.errors import DataError, MeasureError, VitdeployError
+from vitdeploy.commands.sweep.trial import RECORD, REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial
+from vitdeploy.errors import DataError, HostUnreachable, MeasureError, VitdeployError
+from vitdeploy.evidence import TrialRecord
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Silent
 
@@ -177,7 +177,7 @@ def pass_to_host(assignment: Assignment, seconds: float, prepared: Parcel, setti
         assignment: the trial, with its host.
         seconds: the time to measure.
         prepared: its folder.
-        settings: of the environment of the command: they lead to the user's ssh and its agent.
+        settings: environment variables of the command that ssh and its agent are found by.
 
     Raises:
         ArtifactError: the disk of the node is full.
@@ -189,8 +189,8 @@ def pass_to_host(assignment: Assignment, seconds: float, prepared: Parcel, setti
 
     def work(tools: Tools, sweep: Path) -> Ended:
         prepared.unpack(sweep / TRIALS / trial.name)
-        is_bundle = artifacts.load(sweep / TRIALS / trial.name / ARTIFACT).manifest.stage == "bundle"
-        return Ended((finish_trial if is_bundle else time_trial)(trial, sweep, tools, seconds, host))
+        record = TrialRecord.model_validate_json((sweep / TRIALS / trial.name / RECORD).read_bytes())
+        return Ended((finish_trial if record.status == "bundle" else time_trial)(trial, sweep, tools, seconds, host))
 
     return _run(assignment, work, known=prepared.digests, checked=False)
 
@@ -241,6 +241,8 @@ def _folder(node: str) -> Iterator[Path]:
     with scratch_folder("sweep") as folder:
         try:
             yield folder
+        except HostUnreachable:
+            raise  # it is about the host, not about this node
         except VitdeployError as error:
             raise type(error)(f"on {node}: {error.message}", fix=error.fix) from error
 

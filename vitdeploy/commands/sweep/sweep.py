@@ -58,7 +58,10 @@ def sweep(file: Path, out: Path | None, progress: Progress, plan: SweepPlan) -> 
         with folder.locked(file):
             work = SweepWork(definition, folder, tools, plan, started)  # reads what another process has just finished
             recipes = {trial.name: trial.recipe for trial in definition.trials}
-            with SweepLog(plan.logs, folder.read_id(), folder.path, file, recipes).opened() as work.log:
+            versions = {
+                trial.name: definition.hosts[trial.hosts[0]].versions for trial in definition.trials if trial.hosts
+            }
+            with SweepLog(plan.logs, folder.read_id(), folder.path, file, recipes, versions).opened() as work.log:
                 try:
                     _run(work, cluster)
                 finally:  # an interrupt too leaves tables of what is finished

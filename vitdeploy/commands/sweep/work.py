@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vitdeploy.commands.log.logs import NO_LOGS, Logs
 from vitdeploy.commands.log.sweep_log import SweepLog
+from vitdeploy.commands.sweep.axes import HERE, HOST
 from vitdeploy.commands.sweep.budget import SHORT_SECONDS, choose_longer, estimate, expect_seconds, list_short
 from vitdeploy.commands.sweep.definition import Definition, TrialSpec
 from vitdeploy.commands.sweep.failures import digest_loading, explain, group_failures, raise_if_disk_is_full
@@ -138,7 +139,7 @@ class SweepWork:
 
     def prepare_host(self, trial: TrialSpec, host: SweepHost) -> SweepHost:
         """Return a host for the work on a trial."""
-        return host.known_by((self.folder.path / TRIALS / trial.name).absolute())
+        return host.with_folder((self.folder.path / TRIALS / trial.name).absolute())
 
     def lose(self, host: SweepHost, error: HostUnreachable) -> None:
         """Go on without a host that does not answer any more."""
@@ -207,16 +208,14 @@ class SweepWork:
             self.publish()
 
     def _time_longer(self, seconds: float, trial: TrialSpec, _: TrialRecord) -> TrialRecord:
-        host = self.hosts.find_free(trial.hosts)
-        if trial.hosts and host is None:
-            raise RemoteError(self.hosts.explain(trial.hosts), fix="Run the sweep again when the host answers.")
-        try:
-            at_work = None if host is None else self.prepare_host(trial, host)
-            return lengthen_bench(trial, self.folder.path, self.tools, seconds, at_work)
-        except HostUnreachable as error:
-            assert host is not None
-            self.lose(host, error)
-            raise
+        if not trial.hosts:
+            return lengthen_bench(trial, self.folder.path, self.tools, seconds)
+        while (host := self.hosts.find_free(trial.hosts)) is not None:
+            try:
+                return lengthen_bench(trial, self.folder.path, self.tools, seconds, self.prepare_host(trial, host))
+            except HostUnreachable as error:
+                self.lose(host, error)
+        raise RemoteError(self.hosts.explain(trial.hosts), fix="Run the sweep again when the host answers.")
 
     def _judge(self, trial: TrialSpec, record: TrialRecord) -> TrialRecord:
         return judge_again(trial, self.folder.path, record)
@@ -257,7 +256,7 @@ class SweepWork:
             record
             for record in self.records.values()
             if record.name not in names and record.setting in settings and record.status == "done"
-            and record.machine != here
+            and record.machine != here and record.axes.get(HOST, HERE) == HERE
         ]  # fmt: skip
         rows = compare([*own, *others])
         return [replace(row, reused=row.name in self.reused, artifact=self._artifact_of(row)) for row in rows]

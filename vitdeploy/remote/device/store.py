@@ -93,7 +93,9 @@ class Store:
         source = self.blob(blob.sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.utime(source)  # the time of the last use, for `prune`
+            # The time of access is that of the last use, for `prune`. That of change stays: a job that runs has the
+            # same file, and checks that nobody changes it.
+            os.utime(source, ns=(time.time_ns(), source.stat().st_mtime_ns))
             try:
                 os.link(source, path)
             except OSError:
@@ -111,7 +113,7 @@ class Store:
         for path in (*self._blobs.rglob("*"), *self._partial.iterdir()):
             with suppress(FileNotFoundError):  # another process prunes at the same time
                 stat = path.stat()
-                if path.is_file() and stat.st_mtime <= oldest and not _is_being_written(path):
+                if path.is_file() and max(stat.st_atime, stat.st_mtime) <= oldest and not _is_being_written(path):
                     path.unlink()
                     freed += stat.st_size if stat.st_nlink == 1 else 0
         return freed

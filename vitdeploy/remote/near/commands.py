@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
@@ -29,6 +30,7 @@ from vitdeploy.remote.near.sending import Files, Flag, data_files, files_of, opp
 from vitdeploy.remote.near.ssh import Link
 
 __all__ = [
+    "Caller",
     "Flag",
     "bench_on",
     "compile_on",
@@ -43,6 +45,26 @@ __all__ = [
 _INTERRUPTED = 130
 _OUT_OF_MEMORY = "; the system does that when memory runs out"
 _FREE_MEMORY = "Free memory on the device or add swap, then run the command again."
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The caller of a host.
+
+    Attributes:
+        folder: the host knows the job by it: the same command for the same folder gets the result of a job that still
+            runs. None: the folder of the artifact.
+        check: gets what the host reports at each connection, and may refuse it.
+        patient: try for minutes to connect, because the host has answered before.
+    """
+
+    folder: Path | None = None
+    check: Callable[[Probe], None] = lambda _: None
+    patient: bool = False
+
+
+COMMAND = Caller()
+"""A command of a user, who is told at once that a host does not answer."""
 
 
 def export_for(
@@ -88,12 +110,11 @@ def compile_on(
     *,
     force: bool = False,
     flags: Mapping[str, Flag] | None = None,
-    about: Path | None = None,
+    caller: Caller = COMMAND,
 ) -> Exported:
     """Compile a bundle on the host. The artifact replaces the bundle here, or becomes the folder `out`.
 
-    `flags` are passed on to `compile` on the host. `about` is the folder by which the host knows the job, if it is not
-    the bundle's: the same command about the same folder gets the result of a job that still runs.
+    `flags` are passed on to `compile` on the host.
 
     Raises:
         RemoteError: the host cannot be reached, or it failed; nothing here has changed.
@@ -104,11 +125,11 @@ def compile_on(
     in_place = out is None or out.absolute() == source.absolute()
     if not in_place:
         artifacts.refuse_existing(out or source, force=force)
-    with connected(host, progress) as (device, probe):
+    with connected(host, progress, caller) as (device, probe):
         require(probe, bundle.manifest.target.kind, host, bundle.manifest.target.device)
         files = files_of(bundle, "bundle")
         words = ["compile", "bundle", "-o", "artifact", *to_words(flags)]
-        job, end = _run(device, words, files, about or source, host.clocks)
+        job, end = _run(device, words, files, caller.folder or source, host.clocks)
         replaces = bundle.digest if in_place else None
         with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:
             with _kept_there("compile"):
@@ -127,12 +148,12 @@ def bench_on(
     *,
     flags: Mapping[str, Flag] | None = None,
     opposing: Sequence[Artifact] = (),
-    about: Path | None = None,
+    caller: Caller = COMMAND,
 ) -> Bench:
     """Measure latency on the host and store it beside the artifacts here, as a bench here does.
 
     The host has no PyTorch, so there is no speed-up over it. `flags` are passed on to `bench` on the host, and the
-    artifacts in `opposing` are sent as `opponent_folder(0)`, …. For `about` see `compile_on`.
+    artifacts in `opposing` are sent as `opponent_folder(0)`, ….
 
     Raises:
         RemoteError: as `compile_on`.
@@ -141,9 +162,9 @@ def bench_on(
     files = [file for artifact, name in zip(timed, names, strict=True) for file in files_of(artifact, name)]
     for number, artifact in enumerate(opposing):
         files += files_of(artifact, opponent_folder(number))
-    with connected(host, progress) as (device, _):
+    with connected(host, progress, caller) as (device, _):
         words = ["bench", *names, *to_words(flags)]
-        job, end = _run(device, words, files, about or timed[0].path, host.clocks)
+        job, end = _run(device, words, files, caller.folder or timed[0].path, host.clocks)
         measured = [(timed[0], parse_answer(Bench, end.result, host.name))]
         others = dict(zip(names[1:], timed[1:], strict=True))
         measured += fetch_benches(device, job, others, [path for path, _ in files], progress)
@@ -168,12 +189,11 @@ def evaluate_on(
     limit: int | None = None,
     at_threshold: float | None = None,
     reference: Path | None = None,
-    about: Path | None = None,
+    caller: Caller = COMMAND,
 ) -> Eval:
     """Measure accuracy on the host, and store it beside the artifact here.
 
-    The reference runs here, on the same samples, unless `reference` is a file with its answers. For `about` see
-    `compile_on`.
+    The reference runs here, on the same samples, unless `reference` is a file with its answers.
 
     Raises:
         RemoteError: as `compile_on`.
@@ -181,14 +201,14 @@ def evaluate_on(
     """
     flags: dict[str, Flag] = {"limit": limit, "at_threshold": at_threshold}
     words = ["eval", "artifact", "--reference", "reference.npz", *to_words(flags)]
-    with connected(host, progress) as (device, _), scratch_folder("reference") as folder:
+    with connected(host, progress, caller) as (device, _), scratch_folder("reference") as folder:
         if reference is None:
             reference = folder / "reference.npz"
             save_reference(artifact, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
         remote_spec, sent = data_files(spec)
         files = [*files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *sent]
-        job, end = _run(device, [*words, "--data", remote_spec], files, about or artifact.path, ClockSettings())
+        job, end = _run(device, [*words, "--data", remote_spec], files, caller.folder or artifact.path, ClockSettings())
         evaluation = parse_answer(Eval, end.result, host.name)
         check_subject(evaluation, artifact, host)
         raw = fetch_samples(device, job, [path for path, _ in files], evaluation, host)
@@ -197,12 +217,13 @@ def evaluate_on(
 
 
 @contextmanager
-def connected(host: RemoteHost, progress: Progress) -> Iterator[tuple[Device, Probe]]:
+def connected(host: RemoteHost, progress: Progress, caller: Caller = COMMAND) -> Iterator[tuple[Device, Probe]]:
     """Connect to a host for the block, and ask for its state."""
-    with Link(host, progress) as link:
+    with Link(host, progress, patient=caller.patient) as link:
         device = Device(link, progress)
         with progress.step(f"Connect to {host.name}"):
             probe = device.probe()
+        caller.check(probe)
         yield device, probe
 
 
@@ -232,10 +253,10 @@ def require(probe: Probe, kind: str, host: RemoteHost, device: str | None = None
         )
 
 
-def _run(device: Device, words: Sequence[str], files: Files, about: Path, clocks: ClockSettings) -> tuple[str, JobEnd]:
+def _run(device: Device, words: Sequence[str], files: Files, folder: Path, clocks: ClockSettings) -> tuple[str, JobEnd]:
     """Send the files, start the job and follow it. Return its name and its end; raise if it failed."""
     device.send(files)
-    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(about), care=clocks)
+    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(folder), care=clocks)
     name = device.start(job)
     with _kept_there(words[0]):
         end = device.follow(name)

@@ -1,4 +1,4 @@
-"""What a host sends back: fetched, and checked to be about what was sent."""
+"""Results of a host: fetched, and checked to be about the artifact that was sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job on a host gets: its command as words, and the files of artifacts and data."""
+"""The command of a job on a host as words, and the files of artifacts and data that it gets."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PATIENCE_S = 300.0
 """Seconds of trying to connect again after the link has dropped. A device that reboots needs a minute or two."""
 CONNECT_S = 15
 _MAX_DROPS = 100
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _CHUNK = 1 << 16
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _SSH_FAILED = 255  # ssh's own exit code for every failure of the connection
@@ -96,7 +96,7 @@ class Call:
         """
         rest, descriptor = b"", self.stderr.fileno()
         while True:
-            ready, _, _ = select.select([descriptor], [], [], _LOOK_S)
+            ready, _, _ = select.select([descriptor], [], [], _POLL_S)
             if not ready:
                 continue
             chunk = os.read(descriptor, _CHUNK)
@@ -117,11 +117,12 @@ class Call:
 
 
 class Link:
-    """The connection to a host. Use it in a `with` block."""
+    """The connection to a host. Use it in a `with` block. A patient one tries for minutes to connect."""
 
-    def __init__(self, host: RemoteHost, progress: Progress) -> None:
+    def __init__(self, host: RemoteHost, progress: Progress, *, patient: bool = False) -> None:
         self.host = host
         self._progress = progress
+        self._patient = patient
         self._folder = Path()
         self._logs = 0
 
@@ -131,7 +132,10 @@ class Link:
         # mkdtemp's mode is 0700: whoever reaches the socket in this folder is logged in.
         self._folder = Path(tempfile.mkdtemp(prefix="vitdeploy-ssh-", dir=_short_folder()))
         try:
-            self._connect()
+            if self._patient:
+                self._connect_again()
+            else:
+                self._connect()
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -194,7 +198,7 @@ class Link:
                 reason = drop.reason if isinstance(drop, LinkDropped) else drop.message
                 self._progress.warn(f"the connection to {self.host.name} dropped ({reason}); connecting again")
                 self._connect_again()
-        raise RemoteError(
+        raise HostUnreachable(
             f"the connection to {self.host.name} dropped {_MAX_DROPS} times",
             fix="Use a more stable network and run the command again. Files that were sent are kept there.",
         )

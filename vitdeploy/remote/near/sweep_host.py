@@ -11,11 +11,12 @@ from pathlib import Path
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact
 from vitdeploy.environment import Host
+from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Bench, Eval
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import TargetSpec
 from vitdeploy.remote.messages import Probe
-from vitdeploy.remote.near.commands import bench_on, compile_on, connected, evaluate_on, require
+from vitdeploy.remote.near.commands import Caller, bench_on, compile_on, connected, evaluate_on, require
 from vitdeploy.remote.near.hosts import RemoteHost, find
 
 _DIGITS = 12
@@ -27,7 +28,7 @@ class ReachedHost:
 
     remote: RemoteHost
     probe: Probe
-    about: Path | None = None
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -41,21 +42,29 @@ class ReachedHost:
 
     @property
     def kind(self) -> str:
-        """The digest of its kind of machine, with the power mode and the clocks that hosts.yaml sets for jobs."""
-        clocks = self.remote.clocks
-        if clocks.power_mode is None and not clocks.lock_clocks:
-            return self.facts.machine
-        machine = self.facts.machine if clocks.power_mode is None else self.facts.hardware
-        return hashlib.sha256(json.dumps([machine, clocks.model_dump()]).encode()).hexdigest()[:_DIGITS]
+        """The digest of its machine and module, its targets, and the power mode and clocks of hosts.yaml for jobs.
+
+        A power mode decides how many cores there are, so that those of now do not count then.
+        """
+        clocks, doctor = self.remote.clocks, self.probe.doctor
+        parts = [
+            self.facts.machine if clocks.power_mode is None else self.facts.hardware,
+            self.probe.condition.module,
+            round(self.facts.memory_gib),
+            clocks.model_dump(),
+            {name: target.available for name, target in doctor.targets.items()},
+            {name: {device: one.available for device, one in each.items()} for name, each in doctor.devices.items()},
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
     @property
     def versions(self) -> Mapping[str, str]:
         """The versions of vitdeploy and of its libraries there."""
         return self.probe.doctor.libraries
 
-    def known_by(self, folder: Path) -> ReachedHost:
-        """Return this host for the work about a folder, by which it knows its jobs."""
-        return replace(self, about=folder)
+    def with_folder(self, folder: Path) -> ReachedHost:
+        """Return this host for the work on one trial, whose jobs it knows by the trial's folder."""
+        return replace(self, folder=folder)
 
     def require(self, target: TargetSpec) -> None:
         """Check that it has a target: see `commands.require`."""
@@ -63,21 +72,41 @@ class ReachedHost:
 
     def compile(self, bundle: Artifact, progress: Progress) -> Artifact:
         """Compile a bundle in its place: see `compile_on`."""
-        compile_on(self.remote, bundle, None, progress, about=self.about)
+        compile_on(self.remote, bundle, None, progress, caller=self._caller)
         return artifacts.load(bundle.path)
 
     def evaluate(self, artifact: Artifact, reference: Path, progress: Progress) -> Eval:
         """Measure the accuracy on the recipe's data: see `evaluate_on`."""
-        return evaluate_on(self.remote, artifact, None, progress, reference=reference, about=self.about)
+        return evaluate_on(self.remote, artifact, None, progress, reference=reference, caller=self._caller)
 
     def bench(self, artifact: Artifact, seconds: float, progress: Progress) -> Bench:
         """Measure the latency: see `bench_on`."""
-        return bench_on(
-            self.remote, [artifact], progress, flags={"seconds": seconds, "profile": True}, about=self.about
+        flags = {"seconds": seconds, "profile": True}
+        return bench_on(self.remote, [artifact], progress, flags=flags, caller=self._caller)
+
+    @property
+    def _caller(self) -> Caller:
+        return Caller(self.folder, self._refuse_change, patient=True)
+
+    def _refuse_change(self, probe: Probe) -> None:
+        """Check that the host is what it was when the sweep began, because trials are named by that.
+
+        Raises:
+            MeasureError: it is not.
+        """
+        now = replace(self, probe=probe)
+        if now.kind != self.kind:
+            changed = "another machine, other targets or another power mode"
+        elif now.versions != self.versions:
+            changed = "other versions"
+        else:
+            return
+        raise MeasureError(
+            f"{self.name} has {changed} than when the sweep began", fix="Run the sweep again: it names the trials anew."
         )
 
 
-def reach(name: str, progress: Progress) -> ReachedHost:
+def connect_host(name: str, progress: Progress) -> ReachedHost:
     """Connect to a host once, and keep what it reports.
 
     Args:
