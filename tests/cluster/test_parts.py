@@ -60,7 +60,7 @@ def test_parts_give_the_results_of_one_process(sent: Counter[str], tmp_path: Pat
     result, steps = go(file, tmp_path / "nodes", ray="auto")
     assert result.counts == alone.counts == {"done": 2}, (result.failures, steps.lines)
     assert sent["answer_part"] >= 4, sent
-    assert sent["conclude"] == 2
+    assert sent["join_parts"] == 2
     for row, other in zip(result.trials, alone.trials, strict=True):
         assert row.name == other.name
         assert read_evaluation(tmp_path / "nodes", row.artifact) == read_evaluation(tmp_path / "alone", other.artifact)

@@ -22,7 +22,7 @@ from tests.cluster.conftest import NODE, ROOT
 from tests.commands.sweep.running import BASE, Steps, go, write
 from vitdeploy import artifact as artifacts
 from vitdeploy.cluster import Cluster, running
-from vitdeploy.errors import RemoteError
+from vitdeploy.errors import RemoteError, VitdeployError
 from vitdeploy.evidence import Bench, Eval, Sweep, SweepRow, WorkPeriod
 
 pytestmark = pytest.mark.slow
@@ -35,6 +35,7 @@ matrix:
 limits: {max_drop_pp: 50}
 cluster: {memory_gib: 1}
 """
+CLUSTER = "cluster: {memory_gib: 1}\n"
 PATIENCE_S = 120
 
 
@@ -228,6 +229,20 @@ def test_ctrl_c_ends_what_runs_on_nodes(cluster: Cluster, ray_nodes: Any, tmp_pa
     wait_until(lambda: not is_exporting(ray_nodes))
     result, _ = go(file, out, ray="auto")
     assert result.counts == {"done": 1}
+
+
+def test_a_full_disk_of_a_node_ends_the_sweep_and_keeps_what_is_done(cluster: Cluster, tmp_path: Path) -> None:
+    body = "Path('/dev/full').write_text('weights')"  # the kernel says that there is no space
+    (tmp_path / "full.py").write_text(f"from pathlib import Path\n\n\ndef make():\n    {body}\n")
+    text = BASE + "matrix: {model: ['demo:digits'], target: [onnxruntime], precision: [fp32]}\n" + CLUSTER
+    go(write(tmp_path, text, "first.yaml"), tmp_path / "out")
+    file = write(tmp_path, text.replace("['demo:digits']", "['demo:digits', 'python:full.py:make']"))
+    with pytest.raises(VitdeployError, match=r"^on .*No space left on device") as caught:
+        go(file, tmp_path / "out", ray="auto")
+    assert any(node.name in caught.value.message for node in cluster.nodes)
+    records = list((tmp_path / "out" / "trials").glob("*/trial.json"))
+    assert len(records) == 1
+    assert (tmp_path / "out" / "results.csv").is_file()
 
 
 def test_files_that_differ_on_a_node_fail_their_trial(cluster: Cluster, tmp_path: Path) -> None:

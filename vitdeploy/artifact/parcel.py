@@ -19,7 +19,7 @@ class Parcel:
     files: Mapping[str, bytes]
     digests: Mapping[str, str]
 
-    def update(self, newer: Parcel) -> Parcel:
+    def merge(self, newer: Parcel) -> Parcel:
         """Return the files of both. Newer ones replace older ones of the same path."""
         return Parcel({**self.files, **newer.files}, {**self.digests, **newer.digests})
 

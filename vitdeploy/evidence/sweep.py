@@ -77,7 +77,7 @@ class TrialRecord(Fact):
         limits: the limits that `verdict` is about.
         verdict: of the gate; empty without limits.
         failing: the checks that are not passed, in words.
-        exported: when and where it was exported, and evaluated unless several nodes did that.
+        exported: when and where it was exported, and evaluated unless that was done in parts on a cluster.
         timed: when and where its latency was measured. No other trial was in work on that machine then.
     """
 

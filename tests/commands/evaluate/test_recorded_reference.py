@@ -17,8 +17,11 @@ from tests.cli.test_contract import answer
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact
 from vitdeploy.commands.evaluate import recorded_reference
-from vitdeploy.commands.evaluate.evaluate import evaluate
-from vitdeploy.commands.evaluate.recorded_reference import RecordedReference
+from vitdeploy.commands.evaluate.evaluate import evaluate, save_reference
+from vitdeploy.commands.evaluate.labelled import open_labelled
+from vitdeploy.commands.evaluate.recorded_reference import RecordedReference, join_references
+from vitdeploy.commands.evaluate.spread import split
+from vitdeploy.commands.evaluate.units import read_units, unit_size
 from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, InstanceMasks, Keypoints
 from vitdeploy.errors import DataError, MeasureError
 from vitdeploy.progress import Silent
@@ -118,7 +121,7 @@ def test_what_is_no_reference_is_refused(tmp_path: Path, content: bytes | None) 
 
 
 def test_a_newer_file_is_refused(reference: Path, tmp_path: Path) -> None:
-    newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": 3})
+    newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": told["version"] + 1})
     with pytest.raises(DataError, match="another version of vitdeploy"):
         RecordedReference(newer)
 
@@ -171,3 +174,52 @@ def test_answers_of_every_form_come_back(tmp_path: Path) -> None:
             read = recorded_reference._read(file, f"answer/{number}")
             assert (read.dtype, read.shape) == (one.dtype, one.shape)
             np.testing.assert_array_equal(read, one)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_parts_of_a_reference_join_to_the_whole_file(
+    artifact: Artifact, reference: Path, tmp_path: Path, parts: int
+) -> None:
+    unit = unit_size(artifact.manifest)
+    files = [tmp_path / f"{number}.npz" for number in range(parts)]
+    for place, file in zip(split(LIMIT, unit, parts), files, strict=True):
+        save_reference(artifact, None, file, Silent(), limit=LIMIT, place=place)
+    join_references(files, tmp_path / "whole.npz")
+    whole, joined = (read_members(path) for path in (reference, tmp_path / "whole.npz"))
+    assert list(joined) == list(whole)
+    assert joined == whole
+
+
+def read_members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_a_part_is_compared_with_its_own_answers(artifact: Artifact, reference: Path) -> None:
+    unit = unit_size(artifact.manifest)
+    task, dataset = open_labelled(artifact, None)
+    ends = []
+    for place in split(LIMIT, unit, 3):
+        with RecordedReference(reference, place) as recorded:
+            units = list(read_units(dataset, artifact.manifest, place.start, place.stop))
+            for one in units[:-1]:
+                recorded.answer_unit(one, 1)
+            with pytest.raises(MeasureError, match="the samples here are not the same"):
+                recorded.values()
+            recorded.answer_unit(units[-1], 1)
+            ends.append(recorded.values()["label"])
+    with RecordedReference(reference) as recorded:
+        for one in read_units(dataset, artifact.manifest, most=LIMIT):
+            recorded.answer_unit(one, 1)
+        assert np.array_equal(np.concatenate(ends), recorded.values()["label"])
+    assert task.name == "classification"
+
+
+def test_answers_of_another_part_are_refused(artifact: Artifact, reference: Path) -> None:
+    unit = unit_size(artifact.manifest)
+    _, dataset = open_labelled(artifact, None)
+    first, second = split(LIMIT, unit, 2)
+    with RecordedReference(reference, second) as recorded:
+        one = next(read_units(dataset, artifact.manifest, first.start, first.stop))
+        with pytest.raises(MeasureError, match="the samples here are not the same"):
+            recorded.answer_unit(one, 1)

@@ -8,7 +8,7 @@ from vitdeploy.commands.doctor import doctor
 from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Availability
 from vitdeploy.frozen import replace
-from vitdeploy.remote.messages import INTERFACE, ClockSettings, Condition, Probe
+from vitdeploy.remote.messages import INTERFACE, ClockSettings, Condition, LockHolder, Probe
 from vitdeploy.remote.near.address import Address
 from vitdeploy.remote.near.hosts import RemoteHost
 from vitdeploy.remote.near.sweep_host import ReachedHost
@@ -68,3 +68,10 @@ def test_a_host_that_changed_is_refused(probe: Probe) -> None:
     newer = replace(probe, doctor=probe.doctor.model_copy(update={"libraries": {"vitdeploy": "9.9"}}))
     with pytest.raises(MeasureError, match="orin has other versions than when the sweep began"):
         reached._refuse_change(newer)
+
+
+def test_the_power_mode_of_somebody_elses_job_is_no_change(probe: Probe) -> None:
+    busy = replace(with_host(probe, power_mode="15W", cores=2), busy=LockHolder(client="a", words=("bench",), since=0))
+    host(probe)._refuse_change(busy)
+    with pytest.raises(MeasureError, match="orin has another machine"):
+        host(probe)._refuse_change(replace(with_host(busy, cpu="another"), busy=busy.busy))

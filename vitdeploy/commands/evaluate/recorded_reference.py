@@ -31,7 +31,7 @@ from vitdeploy.limits import MAX_DATA_BYTES
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Values, find
 
-SCHEMA = 2
+SCHEMA = 3
 _ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
 _PLACES = "places"
 _FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
@@ -112,8 +112,7 @@ class RecordedReference:
         place: the part of the data that is compared; None: all of it.
 
     Raises:
-        DataError: there is no such file, it is not a saved reference, it has another schema, or it is too old for a
-            comparison in parts.
+        DataError: there is no such file, it is not a saved reference, or it has another schema.
     """
 
     def __init__(self, path: Path, place: SamplePlaces | None = None) -> None:
@@ -129,8 +128,8 @@ class RecordedReference:
                 )
             names = [name for name in self._zip.namelist() if name.startswith(f"{_VALUE}/")]
             self._values = {name[len(_VALUE) + 1 : -4]: _read(self._zip, name[:-4]) for name in names}
-            self._finite, self._pixels, self._labels = (
-                _read(self._zip, f"{_SAMPLE}/{key}") for key in ("finite", "pixels", "labels")
+            self._finite, self._pixels, self._labels, self._places = (
+                _read(self._zip, f"{_SAMPLE}/{key}") for key in ("finite", "pixels", "labels", _PLACES)
             )
         except FileNotFoundError:
             raise DataError(f"there is no {path}", fix=_FIX) from None
@@ -206,13 +205,8 @@ class RecordedReference:
 
     def _find(self, place: SamplePlaces) -> tuple[int, int]:
         """Return the number of the first answer to a part of the data, and of the first after it."""
-        try:
-            places = _read(self._zip, f"{_SAMPLE}/{_PLACES}")
-        except KeyError:
-            fix = "Save it again with this version."
-            raise DataError(f"{self._zip.filename} has no places for a comparison in parts", fix=fix) from None
-        start = int(np.searchsorted(places, place.start))
-        stop = len(places) if place.stop is None else int(np.searchsorted(places, place.stop))
+        start = int(np.searchsorted(self._places, place.start))
+        stop = len(self._places) if place.stop is None else int(np.searchsorted(self._places, place.stop))
         return start, stop if place.most is None else min(stop, start + place.most)
 
     def _other_samples(self) -> MeasureError:

@@ -21,7 +21,7 @@ from vitdeploy.commands.sweep.record import Results, judge_trial, record_trial
 from vitdeploy.commands.sweep.references import References
 from vitdeploy.commands.sweep.trial import ARTIFACT, RECORD, REFERENCES, TRIALS, Tools, describe_failure
 from vitdeploy.errors import HostUnreachable
-from vitdeploy.evidence import Audit, Bench, Eval, TrialRecord, WorkPeriod
+from vitdeploy.evidence import Bench, Eval, TrialRecord, WorkPeriod
 from vitdeploy.frozen import replace
 
 
@@ -65,26 +65,34 @@ def time_trial(
     return record
 
 
-def conclude_trial(trial: TrialSpec, sweep: Path, tools: Tools, answers: Sequence[PartAnswers]) -> TrialRecord:
+def conclude_trial(
+    trial: TrialSpec, sweep: Path, tools: Tools, answers: Sequence[PartAnswers], answered_s: float
+) -> TrialRecord:
     """Join the answers to all parts of the data, and store the evaluation of an exported trial, or why it failed.
+
+    Args:
+        trial: its description.
+        sweep: the folder of the sweep.
+        tools: what trials share.
+        answers: to all parts, in the order of the data.
+        answered_s: the seconds that nodes took for them, all together.
 
     Raises:
         ArtifactError: the disk is full. Any other failure is part of the record.
     """
     started, file = time.monotonic(), sweep / TRIALS / trial.name / RECORD
     record = TrialRecord.model_validate_json(file.read_bytes())
-    seconds, exported = record.seconds, record.exported
+    seconds, exported = record.seconds + answered_s, record.exported
     try:
         artifact = load_trial(trial, sweep)
         references = References(sweep / REFERENCES, tools.naming, tools.progress, tools.fetch)
         evaluation = join_places(artifact, answers, references.find_known(artifact), tools.progress)
         if evaluation is not None:
-            audit, _ = artifact.read_evidence(Audit)
-            assert audit is not None  # the export has just made it
-            record = judge_trial(record_trial(trial, Results(artifact, evaluation, audit, None), 0.0), trial, artifact)
+            results = Results(artifact, evaluation, read_audit(artifact), None)
+            record = judge_trial(record_trial(trial, results, 0.0), trial, artifact)
     except Exception as error:  # noqa: BLE001  as in `run_trial`
         raise_if_disk_is_full(error, sweep)
-        return fail_step(trial, file.parent, "eval", error, time.monotonic() - started)
+        return fail_step(trial, file.parent, "eval", error, answered_s + time.monotonic() - started)
     record = replace(record, seconds=round(seconds + time.monotonic() - started, 1), exported=exported)
     write_record(record, file)
     return record

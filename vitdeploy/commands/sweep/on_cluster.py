@@ -23,7 +23,7 @@ from vitdeploy.commands.sweep.on_node import (
     Delivery,
     PartDelivery,
     answer_part,
-    conclude,
+    join_parts,
     measure,
     pass_to_host,
     prepare,
@@ -31,12 +31,23 @@ from vitdeploy.commands.sweep.on_node import (
 )
 from vitdeploy.commands.sweep.parts_out import Fail, PartsOut, Take
 from vitdeploy.commands.sweep.places import Places
-from vitdeploy.commands.sweep.postponed import JoinedAnswers, Postponed
+from vitdeploy.commands.sweep.postponed import PartAnswers, Postponed
 from vitdeploy.commands.sweep.references import store_reference
 from vitdeploy.commands.sweep.trial import RECORD, REFERENCES, TRIALS, Ended, compares_times, fail_trial, trial_folder
 from vitdeploy.commands.sweep.work import SweepWork
 from vitdeploy.errors import HostUnreachable, MeasureError
 from vitdeploy.evidence import TrialRecord
+
+
+@dataclass
+class _Whole:
+    """An evaluation in parts: the trial's folder, the same in the object store, and the answers that have come."""
+
+    exported: Parcel
+    shared: object
+    count: int
+    answers: dict[int, PartAnswers] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass
@@ -139,33 +150,35 @@ class ClusterRun:
 
     def _split(self, trial: TrialSpec, exported: Parcel, postponed: Postponed) -> None:
         """Let as many nodes as are free evaluate a trial, each a part of the data."""
-        places = postponed.split(self._out.count_free())
-        answers, shared = JoinedAnswers(len(places)), self.cluster.share(exported)
+        places = postponed.split(self._out.count_free_for_parts())
+        whole = _Whole(exported, self.cluster.share(exported), len(places))
         for number, place in enumerate(places):
             self._out.start(
-                trial, answer_part, shared, place, postponed.count,
-                take=partial(self._take_part, trial, exported, answers, number),
-                fail=partial(self._fail_part, trial, exported, answers),
+                trial, answer_part, whole.shared, place, postponed.count,
+                take=partial(self._take_part, trial, whole, number), fail=partial(self._fail_part, trial, whole),
             )  # fmt: skip
 
-    def _take_part(
-        self, trial: TrialSpec, exported: Parcel, answers: JoinedAnswers, number: int, delivery: PartDelivery
-    ) -> None:
+    def _take_part(self, trial: TrialSpec, whole: _Whole, number: int, delivery: PartDelivery) -> None:
         if delivery.answers is None:
             reason, fix = delivery.failure
-            self._fail_part(trial, exported, answers, MeasureError(reason, fix=fix))
-        elif answers.add(number, delivery.answers):
+            self._fail_part(trial, whole, MeasureError(reason, fix=fix))
+            return
+        whole.seconds += delivery.seconds
+        whole.answers[number] = delivery.answers
+        if len(whole.answers) == whole.count:
+            answers = [whole.answers[place] for place in range(whole.count)]
             self._out.start(
-                trial, conclude, self.cluster.share(exported), answers.list_all(),
-                take=lambda ended: self._take_prepared(trial, replace(ended, files=exported.update(ended.files))),
-                fail=partial(self._fail_part, trial, exported, answers),
+                trial, join_parts, whole.shared, answers, whole.seconds,
+                take=partial(self._take_joined, trial, whole), fail=partial(self._fail_part, trial, whole),
             )  # fmt: skip
 
-    def _fail_part(self, trial: TrialSpec, exported: Parcel, answers: JoinedAnswers, error: Exception) -> None:
-        """Fail a trial for the first of its parts that fails."""
-        if answers.fail():
-            self._release(trial)
-            self._fail_step(trial, exported, "eval", error)
+    def _take_joined(self, trial: TrialSpec, whole: _Whole, delivery: Delivery) -> None:
+        self._take_prepared(trial, replace(delivery, files=whole.exported.merge(delivery.files)))
+
+    def _fail_part(self, trial: TrialSpec, whole: _Whole, error: Exception) -> None:
+        self._out.end_trial(trial)
+        self._release(trial)
+        self._fail_step(trial, whole.exported, "eval", error)
 
     def _pass_on(self) -> None:
         """Give trials that are exported to hosts that are free."""

@@ -61,12 +61,12 @@ def finish_there(
 
 
 def read_audit(artifact: Artifact) -> Audit:
-    """Return the audit that a host has made. It is not made again here, where the engine may not be installed.
+    """Return the audit that an export or a host has made. It is not made again, also where the engine is missing.
 
     Raises:
         ArtifactError: there is none.
     """
     audit, reason = artifact.read_evidence(Audit)
     if audit is None:
-        raise ArtifactError(f"no audit of the host is beside the artifact: {reason}", fix="Run the trial again.")
+        raise ArtifactError(f"no audit is beside the artifact: {reason}", fix="Run the trial again.")
     return audit

@@ -7,6 +7,7 @@ too.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from vitdeploy.commands.sweep.later import conclude_trial, finish_trial, load_tr
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.commands.sweep.postponed import PartAnswers, answer_place
 from vitdeploy.commands.sweep.references import References
-from vitdeploy.commands.sweep.trial import RECORD, REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial
+from vitdeploy.commands.sweep.trial import ARTIFACT, RECORD, REFERENCES, TRIALS, Ended, Tools, fail_trial, run_trial
 from vitdeploy.errors import DataError, HostUnreachable, MeasureError, VitdeployError
 from vitdeploy.evidence import TrialRecord
 from vitdeploy.pipeline.graph_cache import GraphCache
@@ -58,11 +59,19 @@ class Assignment:
 
 @dataclass(frozen=True)
 class PartDelivery:
-    """The answers to a part of the data, or the reason why there are none and what to do about it; and warnings."""
+    """The answers to a part of the data.
+
+    Attributes:
+        answers: the answers; None if it failed.
+        failure: the reason why, and what to do about it.
+        seconds: the time that it took.
+        warnings: of the libraries and engines.
+    """
 
     answers: PartAnswers | None
-    failure: tuple[str, str] = ("", "")
-    warnings: tuple[str, ...] = ()
+    failure: tuple[str, str]
+    seconds: float
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -109,22 +118,25 @@ def answer_part(assignment: Assignment, prepared: Parcel, place: SamplePlaces, c
     Raises:
         ArtifactError: the disk of the node is full.
     """
-    trial = assignment.trial
+    trial, failure, answers = assignment.trial, ("", ""), None
     with machine_lock.shared(), _opened(assignment) as (tools, sweep, warnings):
+        started, folder = time.monotonic(), sweep / TRIALS / trial.name
         try:
             _check_place(assignment, tools.naming, tools.node)
-            prepared.unpack(sweep / TRIALS / trial.name)
+            prepared.unpack(folder)
             artifact = load_trial(trial, sweep)
             file = References(sweep / REFERENCES, tools.naming, warnings, tools.fetch).find_known(artifact)
-            answers = answer_place(artifact, file, place, count, here=not trial.hosts)
+            answers = answer_place(artifact, file, place, count, warnings, reference_only=bool(trial.hosts))
         except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
             raise_if_disk_is_full(error, sweep)
-            return PartDelivery(None, explain(error), tuple(warnings.lines))
-    return PartDelivery(answers, warnings=tuple(warnings.lines))
+            reason, fix = explain(error)
+            failure = reason.replace(str(folder / ARTIFACT), ARTIFACT), fix
+        seconds = time.monotonic() - started
+    return PartDelivery(answers, failure, seconds, tuple(warnings.lines))
 
 
-def conclude(assignment: Assignment, prepared: Parcel, answers: Sequence[PartAnswers]) -> Delivery:
-    """Join the answers to all parts of the data to the evaluation of a trial.
+def join_parts(assignment: Assignment, prepared: Parcel, answers: Sequence[PartAnswers], answered_s: float) -> Delivery:
+    """Join the answers to all parts of the data to the evaluation of a trial: see `conclude_trial`.
 
     Raises:
         ArtifactError: the disk of the node is full.
@@ -133,7 +145,7 @@ def conclude(assignment: Assignment, prepared: Parcel, answers: Sequence[PartAns
 
     def work(tools: Tools, sweep: Path) -> Ended:
         prepared.unpack(sweep / TRIALS / trial.name)
-        return Ended(conclude_trial(trial, sweep, tools, answers))
+        return Ended(conclude_trial(trial, sweep, tools, answers, answered_s))
 
     with machine_lock.shared():
         return _run(assignment, work, step="eval", known=prepared.digests)

@@ -1,16 +1,16 @@
 """The parts of trials that are out on a cluster.
 
-prepare       export, and evaluate it    CPUs and memory of its request    shares the machine
-answer_part   a part of a large          the same                          the same
-conclude      evaluation; join the parts
-measure       the bench                  all CPUs of a node                has the machine alone
-run_alone     all of a trial             the same                          the same
-pass_to_host  what a host does           no CPU of the command's node      the host has a lock of its own
+prepare         export, and evaluate it      CPUs and memory of its request    shares the machine
+answer_part     a part of an evaluation      the same                          the same
+join_parts      all parts of it              the same                          the same
+measure         the bench                    all CPUs of a node                has the machine alone
+run_alone       all of a trial               the same                          the same
+pass_to_host    the part that a host does    no CPU of the command's node      the host has a lock of its own
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class PartsOut:
     places: Places
     references: dict[str, object] = field(init=False, default_factory=dict)
     _out: dict[NodeCall[Any], _Part] = field(init=False, default_factory=dict)
+    _warned: set[str] = field(init=False, default_factory=set)
 
     def __bool__(self) -> bool:
         """Return True if a part is out."""
@@ -73,6 +74,10 @@ class PartsOut:
         largest, measuring = self.places.count_largest(self.cluster), self.measuring
         most = largest - measuring if measuring else self.cluster.count_slots(self.places.shared)
         return most - len(self.sharing)
+
+    def count_free_for_parts(self) -> int:
+        """Return the number of nodes that may answer parts of one evaluation: both models take all cores of a node."""
+        return min(self.count_free(), sum(node.id in self.places.names for node in self.cluster.alive()))
 
     def count_free_nodes(self) -> int:
         """Return the number of measurements that may begin."""
@@ -116,13 +121,14 @@ class PartsOut:
             VitdeployError: a disk is full, or no node is left.
         """
         for call in self.cluster.wait(list(self._out)):
-            part = self._out.pop(call)
+            part = self._out.pop(call, None)
+            if part is None:
+                continue  # another one of these parts has failed its trial
             if part.host is not None:
                 self.work.hosts.release(part.host)
             try:
                 delivery = self.cluster.collect(call)
-                for line in delivery.warnings:
-                    self.work.tools.progress.warn(f"{part.trial.title}: {line}")
+                self._warn(f"{part.trial.title}: {line}" for line in delivery.warnings)
                 part.take(delivery)
             except VitdeployError as error:
                 if not isinstance(error, RemoteError):
@@ -131,6 +137,20 @@ class PartsOut:
             except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
                 raise_if_disk_is_full(error, self.work.folder.path)
                 part.fail(error)
+
+    def end_trial(self, trial: TrialSpec) -> None:
+        """End all parts of a trial."""
+        calls = [call for call, part in self._out.items() if part.trial is trial]
+        self.cluster.cancel(calls)
+        for call in calls:
+            del self._out[call]
+
+    def _warn(self, lines: Iterable[str]) -> None:
+        """Show warnings. Those of all parts of a trial are often the same."""
+        for line in lines:
+            if line not in self._warned:
+                self._warned.add(line)
+                self.work.tools.progress.warn(line)
 
     def end(self) -> None:
         """End all parts, and the jobs on hosts."""

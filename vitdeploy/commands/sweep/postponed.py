@@ -18,7 +18,7 @@ from vitdeploy.commands.evaluate.spread import join, split
 from vitdeploy.commands.evaluate.units import read_units, unit_size
 from vitdeploy.errors import DataError
 from vitdeploy.evidence import Eval
-from vitdeploy.progress import Progress, Silent
+from vitdeploy.progress import Progress
 
 _LEAST_SAMPLES = 500
 """A part takes some seconds to open both models."""
@@ -49,28 +49,6 @@ class PartAnswers:
     reference: bytes | None
 
 
-class JoinedAnswers:
-    """The answers to the parts of one evaluation, as they come."""
-
-    def __init__(self, count: int) -> None:
-        self._answers: list[PartAnswers | None] = [None] * count
-        self._failed = False
-
-    def add(self, number: int, answers: PartAnswers) -> bool:
-        """Add the answers to a part. Return True if they were the last that were missing."""
-        self._answers[number] = answers
-        return None not in self._answers and not self._failed
-
-    def fail(self) -> bool:
-        """Note that a part failed. Return True if it is the first one."""
-        is_first, self._failed = not self._failed, True
-        return is_first
-
-    def list_all(self) -> list[PartAnswers]:
-        """Return the answers in the order of the data."""
-        return [answers for answers in self._answers if answers is not None]
-
-
 def measure_evaluation(artifact: Artifact, most_samples: int | None) -> Postponed | None:
     """Return the size of the evaluation of the recipe's data; None if it has no more than `most_samples`, or no data.
 
@@ -83,7 +61,15 @@ def measure_evaluation(artifact: Artifact, most_samples: int | None) -> Postpone
     return Postponed(len(dataset), unit_size(artifact.manifest)) if len(dataset) > most_samples else None
 
 
-def answer_place(artifact: Artifact, reference: Path, place: SamplePlaces, count: int, *, here: bool) -> PartAnswers:
+def answer_place(
+    artifact: Artifact,
+    reference: Path,
+    place: SamplePlaces,
+    count: int,
+    progress: Progress,
+    *,
+    reference_only: bool,
+) -> PartAnswers:
     """Answer a part of the recipe's data.
 
     Args:
@@ -91,27 +77,28 @@ def answer_place(artifact: Artifact, reference: Path, place: SamplePlaces, count
         reference: the file with the reference's answers. If it is not there, the reference answers this part.
         place: the part.
         count: the number of samples of the whole evaluation.
-        here: False: only the reference answers.
+        progress: gets the warnings.
+        reference_only: the artifact does not answer: a host runs it.
 
     Raises:
         VitdeployError: see `evaluate`.
     """
     task, dataset = open_labelled(artifact, None)
     with ExitStack() as stack:
-        new = None
+        recorded = None
         if not reference.exists():
             reference = stack.enter_context(scratch_folder("reference")) / "reference.npz"
             try:
-                save_reference(artifact, None, reference, Silent(), place=place)
+                save_reference(artifact, None, reference, progress, place=place)
             except DataError:
                 if any(True for _ in read_units(dataset, artifact.manifest, place.start, place.stop)):
                     raise
                 return PartAnswers(AnsweredPart(None, "", None, 0, tuple(dataset.skipped)), None)
-            new = reference.read_bytes()
-        if not here:
-            return PartAnswers(None, new)
-        sides = open_sides(stack, artifact, task, dataset, count, Silent(), reference, place)
-        return PartAnswers(sides.answer(task, dataset, artifact.manifest, place, lambda _: None), new)
+            recorded = reference.read_bytes()
+        if reference_only:
+            return PartAnswers(None, recorded)
+        sides = open_sides(stack, artifact, task, dataset, count, progress, reference, place)
+        return PartAnswers(sides.answer(task, dataset, artifact.manifest, place, lambda _: None), recorded)
 
 
 def join_places(artifact: Artifact, answers: Sequence[PartAnswers], reference: Path, progress: Progress) -> Eval | None:
@@ -129,11 +116,11 @@ def join_places(artifact: Artifact, answers: Sequence[PartAnswers], reference: P
     Raises:
         VitdeployError: see `evaluate`.
     """
-    new = [each.reference for each in answers if each.reference is not None]
-    if new:
+    recorded = [each.reference for each in answers if each.reference is not None]
+    if recorded:
         with scratch_folder("reference") as folder:
-            files = [folder / f"{number}.npz" for number in range(len(new))]
-            for file, contents in zip(files, new, strict=True):
+            files = [folder / f"{number}.npz" for number in range(len(recorded))]
+            for file, contents in zip(files, recorded, strict=True):
                 file.write_bytes(contents)
             join_references(files, reference)
     answered = [each.answered for each in answers if each.answered is not None]

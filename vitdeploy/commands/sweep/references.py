@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact, atomic_file
+from vitdeploy.commands.evaluate import recorded_reference
 from vitdeploy.commands.evaluate.evaluate import save_reference
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.progress import Progress
@@ -54,6 +55,7 @@ class References:
             recipe.task.model_dump(mode="json"),
             recipe.data.evaluation,
             environment.library_versions(),
+            recorded_reference.SCHEMA,
         )
         file = self.folder / f"{key[:_DIGITS]}.npz"
         if not file.exists():

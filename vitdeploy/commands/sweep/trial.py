@@ -124,7 +124,7 @@ def run_trial(
         taken = round(time.monotonic() - started, 1)
         record = replace(record, seconds=taken, exported=course.exporting.period, timed=course.timing.period)
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return Ended(record, unloadable, course.postponed)
+    return Ended(record, unloadable, None if record.status == "failed" else course.postponed)
 
 
 class _Course:
@@ -182,7 +182,8 @@ def _run_for_host(
             recipe, place, tools.progress, cache=tools.cache, on_step=course.begin, elsewhere=elsewhere
         )  # fmt: skip
         bundle = steps.exported.artifact
-        reference = None if course.postpone(bundle) else find_reference(bundle, references)
+        known = references.find_known(bundle).exists()
+        reference = None if not known and course.postpone(bundle) else find_reference(bundle, references)
     if seconds is None:
         return Results(bundle, None, steps.audit, None)
     with course.timing.measure(nullcontext()):

@@ -46,9 +46,12 @@ class ReachedHost:
 
         A power mode decides how many cores there are, so that those of now do not count then.
         """
+        return self._digest(has_other_mode=self.remote.clocks.power_mode is not None)
+
+    def _digest(self, *, has_other_mode: bool) -> str:
         clocks, doctor = self.remote.clocks, self.probe.doctor
         parts = [
-            self.facts.machine if clocks.power_mode is None else self.facts.hardware,
+            self.facts.hardware if has_other_mode else self.facts.machine,
             self.probe.condition.module,
             round(self.facts.memory_gib),
             clocks.model_dump(),
@@ -91,11 +94,14 @@ class ReachedHost:
     def _refuse_change(self, probe: Probe) -> None:
         """Check that the host is what it was when the sweep began, because trials are named by that.
 
+        While a job of somebody else runs there, its power mode may be another one.
+
         Raises:
             MeasureError: it is not.
         """
         now = replace(self, probe=probe)
-        if now.kind != self.kind:
+        has_other_mode = probe.busy is not None or self.remote.clocks.power_mode is not None
+        if now._digest(has_other_mode=has_other_mode) != self._digest(has_other_mode=has_other_mode):
             changed = "another machine, other targets or another power mode"
         elif now.versions != self.versions:
             changed = "other versions"

@@ -84,10 +84,11 @@ def compose_sweep(result: Sweep) -> SweepPage:
     rows = result.trials
     script = _SCRIPT.read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    excluded = f", {result.excluded} combinations excluded" if result.excluded else ""
+    combinations = "1 combination" if result.excluded == 1 else f"{result.excluded} combinations"
+    excluded = f", {combinations} excluded" if result.excluded else ""
     return SweepPage(
         title=Path(result.sweep).resolve().name,
-        about=f"{len(rows)} trials of {Path(result.file).name}{excluded}",
+        about=f"{len(rows)} trial{'s' if len(rows) != 1 else ''} of {Path(result.file).name}{excluded}",
         tiles=_make_tiles(rows),
         charts=tuple(draw_charts(rows)),
         filters=_make_filters(rows),
