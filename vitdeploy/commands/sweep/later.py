@@ -1,4 +1,4 @@
-"""What is done with a trial after its export: evaluate, time and judge it, on a cluster, on a host, or once more."""
+"""The steps of a trial after its export: evaluate, time and judge it, on a cluster, on a host, or once more."""
 
 from __future__ import annotations
 
