@@ -39,7 +39,7 @@ class AnsweringLink:
 
     answers: ClassVar[Answers] = {}
 
-    def __init__(self, host: Any, progress: Any) -> None:
+    def __init__(self, host: Any, progress: Any, **_: Any) -> None:
         self.host = host
 
     def __enter__(self) -> AnsweringLink:
