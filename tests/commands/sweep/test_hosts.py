@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.sweep.rows import row
 from tests.commands.sweep.running import BASE, Steps, store, write
 from vitdeploy import environment
 from vitdeploy.artifact import Artifact
+from vitdeploy.commands.log.describe import describe_trial
 from vitdeploy.commands.sweep.budget import expect_seconds
 from vitdeploy.commands.sweep.definition import Definition, read_definition
 from vitdeploy.commands.sweep.hosts import HostPool
@@ -19,7 +21,7 @@ from vitdeploy.commands.sweep.store import SweepFolder
 from vitdeploy.commands.sweep.trial import Tools
 from vitdeploy.commands.sweep.work import SweepPlan, SweepWork
 from vitdeploy.environment import Host
-from vitdeploy.errors import HostUnreachable
+from vitdeploy.errors import HostUnreachable, UsageError
 from vitdeploy.evidence import Bench, Eval
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import TargetSpec
@@ -131,5 +133,17 @@ def test_a_lost_host_gets_no_more_work(tmp_path: Path) -> None:
 
 
 def test_no_host_is_reached_where_none_can_be(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="the host one cannot be used here"):
+    with pytest.raises(UsageError, match="the host one cannot be used here"):
         read_definition(write(tmp_path, TEXT), Naming())
+
+
+def test_a_log_names_the_host_and_its_versions(tmp_path: Path) -> None:
+    [here, there, _] = read(tmp_path).trials
+    entries = [
+        describe_trial(row(trial.name, axes=dict(trial.axes)), trial.recipe, "s", tmp_path, {"torch": "2"}, versions)
+        for trial, versions in ((here, {}), (there, {"vitdeploy": "1"}))
+    ]
+    assert "host" not in entries[0].parameters
+    assert entries[1].parameters["host"] == "one, two"
+    assert entries[1].parameters["host.version.vitdeploy"] == "1"
+    assert all(entry.parameters["version.torch"] == "2" for entry in entries), "that of the machine that exports"

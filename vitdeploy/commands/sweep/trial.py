@@ -178,9 +178,7 @@ def _run_for_host(
     host.require(recipe.target)
     with course.exporting.measure(nullcontext()):
         elsewhere = Elsewhere(host.name, host.facts)
-        steps = run_steps(
-            recipe, place, tools.progress, cache=tools.cache, on_step=course.begin, elsewhere=elsewhere
-        )  # fmt: skip
+        steps = run_steps(recipe, place, tools.progress, cache=tools.cache, on_step=course.begin, elsewhere=elsewhere)
         bundle = steps.exported.artifact
         known = references.find_known(bundle).exists()
         reference = None if not known and course.postpone(bundle) else find_reference(bundle, references)
