@@ -31,7 +31,8 @@ def ray_nodes() -> Iterator[RayCluster]:
 
     # So that a node can run functions of tests.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is seen in seconds
+    # A dead node is seen in seconds. Ray's own niceness of 15 leaves little time beside tests on the same core.
+    quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "worker_niceness": 0}
     head = {**NODE, "include_dashboard": False, "_system_config": quick}
     nodes = RayCluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
