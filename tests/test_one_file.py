@@ -44,7 +44,7 @@ def with_toy(tmp_path: Path) -> Callable[[str, str], Run]:
             environment = os.environ | {"PYTHONPATH": str(source)}
             command = [sys.executable, "-W", "ignore", "-c", RUN, str(source), json.dumps([s.split() for s in lines])]
             done = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=400
             )
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout.splitlines()[-1])

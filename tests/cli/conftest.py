@@ -64,7 +64,7 @@ def start(*words: object, ignore_ctrl_c: bool = False) -> subprocess.Popen[str]:
 def spawn(*words: object) -> Ended:
     """The command line in a process of its own, waited for."""
     process = start(*words)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return Ended(process.returncode, out, err)
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import listing, start
 from vitdeploy.cli.console import Console
 
-_PATIENCE_SECONDS = 180
+_PATIENCE_SECONDS = 300
 
 
 def interrupted(process: subprocess.Popen[str], after: str, *signals: int, writes: str | None = None) -> str:

@@ -36,7 +36,7 @@ def run(code: str, folder: Path, modules: dict[str, str]) -> subprocess.Complete
     script.write_text(START + code + END)
     return subprocess.run(
         [sys.executable, script, "work"], env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": ""}, capture_output=True,
-        text=True, timeout=120, check=False,
+        text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_a_signal_before_a_command_begins_ends_with_its_exit_code(tmp_path: Path
     script = tmp_path / "script.py"
     script.write_text(START + code + callback + "command.command(app)(work)\ncommand.run_app(app)\n")
     ended = subprocess.run(
-        [sys.executable, script, "work"], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        [sys.executable, script, "work"], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
     assert ended.returncode == 130, ended.stderr

@@ -33,7 +33,7 @@ def in_own_process(address: str, **variables: str) -> subprocess.CompletedProces
     )
     env = {**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **variables}
     return subprocess.run(
-        [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=90, check=True, env=env
+        [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=300, check=True, env=env
     )
 
 

@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_job_on_the_host_too(lab: Callable[..., Far], ray_nodes:
     try:
         wait_until(lambda: (len(there.jobs()) == 3 and working(there)) or process.poll() is not None, "it is timed")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, said

@@ -36,7 +36,7 @@ limits: {max_drop_pp: 50}
 cluster: {memory_gib: 1}
 """
 CLUSTER = "cluster: {memory_gib: 1}\n"
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def deterministic(row: SweepRow, result: Sweep) -> dict[str, object]:

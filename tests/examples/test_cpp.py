@@ -25,7 +25,7 @@ Programs = Mapping[str, Path]
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("form", ["normalized", "pixels", "uint8"])

@@ -125,7 +125,7 @@ def test_a_second_writer_is_told_at_once(tmp_path: Path, *, force: bool) -> None
         ):
             pytest.fail("two processes write one folder")
         assert time.monotonic() - begin < 20
-        process.communicate("\n", timeout=180)
+        process.communicate("\n", timeout=300)
         assert process.returncode == 0
     assert left_in(tmp_path) == {"a"}
 
@@ -234,7 +234,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_one(tmp_path: Path) -> N
     out = write(tmp_path / "a")
     for moment in range(1, 100):
         process = run_python(KILLED, out, moment)
-        process.communicate(timeout=180)
+        process.communicate(timeout=300)
         kills += process.returncode == -signal.SIGKILL
         recovered += not out.exists()
         outcomes.add(artifacts.load(out).digest)  # it puts the old one back where it is missing
@@ -405,7 +405,7 @@ def test_a_hang_up_ends_an_export_like_ctrl_c(tmp_path: Path) -> None:
         while not left_in(tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGHUP)
-        _, rest = process.communicate(timeout=180)
+        _, rest = process.communicate(timeout=300)
     assert process.returncode == 130
     assert rest.splitlines()[-1] == "note: interrupted; no incomplete files are left behind"
     assert left_in(tmp_path) == set()

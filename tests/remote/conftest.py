@@ -125,7 +125,7 @@ def on(far: Far, *words: object) -> Ended:
     return run(*words, "--host", far.url, "--json")
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
     """Wait for something that another process does, named by `what` if it does not happen."""
     deadline = time.monotonic() + seconds
     while not condition():

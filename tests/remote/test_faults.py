@@ -78,7 +78,7 @@ def test_what_was_said_before_a_cut_is_not_said_again(
     assert client.stderr is not None
     heard = next(line for line in client.stderr if line.startswith("lab: ✓"))
     wire.cut()
-    out, rest = client.communicate(timeout=180)
+    out, rest = client.communicate(timeout=300)
     assert json.loads(out)["runs"]
     assert "the connection to lab dropped" in rest
     title = heard.rpartition("✓ ")[2].rsplit(" ", 2)[0]
@@ -142,7 +142,7 @@ def test_ctrl_c_ends_the_job_there(lab: Callable[..., Far], artifact: Path, copy
         client = start(*words)
         wait_until(lambda: working(far), "the job runs")
         client.send_signal(signal.SIGINT)
-        _, stderr = client.communicate(timeout=180)
+        _, stderr = client.communicate(timeout=300)
         assert client.returncode == 130
         assert "was interrupted on" not in stderr
         [job] = far.jobs()
@@ -168,7 +168,7 @@ def test_two_clients_at_once_queue_and_both_are_right(
         assert artifacts.load(compiled).manifest.stage == "bundle"
     finally:
         os.kill(holder, signal.SIGCONT)  # it has the lock that all jobs of this machine wait for
-    (out, err), (compiled_out, compiled_err) = first.communicate(timeout=180), second.communicate(timeout=180)
+    (out, err), (compiled_out, compiled_err) = first.communicate(timeout=300), second.communicate(timeout=180)
     assert "waiting for the device: `bench` of" in compiled_err
     assert json.loads(compiled_out)["stage"] == "artifact"
     assert artifacts.load(compiled).manifest.stage == "artifact"

@@ -169,7 +169,7 @@ def test_an_interrupt_ends_the_job_on_the_host(lab: Callable[..., Far], tmp_path
     try:
         wait_until(lambda: len(there.jobs()) == 3 and working(there), "the bench is at work there")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, said

@@ -56,7 +56,7 @@ class _Meeting(Closing):
         self.threads: int | None = threads
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        self.together.wait(timeout=30)
+        self.together.wait(timeout=300)
         return dict(feeds)
 
     def run_all(self, feeds: object) -> None: ...

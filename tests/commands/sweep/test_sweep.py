@@ -36,7 +36,7 @@ exclude:
   - {target: openvino, precision: int8}
 limits: {max_drop_pp: 50}
 """
-PATIENCE_S = 180
+PATIENCE_S = 300
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:
