@@ -30,7 +30,7 @@ def test_what_hangs_in_native_code_ends_its_worker_and_nothing_else(tmp_path: Pa
     (tmp_path / "test_hangs.py").write_text(_TESTS)
     (tmp_path / "test_waits.py").write_text("import pytest\n\n@pytest.mark.timing\ndef test_alone():\n    pass\n")
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nmarkers = timing\nfaulthandler_timeout = 3\nfaulthandler_exit_on_timeout = true\n"
+        "[pytest]\nmarkers = timing\nfaulthandler_timeout = 8\nfaulthandler_exit_on_timeout = true\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ended = subprocess.run(
