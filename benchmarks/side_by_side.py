@@ -8,7 +8,8 @@ The four steps are run in this order:
 - `pick`: vitdeploy's `--precision auto` times its candidates and picks one. The machine should be idle.
 - `answer`: every model classifies the test images.
 - `time`: all models run in turns in one process, with vitdeploy's stopwatch and the same threads. Writes
-  benchmarks/side_by_side.md. A tool that failed on the way gets a row with the reason.
+  benchmarks/side_by_side.md, in which every kind of CPU has a section. A tool that failed on the way gets a row with
+  the reason.
 
 CASE is the name of a folder, such as vit-base.
 """
@@ -27,7 +28,7 @@ import numpy as np
 from benchmarks.contenders import CONTENDERS, MERGED, OURS, PICKS, PICKS_AT_F32, Contender
 from benchmarks.quantization import first_output
 from benchmarks.side_by_side_models import INPUT, Case, all_cases
-from benchmarks.tables import describe_machine, format_doubts, format_ratio, format_table, read_rows, write_page
+from benchmarks.tables import describe_cpu, describe_machine, format_doubts, format_ratio, format_table, parse_rows
 from benchmarks.venvs import read_pins
 from vitdeploy import environment
 from vitdeploy.errors import VitdeployError
@@ -46,6 +47,8 @@ SUMMARY_COLUMNS = (
     "model", "fastest of the other tools", "vitdeploy", "× [95 %]", "fastest of the other tools, at f32",
     "vitdeploy, at f32", "× [95 %] at f32", "× [95 %] with tokens merged", "measurement",
 )  # fmt: skip
+_SECTION = "## "
+"""Begins the heading of a section: the CPU."""
 Row = tuple[str, ...]
 
 
@@ -184,23 +187,41 @@ def main() -> None:
 
 
 def _store(summary: Row, new: list[Row], order: list[str]) -> None:
-    """Put a model's rows into the tables, in place of those that it had."""
+    """Put a model's rows into the tables of this CPU, in place of those that it had. Other CPUs keep their sections."""
+    sections = _read_sections()
+    own = sections.get(describe_cpu(), [])
 
     def merge(columns: tuple[str, ...], rows: list[Row]) -> list[Row]:
-        others = [row for row in read_rows(TABLE, columns) if row[0] != summary[0]]
+        others = [row for row in parse_rows(own, columns) if row[0] != summary[0]]
         return sorted([*others, *rows], key=lambda row: order.index(row[0]))
 
     short, rows = merge(SUMMARY_COLUMNS, [summary]), merge(COLUMNS, new)
-    heading = [
-        *_heading(),
+    sections[describe_cpu()] = [
+        describe_machine("torch", "transformers", "onnxruntime", "openvino").removeprefix(f"{describe_cpu()}; "),
         *_describe_gaps(order, short, rows),
         "",
         *format_table(SUMMARY_COLUMNS, short),
         "",
-        "## All ways",
+        *format_table(COLUMNS, rows),
+        "",
     ]
-    write_page(TABLE, heading, COLUMNS, rows)
+    lines = list(_heading())
+    for cpu, section in sections.items():
+        lines += ["", f"{_SECTION}{cpu}", "", *section]
+    TABLE.write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8")
     print(*summary, sep=" | ", flush=True)
+
+
+def _read_sections() -> dict[str, list[str]]:
+    """Return the lines of the page for each kind of CPU."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
+    sections: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith(_SECTION):
+            section = sections[line.removeprefix(_SECTION)] = []
+        elif sections:
+            section.append(line)
+    return {cpu: "\n".join(section).strip("\n").split("\n") for cpu, section in sections.items()}
 
 
 def _describe_gaps(order: list[str], summary: list[Row], rows: list[Row]) -> list[str]:
@@ -224,10 +245,10 @@ def _heading() -> list[str]:
         "Made by `python -m benchmarks.side_by_side` (make, pick, answer, time). Median latency at batch 1. All ways",
         "to run a model are timed in turns in one process on the same threads. Speeds are ratios over the interleaved",
         "blocks with 95 % bootstrap intervals; above 1 is faster. Opening a model anew changes them by up to 1 %,",
-        "which the intervals do not include. The first table compares vitdeploy's fastest artifact that",
-        "`--precision auto` wrote with the fastest row of all other tools: as their users run them, where bfloat16 is",
-        'forbidden on both sides ("at f32", as on most edge CPUs), and with tokens merged. All are chosen after the',
-        "measurement.",
+        "which the intervals do not include. Every kind of CPU has a section, with all ways in its second table. The",
+        "first compares vitdeploy's fastest artifact that `--precision auto` wrote with the fastest row of all other",
+        'tools: as their users run them, where bfloat16 is forbidden on both sides ("at f32", as on most edge CPUs),',
+        "and with tokens merged. All are chosen after the measurement.",
         "",
         "- All tools got the same transformers model and the same calibration images: 32, or 128 for the trained",
         "  models. The first eight models have random weights, so only their speed means something.",
@@ -252,7 +273,6 @@ def _heading() -> list[str]:
         "- optimum's ways are there for classifiers, ORT's optimizer for plain ViTs.",
         "- *note*: doubts about the measurement, or why there is none. No note: a valid measurement.",
         "",
-        describe_machine("torch", "transformers", "onnxruntime", "openvino"),
         f"Separate environments: {pins}.",
     ]
 

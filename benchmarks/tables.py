@@ -38,6 +38,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     if any(f"{describe_cpu()};" not in line for line in machines):
         print(f"{path.name} is of another CPU: it begins anew")
         return []
+    return parse_rows(lines, columns)
+
+
+def parse_rows(lines: Sequence[str], columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the rows of the table with these columns; none if there is no such table."""
     header = _line(columns)
     if header not in lines:
         return []

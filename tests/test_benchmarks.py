@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks.tables import VALID, describe_machine, read_rows, read_valid_rows, write_page
+from benchmarks import side_by_side
+from benchmarks.tables import VALID, describe_machine, parse_rows, read_rows, read_valid_rows, write_page
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 APART = {"peers": "it runs in an environment of its own, which has nncf"}
@@ -80,3 +81,31 @@ def test_a_page_goes_on_where_it_failed_and_begins_anew_on_another_commit(page: 
     (log.parent / "commit").write_text("2")
     assert runner.run(page)
     assert log.read_text() == "first second "
+
+
+def test_a_row_of_side_by_side_changes_the_section_of_its_cpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(side_by_side, "TABLE", page)
+
+    def store(cpu: str, model: str, speed: str) -> None:
+        monkeypatch.setattr(side_by_side, "describe_cpu", lambda: cpu)
+        summary = (model, *[speed] * (len(side_by_side.SUMMARY_COLUMNS) - 1))
+        side_by_side._store(summary, [(model, *[speed] * (len(side_by_side.COLUMNS) - 1))], ["a", "b"])
+
+    def read(cpu: str) -> list[tuple[str, str]]:
+        section = side_by_side._read_sections()[cpu]
+        tables = [parse_rows(section, columns) for columns in (side_by_side.SUMMARY_COLUMNS, side_by_side.COLUMNS)]
+        assert [row[:2] for row in tables[0]] == [row[:2] for row in tables[1]]
+        return [row[:2] for row in tables[0]]
+
+    store("old", "b", "1")
+    store("new", "a", "2")
+    before = page.read_text().partition("## new")[0]
+    store("new", "b", "3")
+    store("new", "a", "4")
+    assert page.read_text().partition("## new")[0] == before
+    assert read("old") == [("b", "1")]
+    assert read("new") == [("a", "4"), ("b", "3")]
+    assert page.read_text().count("Not measured yet: a.") == 1
