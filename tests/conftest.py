@@ -80,7 +80,8 @@ def _fewer_candidates_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     Tests about them put them back (test_nncf_candidates.py, test_int8_attention_candidates.py).
     """
     if (choose := sys.modules.get("vitdeploy.pipeline.choose")) is not None:
-        monkeypatch.setattr(choose, "list_nncf_names", lambda *_: [])
+        monkeypatch.setattr(choose, "list_nncf", lambda *_: [])
+        monkeypatch.setattr(choose, "list_folded_norms", lambda *_: [])
         monkeypatch.setattr(choose, "list_int8_attention", lambda *_: [])
 
 

@@ -58,7 +58,7 @@ def test_the_digest_is_of_the_meaning(tmp_path: Path) -> None:
         ("gate: {max_drop_pp: -1}", "gate.max_drop_pp should be greater than 0, not -1"),
         ("gate: {max_drop_pp: .nan}", "gate.max_drop_pp"),
         ("precision: {kind: int9}", "precision.kind: 'int9' is not one of bf16, fp16,"),
-        ("precision: {smooth_alpha: 3}", "precision.smooth_alpha should be 'auto' or 'off' or should be less than"),
+        ("precision: {smooth_alpha: 3}", "precision.smooth_alpha should be 'auto', 'off' or 'norms' or should be less"),
         ("preprocess: {size: [0, 3]}", "preprocess.size.0 should be greater than or equal to 1, not 0"),
         ("preprocess: {size: [3, 3], std: [0, 1, 1]}", "every std must be above 0"),
         ("preprocess: {size: [3, 3], channels: 1}", "mean and std need 1 values each"),

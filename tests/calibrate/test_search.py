@@ -9,7 +9,7 @@ import pytest
 
 from tests.detectors import Detector
 from tests.graphs import dynamo, images, raised, redrawn, run
-from vitdeploy.calibrate.choice import Choice
+from vitdeploy.calibrate.choice import NORMS, Choice
 from vitdeploy.calibrate.search import ALPHAS, Judge, find_best_choice
 from vitdeploy.graph.model import Graph, array
 from vitdeploy.quantize import Calibration
@@ -39,6 +39,14 @@ def test_noise_keeps_the_simple_way() -> None:
 def test_a_given_strength_is_taken() -> None:
     found, trials = find_best_choice(scored(Choice(), 5.0), alphas=(0.5,), tune_ranges=False)
     assert (found, len(trials)) == (Choice(0.5), 1)
+
+
+def test_folded_norms_are_taken_where_they_are_asked_for() -> None:
+    found, trials = find_best_choice(lambda _: 30.0, alphas=(NORMS,))
+    assert found == Choice(NORMS)
+    assert {t.choice.alpha for t in trials} == {NORMS}
+    assert (trials[0].record.norms, trials[0].record.alpha) == (True, 0.5)
+    assert str(trials[0].record) == "norms folded, minmax ranges: 30.0 dB"
 
 
 def test_the_judge_measures_noise(exported: Callable[[str], bytes]) -> None:

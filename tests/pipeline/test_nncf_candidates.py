@@ -26,7 +26,7 @@ needs_nncf = pytest.mark.skipif(
 
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
-    monkeypatch.setattr(choose, "list_nncf_names", attempts.list_nncf_names)  # tests/conftest.py leaves it out
+    monkeypatch.setattr(choose, "list_nncf", attempts.list_nncf)  # tests/conftest.py leaves it out
 
     def run(model: str = "demo:digits", target: str = "onnxruntime", **flags: object) -> Exported:
         recipe = recipes.compose(model, target=target, **flags)  # type: ignore[arg-type]

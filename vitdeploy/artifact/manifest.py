@@ -179,6 +179,7 @@ class Trial(Fact):
         precision: its name on the command line.
         quantizer: "own", or "nncf" where NNCF quantized it.
         attention: the operands of attention in INT8; empty if attention is in float.
+        folded_norms: True if the scale and bias of LayerNorms went whole into the linears behind them.
         form: the safe form of the graph; empty for the plain one.
         float_linears: the number of linears that stayed in float.
         merged: the number of the block, and how many tokens fewer there are behind it; empty without merging.
@@ -193,6 +194,7 @@ class Trial(Fact):
     precision: str
     quantizer: Quantizer = OWN
     attention: AttentionOperands = ""
+    folded_norms: bool = False
     form: str = ""
     float_linears: int = 0
     merged: Mapping[int, int] = {}
@@ -212,7 +214,7 @@ class Trial(Fact):
     @property
     def label(self) -> str:
         """The name for people, with what sets it apart from the precision's default: `int8, merged 3:60`."""
-        name = describe_precision(self.name, self.quantizer, self.attention)
+        name = describe_precision(self.name, self.quantizer, self.attention, folded_norms=self.folded_norms)
         merges = ",".join(f"{block}:{removed}" for block, removed in sorted(self.merged.items()))
         return f"{name}, merged {merges}" if merges else name
 

@@ -55,34 +55,47 @@ AttentionOperands = Literal["", "values", "all"]
 """The operands of attention in INT8: none, the probabilities and v, or q, k, v and the probabilities."""
 
 
-def describe_precision(name: str, quantizer: Quantizer, attention: AttentionOperands = "") -> str:
-    """Return the name of a precision for people: `int8`, `int8 by NNCF` or `int8 with INT8 attention`."""
+def describe_precision(
+    name: str, quantizer: Quantizer, attention: AttentionOperands = "", *, folded_norms: bool = False
+) -> str:
+    """Return the name of a precision for people: `int8`, `int8 by NNCF` or `int8 with INT8 attention, norms folded`."""
     name = name if quantizer == OWN else f"{name} by NNCF"
-    if not attention:
-        return name
-    return f"{name} with INT8 attention" + (" (values only)" if attention == "values" else "")
+    if attention:
+        name += " with INT8 attention" + (" (values only)" if attention == "values" else "")
+    return f"{name}, norms folded" if folded_norms else name
 
 
 class Migration(Fact):
-    """Migration of outliers from activations into weights, with strength `alpha`, at `inputs` inputs of linears."""
+    """Migration of outliers from activations into weights, with strength `alpha`, at `inputs` inputs of linears.
+
+    `norms` is the number of LayerNorms whose scale and bias went whole into the linears behind them, in place of that.
+    """
 
     alpha: float
     inputs: int
+    norms: int = 0
+
+    def __str__(self) -> str:
+        folded = f"scale and bias of {self.norms} norms folded into the weights; " if self.norms else ""
+        return f"{folded}strength {self.alpha:g}, at {self.inputs} inputs"
 
 
 class SearchStep(Fact):
     """One set of quantization settings that was tried, and the signal to noise ratio of the model's outputs.
 
-    `alpha` is the strength of the migration; None is off. `output_sqnr_db` is None if the outputs were not finite.
+    `alpha` is the strength of the migration; None is off. `norms` is True if the scale and bias of LayerNorms went
+    whole into the linears behind them. `output_sqnr_db` is None if the outputs were not finite.
     """
 
     alpha: float | None = None
+    norms: bool = False
     ranges: Literal["minmax", "mse"] = "minmax"
     bias_correction: bool = False
     output_sqnr_db: float | None
 
     def __str__(self) -> str:
         migration = "no migration" if self.alpha is None else f"migration {self.alpha:g}"
+        migration = "norms folded" if self.norms else migration
         correction = ", bias correction" if self.bias_correction else ""
         noise = "not finite" if self.output_sqnr_db is None else f"{self.output_sqnr_db:.1f} dB"
         return f"{migration}, {self.ranges} ranges{correction}: {noise}"
@@ -204,7 +217,7 @@ def _setting_rows(record: Quantization) -> Iterator[tuple[str, str]]:
     yield "bits per weight", "" if record.weight_bits is None else str(record.weight_bits)
     yield "rounding", record.rounding
     if record.migration is not None:
-        yield "migration", f"strength {record.migration.alpha:g}, at {record.migration.inputs} inputs"
+        yield "migration", str(record.migration)
     elif record.output_sqnr_db is not None or record.migration_note:
         yield "migration", record.migration_note or "off"
     yield "ranges", record.ranges or ""

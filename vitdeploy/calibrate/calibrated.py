@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vitdeploy.artifact.quantization import Migration, Quantization
 from vitdeploy.errors import QuantizeError
@@ -15,7 +15,7 @@ from vitdeploy.progress import Progress
 from vitdeploy.session import Inputs
 
 if TYPE_CHECKING:
-    from vitdeploy.calibrate.choice import Choice
+    from vitdeploy.calibrate.choice import Alpha, Choice
     from vitdeploy.calibrate.nncf_static import NNCFRun
     from vitdeploy.calibrate.search import Judge, ScoredChoice
     from vitdeploy.calibrate.writers import Writer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vitdeploy.quantize import Calibration
     from vitdeploy.quantize.observe import InputStatistics
 
-Alphas = tuple[float | None, ...]
+Alphas = tuple["Alpha", ...]
 """Migration strengths; None is no migration."""
 
 
@@ -98,15 +98,37 @@ class CalibratedGraph:
     @cached_property
     def statistics(self) -> Mapping[str, InputStatistics]:
         """Statistics of the inputs of all linears over the calibration images, by input name."""
+        return self._observe(self.graph, "Observe activations")
+
+    def _observe(self, graph: Graph, title: str) -> Mapping[str, InputStatistics]:
         from vitdeploy.graph.model import operand
         from vitdeploy.quantize.observe import collect_statistics
         from vitdeploy.quantize.placement import select_linears
 
         linears, _ = select_linears(self.structure, ())
         names = {name for linear in linears for name in linear.nodes}
-        inputs = {operand(n, 0).name or "" for n in self.graph.nodes if n.name in names and n.op_type == "MatMul"}
-        batches = self.stream_batches("Observe activations")
-        return collect_statistics(self.graph, inputs, batches, self.require_images().count)
+        inputs = {operand(n, 0).name or "" for n in graph.nodes if n.name in names and n.op_type == "MatMul"}
+        return collect_statistics(graph, inputs, self.stream_batches(title), self.require_images().count)
+
+    @cached_property
+    def folded_norms(self) -> int:
+        """The number of LayerNorms that can only normalise, with scale and bias in the linears behind them."""
+        from vitdeploy.passes.fold_norm_affine import FoldNormAffine
+
+        return len(FoldNormAffine().list_linears(self.graph))
+
+    @cached_property
+    def _folded_statistics(self) -> Mapping[str, InputStatistics]:
+        """Statistics of the inputs of all linears where norms are folded."""
+        return self._observe(self._fold_norms(), "Observe activations behind folded norms")
+
+    def _fold_norms(self) -> Graph:
+        """Return a copy with folded norms, made anew each time: it has weights of its own."""
+        from vitdeploy.passes.fold_norm_affine import FoldNormAffine
+
+        graph = self.copy()
+        FoldNormAffine().apply(graph)
+        return graph
 
     @property
     def zero_nodes(self) -> set[str]:
@@ -124,16 +146,33 @@ class CalibratedGraph:
 
         return Judge(self.graph, self.require_images())
 
-    def migrate(self, alpha: float | None) -> tuple[Graph, Mapping[str, InputStatistics]]:
+    def migrate(self, alpha: Alpha) -> tuple[Graph, Mapping[str, InputStatistics]]:
         """Return a copy with outliers moved into the weights, and the statistics of its inputs."""
-        graph = self.copy()
         if alpha is None:
-            return graph, self.statistics
-        migration = self._migration(alpha)
+            return self.copy(), self.statistics
+        graph, statistics, migration = self._prepare_migration(alpha)
         factors = migration.factors(graph)
         migration.apply(graph)
-        divided = {name: self.statistics[name].divide(f) for name, f in factors.items() if name in self.statistics}
-        return graph, {**self.statistics, **divided}
+        divided = {name: statistics[name].divide(f) for name, f in factors.items() if name in statistics}
+        return graph, {**statistics, **divided}
+
+    def _prepare_migration(
+        self, alpha: float | Literal["norms"]
+    ) -> tuple[Graph, Mapping[str, InputStatistics], MigrateOutliers]:
+        """Return a graph to write to, the statistics of its inputs, and what migrates its outliers."""
+        from vitdeploy.calibrate.choice import NORMS, VALUES_ALPHA
+        from vitdeploy.graph.model import operand
+        from vitdeploy.passes.fold_norm_affine import FoldNormAffine
+        from vitdeploy.passes.migrate_outliers import MigrateOutliers
+
+        if alpha != NORMS:
+            maxima = {name: statistics.magnitude for name, statistics in self.statistics.items()}
+            return self.copy(), self.statistics, MigrateOutliers(maxima=maxima, alpha=float(alpha))
+        graph, statistics = self._fold_norms(), self._folded_statistics
+        linears = {name for names in FoldNormAffine().list_linears(graph).values() for name in names}
+        folded = {operand(node, 0).name for node in graph.nodes if node.name in linears}
+        maxima = {name: one.magnitude for name, one in statistics.items() if name not in folded}
+        return graph, statistics, MigrateOutliers(maxima=maxima, alpha=VALUES_ALPHA)
 
     def search(self, writer: Writer, alphas: Alphas, *, tune_ranges: bool = True) -> SearchResult:
         """Find the way to quantize with `writer` that changes the outputs least. Each search runs once.
@@ -174,14 +213,13 @@ class CalibratedGraph:
             calibration=self.require_images().data,
         )
 
-    def _migration_record(self, alpha: float | None) -> Migration | None:
+    def _migration_record(self, alpha: Alpha) -> Migration | None:
+        from vitdeploy.calibrate.choice import NORMS, VALUES_ALPHA
+
         if alpha is None:
             return None
-        return Migration(alpha=alpha, inputs=len(self._migration(alpha).factors(self.copy())))
-
-    def _migration(self, alpha: float) -> MigrateOutliers:
-        from vitdeploy.passes.migrate_outliers import MigrateOutliers
-
-        return MigrateOutliers(
-            maxima={name: statistics.magnitude for name, statistics in self.statistics.items()}, alpha=alpha
-        )
+        graph, _, migration = self._prepare_migration(alpha)
+        inputs = len(migration.factors(graph))
+        if alpha == NORMS:
+            return Migration(alpha=VALUES_ALPHA, inputs=inputs, norms=self.folded_norms)
+        return Migration(alpha=alpha, inputs=inputs)

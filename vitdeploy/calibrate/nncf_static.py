@@ -10,7 +10,7 @@ import numpy as np
 
 from vitdeploy.artifact.manifest import FLOAT, Placement
 from vitdeploy.artifact.quantization import Migration, Quantization, SearchStep
-from vitdeploy.calibrate.calibrated import Alphas, CalibratedGraph
+from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.calibrate.weight_range import FULL_RANGE, largest_weight, weight_bits
 from vitdeploy.calibrate.writers import node_names
 from vitdeploy.graph.dialect import Dialect, Numbers
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from vitdeploy.quantize import Quantized
     from vitdeploy.quantize.nncf_process import StaticSettings
 
-NNCF_ALPHAS: Alphas = (0.95, 0.5, None)
+Strengths = tuple[float | None, ...]
+"""Strengths of SmoothQuant; None: off."""
+NNCF_ALPHAS: Strengths = (0.95, 0.5, None)
 """The strengths of SmoothQuant that are tried. The first is NNCF's default."""
 
 _LEAST_GAIN_DB = 0.1
@@ -43,7 +45,7 @@ def quantize_static(
     calibrated: CalibratedGraph,
     dialect: Dialect,
     numbers: Numbers,
-    alphas: Alphas,
+    alphas: Strengths,
     selection: tuple[list[Linear], dict[str, str]],
     *,
     float_decoder: bool,
@@ -105,7 +107,7 @@ def quantize_static(
 
 
 def _run_once(
-    calibrated: CalibratedGraph, dialect: Dialect, names: Sequence[str], alphas: Alphas, in_float: Collection[str]
+    calibrated: CalibratedGraph, dialect: Dialect, names: Sequence[str], alphas: Strengths, in_float: Collection[str]
 ) -> NNCFRun:
     """Run NNCF on the graph; not again for another precision that needs the same pairs. `in_float` are cores."""
     from vitdeploy.quantize.nncf_process import StaticSettings
@@ -126,7 +128,7 @@ def _run_once(
 
 
 def _search(
-    calibrated: CalibratedGraph, prepared: Graph, settings: StaticSettings, names: Sequence[str], alphas: Alphas
+    calibrated: CalibratedGraph, prepared: Graph, settings: StaticSettings, names: Sequence[str], alphas: Strengths
 ) -> NNCFRun:
     """Try each strength on as many batches as are compared, and quantize with the best one on all of them."""
     from vitdeploy.calibrate.search import SCORED_BATCHES

@@ -28,7 +28,8 @@ class Precision(Frozen, ABC):
 
     Attributes:
         keep: roles (`head`), regions (`decoder`) or name patterns (`blocks.0.*`) of linears that stay in float.
-        smooth_alpha: the strength with which outliers are migrated from activations into weights, from 0 to 1.
+        smooth_alpha: the strength with which outliers are migrated from activations into weights, from 0 to 1; "norms":
+            scale and bias of LayerNorms go whole into the linears behind them.
         quantizer: what decides scales and rounding; None is vitdeploy's own.
     """
 
@@ -46,7 +47,7 @@ class Precision(Frozen, ABC):
     """Targets that take it but do not name it in `Target.precisions`."""
 
     keep: tuple[str, ...] = ()
-    smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+    smooth_alpha: Literal["auto", "off", "norms"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     quantizer: Quantizer | None = None
 
     @property
@@ -69,11 +70,14 @@ class Precision(Frozen, ABC):
 
     def alphas(self) -> Alphas:
         """Return the migration strengths that a search begins with."""
+        from vitdeploy.calibrate.choice import NORMS
         from vitdeploy.calibrate.search import ALPHAS
 
         if self.smooth_alpha == "auto":
             return ALPHAS
-        return (None if self.smooth_alpha == "off" else float(self.smooth_alpha),)
+        if self.smooth_alpha in ("off", "norms"):
+            return (None if self.smooth_alpha == "off" else NORMS,)
+        return (float(self.smooth_alpha),)
 
 
 class LinearPrecision(Precision, ABC):

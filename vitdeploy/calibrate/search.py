@@ -10,7 +10,7 @@ import numpy as np
 
 from vitdeploy.artifact.quantization import SearchStep
 from vitdeploy.artifact.temporary import scratch_folder
-from vitdeploy.calibrate.choice import Choice
+from vitdeploy.calibrate.choice import NORMS, VALUES_ALPHA, Alpha, Choice
 from vitdeploy.graph.forced_selection import (
     drop_masked,
     expose_selections,
@@ -25,7 +25,7 @@ from vitdeploy.graph.sqnr import Noise, mean_sqnr_db
 from vitdeploy.quantize import Calibration
 from vitdeploy.session import Array, as_feeds, is_finite
 
-ALPHAS: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
+ALPHAS: tuple[Alpha, ...] = (None, 0.25, 0.5, 0.75)
 """The coarse grid of migration strengths; None is no migration."""
 
 SCORED_BATCHES = 16
@@ -45,7 +45,8 @@ class ScoredChoice:
     def record(self) -> SearchStep:
         """The choice and its ratio as the manifest stores them."""
         return SearchStep(
-            alpha=self.choice.alpha,
+            alpha=VALUES_ALPHA if self.choice.alpha == NORMS else self.choice.alpha,
+            norms=self.choice.alpha == NORMS,
             ranges=self.choice.ranges,
             bias_correction=self.choice.correct_bias,
             output_sqnr_db=self.sqnr_db if np.isfinite(self.sqnr_db) else None,
@@ -94,7 +95,7 @@ class Judge:
 
 
 def find_best_choice(
-    score: Callable[[Choice], float], *, alphas: Sequence[float | None] = ALPHAS, tune_ranges: bool = True
+    score: Callable[[Choice], float], *, alphas: Sequence[Alpha] = ALPHAS, tune_ranges: bool = True
 ) -> tuple[Choice, list[ScoredChoice]]:
     """Return the best choice, and all choices that were tried, in order.
 
@@ -114,7 +115,7 @@ def find_best_choice(
         return tried[-1]
 
     best = _pick_best(attempt(Choice(alpha=alpha)) for alpha in alphas)
-    if len(alphas) > 1 and best.choice.alpha is not None:
+    if len(alphas) > 1 and isinstance(best.choice.alpha, float):
         around = (best.choice.alpha - _STEP, best.choice.alpha + _STEP)
         best = _pick_best([best, *(attempt(replace(best.choice, alpha=alpha)) for alpha in around)])
     if tune_ranges:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.choice import NORMS
 from vitdeploy.calibrate.nncf_static import NNCF_ALPHAS, quantize_static
 from vitdeploy.calibrate.precision import LinearPrecision
 from vitdeploy.calibrate.weight_range import FULL_RANGE, largest_weight, weight_bits
 from vitdeploy.calibrate.writers import PairWriter, node_names
+from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Linear
@@ -52,7 +54,10 @@ class StaticPrecision(LinearPrecision, ABC):
         selection = self.select_linears(calibrated.structure, dialect)
         linears, rules = keep_zero_inputs(*selection, calibrated.zero_nodes)
         if self.quantizer == NNCF:
-            alphas = NNCF_ALPHAS if self.smooth_alpha == "auto" else self.alphas()
+            if self.smooth_alpha == NORMS:
+                raise QuantizeError("NNCF does not fold norms", fix="Set another `smooth_alpha`, or `quantizer: own`.")
+            given = tuple(alpha for alpha in self.alphas() if not isinstance(alpha, str))
+            alphas = NNCF_ALPHAS if self.smooth_alpha == "auto" else given
             return quantize_static(
                 calibrated, dialect, self.numbers, alphas, (linears, rules), float_decoder=self.float_decoder
             )

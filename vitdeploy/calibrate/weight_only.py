@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.artifact.quantization import Quantization
 from vitdeploy.calibrate.calibrated import CalibratedGraph
-from vitdeploy.calibrate.choice import Choice
+from vitdeploy.calibrate.choice import Alpha, Choice
 from vitdeploy.calibrate.nncf_weights import compress_weights
 from vitdeploy.calibrate.precision import LinearPrecision
 from vitdeploy.calibrate.writers import WeightWriter, node_names
@@ -56,7 +56,7 @@ def quantize_weights(
     *,
     stored: str,
     method: str = "weights only",
-    alpha: float | None = None,
+    alpha: Alpha = None,
 ) -> Quantized:
     """Store the weights of every selected linear in few bits.
 

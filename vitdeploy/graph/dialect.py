@@ -115,6 +115,7 @@ class Dialect:
         overwrites_queries: whether the compiler writes the result of an attention over queries that it still has to
             read, where it moves one of both and there are as many heads as queries.
         norms_of_lists: whether the compiler has one kernel for a LayerNorm of three axes, and several for one of more.
+        scales_norms_apart: whether the compiler applies the scale and bias of a LayerNorm in a kernel of their own.
         lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
@@ -132,6 +133,7 @@ class Dialect:
     splits_joined_codes: bool = False
     overwrites_queries: bool = False
     norms_of_lists: bool = False
+    scales_norms_apart: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

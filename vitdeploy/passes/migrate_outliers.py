@@ -13,8 +13,9 @@ from pydantic import ConfigDict
 from vitdeploy.graph.model import Graph, array, constant, dims, operand, producer
 from vitdeploy.passes import Pass, PassResult
 from vitdeploy.passes._attention import attention_cores
+from vitdeploy.passes._channel_readers import ChannelReader, match_readers
 from vitdeploy.passes._linear import LinearMatch, match_linear, match_linear_ending_at, rewrite_linear, scale_outputs
-from vitdeploy.passes._trace_channels import MOVING, Arrival, trace, trace_channels
+from vitdeploy.passes._trace_channels import MOVING, trace, trace_channels
 from vitdeploy.session import Array
 
 _DEAD_BELOW = 1e-5
@@ -93,26 +94,12 @@ class MigrateOutliers(Pass):
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """A linear that reads a source. Its K input channels are the `channels` of the source."""
-
-    product: ir.Node
-    weight: Array
-    channels: Array
-
-    @property
-    def name(self) -> str:
-        """The name of the linear's input."""
-        return operand(self.product, 0).name or ""
-
-
-@dataclass(frozen=True)
 class _Source:
     """A node whose channels can be divided by factors: a LayerNormalization, or the linear that computes the values."""
 
     node: ir.Node | LinearMatch
     channels: int
-    readers: list[_Reader]
+    readers: list[ChannelReader]
     columns: Array | None = None
     """For a linear: the output channels that are the channels of the source."""
 
@@ -152,7 +139,7 @@ def _match_norm(norm: ir.Node) -> _Source | str:
         return "it has no constant scale for each channel"
     rank = len(dims(norm.outputs[0]) or ())
     try:
-        readers = _match_readers(list(trace_channels(norm.outputs[0], rank - 1)))
+        readers = match_readers(list(trace_channels(norm.outputs[0], rank - 1)))
     except ValueError as error:
         return f"its channels are not known: {error}"
     return readers if isinstance(readers, str) else _Source(norm, scale.size, readers)
@@ -178,21 +165,7 @@ def _match_values(core: ir.Node) -> _Source | str:
         if (values[0] != first_token).any():
             return "its channels are not the same for each token"
         output_channels = np.broadcast_to(np.searchsorted(columns, first_token), shape)
-        readers = _match_readers(list(trace(core.outputs[0], output_channels)))
+        readers = match_readers(list(trace(core.outputs[0], output_channels)))
     except ValueError as error:
         return f"its channels are not known: {error}"
     return readers if isinstance(readers, str) else _Source(linear, len(columns), readers, columns)
-
-
-def _match_readers(arrivals: list[Arrival]) -> list[_Reader] | str:
-    """Return the linears where the channels arrive, or why not all of these readers are linears."""
-    readers = []
-    for node, index, numbers in arrivals:
-        linear = match_linear(node) if node is not None and node.op_type == "MatMul" and index == 0 else None
-        if linear is None:
-            return f"{node.name if node is not None else 'the output'} reads it, which is not a linear"
-        channels = numbers.reshape(-1, numbers.shape[-1])
-        if (channels != channels[:1]).any():
-            return f"{linear.product.name} reads different channels for each token"
-        readers.append(_Reader(linear.product, linear.weight, channels[0]))
-    return readers or "nothing reads it"

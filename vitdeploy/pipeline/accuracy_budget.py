@@ -57,6 +57,7 @@ class AccuracyBudget:
             precision=candidate.name,
             quantizer=candidate.quantizer,
             attention=candidate.attention,
+            folded_norms=candidate.folded_norms,
             float_linears=candidate.float_linears,
             lost=loss.points,
             judged_by=loss.judged_by,

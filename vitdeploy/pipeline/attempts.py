@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdeploy import environment
@@ -18,7 +20,7 @@ from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import OWN, VALUES, Int8Attention, PrecisionSpec, Quantizer
+from vitdeploy.recipe import NNCF, OWN, VALUES, Int8Attention, PrecisionSpec, Quantizer
 
 _FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
@@ -40,6 +42,28 @@ class Request:
     judging: JudgingBatches | None = None
     variants: bool = False
     host: Host | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to make a precision that `auto` tries beside the recipe's, with all linears quantized or not at all.
+
+    Attributes:
+        precision: its name.
+        quantizer: what decides scales and rounding; None: as the recipe says.
+        attention: the operands of attention in INT8; False: as the recipe says.
+        folded_norms: put the scale and bias of LayerNorms whole into the linears behind them.
+    """
+
+    precision: str
+    quantizer: Quantizer | None = None
+    attention: Int8Attention = False
+    folded_norms: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all linears are quantized, or none: each try takes long."""
+        return self.quantizer is not None or bool(self.attention) or self.folded_norms
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ def list_names(builder: CandidateBuilder, request: Request) -> list[str]:
     return [name for name in names if _is_smaller(name, base)] if request.variants and request.untimed else names
 
 
-def list_nncf_names(builder: CandidateBuilder, request: Request) -> list[str]:
+def list_nncf(builder: CandidateBuilder, request: Request) -> list[Way]:
     """List the precisions that `auto` makes with NNCF too: static INT8, where NNCF and images are here.
 
     Not where the recipe names a quantizer, and not for variants, which go by the name of their precision.
@@ -83,11 +107,11 @@ def list_nncf_names(builder: CandidateBuilder, request: Request) -> list[str]:
     if not nncf_process.is_installed():
         return []
     kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
-    return [name for name, kind in kinds.items() if kind.takes_nncf and kind.needs_images]
+    return [Way(name, NNCF) for name, kind in kinds.items() if kind.takes_nncf and kind.needs_images]
 
 
-def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[tuple[str, Int8Attention]]:
-    """List the precisions that `auto` makes with INT8 attention too, with its operands.
+def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[Way]:
+    """List the precisions that `auto` makes with INT8 attention too.
 
     Static INT8 on OpenVINO, where the CPU has INT8 dot products: `int8-bf16` if the CPU has bfloat16, else `int8`. Not
     where the recipe decides about attention, and not for variants, which go by the name of their precision.
@@ -100,7 +124,24 @@ def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[tup
     kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
     rests = {name: kind.numbers.rest for name, kind in kinds.items() if "attention" in kind.model_fields}
     fastest = "bf16" if cpu.bfloat16_dot_product and "bf16" in rests.values() else "fp32"
-    return [(name, operands) for name, rest in rests.items() if rest == fastest for operands in (VALUES, True)]
+    names = [name for name, rest in rests.items() if rest == fastest]
+    return [Way(name, attention=operands) for name in names for operands in (VALUES, True)]
+
+
+def list_folded_norms(builder: CandidateBuilder, request: Request, attentions: Sequence[Way]) -> list[Way]:
+    """List the ways that `auto` makes with folded norms too, which save a kernel at each norm on OpenVINO.
+
+    Those with INT8 attention, which are the fastest, and where there are none, static INT8. Not where the recipe
+    decides about migration or the quantizer, and not for variants, which go by the name of their precision.
+    """
+    decided = request.spec.smooth_alpha != "auto" or request.spec.quantizer == NNCF
+    if decided or request.variants or not builder.target.dialect().scales_norms_apart:
+        return []
+    if not builder.calibrated.has_images or not builder.calibrated.folded_norms:
+        return []
+    kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
+    plain = [Way(name) for name, kind in kinds.items() if kind.needs_images and kind.numbers.products == "int8"]
+    return [dataclasses.replace(way, folded_norms=True) for way in attentions or plain]
 
 
 def make_trial(candidate: Candidate) -> Trial:
@@ -109,42 +150,42 @@ def make_trial(candidate: Candidate) -> Trial:
         precision=candidate.name,
         quantizer=candidate.quantizer,
         attention=candidate.attention,
+        folded_norms=candidate.folded_norms,
         float_linears=candidate.float_linears,
     )
 
 
 def attempt(
     builder: CandidateBuilder,
-    name: str,
+    way: Way,
     request: Request,
     budget: AccuracyBudget | None,
     *,
     check: bool = True,
-    quantizer: Quantizer | None = None,
-    attention: Int8Attention = False,
 ) -> tuple[Candidate | None, list[Trial]]:
     """Make a precision within the budget. Return the candidate with its trials; or None with the reason in the last.
 
     Args:
         builder: makes the candidates.
-        name: of the precision.
+        way: the precision, and what is tried beside the recipe's way to make it.
         request: the recipe's precision, and the machine that it is for.
         budget: None judges nothing, which works only with random weights.
         check: refuse a precision for which the machine has no units.
-        quantizer: one that is tried beside the recipe's. It quantizes all linears or nothing.
-        attention: INT8 attention that is tried beside the recipe's, with all linears quantized.
 
     Raises:
         PassError: a pass failed, which is a bug of this program, and not a precision that is not possible.
     """
-    chosen = quantizer or (request.spec.quantizer if precisions.kind_of(name).takes_nncf else None)
-    operands: AttentionOperands = "values" if attention == VALUES else "all" if attention else ""
-    failed = Trial(precision=name, quantizer=chosen or OWN, attention=operands)
+    name, given = way.precision, request.spec
+    chosen = way.quantizer or (given.quantizer if precisions.kind_of(name).takes_nncf else None)
+    operands: AttentionOperands = "values" if way.attention == VALUES else "all" if way.attention else ""
+    failed = Trial(precision=name, quantizer=chosen or OWN, attention=operands, folded_norms=way.folded_norms)
     try:
         if check:
             precisions.check(name, builder.target, request.host)
-        spec = replace(request.spec, kind=name, quantizer=chosen, attention=attention or request.spec.attention)
-        return _fit(builder, precisions.find(spec), budget, whole=quantizer is not None or bool(attention))
+        alpha = "norms" if way.folded_norms else given.smooth_alpha
+        attention = way.attention or given.attention
+        spec = replace(given, kind=name, quantizer=chosen, attention=attention, smooth_alpha=alpha)
+        return _fit(builder, precisions.find(spec), budget, whole=way.is_whole)
     except PassError:
         raise
     except DataError as error:  # the task cannot read the outputs, which the user can mend

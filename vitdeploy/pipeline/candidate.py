@@ -15,6 +15,7 @@ from vitdeploy.artifact import PassRecord, Placement, TensorSpec
 from vitdeploy.artifact.layout import GRAPH, SITES
 from vitdeploy.artifact.quantization import AttentionOperands, Quantization, describe_precision
 from vitdeploy.calibrate.calibrated import CalibratedGraph
+from vitdeploy.calibrate.choice import NORMS, Alpha
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
@@ -80,13 +81,20 @@ class Candidate:
     @property
     def label(self) -> str:
         """The precision for people, with what sets it apart from its default."""
-        return describe_precision(self.name, self.quantizer, self.attention)
+        return describe_precision(self.name, self.quantizer, self.attention, folded_norms=self.folded_norms)
 
     @property
-    def alpha(self) -> float | None:
+    def folded_norms(self) -> bool:
+        """True if the scale and bias of LayerNorms went whole into the linears behind them."""
+        return self.alpha == NORMS
+
+    @property
+    def alpha(self) -> Alpha:
         """The strength of its migration of outliers; None without migration."""
-        record = self.record
-        return record.migration.alpha if record is not None and record.migration is not None else None
+        migration = self.record.migration if self.record is not None else None
+        if migration is None:
+            return None
+        return NORMS if migration.norms else migration.alpha
 
     @property
     def doubts(self) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.attempts import (
     Chosen,
     Request,
+    Way,
     attempt,
+    list_folded_norms,
     list_int8_attention,
     list_names,
-    list_nncf_names,
+    list_nncf,
     make_plain,
     make_trial,
     open_budget,
@@ -30,7 +32,6 @@ from vitdeploy.pipeline.fastest import (
 from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import NNCF, Int8Attention, Quantizer
 
 
 def choose(builder: CandidateBuilder, request: Request, precision: Precision | None, progress: Progress) -> Chosen:
@@ -60,12 +61,10 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
     budget, notes = open_budget(builder, reference, request, progress)
     trials = [Trial(precision=reference.name)]
     within = {0: reference}
-    attempts: list[tuple[str, Quantizer | None, Int8Attention]]
-    attempts = [(name, None, False) for name in list_names(builder, request)]
-    attempts += [(name, None, attention) for name, attention in list_int8_attention(builder, request)]
-    attempts += [(name, NNCF, False) for name in list_nncf_names(builder, request)]
-    for name, quantizer, attention in attempts:
-        candidate, tried = attempt(builder, name, request, budget, quantizer=quantizer, attention=attention)
+    ways, attentions = map(Way, list_names(builder, request)), list_int8_attention(builder, request)
+    folded, nncf = list_folded_norms(builder, request, attentions), list_nncf(builder, request)
+    for way in (*ways, *attentions, *folded, *nncf):
+        candidate, tried = attempt(builder, way, request, budget)
         trials += tried
         if candidate is not None:
             within[len(trials) - 1] = candidate

@@ -8,7 +8,7 @@ from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.attempts import Chosen, Request, attempt, list_names, make_plain, open_budget
+from vitdeploy.pipeline.attempts import Chosen, Request, Way, attempt, list_names, make_plain, open_budget
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.progress import Progress
 
@@ -48,7 +48,7 @@ def _add(
     budget, notes = open_budget(builder, float32, request, progress, emulated=True)
     trials, variants = list(chosen.trials), list(chosen.variants)
     for name in names:
-        candidate, tried = attempt(builder, name, request, budget, check=check)
+        candidate, tried = attempt(builder, Way(name), request, budget, check=check)
         trials = [trial for trial in trials if trial.precision != name] + tried
         if candidate is not None:
             variants.append((candidate, tried[-1]))

@@ -119,7 +119,8 @@ class PrecisionSpec(Frozen):
         quantizer: what decides scales and rounding: vitdeploy's own, or NNCF. None: own; for "auto" both, where NNCF is
             installed.
         among: the precisions that "auto" tries beside the target's default; empty: all that may be faster.
-        smooth_alpha: the strength of the migration of outliers, from 0 to 1.
+        smooth_alpha: the strength of the migration of outliers, from 0 to 1; "norms": the scale and bias of LayerNorms
+            go whole into the linears behind them.
         keep: linears that stay in float, by role (`head`), by region (`decoder`) or by name (`blocks.0.*`).
         float_decoder: where activations are rounded, leave the selection scores, the decoder and the heads of a
             detector with queries (DETR and its successors) in float.
@@ -136,7 +137,7 @@ class PrecisionSpec(Frozen):
     kind: str | None = None
     quantizer: Quantizer | None = None
     among: tuple[str, ...] = ()
-    smooth_alpha: Literal["auto", "off"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+    smooth_alpha: Literal["auto", "off", "norms"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     keep: tuple[str, ...] = ()
     float_decoder: bool = True
     attention: Int8Attention = False

@@ -109,6 +109,7 @@ class OpenVINO(Target):
             splits_joined_codes=True,
             overwrites_queries=True,
             norms_of_lists=True,
+            scales_norms_apart=on_cpu,
         )
 
     def compile(
