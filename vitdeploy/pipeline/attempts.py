@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to make a precision that `auto` tries beside the recipe's, with all linears quantized or not at all.
+    """A way to make a precision that `auto` tries.
 
     Attributes:
         precision: its name.
@@ -62,7 +62,7 @@ class Way:
 
     @property
     def is_whole(self) -> bool:
-        """Return whether all linears are quantized, or none: each try takes long."""
+        """Return whether no linear is left in float where it loses too much, because each try takes long."""
         return self.quantizer is not None or bool(self.attention) or self.folded_norms
 
 
