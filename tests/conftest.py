@@ -75,9 +75,10 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _fewer_candidates_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `auto` go without NNCF, which takes half a minute, and without INT8 attention, which only some CPUs have.
+    """Let `auto` go without NNCF, which takes half a minute, and without what only OpenVINO or some CPUs have.
 
-    Tests about them put them back (test_nncf_candidates.py, test_int8_attention_candidates.py).
+    Tests about them put them back (test_nncf_candidates.py, test_int8_attention_candidates.py,
+    test_folded_norm_candidates.py).
     """
     if (choose := sys.modules.get("vitdeploy.pipeline.choose")) is not None:
         monkeypatch.setattr(choose, "list_nncf", lambda *_: [])
