@@ -20,6 +20,7 @@ from venv import create as create_venv
 
 from packaging.requirements import Requirement
 
+_LOCK_FOLDERS = '("/run/lock", "/tmp")'
 HEAVY = ("torch", "timm", "onnx", "onnx_ir", "onnxscript")
 
 
@@ -58,13 +59,15 @@ def url_of(port: int) -> str:
 def make_far_venv(venv: Path, wheel: Path) -> None:
     """Make a virtual environment of the light base with two runtimes.
 
-    It has the wheel, and links to the packages of this environment that it requires.
+    It has the wheel, and links to the packages of this environment that it requires. It is a machine of its own: its jobs
+    do not wait for those of other far sides on this one, nor list them.
     """
     create_venv(venv, with_pip=False)
     python = venv / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, wheel], check=True, capture_output=True)
     link_requirements(site_packages(venv), "vitdeploy", ("openvino", "onnxruntime"))
+    _use_own_lock(venv)
     heavy = subprocess.run(
         [python, "-c", f"import importlib.util as u; print(*[n for n in {HEAVY} if u.find_spec(n)])"],
         cwd="/", capture_output=True, text=True, check=True,
@@ -75,6 +78,14 @@ def make_far_venv(venv: Path, wheel: Path) -> None:
 def site_packages(venv: Path) -> Path:
     """The folder of the packages of a virtual environment."""
     return Path(sysconfig.get_path("purelib", "venv", {"base": str(venv)}))
+
+
+def _use_own_lock(venv: Path) -> None:
+    """Move the machine's lock of the vitdeploy there, which is a file in a folder that all users have, into the venv."""
+    source = site_packages(venv) / "vitdeploy" / "machine_lock.py"
+    text = source.read_text()
+    assert text.count(_LOCK_FOLDERS) == 1, "machine_lock.py writes its folders in another way"
+    source.write_text(text.replace(_LOCK_FOLDERS, f'("{venv}",)'))
 
 
 def make_wheel(folder: Path) -> Path:
