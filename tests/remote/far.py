@@ -59,8 +59,8 @@ def url_of(port: int) -> str:
 def make_far_venv(venv: Path, wheel: Path) -> None:
     """Make a virtual environment of the light base with two runtimes.
 
-    It has the wheel, and links to the packages of this environment that it requires. It is a machine of its own: its jobs
-    do not wait for those of other far sides on this one, nor list them.
+    It has the wheel, and links to the packages of this environment that it requires. It is a machine of its own: its
+    jobs do not wait for those of other far sides on this one, nor list them.
     """
     create_venv(venv, with_pip=False)
     python = venv / "bin" / "python"
@@ -81,7 +81,7 @@ def site_packages(venv: Path) -> Path:
 
 
 def _use_own_lock(venv: Path) -> None:
-    """Move the machine's lock of the vitdeploy there, which is a file in a folder that all users have, into the venv."""
+    """Put the machine's lock of the vitdeploy there, a file in a folder that all users have, into the venv."""
     source = site_packages(venv) / "vitdeploy" / "machine_lock.py"
     text = source.read_text()
     assert text.count(_LOCK_FOLDERS) == 1, "machine_lock.py writes its folders in another way"
