@@ -1,4 +1,4 @@
-"""Time INT8 attention in OpenVINO: in float, with the probabilities and v in INT8, and with all operands in INT8.
+"""Time INT8 attention in OpenVINO: in float, probabilities and v in INT8, all operands in INT8, norms folded as well.
 
     python -m benchmarks.int8_attention [--seconds S] [MODEL…]
 
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.images import make_input, save_made_up
 from benchmarks.tables import describe_machine, format_doubts, format_ratio, read_valid_rows, write_page
@@ -34,7 +35,13 @@ MODELS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "vit_base_patch16_2
 TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("model", "precision", "attention", "fused", "p50 ms", "× attention in float", "outputs, dB", "measurement")
 PRECISIONS = ("int8", "int8-bf16")
-FORMS: dict[str, Int8Attention] = {"float": False, "probabilities and v in INT8": VALUES, "all operands in INT8": True}
+FORMS: dict[str, tuple[Int8Attention, Literal["auto", "norms"]]] = {
+    "float": (False, "auto"),
+    "probabilities and v in INT8": (VALUES, "auto"),
+    "all operands in INT8": (True, "auto"),
+    "all operands in INT8, norms folded": (True, "norms"),
+}
+"""`precision.attention` and `precision.smooth_alpha` of a recipe, by the form's name in the table."""
 CALIBRATION_IMAGES = 32  # of noise: they change scales, not time
 
 
@@ -61,11 +68,11 @@ def _measure(name: str, folder: Path, seconds: float) -> list[tuple[str, ...]]:
     calibration = save_made_up(folder / "images.npz", model.preprocess, CALIBRATION_IMAGES)
     artifacts: dict[tuple[str, str], Artifact] = {}
     for precision in PRECISIONS:
-        for label, attention in FORMS.items():
+        for label, (attention, alpha) in FORMS.items():
             recipe = recipes.compose(
                 f"timm:{name}", target="openvino", precision=precision, weights="random", calibration=calibration
             )
-            recipe = replace(recipe, precision=replace(recipe.precision, attention=attention))
+            recipe = replace(recipe, precision=replace(recipe.precision, attention=attention, smooth_alpha=alpha))
             out = folder / f"{precision}-{len(artifacts)}"
             artifacts[precision, label] = export(recipe, out, Silent()).artifact
     bench = _time([*artifacts.values()], image, seconds)
@@ -97,11 +104,12 @@ def _heading() -> list[str]:
     return [
         "# INT8 attention in OpenVINO",
         "",
-        "Median latency at batch 1 of models whose linears are INT8, by what is INT8 in attention. `int8` computes",
-        "the rest in float32, as on CPUs without bfloat16; `int8-bf16` in bfloat16. All forms of a model are timed in",
-        "turns in one process. **×** is how many times as fast as with attention in float in the same precision, with",
-        "the 95 % bootstrap interval over blocks. **outputs** is the signal to noise ratio of the graph's outputs",
-        "against float32, on noise and with random weights. Made by `python -m benchmarks.int8_attention`.",
+        "Median latency at batch 1 of models whose linears are INT8, by what is INT8 in attention, and with scales and",
+        "biases of LayerNorms folded into the linears behind them. `int8` computes the rest in float32, as on CPUs",
+        "without bfloat16; `int8-bf16` in bfloat16. All forms of a model are timed in turns in one process. **×** is",
+        "how many times as fast as with attention in float in the same precision, with the 95 % bootstrap interval",
+        "over blocks. **outputs** is the signal to noise ratio of the graph's outputs against float32, on noise and",
+        "with random weights. Made by `python -m benchmarks.int8_attention`.",
         "",
         describe_machine("torch", "timm", "openvino"),
     ]

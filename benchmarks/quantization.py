@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -125,11 +125,14 @@ def first_output(outputs: Mapping[str, Array]) -> Array:
 # ------------------------------------------------------------------------------------------------------- vitdeploy
 
 
-def with_vitdeploy(target: str, precision: str, quantizer: str | None = None) -> Way:
+def with_vitdeploy(
+    target: str, precision: str, quantizer: str | None = None, smooth_alpha: Literal["auto", "norms"] = "auto"
+) -> Way:
     """Return the way through `export` and `eval`, with vitdeploy's own quantizer or another one."""
 
     def way(subject: Subject, folder: Path) -> tuple[Eval, str]:
-        artifact = _export(subject, folder / "out", target, precision, quantizer=quantizer)
+        out = folder / "out"
+        artifact = _export(subject, out, target, precision, quantizer=quantizer, smooth_alpha=smooth_alpha)
         return evaluate(artifact, subject.evaluation, Silent()), _settings(artifact)
 
     return way
@@ -160,7 +163,14 @@ def with_vitdeploy_graph(target: str, device: str, precision: str) -> Way:
 
 
 def _export(
-    subject: Subject, out: Path, target: str, precision: str, device: str | None = None, quantizer: str | None = None
+    subject: Subject,
+    out: Path,
+    target: str,
+    precision: str,
+    device: str | None = None,
+    *,
+    quantizer: str | None = None,
+    smooth_alpha: Literal["auto", "norms"] = "auto",
 ) -> Artifact:
     recipe = recipes.compose(
         subject.spec,
@@ -170,6 +180,7 @@ def _export(
         quantizer=quantizer,
         calibration=subject.calibration,
     )
+    recipe = replace(recipe, precision=replace(recipe.precision, smooth_alpha=smooth_alpha))
     return export(recipe, out, Silent()).artifact
 
 
@@ -180,7 +191,7 @@ def _settings(artifact: Artifact) -> str:
         return ""
     settings = [record.method] if artifact.manifest.target.precision == "fp16" else []
     if record.migration is not None:
-        settings.append(f"migration {record.migration.alpha:g}")
+        settings.append("norms folded" if record.migration.norms else f"migration {record.migration.alpha:g}")
     elif record.tried:
         settings.append("no migration")
     if record.ranges is not None:
@@ -249,6 +260,7 @@ INT8_WAYS: dict[str, Way] = {
     "ORT quantize_dynamic": with_peer("ort-dynamic"),
     "ORT quantize_dynamic, reduce_range": with_peer("ort-dynamic-reduce-range"),
     "**vitdeploy** openvino int8": with_vitdeploy("openvino", "int8"),
+    "**vitdeploy** openvino int8, norms folded": with_vitdeploy("openvino", "int8", smooth_alpha="norms"),
     "**vitdeploy** openvino int8 by NNCF": with_vitdeploy("openvino", "int8", "nncf"),
     "**vitdeploy** openvino int8-dynamic": with_vitdeploy("openvino", "int8-dynamic"),
     "**vitdeploy** onnxruntime int8": with_vitdeploy("onnxruntime", "int8"),
