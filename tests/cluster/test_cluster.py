@@ -58,6 +58,25 @@ def test_a_call_runs_only_on_the_nodes_of_its_request(cluster: Cluster, tmp_path
     assert {node for _, node in results} <= set(edge)
 
 
+def test_calls_that_have_ended_are_not_cancelled(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray aborts the process if it cancels a call whose result has just arrived."""
+    import ray
+
+    ended = cluster.start(square, 2, request=NodeRequest())
+    assert cluster.wait([ended]) == [ended]
+    running = cluster.start(wait_on_node, tmp_path / "mark", request=NodeRequest())
+    cancelled = []
+    monkeypatch.setattr(ray, "cancel", lambda ref, *, force: cancelled.append((ref, force)))
+    cluster.cancel([ended, running])
+    assert cancelled == [(running.ref, True)]
+    assert cluster.wait([running]) == [running]
+    cluster.interrupt([running], 10.0)
+    cluster.cancel([])
+    assert cancelled == [(running.ref, True), (running.ref, False)]
+
+
 def test_a_call_whose_process_dies_runs_again(cluster: Cluster, tmp_path: Path) -> None:
     ((_, pid),) = cluster.run(kill_process_once, [(tmp_path / "mark",)], NodeRequest())
     assert pid > 0

@@ -106,19 +106,22 @@ class Cluster:
         return result  # type: ignore[no-any-return]
 
     def interrupt(self, calls: Sequence[NodeCall[Any]], patience_s: float) -> None:
-        """Raise KeyboardInterrupt in calls, and wait until they have ended, but not for ever."""
+        """Raise KeyboardInterrupt in calls, and wait until they have ended, but not for ever: then end them."""
         import ray
 
         for call in calls:
             ray.cancel(call.ref, force=False)
-        if calls:
-            ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=patience_s, fetch_local=False)
+        self.cancel(_list_running(calls, patience_s))
 
     def cancel(self, calls: Iterable[NodeCall[Any]]) -> None:
-        """End calls, also in the middle."""
+        """End calls, also in the middle.
+
+        Those that have ended are left alone: Ray (2.60) aborts this process if a call is cancelled just when its result
+        has arrived.
+        """
         import ray
 
-        for call in calls:
+        for call in _list_running(list(calls)):
             ray.cancel(call.ref, force=True)
 
     def run(
@@ -149,6 +152,17 @@ class Cluster:
                     yield running.pop(call), result
         finally:
             self.cancel(running)
+
+
+def _list_running(calls: Sequence[NodeCall[T]], patience_s: float = 0.0) -> list[NodeCall[T]]:
+    """Return the calls that have not ended after some seconds; sooner if all have ended."""
+    import ray
+
+    if not calls:
+        return []
+    refs = {call.ref: call for call in calls}
+    _, running = ray.wait(list(refs), num_returns=len(refs), timeout=patience_s, fetch_local=False)
+    return [refs[ref] for ref in running]
 
 
 def fetch(shared: Any) -> Any:

@@ -42,6 +42,7 @@ def recorded(out: Path, seconds: float = 120, **options: Any) -> Recording:
     return load(out)
 
 
+@pytest.mark.timing  # power is read on a real clock
 def test_a_board_is_recorded(board: Board, only: Callable[..., None], tmp_path: Path) -> None:
     board("10.3")
     only(("vit", "int8"))

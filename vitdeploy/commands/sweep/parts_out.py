@@ -157,4 +157,3 @@ class PartsOut:
         there = [call for call, part in self._out.items() if part.host is not None]
         self.cluster.cancel(self._out.keys() - set(there))
         self.cluster.interrupt(there, _PATIENCE_S)
-        self.cluster.cancel(there)
