@@ -20,17 +20,15 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image
 
 from benchmarks.fashion_mnist.data import read_split, save_sets
+from benchmarks.ray_nodes import start_nodes
 from benchmarks.tables import describe_machine, write_page
-from vitdeploy.cluster import connection
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".md")
@@ -40,7 +38,6 @@ FEW, MANY = 10_000, 50_000
 SHARD = 1000
 MOST_GROWTH = 0.1
 """The share by which memory may grow from `FEW` to `MANY` images: what is kept of each image is a few numbers."""
-_NODE = {"num_cpus": 1, "memory": 3 << 30, "object_store_memory": 200 << 20}
 _FOLDER = ROOT / "benchmarks" / "fashion_mnist"
 MODEL = f"python:{_FOLDER / 'model.py'}:build"
 _SAMPLES = "eval.samples.npz"
@@ -106,21 +103,6 @@ def evaluate(artifact: Path, data: Path, *options: str) -> Answer:
     )
 
 
-@contextmanager
-def start_nodes(count: int) -> Iterator[str]:
-    """Start a cluster of nodes with one CPU each on this machine; yield its address."""
-    os.environ.update(connection.SETTINGS)
-    from ray.cluster_utils import Cluster
-
-    nodes: Any = Cluster(initialize_head=True, head_node_args={**_NODE, "include_dashboard": False})
-    try:
-        for _ in range(count - 1):
-            nodes.add_node(**_NODE)
-        yield nodes.address
-    finally:
-        nodes.shutdown()
-
-
 def main() -> None:
     """Run all evaluations, compare them, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -131,8 +113,8 @@ def main() -> None:
     alone = evaluate(artifact, test)
     rows = [_describe(f"{FEW:,}", "one process", alone, "that of one process")]
     for count in WORKERS:
-        with start_nodes(count) as address:
-            answer = evaluate(artifact, test, "--ray", address)
+        with start_nodes(count) as nodes:
+            answer = evaluate(artifact, test, "--ray", nodes.address)
         is_same = (answer.json, answer.samples) == (alone.json, alone.samples)
         rows.append(_describe(f"{FEW:,}", _name(count), answer, "the same bytes" if is_same else "another one"))
     train = {count: write_shards(work / f"train-{count}", "train", count) for count in (FEW, MANY)}

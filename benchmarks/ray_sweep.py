@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
+from benchmarks.ray_nodes import start_nodes
 from benchmarks.tables import describe_machine, write_page
 from vitdeploy import artifact as artifacts
-from vitdeploy.cluster import connection
 from vitdeploy.commands.sweep.sweep import sweep
 from vitdeploy.commands.sweep.work import SweepPlan
 from vitdeploy.evidence import Sweep, SweepRow, WorkPeriod
@@ -28,7 +28,6 @@ TABLE = Path(__file__).with_suffix(".md")
 COLUMNS = ("trial", "exported on", "s", "timed on", "s", "top-1, %", "drop, pp", "files equal")
 NODES = 3
 PATIENCE_S = 600
-_NODE = {"num_cpus": 1, "memory": 3 << 30, "object_store_memory": 200 << 20}
 _TEXT = """
 recipe: {model: demo:digits, bench: {seconds: 1, threads: 1}}
 matrix:
@@ -42,7 +41,6 @@ _NUMBERED = "model.xml"
 
 def main() -> None:
     """Run both sweeps, compare them, and write the page."""
-    os.environ.update(connection.SETTINGS)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory(prefix="vitdeploy-ray-") as folder:
         file = Path(folder, "sweep.yaml")
@@ -58,19 +56,12 @@ def main() -> None:
 
 def run_with_a_death(file: Path, out: Path) -> tuple[Sweep, str]:
     """Run a sweep on new nodes, and kill the first but the head that exports. Return the node's part at that time."""
-    from ray.cluster_utils import Cluster
-
-    nodes: Any = Cluster(initialize_head=True, head_node_args={**_NODE, "include_dashboard": False})
-    try:
-        for _ in range(NODES - 1):
-            nodes.add_node(**_NODE)
+    with start_nodes(NODES) as nodes:
         killed: list[str] = []
         killer = threading.Thread(target=kill_first_busy, args=(nodes, killed))
         killer.start()
         result = sweep(file, out, Silent(), SweepPlan(ray=nodes.address))
         killer.join()
-    finally:
-        nodes.shutdown()
     if not killed:
         raise SystemExit("no node but the head ever exported anything")
     return result, killed[0]
