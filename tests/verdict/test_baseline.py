@@ -222,3 +222,15 @@ def test_the_largest_of_few_samples_is_no_bound(percent: Any, samples: int, stat
     timed = bench(1.49, 1.5, 1.51, runs=(run("pytorch-fp32", 15.0), own))
     check = only(verdict(GateSpec(max_latency_ms=12, latency_percentile=percent), bench=timed))
     assert check.status == status, check.why
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"speedup": Interval(ratio=1.0, ci95=(0, 2))}, "speedup: the interval 0 to 2 is not above 0"),
+        ({"size_bytes": 10**400}, "size_bytes has more than 64 bits"),
+    ],
+)
+def test_impossible_figures_of_a_baseline_are_invalid(more: dict[str, Any], reason: str) -> None:
+    check = only(verdict(GateSpec(), baseline=replace(baseline(1.49, 1.5, 1.51), **more)))
+    assert (check.status, reason in check.why) == ("invalid", True), check.why
