@@ -22,6 +22,7 @@ from tests.commands.signing.conftest import Pair, write_pair  # noqa: E402
 from vitdeploy.artifact.family import Family, load_family  # noqa: E402
 from vitdeploy.cli import app  # noqa: E402
 from vitdeploy.commands.family.export import FamilyResult, export_family  # noqa: E402
+from vitdeploy.commands.family.gate import judge_family_again  # noqa: E402
 from vitdeploy.commands.family.predict import parse_prompts  # noqa: E402
 from vitdeploy.commands.signing.keys import read_private  # noqa: E402
 from vitdeploy.commands.signing.model_signature import sign_files  # noqa: E402
@@ -29,6 +30,7 @@ from vitdeploy.commands.signing.subject import of_family  # noqa: E402
 from vitdeploy.data.point_prompts import Prompt  # noqa: E402
 from vitdeploy.data.synthetic import natural_image  # noqa: E402
 from vitdeploy.errors import ArtifactError, CompileError, UsageError, VitdeployError  # noqa: E402
+from vitdeploy.evidence import Gate  # noqa: E402
 from vitdeploy.pipeline import pair as pairs  # noqa: E402
 from vitdeploy.progress import Silent  # noqa: E402
 from vitdeploy.recipe import Preprocess, compose  # noqa: E402
@@ -316,6 +318,22 @@ def test_bench_and_gate_count_both_parts(copy: Path) -> None:
     code, output = run("gate", str(copy), "--min-speedup", "1e6", "--json")
     assert code in (1, 3)  # 3 on a machine that is busy
     assert read(output)["checks"][-1]["name"] == "pair: speed-up"
+
+
+def test_limits_that_a_family_is_not_judged_by_are_no_pass(copy: Path) -> None:
+    family = load_family(copy)
+    stored = Gate(verdict="pass", checks=(), digest="", limits={"max_memory_mib": 300, "min_fused_pct": 100})
+    verdict = judge_family_again(family, stored)
+    assert verdict.verdict == "invalid"
+    assert [(check.name, check.status) for check in verdict.checks if check.status != "pass"] == [
+        ("max_memory_mib", "invalid")
+    ]
+
+
+def test_a_family_is_not_measured_until_it_is_steady(copy: Path) -> None:
+    code, output = run("bench", str(copy), "--sustained", "3")
+    assert code == 1
+    assert "--sustained is for one artifact, not for a family" in output
 
 
 @pytest.mark.parametrize("key", ["max_abs", "finite", "cases"])

@@ -133,3 +133,9 @@ def test_the_forms_of_input_are_the_same_image() -> None:
     np.testing.assert_array_equal(as_float, raw)
     batch = np.stack([raw, raw])
     np.testing.assert_array_equal(normalize(batch, preprocess)[1], normalize(raw, preprocess))
+
+
+def test_a_thin_image_is_refused_before_it_is_enlarged() -> None:
+    """Its shorter side becomes 256, so its longer one 16 million."""
+    with pytest.raises(DataError, match="65536x1 pixels becomes 16777216x256 by its preprocessing"):
+        apply(np.zeros((1, 65536), np.uint8), Preprocess(size=(256, 256)))

@@ -297,6 +297,8 @@ def test_an_equal_model_passes_and_its_figures_are_stored(colours: Path, tmp_pat
     assert (release.n, release.lost, release.gained, len(release.groups)) == (320, 0, 0, 8)
     assert release.baseline == artifacts.load(colours / "old").digest
     assert json.loads(ended.out)["release"]["samples"] == release.samples
+    memory = checks(compare(colours, new, tmp_path, "--max-growth", "50"))["memory as before"]
+    assert (memory["status"], "--max-slowdown" in memory["why"]) == ("invalid", True)
 
 
 def test_a_model_that_loses_one_class_fails_on_it_and_passes_over_all(colours: Path, tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """Held against an earlier artifact, and against limits of size and memory."""
 
+import math
 from typing import Any
 
 import pytest
 
 from tests.evidence import audit, bench, evaluation, run
 from tests.verdict.test_judge import baseline, only, verdict
-from vitdeploy.evidence import Bench, Interval, Startup
+from vitdeploy.evidence import Bench, GroupDrop, Interval, Release, Startup
 from vitdeploy.frozen import replace
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure.baseline import Timing
 from vitdeploy.recipe import GateSpec, Recipe
+from vitdeploy.verdict._release import _check_worst
 
 MIB = 1 << 20
 TIMED = Timing(reference="pytorch-fp32", batch=1, threads=None, scenario="single-stream")
@@ -139,6 +141,7 @@ def recipe(**more: Any) -> Recipe:
         ({"model": {"spec": "timm:deit", "image_size": [384, 384]}}, "model.image_size was not set"),
         ({"preprocess": {"size": [32, 32]}}, "preprocess.channels was not set, now it is 3"),
         ({"target": {"kind": "openvino", "streams": 2}}, "target.streams was not set, now it is 2"),
+        ({"tokens": {"merge": {3: 60}}}, 'tokens.merge was not set, now it is {"3": 60}'),
     ],
 )
 def test_another_recipe_is_no_regression(more: dict[str, Any], told: str) -> None:
@@ -199,3 +202,35 @@ def test_numbers_that_are_not_finite_in_turns_with_the_baseline_fail() -> None:
     gate = verdict(GateSpec(), interleaved=broken, baseline=baseline())
     assert (gate.verdict, gate.checks[0].name) == ("fail", "finite outputs")
     assert gate.timing == broken
+
+
+def test_a_group_without_a_metric_is_no_pass() -> None:
+    """As the images of a group in which nothing is labelled, for a detector."""
+    fine = GroupDrop(name="day", n=50, reference=60, deployed=60, drop=0, lower=-1, upper=1)
+    empty = replace(fine, name="night", drop=math.nan, lower=math.nan, upper=math.nan)
+    known = Release.model_construct(groups=(fine,), user_groups=True, task="detection")
+    assert _check_worst(known, 5, "").status == "pass"
+    check = _check_worst(known.model_copy(update={"groups": (fine, empty)}), 5, "")
+    assert (check.status, "not defined on the samples of 'night'" in check.why) == ("invalid", True)
+
+
+@pytest.mark.parametrize(("percent", "samples", "status"), [(99, 367, "invalid"), (99, 368, "pass"), (90, 36, "pass")])
+def test_the_largest_of_few_samples_is_no_bound(percent: Any, samples: int, status: str) -> None:
+    """All of 367 samples lie below the true p99 with a chance of 2.5 %."""
+    own = run("openvino-int8", 10.0, Interval(ratio=1.5, ci95=(1.49, 1.51)))
+    own = replace(own, samples=samples, p90_ms=11, p90_ci95=(10.5, 11.5), p99_ms=11, p99_ci95=(10.5, 11.5))
+    timed = bench(1.49, 1.5, 1.51, runs=(run("pytorch-fp32", 15.0), own))
+    check = only(verdict(GateSpec(max_latency_ms=12, latency_percentile=percent), bench=timed))
+    assert check.status == status, check.why
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"speedup": Interval(ratio=1.0, ci95=(0, 2))}, "speedup: the interval 0 to 2 is not above 0"),
+        ({"size_bytes": 10**400}, "size_bytes has more than 64 bits"),
+    ],
+)
+def test_impossible_figures_of_a_baseline_are_invalid(more: dict[str, Any], reason: str) -> None:
+    check = only(verdict(GateSpec(), baseline=replace(baseline(1.49, 1.5, 1.51), **more)))
+    assert (check.status, reason in check.why) == ("invalid", True), check.why

@@ -14,6 +14,7 @@ from vitdeploy.data.geometry import ImageArea, place
 from vitdeploy.data.images import open_image as open_image
 from vitdeploy.data.picture import MAX_BYTE, resize, to_mode
 from vitdeploy.errors import DataError
+from vitdeploy.limits import MAX_PIXELS
 from vitdeploy.recipe import InputForm, Preprocess
 from vitdeploy.session import Array
 
@@ -41,12 +42,24 @@ def to_pixels(image: Image | Array, preprocess: Preprocess) -> Array:
     planes are the channels, and the mask of the padding if the model takes one.
 
     Raises:
-        DataError: an array that is not a uint8 image.
+        DataError: an array that is not a uint8 image, or an image that is too long and thin.
     """
     upright = _convert(image, preprocess.channels)
     area = place(upright.height, upright.width, preprocess)
+    _refuse_stretched(upright, area)
     planes = channels_first(np.asarray(resize(upright, (area.height, area.width), preprocess)))
     return _place_on_canvas(order_channels(planes, preprocess), area, preprocess)
+
+
+def _refuse_stretched(image: Image, area: ImageArea) -> None:
+    """Refuse a long and thin image that becomes huge before its centre is cropped."""
+    limit = max(MAX_PIXELS.value, image.width * image.height)
+    if area.width * area.height > limit:
+        raise DataError(
+            f"an image of {image.width}x{image.height} pixels becomes {area.width}x{area.height} by its preprocessing, "
+            f"more than {limit:,} pixels",
+            fix="Crop it, or export with --resize exact.",
+        )
 
 
 def order_channels(planes: Array, preprocess: Preprocess) -> Array:

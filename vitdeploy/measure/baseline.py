@@ -76,6 +76,8 @@ def decisive_keys(recipe: Recipe) -> dict[str, str]:
     for name, part in parts.items():
         values = part.model_dump(mode="json", exclude=_find_new_defaults(part)) if part else {}
         keys |= {f"{name}.{key}": value for key, value in values.items()}
+    fewer = recipe.tokens.model_dump(mode="json", exclude_defaults=True)  # older baselines have no such keys
+    keys |= {f"tokens.{key}": value for key, value in fewer.items()}
     return {key: json.dumps(value, sort_keys=True) for key, value in keys.items() if value is not None}
 
 

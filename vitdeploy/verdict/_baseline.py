@@ -52,7 +52,7 @@ def check_against_baseline(case: Case, limits: GateSpec, before: Before | None) 
 
 
 def _check_beside_release(case: Case, limits: GateSpec, before: Before) -> list[Check | None]:
-    """Check size, and slow-down if it has a limit, against an artifact with other weights."""
+    """Check size, and slow-down and memory if they have a limit, against an artifact with other weights."""
     checks: list[Check | None] = []
     if limits.max_slowdown_pct is not None:
         name, limit = "slow-down", limits.max_slowdown_pct
@@ -61,7 +61,19 @@ def _check_beside_release(case: Case, limits: GateSpec, before: Before) -> list[
     growth = DEFAULT_MAX_GROWTH_PCT if limits.max_growth_pct is None else limits.max_growth_pct
     if size:
         checks.append(_compare_bytes("size as before", case.size_bytes, size, growth, "the size is unknown"))
+    if limits.max_growth_pct is not None:
+        checks.append(_check_memory_beside_release(before, growth))
     return checks
+
+
+def _check_memory_beside_release(before: Before, limit: float) -> Check:
+    """Check the peak memory of both artifacts, which were started one after the other to be timed."""
+    name, both = "memory as before", before.interleaved
+    if both is None:
+        return invalid(name, limit, before.untimed or "both artifacts are started only for --max-slowdown: give it too")
+    then, now = _peak_bytes(both.reference), _peak_bytes(both.own)
+    unmeasured = "the peak memory was not measured"
+    return _compare_bytes(name, now, then, limit, unmeasured) if then else invalid(name, limit, unmeasured)
 
 
 def explain_incomparable(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from vitdeploy.evidence import Bench, Check, EndToEnd, Run, Status, Sustained
 from vitdeploy.measure.latency import MIN_P99_SAMPLES
 from vitdeploy.recipe import REFERENCE
@@ -18,6 +20,8 @@ from vitdeploy.verdict._case import (
 )
 
 _RAREST = 99
+_TAIL = 0.025
+"""The chance that all samples lie below the true percentile, at which the largest of them is its upper 95 % bound."""
 
 
 def check_speedup(case: Case, limit: float | None) -> Check | None:
@@ -120,6 +124,12 @@ def _judge_percentile(name: str, limit: float, percent: int, timed: Run | EndToE
     if percent == _RAREST and timed.samples < MIN_P99_SAMPLES:
         return invalid(name, limit, f"p99 of {timed.samples} samples is their maximum: measure longer (--seconds)")
     status = decide(*interval, limit)
+    needed = math.ceil(math.log(_TAIL) / math.log(percent / 100))
+    if status == "pass" and timed.samples < needed:
+        reason = (
+            f"{timed.samples} samples say too little about p{percent}, {needed} are enough: measure longer (--seconds)"
+        )
+        return invalid(name, limit, reason)
     sentence = f"{observed:.3g} ms, 95 % interval {interval[0]:.3g} to {interval[1]:.3g}{notes}"
     sentence += ": the limit is inside the interval, so measure longer (bench --seconds)" if status == "invalid" else ""
     return Check(name=name, observed=observed, limit=limit, status=status, why=sentence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 from pydantic import BaseModel
 
@@ -22,6 +23,8 @@ _SHARES = {"others": 1.5, "steal": 1.5}
 _PERCENT = "_pct"
 _ROUNDING = 1e-6
 _MAX_EXAMPLES = 3
+_MOST_BITS = 64
+"""Of a whole number, such as bytes. One with 400 digits is no float, and cannot be compared with one."""
 
 
 def find_impossible(name: str, fact: BaseModel, *, exclude: set[str] | None = None) -> str | None:
@@ -55,10 +58,19 @@ def _walk(path: str, key: str, value: object) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for place, part in enumerate(value):
             yield from _walk(f"{path}.{place}", key, part)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif isinstance(value, int) and not _is_number(value) and not isinstance(value, bool):
+        yield f"{path} has more than {_MOST_BITS} bits"
+    elif _is_number(value):
         reason = _explain_number(key, value)
         if reason:
             yield f"{path} is {value:g}, {reason}"
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Return True for a float, and for a whole number that one can be compared with."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value.bit_length() <= _MOST_BITS
+    return isinstance(value, float)
 
 
 def _explain_number(key: str, value: float) -> str | None:
@@ -79,10 +91,12 @@ def _explain_number(key: str, value: float) -> str | None:
 
 def _check_mapping(path: str, value: Mapping[str, object]) -> Iterator[str]:
     """Check the values that belong together: a ratio with its interval, percentiles, parts of a whole."""
-    numbers = {k: v for k, v in value.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    numbers = {k: v for k, v in value.items() if _is_number(v)}
     ends = value.get("ci95")
     if isinstance(ends, (list, tuple)) and "ratio" in numbers and not contains(ends, numbers["ratio"]):
         yield f"{path}: the interval {ends[0]:g} to {ends[1]:g} does not contain {numbers['ratio']:g}"
+    elif isinstance(ends, (list, tuple)) and path.rpartition(".")[2] == "speedup" and ends[0] <= 0:
+        yield f"{path}: the interval {ends[0]:g} to {ends[1]:g} is not above 0"
     for prefix in ("", "device_", "end_to_end_"):
         percentiles = [numbers.get(f"{prefix}p{percent}_ms", 0.0) for percent in (50, 90, 99)]
         if percentiles != sorted(percentiles):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 from vitdeploy import tasks
@@ -118,6 +119,10 @@ def _check_worst(release: Release, limit: float, unusable: str) -> Check:
         return invalid(name, limit, f"a {release.task} sample does not have one class: name groups with --groups")
     worst = release.groups[0]
     details = tuple(_describe(group) for group in release.groups if group.drop > 0)
+    undefined = [group for group in release.groups if not all(map(math.isfinite, (group.lower, group.upper)))]
+    if undefined:
+        shown = ", ".join(f"{group.name!r}" for group in undefined[:_SHOWN])
+        return invalid(name, limit, f"the metric is not defined on the samples of {shown}: leave it out of --groups")
     broken = [group for group in release.groups if group.lower > limit]
     open_ = [group for group in release.groups if group.upper > limit]
     together = f"with 95 % confidence for all {len(release.groups)} together"

@@ -89,6 +89,7 @@ def test_every_batch_of_a_sweep_has_its_reference(served: Artifact) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timing  # with all cores: OpenVINO opens as many streams as there are cores
 def test_offline_answers_32_images_in_all_streams(served: Artifact) -> None:
     plan = Plan(seconds=BRIEF, threads=2, scenario="offline", streams=2, against=("onnxruntime-fp32",))
     found = bench([served], Silent(), plan)

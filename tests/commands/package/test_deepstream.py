@@ -43,6 +43,15 @@ def engine(bundle: Artifact, device: Device, tmp_path: Path) -> Artifact:
     return compile_bundle(bundle, tmp_path / "engine", QUIET).artifact
 
 
+def test_a_name_cannot_bring_a_key_of_its_own(engine: Artifact, tmp_path: Path) -> None:
+    """nvinfer loads the library of `custom-lib-path`, and an artifact may come from anyone."""
+    (output,) = engine.manifest.outputs
+    manifest = replace(engine.manifest, outputs=(replace(output, name="logits\ncustom-lib-path=evil.so"),))
+    with pytest.raises(UsageError, match="as output-blob-names"):
+        package(dataclasses.replace(engine, manifest=manifest), "deepstream", tmp_path / "package")
+    assert not (tmp_path / "package").exists()
+
+
 def test_a_package_for_nvinfer(engine: Artifact, tmp_path: Path) -> None:
     out = tmp_path / "package"
     packaged = package(engine, "deepstream", out)

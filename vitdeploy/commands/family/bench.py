@@ -100,7 +100,7 @@ def _refuse_others(plan: Plan) -> None:
     """Refuse what is not measured of a family."""
     given = {
         "--against": plan.against, "--batch": plan.batches, "--profile": plan.profile, "--streams": plan.streams,
-        "--end-to-end": plan.end_to_end, "--any-model": plan.any_model,
+        "--end-to-end": plan.end_to_end, "--any-model": plan.any_model, "--sustained": plan.sustained,
     }  # fmt: skip
     if plan.scenario != "single-stream":
         given["--scenario"] = True

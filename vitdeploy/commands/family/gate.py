@@ -25,6 +25,8 @@ from vitdeploy.verdict import Case, EvidenceName, Signature, check_signed, inval
 _OF_PARTS = ("min_fused_pct", "min_quantized_pct")
 _OF_PAIR = ("max_drop_pp", "min_speedup", "max_latency_ms", "latency_percentile", "max_size_mib")
 _OF_ALL = ("require_signed",)
+_JUDGED = frozenset((*_OF_PARTS, *_OF_PAIR, *_OF_ALL))
+_OF_ONE_ARTIFACT = "is judged for one artifact, not for a family"
 _NOT_QUANTIZED = "min_quantized_pct"
 """Judged of the encoder alone: the decoder stays in float."""
 
@@ -55,11 +57,8 @@ def gate_family(
     if before_signing:
         own["require_signed"] = None
     given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
-    if others := sorted(set(given) - {*_OF_PARTS, *_OF_PAIR, *_OF_ALL}):
-        raise UsageError(
-            f"{others[0]} is judged for one artifact, not for a family",
-            fix="Leave it out, or gate DIR/encoder and DIR/decoder.",
-        )
+    if others := sorted(given.keys() - _JUDGED):
+        raise UsageError(f"{others[0]} {_OF_ONE_ARTIFACT}", fix="Leave it out, or gate DIR/encoder and DIR/decoder.")
     spec = parse(GateSpec, {**own, **given}, where="limits")
     signature = verify_signature(family, spec.require_signed)
     verdict = _judge(family, spec, signature, store=signature is None)
@@ -89,6 +88,8 @@ def _judge(family: Family, spec: GateSpec, signature: Signature | None, *, store
     signed = check_signed(signature, spec.require_signed)
     checks = [] if signed is None else [signed]
     checks += [_check_parity(family), *_judge_parts(family, spec, store=store), *_judge_pair(family, spec)]
+    others = {key: limit for key, limit in spec.model_dump(exclude_none=True).items() if key not in _JUDGED}
+    checks += [invalid(key, limit, f"it {_OF_ONE_ARTIFACT}: gate its parts") for key, limit in others.items()]
     statuses = {check.status for check in checks}
     return Gate(
         verdict="fail" if "fail" in statuses else "invalid" if "invalid" in statuses else "pass",

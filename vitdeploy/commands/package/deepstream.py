@@ -170,4 +170,7 @@ def _write_config(manifest: Manifest, engine: str, reading: PostProcessing, note
         **({"labelfile-path": LABELS} if manifest.labels else {}),
     }
     head = [f"# Written by vitdeploy {__version__} for nvinfer of NVIDIA DeepStream.", *(f"# {note}" for note in notes)]
+    for key, value in keys.items():
+        if not str(value).isprintable():  # a line end would begin a key of its own
+            raise UsageError(f"nvinfer cannot read {str(value)!r} as {key}", fix="Export the model with another name.")
     return "\n".join([*head, "[property]", *(f"{key}={value}" for key, value in keys.items()), ""])

@@ -32,8 +32,10 @@ def hold(job: Job, on_wait: Callable[[LockHolder | None], None]) -> Iterator[int
             on_wait(_read(descriptor))
             lock_alone(descriptor)
         _write(descriptor, LockHolder(client=job.client, words=job.words, since=time.time()))
-        yield descriptor
-        _write(descriptor, None)
+        try:
+            yield descriptor
+        finally:
+            _write(descriptor, None)
     finally:
         os.close(descriptor)
 

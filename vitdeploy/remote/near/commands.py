@@ -170,13 +170,13 @@ def bench_on(
         measured += fetch_benches(device, job, others, [path for path, _ in files], progress)
         for artifact, bench in measured:
             check_subject(bench, artifact, host)
+        # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
+        stored = []
+        for artifact, bench in measured:
+            doubts = tuple(f"{host.name}: {doubt}" for doubt in (*bench.doubts, *end.notes))
+            valid = bench.valid and not end.notes
+            stored.append(artifact.write_evidence(replace(bench, valid=valid, doubts=doubts)))
         device.take(job)
-    # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
-    stored = []
-    for artifact, bench in measured:
-        doubts = tuple(f"{host.name}: {doubt}" for doubt in (*bench.doubts, *end.notes))
-        valid = bench.valid and not end.notes
-        stored.append(artifact.write_evidence(replace(bench, valid=valid, doubts=doubts)))
     return stored[0]
 
 
@@ -212,8 +212,9 @@ def evaluate_on(
         evaluation = parse_answer(Eval, end.result, host.name)
         check_subject(evaluation, artifact, host)
         raw = fetch_samples(device, job, [path for path, _ in files], evaluation, host)
+        stored = artifact.write_evidence(replace(evaluation, data=spec), raw)
         device.take(job)
-    return artifact.write_evidence(replace(evaluation, data=spec), raw)
+    return stored
 
 
 @contextmanager
