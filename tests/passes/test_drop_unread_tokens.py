@@ -112,6 +112,15 @@ def test_what_others_read_in_full_stays_and_a_norm_is_computed_again() -> None:
     assert types(graph).count("Gather") == 2  # of the norm's input, and the one that was there
 
 
+def test_a_norm_over_tokens_is_computed_once_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WEIGHTS, "positions0", WEIGHTS["positions"][0])
+    graph = narrowed(
+        "n = LayerNormalization<axis = 1>(x, positions0) m = MatMul(n, w) t = Add(m, x) y = Gather<axis = 1>(t, first)"
+    )
+    assert tokens_of(graph, "LayerNormalization") == [N]
+    assert tokens_of(graph, "MatMul") == [1]
+
+
 def test_queries_alone_are_narrowed_and_the_mask_with_them() -> None:
     graph = narrowed(
         "a = Reshape(x, heads) q = Transpose<perm = [0, 2, 1, 3]>(a) k4 = MatMul(x, w) b = Reshape(k4, heads)"

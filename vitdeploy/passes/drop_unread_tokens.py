@@ -160,14 +160,14 @@ def _narrow(graph: Graph, selection: _Selection, narrowing: _Narrowing) -> None:
 def _select_tokens(
     graph: Graph, value: ir.Value, axis: int, tokens: Array, selected: dict[tuple[ir.Value, int], ir.Value]
 ) -> ir.Value:
-    """Return the selected tokens of a value; for the output of a norm, the norm of the selected tokens.
+    """Return the selected tokens of a value; for the output of a norm of each token, the norm of those.
 
     `selected` holds the results by value and axis, so that all readers of a value share one.
     """
     if (value, axis) in selected:
         return selected[value, axis]
     node, tape = value.producer(), ir.tape.Tape()
-    if node is not None and node.op_type in NORMS:
+    if node is not None and node.op_type in NORMS and find_input_axes(node, axis, len(tokens)) is not None:
         source = _select_tokens(graph, operand(node, 0), axis, tokens, selected)
         attributes = {key: a.value for key, a in node.attributes.items() if a.value is not None}
         module, _, op_name = (node.name or "").rpartition("/")
