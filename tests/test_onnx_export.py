@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -162,6 +163,64 @@ def test_attention_of_any_rank_stays_one_operator(
     assert (record.exporter, record.fallbacks) == ("dynamo", ())
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert [node.op_type for node in graph.node].count("Attention") == 1
+
+
+class SharedHeads(nn.Module):
+    """Keys and values of fewer heads, or of fewer images, than the queries."""
+
+    def __init__(self, q: tuple[int, ...], kv: tuple[int, ...], *, grouped: bool) -> None:
+        super().__init__()
+        self.q, self.kv, self.grouped = q, kv, grouped
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(1)[:, : 32 * WIDTH].view(-1, WIDTH)
+        q, kv = (rows[: math.prod(shape)].view(*shape, WIDTH) for shape in (self.q, self.kv))
+        return nn.functional.scaled_dot_product_attention(q, kv, 2 * kv, enable_gqa=self.grouped).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("q", "kv", "grouped"),
+    [
+        ((1, 4, 8), (1, 1, 8), False),  # PyTorch broadcasts one head: MobileNetV5 in timm
+        ((1, 4, 8), (1, 2, 8), True),
+        ((1, 4, 8), (1, 4, 8), True),  # as many heads as the queries
+        ((1, 2, 4), (2, 2, 4), False),  # learned queries
+        ((2, 4, 4), (1, 1, 4), False),
+        ((4, 8), (2, 8), True),  # no axis of images
+        ((1, 1, 8), (1, 4, 8), False),
+    ],
+)
+def test_heads_that_pytorch_shares_stay_one_operator(
+    q: tuple[int, ...], kv: tuple[int, ...], *, grouped: bool, tmp_path: Path
+) -> None:
+    """The exporter asserts one head of keys for each of the queries, or fewer where it is told that they are shared."""
+    record = exported_to(SharedHeads(q, kv, grouped=grouped), tmp_path / "model.onnx", 1)
+    assert (record.exporter, record.fallbacks) == ("dynamo", ())
+    assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node].count("Attention") == 1
+
+
+class Pooled(nn.Module):
+    """A pooling to cells of unequal sizes that a convolution reads, as in UPerNet's pyramid."""
+
+    def __init__(self, cells: Any) -> None:
+        super().__init__()
+        self.pool, self.conv = nn.AdaptiveAvgPool2d(cells), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.pool(x))
+
+
+@pytest.mark.parametrize("cells", [3, (7, 3), (None, 5), (20, 6)])
+def test_unequal_cells_are_pooled_by_two_products(cells: Any, tmp_path: Path) -> None:
+    record = exported_to(redrawn(Pooled(cells)), tmp_path / "model.onnx")
+    assert (record.exporter, record.fallbacks) == ("dynamo", ())
+    types = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert types == ["MatMul", "MatMul", "Conv"]
+
+
+def test_equal_cells_are_pooled_as_before(tmp_path: Path) -> None:
+    exported_to(redrawn(Pooled(2)), tmp_path / "model.onnx")
+    assert "MatMul" not in [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
 
 
 class ClampedTwice(nn.Module):

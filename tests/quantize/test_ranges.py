@@ -72,6 +72,15 @@ def test_a_mask_counts_only_upwards(low: float) -> None:
     assert not found["y"].masked
 
 
+def test_minus_infinity_around_an_image_counts_only_upwards() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[1, 1, 2, 2] x) => (float y) {
+        p = Pad(x, pads, low) y = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (p) }"""
+    graph = parsed(text, pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]), low=np.array(-np.inf, np.float32))
+    found = collect_ranges(graph, [np.array([[[[1, -9], [2, 3]]]], np.float32)])
+    assert (found["p"].masked, found["p"].magnitude) == (True, 3)
+    assert (found["y"].masked, found["y"].magnitude) == (False, 3)
+
+
 def test_minus_infinity_without_a_softmax_is_no_mask() -> None:
     graph = parsed(TEXT.format("y = Add(x, m)"), m=np.array([0, -np.inf], np.float32))
     with pytest.raises(QuantizeError, match=r"y, computed by Add\.0"):

@@ -14,6 +14,7 @@ from vitdeploy.graph.exact_rules import demand_exact_constants
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.graph.parity import Example as Example
 from vitdeploy.graph.parity import compare_session, explain_difference
+from vitdeploy.onnx_export._adaptive_pools import adaptive_pools_as_products
 from vitdeploy.onnx_export._attention_axes import attention_in_four_axes
 from vitdeploy.onnx_export._branches import is_branch, record_branches, taken_branches
 from vitdeploy.onnx_export._checks import checks_without_effect
@@ -206,7 +207,7 @@ def _dynamo(
     if not batch.static:
         axes = {0: torch.export.Dim("batch", min=batch.min, max=batch.max)}
         dynamic = (axes,) if len(inputs) == 1 else ((axes,) * len(inputs),)  # of several, forward() takes *values
-    with attention_in_four_axes(), checks_without_effect():
+    with attention_in_four_axes(), adaptive_pools_as_products(), checks_without_effect():
         program = torch.onnx.export(
             module, tuple(inputs.values()), dynamo=True, opset_version=_DYNAMO_OPSET, input_names=list(inputs),
             output_names=list(outputs), dynamic_shapes=dynamic, verbose=False, external_data=False, optimize=False,
@@ -258,7 +259,7 @@ def _legacy(module: torch.nn.Module, inputs: _Inputs, outputs: _BatchAxes, batch
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer has no ONNX form
     try:
-        with watch_tracer() as constants:
+        with watch_tracer() as constants, adaptive_pools_as_products():
             torch.onnx.export(
                 module, tuple(inputs.values()), str(path), dynamo=False, opset_version=_LEGACY_OPSET,
                 input_names=list(inputs),

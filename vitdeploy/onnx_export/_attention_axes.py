@@ -1,4 +1,4 @@
-"""Let the dynamo exporter take attention on tensors of any rank: it asserts that q, k and v have four axes."""
+"""Let the dynamo exporter take every attention that PyTorch takes: it asserts four axes, and equal heads or fewer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _AXES = 4
 
 @contextlib.contextmanager
 def attention_in_four_axes() -> Iterator[None]:
-    """Bring the operands of every scaled_dot_product_attention to four axes, and its result back."""
+    """Bring the operands of every scaled_dot_product_attention to four axes, and its result back.
+
+    Heads that PyTorch broadcasts are said to be shared (`enable_gqa`), which the exporter writes as one operator too.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -33,12 +36,33 @@ def attention_in_four_axes() -> Iterator[None]:
             q, k, v = (options.pop(name) for name in ("query", "key", "value"))
             mask = options.pop("attn_mask", None)
             more = args[len(operands) :]
-            if {q.ndim, k.ndim, v.ndim} == {_AXES}:
-                return attention(q, k, v, mask, *more, **options)
-            return _attend(attention, q, k, v, mask, *more, **options)
+            k, v, shared = _share_heads(q, k, v, is_grouped=options.pop("enable_gqa", False))
+            if shared:
+                options["enable_gqa"] = True
+            elif not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or q.ndim != _AXES:
+                return _attend(attention, q, k, v, mask, *more, **options)
+            return attention(q, k, v, mask, *more, **options)
 
     with InFourAxes():
         yield
+
+
+def _share_heads(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, is_grouped: bool
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Return keys and values, and whether the operator shares their heads among more heads of queries.
+
+    PyTorch broadcasts a single head of keys and values without being told that heads are grouped.
+    """
+    ranks, heads = {x.ndim for x in (q, k, v)}, [x.shape[-3] if x.ndim > 2 else 1 for x in (q, k, v)]
+    if not is_grouped and (ranks != {_AXES} or heads[1:] != [1, 1]):
+        return k, v, False
+    if heads[0] == heads[1] == heads[2]:
+        return k, v, False
+    if ranks == {_AXES} and heads[1] == heads[2] and q.shape[0] == k.shape[0] == v.shape[0]:
+        return k, v, True
+    k, v = (x.repeat_interleave(heads[0] // own, -3) for x, own in zip((k, v), heads[1:], strict=True))
+    return k, v, False
 
 
 def _attend(

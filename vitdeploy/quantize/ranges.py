@@ -20,10 +20,10 @@ from vitdeploy.session import Array, Inputs, as_feeds
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 _CARRIERS = {
-    "Add", "Cast", "Concat", "Expand", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Sub", "Tile",
+    "Add", "Cast", "Concat", "Expand", "Gather", "Identity", "Mul", "Pad", "Reshape", "Slice", "Squeeze", "Sub", "Tile",
     "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
-"""The operators that can stand between a mask's constant and the softmax."""
+"""The operators that can stand between a mask's constant and the operator that it loses in."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Range:
     """The smallest and the largest value of one tensor.
 
     Attributes:
-        low: the smallest value; of masked scores, the mask's own (perhaps minus infinity), which means nothing.
+        low: the smallest value; of a masked tensor, the mask's own (perhaps minus infinity), which means nothing.
         high: the largest value.
-        masked: whether the tensor is attention scores with a mask on them.
+        masked: whether the tensor has minus infinity on purpose: scores with a mask on them, the padding of a MaxPool.
     """
 
     low: float
@@ -42,7 +42,7 @@ class Range:
 
     @property
     def magnitude(self) -> float:
-        """The largest magnitude, without the low numbers of a mask, which only have to vanish in the softmax."""
+        """The largest magnitude, without the low numbers of a mask, which only have to lose."""
         return abs(self.high) if self.masked else max(abs(self.low), abs(self.high))
 
 
@@ -89,7 +89,10 @@ def collect_ranges(graph: Graph, batches: Iterable[Inputs], tensors: Collection[
 
 
 def find_masks(graph: Graph) -> set[str]:
-    """Find the tensors that carry a mask's minus infinity, from its constant to the softmax."""
+    """Find the tensors that carry minus infinity on purpose: from a mask's constant to the softmax, from a pad to MaxPool.
+
+    timm's `MaxPool2dSame` pads by itself, which the stems of its hybrids do.
+    """
     visited: dict[ir.Value, bool] = {}
 
     def carries_mask(value: ir.Value | None) -> bool:
@@ -105,7 +108,7 @@ def find_masks(graph: Graph) -> set[str]:
         return visited[value]
 
     for node in graph.nodes:
-        if node.op_type == "Softmax":
+        if node.op_type in {"Softmax", "MaxPool"}:
             carries_mask(node.inputs[0])
         elif node.op_type == "Attention" and len(node.inputs) > 3:
             carries_mask(node.inputs[3])
