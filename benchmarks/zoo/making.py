@@ -163,7 +163,7 @@ def _read_row(row: Row, result: ExportResult, audit: Audit) -> Row:
     )
 
 
-_KERNELS = re.compile(r"; runs as .*|(?<=runs as )(\d+ kernels?)[:,].*|(?<=token that reads it) \(.*")
+_KERNELS = re.compile(r"; runs as .*|(?<=runs as )(\d+ kernels?)[:,].*| \(\S+\), (?:behind|followed by) .*")
 """The end of a reason that names kernels, which are others in each model."""
 
 

@@ -37,7 +37,7 @@ def adaptive_pools_as_products() -> Iterator[None]:
         yield
 
 
-def _make_factors(input: torch.Tensor, output_size: Any) -> tuple[torch.Tensor, torch.Tensor] | None:  # noqa: A002
+def _make_factors(input: torch.Tensor, output_size: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return the factors of the rows and of the columns; None if all cells are of one size, or a size is not known."""
     sides = input.shape[-2:]
     wanted = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
@@ -49,7 +49,7 @@ def _make_factors(input: torch.Tensor, output_size: Any) -> tuple[torch.Tensor, 
 
 
 def _average(size: int, cells: int) -> torch.Tensor:
-    """Return (cells, size): cell i is the mean of ⌊i·size/cells⌋ up to ⌈(i+1)·size/cells⌉, as PyTorch's kernel has it."""
+    """Return (cells, size): cell i averages ⌊i · size / cells⌋ up to ⌈(i + 1) · size / cells⌉, as in PyTorch."""
     import torch
 
     factor = torch.zeros(cells, size)

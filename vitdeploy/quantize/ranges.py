@@ -89,9 +89,10 @@ def collect_ranges(graph: Graph, batches: Iterable[Inputs], tensors: Collection[
 
 
 def find_masks(graph: Graph) -> set[str]:
-    """Find the tensors that carry minus infinity on purpose: from a mask's constant to the softmax, from a pad to MaxPool.
+    """Find the tensors that carry minus infinity on purpose.
 
-    timm's `MaxPool2dSame` pads by itself, which the stems of its hybrids do.
+    They lie between a mask's constant and the softmax, or between a Pad and the MaxPool that ignores it, as in the
+    stems of timm's hybrids.
     """
     visited: dict[ir.Value, bool] = {}
 

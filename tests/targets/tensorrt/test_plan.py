@@ -179,6 +179,34 @@ def test_a_norm_of_one_token_may_end_inside_the_product_that_reads_it() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kernels", "why"),
+    [
+        (  # Hiera writes what the norm gives as windows
+            {
+                "__myl_ReshAddCastMeanSubMulMean_myl0_12": "before",
+                "__myl_AddSqrtDivMulCastMulAddReshTran_myl0_13": "after",
+            },
+            "ends inside what follows it (__myl_AddSqrtDivMulCastMulAddReshTran_myl0_13), "
+            "behind __myl_ReshAddCastMeanSubMulMean_myl0_12",
+        ),
+        (  # SwinV2 merges patches and then normalises
+            {"__myl_FcCast_myl0_51": "before", "__myl_ReshMeanSubMulMeanAddSqrtDivMulCastMulAdd_myl0_52": ""},
+            "begins inside the product before it (__myl_FcCast_myl0_51), "
+            "followed by __myl_ReshMeanSubMulMeanAddSqrtDivMulCastMulAdd_myl0_52",
+        ),
+        (
+            {"__myl_CastMeanSubMulMean_myl0_26": "", "__myl_AddSqrtDivCastMulAdd_myl0_27": ""},
+            "runs as 2 kernels: __myl_CastMeanSubMulMean_myl0_26, __myl_AddSqrtDivCastMulAdd_myl0_27",
+        ),
+    ],
+)
+def test_a_norm_of_two_kernels_says_what_they_compute_besides(kernels: dict[str, str], why: str) -> None:
+    """TensorRT-RTX 1.7 on Hiera, SwinV2 and CSATv2."""
+    layers = [PlanLayer(name, "kgen", ("norm", other) if other else ("norm",)) for name, other in kernels.items()]
+    assert match_norms(layers, {"norm": ("norm",)}).unfused == {"norm": why}
+
+
 def test_a_norm_of_which_a_part_is_not_found_is_not_fused() -> None:
     layers = [PlanLayer("__myl_MeanSubMul_myl0_1", "kgen", ("norm/mean", "norm/divide"))]
     assert match_norms(layers, {"norm": ("norm/mean", "norm/divide")}).kernels == {"norm": layers[0].name}

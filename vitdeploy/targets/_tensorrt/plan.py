@@ -207,22 +207,26 @@ def match_norms(layers: Sequence[PlanLayer], norms: Mapping[str, Sequence[str]])
         if len(names) == 1 and all(node in layers_of for node in nodes):
             kernels[norm] = names.pop()
         else:
-            unfused[norm] = _explain_unfused_norm(nodes, layers_of)
+            parts = [layer for layer in layers if set(nodes) & set(layer.onnx_nodes)]
+            unfused[norm] = _explain_unfused_norm(nodes, parts)
     return Fusion(kernels, unfused)
 
 
-def _explain_unfused_norm(nodes: Sequence[str], layers_of: Mapping[str, Sequence[PlanLayer]]) -> str:
-    """Return the kernels of a norm. That of one token may end inside the product that reads it.
+def _explain_unfused_norm(nodes: Sequence[str], layers: Sequence[PlanLayer]) -> str:
+    """Return the kernels of a norm, and what its last one also computes.
 
-    A linear of one token multiplies a matrix and a vector. TensorRT generates one kernel for it and what is before.
+    TensorRT often cuts a norm in two: the mean and the variance are one kernel, and scaling by them begins the kernel
+    of what follows, which moves tokens into windows, pools them, joins them with others or multiplies one of them.
     """
-    layers = list({layer.name: layer for node in nodes for layer in layers_of.get(node, ())}.values())
-    products = [layer for layer in layers if _GENERATED_MATVEC.match(layer.name)]
-    before = [layer.name for layer in layers if layer not in products]
-    if not products or not before:
+    names, layers_of = [layer.name for layer in layers], _index_layers(layers)
+    if len(layers) < 2 or not set(nodes) <= set(layers_of):
         return _list_kernels(nodes, layers_of)
-    inside = ", ".join(layer.name for layer in products)
-    return f"ends inside the product of one token that reads it ({inside}), behind {', '.join(before)}"
+    if set(layers[-1].onnx_nodes) - set(nodes):
+        follower = "the product of one token that reads it" if _GENERATED_MATVEC.match(names[-1]) else "what follows it"
+        return f"ends inside {follower} ({names[-1]}), behind {', '.join(names[:-1])}"
+    if _GENERATED_LINEAR.match(names[0]):
+        return f"begins inside the product before it ({names[0]}), followed by {', '.join(names[1:])}"
+    return f"runs as {len(names)} kernels: {', '.join(names)}"
 
 
 def match_gelus(layers: Sequence[PlanLayer], gelus: Sequence[Gelu]) -> dict[str, list[str]]:
