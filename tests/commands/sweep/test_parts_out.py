@@ -12,7 +12,6 @@ from tests.commands.sweep.running import BASE, Steps, write
 from tests.commands.sweep.test_places import HERE, node
 from vitdeploy.artifact.parcel import Parcel
 from vitdeploy.cluster import Cluster, NodeCall, NodeRequest, running
-from vitdeploy.commands.sweep import on_cluster
 from vitdeploy.commands.sweep.definition import ClusterSpec, read_definition
 from vitdeploy.commands.sweep.naming import Naming
 from vitdeploy.commands.sweep.on_cluster import ClusterRun
@@ -81,7 +80,7 @@ def test_a_part_that_cannot_begin_ends_those_before_it(tmp_path: Path, monkeypat
     """The evaluation is split in two. The second part is refused, so that the trial fails, and the first part ends."""
     work = open_work(tmp_path)
     (trial,) = work.definition.trials
-    monkeypatch.setattr(on_cluster.Postponed, "split", lambda *_: ["first", "second"])
+    monkeypatch.setattr(Postponed, "split", lambda *_: ["first", "second"])
 
     def answer(name: str) -> Delivery | str:
         if name == "prepare":
