@@ -12,7 +12,8 @@ VitdeployError                 what happened, and `fix`: what to do about it
 ├── CompileError               the backend refused the graph
 ├── TargetUnavailable          the backend, or the device it needs, is not on this machine
 ├── RemoteError                a host cannot be reached, or a job failed there
-│   └── HostUnreachable        not now; a later try may work
+│   ├── HostUnreachable        not now; a later try may work
+│   └── NoNodeLeft             no node of a cluster has what the work needs
 ├── ArtifactError              a folder on disk is damaged, foreign, or from a newer version
 └── MeasureError               a measurement was impossible (a doubtful one is not an error)
 
@@ -80,6 +81,10 @@ class RemoteError(VitdeployError):
 
 class HostUnreachable(RemoteError):
     """A host cannot be reached now. A later try may work."""
+
+
+class NoNodeLeft(RemoteError):
+    """No node of a cluster has the CPUs and the memory that the work needs."""
 
 
 class ArtifactError(VitdeployError):

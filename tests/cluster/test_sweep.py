@@ -22,7 +22,7 @@ from tests.cluster.conftest import NODE, ROOT
 from tests.commands.sweep.running import BASE, Steps, go, write
 from vitdeploy import artifact as artifacts
 from vitdeploy.cluster import Cluster, running
-from vitdeploy.errors import RemoteError, VitdeployError
+from vitdeploy.errors import NoNodeLeft, RemoteError, VitdeployError
 from vitdeploy.evidence import Bench, Eval, Sweep, SweepRow, WorkPeriod
 
 pytestmark = pytest.mark.slow
@@ -203,6 +203,30 @@ def test_a_bench_whose_process_dies_keeps_what_was_exported(
     artifact = artifacts.load(tmp_path / "out" / "trials" / row.name / "artifact")
     evaluation, _ = artifact.read_evidence(Eval)
     assert evaluation is not None
+
+
+@pytest.mark.parametrize("function", ["prepare", "measure"])
+def test_a_sweep_that_loses_its_only_large_node_blames_no_trial(
+    cluster: Cluster, ray_nodes: Any, tmp_path: Path, function: str
+) -> None:
+    """A bench needs the large node. It dies while a trial is exported on any node, or timed on this one."""
+    large = ray_nodes.add_node(**{**NODE, "num_cpus": 2})
+    file, out = write(tmp_path, BASE + "matrix: {target: [onnxruntime]}\n" + CLUSTER), tmp_path / "out"
+
+    def kill_large() -> None:
+        nodes = (ray_nodes.head_node, *ray_nodes.worker_nodes)
+        wait_until(lambda: any(find_worker(node, function) for node in nodes))
+        ray_nodes.remove_node(large, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_large)
+    killer.start()
+    with pytest.raises(NoNodeLeft, match=r"no node has the 2 CPUs and 1 GiB of memory that the work needs"):
+        go(file, out, ray="auto")
+    killer.join()
+    assert list((out / "trials").glob("*/trial.json")) == []
+    assert ",pending," in (out / "results.csv").read_text()
+    result, _ = go(file, out, ray="auto")
+    assert result.counts == {"done": 1}
 
 
 def is_exporting(ray_nodes: Any) -> bool:

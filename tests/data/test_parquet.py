@@ -43,6 +43,19 @@ def test_files_are_the_same_data_as_their_folder(folder: Path, tmp_path: Path) -
         assert dataset.order == ("labels" if labels else "indices")
 
 
+def test_large_binaries_and_strings_are_the_same_data(tmp_path: Path) -> None:
+    """Polars writes them."""
+    rows = [_row(shade % 3, shade, path=f"{shade}.png") for shade in range(20)]
+    images = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+    large = pa.schema([("image", images), ("label", pa.int64())])
+    one, other = (
+        open_any(write_parquet(tmp_path / f"{schema is large}.parquet", rows, schema=schema))
+        for schema in (None, large)
+    )
+    assert_same(one, other)
+    assert one.digest == other.digest
+
+
 def test_windows_read_each_row_group_once_and_keep_the_order(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

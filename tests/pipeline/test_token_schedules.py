@@ -6,12 +6,12 @@ import pytest
 
 from vitdeploy.pipeline.token_schedules import (
     count_left,
-    describe_schedule,
     drop_slower,
     list_schedules,
     makes_needless,
     removes_more,
 )
+from vitdeploy.recipe import TokensSpec, describe_schedule
 
 
 def test_the_schedules_of_deit() -> None:
@@ -31,6 +31,9 @@ def test_every_merge_is_possible(blocks: list[int], patches: int) -> None:
     schedules = list_schedules(blocks, patches, depth)
     assert schedules
     assert len({describe_schedule(schedule) for schedule in schedules}) == len(schedules)
+    assert [
+        TokensSpec.model_validate({"merge": describe_schedule(schedule)}).schedule for schedule in schedules
+    ] == schedules
     totals = [sum(count_left(schedule, depth)) for schedule in schedules]
     assert totals == sorted(totals, reverse=True)
     for schedule in schedules:

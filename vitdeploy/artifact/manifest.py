@@ -13,7 +13,7 @@ from vitdeploy.artifact.quantization import AttentionOperands, CalibrationData, 
 from vitdeploy.environment import Host
 from vitdeploy.evidence import CheckpointUse, Fact, FileEntry, Interval, PixelCheck, QuantizedShare
 from vitdeploy.evidence.reading import PostProcessing
-from vitdeploy.recipe import OWN, Preprocess, Quantizer, Recipe
+from vitdeploy.recipe import OWN, Preprocess, Quantizer, Recipe, describe_schedule
 
 SCHEMA = 2
 
@@ -215,8 +215,7 @@ class Trial(Fact):
     def label(self) -> str:
         """The name for people, with what sets it apart from the precision's default: `int8, merged 3:60`."""
         name = describe_precision(self.name, self.quantizer, self.attention, folded_norms=self.folded_norms)
-        merges = ",".join(f"{block}:{removed}" for block, removed in sorted(self.merged.items()))
-        return f"{name}, merged {merges}" if merges else name
+        return f"{name}, merged {describe_schedule(self.merged)}" if self.merged else name
 
 
 class Tensor(Fact):

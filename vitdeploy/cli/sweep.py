@@ -140,7 +140,7 @@ def sweep_(
     )
     result = run_sweep(file, output, console, plan)
     console.show(result, *sweep_tables.sweep(result))
-    if not dry_run and not any(row.status in ("done", "bundle") for row in result.trials):
+    if not dry_run and not (result.counts.get("done") or result.counts.get("bundle")):
         raise typer.Exit(_FAILED)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdeploy.cluster.nodes import Node
-from vitdeploy.errors import RemoteError
+from vitdeploy.errors import NoNodeLeft
 
 _GIB = 2**30
 _LISTED = 4
@@ -40,13 +40,13 @@ class NodeRequest:
         """Refuse a request that would wait for ever.
 
         Raises:
-            RemoteError: no node can meet it; the nodes are named with their sizes.
+            NoNodeLeft: no node can meet it; the nodes are named with their sizes.
         """
         if any(self.fits(node) for node in nodes):
             return
         listed = [node.describe() for node in nodes if node.id in (self.nodes or (node.id,))]
         more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-        raise RemoteError(
+        raise NoNodeLeft(
             f"no node has the {self.describe()} that the work needs: {', '.join(listed[:_LISTED]) or 'none'}{more}",
             fix="Ask for less, or add a node: ray start --address HOST:PORT.",
         )

@@ -55,7 +55,7 @@ class Cluster:
         """Let a node run a function of a module. Arguments and result are pickled.
 
         Raises:
-            RemoteError: no node can meet the request.
+            NoNodeLeft: no node can meet the request.
         """
         import ray
 
@@ -67,7 +67,7 @@ class Cluster:
         """Wait until one or more of the calls have ended, and return those.
 
         Raises:
-            RemoteError: no node is left that can meet the request of one.
+            NoNodeLeft: no node is left that can meet the request of one.
         """
         import ray
 
@@ -87,6 +87,7 @@ class Cluster:
         Raises:
             VitdeployError: the function raised it.
             RemoteError: its node or its process died each time, or its result is lost.
+            NoNodeLeft: its node died, and no other can meet its request.
             Exception: the function raised it.
         """
         import ray

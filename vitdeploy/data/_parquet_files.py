@@ -156,7 +156,8 @@ def _find_columns(path: Path, schema: Any, *, need_labels: bool) -> Columns:
             kind = str(schema.field(label).type)[:100]
             raise DataError(f"{path}: its column {label!r} is {kind}, not integers", fix=_FIX)
         label = None
-    has_paths = _PATH in fields and pa.types.is_string(fields[_PATH])
+    texts = (pa.string(), pa.large_string())  # Polars writes large ones
+    has_paths = fields.get(_PATH) in texts
     return Columns(image, nested, has_paths, label, _read_classes(features.get(label)) if label else None)
 
 

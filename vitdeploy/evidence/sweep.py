@@ -196,9 +196,9 @@ class Sweep(Fact):
     Attributes:
         sweep: the folder.
         file: the sweep file.
-        counts: status -> number of trials.
+        counts: status -> number of trials of the matrix; those of other machines do not count.
         excluded: combinations that the file excludes.
-        trials: all trials.
+        trials: all trials; last, finished ones with the same settings from other machines.
         failures: reasons, each once.
         estimate: the work that is left.
         notes: remarks about what may be compared.

@@ -26,16 +26,10 @@ from vitdeploy.pipeline.fastest import (
 )
 from vitdeploy.pipeline.merged_candidates import list_possible, merge_prepared
 from vitdeploy.pipeline.merging_notes import describe_doubt, explain_loser, explain_nothing
-from vitdeploy.pipeline.token_schedules import (
-    Schedule,
-    describe_schedule,
-    drop_slower,
-    makes_needless,
-    removes_more,
-)
+from vitdeploy.pipeline.token_schedules import drop_slower, makes_needless, removes_more
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Progress
-from vitdeploy.recipe import AUTO
+from vitdeploy.recipe import AUTO, Schedule, describe_schedule
 
 _MOST_QUANTIZED = 3
 """Schedules that are tried in the chosen precision: each is calibrated anew, which takes as long as the precision."""

@@ -10,7 +10,8 @@ from vitdeploy.artifact import FewerTokens
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.pipeline.fewer_tokens import merge_tokens
 from vitdeploy.pipeline.prepare import Facts, Prepared
-from vitdeploy.pipeline.token_schedules import Schedule, list_schedules
+from vitdeploy.pipeline.token_schedules import list_schedules
+from vitdeploy.recipe import Schedule
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from vitdeploy.artifact import Trial
 from vitdeploy.evidence import Interval
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.fastest import is_undecided, suggest_seconds
-from vitdeploy.pipeline.token_schedules import Schedule, count_left, describe_schedule
+from vitdeploy.pipeline.token_schedules import count_left
+from vitdeploy.recipe import Schedule, describe_schedule
 
 
 def explain_loser(gain: Interval | None, *, wins: bool) -> str:

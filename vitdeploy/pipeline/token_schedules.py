@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
-Schedule = Mapping[int, int]
-"""The number of a block, and how many tokens fewer there are behind its attention."""
+from vitdeploy.recipe import Schedule
 
 # Few bulk merges: the depth of each as a share of the blocks, and the share of the patches left there that it removes.
 # Measured on DeiT-Tiny, two merges of 0.3 and 0.5 at a quarter and a half are faster than eleven small ones.
@@ -58,11 +57,6 @@ def drop_slower(schedules: Sequence[Schedule]) -> list[Schedule]:
 def makes_needless(schedule: Schedule, other: Schedule) -> bool:
     """Return whether a schedule removes more tokens than another one with no more merges, so it computes less."""
     return len(schedule) <= len(other) and removes_more(schedule, other)
-
-
-def describe_schedule(schedule: Schedule) -> str:
-    """Return a schedule as --merge-tokens takes it: `3:60,6:40`."""
-    return ",".join(f"{block}:{removed}" for block, removed in sorted(schedule.items()))
 
 
 def _place_bulk(

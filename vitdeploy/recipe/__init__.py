@@ -40,7 +40,7 @@ from vitdeploy.recipe.schema import (
     TargetSpec,
     TaskSpec,
 )
-from vitdeploy.recipe.tokens import TokensSpec
+from vitdeploy.recipe.tokens import Schedule, TokensSpec, describe_schedule
 
 __all__ = [
     "ALL_OUTPUTS",
@@ -67,12 +67,14 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "Resize",
+    "Schedule",
     "SizeRange",
     "TargetSpec",
     "TaskSpec",
     "TokensSpec",
     "build",
     "compose",
+    "describe_schedule",
     "fill_templates",
     "format_size",
     "parse",

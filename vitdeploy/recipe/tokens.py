@@ -69,6 +69,11 @@ class TokensSpec(Frozen):
         return any(self.drop.values())
 
 
+def describe_schedule(schedule: Schedule) -> str:
+    """Return a schedule as --merge-tokens takes it: `3:60,6:40`."""
+    return ",".join(f"{block}:{removed}" for block, removed in sorted(schedule.items()))
+
+
 def _parse(value: Any, words: str) -> Any:
     """Return the blocks of a text such as `3:40,6:60`; anything but a text as it is."""
     if value in (OFF, False):

@@ -47,7 +47,9 @@ def sweep(result: Sweep) -> list[RenderableType]:
 def trials(rows: Sequence[SweepRow]) -> Table:
     """Return the measured trials, each with its accuracy, latency and size."""
     metric = rows[0].metric or "metric"
-    table = make_table("Trials", "", metric, "drop", "latency ms", "speed-up", "size", "", right=(1, 2, 3, 4, 5))
+    group_header = ["group"] if len({row.group for row in rows}) > 1 else []  # of trials that may be compared
+    headers = ["", metric, "drop", "latency ms", "speed-up", "size", "", *group_header]
+    table = make_table("Trials", *headers, right=(1, 2, 3, 4, 5))
     table.padding = (0, 1, 0, 0)
     short = _shorten(rows)
     for row in rows:
@@ -62,6 +64,7 @@ def trials(rows: Sequence[SweepRow]) -> Table:
             NOTHING if row.speedup is None else f"{row.speedup:.2f}",
             NOTHING if row.size_bytes is None else numbers.size(row.size_bytes),
             state,
+            *([str(row.group or NOTHING)] if group_header else []),
         )
     return table
 
@@ -95,8 +98,10 @@ def duration(seconds: float) -> str:
 
 def _describe_counts(result: Sweep) -> Text:
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
-    reused = sum(row.reused for row in result.trials)
+    elsewhere = len(result.trials) - sum(result.counts.values())  # all of them finished before
+    reused = sum(row.reused for row in result.trials) - elsewhere
     extra = [f"{reused} finished before"] if reused else []
+    extra += [f"{elsewhere} of other machines"] if elsewhere else []
     extra += [f"{result.excluded} excluded"] if result.excluded else []
     rest = f" ({', '.join(extra)})" if extra else ""
     return Text.assemble(("sweep ", "bold"), (result.sweep, "bold cyan"), f": {counts}{rest}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ def suggest(spec: str) -> str | None:
 
 def _list_suggestions(spec: str, path: Path) -> Iterator[str]:
     name = spec.rstrip("/")
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises for a long text
         yield from _read_folder(name, path)
     elif has_suffix(spec):
         yield f"It has only weights. Name the model that they are of: vitdeploy export timm:NAME --weights {spec}"

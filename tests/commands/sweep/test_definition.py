@@ -104,6 +104,15 @@ def test_a_folder_of_data_counts_by_its_files(tmp_path: Path) -> None:
     assert names(tmp_path, text) != before
 
 
+def test_a_file_that_cannot_be_read_is_left_to_its_trial(tmp_path: Path) -> None:
+    """The kernel refuses to read this one, also to root."""
+    data = "data: {evaluation: /proc/self/mem}"
+    (name,) = names(
+        tmp_path, f"recipe: {{model: demo:digits, target: openvino, {data}}}\nmatrix: {{precision: [fp32]}}\n"
+    )
+    assert name.startswith("digits-openvino-fp32-")
+
+
 def test_files_that_the_weights_consist_of_count(tmp_path: Path) -> None:
     """The shards of an index, and the external data of an ONNX file, whatever their names are."""
     shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -179,6 +188,9 @@ def test_combinations_of_one_recipe_are_one_trial(tmp_path: Path) -> None:
         (BASE + "matrix: {model.wieghts: [random]}\n", r"did you mean 'model.weights'\?"),
         (BASE + "matrix: {target.stream: [1]}\n", r"unknown key 'stream' \(did you mean 'streams'\?\)"),
         (BASE + "matrix: {model: [{spec: demo:digits, wieghts: x}]}\n", r"unknown key 'model.wieghts' \(did you mean"),
+        (BASE + "matrix: {target.kind.streams: [1, 2]}\n",
+         "target.kind.streams=1: target.kind.streams cannot be set, because target.kind is openvino, not a mapping"),
+        (BASE + f"matrix: {{model: [{'a' * 300}]}}\n", "is not a model"),
         (BASE + "matrix: {gate.max_drop_pp: [1, 2]}\n", "sets gate.max_drop_pp, which decides no result"),
         (BASE + "matrix: {bench: [{seconds: 1}]}\n", "matrix.bench sets bench.seconds"),
         (BASE + "matrix: {precision: [int8], precision.kind: [fp32]}\n", "precision and precision.kind both set"),

@@ -40,6 +40,12 @@ def test_the_trial_that_is_meant(text: str, name: str) -> None:
     assert pick(parse_pick(text), ROWS)[0].name == name
 
 
+def test_a_percentage_is_the_share_that_was_counted() -> None:
+    """In binary 95 × 0.01 is more than 95 / 100."""
+    expressions = [parse_pick(f"min size where agreement >= {percent}%") for percent in range(101)]
+    assert [expression.conditions[0].value for expression in expressions] == [n / 100 for n in range(101)]
+
+
 def test_only_valid_trials_count() -> None:
     with pytest.raises(UsageError, match="the figures of all 1 that were measured are in doubt"):
         pick(parse_pick("min latency"), (DOUBTFUL, FAILED))

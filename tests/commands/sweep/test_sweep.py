@@ -172,14 +172,24 @@ def test_other_machines_are_shown_beside_and_not_joined(copied: tuple[Path, Path
         if record["status"] == "done" and record["target"] == "onnxruntime":
             name = f"{record['name'][:-4]}beef"
             shutil.copytree(place, out / "trials" / name)
-            moved = {**record, "name": name, "machine": "another"}
+            moved = {**record, "name": name, "machine": "another", "size_bytes": 1, "doubts": []}
             (out / "trials" / name / "trial.json").write_text(json.dumps(moved))
     result, steps = go(file, out)
     assert steps.titles == []
+    assert result.counts == {"done": 3, "failed": 3}
     there = [row for row in result.trials if row.machine == "another"]
     assert len(there) == 2
     assert {row.group for row in there} == {2}
     assert any("2 groups" in note for note in result.notes)
+    unsure, _ = go(file, out, pick="min size")
+    assert unsure.picked is not None
+    assert (unsure.picked.value, unsure.picked.notes[0]) == (
+        1, "it was measured on another machine; no trial of this one is valid"
+    )  # fmt: skip
+    make_valid(out)
+    sure, _ = go(file, out, pick="min size")
+    assert sure.picked is not None
+    assert sure.picked.value > 1
 
 
 def make_valid(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from tests.cli.conftest import run
 from tests.commands.sweep.running import BASE, go, store, write
 from vitdeploy.commands.sweep import store as storing
 from vitdeploy.commands.sweep import trial as trials
@@ -212,3 +215,28 @@ def test_a_dry_run_estimates_longer_benches_too(tmp_path: Path) -> None:
     assert "2 longer benches of finished trials to run, about 1 min 0 s" in lines
     nothing, _ = go(write(tmp_path, TWO), out, dry_run=True)
     assert not any("to run" in str(part) for part in sweep_tables.sweep(nothing))
+
+
+def test_trials_of_another_machine_are_told_apart_and_not_counted(tmp_path: Path, ran: list[Recipe]) -> None:
+    file, out = write(tmp_path, TWO), tmp_path / "out"
+    first, second = read(file)
+    store(first, out)
+    for trial in (first, second):
+        store(trial.model_copy(update={"name": f"{trial.name}-there"}), out, machine="another")
+    result, _ = go(file, out)
+    assert len(ran) == 1
+    assert result.counts == {"done": 1, "failed": 1}
+    shown = io.StringIO()
+    Console(width=200, file=shown).print(*sweep_tables.sweep(result))
+    text = shown.getvalue()
+    assert "1 done, 1 failed (1 finished before, 2 of other machines)" in text
+    assert [line.split()[-1] for line in text.splitlines() if line.strip().startswith("openvino")] == ["1", "2"]
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_command_whose_own_trials_fail_fails_beside_those_of_another_machine(tmp_path: Path) -> None:
+    text = "recipe: {model: {spec: demo:digits, weights: no.pt}}\nmatrix: {target: [openvino]}\n"
+    file, out = write(tmp_path, text), tmp_path / "out"
+    for trial in read(file):
+        store(trial.model_copy(update={"name": f"{trial.name}-there"}), out, machine="another")
+    assert run("sweep", file, "-o", out).code == 1

@@ -74,7 +74,7 @@ class SweepLog:
 
     def update(self, rows: Sequence[SweepRow]) -> None:
         """Log the trials that have ended, or have other figures than before."""
-        self._rows = rows
+        self._rows = [row for row in rows if row.name in self.recipes]
         for number, place in enumerate(self.logs.places):
             if number in self._trials:
                 self._write_trials(number, place)
@@ -93,7 +93,7 @@ class SweepLog:
         """Write the trials that have changed. One that is refused stops no other, if the destination still answers."""
         trials = self._trials[number]
         for row in self._rows:
-            if row.status == "pending" or row.name not in self.recipes or trials.rows.get(row.name) == row:
+            if row.status == "pending" or trials.rows.get(row.name) == row:
                 continue
             trials.rows[row.name] = row
             there = self.host_versions.get(row.name, {})

@@ -238,19 +238,26 @@ def _check_disjoint(axes: Sequence[Axis], where: str) -> None:
 
 
 def overlay(raw: dict[str, Any], settings: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a copy of a recipe's keys in which dotted keys are set."""
+    """Return a copy of a recipe's keys in which dotted keys are set.
+
+    Raises:
+        RecipeError: a key would be inside of a value that is no mapping.
+    """
     result = dict(raw)
     for key, value in settings:
         *sections, last = key.split(".")
         place = result
-        for section in sections:
+        for number, section in enumerate(sections, 1):
             inner = place.get(section)
             if inner is not None and not isinstance(inner, dict):
-                break  # the recipe says what it should be
+                outer = ".".join(sections[:number])
+                raise RecipeError(
+                    f"{key} cannot be set, because {outer} is {describe(inner)}, not a mapping",
+                    fix=f"Write {outer} of the base recipe with its keys, or remove the axis.",
+                )
             place[section] = dict(inner or {})
             place = place[section]
-        else:
-            place[last] = value
+        place[last] = value
     return result
 
 

@@ -183,9 +183,9 @@ def _make_trial(
     values = {axis.name: describe(value) for axis, value in zip(axes, combination, strict=True)}
     settings = {k: v for axis, value in zip(axes, combination, strict=True) for k, v in axis.settings(value).items()}
     settings.pop(HOST, None)
-    raw = overlay(_drop_other_options(base, settings), iter(settings.items()))
     place = f"{where}: {', '.join(f'{name}={value}' for name, value in values.items())}"
     try:
+        raw = overlay(_drop_other_options(base, settings), iter(settings.items()))
         recipe = recipes.build(raw, folder, sources.anchor, where=place)
         targets.find(recipe.target)
         if recipe.task.kind is not None:

@@ -82,7 +82,11 @@ def _escape(name: str) -> str:
 def _digest_file(path: Path) -> str:
     facts = path.stat()
     large = facts.st_size > _MAX_HASHED_BYTES
-    return f"{path.name} {facts.st_size} {facts.st_mtime_ns if large else file_digest(path)}"
+    try:
+        contents = facts.st_mtime_ns if large else file_digest(path)
+    except OSError:  # it may not be read; the trial that needs it says so, and has another name once it may
+        contents = "unreadable"
+    return f"{path.name} {facts.st_size} {contents}"
 
 
 def _list_states(folder: Path) -> Iterator[str]:

@@ -225,6 +225,7 @@ class ClusterRun:
         self.work.finish(trial, ended)
 
     def _fail_export(self, trial: TrialSpec, error: Exception) -> None:
+        self._out.end_trial(trial)
         self._release(trial)
         self.work.finish(trial, Ended(fail_trial(trial, self.work.folder.path, "export", error)))
 
@@ -248,7 +249,7 @@ class ClusterRun:
 
     def _list_able(self, seconds: Mapping[str, float]) -> dict[str, float]:
         """Return those of some trials that can be timed now: a host of theirs is free, or a node."""
-        here = self._out.count_free_nodes() > 0
+        here = self._out.count_free_nodes() > 0 or not self._out  # the start of one says that no node is left
         free = {
             trial.name: self.work.hosts.find_free(trial.hosts) is not None if trial.hosts else here
             for trial in self.work.definition.trials

@@ -22,7 +22,7 @@ from vitdeploy.commands.sweep.hosts import SweepHost
 from vitdeploy.commands.sweep.on_node import Assignment, measure, pass_to_host, run_alone
 from vitdeploy.commands.sweep.places import Places
 from vitdeploy.commands.sweep.work import SweepWork
-from vitdeploy.errors import RemoteError, VitdeployError
+from vitdeploy.errors import NoNodeLeft, RemoteError, VitdeployError
 
 MOST_SAMPLES = 2_000
 """An evaluation of more samples is done in parts, on as many nodes as are free."""
@@ -70,9 +70,12 @@ class PartsOut:
         return [part.trial for part in self._out.values() if part.host is None and not part.alone]
 
     def count_free(self) -> int:
-        """Return the number of parts that may begin beside those that share nodes. A measurement keeps its node."""
+        """Return the number of parts that may begin beside those that share nodes. A measurement keeps its node.
+
+        None may begin if no node is left that can measure: what they bring could not be timed.
+        """
         largest, measuring = self.places.count_largest(self.cluster), self.measuring
-        most = largest - measuring if measuring else self.cluster.count_slots(self.places.shared)
+        most = largest - measuring if measuring or not largest else self.cluster.count_slots(self.places.shared)
         return most - len(self.sharing)
 
     def count_free_for_parts(self) -> int:
@@ -103,7 +106,7 @@ class PartsOut:
             host: the host that the trial is for.
 
         Raises:
-            RemoteError: no node can meet the request.
+            NoNodeLeft: no node can meet the request.
         """
         cached = self.work.plan.cache is not None
         assignment = Assignment(
@@ -117,9 +120,13 @@ class PartsOut:
     def wait(self) -> None:
         """Wait until parts have ended, and hand over what they brought.
 
+        A cluster without a node for the work is no failure of a trial: it is done when the sweep goes on.
+
         Raises:
-            VitdeployError: a disk is full, or no node is left.
+            NoNodeLeft: no node is left for a part, or for the next one of its trial. The others are handed over before.
+            VitdeployError: a disk is full.
         """
+        lost: NoNodeLeft | None = None
         for call in self.cluster.wait(list(self._out)):
             part = self._out.pop(call, None)
             if part is None:
@@ -130,6 +137,8 @@ class PartsOut:
                 delivery = self.cluster.collect(call)
                 self._warn(f"{part.trial.title}: {line}" for line in delivery.warnings)
                 part.take(delivery)
+            except NoNodeLeft as error:
+                lost = error
             except VitdeployError as error:
                 if not isinstance(error, RemoteError):
                     raise  # of all errors of a trial only a full disk gets here
@@ -137,6 +146,8 @@ class PartsOut:
             except Exception as error:  # noqa: BLE001  the other trials go on, whatever happened to this one
                 raise_if_disk_is_full(error, self.work.folder.path)
                 part.fail(error)
+        if lost is not None:
+            raise lost
 
     def end_trial(self, trial: TrialSpec) -> None:
         """End all parts of a trial."""

@@ -12,18 +12,20 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence import SweepRow
 from vitdeploy.plugins import did_you_mean
 
-_MIB = 1 << 20
-_TIMES = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
+_ONE, _THOUSANDTH = Fraction(1), Fraction(1, 1000)
+_TIMES = {"ms": _ONE, "us": _THOUSANDTH, "µs": _THOUSANDTH, "s": Fraction(1000)}
 _SIZES = {
-    "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": float(_MIB), "GiB": float(1 << 30),
+    "B": _ONE, "KB": Fraction(10**3), "MB": Fraction(10**6), "GB": Fraction(10**9),
+    "KiB": Fraction(1 << 10), "MiB": Fraction(1 << 20), "GiB": Fraction(1 << 30),
 }  # fmt: skip
-_POINTS = {"pp": 1.0, "points": 1.0, "%": 1.0}
-_RATIO = {"x": 1.0, "×": 1.0}
+_POINTS = {"pp": _ONE, "points": _ONE, "%": _ONE}
+_RATIO = {"x": _ONE, "×": _ONE}
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Measure:
 
     Attributes:
         read: returns it.
-        units: the units that a value of it may have, each with its factor.
+        units: the units that a value of it may have, each with its factor: 95 % is 0.95, which 95 × 0.01 is not.
         needs_unit: a value needs one.
         interval: returns its 95 % interval, by which remarks say how sure a choice is.
     """
 
     read: Callable[[SweepRow], float | None]
-    units: Mapping[str, float]
+    units: Mapping[str, Fraction]
     needs_unit: bool = False
     interval: Callable[[SweepRow], tuple[float, float] | None] = lambda _: None
 
@@ -48,15 +50,15 @@ MEASURES: Mapping[str, Measure] = {
     "p50": Measure(lambda row: row.p50_ms, _TIMES),
     "p90": Measure(lambda row: row.p90_ms, _TIMES),
     "p99": Measure(lambda row: row.p99_ms, _TIMES),
-    "throughput": Measure(lambda row: row.throughput_ips, {"ips": 1.0}),
+    "throughput": Measure(lambda row: row.throughput_ips, {"ips": _ONE}),
     "speedup": Measure(lambda row: row.speedup, _RATIO, interval=lambda row: row.speedup_ci95),
     "accuracy": Measure(lambda row: row.deployed, _POINTS),
     "drop": Measure(lambda row: row.drop, _POINTS),
-    "agreement": Measure(lambda row: row.agreement, {"%": 0.01}),
+    "agreement": Measure(lambda row: row.agreement, {"%": Fraction(1, 100)}),
     "size": Measure(lambda row: row.size_bytes, _SIZES, needs_unit=True),
     "memory": Measure(lambda row: row.memory_bytes, _SIZES, needs_unit=True),
     "fused": Measure(
-        lambda row: None if not row.sites or row.fused is None else 100 * row.fused / row.sites, {"%": 1.0}
+        lambda row: None if not row.sites or row.fused is None else 100 * row.fused / row.sites, {"%": _ONE}
     ),
 }
 """The figures that an expression may name."""
@@ -232,7 +234,8 @@ def _take_condition(text: str, tokens: list[str]) -> PickCondition:
         raise _error(text, f"{name} has no unit {unit!r}{did_you_mean(unit, known)}", f"Use {', '.join(known)}.")
     if not unit and measure.needs_unit:
         raise _error(text, f"{name} {sign} {value} has no unit", f"Use {', '.join(measure.units)}.")
-    limit = float(number[1]) * (by_letters[unit.lower()] if unit else 1.0)
+    factor = by_letters[unit.lower()] if unit else _ONE
+    limit = float(number[1]) * factor.numerator / factor.denominator
     return PickCondition(name, sign, limit, f"{name} {sign} {value}{'' if number[2] else unit}")
 
 

@@ -37,7 +37,7 @@ class Places:
         """Refuse to go on if no node is left that can do a part of a trial.
 
         Raises:
-            RemoteError: none is.
+            NoNodeLeft: none is.
         """
         for request in (self.shared, self.alone):
             request.refuse_too_large(cluster.alive())

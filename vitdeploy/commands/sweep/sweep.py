@@ -106,11 +106,16 @@ def _write_page(result: Sweep, folder: SweepFolder, progress: Progress) -> str |
 def _copy_best(expression: Expression, rows: Sequence[SweepRow], work: SweepWork) -> Picked:
     """Choose a trial, and copy its artifact with its evidence.
 
+    Those of other machines are chosen from only if the matrix has no valid trial: their latencies are not of this one.
+
     Raises:
         UsageError: no valid trial passes the conditions.
         ArtifactError: the place cannot be written, or the artifact is damaged.
     """
-    best, notes = pick(expression, rows)
+    own = [row for row in rows if row.name in work.names]
+    best, notes = pick(expression, own if any(row.valid for row in own) else rows)
+    if best.name not in work.names:
+        notes.insert(0, "it was measured on another machine; no trial of this one is valid")
     to = work.plan.to or work.folder.path / "picked"
     force = work.plan.force or work.plan.to is None
     source = work.folder.artifact(best.name)

@@ -87,6 +87,11 @@ class SweepWork:
         self.reused = set(self.records)
 
     @property
+    def names(self) -> set[str]:
+        """The names of the trials of the matrix. Rows and records of other machines have others."""
+        return {trial.name for trial in self.definition.trials}
+
+    @property
     def pending(self) -> list[TrialSpec]:
         """The trials without a record."""
         return [trial for trial in self.definition.trials if trial.name not in self.records]
@@ -244,7 +249,7 @@ class SweepWork:
     def rows(self) -> list[SweepRow]:
         """Return all trials side by side: those of the matrix, then the same ones of other machines."""
         settings = {trial.setting for trial in self.definition.trials}
-        names = {trial.name for trial in self.definition.trials}
+        names = self.names
         own = [
             _with_axes(self.records[trial.name], trial)
             if trial.name in self.records
@@ -274,7 +279,7 @@ class SweepWork:
             sweep=str(self.folder.path),
             file=str(self.definition.file),
             dry_run=self.plan.dry_run,
-            counts=dict(Counter(row.status for row in rows)),
+            counts=dict(Counter(row.status for row in rows if row.name in self.names)),
             excluded=self.definition.excluded,
             trials=tuple(rows),
             failures=tuple(group_failures(rows)),
