@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def exported(out: Path) -> Export:
     def run(
-        model: str = "demo:digits", target: str = "onnxruntime", spec: dict[str, object] | None = None, **flags: object
+        model: str = "demo:digits", target: str = "onnxruntime", spec: dict[str, Any] | None = None, **flags: object
     ) -> Exported:
         recipe = recipes.compose(model, target=target, **flags)  # type: ignore[arg-type]
         recipe = replace(recipe, precision=replace(recipe.precision, **(spec or {})))
