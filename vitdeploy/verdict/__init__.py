@@ -23,6 +23,7 @@ from vitdeploy.verdict._limits import (
     check_size,
     check_speedup,
 )
+from vitdeploy.verdict._pair import StoredPair, examine_pair
 from vitdeploy.verdict._recompute import recompute_bench
 from vitdeploy.verdict._release import check_release, compare_releases, recompute_release
 from vitdeploy.verdict._signed import check_signed
@@ -35,9 +36,11 @@ __all__ = [
     "Identity",
     "Signature",
     "Stored",
+    "StoredPair",
     "check_signed",
     "compare_releases",
     "examine",
+    "examine_pair",
     "explain_calibrated",
     "explain_incomparable",
     "invalid",
