@@ -221,6 +221,14 @@ def test_a_changed_family_is_refused(copy: Path) -> None:
         load_family(copy)
 
 
+def test_nothing_is_written_beside_a_family_that_was_replaced(copy: Path) -> None:
+    family = load_family(copy)
+    (copy / "family.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="was replaced by another family while this command ran"):
+        family.write_beside({"gate.json": b"{}"})
+    assert not (copy / "gate.json").exists()
+
+
 def test_commands_for_one_artifact_name_the_parts(result: FamilyResult) -> None:
     code, output = run("debug", str(result.family.path), "--data", "nowhere")
     assert code == 1
