@@ -95,4 +95,6 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         baseline=before.baseline.model_dump(mode="json") if before and before.baseline else None,
         release=before.release if before else None,
         untimed=before.untimed if before else "",
+        against=case.against if case.against_digest else "",
+        against_digest=case.against_digest,
     )

@@ -74,6 +74,12 @@ class Stored:
     missing: dict[EvidenceName, str] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
+    @property
+    def audited_on(self) -> str:
+        """The hardware that fusion was read on; empty if it is not known, or the engine fuses alike on all."""
+        origin = self.audit.provenance if self.audit is not None and self.identity.on_cpu else None
+        return "" if origin is None else origin.hardware
+
 
 @dataclass(frozen=True)
 class Examined:
