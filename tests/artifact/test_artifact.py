@@ -146,6 +146,21 @@ def test_other_files_go_outside_of_the_artifact_and_of_its_family(folder: Path) 
     artifacts.refuse_inside(folder.parent.parent / "package", folder)
 
 
+def test_no_folder_is_written_into_an_artifact_or_a_family(folder: Path) -> None:
+    (folder / "sites.json").touch()
+    family = folder.parent / "family"
+    family.mkdir()
+    (family / FAMILY).touch()
+    for place in (folder, family):
+        with pytest.raises(UsageError, match=r"which takes no other files"):
+            artifacts.refuse_existing(place / "deep" / "other", force=True)
+        with pytest.raises(UsageError, match=r"which takes no other files"), artifacts.atomic_folder(place / "other"):
+            pytest.fail("the folder was made")
+    assert left_in(family) == {FAMILY}
+    (folder.parent / "manifest.json").touch()  # such as of a web page
+    artifacts.refuse_existing(folder.parent / "other", force=False)
+
+
 def test_an_empty_list_is_refused(folder: Path) -> None:
     rewrite(folder, lambda raw: raw.update(files=[], runs=None))
     with pytest.raises(ArtifactError, match="the manifest lists no file"):

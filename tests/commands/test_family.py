@@ -221,6 +221,14 @@ def test_a_changed_family_is_refused(copy: Path) -> None:
         load_family(copy)
 
 
+def test_nothing_is_written_beside_a_family_that_was_replaced(copy: Path) -> None:
+    family = load_family(copy)
+    (copy / "family.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="was replaced by another family while this command ran"):
+        family.write_beside({"gate.json": b"{}"})
+    assert not (copy / "gate.json").exists()
+
+
 def test_commands_for_one_artifact_name_the_parts(result: FamilyResult) -> None:
     code, output = run("debug", str(result.family.path), "--data", "nowhere")
     assert code == 1
@@ -269,6 +277,10 @@ def test_int8_quantizes_the_encoder_and_leaves_the_decoder_in_float(model: Path,
     checks = {check["name"]: check["status"] for check in read(output)["checks"]}
     assert checks["encoder: quantized (%)"] == "pass"
     assert "decoder: quantized (%)" not in checks
+    assert run("eval", str(out), "--data", str(data))[0] == 0
+    code, output = run("gate", str(out), "--max-drop", "100", "--json")
+    assert code == 3
+    assert "3 of the 3 evaluated images are calibration images" in read(output)["checks"][-1]["why"]
 
 
 def test_prompts_are_read() -> None:
@@ -318,6 +330,31 @@ def test_bench_and_gate_count_both_parts(copy: Path) -> None:
     code, output = run("gate", str(copy), "--min-speedup", "1e6", "--json")
     assert code in (1, 3)  # 3 on a machine that is busy
     assert read(output)["checks"][-1]["name"] == "pair: speed-up"
+    bench = json.loads((copy / "bench.json").read_text())
+    runs = [{**run, "blocks": []} for run in bench["runs"]]
+    edit(copy / "bench.json", bench, runs=runs, doubts=[], valid=True)
+    code, output = run("gate", str(copy), "--min-speedup", "0.0001", "--json")
+    assert code == 3
+    assert "has no samples of pytorch-fp32" in output
+    edit(copy / "bench.json", bench, provenance={**bench["provenance"], "hardware": "0123456789ab"})
+    assert "pair: one machine" in [check["name"] for check in gate_size(copy)]
+    edit(copy / "bench.json", bench, provenance={**bench["provenance"], "recipe": "0" * 64})
+    assert "pair: one recipe" in [check["name"] for check in gate_size(copy)]
+    edit(copy / "bench.json", bench, runs=[{**run, "p50_ms": run["p50_ms"] / 2} for run in bench["runs"]])
+    assert gate_size(copy)[-2]["name"] == "pair: bench recomputed"
+
+
+def edit(path: Path, facts: dict[str, Any], **changed: object) -> None:
+    """Write evidence with other facts."""
+    path.write_text(json.dumps({**facts, **changed}))
+
+
+def gate_size(family: Path) -> list[dict[str, Any]]:
+    """Judge a family by a limit that it keeps, and return the checks of a verdict that is invalid all the same."""
+    code, output = run("gate", str(family), "--max-size", "1000", "--json")
+    assert code == 3, output
+    checks: list[dict[str, Any]] = read(output)["checks"]
+    return checks
 
 
 def test_limits_that_a_family_is_not_judged_by_are_no_pass(copy: Path) -> None:
@@ -443,6 +480,11 @@ def test_eval_measures_the_overlap_with_the_objects_that_prompts_are_taken_from(
     code, output = run("gate", str(copy), "--max-drop", "5", "--json")
     (check,) = [check for check in read(output)["checks"] if check["name"] == "pair: accuracy drop"]
     assert check["status"] == "pass" or "has not learned" in check["why"]
+    stored = (copy / "eval.json").read_text()
+    edit(copy / "eval.json", json.loads(stored), task="none")
+    why = next(check["why"] for check in gate_size(copy) if check["name"] == "pair: eval recomputed")
+    assert why.startswith("eval.json: task is none, but its samples give promptable-masks")
+    (copy / "eval.json").write_text(stored)
     (copy / "eval.samples.npz").write_bytes(b"other")
     code, output = run("gate", str(copy), "--max-drop", "5", "--json")
     assert code == 3

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
+from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Interval
 from vitdeploy.measure import statistics
 from vitdeploy.measure.statistics import (
     PairedDrop,
+    block_log_ratios,
     paired_drop,
     percentile,
     quotient_interval,
@@ -176,3 +178,9 @@ def test_required_samples_give_the_promised_power() -> None:
     draws = np.random.default_rng(0).multinomial(n, [lost, gained, 1 - lost - gained], size=1000)
     passed = np.mean([drop_of(n, int(b), int(c)).upper95 <= margin for b, c, _ in draws])
     assert 0.87 <= passed <= 0.93
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.0), (math.nan, 1.0), (math.inf, math.inf)])
+def test_a_median_that_is_no_time_has_no_ratio(times: tuple[float, ...]) -> None:
+    with pytest.raises(MeasureError, match="no time above 0"):
+        block_log_ratios([(1.0, 2.0), times], [(1.0, 2.0), (1.0, 1.0)])

@@ -7,7 +7,7 @@ import pytest
 
 from tests.evidence import audit, bench, evaluation, run
 from tests.verdict.test_judge import baseline, only, verdict
-from vitdeploy.evidence import Bench, GroupDrop, Interval, Release, Startup
+from vitdeploy.evidence import Bench, Check, GroupDrop, Interval, Release, Startup
 from vitdeploy.frozen import replace
 from vitdeploy.measure import baseline as baselines
 from vitdeploy.measure.baseline import Timing
@@ -234,3 +234,14 @@ def test_the_largest_of_few_samples_is_no_bound(percent: Any, samples: int, stat
 def test_impossible_figures_of_a_baseline_are_invalid(more: dict[str, Any], reason: str) -> None:
     check = only(verdict(GateSpec(), baseline=replace(baseline(1.49, 1.5, 1.51), **more)))
     assert (check.status, reason in check.why) == ("invalid", True), check.why
+
+
+def test_fusion_that_was_read_on_another_cpu_is_not_compared() -> None:
+    def check(before: str, now: str) -> Check:
+        checks = verdict(GateSpec(), baseline=baseline(audited_on=before), audited_on=now, machine="host").checks
+        return next(check for check in checks if check.name == "attention fused as before")
+
+    assert check("a", "a").status == check("", "a").status == check("a", "").status == "pass"
+    other = check("a", "b")
+    assert other.status == "invalid"
+    assert "read on another CPU (a, not b)" in other.why

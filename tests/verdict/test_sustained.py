@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from tests.evidence import MANIFEST, bench
+from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import BlockState, Check, DeviceTime, Power, RailEnergy, Sustained, SustainedBlock
+from vitdeploy.frozen import replace
 from vitdeploy.measure.power import summarize as summarize_windows
 from vitdeploy.measure.sustained import WINDOW, summarize
 from vitdeploy.recipe import GateSpec
 from vitdeploy.verdict import Case, judge
+from vitdeploy.verdict._recompute import recompute_sustained
 
 THROTTLED = "the board throttled itself for over-current: oc1 3 times"
 
@@ -69,3 +73,11 @@ def test_a_latency_limit_names_the_time_on_the_device_too() -> None:
     assert [words[limit].status for limit in (20, 10, 5)] == ["pass", "fail", "fail"]
     assert "8 ms of it on the device (within the limit)" in words[10].why
     assert "8 ms of it on the device (above the limit)" in words[5].why
+
+
+@pytest.mark.parametrize("field", ["celsius", "minutes"])
+def test_a_course_with_what_is_no_number_is_refused(field: str) -> None:
+    steady = sustained()
+    course = (*steady.course[:-1], replace(steady.course[-1], **{field: math.nan}))
+    with pytest.raises(MeasureError, match="is no number"):
+        recompute_sustained(replace(steady, course=course))

@@ -16,7 +16,15 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from vitdeploy.artifact import schema1
-from vitdeploy.artifact.contents import FileState, check_unchanged, file_digest, read_plain, verify_contents
+from vitdeploy.artifact.contents import (
+    FileState,
+    check_in_place,
+    check_unchanged,
+    digest_evidence,
+    file_digest,
+    read_plain,
+    verify_contents,
+)
 from vitdeploy.artifact.layout import EVIDENCE, FAMILY, MANIFEST, RAW
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.manifest import (
@@ -36,7 +44,14 @@ from vitdeploy.artifact.manifest import (
     Trial,
     Variant,
 )
-from vitdeploy.artifact.staging import DISK_FULL, atomic_folder, recover, refuse_existing, refuse_inside
+from vitdeploy.artifact.staging import (
+    DISK_FULL,
+    atomic_folder,
+    recover,
+    refuse_enclosed,
+    refuse_existing,
+    refuse_inside,
+)
 from vitdeploy.artifact.temporary import atomic_file
 from vitdeploy.errors import ArtifactError
 from vitdeploy.evidence import Evidence, FileEntry
@@ -48,6 +63,7 @@ __all__ = [
     "EVIDENCE",
     "MANIFEST",
     "SCHEMA",
+    "VERDICTS",
     "Artifact",
     "Attempt",
     "ExportRecord",
@@ -67,6 +83,7 @@ __all__ = [
     "atomic_folder",
     "file_digest",
     "load",
+    "refuse_enclosed",
     "refuse_existing",
     "refuse_inside",
     "seal",
@@ -78,7 +95,7 @@ _LARGEST_EVIDENCE = 256 << 20  # a bench keeps all samples
 _LARGEST_RAW = 512 << 20  # eval.samples.npz of a million images
 _UNWRITABLE = "Make the folder writable, free some space, or give another folder for it with --evidence DIR."
 
-_VERDICTS = ("gate.json",)
+VERDICTS = ("gate.json",)
 """Evidence that contains the digest of the other evidence."""
 
 EvidenceT = TypeVar("EvidenceT", bound=Evidence)
@@ -159,12 +176,9 @@ class Artifact:
 
     def evidence_digest(self) -> str:
         """Return one sha256 over the manifest and all evidence and raw data beside it, except the verdict."""
-        lines = [f"{MANIFEST} {self.digest}"]
-        for name in (*EVIDENCE, *RAW):
-            raw, _ = (None, "") if name in _VERDICTS else self.read_raw(name, _LARGEST_RAW)
-            if raw is not None:
-                lines.append(f"{name} {hashlib.sha256(raw).hexdigest()}")
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        contents = {name: self.read_raw(name, _LARGEST_RAW)[0] for name in (*EVIDENCE, *RAW) if name not in VERDICTS}
+        files = {name: hashlib.sha256(raw).hexdigest() for name, raw in contents.items() if raw is not None}
+        return digest_evidence(MANIFEST, self.digest, files)
 
     def write_evidence(self, evidence: EvidenceT, raw: Mapping[str, bytes] | None = None) -> EvidenceT:
         """Store evidence, completely or not at all. Return it with the digest of the manifest.
@@ -206,15 +220,7 @@ class Artifact:
 
     def _check_in_place(self) -> None:
         """Raise an ArtifactError if another artifact has taken the place of this one."""
-        try:
-            content = read_plain(self.path / MANIFEST, _LARGEST_MANIFEST)
-        except (FileNotFoundError, NotADirectoryError):
-            content = b""
-        if hashlib.sha256(content).hexdigest() != self.digest:
-            raise ArtifactError(
-                f"{self.path} was replaced by another artifact while this command ran, so nothing was written into it",
-                fix="Run the command again.",
-            )
+        check_in_place(self.path, MANIFEST, self.digest, _LARGEST_MANIFEST)
 
 
 def load(path: Path, *, verify: bool = True) -> Artifact:

@@ -135,6 +135,37 @@ def read_plain(file: Path, limit: int) -> bytes:
         return opened.read(limit)
 
 
+def digest_evidence(record: str, digest: str, files: Mapping[str, str], parts: Mapping[str, str] | None = None) -> str:
+    """Return one sha256 over an artifact or family and the evidence about it.
+
+    Args:
+        record: manifest.json or family.json.
+        digest: its sha256.
+        files: the sha256 of evidence and raw data, by name.
+        parts: of a family: what this function returned for each part.
+    """
+    lines = [f"{name} {value}" for name, value in ((record, digest), *files.items(), *(parts or {}).items())]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def check_in_place(folder: Path, record: str, digest: str, limit: int) -> None:
+    """Check that no other artifact or family has taken the place of one whose record has this sha256.
+
+    Raises:
+        ArtifactError: another one has.
+    """
+    try:
+        content = read_plain(folder / record, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        content = b""
+    if hashlib.sha256(content).hexdigest() != digest:
+        kind = "artifact" if record == MANIFEST else "family"
+        raise ArtifactError(
+            f"{folder} was replaced by another {kind} while this command ran, so nothing was written into it",
+            fix="Run the command again.",
+        )
+
+
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file, read in chunks."""
     digest = hashlib.sha256()

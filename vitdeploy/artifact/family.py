@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vitdeploy import artifact as artifacts
-from vitdeploy.artifact import EVIDENCE, Artifact, EvidenceT, Parity
-from vitdeploy.artifact.contents import file_digest, read_plain
+from vitdeploy.artifact import EVIDENCE, VERDICTS, Artifact, EvidenceT, Parity
+from vitdeploy.artifact.contents import check_in_place, digest_evidence, file_digest, read_plain
 from vitdeploy.artifact.layout import FAMILY, PAIR_EXAMPLES, RAW
 from vitdeploy.artifact.locks import locked
 from vitdeploy.errors import ArtifactError
@@ -28,7 +28,6 @@ SCHEMA = 1
 NO_MEMORY = "none: each image is answered by itself; the memory that SAM 2 and EdgeTAM have for videos is not exported"
 _LARGEST = 16 << 20
 _LARGEST_EVIDENCE = 256 << 20
-_VERDICT = "gate.json"
 _AGAIN = "Export the family again."
 
 
@@ -134,24 +133,30 @@ class Family:
         """Write files about the pair beside family.json, by name. Processes that write take turns.
 
         Raises:
-            ArtifactError: a file cannot be written.
+            ArtifactError: a file cannot be written, or the family was replaced by another one meanwhile.
         """
         with locked(self.path / FAMILY):
             for name, content in files.items():
                 try:
                     with artifacts.atomic_file(self.path / name) as temporary:
                         temporary.write_bytes(content)
+                        self._check_in_place()
                 except OSError as error:
+                    self._check_in_place()
                     raise ArtifactError(
                         f"{self.path / name} cannot be written: {error.strerror}", fix="Make the folder writable."
                     ) from None
 
+    def _check_in_place(self) -> None:
+        """Raise an ArtifactError if another family has taken the place of this one."""
+        check_in_place(self.path, FAMILY, self.digest, _LARGEST)
+
     def evidence_digest(self) -> str:
         """Return one sha256 over family.json and all evidence about the parts and the pair, except verdicts."""
-        lines = [f"{FAMILY} {self.digest}", *(f"{name} {part.evidence_digest()}" for name, part in self.parts.items())]
-        names = [name for name in (*EVIDENCE, *RAW) if name != _VERDICT and (self.path / name).is_file()]
-        lines += [f"{name} {file_digest(self.path / name)}" for name in names]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        names = [name for name in (*EVIDENCE, *RAW) if name not in VERDICTS and (self.path / name).is_file()]
+        files = {name: file_digest(self.path / name) for name in names}
+        parts = {name: part.evidence_digest() for name, part in self.parts.items()}
+        return digest_evidence(FAMILY, self.digest, files, parts)
 
     @property
     def examples(self) -> Path:

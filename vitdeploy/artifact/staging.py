@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitdeploy.artifact.layout import FAMILY, MANIFEST
+from vitdeploy.artifact.layout import FAMILY, MANIFEST, SITES
 from vitdeploy.artifact.locks import locked
 from vitdeploy.artifact.renames import exchange, rename_new
 from vitdeploy.artifact.temporary import (
@@ -43,6 +43,7 @@ def refuse_existing(out: Path, *, force: bool) -> None:
 
     Raises:
         ArtifactError: the folder exists and may not be replaced.
+        UsageError: it is inside of an artifact.
     """
     recover(out)
     _refuse_existing(out, force=force, marks=ARTIFACT)
@@ -61,6 +62,17 @@ def refuse_inside(out: Path, artifact: Path) -> None:
             raise UsageError(
                 f"{out} is inside the {kind}, which takes no other files", fix="Choose a place outside of it with -o."
             )
+
+
+def refuse_enclosed(out: Path) -> None:
+    """Refuse an output inside of any artifact's or family's folder: it would be an unlisted file there.
+
+    Raises:
+        UsageError: it is inside.
+    """
+    for folder in out.resolve().parents:
+        if (folder / FAMILY).is_file() or ((folder / MANIFEST).is_file() and (folder / SITES).is_file()):
+            refuse_inside(out, folder)
 
 
 @contextmanager
@@ -86,6 +98,7 @@ def atomic_folder(
     Raises:
         ArtifactError: `out` exists (see `refuse_existing`), another process is writing it, it may not be written, or
             the disk is full.
+        UsageError: `out` is inside of an artifact.
     """
     out = out.absolute()
     recover(out)
@@ -145,6 +158,7 @@ def recover(out: Path) -> bool:
 
 
 def _refuse_existing(out: Path, *, force: bool, marks: tuple[str, ...]) -> None:
+    refuse_enclosed(out)
     file = next((p for p in out.absolute().parents if p.exists() and not p.is_dir()), None)
     if file is not None:
         raise ArtifactError(f"{out} cannot be a folder: {file} is a file", fix=_ELSEWHERE)

@@ -82,13 +82,14 @@ def sign_family(family: Family, key: PrivateKey, progress: Progress) -> Signed:
             evidence gives.
         ArtifactError: it changed meanwhile, or its folder cannot be written.
     """
-    _require_own_verdict(family)
+    verdict = _require_own_verdict(family)
     subject = of_family(family)
     _require_current(family.path, subject)
+    _require_judged(family.path, subject, verdict)
     signatures = {}
     for name, part in family.parts.items():
         with progress.step(f"Sign the {name}"):
-            signatures[f"{name}/"] = _sign(part, key)
+            signatures[f"{name}/"] = _sign(part, key, subject.parts[name])
     with progress.step("Sign the pair"):
         statement = describe(subject, None)
         contents = {MODEL_SIGNATURE: sign_files(subject, key), ATTESTATION: sign_statement(statement, key)}
@@ -108,17 +109,24 @@ def suggest_gate(judged: Artifact | Family) -> str:
     return f"vitdeploy gate {_locate(judged)}{options}"
 
 
-def _sign(artifact: Artifact, key: PrivateKey) -> _Signatures:
-    """Return the signatures of an artifact, after a check that its evidence belongs to it."""
+def _sign(artifact: Artifact, key: PrivateKey, subject: SignedSubject | None = None) -> _Signatures:
+    """Return the signatures of an artifact, after a check that its evidence belongs to it.
+
+    Args:
+        artifact: the artifact.
+        key: the private key.
+        subject: the artifact as a verdict about its family was compared with; None reads it now.
+    """
     verdict = _require_own_verdict(artifact)
-    subject = of_artifact(artifact)
+    subject = subject or of_artifact(artifact)
     _require_current(artifact.path, subject)
+    _require_judged(artifact.path, subject, verdict)
     statement = describe(subject, _find_calibration(artifact))
     contents = {MODEL_SIGNATURE: sign_files(subject, key), ATTESTATION: sign_statement(statement, key)}
-    return _Signatures(subject, contents, verdict)
+    return _Signatures(subject, contents, None if verdict is None else verdict.verdict)
 
 
-def _require_own_verdict(judged: Artifact | Family) -> Status | None:
+def _require_own_verdict(judged: Artifact | Family) -> Gate | None:
     """Return the stored verdict; None if there is none.
 
     Raises:
@@ -135,7 +143,7 @@ def _require_own_verdict(judged: Artifact | Family) -> Status | None:
         problem = f"the check {name!r} in gate.json is not what the evidence gives"
     if problem:
         raise UsageError(f"{judged.path}: {problem}", fix=f"Run {suggest_gate(judged)}.")
-    return verdict.verdict
+    return verdict
 
 
 def _find_other_check(stored: Gate, fresh: Gate) -> str:
@@ -171,6 +179,21 @@ def _require_fitting_verdict(judged: Artifact | Family) -> Gate | None:
             fix=f"Run {suggest_gate(judged)}.",
         )
     return verdict
+
+
+def _require_judged(folder: Path, subject: SignedSubject, verdict: Gate | None) -> None:
+    """Check that the evidence that is signed is what the verdict is about, and that it is still this verdict.
+
+    Raises:
+        UsageError: another process changed it since it was judged again.
+    """
+    raw = subject.evidence.get(Gate.file)
+    try:
+        signed = None if raw is None else Gate.model_validate_json(raw)
+    except ValueError as error:
+        raise UsageError(f"{folder}: gate.json is not a verdict", fix="Remove it, or make it again.") from error
+    if signed != verdict or (verdict is not None and verdict.digest != subject.judged_digest):
+        raise UsageError(f"{folder}: the evidence changed while it was judged", fix="Run vitdeploy sign again.")
 
 
 def _require_current(folder: Path, subject: SignedSubject) -> None:

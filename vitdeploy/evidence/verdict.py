@@ -43,3 +43,7 @@ class Gate(Evidence):
     """The accuracy of the earlier artifact and of this one on the same samples; None if they were not compared."""
     untimed: str = ""
     """The reason why a baseline folder was not timed."""
+    against: str = ""
+    """The folder of the artifact that the bench must have timed this one against; empty: the recipe's opponent."""
+    against_digest: str = ""
+    """The sha256 of that artifact's manifest."""

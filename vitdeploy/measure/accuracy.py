@@ -73,7 +73,7 @@ def compare_outcomes(task: Task, outcomes: Outcomes, classes: Sequence[str] | No
     names = list(task.aggregate(reference))
     shares = {name: _compare_outcomes(name, reference[name], deployed[name]) for name in names if name in task.binary}
     others = [name for name in names if name not in shares]
-    drops = _resample_drops(task, others, reference, deployed, n) if others else {}
+    drops = resample_drops(task, others, reference, deployed, n) if others else {}
     metrics = {
         name: _share_metric(shares[name], task.units[name]) if name in shares else _drop_metric(drops[name], name, task)
         for name in names
@@ -123,7 +123,8 @@ def _compare_outcomes(name: str, reference: Array, deployed: Array) -> PairedDro
         raise MeasureError(f"{name}: {error}", fix="Evaluate both again on the same data.") from None
 
 
-def _resample_drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
+def resample_drops(task: Task, names: list[str], reference: Values, deployed: Values, n: int) -> Mapping[str, Drop]:
+    """Return the drop of these metrics, from the statistics of both sides of n samples; see `paired_drops`."""
     signs = {name: -1.0 if name in task.lower_is_better else 1.0 for name in names}
     spans = {name: _largest_loss(task.units[name], name, reference, deployed) for name in names}
     compared = [key for key in reference if key not in task.ranking_only]

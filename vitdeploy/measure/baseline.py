@@ -58,6 +58,8 @@ class Baseline(Fact):
     timing: Timing | None = None
     size_bytes: int | None = None
     peak_bytes: int | None = None
+    audited_on: str = ""
+    """The hardware that fusion was read on; empty if the engine fuses alike on all."""
 
 
 def decisive_keys(recipe: Recipe) -> dict[str, str]:
@@ -111,6 +113,7 @@ def make(
     recipe_digest: str,
     recipe: Mapping[str, str] | None = None,
     size_bytes: int | None = None,
+    audited_on: str = "",
 ) -> Baseline:
     """Make the baseline of an artifact. Fields without evidence stay empty.
 
@@ -136,6 +139,7 @@ def make(
         timing=describe_timing(bench) if bench else None,
         size_bytes=size_bytes,
         peak_bytes=run.startup.peak_bytes if run and run.startup else None,
+        audited_on=audited_on,
     )
 
 

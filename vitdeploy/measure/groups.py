@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from vitdeploy.evidence import ClassScore, GroupDrop
-from vitdeploy.measure.resampling import paired_drops
+from vitdeploy.measure.accuracy import resample_drops
 from vitdeploy.measure.samples import Outcomes, select
 from vitdeploy.measure.statistics import Array, paired_drop
 from vitdeploy.tasks import Task
@@ -53,7 +53,7 @@ def compare_groups(task: Task, outcomes: Outcomes, groups: Mapping[str, Array]) 
 
     With G groups, each one-sided bound has the level 1 - 0.05 / G, so that all hold together with 95 % confidence
     (Bonferroni). Shares of right answers have Tango's bounds. For other metrics they are normal, with the standard
-    error of the bootstrap.
+    error of the bootstrap, and reach at least as far as `Drop.least_reach` says.
 
     Args:
         task: computes the metric.
@@ -75,11 +75,8 @@ def _compare(task: Task, metric: str, z: float, name: str, outcomes: Outcomes) -
         values = share.reference, share.deployed, share.drop, share.bound(-z), share.bound(z)
         figures = [_PERCENT * value for value in values]
     else:
-        sign = -1.0 if metric in task.lower_is_better else 1.0
-        spans, differing = {metric: _PERCENT}, {metric: n}
-        sides = task.weighted_metrics(reference), task.weighted_metrics(deployed)
-        drop = paired_drops(*sides, n, signs={metric: sign}, spans=spans, differing=differing)[metric]
-        error = z * float(np.sqrt(drop.variance / n))
+        drop = resample_drops(task, [metric], reference, deployed, n)[metric]
+        error = max(z * float(np.sqrt(drop.variance / n)), drop.least_reach(z))
         figures = [drop.reference, drop.deployed, drop.drop, drop.drop - error, drop.drop + error]
     before, now, lost, lower, upper = figures
     return GroupDrop(name=name, n=n, reference=before, deployed=now, drop=lost, lower=lower, upper=upper)

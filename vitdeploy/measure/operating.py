@@ -35,9 +35,11 @@ def compare_at(task: Task, outcomes: Outcomes, threshold: float) -> OperatingPoi
     reference, deployed = ({key: np.asarray(v, np.float64) for key, v in side.items()} for side in (sides[0], sides[1]))
     n = len(outcomes.digest)
     differing = int(sum((reference[key] != deployed[key]).astype(int) for key in ("hits", "found")).astype(bool).sum())
+    found = (reference["found"] > 0) | (deployed["found"] > 0)
+    counted = {_SCORE: int((found | (reference["wanted"] > 0)).sum()), _COUNT: int(found.sum())}
     drops = paired_drops(
         _metrics(reference), _metrics(deployed), n, signs={_SCORE: 1.0, _COUNT: 1.0},
-        spans={_SCORE: _PERCENT, _COUNT: 1.0}, differing={_SCORE: differing, _COUNT: differing},
+        spans={_SCORE: _PERCENT, _COUNT: 1.0}, differing={_SCORE: differing, _COUNT: differing}, counted=counted,
     )  # fmt: skip
     score, count = drops[_SCORE], drops[_COUNT]
     counts = int(reference["found"].sum()), int(deployed["found"].sum())

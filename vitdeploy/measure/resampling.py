@@ -7,7 +7,7 @@ whole data set (mIoU, mAP) as well as for a mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,20 @@ class Drop:
     upper95: float
     variance: float
     """n times the squared standard error of the drop: the variance of the difference that one sample makes."""
+    counted: int
+    """The number of samples that the metric counts."""
+    differing: int
+    """The number of samples whose statistics differ between the sides."""
+    span: float
+    """The most that one sample can lose."""
+
+    def least_reach(self, z: float) -> float:
+        """Return how far a bound at the normal quantile `z` reaches at least; 0 if enough samples differ.
+
+        That is the bound of a proportion with no discordant sample, z² / (n + z²) (Tango 1998), times the most that one
+        sample can lose.
+        """
+        return self.span * z * z / (self.counted + z * z) if self.differing < FEW else 0.0
 
 
 def paired_drops(
@@ -46,6 +60,7 @@ def paired_drops(
     signs: Mapping[str, float],
     spans: Mapping[str, float],
     differing: Mapping[str, int],
+    counted: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> dict[str, Drop]:
     """Return the drop of each metric, with its paired bootstrap interval.
@@ -53,8 +68,7 @@ def paired_drops(
     Both sides are computed on the same draws of samples. The interval is the expanded percentile interval (Hesterberg
     2015, The American Statistician 69, 371-386): its levels are those of Student's t, widened by sqrt(n / (n - 1)),
     because the percentile interval of few samples is too narrow. If a metric differs for fewer than `FEW` samples, its
-    interval reaches at least as far as that of a proportion with no discordant sample, z² / (n + z²) (Tango 1998),
-    times the most that one sample can lose.
+    interval reaches at least as far as `Drop.least_reach` says.
 
     Args:
         reference: metrics of the reference.
@@ -63,6 +77,7 @@ def paired_drops(
         signs: metric -> 1 if higher is better, -1 if lower is.
         spans: metric -> the most that one sample can lose.
         differing: metric -> number of samples whose statistics differ between the sides.
+        counted: metric -> number of samples that can change it; None: all.
         seed: of the draws; the same samples and seed give the same interval.
 
     Raises:
@@ -78,13 +93,27 @@ def paired_drops(
         drop = sign * (first[name] - second[name])
         values = draws[name][~np.isnan(draws[name])]
         low, lower, upper, high = _expanded_quantiles(values, n, drop)
-        if differing[name] < FEW:
-            one_sided, two_sided = (spans[name] * z * z / (n + z * z) for z in (Z_ONE_SIDED, Z_TWO_SIDED))
-            low, lower = min(low, drop - two_sided), min(lower, drop - one_sided)
-            upper, high = max(upper, drop + one_sided), max(high, drop + two_sided)
         variance = n * float(values.var()) if len(values) else 0.0
-        drops[name] = Drop(first[name], second[name], drop, (low, high), lower, upper, variance)
+        exact = Drop(
+            first[name], second[name], drop, (low, high), lower, upper, variance,
+            n if counted is None else counted[name], differing[name], spans[name],
+        )  # fmt: skip
+        drops[name] = _widen(exact)
     return drops
+
+
+def _widen(exact: Drop) -> Drop:
+    """Return a drop whose interval and bounds reach as far as they must, if few samples differ."""
+    if exact.differing >= FEW:
+        return exact
+    one_sided, two_sided = (exact.least_reach(z) for z in (Z_ONE_SIDED, Z_TWO_SIDED))
+    drop, (low, high) = exact.drop, exact.ci95
+    return replace(
+        exact,
+        ci95=(min(low, drop - two_sided), max(high, drop + two_sided)),
+        lower95=min(exact.lower95, drop - one_sided),
+        upper95=max(exact.upper95, drop + one_sided),
+    )
 
 
 def swap_p_value(both: Metrics, name: str, n: int, *, seed: int = 0) -> float:

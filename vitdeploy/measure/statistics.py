@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitdeploy.errors import MeasureError
 from vitdeploy.evidence import Interval
 
 Array = npt.NDArray[Any]
@@ -43,11 +44,14 @@ def block_log_ratios(reference: Sequence[Sequence[float]], other: Sequence[Seque
 
     Raises:
         ValueError: the two sides have different numbers of blocks, or none.
+        MeasureError: the median of a block is no time above 0.
     """
     if len(reference) != len(other) or not reference:
         raise ValueError(f"blocks are not pairs: {len(reference)} of the reference, {len(other)} of the other side")
-    pairs = zip(reference, other, strict=True)
-    return np.array([math.log(float(np.median(a)) / float(np.median(b))) for a, b in pairs])
+    medians = np.array([[np.median(block) for block in side] for side in (reference, other)])
+    if not (np.isfinite(medians) & (medians > 0)).all():
+        raise MeasureError("a block of the timings has a median that is no time above 0", fix="Time larger batches.")
+    return np.array(np.log(medians[0] / medians[1]))
 
 
 def ratio_interval(

@@ -23,6 +23,7 @@ from vitdeploy.verdict._limits import (
     check_size,
     check_speedup,
 )
+from vitdeploy.verdict._pair import StoredPair, examine_pair
 from vitdeploy.verdict._recompute import recompute_bench
 from vitdeploy.verdict._release import check_release, compare_releases, recompute_release
 from vitdeploy.verdict._signed import check_signed
@@ -35,9 +36,11 @@ __all__ = [
     "Identity",
     "Signature",
     "Stored",
+    "StoredPair",
     "check_signed",
     "compare_releases",
     "examine",
+    "examine_pair",
     "explain_calibrated",
     "explain_incomparable",
     "invalid",
@@ -92,4 +95,6 @@ def judge(case: Case, limits: GateSpec, before: Before | None = None) -> Gate:
         baseline=before.baseline.model_dump(mode="json") if before and before.baseline else None,
         release=before.release if before else None,
         untimed=before.untimed if before else "",
+        against=case.against if case.against_digest else "",
+        against_digest=case.against_digest,
     )

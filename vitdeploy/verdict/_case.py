@@ -42,6 +42,7 @@ class Case:
         model_digest: digest of the weights.
         recipe: the keys of the recipe that decide speed and accuracy (`baseline.decisive_keys`); None: do not compare.
         size_bytes: the size of the deployed files.
+        audited_on: the hardware that fusion was read on; empty if the engine fuses alike on all.
         random_weights: True if the weights are random, so that accuracy means nothing.
         against: the opponent in the recipe.
         against_artifact: True if the opponent is another artifact.
@@ -61,6 +62,7 @@ class Case:
     model_digest: str = ""
     recipe: Mapping[str, str] | None = None
     size_bytes: int | None = None
+    audited_on: str = ""
     random_weights: bool = False
     against: str = REFERENCE
     against_artifact: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vitdeploy import tasks
@@ -29,7 +29,9 @@ _MANIFEST_DATA = {"recipe", "usage", "inputs", "outputs", "labels"}
 """Parts of the manifest that are no measurement."""
 _PRINTED_ONLY = {"structure", "files", "sensitivity"}
 """Parts of a printed audit that are stored elsewhere."""
+_RECOMPUTED = ("eval recomputed", "as stored")
 _PERCENT = 100.0 + 1e-9
+NO_SAMPLES = "eval.json has no samples beside it, from which its figures follow: run vitdeploy eval again"
 _COSINE = "cosine"
 """The only metric in points that can be below 0."""
 
@@ -72,6 +74,12 @@ class Stored:
     missing: dict[EvidenceName, str] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
+    @property
+    def audited_on(self) -> str:
+        """The hardware that fusion was read on; empty if it is not known, or the engine fuses alike on all."""
+        origin = self.audit.provenance if self.audit is not None and self.identity.on_cpu else None
+        return "" if origin is None else origin.hardware
+
 
 @dataclass(frozen=True)
 class Examined:
@@ -104,16 +112,15 @@ def examine(stored: Stored) -> Examined:
     missing |= dict(find_silent(stored.audit, stored.bench, stored.evaluation))
     faults += find_contradictions(stored.identity, stored.audit, stored.bench, stored.evaluation, stored.sensitivity)
     if bench is not None:
-        if reason := _find_bench_without_samples(bench):
+        if reason := find_bench_without_samples(bench):
             missing["bench"] = reason
         else:
-            bench, more = _recompute_timing(bench)
+            bench, more = recompute_timing(bench)
             faults += more
             faults += _check_own_run(stored)
     if evaluation is not None:
         if not evaluation.samples or stored.samples is None:
-            reason = "eval.json has no samples beside it, from which its figures follow"
-            missing["eval"] = f"{reason}: run vitdeploy eval again"
+            missing["eval"] = NO_SAMPLES
         else:
             evaluation, more, reason, outcomes = _recompute_accuracy(stored, evaluation, stored.samples)
             faults += more
@@ -127,7 +134,7 @@ def _check_possible(stored: Stored) -> Iterator[Check]:
     pieces: list[Evidence | None] = [stored.audit, stored.bench, stored.evaluation, stored.sensitivity]
     problems = [find_impossible("manifest.json", stored.manifest, exclude=_MANIFEST_DATA)]
     problems += [find_impossible(piece.file, piece, exclude=_PRINTED_ONLY) for piece in pieces if piece is not None]
-    problems += [_explain_manifest(stored), _explain_runs(stored.bench), _explain_metrics(stored.evaluation)]
+    problems += [_explain_manifest(stored), explain_runs(stored.bench), explain_metrics(stored.evaluation)]
     problems += [_explain_counts(stored), _explain_order(stored)]
     reasons = [problem for problem in problems if problem]
     if reasons:
@@ -161,7 +168,7 @@ def _explain_manifest(stored: Stored) -> str | None:
     return None
 
 
-def _explain_runs(bench: Bench | None) -> str | None:
+def explain_runs(bench: Bench | None) -> str | None:
     """Return what a bench says about itself that cannot be."""
     if bench is None:
         return None
@@ -172,7 +179,7 @@ def _explain_runs(bench: Bench | None) -> str | None:
     return None
 
 
-def _explain_metrics(evaluation: Eval | None) -> str | None:
+def explain_metrics(evaluation: Eval | None) -> str | None:
     """Return the metrics whose figures contradict each other."""
     problems = []
     for name, metric in (evaluation.metrics if evaluation is not None else {}).items():
@@ -245,7 +252,7 @@ def _check_audit(stored: Stored) -> Iterator[Check]:
         yield invalid("audit without doubts", "no doubt", f"doubtful: {doubts[0]}")
 
 
-def _find_bench_without_samples(bench: Bench) -> str | None:
+def find_bench_without_samples(bench: Bench) -> str | None:
     """Return why the figures of a bench cannot be computed again: a run has a speed-up, but no samples."""
     run = next((run for run in bench.runs if not run.blocks and (run.speedup is not None or bench.valid)), None)
     if run is None:
@@ -267,7 +274,8 @@ def _check_own_run(stored: Stored) -> Iterator[Check]:
         yield invalid("bench of this artifact", "this artifact", f"{reason}{stored.manifest.deployed_bytes:,}")
 
 
-def _recompute_timing(bench: Bench) -> tuple[Bench, list[Check]]:
+def recompute_timing(bench: Bench) -> tuple[Bench, list[Check]]:
+    """Return a bench with figures from its samples, and a fault if the stored ones differ."""
     name, limit = "bench recomputed", "as stored"
     try:
         fresh = recompute_bench(bench)
@@ -281,19 +289,23 @@ def _recompute_timing(bench: Bench) -> tuple[Bench, list[Check]]:
 
 def _recompute_accuracy(stored: Stored, evaluation: Eval, raw: bytes) -> tuple[Eval, list[Check], str, Outcomes | None]:
     """Return the recomputed evaluation, faults, why accuracy cannot be judged although there is none, and samples."""
-    name, limit = "eval recomputed", "as stored"
     try:
         fresh, outcomes = recompute_evaluation(stored.manifest.recipe.task, evaluation, raw, stored.manifest.labels)
     except MeasureError as error:
-        return evaluation, [invalid(name, limit, error.message)], error.message, None
-    differences = list_differences(evaluation, fresh)
-    differences += _find_other_details(stored, evaluation, count_once(outcomes))
+        return evaluation, [invalid(*_RECOMPUTED, error.message)], error.message, None
+    details = _find_other_details(stored, evaluation, count_once(outcomes))
+    faults = compare_figures(evaluation, fresh, outcomes, details)
+    calibrated = explain_calibrated(stored.manifest, evaluation.data_digest, outcomes)
+    return fresh, faults, calibrated or "", count_once(outcomes)
+
+
+def compare_figures(evaluation: Eval, fresh: Eval, outcomes: Outcomes, details: Sequence[str] = ()) -> list[Check]:
+    """Return a fault if stored figures differ from those of the samples, or if samples show an image twice."""
+    differences = [*list_differences(evaluation, fresh), *details]
     count, distinct = len(outcomes.digest), len(set(outcomes.digest.tolist()))
     if distinct < count:
         differences.insert(0, f"{count:,} samples show only {distinct:,} images")
-    faults = [invalid(name, limit, f"eval.json: {'; '.join(differences[:2])}")] if differences else []
-    calibrated = explain_calibrated(stored.manifest, evaluation.data_digest, outcomes)
-    return fresh, faults, calibrated or "", count_once(outcomes)
+    return [invalid(*_RECOMPUTED, f"eval.json: {'; '.join(differences[:2])}")] if differences else []
 
 
 def _find_other_details(stored: Stored, evaluation: Eval, outcomes: Outcomes) -> list[str]:

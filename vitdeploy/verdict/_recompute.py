@@ -95,6 +95,10 @@ def recompute_sustained(sustained: Sustained) -> Sustained:
         raise MeasureError("the course of the sustained run is not that of its samples", fix=_BENCH_AGAIN)
     if not all(0 < block.p50_ms < math.inf for block in course):
         raise MeasureError("the sustained run has times that are not above 0", fix=_BENCH_AGAIN)
+    if not all(math.isfinite(block.minutes) and math.isfinite(block.celsius or 0) for block in course):
+        raise MeasureError(
+            "the course of the sustained run has a time or temperature that is no number", fix=_BENCH_AGAIN
+        )
     power = None if sustained.power is None else recompute_power(sustained.power)
     limit, finite = sustained.limit_minutes, sustained.finite
     return summarize(course, sustained.blocks, limit, batch=sustained.batch, finite=finite, power=power)

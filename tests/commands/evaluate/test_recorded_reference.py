@@ -258,3 +258,26 @@ def test_answers_of_another_part_are_refused(artifact: Artifact, reference: Path
         one = next(read_units(dataset, artifact.manifest, first.start, first.stop))
         with pytest.raises(MeasureError, match="the samples here are not the same"):
             recorded.answer_unit(one, 1)
+
+
+@pytest.mark.parametrize("damage", ["missing", "bytes"])
+def test_a_damaged_answer_is_one_line(artifact: Artifact, reference: Path, tmp_path: Path, damage: str) -> None:
+    other = tmp_path / "other.npz"
+    with zipfile.ZipFile(reference) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            if name != "answer/3.npy" or damage == "bytes":
+                new.writestr(name, old.read(name))
+    if damage == "bytes":
+        with zipfile.ZipFile(other) as file:
+            place = file.getinfo("answer/3.npy").header_offset
+        with other.open("r+b") as raw:
+            raw.seek(place)
+            raw.write(b"XXXX")
+    with pytest.raises(DataError, match="the answer to sample 3 is missing or damaged"):
+        evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
+
+
+def test_arrays_with_other_rows_are_refused(reference: Path, tmp_path: Path) -> None:
+    other = changed(reference, tmp_path / "other.npz", finite=lambda finite: finite[:-1])
+    with pytest.raises(DataError, match="does not have a row for each of its samples"):
+        RecordedReference(other)

@@ -23,6 +23,8 @@ from tests.commands.signing.conftest import Pair
 from tests.evidence import timed_bench
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact
+from vitdeploy.commands import sign
+from vitdeploy.commands.gate.gate import judge_again
 from vitdeploy.evidence import Gate
 from vitdeploy.frozen import replace
 
@@ -79,6 +81,43 @@ def test_what_was_signed_is_verified_and_says_what_the_key_vouches_for(signed: P
     )
     assert verified["key"] == hashlib.sha256(der.stdout).hexdigest()
     assert "verdict: pass" in verify(signed, keys).out
+
+
+def test_evidence_that_changes_while_it_is_judged_is_not_signed(
+    signed: Path, keys: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge_slowly(artifact: Artifact, verdict: Gate) -> Gate:
+        judged = judge_again(artifact, verdict)
+        artifact.write_evidence(timed_bench(artifact, 9.0))  # another process does
+        return judged
+
+    before = (signed / "attestation.json").read_bytes()
+    monkeypatch.setattr(sign, "judge_again", judge_slowly)
+    ended = run("sign", signed, "--key", keys.private)
+    assert ended.code == 1
+    assert "the evidence changed while it was judged" in ended.err
+    assert (signed / "attestation.json").read_bytes() == before
+
+
+def test_a_verdict_against_another_artifact_is_signed_and_reported(signed: Path, keys: Pair, tmp_path: Path) -> None:
+    opponent = tmp_path / "opponent"
+    shutil.copytree(signed, opponent)
+    edit(opponent / "manifest.json", lambda facts: facts["versions"].update(opponent="1"))
+    loaded, other = artifacts.load(signed), artifacts.load(opponent)
+    bench = timed_bench(loaded, 3.0, against="onnxruntime-fp32 (opponent)")
+    reference, own = bench.runs
+    loaded.write_evidence(replace(bench, runs=(replace(reference, manifest=other.digest), own)))
+    ended = run("gate", signed, "--against", opponent, "--min-speedup", 2, "--json")
+    assert ended.code == 0, ended.out
+    assert json.loads(ended.out)["against_digest"] == other.digest
+    shutil.rmtree(opponent)  # the digest is enough
+    assert run("sign", signed, "--key", keys.private).code == 0
+    assert verify(signed, keys).code == 0
+    reported = run("report", signed, "--images", 0, "--json")
+    assert reported.code == 0
+    assert json.loads(reported.out)["verdict"] == "pass"
+    edit(signed / "gate.json", lambda facts: facts.update(against_digest="0" * 64))
+    assert "gives invalid" in run("sign", signed, "--key", keys.private).err
 
 
 def test_the_command_of_model_signing_verifies_ours(signed: Path, keys: Pair) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -36,6 +36,8 @@ from vitdeploy.tasks import PerSample, Values, find
 SCHEMA = 4
 _ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
 _PLACES = "places"
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""Raised while a damaged ZIP file is read; RuntimeError if it is encrypted, or compressed in an unknown way."""
 _FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
 
 
@@ -162,9 +164,11 @@ class RecordedReference:
             self._finite, self._pixels, self._labels, self._places = (
                 _read(self._zip, f"{_SAMPLE}/{key}") for key in ("finite", "pixels", "labels", _PLACES)
             )
+            _check_rows(self.about, path, (self._finite, self._pixels, self._labels, self._places))
+            _check_rows(self.about, path, self._values.values())
         except FileNotFoundError:
             raise DataError(f"there is no {path}", fix=_FIX) from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
+        except (*_DAMAGE, ValidationError) as error:
             raise DataError(f"{path} is not a saved reference: {describe_unread(error)}", fix=_FIX) from None
         self._next, self._end = (0, self.about.samples) if place is None else self._find(place)
         self._first = self._next
@@ -211,8 +215,16 @@ class RecordedReference:
         return PerSample({}, answers, self._finite[span])
 
     def read_answer(self, number: int) -> Array:
-        """Return the answer to a sample."""
-        return _read(self._zip, f"{_ANSWER}/{number}")
+        """Return the answer to a sample.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        try:
+            return _read(self._zip, f"{_ANSWER}/{number}")
+        except _DAMAGE as error:
+            reason = f"the answer to sample {number} is missing or damaged: {describe_unread(error)}"
+            raise DataError(f"{self._zip.filename}: {reason}", fix=_FIX) from None
 
     def list_arrays(self) -> list[str]:
         """Return the names of the arrays that have a row for each sample."""
@@ -305,6 +317,16 @@ def _read(file: zipfile.ZipFile, name: str) -> Array:
     entry = file.getinfo(f"{name}.npy")
     with file.open(entry) as member:
         return read_array(Path(str(file.filename)), member, entry.file_size, _FIX)
+
+
+def _check_rows(about: About, path: Path, arrays: Iterable[Array]) -> None:
+    """Check that arrays have a row for each sample.
+
+    Raises:
+        DataError: they have not.
+    """
+    if any(array.ndim < 1 or len(array) != about.samples for array in arrays):
+        raise DataError(f"{path} is not a saved reference: it does not have a row for each of its samples", fix=_FIX)
 
 
 def _check_sizes(file: zipfile.ZipFile) -> None:

@@ -30,6 +30,7 @@ from vitdeploy.runtime.pair import PairSession, open_pair, open_reference_pair
 from vitdeploy.runtime.provenance import describe_provenance
 from vitdeploy.session import Array
 from vitdeploy.tasks.promptable_masks import PromptableMasks
+from vitdeploy.verdict import explain_calibrated
 
 PromptKind = Literal["box", "point"]
 
@@ -132,8 +133,9 @@ def evaluate_family(
         limit=limit,
         repeated=len(outcomes.digest) - len(counted.digest),
     )
-    for doubt in evaluation.doubts:
-        progress.warn(doubt)
+    calibrated = (explain_calibrated(part.manifest, dataset.digest, counted) for part in family.parts.values())
+    for warning in (*evaluation.doubts, *filter(None, calibrated)):
+        progress.warn(warning)
     return family.write_evidence(evaluation, {SAMPLES: raw})
 
 

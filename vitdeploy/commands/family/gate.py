@@ -7,20 +7,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitdeploy import environment, tasks
+from vitdeploy import environment
 from vitdeploy.artifact.family import Family
 from vitdeploy.artifact.layout import SAMPLES
-from vitdeploy.commands.gate.evidence import make_case, read_evidence
+from vitdeploy.commands.gate.evidence import Judged, make_case, read_evidence
 from vitdeploy.commands.gate.signed import verify_again, verify_signature
-from vitdeploy.errors import MeasureError, UsageError
+from vitdeploy.errors import UsageError
 from vitdeploy.evidence import Bench, Check, Eval, Gate
 from vitdeploy.frozen import parse, replace
 from vitdeploy.graph.parity import explain_difference
-from vitdeploy.measure import accuracy
-from vitdeploy.measure.samples import MAX_FILE_BYTES, unpack
+from vitdeploy.measure.samples import MAX_FILE_BYTES
 from vitdeploy.recipe import ENCODER, GateSpec, TaskSpec
 from vitdeploy.render import github, junit, markdown
-from vitdeploy.verdict import Case, EvidenceName, Signature, check_signed, invalid, judge, recompute_bench
+from vitdeploy.tasks.promptable_masks import PromptableMasks
+from vitdeploy.verdict import (
+    Case,
+    EvidenceName,
+    Signature,
+    StoredPair,
+    check_signed,
+    examine_pair,
+    invalid,
+    judge,
+)
 
 _OF_PARTS = ("min_fused_pct", "min_quantized_pct")
 _OF_PAIR = ("max_drop_pp", "min_speedup", "max_latency_ms", "latency_percentile", "max_size_mib")
@@ -87,7 +96,9 @@ def _judge(family: Family, spec: GateSpec, signature: Signature | None, *, store
     """Return the verdict. With `store`, an audit of a part that had to be read again is stored."""
     signed = check_signed(signature, spec.require_signed)
     checks = [] if signed is None else [signed]
-    checks += [_check_parity(family), *_judge_parts(family, spec, store=store), *_judge_pair(family, spec)]
+    evidence = {name: read_evidence(part, store=store) for name, part in family.parts.items()}
+    checks += [_check_parity(family), *_judge_parts(evidence, family, spec)]
+    checks += _judge_pair(evidence[ENCODER], family, spec)
     others = {key: limit for key, limit in spec.model_dump(exclude_none=True).items() if key not in _JUDGED}
     checks += [invalid(key, limit, f"it {_OF_ONE_ARTIFACT}: gate its parts") for key, limit in others.items()]
     statuses = {check.status for check in checks}
@@ -117,39 +128,29 @@ def _check_parity(family: Family) -> Check:
     return Check(name=name, observed=min(cosines), limit=limit, status="pass", why=reason)
 
 
-def _judge_parts(family: Family, spec: GateSpec, *, store: bool) -> Iterable[Check]:
+def _judge_parts(evidence: Mapping[str, Judged], family: Family, spec: GateSpec) -> Iterable[Check]:
     for name, part in family.parts.items():
         keys = [key for key in _OF_PARTS if name == ENCODER or key != _NOT_QUANTIZED]
         limits = GateSpec(**{key: getattr(spec, key) for key in keys})
-        case = make_case(part, read_evidence(part, store=store), limits)
+        case = make_case(part, evidence[name], limits)
         if case.faults or limits.model_dump(exclude_none=True):
             yield from (replace(check, name=f"{name}: {check.name}") for check in judge(case, limits).checks)
 
 
-def _judge_pair(family: Family, spec: GateSpec) -> Iterable[Check]:
+def _judge_pair(encoder: Judged, family: Family, spec: GateSpec) -> Iterable[Check]:
     limits = GateSpec(**{key: getattr(spec, key) for key in _OF_PAIR})
-    if not limits.model_dump(exclude_none=True):
+    examined = examine_pair(_read_pair(encoder, family))
+    if not examined.faults and not limits.model_dump(exclude_none=True):
         return
-    missing: dict[EvidenceName, str] = {}
-    bench, reason = family.read_evidence(Bench)
-    if bench is None:
-        missing["bench"] = f"{reason}: run vitdeploy bench {family.path}"
-    else:
-        try:
-            bench = recompute_bench(bench)
-        except MeasureError as error:
-            missing["bench"] = error.message
-    evaluation, reason = _read_eval(family)
-    if evaluation is None:
-        missing["eval"] = f"{reason}: run vitdeploy eval {family.path}"
     sizes = [part.manifest.deployed_bytes for part in family.parts.values()]
     known = [size for size in sizes if size is not None]
     stages = {part.manifest.stage for part in family.parts.values()}
     case = Case(
         None,
-        bench,
-        evaluation,
-        missing=missing,
+        examined.bench,
+        examined.evaluation,
+        missing=examined.missing,
+        faults=examined.faults,
         stage="bundle" if "bundle" in stages else "artifact",
         manifest=family.digest,
         machine=environment.host().machine,
@@ -159,16 +160,29 @@ def _judge_pair(family: Family, spec: GateSpec) -> Iterable[Check]:
     yield from (replace(check, name=f"pair: {check.name}") for check in judge(case, limits).checks)
 
 
-def _read_eval(family: Family) -> tuple[Eval | None, str]:
-    """Return the stored evaluation with figures from its samples; or None, and the reason."""
-    evaluation, reason = family.read_evidence(Eval)
+def _read_pair(encoder: Judged, family: Family) -> StoredPair:
+    """Read the evidence about the pair, as it is stored."""
+    missing: dict[EvidenceName, str] = {}
+    bench, no_bench = family.read_evidence(Bench)
+    if bench is None:
+        missing["bench"] = f"{no_bench}: run vitdeploy bench {family.path}"
+    evaluation, no_eval = family.read_evidence(Eval)
     if evaluation is None:
-        return None, reason
-    raw = family.read_raw(SAMPLES, MAX_FILE_BYTES, evaluation.samples)
-    if raw is None:
-        return None, f"{SAMPLES} is not the one that eval.json names"
-    try:
-        fresh = accuracy.compare_outcomes(tasks.find(TaskSpec(kind=evaluation.task)), unpack(raw))
-    except MeasureError as error:
-        return None, error.message
-    return replace(evaluation, metrics=fresh.metrics, n=fresh.n, nonfinite=fresh.nonfinite, doubts=fresh.doubts), ""
+        missing["eval"] = f"{no_eval}: run vitdeploy eval {family.path}"
+    samples = None
+    if evaluation is not None and evaluation.samples:
+        samples = family.read_raw(SAMPLES, MAX_FILE_BYTES, evaluation.samples)
+        if samples is None:
+            missing["eval"] = f"{SAMPLES} is not the one that eval.json names: run vitdeploy eval {family.path}"
+    return StoredPair(
+        parts=tuple(part.manifest for part in family.parts.values()),
+        digest=family.digest,
+        task=TaskSpec(kind=PromptableMasks().name),
+        identity=encoder.stored.identity,
+        audit=encoder.stored.audit,
+        bench=bench,
+        evaluation=evaluation,
+        samples=samples,
+        missing=missing,
+        unreadable=tuple(reason for reason in (no_bench, no_eval) if "cannot be read" in reason),
+    )

@@ -116,4 +116,5 @@ def make_baseline(artifact: Artifact, evidence: Judged) -> baselines.Baseline:
         recipe_digest=artifact.manifest.recipe_digest,
         recipe=baselines.decisive_keys(artifact.manifest.recipe),
         size_bytes=artifact.manifest.deployed_bytes,
+        audited_on=evidence.stored.audited_on,
     )

@@ -133,6 +133,7 @@ def make_case(artifact: Artifact, evidence: Judged, limits: GateSpec, signature:
         model_digest=artifact.manifest.model.digest,
         recipe=baselines.decisive_keys(recipe),
         size_bytes=artifact.manifest.deployed_bytes,
+        audited_on=evidence.stored.audited_on,
         random_weights=artifact.random_weights,
         against=recipe.bench.against,
         against_artifact=Path(recipe.bench.against).is_absolute(),

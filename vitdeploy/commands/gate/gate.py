@@ -28,6 +28,7 @@ from vitdeploy.render import github, junit, markdown
 from vitdeploy.render.summary import summarize
 from vitdeploy.verdict import (
     Before,
+    Case,
     judge,
     recompute_bench,
     recompute_release,
@@ -104,7 +105,7 @@ def gate(
         before = None if baseline is None else read_before(baseline, artifact, evidence.examined.evaluation, progress)
     case = make_case(artifact, evidence, spec, signature)
     if opponent is not None:
-        case = dataclasses.replace(case, against=str(against), against_artifact=True, against_digest=opponent.digest)
+        case = _name_opponent(case, str(against), opponent.digest)
     verdict = judge(case, spec, before)
     verdict = replace(verdict, digest=artifact.evidence_digest())
     if signature is None or artifact.evidence_folder is not None:  # else it would break the signature that it asks for
@@ -142,8 +143,16 @@ def judge_again(artifact: Artifact, verdict: Gate) -> Gate:
         baseline = None if verdict.baseline is None else baselines.parse_stored(verdict.baseline)
         before = Before(baseline, *_time_again(verdict), *_compare_again(artifact, verdict.release))
     signature = verify_again(artifact, spec.require_signed)
-    fresh = judge(make_case(artifact, read_evidence(artifact, store=False), spec, signature), spec, before)
+    case = make_case(artifact, read_evidence(artifact, store=False), spec, signature)
+    if verdict.against_digest:
+        case = _name_opponent(case, verdict.against, verdict.against_digest)
+    fresh = judge(case, spec, before)
     return replace(fresh, digest=artifact.evidence_digest(), manifest=artifact.digest)
+
+
+def _name_opponent(case: Case, folder: str, digest: str) -> Case:
+    """Return a case whose bench must have timed the artifact against another one, by the digest of its manifest."""
+    return dataclasses.replace(case, against=folder, against_artifact=True, against_digest=digest)
 
 
 def _time_again(verdict: Gate) -> tuple[Bench | None, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitdeploy.artifact import EVIDENCE, MANIFEST, Artifact
-from vitdeploy.artifact.contents import find_unlisted, read_plain
+from vitdeploy.artifact import EVIDENCE, MANIFEST, VERDICTS, Artifact
+from vitdeploy.artifact.contents import digest_evidence, find_unlisted, read_plain
 from vitdeploy.artifact.family import Family
 from vitdeploy.artifact.layout import (
     ATTESTATION,
@@ -43,6 +43,7 @@ class SignedSubject:
         ignored: the names that the signature of the files leaves out, whether or not they are there.
         evidence: the content of every piece of evidence, raw data and report that is there.
         signatures: the content of the signature and of the attestation, as far as they are there.
+        parts: of a family: the same for each part.
         unlisted: of a family: what is in its folder and is none of these. An artifact with such a file is not loaded.
     """
 
@@ -54,6 +55,16 @@ class SignedSubject:
     evidence: Mapping[str, bytes]
     signatures: Mapping[str, bytes]
     unlisted: tuple[str, ...] = ()
+    parts: Mapping[str, SignedSubject] = field(default_factory=dict)
+
+    @property
+    def judged_digest(self) -> str:
+        """The digest that a verdict about this evidence names; see `Artifact.evidence_digest`."""
+        names = [name for name in (*EVIDENCE, *RAW) if name not in VERDICTS]
+        files = {name: digest for name, digest in self.evidence_digests.items() if name in names}
+        return digest_evidence(
+            self.record, self.digest, files, {name: p.judged_digest for name, p in self.parts.items()}
+        )
 
     @property
     def evidence_digests(self) -> dict[str, str]:
@@ -86,8 +97,9 @@ def of_family(family: Family) -> SignedSubject:
     """
     files = {FAMILY: family.digest, PAIR_EXAMPLES: family.record.examples}
     ignored = list(BESIDE)
-    for name, part in family.parts.items():
-        files |= {f"{name}/{path}": digest for path, digest in of_artifact(part).files.items()}
+    parts = {name: of_artifact(part) for name, part in family.parts.items()}
+    for name, part in parts.items():
+        files |= {f"{name}/{path}": digest for path, digest in part.files.items()}
         ignored += [f"{name}/{path}" for path in BESIDE]
     return SignedSubject(
         family.path.resolve(),
@@ -99,6 +111,7 @@ def of_family(family: Family) -> SignedSubject:
         _read_plain(family.path, (MODEL_SIGNATURE, ATTESTATION)),
         # model-signing leaves out the files of Git, and all that a signature names as ignored.
         tuple(find_unlisted(family.path, (FAMILY, PAIR_EXAMPLES, *_BESIDE_FAMILY), tuple(family.parts))),
+        parts,
     )
 
 

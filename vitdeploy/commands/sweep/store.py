@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vitdeploy.artifact import atomic_file, locks
+from vitdeploy.artifact import atomic_file, locks, refuse_enclosed
 from vitdeploy.artifact.temporary import PARTIAL, find_hidden, remove_abandoned
 from vitdeploy.commands.sweep.trial import ARTIFACT, RECORD, REFERENCES, TRIALS
 from vitdeploy.errors import ArtifactError, UsageError
@@ -51,8 +51,9 @@ class SweepFolder:
         """Refuse, before any work, a folder with something else in it.
 
         Raises:
-            UsageError: it is not a folder of a sweep.
+            UsageError: it is not a folder of a sweep, or is inside of an artifact.
         """
+        refuse_enclosed(self.path)
         if not os.path.lexists(self.path):
             return
         if not self.path.is_dir():
