@@ -289,10 +289,16 @@ def _run(
         return name, end
     device.take(name)  # so that the same command starts anew
     if end.state == "lost":
+        free_gib = None
         with suppress(RemoteError):
-            device.probe()  # restores the clocks that the lost job left changed
+            free_gib = device.probe().condition.disk_free_gib  # it also restores the clocks that the job left changed
         if end.rebooted:
             raise RemoteError(f"{device.name} was restarted during the job", fix="Run the command again.")
+        if free_gib == 0:
+            raise RemoteError(
+                f"the disk of {device.name} is full, so the job could not write how it ended",
+                fix=f"Free some space: vitdeploy hosts {device.name} --clean.",
+            )
         raise RemoteError(f"the job was killed on {device.name}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY)
     if end.code == _INTERRUPTED:
         raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")

@@ -169,6 +169,7 @@ class Link:
                 call.code = process.wait(timeout)
             except BaseException as error:
                 process.kill()  # a signal may have reached this process but not its child
+                self._control("exit")  # the master has the pipes too, until the command there ends
                 if isinstance(error, subprocess.TimeoutExpired):
                     message = f"{self.host.name} has not answered for {timeout:.0f} s"
                     raise RemoteError(message, fix="Check what is running there.") from None
