@@ -94,7 +94,7 @@ def _pass(descriptor: int, operation: int) -> None:
 
 
 def _open(name: str) -> int:
-    path = _find_folder() / name
+    path = shared_folder() / name
     for left in reversed(range(_ATTEMPTS)):
         try:
             return _open_existing(path)
@@ -121,8 +121,8 @@ def _create(path: Path) -> int:
     return descriptor
 
 
-def _find_folder() -> Path:
-    """Return the first folder that all users may write to: root and others must lock the same file."""
+def shared_folder() -> Path:
+    """Return the first folder that all users may write to: root and others must find the same files."""
     for folder in map(Path, _FOLDERS):
         with suppress(OSError):
             if folder.stat().st_mode & stat.S_IWOTH and os.access(folder, os.W_OK):

@@ -101,6 +101,23 @@ def test_where_no_form_holds_a_doubt_says_so(device: Device, small_bundle: Any, 
     assert any("and so does each of its safe forms" in doubt for doubt in manifest.doubts)
 
 
+def test_a_doubt_says_nothing_of_the_numbers_of_forms_that_were_not_built(
+    device: Device, small_bundle: Any, tmp_path: Path
+) -> None:
+    class LosesMemory(Silent):
+        def warn(self, message: str) -> None:
+            if "other numbers" in message:
+                trt.faults.add("memory")
+
+    bundle = small_bundle("deit", "fp16,int8")
+    trt = device("10.3")
+    trt.planted = [Fault("block_off", within="blocks.1", types=frozenset({HALF, FLOAT}))]
+    manifest = compile_bundle(bundle, tmp_path / "out", LosesMemory()).artifact.manifest
+    [doubt] = [doubt for doubt in manifest.doubts if "its safe forms" in doubt]
+    assert "none of its safe forms could be built: fp16-" in doubt
+    assert "ran out of memory" in doubt
+
+
 def test_a_level_is_recorded_and_builds_the_plain_graph(device: Device, small_bundle: Any, tmp_path: Path) -> None:
     bundle = small_bundle("deit", "fp16,int8")
     trt = device("10.3")

@@ -20,7 +20,10 @@ from venv import create as create_venv
 
 from packaging.requirements import Requirement
 
-_LOCK_FOLDERS = '("/run/lock", "/tmp")'
+_SHARED_FOLDERS = {
+    "machine_lock.py": '("/run/lock", "/tmp")',
+    "remote/device/clocks.py": '("/var/tmp",)',
+}
 HEAVY = ("torch", "timm", "onnx", "onnx_ir", "onnxscript")
 
 
@@ -81,11 +84,12 @@ def site_packages(venv: Path) -> Path:
 
 
 def _use_own_lock(venv: Path) -> None:
-    """Put the machine's lock of the vitdeploy there, a file in a folder that all users have, into the venv."""
-    source = site_packages(venv) / "vitdeploy" / "machine_lock.py"
-    text = source.read_text()
-    assert text.count(_LOCK_FOLDERS) == 1, "machine_lock.py writes its folders in another way"
-    source.write_text(text.replace(_LOCK_FOLDERS, f'("{venv}",)'))
+    """Put what belongs to the machine of the vitdeploy there, files in folders that all users have, into the venv."""
+    for name, folders in _SHARED_FOLDERS.items():
+        source = site_packages(venv) / "vitdeploy" / name
+        text = source.read_text()
+        assert text.count(folders) == 1, f"{name} writes its folders in another way"
+        source.write_text(text.replace(folders, f'("{venv}",)'))
 
 
 def make_wheel(folder: Path) -> Path:

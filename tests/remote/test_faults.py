@@ -135,19 +135,21 @@ def test_a_client_that_dies_finds_its_job_again(
     assert answer(again)["runs"] != answer(result)["runs"], "once taken, a result does not serve again"
 
 
-def test_ctrl_c_ends_the_job_there(lab: Callable[..., Far], artifact: Path, copy: Callable[[Path], Path]) -> None:
-    far = lab()
-    words = ("bench", copy(artifact), "--seconds", "60", "--host", "lab", "--json")
-    for _ in range(2):  # the same command starts anew: what was interrupted is nobody's result
-        client = start(*words)
-        wait_until(lambda: working(far), "the job runs")
-        client.send_signal(signal.SIGINT)
-        _, stderr = client.communicate(timeout=300)
-        assert client.returncode == 130
-        assert "was interrupted on" not in stderr
-        [job] = far.jobs()
-        wait_until(lambda job=job: (job / "ended.json").exists(), "the job ends")  # type: ignore[misc]
-        assert json.loads((job / "ended.json").read_text())["code"] == 130
+def test_a_result_that_is_refused_here_is_not_offered_again(
+    lab: Callable[..., Far], far: Far, bundle: Path, copy: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    lose = f'case "$2" in results) [ -e $0.lossy ] && rm {tmp_path}/far-cache/jobs/*/work/artifact/audit.json;; esac'
+    lab(command=script(tmp_path / "there", lose, f'exec {far.venv}/bin/vitdeploy "$@"'))
+    here = copy(bundle)
+    before = listing(here)
+    (tmp_path / "there.lossy").touch()
+    refused = run("compile", here, "--host", "lab")
+    assert "lab sent back an artifact without an audit" in refused.error
+    assert listing(here) == before
+    (tmp_path / "there.lossy").unlink()
+    again = run("compile", here, "--host", "lab", "--json")
+    assert answer(again)["stage"] == "artifact"
+    assert "already has this job" not in again.err
 
 
 def test_two_clients_at_once_queue_and_both_are_right(

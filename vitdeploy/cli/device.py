@@ -110,11 +110,16 @@ def take(console: Console, job: JobName, cache: Cache = None) -> None:
 
 
 @command(device)
-def cancel(console: Console, job: JobName, cache: Cache = None) -> None:
+def cancel(
+    console: Console,
+    job: JobName,
+    attempt: Annotated[str, typer.Option(metavar="ID", help="An attempt to start it that may arrive late.")] = "",
+    cache: Cache = None,
+) -> None:
     """End the job, as Ctrl-C would."""
     from vitdeploy.remote.device.serve import Server
 
-    Server(cache).jobs.cancel(job)
+    Server(cache).jobs.cancel(job, attempt)
     console.show({"job": job})
 
 

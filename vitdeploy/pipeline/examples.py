@@ -276,7 +276,11 @@ def load_examples(path: Path, preprocess: Preprocess, form: InputForm) -> list[E
     arrays = read_npz(path, fix)
     if "input" not in arrays:
         raise DataError(f"{path} has no array `input`", fix=fix)
-    return list(_read_examples(arrays, preprocess, form))
+    try:
+        return list(_read_examples(arrays, preprocess, form))
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged: its arrays are not those of an example ({reason})", fix=fix) from None
 
 
 def _read_examples(arrays: Mapping[str, Array], preprocess: Preprocess, form: InputForm) -> Iterator[Example]:

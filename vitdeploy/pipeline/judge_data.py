@@ -169,6 +169,8 @@ def load_judge_data(path: Path, task: Task, sample_shape: tuple[int, ...]) -> Ju
     }
     if rows != {len(pixels)} or (labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu")):
         raise DataError(f"{path} is damaged: it does not have one output and one label for each image", fix=_FIX)
+    if any(value.dtype.kind not in "fiub" for value in (*outputs.values(), *further.values())):
+        raise DataError(f"{path} is damaged: its outputs and inputs are not numbers", fix=_FIX)
     data = JudgeData(pixels, outputs, labels, further)
     try:
         data.read_answers(task, 1)

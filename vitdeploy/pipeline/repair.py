@@ -58,8 +58,21 @@ def repair_variant(builder: VariantBuilder, off: BuiltVariant, forms: Sequence[V
             cost = _time(builder, off, result)
             text = f"{off.variant.name} is wrong on this device, and {form.name} holds: {form.note}"
             return Repair(off, tuple(results), (*notes, text, cost))
-    doubt = f"{off.variant.name} computes other numbers than its graph, and so does each of its safe forms"
+    doubt = f"{off.variant.name} computes other numbers than its graph, and {_explain_failures(results)}"
     return Repair(off, tuple(results), tuple(notes), (doubt,))
+
+
+def _explain_failures(results: Sequence[BuiltVariant | Trial]) -> str:
+    """Say of the safe forms only what was seen: one that was not built did not compute anything."""
+    unbuilt = [trial for trial in results if isinstance(trial, Trial)]
+    reasons = "; ".join(f"{trial.name}: {trial.why}" for trial in unbuilt)
+    if not results:
+        return "it has no safe form for this fault"
+    if not unbuilt:
+        return "so does each of its safe forms"
+    if len(unbuilt) == len(results):
+        return f"none of its safe forms could be built: {reasons}"
+    return f"so does each of its safe forms that could be built; not built: {reasons}"
 
 
 def _locate(builder: VariantBuilder, off: BuiltVariant) -> tuple[Located | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -34,6 +35,12 @@ def _check_path(path: str) -> str:
     return path
 
 
+def _check_attempt(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{0,32}", text):
+        raise ValueError(f"{text!r} is not the id of an attempt")
+    return text
+
+
 def _check_sha256(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError(f"{text!r} is not a sha256")
@@ -42,6 +49,8 @@ def _check_sha256(text: str) -> str:
 
 InnerPath = Annotated[str, AfterValidator(_check_path)]
 """A relative POSIX path that stays below its folder."""
+AttemptId = Annotated[str, AfterValidator(_check_attempt)]
+"""Names one attempt to start a job, so that only that one is cancelled if it arrives late."""
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 
 
@@ -98,6 +107,15 @@ class Job(Message):
     client: str
     """User, host and folder of the client, shown to others who wait."""
     care: ClockSettings = ClockSettings()
+    versions: Mapping[str, str] = {}
+    """The versions on both sides: a result of others is not what the client asks for."""
+    attempt: AttemptId = ""
+    """Not part of the name."""
+
+    @property
+    def name(self) -> str:
+        """The digest of what is asked for, on both sides the same."""
+        return hashlib.sha256(self.model_dump_json(exclude={"attempt"}).encode()).hexdigest()[:16]
 
 
 class JobStart(Message):

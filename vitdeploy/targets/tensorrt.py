@@ -105,10 +105,10 @@ class TensorRT(EngineOptions, Target):
         except TargetUnavailable as error:
             return Availability(available=False, why=f"this machine has no NVIDIA GPU ({error.message})", fix=no_gpu)
         try:
-            _import_tensorrt()
+            too_old = Api(_import_tensorrt()).too_old
         except TargetUnavailable as error:
             return Availability(available=False, why=error.message, fix=error.fix)
-        return None
+        return None if too_old is None else Availability(available=False, why=too_old.message, fix=too_old.fix)
 
     def refuse_numbers(self, numbers: Numbers, host: Host | None = None) -> str | None:
         """Refuse types for which this machine's GPU has no units. Nothing is known of another machine's."""

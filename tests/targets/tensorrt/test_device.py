@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -48,6 +49,19 @@ def test_builds_and_audits(release: str, precision: str, device: Device, given: 
     assert trt.built == [
         {"strong": True, "flags": [], "workspace": None, "level": 3, "hardware": "NONE", "timed": 0},
     ]  # fmt: skip
+
+
+def test_a_tensorrt_that_is_too_old_is_refused_before_the_export(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JetPack 6.0 has TensorRT 8.6, without strongly typed networks."""
+    trt = device("10.3")
+    assert target().unavailable() is None
+    monkeypatch.setattr(trt, "NetworkDefinitionCreationFlag", SimpleNamespace(EXPLICIT_BATCH=0))
+    unavailable = target().unavailable()
+    assert unavailable is not None
+    assert "has no strongly typed networks" in unavailable.why
+    assert "JetPack 6.1 or newer" in unavailable.fix
 
 
 def test_only_10_3_falls_back_to_weak_typing_and_says_so(device: Device, given: Given, tmp_path: Path) -> None:

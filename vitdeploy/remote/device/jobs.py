@@ -9,12 +9,13 @@ jobs/NAME/
   stderr        its progress and notes
   ended.json    its exit code; if this file and the worker are both missing, the job is lost
   taken         the client has the results, or has cancelled the job
+
+cancelled/ATTEMPT    an attempt to start a job that was cancelled: if it arrives late, it starts nothing
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import select
@@ -38,6 +39,7 @@ _CHUNK = 1 << 20
 _POLL_S = 0.2
 _KEEP_TAKEN_S = 600  # an equal command may still be following the same job
 _KEEP_UNTAKEN_S = 7 * 86400
+_KEEP_CANCELLED_S = 86400  # no link delays an attempt for so long
 _MAX_STOPPING_S = 60
 
 
@@ -47,17 +49,21 @@ class Jobs:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         self._folder = cache / "jobs"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._cancelled = cache / "cancelled"
+        for folder in (self._folder, self._cancelled):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, job: Job, store: Store) -> JobStart:
         """Start the job, or return the equal one that still runs or whose results nobody has taken.
 
         Raises:
-            RemoteError: a file that it needs is not stored here, or the disk is full.
+            RemoteError: a file that it needs is not stored here, the disk is full, or this attempt was cancelled.
         """
-        name = hashlib.sha256(job.model_dump_json().encode()).hexdigest()[:16]
+        name = job.name
         with self._exclusive():
             self._remove_old()
+            if job.attempt and (self._cancelled / job.attempt).exists():
+                raise RemoteError("the job was cancelled before it was started", fix="Run the command again.")
             folder = self._folder / name
             _wait_for_cancelled(folder)
             if _is_alive(folder) or _has_untaken_results(folder):
@@ -124,9 +130,21 @@ class Jobs:
         """Record that the client has the results."""
         (self.folder(name) / "taken").touch()
 
-    def cancel(self, name: str) -> None:
-        """End the job, as Ctrl-C would. Its results are discarded."""
+    def cancel(self, name: str, attempt: str = "") -> None:
+        """End the job, as Ctrl-C would. Its results are discarded.
+
+        Args:
+            name: the job.
+            attempt: the attempt to start it, which may still be on its way here; it will start nothing then.
+
+        Raises:
+            RemoteError: there is no such job, and no attempt.
+        """
         with self._exclusive():  # else a job that is just being started has no pid yet
+            if attempt.isalnum():
+                (self._cancelled / attempt).touch()
+                if not (self._folder / name).is_dir():
+                    return
             folder = self.folder(name)
             (folder / "taken").touch()
             if not _is_alive(folder):
@@ -183,6 +201,9 @@ class Jobs:
             age = now - folder.stat().st_mtime
             if not _is_alive(folder) and age > (_KEEP_TAKEN_S if (folder / "taken").exists() else _KEEP_UNTAKEN_S):
                 shutil.rmtree(folder, ignore_errors=True)
+        for attempt in self._cancelled.iterdir():
+            if now - attempt.stat().st_mtime > _KEEP_CANCELLED_S:
+                attempt.unlink(missing_ok=True)
 
 
 def write_end(folder: Path, code: int, notes: list[str]) -> None:

@@ -25,7 +25,7 @@ class Server:
     def probe(self) -> Probe:
         """Describe this device. If a killed job left changed clocks behind, restore them first."""
         with lock.try_hold() as free:
-            notes = clocks.restore(self._cache / "before") if free else []
+            notes = clocks.restore() if free else []
         return Probe(
             interface=INTERFACE,
             version=__version__,
@@ -41,7 +41,7 @@ class Server:
     def work(self, name: str, warn: Callable[[str], None]) -> None:
         """Run a job in this process. `warn` shows a line to its client."""
         self.store.prune()
-        worker.work(self.jobs.folder(name), self._cache, warn)
+        worker.work(self.jobs.folder(name), warn)
 
     def clean(self) -> int:
         """Remove everything that no running job needs. Return the bytes that became free."""

@@ -17,14 +17,14 @@ from vitdeploy.remote.messages import Job, LockHolder
 _FAILED, _INTERRUPTED = 1, 130
 
 
-def work(folder: Path, cache: Path, warn: Callable[[str], None]) -> None:
+def work(folder: Path, warn: Callable[[str], None]) -> None:
     """Run the job in `folder`. Its exit code is recorded in every case but SIGKILL."""
     job = Job.model_validate_json((folder / "job.json").read_bytes())
     code, notes = _INTERRUPTED, list[str]()
     try:
         with (
             lock.hold(job, lambda holder: warn(f"waiting for the device: {_describe_holder(holder)}")) as device,
-            clocks.apply(job.care, cache / "before") as notes,
+            clocks.apply(job.care) as notes,
         ):
             code = _run(job, folder, device)
     except KeyboardInterrupt:

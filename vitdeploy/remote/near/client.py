@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +34,7 @@ from vitdeploy.remote.messages import (
     ResultFiles,
 )
 from vitdeploy.remote.near.hosts import RemoteHost
-from vitdeploy.remote.near.ssh import Call, Link, LinkDropped
+from vitdeploy.remote.near.ssh import Call, Link, LinkDropped, ssh_arguments
 from vitdeploy.version import __version__
 
 _CHUNK = 1 << 18
@@ -65,6 +67,7 @@ class Device:
         self._link = link
         self._progress = progress
         self.name = link.host.name
+        self._started: dict[str, str] = {}  # the id of an attempt -> the name of the job that it started
 
     def probe(self) -> Probe:
         """Ask for the device's state, and show its notes.
@@ -96,15 +99,33 @@ class Device:
             f"{self.name} received all files, but some of them are missing there again", fix="Check the device's disk."
         )
 
+    @contextmanager
+    def cancelling(self, job: Job) -> Iterator[None]:
+        """Cancel the job if Ctrl-C ends the block, also while its start is on the way there."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            name = self._started.get(job.attempt, job.name)
+            try:
+                self._ask(["cancel", name, "--attempt", job.attempt])
+            except (LinkDropped, RemoteError):
+                self._progress.warn(
+                    f"{self.name} did not get the request to stop: the job goes on there. To end it, log in "
+                    f"(ssh {ssh_arguments(self._link.host)}) and run: "
+                    f"{shlex.join([self._link.host.command, *self._words(['cancel', name])])}"
+                )
+            raise
+
     def start(self, job: Job) -> str:
         """Start the job, or find the equal one that runs already. Return its name."""
         start = parse_answer(JobStart, self._link.persistently(lambda: self._ask(["start"], job)), self.name)
+        self._started[job.attempt] = start.job
         if start.resumed:
             self._progress.warn(f"{self.name} already has this job from an earlier run: waiting for its result")
         return start.job
 
     def follow(self, job: str) -> JobEnd:
-        """Show the job's output until it ends, however often the link drops. Ctrl-C ends the job too."""
+        """Show the job's output until it ends, however often the link drops."""
         offset = 0
 
         def listen() -> JobEnd:
@@ -117,14 +138,7 @@ class Device:
                         self._relay(line)
             return parse_answer(JobEnd, self._read_answer(call), self.name)
 
-        try:
-            return self._link.persistently(listen)
-        except KeyboardInterrupt:
-            try:
-                self._ask(["cancel", job])
-            except (LinkDropped, RemoteError):
-                self._progress.warn(f"{self.name} did not get the request to stop: job {job} goes on there")
-            raise
+        return self._link.persistently(listen)
 
     def fetch(self, job: str, below: str, into: Path, known: Iterable[Path] = ()) -> list[str]:
         """Fetch and verify the files in the job's folder `below`. Return their names.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,9 +26,16 @@ from vitdeploy.recipe import Recipe
 from vitdeploy.remote.messages import ClockSettings, Job, JobEnd, Probe
 from vitdeploy.remote.near.client import Device, ReportedError, client_name, job_file, parse_answer
 from vitdeploy.remote.near.hosts import RemoteHost, find
-from vitdeploy.remote.near.results import check_compiled, check_subject, fetch_benches, fetch_samples
+from vitdeploy.remote.near.results import (
+    check_compiled,
+    check_subject,
+    fetch_benches,
+    fetch_samples,
+    forgotten_if_refused,
+)
 from vitdeploy.remote.near.sending import Files, Flag, data_files, files_of, opponent_folder, to_words
 from vitdeploy.remote.near.ssh import Link
+from vitdeploy.version import __version__
 
 __all__ = [
     "Caller",
@@ -129,14 +137,16 @@ def compile_on(
         require(probe, bundle.manifest.target.kind, host, bundle.manifest.target.device)
         files = files_of(bundle, "bundle")
         words = ["compile", "bundle", "-o", "artifact", *to_words(flags)]
-        job, end = _run(device, words, files, caller.folder or source, host.clocks)
+        job, end = _run(device, probe, words, files, caller.folder or source, host.clocks)
+        with forgotten_if_refused(device, job):
+            exported = parse_answer(Exported, end.result, host.name)
         replaces = bundle.digest if in_place else None
         with artifacts.atomic_folder(out or source, force=force or in_place, replaces=replaces) as folder:
             with _kept_there("compile"):
                 device.fetch(job, "artifact", folder, known=[path for path, _ in files])
-            check_compiled(artifacts.load(folder), bundle, host)
+            with forgotten_if_refused(device, job):
+                check_compiled(artifacts.load(folder), bundle, host)
         device.take(job)
-    exported = parse_answer(Exported, end.result, host.name)
     notes = (*exported.notes, *end.notes, f"compiled on {_describe(host, probe)}")
     return replace(exported, artifact=str(out or source), seconds=_seconds_since(started), notes=notes, host=host.name)
 
@@ -162,14 +172,16 @@ def bench_on(
     files = [file for artifact, name in zip(timed, names, strict=True) for file in files_of(artifact, name)]
     for number, artifact in enumerate(opposing):
         files += files_of(artifact, opponent_folder(number))
-    with connected(host, progress, caller) as (device, _):
+    with connected(host, progress, caller) as (device, probe):
         words = ["bench", *names, *to_words(flags)]
-        job, end = _run(device, words, files, caller.folder or timed[0].path, host.clocks)
-        measured = [(timed[0], parse_answer(Bench, end.result, host.name))]
+        job, end = _run(device, probe, words, files, caller.folder or timed[0].path, host.clocks)
+        with forgotten_if_refused(device, job):
+            measured = [(timed[0], parse_answer(Bench, end.result, host.name))]
         others = dict(zip(names[1:], timed[1:], strict=True))
         measured += fetch_benches(device, job, others, [path for path, _ in files], progress)
-        for artifact, bench in measured:
-            check_subject(bench, artifact, host)
+        with forgotten_if_refused(device, job):
+            for artifact, bench in measured:
+                check_subject(bench, artifact, host)
         # A note says that a power mode or clock was not set as asked, which makes the timing doubtful as well.
         stored = []
         for artifact, bench in measured:
@@ -201,16 +213,18 @@ def evaluate_on(
     """
     flags: dict[str, Flag] = {"limit": limit, "at_threshold": at_threshold}
     words = ["eval", "artifact", "--reference", "reference.npz", *to_words(flags)]
-    with connected(host, progress, caller) as (device, _), scratch_folder("reference") as folder:
+    with connected(host, progress, caller) as (device, probe), scratch_folder("reference") as folder:
         if reference is None:
             reference = folder / "reference.npz"
             save_reference(artifact, data, reference, progress, limit=limit)
         spec = data or artifact.manifest.recipe.data.evaluation or ""
         remote_spec, sent = data_files(spec)
         files = [*files_of(artifact, "artifact"), job_file(reference, "reference.npz"), *sent]
-        job, end = _run(device, [*words, "--data", remote_spec], files, caller.folder or artifact.path, ClockSettings())
-        evaluation = parse_answer(Eval, end.result, host.name)
-        check_subject(evaluation, artifact, host)
+        words += ["--data", remote_spec]
+        job, end = _run(device, probe, words, files, caller.folder or artifact.path, ClockSettings())
+        with forgotten_if_refused(device, job):
+            evaluation = parse_answer(Eval, end.result, host.name)
+            check_subject(evaluation, artifact, host)
         raw = fetch_samples(device, job, [path for path, _ in files], evaluation, host)
         stored = artifact.write_evidence(replace(evaluation, data=spec), raw)
         device.take(job)
@@ -254,21 +268,37 @@ def require(probe: Probe, kind: str, host: RemoteHost, device: str | None = None
         )
 
 
-def _run(device: Device, words: Sequence[str], files: Files, folder: Path, clocks: ClockSettings) -> tuple[str, JobEnd]:
+def _run(
+    device: Device, probe: Probe, words: Sequence[str], files: Files, folder: Path, clocks: ClockSettings
+) -> tuple[str, JobEnd]:
     """Send the files, start the job and follow it. Return its name and its end; raise if it failed."""
     device.send(files)
-    job = Job(words=tuple(words), files=tuple(file for _, file in files), client=client_name(folder), care=clocks)
-    name = device.start(job)
-    with _kept_there(words[0]):
-        end = device.follow(name)
+    job = Job(
+        words=tuple(words),
+        files=tuple(file for _, file in files),
+        client=client_name(folder),
+        care=clocks,
+        versions={"near": __version__, **dict(sorted(probe.doctor.libraries.items()))},
+        attempt=uuid.uuid4().hex,
+    )
+    with device.cancelling(job):
+        name = device.start(job)
+        with _kept_there(words[0]):
+            end = device.follow(name)
     if end.state == "done" and end.code == 0 and end.result is not None:
         return name, end
     device.take(name)  # so that the same command starts anew
     if end.state == "lost":
+        free_gib = None
         with suppress(RemoteError):
-            device.probe()  # restores the clocks that the lost job left changed
+            free_gib = device.probe().condition.disk_free_gib  # it also restores the clocks that the job left changed
         if end.rebooted:
             raise RemoteError(f"{device.name} was restarted during the job", fix="Run the command again.")
+        if free_gib == 0:
+            raise RemoteError(
+                f"the disk of {device.name} is full, so the job could not write how it ended",
+                fix=f"Free some space: vitdeploy hosts {device.name} --clean.",
+            )
         raise RemoteError(f"the job was killed on {device.name}{_OUT_OF_MEMORY}", fix=_FREE_MEMORY)
     if end.code == _INTERRUPTED:
         raise RemoteError(f"the job was interrupted on {device.name}", fix="Run the command again.")

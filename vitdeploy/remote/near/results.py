@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import Artifact, file_digest
 from vitdeploy.artifact.layout import FLIPS, GRAPH, SAMPLES, variant_graph
 from vitdeploy.artifact.temporary import scratch_folder
-from vitdeploy.errors import RemoteError
+from vitdeploy.errors import ArtifactError, RemoteError
 from vitdeploy.evidence import Audit, Bench, Eval
 from vitdeploy.progress import Progress
 from vitdeploy.remote.near.client import Device
 from vitdeploy.remote.near.hosts import RemoteHost
+
+
+@contextmanager
+def forgotten_if_refused(device: Device, job: str) -> Iterator[None]:
+    """Let the device forget the result that the block checks and refuses: else the same command would get it again."""
+    try:
+        yield
+    except (ArtifactError, RemoteError):
+        device.take(job)
+        raise
 
 
 def check_compiled(compiled: Artifact, bundle: Artifact, host: RemoteHost) -> None:
@@ -40,11 +51,13 @@ def fetch_samples(
     files = {SAMPLES: evaluation.samples} | ({FLIPS: evaluation.thumbnails} if evaluation.thumbnails else {})
     with scratch_folder("reference") as folder:
         device.fetch(job, "artifact", folder, known=known)
-        for name, digest in files.items():
-            if not (folder / name).is_file() or file_digest(folder / name) != digest:
-                raise RemoteError(
-                    f"{host.name} sent back an evaluation without its samples", fix=f"Update vitdeploy on {host.name}."
-                )
+        with forgotten_if_refused(device, job):
+            for name, digest in files.items():
+                if not (folder / name).is_file() or file_digest(folder / name) != digest:
+                    raise RemoteError(
+                        f"{host.name} sent back an evaluation without its samples",
+                        fix=f"Update vitdeploy on {host.name}.",
+                    )
         return {name: (folder / name).read_bytes() for name in files}
 
 
@@ -65,7 +78,8 @@ def fetch_benches(
         for name, artifact in others.items():
             (folder / name).mkdir()
             device.fetch(job, name, folder / name, known=known)
-            bench, reason = artifacts.load(folder / name).read_evidence(Bench)
+            with forgotten_if_refused(device, job):
+                bench, reason = artifacts.load(folder / name).read_evidence(Bench)
             if bench is None:
                 progress.warn(f"not stored beside {artifact.path}: {reason}")
             else:

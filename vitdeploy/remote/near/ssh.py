@@ -169,6 +169,7 @@ class Link:
                 call.code = process.wait(timeout)
             except BaseException as error:
                 process.kill()  # a signal may have reached this process but not its child
+                self._control("exit")  # the master has the pipes too, until the command there ends
                 if isinstance(error, subprocess.TimeoutExpired):
                     message = f"{self.host.name} has not answered for {timeout:.0f} s"
                     raise RemoteError(message, fix="Check what is running there.") from None
@@ -259,22 +260,22 @@ def _connect_error(host: RemoteHost, log: str) -> RemoteError:
     if "Host key verification failed" in log:
         return RemoteError(
             f"the host key of {name} is not among your known hosts",
-            fix=f"Log in once by hand and compare the key that ssh shows: ssh {_ssh_arguments(host)}",
+            fix=f"Log in once by hand and compare the key that ssh shows: ssh {ssh_arguments(host)}",
         )
     if "Permission denied" in log or "Too many authentication failures" in log:
         return RemoteError(
             f"{name} refuses the login: {reason}",
-            fix=f"Install your public key there: ssh-copy-id {_ssh_arguments(host)}. If the key has a passphrase, load "
+            fix=f"Install your public key there: ssh-copy-id {ssh_arguments(host)}. If the key has a passphrase, load "
             "it with ssh-add.",
         )
     return HostUnreachable(
         f"{name} cannot be reached: {reason or 'ssh gives no reason'}",
-        fix=f"Check that the device is on, and that this command works: ssh {_ssh_arguments(host)}",
+        fix=f"Check that the device is on, and that this command works: ssh {ssh_arguments(host)}",
     )
 
 
-def _ssh_arguments(host: RemoteHost) -> str:
-    """The arguments that a user gives ssh or ssh-copy-id."""
+def ssh_arguments(host: RemoteHost) -> str:
+    """Return the arguments that a user gives ssh or ssh-copy-id."""
     user = f"{host.address.user}@" if host.address.user else ""
     port = f"-p {host.address.port} " if host.address.port else ""
     return f"{port}{user}{host.address.host}"

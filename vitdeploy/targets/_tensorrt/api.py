@@ -92,6 +92,16 @@ class Api:
         members = self.trt.ComputeCapability.__members__ if hasattr(self.trt, "ComputeCapability") else ()
         return tuple(name.lower() for name in members if name.startswith("SM"))
 
+    @property
+    def too_old(self) -> CompileError | None:
+        """The error for a TensorRT without strongly typed networks, such as JetPack 6.0's 8.6; None for others."""
+        if hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+            return None
+        return CompileError(
+            f"{self.product} has no strongly typed networks",
+            fix="Use TensorRT 10.3 or newer (JetPack 6.1 or newer).",
+        )
+
     def network_flags(self, typing: Literal["strong", "weak"]) -> int:
         """Return the flags for `create_network`.
 
@@ -104,13 +114,9 @@ class Api:
                     f"{self.product} builds strongly typed networks only", fix="Leave out the option typing."
                 )
             return 0
-        flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        if flag is None:
-            raise CompileError(
-                f"{self.product} has no strongly typed networks",
-                fix="Use TensorRT 10.3 or newer (JetPack 6.1 or newer).",
-            )
-        return 1 << int(flag)
+        if self.too_old is not None:
+            raise self.too_old
+        return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
     def allow_precision(self, config: Any, precision: str) -> None:
         """Let a weakly typed build use the types of `precision`."""
