@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
-from tests.graphs import apply, images, run, tiny_vit
+from tests.graphs import apply, images, parsed, run, tiny_vit
 from tests.toys.lowered import lower
 from vitdeploy.graph.blocks import find_blocks
 from vitdeploy.graph.model import Graph, constant
@@ -67,3 +68,14 @@ def test_the_borders_are_two_casts() -> None:
 def test_float32_is_left_alone() -> None:
     graph, _ = lower(tiny_vit(), images(), "fp32")
     assert apply(WidenNodes(), graph).fired == 0
+
+
+def test_a_value_that_is_cast_already_is_cast_beside_it() -> None:
+    """Where float16 overflows, a graph has casts already before a block of it is widened."""
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float16[2] x) => (float y, float z)
+        <float16[2] "x/float"> {
+            "x/float" = Neg(x) f = Cast <to = 1> (x) y = Relu(f)
+            a = Mul(x, x) b = Add(a, "x/float") z = Cast <to = 1> (b) }"""
+    graph = parsed(text)
+    WidenNodes(only=frozenset({"Mul.3"})).apply(graph)
+    onnx.checker.check_model(ir.to_proto(graph.model), full_check=True)

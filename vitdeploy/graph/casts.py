@@ -18,7 +18,7 @@ def make_cast(graph: Graph, value: ir.Value, dtype: ir.DataType) -> ir.Node:
     label = "float" if dtype == ir.DataType.FLOAT else "half"
     cast = ir.node("Cast", [value], {"to": dtype}, name=graph.fresh_name(f"{value.name}/to_{label}"))
     cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
-    cast.outputs[0].name = f"{value.name}/{label}"
+    cast.outputs[0].name = graph.fresh_value_name(f"{value.name}/{label}")
     return cast
 
 

@@ -97,6 +97,10 @@ class Graph:
         """Return `name`, with a number behind it if a node or constant has that name already, and reserve it."""
         return self._names.name_node(self.model, name)
 
+    def fresh_value_name(self, name: str) -> str:
+        """Return `name`, with a number behind it if a value has that name already, and reserve it."""
+        return self._names.name_value(self.model, name)
+
     def append(self, tape: ir.tape.Tape) -> None:
         """Append the nodes on `tape` to the graph, and its constants. New values are named after their nodes."""
         self._adopt(tape)
@@ -132,7 +136,7 @@ class Graph:
         for node in tape.nodes:
             node.name = self.fresh_name(node.name or node.op_type)
             for number, output in enumerate(node.outputs):
-                output.name = self._names.name_value(self.model, f"{node.name}:{number}")
+                output.name = self.fresh_value_name(f"{node.name}:{number}")
 
     def initializer(self, numbers: npt.NDArray[Any], name: str) -> ir.Value:
         """Add a new constant called `name`, or with a number behind that if it is in use.

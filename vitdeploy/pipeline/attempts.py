@@ -13,7 +13,7 @@ from vitdeploy.calibrate.choice import NORMS
 from vitdeploy.environment import Host
 from vitdeploy.errors import DataError, PassError, QuantizeError, VitdeployError
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget, make_trial
 from vitdeploy.pipeline.calibration import JudgingBatches
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
@@ -182,17 +182,6 @@ def list_folded_norms(builder: CandidateBuilder, request: Request, attentions: S
     kinds = {name: precisions.kind_of(name) for name in list_names(builder, request)}
     plain = [Way(name) for name, kind in kinds.items() if kind.needs_images and kind.numbers.products == "int8"]
     return [dataclasses.replace(way, folded_norms=True) for way in attentions or plain]
-
-
-def make_trial(candidate: Candidate) -> Trial:
-    """Return the trial of a candidate that nothing was measured of yet."""
-    return Trial(
-        precision=candidate.name,
-        quantizer=candidate.quantizer,
-        attention=candidate.attention,
-        folded_norms=candidate.folded_norms,
-        float_linears=candidate.float_linears,
-    )
 
 
 def make_failed_trial(builder: CandidateBuilder, precision: Precision) -> Trial:

@@ -8,7 +8,7 @@ from vitdeploy.artifact import Trial
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import Interval
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget, make_trial
 from vitdeploy.pipeline.attempts import (
     Chosen,
     Request,
@@ -20,7 +20,6 @@ from vitdeploy.pipeline.attempts import (
     list_nncf,
     make_plain,
     make_reference,
-    make_trial,
     open_budget,
 )
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
@@ -140,6 +139,11 @@ def _require_within(
     candidate, trials = fit_budget(builder, precision, budget)
     if candidate is None:
         worst = trials[0]
+        if worst.lost is None:
+            raise QuantizeError(
+                f"{precision.name} cannot be held to a budget here: {worst.why}",
+                fix="Leave out --max-drop, or export on the machine that runs it.",
+            )
         raise QuantizeError(
             f"{precision.name} loses {worst.lost:.2f} points of {worst.judged_by or 'accuracy'}, the budget is "
             f"{budget.limit:g}, and no linear can be quantized within it",

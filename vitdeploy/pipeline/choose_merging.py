@@ -12,8 +12,8 @@ from vitdeploy.artifact import Trial
 from vitdeploy.errors import PassError, VitdeployError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.measure.intervals import speedup_interval
-from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
-from vitdeploy.pipeline.attempts import Chosen, Request, make_failed_trial, make_reference, make_trial, open_budget
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget, make_trial
+from vitdeploy.pipeline.attempts import Chosen, Request, make_failed_trial, make_reference, open_budget
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.fastest import (
     certain_speedup,

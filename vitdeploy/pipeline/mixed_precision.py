@@ -39,7 +39,7 @@ def fit_budget(
     trials = [budget.judge(first)]
     if budget.holds(trials[0]):
         return first, trials
-    if whole or not precision.per_linear:
+    if whole or not precision.per_linear or trials[0].lost is None:
         first.discard()
         return None, trials
     try:

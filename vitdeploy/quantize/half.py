@@ -191,7 +191,9 @@ def _convert_constants(graph: Graph, float32: Collection[str], to: ir.DataType) 
         if float32_uses and len(float32_uses) == len(uses):
             continue
         if float32_uses:
-            copy = ir.Value(name=f"{name}/float32", const_value=tensor, shape=value.shape, type=value.type)
+            copy = ir.Value(
+                name=graph.fresh_name(f"{name}/float32"), const_value=tensor, shape=value.shape, type=value.type
+            )
             main.register_initializer(copy)
             for use in float32_uses:
                 use.node.replace_input_with(use.idx, copy)
@@ -234,7 +236,7 @@ def _cast_outputs(graph: Graph, to: ir.DataType) -> None:
         if value.dtype != to:
             continue
         name = value.name
-        value.name = f"{name}/half"
+        value.name = graph.fresh_value_name(f"{name}/half")
         cast = make_cast(graph, value, ir.DataType.FLOAT)
         cast.outputs[0].name = name
         main.append(cast)
