@@ -147,6 +147,16 @@ def test_a_portable_artifact_has_what_this_cpu_lacks(tmp_path: Path, monkeypatch
     assert (manifest.target.precision, manifest.trials[1].why) == ("fp32", "left to the machine that runs it")
 
 
+def test_what_only_the_engine_rounds_is_left_to_the_machine_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_cpu(monkeypatch, ("sse4_2",))
+    recipe = recipes.compose("demo:digits", target="openvino", precision="fp32,int8-dynamic", portable=True)
+    manifest = export(recipe, tmp_path / "out", QUIET, cache=GraphCache()).artifact.manifest
+    assert [(variant.name, variant.lost) for variant in manifest.variants] == [("fp32", None), ("int8-dynamic", None)]
+    assert manifest.trials[1].why == "left to the machine that runs it"
+
+
 class _Listener(Silent):
     def __init__(self) -> None:
         self.warnings: list[str] = []

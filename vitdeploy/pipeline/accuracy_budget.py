@@ -13,6 +13,7 @@ from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.errors import QuantizeError
 from vitdeploy.frozen import replace
+from vitdeploy.graph.dialect import Numbers
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.calibration import JUDGING_IMAGES, JudgingBatches
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
@@ -68,7 +69,7 @@ class AccuracyBudget:
 
     def judge(self, candidate: Candidate) -> Trial:
         """Measure the accuracy that the candidate loses; it is None where only the target's engine could show it."""
-        if self._emulated and self._is_rounded_by_engine(candidate):
+        if not self.can_judge(candidate.precision.numbers):
             return replace(make_trial(candidate), why=_ROUNDED_BY_ENGINE)
         expected = self._expected
         loss = measure_loss(self._task, expected, self._run(candidate, expected))
@@ -79,6 +80,10 @@ class AccuracyBudget:
             images=loss.images,
             why=explain_loss(loss.points, self.limit),
         )
+
+    def can_judge(self, numbers: Numbers) -> bool:
+        """Return whether the accuracy of a precision shows here: engines that round activations have to run for it."""
+        return not (self._emulated and numbers.dynamic and self._builder.target.dialect().int8_linears == "qdq")
 
     def holds(self, trial: Trial) -> bool:
         """Return True if the trial lost no more than the limit."""
@@ -123,7 +128,3 @@ class AccuracyBudget:
             if "bf16" in candidate.precision.numbers.types:  # ONNX Runtime has no bfloat16 on CPUs
                 graph = stack.enter_context(widened(graph))
             yield stack.enter_context(OnnxSession(graph))
-
-    def _is_rounded_by_engine(self, candidate: Candidate) -> bool:
-        """Return whether the engine rounds activations by itself, so that the graph alone loses too little."""
-        return candidate.precision.numbers.dynamic and self._builder.target.dialect().int8_linears == "qdq"

@@ -263,9 +263,10 @@ def _apply_way(way: Way, given: PrecisionSpec) -> Precision:
 def _fit(
     builder: CandidateBuilder, precision: Precision, budget: AccuracyBudget | None, *, whole: bool
 ) -> tuple[Candidate | None, list[Trial]]:
-    if budget is not None:
+    left = budget is not None and not budget.can_judge(precision.numbers)  # the device that runs it judges it
+    if budget is not None and not left:
         return fit_budget(builder, precision, budget, whole=whole)
-    if builder.prepared.facts.model.weights != "random":
+    if not left and builder.prepared.facts.model.weights != "random":
         raise QuantizeError("its accuracy cannot be judged without images", fix="Give --calibration DATA.")
     candidate = builder.make(precision)
     return candidate, [make_trial(candidate)]
