@@ -236,12 +236,14 @@ def test_impossible_figures_of_a_baseline_are_invalid(more: dict[str, Any], reas
     assert (check.status, reason in check.why) == ("invalid", True), check.why
 
 
-def test_fusion_that_was_read_on_another_cpu_is_not_compared() -> None:
-    def check(before: str, now: str) -> Check:
-        checks = verdict(GateSpec(), baseline=baseline(audited_on=before), audited_on=now, machine="host").checks
+def test_fusion_that_was_read_on_another_cpu_is_compared_only_if_all_is_fused() -> None:
+    def check(before: str, now: str, fused: int) -> Check:
+        saved = baseline(audited_on=before, fused=11)
+        checks = verdict(GateSpec(), baseline=saved, audited_on=now, machine="host", audit=audit(fused)).checks
         return next(check for check in checks if check.name == "attention fused as before")
 
-    assert check("a", "a").status == check("", "a").status == check("a", "").status == "pass"
-    other = check("a", "b")
+    assert check("a", "a", 11).status == check("", "a", 11).status == check("a", "", 11).status == "pass"
+    assert check("a", "b", 12).status == "pass"
+    other = check("a", "b", 11)
     assert other.status == "invalid"
     assert "read on another CPU (a, not b)" in other.why
