@@ -190,6 +190,16 @@ class Quantization(Fact):
     half: HalfPrecision | None = None
 
     @property
+    def attention_operands(self) -> AttentionOperands:
+        """The operands of attention in INT8."""
+        return "" if self.attention is None else self.attention.operands
+
+    @property
+    def folded_norms(self) -> bool:
+        """True if the scale and bias of LayerNorms went whole into the linears behind them."""
+        return self.migration is not None and self.migration.norms > 0
+
+    @property
     def doubts(self) -> tuple[str, ...]:
         """Reasons why other images may behave differently from the calibration images."""
         data = (self.calibration, self.half.checked_on if self.half else None)

@@ -75,8 +75,7 @@ class Candidate:
     @property
     def attention(self) -> AttentionOperands:
         """The operands of attention in INT8."""
-        record = self.record
-        return record.attention.operands if record is not None and record.attention is not None else ""
+        return "" if self.record is None else self.record.attention_operands
 
     @property
     def label(self) -> str:
@@ -86,7 +85,7 @@ class Candidate:
     @property
     def folded_norms(self) -> bool:
         """True if the scale and bias of LayerNorms went whole into the linears behind them."""
-        return self.alpha == NORMS
+        return self.record is not None and self.record.folded_norms
 
     @property
     def alpha(self) -> Alpha:
@@ -94,7 +93,7 @@ class Candidate:
         migration = self.record.migration if self.record is not None else None
         if migration is None:
             return None
-        return NORMS if migration.norms else migration.alpha
+        return NORMS if self.folded_norms else migration.alpha
 
     @property
     def doubts(self) -> tuple[str, ...]:
