@@ -126,4 +126,4 @@ class AccuracyBudget:
 
     def _is_rounded_by_engine(self, candidate: Candidate) -> bool:
         """Return whether the engine rounds activations by itself, so that the graph alone loses too little."""
-        return candidate.precision.numbers.dynamic and self._builder.target.dialect().int8_linears == "qdq"
+        return candidate.precision.numbers.dynamic and self._builder.dialect.int8_linears == "qdq"
