@@ -78,7 +78,7 @@ def test_the_weights_have_the_range_of_the_other_cpu(
 def largest_code(path: Path) -> int:
     """Return the largest absolute value among the INT8 weights of a graph."""
     values = [array(value) for value in load(path).model.graph.initializers.values()]
-    return max(int(np.abs(v.astype(int)).max()) for v in values if v is not None and v.dtype == np.int8 and v.ndim > 1)
+    return max(int(np.abs(v.astype(int)).max()) for v in values if v.dtype == np.int8 and v.ndim > 1)
 
 
 def test_sensitivity_is_that_of_the_weights_of_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
