@@ -60,7 +60,8 @@ def test_with_bfloat16_it_is_tried_there_alone(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.skipif(not HERE.int8_products_on_x86, reason="OpenVINO has no INT8 attention on this CPU")
 @pytest.mark.parametrize(("quantizer", "tried"), [(None, True), ("own", True), ("nncf", False)])
 def test_it_is_not_tried_where_nncf_decides(quantizer: Quantizer | None, tried: bool) -> None:
-    builder = SimpleNamespace(target=OpenVINO(), calibrated=SimpleNamespace(has_images=True))
+    target = OpenVINO()
+    builder = SimpleNamespace(target=target, dialect=target.dialect(), calibrated=SimpleNamespace(has_images=True))
     request = attempts.Request(PrecisionSpec(kind="auto", quantizer=quantizer))
     assert bool(attempts.list_int8_attention(builder, request)) == tried  # type: ignore[arg-type]
 

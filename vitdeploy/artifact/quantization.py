@@ -157,7 +157,7 @@ class Quantization(Fact):
         quantized: the number of quantized linears.
         activations: the integer type of quantized activations.
         weights: the storage of weights, if only weights are quantized.
-        weight_bits: the bits that INT8 weights use: 7 on CPUs whose sums of products would saturate.
+        weight_bits: the bits that INT8 weights use: 7 for CPUs whose sums of products would saturate.
         rounding: the rounding of weights, if only weights are quantized.
         migration: the migration of outliers; None if there was none.
         migration_note: the reason why migration was impossible.

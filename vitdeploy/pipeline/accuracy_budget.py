@@ -83,7 +83,7 @@ class AccuracyBudget:
 
     def can_judge(self, numbers: Numbers) -> bool:
         """Return whether the accuracy of a precision shows here: engines that round activations have to run for it."""
-        return not (self._emulated and numbers.dynamic and self._builder.target.dialect().int8_linears == "qdq")
+        return not (self._emulated and numbers.dynamic and self._builder.dialect.int8_linears == "qdq")
 
     def holds(self, trial: Trial) -> bool:
         """Return True if the trial lost no more than the limit."""

@@ -150,7 +150,7 @@ def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[Way
     where the recipe decides about attention or leaves it to NNCF, and not for variants, which go by the name of their
     precision.
     """
-    kernel, cpu = builder.target.dialect().int8_attention, request.host or environment.host()
+    kernel, cpu = builder.dialect.int8_attention, request.host or environment.host()
     decided = request.spec.attention or request.spec.quantizer == NNCF
     if kernel is None or not kernel.values_alone or decided or request.variants:
         return []
@@ -175,7 +175,7 @@ def list_folded_norms(builder: CandidateBuilder, request: Request, attentions: S
         attentions: the ways with INT8 attention.
     """
     decided = request.spec.smooth_alpha != "auto" or request.spec.quantizer == NNCF
-    if decided or request.variants or not builder.target.dialect().scales_norms_apart:
+    if decided or request.variants or not builder.dialect.scales_norms_apart:
         return []
     if not builder.calibrated.has_images or not builder.calibrated.folded_norms:
         return []
