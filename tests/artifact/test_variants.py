@@ -12,7 +12,8 @@ from tests.artifact.test_artifact import manifest
 from vitdeploy import artifact as artifacts
 from vitdeploy.artifact import PassRecord, Variant
 from vitdeploy.artifact.layout import is_in_bundle
-from vitdeploy.artifact.variants import find_variant, place_variant, select_variant
+from vitdeploy.artifact.quantization import Int8AttentionCount, Migration, Quantization
+from vitdeploy.artifact.variants import find_variant, place_variant, select_variant, start_trial
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
 
@@ -47,6 +48,18 @@ def test_files_of_variants_belong_to_the_bundle(name: str) -> None:
 )
 def test_other_files_do_not(name: str) -> None:
     assert not is_in_bundle(name)
+
+
+def test_a_variants_trial_has_its_quantizer_and_its_options() -> None:
+    record = Quantization(
+        method="static Q/DQ", quantizer="nncf", attention=Int8AttentionCount(sites=2, of=2, values_alone=True),
+        migration=Migration(alpha=0.5, inputs=2, norms=5),
+    )  # fmt: skip
+    plain = variant("int8", "int8", 1)
+    assert start_trial(plain).label == "int8"
+    assert start_trial(replace(plain, form="fp32-scores")).label == "int8-fp32-scores"
+    full = start_trial(replace(plain, quantized=record))
+    assert full.label == "int8 by NNCF with INT8 attention (values only), norms folded"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "FP16", "fp16-", "a" * 101])

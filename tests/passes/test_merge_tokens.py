@@ -21,6 +21,7 @@ from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.model import Graph, dims
 from vitdeploy.graph.recognize import recognize
 from vitdeploy.passes import order
+from vitdeploy.passes._plan_removals import plan_removals
 from vitdeploy.passes.merge_tokens import MergeTokens
 from vitdeploy.session import Array
 
@@ -74,6 +75,31 @@ def test_equal_to_pytorch(name: str, schedule: str) -> None:
     for batch in (1, 2, 3):
         near(graph, x[:batch], reference(model, x[:batch], SCHEDULES[schedule]))
     assert np.abs(run(graph, x)["output_0"] - plain).max() > 10 * BOUND  # merging these is no small change
+
+
+@pytest.mark.parametrize(("schedule", "left"), [({1: 4}, 13), ({0: 5, 1: 3}, 9)])
+def test_an_output_may_be_the_sum_that_is_merged(schedule: dict[int, int], left: int) -> None:
+    """Each patch gets the token behind all merges into which it went."""
+    _, proto = exported(1, "class", dynamic=True)
+    graph, x = folded(proto), images(2, seed=1)
+    plan, _ = plan_removals(graph, schedule, {}, lambda patches: patches // 2)
+    assert plan is not None
+    total = plan.removals[-1].sum
+    graph.model.graph.outputs.append(total)
+    name = total.name or ""
+    apply(schedule_of(schedule), graph)
+    tokens = run(graph, x)[name]
+    assert tokens.shape == (2, 17, WIDTH)
+    assert [len(np.unique(image, axis=0)) for image in tokens] == [left, left]
+
+
+@pytest.mark.parametrize("pool", ["tokens", "dense"])
+def test_an_output_keeps_the_size_that_it_had(pool: str) -> None:
+    _, proto = exported(1, pool, dynamic=True)
+    graph = folded(proto)
+    before = [dims(value) for value in graph.model.graph.outputs]
+    apply(schedule_of({0: 5, 1: 3}), graph)
+    assert [dims(value) for value in graph.model.graph.outputs] == before
 
 
 @pytest.mark.parametrize("batch", [1, 2])

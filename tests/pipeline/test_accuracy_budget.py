@@ -18,6 +18,7 @@ from vitdeploy.pipeline import accuracy_budget
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.calibration import GraphInputs, open_images
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+from vitdeploy.pipeline.mixed_precision import fit_budget
 from vitdeploy.pipeline.prepare import Options, Prepared, prepare
 from vitdeploy.precision import find
 from vitdeploy.progress import Silent
@@ -109,6 +110,25 @@ def test_what_cannot_run_here_is_judged_by_its_graph(builder: CandidateBuilder) 
     budget = budget_of(builder, "demo:digits", emulated=True)
     assert budget.judge(changed(builder, CHANGES["nothing"])).lost == 0
     assert budget.judge(changed(builder, CHANGES["the order of the classes"])).lost == pytest.approx(100, abs=10)
+
+
+def test_what_only_the_engine_rounds_is_not_judged_by_its_graph(prepared: Prepared, tmp_path: Path) -> None:
+    target = targets.find(TargetSpec(kind="openvino"))
+    builder = CandidateBuilder(prepared, target, Batch(), "normalized", tmp_path, Silent())
+    budget = budget_of(builder, "demo:digits", emulated=True)
+    candidate, (trial,) = fit_budget(builder, find(PrecisionSpec(kind="int8-dynamic")), budget)
+    assert (candidate, trial.lost) == (None, None)
+    assert "is not known" in trial.why
+
+
+def test_bfloat16_is_judged_in_float32(prepared: Prepared, tmp_path: Path) -> None:
+    """ONNX Runtime on CPUs opens no graph in bfloat16."""
+    target = targets.find(TargetSpec(kind="tensorrt", device="sm86"))
+    builder = CandidateBuilder(prepared, target, Batch(), "normalized", tmp_path, Silent())
+    budget = budget_of(builder, "demo:digits", emulated=True)
+    trial = budget.judge(builder.make(find(PrecisionSpec(kind="bf16"))))
+    assert trial.lost is not None
+    assert trial.lost <= 5
 
 
 def test_large_answers_are_judged_on_fewer_images(builder: CandidateBuilder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,14 @@ from vitdeploy.commands.family.export import fit_part
 from vitdeploy.errors import PassError, QuantizeError, RecipeError, UsageError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.frozen import replace
+from vitdeploy.pipeline import choose
+from vitdeploy.pipeline.attempts import Way
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.summary import Exported
 from vitdeploy.precision import Precision
 from vitdeploy.progress import Silent
+from vitdeploy.targets.onnxruntime import OnnxRuntime
 
 Export = Callable[..., Exported]
 INSIST = "To insist, stop other processes and measure longer:"
@@ -32,6 +37,15 @@ def build():
     return timm.models.vision_transformer.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=10)
 """
+OVERFLOWING_VIT = (
+    SMALL_VIT.replace("return ", "model = ")
+    + """
+    for block in model.blocks:
+        for linear in (block.mlp.fc1, block.mlp.fc2):
+            linear.weight.data *= 1e7  # up to 1e6, and float16 ends at 65,504
+    return model
+"""
+)
 
 
 @pytest.fixture
@@ -41,8 +55,11 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(out: Path) -> Export:
-    def run(model: str = "demo:digits", target: str = "onnxruntime", **flags: object) -> Exported:
+    def run(
+        model: str = "demo:digits", target: str = "onnxruntime", spec: dict[str, Any] | None = None, **flags: object
+    ) -> Exported:
         recipe = recipes.compose(model, target=target, **flags)  # type: ignore[arg-type]
+        recipe = replace(recipe, precision=replace(recipe.precision, **(spec or {})))
         return export(recipe, out, Silent(), cache=GraphCache()).summary
 
     return run
@@ -224,3 +241,85 @@ def test_a_budget_needs_images_and_a_precision(exported: Export, tmp_path: Path)
         exported(precision="fp32", max_drop=0.5)
     with pytest.raises(UsageError, match="does not work with fp16"):
         exported(target="tensorrt", precision="fp16", max_drop=0.5)
+
+
+@pytest.fixture
+def overflowing(tmp_path: Path) -> str:
+    (tmp_path / "overflowing.py").write_text(OVERFLOWING_VIT)
+    return f"python:{tmp_path}/overflowing.py:build"
+
+
+def half_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ONNX Runtime have the default of GPUs, which cannot be timed here."""
+    monkeypatch.setattr(OnnxRuntime, "list_precisions", lambda _: ("fp16", "fp32", "int8-dynamic"))
+
+
+def test_a_named_precision_is_compared_with_float32_where_float16_is_refused(
+    overflowing: str, exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_by_default(monkeypatch)
+    timed(monkeypatch, 0.8)
+    found = exported(overflowing, precision="int8-dynamic", image_size="32x32")
+    refused, kept = found.trials
+    assert (refused.precision, refused.kept) == ("fp16", False)
+    assert refused.why.startswith("fp16 gains nothing: ")
+    assert (kept.precision, kept.kept) == ("int8-dynamic", True)
+    assert found.notes[0] == "int8-dynamic is slower than fp32 here, 0.80 [0.75, 0.85] ×: use --precision fp32"
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_auto_keeps_float32_where_float16_is_refused(
+    target: str, overflowing: str, exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_by_default(monkeypatch)
+    found = exported(overflowing, target=target, precision="auto", image_size="32x32")
+    assert found.precision == "fp32"
+    first, second, *_ = found.trials
+    assert (first.precision, first.kept, second.precision, second.kept) == ("fp16", False, "fp32", True)
+    assert first.why.startswith("fp16 gains nothing: ")
+    assert [trial.precision for trial in found.trials].count("fp32") == 1
+
+
+def test_the_default_alone_is_refused_with_the_reason(overflowing: str, exported: Export) -> None:
+    with pytest.raises(QuantizeError, match="fp16 gains nothing"):
+        exported(overflowing, target="tensorrt", image_size="32x32")
+
+
+def test_the_default_of_auto_keeps_linears_in_float(exported: Export, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(SMALL_VIT)
+    model = f"python:{tmp_path}/small.py:build"
+    exported(model, target="tensorrt", precision="auto", image_size="32x32", spec={"keep": ("head",)})
+    record = load(out).manifest.quantized
+    assert record is not None
+    assert record.half is not None
+    assert "head" in record.half.float32
+
+
+def test_int8_attention_of_a_recipe_is_for_precisions_that_have_it(
+    exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 1.5)
+    trials = exported(precision="auto", spec={"attention": True}).trials
+    assert [(trial.label, trial.kept) for trial in trials] == [
+        ("fp32", False), ("int8 with INT8 attention", False), ("int8-dynamic", True)
+    ]  # fmt: skip
+    assert trials[1].why.startswith("`attention: true` is not for this target")
+
+
+@pytest.mark.slow
+def test_norms_are_folded_alone_where_they_cannot_be_with_int8_attention(
+    exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime has no INT8 attention."""
+
+    def list_folded(_: object, __: object, attentions: Sequence[Way]) -> list[Way]:
+        return [dataclasses.replace(way, folded_norms=True) for way in attentions or [Way("int8")]]
+
+    monkeypatch.setattr(choose, "list_int8_attention", lambda *_: [Way("int8", attention=True)])
+    monkeypatch.setattr(choose, "list_folded_norms", list_folded)
+    timed(monkeypatch, 1.1, 1.5)
+    trials = exported(precision="fp32,int8").trials
+    assert [(trial.label, trial.kept) for trial in trials] == [
+        ("fp32", False), ("int8", False), ("int8 with INT8 attention", False),
+        ("int8 with INT8 attention, norms folded", False), ("int8, norms folded", True),
+    ]  # fmt: skip

@@ -174,6 +174,8 @@ def test_a_named_precision_is_not_left(exported: Export, monkeypatch: pytest.Mon
     (kept,) = (trial for trial in summary.trials if trial.kept)
     assert kept.precision == summary.precision == "int8"
     assert kept.merged
+    assert all(trial.why for trial in summary.trials if not trial.kept)
+    assert "it only chose the schedules to try in int8" in {trial.why for trial in summary.trials}
 
 
 def test_merging_that_is_not_faster_is_not_kept(exported: Export, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,8 @@ from vitdeploy.pipeline import attempts, choose
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.pipeline.summary import Exported
 from vitdeploy.progress import Silent
+from vitdeploy.recipe import PrecisionSpec, Quantizer
+from vitdeploy.targets.openvino import OpenVINO
 
 pytest.importorskip("openvino")
 HERE = environment.host()
@@ -52,6 +55,15 @@ def test_with_bfloat16_it_is_tried_there_alone(tmp_path: Path, monkeypatch: pyte
     assert [(t.precision, t.attention) for t in trials] == [
         ("fp32", ""), ("int8", ""), ("int8-bf16", ""), ("int8-bf16", "values"), ("int8-bf16", "all")
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(not HERE.int8_products_on_x86, reason="OpenVINO has no INT8 attention on this CPU")
+@pytest.mark.parametrize(("quantizer", "tried"), [(None, True), ("own", True), ("nncf", False)])
+def test_it_is_not_tried_where_nncf_decides(quantizer: Quantizer | None, tried: bool) -> None:
+    target = OpenVINO()
+    builder = SimpleNamespace(target=target, dialect=target.dialect(), calibrated=SimpleNamespace(has_images=True))
+    request = attempts.Request(PrecisionSpec(kind="auto", quantizer=quantizer))
+    assert bool(attempts.list_int8_attention(builder, request)) == tried  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("flags", [{"asimddp"}, set()], ids=["Arm", "AVX2"])

@@ -85,6 +85,17 @@ def test_norms_that_only_normalise_stay_so() -> None:
             assert len(node.inputs) == 2 or not array(node.inputs[2]).any()
 
 
+def test_where_no_norm_folds_the_record_names_the_strength_alone(graphs: tuple[Graph, Structure]) -> None:
+    graph, structure = Graph(graphs[0].model.clone()), graphs[1]
+    norms = [node for node in graph.nodes if node.op_type == "LayerNormalization"]
+    graph.model.graph.outputs.extend(norm.outputs[0] for norm in norms)  # they are read with scale and bias
+    record = quantized((graph, structure), smooth_alpha="norms").record
+    assert record is not None
+    assert record.migration is not None
+    assert (record.folded_norms, record.migration.norms, record.migration.alpha) == (False, 0, 0.5)
+    assert {(step.norms, step.alpha) for step in record.tried} == {(False, 0.5)}
+
+
 def test_numbers_stay_near_the_models(graphs: tuple[Graph, Structure]) -> None:
     noise, graph = Noise(), quantized(graphs, smooth_alpha="norms").graph
     for seed in range(3, 9):

@@ -17,7 +17,7 @@ from vitdeploy.frozen import replace
 from vitdeploy.graph.dialect import Dialect, Int8AttentionKernel
 from vitdeploy.graph.model import Graph, operand
 from vitdeploy.graph.recognize import recognize
-from vitdeploy.graph.structure import Structure
+from vitdeploy.graph.structure import AttentionSite, Structure
 from vitdeploy.passes import order
 from vitdeploy.passes.drop_unread_tokens import DropUnreadTokens
 from vitdeploy.precision import quantize
@@ -100,6 +100,22 @@ def test_a_reader_in_float_leaves_its_site_in_float(exported: Callable[[str], by
     assert "the node that reads it is not quantized" in first.rule
     assert found.record is not None
     assert found.record.attention == Int8AttentionCount(sites=1, of=2)
+
+
+def test_sites_that_were_not_raised_count(exported: Callable[[str], bytes]) -> None:
+    graph, structure = folded(exported("dynamo"))
+    refused = AttentionSite(name="blocks.2.attn", nodes=("softmax",), block=2, refused="its mask is not known")
+    structure = replace(structure, attention=(*structure.attention, refused))
+    found = quantize(graph, structure, COMPLETE, dialect(), CALIBRATION, Silent())
+    assert found.record is not None
+    assert found.record.attention == Int8AttentionCount(sites=2, of=3)
+
+
+def test_nncf_decides_itself_where_its_pairs_fuse(exported: Callable[[str], bytes]) -> None:
+    graph, structure = folded(exported("dynamo"))
+    fuses = Dialect(20, "primitives", int8_attention=KERNEL, partial_int8_attention=True)
+    with pytest.raises(QuantizeError, match="NNCF itself decides for this target"):
+        quantize(graph, structure, replace(COMPLETE, quantizer="nncf"), fuses, CALIBRATION, Silent())
 
 
 def test_a_single_query_stays_in_float(exported: Callable[[str], bytes]) -> None:

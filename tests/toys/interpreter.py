@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from vitdeploy.environment import Host
 from vitdeploy.evidence import Audit, Availability
 from vitdeploy.graph.dialect import Dialect, Numbers
 from vitdeploy.session import Array, Feeds, SequentialSession
@@ -25,7 +26,7 @@ class Interpreter(Target):
         """It comes with vitdeploy[export]."""
         return None
 
-    def dialect(self) -> Dialect:
+    def dialect(self, host: Host | None = None) -> Dialect:
         """Primitives of an opset that it knows."""
         return Dialect(opset=20, attention="primitives")
 

@@ -157,7 +157,7 @@ class Quantization(Fact):
         quantized: the number of quantized linears.
         activations: the integer type of quantized activations.
         weights: the storage of weights, if only weights are quantized.
-        weight_bits: the bits that INT8 weights use: 7 on CPUs whose sums of products would saturate.
+        weight_bits: the bits that INT8 weights use: 7 for CPUs whose sums of products would saturate.
         rounding: the rounding of weights, if only weights are quantized.
         migration: the migration of outliers; None if there was none.
         migration_note: the reason why migration was impossible.
@@ -188,6 +188,16 @@ class Quantization(Fact):
     tried: tuple[SearchStep, ...] = ()
     calibration: CalibrationData | None = None
     half: HalfPrecision | None = None
+
+    @property
+    def attention_operands(self) -> AttentionOperands:
+        """The operands of attention in INT8."""
+        return "" if self.attention is None else self.attention.operands
+
+    @property
+    def folded_norms(self) -> bool:
+        """True if the scale and bias of LayerNorms went whole into the linears behind them."""
+        return self.migration is not None and self.migration.norms > 0
 
     @property
     def doubts(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The variants of a bundle: find and select one."""
+"""The variants of a bundle: find and select one, and start its trial."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from vitdeploy.artifact.layout import GRAPH, SITES, variant_graph, variant_sites
-from vitdeploy.artifact.manifest import Manifest, Variant
+from vitdeploy.artifact.manifest import Manifest, Trial, Variant
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
 
@@ -53,3 +53,13 @@ def place_variant(bundle: Path, variant: Variant) -> None:
     name = variant.files
     for source, target in ((variant_graph(name), GRAPH), (variant_sites(name), SITES)):
         shutil.copyfile(bundle / source, bundle / target)
+
+
+def start_trial(variant: Variant) -> Trial:
+    """Return the trial of a variant of which nothing was measured yet."""
+    trial, record = Trial(precision=variant.precision, form=variant.form), variant.quantized
+    if record is None:
+        return trial
+    return replace(
+        trial, quantizer=record.quantizer, attention=record.attention_operands, folded_norms=record.folded_norms
+    )

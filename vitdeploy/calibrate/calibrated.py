@@ -183,7 +183,10 @@ class CalibratedGraph:
             tune_ranges: whether to choose ranges and bias correction too.
         """
         from vitdeploy.calibrate import search
+        from vitdeploy.calibrate.choice import NORMS, VALUES_ALPHA
 
+        if NORMS in alphas and not self.folded_norms:  # then "norms" is this strength alone, and is recorded as that
+            alphas = tuple(VALUES_ALPHA if alpha == NORMS else alpha for alpha in alphas)
         key = (writer, alphas, tune_ranges)
         if key not in self._searches:
             judge = self.judge

@@ -58,8 +58,9 @@ def quantize_attention(
     assert record is not None
     in_float = regions_in_float(calibrated.structure) if float_decoder else {}
     cores, rules = attention.select_cores(graph, kernel, in_float)
+    refused = [site.refused for site in calibrated.structure.attention if site.refused is not None]  # not raised
     if not cores:
-        reason = next(iter(rules.values()), "there is none")
+        reason = next(iter((*rules.values(), *refused)), "there is none")
         raise QuantizeError(f"no attention can be INT8 and stay fused: {reason}", fix=_FIX)
     LowerPrimitives(only=frozenset(cores)).apply(graph)
     graph.infer_shapes()  # ranges are collected of values that are known to be floats
@@ -67,9 +68,10 @@ def quantize_attention(
     names = {operand(node, index).name or "" for node, index in operands}
     ranges = collect_ranges(graph, calibrated.stream_batches("Observe attention"), names)
     attention.write_pairs(graph, operands, ranges, kernel)
+    count = len(cores) + len(rules) + len(refused)
     record = replace(
         record,
-        attention=Int8AttentionCount(sites=len(cores), of=len(cores) + len(rules), values_alone=values_alone),
+        attention=Int8AttentionCount(sites=len(cores), of=count, values_alone=values_alone),
         output_sqnr_db=calibrated.judge.sqnr_db(graph),
         output_sqnr_db_without_attention=record.output_sqnr_db,
     )

@@ -85,7 +85,7 @@ def quantize_static(
         quantizer=NNCF,
         method="static Q/DQ",
         activations="int8, symmetric, per tensor" if symmetric else "uint8, per tensor",
-        weight_bits=weight_bits(FULL_RANGE if symmetric else largest_weight()),
+        weight_bits=weight_bits(FULL_RANGE if symmetric else largest_weight(dialect)),
         quantized=len(linears) - sum(rule == _LEFT for rule in rules.values()),
         migration=None if run.alpha is None else Migration(alpha=run.alpha, inputs=count_smoothed(graph)),
         ranges="minmax",
@@ -119,7 +119,7 @@ def _run_once(
         ignored=_list_ignored(calibrated.graph, prepared, names, in_float),
         alpha=alphas[0],
         symmetric=symmetric,
-        half_weights=not symmetric and largest_weight() < FULL_RANGE,
+        half_weights=not symmetric and largest_weight(dialect) < FULL_RANGE,
     )
     key = (settings, alphas, lowered)
     if key not in calibrated.nncf_runs:

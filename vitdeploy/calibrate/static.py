@@ -78,7 +78,8 @@ class StaticPrecision(LinearPrecision, ABC):
     def writer(self, linears: Sequence[Linear], dialect: Dialect) -> PairWriter:
         """Return the writer of the pairs."""
         code_type = self.code_type(dialect)
-        return PairWriter(node_names(linears), code_type, largest_weight() if code_type == "uint8" else FULL_RANGE)
+        largest = largest_weight(dialect) if code_type == "uint8" else FULL_RANGE
+        return PairWriter(node_names(linears), code_type, largest)
 
     def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:
         """Search migration, ranges and bias correction."""

@@ -1,17 +1,17 @@
-"""The range of INT8 weights on this CPU: without VNNI, sums of their products can saturate."""
+"""The range of INT8 weights: on CPUs without VNNI, sums of their products can saturate."""
 
 from __future__ import annotations
 
-from vitdeploy import environment
+from vitdeploy.graph.dialect import Dialect
 
 FULL_RANGE = 127
 _HALF_RANGE = 64
 """255 · 64 · 2 = 32,640 fits int16: AVX2 adds pairs of u8 x s8 products there and saturates beyond 32,767."""
 
 
-def largest_weight() -> int:
-    """Return the largest code of a weight. Without INT8 dot products (VNNI) it is half as large."""
-    return FULL_RANGE if environment.host().int8_dot_product else _HALF_RANGE
+def largest_weight(dialect: Dialect) -> int:
+    """Return the largest code of a weight that uint8 multiplies. Where sums saturate it is half as large."""
+    return _HALF_RANGE if dialect.int8_sums_saturate else FULL_RANGE
 
 
 def weight_bits(largest: int) -> int:

@@ -75,11 +75,12 @@ def export(
         tokens = order.recipe.tokens
         calibrated = reduced or tokens.drops or tokens.searches
         options = Options(calibrated=calibrated, half=reduced, verify=verify, cache=cache, dumps=GraphDumps(dumps))
-        prepared = prepare(order.recipe, order.target.dialect(), work, progress, options)
+        prepared = prepare(order.recipe, order.dialect, work, progress, options)
         facts, spec = prepared.facts, order.recipe.target
-        builder = CandidateBuilder(prepared, order.target, spec.batch, spec.input, work, progress, options.dumps)
-        host = elsewhere.host if elsewhere is not None else None
-        request = Request(order.recipe.precision, order.untimed, prepared.judging, order.variants, host)
+        builder = CandidateBuilder(
+            prepared, order.target, spec.batch, spec.input, work, progress, options.dumps, order.dialect
+        )
+        request = Request(order.recipe.precision, order.untimed, prepared.judging, order.variants, order.host)
         chosen = choose(builder, request, order.precision, progress)
         if tokens.searches:
             merging = choose_merging(builder, request, chosen, work, progress)

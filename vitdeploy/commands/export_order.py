@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from vitdeploy import precision, sources, targets
 from vitdeploy.environment import Host
 from vitdeploy.errors import QuantizeError, UsageError
 from vitdeploy.frozen import replace
+from vitdeploy.graph.dialect import Dialect
 from vitdeploy.pipeline.decoder_recipe import fit_decoder
 from vitdeploy.precision import Precision
 from vitdeploy.recipe import AUTO, DECODER, NNCF, Recipe
@@ -36,6 +39,7 @@ class ExportOrder:
         precision: None for "auto".
         untimed: the reason why nothing can be timed here; empty if it can.
         variants: keep the candidates, for the machine that runs the artifact to choose among.
+        host: that machine, if it is not this one.
     """
 
     recipe: Recipe
@@ -43,6 +47,18 @@ class ExportOrder:
     precision: Precision | None
     untimed: str
     variants: bool
+    host: Host | None = None
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """The form of graph for the machine that runs it.
+
+        Weights take 7 bits if sums of INT8 products saturate there, or here, where they are calibrated and judged. A
+        portable artifact may come to any CPU.
+        """
+        here, there = self.target.dialect(), self.target.dialect(self.host)
+        saturates = self.recipe.target.portable or here.int8_sums_saturate or there.int8_sums_saturate
+        return dataclasses.replace(there, int8_sums_saturate=saturates)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -93,7 +109,7 @@ def complete(recipe: Recipe, elsewhere: Elsewhere | None) -> ExportOrder:
     variants = kind == AUTO and recipe.model.part is None and (bool(untimed) or recipe.target.portable)
     if recipe.precision.seconds is not None:
         _check_seconds(recipe, target, requested, "" if variants else untimed)
-    return ExportOrder(recipe, target, requested, untimed, variants)
+    return ExportOrder(recipe, target, requested, untimed, variants, elsewhere.host if elsewhere else None)
 
 
 def _choose_kind(recipe: Recipe, target: Target) -> str:

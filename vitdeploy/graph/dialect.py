@@ -116,6 +116,8 @@ class Dialect:
             read, where it moves one of both and there are as many heads as queries.
         norms_of_lists: whether the compiler has one kernel for a LayerNorm of three axes, and several for one of more.
         scales_norms_apart: whether the compiler applies the scale and bias of a LayerNorm in a kernel of their own.
+        int8_sums_saturate: whether sums of u8 x s8 products can saturate where the graph runs, so that weights take 7
+            bits.
         lacks: ONNX operators that the compiler does not know, each with what writes it in PyTorch.
     """
 
@@ -134,6 +136,7 @@ class Dialect:
     overwrites_queries: bool = False
     norms_of_lists: bool = False
     scales_norms_apart: bool = False
+    int8_sums_saturate: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

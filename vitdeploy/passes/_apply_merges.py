@@ -12,9 +12,11 @@ from vitdeploy.graph.model import Graph, dims, operand
 from vitdeploy.passes._apply_plan import put_back, rewrite_sizes
 from vitdeploy.passes._follow_tokens import Follower, TokenAxis
 from vitdeploy.passes._plan_removals import Removal, RemovalPlan
+from vitdeploy.passes._token_axis import set_size
 from vitdeploy.passes._write_merge import Merged, MergeWriter
 
 _BIAS = 3  # the input of an attention
+_TOKEN_AXIS = 1  # of the sum behind which a merge is written
 
 
 def apply_merges(graph: Graph, plan: RemovalPlan) -> None:
@@ -50,6 +52,8 @@ def _write_merges(graph: Graph, plan: RemovalPlan) -> list[Merged]:
             special=merge.special, count=plan.follower.counts[number], removed=merge.removed,
             channels=_size(merge.sum, -1), has_places=number < last_place,
         )  # fmt: skip
+        behind.tokens.type, behind.tokens.shape = merge.sum.type, ir.Shape(merge.sum.shape or ())
+        set_size(behind.tokens, _TOKEN_AXIS, plan.follower.counts[number + 1])  # an output may be these tokens
         if merged and merged[-1].places is not None and behind.places is not None:
             behind = replace(behind, places=writer.compose(merged[-1].places, behind.places))
         graph.insert_before(following[add], writer.tape)

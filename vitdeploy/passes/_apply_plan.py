@@ -44,9 +44,10 @@ def put_back(graph: Graph, plan: RemovalPlan, behind: Sequence[ir.Value], spread
     outputs = graph.model.graph.outputs
     for index, tokens in plan.outputs.items():
         value, number = outputs[index], tokens.removals - 1
-        name, shape = value.name, value.shape
+        name = value.name
         tape, whole = spread("outputs", behind[number] if value is plan.removals[number].sum else value, tokens)
         graph.append(tape)
         value.name, whole.name = f"{name}/fewer", name
-        whole.type, whole.shape = value.type, shape
+        whole.type, whole.shape = value.type, None if value.shape is None else ir.Shape(value.shape)
+        set_size(whole, tokens.axis, plan.follower.counts[0] - tokens.start)
         outputs[index] = whole

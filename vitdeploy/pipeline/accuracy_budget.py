@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import islice
 
@@ -10,9 +12,11 @@ from vitdeploy import tasks
 from vitdeploy.artifact import Trial
 from vitdeploy.artifact.layout import GRAPH
 from vitdeploy.errors import QuantizeError
+from vitdeploy.frozen import replace
 from vitdeploy.graph.onnx_session import OnnxSession
 from vitdeploy.pipeline.calibration import JUDGING_IMAGES, JudgingBatches
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+from vitdeploy.pipeline.exported_graph import widened
 from vitdeploy.pipeline.judging import Answers, AnswersInProgress, drop_foreign_labels, explain_loss, measure_loss
 from vitdeploy.progress import Progress
 from vitdeploy.session import Session, as_feeds, images_of
@@ -22,6 +26,19 @@ _LONGEST_JUDGING = 20.0
 
 _MOST_ANSWER_BYTES = 256 << 20
 """The most memory for stored answers of the reference: a segmentation map of 512 x 512 takes 2 MB."""
+
+_ROUNDED_BY_ENGINE = "its accuracy is not known: the target's engine rounds activations, and it cannot run here"
+
+
+def make_trial(candidate: Candidate) -> Trial:
+    """Return the trial of a candidate that nothing was measured of yet."""
+    return Trial(
+        precision=candidate.name,
+        quantizer=candidate.quantizer,
+        attention=candidate.attention,
+        folded_norms=candidate.folded_norms,
+        float_linears=candidate.float_linears,
+    )
 
 
 class AccuracyBudget:
@@ -50,15 +67,13 @@ class AccuracyBudget:
         self._task = tasks.find(builder.prepared.facts.task)
 
     def judge(self, candidate: Candidate) -> Trial:
-        """Measure the accuracy that the candidate loses."""
+        """Measure the accuracy that the candidate loses; it is None where only the target's engine could show it."""
+        if self._emulated and self._is_rounded_by_engine(candidate):
+            return replace(make_trial(candidate), why=_ROUNDED_BY_ENGINE)
         expected = self._expected
         loss = measure_loss(self._task, expected, self._run(candidate, expected))
-        return Trial(
-            precision=candidate.name,
-            quantizer=candidate.quantizer,
-            attention=candidate.attention,
-            folded_norms=candidate.folded_norms,
-            float_linears=candidate.float_linears,
+        return replace(
+            make_trial(candidate),
             lost=loss.points,
             judged_by=loss.judged_by,
             images=loss.images,
@@ -98,5 +113,17 @@ class AccuracyBudget:
             )
         return answers.finish()
 
-    def _open(self, candidate: Candidate) -> Session:
-        return OnnxSession(candidate.folder / GRAPH) if self._emulated else self._builder.open(candidate)
+    @contextmanager
+    def _open(self, candidate: Candidate) -> Iterator[Session]:
+        with ExitStack() as stack:
+            if not self._emulated:
+                yield stack.enter_context(self._builder.open(candidate))
+                return
+            graph = candidate.folder / GRAPH
+            if "bf16" in candidate.precision.numbers.types:  # ONNX Runtime has no bfloat16 on CPUs
+                graph = stack.enter_context(widened(graph))
+            yield stack.enter_context(OnnxSession(graph))
+
+    def _is_rounded_by_engine(self, candidate: Candidate) -> bool:
+        """Return whether the engine rounds activations by itself, so that the graph alone loses too little."""
+        return candidate.precision.numbers.dynamic and self._builder.dialect.int8_linears == "qdq"

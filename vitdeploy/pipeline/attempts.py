@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from vitdeploy import environment
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
-from vitdeploy.artifact.quantization import AttentionOperands
+from vitdeploy.calibrate.choice import NORMS
 from vitdeploy.environment import Host
 from vitdeploy.errors import DataError, PassError, QuantizeError, VitdeployError
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget, make_trial
 from vitdeploy.pipeline.calibration import JudgingBatches
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.fastest import DEFAULT_MAX_DROP_PP
 from vitdeploy.pipeline.mixed_precision import fit_budget
-from vitdeploy.precision import Precision
+from vitdeploy.precision import LinearPrecision, Precision
 from vitdeploy.progress import Progress
 from vitdeploy.recipe import NNCF, OWN, VALUES, Int8Attention, PrecisionSpec, Quantizer
 
@@ -84,15 +84,48 @@ def make_plain(name: str) -> Precision:
     return precisions.find(PrecisionSpec(kind=name))
 
 
-def list_names(builder: CandidateBuilder, request: Request) -> list[str]:
-    """List the precisions that `auto` tries beside the target's default: those that the recipe names, else all."""
+def make_reference(builder: CandidateBuilder, request: Request) -> tuple[Candidate, list[Trial]]:
+    """Make the target's default, with the linears in float32 that the recipe keeps: the candidate to compare with.
+
+    A model may not be possible in float16, which is the default of a GPU. Then float32 takes its place.
+
+    Returns:
+        The candidate; and the trial of the default if that is not possible, with the reason.
+
+    Raises:
+        PassError: a pass failed, which is a bug of this program.
+    """
     base = builder.target.default_precision
+    precision = precisions.find(PrecisionSpec(kind=base, keep=request.spec.keep))
+    if precision.is_float32:
+        return builder.make(precision), []
+    try:
+        candidate = builder.make(precision)
+        if not request.untimed:
+            builder.compile(candidate)
+    except PassError:
+        raise
+    except VitdeployError as error:
+        return builder.make(make_plain("fp32")), [Trial(precision=base, why=error.message)]
+    return candidate, []
+
+
+def list_names(builder: CandidateBuilder, request: Request, reference: str | None = None) -> list[str]:
+    """List the precisions that `auto` tries: those that the recipe names, else all that may be faster.
+
+    Args:
+        builder: for its target.
+        request: the recipe's precision.
+        reference: the precision that they are compared with; None: the target's default. Neither is listed.
+    """
+    default = builder.target.default_precision
+    made = (default, reference or default)
     if request.spec.among:
-        return [name for name in request.spec.among if name != base]
-    names = [name for name in precisions.names_for(builder.target) if name != base]
+        return [name for name in request.spec.among if name not in made]
+    names = [name for name in precisions.names_for(builder.target) if name not in made]
     names = [name for name in names if precisions.kind_of(name).saves_time]
-    # Stored for another machine, a wider float costs as many bytes as the default, and is no faster.
-    return [name for name in names if _is_smaller(name, base)] if request.variants and request.untimed else names
+    # Stored for another machine, a wider float costs as many bytes as the reference, and is no faster.
+    return [name for name in names if _is_smaller(name, made[1])] if request.variants and request.untimed else names
 
 
 def list_nncf(builder: CandidateBuilder, request: Request) -> list[Way]:
@@ -114,10 +147,12 @@ def list_int8_attention(builder: CandidateBuilder, request: Request) -> list[Way
     """List the precisions that `auto` makes with INT8 attention too.
 
     Static INT8 on OpenVINO, where the CPU has INT8 dot products: `int8-bf16` if the CPU has bfloat16, else `int8`. Not
-    where the recipe decides about attention, and not for variants, which go by the name of their precision.
+    where the recipe decides about attention or leaves it to NNCF, and not for variants, which go by the name of their
+    precision.
     """
-    kernel, cpu = builder.target.dialect().int8_attention, request.host or environment.host()
-    if kernel is None or not kernel.values_alone or request.spec.attention or request.variants:
+    kernel, cpu = builder.dialect.int8_attention, request.host or environment.host()
+    decided = request.spec.attention or request.spec.quantizer == NNCF
+    if kernel is None or not kernel.values_alone or decided or request.variants:
         return []
     if not builder.calibrated.has_images:
         return []
@@ -133,9 +168,14 @@ def list_folded_norms(builder: CandidateBuilder, request: Request, attentions: S
 
     Those with INT8 attention, which are the fastest, and where there are none, static INT8. Not where the recipe
     decides about migration or the quantizer, and not for variants, which go by the name of their precision.
+
+    Args:
+        builder: for its target and its images.
+        request: the recipe's precision.
+        attentions: the ways with INT8 attention.
     """
     decided = request.spec.smooth_alpha != "auto" or request.spec.quantizer == NNCF
-    if decided or request.variants or not builder.target.dialect().scales_norms_apart:
+    if decided or request.variants or not builder.dialect.scales_norms_apart:
         return []
     if not builder.calibrated.has_images or not builder.calibrated.folded_norms:
         return []
@@ -144,14 +184,15 @@ def list_folded_norms(builder: CandidateBuilder, request: Request, attentions: S
     return [dataclasses.replace(way, folded_norms=True) for way in attentions or plain]
 
 
-def make_trial(candidate: Candidate) -> Trial:
-    """Return the trial of a candidate that nothing was measured of yet."""
+def make_failed_trial(builder: CandidateBuilder, precision: Precision) -> Trial:
+    """Return the trial of a precision of which there is no candidate, with the options that it asks for."""
+    attention = getattr(precision, "attention", False)
+    migrates = isinstance(precision, LinearPrecision) and precision.rounds_activations
     return Trial(
-        precision=candidate.name,
-        quantizer=candidate.quantizer,
-        attention=candidate.attention,
-        folded_norms=candidate.folded_norms,
-        float_linears=candidate.float_linears,
+        precision=precision.name,
+        quantizer=precision.quantizer or OWN,
+        attention="values" if attention == VALUES else "all" if attention else "",
+        folded_norms=migrates and precision.smooth_alpha == NORMS and builder.calibrated.folded_norms > 0,
     )
 
 
@@ -175,17 +216,12 @@ def attempt(
     Raises:
         PassError: a pass failed, which is a bug of this program, and not a precision that is not possible.
     """
-    name, given = way.precision, request.spec
-    chosen = way.quantizer or (given.quantizer if precisions.kind_of(name).takes_nncf else None)
-    operands: AttentionOperands = "values" if way.attention == VALUES else "all" if way.attention else ""
-    failed = Trial(precision=name, quantizer=chosen or OWN, attention=operands, folded_norms=way.folded_norms)
+    precision = _apply_way(way, request.spec)
+    failed = make_failed_trial(builder, precision)
     try:
         if check:
-            precisions.check(name, builder.target, request.host)
-        alpha = "norms" if way.folded_norms else given.smooth_alpha
-        attention = way.attention or given.attention
-        spec = replace(given, kind=name, quantizer=chosen, attention=attention, smooth_alpha=alpha)
-        return _fit(builder, precisions.find(spec), budget, whole=way.is_whole)
+            precisions.check(precision.name, builder.target, request.host)
+        return _fit(builder, precision, budget, whole=way.is_whole)
     except PassError:
         raise
     except DataError as error:  # the task cannot read the outputs, which the user can mend
@@ -212,6 +248,16 @@ def open_budget(
     if request.judging is None:
         return None, ["auto tried no precision that loses accuracy: there are no images to judge it on (--calibration)"]
     return AccuracyBudget(builder, reference, limit, request.judging, progress, emulated=emulated), []
+
+
+def _apply_way(way: Way, given: PrecisionSpec) -> Precision:
+    """Return the precision with those options of the recipe that it has, and with what the way sets."""
+    kind = precisions.kind_of(way.precision)
+    quantizer = way.quantizer or (given.quantizer if kind.takes_nncf else None)
+    attention = (way.attention or given.attention) if "attention" in kind.model_fields else False
+    alpha = NORMS if way.folded_norms else given.smooth_alpha
+    spec = replace(given, kind=way.precision, quantizer=quantizer, attention=attention, smooth_alpha=alpha)
+    return precisions.find(spec)
 
 
 def _fit(

@@ -19,6 +19,7 @@ from vitdeploy.calibrate.choice import NORMS, Alpha
 from vitdeploy.data.preprocess import to_input
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.evidence import Bench
+from vitdeploy.graph.dialect import Dialect
 from vitdeploy.graph.structure import Structure
 from vitdeploy.measure import latency
 from vitdeploy.pipeline.compile_apart import compile_apart
@@ -75,8 +76,7 @@ class Candidate:
     @property
     def attention(self) -> AttentionOperands:
         """The operands of attention in INT8."""
-        record = self.record
-        return record.attention.operands if record is not None and record.attention is not None else ""
+        return "" if self.record is None else self.record.attention_operands
 
     @property
     def label(self) -> str:
@@ -86,7 +86,7 @@ class Candidate:
     @property
     def folded_norms(self) -> bool:
         """True if the scale and bias of LayerNorms went whole into the linears behind them."""
-        return self.alpha == NORMS
+        return self.record is not None and self.record.folded_norms
 
     @property
     def alpha(self) -> Alpha:
@@ -94,7 +94,7 @@ class Candidate:
         migration = self.record.migration if self.record is not None else None
         if migration is None:
             return None
-        return NORMS if migration.norms else migration.alpha
+        return NORMS if self.folded_norms else migration.alpha
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -121,7 +121,8 @@ class Candidate:
 class CandidateBuilder:
     """Make, compile and time candidates of one prepared model for one target.
 
-    It works in `work`, which the caller removes. Each candidate is compiled only once.
+    It works in `work`, which the caller removes. Each candidate is compiled only once. `dialect` is that of the machine
+    that runs them; None: this one.
     """
 
     def __init__(
@@ -133,9 +134,11 @@ class CandidateBuilder:
         work: Path,
         progress: Progress,
         dumps: GraphDumps = NO_DUMPS,
+        dialect: Dialect | None = None,
     ) -> None:
         self.prepared = prepared
         self.target = target
+        self.dialect = dialect or target.dialect()
         self.batch = batch
         self.form = form
         self._sizes = prepared.facts.sizes
@@ -152,7 +155,9 @@ class CandidateBuilder:
             prepared: the other form.
             work: an empty folder.
         """
-        other = CandidateBuilder(prepared, self.target, self.batch, self.form, work, self._progress)
+        other = CandidateBuilder(
+            prepared, self.target, self.batch, self.form, work, self._progress, dialect=self.dialect
+        )
         other._compiled = self._compiled
         return other
 
@@ -176,13 +181,12 @@ class CandidateBuilder:
         from vitdeploy.graph.risky_forms import find_risky_forms
         from vitdeploy.passes import order
 
-        dialect = self.target.dialect()
-        quantized = precision.lower(self.calibrated, dialect)
+        quantized = precision.lower(self.calibrated, self.dialect)
         graph = quantized.graph
         self._dumps.write(f"{precision.name}-quantized", graph)
         with self._progress.step(f"Lower to what {self.target.name} compiles best"):
             verifier = self.prepared.verifier if precision.is_float32 else None
-            records = passes.run(order.lowering(dialect), graph, None if verifier is None else verifier(graph))
+            records = passes.run(order.lowering(self.dialect), graph, None if verifier is None else verifier(graph))
         self._dumps.write(f"{precision.name}-lowered", graph)
         self._count += 1
         folder = self._work / f"candidate{self._count}"
@@ -240,8 +244,7 @@ class CandidateBuilder:
     def worst_first(self, candidate: Candidate) -> list[str]:
         """Return the linears that a candidate quantizes, those first that add most noise for the work they save."""
         assert isinstance(candidate.precision, LinearPrecision)
-        dialect = self.target.dialect()
-        layers, _ = candidate.precision.measure_sensitivity(self.calibrated, dialect, _SENSITIVITY_IMAGES)
+        layers, _ = candidate.precision.measure_sensitivity(self.calibrated, self.dialect, _SENSITIVITY_IMAGES)
         quantized = [layer for layer in layers if layer.name in candidate.quantized_names]
         noise = {layer.name: 10 ** (-layer.output_sqnr_db / 10) / max(1, layer.macs) for layer in quantized}
         return sorted(noise, key=lambda name: -noise[name])

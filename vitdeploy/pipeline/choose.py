@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vitdeploy.artifact import Trial
 from vitdeploy.errors import QuantizeError
 from vitdeploy.evidence import Interval
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget, make_trial
 from vitdeploy.pipeline.attempts import (
     Chosen,
     Request,
@@ -17,7 +19,7 @@ from vitdeploy.pipeline.attempts import (
     list_names,
     list_nncf,
     make_plain,
-    make_trial,
+    make_reference,
     open_budget,
 )
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
@@ -51,27 +53,37 @@ def choose_fastest(builder: CandidateBuilder, request: Request, progress: Progre
     """Make every precision that can save time, and choose the fastest of those within the budget.
 
     They are timed against the target's default on this machine: float32 on CPUs, float16 on TensorRT. The default is
-    chosen if no other precision is certainly faster.
+    chosen if no other precision is certainly faster. If that is not possible for this model, float32 takes its place.
 
     Raises:
         PassError: a pass failed, which is a bug of this program.
     """
-    base = builder.target.default_precision
-    reference = builder.make(make_plain(base))
+    reference, trials = make_reference(builder, request)
     budget, notes = open_budget(builder, reference, request, progress)
-    trials = [Trial(precision=reference.name)]
-    within = {0: reference}
-    ways, attentions = map(Way, list_names(builder, request)), list_int8_attention(builder, request)
-    folded, nncf = list_folded_norms(builder, request, attentions), list_nncf(builder, request)
-    for way in (*ways, *attentions, *folded, *nncf):
-        candidate, tried = attempt(builder, way, request, budget)
-        trials += tried
-        if candidate is not None:
-            within[len(trials) - 1] = candidate
+    first = len(trials)
+    trials.append(Trial(precision=reference.name))
+    within = {first: reference}
+
+    def try_ways(ways: Iterable[Way]) -> bool:
+        """Return whether one of them is within the budget."""
+        before = len(within)
+        for way in ways:
+            candidate, tried = attempt(builder, way, request, budget)
+            trials.extend(tried)
+            if candidate is not None:
+                within[len(trials) - 1] = candidate
+        return len(within) > before
+
+    attentions = list_int8_attention(builder, request)
+    try_ways(map(Way, list_names(builder, request, reference.name)))
+    try_ways(attentions)
+    if not try_ways(list_folded_norms(builder, request, attentions)) and attentions:
+        try_ways(list_folded_norms(builder, request, ()))
+    try_ways(list_nncf(builder, request))
     if len(within) == 1:
-        trials[0] = replace(trials[0], kept=True)
-        notes = [*notes, f"auto kept {base}: no other precision was possible within the budget"]
-        alone = ((reference, trials[0]),) if request.variants else ()
+        trials[first] = replace(trials[first], kept=True)
+        notes = [*notes, f"auto kept {reference.name}: no other precision was possible within the budget"]
+        alone = ((reference, trials[first]),) if request.variants else ()
         chosen = Chosen(reference, tuple(trials), tuple(notes), alone)
     else:
         chosen = _take_fastest(builder, request, within, trials, notes, progress)
@@ -84,13 +96,13 @@ def choose_named(builder: CandidateBuilder, request: Request, precision: Precisi
     Raises:
         QuantizeError: the precision is not possible for this model, or not within the budget.
     """
-    base, limit = builder.target.default_precision, request.spec.max_drop_pp
-    comparable = not precision.is_float32 and precision.name != base
+    limit = request.spec.max_drop_pp
+    comparable = not precision.is_float32 and precision.name != builder.target.default_precision
     if comparable and request.untimed:
         return _choose_untimed(builder, request, precision, progress)
     if not comparable:
         return Chosen(builder.make(precision))
-    reference = builder.make(make_plain(base))
+    reference, refused = make_reference(builder, request)
     if limit is None:
         candidate = builder.make(precision)
         trials = [make_trial(candidate)]
@@ -98,12 +110,12 @@ def choose_named(builder: CandidateBuilder, request: Request, precision: Precisi
         assert request.judging is not None
         budget = AccuracyBudget(builder, reference, limit, request.judging, progress)
         candidate, trials = _require_within(builder, precision, budget)
-    with progress.step(f"Compare its speed with {base}"):
+    with progress.step(f"Compare its speed with {reference.name}"):
         bench = builder.time([reference, candidate], glance(request.spec.seconds))
     ratio = bench.runs[1].speedup if bench.valid else None
     trials[-1] = replace(trials[-1], speedup=ratio, kept=True)
-    notes = [*_warn_if_slower(candidate, base, ratio), *describe_doubts(bench, request.spec.seconds)]
-    return Chosen(candidate, tuple(trials), tuple(notes))
+    notes = [*_warn_if_slower(candidate, reference.name, ratio), *describe_doubts(bench, request.spec.seconds)]
+    return Chosen(candidate, (*refused, *trials), tuple(notes))
 
 
 def _choose_untimed(builder: CandidateBuilder, request: Request, precision: Precision, progress: Progress) -> Chosen:
@@ -127,6 +139,11 @@ def _require_within(
     candidate, trials = fit_budget(builder, precision, budget)
     if candidate is None:
         worst = trials[0]
+        if worst.lost is None:
+            raise QuantizeError(
+                f"{precision.name} cannot be held to a budget here: {worst.why}",
+                fix="Leave out --max-drop, or export on the machine that runs it.",
+            )
         raise QuantizeError(
             f"{precision.name} loses {worst.lost:.2f} points of {worst.judged_by or 'accuracy'}, the budget is "
             f"{budget.limit:g}, and no linear can be quantized within it",

@@ -8,7 +8,16 @@ from vitdeploy import precision as precisions
 from vitdeploy.artifact import Trial
 from vitdeploy.errors import UsageError
 from vitdeploy.frozen import replace
-from vitdeploy.pipeline.attempts import Chosen, Request, Way, attempt, list_names, make_plain, open_budget
+from vitdeploy.pipeline.attempts import (
+    Chosen,
+    Request,
+    Way,
+    attempt,
+    list_names,
+    make_plain,
+    make_reference,
+    open_budget,
+)
 from vitdeploy.pipeline.candidate import CandidateBuilder
 from vitdeploy.progress import Progress
 
@@ -16,19 +25,19 @@ from vitdeploy.progress import Progress
 def choose_for_device(builder: CandidateBuilder, request: Request, progress: Progress) -> Chosen:
     """Make the target's default, and each other precision that may be faster on the device, as variants.
 
-    ONNX Runtime on this CPU judges their accuracy, so that what loses too much is not sent at all.
+    If the default is not possible for this model, float32 takes its place. ONNX Runtime on this CPU judges their
+    accuracy, so that what loses too much is not sent at all.
 
     Raises:
         PassError: a pass failed, which is a bug of this program.
     """
-    base = builder.target.default_precision
-    reference = builder.make(make_plain(base))
+    reference, refused = make_reference(builder, request)
+    first = Trial(precision=reference.name, kept=True)
     if not request.variants:
-        note = f"auto took {base}, and tried no other precision: {request.untimed}"
-        return Chosen(reference, notes=(note,))
-    first = Trial(precision=base, kept=True)
-    chosen = Chosen(reference, (first,), variants=((reference, first),))
-    return _add(builder, request, chosen, list_names(builder, request), progress, check=True)
+        note = f"auto took {reference.name}, and tried no other precision: {request.untimed}"
+        return Chosen(reference, (*refused, first) if refused else (), (note,))
+    chosen = Chosen(reference, (*refused, first), variants=((reference, first),))
+    return _add(builder, request, chosen, list_names(builder, request, reference.name), progress, check=True)
 
 
 def make_untimed(builder: CandidateBuilder, request: Request, chosen: Chosen, progress: Progress) -> Chosen:

@@ -12,8 +12,8 @@ from vitdeploy.artifact import Trial
 from vitdeploy.errors import PassError, VitdeployError
 from vitdeploy.evidence import Bench, Interval
 from vitdeploy.measure.intervals import speedup_interval
-from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
-from vitdeploy.pipeline.attempts import Chosen, Request, make_plain, make_trial, open_budget
+from vitdeploy.pipeline.accuracy_budget import AccuracyBudget, make_trial
+from vitdeploy.pipeline.attempts import Chosen, Request, make_failed_trial, make_reference, open_budget
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
 from vitdeploy.pipeline.fastest import (
     certain_speedup,
@@ -110,7 +110,9 @@ def choose_merging(
         quantized = search.judge_until_one_holds([one.schedule for one in ranked], chosen.candidate.precision)
         trials += quantized.trials
         in_float = ranked[:1] if request.spec.kind == AUTO else []  # a named precision is not left
-        _discard(ranked[len(in_float) :])
+        left = ranked[len(in_float) :]
+        trials = _explain_unfinished(trials, left, chosen.candidate.label)
+        _discard(left)
         contenders = [*quantized.within, *in_float]
         if not contenders:
             return _keep(builder, chosen, trials, explain_nothing(quantized.trials, search.budget))
@@ -157,7 +159,8 @@ class _Search:
                 self._try(schedule, precision, judged)
             else:
                 why = f"not tried: {describe_schedule(milder.merged)} leaves more tokens and loses far too much"
-                judged.trials.append(Trial(precision=precision.name, merged=schedule, why=why))
+                failed = make_failed_trial(self.builder, precision)
+                judged.trials.append(frozen.replace(failed, merged=schedule, why=why))
         return judged
 
     def _loses_far_too_much(self, trial: Trial) -> bool:
@@ -187,7 +190,8 @@ class _Search:
         except PassError:
             raise
         except VitdeployError as error:
-            judged.trials.append(Trial(precision=precision.name, merged=schedule, why=error.message))
+            failed = make_failed_trial(self.builder, precision)
+            judged.trials.append(frozen.replace(failed, merged=schedule, why=error.message))
             return
         trial = frozen.replace(trial, merged=schedule)
         judged.trials.append(trial)
@@ -247,9 +251,9 @@ def _open_search(
     builder: CandidateBuilder, request: Request, chosen: Chosen, work: Path, progress: Progress
 ) -> _Search:
     """Make the reference, and open the budget."""
-    base = builder.target.default_precision
-    is_base = chosen.candidate.name == base or not chosen.trials
-    reference = chosen.candidate if is_base else builder.make(make_plain(base))
+    precision = chosen.candidate.precision
+    is_base = precision.is_float32 or precision.name == builder.target.default_precision or not chosen.trials
+    reference = chosen.candidate if is_base else make_reference(builder, request)[0]  # trials say why it is float32
     budget, notes = open_budget(builder, reference, request, progress)
     return _Search(builder, chosen, reference, budget, notes, request.spec.seconds, work, progress)
 
@@ -266,6 +270,14 @@ def _drop_slower(judged: _Judged) -> tuple[list[_Merged], list[Trial]]:
             trials[place] = frozen.replace(one.trial, why=why)
             one.discard()
     return [one for one in judged.within if one.schedule in front], trials
+
+
+def _explain_unfinished(trials: list[Trial], left: Sequence[_Merged], label: str) -> list[Trial]:
+    """Return all trials, with the reason at those of candidates that only chose the schedules to try further."""
+    why = f"it only chose the schedules to try in {label}"
+    return [
+        frozen.replace(trial, why=why) if any(trial is one.trial for one in left) else trial for trial in trials
+    ]  # fmt: skip
 
 
 def _keep(builder: CandidateBuilder, chosen: Chosen, trials: list[Trial], note: str, *notes: list[str]) -> Merging:

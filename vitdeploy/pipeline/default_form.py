@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdeploy.artifact import Trial, Variant
+from vitdeploy.artifact.variants import start_trial
+from vitdeploy.frozen import replace
 from vitdeploy.pipeline.repair import repair_variant
 from vitdeploy.pipeline.variant_builder import BuiltVariant, VariantBuilder
 from vitdeploy.progress import Progress
@@ -58,7 +60,7 @@ def build_default(
         tried[name] = result
         if isinstance(result, BuiltVariant) and not result.is_off:
             reason = f"not built, because others report: {report}; {form.name} holds in its place"
-            left_out = Trial(precision=plain.precision, form=plain.form, why=reason)
+            left_out = replace(start_trial(plain), why=reason)
             note = f"{plain.name} was {reason}. --variant {plain.name} builds it"
             return DefaultForms((left_out, *tried.values()), (*notes, note))
         trial = result.trial if isinstance(result, BuiltVariant) else result

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 from vitdeploy.artifact import Trial
 from vitdeploy.calibrate.precision import Precision
+from vitdeploy.errors import CompileError, QuantizeError
 from vitdeploy.frozen import replace
 from vitdeploy.pipeline.accuracy_budget import AccuracyBudget
 from vitdeploy.pipeline.candidate import Candidate, CandidateBuilder
+
+_TOO_MANY = "fewer linears in float keep the budget too"
 
 
 def fit_budget(
@@ -28,24 +31,37 @@ def fit_budget(
 
     Returns:
         The candidate, or None if none fits; and the trials, with that of the candidate last.
+
+    Raises:
+        VitdeployError: the precision is not possible at all. That single linears cannot be in float is a trial.
     """
     first = builder.make(precision)
     trials = [budget.judge(first)]
     if budget.holds(trials[0]):
         return first, trials
-    if whole or not precision.per_linear:
+    if whole or not precision.per_linear or trials[0].lost is None:
         first.discard()
         return None, trials
-    order = builder.worst_first(first)
+    try:
+        order = builder.worst_first(first)
+    except QuantizeError as error:
+        first.discard()
+        return None, [replace(trials[0], why=f"{trials[0].why}, and no linear stays in float: {error.message}")]
     fixed = replace(precision, smooth_alpha="off" if first.alpha is None else first.alpha)
     first.discard()
     fitting: dict[int, Candidate] = {}
 
     def fits(count: int) -> bool:
-        candidate = builder.make(_keep_in_float(fixed, order[:count]))
-        trials.append(budget.judge(candidate))
-        if not budget.holds(trials[-1]):
-            candidate.discard()
+        candidate: Candidate | None = None
+        try:
+            candidate = builder.make(_keep_in_float(fixed, order[:count]))
+            trials.append(budget.judge(candidate))
+        except (QuantizeError, CompileError) as error:  # this number is not possible; others may be
+            floats = trials[0].float_linears + count
+            trials.append(_fail(trials[0], floats, error.message))
+        if candidate is None or not budget.holds(trials[-1]):
+            if candidate is not None:
+                candidate.discard()
             return False
         fitting[count] = candidate
         return True
@@ -62,7 +78,13 @@ def fit_budget(
         if count != high:
             candidate.discard()
     final = next(t for t in trials if t.float_linears == fitting[high].float_linears and budget.holds(t))
-    return fitting[high], [*(t for t in trials if t is not final), final]
+    others = [replace(trial, why=trial.why or _TOO_MANY) for trial in trials if trial is not final]
+    return fitting[high], [*others, final]
+
+
+def _fail(first: Trial, float_linears: int, why: str) -> Trial:
+    """Return the trial of a candidate that could not be made or judged, which is like the first one but for linears."""
+    return replace(first, float_linears=float_linears, lost=None, judged_by=None, images=0, why=why)
 
 
 def _powers_of_two(below: int) -> list[int]:

@@ -12,7 +12,7 @@ from vitdeploy import environment, targets, tasks
 from vitdeploy import precision as precisions
 from vitdeploy.artifact import Artifact, Manifest, Trial, Variant
 from vitdeploy.artifact.layout import BLOCKS, JUDGE
-from vitdeploy.artifact.variants import select_variant
+from vitdeploy.artifact.variants import select_variant, start_trial
 from vitdeploy.data.synthetic import natural_image
 from vitdeploy.errors import CompileError, VitdeployError
 from vitdeploy.evidence import Bench, Located
@@ -111,7 +111,7 @@ class VariantBuilder:
 
         Memory is free again when this returns: boards have 4 GB for the CPU and the GPU together.
         """
-        trial = Trial(precision=variant.precision, form=variant.form, float_linears=self._count_float_linears(variant))
+        trial = replace_fact(start_trial(variant), float_linears=self._count_float_linears(variant))
         try:
             # Not `precisions.check`: listing all precisions needs onnx, which a device does not have.
             lacking = self.target.refuse_numbers(precisions.kind_of(variant.precision).numbers)
@@ -231,7 +231,8 @@ class VariantBuilder:
 
     def _explain_unjudged(self, variant: Variant) -> str:
         is_default = variant.precision == self.target.default_precision
-        return "" if is_default else "its accuracy cannot be judged: the bundle has no judge data"
+        loses_nothing = is_default or precisions.kind_of(variant.precision).is_float32
+        return "" if loses_nothing else "its accuracy cannot be judged: the bundle has no judge data"
 
     def _count_float_linears(self, variant: Variant) -> int:
         quantized = {name for name, place in variant.placement.items() if place.quantized}

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.calibrate.static import StaticPrecision
+from vitdeploy.errors import QuantizeError
 from vitdeploy.graph.dialect import Dialect, Numbers
-from vitdeploy.recipe import VALUES, Int8Attention
+from vitdeploy.recipe import NNCF, VALUES, Int8Attention
 
 if TYPE_CHECKING:
     from vitdeploy.quantize import Quantized
@@ -21,7 +22,16 @@ class Int8(StaticPrecision):
     attention: Int8Attention = False
 
     def quantize_linears(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
-        """Put the pairs on the linears, and on attention if the recipe says so."""
+        """Put the pairs on the linears, and on attention if the recipe says so.
+
+        Raises:
+            QuantizeError: as for any static precision; or NNCF and the recipe both decide about attention.
+        """
+        if self.attention and self.quantizer == NNCF and dialect.partial_int8_attention:
+            raise QuantizeError(
+                "NNCF itself decides for this target which operands of attention are INT8",
+                fix="Leave `attention` out of the recipe's precision, or set `quantizer: own`.",
+            )
         quantized = super().quantize_linears(calibrated, dialect)
         if not self.attention:
             return quantized

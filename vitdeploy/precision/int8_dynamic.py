@@ -35,7 +35,7 @@ class Int8Dynamic(LinearPrecision):
 
     def lower(self, calibrated: CalibratedGraph, dialect: Dialect) -> Quantized:
         """Write the kernels, or the weights."""
-        result = self._search(calibrated) if calibrated.has_images else None
+        result = self._search(calibrated, dialect) if calibrated.has_images else None
         quantized = self._write(calibrated, dialect, result)
         assert quantized.record is not None
         if result is None:
@@ -50,20 +50,20 @@ class Int8Dynamic(LinearPrecision):
         """Return the writer of the kernels, or of the weights."""
         if dialect.int8_linears == "qdq":
             return WeightWriter(node_names(linears), _storage(dialect))
-        return DynamicWriter(node_names(linears), largest_weight())
+        return DynamicWriter(node_names(linears), largest_weight(dialect))
 
-    def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:  # noqa: ARG002  the same for all
+    def best_choice(self, calibrated: CalibratedGraph, dialect: Dialect) -> Choice:
         """Search the migration."""
-        return self._search(calibrated).choice
+        return self._search(calibrated, dialect).choice
 
-    def _search(self, calibrated: CalibratedGraph) -> SearchResult:
+    def _search(self, calibrated: CalibratedGraph, dialect: Dialect) -> SearchResult:
         """Search the migration with ONNX Runtime's kernels, whatever the engine is.
 
         The rounding of another engine happens only inside that engine. ONNX Runtime's dynamic INT8 stands in for it.
         Its one scale per tensor suffers more from outliers than a scale for each group of channels does.
         """
         linears, _ = self.select_linears(calibrated.structure)
-        writer = DynamicWriter(node_names(linears), largest_weight())
+        writer = DynamicWriter(node_names(linears), largest_weight(dialect))
         return calibrated.search(writer, self.alphas(), tune_ranges=False)
 
     def _write(self, calibrated: CalibratedGraph, dialect: Dialect, result: SearchResult | None) -> Quantized:
@@ -76,7 +76,7 @@ class Int8Dynamic(LinearPrecision):
             return quantize_weights(
                 calibrated, dialect, _storage(dialect), selection, stored="int8", method=_BY_ENGINE, alpha=choice.alpha
             )  # fmt: skip
-        writer = DynamicWriter(node_names(linears), largest_weight())
+        writer = DynamicWriter(node_names(linears), largest_weight(dialect))
         if result is None:
             graph = calibrated.copy()
             writer.write(graph, {}, choice)

@@ -144,7 +144,7 @@ def open_session(
     record = manifest.quantized
     if record is not None and record.weight_bits == 8 and not environment.host().int8_dot_product and progress:
         progress.warn(
-            f"{artifact.path} was quantized on a CPU with INT8 dot products. This CPU has none, so sums of u8 x s8 "
+            f"{artifact.path} was quantized for CPUs with INT8 dot products. This CPU has none, so sums of u8 x s8 "
             "saturate and accuracy may be lower: run vitdeploy eval on this machine, or export it here"
         )
     if progress and (doubt := doubt_choice(manifest)):

@@ -88,8 +88,8 @@ class Target(Frozen, ABC):
         return self.unavailable()
 
     @abstractmethod
-    def dialect(self) -> Dialect:
-        """Return the form of graph that it compiles best."""
+    def dialect(self, host: Host | None = None) -> Dialect:
+        """Return the form of graph that it compiles best for the machine `host`; None: this one."""
 
     def known_faults(
         self,

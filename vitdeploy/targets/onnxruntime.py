@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from vitdeploy import environment
 from vitdeploy.environment import Host, available_cores
 from vitdeploy.errors import CompileError, TargetUnavailable
 from vitdeploy.evidence import Audit, Availability
@@ -93,9 +94,10 @@ class OnnxRuntime(Target):
                 return f"{gpu.name} ({gpu.sm}) has no {kind.upper()} units: the first generation with them is sm{first}"
         return None
 
-    def dialect(self) -> Dialect:
-        """Return the operators for which the device's provider has the best kernels."""
-        return self._device.dialect
+    def dialect(self, host: Host | None = None) -> Dialect:
+        """Return the operators for which the device's provider has the best kernels on the CPU of `host`."""
+        saturates = self.runs_on == "cpu" and not (host or environment.host()).int8_dot_product
+        return replace(self._device.dialect, int8_sums_saturate=saturates)
 
     def compile(
         self,

@@ -98,18 +98,19 @@ class OpenVINO(Target):
             return None
         return f"{'that' if host else 'this'} CPU has {lacking}, and OpenVINO would compute in float32"
 
-    def dialect(self) -> Dialect:
+    def dialect(self, host: environment.Host | None = None) -> Dialect:
         """Return primitives: OpenVINO's import of `Attention` adds a kernel for each site with a bias."""
-        on_cpu = self.device.startswith("CPU")
+        on_cpu, cpu = self.device.startswith("CPU"), host or environment.host()
         return Dialect(
             opset=20,
             attention="primitives",
-            int8_attention=_INT8_ATTENTION if on_cpu and environment.host().int8_products_on_x86 else None,
+            int8_attention=_INT8_ATTENTION if on_cpu and cpu.int8_products_on_x86 else None,
             partial_int8_attention=on_cpu,
             splits_joined_codes=True,
             overwrites_queries=True,
             norms_of_lists=True,
             scales_norms_apart=on_cpu,
+            int8_sums_saturate=not cpu.int8_dot_product,
         )
 
     def compile(

@@ -125,7 +125,7 @@ class TensorRT(EngineOptions, Target):
                 )
         return None
 
-    def dialect(self) -> Dialect:
+    def dialect(self, host: Host | None = None) -> Dialect:  # noqa: ARG002  the GPU computes
         """Return plain primitives, see `DIALECT`."""
         return DIALECT
 

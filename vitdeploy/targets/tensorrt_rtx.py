@@ -91,7 +91,7 @@ class TensorRTRTX(EngineOptions, Target):
             return Availability(available=False, why=f"this is {gpu.description}, not {self.device}", fix=fix)
         return self.unavailable()
 
-    def dialect(self) -> Dialect:
+    def dialect(self, host: Host | None = None) -> Dialect:  # noqa: ARG002  the GPU computes
         """Return plain primitives, see `DIALECT`."""
         return replace(DIALECT, lacks=LACKS | _PLUGINS)
 

@@ -24,7 +24,9 @@ from vitdeploy.commands.evaluate.spread import split
 from vitdeploy.commands.evaluate.units import read_units, unit_size
 from vitdeploy.data.labels import Boxes, ClassMask, DepthMap, InstanceMasks, Keypoints
 from vitdeploy.errors import DataError, MeasureError
+from vitdeploy.frozen import replace
 from vitdeploy.progress import Silent
+from vitdeploy.recipe import TaskSpec
 
 LIMIT = 120
 
@@ -79,6 +81,9 @@ def test_the_pair_is_the_same_wherever_the_reference_answered(artifact: Artifact
         ({"model": "0"}, "of another model"),
         ({"data": "0"}, "of another data"),
         ({"task": "depth"}, "of another task"),
+        ({"options": "0"}, "of another set of task options"),
+        ({"preprocess": "0"}, "of another preprocessing"),
+        ({"code": "0"}, "of another code of the model"),
     ],
 )
 def test_a_reference_about_something_else_is_refused(
@@ -87,6 +92,27 @@ def test_a_reference_about_something_else_is_refused(
     other = changed(reference, tmp_path / "other.npz", about=lambda told: {**told, **change})
     with pytest.raises(MeasureError, match=message):
         evaluate(artifact, None, Silent(), limit=LIMIT, reference=other)
+
+
+def test_a_reference_of_another_preprocessing_or_task_option_is_refused(artifact: Artifact, reference: Path) -> None:
+    manifest, (_, dataset) = artifact.manifest, open_labelled(artifact, None)
+    darker = replace(manifest, preprocess=replace(manifest.preprocess, mean=(0.25,)))
+    task = TaskSpec.model_validate({**manifest.recipe.task.model_dump(), "output": "logits"})
+    other = replace(manifest, recipe=replace(manifest.recipe, task=task))
+    with RecordedReference(reference) as recorded:
+        recorded.check_about(manifest, dataset)
+        with pytest.raises(MeasureError, match="of another preprocessing"):
+            recorded.check_about(darker, dataset)
+        with pytest.raises(MeasureError, match="of another set of task options"):
+            recorded.check_about(other, dataset)
+
+
+def test_an_artifact_from_before_the_code_was_recorded_takes_the_reference(artifact: Artifact, reference: Path) -> None:
+    manifest, (_, dataset) = artifact.manifest, open_labelled(artifact, None)
+    older = replace(manifest, model=replace(manifest.model, code=""))
+    with RecordedReference(reference) as recorded:
+        assert recorded.about.code == manifest.model.code != ""
+        recorded.check_about(older, dataset)
 
 
 @pytest.mark.parametrize("limit", [LIMIT - 1, LIMIT + 1, None])
@@ -124,6 +150,15 @@ def test_a_newer_file_is_refused(reference: Path, tmp_path: Path) -> None:
     newer = changed(reference, tmp_path / "newer.npz", about=lambda told: {**told, "version": told["version"] + 1})
     with pytest.raises(DataError, match="another version of vitdeploy"):
         RecordedReference(newer)
+
+
+def test_an_older_file_is_refused(reference: Path, tmp_path: Path) -> None:
+    fields = ("name", "task", "model", "data", "samples")
+    old = changed(
+        reference, tmp_path / "old.npz", about=lambda told: {"version": 3} | {field: told[field] for field in fields}
+    )  # fmt: skip
+    with pytest.raises(DataError, match="another version of vitdeploy"):
+        RecordedReference(old)
 
 
 def test_a_label_is_what_it_says_not_where_it_lies() -> None:

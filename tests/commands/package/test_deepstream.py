@@ -149,6 +149,11 @@ def test_other_models_are_refused(engine: Artifact, bundle: Artifact, tmp_path: 
         assert reason in refusal(artifact, out)
 
 
+def test_a_file_that_tensorrt_does_not_write_is_refused(engine: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="as the file to run"):
+        package(with_manifest(engine, runs="graph.onnx"), "deepstream", tmp_path / "out")
+
+
 def test_an_existing_folder_stays(engine: Artifact, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()

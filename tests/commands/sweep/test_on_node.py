@@ -22,3 +22,13 @@ def test_folders_of_killed_parts_are_removed(tmp_path: Path, monkeypatch: pytest
         os.utime(folder, (0, 0))
         with on_node._folder("a"):  # another part on the same machine
             assert folder.exists()
+
+
+def test_the_settings_of_a_command_do_not_outlive_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray reuses the process for the work of other commands."""
+    monkeypatch.setenv("PATH", "/of/the/node")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with on_node._environment({"PATH": "/of/the/command", "SSH_AUTH_SOCK": "/agent"}):
+        assert (os.environ["PATH"], os.environ["SSH_AUTH_SOCK"]) == ("/of/the/command", "/agent")
+    assert os.environ["PATH"] == "/of/the/node"
+    assert "SSH_AUTH_SOCK" not in os.environ

@@ -8,10 +8,12 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from vitdeploy.errors import RemoteError
+from vitdeploy.machine_lock import try_lock
 from vitdeploy.remote.device.store import Store
 from vitdeploy.remote.messages import Blob, FileHeader
 
@@ -96,6 +98,23 @@ def test_two_who_send_the_same_do_not_disturb_each_other(tmp_path: Path) -> None
     other.join(timeout=60)
     assert received == [1]
     assert store.find_missing([blob()]).gaps == ()
+    assert store.blob(blob().sha256).read_bytes() == CONTENT
+
+
+def test_a_file_that_another_stores_before_the_lock_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    assert store.receive(sent(CONTENT, upto=5000)) == 0
+
+    def lock_late(file: BinaryIO) -> bool:
+        monkeypatch.setattr("vitdeploy.remote.device.store.try_lock", try_lock)
+        assert store.receive(sent(CONTENT, offset=5000)) == 1  # the other client, between opening and locking
+        return try_lock(file)
+
+    monkeypatch.setattr("vitdeploy.remote.device.store.try_lock", lock_late)
+    with pytest.raises(RemoteError, match="another client is sending"):
+        store.receive(sent(CONTENT, offset=5000, upto=10))
     assert store.blob(blob().sha256).read_bytes() == CONTENT
 
 

@@ -7,6 +7,8 @@ of different samples is noticed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -31,22 +33,56 @@ from vitdeploy.limits import MAX_DATA_BYTES
 from vitdeploy.session import Array
 from vitdeploy.tasks import PerSample, Values, find
 
-SCHEMA = 3
+SCHEMA = 4
 _ABOUT, _ANSWER, _VALUE, _SAMPLE = "about.json", "answer", "value", "sample"
 _PLACES = "places"
 _FIX = "Make one with `vitdeploy eval DIR --data DATA --save-reference FILE`."
 
 
+class _Versioned(BaseModel):
+    """The schema of a file, read before the fields that depend on it."""
+
+    version: int
+
+
 class About(BaseModel):
-    """The model and the data of the answers, by their digests, and the number of samples."""
+    """The model, the data, the preprocessing and the task of the answers, and the number of samples.
+
+    All but the name of the task are digests. `code` is of what the model computes without its weights; empty if it is
+    not known. `options` is of all options of the task.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     version: int = SCHEMA
     name: str
     task: str
+    options: str
     model: str
+    code: str
+    preprocess: str
     data: str
     samples: int
+
+
+_COMPARED = {
+    "model": "model", "task": "task", "options": "set of task options", "preprocess": "preprocessing", "data": "data",
+}  # fmt: skip
+"""Fields of `About` that must be equal, and their names for people."""
+
+
+def describe_reference(name: str, manifest: Manifest, dataset: Dataset, samples: int) -> About:
+    """Return what the answers of the reference of an artifact to a dataset are about."""
+    task = find(manifest.recipe.task)
+    return About(
+        name=name,
+        task=task.name,
+        options=_digest_json(task.model_dump(mode="json")),
+        model=manifest.model.digest,
+        code=manifest.model.code,
+        preprocess=_digest_json(manifest.preprocess.model_dump(mode="json")),
+        data=dataset.digest,
+        samples=samples,
+    )
 
 
 class Recorder:
@@ -81,13 +117,7 @@ class Recorder:
 
     def finish(self, name: str, manifest: Manifest, dataset: Dataset, values: Values) -> About:
         """Write the statistics of all samples, and return what the answers are about."""
-        about = About(
-            name=name,
-            task=find(manifest.recipe.task).name,
-            model=manifest.model.digest,
-            data=dataset.digest,
-            samples=len(self._labels),
-        )
+        about = describe_reference(name, manifest, dataset, len(self._labels))
         for key, value in values.items():
             _write(self._zip, f"{_VALUE}/{key}", value)
         samples = {
@@ -121,11 +151,12 @@ class RecordedReference:
                 raise DataError(f"{path} is not a plain file", fix=_FIX)
             self._zip = zipfile.ZipFile(path)
             _check_sizes(self._zip)
-            self.about = About.model_validate_json(self._zip.read(_ABOUT))
-            if self.about.version != SCHEMA:
+            about = self._zip.read(_ABOUT)
+            if _Versioned.model_validate_json(about).version != SCHEMA:
                 raise DataError(
                     f"{path} was written by another version of vitdeploy", fix="Use the same version on both machines."
                 )
+            self.about = About.model_validate_json(about)
             names = [name for name in self._zip.namelist() if name.startswith(f"{_VALUE}/")]
             self._values = {name[len(_VALUE) + 1 : -4]: _read(self._zip, name[:-4]) for name in names}
             self._finite, self._pixels, self._labels, self._places = (
@@ -150,19 +181,18 @@ class RecordedReference:
         self._zip.close()
 
     def check_about(self, manifest: Manifest, dataset: Dataset) -> None:
-        """Check that the answers are of this model, task and dataset.
+        """Check that the answers are of this model, preprocessing, task and dataset.
 
         Raises:
             MeasureError: one of them is another.
         """
-        for name, saved, expected in (
-            ("model", self.about.model, manifest.model.digest),
-            ("task", self.about.task, find(manifest.recipe.task).name),
-            ("data", self.about.data, dataset.digest),
-        ):
-            if saved != expected:
-                fix = "Save the reference again, with this artifact and this data."
+        saved, expected = self.about, describe_reference(self.about.name, manifest, dataset, self.about.samples)
+        fix = "Save the reference again, with this artifact and this data."
+        for field, name in _COMPARED.items():
+            if getattr(saved, field) != getattr(expected, field):
                 raise MeasureError(f"the saved reference is of another {name}", fix=fix)
+        if saved.code and expected.code and saved.code != expected.code:  # an older artifact does not know it
+            raise MeasureError("the saved reference is of another code of the model", fix=fix)
 
     def answer_unit(self, unit: Unit, size: int) -> PerSample:  # noqa: ARG002  as sides that run
         """Return the answers to the next samples.
@@ -245,6 +275,10 @@ def describe_other_pixels(count: int, samples: int) -> str:
         f"{count} of {samples} images have other pixels here than for the saved reference, because another version of "
         "Pillow decodes or scales them; the drop includes this difference"
     )
+
+
+def _digest_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _label_digest(label: Label) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from vitdeploy import precision, targets, tasks
-from vitdeploy.artifact import Artifact
+from vitdeploy.artifact import Artifact, Manifest
 from vitdeploy.artifact.temporary import scratch_folder
 from vitdeploy.calibrate.calibrated import CalibratedGraph
 from vitdeploy.errors import DataError, QuantizeError
 from vitdeploy.evidence import Sensitivity
 from vitdeploy.frozen import replace
+from vitdeploy.graph.dialect import Dialect
 from vitdeploy.pipeline.float32_graph import rebuild_graph
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.precision import LinearPrecision
@@ -63,7 +66,7 @@ def measure_sensitivity(
             fix="Give --calibration DATA, such as a folder of images.",
         )
     linear_precision = _find_linear_precision(manifest.recipe.precision, manifest.target.precision)
-    dialect = targets.find(manifest.recipe.target).dialect()
+    dialect = _find_dialect(manifest)
     with scratch_folder("sensitivity") as work:
         prepared = rebuild_graph(artifact, work, progress, calibration=data, cache=cache)
         calibrated = CalibratedGraph(prepared.graph, prepared.structure, prepared.calibration, progress)
@@ -82,6 +85,13 @@ def measure_sensitivity(
             provenance=describe_provenance(manifest, None),
         )
     )
+
+
+def _find_dialect(manifest: Manifest) -> Dialect:
+    """Return the form of the artifact's graph: for the machine that it was compiled on, with weights of its bits."""
+    dialect = targets.find(manifest.recipe.target).dialect(manifest.target.host)
+    bits = None if manifest.quantized is None else manifest.quantized.weight_bits
+    return dialect if bits is None else dataclasses.replace(dialect, int8_sums_saturate=bits == 7)
 
 
 def _find_linear_precision(spec: PrecisionSpec, name: str) -> LinearPrecision:

@@ -24,6 +24,7 @@ from vitdeploy.data.geometry import size_before_crop
 from vitdeploy.errors import UsageError
 from vitdeploy.evidence.reading import PostProcessing
 from vitdeploy.recipe import format_size
+from vitdeploy.runtime.artifact_session import read_compiled
 from vitdeploy.version import __version__
 
 CONFIG, LABELS = "config_infer.txt", "labels.txt"
@@ -82,7 +83,7 @@ def _require_engine(artifact: Artifact) -> str:
             f"{artifact.path} is a bundle: nvinfer would build its graph by other rules, and nothing would check it",
             fix=f"On the device run: vitdeploy compile {artifact.path}",
         )
-    return manifest.runs
+    return read_compiled(artifact).runs
 
 
 def _require_classifier(manifest: Manifest) -> PostProcessing:

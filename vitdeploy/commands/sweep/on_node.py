@@ -197,14 +197,29 @@ def pass_to_host(assignment: Assignment, seconds: float, prepared: Parcel, setti
     """
     trial, host = assignment.trial, assignment.host
     assert host is not None
-    os.environ.update(settings)
 
     def work(tools: Tools, sweep: Path) -> Ended:
         prepared.unpack(sweep / TRIALS / trial.name)
         record = TrialRecord.model_validate_json((sweep / TRIALS / trial.name / RECORD).read_bytes())
         return Ended((finish_trial if record.status == "bundle" else time_trial)(trial, sweep, tools, seconds, host))
 
-    return _run(assignment, work, known=prepared.digests, checked=False)
+    with _environment(settings):
+        return _run(assignment, work, known=prepared.digests, checked=False)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block. Ray gives the process other work afterwards."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _run(

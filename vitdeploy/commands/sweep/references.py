@@ -50,6 +50,7 @@ class References:
         recipe = manifest.recipe
         key = self.naming.inputs_digest(
             manifest.model.digest,
+            manifest.model.code,
             recipe.model.model_dump(mode="json"),
             manifest.preprocess.model_dump(mode="json"),
             recipe.task.model_dump(mode="json"),

@@ -139,7 +139,7 @@ class Store:
     def _receive_file(self, header: FileHeader, stream: BufferedIOBase) -> int:
         path = self._partial / header.sha256
         with path.open("ab") as file:
-            if try_lock(file) and os.fstat(file.fileno()).st_size >= header.offset:
+            if try_lock(file) and _is_at(path, file) and os.fstat(file.fileno()).st_size >= header.offset:
                 return self._write(header, stream, file, path)
         if header.offset:
             raise RemoteError(
@@ -173,6 +173,14 @@ class Store:
         path.chmod(0o444)
         path.replace(final)
         return 1
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    """Return whether an open file is still at `path`. Before it was locked, another client may have stored it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _is_being_written(path: Path) -> bool:
