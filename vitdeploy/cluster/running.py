@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from vitdeploy import errors
 from vitdeploy.cluster.nodes import Node, list_alive
 from vitdeploy.cluster.request import NodeRequest
-from vitdeploy.errors import RemoteError, VitdeployError
+from vitdeploy.errors import ArtifactError, RemoteError, VitdeployError
 
 MAX_RETRIES = 3
 """Ray runs a call again, on another node, as often as its node or its process died."""
@@ -46,13 +49,20 @@ class Cluster:
         return sum(_count_slots(request, node) for node in self.alive())
 
     def share(self, value: object) -> Any:
-        """Put a value into the object store. A function gets the value in the place of what is returned here."""
+        """Put a value into the object store. A function gets the value in the place of what is returned here.
+
+        Raises:
+            ArtifactError: the object store or the disk is full.
+        """
         import ray
 
-        return ray.put(value)
+        with _explained_if_full():
+            return ray.put(value)
 
     def start(self, function: Callable[..., T], *arguments: object, request: NodeRequest) -> NodeCall[T]:
         """Let a node run a function of a module. Arguments and result are pickled.
+
+        Large arguments go through the object store, which may be full: see `share`.
 
         Raises:
             NoNodeLeft: no node can meet the request.
@@ -61,7 +71,8 @@ class Cluster:
 
         request.refuse_too_large(self.alive())
         task = ray.remote(_call).options(max_retries=MAX_RETRIES, name=function.__name__, **request.options())
-        return NodeCall(task.remote(function, *arguments), request)
+        with _explained_if_full():
+            return NodeCall(task.remote(function, *arguments), request)
 
     def wait(self, calls: Sequence[NodeCall[Any]]) -> list[NodeCall[Any]]:
         """Wait until one or more of the calls have ended, and return those.
@@ -85,6 +96,7 @@ class Cluster:
         """Return the result of a call that has ended.
 
         Raises:
+            ArtifactError: the object store or the disk of a node is full.
             VitdeployError: the function raised it.
             RemoteError: its node or its process died each time, or its result is lost.
             NoNodeLeft: its node died, and no other can meet its request.
@@ -93,7 +105,8 @@ class Cluster:
         import ray
 
         try:
-            failed, result = ray.get(call.ref)
+            with _explained_if_full():
+                failed, result = ray.get(call.ref)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             raise cause from None
@@ -167,10 +180,15 @@ def _list_running(calls: Sequence[NodeCall[T]], patience_s: float = 0.0) -> list
 
 
 def fetch(shared: Any) -> Any:
-    """Return the value that `Cluster.share` put into the object store, on the node that needs it."""
+    """Return the value that `Cluster.share` put into the object store, on the node that needs it.
+
+    Raises:
+        ArtifactError: the object store or the disk of the node is full.
+    """
     import ray
 
-    return ray.get(shared)
+    with _explained_if_full():
+        return ray.get(shared)
 
 
 def this_node() -> str:
@@ -193,6 +211,21 @@ def _call(function: Callable[..., T], *arguments: object) -> tuple[bool, Any]:
         return False, function(*arguments)
     except VitdeployError as error:
         return True, (type(error).__name__, error.message, error.fix)
+
+
+@contextmanager
+def _explained_if_full() -> Iterator[None]:
+    """Raise what Ray says about a full disk, or a full object store, as an error that comes from a full disk."""
+    import ray
+
+    try:
+        yield
+    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+        what = "disk" if isinstance(error, ray.exceptions.OutOfDiskError) else "object store"
+        raise ArtifactError(
+            f"the {what} of a node is full, so that Ray cannot pass data on",
+            fix="Free some space there, or give Ray more: ray start --object-store-memory BYTES. Then run it again.",
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _explain(error: Exception) -> RemoteError:

@@ -59,7 +59,7 @@ class BuildStore:
                     _remove(path)
 
     def fetch(self, key: str, folder: Path, names: tuple[tuple[str, ...], tuple[str, ...]]) -> Compiled | None:
-        """Put a stored engine into `folder`; return None if there is none, or if it is damaged.
+        """Put a stored engine into `folder`; return None, and put nothing there, if there is none or it is damaged.
 
         Args:
             key: of the engine.
@@ -74,8 +74,7 @@ class BuildStore:
                 Path(name).name != name or file_digest(place / name) != digest for name, digest in record.files.items()
             ):
                 return None
-            for name in record.files:
-                _link(place / name, folder / name)
+            _link_all(record.files, place, folder)
         except (OSError, ValidationError):
             return None
         return Compiled(folder, record.runs, record.backend, record.audit, *names)
@@ -153,6 +152,23 @@ def build_key(bundle: Artifact, variant: str, target: Target) -> str:
 def _list_digests(bundle: Artifact, names: Iterable[str]) -> list[list[str]]:
     digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
     return [[name, digests.get(name, "")] for name in names]
+
+
+def _link_all(names: Iterable[str], source: Path, target: Path) -> None:
+    """Link files into another folder. If that fails, none stays: what writes into a link changes the stored file too.
+
+    Raises:
+        OSError: a file is not there, or the disk of `target` is full.
+    """
+    linked: list[Path] = []
+    try:
+        for name in names:
+            linked.append(target / name)
+            _link(source / name, target / name)
+    except OSError:
+        for path in linked:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _link(source: Path, target: Path) -> None:

@@ -102,7 +102,7 @@ def read_compiled(artifact: Artifact) -> Compiled:
 
     Raises:
         UsageError: it is a bundle, with nothing compiled yet.
-        ArtifactError: it is not a file that its target writes.
+        ArtifactError: it is not a file that its target writes, or the manifest names two targets.
     """
     manifest = artifact.manifest
     if manifest.runs is None or manifest.target.backend is None:
@@ -110,7 +110,14 @@ def read_compiled(artifact: Artifact) -> Compiled:
             f"{artifact.path} is a bundle: nothing is compiled yet",
             fix=f"On the device run: vitdeploy compile {artifact.path}",
         )
-    suffix = targets.kind_of(manifest.recipe.target.kind).runs_suffix
+    kind = manifest.recipe.target.kind
+    if manifest.target.kind != kind:  # each is read elsewhere, to find the files that belong to the engine
+        raise ArtifactError(
+            f"{artifact.path}: the manifest names two targets, {kind} in the recipe and {manifest.target.kind} for "
+            "what was compiled",
+            fix="Export it again.",
+        )
+    suffix = targets.kind_of(kind).runs_suffix
     if not manifest.runs.endswith(suffix):  # an engine would read it in another format, with other files beside it
         raise ArtifactError(
             f"{artifact.path}: the manifest names {manifest.runs!r} as the file to run, not a file {suffix}",

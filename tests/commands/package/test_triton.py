@@ -186,6 +186,17 @@ def test_what_triton_cannot_serve_is_refused(demo: Demo, tmp_path: Path) -> None
     assert "clips" in refusal(clips, tmp_path / "clips", ensemble=True)
 
 
+@pytest.mark.parametrize(("kind", "other"), [("openvino", "onnxruntime"), ("onnxruntime", "openvino")])
+def test_a_manifest_that_names_two_targets_is_refused(demo: Demo, tmp_path: Path, kind: str, other: str) -> None:
+    """The files of an engine are found by its target: those of another would be copied without its weights."""
+    artifact = demo(target=kind)
+    manifest = artifact.manifest
+    edited = replace(manifest, target=replace(manifest.target, kind=other))
+    with pytest.raises(ArtifactError, match=f"names two targets, {kind} in the recipe and {other}"):
+        package(dataclasses.replace(artifact, manifest=edited), "triton", tmp_path / "out", {"name": "m"})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_has_gone_is_no_package(demo: Demo, copy: Callable[[Artifact], Artifact], tmp_path: Path) -> None:
     artifact = copy(demo(**JOINED))
     artifact.file("graph.onnx").unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitdeploy.commands.sweep import on_node
+from vitdeploy.errors import HostUnreachable
 
 
 def test_folders_of_killed_parts_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,5 +31,17 @@ def test_the_settings_of_a_command_do_not_outlive_its_call(monkeypatch: pytest.M
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     with on_node._environment({"PATH": "/of/the/command", "SSH_AUTH_SOCK": "/agent"}):
         assert (os.environ["PATH"], os.environ["SSH_AUTH_SOCK"]) == ("/of/the/command", "/agent")
+    assert os.environ["PATH"] == "/of/the/node"
+    assert "SSH_AUTH_SOCK" not in os.environ
+
+
+def test_a_call_that_fails_gives_the_settings_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/of/the/node")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with (
+        pytest.raises(HostUnreachable),
+        on_node._environment({"PATH": "/of/the/command", "SSH_AUTH_SOCK": "/agent"}),
+    ):
+        raise HostUnreachable("pi does not answer", fix="Start it.")
     assert os.environ["PATH"] == "/of/the/node"
     assert "SSH_AUTH_SOCK" not in os.environ

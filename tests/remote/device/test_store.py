@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import resource
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -116,6 +119,49 @@ def test_a_file_that_another_stores_before_the_lock_stays_whole(
     with pytest.raises(RemoteError, match="another client is sending"):
         store.receive(sent(CONTENT, offset=5000, upto=10))
     assert store.blob(blob().sha256).read_bytes() == CONTENT
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond `size`."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_takes_only_the_part_of_its_own_client(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.receive(sent(CONTENT, upto=3000)) == 0
+    part = tmp_path / "partial" / blob().sha256
+    with part.open("rb") as other:
+        assert try_lock(other)
+        with full_disk(5000), pytest.raises(RemoteError, match="is full"):
+            store.receive(sent(CONTENT))
+        assert list(part.parent.iterdir()) == [part]
+        assert part.read_bytes() == CONTENT[:3000]
+    with full_disk(5000), pytest.raises(RemoteError, match="is full"):
+        store.receive(sent(CONTENT, offset=3000))
+    assert not part.exists()
+
+
+def test_cleaning_up_keeps_the_lock_until_a_part_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a client could go on with the part just before it is removed."""
+    store, removed = Store(tmp_path), []
+    assert store.receive(sent(CONTENT, upto=3000)) == 0
+    unlink = Path.unlink
+
+    def watch(path: Path, *, missing_ok: bool = False) -> None:
+        with path.open("rb") as other:
+            assert not try_lock(other)
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watch)
+    assert store.prune(days=0) == 3000
+    assert removed == [tmp_path / "partial" / blob().sha256]
 
 
 def test_what_nobody_used_for_long_goes(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -74,8 +74,7 @@ class Store:
             try:
                 complete += self._receive_file(header, stream)
             except OSError as error:
-                if error.errno in (*DISK_FULL, _FILE_TOO_LARGE):
-                    (self._partial / header.sha256).unlink(missing_ok=True)
+                if _is_of_full_disk(error):
                     raise RemoteError(
                         f"the disk of {self._partial.parent} is full",
                         fix="Free some space on the device, or set `cache:` of this host in hosts.yaml to another "
@@ -113,8 +112,7 @@ class Store:
         for path in (*self._blobs.rglob("*"), *self._partial.iterdir()):
             with suppress(FileNotFoundError):  # another process prunes at the same time
                 stat = path.stat()
-                if path.is_file() and max(stat.st_atime, stat.st_mtime) <= oldest and not _is_being_written(path):
-                    path.unlink()
+                if path.is_file() and max(stat.st_atime, stat.st_mtime) <= oldest and _remove_unlocked(path):
                     freed += stat.st_size if stat.st_nlink == 1 else 0
         return freed
 
@@ -140,7 +138,8 @@ class Store:
         path = self._partial / header.sha256
         with path.open("ab") as file:
             if try_lock(file) and _is_at(path, file) and os.fstat(file.fileno()).st_size >= header.offset:
-                return self._write(header, stream, file, path)
+                with _removed_if_full(path):
+                    return self._write(header, stream, file, path)
         if header.offset:
             raise RemoteError(
                 f"another client is sending the same file (sha256 {header.sha256[:12]})", fix="Run the command again."
@@ -148,7 +147,7 @@ class Store:
         private = path.with_name(f"{header.sha256}.{os.getpid()}")
         try:
             with private.open("ab") as file:
-                try_lock(file)  # nobody else knows it, but `_is_being_written` asks
+                try_lock(file)  # nobody else knows it, but `_remove_unlocked` asks
                 return self._write(header, stream, file, private)
         finally:
             private.unlink(missing_ok=True)
@@ -183,6 +182,25 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
         return False
 
 
-def _is_being_written(path: Path) -> bool:
+def _is_of_full_disk(error: OSError) -> bool:
+    return error.errno in (*DISK_FULL, _FILE_TOO_LARGE)
+
+
+@contextmanager
+def _removed_if_full(path: Path) -> Iterator[None]:
+    """Remove a part that this client writes and has locked, if the disk is full. Those of others stay."""
+    try:
+        yield
+    except OSError as error:
+        if _is_of_full_disk(error):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _remove_unlocked(path: Path) -> bool:
+    """Remove a file unless a client writes it. The lock is kept meanwhile, so that none begins in between."""
     with path.open("rb") as file:
-        return not try_lock(file)
+        if not try_lock(file) or not _is_at(path, file):
+            return False
+        path.unlink()
+        return True
