@@ -79,7 +79,12 @@ REPLACED = (
     Replaced("docs/tutorials/huggingface.md", "vitdeploy bench vit", "vitdeploy bench --seconds 0.5 vit", _TIME),
     Replaced("docs/tutorials/onnx-file.md", "seconds: 10", "seconds: 0.5", _TIME),
     Replaced("docs/tutorials/jetson-ssh.md", "ssh://me@jetson", "{far}", _BOARD),
-    Replaced("docs/tutorials/jetson-ssh.md", "--target tensorrt --precision fp16", "--target onnxruntime", _BOARD),
+    Replaced(
+        "docs/tutorials/jetson-ssh.md",
+        "--target tensorrt --precision auto --calibration images/",
+        "--target onnxruntime",
+        _BOARD,
+    ),
     Replaced("docs/tutorials/jetson-ssh.md", "timm:vit_base_patch16_224", "demo:digits", _HUB),
     Replaced("docs/tutorials/jetson-ssh.md", "vitdeploy bench vit", "vitdeploy bench --seconds 0.5 vit", _TIME),
 )

@@ -65,8 +65,8 @@ QuantizerName = Annotated[
         _QUANTIZERS,
         "--quantizer",
         help="What decides scales and rounding for int8, int8-bf16, int8-weights and int4-weights: vitdeploy's own "
-        "quantizer, or NNCF (pip install 'vitdeploy[quantize]'). Default: own; auto tries NNCF's INT8 too, where NNCF "
-        "is installed.",
+        "quantizer, or NNCF (pip install 'vitdeploy\\[quantize]'). Default: own; auto tries NNCF's INT8 too, where "
+        "NNCF is installed.",
     ),
 ]
 MaxDrop = Annotated[
