@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.markup import render
 
 from tests.cli.conftest import run
 from vitdeploy.cli import app
@@ -70,3 +71,11 @@ def test_choices_break_between_words_and_are_parsed_as_before(monkeypatch: pytes
     assert "onnxruntime | openvino |" in text
     target = next(parameter for parameter in COMMANDS["export"].params if parameter.name == "target")
     assert target.metavar == "onnxruntime|openvino|tensorrt|tensorrt-rtx"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_text_loses_its_brackets(name: str) -> None:
+    """Typer reads `vitdeploy[hf]` as markup and prints `vitdeploy`, unless the bracket is escaped."""
+    command = COMMANDS[name]
+    for text in (command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)):
+        assert render(text).plain == text.replace("\\[", "["), text
