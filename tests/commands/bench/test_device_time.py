@@ -17,6 +17,7 @@ from vitdeploy.runtime.artifact_session import feed, make_shared_images, open_se
 from vitdeploy.session import Session
 
 
+@pytest.mark.timing  # it reads power on a real clock
 def test_a_cpu_without_a_meter_is_not_opened_again(
     demo: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
