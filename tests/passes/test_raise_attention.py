@@ -84,6 +84,7 @@ RAISED = {
         S,
     ),
     "masked_fill": (lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -9e15), v), S),
+    "masked_fill below a factor": (lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9e15) * S, v), S),
     "masked_fill with the largest number that masks": (
         lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -1e4), v),
         S,
@@ -177,6 +178,10 @@ REFUSED = {
     "filled with a number whose exponential is not 0": (
         lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -50.0), v),
         "Where stands between",
+    ),
+    "filled with a number that a later factor shrinks": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -1e4) * 1e-3, v),
+        "changes its low number",
     ),
     "boolean mask, computed": (
         lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(x) > -0.1),

@@ -69,6 +69,8 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
             biases.append(Bias(operand(node, 1), -scale, view, is_swapped))
         elif (masked_fill := _match_masked_fill(node)) is not None:
             inside, condition, choices = masked_fill
+            if scale * min(choices) > _LOW:
+                return "a factor behind a Where changes its low number, so that the keys it fills are not masked"
             mask = Bias(condition, scale, view, is_swapped, choices=choices)
             if mask.may_mask_whole_rows((dims(softmax.outputs[0]) or (None,))[-1]):
                 return "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
