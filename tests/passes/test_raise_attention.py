@@ -142,6 +142,30 @@ RAISED |= {
         S,
     ),
 }
+RAISED |= {
+    "the maximum taken away, transposed": (
+        lambda q, k, v, x: ((s := product(k, q) * S) - s.amax(-2, keepdim=True)).softmax(-2).transpose(-2, -1) @ v,
+        S,
+    ),
+    "the maximum over queries taken away": (
+        lambda q, k, v, x: after((s := product(q, k) * S) - s.amax(-2, keepdim=True), v),
+        S,
+    ),
+    "the maximum over queries taken away, transposed": (
+        lambda q, k, v, x: ((s := product(k, q) * S) - s.amax(-1, keepdim=True)).softmax(-2).transpose(-2, -1) @ v,
+        S,
+    ),
+    "the maximum over queries taken away below a transpose": (
+        lambda q, k, v, x: after(((s := product(k, q) * S) - s.amax(-1, keepdim=True)).transpose(-2, -1), v),
+        S,
+    ),
+    "the maximum over some keys taken away": (
+        lambda q, k, v, x: after(
+            ((s := (product(q, k) * S).unflatten(-1, (-1, 1))) - s.amax(-1, keepdim=True)).flatten(-2), v
+        ),
+        S,
+    ),
+}
 BY_DYNAMO = [
     "einsum",
     "einsum, tokens first",

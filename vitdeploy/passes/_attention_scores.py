@@ -51,6 +51,7 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
     biases: list[Bias] = []
     moves: set[str] = set()
     value = operand(softmax, 0)
+    keys = (dims(value) or (None, None))[-2 if is_swapped else -1]
     while (node := producer(value)) is not None and node.op_type != "MatMul":
         view = dims(value)
         inside, factor = split_scale(value)
@@ -62,7 +63,7 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
             if products_above(bias):
                 return "the softmax reads a sum of several products"
             biases.append(Bias(bias, scale, view, is_swapped))
-        elif node.op_type == "Sub" and _is_row_maximum(node.inputs[1], node.inputs[0]):
+        elif node.op_type == "Sub" and _is_row_maximum(node.inputs[1], node.inputs[0], keys, is_swapped=is_swapped):
             inside = operand(node, 0)  # a softmax does not change when one number is subtracted from a whole row
         elif node.op_type == "Sub" and products_above(node.inputs[0]) and not products_above(node.inputs[1]):
             inside = operand(node, 0)
@@ -123,13 +124,17 @@ def products_above(value: ir.Value | None) -> list[ir.Node]:
     return products
 
 
-def _is_row_maximum(value: ir.Value | None, scores: ir.Value | None) -> bool:
-    """Return whether `value` is the maximum of each row of `scores`, subtracted to keep the exponential small."""
+def _is_row_maximum(value: ir.Value | None, scores: ir.Value | None, keys: int | None, *, is_swapped: bool) -> bool:
+    """Return whether `value` is the maximum of each row of `scores`, subtracted to keep the exponential small.
+
+    A row is a column of (keys, queries). A view of the scores may split it: then the axis has not all `keys`.
+    """
     largest = producer(value, "ReduceMax")
     if largest is None or largest.inputs[0] is not scores or not largest.attributes.get_int("keepdims", 1):
         return False
     axes = largest.inputs[1] if len(largest.inputs) > 1 else None
-    return scalar(axes) in (-1, len(dims(scores) or ()) - 1)
+    sizes, axis = dims(scores) or (), -2 if is_swapped else -1
+    return len(sizes) >= 2 and sizes[axis] == keys and scalar(axes) in (axis, len(sizes) + axis)
 
 
 def _match_masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, float]] | None:
