@@ -25,6 +25,7 @@ from tests.graphs import (
     legacy,
     raised,
     redrawn,
+    run,
     tokens,
     types,
 )
@@ -388,6 +389,22 @@ def test_the_dynamo_exporters_batched_transpose_goes(exported: Callable[[str], b
     """Reshape, Transpose, Reshape and the final Transpose would cancel out, so none of them is left."""
     graph, _, _ = raised(exported("dynamo-20"))
     assert [node.name for node in graph.nodes if (node.name or "").endswith("/transpose_k")] == []
+
+
+def test_a_transpose_across_heads_is_no_batched_transpose() -> None:
+    """Both reshapes fit (batch, heads, tokens, size), but what the Transpose reads has merged heads and tokens."""
+    graph, _, _ = raised(
+        '<ir_version: 9, opset_import: ["" : 18]> vit (float[1,2,4,3] q, float[1,2,4,3] k, float[1,2,4,3] v)'
+        " => (float[1,2,4,4] y) { merged = Reshape(k, s1) turned = Transpose<perm = [0, 2, 1]>(merged)"
+        " kt = Reshape(turned, s2) s = MatMul(q, kt) p = Softmax<axis = -1>(s) y = MatMul(p, v) }",
+        s1=np.array([1, 8, 3]),
+        s2=np.array([1, 2, 3, 4]),
+    )
+    q, k, v = (drawn(1, 2, 4, 3) for _ in "qkv")
+    (y,) = run(graph, q.numpy(), k=k.numpy(), v=v.numpy()).values()
+    right = after(q @ k.reshape(1, 8, 3).transpose(1, 2).reshape(1, 2, 3, 4), v)
+    assert types(graph).count("Attention") == 1
+    assert np.abs(y - right.numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("number", [0, 1])

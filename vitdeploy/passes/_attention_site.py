@@ -9,7 +9,7 @@ import onnx_ir as ir
 from vitdeploy.graph.model import constant, dims, operand, producer
 from vitdeploy.graph.softmaxes import is_stack
 from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring
-from vitdeploy.passes._attention_form import Form, Sizes, choose_form
+from vitdeploy.passes._attention_form import Form, Sizes, choose_form, count
 from vitdeploy.passes._attention_scores import (
     PRODUCTS,
     VIEWS,
@@ -226,7 +226,10 @@ def _read_operand(value: ir.Value, *, is_transposed: bool) -> tuple[Operand, flo
 
 
 def _match_batched_transpose(last: ir.Node) -> ir.Value | None:
-    """Match the dynamo exporter's kᵀ: Reshape to (batch · heads, tokens, size), Transpose (0, 2, 1), Reshape back."""
+    """Match the dynamo exporter's kᵀ: Reshape to (batch · heads, tokens, size), Transpose (0, 2, 1), Reshape back.
+
+    Where several sizes vary, the two reshapes might merge and split other axes.
+    """
     middle = producer(last.inputs[0], "Transpose")
     if middle is None or tuple(middle.attributes.get_ints("perm", ())) != (0, 2, 1):
         return None
@@ -234,5 +237,6 @@ def _match_batched_transpose(last: ir.Node) -> ir.Value | None:
     before, after = (dims(first.inputs[0]) if first else None), dims(last.outputs[0])
     if first is None or before is None or after is None or len(before) != 4 or len(after) != 4:
         return None
-    is_transposed = before[1] == after[1] and before[2] == after[3] and before[3] == after[2]
-    return first.inputs[0] if is_transposed else None
+    merges_heads = dims(first.outputs[0]) == (count(before[:2]), *before[2:]) and before.count(None) < 2
+    is_transposed = after == (*before[:2], before[3], before[2])
+    return first.inputs[0] if merges_heads and is_transposed else None
