@@ -347,6 +347,40 @@ def mask_of(graph: Graph) -> ir.Value | None:
     return core.inputs[3] if len(core.inputs) > 3 else None
 
 
+@pytest.mark.parametrize(
+    ("q", "k", "v", "bias", "reason"),
+    [
+        ("1,3,5,4", "1,3,6,4", "2,3,6,4", "2,1,5,6", "another batch or more heads"),
+        ("1,3,5,4", "1,3,6,4", "1,3,6,4", "2,1,5,6", "another batch or more heads"),
+        ("1,3,5,4", "1,3,6,4", "N,3,6,4", "N,1,5,6", "another batch or more heads"),
+        ("2,1,5,4", "2,1,6,4", "2,3,6,4", "1,3,5,6", "another batch or more heads"),
+        ("3,5,4", "3,6,4", "2,3,6,4", "2,1,5,6", "another batch or more heads"),
+        ("2,3,5,4", "2,3,1,4", "2,3,6,4", "5,6", "more queries or keys"),
+        ("2,3,1,4", "2,3,6,4", "2,3,6,4", "5,6", "more queries or keys"),
+        ("1,3,5,4", "1,3,6,4", "2,3,6,4", "1,1,5,6", "not have the same batch and heads"),
+        ("1,3,5,4", "1,3,6,4", "N,3,6,4", "1,1,5,6", "not have the same batch and heads"),
+        ("2,1,5,4", "2,1,6,4", "2,3,6,4", "1,1,5,6", "not have the same batch and heads"),
+    ],
+)
+def test_refuses_scores_that_are_repeated_later(q: str, k: str, v: str, bias: str, reason: str) -> None:
+    """MatMul and Add repeat a batch of one or a single head; `Attention` does not."""
+    shapes = {"q": q, "k": k, "v": v, "b": bias}
+    inputs = ", ".join(f"float[{shape}] {name}" for name, shape in shapes.items())
+    rank = len(q.split(","))
+    swap = [*range(rank - 2), rank - 1, rank - 2]
+    text = (
+        f'<ir_version: 9, opset_import: ["" : 18]> vit ({inputs}) => (float[2,3,5,4] y) {{'
+        f" kt = Transpose<perm = {swap}>(k) s = MatMul(q, kt) a = Add(s, b) p = Softmax<axis = -1>(a)"
+        " y = MatMul(p, v) }"
+    )
+    fed = {name: drawn(*(2 if n == "N" else int(n) for n in shape.split(","))) for name, shape in shapes.items()}
+    graph, _, refused = raised(text)
+    assert [reason in text for text in refused.values()] == [True], refused
+    (y,) = run(graph, fed["q"].numpy(), **{name: fed[name].numpy() for name in "kvb"}).values()
+    right = after(product(fed["q"], fed["k"]) + fed["b"], fed["v"])
+    assert np.abs(y - right.numpy()).max() < 1e-5
+
+
 class NoAttention(torch.nn.Module):
     """A classification head, and softmax weights that mix constants."""
 

@@ -125,6 +125,10 @@ def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> A
     map_tokens = attention_map[:-3:-1] if v.is_transposed else attention_map[-2:]
     if lead != value_lead and (map_tokens != tokens or None in tokens):
         return "a Reshape between its two products changes the queries"
+    if any(a not in (b, None) for a, b in zip(tokens, map_tokens, strict=True)):
+        return "a bias with more queries or keys than the product of q and k repeats its scores"
+    if lead != value_lead if len(lead) == len(value_lead) else count(lead) not in (None, count(value_lead)):
+        return "a bias with another batch or more heads than the product of q and k repeats its scores"
     form = _choose_form(lead, value_lead, [(x.value, x.size) for x in (q, k)], is_open=None in tokens)
     match = AttentionMatch(
         softmax, path[-1], v.is_transposed, ScoresForm(form, lead, tokens), value_lead, q, k, v, scale,
@@ -189,7 +193,7 @@ def _unfit_reason(match: AttentionMatch) -> str | None:
     lead, tokens = match.scores.lead, match.scores.tokens
     for x, full in ((match.q, lead), (match.k, lead), (match.v, match.value_lead)):
         sizes = _lead_of(x.value, len(full))
-        if len(sizes) != len(full) or any(a != b and b is None for a, b in zip(sizes, full, strict=True)):
+        if len(sizes) != len(full) or not all(_can_expand(a, b) for a, b in zip(sizes, full, strict=True)):
             return "q, k and v do not have the same batch and heads"
     is_open = lead.count(None) + (None in tokens) > 1
     if is_open and (len(lead) > 2 or lead != match.value_lead):
@@ -203,6 +207,11 @@ def _unfit_reason(match: AttentionMatch) -> str | None:
         if not can_bring(bias, match.scores):
             return "a bias is added to a view of the scores whose sizes vary"
     return None
+
+
+def _can_expand(size: int | None, full: int | None) -> bool:
+    """Return whether an axis can be expanded to `full`. One that varies can only be that large, or 1, beside it."""
+    return size == full or (full is not None and (size == 1 or (size is None and full > 1)))
 
 
 def _lead_of(value: ir.Value, rank: int) -> Sizes:
