@@ -18,6 +18,7 @@ from tests.graphs import (
     TOKENS,
     WIDTH,
     Site,
+    apply,
     differs,
     dynamo,
     expected,
@@ -30,6 +31,7 @@ from tests.graphs import (
     types,
 )
 from vitdeploy.graph.model import Graph, array
+from vitdeploy.passes.lower_primitives import LowerPrimitives
 
 S = 1 / math.sqrt(SIZE)
 DRAW = torch.Generator().manual_seed(1)
@@ -379,6 +381,31 @@ def test_refuses_scores_that_are_repeated_later(q: str, k: str, v: str, bias: st
     (y,) = run(graph, fed["q"].numpy(), **{name: fed[name].numpy() for name in "kvb"}).values()
     right = after(product(fed["q"], fed["k"]) + fed["b"], fed["v"])
     assert np.abs(y - right.numpy()).max() < 1e-5
+
+
+PAST = ", float[1,2,3,4] pk, float[1,2,3,4] pv"
+
+
+@pytest.mark.parametrize(
+    ("past", "call", "mask"),
+    [
+        (PAST, "y, ok, ov = Attention(q, k, v, m, pk, pv) ", np.arange(24).reshape(3, 8) % 5 * 1.0),
+        (PAST, "y, ok, ov = Attention(q, k, v, m, pk, pv) ", np.arange(24).reshape(3, 8) % 5 > 1),
+        (PAST, "y, ok, ov = Attention(q, k, v, m, pk, pv) ", np.zeros((1, 1, 3, 8))),
+        ("", "y = Attention(q, k, v, m) ", np.zeros((3, 3))),  # a short mask hides the other keys
+        ("", "y = Attention(q, k, v, m) ", np.ones((3, 7), bool)),
+    ],
+)
+def test_a_mask_of_other_sizes_than_the_scores_stays(past: str, call: str, mask: np.ndarray) -> None:
+    constant = mask if mask.dtype == bool else mask.astype(np.float32)
+    graph, _, _ = raised(
+        '<ir_version: 11, opset_import: ["" : 23]> vit (float[1,2,3,4] q, float[1,2,5,4] k, float[1,2,5,4] v'
+        f"{past}) => (float y) {{ {call} }}",
+        m=constant,
+    )
+    kept = mask_of(graph)
+    assert kept is not None and np.array_equal(array(kept), constant)
+    assert apply(LowerPrimitives(), graph).fired == 0
 
 
 class NoAttention(torch.nn.Module):

@@ -26,6 +26,12 @@ def has_fewer_key_heads(core: ir.Node) -> bool:
     return q is not None and k is not None and q[1] != k[1]
 
 
+def broadcasts(mask: tuple[int | None, ...] | None, tokens: tuple[int | None, int | None]) -> bool:
+    """Return whether a mask of these sizes broadcasts to (queries, keys). Sizes that vary count as equal."""
+    pairs = zip((mask or ())[::-1], tokens[::-1], strict=False)
+    return all(size in (1, None, full) or full is None for size, full in pairs)
+
+
 def unsupported_reason(core: ir.Node) -> str | None:
     """Return why this attention is more than softmax(q kᵀ · scale + bias) v on 4-D operands, or None if it is not."""
     shapes = [dims(v) for v in core.inputs[:3]]
@@ -42,4 +48,7 @@ def unsupported_reason(core: ir.Node) -> str | None:
             return f"it uses {option}"
     if len([v for v in core.outputs if v.uses() or v.is_graph_output()]) > 1 or any(core.inputs[4:]):
         return "it caches keys or returns its scores"
+    mask, (q, k, _) = core.inputs[3] if len(core.inputs) > 3 else None, (s or () for s in shapes)
+    if mask is not None and not broadcasts(dims(mask), (q[2], k[2])):
+        return "its mask has other numbers of queries or keys than its scores"
     return None
