@@ -187,6 +187,52 @@ def with_map(q: Any, k: Any, v: Any, x: Any) -> Any:
     return attention @ v, attention
 
 
+LEFT, RIGHT = (torch.arange(TOKENS) // 9 == half for half in (0, 1))
+THIRD = torch.arange(TOKENS)[:, None] == 3
+LOW_LEFT, LOW_RIGHT = (torch.zeros(TOKENS, TOKENS).masked_fill(THIRD & half, -torch.inf) for half in (LEFT, RIGHT))
+
+
+def without_nan(logits: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    p = logits.softmax(-1)
+    return torch.where(p.isnan(), torch.zeros(()), p) @ v
+
+
+def filled_apart(logits: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """Scores that are filled in a view with one more axis."""
+    return logits.unflatten(-1, (TOKENS, 1)).masked_fill(condition[..., None], -1e9).flatten(-2)
+
+
+RAISED |= {
+    "two fills that leave a key": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(THIRD & LEFT, -1e9).masked_fill(~THIRD & RIGHT, -1e9), v),
+        1.0,
+    ),
+    "two fills that leave a key, transposed": (
+        lambda q, k, v, x: (
+            (
+                product(k, q).masked_fill((THIRD & LEFT).T, -1e9).masked_fill((~THIRD & RIGHT).T, -1e9).softmax(-2)
+            ).transpose(-2, -1)
+            @ v
+        ),
+        1.0,
+    ),
+    "two fills in a view of the scores": (
+        lambda q, k, v, x: after(filled_apart(filled_apart(product(q, k), THIRD & LEFT), ~THIRD & RIGHT), v),
+        1.0,
+    ),
+    "a fill beside minus infinity": (
+        lambda q, k, v, x: after((product(q, k) + LOW_LEFT).masked_fill(~THIRD & RIGHT, -1e9), v),
+        1.0,
+    ),
+    "a fill beside a row of low numbers": (
+        lambda q, k, v, x: after((product(q, k) - 1e5 * THIRD).masked_fill(~THIRD & RIGHT, -1e9), v),
+        1.0,
+    ),
+    "a check for NaN beside a row of low numbers": (
+        lambda q, k, v, x: without_nan(product(q, k) - 1e5 * THIRD, v),
+        1.0,
+    ),
+}
 REFUSED = {
     "returns its map": (with_map, "attention map is read by something else"),
     "clamped scores": (lambda q, k, v, x: after(product(q, k).clamp(-2, 2), v), "Clip stands between"),
@@ -197,6 +243,35 @@ REFUSED = {
     "masked_fill of whole rows": (
         lambda q, k, v, x: after(product(q, k).masked_fill(COLUMN > 0, torch.finfo(torch.float32).min), v),
         "may all be masked",
+    ),
+    "two fills that together mask a row": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(THIRD & LEFT, -1e4).masked_fill(THIRD & RIGHT, -1e4), v),
+        "may all be masked",
+    ),
+    "two fills that together mask a row, transposed": (
+        lambda q, k, v, x: (
+            (
+                product(k, q).masked_fill((THIRD & LEFT).T, -1e9).masked_fill((THIRD & RIGHT).T, -1e9).softmax(-2)
+            ).transpose(-2, -1)
+            @ v
+        ),
+        "may all be masked",
+    ),
+    "two fills in a view that together mask a row": (
+        lambda q, k, v, x: after(filled_apart(filled_apart(product(q, k), THIRD & LEFT), THIRD & RIGHT), v),
+        "may all be masked",
+    ),
+    "a fill of the keys that minus infinity leaves": (
+        lambda q, k, v, x: after((product(q, k) + LOW_LEFT).masked_fill(THIRD & RIGHT, -1e4), v),
+        "may all be masked",
+    ),
+    "a fill of the keys that a low number leaves": (
+        lambda q, k, v, x: after((product(q, k) + LOW_LEFT.clamp(min=-1e9)).masked_fill(THIRD & RIGHT, -1e9), v),
+        "may all be masked",
+    ),
+    "two biases that together give NaN": (
+        lambda q, k, v, x: without_nan(product(q, k) + LOW_LEFT + LOW_RIGHT, v),
+        "keys are all masked",
     ),
     "filled with an ordinary number": (
         lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v),

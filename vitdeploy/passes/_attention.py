@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from vitdeploy.graph.model import Graph, dims
+from vitdeploy.graph.model import Graph, array, constant, dims, operand, producer
 
 MASKED = -65504.0
 """The score of a masked key: the lowest float16, so that an FP16 graph can hold it. Its exponential is 0."""
@@ -32,6 +33,17 @@ def broadcasts(mask: tuple[int | None, ...] | None, tokens: tuple[int | None, in
     return all(size in (1, None, full) or full is None for size, full in pairs)
 
 
+def has_hidden_query(mask: ir.Value) -> bool:
+    """Return whether a constant mask lets no key pass for some query. What becomes of it is up to the operator."""
+    expand = producer(mask, "Expand")
+    value = operand(expand, 0) if expand is not None else mask
+    if constant(value) is None:
+        return False
+    numbers = np.atleast_1d(array(value))
+    passes = numbers if numbers.dtype == np.bool_ else numbers > -np.inf
+    return not passes.any(axis=-1).all()
+
+
 def unsupported_reason(core: ir.Node) -> str | None:
     """Return why this attention is more than softmax(q kᵀ · scale + bias) v on 4-D operands, or None if it is not."""
     shapes = [dims(v) for v in core.inputs[:3]]
@@ -51,4 +63,6 @@ def unsupported_reason(core: ir.Node) -> str | None:
     mask, (q, k, _) = core.inputs[3] if len(core.inputs) > 3 else None, (s or () for s in shapes)
     if mask is not None and not broadcasts(dims(mask), (q[2], k[2])):
         return "its mask has other numbers of queries or keys than its scores"
+    if mask is not None and has_hidden_query(mask):
+        return "its mask lets no key pass for some query, of which each operator makes something else"
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vitdeploy.graph.model import constant, dims, operand, producer, scalar
-from vitdeploy.passes._attention_bias import Bias
+from vitdeploy.passes._attention_bias import LOW, Bias, may_fill_rows
 
 _ABOVE_SOFTMAX = {
     "Add", "Cast", "Clip", "Div", "Expand", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Tanh",
@@ -21,8 +21,7 @@ PRODUCTS = {"Einsum", "MatMul"}
 VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
 """Operators that keep the elements in their order."""
 
-_LOW = -1e4
-"""A score that counts as masked: exp(-1e4) is 0 in float32, and in float16 too beside scores of ordinary size."""
+_EVEN = "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Scores:
         product: the MatMul of q and k.
         is_swapped: it gives (keys, queries).
         head_scale: a constant factor for each head, (…, 1, 1), as in SwinV2's cosine attention.
+        keys: their number; None if it varies.
     """
 
     product: ir.Node
@@ -40,6 +40,7 @@ class Scores:
     scale: float
     head_scale: ir.Value | None
     biases: tuple[Bias, ...]
+    keys: int | None
 
 
 def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
@@ -70,12 +71,11 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
             biases.append(Bias(operand(node, 1), -scale, view, is_swapped))
         elif (masked_fill := _match_masked_fill(node)) is not None:
             inside, condition, choices = masked_fill
-            if scale * min(choices) > _LOW:
+            if scale * min(choices) > LOW:
                 return "a factor behind a Where changes its low number, so that the keys it fills are not masked"
-            mask = Bias(condition, scale, view, is_swapped, choices=choices)
-            if mask.may_mask_whole_rows((dims(softmax.outputs[0]) or (None,))[-1]):
-                return "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
-            biases.append(mask)
+            if constant(condition) is None:
+                return _EVEN
+            biases.append(Bias(condition, scale, view, is_swapped, choices=choices))
         elif node.op_type in VIEWS or is_last_transpose(node):
             moves.add("Transpose" if node.op_type == "Transpose" else "Reshape")
             is_swapped ^= node.op_type == "Transpose"
@@ -89,7 +89,9 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
         return "no product of q and k was found above the softmax"
     if "Reshape" in moves and (is_swapped or len(moves) > 1 or not _has_same_keys(softmax, node)):
         return "Reshape stands between the product of q and k and the softmax, and changes the keys"
-    return Scores(node, is_swapped, scale, head_scale, tuple(biases))
+    if may_fill_rows(biases, keys):
+        return _EVEN
+    return Scores(node, is_swapped, scale, head_scale, tuple(biases), keys)
 
 
 def _has_same_keys(softmax: ir.Node, product: ir.Node) -> bool:
@@ -147,10 +149,10 @@ def _match_masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, 
         return None
     condition, yes, no = (operand(node, i) for i in range(3))
     low = scalar(yes)
-    if low is not None and low <= _LOW and products_above(no):
+    if low is not None and low <= LOW and products_above(no):
         return no, condition, (low, 0.0)
     low = scalar(no)
-    if low is not None and low <= _LOW and products_above(yes):
+    if low is not None and low <= LOW and products_above(yes):
         return yes, condition, (0.0, low)
     return None
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from vitdeploy.graph.model import constant, dims, operand, producer
 from vitdeploy.graph.softmaxes import is_stack
-from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring
+from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring, may_give_nan
 from vitdeploy.passes._attention_form import Form, Sizes, choose_form, count
 from vitdeploy.passes._attention_scores import (
     PRODUCTS,
@@ -101,7 +101,10 @@ def match_attention(softmax: ir.Node) -> AttentionMatch | str | None:
     scores = read_scores(softmax, is_swapped=is_swapped)
     if isinstance(scores, str):
         return scores
-    if any(node.op_type == "Where" for node in path) and any(b.may_mask_whole_rows(None) for b in scores.biases):
+    is_guarded = any(node.op_type == "Where" for node in path)
+    if is_guarded and (
+        any(constant(b.value) is None for b in scores.biases) or may_give_nan(scores.biases, scores.keys)
+    ):
         return "a query whose keys are all masked gives zeros, which a fused kernel does not do"
     return _fit(softmax, scores, path, Operand(operand(path[-1], int(is_left)), is_transposed=not is_left))
 
