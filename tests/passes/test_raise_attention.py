@@ -18,7 +18,6 @@ from tests.graphs import (
     TOKENS,
     WIDTH,
     Site,
-    apply,
     differs,
     dynamo,
     expected,
@@ -26,12 +25,10 @@ from tests.graphs import (
     legacy,
     raised,
     redrawn,
-    run,
     tokens,
     types,
 )
 from vitdeploy.graph.model import Graph, array
-from vitdeploy.passes.lower_primitives import LowerPrimitives
 
 S = 1 / math.sqrt(SIZE)
 DRAW = torch.Generator().manual_seed(1)
@@ -424,65 +421,6 @@ def mask_of(graph: Graph) -> ir.Value | None:
     return core.inputs[3] if len(core.inputs) > 3 else None
 
 
-@pytest.mark.parametrize(
-    ("q", "k", "v", "bias", "reason"),
-    [
-        ("1,3,5,4", "1,3,6,4", "2,3,6,4", "2,1,5,6", "another batch or more heads"),
-        ("1,3,5,4", "1,3,6,4", "1,3,6,4", "2,1,5,6", "another batch or more heads"),
-        ("1,3,5,4", "1,3,6,4", "N,3,6,4", "N,1,5,6", "another batch or more heads"),
-        ("2,1,5,4", "2,1,6,4", "2,3,6,4", "1,3,5,6", "another batch or more heads"),
-        ("3,5,4", "3,6,4", "2,3,6,4", "2,1,5,6", "another batch or more heads"),
-        ("2,3,5,4", "2,3,1,4", "2,3,6,4", "5,6", "more queries or keys"),
-        ("2,3,1,4", "2,3,6,4", "2,3,6,4", "5,6", "more queries or keys"),
-        ("1,3,5,4", "1,3,6,4", "2,3,6,4", "1,1,5,6", "not have the same batch and heads"),
-        ("1,3,5,4", "1,3,6,4", "N,3,6,4", "1,1,5,6", "not have the same batch and heads"),
-        ("2,1,5,4", "2,1,6,4", "2,3,6,4", "1,1,5,6", "not have the same batch and heads"),
-    ],
-)
-def test_refuses_scores_that_are_repeated_later(q: str, k: str, v: str, bias: str, reason: str) -> None:
-    """MatMul and Add repeat a batch of one or a single head; `Attention` does not."""
-    shapes = {"q": q, "k": k, "v": v, "b": bias}
-    inputs = ", ".join(f"float[{shape}] {name}" for name, shape in shapes.items())
-    rank = len(q.split(","))
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    text = (
-        f'<ir_version: 9, opset_import: ["" : 18]> vit ({inputs}) => (float[2,3,5,4] y) {{'
-        f" kt = Transpose<perm = {swap}>(k) s = MatMul(q, kt) a = Add(s, b) p = Softmax<axis = -1>(a)"
-        " y = MatMul(p, v) }"
-    )
-    fed = {name: drawn(*(2 if n == "N" else int(n) for n in shape.split(","))) for name, shape in shapes.items()}
-    graph, _, refused = raised(text)
-    assert [reason in text for text in refused.values()] == [True], refused
-    (y,) = run(graph, fed["q"].numpy(), **{name: fed[name].numpy() for name in "kvb"}).values()
-    right = after(product(fed["q"], fed["k"]) + fed["b"], fed["v"])
-    assert np.abs(y - right.numpy()).max() < 1e-5
-
-
-PAST = ", float[1,2,3,4] pk, float[1,2,3,4] pv"
-
-
-@pytest.mark.parametrize(
-    ("past", "call", "mask"),
-    [
-        (PAST, "y, ok, ov = Attention(q, k, v, m, pk, pv) ", np.arange(24).reshape(3, 8) % 5 * 1.0),
-        (PAST, "y, ok, ov = Attention(q, k, v, m, pk, pv) ", np.arange(24).reshape(3, 8) % 5 > 1),
-        (PAST, "y, ok, ov = Attention(q, k, v, m, pk, pv) ", np.zeros((1, 1, 3, 8))),
-        ("", "y = Attention(q, k, v, m) ", np.zeros((3, 3))),  # a short mask hides the other keys
-        ("", "y = Attention(q, k, v, m) ", np.ones((3, 7), bool)),
-    ],
-)
-def test_a_mask_of_other_sizes_than_the_scores_stays(past: str, call: str, mask: np.ndarray) -> None:
-    constant = mask if mask.dtype == bool else mask.astype(np.float32)
-    graph, _, _ = raised(
-        '<ir_version: 11, opset_import: ["" : 23]> vit (float[1,2,3,4] q, float[1,2,5,4] k, float[1,2,5,4] v'
-        f"{past}) => (float y) {{ {call} }}",
-        m=constant,
-    )
-    kept = mask_of(graph)
-    assert kept is not None and np.array_equal(array(kept), constant)
-    assert apply(LowerPrimitives(), graph).fired == 0
-
-
 class NoAttention(torch.nn.Module):
     """A classification head, and softmax weights that mix constants."""
 
@@ -525,22 +463,6 @@ def test_the_dynamo_exporters_batched_transpose_goes(exported: Callable[[str], b
     """Reshape, Transpose, Reshape and the final Transpose would cancel out, so none of them is left."""
     graph, _, _ = raised(exported("dynamo-20"))
     assert [node.name for node in graph.nodes if (node.name or "").endswith("/transpose_k")] == []
-
-
-def test_a_transpose_across_heads_is_no_batched_transpose() -> None:
-    """Both reshapes fit (batch, heads, tokens, size), but what the Transpose reads has merged heads and tokens."""
-    graph, _, _ = raised(
-        '<ir_version: 9, opset_import: ["" : 18]> vit (float[1,2,4,3] q, float[1,2,4,3] k, float[1,2,4,3] v)'
-        " => (float[1,2,4,4] y) { merged = Reshape(k, s1) turned = Transpose<perm = [0, 2, 1]>(merged)"
-        " kt = Reshape(turned, s2) s = MatMul(q, kt) p = Softmax<axis = -1>(s) y = MatMul(p, v) }",
-        s1=np.array([1, 8, 3]),
-        s2=np.array([1, 2, 3, 4]),
-    )
-    q, k, v = (drawn(1, 2, 4, 3) for _ in "qkv")
-    (y,) = run(graph, q.numpy(), k=k.numpy(), v=v.numpy()).values()
-    right = after(q @ k.reshape(1, 8, 3).transpose(1, 2).reshape(1, 2, 3, 4), v)
-    assert types(graph).count("Attention") == 1
-    assert np.abs(y - right.numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -81,7 +81,7 @@ def _as_rows(masked: Array, bias: Bias, keys: int | None) -> Array:
     if bias.is_swapped:
         rows: Array = masked.swapaxes(-2, -1)
         return rows
-    if bias.view is None or keys is None or bias.view[-1] == keys:
+    if bias.view is None or keys is None or bias.view[-1] in (keys, None):
         return masked
     whole = np.broadcast_to(masked, np.broadcast_shapes(masked.shape, tuple(n or 1 for n in bias.view)))
     return whole.reshape(-1, keys) if whole.size % keys == 0 else np.ones((1, keys), bool)
