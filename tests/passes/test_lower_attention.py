@@ -123,6 +123,16 @@ def test_refuses_what_is_more_than_attention(lowering: Pass, options: str, kv_he
     assert types(graph) == ["Attention", "Identity"]
 
 
+@pytest.mark.parametrize("mask", [np.zeros((1, 1, N, M), bool), np.full((N, M), -np.inf, np.float32)])
+def test_refuses_a_mask_that_hides_all_keys_from_a_query(lowering: Pass, mask: Any) -> None:
+    """ONNX Runtime's Attention gives numbers there, its plain operators give others or NaN."""
+    mask[..., 1:, :] = mask.dtype == np.bool_
+    graph = parsed(attention().replace("(q, k, v)", "(q, k, v, m)"), m=mask)
+    reason = "its mask lets no key pass for some query, of which each operator makes something else"
+    assert list(apply(lowering, graph).refused.values()) == [reason]
+    assert types(graph) == ["Attention", "Identity"]
+
+
 def test_refuses_an_attention_that_returns_its_scores(lowering: Pass) -> None:
     scores = attention(tail="y = Add(o, sum) ").replace("o = Attention", "o, pk, pv, s = Attention")
     graph = parsed(scores.replace("y = Add", "sum = ReduceSum<keepdims = 0>(s) y = Add"))

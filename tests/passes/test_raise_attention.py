@@ -84,6 +84,7 @@ RAISED = {
         S,
     ),
     "masked_fill": (lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -9e15), v), S),
+    "masked_fill below a factor": (lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9e15) * S, v), S),
     "masked_fill with the largest number that masks": (
         lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -1e4), v),
         S,
@@ -141,6 +142,30 @@ RAISED |= {
         S,
     ),
 }
+RAISED |= {
+    "the maximum taken away, transposed": (
+        lambda q, k, v, x: ((s := product(k, q) * S) - s.amax(-2, keepdim=True)).softmax(-2).transpose(-2, -1) @ v,
+        S,
+    ),
+    "the maximum over queries taken away": (
+        lambda q, k, v, x: after((s := product(q, k) * S) - s.amax(-2, keepdim=True), v),
+        S,
+    ),
+    "the maximum over queries taken away, transposed": (
+        lambda q, k, v, x: ((s := product(k, q) * S) - s.amax(-1, keepdim=True)).softmax(-2).transpose(-2, -1) @ v,
+        S,
+    ),
+    "the maximum over queries taken away below a transpose": (
+        lambda q, k, v, x: after(((s := product(k, q) * S) - s.amax(-1, keepdim=True)).transpose(-2, -1), v),
+        S,
+    ),
+    "the maximum over some keys taken away": (
+        lambda q, k, v, x: after(
+            ((s := (product(q, k) * S).unflatten(-1, (-1, 1))) - s.amax(-1, keepdim=True)).flatten(-2), v
+        ),
+        S,
+    ),
+}
 BY_DYNAMO = [
     "einsum",
     "einsum, tokens first",
@@ -159,6 +184,52 @@ def with_map(q: Any, k: Any, v: Any, x: Any) -> Any:
     return attention @ v, attention
 
 
+LEFT, RIGHT = (torch.arange(TOKENS) // 9 == half for half in (0, 1))
+THIRD = torch.arange(TOKENS)[:, None] == 3
+LOW_LEFT, LOW_RIGHT = (torch.zeros(TOKENS, TOKENS).masked_fill(THIRD & half, -torch.inf) for half in (LEFT, RIGHT))
+
+
+def without_nan(logits: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    p = logits.softmax(-1)
+    return torch.where(p.isnan(), torch.zeros(()), p) @ v
+
+
+def filled_apart(logits: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """Scores that are filled in a view with one more axis."""
+    return logits.unflatten(-1, (TOKENS, 1)).masked_fill(condition[..., None], -1e9).flatten(-2)
+
+
+RAISED |= {
+    "two fills that leave a key": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(THIRD & LEFT, -1e9).masked_fill(~THIRD & RIGHT, -1e9), v),
+        1.0,
+    ),
+    "two fills that leave a key, transposed": (
+        lambda q, k, v, x: (
+            (
+                product(k, q).masked_fill((THIRD & LEFT).T, -1e9).masked_fill((~THIRD & RIGHT).T, -1e9).softmax(-2)
+            ).transpose(-2, -1)
+            @ v
+        ),
+        1.0,
+    ),
+    "two fills in a view of the scores": (
+        lambda q, k, v, x: after(filled_apart(filled_apart(product(q, k), THIRD & LEFT), ~THIRD & RIGHT), v),
+        1.0,
+    ),
+    "a fill beside minus infinity": (
+        lambda q, k, v, x: after((product(q, k) + LOW_LEFT).masked_fill(~THIRD & RIGHT, -1e9), v),
+        1.0,
+    ),
+    "a fill beside a row of low numbers": (
+        lambda q, k, v, x: after((product(q, k) - 1e5 * THIRD).masked_fill(~THIRD & RIGHT, -1e9), v),
+        1.0,
+    ),
+    "a check for NaN beside a row of low numbers": (
+        lambda q, k, v, x: without_nan(product(q, k) - 1e5 * THIRD, v),
+        1.0,
+    ),
+}
 REFUSED = {
     "returns its map": (with_map, "attention map is read by something else"),
     "clamped scores": (lambda q, k, v, x: after(product(q, k).clamp(-2, 2), v), "Clip stands between"),
@@ -170,6 +241,35 @@ REFUSED = {
         lambda q, k, v, x: after(product(q, k).masked_fill(COLUMN > 0, torch.finfo(torch.float32).min), v),
         "may all be masked",
     ),
+    "two fills that together mask a row": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(THIRD & LEFT, -1e4).masked_fill(THIRD & RIGHT, -1e4), v),
+        "may all be masked",
+    ),
+    "two fills that together mask a row, transposed": (
+        lambda q, k, v, x: (
+            (
+                product(k, q).masked_fill((THIRD & LEFT).T, -1e9).masked_fill((THIRD & RIGHT).T, -1e9).softmax(-2)
+            ).transpose(-2, -1)
+            @ v
+        ),
+        "may all be masked",
+    ),
+    "two fills in a view that together mask a row": (
+        lambda q, k, v, x: after(filled_apart(filled_apart(product(q, k), THIRD & LEFT), THIRD & RIGHT), v),
+        "may all be masked",
+    ),
+    "a fill of the keys that minus infinity leaves": (
+        lambda q, k, v, x: after((product(q, k) + LOW_LEFT).masked_fill(THIRD & RIGHT, -1e4), v),
+        "may all be masked",
+    ),
+    "a fill of the keys that a low number leaves": (
+        lambda q, k, v, x: after((product(q, k) + LOW_LEFT.clamp(min=-1e9)).masked_fill(THIRD & RIGHT, -1e9), v),
+        "may all be masked",
+    ),
+    "two biases that together give NaN": (
+        lambda q, k, v, x: without_nan(product(q, k) + LOW_LEFT + LOW_RIGHT, v),
+        "keys are all masked",
+    ),
     "filled with an ordinary number": (
         lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9.0), v),
         "Where stands between",
@@ -177,6 +277,10 @@ REFUSED = {
     "filled with a number whose exponential is not 0": (
         lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -50.0), v),
         "Where stands between",
+    ),
+    "filled with a number that a later factor shrinks": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -1e4) * 1e-3, v),
+        "changes its low number",
     ),
     "boolean mask, computed": (
         lambda q, k, v, x: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(x) > -0.1),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from vitdeploy.graph.model import array, constant, dims, operand, producer
-from vitdeploy.passes._attention import MASKED
+from vitdeploy.passes._attention import MASKED, has_hidden_query
 from vitdeploy.passes._attention_form import Form, FormWriter, Sizes, count, plan_view
+from vitdeploy.session import Array
+
+LOW = -1e4
+"""A score that counts as masked: exp(-1e4) is 0 in float32, and in float16 too beside scores of ordinary size."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,54 @@ class Bias:
     is_swapped: bool = False
     choices: tuple[float, float] | None = None
 
-    def may_mask_whole_rows(self, keys: int | None) -> bool:
-        """Return whether a query may have no key at all that is not masked. What is computed may do that."""
-        if constant(self.value) is None:
-            return True
+    def find_masked(self, limit: float) -> Array:
+        """Return where a constant adds at most `limit` to the scores: (…, queries, keys), or as they are swapped."""
         numbers = array(self.value)
-        masked = np.isneginf(numbers) if self.choices is None else np.where(numbers, *self.choices) != 0
-        if self.is_swapped:
-            return bool(masked.all(axis=-2).any()) if masked.ndim > 1 else bool(masked.any())
-        if self.view is not None and keys is not None and self.view[-1] != keys:
-            masked = np.broadcast_to(masked, [n or 1 for n in self.view]).reshape(-1, keys)
-        return bool(masked.all(axis=-1).any())
+        if self.choices is not None:
+            numbers = np.where(numbers, *self.choices)
+        with np.errstate(over="ignore"):  # the lowest number times a factor is minus infinity
+            return np.atleast_2d(numbers.astype(np.float32) * np.float32(self.scale)) <= limit
+
+
+def may_fill_rows(biases: Sequence[Bias], keys: int | None) -> bool:
+    """Return whether constants together may mask all `keys` of a query, some of them by a fill.
+
+    Adding the number of the fill then gives other probabilities than replacing by it.
+    """
+    return _may_mask_rows(biases, [bias for bias in biases if bias.choices is not None], keys, LOW)
+
+
+def may_give_nan(biases: Sequence[Bias], keys: int | None) -> bool:
+    """Return whether constants together may add minus infinity to all `keys` of a query."""
+    return _may_mask_rows(biases, biases, keys, -math.inf)
+
+
+def _may_mask_rows(biases: Sequence[Bias], some: Sequence[Bias], keys: int | None, limit: float) -> bool:
+    """Return whether constants add at most `limit` to all keys of a query, and one of `some` to at least one of them.
+
+    Those that are added to different views of the scores are not compared: they count as masking a row.
+    """
+    masks = [(bias, bias.find_masked(limit)) for bias in biases if constant(bias.value) is not None]
+    masks = [(bias, masked) for bias, masked in masks if masked.any()]
+    if not any(bias in some for bias, _ in masks):
+        return False
+    if len({(bias.view, bias.is_swapped) for bias, _ in masks}) > 1:
+        return True
+    parts = np.broadcast_arrays(*(masked for _, masked in masks))
+    by_some = [part for (bias, _), part in zip(masks, parts, strict=True) if bias in some]
+    whole, partial = (_as_rows(np.logical_or.reduce(each), masks[0][0], keys) for each in (parts, by_some))
+    return bool((whole.all(axis=-1) & partial.any(axis=-1)).any())
+
+
+def _as_rows(masked: Array, bias: Bias, keys: int | None) -> Array:
+    """Return (…, keys) of what is masked in the view of `bias`, which may split them; all if its sizes do not tell."""
+    if bias.is_swapped:
+        rows: Array = masked.swapaxes(-2, -1)
+        return rows
+    if bias.view is None or keys is None or bias.view[-1] in (keys, None):
+        return masked
+    whole = np.broadcast_to(masked, np.broadcast_shapes(masked.shape, tuple(n or 1 for n in bias.view)))
+    return whole.reshape(-1, keys) if whole.size % keys == 0 else np.ones((1, keys), bool)
 
 
 @dataclass(frozen=True)
@@ -177,10 +218,9 @@ def make_additive(tape: ir.tape.Tape, mask: ir.Value, dtype: ir.DataType | None,
     """
     if constant(mask) is None or mask.dtype != ir.DataType.BOOL or dtype is None:
         return mask
-    passes = array(mask)
-    if passes.ndim == 0 or not passes.any(axis=-1).all():
+    if has_hidden_query(mask):
         return mask
-    numbers = np.where(passes, 0.0, MASKED).astype(dtype.numpy())
+    numbers = np.where(array(mask), 0.0, MASKED).astype(dtype.numpy())
     return tape.initializer(ir.tensor(numbers, name=f"{name}/additive_mask"))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vitdeploy.graph.model import constant, dims, operand, producer, scalar
-from vitdeploy.passes._attention_bias import Bias
+from vitdeploy.passes._attention_bias import LOW, Bias, may_fill_rows
 
 _ABOVE_SOFTMAX = {
     "Add", "Cast", "Clip", "Div", "Expand", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Tanh",
@@ -21,8 +21,7 @@ PRODUCTS = {"Einsum", "MatMul"}
 VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
 """Operators that keep the elements in their order."""
 
-_LOW = -1e4
-"""A score that counts as masked: exp(-1e4) is 0 in float32, and in float16 too beside scores of ordinary size."""
+_EVEN = "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Scores:
         product: the MatMul of q and k.
         is_swapped: it gives (keys, queries).
         head_scale: a constant factor for each head, (…, 1, 1), as in SwinV2's cosine attention.
+        keys: their number; None if it varies.
     """
 
     product: ir.Node
@@ -40,6 +40,7 @@ class Scores:
     scale: float
     head_scale: ir.Value | None
     biases: tuple[Bias, ...]
+    keys: int | None
 
 
 def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
@@ -51,6 +52,7 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
     biases: list[Bias] = []
     moves: set[str] = set()
     value = operand(softmax, 0)
+    keys = (dims(value) or (None, None))[-2 if is_swapped else -1]
     while (node := producer(value)) is not None and node.op_type != "MatMul":
         view = dims(value)
         inside, factor = split_scale(value)
@@ -62,17 +64,18 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
             if products_above(bias):
                 return "the softmax reads a sum of several products"
             biases.append(Bias(bias, scale, view, is_swapped))
-        elif node.op_type == "Sub" and _is_row_maximum(node.inputs[1], node.inputs[0]):
+        elif node.op_type == "Sub" and _is_row_maximum(node.inputs[1], node.inputs[0], keys, is_swapped=is_swapped):
             inside = operand(node, 0)  # a softmax does not change when one number is subtracted from a whole row
         elif node.op_type == "Sub" and products_above(node.inputs[0]) and not products_above(node.inputs[1]):
             inside = operand(node, 0)
             biases.append(Bias(operand(node, 1), -scale, view, is_swapped))
         elif (masked_fill := _match_masked_fill(node)) is not None:
             inside, condition, choices = masked_fill
-            mask = Bias(condition, scale, view, is_swapped, choices=choices)
-            if mask.may_mask_whole_rows((dims(softmax.outputs[0]) or (None,))[-1]):
-                return "a query whose keys may all be masked attends to them evenly, which a fused kernel does not do"
-            biases.append(mask)
+            if scale * min(choices) > LOW:
+                return "a factor behind a Where changes its low number, so that the keys it fills are not masked"
+            if constant(condition) is None:
+                return _EVEN
+            biases.append(Bias(condition, scale, view, is_swapped, choices=choices))
         elif node.op_type in VIEWS or is_last_transpose(node):
             moves.add("Transpose" if node.op_type == "Transpose" else "Reshape")
             is_swapped ^= node.op_type == "Transpose"
@@ -86,7 +89,9 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
         return "no product of q and k was found above the softmax"
     if "Reshape" in moves and (is_swapped or len(moves) > 1 or not _has_same_keys(softmax, node)):
         return "Reshape stands between the product of q and k and the softmax, and changes the keys"
-    return Scores(node, is_swapped, scale, head_scale, tuple(biases))
+    if may_fill_rows(biases, keys):
+        return _EVEN
+    return Scores(node, is_swapped, scale, head_scale, tuple(biases), keys)
 
 
 def _has_same_keys(softmax: ir.Node, product: ir.Node) -> bool:
@@ -121,13 +126,17 @@ def products_above(value: ir.Value | None) -> list[ir.Node]:
     return products
 
 
-def _is_row_maximum(value: ir.Value | None, scores: ir.Value | None) -> bool:
-    """Return whether `value` is the maximum of each row of `scores`, subtracted to keep the exponential small."""
+def _is_row_maximum(value: ir.Value | None, scores: ir.Value | None, keys: int | None, *, is_swapped: bool) -> bool:
+    """Return whether `value` is the maximum of each row of `scores`, subtracted to keep the exponential small.
+
+    A row is a column of (keys, queries). A view of the scores may split it: then the axis has not all `keys`.
+    """
     largest = producer(value, "ReduceMax")
     if largest is None or largest.inputs[0] is not scores or not largest.attributes.get_int("keepdims", 1):
         return False
     axes = largest.inputs[1] if len(largest.inputs) > 1 else None
-    return scalar(axes) in (-1, len(dims(scores) or ()) - 1)
+    sizes, axis = dims(scores) or (), -2 if is_swapped else -1
+    return len(sizes) >= 2 and sizes[axis] == keys and scalar(axes) in (axis, len(sizes) + axis)
 
 
 def _match_masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, float]] | None:
@@ -140,10 +149,10 @@ def _match_masked_fill(node: ir.Node) -> tuple[ir.Value, ir.Value, tuple[float, 
         return None
     condition, yes, no = (operand(node, i) for i in range(3))
     low = scalar(yes)
-    if low is not None and low <= _LOW and products_above(no):
+    if low is not None and low <= LOW and products_above(no):
         return no, condition, (low, 0.0)
     low = scalar(no)
-    if low is not None and low <= _LOW and products_above(yes):
+    if low is not None and low <= LOW and products_above(yes):
         return yes, condition, (0.0, low)
     return None
 

@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from vitdeploy.graph.model import constant, dims, operand, producer
 from vitdeploy.graph.softmaxes import is_stack
-from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring
-from vitdeploy.passes._attention_form import Form, Sizes, choose_form
+from vitdeploy.passes._attention_bias import Bias, ScoresForm, can_bring, may_give_nan
+from vitdeploy.passes._attention_form import Form, Sizes, choose_form, count
 from vitdeploy.passes._attention_scores import (
     PRODUCTS,
     VIEWS,
@@ -101,7 +101,10 @@ def match_attention(softmax: ir.Node) -> AttentionMatch | str | None:
     scores = read_scores(softmax, is_swapped=is_swapped)
     if isinstance(scores, str):
         return scores
-    if any(node.op_type == "Where" for node in path) and any(b.may_mask_whole_rows(None) for b in scores.biases):
+    is_guarded = any(node.op_type == "Where" for node in path)
+    if is_guarded and (
+        any(constant(b.value) is None for b in scores.biases) or may_give_nan(scores.biases, scores.keys)
+    ):
         return "a query whose keys are all masked gives zeros, which a fused kernel does not do"
     return _fit(softmax, scores, path, Operand(operand(path[-1], int(is_left)), is_transposed=not is_left))
 
@@ -125,6 +128,10 @@ def _fit(softmax: ir.Node, scores: Scores, path: list[ir.Node], v: Operand) -> A
     map_tokens = attention_map[:-3:-1] if v.is_transposed else attention_map[-2:]
     if lead != value_lead and (map_tokens != tokens or None in tokens):
         return "a Reshape between its two products changes the queries"
+    if any(a not in (b, None) for a, b in zip(tokens, map_tokens, strict=True)):
+        return "a bias with more queries or keys than the product of q and k repeats its scores"
+    if lead != value_lead if len(lead) == len(value_lead) else count(lead) not in (None, count(value_lead)):
+        return "a bias with another batch or more heads than the product of q and k repeats its scores"
     form = _choose_form(lead, value_lead, [(x.value, x.size) for x in (q, k)], is_open=None in tokens)
     match = AttentionMatch(
         softmax, path[-1], v.is_transposed, ScoresForm(form, lead, tokens), value_lead, q, k, v, scale,
@@ -189,7 +196,7 @@ def _unfit_reason(match: AttentionMatch) -> str | None:
     lead, tokens = match.scores.lead, match.scores.tokens
     for x, full in ((match.q, lead), (match.k, lead), (match.v, match.value_lead)):
         sizes = _lead_of(x.value, len(full))
-        if len(sizes) != len(full) or any(a != b and b is None for a, b in zip(sizes, full, strict=True)):
+        if len(sizes) != len(full) or not all(_can_expand(a, b) for a, b in zip(sizes, full, strict=True)):
             return "q, k and v do not have the same batch and heads"
     is_open = lead.count(None) + (None in tokens) > 1
     if is_open and (len(lead) > 2 or lead != match.value_lead):
@@ -203,6 +210,11 @@ def _unfit_reason(match: AttentionMatch) -> str | None:
         if not can_bring(bias, match.scores):
             return "a bias is added to a view of the scores whose sizes vary"
     return None
+
+
+def _can_expand(size: int | None, full: int | None) -> bool:
+    """Return whether an axis can be expanded to `full`. One that varies can only be that large, or 1, beside it."""
+    return size == full or (full is not None and (size == 1 or (size is None and full > 1)))
 
 
 def _lead_of(value: ir.Value, rank: int) -> Sizes:
@@ -226,7 +238,10 @@ def _read_operand(value: ir.Value, *, is_transposed: bool) -> tuple[Operand, flo
 
 
 def _match_batched_transpose(last: ir.Node) -> ir.Value | None:
-    """Match the dynamo exporter's kᵀ: Reshape to (batch · heads, tokens, size), Transpose (0, 2, 1), Reshape back."""
+    """Match the dynamo exporter's kᵀ: Reshape to (batch · heads, tokens, size), Transpose (0, 2, 1), Reshape back.
+
+    Where several sizes vary, the two reshapes might merge and split other axes.
+    """
     middle = producer(last.inputs[0], "Transpose")
     if middle is None or tuple(middle.attributes.get_ints("perm", ())) != (0, 2, 1):
         return None
@@ -234,5 +249,6 @@ def _match_batched_transpose(last: ir.Node) -> ir.Value | None:
     before, after = (dims(first.inputs[0]) if first else None), dims(last.outputs[0])
     if first is None or before is None or after is None or len(before) != 4 or len(after) != 4:
         return None
-    is_transposed = before[1] == after[1] and before[2] == after[3] and before[3] == after[2]
-    return first.inputs[0] if is_transposed else None
+    merges_heads = dims(first.outputs[0]) == (count(before[:2]), *before[2:]) and before.count(None) < 2
+    is_transposed = after == (*before[:2], before[3], before[2])
+    return first.inputs[0] if merges_heads and is_transposed else None

@@ -13,7 +13,7 @@ from vitdeploy.graph.recognize import scope
 from vitdeploy.graph.softmaxes import explain_softmax, find_softmaxes
 from vitdeploy.graph.structure import CORE
 from vitdeploy.passes import Pass, PassResult
-from vitdeploy.passes._attention import attention_cores
+from vitdeploy.passes._attention import attention_cores, broadcasts
 from vitdeploy.passes._attention_bias import broadcast_mask, is_idle, make_additive, merge_biases
 from vitdeploy.passes._attention_form import FormWriter
 from vitdeploy.passes._attention_site import AttentionMatch, match_attention
@@ -106,9 +106,14 @@ def _rewrite(graph: Graph, match: AttentionMatch) -> None:
 
 
 def _normalize_mask(graph: Graph, core: ir.Node) -> None:
-    """Bring the mask of an exporter's `Attention` to the form that `merge_biases` gives; remove it if it is idle."""
+    """Bring the mask of an exporter's `Attention` to the form that `merge_biases` gives; remove it if it is idle.
+
+    Left alone: a mask beside cached keys, which its sizes include, and one that does not broadcast to the scores.
+    """
     mask, q, k = core.inputs[3] if len(core.inputs) > 3 else None, dims(core.inputs[0]), dims(core.inputs[1])
     if mask is None or q is None or k is None or len(q) != 4 or len(k) != 4:
+        return
+    if any(core.inputs[4:]) or not broadcasts(dims(mask), (q[2], k[2])):
         return
     if is_idle(mask, (q[0], q[1], q[2], k[2])):
         core.replace_input_with(3, None)
