@@ -85,6 +85,10 @@ RAISED = {
     ),
     "masked_fill": (lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -9e15), v), S),
     "masked_fill below a factor": (lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -9e15) * S, v), S),
+    "masked_fill with the largest number that masks, below a factor": (
+        lambda q, k, v, x: after(product(q, k).masked_fill(FULL > 0, -1e4) * S, v),
+        S,
+    ),
     "masked_fill with the largest number that masks": (
         lambda q, k, v, x: after((product(q, k) * S).masked_fill(FULL > 0, -1e4), v),
         S,

@@ -15,7 +15,9 @@ from vitdeploy.passes._attention_form import Form, FormWriter, Sizes, count, pla
 from vitdeploy.session import Array
 
 LOW = -1e4
-"""A score that counts as masked: exp(-1e4) is 0 in float32, and in float16 too beside scores of ordinary size."""
+"""What a Where has to fill in: no score comes near it, so adding it to a score is as good as replacing the score."""
+VANISHING = -1e3
+"""What has to be left of it behind the factors of the scores: its exponential is 0 beside that of any other score."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def may_fill_rows(biases: Sequence[Bias], keys: int | None) -> bool:
 
     Adding the number of the fill then gives other probabilities than replacing by it.
     """
-    return _may_mask_rows(biases, [bias for bias in biases if bias.choices is not None], keys, LOW)
+    return _may_mask_rows(biases, [bias for bias in biases if bias.choices is not None], keys, VANISHING)
 
 
 def may_give_nan(biases: Sequence[Bias], keys: int | None) -> bool:

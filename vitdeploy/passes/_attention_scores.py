@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vitdeploy.graph.model import constant, dims, operand, producer, scalar
-from vitdeploy.passes._attention_bias import LOW, Bias, may_fill_rows
+from vitdeploy.passes._attention_bias import LOW, VANISHING, Bias, may_fill_rows
 
 _ABOVE_SOFTMAX = {
     "Add", "Cast", "Clip", "Div", "Expand", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Tanh",
@@ -71,7 +71,7 @@ def read_scores(softmax: ir.Node, *, is_swapped: bool) -> Scores | str:
             biases.append(Bias(operand(node, 1), -scale, view, is_swapped))
         elif (masked_fill := _match_masked_fill(node)) is not None:
             inside, condition, choices = masked_fill
-            if scale * min(choices) > LOW:
+            if scale * min(choices) > VANISHING:
                 return "a factor behind a Where changes its low number, so that the keys it fills are not masked"
             if constant(condition) is None:
                 return _EVEN
