@@ -88,5 +88,12 @@ def test_leaves_alone_what_does_not_fit(body: str) -> None:
     check(model(body), 0)
 
 
+def test_leaves_one_scale_for_all_channels_alone() -> None:
+    graph = model("y = MatMul(n, w)")
+    for index, value in enumerate((draw(1), draw(1)), 1):
+        next(graph.nodes).replace_input_with(index, graph.initializer(value, f"one{index}"))
+    check(graph, 0)
+
+
 def test_leaves_an_output_alone() -> None:
     check(model("y = MatMul(n, w)", outputs=f"float[2,{C},{C}] n, float y"), 0)

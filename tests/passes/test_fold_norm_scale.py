@@ -58,6 +58,11 @@ def test_leaves_alone_what_does_not_fit(body: str, shape: tuple[int, ...]) -> No
     check(norm(body), 0, operators, s=draw(*shape))
 
 
+def test_leaves_a_norm_whose_mean_is_read() -> None:
+    model = norm("y1 = Mul(n, s) y = Add(y1, m)").replace("n = Layer", "n, m = Layer")
+    check(model, 0, ["LayerNormalization", "Mul", "Add"], s=draw(C))
+
+
 def test_does_not_touch_an_affine_part_that_another_norm_shares() -> None:
     body = "y1 = Mul(n, s) m = LayerNormalization<axis = -1>(y1, gamma, beta) y = Identity(m)"
     check(norm(body), 1, ["LayerNormalization", "LayerNormalization", "Identity"], s=draw(C))

@@ -188,6 +188,17 @@ def test_multihead_takes_the_transpose_and_the_reshape_along() -> None:
         assert np.abs(pick(y) - reference).max() < 1e-5
 
 
+def test_multihead_keeps_an_axis_of_one_behind_the_merge_of_heads() -> None:
+    tail = "t = Transpose<perm = [0, 2, 1, 3]>(o) y = Reshape<allowzero = 0>(t, shape)"
+    graph = parsed(attention(tail=tail), shape=np.array([B, N, 1, H * D]))
+    apply(LowerMultihead(), graph)
+    inputs = feeds()
+    (y,) = run(graph, inputs.pop("q"), **inputs).values()
+    reference = softmax_of_scores(**feeds()).transpose(0, 2, 1, 3).reshape(B, N, 1, H * D)
+    assert y.shape == reference.shape
+    assert np.abs(y - reference).max() < 1e-5
+
+
 HEADS_FIRST = "{0}h = Reshape({0}x, heads) {0} = Transpose<perm = [0, 2, 1, 3]>({0}h) "
 
 

@@ -115,6 +115,8 @@ def test_merges(name: str) -> None:
         ((2, 3, 4), [(T, (0, 2, 1)), (R, (2, 12))]),  # as short as it can be
         ((4, 6, 5), [(T, (0, 2, 1)), (R, (4, 5, 2, 3))]),  # the Reshape splits an axis that the Transpose moves
         (("batch", "tokens", 4), [(R, (0, 0, 2, 2)), (R, (0, 0, 4))]),  # two sizes vary
+        # (3, -1) takes any batch, because 12 divides by 3, but (3, -1, 6, 2) would not
+        (("batch", 6, 2), [(T, (0, 2, 1)), (R, (3, -1)), (T, (1, 0)), (R, (1, -1))]),
     ],
 )
 def test_leaves(shape: tuple[int | str, ...], before: list[Move]) -> None:

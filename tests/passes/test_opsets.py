@@ -32,6 +32,18 @@ def test_raises_an_older_graph_with_the_same_numbers() -> None:
     assert np.abs(run(graph, X)["y"] - X.mean(-1, keepdims=True)).max() < 1e-6
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(("opset", "operator"), [(10, "Resize"), (9, "Upsample"), (7, "Upsample")])
+def test_an_old_resize_samples_as_before(opset: int, operator: str, mode: str) -> None:
+    scales = "<mode = MODE, scales = [1.0, 1.0, 1.7, 1.7]>(image)" if opset < 9 else "<mode = MODE>(image, scales)"
+    body = f"image = Unsqueeze<axes = [0, 1]>(x) y = {operator}{scales}".replace("MODE", f'"{mode}"')
+    constants = {} if opset < 9 else {"scales": np.array([1, 1, 1.7, 1.7], np.float32)}
+    reference = run(parsed(model(body, opset), **constants), X)["y"]
+    graph = parsed(model(body, opset), **constants)
+    assert RaiseOpset().apply(graph).fired == 1
+    assert np.abs(run(graph, X)["y"] - reference).max() < 1e-6
+
+
 @pytest.mark.parametrize("opset", [23, 24])
 def test_leaves_a_newer_graph_as_it_is(opset: int) -> None:
     graph = parsed(model("y = Relu(x)", opset))

@@ -103,6 +103,16 @@ def test_moves_of_heads_merge_and_leave_a_linear() -> None:
     check(graph, x, LowerPointwise(), 0)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_one_number_for_all_channels_is_no_bias(channels: int) -> None:
+    """A Conv takes a bias with a number for each of its channels only, and an Add may widen a single one."""
+    x = draw(2, K, 4, 3)
+    moved = "t = Transpose<perm = [0, 2, 3, 1]>(x) m = MatMul(t, w) a = Add(m, b)"
+    body = f"{moved} u = Transpose<perm = [0, 3, 1, 2]>(a) y = Sigmoid(u)"
+    graph = graph_of(body, x, w=draw(K, channels), b=draw(3 - channels))
+    check(graph, x, LowerPointwise(), 0)
+
+
 def quantized(x: Array, *, weights_only: bool) -> Graph:
     graph = graph_of("c = Conv(x, w, b) d = Conv(x, w, b) y = Mul(c, d)", x)
     apply(RaisePointwise(), graph)

@@ -18,6 +18,7 @@ def model(body: str, shape: str = "batch,5,8") -> str:
 
 
 BATCH = "s = Shape(x) g = Gather(s, zero) b = Unsqueeze(g, l0)"
+SCALED = f"{BATCH} f = Cast<to = 1>(b) c = Constant<value = float {{{{{{}}}}}}>() m = Mul(f, c) i = Cast<to = 7>(m)"
 SOLVED = {
     "in its place": (f"{BATCH} t = Concat<axis = 0>(b, l2, l5, l_1) z = Relu(x) y = Reshape(z, t)", [0, 2, 5, 4]),
     "moved": (f"{BATCH} t = Concat<axis = 0>(l5, b, l_1) y = Reshape(x, t)", [5, -1, 8]),
@@ -71,6 +72,9 @@ def test_the_name_of_the_size_survives() -> None:
         (f"{BATCH} t = Concat<axis = 0>(b, l_1, l_1) y = Reshape(x, t)", "batch,5,8"),
         (f"{BATCH} t = Concat<axis = 0>(b, l0, l_1) y = Reshape(x, t)", "batch,5,8"),
         (f"{BATCH} t = Concat<axis = 0>(b, l2, l_1) y = Reshape(x, t)", "batch,5,7"),
+        # a factor that is no whole number, and one of 0
+        *((f"{SCALED.format(f)} t = Concat<axis = 0>(i, l_1) y = Reshape(x, t)", "batch,5,8") for f in (1.5, 0.5)),
+        (f"{BATCH} m = Mul(b, l0) t = Concat<axis = 0>(m, l_1) y = Reshape(x, t)", "batch,5,8"),
     ],
 )
 def test_leaves_what_cannot_be_known(body: str, shape: str) -> None:

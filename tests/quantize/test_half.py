@@ -42,6 +42,28 @@ def test_a_weight_beyond_its_range_is_refused_by_name_unless_its_node_stays() ->
     assert run(graph, np.array([1, 2], np.float32))["y"].tolist() == [2, -69998]
 
 
+@pytest.mark.parametrize(
+    ("body", "operators"),
+    [
+        ("e = EyeLike<dtype = 1>(m) y = Add(m, e)", ["Cast", "EyeLike", "Add", "Cast"]),
+        (
+            "f = ReduceMax<keepdims = 0>(m) r = Range(zero, f, one) y = Add(m, r)",
+            ["Cast", "ReduceMax", "Cast", "Range", "Cast", "Add", "Cast"],
+        ),
+    ],
+)
+def test_operators_that_declare_or_lack_the_type(body: str, operators: list[str]) -> None:
+    text = f'<ir_version: 10, opset_import: ["" : 20]> g (float[2,2] m) => (float y) {{ {body} }}'
+    constants = {"zero": np.float32(0), "one": np.float32(1)} if "zero" in body else {}
+    graph = parsed(text, **{name: np.array(value) for name, value in constants.items()})
+    graph.infer_shapes()
+    x = np.array([[0, 1], [1, 2]], np.float32)
+    reference = run(graph, x)["y"]
+    half.convert(graph)
+    assert types(graph) == operators
+    assert np.array_equal(run(graph, x)["y"], reference)
+
+
 def test_casts_stand_at_the_borders_only_and_once() -> None:
     graph = parsed(
         ADD.replace("y = Add(x, w)", "a = Add(x, w) b = Mul(a, w) c = Mul(a, b) d = Neg(b) e = Add(c, d) y = Relu(e)"),

@@ -35,7 +35,7 @@ def solve_reshapes(graph: Graph) -> int:
 
     Without a -1, the size that varies becomes the -1. With one, the size that varies must also be one of the input's:
     shape inference gives both the same name. Then the products of the fixed sizes solve the -1. Left alone: shapes that
-    are computed in another way, and shapes of which two sizes vary.
+    are computed in another way, as with a factor that is no whole number, and shapes of which two sizes vary.
     """
     solved = 0
     for node in [n for n in graph.nodes if n.op_type == "Reshape" and constant(n.inputs[1]) is None]:
@@ -68,7 +68,7 @@ def _solve(node: ir.Node) -> list[int] | None:
     if node.attributes.get_int("allowzero", 0) or source is None or source.shape is None or parts is None:
         return None
     varying = [axis for axis, part in enumerate(parts) if part.symbol is not None]
-    if len(varying) != 1 or _Part(_COPY) in parts:
+    if len(varying) != 1 or _Part(_COPY) in parts or parts[varying[0]].number < 1:
         return None
     (axis,), numbers, sizes = varying, [part.number for part in parts], list(source.shape)
     if parts.count(_Part(_REST)):
@@ -99,7 +99,7 @@ def _read_part(value: ir.Value | None) -> _Part | None:
     """Read one size: a constant, a size that was picked from a Shape, or the product of two."""
     if constant(value) is not None:
         numbers = array(value)
-        return _Part(int(numbers.item())) if numbers.size == 1 else None
+        return _Part(int(numbers.item())) if numbers.size == 1 and numbers.dtype.kind in "iu" else None
     node = producer(value, "Cast", "Mul", "Reshape", "Squeeze", "Unsqueeze")
     if node is not None and node.op_type == "Mul":
         one, other = (_read_part(v) for v in node.inputs)

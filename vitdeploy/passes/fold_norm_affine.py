@@ -64,7 +64,7 @@ def _match(norm: ir.Node) -> _Fold | None:
         return None
     scale, *rest = norm.inputs[1:]
     bias = rest[0] if rest else None
-    if constant(scale) is None or array(scale).ndim != 1 or (bias is not None and constant(bias) is None):
+    if constant(scale) is None or array(scale).shape != shape[-1:] or (bias is not None and constant(bias) is None):
         return None
     factor, shift = array(scale), np.zeros_like(array(scale)) if bias is None else array(bias)
     if shift.shape != factor.shape:

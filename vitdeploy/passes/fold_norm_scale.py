@@ -16,7 +16,8 @@ class FoldNormScale(Pass):
 
         x ─ LayerNormalization(γ, β) ─ Mul s   ─▶   x ─ LayerNormalization(γ·s, β·s)
 
-    Left alone: a LayerNorm whose output another node reads too, and a factor that varies over tokens.
+    Left alone: a LayerNorm whose output another node reads too, or whose mean or deviation is read, and a factor that
+    varies over tokens.
     """
 
     def apply(self, graph: Graph) -> PassResult:
@@ -24,7 +25,12 @@ class FoldNormScale(Pass):
         fired = 0
         for norm in [n for n in graph.nodes if n.op_type == "LayerNormalization" and len(n.inputs) > 1]:
             multiply = only_consumer(norm.outputs[0], "Mul")
-            if multiply is None or any(v is not None and constant(v) is None for v in norm.inputs[1:]):
+            reads_statistics = any(output.uses() or output.is_graph_output() for output in norm.outputs[1:])
+            if (
+                multiply is None
+                or reads_statistics
+                or any(v is not None and constant(v) is None for v in norm.inputs[1:])
+            ):
                 continue
             factor = constant(next((v for v in multiply.inputs if v is not norm.outputs[0]), None))
             shape = dims(norm.outputs[0])

@@ -79,7 +79,7 @@ def _lower(graph: Graph, core: ir.Node) -> None:
     if (merge := _match_merge_of_heads(core, heads * size)) is not None:
         result, shape = merged, dims(merge[-1].outputs[0]) or ()
         batch, _, queries, _ = dims(core.outputs[0]) or (None,) * 4
-        if shape[:2] != (batch, queries):  # windows go back to images in the same step
+        if len(shape) != 3 or shape[:2] != (batch, queries):  # windows go back to images in the same step
             sizes = ints("images", [-1 if n is None else n for n in shape])
             result = tape.op("Reshape", [merged, sizes], name=f"{name}/merge_windows")
         graph.replace([core, *merge], tape, merge[-1].outputs[0], result)

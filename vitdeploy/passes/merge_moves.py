@@ -29,8 +29,10 @@ class MergeMoves(Pass):
     Each axis is a product of factors. A chain puts the factors of its input into the order and groups of its output.
     That takes no operator, a Reshape, a Transpose, both, or a Reshape on both sides of a Transpose. Moving an axis of
     size 1 is a Reshape. Left alone: chains that are as short already, values that something else reads too, Reshapes
-    that regroup across factors, such as (3, 2) to (2, 3), and sizes that are not known; one size, such as the batch,
-    may vary. A chain that needs more than 8 axes in one Reshape, as Hiera's order of tokens, is merged in parts.
+    that regroup across factors, such as (3, 2) to (2, 3), Reshapes that split a
+    size that varies together with another, which need not divide by itself, and sizes that are not known; one size,
+    such as the batch, may vary. A chain that needs more than 8 axes in one Reshape, as Hiera's order of tokens, is
+    merged in parts.
 
     A Reshape of the leading axes goes before the Transpose of the others: TensorRT-RTX 1.7 does not fuse attention
     whose queries have the Reshape between the Transpose and the product.
@@ -146,12 +148,15 @@ def _regroup(factors: list[_Factor], shape: Sizes) -> list[list[_Factor]] | None
     """Group `factors` into axes of the sizes `shape`, and split them where needed; None if that is not possible."""
     groups: list[list[_Factor]] = []
     pending, varying = list(factors), shape.index(None) if None in shape else len(shape)
+    unsplit = [factor for factor in factors if factor.size is None]
     right = [_take(pending, size, from_end=True) for size in reversed(shape[varying:]) if size is not None]
     left = [_take(pending, size, from_end=False) for size in shape[:varying] if size is not None]
     for group in [*left, *([pending] if varying < len(shape) else []), *reversed(right)]:
         if group is None:
             return None
         groups.append(group)
+    if any(factor.parts for factor in unsplit) and any(factor.size not in (None, 1) for factor in pending):
+        return None  # (N, 6) is (3, N · 2) for every N, but (3, N / 3, 6) only if 3 divides N
     return groups if varying < len(shape) or all(factor.size == 1 for factor in pending) else None
 
 

@@ -134,12 +134,15 @@ def _find_sources(graph: Graph, refused: dict[str, str]) -> Iterator[_Source]:
 
 
 def _match_norm(norm: ir.Node) -> _Source | str:
-    scale = constant(norm.inputs[1]) if len(norm.inputs) > 1 else None
-    if scale is None or len(scale.shape) != 1 or any(v is not None and constant(v) is None for v in norm.inputs[2:]):
+    scale, shape = constant(norm.inputs[1]) if len(norm.inputs) > 1 else None, dims(norm.outputs[0]) or ()
+    if (
+        scale is None
+        or tuple(scale.shape) != shape[-1:]
+        or any(v is not None and constant(v) is None for v in norm.inputs[2:])
+    ):
         return "it has no constant scale for each channel"
-    rank = len(dims(norm.outputs[0]) or ())
     try:
-        readers = match_readers(list(trace_channels(norm.outputs[0], rank - 1)))
+        readers = match_readers(list(trace_channels(norm.outputs[0], len(shape) - 1)))
     except ValueError as error:
         return f"its channels are not known: {error}"
     return readers if isinstance(readers, str) else _Source(norm, scale.size, readers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import onnx_ir as ir
 from onnxscript import version_converter
 
 from vitdeploy.errors import GraphError
@@ -12,6 +13,9 @@ from vitdeploy.graph.model import Graph
 from vitdeploy.passes import Pass, PassResult
 
 _LOG = logging.getLogger(version_converter.__name__)
+
+_FIRST_WITH_SAMPLING = 11
+"""The opset that gave Resize attributes for its coordinates, with other defaults than the only way until then."""
 
 
 class RaiseOpset(Pass):
@@ -31,7 +35,7 @@ class RaiseOpset(Pass):
         """
         if graph.opset >= CANONICAL_OPSET:
             return PassResult(0)
-        before = graph.opset
+        before, resizes = graph.opset, _find_old_resizes(graph)
         reason = "an operator in it has no conversion"
         _LOG.disabled = True  # it warns of its fall-back, which works, and of failures, which are raised below
         try:
@@ -45,4 +49,23 @@ class RaiseOpset(Pass):
                 f"the graph does not convert from opset {before} to {CANONICAL_OPSET}: {reason}",
                 fix="Export the model again with opset 18 or later.",
             )
+        _keep_sampling(graph, resizes)
         return PassResult(1)
+
+
+def _find_old_resizes(graph: Graph) -> set[str | None]:
+    """Return the names of the values that a Resize or Upsample from before opset 11 computes."""
+    if graph.opset >= _FIRST_WITH_SAMPLING:
+        return set()
+    return {node.outputs[0].name for node in graph.model.graph.all_nodes() if node.op_type in ("Resize", "Upsample")}
+
+
+def _keep_sampling(graph: Graph, resizes: set[str | None]) -> None:
+    """Write what an old Resize always did into attributes: the converter leaves them to their new defaults."""
+    for node in graph.model.graph.all_nodes():
+        if node.op_type == "Resize" and node.outputs[0].name in resizes:
+            node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+                "coordinate_transformation_mode", "asymmetric"
+            )
+            if node.attributes.get_string("mode", "nearest") == "nearest":
+                node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")

@@ -64,7 +64,7 @@ def quantize(
     """
     guards = find_box_arithmetic(graph) | find_lost_guards(graph)
     reasons = find_unfit_constants(graph) | find_statistics(graph) | find_angles(graph) | guards
-    reasons |= find_token_choices(graph)
+    reasons |= find_token_choices(graph) | find_unfit_operators(graph, ir.DataType.FLOAT16)
     ranges: Mapping[str, Range] = {}
     if calibration is not None:
         probe = expose_scores(graph)
@@ -87,17 +87,37 @@ def find_statistics(graph: Graph) -> dict[str, str]:
     return {node.name or "": reason for node in graph.model.graph.all_nodes() if node.op_type in _UNSTASHED}
 
 
+def find_unfit_operators(graph: Graph, to: ir.DataType) -> dict[str, str]:
+    """Find the nodes whose operator ONNX does not define for `to`, such as Range for float16, with the reason."""
+    name = to.name.lower()
+    reason = f"ONNX does not define it for {name}"
+    return {n.name or "": reason for n in graph.model.graph.all_nodes() if not _takes_type(n, name, graph.opset)}
+
+
+def _takes_type(node: ir.Node, name: str, opset: int) -> bool:
+    import onnx.defs
+
+    if node.domain != "" or not onnx.defs.has(node.op_type):
+        return True
+    schema, float32 = onnx.defs.get_schema(node.op_type, opset), FLOAT32_INPUTS.get(node.op_type, ())
+    inputs = [(v, f) for i, (v, f) in enumerate(zip(node.inputs, schema.inputs, strict=False)) if i not in float32]
+    outputs = [(v, f) for v, f in zip(node.outputs, schema.outputs, strict=False) if v.uses() or v.is_graph_output()]
+    floats = [formal for value, formal in (*inputs, *outputs) if value is not None and value.dtype == ir.DataType.FLOAT]
+    return all(f"tensor({name})" in formal.types for formal in floats)
+
+
 def convert(graph: Graph, float32: Collection[str] = (), to: ir.DataType = ir.DataType.FLOAT16) -> None:
     """Convert float32 tensors to `to`, FLOAT16 or BFLOAT16, in place.
 
-    Nodes named in `float32` still compute in float32. A strongly typed TensorRT network takes its precision from these
-    types. LayerNormalization stays one operator, whose statistics backends compute in float32 (ONNX's stash_type). As
-    primitives it would overflow.
+    Nodes named in `float32`, and operators that ONNX does not define for `to`, still compute in float32. A strongly
+    typed TensorRT network takes its precision from these types. LayerNormalization stays one operator, whose statistics
+    backends compute in float32 (ONNX's stash_type). As primitives it would overflow.
 
     Raises:
         QuantizeError: a constant to convert to float16 is beyond ±65,504.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph.model)
+    float32 = {*float32, *find_unfit_operators(graph, to)}
     computed = _convert_nodes(graph, float32, to)
     _convert_constants(graph, float32, to)
     for value in computed:
@@ -168,10 +188,11 @@ def _convert_nodes(graph: Graph, float32: Collection[str], to: ir.DataType) -> l
 
 
 def _convert_attributes(node: ir.Node, to: ir.DataType) -> None:
-    """Convert attributes that declare a type: the target of a Cast, the number of a ConstantOfShape."""
-    target = node.attributes.get("to")
-    if node.op_type == "Cast" and target is not None and target.as_int() == ir.DataType.FLOAT:
-        node.attributes["to"] = ir.AttrInt64("to", int(to))
+    """Convert attributes that declare a type: of a Cast or an EyeLike, and the number of a ConstantOfShape."""
+    name = "to" if node.op_type == "Cast" else "dtype"
+    target = node.attributes.get(name)
+    if target is not None and target.as_int() == ir.DataType.FLOAT:
+        node.attributes[name] = ir.AttrInt64(name, int(to))
     attribute = node.attributes.get("value")
     if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
         tensor = attribute.as_tensor()
