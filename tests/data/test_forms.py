@@ -79,6 +79,57 @@ def test_the_view_of_a_centre_crop() -> None:
     assert visible_area(scenes.HEIGHT, scenes.WIDTH, WHOLE) == (0, 0, scenes.HEIGHT, scenes.WIDTH)
 
 
+def _annotate(folder: Path, change: Any) -> None:
+    """Change each image and annotation of the file."""
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    for entry in (*content["images"], *content["annotations"]):
+        change(entry)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("form", ["boxes", "instances", "keypoints"])
+def test_images_have_the_size_that_was_annotated(folder: Path, form: Form) -> None:
+    _write_people(folder, [{**_PERSON, "segmentation": [[30, 10, 45, 10, 45, 20]]}])
+    _annotate(folder, lambda entry: entry.pop("width", None))
+    assert len(_read(_open(folder, form))) == 1  # a size is not needed
+    _annotate(folder, lambda entry: entry.update(height=96, width=128) if "file_name" in entry else None)
+    with pytest.raises(DataError, match=r"0000.png is 48x64, but .*annotations.json gives 96x128\.") as caught:
+        list(_open(folder, form))
+    assert "scale the annotations" in caught.value.fix
+
+
+def test_a_size_before_exif_rotation_is_refused(folder: Path) -> None:
+    _write_people(folder, [_PERSON])
+    turned = Image.open(folder / "images" / "0000.png")
+    exif = turned.getexif()
+    exif[0x0112] = 6  # turn it by a quarter
+    turned.save(folder / "images" / "0000.png", exif=exif)
+    with pytest.raises(DataError, match=r"is 64x48, but .* gives 48x64: one of them leaves out the EXIF rotation"):
+        list(_open(folder, "boxes"))
+    _annotate(folder, lambda entry: entry.update(height=64, width=48) if "file_name" in entry else None)
+    assert len(_read(_open(folder, "boxes"))) == 1
+
+
+@pytest.mark.parametrize("form", ["boxes", "instances", "keypoints"])
+def test_shares_of_the_image_are_not_pixels(folder: Path, form: Form) -> None:
+    shares = {"bbox": [0.1, 0.2, 0.5, 0.4], "segmentation": [[0, 0, 1, 0, 1, 1]], "keypoints": [0.1, 0.2, 2]}
+    _write_people(folder, [{**_PERSON, **shares}])
+    with pytest.raises(DataError, match=r"annotations.json: all places are from 0 to 1: shares of the image"):
+        _open(folder, form)
+
+
+def test_boxes_of_two_corners_are_refused(folder: Path) -> None:
+    def write_corners(entry: dict[str, Any]) -> None:
+        if "bbox" in entry:
+            left, top, width, height = entry["bbox"]
+            entry["bbox"] = [left, top, left + width, top + height]
+
+    _annotate(folder, write_corners)
+    with pytest.raises(DataError, match="boxes end outside of their image: are they left, top, right, bottom"):
+        _open(folder, "boxes")
+
+
 def test_labels_are_cropped_as_the_model_sees_the_image(folder: Path) -> None:
     mask, boxes = (_read(_open(folder, form, CROP))[0] for form in ("masks", "boxes"))
     assert isinstance(mask, ClassMask)
@@ -180,6 +231,14 @@ def test_masks_of_objects_in_every_form(folder: Path) -> None:
         np.testing.assert_array_equal(mask, drawn)
 
 
+def test_parts_of_two_points_are_left_out_beside_others(folder: Path) -> None:
+    polygon = [30, 10, 45, 10, 45, 20, 30, 20]
+    label = _read(_open(_write_outlines(folder, [[[1, 2, 3, 4], polygon, []]]), "instances"))[0]
+    assert isinstance(label, InstanceMasks)
+    (mask,) = _decoded(label)
+    assert (mask.sum(), mask[10:20, 30:45].all()) == (150, True)
+
+
 def test_masks_of_objects_are_cropped_and_those_out_of_view_are_none(folder: Path) -> None:
     shape, corner = scenes.scene(0).mask > 0, np.zeros(SIZE, bool)
     corner[:5, :5] = True
@@ -223,6 +282,7 @@ def test_masks_of_objects_that_cannot_be_used(folder: Path, outline: Any, messag
     with pytest.raises(DataError, match=message) as caught:
         list(_open(_write_outlines(folder, [outline]), "instances"))
     assert caught.value.fix.startswith("Write its segmentation as COCO does")
+    assert caught.value.fix.endswith("remove its annotation.")
 
 
 _PERSON = {

@@ -101,6 +101,24 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     np.testing.assert_allclose(apply(deep, one)[0] * 255, [[0, 127], [255, 1]], atol=0.01)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
+def test_dark_sixteen_bit_grey_has_the_scale_of_the_others(tmp_path: Path, suffix: str) -> None:
+    one = Preprocess(size=(2, 2), mean=(0,), std=(1,), channels=1)
+    for level in (250, 260):
+        path = tmp_path / f"{level}.{suffix}"
+        Image.fromarray(np.full((2, 2), level, np.uint16)).save(path)
+        assert to_pixels(open_image(path), one).max() == level // 257
+
+
+@pytest.mark.parametrize(
+    ("values", "grey"), [([0, 0.2, 0.6, 1], [0, 51, 153, 255]), ([0, 2, 99, 255], [0, 2, 99, 255])]
+)
+def test_floats_are_shares_or_bytes(tmp_path: Path, values: list[float], grey: list[int]) -> None:
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "a.tiff")
+    one = Preprocess(size=(1, 4), mean=(0,), std=(1,), channels=1)
+    assert to_pixels(open_image(tmp_path / "a.tiff"), one).ravel().tolist() == grey
+
+
 @pytest.mark.parametrize(
     "array", [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8)]
 )

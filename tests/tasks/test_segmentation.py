@@ -116,7 +116,22 @@ def test_chance_and_one_class_are_doubtful() -> None:
     assert "reduce_labels" in doubt
     one = ClassMask("m", np.full((8, 9), 3))
     (doubt,) = task.find_doubts(task.statistics({"logits": perfect}, [one]).values)
-    assert "every labelled pixel is class 3" in doubt
+    assert doubt == "every labelled pixel is class 3: a model that always gives this class would be right"
+
+
+def test_masks_of_0_and_255_are_said_to_lose_their_foreground() -> None:
+    mask = np.zeros((8, 10), np.int64)
+    mask[:2] = 255  # a quarter of the pixels
+    background = np.zeros((1, 2, 8, 10), np.float32)
+    background[:, 0] = 1
+    task = _task()
+    values = task.statistics({"logits": background}, [ClassMask("m", mask)]).values
+    assert task.aggregate(values)["miou"] == 100
+    (doubt,) = task.find_doubts(values)
+    assert "25 % of the pixels have the value 255, which task.ignore leaves out" in doubt
+    assert "write them as 1" in doubt
+    (doubt,) = task.find_doubts({"counts": values["counts"]})  # as samples of an earlier vitdeploy have it
+    assert doubt.endswith("would be right")
 
 
 @pytest.mark.parametrize(

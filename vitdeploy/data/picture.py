@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # packages for servers carry this file, without vitdeploy
     from vitdeploy.recipe import Preprocess
 
 MAX_BYTE = 255
+_WIDE_PER_BYTE = 257.0  # 65535 / 255
+_WIDE_FORMATS = ("PNG", "PPM")  # whose integers have 16 bits, whatever the mode that a version of Pillow gives them
 
 
 def to_mode(image: Image, channels: int) -> Image:
@@ -22,7 +24,7 @@ def to_mode(image: Image, channels: int) -> Image:
     upright: Image = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         # Pillow would clip 16-bit grey at 255: an X-ray becomes white.
-        upright = _to_eight_bits(upright)
+        upright = _to_eight_bits(upright, image.format)
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # gives the same colours; a direct conversion to RGB makes Pillow warn
     return upright if upright.mode == mode else upright.convert(mode)
@@ -46,9 +48,15 @@ def resize(image: Image, size: tuple[int, int], preprocess: Preprocess) -> Image
     return bands[0] if len(bands) == 1 else Image.merge(image.mode, bands)
 
 
-def _to_eight_bits(image: Image) -> Image:
+def _to_eight_bits(image: Image, file_format: str | None) -> Image:
+    """Scale grey above 8 bits, all images alike. Only where mode and format do not tell the scale, the values do."""
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
-    scale = 257.0 if values.max(initial=0) > MAX_BYTE else 1.0  # 65535 / 255
-    return Image.fromarray(np.clip(values / scale, 0, MAX_BYTE).astype(np.uint8))
+    largest = values.max(initial=0)
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and file_format in _WIDE_FORMATS)
+    if wide or largest > MAX_BYTE:
+        values /= _WIDE_PER_BYTE
+    elif image.mode == "F" and largest <= 1:
+        values = np.rint(values * MAX_BYTE)
+    return Image.fromarray(np.clip(values, 0, MAX_BYTE).astype(np.uint8))

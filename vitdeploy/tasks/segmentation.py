@@ -74,14 +74,18 @@ class Segmentation(Task):
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
         """Count the pixels of each image and class that are right, that are predicted, and that have the label.
 
-        If the outputs are not finite, no pixel is right or predicted.
+        "ignored" has the pixels of each mask with the value `ignore`, and all its pixels. If the outputs are not
+        finite, no pixel is right or predicted.
         """
         scores = self._scores(outputs)
         check_count(len(scores), labels)
         finite = self.find_finite_answers(outputs)
         pairs = zip(scores, labels, finite, strict=True)
         counts = [self._count_pixels(image, label, usable=bool(usable)) for image, label, usable in pairs]
-        return PerSample({"counts": np.array(counts)}, self.read_answers(outputs), finite)
+        masks = [label.classes for label in labels if isinstance(label, ClassMask)]
+        ignored = [[(mask == self.ignore).sum(), mask.size] for mask in masks]
+        values = {"counts": np.array(counts), "ignored": np.array(ignored)}
+        return PerSample(values, self.read_answers(outputs), finite)
 
     def weighted_metrics(self, values: Values) -> WeightedMetrics:
         """Return a function for both metrics in percent. A class neither predicted nor labelled does not count."""
@@ -106,7 +110,8 @@ class Segmentation(Task):
         classes = len(labelled)
         if (labelled > 0).sum() == 1:
             only = labelled.argmax()
-            return [f"every labelled pixel is class {only}: a model that always gives this class would be right"]
+            doubt = f"every labelled pixel is class {only}: a model that always gives this class would be right"
+            return [doubt + self._explain_one_class(values)]
         iou = self.aggregate(values)["miou"]
         chance = _PERCENT / (2 * classes - 1)  # a guess among C equally frequent classes: 1/C right, union 2 - 1/C
         if iou > chance:
@@ -115,6 +120,18 @@ class Segmentation(Task):
             f"the reference reaches {iou:.2f} % mIoU, no more than a guess among {classes} classes: are the masks in "
             "the model's order of classes, and do they count from 0? (task.reduce_labels)"
         ]
+
+    def _explain_one_class(self, values: Values) -> str:
+        """Return the likely reason why masks have one class: those of 0 and 255 lose their foreground."""
+        if "ignored" not in values:  # samples that an earlier vitdeploy wrote
+            return ""
+        ignored, pixels = values["ignored"].sum(axis=0)
+        if not ignored:
+            return ""
+        return (
+            f"; {_PERCENT * ignored / pixels:.3g} % of the pixels have the value {self.ignore}, which task.ignore "
+            "leaves out: if they are the foreground, write them as 1"
+        )
 
     def count_classes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
         """Return the classes of the scores, (batch, classes, h, w), or of the queries, without "none"."""
