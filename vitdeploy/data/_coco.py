@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,10 +28,20 @@ _FILE = "annotations.json"
 _FIX = "COCO's format is: images (id, file_name), annotations (image_id, category_id, bbox), categories (id, name)."
 
 _RENAME = "Rename the category after the model's label. If the model has other labels, export it with --labels FILE."
+_SHARES_FIX = "Multiply x and width by the width of the image, y and height by its height."
+_CORNERS_FIX = "Write a box as left, top, width and height in pixels, and cut off what is outside of the image."
+_MAX_BEYOND = 2  # pixels, for tools that round
+_TURNED_FIX = (
+    "Write size and annotations of the image as its EXIF data turns it, or remove the rotation from that data."
+)
+_SIZE_FIX = "Give the images that were annotated, or scale the annotations with them and write the new size."
 _MAX_CLASS = 1 << 31
 
 Source = TypeVar("Source")
 """An annotation before its image is opened. Its text takes part in the digest of the data."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 _Box = tuple[float, float, float, float, int, bool]
 """Left, top, width, height in pixels, class, crowd."""
@@ -41,7 +51,8 @@ def open_boxes(
     spec: str, root: Path, preprocess: Preprocess, names: tuple[str, ...] | None
 ) -> FolderDataset[tuple[str, tuple[_Box, ...]]]:
     """Open the images that the file lists, with their boxes; see `open_annotated`."""
-    return open_annotated(spec, root, preprocess, names, _parse_box, partial(_boxes_in_view, preprocess=preprocess))
+    make_label = partial(_boxes_in_view, preprocess=preprocess)
+    return open_annotated(spec, root, preprocess, names, _parse_box, make_label, _check_boxes)
 
 
 def open_annotated(
@@ -51,6 +62,7 @@ def open_annotated(
     names: tuple[str, ...] | None,
     parse: Callable[[Path, Mapping[str, Any], int], Source],
     make_label: Callable[[Path, Image, tuple[str, tuple[Source, ...]]], Label],
+    check: Callable[[Path, Sequence[tuple[Size | None, Sequence[Source]]]], None],
 ) -> FolderDataset[tuple[str, tuple[Source, ...]]]:
     """Open the images that the file lists. An image may have no objects.
 
@@ -64,10 +76,13 @@ def open_annotated(
         names: the model's class names.
         parse: reads an annotation; its other arguments are the file, for messages, and the class.
         make_label: makes a label from an image's path, the opened image, and its name with what `parse` read.
+        check: raises a DataError if the file, for messages, has places that cannot be right. It gets the size of each
+            image as the file gives it, or None, and what `parse` read.
 
     Raises:
-        DataError: the file is missing, is not in COCO's format, lists an image that does not exist, or has a category
-            that the model does not have.
+        DataError: the file is missing, is not in COCO's format, lists an image that does not exist, has a category that
+            the model does not have, or `check` raises it. Reading an image whose size is not the one in the file
+            raises it too.
     """
     path = root / _FILE
     content = _read(path)
@@ -78,12 +93,49 @@ def open_annotated(
             kind = indices[int(annotation["category_id"])]
             objects[annotation["image_id"]].append(parse(path, annotation, kind))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        sizes = {str(image["file_name"]): _read_size(image) for image in content["images"]}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not in COCO's format: {type(error).__name__} {error}", fix=_FIX) from None
+    check(path, [(sizes[file], objects[key]) for key, file in files.items()])
     images = [(_check_image(root, path, file), (file, tuple(objects[key]))) for key, file in files.items()]
     check_any(spec, images)
     classes = names if names and all(i < len(names) for i in indices.values()) else None
-    return FolderDataset(spec, root, images, preprocess, classes, make_label, order)
+    make_checked = partial(_make_checked, annotations=path, sizes=sizes, make_label=make_label)
+    return FolderDataset(spec, root, images, preprocess, classes, make_checked, order)
+
+
+def _read_size(image: Mapping[str, Any]) -> Size | None:
+    """Return the size of an image as the file gives it; None if a side is missing or 0, as some tools write."""
+    height, width = int(image.get("height") or 0), int(image.get("width") or 0)
+    return (height, width) if height and width else None
+
+
+def refuse_shares(path: Path, coordinates: Iterable[float]) -> None:
+    """Refuse a file whose coordinates are all at most 1: read as pixels, every object is a dot in the corner."""
+    if 0 < max(coordinates, default=0) <= 1:
+        raise DataError(f"{path}: all places are from 0 to 1: shares of the image, not pixels", fix=_SHARES_FIX)
+
+
+def _make_checked(
+    path: Path,
+    image: Image,
+    source: tuple[str, tuple[Source, ...]],
+    *,
+    annotations: Path,
+    sizes: Mapping[str, Size | None],
+    make_label: Callable[[Path, Image, tuple[str, tuple[Source, ...]]], Label],
+) -> Label:
+    """Make the label of an image, which must have the size that was annotated."""
+    name, objects = source
+    annotated, actual = sizes[name], upright_size(image)
+    if objects and annotated is not None and annotated != actual:
+        turned = annotated == actual[::-1]
+        raise DataError(
+            f"{path} is {actual[0]}x{actual[1]}, but {annotations} gives {annotated[0]}x{annotated[1]}"
+            + (": one of them leaves out the EXIF rotation" if turned else ""),
+            fix=_TURNED_FIX if turned else _SIZE_FIX,
+        )
+    return make_label(path, image, source)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -127,6 +179,21 @@ def _parse_box(path: Path, annotation: Mapping[str, Any], kind: int) -> _Box:
             fix="Write a box as left, top, width and height in pixels.",
         )
     return left, top, width, height, kind, is_crowd(annotation)
+
+
+def _check_boxes(path: Path, images: Sequence[tuple[Size | None, Sequence[_Box]]]) -> None:
+    """Refuse boxes that are shares of the image, or whose last two numbers are a corner."""
+    boxes = [(size, box) for size, objects in images for box in objects]
+    refuse_shares(path, (number for _, box in boxes for number in box[:4]))
+    sized = [(size, box) for size, box in boxes if size is not None]
+    beyond = [max(box[0] + box[2] - size[1], box[1] + box[3] - size[0]) > _MAX_BEYOND for size, box in sized]
+    # The second corner is always the larger one. Boxes right of or below the middle would end outside.
+    if sum(beyond) > len(sized) / 4 and all(box[2] > box[0] and box[3] > box[1] for _, box in sized):
+        raise DataError(
+            f"{path}: {sum(beyond)} of {len(sized)} boxes end outside of their image: are they "
+            "left, top, right, bottom?",
+            fix=_CORNERS_FIX,
+        )
 
 
 def is_crowd(annotation: Mapping[str, Any]) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vitdeploy.data._coco import open_annotated
+from vitdeploy.data._coco import Size, open_annotated, refuse_shares
 from vitdeploy.data._folder import FolderDataset
 from vitdeploy.data.geometry import visible_area
 from vitdeploy.data.labels import Keypoints
@@ -37,7 +37,8 @@ def open_keypoints(
     spec: str, root: Path, preprocess: Preprocess
 ) -> FolderDataset[tuple[str, tuple[_Person | None, ...]]]:
     """Open the images that the file lists, with the keypoints of the one person in each; see `open_annotated`."""
-    return open_annotated(spec, root, preprocess, None, _parse_person, partial(_make_label, preprocess=preprocess))
+    make_label = partial(_make_label, preprocess=preprocess)
+    return open_annotated(spec, root, preprocess, None, _parse_person, make_label, _check_people)
 
 
 def _parse_person(path: Path, annotation: Mapping[str, Any], kind: int) -> _Person | None:  # noqa: ARG001
@@ -54,6 +55,11 @@ def _parse_person(path: Path, annotation: Mapping[str, Any], kind: int) -> _Pers
     if not (np.isfinite([width, height, area]).all() and min(width, height, area) > 0):
         raise DataError(f"{where} has keypoints, but no box or no area above 0", fix=_AREA_FIX)
     return _Person(points, max(width, height), area)
+
+
+def _check_people(path: Path, images: Sequence[tuple[Size | None, Sequence[_Person | None]]]) -> None:
+    people = [person for _, objects in images for person in objects if person is not None]
+    refuse_shares(path, (place for person in people for x, y, _ in person.keypoints for place in (x, y)))
 
 
 def _make_label(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vitdeploy.data._coco import is_crowd, open_annotated
+from vitdeploy.data._coco import Size, is_crowd, open_annotated, refuse_shares
 from vitdeploy.data._folder import FolderDataset
 from vitdeploy.data.geometry import cut_to_view
 from vitdeploy.data.labels import InstanceMasks
-from vitdeploy.data.outlines import Outline, compress, draw_outline, parse_outline
+from vitdeploy.data.outlines import Outline, RunLengths, compress, draw_outline, parse_outline
 from vitdeploy.data.preprocess import upright_size
 from vitdeploy.errors import DataError
 from vitdeploy.recipe import Preprocess
@@ -21,7 +22,10 @@ from vitdeploy.recipe import Preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FIX = "Write its segmentation as COCO does, in pixels of its image: polygons [[x, y, …]], or run lengths."
+_FIX = (
+    "Write its segmentation as COCO does, in pixels of its image: polygons [[x, y, …]], or run lengths. An object "
+    "without an outline cannot be judged: remove its annotation."
+)
 
 
 class _Object(NamedTuple):
@@ -37,7 +41,8 @@ def open_instances(
     spec: str, root: Path, preprocess: Preprocess, names: tuple[str, ...] | None
 ) -> FolderDataset[tuple[str, tuple[_Object, ...]]]:
     """Open the images that the file lists, with the masks of their objects; see `open_annotated`."""
-    return open_annotated(spec, root, preprocess, names, _parse_object, partial(_masks_in_view, preprocess=preprocess))
+    make_label = partial(_masks_in_view, preprocess=preprocess)
+    return open_annotated(spec, root, preprocess, names, _parse_object, make_label, _check_polygons)
 
 
 def _parse_object(path: Path, annotation: Mapping[str, Any], kind: int) -> _Object:
@@ -47,6 +52,12 @@ def _parse_object(path: Path, annotation: Mapping[str, Any], kind: int) -> _Obje
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: the mask of annotation {number} is not valid: {error}", fix=_FIX) from None
     return _Object(f"annotation {number}", outline, kind, is_crowd(annotation))
+
+
+def _check_polygons(path: Path, images: Sequence[tuple[Size | None, Sequence[_Object]]]) -> None:
+    outlines = [one.outline for _, objects in images for one in objects]
+    polygons = [polygon for outline in outlines if not isinstance(outline, RunLengths) for polygon in outline]
+    refuse_shares(path, itertools.chain.from_iterable(polygons))
 
 
 def _masks_in_view(

@@ -35,7 +35,7 @@ Outline = Polygons | RunLengths
 
 
 def parse_outline(value: Any) -> Outline:
-    """Read a "segmentation" of COCO.
+    """Read a "segmentation" of COCO. Parts of one or two points, which have no area, are left out beside others.
 
     Raises:
         ValueError: it is in none of COCO's forms; the message says why.
@@ -44,8 +44,9 @@ def parse_outline(value: Any) -> Outline:
         return _parse_run_lengths(value)
     if not isinstance(value, list) or not value:
         raise ValueError("it has neither polygons nor run lengths")
-    polygons = tuple(tuple(float(number) for number in polygon) for polygon in value)
-    if any(len(polygon) % 2 or len(polygon) < _MIN_NUMBERS for polygon in polygons):
+    parts = [tuple(float(number) for number in part) for part in value]
+    polygons = tuple(part for part in parts if len(part) >= _MIN_NUMBERS)
+    if not polygons or any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon needs three points or more, x and y of each")
     if not np.isfinite([number for polygon in polygons for number in polygon]).all():
         raise ValueError("a polygon has numbers that are not finite")
