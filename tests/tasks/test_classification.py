@@ -47,6 +47,13 @@ def test_a_sample_of_nan_is_wrong(task: Task) -> None:
     assert not found.finite[0]
 
 
+def test_the_confidence_of_an_image_does_not_depend_on_its_batch(task: Task) -> None:
+    rounded = [0.9, 0.04, 0.03]  # of an INT8 softmax: the sum is 0.97
+    rows = np.array([[0.7, 0.2, 0.1], rounded, [np.nan, 0, 0], [4, 0, 0], [np.inf, 0, 0]], np.float32)
+    confidence = task.statistics({"logits": rows}, [0] * len(rows)).values["confidence"]
+    np.testing.assert_allclose(confidence, [0.7, 0.9, 0, 1 / (1 + 2 * np.exp(-4)), 0], rtol=1e-6)
+
+
 def test_metrics_are_those_of_scikit_learn(task: Task) -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(300, 12)), rng.integers(0, 12, 300)

@@ -293,22 +293,29 @@ def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
 def only_consumer(value: ir.Value, *op_types: str) -> ir.Node | None:
     """Return the only node that reads `value`, if its type is one of `op_types` (any type if none is given).
 
-    Return None if there are other readers, or if `value` is a graph output.
+    Return None if there are other readers, if `value` is a graph output, or if the reader is in a branch of an If: what
+    runs only sometimes cannot be replaced together with what always runs.
     """
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
         return None
     node = next(iter(uses)).node
+    if node.graph is not value.graph:
+        return None
     return node if not op_types or node.op_type in op_types else None
 
 
 def bias_behind(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """Return the `Add` that is the only reader of `product`, and the constant vector that it adds, or None."""
+    """Return the `Add` that is the only reader of `product`, and the constant vector that it adds, or None.
+
+    The vector has a number for each channel of the product. One number for all of them is no bias.
+    """
     output = product.outputs[0]
+    channels = (dims(output) or (None,))[-1:]
     add = only_consumer(output, "Add")
     bias = None if add is None else next((v for v in add.inputs if v is not output), None)
     tensor = constant(bias)
-    if add is None or bias is None or tensor is None or len(tensor.shape) != 1:
+    if add is None or bias is None or tensor is None or tuple(tensor.shape) != channels:
         return None
     return add, bias
 

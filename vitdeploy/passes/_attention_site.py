@@ -152,6 +152,8 @@ def _find_product_path(attention_map: ir.Value) -> list[ir.Node]:
     """Return the nodes from the attention map to its product with v, the last one. Empty if there is no product."""
     for use in attention_map.uses():
         node = use.node
+        if node.graph is not attention_map.graph:
+            continue  # in a branch of an If
         if node.op_type in PRODUCTS:
             return [node]
         passes = node.op_type in _NO_EFFECT or _guards_against_nan(node) or is_last_transpose(node)

@@ -49,6 +49,8 @@ def match_linear(product: ir.Node | None) -> LinearMatch | None:
     """Match a MatMul or Conv with constant numbers, and the Add of its bias."""
     if product is None or product.domain != "" or product.op_type not in ("MatMul", "Conv"):
         return None
+    if operand(product, 0).graph is not product.graph:
+        return None  # it is in a branch of an If
     weight, rank = constant(product.inputs[1]), len(dims(product.outputs[0]) or ())
     conv_bias = product.inputs[2] if len(product.inputs) > 2 else None
     if weight is None or not rank or (conv_bias is not None and constant(conv_bias) is None):

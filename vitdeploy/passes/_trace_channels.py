@@ -62,11 +62,12 @@ def trace(value: ir.Value, numbers: Array) -> Iterator[Arrival]:
         if value.is_graph_output():
             yield None, 0, traced[value]
         for node in dict.fromkeys(use.node for use in value.uses()):
-            if node.op_type == "Concat" and node.domain == "":
+            is_in_branch = node.graph is not value.graph
+            if node.op_type == "Concat" and node.domain == "" and not is_in_branch:
                 joins[node] = None
                 if not all(v in traced for v in node.inputs):
                     continue  # it runs once all its inputs are traced
-            elif node.op_type not in MOVING or node.domain != "":
+            elif node.op_type not in MOVING or node.domain != "" or is_in_branch:
                 yield from ((node, index, traced[value]) for index, v in enumerate(node.inputs) if v is value)
                 continue
             if node.outputs[0] not in traced:

@@ -38,6 +38,8 @@ def _find_common_perm(whole: ir.Value, takers: list[ir.Node]) -> tuple[int, ...]
     """Return the permutation that every part of a value gets; None if they differ or something else reads it."""
     if whole.is_graph_output() or not all(use.idx == 0 and _takes_parts(use.node) for use in whole.uses()):
         return None
+    if any(taker.graph is not whole.graph for taker in takers):
+        return None  # in a branch of an If
     moves = [only_consumer(part, "Transpose") for taker in takers for part in taker.outputs]
     perms = {None if move is None else tuple(move.attributes.get_ints("perm", ())) for move in moves}
     return perms.pop() if len(perms) == 1 else None

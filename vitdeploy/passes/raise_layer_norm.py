@@ -103,9 +103,10 @@ def _rewrite(graph: Graph, norm: NormMatch, used_names: set[str | None]) -> int:
 
 def _match_affine_parts(norm: NormMatch) -> list[_Affine]:
     """Match the constant scale and shift that each reader of the normalised value applies, or none at all."""
-    if norm.output.is_graph_output():
+    uses = norm.output.uses()
+    if norm.output.is_graph_output() or any(use.node.graph is not norm.output.graph for use in uses):
         return []
-    parts = [_match_affine(norm, use.node) for use in norm.output.uses()]
+    parts = [_match_affine(norm, use.node) for use in uses]
     return [part for part in parts if part is not None] if None not in parts else []
 
 
