@@ -54,6 +54,14 @@ def test_the_confidence_of_an_image_does_not_depend_on_its_batch(task: Task) -> 
     np.testing.assert_allclose(confidence, [0.7, 0.9, 0, 1 / (1 + 2 * np.exp(-4)), 0], rtol=1e-6)
 
 
+def test_one_class_alone_says_that_its_share_means_nothing(task: Task) -> None:
+    view = (0.0, 0.0, 1.0, 1.0)
+    lines = task.format_answer(task.describe({"logits": np.array([[-3.0]])}, ("dog",), view))
+    assert lines[0] == "100.0 %  dog"
+    assert "always 100 %" in lines[1]
+    assert len(task.format_answer(task.describe({"logits": np.zeros((1, 2))}, ("dog", "cat"), view))) == 2
+
+
 def test_metrics_are_those_of_scikit_learn(task: Task) -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(300, 12)), rng.integers(0, 12, 300)

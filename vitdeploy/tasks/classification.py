@@ -26,6 +26,7 @@ from vitdeploy.tasks._label_order import find_other_order
 
 _TOP = 5
 _PERCENT = 100.0
+_ONE_CLASS = "The model has no other class, so this share is always 100 %: a second one would make it say something."
 _SUM_ERROR = 0.1  # of probabilities in INT8, of which each is rounded
 
 
@@ -152,8 +153,9 @@ class Classification(Task):
         )
 
     def format_answer(self, answer: Answer) -> list[str]:
-        """Return a line for each class, in percent."""
-        return [format_share(guess.probability, guess.label) for guess in answer.top]
+        """Return a line for each class, in percent; for a model of one class, also that this says nothing."""
+        lines = [format_share(guess.probability, guess.label) for guess in answer.top]
+        return [*lines, _ONE_CLASS] if len(lines) == 1 else lines
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
         return outputs[self._find_scores(outputs)]
