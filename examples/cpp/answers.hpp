@@ -37,8 +37,9 @@ inline std::vector<size_t> rank(const std::vector<double>& values, int count) {
 inline void print_classes(const Model& model, const Outputs& outputs) {
     const Output& output = outputs.at(model.reading.scores);
     std::vector<double> scores(output.values.begin(), output.values.end());
-    const bool are_probabilities = *std::min_element(scores.begin(), scores.end()) >= 0 &&
-                                   std::abs(std::accumulate(scores.begin(), scores.end(), 0.0) - 1) <= 0.01;
+    const auto [least, most] = std::minmax_element(scores.begin(), scores.end());
+    const bool are_probabilities = *least >= 0 && *most <= 1 &&
+                                   std::abs(std::accumulate(scores.begin(), scores.end(), 0.0) - 1) <= 0.1;
     if (!are_probabilities) activate(scores, model.reading.sigmoid);
     for (size_t index : rank(scores, model.reading.top_k))
         std::printf("  %.6f  %zu  %s\n", scores[index], index, model.label(int(index)).c_str());

@@ -150,7 +150,7 @@ def activate(scores: np.ndarray, activation: str) -> np.ndarray:
 def list_classes(model: Model, outputs: Arrays) -> list[str]:
     """Return a line for each class: probability, index, label."""
     scores = outputs[model.reading["scores"]][0].astype(np.float64)
-    are_probabilities = scores.min() >= 0 and abs(scores.sum() - 1) <= 0.01
+    are_probabilities = scores.min() >= 0 and scores.max() <= 1 and abs(scores.sum() - 1) <= 0.1
     shares = scores if are_probabilities else activate(scores, model.reading["activation"])
     best = np.argsort(-shares, kind="stable")[: model.reading["top_k"]]
     return [f"{shares[index]:.6f}  {index}  {model.label(index)}" for index in best]

@@ -25,6 +25,7 @@ from vitdeploy.data.preprocess import apply
 from vitdeploy.pipeline.graph_cache import GraphCache
 from vitdeploy.progress import Silent
 from vitdeploy.recipe import Preprocess
+from vitdeploy.tasks.classification import Classification
 
 PYTHON = EXAMPLES / "python"
 
@@ -48,6 +49,17 @@ def test_onnxruntime_gives_the_answers_of_predict(name: str, made: Make, photos:
     command = [sys.executable, PYTHON / "run_onnxruntime.py", artifact.path, *photos]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     check_equal_to_predict(artifact, photos, printed)
+
+
+@pytest.mark.parametrize("best", [0.9, 0.97, 1.05, 4.0])
+def test_scores_are_probabilities_where_they_are_for_predict(best: float, made: Make, example: Any) -> None:
+    module, artifact = example("deployed_model"), made("classifier")
+    scores = np.zeros((1, int(artifact.manifest.outputs[0].shape[1])))
+    scores[0, 1] = best
+    model = module.Model(str(artifact.path))
+    line = module.list_classes(model, {model.reading["scores"]: scores})[0]
+    (first, *_) = Classification().describe({"logits": scores}, artifact.manifest.labels, (0, 0, 1, 1)).top
+    assert line == f"{first.probability:.6f}  {first.index}  {first.label}"
 
 
 @pytest.mark.parametrize("form", ["pixels", "uint8"])

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from vitdeploy.measure.groups import compare_groups
+from vitdeploy.measure.groups import compare_groups, score_classes, split_classes
 from vitdeploy.measure.operating import compare_at
 from vitdeploy.measure.samples import Outcomes
 from vitdeploy.session import Array
@@ -46,3 +46,15 @@ def test_the_count_at_a_threshold_is_of_the_images_with_findings() -> None:
     assert point.count is not None
     z = NormalDist().inv_cdf(0.975)
     assert point.count.ci95[1] >= math.exp(z * z / (found + z * z))
+
+
+def test_classes_that_share_a_name_stay_apart() -> None:
+    side = {"label": np.array([0, 1, 1, 2, 3]), "top1": np.array([1.0, 1, 0, 0, 1])}
+    outcomes, names = pair(side, side), ("crane", "owl", "crane")  # the model has a fourth class without a name
+    groups = split_classes(Classification(), outcomes, names)
+    assert {name: int(chosen.sum()) for name, chosen in groups.items()} == {
+        "crane (0)": 1, "owl": 2, "crane (2)": 1, "3": 1,
+    }  # fmt: skip
+    assert [(score.name, score.reference) for score in score_classes(Classification(), outcomes, names)] == [
+        ("crane (0)", 100), ("owl", 50), ("crane (2)", 0), ("3", 100),
+    ]  # fmt: skip

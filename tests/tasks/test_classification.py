@@ -47,6 +47,21 @@ def test_a_sample_of_nan_is_wrong(task: Task) -> None:
     assert not found.finite[0]
 
 
+def test_the_confidence_of_an_image_does_not_depend_on_its_batch(task: Task) -> None:
+    rounded = [0.9, 0.04, 0.03]  # of an INT8 softmax: the sum is 0.97
+    rows = np.array([[0.7, 0.2, 0.1], rounded, [np.nan, 0, 0], [4, 0, 0], [np.inf, 0, 0]], np.float32)
+    confidence = task.statistics({"logits": rows}, [0] * len(rows)).values["confidence"]
+    np.testing.assert_allclose(confidence, [0.7, 0.9, 0, 1 / (1 + 2 * np.exp(-4)), 0], rtol=1e-6)
+
+
+def test_one_class_alone_says_that_its_share_means_nothing(task: Task) -> None:
+    view = (0.0, 0.0, 1.0, 1.0)
+    lines = task.format_answer(task.describe({"logits": np.array([[-3.0]])}, ("dog",), view))
+    assert lines[0] == "100.0 %  dog"
+    assert "always 100 %" in lines[1]
+    assert len(task.format_answer(task.describe({"logits": np.zeros((1, 2))}, ("dog", "cat"), view))) == 2
+
+
 def test_metrics_are_those_of_scikit_learn(task: Task) -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(300, 12)), rng.integers(0, 12, 300)

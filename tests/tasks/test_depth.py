@@ -77,6 +77,24 @@ def test_median_alignment_takes_away_the_scale() -> None:
     assert aligned.find_doubts(aligned.statistics({"d": scaled}, _labels(TRUE)).values) == []
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 2000.0, 20_000.0])
+@pytest.mark.parametrize("predicts", ["depth", "disparity"])
+def test_median_alignment_does_not_depend_on_the_models_scale(scale: float, predicts: str) -> None:
+    task = _task(predicts=predicts, align="median")
+    values = (scale * (TRUE if predicts == "depth" else 1 / TRUE)).astype(np.float32)
+    found = task.aggregate(task.statistics({"d": values}, _labels(TRUE)).values)
+    assert found == pytest.approx({"delta1": 100, "abs_rel": 0, "rmse": 0}, abs=1e-3)
+
+
+def test_values_without_a_median_above_zero_have_no_scale() -> None:
+    task, disparity = _task(predicts="disparity", align="median"), (1 / TRUE).astype(np.float32)
+    disparity[1] -= disparity[1].max()
+    values = task.statistics({"d": disparity}, _labels(TRUE)).values
+    np.testing.assert_array_equal(values["delta1"], [100, 0, 100, 100])
+    (doubt,) = task.find_doubts(values)
+    assert "not above 0 in 1 of 4 images" in doubt
+
+
 def test_an_image_of_nan_is_wrong_and_its_figures_are_finite() -> None:
     task, found = _task(), FOUND.copy()
     found[2, 5, 5] = np.inf

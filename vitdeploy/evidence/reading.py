@@ -13,7 +13,7 @@ class PostProcessing(Fact):
     Attributes:
         scores: the output with the scores, (batch, classes) or (batch, queries, classes).
         activation: what turns scores into probabilities, along the classes. A classifier whose scores are probabilities
-            already (none below 0, sum 1) needs none.
+            already (from 0 to 1, with a sum from 0.9 to 1.1) needs none.
         candidates: of a detector, "best class" of each query, or "every class" of each query; None for a classifier.
         no_object: the class that stands for "no object", left out after the activation; None if there is none.
         top_k: how many candidates count, highest probability first.

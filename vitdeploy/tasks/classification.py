@@ -26,7 +26,8 @@ from vitdeploy.tasks._label_order import find_other_order
 
 _TOP = 5
 _PERCENT = 100.0
-_SUM_ERROR = 1e-2  # of probabilities in half precision
+_ONE_CLASS = "The model has no other class, so this share is always 100 %: a second one would make it say something."
+_SUM_ERROR = 0.1  # of probabilities in INT8, of which each is rounded
 
 
 class Classification(Task):
@@ -152,8 +153,9 @@ class Classification(Task):
         )
 
     def format_answer(self, answer: Answer) -> list[str]:
-        """Return a line for each class, in percent."""
-        return [format_share(guess.probability, guess.label) for guess in answer.top]
+        """Return a line for each class, in percent; for a model of one class, also that this says nothing."""
+        lines = [format_share(guess.probability, guess.label) for guess in answer.top]
+        return [*lines, _ONE_CLASS] if len(lines) == 1 else lines
 
     def _scores(self, outputs: Mapping[str, Array]) -> Array:
         return outputs[self._find_scores(outputs)]
@@ -164,14 +166,17 @@ class Classification(Task):
 
 
 def _probabilities(scores: Array) -> Array:
-    """Return the probabilities of the classes: softmax of logits; the scores themselves if they are probabilities."""
+    """Return the probabilities of the classes: softmax of logits; the scores themselves if they are probabilities.
+
+    Each row is judged by itself, so that no image changes the answer to another one of its batch.
+    """
     from scipy.special import softmax
 
     exact = scores.astype(np.float64)
     with np.errstate(all="ignore"):  # what is not finite is left to the caller
-        if (exact >= 0).all() and np.allclose(exact.sum(axis=1), 1, atol=_SUM_ERROR):
-            return exact
-        return np.asarray(softmax(exact, axis=1))
+        inside = ((exact >= 0) & (exact <= 1)).all(axis=1, keepdims=True)
+        are_probabilities = inside & (np.abs(exact.sum(axis=1, keepdims=True) - 1) <= _SUM_ERROR)
+        return np.where(are_probabilities, exact, softmax(exact, axis=1))
 
 
 def _find_chance(right: Array, classes: int) -> list[str]:
