@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from statistics import NormalDist
 
@@ -11,18 +12,23 @@ from vitdeploy.evidence import ClassScore, GroupDrop
 from vitdeploy.measure.accuracy import resample_drops
 from vitdeploy.measure.samples import Outcomes, select
 from vitdeploy.measure.statistics import Array, paired_drop
-from vitdeploy.tasks import Task
+from vitdeploy.tasks import Task, class_name
 
 _PERCENT = 100.0
 _LEVEL = 0.05
 
 
 def split_classes(task: Task, outcomes: Outcomes, names: tuple[str, ...] | None) -> dict[str, Array]:
-    """Return the samples of each class that occurs: name -> bool (n,). Nothing if a sample does not have one class."""
+    """Return the samples of each class that occurs: name -> bool (n,). Nothing if a sample does not have one class.
+
+    Classes that share a name, such as the two cranes of ImageNet-1k, have their index behind it: `crane (134)`.
+    """
     classes = task.find_groups(outcomes.reference)
     if classes is None:
         return {}
-    return {_name(int(c), names): classes == c for c in np.unique(classes)}
+    present = {int(c): class_name(int(c), names) for c in np.unique(classes)}
+    owners = Counter(names or ()) + Counter(name for c, name in present.items() if c >= len(names or ()))
+    return {name if owners[name] == 1 else f"{name} ({c})": classes == c for c, name in present.items()}
 
 
 def score_classes(task: Task, outcomes: Outcomes, names: tuple[str, ...] | None) -> tuple[ClassScore, ...]:
@@ -80,7 +86,3 @@ def _compare(task: Task, metric: str, z: float, name: str, outcomes: Outcomes) -
         figures = [drop.reference, drop.deployed, drop.drop, drop.drop - error, drop.drop + error]
     before, now, lost, lower, upper = figures
     return GroupDrop(name=name, n=n, reference=before, deployed=now, drop=lost, lower=lower, upper=upper)
-
-
-def _name(index: int, names: tuple[str, ...] | None) -> str:
-    return names[index] if names is not None and index < len(names) else str(index)

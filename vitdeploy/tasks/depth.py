@@ -24,6 +24,7 @@ _CLOSE = 0.05
 A reference value below `_SMALL` times its mean, such as the far end of an inverse depth, counts as that."""
 _SMALL = 0.1
 _MAX_RATIO = 2.0  # a median wrong by more than this factor means another unit, not an error
+_NO_SCALE = 0.0  # the ratio of an image whose values have no median above 0 to scale by
 _FIX = "Give a model for depth estimation, or name its output in task.output."
 
 
@@ -37,8 +38,8 @@ class Depth(Task):
         output: names the values if the model has several outputs. The default is "predicted_depth", else the first
             output with 3 or 4 dimensions.
         predicts: "depth", or "disparity" for inverse depth, as in MiDaS, DPT and Depth Anything's relative models.
-        align: "none" for metric models; "median" scales each image by the ratio of medians; "affine" fits scale and
-            shift of the model's own quantity by least squares (Ranftl et al. 2020, "Towards Robust Monocular Depth
+        align: "none" for metric models; "median" scales each image by the ratio of medians of the model's own
+            quantity; "affine" fits scale and shift of the model's own quantity by least squares (Ranftl et al. 2020, "Towards Robust Monocular Depth
             Estimation", section 5). Alignment to the label hides a wrong scale; both models are aligned alike.
         min_depth: metres; labels that are nearer do not count, and predictions are limited to it.
         max_depth: metres; labels that are farther do not count, and predictions are limited to it.
@@ -77,11 +78,11 @@ class Depth(Task):
         return float((np.abs(reference - deployed) <= allowed).mean())
 
     def statistics(self, outputs: Mapping[str, Array], labels: Sequence[Label]) -> PerSample:
-        """Return the three metrics of each image, and the median of predicted / true depth.
+        """Return the three metrics of each image, and the median of predicted / true depth; 0 without a scale.
 
         AbsRel is the mean of |predicted - true| / true. δ1 is the share of pixels with max(predicted / true,
-        true / predicted) < 1.25. Both are in percent; RMSE is in metres. If the outputs are not finite, the nearest
-        depth is used for every pixel, which δ1 counts as wrong.
+        true / predicted) < 1.25. Both are in percent; RMSE is in metres. If the outputs are not finite, or have no
+        median above 0 to be scaled by, the nearest depth is used for every pixel, which δ1 counts as wrong.
         """
         maps = self._maps(outputs)
         check_count(len(maps), labels)
@@ -96,7 +97,12 @@ class Depth(Task):
         return lambda weights: {name: float(np.average(values[name], weights=weights)) for name in self.units}
 
     def find_doubts(self, values: Values, names: Sequence[str] | None = None) -> list[str]:  # noqa: ARG002
-        """Find predictions in another unit than the labels."""
+        """Find predictions that cannot be aligned, or that are in another unit than the labels."""
+        if lost := int((values["ratio"] == _NO_SCALE).sum()):
+            return [
+                f"the median of the reference's values is not above 0 in {lost} of {len(values['ratio'])} images, so "
+                "task.align: median has nothing to scale them by: does the model need task.align: affine?"
+            ]
         ratio = float(np.median(values["ratio"]))
         if 1 / _MAX_RATIO < ratio < _MAX_RATIO:
             return []
@@ -146,30 +152,32 @@ class Depth(Task):
                 fix="Check task.units_per_metre, task.min_depth and task.max_depth.",
             )
         true = truth[valid]
-        predicted = np.full_like(true, self.min_depth)
+        predicted, has_scale = np.full_like(true, self.min_depth), True
         if usable:
             picture = truth.shape[0], truth.shape[1]
             size, place = find_picture(label.view or (0, 0, *picture), picture)
-            resized = resize_bilinear(image, size)[place]
-            predicted = self._to_metres(resized[valid].astype(np.float64), true)
+            values = resize_bilinear(image, size)[place][valid].astype(np.float64)
+            has_scale = self.align != "median" or float(np.median(values)) > 0
+            predicted = self._to_metres(values, true) if has_scale else predicted
         ratio = predicted / true
         right = np.maximum(ratio, 1 / ratio) < _DELTA
         return (
             _PERCENT * float(right.mean()),
             _PERCENT * float((np.abs(predicted - true) / true).mean()),
             float(np.sqrt(((predicted - true) ** 2).mean())),
-            float(np.median(ratio)),
+            float(np.median(ratio)) if has_scale else _NO_SCALE,
         )
 
     def _to_metres(self, values: Array, true: Array) -> Array:
         """Convert the model's values to depths within the limits, aligned with the label."""
         inverse = self.predicts == "disparity"
+        expected = 1 / true if inverse else true
         if self.align == "affine":
-            scale, shift = _fit_scale_and_shift(values, 1 / true if inverse else true)
+            scale, shift = _fit_scale_and_shift(values, expected)
             values = scale * values + shift
+        elif self.align == "median":  # before any limit: the model's own scale is arbitrary
+            values = values / np.median(values) * np.median(expected)
         depth = 1 / np.maximum(values, 1 / self.max_depth) if inverse else values
-        if self.align == "median":
-            depth = depth * (np.median(true) / max(float(np.median(depth)), self.min_depth))
         limited: Array = np.clip(depth, self.min_depth, self.max_depth)
         return limited
 
