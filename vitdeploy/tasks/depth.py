@@ -39,8 +39,8 @@ class Depth(Task):
             output with 3 or 4 dimensions.
         predicts: "depth", or "disparity" for inverse depth, as in MiDaS, DPT and Depth Anything's relative models.
         align: "none" for metric models; "median" scales each image by the ratio of medians of the model's own
-            quantity; "affine" fits scale and shift of the model's own quantity by least squares (Ranftl et al. 2020, "Towards Robust Monocular Depth
-            Estimation", section 5). Alignment to the label hides a wrong scale; both models are aligned alike.
+            quantity; "affine" fits its scale and shift by least squares (Ranftl et al. 2020, "Towards Robust Monocular
+            Depth Estimation", section 5). Alignment to the label hides a wrong scale; both models are aligned alike.
         min_depth: metres; labels that are nearer do not count, and predictions are limited to it.
         max_depth: metres; labels that are farther do not count, and predictions are limited to it.
         units_per_metre: the unit of integer labels (PNG): 1000 for millimetres (NYU), 256 for KITTI.
