@@ -29,10 +29,9 @@ class MergeMoves(Pass):
     Each axis is a product of factors. A chain puts the factors of its input into the order and groups of its output.
     That takes no operator, a Reshape, a Transpose, both, or a Reshape on both sides of a Transpose. Moving an axis of
     size 1 is a Reshape. Left alone: chains that are as short already, values that something else reads too, Reshapes
-    that regroup across factors, such as (3, 2) to (2, 3), Reshapes that split a
-    size that varies together with another, which need not divide by itself, and sizes that are not known; one size,
-    such as the batch, may vary. A chain that needs more than 8 axes in one Reshape, as Hiera's order of tokens, is
-    merged in parts.
+    that regroup across factors, such as (3, 2) to (2, 3), Reshapes that split a size that varies together with another,
+    which need not divide by itself, and sizes that are not known; one size, such as the batch, may vary. A chain that
+    needs more than 8 axes in one Reshape, as Hiera's order of tokens, is merged in parts.
 
     A Reshape of the leading axes goes before the Transpose of the others: TensorRT-RTX 1.7 does not fuse attention
     whose queries have the Reshape between the Transpose and the product.
